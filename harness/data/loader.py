@@ -1,0 +1,100 @@
+"""Prepared training rows in, device batches out.
+
+In: a `train/` folder, all that a training may see. Out: an endless stream of (inputs, targets, epoch) in an order
+that the seed alone decides. Rows are memory-mapped and gathered by numpy in tens of microseconds, so nothing is
+fetched ahead and no thread exists. Refuses a folder whose files do not fit together.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.data import DataError
+from harness.data.files import read_json
+from harness.data.packing import ROW_DTYPE
+
+PINNED_SLOTS = 4  # host buffers in flight on CUDA
+IGNORED = -1  # target id that a loss leaves out
+
+
+class TrainRows:
+    """The rows of `train_dir`: `rows` (n_rows, max_seq_len + 1) uint16, memory-mapped, read-only."""
+
+    def __init__(self, train_dir: str | os.PathLike[str]) -> None:
+        folder = Path(train_dir)
+        try:
+            meta = read_json(folder / "meta.json")
+            self.max_seq_len, self.n_rows = int(meta["max_seq_len"]), int(meta["n_rows"])
+            self.n_vocab, self.bos_id = int(meta["n_vocab"]), int(meta["bos_id"])
+            self.token_bytes = np.load(folder / "token_bytes.npy", allow_pickle=False)
+            size = (folder / "rows.bin").stat().st_size
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"no training rows in {folder} ({error!r}): run notebooks/01_prepare.ipynb") from error
+        shape = (self.n_rows, self.max_seq_len + 1)
+        expected = shape[0] * shape[1] * ROW_DTYPE.itemsize
+        if size != expected or self.n_rows < 1:
+            raise DataError(
+                f"{folder / 'rows.bin'} has {size} bytes where {shape[0]} rows of {shape[1]} uint16 have {expected}: "
+                "run notebooks/01_prepare.ipynb"
+            )
+        self.rows = np.memmap(folder / "rows.bin", dtype=ROW_DTYPE, mode="r", shape=shape)
+
+    def batches(
+        self, device_batch_size: int, device: str | torch.device, seed: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """Endless batches: inputs and targets, both int64 (device_batch_size, max_seq_len) on `device`, and the epoch.
+
+        targets are inputs moved on by one, with -1 where the target is BOS. The epoch counts from 1 and is that of
+        the batch's first row; each epoch holds every row once, in an order of its own, and a batch may reach into the
+        next. The tensors are fresh each time: they may be kept or changed. On CUDA they belong to the current stream.
+        """
+        if type(device_batch_size) is not int or device_batch_size < 1:
+            raise DataError(f"device_batch_size must be a whole number of rows, 1 or more, not {device_batch_size!r}")
+        if type(seed) is not int or seed < 0:
+            raise DataError(f"seed must be a whole number, 0 or more, not {seed!r}")
+        device = torch.device(device)
+        picks = self._iter_picks(device_batch_size, seed)
+        send = self._iter_pinned(picks, device_batch_size, device) if device.type == "cuda" else self._iter_plain(picks)
+        for ids, epoch in send:
+            ids = ids.to(device)
+            targets = ids[:, 1:]
+            yield ids[:, :-1].contiguous(), targets.masked_fill(targets >= self.bos_id, IGNORED), epoch
+
+    def _iter_picks(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Row numbers (count,) and epoch, one seeded permutation of all rows after the other."""
+        epoch, waiting = 0, np.empty(0, dtype=np.int64)
+        while True:
+            first_epoch = epoch if len(waiting) else epoch + 1
+            while len(waiting) < count:
+                epoch += 1
+                order = np.random.default_rng([seed, epoch]).permutation(self.n_rows)
+                waiting = np.concatenate([waiting, order])
+            yield waiting[:count], first_epoch
+            waiting = waiting[count:]
+
+    def _iter_plain(self, picks: Iterator[tuple[np.ndarray, int]]) -> Iterator[tuple[torch.Tensor, int]]:
+        for pick, epoch in picks:
+            yield torch.from_numpy(self.rows[pick].astype(np.int64)), epoch
+
+    def _iter_pinned(
+        self, picks: Iterator[tuple[np.ndarray, int]], count: int, device: torch.device
+    ) -> Iterator[tuple[torch.Tensor, int]]:
+        """Ids int64 on the GPU by way of pinned slots, so that the copy does not hold up the host.
+
+        A slot is written again only after the event recorded behind its last copy: without that the host overwrites
+        rows that the GPU has not fetched yet.
+        """
+        shape = (count, self.max_seq_len + 1)
+        slots = [torch.empty(shape, dtype=torch.int16, pin_memory=True) for _ in range(PINNED_SLOTS)]
+        copied = [torch.cuda.Event() for _ in slots]
+        for number, (pick, epoch) in enumerate(picks):
+            slot, event = slots[number % PINNED_SLOTS], copied[number % PINNED_SLOTS]
+            event.synchronize()  # returns at once for an event never recorded
+            slot.numpy().view(np.uint16)[:] = self.rows[pick]
+            with torch.cuda.device(device):
+                ids = slot.to(device, non_blocking=True)
+                event.record()
+            yield ids.to(torch.int64).bitwise_and_(0xFFFF), epoch  # uint16 read as int16: undo the sign

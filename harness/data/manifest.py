@@ -1,0 +1,137 @@
+"""What was prepared, with the hash of every file, and whether it still is so.
+
+In: a prepared folder, `<cache>/<data_id>/`, with its `manifest.json`. Out: a `PreparedData` that later stages take
+their paths, sizes and hashes from. Refuses a folder without a manifest, of another format version, or with a file
+missing or changed, naming the files. Needs neither torch nor the tokenizer.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.data import DataError
+from harness.data.files import read_json, sha256_file, write_json_atomic
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+FILES = (
+    "train/meta.json",
+    "train/tokenizer.json",
+    "train/token_bytes.npy",
+    "train/rows.bin",
+    "private/val.bin",
+    "private/holdout.bin",
+)
+KEYS = ("data_id", "source", "vocab_size", "n_vocab", "max_seq_len", "eval_tokens", "eval_batch_rows", "rows", "files")
+REMEDY = "run notebooks/01_prepare.ipynb again: it makes the same data anew"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """One corpus, made ready for one vocabulary, row length and evaluation size."""
+
+    folder: Path
+    manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def data_id(self) -> str:
+        return self.manifest["data_id"]
+
+    @property
+    def train_dir(self) -> Path:
+        """All that a training may see."""
+        return self.folder / "train"
+
+    @property
+    def private_dir(self) -> Path:
+        """Validation and holdout rows: for prepare and the scorer alone."""
+        return self.folder / "private"
+
+    @property
+    def vocab_size(self) -> int:
+        """Ordinary tokens."""
+        return self.manifest["vocab_size"]
+
+    @property
+    def n_vocab(self) -> int:
+        """All ids, BOS included."""
+        return self.manifest["n_vocab"]
+
+    @property
+    def max_seq_len(self) -> int:
+        return self.manifest["max_seq_len"]
+
+    @property
+    def bos_id(self) -> int:
+        return self.vocab_size
+
+    @property
+    def data_hash(self) -> str:
+        """Hex SHA-256 over the hashes of all files: equal when the data is, whenever and wherever it was made."""
+        lines = (f"{name} {entry['sha256']}\n" for name, entry in sorted(self.manifest["files"].items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def verify(self, full: bool = False) -> None:
+        """DataError that names every file missing or changed.
+
+        A file of recorded size and time is taken as unchanged; of another time, its hash decides, and when that agrees
+        the new time is recorded. `full` hashes every file.
+        """
+        faults, touched = [], {}
+        for name, entry in self.manifest["files"].items():
+            try:
+                status = (self.folder / name).stat()
+                same_time = status.st_mtime_ns == entry["mtime_ns"]
+                if status.st_size != entry["bytes"]:
+                    faults.append(f"{name} (size {status.st_size}, was {entry['bytes']})")
+                elif (full or not same_time) and sha256_file(self.folder / name) != entry["sha256"]:
+                    faults.append(f"{name} (content changed)")
+                elif not same_time:
+                    touched[name] = status.st_mtime_ns
+            except OSError as error:
+                faults.append(f"{name} ({'missing' if isinstance(error, FileNotFoundError) else error.strerror})")
+        if faults:
+            raise DataError(f"prepared data in {self.folder} is not as it was made: {', '.join(faults)}; {REMEDY}")
+        if touched:
+            self._record_times(touched)
+
+    def _record_times(self, times: dict[str, int]) -> None:
+        """Note the new times of unchanged files, so that the next check is cheap again."""
+        for name, mtime_ns in times.items():
+            self.manifest["files"][name]["mtime_ns"] = mtime_ns
+        with contextlib.suppress(OSError):  # a read-only cache is fine: it only stays slower to check
+            write_json_atomic(self.folder / MANIFEST, self.manifest)
+
+
+def describe_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, dict[str, Any]]:
+    """The manifest's entry of each file: bytes, sha256, mtime_ns."""
+    entries = {}
+    for name in names:
+        status = (folder / name).stat()
+        sha256 = sha256_file(folder / name)
+        entries[name] = {"bytes": status.st_size, "sha256": sha256, "mtime_ns": status.st_mtime_ns}
+    return entries
+
+
+def open_prepared(folder: str | os.PathLike[str]) -> PreparedData:
+    """The prepared data in `folder`, cheaply verified. DataError says what is missing or changed."""
+    folder = Path(folder)
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except FileNotFoundError as error:
+        raise DataError(f"no prepared data in {folder}: run notebooks/01_prepare.ipynb") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"manifest of {folder} cannot be read ({error}); {REMEDY}") from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(f"data in {folder} has format version {version!r}, this code reads {FORMAT_VERSION}; {REMEDY}")
+    missing = [key for key in KEYS if key not in manifest]
+    if missing or set(manifest["files"]) != set(FILES):
+        raise DataError(f"manifest of {folder} is incomplete ({', '.join(missing) or 'files'}); {REMEDY}")
+    data = PreparedData(folder, manifest)
+    data.verify()
+    return data

@@ -1,0 +1,243 @@
+"""Make a corpus ready for training: `prepare()`, or `python -m harness.data.prepare`.
+
+In: a source, a vocabulary size, a row length, an evaluation size. Out: the folder `<cache>/<data_id>/`, which appears
+by one rename when it is complete, from `<cache>/.work/<data_id>/` where the stages leave their results. The same call
+again finds it and does nothing; after a kill it goes on from the last part that was finished; while another process is
+at it, it waits. Refuses impossible sizes, a corpus too small, a folder it cannot write, a disk too full for the result.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from harness.data import DataError
+from harness.data.files import read_json, sync_folder, write_json_atomic
+from harness.data.manifest import FORMAT_VERSION, MANIFEST, PreparedData, describe_files, open_prepared
+from harness.data.sources import SOURCES, PythonStdlib, Source, open_source
+from harness.data.splits import MIN_EVAL_ROWS
+from harness.data.stages import (
+    SHARD_BYTES,
+    Job,
+    Progress,
+    Ticker,
+    describe_stage,
+    private_stage,
+    read_stage,
+    rows_stage,
+    tokenizer_stage,
+    versions,
+)
+from harness.data.tokenizer import BYTE_TOKENS, check_vocab_size
+from harness.data.workers import cpu_count, peak_rss_mb
+
+__all__ = ["PreparedData", "default_cache", "find_prepared", "open_prepared", "prepare"]
+
+
+def default_cache() -> Path:
+    """$AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab."""
+    return Path(os.environ.get("AUTORESEARCH_CACHE") or Path.home() / ".cache" / "autoresearch-lab").expanduser()
+
+
+def prepare(
+    source: str | Source,
+    vocab_size: int,
+    max_seq_len: int,
+    eval_tokens: int,
+    cache: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: Progress = print,
+) -> PreparedData:
+    """Prepare `source` unless that is done, going on where an interrupted prepare stopped; return the result.
+
+    vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of validation, and as many of
+    holdout. workers: processes, by default one per CPU. progress: is given one line of text at a time. Raises DataError
+    with what to do.
+    """
+    job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
+    workers = _check_int("workers", cpu_count() if workers is None else workers, 1)
+    with _clear_errors(job), _lock(job, progress):
+        return _open_existing(job, progress) or _build(job, workers, progress)
+
+
+def find_prepared(
+    source: str | Source,
+    vocab_size: int,
+    max_seq_len: int,
+    eval_tokens: int,
+    cache: str | os.PathLike[str] | None = None,
+) -> PreparedData:
+    """The data that `prepare` made with the same arguments, cheaply verified. DataError says how to make it."""
+    job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
+    if not job.folder.exists():
+        raise DataError(
+            f"no prepared data {job.data_id} in {job.cache}: run notebooks/01_prepare.ipynb, or "
+            f"python -m harness.data.prepare --source {job.source.name} --vocab-size {vocab_size} "
+            f"--max-seq-len {max_seq_len} --eval-tokens {eval_tokens}"
+        )
+    return open_prepared(job.folder)
+
+
+def _make_job(
+    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: str | os.PathLike[str] | None
+) -> Job:
+    check_vocab_size(vocab_size)
+    _check_int("max_seq_len", max_seq_len, 2)
+    _check_int("eval_tokens", eval_tokens, MIN_EVAL_ROWS * max_seq_len)
+    opened = open_source(source)
+    source_id = opened.source_id()
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", source_id):
+        raise DataError(f"source id {source_id!r} cannot name a folder: use a-z, 0-9, '.', '_' and '-' only")
+    folder = Path(cache).expanduser() if cache is not None else default_cache()
+    return Job(opened, source_id, vocab_size, max_seq_len, eval_tokens, folder.absolute())
+
+
+def _check_int(name: str, value: Any, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise DataError(f"{name} must be a whole number, {least} or more, not {value!r}")
+    return value
+
+
+@contextlib.contextmanager
+def _clear_errors(job: Job) -> Iterator[None]:
+    """Turn what the disk says into a DataError with the next action."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"the disk of {job.cache} is full: free some space and run the same again") from error
+        raise DataError(
+            f"cannot work in {job.cache} ({error}): set AUTORESEARCH_CACHE to a folder that you can write"
+        ) from error
+
+
+@contextlib.contextmanager
+def _lock(job: Job, progress: Progress) -> Iterator[None]:
+    """One prepare of this data at a time; a second one waits. The lock goes with its process, however that ends."""
+    job.work.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(job.work.with_name(f"{job.data_id}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        progress(f"another process is preparing {job.data_id}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open_existing(job: Job, progress: Progress) -> PreparedData | None:
+    if not job.folder.exists():
+        return None
+    try:
+        data = open_prepared(job.folder)
+    except DataError as error:
+        progress(f"{error}")
+        return None
+    progress(f"{job.data_id} is prepared already in {job.folder}: nothing to do")
+    shutil.rmtree(job.work, ignore_errors=True)  # left by a prepare that was killed just before its end
+    return data
+
+
+def _build(job: Job, workers: int, progress: Progress) -> PreparedData:
+    started = time.monotonic()
+    resumed = _open_work(job)
+    progress(f"{'going on with' if resumed else 'preparing'} {job.data_id} in {job.cache}")
+    read = read_stage(job, progress)
+    tokenizer_stage(job, read["shards"], progress)
+    private = private_stage(job, read["shards"], progress)
+    train = rows_stage(job, read["shards"], private["last_key"], workers, progress)
+    tick = Ticker("check", progress)
+    manifest = describe_stage(job, read, private, train)
+    manifest["files"] = describe_files(job.out)
+    tick.last(f"a unigram model scores {manifest['unigram_bpb']:.4f} bits per byte on the validation rows")
+    seconds = time.monotonic() - started
+    manifest["prepare"] = {
+        "seconds": round(seconds, 2),
+        "mb_per_s": round(read["bytes"] / 1e6 / seconds, 2),
+        "workers": workers,
+        "peak_rss_mb": peak_rss_mb() + train["peak_rss_mb"],
+        "resumed": resumed,
+    }
+    return _publish(job, manifest, progress)
+
+
+def _open_work(job: Job) -> bool:
+    """Make the work folder, or keep the one of an interrupted prepare of exactly this; say whether it was kept."""
+    plan = {"data_id": job.data_id, "format": FORMAT_VERSION, "shard_bytes": SHARD_BYTES, "versions": versions()}
+    with contextlib.suppress(OSError, ValueError):
+        if read_json(job.work / "plan.json") == plan:
+            return True
+    shutil.rmtree(job.work, ignore_errors=True)
+    _check_free_space(job)
+    for name in ("out/train", "out/private", "parts"):
+        (job.work / name).mkdir(parents=True)
+    write_json_atomic(job.work / "plan.json", plan)
+    return False
+
+
+def _check_free_space(job: Job) -> None:
+    """Shards hold the text once; parts and rows hold the ids once each, of two bytes."""
+    least_bytes_per_token = 1 if job.vocab_size < 2 * BYTE_TOKENS else 2
+    needed = job.source.total_bytes() * (1 + 2 * 2 / least_bytes_per_token)
+    free = shutil.disk_usage(job.cache).free
+    if free < needed:
+        raise DataError(
+            f"preparing needs about {needed / 1e6:,.0f} MB in {job.cache}, and {free / 1e6:,.0f} MB are free: "
+            "free some space, or set AUTORESEARCH_CACHE to a folder on another disk"
+        )
+
+
+def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> PreparedData:
+    """Give the finished folder its name, in place of a damaged one if need be, and clear up."""
+    write_json_atomic(job.out / MANIFEST, manifest)
+    for leftover in job.out.rglob("*.tmp"):  # half-written files of a killed process
+        leftover.unlink()
+    if job.folder.exists():
+        replaced = job.work / "replaced"
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.replace(job.folder, replaced)
+    os.replace(job.out, job.folder)
+    sync_folder(job.cache)
+    shutil.rmtree(job.work, ignore_errors=True)
+    cost = manifest["prepare"]
+    progress(
+        f"prepared {job.folder} in {cost['seconds']:.1f} s: {cost['mb_per_s']:.1f} MB/s, "
+        f"workers: {cost['workers']}, peak memory {cost['peak_rss_mb']:,} MB"
+    )
+    return open_prepared(job.folder)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. 0 when the data is there, 2 with one line on stderr when it cannot be, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m harness.data.prepare", description="Make a corpus ready.")
+    parser.add_argument("--source", default=PythonStdlib.name, help=f"{', '.join(SOURCES)} (%(default)s)")
+    parser.add_argument("--vocab-size", type=int, default=2048, help="ordinary tokens, from 256 (%(default)s)")
+    parser.add_argument("--max-seq-len", type=int, default=256, help="tokens per row (%(default)s)")
+    parser.add_argument("--eval-tokens", type=int, default=262144, help="of validation and of holdout (%(default)s)")
+    parser.add_argument("--cache", help="folder ($AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab)")
+    parser.add_argument("--workers", type=int, help="processes (one per CPU)")
+    options = vars(parser.parse_args(arguments))
+    try:
+        prepare(**options, progress=lambda line: print(line, flush=True))
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

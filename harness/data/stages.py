@@ -1,0 +1,220 @@
+"""The stages of preparing, in order; each is there whole or not at all, and one that is there is not done again.
+
+    read       documents -> shards/                     one pass over the source, duplicates still in
+    tokenizer  shards -> out/train/tokenizer.json       learnt from training text alone
+    private    shards -> out/private/*.bin              validation and holdout rows
+    rows       shards -> parts/ -> out/train/rows.bin   by worker processes
+    describe   out/ -> the manifest's contents
+
+In: a `Job`, and what the stage before left in its work folder. Out: files there, and counts. A stage whose file exists
+returns what that says, so a prepare that was killed goes on where it was.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.data import DataError
+from harness.data.files import open_atomic, read_json, write_json_atomic
+from harness.data.manifest import FORMAT_VERSION
+from harness.data.packing import count_targets, score_totals, unigram_bpb
+from harness.data.rows import (
+    Counts,
+    PartTask,
+    iter_tokenizer_text,
+    join_parts,
+    make_eval_rows,
+    make_train_part,
+    open_rows,
+)
+from harness.data.sources import Source
+from harness.data.splits import write_shards
+from harness.data.tokenizer import load_tokenizer, train_tokenizer
+from harness.data.workers import map_in_processes
+
+SHARD_BYTES = 4 << 20  # text per shard: what a worker holds, and the unit of parallel work and of going on
+TOKENIZER_BYTES = 100_000_000  # more text than this hardly changes a vocabulary
+EVAL_BATCH_TOKENS = 16384  # evaluation batches, fixed here so that no experiment can choose them
+TICK_SECONDS = 10.0  # between progress lines of a long stage
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to prepare, and where."""
+
+    source: Source
+    source_id: str
+    vocab_size: int
+    max_seq_len: int
+    eval_tokens: int  # asked for
+    cache: Path
+
+    @property
+    def data_id(self) -> str:
+        return f"{self.source_id}-v{self.vocab_size}-t{self.max_seq_len}-e{self.eval_tokens}"
+
+    @property
+    def folder(self) -> Path:
+        return self.cache / self.data_id
+
+    @property
+    def work(self) -> Path:
+        """Everything unfinished; on the same disk as `folder`, so that a rename finishes it."""
+        return self.cache / ".work" / self.data_id
+
+    @property
+    def out(self) -> Path:
+        """What becomes `folder`."""
+        return self.work / "out"
+
+    @property
+    def shards(self) -> Path:
+        return self.work / "shards"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.out / "train" / "tokenizer.json"
+
+
+class Ticker:
+    """Progress lines of one stage: now and then while it runs, one with its time at the end."""
+
+    def __init__(self, stage: str, progress: Progress) -> None:
+        self._stage, self._progress = stage, progress
+        self._started = self._told = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        if time.monotonic() - self._told >= TICK_SECONDS:
+            self._told = time.monotonic()
+            self._progress(f"  {self._stage:<10} ... {text}")
+
+    def last(self, text: str) -> None:
+        self._progress(f"  {self._stage:<10} {text} ({time.monotonic() - self._started:.1f} s)")
+
+
+def versions() -> dict[str, str]:
+    """What decides, beside the text, which ids come out."""
+    return {name: importlib.metadata.version(name) for name in ("rustbpe", "tiktoken")}
+
+
+def read_stage(job: Job, progress: Progress) -> Counts:
+    """Documents into shards; the folder takes its name only when it is complete. Counts, and the number of shards."""
+    if job.shards.exists():
+        return read_json(job.shards / "read.json")
+    partial = job.work / "shards.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    tick = Ticker("read", progress)
+    n_shards = max(1, round(job.source.total_bytes() / SHARD_BYTES))
+    read = write_shards(job.source, partial, n_shards, lambda n, size: tick(f"{n:,} documents, {size / 1e6:,.1f} MB"))
+    if not read["documents"]:
+        raise DataError(f"the source {job.source_id} has no usable document; skipped: {_list_skipped(read)}")
+    read["shards"] = n_shards
+    write_json_atomic(partial / "read.json", read)
+    os.replace(partial, job.shards)
+    tick.last(f"{read['documents']:,} documents, {read['bytes'] / 1e6:,.1f} MB; skipped: {_list_skipped(read)}")
+    return read
+
+
+def _list_skipped(read: Counts) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(read["skipped"].items())) or "none"
+
+
+def tokenizer_stage(job: Job, n_shards: int, progress: Progress) -> None:
+    """The tokenizer's file, written last, and its table of raw bytes."""
+    if job.tokenizer_path.exists():
+        return
+    tick = Ticker("tokenizer", progress)
+    tokenizer = train_tokenizer(iter_tokenizer_text(job.shards, n_shards, TOKENIZER_BYTES), job.vocab_size)
+    with open_atomic(job.tokenizer_path.with_name("token_bytes.npy")) as file:
+        np.save(file, tokenizer.token_bytes(), allow_pickle=False)
+    tokenizer.save(job.tokenizer_path)
+    tick.last(f"{tokenizer.vocab_size:,} tokens, learnt from training text alone")
+
+
+def private_stage(job: Job, n_shards: int, progress: Progress) -> Counts:
+    """Validation and holdout rows; see rows.make_eval_rows for the counts."""
+    done = job.work / "private.json"
+    if done.exists():
+        return read_json(done)
+    tick = Ticker("private", progress)
+    tokenizer, wanted = load_tokenizer(job.tokenizer_path), job.eval_tokens // job.max_seq_len
+    private = make_eval_rows(job.shards, n_shards, tokenizer, wanted, job.max_seq_len, job.out / "private")
+    write_json_atomic(done, private)
+    rows, n_val, n_holdout = private["rows"], private["val"]["documents"], private["holdout"]["documents"]
+    tick.last(f"{rows:,} rows for validation from {n_val:,} documents, {rows:,} for holdout from {n_holdout:,}")
+    if rows < wanted:
+        tick.last(f"the corpus is small: {rows * job.max_seq_len:,} tokens each, not {job.eval_tokens:,}")
+    return private
+
+
+def rows_stage(job: Job, n_shards: int, last_private_key: str, workers: int, progress: Progress) -> Counts:
+    """All training rows, and what the loader needs to read them; the counts of all parts added up."""
+    tick = Ticker("rows", progress)
+    after_key, parts_folder = bytes.fromhex(last_private_key), job.work / "parts"
+    tasks = [
+        PartTask(index, job.shards, parts_folder, job.tokenizer_path, after_key, job.max_seq_len)
+        for index in range(n_shards)
+    ]
+    missing = [task for task in tasks if not task.counts_path.exists()]
+    for number, _ in enumerate(map_in_processes(make_train_part, missing, workers), start=1):
+        tick(f"part {number} of {len(missing)}")
+    parts = [make_train_part(task) for task in tasks]
+    train = {key: sum(part[key] for part in parts) for key in parts[0]}
+    if not train["rows"]:
+        raise DataError("the corpus is too small: validation and holdout take all of it; use more text")
+    peaks = sorted((part["peak_rss_mb"] for part in parts), reverse=True)
+    train["peak_rss_mb"] = sum(peaks[:workers]) if min(workers, len(missing)) > 1 else 0
+    join_parts(tasks, job.out / "train" / "rows.bin")
+    meta = {"max_seq_len": job.max_seq_len, "n_rows": train["rows"]}
+    meta.update(n_vocab=job.vocab_size + 1, bos_id=job.vocab_size, data_id=job.data_id)
+    write_json_atomic(job.out / "train" / "meta.json", meta)
+    tick.last(
+        f"{train['rows']:,} rows, {train['tokens']:,} tokens, {train['tokens'] / train['bytes']:.4f} tokens per byte, "
+        f"{train['tokens'] / train['offered_tokens']:.2%} of the tokens kept"
+    )
+    return train
+
+
+def describe_stage(job: Job, read: Counts, private: Counts, train: Counts) -> dict[str, Any]:
+    """The manifest, all but the cost and the files."""
+    tokenizer = load_tokenizer(job.tokenizer_path)
+    token_bytes = tokenizer.token_bytes()
+    paths = {"train": "train/rows.bin", "val": "private/val.bin", "holdout": "private/holdout.bin"}
+    targets = {
+        split: count_targets(open_rows(job.out / path, job.max_seq_len), tokenizer.n_vocab)
+        for split, path in paths.items()
+    }
+    counts = {"train": train, "val": private["val"], "holdout": private["holdout"]}
+    documents, text_bytes, tokens = (
+        {split: entry[key] for split, entry in counts.items()} for key in ("documents", "bytes", "tokens")
+    )
+    return {
+        "format_version": FORMAT_VERSION,
+        "data_id": job.data_id,
+        "source": {"name": job.source.name, "id": job.source_id, "skipped": read["skipped"]},
+        "vocab_size": tokenizer.vocab_size,
+        "n_vocab": tokenizer.n_vocab,
+        "max_seq_len": job.max_seq_len,
+        "eval_tokens": private["rows"] * job.max_seq_len,
+        "eval_tokens_requested": job.eval_tokens,
+        "eval_batch_rows": max(1, EVAL_BATCH_TOKENS // job.max_seq_len),
+        "documents": {**documents, "read": read["documents"], "duplicates_dropped": train["duplicates"]},
+        "bytes": {**text_bytes, "read": read["bytes"], "duplicates_dropped": train["duplicate_bytes"]},
+        "tokens": {**tokens, "private_unused": private["val"]["unused_tokens"] + private["holdout"]["unused_tokens"]},
+        "rows": {"train": train["rows"], "val": private["rows"], "holdout": private["rows"]},
+        "scored": {split: score_totals(targets[split], token_bytes) for split in ("val", "holdout")},
+        "kept_share": {split: entry["tokens"] / entry["offered_tokens"] for split, entry in counts.items()},
+        "tokens_per_byte": train["tokens"] / train["bytes"],
+        "unigram_bpb": unigram_bpb(targets["train"], targets["val"], token_bytes),
+        "versions": versions(),
+    }

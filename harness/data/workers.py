@@ -1,0 +1,131 @@
+"""Work for several processes: `map_in_processes`.
+
+In: a top-level function and plain-data tasks. Out: results as they are finished. A worker is a fresh interpreter that
+reads tasks from a pipe, so unlike multiprocessing's it never imports the caller's main module: a notebook, `python -c`
+and a script without a `__main__` guard all work, and no thread or CUDA context is copied. When the parent goes, however
+it ends, the pipe closes and the workers go after the task in hand; a worker that dies is a DataError here.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+from harness.data import DataError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def map_in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
+    """Yield `function(task)` for every task, in the order they finish; in this process where one is enough.
+
+    An exception in a worker is raised here. Leaving early waits for the tasks in hand and starts no other.
+    """
+    workers = min(workers, len(tasks))
+    if workers < 2:
+        yield from map(function, tasks)
+        return
+    free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+
+    def run(task: Task) -> Result:
+        worker = free.get()
+        try:
+            return worker.call(function, task)
+        finally:
+            free.put(worker)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(workers):
+            free.put(stack.enter_context(Worker()))
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        futures = [threads.submit(run, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+class Worker:
+    """A child interpreter that answers one call at a time."""
+
+    def __init__(self) -> None:
+        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+        command = [sys.executable, "-P", "-m", "harness.data.workers"]  # -P: no module of the current folder gets in
+        environment = {**os.environ, "PYTHONPATH": paths}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # a dead worker's pipe
+            self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def call(self, function: Callable[[Task], Result], task: Task) -> Result:
+        """`function(task)`, done by the worker."""
+        try:
+            pickle.dump((function, task), self._process.stdin)
+            self._process.stdin.flush()
+            result, error = pickle.load(self._process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError) as broken:
+            raise DataError(
+                f"a worker process ended with {self._process.wait()}, killed most often for want of memory: "
+                "run the same again with fewer workers; finished parts are kept"
+            ) from broken
+        if error is not None:
+            raise error
+        return result
+
+
+def serve() -> None:
+    """The worker's side: answer calls until the pipe closes. Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # so that nothing printed can get into the answers
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            function, task = pickle.load(calls)
+            pickle.dump(_answer(function, task), answers)
+            answers.flush()
+
+
+def _answer(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None]:
+    try:
+        return function(task), None
+    except Exception as error:  # not hidden: it is raised again in the parent
+        return None, error
+
+
+def cpu_count() -> int:
+    """CPUs this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_rss_mb() -> int:
+    """The most memory this process has held so far, in MB; 0 where the system does not tell."""
+    # Linux first: its ru_maxrss begins with the parent's size, VmHWM is this process's own
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) * 1024 / 1e6)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
+
+
+if __name__ == "__main__":
+    serve()

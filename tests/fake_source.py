@@ -1,0 +1,43 @@
+"""A small made-up corpus for tests: words drawn with a seed, and one distinctive line in every document."""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+from harness.data.sources import Document, Source
+
+
+def make_texts(count: int, seed: int = 0, words: int = 120) -> list[str]:
+    """`count` different texts of about `words` words each, of ASCII, accents, Chinese, emoji and a forged special."""
+    rng = random.Random(seed)
+    vocabulary = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 7))) for _ in range(300)]
+    vocabulary += ["naïve", "Übung", "漢字", "\N{SNAKE}", "<|bos|>", "x_1", "42", "=="]
+    texts = []
+    for number in range(count):
+        marker = f"marker {hashlib.sha256(f'{seed}/{number}'.encode()).hexdigest()[:16]}"
+        lines = [" ".join(rng.choices(vocabulary, k=8)) for _ in range(rng.randint(1, words // 4))]
+        texts.append("\n    ".join([marker, *lines]) + "\n")
+    return texts
+
+
+class FakeSource(Source):
+    """The given texts, in their order."""
+
+    name = "fake"
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+        self.skipped = Counter()
+
+    def source_id(self) -> str:
+        digest = hashlib.sha256("\0".join(self.texts).encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{self.name}-{digest[:8]}"
+
+    def total_bytes(self) -> int:
+        return sum(len(text.encode("utf-8", "surrogatepass")) for text in self.texts)
+
+    def iter_documents(self) -> Iterator[Document]:
+        self.skipped = Counter()
+        for number, text in enumerate(self.texts):
+            yield Document(f"text {number}", text)

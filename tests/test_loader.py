@@ -1,0 +1,108 @@
+"""Batches are the rows, shifted by one, each once per epoch, in an order the seed decides."""
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from fake_source import FakeSource, make_texts
+
+from harness.data import DataError
+from harness.data.loader import TrainRows
+from harness.data.prepare import prepare
+from harness.data.rows import open_rows
+
+
+@pytest.fixture(scope="module")
+def train_dir(tmp_path_factory):
+    """The train folder alone, moved away from everything private."""
+    cache = tmp_path_factory.mktemp("cache")
+    data = prepare(FakeSource(make_texts(200)), 300, 64, 1024, cache, workers=1, progress=lambda _: None)
+    alone = tmp_path_factory.mktemp("alone") / "train"
+    shutil.copytree(data.train_dir, alone)
+    shutil.rmtree(data.folder)
+    return alone
+
+
+def take(rows, count, batch=8, seed=0, device="cpu"):
+    return list(itertools.islice(rows.batches(batch, device, seed), count))
+
+
+def test_targets_are_the_inputs_moved_on_by_one_and_bos_is_not_scored(train_dir):
+    rows = TrainRows(train_dir)
+    known = {row.tobytes() for row in open_rows(train_dir / "rows.bin", 64)}
+    for inputs, targets, _ in take(rows, 20):
+        assert inputs.dtype == targets.dtype == torch.int64
+        assert inputs.shape == targets.shape == (8, 64)
+        assert inputs.is_contiguous() and targets.is_contiguous()
+        ids = torch.cat([inputs, torch.where(targets < 0, rows.bos_id, targets)[:, -1:]], dim=1)
+        assert all(row.tobytes() in known for row in ids.numpy().astype(np.uint16))
+        following = inputs[:, 1:]
+        assert torch.equal(targets[:, :-1], torch.where(following == rows.bos_id, -1, following))
+        assert (inputs[:, 0] == rows.bos_id).all() and inputs.max() < rows.n_vocab
+
+
+def test_every_row_comes_once_per_epoch_also_when_batches_do_not_divide_it(train_dir):
+    rows = TrainRows(train_dir)
+    batch = 7
+    assert rows.n_rows % batch
+    count = -(-2 * rows.n_rows // batch)
+    picks = [pick for pick, _ in itertools.islice(rows._iter_picks(batch, 3), count)]
+    order = np.concatenate(picks)
+    first, second = order[: rows.n_rows], order[rows.n_rows : 2 * rows.n_rows]
+    assert sorted(first) == sorted(second) == list(range(rows.n_rows))
+    assert first.tolist() != second.tolist()
+    epochs = [epoch for _, _, epoch in take(rows, count, batch)]
+    assert epochs == [1 + number * batch // rows.n_rows for number in range(count)]
+
+
+def test_the_seed_decides_the_order(train_dir):
+    rows = TrainRows(train_dir)
+    one, again, other = take(rows, 5, seed=1), take(TrainRows(train_dir), 5, seed=1), take(rows, 5, seed=2)
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, again, strict=True))
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(one, other, strict=True))
+
+
+def test_batches_may_be_kept_and_changed(train_dir):
+    rows = TrainRows(train_dir)
+    kept = take(rows, 10)
+    copies = [inputs.clone() for inputs, _, _ in take(rows, 10)]
+    for (inputs, _, _), copy in zip(kept, copies, strict=True):
+        assert torch.equal(inputs, copy)
+        inputs.zero_()
+    assert torch.equal(take(rows, 1)[0][0], copies[0])
+
+
+def test_a_batch_of_more_rows_than_there_are(train_dir):
+    rows = TrainRows(train_dir)
+    inputs, _, epoch = take(rows, 1, batch=3 * rows.n_rows)[0]
+    assert len(inputs) == 3 * rows.n_rows and epoch == 1
+
+
+def test_files_that_do_not_fit_are_refused(train_dir, tmp_path):
+    with pytest.raises(DataError, match="01_prepare"):
+        TrainRows(tmp_path)
+    broken = tmp_path / "train"
+    shutil.copytree(train_dir, broken)
+    with open(broken / "rows.bin", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(DataError, match=r"rows\.bin"):
+        TrainRows(broken)
+    for batch, seed in ((0, 0), (2.0, 0), (2, -1)):
+        with pytest.raises(DataError):
+            next(TrainRows(train_dir).batches(batch, "cpu", seed))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_pinned_slots_are_not_overwritten_while_the_gpu_is_behind(train_dir):
+    rows = TrainRows(train_dir)
+    busy = torch.randn(4096, 4096, device="cuda")
+    batches = []
+    for batch in itertools.islice(rows.batches(8, "cuda", 0), 200):
+        busy = busy @ busy * 1e-3  # the copies queue up behind this
+        batches.append(batch)
+    for (inputs, targets, epoch), expected in zip(batches, take(rows, 200), strict=True):
+        assert torch.equal(inputs.cpu(), expected[0]) and torch.equal(targets.cpu(), expected[1])
+        assert epoch == expected[2]
