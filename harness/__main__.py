@@ -1,0 +1,110 @@
+"""The command line: `python -m harness overnight ...` and `python -m harness train FILE`.
+
+A thin shell over `harness.lab`; scripts/overnight.py sets the environment up and comes here. Errors that a person can act on are one line on
+stderr and exit status 1, not a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+DEMO_EXPERIMENTS = 6
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m harness", description="An autonomous-research lab for language-model training.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_overnight(commands)
+    train = commands.add_parser("train", help="train and score one file by hand, outside of any run")
+    train.add_argument("train_py", type=Path)
+    train.add_argument("--profile", default="auto")
+    train.add_argument("--device", default="auto")
+    options = parser.parse_args(arguments)
+    from harness.data import DataError
+    from harness.lab.history import HistoryError
+    from harness.lab.journal import JournalError
+    from harness.lab.locks import BusyError
+    from harness.lab.loop import LoopError
+    from harness.lab.parameters import ParameterError
+    from harness.lab.profiles import ProfileError
+    from harness.lab.settings import SettingsError
+    from harness.search.program import ProgramError
+
+    try:
+        return run_overnight(options) if options.command == "overnight" else run_train(options)
+    except (DataError, HistoryError, JournalError, BusyError, LoopError, ParameterError, ProfileError, SettingsError, ProgramError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def add_overnight(commands: argparse._SubParsersAction) -> None:
+    """Declare the overnight command's options."""
+    night = commands.add_parser("overnight", help="run, continue or watch a night of experiments", prog="scripts/overnight.py")
+    what = night.add_mutually_exclusive_group()
+    what.add_argument("--demo", action="store_true", help=f"the whole loop on the embedded corpus: a baseline and {DEMO_EXPERIMENTS} experiments of 25 s")
+    what.add_argument("--status", action="store_true", help="one screen on a run, and exit")
+    what.add_argument("--stop", action="store_true", help="ask a running night to stop after its experiment, and exit")
+    what.add_argument("--report", action="store_true", help="write and print the report of a run so far, and exit")
+    night.add_argument("--tag", default="", help="name of the run; the same tag again continues it (default: today, such as nov23; demo: demo)")
+    night.add_argument("--hours", type=float, default=0.0, help="stop when no further experiment fits (default 8, unless --experiments is given)")
+    night.add_argument("--experiments", type=int, default=0, help="stop when the run has this many in all")
+    night.add_argument("--profile", default="", help="auto, large, small, cpu, demo or tiny (default: by the hardware)")
+    night.add_argument("--budget-seconds", type=float, default=0.0, help="training time of each experiment (default: the profile's, 300)")
+    night.add_argument("--seeds", type=int, default=0, help="runs of the baseline (default: the profile's)")
+    night.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    night.add_argument("--results", default="", metavar="FOLDER", help="where runs are kept (default: results/)")
+    night.add_argument("--cache", default="", metavar="FOLDER", help="where prepared data is kept (default: $AUTORESEARCH_CACHE or ~/.cache/autoresearch-lab)")
+
+
+def run_overnight(options: argparse.Namespace) -> int:
+    """Watch, stop, report on, or run a night."""
+    from harness.lab import night, report
+    from harness.lab.settings import results_folder
+
+    if options.status or options.stop or options.report:
+        folder = results_folder(options.results) / newest_tag(options)
+        if options.report:
+            path = report.write_report(folder)
+            print(path.read_text(encoding="utf-8") + f"\nwritten to {path}")
+        else:
+            print(night.status_of(folder) if options.status else night.ask_to_stop(folder))
+        return 0
+    tag = options.tag or ("demo" if options.demo else date.today().strftime("%b%d").lower())
+    experiments = options.experiments or (DEMO_EXPERIMENTS if options.demo else 0)
+    profile = options.profile or ("demo" if options.demo else "auto")
+    return night.run_night(
+        night.Night(
+            tag=tag, profile=profile, hours=options.hours, experiments=experiments, budget_seconds=options.budget_seconds, seeds=options.seeds,
+            device=options.device, results=options.results, cache=options.cache,
+        )  # fmt: skip
+    )
+
+
+def newest_tag(options: argparse.Namespace) -> str:
+    """The tag that was asked for, else the run worked on last."""
+    from harness.lab.loop import LoopError
+    from harness.lab.settings import results_folder
+
+    if options.tag:
+        return options.tag
+    journals = [path for path in results_folder(options.results).glob("*/journal.jsonl") if path.parent.name != "sample"]
+    if not journals:
+        raise LoopError("there is no run yet: python3 scripts/overnight.py --demo makes one")
+    return max(journals, key=lambda path: path.stat().st_mtime).parent.name
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train one file by hand and print its summary."""
+    from harness.lab.start import train_by_hand
+
+    print(train_by_hand(options.train_py, options.profile, options.device), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

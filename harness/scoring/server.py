@@ -1,0 +1,100 @@
+"""The model server: a fresh process that runs a candidate's model and returns one loss per token.
+
+In, on stdin: one JSON header line, then per batch a sequence word and rows (B, T + 1) uint16. Out, on the real stdout: one JSON line
+when the model is loaded, then per batch the sequence word and losses (B, T) float32, nats. The candidate's code lives in here, so
+nothing that leaves here is believed beyond being numbers: the scorer checks, sums and decides.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import types
+from typing import BinaryIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_model
+
+from harness.training import attention
+from harness.training.parent import die_with_parent
+
+SEQUENCE = struct.Struct("<I")
+FILE_CAP_BYTES = 64 * 2**20  # no file this process writes, its log included, may grow past this
+
+
+def claim_channel() -> tuple[BinaryIO, BinaryIO]:
+    """Keep stdin and stdout for ourselves and point fds 0 and 1 elsewhere, so that a candidate's print cannot corrupt the stream."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def import_candidate(path: str) -> types.ModuleType:
+    """Import a train.py by path, without running its training."""
+    spec = importlib.util.spec_from_file_location("candidate", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["candidate"] = module  # dataclasses and pickling of functions look the module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_candidate(header: dict) -> torch.nn.Module:
+    """Build the candidate's model, load its weights, and put it on the device in eval mode."""
+    model = import_candidate(header["train_py"]).build_model(header["n_vocab"], header["max_seq_len"])
+    load_model(model, header["weights"])
+    return model.to(header["device"]).eval()
+
+
+@torch.inference_mode()
+def token_losses(model: torch.nn.Module, rows: torch.Tensor, n_vocab: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the cross-entropy of each target in nats, (B, T) float32. rows: (B, T + 1) int64."""
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits = model(inputs)
+    if logits.shape != (*inputs.shape, n_vocab):
+        raise ValueError(f"forward returned logits of shape {tuple(logits.shape)}, the contract says {(*inputs.shape, n_vocab)}")
+    return F.cross_entropy(logits.float().reshape(-1, n_vocab), targets.reshape(-1), reduction="none").view_as(targets)
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer batches until stdin ends."""
+    header = json.loads(requests.readline())
+    if header.get("threads"):
+        torch.set_num_threads(header["threads"])
+    torch.set_float32_matmul_precision("high")
+    dtype = getattr(torch, header["dtype"])
+    attention.select(torch.device(header["device"]), dtype, header["max_seq_len"])
+    model = load_candidate(header)
+    replies.write(json.dumps({"ready": True}).encode() + b"\n")
+    replies.flush()
+    shape = (header["batch_rows"], header["max_seq_len"] + 1)
+    size = SEQUENCE.size + 2 * shape[0] * shape[1]
+    while len(message := requests.read(size)) == size:
+        rows = np.frombuffer(message, dtype="<u2", offset=SEQUENCE.size).reshape(shape).astype(np.int64)
+        losses = token_losses(model, torch.from_numpy(rows).to(header["device"]), header["n_vocab"], dtype)
+        replies.write(message[: SEQUENCE.size] + losses.cpu().numpy().astype("<f4").tobytes())
+        replies.flush()
+
+
+def main() -> None:
+    """Serve on stdin and stdout; argv[1] is the parent's process id."""
+    die_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the cap fails instead of killing
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_CAP_BYTES, FILE_CAP_BYTES))
+    serve(*claim_channel())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Run one train.py as the runner's child: `python -m harness.training.launch TRAIN_PY`.
+
+In: the session's environment (see `session`). Out: the exit status, and a `failed` event that tells out-of-memory and a non-finite loss
+from other exceptions. Dies with its parent where the system offers that (Linux).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+import traceback
+
+from harness.training.parent import die_with_parent
+from harness.training.session import EVENTS_VARIABLE, NonFiniteLoss
+
+def classify(error: BaseException) -> str:
+    """Return the run's status for an exception that ended train.py: oom, nan or crash."""
+    import torch
+
+    if isinstance(error, NonFiniteLoss):
+        return "nan"
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return "oom" if out_of_memory or "can't allocate memory" in str(error) or "out of memory" in str(error) else "crash"
+
+
+def main() -> None:
+    """Run argv[1] as __main__ and report how it ended."""
+    train_py, parent = sys.argv[1], int(sys.argv[2])
+    die_with_parent(parent)
+    sys.argv = [train_py]
+    try:
+        runpy.run_path(train_py, run_name="__main__")
+    except Exception as error:
+        traceback.print_exc()
+        cause = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        event = {"event": "failed", "status": classify(error), "cause": cause}
+        os.write(int(os.environ[EVENTS_VARIABLE]), json.dumps(event).encode() + b"\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What a train.py gets from the harness: device, seed, batches, clock, log, and a place for its weights.
+
+In: the run's request file (named by $AUTORESEARCH_RUN) and a pipe to the runner. Out: events on the pipe, weights.safetensors in the
+working folder. Run by hand, without a runner, a train.py is passed on to `python -m harness train`, which makes one. It measures no
+score: the runner does, from the weights, after this process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_model
+
+from harness.data.loader import TrainRows
+from harness.training import attention
+from harness.training.devices import Device, detect_device
+
+RUN_VARIABLE = "AUTORESEARCH_RUN"
+EVENTS_VARIABLE = "AUTORESEARCH_EVENTS_FD"
+WEIGHTS_NAME = "weights.safetensors"
+LOGGED_STEPS = 500  # about as many step events as one run sends, however many steps it takes
+
+
+class NonFiniteLoss(RuntimeError):
+    """The training loss became nan or infinite; the run ends with status `nan`."""
+
+
+class Session:
+    """One training run, seen from inside it. Times are in seconds, losses in nats."""
+
+    def __init__(self, request: dict, events_fd: int, device: Device) -> None:
+        self.request = request
+        self.seed: int = request["seed"]
+        self.budget_seconds: float = request["budget_seconds"]
+        self.max_seq_len: int = request["max_seq_len"]
+        self.vocab_size: int = request["n_vocab"]
+        self.device = device.torch_device
+        self.dtype = device.torch_dtype
+        self._facts = device
+        self._events_fd = events_fd
+        self._opened = time.monotonic()
+        self._started: float | None = None
+        self._pending: tuple[dict, torch.Tensor] | None = None
+        self._next_log = 0.0
+        self._steps = self._tokens = self._epoch = 0
+
+    def _send(self, event: str, **fields: object) -> None:
+        line = json.dumps({"event": event} | fields, ensure_ascii=False)
+        os.write(self._events_fd, line.encode() + b"\n")
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The mixed precision that the profile names; nothing in float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def compile(self, function: Callable) -> Callable:
+        """The function compiled, where compiling was found to work on this machine; else the function itself."""
+        return torch.compile(function, dynamic=False) if self.request["compile"] else function
+
+    def batches(self, device_batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Endless (inputs, targets), each (device_batch_size, max_seq_len) int64 on the device; target -1 is not scored."""
+        rows = TrainRows(Path(self.request["train_dir"]))
+        for inputs, targets, epoch in rows.batches(device_batch_size, self.device, self.seed):
+            self._epoch = epoch
+            yield inputs, targets
+
+    def start(self) -> None:
+        """Start the clock. Everything before (building, compiling, warming up on dummy data) is start-up and not training."""
+        self._synchronize()
+        self._started = time.monotonic()
+        self._send("ready", startup_seconds=self._started - self._opened)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training budget used up, 0 at the start, 1 and more when it is over."""
+        if self._started is None:
+            raise RuntimeError("call session.start() before asking for progress: the clock is not running yet")
+        return (time.monotonic() - self._started) / self.budget_seconds
+
+    def log(self, step: int, train_loss: torch.Tensor, tokens: int, **fields: float) -> None:
+        """Note one optimizer step. train_loss: scalar tensor, mean nats per token; tokens: how many the step trained on.
+
+        The value is read one logged step late, so that the device never waits. Raises NonFiniteLoss.
+        """
+        self._steps, self._tokens = step + 1, self._tokens + tokens
+        progress = self.progress
+        if progress < self._next_log:
+            return
+        self._flush_log()
+        self._next_log = progress + 1 / LOGGED_STEPS
+        rate = self._tokens / (progress * self.budget_seconds)
+        event = {"step": step, "progress": round(progress, 5), "tokens": self._tokens, "tok_per_sec": round(rate, 1)}
+        self._pending = (event | {name: float(value) for name, value in fields.items()}, train_loss.detach().clone())
+
+    def _flush_log(self) -> None:
+        if self._pending is None:
+            return
+        event, loss = self._pending
+        self._pending = None
+        value = float(loss)
+        if not math.isfinite(value):
+            raise NonFiniteLoss(f"training loss is {value} at step {event['step']}")
+        self._send("step", **event, train_loss=round(value, 5))
+
+    def finish(self, model: torch.nn.Module, depth: int, flops_per_token: float = math.nan) -> None:
+        """Stop the clock, write the weights (tied ones once) and report. depth and flops_per_token are for the summary only."""
+        self._synchronize()
+        training_seconds = self.progress * self.budget_seconds
+        self._send("stop", training_seconds=training_seconds)
+        self._flush_log()
+        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        save_model(model, "weights.tmp")
+        os.replace("weights.tmp", WEIGHTS_NAME)
+        tok_per_sec = self._tokens / training_seconds
+        mfu = 100 * flops_per_token * tok_per_sec / self._facts.peak_flops
+        self._send(
+            "finish",
+            training_seconds=training_seconds,
+            num_steps=self._steps,
+            total_tokens=self._tokens,
+            tok_per_sec=tok_per_sec,
+            epochs=self._epoch,
+            num_params=sum(p.numel() for p in model.parameters()),
+            depth=depth,
+            mfu_percent=mfu if math.isfinite(mfu) else None,
+            **self._memory(),
+        )
+
+    def _memory(self) -> dict[str, object]:
+        if self.device.type == "cuda":
+            return {"memory_mb": torch.cuda.max_memory_allocated() / 2**20, "memory_kind": "vram"}
+        if self.device.type == "mps":
+            return {"memory_mb": torch.mps.driver_allocated_memory() / 2**20, "memory_kind": "vram"}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {"memory_mb": peak / (2**20 if sys.platform == "darwin" else 2**10), "memory_kind": "rss"}
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def open_session(train_py: str) -> Session:
+    """Return the session of this process; by hand (no runner above us) hand the file to `python -m harness train` instead."""
+    request_path = os.environ.get(RUN_VARIABLE)
+    if request_path is None:
+        command = [sys.executable, "-m", "harness", "train", os.path.abspath(train_py)]
+        os.execv(sys.executable, command)
+    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    if request.get("threads"):
+        torch.set_num_threads(request["threads"])
+    device = detect_device(request["device"])
+    if device.dtype != request["dtype"]:
+        device = Device(**{**device.__dict__, "dtype": request["dtype"]})
+    torch.manual_seed(request["seed"])
+    torch.set_float32_matmul_precision("high")
+    session = Session(request, int(os.environ[EVENTS_VARIABLE]), device)
+    chosen = attention.select(session.device, session.dtype, session.max_seq_len)
+    session._send("open", device=device.name, kind=device.kind, dtype=device.dtype, attention=chosen)
+    return session
