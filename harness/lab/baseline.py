@@ -1,0 +1,40 @@
+"""What the baseline notebook shows: the summary block, and the noise of the score.
+
+In: a Lab whose baseline is done. Out: text, and a figure.
+"""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from harness.data.files import read_json
+from harness.lab.loop import Lab
+from harness.lab.plots import plot_noise
+from harness.lab.runner import summary_block
+from harness.search.keep import judge
+
+
+def baseline_summary(lab: Lab) -> str:
+    """The summary block of the baseline's last run, and the mean over its seeds."""
+    attempt = lab.state.experiments[0].attempt
+    last = [run for run in attempt.runs if run.val_bpb is not None][-1]
+    result = read_json(lab.run_folder(0, 0, last.number) / "result.json")
+    scores = ", ".join(f"{score:.6f}" for score in attempt.scores)
+    unigram = lab.data.manifest["unigram_bpb"]
+    mean = lab.state.experiments[0].mean
+    return f"{summary_block(result)}\nval_bpb by seed: {scores}\nmean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse"
+
+
+def noise_words(lab: Lab) -> str:
+    """What the seeds say of the noise, and what it means for an idea."""
+    noise = lab.state.noise
+    if not noise.df:
+        return "One seed and no prior: nothing is known of the noise, so the first ideas will be trained several times."
+    return f"{noise.words.capitalize()}. A single run that differs by less than about {2 * noise.sigma:.4f} bpb proves nothing."
+
+
+def noise_figure(lab: Lab) -> Figure:
+    """The baseline's runs with the estimated noise around their mean."""
+    scores, noise = lab.state.experiments[0].attempt.scores, lab.state.noise
+    threshold = judge([sum(scores) / len(scores)], scores, noise).threshold
+    return plot_noise(scores, noise.sigma, threshold, noise.words)

@@ -1,0 +1,256 @@
+"""What the loop notebook shows: plain HTML with inline styles, every foreign text escaped.
+
+In: a Lab and its events. Out: IPython display objects, or lines of text where there is no notebook. Draws its own small SVG curves, so a page needs
+no plotting library, stays a few kilobytes, and reads the same in JupyterLab (trusted or not) and as exported HTML.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from collections.abc import Sequence
+
+from harness.lab.history import experiment_ref
+from harness.lab.journal import Experiment
+from harness.lab.loop import Lab
+from harness.lab.settings import environment_words
+
+INK, SOFT, LINE, GREEN, RED, BLUE, AMBER = "#1f2933", "#6b7785", "#d9dee5", "#1a7f4b", "#b3362b", "#2f6fb0", "#a86a00"
+COLOURS = {"keep": GREEN, "baseline": BLUE, "discard": SOFT, "quarantine": AMBER, "crash": RED}
+REFRESH_SECONDS = 0.5
+CELL = f"padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid {LINE}"
+
+
+def escape(text: object) -> str:
+    """Foreign text as HTML text, at most 2,000 characters."""
+    return html.escape(str(text)[:2000])
+
+
+def box(body: str, colour: str = LINE) -> str:
+    return f'<div style="border-left:4px solid {colour};padding:6px 14px;margin:4px 0;color:{INK};background:transparent">{body}</div>'
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """An HTML table; cells are escaped."""
+    head = "".join(f'<th style="{CELL};color:{SOFT}">{escape(cell)}</th>' for cell in header)
+    body = "".join("<tr>" + "".join(f'<td style="{CELL}">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows)
+    return f'<table style="border-collapse:collapse"><tr>{head}</tr>{body}</table>'
+
+
+def sparkline(points: Sequence[tuple[float, float]], width: int = 460, height: int = 90) -> str:
+    """An SVG curve of (progress 0..1, training loss in nats), with the loss at both ends written beside it."""
+    if len(points) < 2:
+        return ""
+    step = max(1, len(points) // 200)
+    shown = [*points[::step], points[-1]]
+    values = sorted(y for _, y in points)
+    low, high = values[0], values[min(len(values) - 1, int(0.98 * len(values)))]  # the first steps would flatten the rest
+    span = (high - low) or 1.0
+    path = " ".join(f"{4 + x * (width - 8):.1f},{4 + (1 - min(1.0, (y - low) / span)) * (height - 8):.1f}" for x, y in shown)
+    label = f'<text x="{width - 4}" y="14" text-anchor="end" font-size="11" fill="{SOFT}">training loss {shown[-1][1]:.3f} nats</text>'
+    line = f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.6"/>'
+    frame = f'<line x1="4" y1="{height - 4}" x2="{width - 4}" y2="{height - 4}" stroke="{LINE}"/>'
+    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" aria-label="training loss">{frame}{line}{label}</svg>'
+
+
+class LiveTraining:
+    """Listener for `Lab.train`: one output, updated in place; lines of text when there is no notebook."""
+
+    def __init__(self, stream=sys.stdout) -> None:
+        self.stream = stream
+        self.handle = None
+        self.done: list[str] = []  # finished runs, as text
+        self.points: list[tuple[float, float]] = []
+        self._shown = 0.0
+        self._stage = ""
+
+    def __call__(self, event: dict) -> None:
+        if event.get("stage") == "training" and "event" not in event:
+            self.points = []
+        if event.get("event") == "step" and isinstance(event.get("train_loss"), int | float):
+            self.points.append((float(event.get("progress", 0.0)), float(event["train_loss"])))
+        closing = self._note_end(event)
+        if closing or time.monotonic() - self._shown >= REFRESH_SECONDS or self._stage != event.get("stage"):
+            self._shown, self._stage = time.monotonic(), event.get("stage", "")
+            self._show(event)
+
+    def _note_end(self, event: dict) -> bool:
+        if event.get("event") == "over" and event["status"] != "ok":
+            self.done.append(f"run {event['run']}: {event['status']}: {event['cause']}")
+        elif event.get("event") == "scored":
+            result = f"val_bpb {event['val_bpb']:.6f}" if event["val_bpb"] is not None else f"{event['status']}: {event['cause']}"
+            self.done.append(f"run {event['run']}: {result}")
+        else:
+            return False
+        return True
+
+    def _show(self, event: dict) -> None:
+        if not in_notebook():
+            print(self.words(event), file=self.stream, flush=True)
+            return
+        from IPython.display import HTML, display
+
+        page = HTML(self.page(event))
+        if self.handle is None:
+            self.handle = display(page, display_id=True)
+        else:
+            self.handle.update(page)
+
+    def words(self, event: dict) -> str:
+        """One line on where the run stands."""
+        if self.done and event.get("event") in ("scored", "over"):
+            return self.done[-1]
+        if event.get("stage") == "scoring":
+            return f"run {event['run']}: scoring on validation text {100 * event.get('share', 0.0):.0f}%"
+        share = self.points[-1][0] if self.points else 0.0
+        what = f"run {event.get('run', 0)} ({event.get('run_kind', 'score')}, seed {event.get('seed')})"
+        if not self.points:
+            return f"{what}: starting"
+        rate = event.get("tok_per_sec")
+        left = max(0.0, (1 - share) * event.get("budget_seconds", 0.0))
+        speed = f", {rate:,.0f} tokens/s" if isinstance(rate, int | float) else ""
+        return f"{what}: training {100 * share:.0f}%, loss {self.points[-1][1]:.3f}{speed}, {left:.0f} s left"
+
+    def page(self, event: dict) -> str:
+        """The output: runs that are over, the one in work with its bar, the curve."""
+        over = event.get("event") in ("scored", "over")
+        share = event["share"] if "share" in event else self.points[-1][0] if self.points else 0.0
+        lines = "".join(f"<div>{escape(line)}</div>" for line in self.done)
+        now = "" if over else f'<div style="margin-top:4px">{escape(self.words(event))}</div>'
+        bar = "" if over else f'<progress value="{share:.3f}" max="1" style="width:460px"></progress>'
+        return box(lines + now + bar + "<div>" + sparkline(self.points) + "</div>", BLUE)
+
+
+def in_notebook() -> bool:
+    """True inside an IPython kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def show(page: str) -> None:
+    """Display HTML in a notebook."""
+    from IPython.display import HTML, display
+
+    display(HTML(page))
+
+
+# --- The parts of a lab-book page -----------------------------------------------------------------------------------
+
+
+def state_page(lab: Lab, last: int = 6) -> str:
+    """Where the run stands: settings, incumbent, noise, the last experiments."""
+    state = lab.state
+    incumbent = state.incumbent
+    decided = [e for e in state.experiments if e.decided]
+    lines = [f"<div><b>run {escape(lab.settings.tag)}</b>: {escape(environment_words(lab.settings))}</div>"]
+    if incumbent:
+        title = incumbent.decided["title"]
+        lines.append(f"<div>incumbent: experiment {incumbent.number}, {escape(title)}, <b>val_bpb {incumbent.mean:.6f}</b> ({len(incumbent.attempt.scores)} runs)</div>")
+        lines.append(f"<div>noise: {escape(state.noise.words)}</div>")
+    rows = [(e.number, e.decided["decision"], score_text(e), e.decided["title"]) for e in decided[-last:]]
+    return box("".join(lines)) + table(("experiment", "decision", "val_bpb", "idea"), rows)
+
+
+def idea_page(experiment: Experiment) -> str:
+    """The idea and why."""
+    proposed = experiment.attempt.proposed
+    changed = [(name, old, new) for name, (old, new) in (proposed.get("constants_changed") or {}).items()]
+    lines = [
+        f"<div><b>experiment {experiment.number}: {escape(proposed['title'])}</b></div>",
+        f"<div>{escape(proposed['hypothesis'] or '')}</div>",
+        f'<div style="color:{SOFT}">{escape(proposed["category"])}, proposed by {escape(proposed["proposer"])}, from experiment {escape(proposed["parent"])}</div>',
+    ]
+    skipped = proposed.get("not_applicable") or []
+    if skipped:
+        lines.append(f'<div style="color:{SOFT}">not applicable to this file: {escape(", ".join(map(str, skipped)))}</div>')
+    return box("".join(lines), BLUE) + (table(("constant", "was", "now"), changed) if changed else "")
+
+
+def diff_page(diff: str, most: int = 200) -> str:
+    """A unified diff in colour, escaped, cut after `most` lines."""
+    lines = diff.splitlines()
+    colour = {"+": GREEN, "-": RED, "@": BLUE}
+    shown = "".join(f'<div style="color:{colour.get(line[:1], INK)};white-space:pre">{escape(line) or " "}</div>' for line in lines[:most])
+    more = f'<div style="color:{SOFT}">{len(lines) - most} more lines in train.diff</div>' if len(lines) > most else ""
+    return f'<div style="font-family:monospace;font-size:12px;overflow-x:auto;border:1px solid {LINE};padding:6px">{shown}{more}</div>'
+
+
+def check_page(experiment: Experiment) -> str:
+    """What the gate said."""
+    checked = experiment.attempt.checked
+    if checked["ok"]:
+        return box("passes the gate: it parses, keeps the contract, imports only what is allowed, and was not tried before", GREEN)
+    return box("<div>refused before training:</div>" + "".join(f"<div>{escape(reason)}</div>" for reason in checked["reasons"]), RED)
+
+
+def score_page(lab: Lab, experiment: Experiment) -> str:
+    """The score beside the incumbent's, in bits per byte and in sigma."""
+    runs = [(run.number, run.started["kind"], run.started["seed"], run_text(run), seconds_text(run), rate_text(run)) for run in experiment.attempt.runs]
+    page = table(("run", "kind", "seed", "val_bpb", "training", "tokens/s"), runs)
+    if experiment.mean is not None and experiment.number and lab.state.noise.df:
+        reference = experiment.decided["incumbent"] if experiment.decided else lab.state.incumbent.number
+        before = lab.state.experiments[reference]
+        gain = before.mean - experiment.mean
+        page += box(
+            f"mean {experiment.mean:.6f} against {before.mean:.6f} of experiment {before.number}: "
+            f"gain {gain:+.6f} bpb, {gain / lab.state.noise.sigma:+.1f} sigma of one run"
+        )
+    return page
+
+
+def decision_page(experiment: Experiment) -> str:
+    """The decision with its reason."""
+    decided = experiment.decided
+    colour = COLOURS["crash"] if decided["status"] != "ok" else COLOURS.get(decided["decision"], SOFT)
+    return box(f'<div style="color:{colour}"><b>{escape(decided["decision"])}</b></div><div>{escape(decided["verdict"])}</div>', colour)
+
+
+def commit_page(lab: Lab) -> str:
+    """Where the experiment can be found from now on."""
+    experiment = lab.experiment
+    commit = experiment.committed["commit"]
+    if not commit:
+        return box("no git repository: the experiment's files are in its folder only")
+    ref = experiment_ref(lab.settings.tag, experiment.number)
+    line = f"commit {commit[:10]} at {ref}"
+    moved = f"; branch autoresearch/{lab.settings.tag} moved to it" if experiment.decided["decision"] == "keep" else ""
+    return box(f"<div>{escape(line + moved)}</div><div><code>git show {escape(ref)}</code></div>")
+
+
+def learnt_page(lab: Lab, experiment: Experiment) -> str:
+    """What this experiment adds to what is known, in one or two sentences, from the figures alone."""
+    decided, proposed = experiment.decided, experiment.attempt.proposed
+    tried = f"“{proposed['title']}”"
+    if decided["status"] != "ok":
+        words = f"{tried} does not run here ({decided['status']}). The proposer is told, and will keep away from it."
+    elif decided["decision"] == "keep":
+        words = f"{tried} is the new incumbent at {experiment.mean:.6f}. The next ideas start from its train.py."
+    else:
+        size = f"{decided['gain']:+.4f} bpb" if decided["gain"] is not None else "no measurable difference"
+        words = f"{tried} changed val_bpb by a gain of {size}, which is {decided['kind']}. It stays in the history, reachable by its ref."
+    rows = [e for e in lab.state.experiments[1:] if e.decided]
+    kept = sum(e.decided["decision"] == "keep" for e in rows)
+    total = lab.state.experiments[0].mean - lab.state.incumbent.mean
+    words += f" So far: {len(rows)} experiments, {kept} kept, {total:+.4f} bpb better than the baseline."
+    return box(escape(words))
+
+
+def score_text(experiment: Experiment) -> str:
+    """val_bpb, or the status of what has none."""
+    return f"{experiment.mean:.6f}" if experiment.mean is not None else experiment.decided["status"]
+
+
+def run_text(run) -> str:
+    return f"{run.val_bpb:.6f}" if run.val_bpb is not None else str(run.status or "in work")
+
+
+def seconds_text(run) -> str:
+    seconds = run.trained and run.trained.get("training_seconds")
+    return f"{seconds:.1f} s" if seconds else ""
+
+
+def rate_text(run) -> str:
+    rate = run.trained and run.trained.get("tok_per_sec")
+    return f"{rate:,.0f}" if rate else ""

@@ -1,0 +1,80 @@
+"""A run's journal in, reasons for doubting its result out, in sentences: what an honest report must say unasked.
+
+Noise that was never measured here, a best trained once, the luckiest of many, data gone over too often, a machine that
+changed its speed, results nobody looked at. Standard library only.
+"""
+
+from collections.abc import Sequence
+
+from harness.lab.findings import candidates_of, latest_sigma, plural, quoted
+from harness.lab.records import Record, baseline_of, best_of, finite, in_flight, positive
+
+MANY_EPOCHS = 4  # beyond about this many passes over one corpus, validation stops ranking settings as fresh data would
+SPEED_DRIFT = 0.1  # relative difference in tokens per second between trainings of one file
+MANY_CRASHES = 0.3  # share of the tries
+
+
+def doubts(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
+    """Sentences, the weightiest first; empty when the journal gives no reason for doubt."""
+    return [*_doubts_of_noise(entries, records), *_doubts_of_runs(entries, records)]
+
+
+def _doubts_of_noise(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
+    base, best, tried = baseline_of(records), best_of(records), candidates_of(records)
+    opened = next((entry for entry in entries if entry.get("event") == "opened"), {})
+    found = []
+    if opened.get("prior"):
+        note = opened["prior"].get("note") or "source not stated"
+        found.append(
+            f"Sigma was estimated with a prior from elsewhere ({quoted(note)}), unless the seeds contradicted it."
+        )
+    if base and base.n_runs < 3:
+        found.append(f"The baseline rests on {plural(base.n_runs, 'seed')}: its mean and sigma are rough.")
+    if latest_sigma(records) is None and tried:
+        found.append("The noise of a run was never measured, so no gain here can be told from luck.")
+    if best and base and best.experiment != base.experiment:
+        if best.n_runs == 1:
+            found.append(
+                f"The best, experiment {best.experiment:04d}, was trained once: train it again before quoting it."
+            )
+        if len(tried) >= 10:
+            found.append(
+                f"The best of {len(tried)} tries flatters itself: expect a little less from it on fresh seeds."
+            )
+    return found
+
+
+def _doubts_of_runs(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
+    tried, found = candidates_of(records), []
+    epochs = max(
+        (positive(entry.get("epochs")) or 0.0 for entry in entries if entry.get("event") == "trained"), default=0.0
+    )
+    if epochs > MANY_EPOCHS:
+        found.append(f"Trainings passed over the data up to {epochs:.1f} times: rankings may not hold on fresh text.")
+    drift = _speed_drift(entries)
+    if drift > SPEED_DRIFT:
+        found.append(
+            f"Trainings of one file differed in speed by up to {drift:.0%}: the machine was shared or throttled."
+        )
+    crashed = sum(record.outcome == "crashed" for record in tried)
+    if tried and crashed / len(tried) > MANY_CRASHES:
+        found.append(f"{crashed} of {len(tried)} tries crashed: look at the failures before the next night.")
+    quarantined = sum(record.outcome == "quarantined" for record in tried)
+    if quarantined:
+        found.append(
+            f"{plural(quarantined, 'result')} in quarantine: nobody has looked at why the audit did not trust them."
+        )
+    flight = in_flight(entries)
+    if flight:
+        found.append(f"Experiment {flight.experiment:04d} is not decided yet ({flight.step}).")
+    return found
+
+
+def _speed_drift(entries: Sequence[dict]) -> float:
+    """Largest relative difference in tokens per second between trainings of the same attempt."""
+    speeds: dict[tuple, list[float]] = {}
+    for entry in entries:
+        speed = finite(entry.get("tok_per_sec"))
+        if entry.get("event") == "trained" and entry.get("status") == "ok" and speed:
+            speeds.setdefault((entry.get("experiment"), entry.get("attempt")), []).append(speed)
+    return max((max(group) / min(group) - 1 for group in speeds.values()), default=0.0)

@@ -1,0 +1,114 @@
+"""Executes one notebook through papermill in a killable child process.
+
+In: notebook, output path, parameters. Out: a NotebookProcess to watch, and how it ended. The child is forked from a server that has papermill
+loaded (about two seconds saved each time), leads a session of its own and dies with the server, which dies with us. What an experiment's status
+is, is never read from the notebook: the journal has it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+import psutil
+
+from harness.lab.runner import REPOSITORY
+from harness.training.parent import die_with_parent
+
+PRELOAD = ["harness.lab.execute", "harness.lab.pages", "papermill.execute", "papermill.clientwrap", "nbconvert.exporters.html"]
+
+
+def make_context() -> BaseContext:
+    """A forkserver with papermill loaded; where there is none (Windows), plain spawn."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+class NotebookProcess:
+    """One execution of one notebook."""
+
+    def __init__(self, context: BaseContext, notebook: Path, output: Path, parameters: dict) -> None:
+        put_aside(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self._receiver, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=execute, args=(str(notebook), str(output), parameters, sender), name=f"papermill {output.name}")
+        self.process.start()
+        sender.close()
+
+    def running(self, wait_seconds: float) -> bool:
+        """Wait up to wait_seconds; True while the child lives."""
+        self.process.join(wait_seconds)
+        return self.process.is_alive()
+
+    def failure(self) -> tuple[str, str] | None:
+        """(exception name, message) of a child that has ended badly, None when it did its work."""
+        try:
+            return self._receiver.recv() if self._receiver.poll() else ("DeadProcess", f"the notebook's process ended with status {self.process.exitcode}")
+        except EOFError:
+            return "DeadProcess", f"the notebook's process ended with status {self.process.exitcode}"
+
+    def kill(self) -> None:
+        """End the child and all it started: kernel, training, model server."""
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        self.process.kill()
+        for member in family:
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.join(10)
+
+
+def put_aside(output: Path) -> None:
+    """Keep the page of an execution that was cut off, beside the one that will replace it."""
+    if not output.exists():
+        return
+    number = 1
+    while (aside := output.with_suffix(f".cut{number}.ipynb")).exists():
+        number += 1
+    os.replace(output, aside)
+
+
+def execute(notebook: str, output: str, parameters: dict, sender: Connection) -> None:
+    """In the child: execute, export the page as HTML, and report None or (exception name, message)."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C in the terminal is the driver's to answer
+        die_with_parent(os.getppid())
+    os.environ |= {
+        "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PLATFORM_DIRS": "1", "AUTORESEARCH_PREFIX": sys.prefix, "PYTHONPATH": str(REPOSITORY),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }  # fmt: skip
+    sender.send(run_papermill(notebook, output, parameters))
+    from harness.lab.pages import export_notebook
+
+    if Path(output).exists():
+        export_notebook(Path(output))
+
+
+def run_papermill(notebook: str, output: str, parameters: dict) -> tuple[str, str] | None:
+    """Execute through papermill; return None or (exception name, message)."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillException, PapermillExecutionError
+    from traitlets.config import Config
+
+    try:
+        papermill.execute_notebook(
+            notebook, output, parameters, kernel_name="python3", cwd=str(Path(notebook).parent), progress_bar=False, log_output=False,
+            coalesce_streams=True, start_timeout=120, config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        return error.ename, error.evalue
+    except (PapermillException, DeadKernelError, CellTimeoutError, RuntimeError, OSError) as error:
+        return type(error).__name__, str(error)
+    return None

@@ -1,0 +1,229 @@
+"""What a run shows, in plain sentences made from its numbers, each with how sure it is: for notebooks and reports.
+
+In: records of experiments (and a RunData where times or curves are asked for). Out: text; titles in it are quoted as
+code, because they come from proposers and are not to be trusted as Markdown. Imports only the standard library, except
+where a sentence about curves or comparisons is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.lab.facts import plain_settings
+from harness.lab.records import (
+    TIME_KINDS,
+    Record,
+    baseline_of,
+    best_of,
+    in_flight,
+    noise_of_gain,
+    time_use,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from harness.lab.runs import RunData
+
+
+def quoted(text: object, limit: int = 80) -> str:
+    """Untrusted words as Markdown code: one line, no back-quote, no bar (it would end a table's cell), cut to limit."""
+    words = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+    words = words.replace("`", "'").replace("|", "/")
+    return f"`{words if len(words) <= limit else words[: limit - 3] + '...'}`" if words else "(no title)"
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def signed(value: float | None) -> str:
+    """A gain with its sign; empty when there is none."""
+    return "" if value is None else f"{value:+.4f}"
+
+
+def tag_of(settings: object) -> str:
+    tag = settings.get("tag") if isinstance(settings, dict) else getattr(settings, "tag", None)
+    return str(tag or "(no tag)")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def latest_sigma(records: Sequence[Record]) -> float | None:
+    """The newest estimate of the noise of one run, bits per byte."""
+    return next((record.sigma for record in reversed(records) if record.sigma is not None), None)
+
+
+def candidates_of(records: Sequence[Record]) -> list[Record]:
+    """Experiments that count as tries: no baseline, nothing that a machine or a person cut short."""
+    return [record for record in records if record.outcome not in ("baseline", "no result")]
+
+
+def headline(records: Sequence[Record]) -> str:
+    """What the run found, in one sentence; the title of its chart and of its report."""
+    base, best, tried = baseline_of(records), best_of(records), candidates_of(records)
+    crashed = sum(record.outcome == "crashed" for record in tried)
+    if base is None:
+        return (
+            f"{crashed} of {plural(len(tried), 'experiment')} crashed, and no baseline"
+            if tried
+            else "No experiment decided yet"
+        )
+    if not tried:
+        return f"Baseline at {base.val_bpb:.4f} bits per byte; no other experiment decided yet"
+    count = plural(len(tried), "experiment")
+    if best.experiment == base.experiment:
+        what = f"all {count} crashed" if crashed == len(tried) else f"none of {count} was kept"
+        return f"The baseline stands at {base.val_bpb:.4f} bits per byte: {what}"
+    gain = base.val_bpb - best.val_bpb
+    return f"{count} took val_bpb from {base.val_bpb:.4f} to {best.val_bpb:.4f}: {gain:.4f} bits per byte less"
+
+
+def gain_over_baseline(records: Sequence[Record]) -> str:
+    """The best's gain over the baseline in bits per byte and in standard deviations of that difference."""
+    base, best, sigma = baseline_of(records), best_of(records), latest_sigma(records)
+    if base is None or best is None:
+        return "There is no baseline to measure a gain against."
+    gain, noise = base.val_bpb - best.val_bpb, noise_of_gain(sigma, best.n_runs, base.n_runs)
+    text = f"{gain:.4f} bits per byte below the baseline"
+    if noise is None:
+        return text + "; the noise of a run was not measured, so nobody can say how much of it is luck."
+    return (
+        f"{text}, which is {gain / noise:.1f} standard deviations of that difference "
+        f"(sigma of one run {sigma:.4f}; {plural(best.n_runs, 'run')} of the best, {base.n_runs} of the baseline)."
+    )
+
+
+def say_run(run: RunData) -> str:
+    """Which run this is and how far it has come."""
+    facts, flight = plain_settings(run.settings), in_flight(run.entries)
+    counted = plural(len(run.records), "decided experiment")
+    parts = [
+        f"Run **{quoted(run.tag)}**: {counted}" + (f", experiment {flight.experiment} in progress." if flight else ".")
+    ]
+    budget = facts["budget_seconds"]
+    stated = [f"profile {facts['profile']}"] if facts["profile"] else []
+    stated += [f"{budget:g} s of training each"] if isinstance(budget, int | float) else []
+    stated += [str(facts[name]) for name in ("device", "data_id") if facts[name]]
+    parts.append("Measured with " + ", ".join(stated) + "." if stated else "Its settings are not stated in this file.")
+    return " ".join(parts)
+
+
+def say_progress(run: RunData) -> str:
+    """The best against the baseline, and how far to believe it."""
+    base, best, tried = baseline_of(run.records), best_of(run.records), candidates_of(run.records)
+    if base is None or not tried:
+        return headline(run.records) + "."
+    if best.experiment == base.experiment:
+        helped = "These ideas do not help here, or by less than the noise can show."
+        nothing = "Nothing was scored, so this says nothing about the ideas."
+        return f"{headline(run.records)}. {helped if any(record.val_bpb for record in tried) else nothing}"
+    scored = sum(record.val_bpb is not None for record in tried)
+    caution = f"It is the lowest of {plural(scored, 'scored candidate')}, so part of its lead may be luck"
+    caution += ", and it was trained once." if best.n_runs == 1 else f"; its mean rests on {best.n_runs} runs."
+    return f"Experiment {best.experiment:04d} ({quoted(best.title)}) is {gain_over_baseline(run.records)} {caution}"
+
+
+def say_outcomes(run: RunData) -> str:
+    """How often a candidate was kept, with an interval, and what failed most."""
+    from harness.lab.analysis import keep_rate
+
+    rate = keep_rate(run)
+    if not rate["candidates"]:
+        return "Nothing has been tried against the baseline yet."
+    crashed = [record for record in run.records if record.outcome == "crashed"]
+    low, high, tries = f"{rate['low']:.0%}", f"{rate['high']:.0%}", plural(rate["candidates"], "candidate")
+    text = f"{rate['kept']} of {tries} {'was' if rate['kept'] == 1 else 'were'} kept, {rate['rate']:.0%}; "
+    text += f"after so many tries the long-run rate lies between {low} and {high} with 95% confidence."
+    share = len(crashed) / rate["candidates"]
+    return text + (f" {plural(len(crashed), 'experiment')} crashed ({share:.0%})." if crashed else "")
+
+
+def say_gains(run: RunData) -> str:
+    """How much of the total gain the largest keeps carry, and how many are small against the noise."""
+    kept = [r for r in run.records if r.outcome in ("kept", "simplified") and r.gain is not None]
+    if not kept:
+        return "Nothing was kept, so there is no list of gains."
+    gains = sorted((record.gain for record in kept if record.gain > 0), reverse=True)
+    total, carried = sum(gains), 0
+    while carried < len(gains) and sum(gains[:carried]) < 0.8 * total:
+        carried += 1
+    most = (
+        f"The largest keep of {len(kept)} carries"
+        if carried == 1
+        else f"The largest {carried} keeps of {len(kept)} carry"
+    )
+    text = f"{most} 80% of the summed gain of {total:.4f} bits per byte."
+    judged = [record for record in kept if record.noise_of_gain]
+    if not judged:
+        return text + " Without a measured noise, small ones may be luck."
+    small = sum(record.gain < 2 * record.noise_of_gain for record in judged)
+    if not small:
+        return text + " Each gained at least two standard deviations of its own difference."
+    return text + f" {small} gained less than two standard deviations: confirm them before building on them."
+
+
+def say_curves(run: RunData) -> str:
+    """Whether the best is ahead in training loss too, and since when."""
+    from harness.lab.analysis import curves
+
+    base, best = baseline_of(run.records), best_of(run.records)
+    if base is None or best is None or best.experiment == base.experiment:
+        return "Nothing better than the baseline to compare it with."
+    ours, theirs = curves(run, best.experiment), curves(run, base.experiment)
+    if ours.empty or theirs.empty:
+        return "The training curves of the two are not both on disk."
+    ends = [frame[frame["progress"] > 0.9].groupby("run")["train_loss"].mean() for frame in (ours, theirs)]
+    if any(end.empty for end in ends):
+        return "Not both trainings logged their last tenth, so their ends cannot be compared."
+    lead, spread = ends[1].mean() - ends[0].mean(), ends[1].std()
+    side = "below" if lead >= 0 else "above"
+    text = f"In its last tenth the best's training loss is {abs(lead):.4f} nats per token {side} the baseline's"
+    if len(ends[1]) > 1 and math.isfinite(spread):
+        text += f"; the baseline's own seeds spread by {spread:.4f} (one standard deviation)"
+    return text + ". Training loss is noisier than val_bpb and decides nothing: it shows when a difference arises."
+
+
+def say_memory(run: RunData) -> str:
+    """What the improvement cost in memory."""
+    base, best = baseline_of(run.records), best_of(run.records)
+    if base is None or best is None or base.memory_gb is None or best.memory_gb is None:
+        return "There are no memory figures to compare."
+    if best.experiment == base.experiment:
+        return f"The baseline uses {base.memory_gb:.1f} GB at its peak."
+    change = best.memory_gb / base.memory_gb - 1
+    text = f"The best uses {best.memory_gb:.1f} GB at its peak, the baseline {base.memory_gb:.1f} GB ({change:+.0%})."
+    return text + " One figure each, not a mean over seeds: read nothing into a few percent."
+
+
+def say_time(entries: Sequence[dict]) -> str:
+    """Where the wall-clock time went, measured from the times of the journal's lines."""
+    seconds = time_use(entries)
+    total = sum(seconds.values())
+    if total <= 0:
+        return "This file carries no times."
+    shares = ", ".join(f"{kind} {seconds[kind] / total:.1%}" for kind in TIME_KINDS if seconds[kind] / total >= 0.0005)
+    decided = max(1, sum(entry.get("event") == "decided" for entry in entries))
+    text = f"{duration(total)} in all: {shares}. Overhead comes to {seconds['overhead'] / decided:.1f} s per experiment"
+    return (
+        text + " (everything outside training, start-up with compilation, scoring, and gaps of more than two minutes)."
+    )
+
+
+def say_overlay(runs: Sequence[RunData]) -> str:
+    """Whether the runs drawn together may be compared at all."""
+    from harness.lab.analysis import compare_runs
+
+    if len(runs) < 2:
+        return "Only one run is drawn; name others in `compare` to overlay them."
+    warnings = compare_runs(runs)
+    if warnings:
+        return "**These runs must not be compared by score**: " + "; ".join(warnings) + "."
+    return (
+        "The runs state the same data, budget, profile, hardware and harness, so their scores compare within the noise."
+    )

@@ -1,0 +1,291 @@
+"""The journal of a run: append-only, one fsynced JSON line per change of state. Everything else can be derived from it.
+
+In: events with plain fields. Out: the entries, the `State` they add up to, and `next_step`, the one pure function that driver, notebook and
+command line ask what to do. Refuses a journal damaged anywhere but in its last line, which a kill may have cut.
+
+    opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> decided -> committed -> proposed ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.data.files import write_bytes_atomic
+from harness.search.keep import Noise, Prior, Verdict, estimate_noise, judge
+
+EVENTS = ("opened", "proposed", "checked", "run_started", "trained", "scored", "decided", "committed", "note")
+NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
+
+
+class JournalError(RuntimeError):
+    """The journal cannot be read or continued."""
+
+
+def read_journal(path: str | os.PathLike[str]) -> list[dict]:
+    """Return the journal's entries; [] when there is none. A last line that was cut short is left out.
+
+    Raises JournalError naming the line when any other is damaged.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    entries = []
+    for number, line in enumerate(lines):
+        entry = parse_entry(line, number)
+        if entry is not None:
+            entries.append(entry)
+        elif any(rest.strip() for rest in lines[number + 1 :]):
+            raise JournalError(f"{path}, line {number + 1} is damaged: restore the file from a backup, or start a new tag")
+        else:
+            break
+    return entries
+
+
+def parse_entry(line: bytes, seq: int) -> dict | None:
+    """Return the entry on a line of the journal, or None when it is not a whole entry with that number."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(entry, dict) and entry.get("seq") == seq and entry.get("event") in EVENTS
+    return entry if whole else None
+
+
+class Journal:
+    """The journal open for appending, by the one process that holds the run's lock."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.entries = read_journal(self.path)
+        self._mend_tail()
+
+    def _mend_tail(self) -> None:
+        """Put a cut last line aside as journal.jsonl.cut, so that the next line starts on its own."""
+        if not self.path.exists():
+            return
+        raw = self.path.read_bytes()
+        whole = b"".join(raw.splitlines(keepends=True)[: len(self.entries)])
+        whole = whole if whole.endswith(b"\n") or not whole else whole + b"\n"
+        if whole != raw:
+            with self.path.with_suffix(".jsonl.cut").open("ab") as aside:
+                aside.write(raw[len(whole) :] + b"\n")
+            write_bytes_atomic(self.path, whole)
+
+    def append(self, event: str, **fields: object) -> dict:
+        """Write one entry, synced to disk before this returns, and return it."""
+        assert event in EVENTS, event
+        entry = {"seq": len(self.entries), "time": now(), "event": event} | fields
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with self.path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.entries.append(entry)
+        return entry
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# --- What the entries add up to -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """One training of an attempt; the three entries it may have so far."""
+
+    started: dict
+    trained: dict | None = None
+    scored: dict | None = None
+
+    @property
+    def number(self) -> int:
+        return self.started["run"]
+
+    @property
+    def status(self) -> str | None:
+        """The run's final status, None while it is not over."""
+        if self.trained is None:
+            return None
+        if self.trained["status"] != "ok":
+            return self.trained["status"]
+        return self.scored["status"] if self.scored else None
+
+    @property
+    def val_bpb(self) -> float | None:
+        return self.scored["val_bpb"] if self.scored and self.scored["status"] == "ok" else None
+
+
+@dataclass
+class Attempt:
+    """One exact train.py of an experiment."""
+
+    proposed: dict
+    checked: dict | None = None
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def scores(self) -> list[float]:
+        return [run.val_bpb for run in self.runs if run.val_bpb is not None]
+
+    @property
+    def failure(self) -> Run | None:
+        """The first run whose failure is held against the idea."""
+        return next((run for run in self.runs if run.status not in (None, "ok", *NOT_HELD_AGAINST)), None)
+
+
+@dataclass
+class Experiment:
+    """One idea: its attempts, and its decision and commit once they are made."""
+
+    number: int
+    attempts: list[Attempt] = field(default_factory=list)
+    decided: dict | None = None
+    committed: dict | None = None
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.attempts[-1]
+
+    @property
+    def mean(self) -> float | None:
+        scores = self.attempt.scores if self.attempts else []
+        return sum(scores) / len(scores) if scores else None
+
+
+@dataclass
+class State:
+    """A run as its journal tells it."""
+
+    opened: dict | None = None
+    experiments: list[Experiment] = field(default_factory=list)
+
+    @property
+    def incumbent(self) -> Experiment | None:
+        """The experiment kept last, the baseline at first."""
+        kept = [e for e in self.experiments if e.decided and e.decided["decision"] in ("baseline", "keep")]
+        return kept[-1] if kept else None
+
+    @property
+    def best_ever(self) -> float | None:
+        """The best mean among baseline and keeps."""
+        means = [e.mean for e in self.experiments if e.decided and e.decided["decision"] in ("baseline", "keep") and e.mean is not None]
+        return min(means, default=None)
+
+    @property
+    def noise(self) -> Noise:
+        """sigma of one run: all attempts with several scores, pooled, and the profile's prior."""
+        prior = self.opened.get("prior") if self.opened else None
+        groups = [attempt.scores for e in self.experiments for attempt in e.attempts if len(attempt.scores) > 1]
+        return estimate_noise(groups, Prior(**prior) if prior else None)
+
+
+def fold(entries: Iterable[dict]) -> State:
+    """Add up a journal's entries."""
+    state = State()
+    for entry in entries:
+        event = entry["event"]
+        if event == "opened":
+            state.opened = entry
+        if event in ("opened", "note"):
+            continue
+        if entry["experiment"] == len(state.experiments):
+            state.experiments.append(Experiment(entry["experiment"]))
+        experiment = state.experiments[entry["experiment"]]
+        if event == "proposed":
+            experiment.attempts.append(Attempt(entry))
+        elif event == "checked":
+            experiment.attempt.checked = entry
+        elif event == "run_started":
+            experiment.attempt.runs.append(Run(entry))
+        elif event in ("trained", "scored", "decided", "committed"):
+            setattr(experiment.attempt.runs[-1] if event in ("trained", "scored") else experiment, event, entry)
+    return state
+
+
+# --- What comes next ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """kind: open, propose, check, train, close, score, decide or commit. run_kind and seed belong to `train`."""
+
+    kind: str
+    experiment: int = 0
+    attempt: int = 0
+    run: int = 0
+    run_kind: str = ""
+    seed: int = 0
+
+
+def next_step(entries: Sequence[dict]) -> Step:
+    """Return what the journal asks for next. Pure: same entries, same step.
+
+    `close` marks a run whose process died with its harness; it costs that run and nothing else.
+    """
+    state = fold(entries)
+    if state.opened is None:
+        return Step("open")
+    if not state.experiments:
+        return Step("propose", 0)
+    experiment = state.experiments[-1]
+    if experiment.committed:
+        return Step("propose", experiment.number + 1)
+    if experiment.decided:
+        return Step("commit", experiment.number)
+    return next_in_attempt(state, experiment)
+
+
+def next_in_attempt(state: State, experiment: Experiment) -> Step:
+    """The next step of an experiment that is not decided yet."""
+    attempt = experiment.attempt
+    at = {"experiment": experiment.number, "attempt": len(experiment.attempts) - 1}
+    if attempt.checked is None:
+        return Step("check", **at)
+    if not attempt.checked["ok"]:
+        return Step("decide", **at)
+    if attempt.runs and attempt.runs[-1].status is None:
+        run = attempt.runs[-1]
+        return Step("score" if run.trained else "close", **at, run=run.number)
+    if experiment.number == 0:
+        seeds = state.opened["seeds"]
+        missing = len(attempt.scores) < len(seeds)
+        return train_step(at, attempt, seeds[len(attempt.scores)], "score") if missing else Step("decide", **at)
+    if attempt.failure:
+        return Step("decide", **at)
+    if not attempt.scores:
+        return train_step(at, attempt, run_seed(state, experiment.number, 0), "score")
+    if verdict(state, experiment).decision == "confirm":
+        return train_step(at, attempt, run_seed(state, experiment.number, len(attempt.scores)), "confirm")
+    return Step("decide", **at)
+
+
+def train_step(at: dict, attempt: Attempt, seed: int, run_kind: str) -> Step:
+    return Step("train", **at, run=len(attempt.runs), run_kind=run_kind, seed=seed)
+
+
+def run_seed(state: State, experiment: int, score: int) -> int:
+    """The seed of an experiment's n-th scored run: the harness's, fresh for each, never one of the baseline's."""
+    return max(state.opened["seeds"]) + 1000 * experiment + score
+
+
+def verdict(state: State, experiment: Experiment) -> Verdict:
+    """Ask the keep rule about an experiment that has scores."""
+    incumbent = state.incumbent
+    return judge(
+        experiment.attempt.scores,
+        incumbent.attempt.scores,
+        state.noise,
+        max_looks=state.opened.get("max_looks", 3),
+        candidate_lines=experiment.attempt.proposed.get("code_lines"),
+        incumbent_lines=incumbent.attempt.proposed.get("code_lines"),
+        best_ever=state.best_ever,
+    )

@@ -1,0 +1,523 @@
+"""The experiment loop, one stage a call: propose, check, train (and score, and confirm), decide, commit.
+
+In: a run's folder. Out: its journal advanced by what `next_step` asks for, and the files the journal speaks of. Every stage is skipped
+when it is done already and can be repeated after a kill at any moment. Refuses to work on a run that another process holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.files import open_atomic, read_json, write_json_atomic, write_text_atomic
+from harness.data.manifest import PreparedData
+from harness.lab import history
+from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step, verdict
+from harness.lab.locks import hold
+from harness.lab.results import results_from_journal, write_results
+from harness.lab.runner import REPOSITORY, TrainingRequest, child_environment, kill_leftover, run_training, summary_block
+from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
+from harness.scoring.scorer import ScoreError, score_model
+from harness.search.constants import constant_values, rewrite_constants
+from harness.search.gate import check_candidate
+from harness.search.keep import count_code_lines
+from harness.search.patch import make_diff
+from harness.search.program import ProgramSettings, parse_program
+
+FREE_DISK_MB = 500
+PROPOSE_SECONDS = 120
+Listener = Callable[[dict], None]
+
+
+class LoopError(RuntimeError):
+    """The loop cannot go on; the message says what to do. Nothing is lost: the same command continues."""
+
+
+class Lab:
+    """One run: settings, data and journal. Its lock must be held (`with lab:`, or hold and release) while stages are carried out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings: Settings = read_settings(folder)
+        self.data: PreparedData = check_unchanged(self.settings)
+        self.journal = Journal(folder / "journal.jsonl")
+        self.number: int | None = None  # the experiment that `begin` chose; stages touch no other
+        self._held = contextlib.ExitStack()
+
+    def hold(self) -> Lab:
+        """Take the run's lock, see what the last holder left, and mend it. Raises BusyError naming the holder."""
+        advice = "Wait for it, or stop it with: python3 scripts/overnight.py --stop --tag " + self.settings.tag
+        self._held.enter_context(hold(self.folder, "experiment", "an experiment", advice))
+        self.journal = Journal(self.folder / "journal.jsonl")
+        self.recover()
+        return self
+
+    def release(self) -> None:
+        """Let others work on the run."""
+        self._held.close()
+
+    def __enter__(self) -> Lab:
+        return self.hold()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    # --- what is known -------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        return fold(self.journal.entries)
+
+    @property
+    def step(self) -> Step:
+        return next_step(self.journal.entries)
+
+    @property
+    def experiment(self) -> Experiment | None:
+        """The experiment that `begin` chose, else the newest; None before its proposal."""
+        experiments = self.state.experiments
+        if self.number is not None:
+            return experiments[self.number] if self.number < len(experiments) else None
+        return experiments[-1] if experiments else None
+
+    def diff(self) -> str:
+        """The experiment's change of its parent's train.py, as a unified diff."""
+        return (self.train_py(self.experiment).parent / "train.diff").read_text(encoding="utf-8")
+
+    def attempt_folder(self, experiment: int, attempt: int = 0) -> Path:
+        return self.folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
+
+    def run_folder(self, experiment: int, attempt: int, run: int) -> Path:
+        return self.attempt_folder(experiment, attempt) / "runs" / f"{run:02d}"
+
+    def train_py(self, experiment: Experiment) -> Path:
+        """The exact file of the experiment's last attempt."""
+        return self.attempt_folder(experiment.number, len(experiment.attempts) - 1) / "train.py"
+
+    def program_text(self) -> str:
+        """program.md as it stands now: editing it steers the night."""
+        return (REPOSITORY / "program.md").read_text(encoding="utf-8")
+
+    def program(self) -> ProgramSettings:
+        return parse_program(self.program_text())
+
+    # --- stages --------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Close a run whose harness died, ending the process it may have left, and derive results.tsv again."""
+        step = self.step
+        if step.kind == "close":
+            folder = self.run_folder(step.experiment, step.attempt, step.run)
+            kill_leftover(folder)
+            shutil.rmtree(folder / "work", ignore_errors=True)
+            self._append_trained(step, {"status": "interrupted", "cause": "the harness ended in mid-run"}, log_bytes=0)
+        self.write_table()
+
+    def begin(self) -> int:
+        """Choose the experiment to work on: the unfinished one, else the next; return its number.
+
+        The stages after it touch no other, however often they are called. Raises LoopError when the baseline is not done.
+        """
+        step = self.step
+        if step.experiment == 0:
+            raise LoopError(f"run {self.settings.tag} has no finished baseline: run notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first")
+        self.number = step.experiment
+        return self.number
+
+    def next_stage(self) -> Step:
+        """What the journal asks for, as far as it concerns the chosen experiment."""
+        step = self.step
+        return step if self.number in (None, step.experiment) else Step("nothing", self.number)
+
+    def propose(self) -> None:
+        """Write the next experiment's train.py, by the propose process; for experiment 0 the template under the profile's constants."""
+        step = self.next_stage()
+        if step.kind != "propose":
+            return
+        folder = self.attempt_folder(step.experiment, step.attempt)
+        folder.mkdir(parents=True, exist_ok=True)
+        parent = self.state.incumbent
+        before = self.train_py(parent).read_text(encoding="utf-8") if parent else self._template()
+        proposal = self._read_proposal(folder)
+        if proposal is None:
+            proposal = self._run_proposer(step, folder, before) if parent else self._propose_baseline(folder, before)
+        after = (folder / "train.py").read_text(encoding="utf-8")
+        write_text_atomic(folder / "train.diff", make_diff(before, after))
+        self.journal.append(
+            "proposed",
+            experiment=step.experiment,
+            attempt=step.attempt,
+            **{key: proposal.get(key) for key in ("title", "hypothesis", "category", "proposer", "bank_id", "sha256", "constants_changed")},
+            not_applicable=proposal.get("not_applicable", []),
+            parent=parent.number if parent else None,
+            constants=constant_values(after),
+            code_lines=count_code_lines(after),
+            program_sha256=hashlib.sha256(self.program_text().encode()).hexdigest(),
+        )
+
+    def check(self) -> None:
+        """Let the gate look at the candidate before any time is spent on it."""
+        step = self.next_stage()
+        if step.kind != "check":
+            return
+        source = (self.attempt_folder(step.experiment, step.attempt) / "train.py").read_text(encoding="utf-8")
+        tried = {attempt.proposed["sha256"] for e in self.state.experiments[:-1] for attempt in e.attempts}
+        reasons = check_candidate(source, tried)
+        self.journal.append("checked", experiment=step.experiment, attempt=step.attempt, ok=not reasons, reasons=reasons)
+
+    def train(self, listen: Listener = lambda event: None) -> None:
+        """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising.
+
+        listen gets {"stage": "training" | "scoring", "run", "run_kind", ...} as things happen.
+        """
+        while (step := self.next_stage()).kind in ("train", "score"):
+            self._stop_if_infrastructure_fails()
+            if step.kind == "train":
+                self._train_once(step, listen)
+            else:
+                self._score_once(step, listen)
+
+    def decide(self) -> None:
+        """Write the decision, with everything that its commit will be made of."""
+        step = self.next_stage()
+        if step.kind != "decide":
+            return
+        entry = decision(self.state)
+        incumbent = self.state.incumbent
+        parent = incumbent.committed["commit"] if incumbent else self.settings.base_commit
+        git = None
+        if parent and self.settings.base_commit:
+            message = history.commit_message(step.experiment, entry["title"], commit_facts(entry))
+            git = {"parent": parent, "tree_of": self.settings.base_commit, "date": f"{int(time.time())} +0000", "message": message}
+        self.journal.append("decided", **entry, git=git)
+
+    def commit(self) -> None:
+        """Make the experiment's commit and refs, update best/ and results.tsv, and drop weights that nobody needs any more."""
+        step = self.next_stage()
+        if step.kind != "commit":
+            return
+        experiment = self.experiment
+        kept = experiment.decided["decision"] in ("baseline", "keep")
+        commit = None
+        if experiment.decided["git"]:
+            plan = history.CommitPlan(**experiment.decided["git"])
+            commit = history.record_experiment(REPOSITORY, self.settings.tag, experiment.number, plan, self.train_py(experiment), advance=kept)
+        if kept:
+            self._update_best(experiment, commit)
+        self._drop_weights(experiment, kept)
+        self.journal.append("committed", experiment=experiment.number, commit=commit)
+        self.write_table()
+
+    def run_baseline(self, listen: Listener = lambda event: None) -> None:
+        """Carry experiment 0 from wherever it is to its commit. Raises LoopError when the template itself fails."""
+        while (step := self.step).experiment == 0:
+            {"propose": self.propose, "check": self.check, "decide": self.decide, "commit": self.commit}.get(step.kind, lambda: None)()
+            if step.kind == "train":
+                self._train_once(step, listen)
+            elif step.kind == "score":
+                self._score_once(step, listen)
+            self._stop_if_baseline_failed()
+
+    def write_table(self) -> Path | None:
+        """Derive results.tsv; return the copy that was made of a file edited by hand, if it was."""
+        return write_results(self.folder / "results.tsv", results_from_journal(self.journal.entries))
+
+    # --- how ---------------------------------------------------------------------------------------------------------
+
+    def _template(self) -> str:
+        return (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
+
+    def _read_proposal(self, folder: Path) -> dict | None:
+        """A proposal that was finished but not noted in the journal: a kill came between."""
+        try:
+            proposal = read_json(folder / "proposal.json")
+            source = (folder / "train.py").read_text(encoding="utf-8")
+        except (FileNotFoundError, ValueError):
+            return None
+        same = proposal.get("file_sha256") in (None, hashlib.sha256(source.encode()).hexdigest())
+        return proposal if same else None
+
+    def _propose_baseline(self, folder: Path, template: str) -> dict:
+        from harness.search.gate import source_hash
+
+        source = rewrite_constants(template, self.settings.profile["constants"], clamp=False)
+        write_text_atomic(folder / "train.py", source)
+        profile = self.settings.profile["name"]
+        proposal = {
+            "title": "baseline", "hypothesis": f"The template as the {profile} profile sets it; every idea is measured against this.",
+            "category": "baseline", "proposer": "harness", "bank_id": None, "sha256": source_hash(source), "constants_changed": {},
+        }  # fmt: skip
+        write_json_atomic(folder / "proposal.json", proposal)
+        return proposal
+
+    def _run_proposer(self, step: Step, folder: Path, parent_source: str) -> dict:
+        """Run the propose process, the only place where a proposer's code or key may be."""
+        write_json_atomic(folder / "request.json", self._proposal_request(step, folder, parent_source))
+        command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json")]
+        environment = child_environment()
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROPOSE_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise LoopError(f"the proposer gave no answer within {PROPOSE_SECONDS} s; run the same command again to continue") from None
+        proposal = self._read_proposal(folder)
+        if done.returncode or proposal is None:
+            why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise LoopError(f"no proposal for experiment {step.experiment}: {why}")
+        return proposal
+
+    def _proposal_request(self, step: Step, folder: Path, parent_source: str) -> dict:
+        state = self.state
+        device = self.settings.device
+        return {
+            "format_version": 1,
+            "experiment": step.experiment,
+            "attempt": step.attempt,
+            "run_seed": self.settings.run_seed,
+            "out_dir": str(folder),
+            "program_md": self.program_text(),
+            "parent_train_py": parent_source,
+            "parent_experiment": state.incumbent.number,
+            "proposer": "tpe",
+            "incumbent_val_bpb": state.incumbent.mean,
+            "history": [history_row(e) for e in state.experiments],
+            "limits": {
+                "max_seq_len": self.data.max_seq_len,
+                "n_vocab": self.data.n_vocab,
+                "device_kind": device["kind"],
+                "memory_mb": device["memory_mb"] or None,
+            },
+            "force_category": None,
+            "allow_structural": True,
+        }
+
+    def _train_once(self, step: Step, listen: Listener) -> None:
+        self._check_disk()
+        settings = self.settings
+        folder = self.run_folder(step.experiment, step.attempt, step.run)
+        request = TrainingRequest(
+            folder=str(folder),
+            train_py=str(self.attempt_folder(step.experiment, step.attempt) / "train.py"),
+            train_dir=str(self.data.train_dir),
+            n_vocab=self.data.n_vocab,
+            max_seq_len=self.data.max_seq_len,
+            seed=step.seed,
+            budget_seconds=settings.budget_seconds,
+            startup_limit_seconds=settings.profile["startup_limit_seconds"],
+            device=settings.device["kind"],
+            dtype=settings.dtype,
+            compile=settings.compile,
+            threads=settings.threads,
+            compile_cache=str(self.folder / "compile_cache"),
+        )
+        context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind, "seed": step.seed, "budget_seconds": request.budget_seconds}  # fmt: skip
+        place = {"experiment": step.experiment, "attempt": step.attempt, "run": step.run}
+        self.journal.append("run_started", **place, kind=step.run_kind, seed=step.seed)
+        listen(context)
+        try:
+            result = run_training(request, lambda event: listen(context | event))
+        except KeyboardInterrupt:
+            self._append_trained(step, {"status": "interrupted", "cause": "stopped by hand"}, log_bytes=0)
+            raise
+        write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
+        self._append_trained(step, result, log_bytes=(folder / "run.log").stat().st_size)
+        listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
+
+    def _append_trained(self, step: Step, result: dict, log_bytes: int) -> None:
+        self.journal.append("trained", experiment=step.experiment, attempt=step.attempt, run=step.run, **result, log_bytes=log_bytes)
+
+    def _score_once(self, step: Step, listen: Listener) -> None:
+        folder = self.run_folder(step.experiment, step.attempt, step.run)
+        context = {"stage": "scoring", "experiment": step.experiment, "run": step.run}
+        listen(context | {"share": 0.0})
+        started = time.monotonic()
+        fields: dict = {"status": "ok", "cause": "", "val_bpb": None}
+        try:
+            score = self._measure(step, folder, lambda share: listen(context | {"share": share}))
+            save_losses(folder / "losses.npy", score.losses)
+            fields |= {"val_bpb": round(score.val_bpb, 6), "nats": score.nats, "scored_bytes": score.scored_bytes, "scored_tokens": score.scored_tokens}
+        except ScoreError as error:
+            fields |= {"status": error.status, "cause": error.cause}
+        shutil.rmtree(folder / "server", ignore_errors=True)
+        fields["score_seconds"] = round(time.monotonic() - started, 3)
+        run = self.experiment.attempt.runs[-1]
+        result = read_json(folder / "result.json") | fields
+        write_json_atomic(folder / "result.json", result)
+        if fields["val_bpb"] is not None:
+            append_summary(folder / "run.log", run.trained["log_bytes"], result)
+        self.journal.append("scored", experiment=step.experiment, attempt=step.attempt, run=step.run, **fields)
+        listen(context | {"event": "scored", "val_bpb": fields["val_bpb"], "status": fields["status"], "cause": fields["cause"]})
+
+    def _measure(self, step: Step, folder: Path, progress: Callable[[float], None]):
+        settings = self.settings
+        (folder / "server" / "tmp").mkdir(parents=True, exist_ok=True)
+        cache = str(folder / "compile_cache")
+        return score_model(
+            self.data,
+            self.attempt_folder(step.experiment, step.attempt) / "train.py",
+            folder / "weights.safetensors",
+            device=settings.device["kind"],
+            dtype=settings.dtype,
+            threads=settings.threads,
+            environment=child_environment(TMPDIR=str(folder / "server" / "tmp"), TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton"),
+            folder=folder / "server",
+            limit_seconds=score_limit_seconds(settings),
+            progress=progress,
+        )
+
+    def _stop_if_infrastructure_fails(self) -> None:
+        """A fault of ours repeats the run; three in a row are not bad luck."""
+        last = [run for run in self.experiment.attempt.runs if run.status != "interrupted"][-3:]
+        if len(last) == 3 and all(run.status == "infrastructure" for run in last):
+            cause = (last[-1].scored or last[-1].trained)["cause"]
+            raise LoopError(f"three runs in a row failed for reasons outside of train.py: {cause}. Mend that, then run the same command again")
+
+    def _stop_if_baseline_failed(self) -> None:
+        experiment = self.experiment
+        if experiment and experiment.number == 0 and experiment.attempts and experiment.attempt.checked and not experiment.committed:
+            if not experiment.attempt.checked["ok"]:
+                raise LoopError(f"the template does not pass the gate: {'; '.join(experiment.attempt.checked['reasons'])}")
+            last = experiment.attempt.runs[-1] if experiment.attempt.runs else None
+            if last and last.status not in (None, "ok"):
+                cause = (last.scored or last.trained)["cause"]
+                log = self.run_folder(0, len(experiment.attempts) - 1, last.number) / "run.log"
+                raise LoopError(f"the baseline ended with {last.status}: {cause}. See {log}, mend the cause, and run the same command again")
+
+    def _check_disk(self) -> None:
+        free = shutil.disk_usage(self.folder).free // 2**20
+        if free < FREE_DISK_MB:
+            raise LoopError(f"only {free} MB are free in {self.folder}, a run needs {FREE_DISK_MB}: make room, then run the same command again")
+
+    def _update_best(self, experiment: Experiment, commit: str | None) -> None:
+        """Copy the incumbent's train.py and first weights to best/, where the morning looks for them."""
+        best = self.folder / "best"
+        best.mkdir(exist_ok=True)
+        first = next(run for run in experiment.attempt.runs if run.val_bpb is not None)
+        weights = self.run_folder(experiment.number, len(experiment.attempts) - 1, first.number) / "weights.safetensors"
+        copy_atomic(self.train_py(experiment), best / "train.py")
+        if weights.exists():
+            copy_atomic(weights, best / "weights.safetensors")
+        provenance = {
+            "experiment": experiment.number, "title": experiment.decided["title"], "val_bpb": experiment.mean, "n_runs": len(experiment.attempt.scores),
+            "weights_of_run": first.number, "weights_val_bpb": first.val_bpb, "commit": commit, "tag": self.settings.tag, "data_id": self.settings.data_id,
+        }  # fmt: skip
+        write_json_atomic(best / "provenance.json", provenance)
+        cache = weights.parent / "compile_cache"
+        if cache.is_dir() and self.settings.compile:
+            shutil.rmtree(self.folder / "compile_cache", ignore_errors=True)
+            shutil.copytree(cache, self.folder / "compile_cache")
+
+    def _drop_weights(self, experiment: Experiment, kept: bool) -> None:
+        """Weights and losses stay for the baseline and the incumbent only."""
+        others = [e for e in self.state.experiments[1:-1] if e.decided["decision"] == "keep"][-1:] if kept else [experiment]
+        for other in others:
+            for run in self.attempt_folder(other.number, len(other.attempts) - 1).glob("runs/*"):
+                for name in ("weights.safetensors", "losses.npy"):
+                    (run / name).unlink(missing_ok=True)
+        for run in self.attempt_folder(experiment.number, len(experiment.attempts) - 1).glob("runs/*"):
+            shutil.rmtree(run / "compile_cache", ignore_errors=True)
+
+
+def open_lab(tag: str, results: str = "") -> Lab:
+    """Open a run; tag "" is the run that was worked on last. Raises SettingsError or LoopError saying what to run first."""
+    folder = results_folder(results)
+    if not tag:
+        runs = sorted(folder.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+        runs = [path for path in runs if path.parent.name != "sample"]
+        if not runs:
+            raise LoopError(f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first")
+        tag = max(runs, key=lambda path: (path.parent / "journal.jsonl").stat().st_mtime).parent.name
+    return Lab(folder / tag)
+
+
+def history_row(experiment: Experiment) -> dict:
+    """What a proposer may know of an experiment: plain data."""
+    proposed, decided = experiment.attempt.proposed, experiment.decided or {}
+    keys = ("title", "category", "constants", "sha256", "bank_id", "parent")
+    return {"experiment": experiment.number} | {key: proposed.get(key) for key in keys} | {key: decided.get(key) for key in ("status", "decision", "val_bpb", "gain", "sigma")}  # fmt: skip
+
+
+def decision(state: State) -> dict:
+    """The `decided` entry of the newest experiment, pure in the state: decision, status, numbers and the verdict in words."""
+    experiment = state.experiments[-1]
+    attempt = experiment.attempt
+    proposed = attempt.proposed
+    noise = state.noise
+    memory = max((run.trained.get("memory_mb") or 0.0 for run in attempt.runs if run.trained), default=0.0)
+    entry = {
+        "experiment": experiment.number, "attempt": len(experiment.attempts) - 1, "title": proposed["title"], "category": proposed["category"],
+        "proposer": proposed["proposer"], "code_lines": proposed["code_lines"], "val_bpb": experiment.mean, "n_runs": len(attempt.scores),
+        "sigma": noise.sigma if noise.df else None, "df": noise.df, "noise": noise.words, "memory_gb": round(memory / 1024, 3),
+        "gain": None, "threshold": None, "incumbent": None,
+    }  # fmt: skip
+    if experiment.number == 0:
+        return entry | {"decision": "baseline", "status": "ok", "kind": "baseline", "verdict": f"the baseline: {noise.words}"}
+    entry["incumbent"] = state.incumbent.number
+    if not attempt.checked["ok"]:
+        words = "refused before training: " + "; ".join(attempt.checked["reasons"])
+        return entry | {"decision": "discard", "status": "invalid_patch", "kind": "invalid_patch", "verdict": words}
+    if attempt.failure:
+        run = attempt.failure
+        cause = (run.scored or run.trained)["cause"]
+        return entry | {"decision": "discard", "status": run.status, "kind": run.status, "verdict": f"{run.status}: {cause}", "val_bpb": None}
+    found = verdict(state, experiment)
+    entry |= {"gain": round(found.gain, 6), "threshold": found.threshold}
+    return entry | {"decision": found.decision, "status": "ok", "kind": found.kind, "verdict": found.words}
+
+
+def commit_facts(entry: dict) -> list[str]:
+    """The body of an experiment's commit message."""
+    score = "none" if entry["val_bpb"] is None else f"{entry['val_bpb']:.6f} (mean of {entry['n_runs']})"
+    return [f"decision: {entry['decision']}", f"val_bpb: {score}", f"verdict: {entry['verdict']}", f"category: {entry['category']}, proposed by {entry['proposer']}"]  # fmt: skip
+
+
+def score_limit_seconds(settings: Settings) -> float:
+    """How long scoring may take: generous, since a slow model is punished by its training already."""
+    return 60.0 + max(settings.profile["startup_limit_seconds"], 2 * settings.budget_seconds)
+
+
+def append_summary(log: Path, log_bytes: int, result: dict) -> None:
+    """End run.log with the true summary; a second time replaces the first."""
+    with log.open("r+b") as file:
+        file.truncate(log_bytes)
+        file.seek(log_bytes)
+        file.write(summary_block(result).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def save_losses(path: Path, losses: np.ndarray) -> None:
+    """Write losses (rows, T) float32, nats, atomically."""
+    with open_atomic(path) as file:
+        np.save(file, losses, allow_pickle=False)
+
+
+def copy_atomic(source: Path, target: Path) -> None:
+    """Copy a file so that the target is the old one or the new one, never half of it."""
+    with source.open("rb") as reading, open_atomic(target) as writing:
+        shutil.copyfileobj(reading, writing)
+
+
+def bits(value: float | None) -> str:
+    """A score as text."""
+    return "none" if value is None or not math.isfinite(value) else f"{value:.6f}"
+
+
+def iter_new_entries(path: Path, seen: int) -> Iterator[dict]:
+    """Yield journal entries after the first `seen`, for a watcher that must not fail on a line still being written."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_bytes().split(b"\n")[seen:]:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return

@@ -1,0 +1,66 @@
+"""Checks what papermill or a person put into a notebook's parameters cell.
+
+In: the notebook's globals and the expected names and types. Out: nothing, or a ParameterError that names the right ones. papermill itself only
+warns about an unknown name, and a misspelt one would cost a night.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, missing, or of the wrong type."""
+
+
+def check_parameters(namespace: Mapping[str, object], expected: Mapping[str, type]) -> None:
+    """Raise ParameterError unless every expected name is there with its type and papermill injected no other name.
+
+    An int is accepted where a float is expected. Also refuses a kernel that is not this project's environment.
+    """
+    listing = ", ".join(f"{name} ({kind.__name__})" for name, kind in expected.items())
+    for name in injected_names(namespace):
+        if name not in expected:
+            close = difflib.get_close_matches(name, expected, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ParameterError(f"unknown parameter {name!r}.{hint} This notebook takes: {listing}")
+    for name, kind in expected.items():
+        if name not in namespace:
+            raise ParameterError(f"parameter {name!r} is missing from the parameters cell. This notebook takes: {listing}")
+        value = namespace[name]
+        good = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        if not good or (isinstance(value, bool) and kind is not bool):
+            text = " (papermill reads digits as a number: pass it with -r instead of -p)" if kind is str and isinstance(value, int) else ""
+            raise ParameterError(f"parameter {name} must be {kind.__name__}, got {value!r}{text}. This notebook takes: {listing}")
+    check_kernel()
+
+
+def injected_names(namespace: Mapping[str, object]) -> list[str]:
+    """Names that papermill's injected cell assigns, found in IPython's record of executed cells."""
+    cells = [cell for cell in namespace.get("In", []) if isinstance(cell, str) and cell.startswith("# Parameters\n")]
+    if not cells:
+        return []
+    nodes = ast.walk(ast.parse(cells[-1]))
+    return [target.id for node in nodes if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)]
+
+
+def check_kernel() -> None:
+    """Refuse a kernel outside the environment that the two commands set up, when there is one and we were started from it."""
+    wanted = os.environ.get("AUTORESEARCH_PREFIX")
+    if wanted and Path(wanted).resolve() != Path(sys.prefix).resolve():
+        raise ParameterError(f"this kernel runs in {sys.prefix}, the project's environment is {wanted}: choose its kernel (Kernel > Change Kernel)")
+
+
+def check_tag(tag: str) -> str:
+    """Return the tag if it can name a folder and a git ref: letters, digits, dot, underscore, hyphen."""
+    if not TAG.fullmatch(tag) or ".." in tag or tag.endswith((".", ".lock")):
+        raise ParameterError(f"tag {tag!r} cannot name a folder and a git branch: use letters, digits, '.', '_' and '-', such as nov23")
+    return tag

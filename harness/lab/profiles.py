@@ -1,0 +1,152 @@
+"""Profiles: what a night trains on and with, by hardware.
+
+In: a device, as plain data from `harness.training.devices` (asked in a subprocess: this package never imports torch). Out: a Profile with
+corpus, sizes, budget and the template's constants. A profile only names literals of the template's constants block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+from harness.lab.runner import child_environment
+from harness.search.keep import Prior
+
+LARGE_CARD_MB = 38_000
+
+
+class ProfileError(ValueError):
+    """An unknown profile, or a device that cannot be asked."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes in tokens, times in seconds. constants rewrite the template's; tested says where the profile was really run."""
+
+    name: str
+    source: str
+    vocab_size: int
+    max_seq_len: int
+    eval_tokens: int
+    budget_seconds: float
+    baseline_seeds: int
+    startup_limit_seconds: float
+    compile: bool
+    tested: str
+    prior: Prior | None = None
+    constants: dict[str, object] = field(default_factory=dict)
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="large",
+            source="python-stdlib",
+            vocab_size=8192,
+            max_seq_len=2048,
+            eval_tokens=2**18,
+            budget_seconds=300,
+            baseline_seeds=3,
+            startup_limit_seconds=900,
+            compile=True,
+            tested="never run on its hardware",
+            constants={
+                "DEPTH": 9, "N_HEAD": 5, "HEAD_DIM": 128, "WINDOW_PATTERN": "SSSSL", "ROPE_BASE": 200000.0, "TOTAL_BATCH_SIZE": 2**18,
+                "DEVICE_BATCH_SIZE": 64, "EMBEDDING_LR": 0.9,
+            },
+        ),
+        Profile(
+            name="small",
+            source="python-stdlib",
+            vocab_size=4096,
+            max_seq_len=512,
+            eval_tokens=2**18,
+            budget_seconds=300,
+            baseline_seeds=3,
+            startup_limit_seconds=900,
+            compile=True,
+            tested="never run on its hardware",
+            constants={"DEPTH": 4, "N_HEAD": 4, "WINDOW_PATTERN": "SSSL", "TOTAL_BATCH_SIZE": 2**14, "DEVICE_BATCH_SIZE": 32},
+        ),
+        Profile(
+            name="cpu",
+            source="python-stdlib",
+            vocab_size=2048,
+            max_seq_len=256,
+            eval_tokens=2**18,
+            budget_seconds=300,
+            baseline_seeds=3,
+            startup_limit_seconds=300,
+            compile=False,
+            tested="2 CPU cores",
+        ),
+        Profile(
+            name="demo",
+            source="python-stdlib",
+            vocab_size=2048,
+            max_seq_len=256,
+            eval_tokens=2**16,
+            budget_seconds=25,
+            baseline_seeds=2,
+            startup_limit_seconds=120,
+            compile=False,
+            tested="2 CPU cores",
+        ),
+        Profile(
+            name="tiny",
+            source="python-stdlib",
+            vocab_size=256,
+            max_seq_len=64,
+            eval_tokens=2**13,
+            budget_seconds=1,
+            baseline_seeds=2,
+            startup_limit_seconds=60,
+            compile=False,
+            tested="2 CPU cores; for tests of the machinery, not for research",
+            constants={"N_HEAD": 1, "HEAD_DIM": 32, "MLP_RATIO": 2, "TOTAL_BATCH_SIZE": 512},
+        ),
+    )
+}
+
+
+def detect_device(kind: str = "auto", try_compile: bool = False) -> dict:
+    """Ask a subprocess what torch sees on this machine; see `harness.training.devices.Device` for the fields."""
+    command = [sys.executable, "-m", "harness.training.devices", "--kind", kind] + ["--try-compile"] * try_compile
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ProfileError(f"torch cannot tell what device this machine has: {last}\nTry: {sys.executable} -c 'import torch'")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def choose_profile(name: str, device: dict) -> Profile:
+    """Return the named profile, or for `auto` the one that fits the device."""
+    if name == "auto":
+        if device["kind"] == "cuda" and device["memory_mb"] >= LARGE_CARD_MB and device["dtype"] == "bfloat16":
+            name = "large"
+        else:
+            name = "cpu" if device["kind"] == "cpu" else "small"
+    if name not in PROFILES:
+        raise ProfileError(f"no profile {name!r}: there are auto, {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def override(profile: Profile, **changes: object) -> Profile:
+    """The profile with the changes that are not None, 0 or empty. The shipped prior goes when what it was measured on changes."""
+    changes = {key: value for key, value in changes.items() if value}
+    measured_on = {"source", "vocab_size", "max_seq_len", "eval_tokens", "budget_seconds"}
+    if any(key in measured_on and value != getattr(profile, key) for key, value in changes.items()):
+        changes["prior"] = None
+    return dataclasses.replace(profile, **changes)
+
+
+def worker_threads(device: dict) -> int | None:
+    """Threads for torch on a CPU: the cores this process may use; None leaves a GPU's host side alone."""
+    if device["kind"] != "cpu":
+        return None
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

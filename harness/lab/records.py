@@ -1,0 +1,248 @@
+"""Journal entries in, one plain record per decided experiment out: what a report, an index page or a data frame needs.
+
+Also says what is in flight and where the wall-clock time went. Pure functions over the list that read_journal gives;
+standard library only, so that a status line costs no import of pandas. Missing fields become None, never 0.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from harness.lab.results import CRASH_STATUSES, NO_ROW_STATUSES
+
+OUTCOMES = ("baseline", "kept", "simplified", "discarded", "quarantined", "crashed", "no result")
+KEPT = ("baseline", "kept", "simplified")
+TIME_KINDS = ("training", "startup", "scoring", "overhead", "waiting")
+IDLE_SECONDS = 120  # a gap this long that no run explains is waiting: a stopped or paused night, a very slow proposer
+
+
+@dataclass(frozen=True)
+class Record:
+    """One decided experiment. Scores in bits per byte, memory in GB, minutes since the journal was opened.
+
+    outcome is one of OUTCOMES. running_best is the lowest val_bpb kept up to here. noise_of_gain is sigma times
+    sqrt(1/n + 1/n of the incumbent): one standard deviation of the gain. seconds holds one figure per TIME_KINDS.
+    """
+
+    experiment: int
+    outcome: str
+    decision: str = ""
+    status: str = ""
+    kind: str = ""
+    category: str = ""
+    proposer: str = ""
+    title: str = "(no title)"
+    time: datetime | None = None
+    minutes: float | None = None
+    val_bpb: float | None = None
+    n_runs: int = 0
+    gain: float | None = None
+    sigma: float | None = None
+    df: float | None = None
+    threshold: float | None = None
+    noise_of_gain: float | None = None
+    verdict: str = ""
+    memory_gb: float | None = None
+    commit: str | None = None
+    attempt: int | None = None
+    incumbent: int | None = None
+    cause: str = ""
+    running_best: float | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIME_KINDS, math.nan))
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """The experiment that has begun and has no decision yet; step is the last thing the journal says of it."""
+
+    experiment: int
+    attempt: int
+    title: str
+    step: str
+    since: datetime | None
+
+
+def parse_time(text: object) -> datetime | None:
+    """An ISO 8601 time of the journal as an aware datetime; None when it is not one."""
+    try:
+        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
+
+
+def finite(value: object) -> float | None:
+    """value as a float when it is a finite number, else None (JSON can carry NaN, and null means no score)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def positive(value: object) -> float | None:
+    """As finite, and None at or below 0: no score is 0."""
+    number = finite(value)
+    return number if number is not None and number > 0 else None
+
+
+def records_from_journal(entries: Sequence[dict]) -> list[Record]:
+    """One record per decided experiment, in journal order; the unfinished one is left to in_flight."""
+    start = parse_time(entries[0].get("time")) if entries else None
+    commits = {e.get("experiment"): e.get("commit") for e in entries if e.get("event") == "committed"}
+    causes, seconds = _causes(entries), _seconds_by_experiment(entries)
+    records: dict[int, Record] = {}
+    for entry in entries:
+        number = entry.get("experiment")
+        if entry.get("event") == "decided" and number not in records:
+            cause, spent = causes.get(number, ""), seconds[number]
+            records[number] = _record(entry, records, start, commits.get(number), cause, spent)
+    return list(records.values())
+
+
+def _record(
+    entry: dict,
+    before: dict[int, Record],
+    start: datetime | None,
+    commit: str | None,
+    cause: str,
+    seconds: dict[str, float],
+) -> Record:
+    number, time, score = entry["experiment"], parse_time(entry.get("time")), positive(entry.get("val_bpb"))
+    result, sigma, runs = outcome(entry), positive(entry.get("sigma")), int(entry.get("n_runs") or 0)
+    rival = before.get(entry.get("incumbent"))
+    last_best = next(reversed(before.values())).running_best if before else None
+    scores = [value for value in (last_best, score if result in KEPT else None) if value is not None]
+    return Record(
+        experiment=number,
+        time=time,
+        decision=entry.get("decision") or "",
+        status=entry.get("status") or "",
+        kind=entry.get("kind") or "",
+        outcome=result,
+        category=entry.get("category") or "",
+        proposer=entry.get("proposer") or "",
+        title=entry.get("title") or ("baseline" if number == 0 else "(no title)"),
+        val_bpb=score,
+        n_runs=runs,
+        gain=finite(entry.get("gain")),
+        sigma=sigma,
+        df=positive(entry.get("df")),
+        threshold=finite(entry.get("threshold")),
+        noise_of_gain=noise_of_gain(sigma, runs, rival.n_runs if rival else 0),
+        verdict=entry.get("verdict") or "",
+        memory_gb=positive(entry.get("memory_gb")),
+        commit=commit,
+        attempt=entry.get("attempt"),
+        incumbent=entry.get("incumbent"),
+        cause=cause if result == "crashed" else "",
+        minutes=(time - start).total_seconds() / 60 if time and start else None,
+        running_best=min(scores, default=None),
+        seconds=seconds,
+    )
+
+
+def outcome(decided: dict) -> str:
+    """One of OUTCOMES for a decided line: decision and status in the one word that a reader wants."""
+    status, decision = decided.get("status"), decided.get("decision")
+    if status in NO_ROW_STATUSES:
+        return "no result"
+    if status in CRASH_STATUSES or positive(decided.get("val_bpb")) is None:
+        return "crashed"
+    if decision == "keep":
+        return "simplified" if decided.get("kind") == "simplification" else "kept"
+    return {"baseline": "baseline", "quarantine": "quarantined"}.get(decision, "discarded")
+
+
+def noise_of_gain(sigma: float | None, runs: int, incumbent_runs: int) -> float | None:
+    """Standard deviation of the difference of two means of `runs` and `incumbent_runs` values; None when unknown."""
+    if sigma is None or runs < 1 or incumbent_runs < 1:
+        return None
+    return sigma * math.sqrt(1 / runs + 1 / incumbent_runs)
+
+
+def _causes(entries: Sequence[dict]) -> dict[int, str]:
+    """The last stated cause of failure of each experiment: of its checks, its training or its scoring."""
+    causes: dict[int, str] = {}
+    for entry in entries:
+        if entry.get("event") == "checked" and entry.get("ok") is False:
+            causes[entry.get("experiment")] = "; ".join(map(str, entry.get("reasons") or []))
+        elif entry.get("event") in ("trained", "scored") and entry.get("status") != "ok":
+            causes[entry.get("experiment")] = str(entry.get("cause") or entry.get("status") or "")
+        elif entry.get("event") == "decided" and entry.get("cause"):
+            causes[entry.get("experiment")] = str(entry["cause"])
+    return causes
+
+
+def time_use(entries: Sequence[dict]) -> dict[str, float]:
+    """Wall-clock seconds of the whole journal by TIME_KINDS; they add up to last time minus first time."""
+    total = dict.fromkeys(TIME_KINDS, 0.0)
+    for spent in _seconds_by_experiment(entries).values():
+        for kind, seconds in spent.items():
+            total[kind] += seconds
+    return total
+
+
+def _seconds_by_experiment(entries: Sequence[dict]) -> dict[int | None, dict[str, float]]:
+    """Each gap between two lines belongs to the experiment of the later line.
+
+    A trained line explains its total_seconds (training, and start-up with compilation), a scored line its
+    score_seconds; what is left of the gap is overhead, or waiting when it is longer than IDLE_SECONDS.
+    """
+    spent: dict[int | None, dict[str, float]] = {}
+    last = None
+    for entry in entries:
+        into = spent.setdefault(entry.get("experiment"), dict.fromkeys(TIME_KINDS, 0.0))
+        now = parse_time(entry.get("time"))
+        gap = max(0.0, (now - last).total_seconds()) if now and last else 0.0
+        for kind, seconds in _explained(entry):
+            taken = min(seconds, gap)
+            into[kind] += taken
+            gap -= taken
+        into["waiting" if gap > IDLE_SECONDS else "overhead"] += gap
+        last = now or last
+    return spent
+
+
+def _explained(entry: dict) -> list[tuple[str, float]]:
+    if entry.get("event") == "trained":
+        training = positive(entry.get("training_seconds")) or 0.0
+        startup = max(0.0, (positive(entry.get("total_seconds")) or training) - training)
+        return [("training", training), ("startup", startup)]
+    if entry.get("event") == "scored":
+        return [("scoring", positive(entry.get("score_seconds")) or 0.0)]
+    return []
+
+
+def baseline_of(records: Sequence[Record]) -> Record | None:
+    """The baseline, when it has a score."""
+    return next((record for record in records if record.outcome == "baseline"), None)
+
+
+def best_of(records: Sequence[Record]) -> Record | None:
+    """The kept record (or the baseline) with the lowest val_bpb."""
+    return min((r for r in records if r.outcome in KEPT), key=lambda r: r.val_bpb, default=None)
+
+
+def incumbent_of(records: Sequence[Record]) -> Record | None:
+    """What the next candidate has to beat: the last kept one. A simplification may be a hair behind the best."""
+    return next((record for record in reversed(records) if record.outcome in KEPT), None)
+
+
+def in_flight(entries: Sequence[dict]) -> InFlight | None:
+    """The last experiment of the journal when it has no decision; None between experiments."""
+    begun = [entry for entry in entries if entry.get("experiment") is not None]
+    if not begun or begun[-1].get("event") in ("decided", "committed"):
+        return None
+    last, title = begun[-1], ""
+    for entry in begun:
+        if entry["experiment"] == last["experiment"] and entry.get("event") == "proposed":
+            title = entry.get("title") or ""
+    step = {
+        "proposed": "checking the idea",
+        "checked": "about to train" if last.get("ok", True) else "repairing the idea",
+        "run_started": f"training run {last.get('run', 0)} ({last.get('kind', 'score')})",
+        "trained": "scoring" if last.get("status") == "ok" else "about to decide",
+        "scored": "about to decide",
+    }.get(last.get("event", ""), str(last.get("event")))
+    default = "baseline" if last["experiment"] == 0 else "(no title yet)"
+    return InFlight(last["experiment"], last.get("attempt") or 0, title or default, step, parse_time(last.get("time")))

@@ -1,0 +1,172 @@
+"""A run's journal in, its report out: the morning's Markdown with a chart, and the one-screen status of a night.
+
+Plain and honest: a gain comes with its noise, what stands in doubt has its own section, and a night without improvement
+says so. Pure functions of the journal but for write_report. pandas and matplotlib are imported only for the chart.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.data.files import read_json, write_bytes_atomic, write_text_atomic
+from harness.lab.doubts import doubts
+from harness.lab.facts import plain_settings
+from harness.lab.findings import (
+    candidates_of,
+    gain_over_baseline,
+    headline,
+    latest_sigma,
+    plural,
+    quoted,
+    say_time,
+    signed,
+    tag_of,
+)
+from harness.lab.journal import read_journal
+from harness.lab.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
+from harness.lab.results import clean_description
+from harness.lab.status import status_text
+
+__all__ = ["morning_report", "status_text", "write_report"]
+NEAR_MISSES = 5
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write report/report.md and report/progress.png of a run, each atomically; return the path of the former."""
+    from harness.lab.plots_scores import plot_progress
+    from harness.lab.runs import load_run
+
+    run_dir = Path(run_dir)
+    entries = read_journal(run_dir / "journal.jsonl")
+    settings = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
+    folder = run_dir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(folder / "progress.png", plot_progress(load_run(run_dir.parent, run_dir.name)).png())
+    text = morning_report(entries, {"tag": run_dir.name, **settings})
+    first, rest = text.split("\n", 1)
+    write_text_atomic(
+        folder / "report.md", f"{first}\n\n![every experiment and the running best](progress.png)\n{rest}"
+    )
+    return folder / "report.md"
+
+
+def morning_report(entries: Sequence[dict], settings: object) -> str:
+    """The report as Markdown. settings: run.json as a dict, or the dataclass."""
+    records, tag = records_from_journal(entries), tag_of(settings)
+    sections = [
+        f"# Run {tag}: {headline(records)}",
+        _measured(entries, settings),
+        _result(records),
+        _kept(records),
+        _near_misses(records),
+        _failures(records),
+        "## Time\n\n" + say_time(entries),
+        _doubts(entries, records),
+        _check_out(records, tag),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _measured(entries: Sequence[dict], settings: object) -> str:
+    facts = plain_settings(settings)
+    words = [
+        f"profile {facts['profile']}" if facts["profile"] else "",
+        f"{facts['budget_seconds']:g} s of training each" if facts["budget_seconds"] else "",
+        str(facts["device"] or ""),
+        f"torch {facts['torch']}" if facts["torch"] else "",
+        f"data {facts['data_id']}" if facts["data_id"] else "",
+    ]
+    times = [entry.get("time", "") for entry in (entries[:1] + entries[-1:] if entries else [])]
+    span = f"From {times[0]} to {times[-1]}." if times else "The journal is empty."
+    return f"{span} Measured with {', '.join(word for word in words if word) or 'settings that are not stated'}."
+
+
+def _result(records: Sequence[Record]) -> str:
+    base, best, last = baseline_of(records), best_of(records), incumbent_of(records)
+    if base is None:
+        return "## Result\n\nThere is no scored baseline, so nothing can be said about improvement."
+    sigma = latest_sigma(records)
+    noise = f"sigma of one run {sigma:.4f}" if sigma else "noise not measured"
+    lines = ["## Result", "", f"- Baseline: {base.val_bpb:.4f} bits per byte ({plural(base.n_runs, 'run')}, {noise})."]
+    if best.experiment == base.experiment:
+        return "\n".join(
+            [*lines, f"- No improvement: the baseline stands. Candidates tried: {len(candidates_of(records))}."]
+        )
+    name = f"experiment {best.experiment:04d} ({quoted(best.title)})"
+    lines.append(f"- Best: {best.val_bpb:.4f} by {name}, {gain_over_baseline(records)}")
+    if last.experiment != best.experiment:
+        lines.append(
+            f"- The branch stands at experiment {last.experiment:04d} ({quoted(last.title)}, {last.val_bpb:.4f}): "
+            "simpler code at a score that the noise cannot tell from the best."
+        )
+    return "\n".join(lines)
+
+
+def _kept(records: Sequence[Record]) -> str:
+    kept = [record for record in records if record.outcome in ("kept", "simplified")]
+    if not kept:
+        return "## Kept\n\nNothing."
+    head = "| experiment | idea | val_bpb | gain | runs | why |\n|---|---|---|---|---|---|\n"
+    rows = []
+    for r in kept:
+        cells = [f"{r.experiment:04d}", quoted(r.title, 60), f"{r.val_bpb:.4f}", signed(r.gain), str(r.n_runs)]
+        rows.append("| " + " | ".join([*cells, quoted(r.verdict, 120)]) + " |")
+    return "## Kept\n\n" + head + "\n".join(rows)
+
+
+def _near_misses(records: Sequence[Record]) -> str:
+    """Discards that scored better than what they were measured against: not proven, worth another look."""
+    near = [r for r in records if r.outcome == "discarded" and r.gain is not None and r.gain > 0]
+    near = sorted(near, key=lambda r: -r.gain)[:NEAR_MISSES]
+    if not near:
+        return ""
+    rows = [f"- {r.experiment:04d} {quoted(r.title, 60)}: gain {signed(r.gain)}" + _asked(r) for r in near]
+    return "## Near misses\n\nBetter than the incumbent, but not by enough to rule out luck.\n\n" + "\n".join(rows)
+
+
+def _asked(record: Record) -> str:
+    runs = plural(record.n_runs, "run")
+    return f" over {runs}" + (f", {record.threshold:.4f} was asked for" if record.threshold is not None else "")
+
+
+def _failures(records: Sequence[Record]) -> str:
+    """Failures grouped by status, with their commonest causes."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record.outcome in ("crashed", "no result", "quarantined"):
+            groups.setdefault(record.outcome if record.outcome == "quarantined" else record.status, []).append(record)
+    if not groups:
+        return "## Failures\n\nNone."
+    lines = []
+    for status, failed in sorted(groups.items(), key=lambda item: -len(item[1])):
+        causes = [clean_description(r.cause or r.verdict or r.title) for r in failed]
+        common = [
+            f"{quoted(c, 100)}" + (f" x{causes.count(c)}" if causes.count(c) > 1 else "") for c in dict.fromkeys(causes)
+        ]
+        more = f", and {len(common) - 3} other causes" if len(common) > 3 else ""
+        lines.append(f"- {status.replace('_', ' ')}: {len(failed)}. {', '.join(common[:3])}{more}")
+    return "## Failures\n\n" + "\n".join(lines)
+
+
+def _doubts(entries: Sequence[dict], records: Sequence[Record]) -> str:
+    found = "\n".join(f"- {doubt}" for doubt in doubts(entries, records))
+    return "## What stands in doubt\n\n" + (found or "Nothing that the journal shows.")
+
+
+def _check_out(records: Sequence[Record], tag: str) -> str:
+    best, last = best_of(records), incumbent_of(records)
+    if best is None:
+        return f"## Look further\n\n- All experiments: `results/{tag}/notebooks/index.html`"
+    lines = [
+        f"- Every experiment as a page: `results/{tag}/notebooks/index.html`",
+        f"- The best model and its train.py: `results/{tag}/best/`",
+    ]
+    if last.commit:
+        lines += [
+            f"- Its code: `git show {best.commit}:train.py`" if best.commit else "",
+            f"- Continue from it: `git switch -c my-branch autoresearch/{tag}`",
+            f"- What was kept, in order: `git log --oneline autoresearch/{tag}`",
+            f"- Any experiment, discards and crashes too: `git show refs/experiments/{tag}/0001`",
+        ]
+    else:
+        lines.append("- There is no git history of this run.")
+    return "## Look further\n\n" + "\n".join(line for line in lines if line)

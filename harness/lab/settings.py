@@ -1,0 +1,156 @@
+"""A run's frozen settings: results/<tag>/run.json.
+
+In: tag, profile, device, prepared data. Out: run.json, written once, and `Settings` read back. Refuses to go on under another harness, data
+or device than the run began with, since its figures would no longer be comparable: it names both and says what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from harness.data.files import read_json, write_json_atomic
+from harness.data.manifest import PreparedData
+from harness.data.prepare import find_prepared
+from harness.lab import history
+from harness.lab.journal import now
+from harness.lab.parameters import check_tag
+from harness.lab.profiles import Profile, detect_device, worker_threads
+from harness.lab.runner import REPOSITORY
+
+FORMAT_VERSION = 1
+
+
+class SettingsError(RuntimeError):
+    """A run cannot be started or continued as asked."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """run.json. profile: the Profile's fields as data; device: of `harness.training.devices`; base: git {repository state} or None."""
+
+    format_version: int
+    tag: str
+    created: str
+    run_seed: int
+    profile: dict
+    seeds: list[int]
+    device: dict
+    dtype: str
+    compile: bool
+    threads: int | None
+    data_id: str
+    data_hash: str
+    data_folder: str
+    harness_hash: str
+    versions: dict
+    base_commit: str | None
+
+    @property
+    def budget_seconds(self) -> float:
+        return self.profile["budget_seconds"]
+
+
+def harness_hash(package: Path = REPOSITORY / "harness") -> str:
+    """Hash of all the harness's sources, names included: two runs under one hash were measured alike."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what a score depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "tiktoken", "rustbpe", "safetensors", "optuna", "papermill"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def results_folder(given: str = "") -> Path:
+    """The folder of all runs: the given one, or results/ of this checkout."""
+    return Path(given).expanduser().resolve() if given else REPOSITORY / "results"
+
+
+def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict, run_seed: int = 1) -> Settings:
+    """Return the settings of a new run. The baseline's seeds are run_seed, run_seed + 1, ...; compiling only where it was found to work."""
+    return Settings(
+        format_version=FORMAT_VERSION,
+        tag=check_tag(tag),
+        created=now(),
+        run_seed=run_seed,
+        profile=asdict(profile),
+        seeds=[run_seed + i for i in range(profile.baseline_seeds)],
+        device=device,
+        dtype=device["dtype"],
+        compile=profile.compile and not device.get("compile_error", ""),
+        threads=worker_threads(device),
+        data_id=data.data_id,
+        data_hash=data.data_hash,
+        data_folder=str(data.folder),
+        harness_hash=harness_hash(),
+        versions=package_versions(),
+        base_commit=history.head_commit(REPOSITORY),
+    )
+
+
+def write_settings(folder: Path, settings: Settings) -> None:
+    """Write run.json, once."""
+    write_json_atomic(folder / "run.json", asdict(settings))
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read run.json. Raises SettingsError when the folder holds no run of this format."""
+    try:
+        fields = read_json(folder / "run.json")
+    except FileNotFoundError:
+        raise SettingsError(
+            f"no run in {folder}: run notebooks/02_baseline.ipynb with tag = {folder.name!r} first "
+            f"(or: python3 scripts/overnight.py --tag {folder.name})"
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"{error}: restore it from a backup, or start a new tag") from error
+    if fields.get("format_version") != FORMAT_VERSION:
+        raise SettingsError(f"{folder / 'run.json'} has format {fields.get('format_version')}, this code reads {FORMAT_VERSION}: start a new tag")
+    return Settings(**fields)
+
+
+def check_unchanged(settings: Settings) -> PreparedData:
+    """Return the run's data if harness, data, device and torch are still what the run began with; else raise SettingsError."""
+    found = harness_hash()
+    if found != settings.harness_hash:
+        raise SettingsError(
+            f"run {settings.tag} began under harness {settings.harness_hash[:12]}, this checkout has {found[:12]}: "
+            f"its scores would not be comparable. Check out {(settings.base_commit or 'the old version')[:12]} again, or start a new tag"
+        )
+    torch_now = package_versions()["torch"]
+    if torch_now != settings.versions["torch"]:
+        raise SettingsError(f"run {settings.tag} began with torch {settings.versions['torch']}, here is {torch_now}: start a new tag")
+    device = detect_device(settings.device["kind"] if settings.device["kind"] == "cpu" else "auto")
+    if (device["kind"], device["name"]) != (settings.device["kind"], settings.device["name"]):
+        raise SettingsError(
+            f"run {settings.tag} began on {settings.device['kind']} ({settings.device['name']}), this is {device['kind']} ({device['name']}): start a new tag"
+        )
+    profile = settings.profile
+    data = find_prepared(profile["source"], profile["vocab_size"], profile["max_seq_len"], profile["eval_tokens"], Path(settings.data_folder).parent)
+    if data.data_hash != settings.data_hash:
+        raise SettingsError(
+            f"run {settings.tag} began on data {settings.data_id} ({settings.data_hash[:12]}), found {data.data_id} ({data.data_hash[:12]}): start a new tag"
+        )
+    return data
+
+
+def environment_words(settings: Settings) -> str:
+    """One line: what the run trains on and with."""
+    device = settings.device
+    return (
+        f"profile {settings.profile['name']}, {settings.budget_seconds:g} s a training, {device['kind']} ({device['name']}), {settings.dtype}, "
+        f"{'compiled' if settings.compile else 'eager'}, torch {settings.versions['torch']}, Python {sys.version.split()[0]}, data {settings.data_id}"
+    )

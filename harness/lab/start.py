@@ -1,0 +1,124 @@
+"""Beginning a run: which profile, which data, which device; and the folder that freezes the answer.
+
+In: what a notebook or the command line was given, mostly nothing. Out: prepared data, a `Lab`. Refuses a tag that was used before for something else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+from harness.data.manifest import PreparedData
+from harness.data.prepare import find_prepared, prepare
+from harness.lab import history
+from harness.lab.journal import Journal
+from harness.lab.loop import Lab, LoopError
+from harness.lab.parameters import check_tag
+from harness.lab.profiles import Profile, choose_profile, detect_device, override
+from harness.lab.runner import REPOSITORY, TrainingRequest, run_training, summary_block
+from harness.lab.settings import Settings, SettingsError, make_settings, read_settings, results_folder, write_settings
+from harness.scoring.scorer import ScoreError, score_model
+
+
+def find_profile(name: str = "auto", device: str = "auto", **changes: object) -> tuple[Profile, dict]:
+    """Return (profile, device facts). Compiling is tried once where the profile asks for it; changes override its fields."""
+    facts = detect_device(device)
+    profile = override(choose_profile(name or "auto", facts), **changes)
+    return profile, detect_device(device, try_compile=True) if profile.compile else facts
+
+
+def prepare_profile(profile: Profile, cache: str = "", progress: Callable[[str], None] = print) -> PreparedData:
+    """Prepare the profile's data, or find it prepared."""
+    return prepare(profile.source, profile.vocab_size, profile.max_seq_len, profile.eval_tokens, Path(cache) if cache else None, progress=progress)
+
+
+def start_run(
+    tag: str = "", profile: str = "auto", device: str = "auto", cache: str = "", budget_seconds: float = 0.0, seeds: int = 0, results: str = ""
+) -> Lab:
+    """Begin a run, or open it if the tag has one. tag "" is today, such as nov23; 0 and "" leave the profile's values.
+
+    Raises SettingsError, DataError or LoopError, each with what to do.
+    """
+    tag = check_tag(tag or date.today().strftime("%b%d").lower())
+    folder = results_folder(results) / tag
+    if not (folder / "run.json").exists():
+        check_tag_unused(tag, folder)
+        chosen, facts = find_profile(profile, device, budget_seconds=budget_seconds, baseline_seeds=seeds)
+        data = find_prepared(chosen.source, chosen.vocab_size, chosen.max_seq_len, chosen.eval_tokens, Path(cache) if cache else None)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_settings(folder, make_settings(tag, chosen, data, facts))
+    settings = read_settings(folder)
+    if profile not in ("", "auto", settings.profile["name"]):
+        raise SettingsError(f"run {tag} has profile {settings.profile['name']}, asked for {profile}: choose another tag")
+    open_journal(folder, settings)
+    return Lab(folder)
+
+
+def check_tag_unused(tag: str, folder: Path) -> None:
+    """Refuse a tag whose git refs are there from a run whose folder is gone, or whose folder holds a journal without settings."""
+    if (folder / "journal.jsonl").exists():
+        raise SettingsError(f"{folder} has a journal but no run.json: restore it from a backup, or choose another tag")
+    if history.head_commit(REPOSITORY) and history.read_ref(REPOSITORY, history.branch_name(tag)):
+        raise SettingsError(
+            f"git has a branch autoresearch/{tag} from an earlier run: choose another tag, or delete its refs as the README says under 'Deleting a run'"
+        )
+
+
+def open_journal(folder: Path, settings: Settings) -> None:
+    """Write the journal's first line, unless it is there."""
+    journal = Journal(folder / "journal.jsonl")
+    if not journal.entries:
+        journal.append("opened", tag=settings.tag, seeds=settings.seeds, max_looks=3, prior=settings.profile["prior"], profile=settings.profile["name"])
+
+
+def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "auto") -> str:
+    """Train and score one file outside of any run, in results/by-hand/; return its summary block."""
+    profile, facts = find_profile(profile_name, device)
+    data = find_prepared(profile.source, profile.vocab_size, profile.max_seq_len, profile.eval_tokens)
+    folder = results_folder() / "by-hand" / time.strftime("%Y%m%d-%H%M%S")
+    settings = make_settings("by-hand", profile, data, facts)
+    folder.mkdir(parents=True)
+    copy = folder / "train.py"
+    copy.write_bytes(train_py.read_bytes())
+    request = TrainingRequest(
+        folder=str(folder / "run"), train_py=str(copy), train_dir=str(data.train_dir), n_vocab=data.n_vocab, max_seq_len=data.max_seq_len,
+        seed=settings.run_seed, budget_seconds=profile.budget_seconds, startup_limit_seconds=profile.startup_limit_seconds,
+        device=facts["kind"], dtype=settings.dtype, compile=settings.compile, threads=settings.threads,
+    )  # fmt: skip
+    print(f"profile {profile.name}: training {train_py.name} for {profile.budget_seconds:g} s on {facts['kind']}; log and weights in {folder}", flush=True)
+    result = run_training(request, print_step())
+    if result["status"] != "ok":
+        raise LoopError(f"{train_py.name} ended with {result['status']}: {result['cause']}; see {folder / 'run' / 'run.log'}")
+    return summary_block(result | measure_by_hand(settings, data, folder))
+
+
+def measure_by_hand(settings: Settings, data: PreparedData, folder: Path) -> dict:
+    """Score the weights of a training by hand."""
+    from harness.lab.loop import score_limit_seconds
+    from harness.lab.runner import child_environment
+
+    (folder / "server").mkdir()
+    try:
+        score = score_model(
+            data, folder / "train.py", folder / "run" / "weights.safetensors", device=settings.device["kind"], dtype=settings.dtype,
+            threads=settings.threads, environment=child_environment(), folder=folder / "server", limit_seconds=score_limit_seconds(settings),
+        )  # fmt: skip
+    except ScoreError as error:
+        raise LoopError(f"scoring ended with {error.status}: {error.cause}; see {folder / 'server' / 'server.log'}") from error
+    return {"val_bpb": score.val_bpb, "score_seconds": score.seconds}
+
+
+def print_step() -> Callable[[dict], None]:
+    """A listener that prints a line at most every five seconds."""
+    last = [0.0]
+
+    def listen(event: dict) -> None:
+        if event["event"] == "step" and time.monotonic() - last[0] >= 5:
+            last[0] = time.monotonic()
+            print(f"  {100 * event['progress']:3.0f}%  step {event['step']}  loss {event['train_loss']:.4f}  {event['tok_per_sec']:,.0f} tokens/s", flush=True)
+
+    return listen
+
+

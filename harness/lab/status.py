@@ -1,0 +1,110 @@
+"""A run's journal in, one screen of plain text out: what it is doing, the best so far, the last five, the time.
+
+Cheap enough to ask every second; standard library only.
+"""
+
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from harness.lab.facts import plain_settings
+from harness.lab.findings import candidates_of, duration, gain_over_baseline, latest_sigma, plural, signed, tag_of
+from harness.lab.records import (
+    OUTCOMES,
+    Record,
+    baseline_of,
+    best_of,
+    finite,
+    in_flight,
+    parse_time,
+    records_from_journal,
+    time_use,
+)  # fmt: skip
+from harness.lab.results import clean_description
+
+SILENT_SECONDS = 1800  # a journal that says nothing for this long, and for three budgets, has probably stopped
+
+
+def status_text(
+    entries: Sequence[dict],
+    settings: object,
+    now: datetime | str | None = None,
+    *,
+    deadline: datetime | None = None,
+    experiments_left: int | None = None,
+) -> str:
+    """One screen on a run in progress: state, best so far, the last five, time. Plain text; now and deadline are aware."""
+    now = (parse_time(now) if isinstance(now, str) else now) or datetime.now(UTC)
+    records, facts = records_from_journal(entries), plain_settings(settings)
+    budget = finite(facts["budget_seconds"])
+    stated = [
+        f"profile {facts['profile']}" if facts["profile"] else "",
+        f"{budget:g} s each" if budget else "",
+        str(facts["device"] or ""),
+    ]
+    rows = [
+        ("run", ", ".join([tag_of(settings), *(word for word in stated if word)])),
+        ("state", _state(entries, now, budget or 0.0)),
+    ]
+    base, best, sigma = baseline_of(records), best_of(records), latest_sigma(records)
+    if base:
+        rows.append(
+            (
+                "baseline",
+                f"{base.val_bpb:.4f} from {plural(base.n_runs, 'run')}" + (f", sigma {sigma:.4f}" if sigma else ""),
+            )
+        )
+    if best and base and best.experiment != base.experiment:
+        rows.append(("best", f"{best.val_bpb:.4f}, experiment {best.experiment}: {clean_description(best.title)[:60]}"))
+        rows.append(("", gain_over_baseline(records).split(" (")[0]))
+    elif base:
+        rows.append(("best", "the baseline so far"))
+    outcomes = [record.outcome for record in candidates_of(records)]
+    counts = ", ".join(f"{outcomes.count(name)} {name}" for name in OUTCOMES if name in outcomes)
+    rows += [
+        ("tried", f"{len(outcomes)}" + (f": {counts}" if counts else "")),
+        ("time", _time_words(entries, records, now, deadline, experiments_left)),
+    ]
+    lines = [f"{name:9} {text}" for name, text in rows]
+    recent = [
+        f"  {r.experiment:04d}  {r.outcome:11} {_score(r):>8}  {signed(r.gain):>8}  {clean_description(r.title)[:60]}"
+        for r in records[-5:]
+    ]
+    return "\n".join([*lines, *(["last five", *recent] if recent else [])])
+
+
+def _score(record: Record) -> str:
+    return "-" if record.val_bpb is None else f"{record.val_bpb:.4f}"
+
+
+def _state(entries: Sequence[dict], now: datetime, budget: float) -> str:
+    if not entries:
+        return "nothing has run yet"
+    flight, last = in_flight(entries), parse_time(entries[-1].get("time"))
+    quiet = (now - last).total_seconds() if last else 0.0
+    silent = quiet > max(SILENT_SECONDS, 3 * budget)
+    if flight:
+        title = clean_description(flight.title)[:50]
+        text = f"experiment {flight.experiment}, {flight.step}, for {duration(max(quiet, 0.0))}: {title}"
+        return text + (" (no sign of life: the same command continues it)" if silent else "")
+    return f"between experiments for {duration(max(quiet, 0.0))}" + (
+        ": stopped; the same command continues" if silent else ""
+    )
+
+
+def _time_words(
+    entries: Sequence[dict], records: Sequence[Record], now: datetime, deadline: datetime | None, left: int | None
+) -> str:
+    seconds = time_use(entries)
+    total = sum(seconds.values())
+    busy = [sum(r.seconds.values()) - r.seconds["waiting"] for r in records[-20:] if r.experiment]
+    typical = statistics.median(busy) if busy else None
+    words = [f"{duration(total)} so far" + (f", {seconds['training'] / total:.0%} in training" if total else "")]
+    words += [f"about {duration(typical)} an experiment"] if typical else []
+    remaining = []
+    if deadline:
+        remaining.append(max(0.0, (deadline - now).total_seconds()))
+    if left is not None and typical:
+        remaining.append(left * typical)
+    words += [f"{duration(min(remaining))} left"] if remaining else []
+    return "; ".join(words)

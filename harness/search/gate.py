@@ -1,0 +1,103 @@
+"""The gate: may this train.py be trained at all? A quick look at the text; nothing of it is run.
+
+In: a candidate's source and the hashes of everything tried in this run. Out: the reasons against it, each a sentence
+that a proposer can act on; an empty list lets it pass. What only running can show is for the runner to find out.
+"""
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterator
+
+from harness.search.constants import Constant, ConstantsError, parse_constants
+
+ALLOWED_IMPORTS = {
+    *("torch", "numpy", "tiktoken", "safetensors"),
+    *("__future__", "math", "cmath", "random", "statistics", "itertools", "functools", "operator", "collections"),
+    *("dataclasses", "typing", "enum", "contextlib", "copy", "bisect", "heapq", "numbers", "fractions", "warnings"),
+}
+ALLOWED_HARNESS = "harness.training"
+
+
+def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
+    """Return the reasons why a candidate must not be trained, [] if none. tried: source_hash of each that was."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        return [f"train.py is not valid Python{f' at line {line}' if line else ''}: {getattr(error, 'msg', error)}"]
+    reasons = [*_missing_parts(tree), *_foreign_imports(tree)]
+    try:
+        reasons += _reassigned(tree, parse_constants(source))
+    except ConstantsError as error:
+        reasons.append(f"the constants block cannot be read: {error}")
+    if not reasons and source_hash(source) in tried:
+        reasons.append("this train.py was tried before (comments and layout do not count): propose something else")
+    return reasons
+
+
+def source_hash(source: str) -> str:
+    """Return the sha256 of what a source does: its syntax tree without docstrings, so layout and comments do not count.
+
+    A source that cannot be parsed is hashed as text.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(source.encode()).hexdigest()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(node):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    first = node.body[0] if node.body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+
+
+def _missing_parts(tree: ast.Module) -> Iterator[str]:
+    builders = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build_model"]
+    if len(builders) != 1:
+        yield "train.py must define build_model(vocab_size, max_seq_len) once, at its top level"
+    elif [argument.arg for argument in builders[0].args.args] != ["vocab_size", "max_seq_len"]:
+        yield f"build_model must take (vocab_size, max_seq_len), at line {builders[0].lineno}"
+    if not any(isinstance(node, ast.If) and _is_main_guard(node.test) for node in tree.body):
+        yield 'train.py must train only under `if __name__ == "__main__":`, since scoring imports it'
+
+
+def _is_main_guard(test: ast.expr) -> bool:
+    return ast.unparse(test) in ("__name__ == '__main__'", "'__main__' == __name__")
+
+
+def _foreign_imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [("." * node.level) + (node.module or "")]
+            if names == ["harness"]:
+                names = [f"harness.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            own = name == ALLOWED_HARNESS or name.startswith(ALLOWED_HARNESS + ".")
+            if not own and name.split(".")[0] not in ALLOWED_IMPORTS:
+                yield (
+                    f"line {node.lineno} imports {name}: train.py may import torch, numpy, tiktoken, safetensors, "
+                    f"{ALLOWED_HARNESS} and the standard library's modules for mathematics and data structures"
+                )
+
+
+def _reassigned(tree: ast.Module, constants: dict[str, Constant]) -> Iterator[str]:
+    """A constant set again elsewhere would make its line in the block a lie that the search believes."""
+    lines = {constant.line for constant in constants.values()}
+    local = {id(name) for scope in ast.walk(tree) if isinstance(scope, _SCOPES) for name in ast.walk(scope)}
+    declared = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)) and node.id in constants:
+            in_block = node.lineno in lines
+            if not in_block and (id(node) not in local or node.id in declared):
+                yield f"line {node.lineno} sets {node.id} again: set it in the constants block only"
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)

@@ -1,0 +1,249 @@
+"""The numbers: a small change of a few constants of the incumbent, by what is known and by Optuna's TPE.
+
+In: the incumbent's constants as the program narrows them, the run's history as plain rows, the limits, a seed. Out:
+the names and new values of one to three constants. The study is rebuilt from the history each time, in memory, so the
+same request gives the same answer. Refused (ProposalError): when nothing untried is left within reach.
+
+How a point is chosen
+- Every other tune tries a direction that is known to help elsewhere (KNOWN), as long as one is left that is new here.
+- Else one to three constants are drawn as a block, the others stay at the incumbent's values. TPE proposes the block's
+  values within a trust region around the incumbent (a factor of two on a log scale, a few steps of an int), from the
+  runs that lie in it. When the draws run out of new points the region is doubled, twice.
+- A point is never proposed when it was tried, is a hair's breadth from one tried or from the incumbent, breaks a rule
+  of `limits`, or is near a failure. Failures are infeasible trials of the study: they say where not to go, and have no
+  score.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.search.constants import Constant, ConstantsError, checked_value
+from harness.search.known import KNOWN, Known
+from harness.search.limits import MEMORY_CONSTANTS, Limits, effective_values, reasons_against
+
+FAILURES = ("crash", "oom", "nan", "timeout", "invalid_patch", "cheating")
+DRAWS = 60  # candidates drawn before the trust region is doubled
+LEAST_STEP = 0.02  # of a constant's range: a smaller change is none
+NEAR_FAILURE = 0.05  # of a range, in every constant that the failure had changed
+
+
+class ProposalError(RuntimeError):
+    """There is nothing to propose; the message says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """New values of some constants, and why they are worth a run."""
+
+    values: dict[str, Any]
+    why: str
+
+
+def propose_change(
+    space: Mapping[str, Constant],
+    values: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    limits: Limits,
+    seed: int,
+) -> Change:
+    """Return what to change. Raises ProposalError.
+
+    space: searched constants with their (narrowed) ranges. values: all constants of the incumbent. history: rows with
+    experiment, category, status, val_bpb (None without a score), constants and parent, the baseline's among them.
+    """
+    if not space:
+        raise ProposalError("program.md fixes or forbids every constant: free one, or allow another category")
+    past = _Past(space, values, history, limits)
+    tunes = sum(row.get("category") == "tune" for row in history)
+    if tunes % 2 == 0:
+        for known in KNOWN:
+            change = _known_change(known, space, values, past)
+            if change:
+                return change
+    rng = random.Random(seed)
+    for reach in (1.0, 2.0, 4.0):
+        for candidate in _draws(space, values, past, reach, rng):
+            if past.accepts(candidate):
+                changed = {name: value for name, value in candidate.items() if value != values[name]}
+                return Change(changed, f"proposed by TPE from {past.scored} scored runs, within reach of the incumbent")
+    raise ProposalError("no untried values are left within reach of the incumbent: widen [ranges] in program.md")
+
+
+class _Past:
+    """What was tried, what failed, and therefore what is worth proposing."""
+
+    def __init__(
+        self,
+        space: Mapping[str, Constant],
+        values: Mapping[str, Any],
+        history: Sequence[Mapping[str, Any]],
+        limits: Limits,
+    ) -> None:
+        self.space, self.values, self.limits = space, values, limits
+        rows = [row for row in history if row.get("constants")]
+        by_number = {row["experiment"]: row for row in rows}
+        self.tried = [row["constants"] for row in rows]
+        self.tried_effects = [effective_values(constants) for constants in (values, *self.tried)]
+        self.runs = [
+            (row["constants"], row["val_bpb"])
+            for row in rows
+            if row.get("val_bpb") is not None and row["status"] == "ok"
+        ]
+        self.scored = len(self.runs)
+        self.failures = []  # (constants, those changed from the parent, status): a failed patch says nothing of numbers
+        for row in rows:
+            parent = by_number.get(row.get("parent"), {}).get("constants", {})
+            changed = [name for name in space if name in parent and row["constants"].get(name) != parent[name]]
+            if row["status"] in FAILURES and row.get("category") == "tune" and changed:
+                self.failures.append((row["constants"], changed, row["status"]))
+
+    def accepts(self, candidate: Mapping[str, Any]) -> bool:
+        """Say whether a full set of values is new, far enough from everything tried, able to run, and no known failure."""
+        effect = effective_values(candidate)
+        if any(self._same(effect, tried) for tried in self.tried_effects) or reasons_against(candidate, self.limits):
+            return False
+        return not any(self._repeats(candidate, *failure) for failure in self.failures)
+
+    def is_step(self, name: str, value: Any) -> bool:
+        """Say whether a value is far enough from the incumbent's to be called a change."""
+        return self._distance(name, {name: value}, self.values) >= LEAST_STEP
+
+    def _same(self, candidate: Mapping[str, Any], tried: Mapping[str, Any]) -> bool:
+        if candidate.keys() != tried.keys():
+            return False
+        return all(self._distance(name, candidate, tried) < LEAST_STEP for name in candidate)
+
+    def _repeats(
+        self, candidate: Mapping[str, Any], failed: Mapping[str, Any], changed: list[str], status: str
+    ) -> bool:
+        if all(self._distance(name, candidate, failed) < NEAR_FAILURE for name in changed):
+            return True
+        grown = [name for name in MEMORY_CONSTANTS if name in changed]
+        shared = [name for name in MEMORY_CONSTANTS if name in candidate and name in failed]
+        return status == "oom" and bool(grown) and all(candidate[name] >= failed[name] for name in shared)
+
+    def _distance(self, name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+        """How far apart two values are, as a share of the range; 1 for unequal choices and ints, and for unknown names."""
+        constant = self.space.get(name)
+        x, y = a.get(name), b.get(name)
+        if x == y:
+            return 0.0
+        numeric = constant is not None and constant.scale in ("linear", "log") and not constant.is_int
+        if not numeric or x is None or y is None or constant.high == constant.low:
+            return 1.0
+        if constant.scale == "log":
+            return abs(math.log(x / y)) / math.log(constant.high / constant.low) if min(x, y) > 0 else 1.0
+        return abs(x - y) / (constant.high - constant.low)
+
+
+def _known_change(known: Known, space: Mapping[str, Constant], values: Mapping[str, Any], past: _Past) -> Change | None:
+    """Return the change that a known direction means here; None if it does not apply or its value was tried."""
+    constant = space.get(known.name)
+    if constant is None or past.limits.device_kind not in known.devices:
+        return None
+    value = known.value if known.factor is None else values[known.name] * known.factor
+    try:
+        value = checked_value(constant, _rounded(constant, value))
+    except ConstantsError:  # another scale, other choices or a narrower range than where it was found
+        return None
+    if any(tried.get(known.name) == value for tried in past.tried) or not past.accepts({**values, known.name: value}):
+        return None
+    return Change({known.name: value}, known.evidence)
+
+
+def _draws(
+    space: Mapping[str, Constant], values: Mapping[str, Any], past: _Past, reach: float, rng: random.Random
+) -> Iterator[dict[str, Any]]:
+    """Yield DRAWS full sets of values; a new block of one to three constants every few draws."""
+    import optuna  # here, since it takes 0.2 s that a structural proposal need not wait for
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for _ in range(DRAWS // 6):
+        names = rng.sample(sorted(space), min(len(space), rng.choice((1, 1, 2, 2, 3))))
+        region = {name: _region(space[name], values[name], reach) for name in names}
+        block = {name: distribution for name, distribution in region.items() if distribution is not None}
+        if not block:
+            continue
+        sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**32), multivariate=True, n_startup_trials=4)
+        study = optuna.create_study(sampler=sampler)
+        study.add_trials(list(_trials(block, past)))
+        for _ in range(6):
+            trial = study.ask(fixed_distributions=block)
+            drawn = {name: _rounded(space[name], _read(space[name], trial.params[name])) for name in block}
+            drawn = {name: checked_value(space[name], value) for name, value in drawn.items()}
+            far = {name: value for name, value in drawn.items() if past.is_step(name, value)}
+            yield {**values, **far}
+
+
+def _trials(block: Mapping[str, Any], past: _Past) -> Iterator[Any]:
+    """Yield the past as Optuna trials in the block's constants: those whose values all lie in the trust region."""
+    import optuna
+
+    failed = [(constants, None) for constants, _, _ in past.failures]
+    for constants, score in [*past.runs, *failed]:
+        if not all(name in constants for name in block):
+            continue
+        params = {name: _written(past.space[name], constants[name]) for name in block}
+        if all(_contains(distribution, params[name]) for name, distribution in block.items()):
+            yield optuna.trial.create_trial(
+                params=params,
+                distributions=dict(block),
+                value=0.0 if score is None else score,  # of an infeasible trial TPE never reads the value
+                constraints={"failed": 1.0 if score is None else 0.0},
+            )
+
+
+def _region(constant: Constant, value: Any, reach: float) -> Any:
+    """Return the trust region around a value as an Optuna distribution, None when it holds only one point."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if constant.scale == "choice":
+        return CategoricalDistribution(constant.choices) if len(constant.choices) > 1 else None
+    low, high = constant.low, constant.high
+    value = min(max(value, low), high)  # a program may have narrowed the range away from the incumbent
+    if constant.scale == "pow2":
+        exponent, steps = value.bit_length() - 1, round(reach)
+        bounds = max(low.bit_length() - 1, exponent - steps), min(high.bit_length() - 1, exponent + steps)
+    elif constant.scale == "log":
+        bounds = max(low, value / 2**reach), min(high, value * 2**reach)
+    elif constant.scale == "linear":
+        bounds = max(low, value - 0.15 * reach * (high - low)), min(high, value + 0.15 * reach * (high - low))
+    else:
+        bounds = max(low, value - round(2 * reach)), min(high, value + round(2 * reach))
+    if constant.is_int:
+        bounds = math.ceil(bounds[0]), math.floor(bounds[1])
+    if not bounds[0] < bounds[1]:
+        return None
+    if constant.is_int:
+        return IntDistribution(*bounds, log=constant.scale == "log")
+    return FloatDistribution(*bounds, log=constant.scale == "log")
+
+
+def _written(constant: Constant, value: Any) -> Any:
+    """Return a constant's value as the study sees it: a power of two by its exponent, a list from JSON as a tuple."""
+    if constant.scale == "pow2":
+        return int(value).bit_length() - 1
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _read(constant: Constant, value: Any) -> Any:
+    return 2**value if constant.scale == "pow2" else value
+
+
+def _contains(distribution: Any, value: Any) -> bool:
+    choices = getattr(distribution, "choices", None)
+    return value in choices if choices is not None else distribution.low <= value <= distribution.high
+
+
+def _rounded(constant: Constant, value: Any) -> Any:
+    """Return a float as a person would write it: two digits on a log scale, about a hundredth of a linear range."""
+    if not isinstance(value, float) or constant.scale == "choice" or constant.is_int:
+        return value
+    if constant.scale == "log":
+        value = float(f"{value:.2g}")
+    else:
+        value = round(value, -math.floor(math.log10((constant.high - constant.low) / 50)))
+    return min(max(value, constant.low), constant.high)

@@ -1,0 +1,47 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = []
+# ///
+"""Start the night, or look at one: sets up what is missing, then hands over to `python -m harness overnight`.
+
+    python3 scripts/overnight.py --demo                      the whole loop in minutes, no GPU, no key
+    python3 scripts/overnight.py --tag nov23 --hours 8       a real night; the same tag again continues it
+    python3 scripts/overnight.py --tag nov23 --experiments N the same, so many experiments
+    python3 scripts/overnight.py --tag nov23 --status        how it goes; also --stop (after this experiment), --report
+    ... --torch-index URL                                    at set-up: another build of torch (pytorch.org's selector)
+
+In: the command line. Out: the harness's own output and exit status. The first start makes `.venv` in the checkout (some
+minutes, mostly downloads); `uv run scripts/overnight.py --demo` does the same with a Python that uv provides.
+"""
+
+import argparse
+import subprocess
+import sys
+
+from _setup import ROOT, become, find_environment, find_usable, python_or_exit
+
+HARNESS = ["-m", "harness", "overnight"]
+LOOKING = {"--status", "--stop", "--report"}  # asked of a night in progress, whose environment must not change under it
+HELP = {"-h", "--help"}
+
+
+def show_help(arguments: list[str]) -> None:
+    """All options, from the harness itself when it can be asked without a set-up, else this file's own summary."""
+    python = find_environment() or find_usable() or sys.executable
+    command = [str(python), *HARNESS, *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print("\nat set-up:\n  --torch-index URL     another build of torch" if done.returncode == 0 else __doc__)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--torch-index", metavar="URL")
+    options, others = parser.parse_known_args(arguments)
+    if HELP & set(others):
+        return show_help(others)
+    usable = find_environment() or find_usable() if LOOKING & set(others) else None
+    become(usable or python_or_exit(torch_index=options.torch_index), [*HARNESS, *others])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,43 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = []
+# ///
+"""Run the tests: sets up what is missing, then hands over to pytest, whose summary and exit status are the last word.
+
+    python3 scripts/test.py              the default tests, about three minutes on two cores, no network
+    python3 scripts/test.py --all        those marked slow, browser and gpu, too (gpu: skipped without a card)
+    python3 scripts/test.py -k journal   anything else goes to pytest as it is
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from _browser import find_chromium
+from _setup import ROOT, become, python_or_exit, say
+
+
+def provide_chromium(python: Path) -> None:
+    """A browser for the tests marked browser: one of the system's, else playwright's own; says when there is none."""
+    if find_chromium():
+        return
+    say("no chromium found: playwright fetches its own, about 180 MB, once")
+    done = subprocess.run([str(python), "-m", "playwright", "install", "chromium"], stdin=subprocess.DEVNULL)
+    if done.returncode:
+        say("that failed: install chromium (Debian: apt install chromium), or the tests marked browser cannot run")
+
+
+def main(arguments: list[str]) -> None:
+    python = python_or_exit(dev=True)
+    everything = "--all" in arguments
+    if everything:
+        provide_chromium(python)
+    os.chdir(ROOT)
+    selection = ["-m", ""] if everything else []  # pyproject.toml holds the default one
+    others = [argument for argument in arguments if argument != "--all"]
+    become(python, ["-m", "pytest", *selection, *others])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
