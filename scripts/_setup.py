@@ -158,9 +158,10 @@ def open_venv(root: Path, lock: int | None) -> tuple[dict, dict]:
         raise SetupError(f"{venv} was not made by this script and cannot be used (its Python is older than 3.11, or it "
                          "has no pip). Rename it or take it away, then start again")
     venv.mkdir(exist_ok=True)
+    if stamp is not None:
+        say("the checkout was moved or copied: .venv is emptied first" if moved else "emptying a .venv that does not run")
+        clear(venv)
     write_stamp(venv, complete=False, root=str(root))  # first of all: from here on it is ours to mend
-    clear(venv)
-    write_stamp(venv, complete=False, root=str(root))
     say("making .venv with Python {}.{}.{}".format(*sys.version_info[:3]))
     create(venv, log, lock)
     facts = examine(python, False, root)

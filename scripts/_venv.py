@@ -60,8 +60,10 @@ def drop_half_installed(site_packages: Path) -> list[str]:
 
 
 def clear(venv: Path) -> None:
-    """Empty an environment of ours; when the folder is a link to a roomier disk, the link stays."""
+    """Empty an environment of ours, but for the stamp that says so; a folder that links to a roomier disk stays one."""
     for entry in venv.iterdir():
+        if entry.name == STAMP:
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -14,12 +14,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from _browser import find_chromium
 from _setup import ROOT, become, python_or_exit, say
 
 
 def provide_chromium(python: Path) -> None:
     """A browser for the tests marked browser: one of the system's, else playwright's own; says when there is none."""
+    from _browser import find_chromium  # not before _setup has looked at this Python's version
+
     if find_chromium():
         return
     say("no chromium found: playwright fetches its own, about 180 MB, once")

@@ -19,9 +19,7 @@ def make_documents(lengths):
 
 def read_segments(rows):
     """The runs between BOS tokens."""
-    return [
-        segment for row in rows.tolist() for segment in "".join(map(chr, row)).split(chr(BOS)) if segment
-    ]
+    return [segment for row in rows.tolist() for segment in "".join(map(chr, row)).split(chr(BOS)) if segment]
 
 
 @pytest.mark.parametrize("max_seq_len", [2, 7, 64, 256])

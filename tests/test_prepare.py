@@ -338,8 +338,9 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
     finished = prepare_small(tmp_path, progress=lines.append)
     assert finished.data_hash == data.data_hash
     assert finished.manifest["prepare"]["resumed"] and "going on with" in lines[0]
-    if place != "read":  # finished parts were not made again
-        assert len(packed) == {"tokenizer": n_shards + 2, "private": n_shards + 2, "rows": n_shards - 3, "join": 0}[place]
+    expected = {"tokenizer": n_shards + 2, "private": n_shards + 2, "rows": n_shards - 3, "join": 0}
+    if place != "read":  # what was finished was not packed again
+        assert len(packed) == expected[place]
     assert sorted(path.name for path in finished.train_dir.iterdir()) == sorted(
         Path(name).name for name in FILES if name.startswith("train/")
     )
@@ -349,7 +350,8 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
 def test_no_worker_outlives_a_killed_prepare(tmp_path):
     script = (
         "import time; from harness.data.workers import map_in_processes\n"
-        "naps = map_in_processes(time.sleep, [0.01, 0.01, 1, 1], 2); next(naps); print('ready', flush=True); time.sleep(600)"
+        "naps = map_in_processes(time.sleep, [0.01, 0.01, 1, 1], 2)\n"
+        "next(naps); print('ready', flush=True); time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE)

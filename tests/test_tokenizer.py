@@ -74,7 +74,6 @@ def test_saved_json_comes_back_and_is_stable(tokenizer, tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

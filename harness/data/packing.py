@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 ROW_DTYPE = np.dtype("<u2")  # on disk: little-endian on every machine
-BLOCK_ROWS = 1 << 14  # rows counted at a time
 
 
 class Piece(NamedTuple):
@@ -116,10 +115,7 @@ def count_content(rows: np.ndarray, bos_id: int) -> int:
 
 def count_targets(rows: np.ndarray, n_vocab: int) -> np.ndarray:
     """How often each id is a target, that is, stands anywhere but first in a row: int64 (n_vocab,)."""
-    counts = np.zeros(n_vocab, dtype=np.int64)
-    for top in range(0, len(rows), BLOCK_ROWS):
-        counts += np.bincount(rows[top : top + BLOCK_ROWS, 1:].ravel(), minlength=n_vocab)
-    return counts
+    return np.bincount(rows[:, 1:].ravel(), minlength=n_vocab)
 
 
 def score_totals(target_counts: np.ndarray, token_bytes: np.ndarray) -> dict[str, int]:

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.data.files import open_atomic, read_json, write_json_atomic
-from harness.data.packing import ROW_DTYPE, count_content, pack_rows
+from harness.data.packing import ROW_DTYPE, count_content, count_targets, pack_rows
 from harness.data.splits import POOL_SHARE, choose_eval, hash_fraction, iter_shards, read_shard, row_slots, shard_path
 from harness.data.tokenizer import Tokenizer, load_tokenizer
 from harness.data.workers import peak_rss_mb
 
 Counts = dict[str, Any]
+
+BLOCK_TOKENS = 1 << 20  # ids counted at a time
 
 
 class EncodedDocument(NamedTuple):
@@ -142,6 +144,16 @@ def join_parts(tasks: Sequence[PartTask], path: Path) -> None:
         for task in tasks:
             with open(task.rows_path, "rb") as part:
                 shutil.copyfileobj(part, file, 1 << 20)
+
+
+def count_file_targets(path: Path, max_seq_len: int, n_vocab: int) -> np.ndarray:
+    """packing.count_targets of a whole file, read in blocks: a memory map would hold all of it in the end."""
+    width = max_seq_len + 1
+    counts = np.zeros(n_vocab, dtype=np.int64)
+    with open(path, "rb") as file:
+        while (block := np.fromfile(file, ROW_DTYPE, max(1, BLOCK_TOKENS // width) * width)).size:
+            counts += count_targets(block.reshape(-1, width), n_vocab)
+    return counts
 
 
 def open_rows(path: Path, max_seq_len: int) -> np.ndarray:

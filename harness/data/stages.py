@@ -24,15 +24,15 @@ import numpy as np
 from harness.data import DataError
 from harness.data.files import open_atomic, read_json, write_json_atomic
 from harness.data.manifest import FORMAT_VERSION
-from harness.data.packing import count_targets, score_totals, unigram_bpb
+from harness.data.packing import score_totals, unigram_bpb
 from harness.data.rows import (
     Counts,
     PartTask,
+    count_file_targets,
     iter_tokenizer_text,
     join_parts,
     make_eval_rows,
     make_train_part,
-    open_rows,
 )
 from harness.data.sources import Source
 from harness.data.splits import write_shards
@@ -191,8 +191,7 @@ def describe_stage(job: Job, read: Counts, private: Counts, train: Counts) -> di
     token_bytes = tokenizer.token_bytes()
     paths = {"train": "train/rows.bin", "val": "private/val.bin", "holdout": "private/holdout.bin"}
     targets = {
-        split: count_targets(open_rows(job.out / path, job.max_seq_len), tokenizer.n_vocab)
-        for split, path in paths.items()
+        split: count_file_targets(job.out / path, job.max_seq_len, tokenizer.n_vocab) for split, path in paths.items()
     }
     counts = {"train": train, "val": private["val"], "holdout": private["holdout"]}
     documents, text_bytes, tokens = (

@@ -4,6 +4,7 @@ Reads events.jsonl of the trainings asked for and writes nothing. All of it work
 one of crashes only, and on the original's bare file, for which what was never measured is NaN or an empty table.
 """
 
+import html
 import json
 import math
 from collections.abc import Sequence
@@ -33,12 +34,14 @@ __all__ = [
     "choose_runs",
     "compare_runs",
     "curves",
+    "final_losses",
     "keep_rate",
     "list_runs",
     "load_results_tsv",
     "load_run",
     "outcome_counts",
     "run_folders",
+    "table_html",
     "time_use",
 ]
 
@@ -119,6 +122,32 @@ def curves(run: RunData, experiment: int) -> pd.DataFrame:
             rows.append({"run": number, **{key: event.get(key) for key in CURVE_COLUMNS[1:]}})
     frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS)).apply(pd.to_numeric, errors="coerce").astype("float64")
     return frame.dropna(subset=["progress", "train_loss"])
+
+
+def final_losses(steps: pd.DataFrame) -> pd.Series:
+    """Mean training loss over the last tenth of the budget, nats per token, for each training that got so far."""
+    return steps[steps["progress"] >= 0.9].groupby("run")["train_loss"].mean()
+
+
+def table_html(frame: pd.DataFrame) -> str:
+    """A table of this module as HTML: shares in percent, scores to four places, words escaped; "" when empty.
+
+    Titles stand as code, because a notebook would typeset one with two dollar signs in it as mathematics.
+    """
+    frame = frame.reset_index().replace("", math.nan).dropna(axis="columns", how="all")  # a bare table has no verdicts
+    if frame.empty:
+        return ""
+    columns = {}
+    for name in frame:
+        if name == "share":
+            columns[name] = "{:.0%}".format
+        elif pd.api.types.is_float_dtype(frame[name]):
+            places = 1 if name.endswith("in_sigma") else 4
+            columns[name] = f"{{:.{places}f}}".format
+        elif not pd.api.types.is_integer_dtype(frame[name]):
+            shape = "<code>{}</code>" if name == "title" else "{}"
+            columns[name] = lambda value, shape=shape: shape.format(html.escape(str(value)))
+    return frame.to_html(formatters=columns, escape=False, border=0, justify="left", index=False, na_rep="")
 
 
 def _events(path: Path) -> list[dict]:

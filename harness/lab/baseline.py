@@ -11,7 +11,6 @@ from harness.data.files import read_json
 from harness.lab.loop import Lab
 from harness.lab.plots import plot_noise
 from harness.lab.runner import summary_block
-from harness.search.keep import judge
 
 
 def baseline_summary(lab: Lab) -> str:
@@ -35,6 +34,4 @@ def noise_words(lab: Lab) -> str:
 
 def noise_figure(lab: Lab) -> Figure:
     """The baseline's runs with the estimated noise around their mean."""
-    scores, noise = lab.state.experiments[0].attempt.scores, lab.state.noise
-    threshold = judge([sum(scores) / len(scores)], scores, noise).threshold
-    return plot_noise(scores, noise.sigma, threshold, noise.words)
+    return plot_noise(lab.state.experiments[0].attempt.scores, lab.state.noise)

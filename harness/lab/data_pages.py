@@ -40,7 +40,8 @@ def sample_rows_page(data: PreparedData, count: int = 3, most: int = 700) -> str
     pages = []
     for index in np.linspace(0, len(rows) - 1, count + 2).astype(int)[1:-1]:
         pieces = np.split(rows[index], np.flatnonzero(rows[index] == data.bos_id))
-        text = "".join(f"▶{tokenizer.decode(piece[1:].tolist())}" for piece in pieces if len(piece))
+        texts = (tokenizer.decode_bytes(piece[1:].tolist()).decode("utf-8", errors="replace") for piece in pieces if len(piece))
+        text = "".join(f"▶{piece}" for piece in texts)
         style = f"white-space:pre-wrap;font-family:monospace;font-size:12px;border:1px solid {LINE};padding:6px;margin:4px 0"
         pages.append(f'<div style="color:{SOFT}">row {index:,}</div><div style="{style}">{escape(text[:most])}</div>')
     return "".join(pages)

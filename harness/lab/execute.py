@@ -84,6 +84,9 @@ def execute(notebook: str, output: str, parameters: dict, sender: Connection) ->
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C in the terminal is the driver's to answer
         die_with_parent(os.getppid())
+    log = os.open(Path(output).parent / "papermill.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)  # a kernel that is killed says so on its stderr, in the middle of our progress line
+    os.dup2(log, 2)
     os.environ |= {
         "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PLATFORM_DIRS": "1", "AUTORESEARCH_PREFIX": sys.prefix, "PYTHONPATH": str(REPOSITORY),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline",

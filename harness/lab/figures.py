@@ -47,7 +47,7 @@ class LabFigure(Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict]:
         width, height = self.get_size_inches()
-        return self.png(), {"width": int(width * 80), "height": int(height * 80), "alt": self.title_text}
+        return self.png(), {"width": int(width * 88), "height": int(height * 88), "alt": self.title_text}
 
     def png(self, dpi: int = 144) -> bytes:
         """The figure as a PNG file's bytes."""

@@ -101,8 +101,9 @@ def gain_over_baseline(records: Sequence[Record]) -> str:
 
 def say_run(run: RunData) -> str:
     """Which run this is and how far it has come."""
-    facts, flight = plain_settings(run.settings), in_flight(run.entries)
-    counted = plural(len(run.records), "decided experiment")
+    facts, flight, base = plain_settings(run.settings), in_flight(run.entries), baseline_of(run.records)
+    tried = plural(len(run.records) - (base is not None), "experiment") + " decided"
+    counted = f"baseline {base.val_bpb:.4f} and {tried}" if base else tried
     parts = [
         f"Run **{quoted(run.tag)}**: {counted}" + (f", experiment {flight.experiment} in progress." if flight else ".")
     ]
@@ -159,18 +160,18 @@ def say_gains(run: RunData) -> str:
         else f"The largest {carried} keeps of {len(kept)} carry"
     )
     text = f"{most} 80% of the summed gain of {total:.4f} bits per byte."
-    judged = [record for record in kept if record.noise_of_gain]
-    if not judged:
+    judged = [record for record in kept if record.noise_of_gain and record.outcome == "kept"]
+    if not any(record.noise_of_gain for record in kept):
         return text + " Without a measured noise, small ones may be luck."
     small = sum(record.gain < 2 * record.noise_of_gain for record in judged)
     if not small:
-        return text + " Each gained at least two standard deviations of its own difference."
-    return text + f" {small} gained less than two standard deviations: confirm them before building on them."
+        return text + " Each kept for its gain gained at least two standard deviations of its own difference."
+    return text + f" {small} kept for their gain gained less than two standard deviations: confirm them."
 
 
 def say_curves(run: RunData) -> str:
     """Whether the best is ahead in training loss too, and since when."""
-    from harness.lab.analysis import curves
+    from harness.lab.analysis import curves, final_losses
 
     base, best = baseline_of(run.records), best_of(run.records)
     if base is None or best is None or best.experiment == base.experiment:
@@ -178,14 +179,14 @@ def say_curves(run: RunData) -> str:
     ours, theirs = curves(run, best.experiment), curves(run, base.experiment)
     if ours.empty or theirs.empty:
         return "The training curves of the two are not both on disk."
-    ends = [frame[frame["progress"] > 0.9].groupby("run")["train_loss"].mean() for frame in (ours, theirs)]
-    if any(end.empty for end in ends):
+    ours_end, base_end = final_losses(ours), final_losses(theirs)
+    if ours_end.empty or base_end.empty:
         return "Not both trainings logged their last tenth, so their ends cannot be compared."
-    lead, spread = ends[1].mean() - ends[0].mean(), ends[1].std()
+    lead, spread = base_end.mean() - ours_end.mean(), base_end.std()
     side = "below" if lead >= 0 else "above"
-    text = f"In its last tenth the best's training loss is {abs(lead):.4f} nats per token {side} the baseline's"
-    if len(ends[1]) > 1 and math.isfinite(spread):
-        text += f"; the baseline's own seeds spread by {spread:.4f} (one standard deviation)"
+    text = f"In its last tenth the best's training loss is {abs(lead):.3f} nats per token {side} the baseline's"
+    if math.isfinite(spread):
+        text += f"; the baseline's own seeds spread by {spread:.3f} (one standard deviation)"
     return text + ". Training loss is noisier than val_bpb and decides nothing: it shows when a difference arises."
 
 
@@ -219,6 +220,7 @@ def say_overlay(runs: Sequence[RunData]) -> str:
     """Whether the runs drawn together may be compared at all."""
     from harness.lab.analysis import compare_runs
 
+    runs = [run for run in runs if baseline_of(run.records)]
     if len(runs) < 2:
         return "Only one run is drawn; name others in `compare` to overlay them."
     warnings = compare_runs(runs)

@@ -49,7 +49,10 @@ NOTEBOOK_STYLE = """
 INDEX_STYLE = """
 .kept, .baseline, .simplified { font-weight: 600; } .kept { color: #0072b2; } .simplified { color: #00704f; }
 .crashed { color: #b04a00; } .quarantined { color: #8a6100; } .discarded, .no { color: var(--muted); }
-svg { width: 100%; height: auto; margin: 1rem 0; } table { width: 100%; } td.title { overflow-wrap: anywhere; }
+svg { width: 100%; height: auto; margin: 1rem 0; } table { width: 100%; }
+td.title { overflow-wrap: anywhere; width: 45%; }
+td:last-child { white-space: nowrap; padding-right: 0; }
+td a { margin-right: .6rem; }
 """
 
 
@@ -149,9 +152,8 @@ def _row(record: Record, present: set[str]) -> str:
     name = f"{record.experiment:04d}"
     score = "" if record.val_bpb is None else f"{record.val_bpb:.6f}"
     gain = "" if record.gain is None else f"{record.gain:+.6f}"
-    decision = (
-        f"{record.outcome} ({record.status.replace('_', ' ')})" if record.outcome == "crashed" else record.outcome
-    )
+    detail = record.status.replace("_", " ") if record.outcome == "crashed" and record.status != "crash" else ""
+    decision = f"{record.outcome} ({detail})" if detail else record.outcome
     cells = [name, decision, record.title, score, gain, str(record.n_runs or ""), _links(name, present)]
     return _cells(cells, record.outcome.split()[0])
 
@@ -163,6 +165,8 @@ def _cells(cells: Sequence[str], decision_class: str) -> str:
 
 
 def _links(name: str, present: set[str]) -> str:
+    if name == "0000" and "0000.ipynb" not in present:
+        name = "02_baseline"  # the notebook that ran it
     files = ((f"{name}.html", "page"), (f"{name}.ipynb", "notebook"))
     return " ".join(f'<a href="{file}">{word}</a>' for file, word in files if file in present)
 

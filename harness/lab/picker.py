@@ -28,7 +28,9 @@ def show_picker(run: RunData, results_dir: str | Path = "") -> None:
     folder = Path(results_dir) if str(results_dir) else default_results_dir()
     tags = [tag for tag in list_runs(folder) if tag != run.tag] if folder.is_dir() else []
     runs = ipywidgets.Dropdown(options=[run.tag, *reversed(tags)], description="run")
-    experiments = ipywidgets.Dropdown(options=menu(run), value=default_experiment(run), description="experiment")
+    experiments = ipywidgets.Dropdown(
+        options=menu(run), value=default_experiment(run), description="experiment", layout={"width": "30rem"}
+    )
     shown = {"run": run}
 
     def change_run(change: dict) -> None:
@@ -59,17 +61,17 @@ def menu(run: RunData) -> list[tuple[str, int | None]]:
 
 
 def experiment_html(run: RunData, experiment: int | None) -> str:
-    """One experiment as HTML without scripts or styles of its own classes; fit for a notebook nobody trusts."""
+    """One experiment as HTML without scripts and style sheets, as a notebook that nobody trusts may show it."""
     record = next((r for r in run.records if r.experiment == experiment), None)
     if record is None:
         return f"<p>Run {html.escape(run.tag)} has no decided experiment to show.</p>"
     score = "no score" if record.val_bpb is None else f"{record.val_bpb:.6f} bits per byte"
-    facts = [record.outcome, score, plural(record.n_runs, "run")]
+    facts = [record.outcome, score, *([plural(record.n_runs, "run")] if record.n_runs else [])]
     facts += [f"gain {record.gain:+.6f}"] if record.gain is not None else []
     facts += [f"{record.memory_gb:.1f} GB"] if record.memory_gb is not None else []
     said, attempt = record.cause or record.verdict, attempt_folder(run, record.experiment)
     parts = [
-        f"<h4>{html.escape(run.tag)} {record.experiment:04d}: {html.escape(record.title)}</h4>",
+        f"<h4>{html.escape(run.tag)} {record.experiment:04d}: <code>{html.escape(record.title)}</code></h4>",
         f"<p>{html.escape(', '.join(facts))}{html.escape('. ' + said if said else '')}</p>",
         _curve(run, record.experiment),
         _details("diff against its parent", _read_head(attempt / "train.diff" if attempt else None, DIFF_LINES)),

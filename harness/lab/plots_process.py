@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.lab.analysis import curves, keep_rate, outcome_counts, time_use
+from harness.lab.analysis import curves, final_losses, keep_rate, outcome_counts, time_use
 from harness.lab.figures import (
     BLUE,
     INK,
@@ -83,12 +83,8 @@ def plot_curves(run: RunData, experiment: int | None = None) -> LabFigure:
         return empty_figure(
             "No training curves", "The trainings of this run left no steps to draw (or this is a bare results.tsv)."
         )
-    final = {
-        number: _smooth(frame).groupby("run")["smooth"].last().mean() for number, frame in found.items() if len(frame)
-    }
-    figure, (ax,) = new_figure(
-        _curve_title(run, chosen, final), "training loss, smoothed; each thin line is one seed or one confirmation"
-    )
+    subtitle = "training loss, smoothed; each line is one seed or one confirmation"
+    figure, (ax,) = new_figure(_curve_title(run, chosen, found), subtitle)
     for number, frame in found.items():
         colour, word = wanted[number]
         for index, (_, one) in enumerate(_smooth(frame).groupby("run")):
@@ -115,15 +111,20 @@ def _title(run: RunData, number: int) -> str:
     return "" if number == 0 or not len(rows) else rows.iloc[0]
 
 
-def _curve_title(run: RunData, chosen: int | None, final: dict[int, float]) -> str:
-    base = run.baseline
-    if base is None or chosen not in final or int(base["experiment"]) not in final:
-        return "Training loss"
-    if chosen == base["experiment"]:
-        return f"The baseline's training loss ends at {final[chosen]:.3f} nats per token"
-    difference = final[int(base["experiment"])] - final[chosen]
-    where = "below" if difference >= 0 else "above"
-    return f"Experiment {chosen:04d} ends {abs(difference):.3f} nats per token {where} the baseline in training loss"
+def _curve_title(run: RunData, chosen: int | None, found: dict[int, pd.DataFrame]) -> str:
+    """What the last tenth of the budget says; or how far the chosen one came."""
+    ends = {number: final_losses(frame).mean() for number, frame in found.items()}
+    base = math.nan if run.baseline is None else ends[int(run.baseline["experiment"])]
+    end = ends.get(chosen, math.nan)
+    if run.baseline is not None and chosen == run.baseline["experiment"] and math.isfinite(base):
+        return f"The baseline's training loss ends at {base:.3f} nats per token"
+    if math.isfinite(end) and math.isfinite(base):
+        where = "below" if end <= base else "above"
+        return (
+            f"Experiment {chosen:04d} ends {abs(base - end):.3f} nats per token {where} the baseline in training loss"
+        )
+    reach = found[chosen]["progress"].max() if chosen in found and len(found[chosen]) else math.nan
+    return f"Experiment {chosen:04d} stopped at {reach:.0%} of its budget" if math.isfinite(reach) else "Training loss"
 
 
 def _smooth(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.data.files import read_json
-from harness.lab.journal import read_journal
+from harness.lab.journal import JournalError, read_journal
 from harness.lab.records import KEPT, TIME_KINDS, InFlight, Record, in_flight, records_from_journal
 from harness.lab.results import ResultRow, clean_description, read_results
 
@@ -185,7 +185,14 @@ def choose_runs(first: RunData, compare: str = "", results_dir: str | Path = "")
     folder = Path(results_dir) if str(results_dir) else default_results_dir()
     if not names and first.folder is not None:
         names = list_runs(folder)[-6:]  # more lines than that nobody can tell apart
-    others = [choose_run(name, results_dir) for name in dict.fromkeys(names) if name != first.tag]
+    others = []
+    for name in dict.fromkeys(names):
+        if name != first.tag:
+            try:
+                others.append(choose_run(name, results_dir))
+            except (JournalError, ValueError):
+                if compare.strip():
+                    raise  # asked for by name; one that was only found lying about must not spoil this run's analysis
     return [first, *others]
 
 

@@ -33,7 +33,7 @@ def status_text(
     deadline: datetime | None = None,
     experiments_left: int | None = None,
 ) -> str:
-    """One screen on a run in progress: state, best so far, the last five, time. Plain text; now and deadline are aware."""
+    """One screen on a run in progress: state, best so far, the last five, time. now, deadline: with time zone."""
     now = (parse_time(now) if isinstance(now, str) else now) or datetime.now(UTC)
     records, facts = records_from_journal(entries), plain_settings(settings)
     budget = finite(facts["budget_seconds"])

@@ -101,15 +101,20 @@ class _Past:
                 self.failures.append((row["constants"], changed, row["status"]))
 
     def accepts(self, candidate: Mapping[str, Any]) -> bool:
-        """Say whether a full set of values is new, far enough from everything tried, able to run, and no known failure."""
+        """Say whether a full set of values is new, far enough from those tried, able to run, and no known failure."""
         effect = effective_values(candidate)
         if any(self._same(effect, tried) for tried in self.tried_effects) or reasons_against(candidate, self.limits):
             return False
         return not any(self._repeats(candidate, *failure) for failure in self.failures)
 
-    def is_step(self, name: str, value: Any) -> bool:
-        """Say whether a value is far enough from the incumbent's to be called a change."""
-        return self._distance(name, {name: value}, self.values) >= LEAST_STEP
+    def with_steps(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the candidate without changes that are no step, or that have no effect in it."""
+        found = dict(candidate)
+        for name in self.space:
+            without = {**found, name: self.values[name]}
+            if self._same(effective_values(found), effective_values(without)):
+                found = without
+        return found
 
     def _same(self, candidate: Mapping[str, Any], tried: Mapping[str, Any]) -> bool:
         if candidate.keys() != tried.keys():
@@ -126,7 +131,7 @@ class _Past:
         return status == "oom" and bool(grown) and all(candidate[name] >= failed[name] for name in shared)
 
     def _distance(self, name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-        """How far apart two values are, as a share of the range; 1 for unequal choices and ints, and for unknown names."""
+        """How far apart two values are, as a share of the range; 1 for unequal choices, ints and unknown names."""
         constant = self.space.get(name)
         x, y = a.get(name), b.get(name)
         if x == y:
@@ -174,8 +179,7 @@ def _draws(
             trial = study.ask(fixed_distributions=block)
             drawn = {name: _rounded(space[name], _read(space[name], trial.params[name])) for name in block}
             drawn = {name: checked_value(space[name], value) for name, value in drawn.items()}
-            far = {name: value for name, value in drawn.items() if past.is_step(name, value)}
-            yield {**values, **far}
+            yield past.with_steps({**values, **drawn})
 
 
 def _trials(block: Mapping[str, Any], past: _Past) -> Iterator[Any]:

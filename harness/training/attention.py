@@ -107,7 +107,7 @@ def agrees(attention: Attention, device: torch.device, dtype: torch.dtype, max_s
         results.append([out.float(), *(x.grad.float() for x in inputs)])
     tolerance = 0.03 if dtype != torch.float32 else 1e-3
     for got, want in zip(*results, strict=True):
-        error = float((got - want).abs().max() / (want.abs().max() + 1e-12))
+        error = float(((got - want).abs().max() / (want.abs().max() + 1e-12)).detach())
         if not error < tolerance:
             return f"differs from the plain formula by {error:.3g} of its largest value"
     return ""

@@ -1,0 +1,123 @@
+"""The journal: what survives a cut, and `next_step` over every prefix of a real run's journal."""
+
+import json
+
+import pytest
+
+from harness.lab.journal import Journal, JournalError, Step, fold, next_step, read_journal
+
+PROPOSAL = {"title": "idea", "hypothesis": "why", "category": "tune", "proposer": "tpe", "parent": 0, "sha256": "x", "constants": {}, "code_lines": 100}
+
+
+def script(*events: dict) -> list[dict]:
+    return [{"seq": i, "time": "2026-11-23T00:00:00.000Z"} | event for i, event in enumerate(events)]
+
+
+def run(experiment: int, number: int, val_bpb: float | None = None, status: str = "ok", kind: str = "score") -> list[dict]:
+    """The entries of one run: started, trained, scored."""
+    at = {"experiment": experiment, "attempt": 0, "run": number}
+    events = [{"event": "run_started", **at, "kind": kind, "seed": 1}, {"event": "trained", **at, "status": status, "cause": "", "memory_mb": 1.0}]
+    return events + [{"event": "scored", **at, "status": "ok", "cause": "", "val_bpb": val_bpb}] * (status == "ok")
+
+
+def experiment(number: int, runs: list[dict], decision: str = "discard") -> list[dict]:
+    at = {"experiment": number, "attempt": 0}
+    ends = [{"event": "decided", "experiment": number, "decision": decision, "status": "ok"}, {"event": "committed", "experiment": number, "commit": None}]
+    return [{"event": "proposed", **at, **PROPOSAL}, {"event": "checked", **at, "ok": True, "reasons": []}, *runs, *ends]
+
+
+OPENED = {"event": "opened", "tag": "t", "seeds": [1, 2], "max_looks": 3, "prior": None}
+BASELINE = experiment(0, run(0, 0, 1.500) + run(0, 1, 1.502), "baseline")
+NIGHT = script(
+    OPENED,
+    *BASELINE,
+    *experiment(1, run(1, 0, 1.6)),
+    *experiment(2, run(2, 0, 1.48) + run(2, 1, 1.481, kind="confirm"), "keep"),
+    *experiment(3, run(3, 0, status="crash")),
+    *experiment(4, run(4, 0, status="interrupted") + run(4, 1, 1.49)),
+)
+KINDS = {"opened": "propose", "proposed": "check", "checked": "train", "run_started": "close", "decided": "commit", "committed": "propose"}
+
+
+def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry_does():
+    does = {"proposed": "propose", "checked": "check", "run_started": "train", "trained": "close", "scored": "score", "decided": "decide", "committed": "commit"}
+    assert next_step([]) == Step("open")
+    for length in range(1, len(NIGHT)):
+        step, following = next_step(NIGHT[:length]), NIGHT[length]
+        assert step.kind == does[following["event"]], (length, step, following)
+        assert step.experiment == following["experiment"]
+        if following["event"] in ("run_started", "trained", "scored"):
+            assert step.run == following["run"]
+        if NIGHT[length - 1]["event"] in KINDS:
+            assert step.kind == KINDS[NIGHT[length - 1]["event"]]
+
+
+def test_next_step_is_pure():
+    copy = json.loads(json.dumps(NIGHT))
+    assert [next_step(NIGHT[:n]) for n in range(len(NIGHT))] == [next_step(copy[:n]) for n in range(len(NIGHT))]
+    assert copy == NIGHT
+
+
+def test_runs_get_seeds_of_their_own():
+    seeds = set()
+    for scores in ([], [1.5001]):
+        runs = [entry for number, score in enumerate(scores) for entry in run(1, number, score)]
+        step = next_step(script(OPENED, *BASELINE, *experiment(1, runs)[:-2]))
+        if step.kind == "train":
+            seeds.add(step.seed)
+    assert not seeds & {1, 2} and seeds
+
+
+def test_a_promising_result_asks_for_another_run_and_a_bad_one_for_the_decision():
+    prior = {"sigma": 0.001, "df": 4, "note": ""}
+    start = [OPENED | {"prior": prior}, *BASELINE]
+    promising = next_step(script(*start, *experiment(1, run(1, 0, 1.4985))[:-2]))
+    assert (promising.kind, promising.run_kind) == ("train", "confirm")
+    assert next_step(script(*start, *experiment(1, run(1, 0, 1.6))[:-2])).kind == "decide"
+    assert next_step(script(*start, *experiment(1, run(1, 0, 1.3))[:-2])).kind == "decide"
+
+
+def test_an_infrastructure_fault_runs_the_same_candidate_again_and_is_not_held_against_it():
+    step = next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="infrastructure"))[:-2]))
+    assert (step.kind, step.run, step.attempt) == ("train", 1, 0)
+    assert next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="oom"))[:-2])).kind == "decide"
+
+
+def test_a_refused_candidate_is_decided_without_training():
+    entries = script(OPENED, *BASELINE, *experiment(1, [])[:1], {"event": "checked", "experiment": 1, "attempt": 0, "ok": False, "reasons": ["no"]})
+    assert next_step(entries).kind == "decide"
+
+
+def test_the_incumbent_is_the_last_keep_and_the_noise_pools_its_groups():
+    state = fold(NIGHT)
+    assert state.incumbent.number == 2 and state.best_ever == pytest.approx(1.4805)
+    assert state.noise.df == 1 + 1  # two baseline seeds, two runs of experiment 2
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+def test_a_cut_last_line_is_put_aside_and_nothing_else_is_lost(tmp_path, cut):
+    path = tmp_path / "journal.jsonl"
+    lines = [json.dumps(entry).encode() + b"\n" for entry in NIGHT[:5]]
+    path.write_bytes(b"".join(lines[:4]) + lines[4][:-cut])
+    if cut == 1:  # only the line end is missing: the entry is whole
+        assert len(read_journal(path)) == 5
+        journal = Journal(path)
+        journal.append("note", text="next")
+        assert [entry["seq"] for entry in read_journal(path)] == [0, 1, 2, 3, 4, 5]
+        return
+    assert read_journal(path) == NIGHT[:4]
+    journal = Journal(path)
+    journal.append("note", text="goes on")
+    assert [entry["seq"] for entry in read_journal(path)] == [0, 1, 2, 3, 4]
+    assert lines[4][:-cut] in (tmp_path / "journal.jsonl.cut").read_bytes()
+
+
+def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text("\n".join(["{}" if i == 2 else json.dumps(e) for i, e in enumerate(NIGHT)]) + "\n")
+    with pytest.raises(JournalError, match="line 3"):
+        read_journal(path)
+
+
+def test_a_missing_journal_is_empty(tmp_path):
+    assert read_journal(tmp_path / "none.jsonl") == []

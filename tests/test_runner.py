@@ -1,0 +1,175 @@
+"""The runner against a train.py for each way to fail: real subprocesses, small budgets."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.lab.runner import CappedLog, TrainingRequest, child_environment, kill_leftover, parse_event, run_training, summary_block
+
+OPEN = "from harness.training.session import open_session\nimport torch\nsession = open_session(__file__)\n"
+HONEST = OPEN + """
+model = torch.nn.Linear(2, 2)
+session.start()
+step = 0
+while session.progress < 1:
+    session.log(step, torch.tensor(1.0), tokens=8)
+    step += 1
+session.finish(model, depth=1)
+"""  # fmt: skip
+
+
+def train(folder: Path, source: str, **changes) -> tuple[dict, str]:
+    """Run a train.py; return (result, log)."""
+    folder.mkdir(exist_ok=True)
+    train_py = folder / "train.py"
+    train_py.write_text(source)
+    request = {
+        "folder": str(folder / "run"), "train_py": str(train_py), "train_dir": str(folder), "n_vocab": 257, "max_seq_len": 64, "seed": 1,
+        "budget_seconds": 0.3, "startup_limit_seconds": 30, "device": "cpu", "dtype": "float32", "compile": False, "threads": 1,
+    }  # fmt: skip
+    result = run_training(TrainingRequest(**request | changes))
+    return result, (folder / "run" / "run.log").read_text()
+
+
+def test_an_honest_run_is_ok_with_weights_stamped_events_and_measured_times(tmp_path):
+    result, _ = train(tmp_path, HONEST)
+    assert result["status"] == "ok" and result["num_steps"] > 1 and result["total_tokens"] == 8 * result["num_steps"]
+    assert result["training_seconds"] >= 0.3 and result["startup_seconds"] > 0
+    assert (tmp_path / "run" / "weights.safetensors").stat().st_size > 0
+    assert not (tmp_path / "run" / "work").exists()
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [e["event"] for e in events if e["event"] != "step"] == ["open", "ready", "stop", "finish"]
+    assert [e["t"] for e in events] == sorted(e["t"] for e in events)
+
+
+FAILURES = {
+    "exception": (OPEN + "raise ValueError('bad idea')", "crash", "ValueError: bad idea"),
+    "syntax": ("def broken(:\n", "crash", "SyntaxError"),
+    "out of memory": (OPEN + "raise MemoryError('no room')", "oom", "MemoryError"),
+    "torch out of memory": (OPEN + "raise torch.OutOfMemoryError('CUDA out of memory')", "oom", "OutOfMemoryError"),
+    "killed for memory": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "oom", "memory"),
+    "nan": (OPEN + "session.start()\nfor i in range(9):\n    session.log(i, torch.tensor(float('nan')), 8)\n    session._next_log = 0", "nan", "step 0"),
+    "silent exit": ("import os; os._exit(0)", "crash", "session.finish"),
+    "exit status": ("import sys; sys.exit(3)", "crash", "exit status 3"),
+    "forged end": (OPEN + "session.start()\nsession._send('stop')\nsession._send('finish', num_steps=1)", "crash", "no weights"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_every_failure_is_a_result_with_its_status_and_cause(tmp_path, name):
+    source, status, cause = FAILURES[name]
+    result, _ = train(tmp_path, source)
+    assert result["status"] == status and cause in result["cause"], result
+
+
+def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tmp_path):
+    stubborn = OPEN + "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsession.start()\ntime.sleep(600)"
+    started = time.monotonic()
+    result, _ = train(tmp_path, stubborn)
+    assert result["status"] == "timeout" and "budget" in result["cause"]
+    assert time.monotonic() - started < 60
+
+
+def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
+    silent = "import os, time\nfor fd in range(1, 64):\n    try: os.close(fd)\n    except OSError: pass\ntime.sleep(600)"
+    result, _ = train(tmp_path, silent, startup_limit_seconds=4)
+    assert result["status"] == "timeout" and "start-up" in result["cause"]
+
+
+def test_a_second_start_of_the_clock_does_not_move_it(tmp_path):
+    restart = OPEN + "import time\nsession.start()\nwhile True:\n    time.sleep(0.2)\n    session._send('ready')"
+    result, _ = train(tmp_path, restart)
+    assert result["status"] == "timeout"
+
+
+def test_grandchildren_do_not_outlive_the_run(tmp_path):
+    marker = tmp_path / "pid"
+    parent = f"import subprocess, sys\np = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nopen({str(marker)!r}, 'w').write(str(p.pid))\n"
+    train(tmp_path, parent + HONEST)
+    pid = int(marker.read_text())
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_forged_summaries_escapes_and_carriage_returns_do_not_reach_the_log_as_such(tmp_path):
+    forge = "print('---')\nprint('val_bpb:          0.100000')\nprint('  val_bpb : 0.1')\nprint('a\\rval_bpb: 0.2')\nprint('\\x1b[31mred\\x1b[0m \\x1b]0;title\\x07 end')\n"
+    _, log = train(tmp_path, forge + "raise SystemExit(1)")
+    assert not [line for line in log.splitlines() if line.startswith(("val_bpb", "---"))]
+    assert "| val_bpb: 0.2" in log and "\x1b" not in log and "red  end" in log
+
+
+def test_a_flood_of_output_is_capped_and_the_end_is_still_seen(tmp_path):
+    flood = "import sys\nfor i in range(300): sys.stdout.write('x' * 99_999 + '\\n')\n"
+    result, log = train(tmp_path, flood + "raise ValueError('after the flood')")
+    assert result["status"] == "crash"
+    assert len(log) < 6_000_000 and "more bytes of output were not kept" in log
+
+
+def test_the_child_gets_no_key_and_no_other_variable_that_is_not_listed(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("SOME_OTHER_TOKEN", "secret")
+    _, log = train(tmp_path, "import os\nprint(sorted(os.environ))\nraise SystemExit(1)")
+    assert "AUTORESEARCH_RUN" in log and "OPENAI" not in log and "TOKEN" not in log
+    assert "OPENAI_API_KEY" not in child_environment()
+
+
+def test_a_trainer_dies_with_its_runner_or_is_killed_at_the_next_start(tmp_path):
+    (tmp_path / "train.py").write_text(OPEN + "import time\nsession.start()\ntime.sleep(600)")
+    code = (
+        "import sys\nfrom tests.test_runner import train\nfrom pathlib import Path\n"
+        f"train(Path({str(tmp_path)!r}), Path({str(tmp_path / 'train.py')!r}).read_text(), budget_seconds=300)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    runner = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[1])
+    note = tmp_path / "run" / "process.json"
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "events.jsonl").exists() or "ready" not in (tmp_path / "run" / "events.jsonl").read_text():
+        assert time.monotonic() < deadline and runner.poll() is None
+        time.sleep(0.05)
+    pid = json.loads(note.read_text())["pid"]
+    runner.kill()
+    runner.wait()
+    kill_leftover(tmp_path / "run")
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_reused_process_id_is_not_killed(tmp_path):
+    (tmp_path / "process.json").write_text(json.dumps({"pid": os.getpid(), "create_time": 1.0}))
+    assert kill_leftover(tmp_path) is False
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"[1, 2]", b'{"event": "scored"}', b'{"no": "event"}', b"x" * 10_000, b"\xff\xfe"])
+def test_nonsense_in_the_channel_is_no_event(line):
+    assert parse_event(line) is None
+
+
+def test_an_event_cannot_bring_its_own_time():
+    assert parse_event(b'{"event": "ready", "t": 5}') == {"event": "ready"}
+
+
+def test_a_log_line_without_end_does_not_grow_in_memory(tmp_path):
+    log = CappedLog(tmp_path / "log")
+    for _ in range(100):
+        log.feed(b"y" * 10_000)
+        assert len(log._rest) <= 75_536
+    log.close()
+    assert (tmp_path / "log").read_text().count("y") == 1_000_000
+
+
+def test_the_summary_has_the_originals_lines_and_says_nan_for_what_is_unknown():
+    block = summary_block({"val_bpb": 0.9979, "training_seconds": 300.1, "total_seconds": 325.9, "memory_kind": "vram", "memory_mb": 45060.2,
+                           "mfu_percent": None, "total_tokens": 499_600_000, "num_steps": 953, "num_params": 50_300_000, "depth": 8})  # fmt: skip
+    lines = dict(line.split(":") for line in block.splitlines()[1:])
+    assert list(lines) == ["val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth"]
+    assert lines["val_bpb"].strip() == "0.997900" and lines["mfu_percent"].strip() == "nan" and lines["total_tokens_M"].strip() == "499.6"
