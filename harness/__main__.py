@@ -17,7 +17,9 @@ DEMO_EXPERIMENTS = 6
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m harness", description="An autonomous-research lab for language-model training.")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness", description="An autonomous-research lab for language-model training."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     add_overnight(commands)
     train = commands.add_parser("train", help="train and score one file by hand, outside of any run")
@@ -37,33 +39,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         return run_overnight(options) if options.command == "overnight" else run_train(options)
-    except (DataError, HistoryError, JournalError, BusyError, LoopError, ParameterError, ProfileError, SettingsError, ProgramError) as error:
+    except (
+        DataError,
+        HistoryError,
+        JournalError,
+        BusyError,
+        LoopError,
+        ParameterError,
+        ProfileError,
+        SettingsError,
+        ProgramError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 def add_overnight(commands: argparse._SubParsersAction) -> None:
     """Declare the overnight command's options."""
-    night = commands.add_parser("overnight", help="run, continue or watch a night of experiments", prog="scripts/overnight.py")
+    night = commands.add_parser(
+        "overnight", help="run, continue or watch a night of experiments", prog="scripts/overnight.py"
+    )
     what = night.add_mutually_exclusive_group()
-    what.add_argument("--demo", action="store_true", help=f"the whole loop on the embedded corpus: a baseline and {DEMO_EXPERIMENTS} experiments of 25 s")
+    what.add_argument(
+        "--demo",
+        action="store_true",
+        help=f"the whole loop on the embedded corpus: a baseline and {DEMO_EXPERIMENTS} experiments of 25 s",
+    )
     what.add_argument("--status", action="store_true", help="one screen on a run, and exit")
     what.add_argument("--stop", action="store_true", help="ask a running night to stop after its experiment, and exit")
     what.add_argument("--report", action="store_true", help="write and print the report of a run so far, and exit")
-    night.add_argument("--tag", default="", help="name of the run; the same tag again continues it (default: today, such as nov23; demo: demo)")
-    night.add_argument("--hours", type=float, default=0.0, help="stop when no further experiment fits (default 8, unless --experiments is given)")
+    night.add_argument(
+        "--tag",
+        default="",
+        help="name of the run; the same tag again continues it (default: today, such as nov23; demo: demo)",
+    )
+    night.add_argument(
+        "--hours",
+        type=float,
+        default=0.0,
+        help="stop when no further experiment fits (default 8, unless --experiments is given)",
+    )
     night.add_argument("--experiments", type=int, default=0, help="stop when the run has this many in all")
     night.add_argument("--profile", default="", help="auto, large, small, cpu, demo or tiny (default: by the hardware)")
-    night.add_argument("--budget-seconds", type=float, default=0.0, help="training time of each experiment (default: the profile's, 300)")
+    night.add_argument(
+        "--budget-seconds",
+        type=float,
+        default=0.0,
+        help="training time of each experiment (default: the profile's, 300)",
+    )
     night.add_argument("--seeds", type=int, default=0, help="runs of the baseline (default: the profile's)")
     night.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     night.add_argument("--results", default="", metavar="FOLDER", help="where runs are kept (default: results/)")
-    night.add_argument("--cache", default="", metavar="FOLDER", help="where prepared data is kept (default: $AUTORESEARCH_CACHE or ~/.cache/autoresearch-lab)")
+    night.add_argument(
+        "--cache",
+        default="",
+        metavar="FOLDER",
+        help="where prepared data is kept (default: $AUTORESEARCH_CACHE or ~/.cache/autoresearch-lab)",
+    )
 
 
 def run_overnight(options: argparse.Namespace) -> int:
     """Watch, stop, report on, or run a night."""
     from harness.lab import night, report
+    from harness.lab.plan import Night
     from harness.lab.settings import results_folder
 
     if options.status or options.stop or options.report:
@@ -78,9 +116,16 @@ def run_overnight(options: argparse.Namespace) -> int:
     experiments = options.experiments or (DEMO_EXPERIMENTS if options.demo else 0)
     profile = options.profile or ("demo" if options.demo else "auto")
     return night.run_night(
-        night.Night(
-            tag=tag, profile=profile, hours=options.hours, experiments=experiments, budget_seconds=options.budget_seconds, seeds=options.seeds,
-            device=options.device, results=options.results, cache=options.cache,
+        Night(
+            tag=tag,
+            profile=profile,
+            hours=options.hours,
+            experiments=experiments,
+            budget_seconds=options.budget_seconds,
+            seeds=options.seeds,
+            device=options.device,
+            results=options.results,
+            cache=options.cache,
         )  # fmt: skip
     )
 
@@ -92,7 +137,9 @@ def newest_tag(options: argparse.Namespace) -> str:
 
     if options.tag:
         return options.tag
-    journals = [path for path in results_folder(options.results).glob("*/journal.jsonl") if path.parent.name != "sample"]
+    journals = [
+        path for path in results_folder(options.results).glob("*/journal.jsonl") if path.parent.name != "sample"
+    ]
     if not journals:
         raise LoopError("there is no run yet: python3 scripts/overnight.py --demo makes one")
     return max(journals, key=lambda path: path.stat().st_mtime).parent.name

@@ -87,6 +87,7 @@ def describe(root: Path, dev: bool) -> dict:
         "python": "{}.{}.{}".format(*sys.version_info[:3]),
         "site_packages": sysconfig.get_path("purelib"),
         "torch": find_version("torch"),
+        "pip": find_version("pip"),
         "harness": imports_harness(root),
         "problems": find_problems(root, dev),
     }

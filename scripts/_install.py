@@ -30,6 +30,8 @@ ADVICE = (
      "the proxy refuses: check HTTPS_PROXY (or `pip config set global.proxy`)"),
     (("NewConnectionError", "Max retries exceeded", "ConnectionError", "NameResolution", "ConnectTimeout", "timed out"),
      "the package index cannot be reached: check the network, HTTPS_PROXY, or set PIP_INDEX_URL to a mirror"),
+    (("(from versions: none)",),
+     "the index cannot be reached, or has nothing for this Python and machine: check the network and PIP_INDEX_URL"),
     (("No matching distribution",),
      "the index has no such version for this Python and machine: another Python (3.11 to 3.14) or index may have it"),
     (("Permission denied", "Errno 13"),
@@ -54,7 +56,7 @@ def advise(output: str) -> str:
 
 def tail(text: str, n_lines: int = 12) -> str:
     """The last lines of a log, indented for a terminal."""
-    return "\n".join("    " + line for line in text.rstrip().splitlines()[-n_lines:])
+    return "\n".join("    " + line[:160] for line in text.rstrip().splitlines()[-n_lines:])
 
 
 def _pump(stream, lines: queue.Queue) -> None:
@@ -72,7 +74,7 @@ class Progress:
     def __init__(self, total: int | None):
         self.total = total
         self.seen = 0
-        self.now = "starting pip"
+        self.now = "asking the package index"
         self.began = self.last_said = time.monotonic()
 
     def read(self, line: str) -> None:
@@ -203,7 +205,7 @@ def torch_sources(locked: str, index: str | None, card: str | None, platform: st
         asked = ("--index-url", index)
         oldest = "torch>=" + ".".join(str(part) for part in OLDEST_TORCH)
         return [Source(f"from {index}", (locked, *asked)),
-                Source(f"from {index}, which lacks that one: any from {oldest[7:]} on", (oldest, *asked))]
+                Source(f"any from {oldest[7:]} on from there", (oldest, *asked))]
     if not platform.startswith("linux"):
         return [Source("from the default index, about 200 MB", (locked,))]
     if card is not None:

@@ -15,6 +15,7 @@ packages' metadata at every start. So an interrupted set-up is seen and mended. 
 that of Python 3.6, so that an old Python can still read the sentence that says it is too old.
 """
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -99,8 +100,8 @@ def ensure_environment(dev: bool = False, torch_index: str | None = None, root: 
             if not is_ready(root / ".venv", dev, torch_index, root):  # another set-up may just have finished
                 mend(root, dev, torch_index, lock)
     except OSError as error:
-        raise SetupError(f"{error.strerror or error}: {error.filename or root}. It must be writable and have "
-                         "3 GB free (10 GB with a CUDA torch): mend that, or clone it elsewhere") from error
+        raise SetupError(f"{error.strerror or error}: {error.filename or root}. The checkout must be "
+                         "writable and its disk have 3 GB free, 10 GB with a CUDA torch") from error
     return venv_python(root / ".venv")
 
 
@@ -129,14 +130,18 @@ def become(python: Path, arguments: list[str]) -> None:
             continue
 
 
-def find_donor() -> dict | None:
-    """The running interpreter's torch and the folders of packages around it; None without a recent torch."""
+def find_donor(root: Path) -> dict | None:
+    """The running interpreter's torch, its folder first among those of that interpreter's packages; None without one.
+
+    What is in the checkout's own `.venv` is no donor.
+    """
     version = find_version("torch")
     if not is_recent_torch(version):
         return None
-    names = ("site-packages", "dist-packages")
-    folders = [path for path in sys.path if Path(path).name in names and Path(path).is_dir()]
-    return {"torch": version, "folders": folders, "python": "{}.{}".format(*sys.version_info[:2])}
+    home = str(importlib.metadata.distribution("torch").locate_file(""))
+    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    folders = [path for path in dict.fromkeys([home, *others]) if not Path(path).is_relative_to(root / ".venv")]
+    return {"torch": version, "folders": folders, "python": "{}.{}".format(*sys.version_info[:2])} if folders else None
 
 
 def open_venv(root: Path, lock: int | None) -> tuple[dict, dict]:
@@ -144,48 +149,67 @@ def open_venv(root: Path, lock: int | None) -> tuple[dict, dict]:
 
     One that was not made here is completed but never emptied. Raises SetupError when it cannot be used.
     """
-    venv, log, python = root / ".venv", root / ".venv" / "setup.log", venv_python(root / ".venv")
+    venv, python = root / ".venv", venv_python(root / ".venv")
     stamp = read_stamp(venv)
+    before = stamp or {}
+    moved = before.get("made_here", False) and before.get("root") != str(root)  # the scripts in it name the old folder
     facts = examine(python, False, root)
-    moved = bool(stamp) and stamp.get("root") != str(root)  # the scripts in it name the old folder
-    if facts and not moved:
-        drop_half_installed(Path(facts["site_packages"]))
-        if run_logged([str(python), "-I", "-m", "pip", "--version"], log)[0] == 0:
-            interrupted = stamp is not None and not stamp.get("complete")
-            say("an earlier set-up was interrupted: mending .venv" if interrupted else "completing .venv")
-            return facts, stamp or {}
-    if stamp is None and venv.exists() and any(venv.iterdir()):
-        raise SetupError(f"{venv} was not made by this script and cannot be used (its Python is older than 3.11, or it "
-                         "has no pip). Rename it or take it away, then start again")
-    venv.mkdir(exist_ok=True)
-    if stamp is not None:
-        say("the checkout was moved or copied: .venv is emptied first" if moved else "emptying a .venv that does not run")
+    half = drop_half_installed(Path(facts["site_packages"])) if facts and stamp is not None else []
+    if facts and not moved and facts["pip"] and "pip" not in half:
+        interrupted = stamp is not None and not before.get("complete")
+        say("an earlier set-up was interrupted: mending .venv" if interrupted else "completing .venv")
+        return facts, before
+    if venv.exists() and any(venv.iterdir()):
+        if not before.get("made_here"):
+            raise SetupError(f"{venv} was not made by this script and cannot be used (its Python is older than 3.11, or "
+                             "it has no pip). Rename it or take it away, then start again")
+        say("emptying .venv: " + ("the checkout was moved or copied" if moved else "it does not run"))
         clear(venv)
-    write_stamp(venv, complete=False, root=str(root))  # first of all: from here on it is ours to mend
+    return make_venv(venv, root, lock)
+
+
+def make_venv(venv: Path, root: Path, lock: int | None) -> tuple[dict, dict]:
+    """A new environment, stamped as ours before anything is in it; return (facts, stamp)."""
+    venv.mkdir(exist_ok=True)
+    stamp = {"complete": False, "made_here": True, "root": str(root)}
+    write_stamp(venv, stamp)
     say("making .venv with Python {}.{}.{}".format(*sys.version_info[:3]))
-    create(venv, log, lock)
-    facts = examine(python, False, root)
+    create(venv, venv / "setup.log", lock)
+    facts = examine(venv_python(venv), False, root)
     if facts is None:
-        raise SetupError(f"the python of the new environment, {python}, does not run: see {log}")
-    return facts, {}
+        raise SetupError(f"the python of the new environment does not run: see {venv / 'setup.log'}")
+    return facts, stamp
 
 
-def imports_torch(pip: Pip) -> bool:
-    """True when torch can really be used there: its libraries load, which metadata cannot tell."""
-    command = [str(pip.python), "-c", "import torch; print(torch.__version__, torch.__file__)"]
-    return run_logged(command, pip.log)[0] == 0
+def try_torch(pip: Pip) -> str | None:
+    """Load torch, since metadata cannot tell whether it works: None, or what it says of CUDA ("True", "False")."""
+    command = [str(pip.python), "-c", "import torch; print(torch.cuda.is_available())"]
+    status, output = run_logged(command, pip.log)
+    return output.split()[-1] if status == 0 else None
 
 
 def reuse_torch(pip: Pip, site_packages: Path, donor: dict) -> bool:
     """Put the donor's packages behind those of `.venv`; False, and nothing changed, when torch does not work so."""
     statements = [f"import site; site.addsitedir({ascii(folder)})" for folder in donor["folders"]]
     write_pth(site_packages, TORCH_PTH, statements)
-    if imports_torch(pip):
+    if try_torch(pip):
         say(f"torch {donor['torch']} of {donor['folders'][0]} is reused: none is downloaded")
         return True
     say(f"torch {donor['torch']} of {donor['folders'][0]} does not work in .venv, so one is installed there")
     (site_packages / TORCH_PTH).unlink()
     return False
+
+
+def add_torch(pip: Pip, locked: str, index: str | None) -> None:
+    """Install torch and see that it works. locked: the lock's line. Raises SetupError."""
+    card = find_nvidia_card()
+    install_torch(pip, torch_sources(locked, index, card, sys.platform))
+    has_cuda = try_torch(pip)
+    if has_cuda is None:
+        raise SetupError(f"torch is installed but cannot be imported: the last lines of {pip.log} say why")
+    if card and has_cuda == "False":
+        say(f"torch cannot use the {card}: the driver is probably too old for this build. Update the driver, or take a "
+            "build for an older CUDA: --torch-index https://download.pytorch.org/whl/cu126")
 
 
 def mend(root: Path, dev: bool, torch_index: str | None, lock: int | None) -> None:
@@ -194,8 +218,8 @@ def mend(root: Path, dev: bool, torch_index: str | None, lock: int | None) -> No
     facts, before = open_venv(root, lock)
     venv, site_packages = root / ".venv", Path(facts["site_packages"])
     index = torch_index or before.get("torch_index")  # once asked for, it stays
-    donor = None if index else find_donor() or before.get("donor")
-    write_stamp(venv, complete=False, root=str(root), donor=donor, torch_index=before.get("torch_index"))
+    donor = None if index else find_donor(root) or before.get("donor")
+    write_stamp(venv, before | {"complete": False, "root": str(root), "donor": donor})
     (site_packages / TORCH_PTH).unlink(missing_ok=True)  # pip must see only what is in .venv itself
     write_pth(site_packages, CHECKOUT_PTH, [f"import sys; sys.path.append({ascii(str(root))})"])
 
@@ -209,15 +233,13 @@ def mend(root: Path, dev: bool, torch_index: str | None, lock: int | None) -> No
         donor = None  # .venv has its own
     elif not (donor and facts["python"].startswith(donor["python"] + ".") and reuse_torch(pip, site_packages, donor)):
         donor = None
-        install_torch(pip, torch_sources(torch_line, index, find_nvidia_card(), sys.platform))
-        if not imports_torch(pip):
-            raise SetupError(f"torch is installed but cannot be imported: the last lines of {pip.log} say why")
+        add_torch(pip, torch_line, index)
 
     facts = examine(pip.python, dev, root)
     if facts is None or facts["problems"]:
         lacks = ", ".join(facts["problems"][:5]) if facts else "a python that runs"
         raise SetupError(f"after all this .venv still lacks {lacks}: see {pip.log}. "
                          "Taking .venv away and starting again makes it anew")
-    write_stamp(venv, complete=True, root=str(root), donor=donor, torch_index=index, python=facts["python"],
-                torch=facts["torch"])
+    write_stamp(venv, {"complete": True, "made_here": before.get("made_here", False), "root": str(root), "donor": donor,
+                       "torch_index": index, "python": facts["python"], "torch": facts["torch"]})
     say(f".venv is ready: Python {facts['python']}, torch {facts['torch']} ({time.monotonic() - began:.0f} s in all)")

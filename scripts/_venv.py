@@ -35,7 +35,7 @@ def read_stamp(venv: Path) -> dict | None:
     return stamp if isinstance(stamp, dict) else {}
 
 
-def write_stamp(venv: Path, **facts: object) -> None:
+def write_stamp(venv: Path, facts: dict) -> None:
     """Replace the stamp in one step, so that it is never half written."""
     draft = venv / (STAMP + ".new")
     with draft.open("w", encoding="utf-8") as file:

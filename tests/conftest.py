@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # fake_source and journals are plain modules beside the tests
-os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children of tests find the package in a bare checkout
+os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children find the package in a bare checkout
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +19,30 @@ def tiny_data(tmp_path_factory):
 
     cache = tmp_path_factory.mktemp("cache")
     return prepare(FakeSource(make_texts(400)), 256, 64, 4096, cache=cache, workers=1, progress=lambda line: None)
+
+
+def pytest_runtest_setup(item):
+    """A test marked gpu skips itself where there is no CUDA card."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA card")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """executable_path for playwright's chromium.launch: the system's browser, or None for playwright's own.
+
+    Without either the test is skipped; in continuous integration it fails, lest nobody notice that nothing was looked at.
+    """
+    from _browser import find_chromium
+    from playwright.sync_api import sync_playwright
+
+    path = find_chromium()
+    if path is None:
+        with sync_playwright() as driver:
+            if not Path(driver.chromium.executable_path).exists():
+                miss = pytest.fail if os.environ.get("CI") else pytest.skip
+                miss("no chromium: install one (Debian: apt install chromium) or run scripts/test.py --all")
+    return path

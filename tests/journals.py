@@ -254,7 +254,8 @@ def write_run(results_dir: Path, entries: list[dict], settings: dict | None = No
     folder = Path(results_dir) / settings["tag"]
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(settings, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+    numbered = [{**entry, "seq": seq} for seq, entry in enumerate(entries)]  # a test may have left some out
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in numbered)
     (folder / "journal.jsonl").write_text(lines, encoding="utf-8")
     scores = {(e["experiment"], e["attempt"], e["run"]): e["val_bpb"] for e in entries if e["event"] == "scored"}
     for entry in entries:

@@ -4,11 +4,22 @@ import subprocess
 
 import pytest
 
-from harness.lab.history import CommitPlan, HistoryError, branch_name, experiment_ref, head_commit, record_experiment, set_ref, why_no_history
+from harness.lab.history import (
+    CommitPlan,
+    HistoryError,
+    branch_name,
+    experiment_ref,
+    head_commit,
+    record_experiment,
+    set_ref,
+    why_no_history,
+)
 
 
 def git(folder, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -40,15 +51,25 @@ def plan(repository, parent: str | None = None, message: str = "0000: baseline\n
 
 
 def test_the_users_checkout_index_and_head_are_not_touched(repository, train_py):
-    before = (git(repository, "status", "--porcelain"), git(repository, "rev-parse", "HEAD"), git(repository, "diff", "--cached"))
+    before = (
+        git(repository, "status", "--porcelain"),
+        git(repository, "rev-parse", "HEAD"),
+        git(repository, "diff", "--cached"),
+    )
     record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
-    assert (git(repository, "status", "--porcelain"), git(repository, "rev-parse", "HEAD"), git(repository, "diff", "--cached")) == before
+    assert (
+        git(repository, "status", "--porcelain"),
+        git(repository, "rev-parse", "HEAD"),
+        git(repository, "diff", "--cached"),
+    ) == before
 
 
 def test_keeps_advance_the_branch_and_discards_stay_reachable(repository, train_py):
     baseline = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
     train_py.write_text("x = 2\n")
-    discard = record_experiment(repository, "t", 1, plan(repository, baseline, "0001: worse\n"), train_py, advance=False)
+    discard = record_experiment(
+        repository, "t", 1, plan(repository, baseline, "0001: worse\n"), train_py, advance=False
+    )
     train_py.write_text("x = 3\n")
     keep = record_experiment(repository, "t", 2, plan(repository, baseline, "0002: better\n"), train_py, advance=True)
     assert git(repository, "log", "--format=%s", "autoresearch/t") == "0002: better\n0000: baseline\nstart"

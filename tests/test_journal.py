@@ -6,24 +6,46 @@ import pytest
 
 from harness.lab.journal import Journal, JournalError, Step, fold, next_step, read_journal
 
-PROPOSAL = {"title": "idea", "hypothesis": "why", "category": "tune", "proposer": "tpe", "parent": 0, "sha256": "x", "constants": {}, "code_lines": 100}
+PROPOSAL = {
+    "title": "idea",
+    "hypothesis": "why",
+    "category": "tune",
+    "proposer": "tpe",
+    "parent": 0,
+    "sha256": "x",
+    "constants": {},
+    "code_lines": 100,
+}
 
 
 def script(*events: dict) -> list[dict]:
     return [{"seq": i, "time": "2026-11-23T00:00:00.000Z"} | event for i, event in enumerate(events)]
 
 
-def run(experiment: int, number: int, val_bpb: float | None = None, status: str = "ok", kind: str = "score") -> list[dict]:
+def run(
+    experiment: int, number: int, val_bpb: float | None = None, status: str = "ok", kind: str = "score"
+) -> list[dict]:
     """The entries of one run: started, trained, scored."""
     at = {"experiment": experiment, "attempt": 0, "run": number}
-    events = [{"event": "run_started", **at, "kind": kind, "seed": 1}, {"event": "trained", **at, "status": status, "cause": "", "memory_mb": 1.0}]
+    events = [
+        {"event": "run_started", **at, "kind": kind, "seed": 1},
+        {"event": "trained", **at, "status": status, "cause": "", "memory_mb": 1.0},
+    ]
     return events + [{"event": "scored", **at, "status": "ok", "cause": "", "val_bpb": val_bpb}] * (status == "ok")
 
 
 def experiment(number: int, runs: list[dict], decision: str = "discard") -> list[dict]:
     at = {"experiment": number, "attempt": 0}
-    ends = [{"event": "decided", "experiment": number, "decision": decision, "status": "ok"}, {"event": "committed", "experiment": number, "commit": None}]
-    return [{"event": "proposed", **at, **PROPOSAL}, {"event": "checked", **at, "ok": True, "reasons": []}, *runs, *ends]
+    ends = [
+        {"event": "decided", "experiment": number, "decision": decision, "status": "ok"},
+        {"event": "committed", "experiment": number, "commit": None},
+    ]
+    return [
+        {"event": "proposed", **at, **PROPOSAL},
+        {"event": "checked", **at, "ok": True, "reasons": []},
+        *runs,
+        *ends,
+    ]
 
 
 OPENED = {"event": "opened", "tag": "t", "seeds": [1, 2], "max_looks": 3, "prior": None}
@@ -36,11 +58,26 @@ NIGHT = script(
     *experiment(3, run(3, 0, status="crash")),
     *experiment(4, run(4, 0, status="interrupted") + run(4, 1, 1.49)),
 )
-KINDS = {"opened": "propose", "proposed": "check", "checked": "train", "run_started": "close", "decided": "commit", "committed": "propose"}
+KINDS = {
+    "opened": "propose",
+    "proposed": "check",
+    "checked": "train",
+    "run_started": "close",
+    "decided": "commit",
+    "committed": "propose",
+}
 
 
 def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry_does():
-    does = {"proposed": "propose", "checked": "check", "run_started": "train", "trained": "close", "scored": "score", "decided": "decide", "committed": "commit"}
+    does = {
+        "proposed": "propose",
+        "checked": "check",
+        "run_started": "train",
+        "trained": "close",
+        "scored": "score",
+        "decided": "decide",
+        "committed": "commit",
+    }
     assert next_step([]) == Step("open")
     for length in range(1, len(NIGHT)):
         step, following = next_step(NIGHT[:length]), NIGHT[length]
@@ -84,7 +121,12 @@ def test_an_infrastructure_fault_runs_the_same_candidate_again_and_is_not_held_a
 
 
 def test_a_refused_candidate_is_decided_without_training():
-    entries = script(OPENED, *BASELINE, *experiment(1, [])[:1], {"event": "checked", "experiment": 1, "attempt": 0, "ok": False, "reasons": ["no"]})
+    entries = script(
+        OPENED,
+        *BASELINE,
+        *experiment(1, [])[:1],
+        {"event": "checked", "experiment": 1, "attempt": 0, "ok": False, "reasons": ["no"]},
+    )
     assert next_step(entries).kind == "decide"
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.lab.runner import CappedLog, TrainingRequest, child_environment, kill_leftover, parse_event, run_training, summary_block
+from harness.lab.runner import (
+    CappedLog,
+    TrainingRequest,
+    child_environment,
+    kill_leftover,
+    parse_event,
+    run_training,
+    summary_block,
+)
 
 OPEN = "from harness.training.session import open_session\nimport torch\nsession = open_session(__file__)\n"
 HONEST = OPEN + """
@@ -54,10 +62,19 @@ FAILURES = {
     "out of memory": (OPEN + "raise MemoryError('no room')", "oom", "MemoryError"),
     "torch out of memory": (OPEN + "raise torch.OutOfMemoryError('CUDA out of memory')", "oom", "OutOfMemoryError"),
     "killed for memory": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "oom", "memory"),
-    "nan": (OPEN + "session.start()\nfor i in range(9):\n    session.log(i, torch.tensor(float('nan')), 8)\n    session._next_log = 0", "nan", "step 0"),
+    "nan": (
+        OPEN
+        + "session.start()\nfor i in range(9):\n    session.log(i, torch.tensor(float('nan')), 8)\n    session._next_log = 0",
+        "nan",
+        "step 0",
+    ),
     "silent exit": ("import os; os._exit(0)", "crash", "session.finish"),
     "exit status": ("import sys; sys.exit(3)", "crash", "exit status 3"),
-    "forged end": (OPEN + "session.start()\nsession._send('stop')\nsession._send('finish', num_steps=1)", "crash", "no weights"),
+    "forged end": (
+        OPEN + "session.start()\nsession._send('stop')\nsession._send('finish', num_steps=1)",
+        "crash",
+        "no weights",
+    ),
 }
 
 
@@ -69,7 +86,9 @@ def test_every_failure_is_a_result_with_its_status_and_cause(tmp_path, name):
 
 
 def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tmp_path):
-    stubborn = OPEN + "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsession.start()\ntime.sleep(600)"
+    stubborn = (
+        OPEN + "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsession.start()\ntime.sleep(600)"
+    )
     started = time.monotonic()
     result, _ = train(tmp_path, stubborn)
     assert result["status"] == "timeout" and "budget" in result["cause"]
@@ -77,7 +96,9 @@ def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tm
 
 
 def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
-    silent = "import os, time\nfor fd in range(1, 64):\n    try: os.close(fd)\n    except OSError: pass\ntime.sleep(600)"
+    silent = (
+        "import os, time\nfor fd in range(1, 64):\n    try: os.close(fd)\n    except OSError: pass\ntime.sleep(600)"
+    )
     result, _ = train(tmp_path, silent, startup_limit_seconds=4)
     assert result["status"] == "timeout" and "start-up" in result["cause"]
 
@@ -94,7 +115,9 @@ def test_grandchildren_do_not_outlive_the_run(tmp_path):
     train(tmp_path, parent + HONEST)
     pid = int(marker.read_text())
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+    while (
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
@@ -131,7 +154,10 @@ def test_a_trainer_dies_with_its_runner_or_is_killed_at_the_next_start(tmp_path)
     runner = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[1])
     note = tmp_path / "run" / "process.json"
     deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "events.jsonl").exists() or "ready" not in (tmp_path / "run" / "events.jsonl").read_text():
+    while (
+        not (tmp_path / "run" / "events.jsonl").exists()
+        or "ready" not in (tmp_path / "run" / "events.jsonl").read_text()
+    ):
         assert time.monotonic() < deadline and runner.poll() is None
         time.sleep(0.05)
     pid = json.loads(note.read_text())["pid"]
@@ -139,7 +165,9 @@ def test_a_trainer_dies_with_its_runner_or_is_killed_at_the_next_start(tmp_path)
     runner.wait()
     kill_leftover(tmp_path / "run")
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+    while (
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
@@ -149,7 +177,9 @@ def test_a_reused_process_id_is_not_killed(tmp_path):
     assert kill_leftover(tmp_path) is False
 
 
-@pytest.mark.parametrize("line", [b"nonsense", b"[1, 2]", b'{"event": "scored"}', b'{"no": "event"}', b"x" * 10_000, b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "line", [b"nonsense", b"[1, 2]", b'{"event": "scored"}', b'{"no": "event"}', b"x" * 10_000, b"\xff\xfe"]
+)
 def test_nonsense_in_the_channel_is_no_event(line):
     assert parse_event(line) is None
 
@@ -171,5 +201,19 @@ def test_the_summary_has_the_originals_lines_and_says_nan_for_what_is_unknown():
     block = summary_block({"val_bpb": 0.9979, "training_seconds": 300.1, "total_seconds": 325.9, "memory_kind": "vram", "memory_mb": 45060.2,
                            "mfu_percent": None, "total_tokens": 499_600_000, "num_steps": 953, "num_params": 50_300_000, "depth": 8})  # fmt: skip
     lines = dict(line.split(":") for line in block.splitlines()[1:])
-    assert list(lines) == ["val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth"]
-    assert lines["val_bpb"].strip() == "0.997900" and lines["mfu_percent"].strip() == "nan" and lines["total_tokens_M"].strip() == "499.6"
+    assert list(lines) == [
+        "val_bpb",
+        "training_seconds",
+        "total_seconds",
+        "peak_vram_mb",
+        "mfu_percent",
+        "total_tokens_M",
+        "num_steps",
+        "num_params_M",
+        "depth",
+    ]
+    assert (
+        lines["val_bpb"].strip() == "0.997900"
+        and lines["mfu_percent"].strip() == "nan"
+        and lines["total_tokens_M"].strip() == "499.6"
+    )

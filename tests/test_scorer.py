@@ -36,7 +36,17 @@ def score(data, folder, body: str, limit_seconds: float = 60.0):
     train_py.write_text(UNIFORM.format(body=body))
     save_model(Weights(), str(weights))
     environment = child_environment()
-    return score_model(data, train_py, weights, device="cpu", dtype="float32", threads=1, environment=environment, folder=folder, limit_seconds=limit_seconds)
+    return score_model(
+        data,
+        train_py,
+        weights,
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        environment=environment,
+        folder=folder,
+        limit_seconds=limit_seconds,
+    )
 
 
 def test_a_uniform_model_scores_log2_of_the_vocabulary_per_token(tiny_data, tmp_path):

@@ -51,14 +51,20 @@ def test_the_ladder_steps_over_a_rung_that_cannot_be_built(monkeypatch):
     def broken():
         raise OSError("no such kernel")
 
-    monkeypatch.setattr(attention, "ladder", lambda device: [("fast", broken, True), ("chunked", lambda: attention.chunked, False)])
+    monkeypatch.setattr(
+        attention, "ladder", lambda device: [("fast", broken, True), ("chunked", lambda: attention.chunked, False)]
+    )
     chosen = attention.select(torch.device("cpu"), torch.float32, 64)
     assert chosen["windowed"] == "chunked" and "no such kernel" in chosen["rejected"]
 
 
 @pytest.mark.parametrize(
     "name, capability, hip, expected",
-    [("NVIDIA H100 80GB HBM3", 9, None, "bfloat16"), ("Tesla V100", 7, None, "float32"), ("AMD Instinct MI300X", 9, "6.2", "bfloat16")],
+    [
+        ("NVIDIA H100 80GB HBM3", 9, None, "bfloat16"),
+        ("Tesla V100", 7, None, "float32"),
+        ("AMD Instinct MI300X", 9, "6.2", "bfloat16"),
+    ],
 )
 def test_simulated_cards_get_the_right_precision(monkeypatch, name, capability, hip, expected):
     properties = type("Properties", (), {"name": name, "major": capability, "total_memory": 80 * 2**30})()
@@ -72,14 +78,27 @@ def test_simulated_cards_get_the_right_precision(monkeypatch, name, capability, 
 
 def test_an_unknown_device_has_no_peak_and_says_nothing_it_does_not_know():
     assert devices.peak_flops("Imaginary 9000") != devices.peak_flops("Imaginary 9000")  # nan
-    done = subprocess.run([sys.executable, "-m", "harness.training.devices", "--kind", "cpu"], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.training.devices", "--kind", "cpu"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     facts = json.loads(done.stdout)
     assert facts["kind"] == "cpu" and facts["peak_flops"] is None
     with pytest.raises(ValueError, match="use auto"):
         devices.detect_device("tpu")
 
 
-@pytest.mark.parametrize("constants", [{}, {"DEPTH": 4, "N_HEAD": 4, "KV_GROUP": 2, "HEAD_DIM": 32, "WINDOW_PATTERN": "SSL"}, {"VALUE_EMBED_EVERY": 0, "DEPTH": 1}])
+@pytest.mark.parametrize(
+    "constants",
+    [
+        {},
+        {"DEPTH": 4, "N_HEAD": 4, "KV_GROUP": 2, "HEAD_DIM": 32, "WINDOW_PATTERN": "SSL"},
+        {"VALUE_EMBED_EVERY": 0, "DEPTH": 1},
+    ],
+)
 def test_the_template_keeps_the_contract_and_is_causal(constants):
     torch.manual_seed(0)
     model = import_template(**constants).build_model(257, 64).eval()
@@ -139,12 +158,21 @@ def test_warming_up_changes_no_weight_and_leaves_no_moment():
 
 def test_schedules_begin_and_end_where_their_constants_say():
     module = import_template(WARMUP_RATIO=0.1, WARMDOWN_RATIO=0.5, FINAL_LR_FRAC=0.05)
-    assert module.lr_factor(0.0) == 0.0 and module.lr_factor(0.05) == pytest.approx(0.5) and module.lr_factor(0.3) == 1.0
+    assert (
+        module.lr_factor(0.0) == 0.0 and module.lr_factor(0.05) == pytest.approx(0.5) and module.lr_factor(0.3) == 1.0
+    )
     assert module.lr_factor(0.75) == pytest.approx(0.5 + 0.5 * 0.05) and module.lr_factor(1.0) == pytest.approx(0.05)
     assert module.muon_momentum(0) == pytest.approx(0.85) and module.muon_momentum(10_000) == module.MUON_MOMENTUM
 
 
 def test_importing_the_template_trains_nothing_and_opens_nothing(tmp_path):
     code = f"import runpy; m = runpy.run_path({str(ROOT / 'train_template.py')!r}); m['build_model'](257, 64); print('fine')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={"PATH": "", "PYTHONPATH": str(ROOT)}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": "", "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     assert done.stdout == "fine\n" and list(tmp_path.iterdir()) == []

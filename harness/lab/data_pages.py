@@ -20,7 +20,13 @@ def counts_page(data: PreparedData) -> str:
     rows = []
     for split in SPLITS:
         tokens, text = m["tokens"][split], m["bytes"][split]
-        cells = (f"{m['documents'][split]:,}", f"{text / 1e6:.2f} MB", f"{tokens:,}", f"{m['rows'][split]:,}", f"{100 * m['kept_share'][split]:.2f}%")
+        cells = (
+            f"{m['documents'][split]:,}",
+            f"{text / 1e6:.2f} MB",
+            f"{tokens:,}",
+            f"{m['rows'][split]:,}",
+            f"{100 * m['kept_share'][split]:.2f}%",
+        )
         rows.append((split, *cells))
     shrunk = m["eval_tokens"] < m["eval_tokens_requested"]
     lines = [
@@ -29,7 +35,9 @@ def counts_page(data: PreparedData) -> str:
         f"<div>{m['documents']['duplicates_dropped']:,} duplicate documents dropped; unigram model on the validation rows: {m['unigram_bpb']:.4f} bpb</div>",
     ]
     if shrunk:
-        lines.append(f"<div>the corpus is small: {m['eval_tokens']:,} evaluation tokens instead of {m['eval_tokens_requested']:,}</div>")
+        lines.append(
+            f"<div>the corpus is small: {m['eval_tokens']:,} evaluation tokens instead of {m['eval_tokens_requested']:,}</div>"
+        )
     return box("".join(lines)) + table(("split", "documents", "text", "tokens", "rows", "kept"), rows)
 
 
@@ -40,7 +48,11 @@ def sample_rows_page(data: PreparedData, count: int = 3, most: int = 700) -> str
     pages = []
     for index in np.linspace(0, len(rows) - 1, count + 2).astype(int)[1:-1]:
         pieces = np.split(rows[index], np.flatnonzero(rows[index] == data.bos_id))
-        texts = (tokenizer.decode_bytes(piece[1:].tolist()).decode("utf-8", errors="replace") for piece in pieces if len(piece))
+        texts = (
+            tokenizer.decode_bytes(piece[1:].tolist()).decode("utf-8", errors="replace")
+            for piece in pieces
+            if len(piece)
+        )
         text = "".join(f"▶{piece}" for piece in texts)
         style = f"white-space:pre-wrap;font-family:monospace;font-size:12px;border:1px solid {LINE};padding:6px;margin:4px 0"
         pages.append(f'<div style="color:{SOFT}">row {index:,}</div><div style="{style}">{escape(text[:most])}</div>')

@@ -34,7 +34,9 @@ def box(body: str, colour: str = LINE) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """An HTML table; cells are escaped."""
     head = "".join(f'<th style="{CELL};color:{SOFT}">{escape(cell)}</th>' for cell in header)
-    body = "".join("<tr>" + "".join(f'<td style="{CELL}">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{CELL}">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows
+    )
     return f'<table style="border-collapse:collapse"><tr>{head}</tr>{body}</table>'
 
 
@@ -45,9 +47,14 @@ def sparkline(points: Sequence[tuple[float, float]], width: int = 460, height: i
     step = max(1, len(points) // 200)
     shown = [*points[::step], points[-1]]
     values = sorted(y for _, y in points)
-    low, high = values[0], values[min(len(values) - 1, int(0.98 * len(values)))]  # the first steps would flatten the rest
+    low, high = (
+        values[0],
+        values[min(len(values) - 1, int(0.98 * len(values)))],
+    )  # the first steps would flatten the rest
     span = (high - low) or 1.0
-    path = " ".join(f"{4 + x * (width - 8):.1f},{4 + (1 - min(1.0, (y - low) / span)) * (height - 8):.1f}" for x, y in shown)
+    path = " ".join(
+        f"{4 + x * (width - 8):.1f},{4 + (1 - min(1.0, (y - low) / span)) * (height - 8):.1f}" for x, y in shown
+    )
     label = f'<text x="{width - 4}" y="14" text-anchor="end" font-size="11" fill="{SOFT}">training loss {shown[-1][1]:.3f} nats</text>'
     line = f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.6"/>'
     frame = f'<line x1="4" y1="{height - 4}" x2="{width - 4}" y2="{height - 4}" stroke="{LINE}"/>'
@@ -79,7 +86,11 @@ class LiveTraining:
         if event.get("event") == "over" and event["status"] != "ok":
             self.done.append(f"run {event['run']}: {event['status']}: {event['cause']}")
         elif event.get("event") == "scored":
-            result = f"val_bpb {event['val_bpb']:.6f}" if event["val_bpb"] is not None else f"{event['status']}: {event['cause']}"
+            result = (
+                f"val_bpb {event['val_bpb']:.6f}"
+                if event["val_bpb"] is not None
+                else f"{event['status']}: {event['cause']}"
+            )
             self.done.append(f"run {event['run']}: {result}")
         else:
             return False
@@ -147,7 +158,9 @@ def state_page(lab: Lab, last: int = 6) -> str:
     lines = [f"<div><b>run {escape(lab.settings.tag)}</b>: {escape(environment_words(lab.settings))}</div>"]
     if incumbent:
         title = incumbent.decided["title"]
-        lines.append(f"<div>incumbent: experiment {incumbent.number}, {escape(title)}, <b>val_bpb {incumbent.mean:.6f}</b> ({len(incumbent.attempt.scores)} runs)</div>")
+        lines.append(
+            f"<div>incumbent: experiment {incumbent.number}, {escape(title)}, <b>val_bpb {incumbent.mean:.6f}</b> ({len(incumbent.attempt.scores)} runs)</div>"
+        )
         lines.append(f"<div>noise: {escape(state.noise.words)}</div>")
     rows = [(e.number, e.decided["decision"], score_text(e), e.decided["title"]) for e in decided[-last:]]
     return box("".join(lines)) + table(("experiment", "decision", "val_bpb", "idea"), rows)
@@ -157,14 +170,17 @@ def idea_page(experiment: Experiment) -> str:
     """The idea and why."""
     proposed = experiment.attempt.proposed
     changed = [(name, old, new) for name, (old, new) in (proposed.get("constants_changed") or {}).items()]
+    origin = f"{proposed['category']}, proposed by {proposed['proposer']}, from experiment {proposed['parent']}"
     lines = [
         f"<div><b>experiment {experiment.number}: {escape(proposed['title'])}</b></div>",
         f"<div>{escape(proposed['hypothesis'] or '')}</div>",
-        f'<div style="color:{SOFT}">{escape(proposed["category"])}, proposed by {escape(proposed["proposer"])}, from experiment {escape(proposed["parent"])}</div>',
+        f'<div style="color:{SOFT}">{escape(origin)}</div>',
     ]
     skipped = proposed.get("not_applicable") or []
     if skipped:
-        lines.append(f'<div style="color:{SOFT}">not applicable to this file: {escape(", ".join(map(str, skipped)))}</div>')
+        lines.append(
+            f'<div style="color:{SOFT}">not applicable to this file: {escape(", ".join(map(str, skipped)))}</div>'
+        )
     return box("".join(lines), BLUE) + (table(("constant", "was", "now"), changed) if changed else "")
 
 
@@ -172,7 +188,10 @@ def diff_page(diff: str, most: int = 200) -> str:
     """A unified diff in colour, escaped, cut after `most` lines."""
     lines = diff.splitlines()
     colour = {"+": GREEN, "-": RED, "@": BLUE}
-    shown = "".join(f'<div style="color:{colour.get(line[:1], INK)};white-space:pre">{escape(line) or " "}</div>' for line in lines[:most])
+    shown = "".join(
+        f'<div style="color:{colour.get(line[:1], INK)};white-space:pre">{escape(line) or " "}</div>'
+        for line in lines[:most]
+    )
     more = f'<div style="color:{SOFT}">{len(lines) - most} more lines in train.diff</div>' if len(lines) > most else ""
     return f'<div style="font-family:monospace;font-size:12px;overflow-x:auto;border:1px solid {LINE};padding:6px">{shown}{more}</div>'
 
@@ -181,13 +200,23 @@ def check_page(experiment: Experiment) -> str:
     """What the gate said."""
     checked = experiment.attempt.checked
     if checked["ok"]:
-        return box("passes the gate: it parses, keeps the contract, imports only what is allowed, and was not tried before", GREEN)
-    return box("<div>refused before training:</div>" + "".join(f"<div>{escape(reason)}</div>" for reason in checked["reasons"]), RED)
+        return box(
+            "passes the gate: it parses, keeps the contract, imports only what is allowed, and was not tried before",
+            GREEN,
+        )
+    return box(
+        "<div>refused before training:</div>"
+        + "".join(f"<div>{escape(reason)}</div>" for reason in checked["reasons"]),
+        RED,
+    )
 
 
 def score_page(lab: Lab, experiment: Experiment) -> str:
     """The score beside the incumbent's, in bits per byte and in sigma."""
-    runs = [(run.number, run.started["kind"], run.started["seed"], run_text(run), seconds_text(run), rate_text(run)) for run in experiment.attempt.runs]
+    runs = [
+        (run.number, run.started["kind"], run.started["seed"], run_text(run), seconds_text(run), rate_text(run))
+        for run in experiment.attempt.runs
+    ]
     page = table(("run", "kind", "seed", "val_bpb", "training", "tokens/s"), runs)
     if experiment.mean is not None and experiment.number and lab.state.noise.df:
         reference = experiment.decided["incumbent"] if experiment.decided else lab.state.incumbent.number
@@ -204,7 +233,10 @@ def decision_page(experiment: Experiment) -> str:
     """The decision with its reason."""
     decided = experiment.decided
     colour = COLOURS["crash"] if decided["status"] != "ok" else COLOURS.get(decided["decision"], SOFT)
-    return box(f'<div style="color:{colour}"><b>{escape(decided["decision"])}</b></div><div>{escape(decided["verdict"])}</div>', colour)
+    return box(
+        f'<div style="color:{colour}"><b>{escape(decided["decision"])}</b></div><div>{escape(decided["verdict"])}</div>',
+        colour,
+    )
 
 
 def commit_page(lab: Lab) -> str:

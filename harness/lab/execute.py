@@ -19,7 +19,13 @@ import psutil
 from harness.lab.runner import REPOSITORY
 from harness.training.parent import die_with_parent
 
-PRELOAD = ["harness.lab.execute", "harness.lab.pages", "papermill.execute", "papermill.clientwrap", "nbconvert.exporters.html"]
+PRELOAD = [
+    "harness.lab.execute",
+    "harness.lab.pages",
+    "papermill.execute",
+    "papermill.clientwrap",
+    "nbconvert.exporters.html",
+]
 
 
 def make_context() -> BaseContext:
@@ -38,7 +44,9 @@ class NotebookProcess:
         put_aside(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         self._receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=execute, args=(str(notebook), str(output), parameters, sender), name=f"papermill {output.name}")
+        self.process = context.Process(
+            target=execute, args=(str(notebook), str(output), parameters, sender), name=f"papermill {output.name}"
+        )
         self.process.start()
         sender.close()
 
@@ -50,7 +58,11 @@ class NotebookProcess:
     def failure(self) -> tuple[str, str] | None:
         """(exception name, message) of a child that has ended badly, None when it did its work."""
         try:
-            return self._receiver.recv() if self._receiver.poll() else ("DeadProcess", f"the notebook's process ended with status {self.process.exitcode}")
+            return (
+                self._receiver.recv()
+                if self._receiver.poll()
+                else ("DeadProcess", f"the notebook's process ended with status {self.process.exitcode}")
+            )
         except EOFError:
             return "DeadProcess", f"the notebook's process ended with status {self.process.exitcode}"
 

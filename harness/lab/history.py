@@ -96,7 +96,9 @@ def make_commit(repository: Path, plan: CommitPlan, train_py: Path) -> str:
         git(repository, "read-tree", plan.tree_of, index=index)
         git(repository, "update-index", "--add", "--cacheinfo", f"100644,{blob},train.py", index=index)
         tree = git(repository, "write-tree", index=index)
-    return git(repository, "commit-tree", tree, "-p", plan.parent, "-F", "-", stdin=plan.message.encode(), date=plan.date)
+    return git(
+        repository, "commit-tree", tree, "-p", plan.parent, "-F", "-", stdin=plan.message.encode(), date=plan.date
+    )
 
 
 def set_ref(repository: Path, ref: str, target: str, expected: str | None) -> None:
@@ -105,15 +107,21 @@ def set_ref(repository: Path, ref: str, target: str, expected: str | None) -> No
     if found == target:
         return
     if found != expected:
-        raise HistoryError(f"{ref} is at {found and found[:10]}, expected {expected and expected[:10]}: somebody moved it; start a new tag")
+        raise HistoryError(
+            f"{ref} is at {found and found[:10]}, expected {expected and expected[:10]}: somebody moved it; start a new tag"
+        )
     try:
         git(repository, "update-ref", "--create-reflog", ref, target, expected or ZERO)
     except HistoryError as error:
         if read_ref(repository, ref) != target:
-            raise HistoryError(f"{error}\nA stale lock file of a killed git under .git/refs may be the reason: delete it when no git runs") from error
+            raise HistoryError(
+                f"{error}\nA stale lock file of a killed git under .git/refs may be the reason: delete it when no git runs"
+            ) from error
 
 
-def record_experiment(repository: Path, tag: str, experiment: int, plan: CommitPlan, train_py: Path, advance: bool) -> str:
+def record_experiment(
+    repository: Path, tag: str, experiment: int, plan: CommitPlan, train_py: Path, advance: bool
+) -> str:
     """Make the experiment's commit and refs; return its sha. advance: the branch moves too (baseline and keeps)."""
     commit = make_commit(repository, plan, train_py)
     set_ref(repository, experiment_ref(tag, experiment), commit, None)

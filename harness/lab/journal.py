@@ -41,7 +41,9 @@ def read_journal(path: str | os.PathLike[str]) -> list[dict]:
         if entry is not None:
             entries.append(entry)
         elif any(rest.strip() for rest in lines[number + 1 :]):
-            raise JournalError(f"{path}, line {number + 1} is damaged: restore the file from a backup, or start a new tag")
+            raise JournalError(
+                f"{path}, line {number + 1} is damaged: restore the file from a backup, or start a new tag"
+            )
         else:
             break
     return entries
@@ -55,6 +57,33 @@ def parse_entry(line: bytes, seq: int) -> dict | None:
         return None
     whole = isinstance(entry, dict) and entry.get("seq") == seq and entry.get("event") in EVENTS
     return entry if whole else None
+
+
+class JournalReader:
+    """A watcher's view of a growing journal: each look reads and parses only what was added since the last."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._entries: list[dict] = []
+        self._offset = 0
+
+    def entries(self) -> list[dict]:
+        """All whole entries so far. A journal that became shorter is read anew."""
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    self._entries, self._offset = [], 0
+                file.seek(self._offset)
+                added = file.read()
+        except FileNotFoundError:
+            return []
+        for line in added.splitlines(keepends=True):
+            entry = parse_entry(line, len(self._entries)) if line.endswith(b"\n") else None
+            if entry is None:
+                break
+            self._entries.append(entry)
+            self._offset += len(line)
+        return self._entries
 
 
 class Journal:
@@ -177,7 +206,11 @@ class State:
     @property
     def best_ever(self) -> float | None:
         """The best mean among baseline and keeps."""
-        means = [e.mean for e in self.experiments if e.decided and e.decided["decision"] in ("baseline", "keep") and e.mean is not None]
+        means = [
+            e.mean
+            for e in self.experiments
+            if e.decided and e.decided["decision"] in ("baseline", "keep") and e.mean is not None
+        ]
         return min(means, default=None)
 
     @property

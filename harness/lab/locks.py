@@ -55,7 +55,10 @@ def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
     except Timeout:
         raise BusyError(f"run {folder.name} is in use by {holder(folder, name)}. {advice}") from None
     try:
-        write_json_atomic(folder / f".{name}.holder.json", {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": now()})
+        write_json_atomic(
+            folder / f".{name}.holder.json",
+            {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": now()},
+        )
         yield
     finally:
         lock.release(force=True)

@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from harness.data.files import open_atomic, read_json, write_json_atomic, write_text_atomic
+from harness.data.files import read_json, write_json_atomic, write_text_atomic
 from harness.data.manifest import PreparedData
 from harness.lab import history
-from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step, verdict
+from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weights, save_losses, update_best
+from harness.lab.decisions import commit_facts, decision, history_row
+from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step
 from harness.lab.locks import hold
 from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import REPOSITORY, TrainingRequest, child_environment, kill_leftover, run_training, summary_block
+from harness.lab.runner import (
+    REPOSITORY,
+    TrainingRequest,
+    child_environment,
+    kill_leftover,
+    run_training,
+)
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
 from harness.scoring.scorer import ScoreError, score_model
-from harness.search.constants import constant_values, rewrite_constants
+from harness.search.constants import ConstantsError, constant_values, rewrite_constants
 from harness.search.gate import check_candidate
 from harness.search.keep import count_code_lines
 from harness.search.patch import make_diff
@@ -131,7 +134,9 @@ class Lab:
         """
         step = self.step
         if step.experiment == 0:
-            raise LoopError(f"run {self.settings.tag} has no finished baseline: run notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first")
+            raise LoopError(
+                f"run {self.settings.tag} has no finished baseline: run notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first"
+            )
         self.number = step.experiment
         return self.number
 
@@ -158,11 +163,13 @@ class Lab:
             "proposed",
             experiment=step.experiment,
             attempt=step.attempt,
-            **{key: proposal.get(key) for key in ("title", "hypothesis", "category", "proposer", "bank_id", "sha256", "constants_changed")},
+            **{
+                key: proposal.get(key)
+                for key in ("title", "hypothesis", "category", "proposer", "bank_id", "sha256", "constants_changed")
+            },
             not_applicable=proposal.get("not_applicable", []),
             parent=parent.number if parent else None,
-            constants=constant_values(after),
-            code_lines=count_code_lines(after),
+            **measures(after),
             program_sha256=hashlib.sha256(self.program_text().encode()).hexdigest(),
         )
 
@@ -174,7 +181,9 @@ class Lab:
         source = (self.attempt_folder(step.experiment, step.attempt) / "train.py").read_text(encoding="utf-8")
         tried = {attempt.proposed["sha256"] for e in self.state.experiments[:-1] for attempt in e.attempts}
         reasons = check_candidate(source, tried)
-        self.journal.append("checked", experiment=step.experiment, attempt=step.attempt, ok=not reasons, reasons=reasons)
+        self.journal.append(
+            "checked", experiment=step.experiment, attempt=step.attempt, ok=not reasons, reasons=reasons
+        )
 
     def train(self, listen: Listener = lambda event: None) -> None:
         """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising.
@@ -199,7 +208,12 @@ class Lab:
         git = None
         if parent and self.settings.base_commit:
             message = history.commit_message(step.experiment, entry["title"], commit_facts(entry))
-            git = {"parent": parent, "tree_of": self.settings.base_commit, "date": f"{int(time.time())} +0000", "message": message}
+            git = {
+                "parent": parent,
+                "tree_of": self.settings.base_commit,
+                "date": f"{int(time.time())} +0000",
+                "message": message,
+            }
         self.journal.append("decided", **entry, git=git)
 
     def commit(self) -> None:
@@ -212,17 +226,21 @@ class Lab:
         commit = None
         if experiment.decided["git"]:
             plan = history.CommitPlan(**experiment.decided["git"])
-            commit = history.record_experiment(REPOSITORY, self.settings.tag, experiment.number, plan, self.train_py(experiment), advance=kept)
+            commit = history.record_experiment(
+                REPOSITORY, self.settings.tag, experiment.number, plan, self.train_py(experiment), advance=kept
+            )
         if kept:
-            self._update_best(experiment, commit)
-        self._drop_weights(experiment, kept)
+            update_best(self.folder, experiment, self.train_py(experiment).parent, self.settings, commit)
+        self._tidy(experiment, kept)
         self.journal.append("committed", experiment=experiment.number, commit=commit)
         self.write_table()
 
     def run_baseline(self, listen: Listener = lambda event: None) -> None:
         """Carry experiment 0 from wherever it is to its commit. Raises LoopError when the template itself fails."""
         while (step := self.step).experiment == 0:
-            {"propose": self.propose, "check": self.check, "decide": self.decide, "commit": self.commit}.get(step.kind, lambda: None)()
+            {"propose": self.propose, "check": self.check, "decide": self.decide, "commit": self.commit}.get(
+                step.kind, lambda: None
+            )()
             if step.kind == "train":
                 self._train_once(step, listen)
             elif step.kind == "score":
@@ -267,9 +285,13 @@ class Lab:
         command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json")]
         environment = child_environment()
         try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROPOSE_SECONDS, check=False)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=PROPOSE_SECONDS, check=False
+            )
         except subprocess.TimeoutExpired:
-            raise LoopError(f"the proposer gave no answer within {PROPOSE_SECONDS} s; run the same command again to continue") from None
+            raise LoopError(
+                f"the proposer gave no answer within {PROPOSE_SECONDS} s; run the same command again to continue"
+            ) from None
         proposal = self._read_proposal(folder)
         if done.returncode or proposal is None:
             why = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -320,7 +342,8 @@ class Lab:
             threads=settings.threads,
             compile_cache=str(self.folder / "compile_cache"),
         )
-        context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind, "seed": step.seed, "budget_seconds": request.budget_seconds}  # fmt: skip
+        context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind}
+        context |= {"seed": step.seed, "budget_seconds": request.budget_seconds}
         place = {"experiment": step.experiment, "attempt": step.attempt, "run": step.run}
         self.journal.append("run_started", **place, kind=step.run_kind, seed=step.seed)
         listen(context)
@@ -334,7 +357,9 @@ class Lab:
         listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
 
     def _append_trained(self, step: Step, result: dict, log_bytes: int) -> None:
-        self.journal.append("trained", experiment=step.experiment, attempt=step.attempt, run=step.run, **result, log_bytes=log_bytes)
+        self.journal.append(
+            "trained", experiment=step.experiment, attempt=step.attempt, run=step.run, **result, log_bytes=log_bytes
+        )
 
     def _score_once(self, step: Step, listen: Listener) -> None:
         folder = self.run_folder(step.experiment, step.attempt, step.run)
@@ -345,7 +370,12 @@ class Lab:
         try:
             score = self._measure(step, folder, lambda share: listen(context | {"share": share}))
             save_losses(folder / "losses.npy", score.losses)
-            fields |= {"val_bpb": round(score.val_bpb, 6), "nats": score.nats, "scored_bytes": score.scored_bytes, "scored_tokens": score.scored_tokens}
+            fields |= {
+                "val_bpb": round(score.val_bpb, 6),
+                "nats": score.nats,
+                "scored_bytes": score.scored_bytes,
+                "scored_tokens": score.scored_tokens,
+            }
         except ScoreError as error:
             fields |= {"status": error.status, "cause": error.cause}
         shutil.rmtree(folder / "server", ignore_errors=True)
@@ -356,7 +386,10 @@ class Lab:
         if fields["val_bpb"] is not None:
             append_summary(folder / "run.log", run.trained["log_bytes"], result)
         self.journal.append("scored", experiment=step.experiment, attempt=step.attempt, run=step.run, **fields)
-        listen(context | {"event": "scored", "val_bpb": fields["val_bpb"], "status": fields["status"], "cause": fields["cause"]})
+        listen(
+            context
+            | {"event": "scored", "val_bpb": fields["val_bpb"], "status": fields["status"], "cause": fields["cause"]}
+        )
 
     def _measure(self, step: Step, folder: Path, progress: Callable[[float], None]):
         settings = self.settings
@@ -369,7 +402,9 @@ class Lab:
             device=settings.device["kind"],
             dtype=settings.dtype,
             threads=settings.threads,
-            environment=child_environment(TMPDIR=str(folder / "server" / "tmp"), TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton"),
+            environment=child_environment(
+                TMPDIR=str(folder / "server" / "tmp"), TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton"
+            ),
             folder=folder / "server",
             limit_seconds=score_limit_seconds(settings),
             progress=progress,
@@ -380,52 +415,46 @@ class Lab:
         last = [run for run in self.experiment.attempt.runs if run.status != "interrupted"][-3:]
         if len(last) == 3 and all(run.status == "infrastructure" for run in last):
             cause = (last[-1].scored or last[-1].trained)["cause"]
-            raise LoopError(f"three runs in a row failed for reasons outside of train.py: {cause}. Mend that, then run the same command again")
+            raise LoopError(
+                f"three runs in a row failed for reasons outside of train.py: {cause}. Mend that, then run the same command again"
+            )
 
     def _stop_if_baseline_failed(self) -> None:
         experiment = self.experiment
-        if experiment and experiment.number == 0 and experiment.attempts and experiment.attempt.checked and not experiment.committed:
+        if (
+            experiment
+            and experiment.number == 0
+            and experiment.attempts
+            and experiment.attempt.checked
+            and not experiment.committed
+        ):
             if not experiment.attempt.checked["ok"]:
-                raise LoopError(f"the template does not pass the gate: {'; '.join(experiment.attempt.checked['reasons'])}")
+                raise LoopError(
+                    f"the template does not pass the gate: {'; '.join(experiment.attempt.checked['reasons'])}"
+                )
             last = experiment.attempt.runs[-1] if experiment.attempt.runs else None
             if last and last.status not in (None, "ok"):
                 cause = (last.scored or last.trained)["cause"]
                 log = self.run_folder(0, len(experiment.attempts) - 1, last.number) / "run.log"
-                raise LoopError(f"the baseline ended with {last.status}: {cause}. See {log}, mend the cause, and run the same command again")
+                raise LoopError(
+                    f"the baseline ended with {last.status}: {cause}. See {log}, mend the cause, and run the same command again"
+                )
 
     def _check_disk(self) -> None:
         free = shutil.disk_usage(self.folder).free // 2**20
         if free < FREE_DISK_MB:
-            raise LoopError(f"only {free} MB are free in {self.folder}, a run needs {FREE_DISK_MB}: make room, then run the same command again")
+            raise LoopError(
+                f"only {free} MB are free in {self.folder}, a run needs {FREE_DISK_MB}: make room, then run the same command again"
+            )
 
-    def _update_best(self, experiment: Experiment, commit: str | None) -> None:
-        """Copy the incumbent's train.py and first weights to best/, where the morning looks for them."""
-        best = self.folder / "best"
-        best.mkdir(exist_ok=True)
-        first = next(run for run in experiment.attempt.runs if run.val_bpb is not None)
-        weights = self.run_folder(experiment.number, len(experiment.attempts) - 1, first.number) / "weights.safetensors"
-        copy_atomic(self.train_py(experiment), best / "train.py")
-        if weights.exists():
-            copy_atomic(weights, best / "weights.safetensors")
-        provenance = {
-            "experiment": experiment.number, "title": experiment.decided["title"], "val_bpb": experiment.mean, "n_runs": len(experiment.attempt.scores),
-            "weights_of_run": first.number, "weights_val_bpb": first.val_bpb, "commit": commit, "tag": self.settings.tag, "data_id": self.settings.data_id,
-        }  # fmt: skip
-        write_json_atomic(best / "provenance.json", provenance)
-        cache = weights.parent / "compile_cache"
-        if cache.is_dir() and self.settings.compile:
-            shutil.rmtree(self.folder / "compile_cache", ignore_errors=True)
-            shutil.copytree(cache, self.folder / "compile_cache")
-
-    def _drop_weights(self, experiment: Experiment, kept: bool) -> None:
-        """Weights and losses stay for the baseline and the incumbent only."""
-        others = [e for e in self.state.experiments[1:-1] if e.decided["decision"] == "keep"][-1:] if kept else [experiment]
+    def _tidy(self, experiment: Experiment, kept: bool) -> None:
+        """Weights and losses stay for the baseline and the incumbent only, compile caches for nobody."""
+        others = (
+            [e for e in self.state.experiments[1:-1] if e.decided["decision"] == "keep"][-1:] if kept else [experiment]
+        )
         for other in others:
-            for run in self.attempt_folder(other.number, len(other.attempts) - 1).glob("runs/*"):
-                for name in ("weights.safetensors", "losses.npy"):
-                    (run / name).unlink(missing_ok=True)
-        for run in self.attempt_folder(experiment.number, len(experiment.attempts) - 1).glob("runs/*"):
-            shutil.rmtree(run / "compile_cache", ignore_errors=True)
+            drop_weights(self.train_py(other).parent)
+        drop_compile_caches(self.train_py(experiment).parent)
 
 
 def open_lab(tag: str, results: str = "") -> Lab:
@@ -435,89 +464,21 @@ def open_lab(tag: str, results: str = "") -> Lab:
         runs = sorted(folder.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
         runs = [path for path in runs if path.parent.name != "sample"]
         if not runs:
-            raise LoopError(f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first")
+            raise LoopError(
+                f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first"
+            )
         tag = max(runs, key=lambda path: (path.parent / "journal.jsonl").stat().st_mtime).parent.name
     return Lab(folder / tag)
 
 
-def history_row(experiment: Experiment) -> dict:
-    """What a proposer may know of an experiment: plain data."""
-    proposed, decided = experiment.attempt.proposed, experiment.decided or {}
-    keys = ("title", "category", "constants", "sha256", "bank_id", "parent")
-    return {"experiment": experiment.number} | {key: proposed.get(key) for key in keys} | {key: decided.get(key) for key in ("status", "decision", "val_bpb", "gain", "sigma")}  # fmt: skip
-
-
-def decision(state: State) -> dict:
-    """The `decided` entry of the newest experiment, pure in the state: decision, status, numbers and the verdict in words."""
-    experiment = state.experiments[-1]
-    attempt = experiment.attempt
-    proposed = attempt.proposed
-    noise = state.noise
-    memory = max((run.trained.get("memory_mb") or 0.0 for run in attempt.runs if run.trained), default=0.0)
-    entry = {
-        "experiment": experiment.number, "attempt": len(experiment.attempts) - 1, "title": proposed["title"], "category": proposed["category"],
-        "proposer": proposed["proposer"], "code_lines": proposed["code_lines"], "val_bpb": experiment.mean, "n_runs": len(attempt.scores),
-        "sigma": noise.sigma if noise.df else None, "df": noise.df, "noise": noise.words, "memory_gb": round(memory / 1024, 3),
-        "gain": None, "threshold": None, "incumbent": None,
-    }  # fmt: skip
-    if experiment.number == 0:
-        return entry | {"decision": "baseline", "status": "ok", "kind": "baseline", "verdict": f"the baseline: {noise.words}"}
-    entry["incumbent"] = state.incumbent.number
-    if not attempt.checked["ok"]:
-        words = "refused before training: " + "; ".join(attempt.checked["reasons"])
-        return entry | {"decision": "discard", "status": "invalid_patch", "kind": "invalid_patch", "verdict": words}
-    if attempt.failure:
-        run = attempt.failure
-        cause = (run.scored or run.trained)["cause"]
-        return entry | {"decision": "discard", "status": run.status, "kind": run.status, "verdict": f"{run.status}: {cause}", "val_bpb": None}
-    found = verdict(state, experiment)
-    entry |= {"gain": round(found.gain, 6), "threshold": found.threshold}
-    return entry | {"decision": found.decision, "status": "ok", "kind": found.kind, "verdict": found.words}
-
-
-def commit_facts(entry: dict) -> list[str]:
-    """The body of an experiment's commit message."""
-    score = "none" if entry["val_bpb"] is None else f"{entry['val_bpb']:.6f} (mean of {entry['n_runs']})"
-    return [f"decision: {entry['decision']}", f"val_bpb: {score}", f"verdict: {entry['verdict']}", f"category: {entry['category']}, proposed by {entry['proposer']}"]  # fmt: skip
+def measures(source: str) -> dict:
+    """What the journal notes of a train.py for later comparisons; None where the file is too broken to tell, which the gate will say."""
+    try:
+        return {"constants": constant_values(source), "code_lines": count_code_lines(source)}
+    except (ConstantsError, SyntaxError, ValueError):
+        return {"constants": None, "code_lines": None}
 
 
 def score_limit_seconds(settings: Settings) -> float:
     """How long scoring may take: generous, since a slow model is punished by its training already."""
     return 60.0 + max(settings.profile["startup_limit_seconds"], 2 * settings.budget_seconds)
-
-
-def append_summary(log: Path, log_bytes: int, result: dict) -> None:
-    """End run.log with the true summary; a second time replaces the first."""
-    with log.open("r+b") as file:
-        file.truncate(log_bytes)
-        file.seek(log_bytes)
-        file.write(summary_block(result).encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def save_losses(path: Path, losses: np.ndarray) -> None:
-    """Write losses (rows, T) float32, nats, atomically."""
-    with open_atomic(path) as file:
-        np.save(file, losses, allow_pickle=False)
-
-
-def copy_atomic(source: Path, target: Path) -> None:
-    """Copy a file so that the target is the old one or the new one, never half of it."""
-    with source.open("rb") as reading, open_atomic(target) as writing:
-        shutil.copyfileobj(reading, writing)
-
-
-def bits(value: float | None) -> str:
-    """A score as text."""
-    return "none" if value is None or not math.isfinite(value) else f"{value:.6f}"
-
-
-def iter_new_entries(path: Path, seen: int) -> Iterator[dict]:
-    """Yield journal entries after the first `seen`, for a watcher that must not fail on a line still being written."""
-    with contextlib.suppress(FileNotFoundError):
-        for line in path.read_bytes().split(b"\n")[seen:]:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return

@@ -34,12 +34,20 @@ def check_parameters(namespace: Mapping[str, object], expected: Mapping[str, typ
             raise ParameterError(f"unknown parameter {name!r}.{hint} This notebook takes: {listing}")
     for name, kind in expected.items():
         if name not in namespace:
-            raise ParameterError(f"parameter {name!r} is missing from the parameters cell. This notebook takes: {listing}")
+            raise ParameterError(
+                f"parameter {name!r} is missing from the parameters cell. This notebook takes: {listing}"
+            )
         value = namespace[name]
         good = isinstance(value, kind) or (kind is float and isinstance(value, int))
         if not good or (isinstance(value, bool) and kind is not bool):
-            text = " (papermill reads digits as a number: pass it with -r instead of -p)" if kind is str and isinstance(value, int) else ""
-            raise ParameterError(f"parameter {name} must be {kind.__name__}, got {value!r}{text}. This notebook takes: {listing}")
+            text = (
+                " (papermill reads digits as a number: pass it with -r instead of -p)"
+                if kind is str and isinstance(value, int)
+                else ""
+            )
+            raise ParameterError(
+                f"parameter {name} must be {kind.__name__}, got {value!r}{text}. This notebook takes: {listing}"
+            )
     check_kernel()
 
 
@@ -49,18 +57,28 @@ def injected_names(namespace: Mapping[str, object]) -> list[str]:
     if not cells:
         return []
     nodes = ast.walk(ast.parse(cells[-1]))
-    return [target.id for node in nodes if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)]
+    return [
+        target.id
+        for node in nodes
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
 
 
 def check_kernel() -> None:
     """Refuse a kernel outside the environment that the two commands set up, when there is one and we were started from it."""
     wanted = os.environ.get("AUTORESEARCH_PREFIX")
     if wanted and Path(wanted).resolve() != Path(sys.prefix).resolve():
-        raise ParameterError(f"this kernel runs in {sys.prefix}, the project's environment is {wanted}: choose its kernel (Kernel > Change Kernel)")
+        raise ParameterError(
+            f"this kernel runs in {sys.prefix}, the project's environment is {wanted}: choose its kernel (Kernel > Change Kernel)"
+        )
 
 
 def check_tag(tag: str) -> str:
     """Return the tag if it can name a folder and a git ref: letters, digits, dot, underscore, hyphen."""
     if not TAG.fullmatch(tag) or ".." in tag or tag.endswith((".", ".lock")):
-        raise ParameterError(f"tag {tag!r} cannot name a folder and a git branch: use letters, digits, '.', '_' and '-', such as nov23")
+        raise ParameterError(
+            f"tag {tag!r} cannot name a folder and a git branch: use letters, digits, '.', '_' and '-', such as nov23"
+        )
     return tag

@@ -101,7 +101,7 @@ def plot_curves(run: RunData, experiment: int | None = None) -> LabFigure:
     if len(late):
         low, high = late.min(), late.max()
         ax.set_ylim(low - 0.06 * (high - low) - 1e-3, high + 0.1 * (high - low) + 1e-3)
-    ax.set(xlabel="share of the training budget (%)", ylabel="training loss (nats per token)")
+    ax.set(xlim=(0, 101), xlabel="share of the training budget (%)", ylabel="training loss (nats per token)")
     add_legend(ax, loc="upper right")
     return figure
 

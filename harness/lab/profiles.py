@@ -56,8 +56,14 @@ PROFILES = {
             compile=True,
             tested="never run on its hardware",
             constants={
-                "DEPTH": 9, "N_HEAD": 5, "HEAD_DIM": 128, "WINDOW_PATTERN": "SSSSL", "ROPE_BASE": 200000.0, "TOTAL_BATCH_SIZE": 2**18,
-                "DEVICE_BATCH_SIZE": 64, "EMBEDDING_LR": 0.9,
+                "DEPTH": 9,
+                "N_HEAD": 5,
+                "HEAD_DIM": 128,
+                "WINDOW_PATTERN": "SSSSL",
+                "ROPE_BASE": 200000.0,
+                "TOTAL_BATCH_SIZE": 2**18,
+                "DEVICE_BATCH_SIZE": 64,
+                "EMBEDDING_LR": 0.9,
             },
         ),
         Profile(
@@ -71,7 +77,13 @@ PROFILES = {
             startup_limit_seconds=900,
             compile=True,
             tested="never run on its hardware",
-            constants={"DEPTH": 4, "N_HEAD": 4, "WINDOW_PATTERN": "SSSL", "TOTAL_BATCH_SIZE": 2**14, "DEVICE_BATCH_SIZE": 32},
+            constants={
+                "DEPTH": 4,
+                "N_HEAD": 4,
+                "WINDOW_PATTERN": "SSSL",
+                "TOTAL_BATCH_SIZE": 2**14,
+                "DEVICE_BATCH_SIZE": 32,
+            },
         ),
         Profile(
             name="cpu",
@@ -120,7 +132,9 @@ def detect_device(kind: str = "auto", try_compile: bool = False) -> dict:
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ProfileError(f"torch cannot tell what device this machine has: {last}\nTry: {sys.executable} -c 'import torch'")
+        raise ProfileError(
+            f"torch cannot tell what device this machine has: {last}\nTry: {sys.executable} -c 'import torch'"
+        )
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -109,7 +109,7 @@ def _kept(records: Sequence[Record]) -> str:
     rows = []
     for r in kept:
         cells = [f"{r.experiment:04d}", quoted(r.title, 60), f"{r.val_bpb:.4f}", signed(r.gain), str(r.n_runs)]
-        rows.append("| " + " | ".join([*cells, quoted(r.verdict, 120)]) + " |")
+        rows.append("| " + " | ".join([*cells, clean_description(r.verdict).replace("|", "/")]) + " |")
     return "## Kept\n\n" + head + "\n".join(rows)
 
 
@@ -162,7 +162,7 @@ def _check_out(records: Sequence[Record], tag: str) -> str:
     ]
     if last.commit:
         lines += [
-            f"- Its code: `git show {best.commit}:train.py`" if best.commit else "",
+            f"- Its code: `git show {best.commit[:12]}:train.py`" if best.commit else "",
             f"- Continue from it: `git switch -c my-branch autoresearch/{tag}`",
             f"- What was kept, in order: `git log --oneline autoresearch/{tag}`",
             f"- Any experiment, discards and crashes too: `git show refs/experiments/{tag}/0001`",

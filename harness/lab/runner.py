@@ -7,6 +7,7 @@ child works in a fresh folder `work/` and gets an allow-listed environment. Its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -150,10 +151,8 @@ def parse_event(line: bytes) -> dict | None:
 
 def kill_group(pid: int) -> None:
     """Kill a process group that we started; its leader is its id."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # nothing of it is left
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nothing of it is left
 
 
 def kill_leftover(folder: Path) -> bool:
@@ -176,11 +175,16 @@ def time_limit(request: TrainingRequest, events: EventLog) -> tuple[float, str]:
         return request.startup_limit_seconds, f"start-up took longer than {request.startup_limit_seconds:.0f} s"
     if stop is None:
         limit = request.budget_seconds + request.allowance_seconds
-        return ready + limit, f"training went on for more than {limit:.1f} s after its clock started (budget {request.budget_seconds:.0f} s)"
+        return (
+            ready + limit,
+            f"training went on for more than {limit:.1f} s after its clock started (budget {request.budget_seconds:.0f} s)",
+        )
     return stop + WEIGHTS_SECONDS, f"weights were not there {WEIGHTS_SECONDS} s after the end of training"
 
 
-def watch(process: subprocess.Popen, channel: int, log: CappedLog, events: EventLog, request: TrainingRequest, started: float) -> str:
+def watch(
+    process: subprocess.Popen, channel: int, log: CappedLog, events: EventLog, request: TrainingRequest, started: float
+) -> str:
     """Pass output on until the child ends or is overdue; return "" or why it was stopped. Never blocks past a limit."""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, log)
@@ -304,7 +308,11 @@ def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:
     folder = Path(request.folder)
     temporary = folder / "work" / "tmp"
     temporary.mkdir(exist_ok=True)
-    extra = {"AUTORESEARCH_RUN": str(folder / "run.json"), "AUTORESEARCH_EVENTS_FD": str(events_fd), "TMPDIR": str(temporary)}
+    extra = {
+        "AUTORESEARCH_RUN": str(folder / "run.json"),
+        "AUTORESEARCH_EVENTS_FD": str(events_fd),
+        "TMPDIR": str(temporary),
+    }
     cache = folder / "compile_cache"
     if request.compile_cache and Path(request.compile_cache).is_dir():
         shutil.copytree(request.compile_cache, cache, dirs_exist_ok=True)

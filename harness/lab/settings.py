@@ -118,7 +118,9 @@ def read_settings(folder: Path) -> Settings:
     except ValueError as error:
         raise SettingsError(f"{error}: restore it from a backup, or start a new tag") from error
     if fields.get("format_version") != FORMAT_VERSION:
-        raise SettingsError(f"{folder / 'run.json'} has format {fields.get('format_version')}, this code reads {FORMAT_VERSION}: start a new tag")
+        raise SettingsError(
+            f"{folder / 'run.json'} has format {fields.get('format_version')}, this code reads {FORMAT_VERSION}: start a new tag"
+        )
     return Settings(**fields)
 
 
@@ -132,14 +134,22 @@ def check_unchanged(settings: Settings) -> PreparedData:
         )
     torch_now = package_versions()["torch"]
     if torch_now != settings.versions["torch"]:
-        raise SettingsError(f"run {settings.tag} began with torch {settings.versions['torch']}, here is {torch_now}: start a new tag")
+        raise SettingsError(
+            f"run {settings.tag} began with torch {settings.versions['torch']}, here is {torch_now}: start a new tag"
+        )
     device = detect_device(settings.device["kind"] if settings.device["kind"] == "cpu" else "auto")
     if (device["kind"], device["name"]) != (settings.device["kind"], settings.device["name"]):
         raise SettingsError(
             f"run {settings.tag} began on {settings.device['kind']} ({settings.device['name']}), this is {device['kind']} ({device['name']}): start a new tag"
         )
     profile = settings.profile
-    data = find_prepared(profile["source"], profile["vocab_size"], profile["max_seq_len"], profile["eval_tokens"], Path(settings.data_folder).parent)
+    data = find_prepared(
+        profile["source"],
+        profile["vocab_size"],
+        profile["max_seq_len"],
+        profile["eval_tokens"],
+        Path(settings.data_folder).parent,
+    )
     if data.data_hash != settings.data_hash:
         raise SettingsError(
             f"run {settings.tag} began on data {settings.data_id} ({settings.data_hash[:12]}), found {data.data_id} ({data.data_hash[:12]}): start a new tag"

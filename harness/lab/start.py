@@ -31,11 +31,24 @@ def find_profile(name: str = "auto", device: str = "auto", **changes: object) ->
 
 def prepare_profile(profile: Profile, cache: str = "", progress: Callable[[str], None] = print) -> PreparedData:
     """Prepare the profile's data, or find it prepared."""
-    return prepare(profile.source, profile.vocab_size, profile.max_seq_len, profile.eval_tokens, Path(cache) if cache else None, progress=progress)
+    return prepare(
+        profile.source,
+        profile.vocab_size,
+        profile.max_seq_len,
+        profile.eval_tokens,
+        Path(cache) if cache else None,
+        progress=progress,
+    )
 
 
 def start_run(
-    tag: str = "", profile: str = "auto", device: str = "auto", cache: str = "", budget_seconds: float = 0.0, seeds: int = 0, results: str = ""
+    tag: str = "",
+    profile: str = "auto",
+    device: str = "auto",
+    cache: str = "",
+    budget_seconds: float = 0.0,
+    seeds: int = 0,
+    results: str = "",
 ) -> Lab:
     """Begin a run, or open it if the tag has one. tag "" is today, such as nov23; 0 and "" leave the profile's values.
 
@@ -46,12 +59,16 @@ def start_run(
     if not (folder / "run.json").exists():
         check_tag_unused(tag, folder)
         chosen, facts = find_profile(profile, device, budget_seconds=budget_seconds, baseline_seeds=seeds)
-        data = find_prepared(chosen.source, chosen.vocab_size, chosen.max_seq_len, chosen.eval_tokens, Path(cache) if cache else None)
+        data = find_prepared(
+            chosen.source, chosen.vocab_size, chosen.max_seq_len, chosen.eval_tokens, Path(cache) if cache else None
+        )
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, make_settings(tag, chosen, data, facts))
     settings = read_settings(folder)
     if profile not in ("", "auto", settings.profile["name"]):
-        raise SettingsError(f"run {tag} has profile {settings.profile['name']}, asked for {profile}: choose another tag")
+        raise SettingsError(
+            f"run {tag} has profile {settings.profile['name']}, asked for {profile}: choose another tag"
+        )
     open_journal(folder, settings)
     return Lab(folder)
 
@@ -70,7 +87,14 @@ def open_journal(folder: Path, settings: Settings) -> None:
     """Write the journal's first line, unless it is there."""
     journal = Journal(folder / "journal.jsonl")
     if not journal.entries:
-        journal.append("opened", tag=settings.tag, seeds=settings.seeds, max_looks=3, prior=settings.profile["prior"], profile=settings.profile["name"])
+        journal.append(
+            "opened",
+            tag=settings.tag,
+            seeds=settings.seeds,
+            max_looks=3,
+            prior=settings.profile["prior"],
+            profile=settings.profile["name"],
+        )
 
 
 def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "auto") -> str:
@@ -87,10 +111,15 @@ def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "aut
         seed=settings.run_seed, budget_seconds=profile.budget_seconds, startup_limit_seconds=profile.startup_limit_seconds,
         device=facts["kind"], dtype=settings.dtype, compile=settings.compile, threads=settings.threads,
     )  # fmt: skip
-    print(f"profile {profile.name}: training {train_py.name} for {profile.budget_seconds:g} s on {facts['kind']}; log and weights in {folder}", flush=True)
+    print(
+        f"profile {profile.name}: training {train_py.name} for {profile.budget_seconds:g} s on {facts['kind']}; log and weights in {folder}",
+        flush=True,
+    )
     result = run_training(request, print_step())
     if result["status"] != "ok":
-        raise LoopError(f"{train_py.name} ended with {result['status']}: {result['cause']}; see {folder / 'run' / 'run.log'}")
+        raise LoopError(
+            f"{train_py.name} ended with {result['status']}: {result['cause']}; see {folder / 'run' / 'run.log'}"
+        )
     return summary_block(result | measure_by_hand(settings, data, folder))
 
 
@@ -106,7 +135,9 @@ def measure_by_hand(settings: Settings, data: PreparedData, folder: Path) -> dic
             threads=settings.threads, environment=child_environment(), folder=folder / "server", limit_seconds=score_limit_seconds(settings),
         )  # fmt: skip
     except ScoreError as error:
-        raise LoopError(f"scoring ended with {error.status}: {error.cause}; see {folder / 'server' / 'server.log'}") from error
+        raise LoopError(
+            f"scoring ended with {error.status}: {error.cause}; see {folder / 'server' / 'server.log'}"
+        ) from error
     return {"val_bpb": score.val_bpb, "score_seconds": score.seconds}
 
 
@@ -117,8 +148,9 @@ def print_step() -> Callable[[dict], None]:
     def listen(event: dict) -> None:
         if event["event"] == "step" and time.monotonic() - last[0] >= 5:
             last[0] = time.monotonic()
-            print(f"  {100 * event['progress']:3.0f}%  step {event['step']}  loss {event['train_loss']:.4f}  {event['tok_per_sec']:,.0f} tokens/s", flush=True)
+            print(
+                f"  {100 * event['progress']:3.0f}%  step {event['step']}  loss {event['train_loss']:.4f}  {event['tok_per_sec']:,.0f} tokens/s",
+                flush=True,
+            )
 
     return listen
-
-

@@ -6,6 +6,7 @@ Refuses losses that are missing, late, not finite or negative, and totals that d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -116,7 +117,9 @@ def iter_batches(rows: np.ndarray, batch_rows: int) -> Iterator[tuple[int, np.nd
 class ModelServer:
     """A child process that serves one candidate's losses; a context manager that always leaves its process group dead."""
 
-    def __init__(self, header: dict, environment: Mapping[str, str], log_path: Path, folder: Path, deadline: Deadline) -> None:
+    def __init__(
+        self, header: dict, environment: Mapping[str, str], log_path: Path, folder: Path, deadline: Deadline
+    ) -> None:
         self.header, self.deadline, self.log_path = header, deadline, log_path
         command = [sys.executable, "-m", "harness.scoring.server", str(os.getpid())]
         self._log = log_path.open("wb")
@@ -133,12 +136,11 @@ class ModelServer:
 
     def __exit__(self, *exception: object) -> None:
         self.reader.close()
-        try:
+        with contextlib.suppress(ProcessLookupError):  # all of it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)  # the group: helpers outlive their parent
-        except ProcessLookupError:
-            pass  # all of it has ended already
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what it did not read before it died
+            self.process.stdin.close()
         self._log.close()
 
     def losses(self, sequence: int, rows: np.ndarray) -> np.ndarray:
@@ -206,5 +208,7 @@ def score_model(
     nats, tokens, scored_bytes = bits_per_byte(losses, rows[:, 1:], token_bytes)
     expected = data.manifest["scored"]["val"]
     if (tokens, scored_bytes) != (expected["tokens"], expected["bytes"]):
-        raise ScoreError("infrastructure", f"scored {tokens} tokens, {scored_bytes} bytes; the manifest says {expected}")
+        raise ScoreError(
+            "infrastructure", f"scored {tokens} tokens, {scored_bytes} bytes; the manifest says {expected}"
+        )
     return Score(nats / (math.log(2) * scored_bytes), nats, tokens, scored_bytes, losses, time.monotonic() - started)

@@ -64,7 +64,9 @@ def token_losses(model: torch.nn.Module, rows: torch.Tensor, n_vocab: int, dtype
     with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(inputs)
     if logits.shape != (*inputs.shape, n_vocab):
-        raise ValueError(f"forward returned logits of shape {tuple(logits.shape)}, the contract says {(*inputs.shape, n_vocab)}")
+        raise ValueError(
+            f"forward returned logits of shape {tuple(logits.shape)}, the contract says {(*inputs.shape, n_vocab)}"
+        )
     return F.cross_entropy(logits.float().reshape(-1, n_vocab), targets.reshape(-1), reduction="none").view_as(targets)
 
 

@@ -54,7 +54,7 @@ BIGRAM = Idea(
 # === end of constants ===
 =======
 BIGRAM_ROWS = 16384        # rows, 1024..4194304 pow2: table of hashed token pairs
-BIGRAM_LR = 0.1            # per step, 0.005..2.0 log: AdamW, table of token pairs
+BIGRAM_LR = 0.03           # per step, 0.001..1.0 log: AdamW, table of token pairs
 # === end of constants ===
 >>>>>>> REPLACE
 <<<<<<< SEARCH
@@ -99,7 +99,7 @@ SHIFT = Idea(
 # === end of constants ===
 =======
 SHIFT_TAPS = 3             # tokens, 1..7 int: earlier tokens mixed into the input of attention
-SHIFT_LR = 0.02            # per step, 0.001..1.0 log: AdamW, weights of that mixture
+SHIFT_LR = 0.2             # per step, 0.005..2.0 log: AdamW, weights of that mixture
 # === end of constants ===
 >>>>>>> REPLACE
 <<<<<<< SEARCH

@@ -37,7 +37,7 @@ def chunked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> t
     Costs T * 2 * window products instead of T * T. Needs T to be a multiple of the window, else falls to `masked`.
     """
     B, H, T, D = q.shape
-    if T % window or T == window:
+    if T % window or window == T:
         return masked(q, k, v, window)
     n = T // window
     if k.size(1) != H:
@@ -139,7 +139,9 @@ def select(device: torch.device, dtype: torch.dtype, max_seq_len: int, window: i
             wrong = agrees(attention, device, dtype, max_seq_len, window)
             if also_full and not wrong:
                 wrong = agrees(attention, device, dtype, max_seq_len, max_seq_len)
-        except Exception as error:  # a kernel that cannot be built, fetched or run here is one rung down, whatever its reason
+        except (
+            Exception
+        ) as error:  # a kernel that cannot be built, fetched or run here is one rung down, whatever its reason
             wrong = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         if wrong:
             rejected.append(f"{name}: {wrong}")

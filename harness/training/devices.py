@@ -94,9 +94,19 @@ def detect_device(kind: str = "auto") -> Device:
         properties = torch.cuda.get_device_properties(0)
         bf16 = torch.version.hip is not None or properties.major >= 8
         dtype, backend = ("bfloat16" if bf16 else "float32"), ("rocm" if torch.version.hip else "cuda")
-        return Device("cuda", properties.name, dtype, properties.total_memory // 2**20, peak_flops(properties.name), version, backend)
+        return Device(
+            "cuda",
+            properties.name,
+            dtype,
+            properties.total_memory // 2**20,
+            peak_flops(properties.name),
+            version,
+            backend,
+        )
     if kind == "mps":
-        return Device("mps", platform.processor() or "Apple GPU", "float32", machine_memory_mb(), math.nan, version, "mps")
+        return Device(
+            "mps", platform.processor() or "Apple GPU", "float32", machine_memory_mb(), math.nan, version, "mps"
+        )
     if kind == "cpu":
         dtype = "bfloat16" if cpu_has_bf16() else "float32"
         return Device("cpu", cpu_name(), dtype, machine_memory_mb(), math.nan, version, "cpu")
@@ -108,7 +118,9 @@ def try_compile(kind: str) -> str:
     x = torch.randn(64, 64, device=kind, requires_grad=True)
     try:
         torch.compile(lambda a: torch.tanh(a @ a).square().sum(), dynamic=False)(x).backward()
-    except Exception as error:  # any failure of a compiler on an unknown machine means the same: run eagerly, and say why
+    except (
+        Exception
+    ) as error:  # any failure of a compiler on an unknown machine means the same: run eagerly, and say why
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     return "" if x.grad is not None and bool(torch.isfinite(x.grad).all()) else "compiled gradient is wrong"
 
@@ -120,7 +132,10 @@ def main() -> None:
     parser.add_argument("--try-compile", action="store_true")
     arguments = parser.parse_args()
     device = detect_device(arguments.kind)
-    facts = asdict(device) | {"peak_flops": None if math.isnan(device.peak_flops) else device.peak_flops, "cpu_count": os.cpu_count()}
+    facts = asdict(device) | {
+        "peak_flops": None if math.isnan(device.peak_flops) else device.peak_flops,
+        "cpu_count": os.cpu_count(),
+    }
     if arguments.try_compile:
         facts["compile_error"] = try_compile(device.kind)
     sys.stdout.write(json.dumps(facts) + "\n")

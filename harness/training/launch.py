@@ -15,6 +15,7 @@ import traceback
 from harness.training.parent import die_with_parent
 from harness.training.session import EVENTS_VARIABLE, NonFiniteLoss
 
+
 def classify(error: BaseException) -> str:
     """Return the run's status for an exception that ended train.py: oom, nan or crash."""
     import torch

@@ -1,0 +1,63 @@
+"""What the journal adds up to at a decision: the `decided` entry, its commit message, and what a proposer is told.
+
+In: the state. Out: plain data. Pure; the verdict itself is `harness.search.keep`'s.
+"""
+
+from __future__ import annotations
+
+from harness.lab.journal import Experiment, State, verdict
+
+
+def decision(state: State) -> dict:
+    """The `decided` entry of the newest experiment, pure in the state: decision, status, numbers and the verdict in words."""
+    experiment = state.experiments[-1]
+    attempt = experiment.attempt
+    proposed = attempt.proposed
+    noise = state.noise
+    memory = max((run.trained.get("memory_mb") or 0.0 for run in attempt.runs if run.trained), default=0.0)
+    entry = {
+        "experiment": experiment.number, "attempt": len(experiment.attempts) - 1, "title": proposed["title"], "category": proposed["category"],
+        "proposer": proposed["proposer"], "code_lines": proposed["code_lines"], "val_bpb": experiment.mean, "n_runs": len(attempt.scores),
+        "sigma": noise.sigma if noise.df else None, "df": noise.df, "noise": noise.words, "memory_gb": round(memory / 1024, 3),
+        "gain": None, "threshold": None, "incumbent": None,
+    }  # fmt: skip
+    if experiment.number == 0:
+        return entry | {
+            "decision": "baseline",
+            "status": "ok",
+            "kind": "baseline",
+            "verdict": f"the baseline: {noise.words}",
+        }
+    entry["incumbent"] = state.incumbent.number
+    if not attempt.checked["ok"]:
+        words = "refused before training: " + "; ".join(attempt.checked["reasons"])
+        return entry | {"decision": "discard", "status": "invalid_patch", "kind": "invalid_patch", "verdict": words}
+    if attempt.failure:
+        run = attempt.failure
+        cause = (run.scored or run.trained)["cause"]
+        return entry | {
+            "decision": "discard",
+            "status": run.status,
+            "kind": run.status,
+            "verdict": f"{run.status}: {cause}",
+            "val_bpb": None,
+        }
+    found = verdict(state, experiment)
+    entry |= {"gain": round(found.gain, 6), "threshold": found.threshold}
+    return entry | {"decision": found.decision, "status": "ok", "kind": found.kind, "verdict": found.words}
+
+
+def commit_facts(entry: dict) -> list[str]:
+    """The body of an experiment's commit message."""
+    score = "none" if entry["val_bpb"] is None else f"{entry['val_bpb']:.6f} (mean of {entry['n_runs']})"
+    proposer = f"category: {entry['category']}, proposed by {entry['proposer']}"
+    return [f"decision: {entry['decision']}", f"val_bpb: {score}", f"verdict: {entry['verdict']}", proposer]
+
+
+def history_row(experiment: Experiment) -> dict:
+    """What a proposer may know of an experiment: plain data."""
+    proposed, decided = experiment.attempt.proposed, experiment.decided or {}
+    told = ("title", "category", "constants", "sha256", "bank_id", "parent")
+    found = ("status", "decision", "val_bpb", "gain", "sigma")
+    row = {key: proposed.get(key) for key in told} | {key: decided.get(key) for key in found}
+    return {"experiment": experiment.number} | row

@@ -1,0 +1,88 @@
+"""What was asked of a night, and how much of it is done.
+
+In: the command line's wishes and the journal. Out: whether another experiment fits, how long one takes, and the command that goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.lab.journal import JournalReader
+from harness.lab.records import parse_time
+from harness.lab.settings import read_settings, results_folder
+
+DEFAULT_HOURS = 8.0
+
+
+@dataclass
+class Night:
+    """What was asked for. experiments and hours: 0 is no limit; both 0 is eight hours."""
+
+    tag: str
+    profile: str = "auto"
+    hours: float = 0.0
+    experiments: int = 0
+    budget_seconds: float = 0.0
+    seeds: int = 0
+    device: str = "auto"
+    results: str = ""
+    cache: str = ""
+    started: float = field(default_factory=time.monotonic)
+    _reader: JournalReader | None = None
+
+    @property
+    def folder(self) -> Path:
+        return results_folder(self.results) / self.tag
+
+    def entries(self) -> list[dict]:
+        """The journal so far; only what is new is read from disk."""
+        self._reader = self._reader or JournalReader(self.folder / "journal.jsonl")
+        return self._reader.entries()
+
+    def seconds_left(self) -> float:
+        """Of the night's hours; infinite when only experiments are counted."""
+        if self.experiments and not self.hours:
+            return float("inf")
+        return 3600 * (self.hours or DEFAULT_HOURS) - (time.monotonic() - self.started)
+
+
+def experiments_done(night: Night) -> int:
+    """Experiments with a commit, the baseline not counted."""
+    return sum(entry["event"] == "committed" and entry["experiment"] > 0 for entry in night.entries())
+
+
+def enough(night: Night) -> bool:
+    """True when the night's limits leave no room for another experiment."""
+    if night.experiments and experiments_done(night) >= night.experiments:
+        return True
+    return night.seconds_left() < seconds_per_experiment(night)
+
+
+def seconds_per_experiment(night: Night) -> float:
+    """Wall-clock of an experiment: the mean of the last ten, before the first the budget and what surrounds it."""
+    ends = [parse_time(entry["time"]) for entry in night.entries() if entry["event"] == "committed"][-11:]
+    gaps = [(after - before).total_seconds() for before, after in zip(ends, ends[1:], strict=False)]
+    budget = read_settings(night.folder).budget_seconds
+    gaps = [gap for gap in gaps if gap < 20 * budget + 300]  # a pause between two evenings is no experiment
+    return sum(gaps) / len(gaps) if gaps else 1.1 * budget + 15
+
+
+def plan_words(night: Night) -> str:
+    """What will be done, as said at the start."""
+    done = experiments_done(night)
+    goal = f"{night.experiments} in all" if night.experiments else f"for {night.hours or DEFAULT_HOURS:g} hours"
+    begun = f", {done} already done" if done else ""
+    return f"{goal}{begun}, about {seconds_per_experiment(night):.0f} s each"
+
+
+def command_line(night: Night) -> str:
+    """The command that goes on with this night."""
+    parts = ["python3 scripts/overnight.py", f"--tag {night.tag}"]
+    if night.profile == "demo":
+        parts = ["python3 scripts/overnight.py --demo"] + ([f"--tag {night.tag}"] if night.tag != "demo" else [])
+    parts += [f"--experiments {night.experiments}"] * bool(night.experiments and night.profile != "demo") + [
+        f"--hours {night.hours:g}"
+    ] * bool(night.hours)
+    return " ".join(parts)

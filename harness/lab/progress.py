@@ -1,0 +1,118 @@
+"""What a night says while it runs: entries as lines, and where it stands as one line.
+
+In: the plan, the journal, the running training's last event. Out: sentences, and how long the journal may stand still before something hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.lab.journal import State, Step, fold, next_step
+from harness.lab.loop import score_limit_seconds
+from harness.lab.plan import Night, experiments_done, seconds_per_experiment
+from harness.lab.runner import WEIGHTS_SECONDS
+from harness.lab.settings import Settings
+
+PREPARE_SECONDS = 6 * 3600.0  # a large corpus on a slow disk
+START_SECONDS = 300.0  # for everything that is neither training nor scoring: a kernel's start, a proposal, a commit
+
+
+def words_of(entry: dict) -> str:
+    """A journal entry as a line for the terminal; "" for what needs no line."""
+    number = entry.get("experiment")
+    if entry["event"] == "proposed":
+        return f"experiment {number}: {entry['title']} ({entry['category']})" if number else ""
+    if entry["event"] == "checked" and not entry["ok"]:
+        return f"experiment {number}: refused: {'; '.join(entry['reasons'])}"
+    if entry["event"] == "run_started" and entry["kind"] == "confirm":
+        return f"experiment {number}: promising, so once more on seed {entry['seed']}"
+    if entry["event"] == "trained" and entry["status"] != "ok":
+        return f"experiment {number}: {entry['status']}: {entry['cause']}"
+    if entry["event"] == "scored":
+        return f"experiment {number}, run {entry['run']}: " + (
+            f"val_bpb {entry['val_bpb']:.6f}" if entry["val_bpb"] else f"{entry['status']}: {entry['cause']}"
+        )
+    if entry["event"] == "decided" and number:
+        return f"experiment {number}: {entry['decision']}: {entry['verdict']}"
+    return ""
+
+
+class Standing:
+    """Where a night stands; the journal is added up anew only when it has grown."""
+
+    def __init__(self, night: Night) -> None:
+        self.night = night
+        self._length = -1
+        self.state, self.step, self.each = State(), Step("open"), 0.0
+
+    def look(self) -> None:
+        """Take in what the journal has gained."""
+        entries = self.night.entries()
+        if len(entries) != self._length:
+            self._length = len(entries)
+            self.state, self.step = fold(entries), next_step(entries)
+            self.each = seconds_per_experiment(self.night) if entries else 0.0
+
+    def words(self) -> str:
+        """Step, experiment, best so far, time left: one line."""
+        self.look()
+        state, number = self.state, self.step.experiment
+        if state.opened is None:
+            return "preparing"
+        if number == 0:
+            runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
+            return f"baseline, run {max(1, runs)} of {len(state.opened['seeds'])} · {self.stage()}"
+        of = f"/{self.night.experiments}" if self.night.experiments else ""
+        best = f"best {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
+        return f"experiment {number}{of} · {self.stage()} · {best} · {self.left()} left"
+
+    def left(self) -> str:
+        """Time left of the night, as far as it can be known."""
+        counted = self.night.experiments - experiments_done(self.night) if self.night.experiments else float("inf")
+        seconds = max(0.0, min(counted * self.each, self.night.seconds_left()))
+        return f"about {seconds / 3600:.1f} h" if seconds > 5400 else f"about {max(1, round(seconds / 60))} min"
+
+    def stage(self) -> str:
+        """What is going on inside the experiment, with the training's last event."""
+        step = self.step
+        if step.kind != "close":  # to an onlooker a run in flight looks like one to be closed; the rest are short
+            return {"score": "scoring", "train": "starting a run"}.get(step.kind, step.kind)
+        attempt = self.night.folder / "experiments" / f"{step.experiment:04d}" / "attempts" / f"{step.attempt:02d}"
+        event = last_event(attempt / "runs" / f"{step.run:02d}")
+        if event.get("event") != "step":
+            return "writing weights" if event.get("event") in ("stop", "finish") else "starting up"
+        return f"training {100 * event['progress']:.0f}%, loss {event['train_loss']:.3f}"
+
+
+def last_event(folder: Path) -> dict:
+    """The newest event of a run, {} when there is none yet."""
+    try:
+        with (folder / "events.jsonl").open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            lines = file.read().splitlines()
+        return json.loads(lines[-1]) if lines else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def stage_limit(settings: Settings | None, entries: Sequence[dict]) -> tuple[float, str]:
+    """Return (seconds the journal may stand still, what is being done). settings: None before the run is opened."""
+    if not entries or settings is None:
+        return PREPARE_SECONDS, "preparing data"
+    if entries[-1]["event"] == "run_started":
+        limit = settings.profile["startup_limit_seconds"] + 1.05 * settings.budget_seconds + WEIGHTS_SECONDS
+        return limit + 60, "training"
+    if entries[-1]["event"] == "trained":
+        return score_limit_seconds(settings) + 60, "scoring"
+    return START_SECONDS, f"what comes after {entries[-1]['event']}"
+
+
+def what_is_being_finished(night: Night) -> str:
+    """The work in flight, in words."""
+    step = next_step(night.entries())
+    if step.kind == "open" or step.experiment == 0:
+        return "the baseline"
+    return f"experiment {step.experiment}"

@@ -1,0 +1,64 @@
+"""The night's terminal: lines that stay, and one that is rewritten in place.
+
+In: sentences. Out: the terminal and night.log, both with the time. A terminal that hangs up does not end a night.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from harness.lab.journal import now
+
+
+class Terminal:
+    """Progress for a person: lines for what happened, and one line, rewritten in place, for what is happening."""
+
+    def __init__(self, log: Path, stream=None) -> None:
+        self.stream = stream or sys.stdout
+        self.live = self.stream.isatty()
+        self.started = time.monotonic()
+        self._log = log.open("a", encoding="utf-8")
+        self._last = 0.0
+        self._width = 0
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        stamp = clock(time.monotonic() - self.started)
+        self._write("\r" + " " * self._width + "\r" if self._width else "", f"[{stamp}] {text}\n")
+        self._width = 0
+        self._log.write(f"{now()} {text}\n")
+        self._log.flush()
+
+    def status(self, text: str) -> None:
+        """Where things stand: rewritten in place on a terminal, a line every ten seconds elsewhere."""
+        if not self.live:
+            if time.monotonic() - self._last >= 10:
+                self._last = time.monotonic()
+                self._write("", f"[{clock(time.monotonic() - self.started)}]   {text}\n")
+            return
+        columns = shutil.get_terminal_size().columns
+        line = f"[{clock(time.monotonic() - self.started)}] {text}"[: columns - 1]
+        self._write("\r", line + " " * max(0, self._width - len(line)))
+        self._width = len(line)
+
+    def _write(self, before: str, text: str) -> None:
+        try:
+            self.stream.write(before + text)
+            self.stream.flush()
+        except OSError:  # the terminal hung up; the night goes on and night.log has it all
+            self.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            self.live = False
+
+    def close(self) -> None:
+        self._log.close()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:2d}:{rest:02d}"

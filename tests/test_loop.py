@@ -1,0 +1,273 @@
+"""The loop's stages, with real trainings of one second; candidates are put where a proposer would have left them."""
+
+import json
+import shutil
+
+import pytest
+from checkout import ROOT, git, make_repository
+
+from harness.data.files import write_json_atomic
+from harness.lab import history, loop, settings, start
+from harness.lab.journal import Journal
+from harness.lab.locks import BusyError
+from harness.lab.loop import Lab, LoopError, open_lab
+from harness.lab.parameters import ParameterError
+from harness.lab.results import read_results
+from harness.lab.settings import SettingsError
+from harness.search.gate import source_hash
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory, cache):
+    """A run whose baseline is done, with its repository; made once, copied by each test."""
+    folder = tmp_path_factory.mktemp("baseline")
+    repository = folder / "checkout"
+    repository.mkdir()
+    for name in ("train_template.py", "program.md"):
+        shutil.copy(ROOT / name, repository / name)
+    make_repository(repository)
+    with pytest.MonkeyPatch.context() as patch:
+        point_at(patch, repository)
+        start.prepare_profile(start.find_profile("tiny")[0], str(cache), progress=lambda line: None)
+        with start.start_run("t", "tiny", cache=str(cache), results=str(folder / "results")) as lab:
+            lab.run_baseline()
+    return folder
+
+
+def point_at(patch: pytest.MonkeyPatch, repository) -> None:
+    for module in (loop, settings, start):
+        patch.setattr(module, "REPOSITORY", repository)
+
+
+@pytest.fixture
+def lab(tmp_path, baseline, monkeypatch):
+    """A copy of that run."""
+    shutil.copytree(baseline, tmp_path, dirs_exist_ok=True)
+    point_at(monkeypatch, tmp_path / "checkout")
+    with Lab(tmp_path / "results" / "t") as lab:
+        yield lab
+
+
+def put_candidate(lab: Lab, source: str, title: str = "an idea") -> None:
+    """Leave a finished proposal that the journal does not know yet, as a kill just after a proposal would."""
+    folder = lab.attempt_folder(lab.step.experiment)
+    folder.mkdir(parents=True)
+    (folder / "train.py").write_text(source)
+    proposal = {"title": title, "hypothesis": "it may help", "category": "tune", "proposer": "test", "bank_id": None}
+    write_json_atomic(folder / "proposal.json", proposal | {"sha256": source_hash(source), "constants_changed": {}})
+
+
+def incumbent_source(lab: Lab) -> str:
+    return lab.train_py(lab.state.incumbent).read_text()
+
+
+def run_experiment(lab: Lab) -> dict:
+    """All stages; return the decided entry."""
+    lab.begin()
+    for stage in (lab.propose, lab.check, lab.train, lab.decide, lab.commit):
+        stage()
+    return lab.experiment.decided
+
+
+def row(lab: Lab, number: int) -> tuple:
+    found = read_results(lab.folder / "results.tsv")[number]
+    return found.val_bpb, found.memory_gb, found.status
+
+
+def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
+    state = lab.state
+    assert len(state.experiments[0].attempt.scores) == 2 and state.noise.df == 1
+    assert row(lab, 0) == (pytest.approx(state.experiments[0].mean, abs=1e-6), pytest.approx(0.3, abs=0.6), "keep")
+    assert git(loop.REPOSITORY, "log", "--format=%s", "autoresearch/t") == "0000: baseline\nstart"
+    summary = (lab.run_folder(0, 0, 1) / "run.log").read_text().splitlines()
+    assert summary[-10] == "---" and summary[-9].startswith("val_bpb:") and summary[-1].startswith("depth:")
+    assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 0
+
+
+def test_a_better_file_is_kept_and_everything_agrees(lab):
+    source = incumbent_source(lab).replace("MATRIX_LR = 0.04 ", "MATRIX_LR = 0.02 ")
+    put_candidate(lab, source)
+    sure = {"sigma": 1e-4, "df": 4, "note": "a noise so small that the result must be a keep or a discard"}
+    lab.journal.entries[0]["prior"] = sure
+    decided = run_experiment(lab)
+    kept = decided["decision"] == "keep"
+    assert decided["status"] == "ok" and decided["gain"] == pytest.approx(lab.state.experiments[0].mean - lab.state.experiments[1].mean, abs=2e-6)
+    assert row(lab, 1)[2] == ("keep" if kept else "discard")
+    commit = lab.experiment.committed["commit"]
+    assert git(loop.REPOSITORY, "show", f"{history.experiment_ref('t', 1)}:train.py") == source.rstrip("\n")
+    assert (git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == commit) is kept
+    assert (lab.run_folder(1, 0, 0) / "weights.safetensors").exists() is kept
+    assert (lab.run_folder(0, 0, 0) / "weights.safetensors").exists()  # the baseline's stay
+    assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == int(kept)
+
+
+@pytest.mark.parametrize(
+    "change, status",
+    [
+        (("model = build_model", "raise ValueError('a bad idea')\n    model = build_model"), "crash"),
+        (("session.log(step, total,", "session.log(step, total * float('nan'),"), "nan"),
+        (("session.start()", "raise MemoryError('too large')"), "oom"),
+    ],
+)
+def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
+    assert change[0] in incumbent_source(lab)
+    put_candidate(lab, incumbent_source(lab).replace(*change))
+    decided = run_experiment(lab)
+    assert (decided["decision"], decided["status"], decided["val_bpb"]) == ("discard", status, None)
+    assert row(lab, 1) == (0.0, 0.0, "crash")
+    assert git(loop.REPOSITORY, "rev-parse", history.experiment_ref("t", 1)) == lab.experiment.committed["commit"]
+    assert json.loads((lab.run_folder(1, 0, 0) / "result.json").read_text())["val_bpb"] is None
+
+
+@pytest.mark.parametrize("source, reason", [("def f(:\n", "not valid Python"), (None, "tried before")])
+def test_a_refused_file_is_never_trained(lab, source, reason):
+    put_candidate(lab, source or incumbent_source(lab) + "# nothing but a comment\n")
+    decided = run_experiment(lab)
+    assert decided["status"] == "invalid_patch" and reason in decided["verdict"]
+    assert row(lab, 1) == (0.0, 0.0, "crash") and not (lab.attempt_folder(1) / "runs").exists()
+
+
+def test_stages_are_skipped_when_done_and_do_not_begin_the_next_experiment(lab):
+    put_candidate(lab, "def f(:\n")
+    run_experiment(lab)
+    length = len(lab.journal.entries)
+    for stage in (lab.propose, lab.check, lab.train, lab.decide, lab.commit):
+        stage()
+    assert len(lab.journal.entries) == length and lab.experiment.number == 1
+
+
+def test_a_run_whose_harness_died_is_closed_and_repeated(lab):
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    lab.begin()
+    lab.propose()
+    lab.check()
+    lab.journal.append("run_started", experiment=1, attempt=0, run=0, kind="score", seed=1)  # and then the kill
+    lab.run_folder(1, 0, 0).mkdir(parents=True)
+    lab.release()
+    with Lab(lab.folder) as again:
+        assert [e["status"] for e in again.journal.entries if e["event"] == "trained" and e["experiment"] == 1] == ["interrupted"]
+        assert run_experiment(again)["status"] == "ok"
+        assert [run.status for run in again.experiment.attempt.runs][:2] == ["interrupted", "ok"]
+        assert len(read_results(again.folder / "results.tsv")) == 2
+
+
+class Kill(BaseException):
+    """A process that ends here."""
+
+
+@pytest.mark.parametrize("before", ["checked", "scored", "decided", "committed"])
+def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, before):
+    """The worst moment of each stage: its work is done, and the journal does not know it yet."""
+    quick = incumbent_source(lab).replace("session.start()", "raise ValueError('quick')")
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n" if before == "scored" else quick)
+    append = Journal.append
+
+    def killed(self, event, **fields):
+        if event == before:
+            raise Kill
+        return append(self, event, **fields)
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(Journal, "append", killed)
+        run_experiment(lab)
+    lab.release()
+    with Lab(lab.folder) as again:
+        run_experiment(again)
+        events = [entry["event"] for entry in again.journal.entries]
+    assert events.count("decided") == events.count("committed") == events.count("proposed") == 2
+    assert events.count("run_started") == 3  # two of the baseline and one: nothing was trained twice
+    assert len(read_results(lab.folder / "results.tsv")) == 2
+    log = (lab.run_folder(1, 0, 0) / "run.log").read_text()
+    assert log.count("val_bpb:") == (before == "scored")  # scored twice, summed up once
+
+
+def test_two_holders_of_one_run_are_refused_with_the_holders_name(lab, tmp_path):
+    import subprocess
+    import sys
+
+    code = f"from harness.lab.locks import hold\nfrom pathlib import Path\nwith hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "BusyError" in done.stderr and "process" in done.stderr and "Wait." in done.stderr
+    assert issubclass(BusyError, RuntimeError)
+
+
+def test_a_results_table_edited_by_hand_is_saved_before_it_is_derived_again(lab):
+    table = lab.folder / "results.tsv"
+    edited = table.read_text().replace("baseline", "my baseline")
+    table.write_text(edited)
+    lab.write_table()
+    assert (lab.folder / "results.tsv.edited").read_text() == edited and "my baseline" not in table.read_text()
+
+
+def test_another_harness_data_device_or_torch_is_refused_and_both_are_named(lab, monkeypatch):
+    lab.release()
+    monkeypatch.setattr(settings, "harness_hash", lambda: "f" * 64)
+    with pytest.raises(SettingsError, match="began under harness .* this checkout has ffffffffffff"):
+        Lab(lab.folder)
+    monkeypatch.undo()
+    text = (lab.folder / "run.json").read_text()
+    for old, new, words in (
+        (lab.settings.versions["torch"], "1.0.0", "began with torch 1.0.0"),
+        (lab.settings.data_hash, "0" * 64, "began on data"),
+        (lab.settings.device["name"], "another CPU", "began on cpu \\(another CPU\\)"),
+    ):
+        (lab.folder / "run.json").write_text(text.replace(old, new))
+        with pytest.raises(SettingsError, match=words):
+            Lab(lab.folder)
+
+
+def test_what_is_missing_is_said_with_what_to_run(tmp_path, cache, monkeypatch):
+    with pytest.raises(LoopError, match="01_prepare"):
+        open_lab("", str(tmp_path))
+    with pytest.raises(SettingsError, match="02_baseline"):
+        open_lab("nov1", str(tmp_path))
+    with pytest.raises(Exception, match="01_prepare"):
+        start.start_run("nov1", "tiny", cache=str(tmp_path / "no cache"), results=str(tmp_path))
+    with pytest.raises(ParameterError, match="letters, digits"):
+        start.start_run("a tag/with slashes", "tiny", results=str(tmp_path))
+
+
+def test_an_experiment_before_the_baseline_is_refused(tmp_path, baseline, monkeypatch):
+    shutil.copytree(baseline, tmp_path, dirs_exist_ok=True)
+    point_at(monkeypatch, tmp_path / "checkout")
+    folder = tmp_path / "results" / "t"
+    lines = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_bytes(b"".join(lines[:2]))
+    with Lab(folder) as lab, pytest.raises(LoopError, match="02_baseline"):
+        lab.begin()
+
+
+def test_a_tag_of_an_earlier_run_or_another_profile_is_refused(lab, cache, tmp_path):
+    lab.release()
+    with pytest.raises(SettingsError, match="has profile tiny, asked for demo"):
+        start.start_run("t", "demo", cache=str(cache), results=str(lab.folder.parent))
+    with pytest.raises(SettingsError, match="branch autoresearch/t"):
+        start.start_run("t", "tiny", cache=str(cache), results=str(tmp_path / "elsewhere"))
+
+
+def test_a_full_disk_is_said_before_a_run_is_begun(lab, monkeypatch):
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    lab.begin()
+    lab.propose()
+    lab.check()
+    monkeypatch.setattr(loop.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1})())
+    with pytest.raises(LoopError, match="make room"):
+        lab.train()
+    assert lab.journal.entries[-1]["event"] == "checked"
+
+
+def test_three_infrastructure_faults_in_a_row_stop_the_loop(lab):
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    lab.begin()
+    lab.propose()
+    lab.check()
+    for run in range(3):
+        lab.journal.append("run_started", experiment=1, attempt=0, run=run, kind="score", seed=1)
+        lab.journal.append("trained", experiment=1, attempt=0, run=run, status="infrastructure", cause="the disk is on fire")
+    with pytest.raises(LoopError, match="disk is on fire"):
+        lab.train()

@@ -1,0 +1,171 @@
+"""Pages: what a browser would load or run from them (nothing), what they show, and the index of a run."""
+
+import html.parser
+import time
+
+import journals
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from harness.lab import picker
+from harness.lab.pages import PageError, export_notebook, without_active_parts, write_index
+from harness.lab.runs import load_run
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+class Tags(html.parser.HTMLParser):
+    """Every element with its attributes, and the text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def named(self, name):
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    outputs = [
+        new_output("stream", name="stdout", text="loss <b>1.5</b> \x1b[31mred\x1b[0m\n"),
+        new_output(
+            "display_data",
+            data={"text/html": '<table><tr><td>kept</td></tr></table><script src="https://cdn.x/y.js"></script>'},
+        ),
+        new_output("display_data", data={"image/png": PIXEL, "text/plain": "figure"}),
+        new_output(
+            "display_data", data={"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "HBox()"}
+        ),
+        new_output("error", ename="E", evalue="<i>boom</i>", traceback=["E: <i>boom</i>"]),
+        new_output(
+            "display_data",
+            data={"text/html": '<meta http-equiv="refresh" content="0;url=//evil"><iframe src="//evil"></iframe>'},
+        ),
+        new_output("display_data", data={"text/html": '<img src="https://evil/x.png" onerror="alert(1)">'}),
+    ]
+    cells = [
+        new_markdown_cell("# Experiment 7\n\n<script>alert(1)</script>"),
+        new_code_cell("print('x' < 'y')", outputs=outputs),
+    ]
+    path = tmp_path / "0007.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_a_page_shows_the_notebook_and_loads_nothing(notebook):
+    page = export_notebook(notebook)
+    assert page == notebook.with_suffix(".html")
+    text = page.read_text(encoding="utf-8")
+    tags = Tags(text)
+    assert not tags.named("script") and not tags.named("iframe") and not tags.named("link")
+    assert [m.get("http-equiv") for m in tags.named("meta")] == [None, "Content-Security-Policy", None]
+    assert "default-src 'none'" in tags.named("meta")[1]["content"]
+    assert all(image["src"].startswith("data:") for image in tags.named("img") if "src" in image)
+    assert f"data:image/png;base64,{PIXEL}" in text.replace("\n", "")
+    assert "loss <b>1.5</b> red" in tags.text and "E: <i>boom</i>" in tags.text and "kept" in tags.text
+    assert "print" in tags.text and "Experiment 7" in tags.text
+    assert len(text) < 40_000, "a night writes a hundred of these"
+
+
+def test_the_policy_comes_before_anything_untrusted(notebook):
+    text = export_notebook(notebook).read_text()
+    assert text.index("Content-Security-Policy") < text.index("<title>") < text.index("<body>")
+
+
+def test_scripts_in_any_spelling_are_taken_out():
+    body = without_active_parts(
+        '<SCRIPT a=">">x</Script ><script>y</script>&lt;script&gt; <ScRiPt src=//z> <pre>src="//kept"</pre>'
+    )
+    assert not Tags(body).named("script") and "&lt;script&gt;" in body and '<pre>src="//kept"</pre>' in body
+
+
+def test_what_is_no_notebook_is_refused(tmp_path):
+    for content in ("", "{", "[]", '{"cells": 3}'):
+        (tmp_path / "x.ipynb").write_text(content)
+        with pytest.raises(PageError, match="x.ipynb"):
+            export_notebook(tmp_path / "x.ipynb")
+    with pytest.raises(PageError):
+        export_notebook(tmp_path / "absent.ipynb")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_the_index_has_a_row_for_each_experiment(tmp_path):
+    entries = journals.make_journal(30)
+    next(e for e in entries if e["event"] == "decided" and e["experiment"] == 3)["title"] = (
+        "<img src=x onerror=alert(1)> & co"
+    )
+    folder = journals.write_run(tmp_path, entries)
+    (folder / "notebooks").mkdir()
+    for name in ("0003.ipynb", "0003.html", "0004.ipynb", "02_baseline.html", "04_analysis.html"):
+        (folder / "notebooks" / name).write_text("")
+    index = write_index(folder)
+    text = index.read_text(encoding="utf-8")
+    tags = Tags(text)
+    assert len(tags.named("tr")) == 1 + 31 + 1, "a heading, 31 decided, one running"
+    links = [link["href"] for link in tags.named("a")]
+    assert sorted(links) == [
+        "0003.html",
+        "0003.ipynb",
+        "0004.ipynb",
+        "02_baseline.html",
+        "02_baseline.html",
+        "04_analysis.html",
+    ]
+    assert not tags.named("img") and "<img src=x onerror=alert(1)> & co" in tags.text
+    for entry in entries:
+        if entry["event"] == "decided" and entry["val_bpb"] is not None:
+            assert f"{entry['val_bpb']:.6f}" in tags.text
+    assert text.index(">0031<") < text.index(">0030<") < text.index(">0000<"), "the newest first"
+    assert [path.name for path in (folder / "notebooks").iterdir() if "tmp" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    "entries", [[], journals.opened_only(), journals.crashes_only(), journals.make_journal(0)], ids=len
+)
+def test_the_index_of_a_run_that_has_little(tmp_path, entries):
+    text = write_index(journals.write_run(tmp_path, entries)).read_text()
+    decided = sum(entry["event"] == "decided" for entry in entries)
+    assert len(Tags(text).named("tr")) >= 1 + decided
+    assert text.count(">crashed") == sum(e["event"] == "decided" and e["status"] != "ok" for e in entries)
+
+
+def test_the_index_of_a_thousand_experiments_is_quick(tmp_path):
+    folder = journals.write_run(tmp_path, journals.make_journal(1000), files_of=-1)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        write_index(folder)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.3
+
+
+def test_the_picker_shows_an_experiment_and_trusts_nobody(tmp_path):
+    entries = journals.make_journal(12, crash_rate=0.3, seed=2)
+    folder = journals.write_run(tmp_path, entries)
+    bad = "<script>alert(1)</script>"
+    for name in ("train.diff", "runs/00/run.log"):
+        for path in folder.glob(f"experiments/*/attempts/*/{name}"):
+            path.write_text("first\n" + "x\n" * 500 + bad + "\n")
+    for record in load_run(tmp_path, "nov23").records:
+        shown = picker.experiment_html(load_run(tmp_path, "nov23"), record.experiment) if record.experiment < 3 else ""
+        assert bad not in shown
+    run = load_run(tmp_path, "nov23")
+    shown = picker.experiment_html(run, picker.default_experiment(run))
+    assert "&lt;script&gt;" in shown and "data:image/png;base64," in shown and "... 382 more lines" in shown
+    assert picker.default_experiment(run) == int(run.best["experiment"]) and len(picker.menu(run)) == 13
+    assert len(picker.log_tail(run, 0).splitlines()) == picker.LOG_LINES
+
+
+def test_the_picker_of_an_empty_run(tmp_path):
+    run = load_run(journals.write_run(tmp_path, journals.opened_only()).parent, "nov23")
+    assert picker.menu(run) == [("nothing decided yet", None)]
+    assert "no decided experiment" in picker.experiment_html(run, picker.default_experiment(run))
