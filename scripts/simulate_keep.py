@@ -203,6 +203,9 @@ it. The keep rule has 2 baseline seeds and a right prior unless it says otherwis
 
 {night_table}
 
+The rule's levels, its share for another run and which runs measure the noise were chosen among some forty variants on
+these same landscapes and seeds (fewer nights), so its figures are a little flattered.
+
 How to read it. Of the candidates that are no better the keep rule takes well under 1% in a night (fewer than above,
 since most are worse, and an incumbent that was kept was lucky too, which lifts the bar), greedy 2 to 8%; what greedy
 claims is 1 to 2.5 sigma more than it has, and on a plateau it claims a gain where it made a loss.

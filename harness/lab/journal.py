@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.data.files import write_bytes_atomic
-from harness.search.keep import Noise, Prior, Verdict, estimate_noise, judge
+from harness.search.keep import Noise, Prior, Verdict, estimate_noise, judge, noise_groups
 
 EVENTS = ("opened", "proposed", "checked", "run_started", "trained", "scored", "decided", "committed", "note")
 NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
@@ -215,10 +215,13 @@ class State:
 
     @property
     def noise(self) -> Noise:
-        """sigma of one run: all attempts with several scores, pooled, and the profile's prior."""
+        """sigma of one run, from the baseline's seeds, confirmations, and the profile's prior."""
         prior = self.opened.get("prior") if self.opened else None
-        groups = [attempt.scores for e in self.experiments for attempt in e.attempts if len(attempt.scores) > 1]
-        return estimate_noise(groups, Prior(**prior) if prior else None)
+        baseline = self.experiments[0].attempt.scores if self.experiments else []
+        decided = [attempt.scores for e in self.experiments[1:] if e.decided for attempt in e.attempts]
+        newest = self.experiments[-1] if len(self.experiments) > 1 else None
+        candidate = newest.attempt.scores if newest and not newest.decided else []
+        return estimate_noise(noise_groups(baseline, decided, candidate), Prior(**prior) if prior else None)
 
 
 def fold(entries: Iterable[dict]) -> State:

@@ -1,16 +1,15 @@
-'''The bank: structural ideas as real patches, for the proposer that needs no key.
+"""The bank: structural ideas as real patches, for the proposer that needs no key.
 
-In: the source of a train.py. Out: the same with one idea in it, or a PatchError, which means "not applicable to this one":
-anchors are single lines of the template that every patch leaves in place, so that several apply one after the other, until
-a change of other hands removes such a line. A patch changes code outside of the constants block and starts from what the
-model computes without it (its weights begin at zero), so that training decides how much of it to use. Constants that it
-brings stand annotated in the block: from then on they are searched like all others.
-'''
+In: the source of a train.py. Out: the same with one idea in it, or a PatchError, which means "not applicable to this
+one": anchors are single lines of the template that every patch leaves in place, so that several apply one after the
+other, until a change of other hands removes such a line. A patch changes code outside of the constants block and
+starts from what the model computes without it (its weights begin at zero), so that training decides how much of it to
+use. Constants that it brings stand annotated in the block: from then on they are searched like all others.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.search.constants import Constant, parse_constants
 from harness.search.patch import apply_edits, parse_edits
 
 
@@ -48,12 +47,12 @@ BIGRAM = Idea(
         "learn; what the table knows the layers need not spend capacity on."
     ),
     category="architecture",
-    evidence="hashed n-gram embeddings are in the best public recipes of small models",
+    evidence="in the best public recipes of small models; here 0.06 bpb after 120 steps of the demo's size (one seed, best of five learning rates)",
     patch="""\
 <<<<<<< SEARCH
 # === end of constants ===
 =======
-BIGRAM_ROWS = 16384        # rows, 1024..4194304 pow2: table of hashed token pairs
+BIGRAM_ROWS = 16384        # rows, 1024..1048576 pow2: table of hashed token pairs
 BIGRAM_LR = 0.03           # per step, 0.001..1.0 log: AdamW, table of token pairs
 # === end of constants ===
 >>>>>>> REPLACE
@@ -82,6 +81,12 @@ BIGRAM_LR = 0.03           # per step, 0.001..1.0 log: AdamW, table of token pai
             ([model.x0_lambdas], SCALAR_LR, 0.0),
             ([model.bigram_embedding.weight], BIGRAM_LR * scale, 0.0),
 >>>>>>> REPLACE
+<<<<<<< SEARCH
+        tables = [self.token_embedding, *self.value_embeddings.values()]
+=======
+        tables = [self.token_embedding, *self.value_embeddings.values()]
+        tables.append(self.bigram_embedding)
+>>>>>>> REPLACE
 """,
 )
 
@@ -93,7 +98,7 @@ SHIFT = Idea(
         "channel and distance, gives that from the first step and lets a single layer form induction heads."
     ),
     category="architecture",
-    evidence="token shift (RWKV) and short convolutions (Primer, H3, Mamba) help small models most",
+    evidence="token shift (RWKV), short convolutions (Primer, H3); here 0.04 to 0.23 bpb after 120 steps of the demo's size, by learning rate (one seed)",
     patch="""\
 <<<<<<< SEARCH
 # === end of constants ===
@@ -149,7 +154,7 @@ GATE = Idea(
         "nothing to add."
     ),
     category="architecture",
-    evidence="gated attention outputs helped consistently where they were ablated at larger scale",
+    evidence="gated outputs helped where they were ablated at larger scale; here 0.015 bpb after 120 steps of the demo's size (one seed: may be noise)",
     patch="""\
 <<<<<<< SEARCH
         self.gate = nn.Linear(self.GATE_CHANNELS, self.n_kv_head, bias=False) if value_embedding else None
@@ -167,10 +172,4 @@ GATE = Idea(
 """,
 )
 
-IDEAS = (BIGRAM, SHIFT, GATE)
-
-
-def added_constants(idea: Idea, source: str) -> dict[str, Constant]:
-    """Return the constants that an idea brings to a source. Raises PatchError where it does not apply."""
-    before = parse_constants(source)
-    return {name: constant for name, constant in parse_constants(idea.apply(source)).items() if name not in before}
+IDEAS = (SHIFT, BIGRAM, GATE)

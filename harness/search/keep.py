@@ -194,8 +194,10 @@ def _without_noise(gain: float, more: bool) -> Verdict:
     if gain > 0 and more:
         words = f"gain {gain:.4f} bpb, but the noise is unknown: another run measures it: confirm"
         return Verdict("confirm", "noise unknown", gain, None, words)
-    words = f"gain {gain:.4f} bpb cannot be told from noise, which is unknown: discard"
-    return Verdict("discard", "noise unknown" if gain > 0 else "worse", gain, None, words)
+    if gain > 0:
+        words = f"gain {gain:.4f} bpb cannot be told from noise, which is unknown: discard"
+        return Verdict("discard", "noise unknown", gain, None, words)
+    return Verdict("discard", "worse", gain, None, f"no gain ({gain:.4f} bpb), whatever the noise: discard")
 
 
 def _mean(scores: Sequence[float]) -> float:

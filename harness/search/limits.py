@@ -7,7 +7,7 @@ Nothing here is exact: the training itself still has the last word.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Values = Mapping[str, Any]
@@ -34,10 +34,19 @@ class Rule:
     broken: Callable[[Values, Limits], str | None]
 
 
-def reasons_against(values: Values, limits: Limits) -> list[str]:
-    """Return a sentence for each rule that the values break."""
-    spoken = (rule.broken(values, limits) for rule in RULES if all(name in values for name in rule.names))
-    return [sentence for sentence in spoken if sentence]
+def reasons_against(values: Values, limits: Limits, proven: Values | None = None) -> list[str]:
+    """Return a sentence for each rule that the values break.
+
+    proven: values that did run. A rule that they break is plainly wrong there and is not applied; and no estimate of
+    memory up to theirs counts as too much.
+    """
+    rules = [rule for rule in RULES if all(name in values for name in rule.names)]
+    if proven:
+        if limits.memory_mb and all(name in proven for name in _MEMORY_RULE.names):
+            limits = replace(limits, memory_mb=max(limits.memory_mb, estimate_memory_mb(proven, limits)))
+        known = [rule for rule in rules if all(name in proven for name in rule.names)]
+        rules = [rule for rule in rules if rule not in known or not rule.broken(proven, limits)]
+    return [sentence for sentence in (rule.broken(values, limits) for rule in rules) if sentence]
 
 
 def effective_values(values: Values) -> dict[str, Any]:
@@ -63,18 +72,19 @@ def effective_values(values: Values) -> dict[str, Any]:
 def estimate_memory_mb(values: Values, limits: Limits) -> float:
     """Return roughly the training's peak memory in MB: weights, gradients and moments, then activations and logits.
 
-    Counts float32 and keeps no account of windows, so it is rather high for mixed precision; good to a factor of about
-    two.
+    Activations are float32 on a CPU and half of that elsewhere. Good to a factor of about two.
     """
     width = values["N_HEAD"] * values["HEAD_DIM"]
     depth, ratio, group = values["DEPTH"], values.get("MLP_RATIO", 4), values.get("KV_GROUP", 1)
     every = values.get("VALUE_EMBED_EVERY", 0)
     tables = width * (2 + (-(-depth // every) / group if every else 0)) * limits.n_vocab
+    tables += width * values.get("BIGRAM_ROWS", 0)
     matrices = depth * width * width * (2 + 2 / group + 2 * ratio)
     rows = min(values["DEVICE_BATCH_SIZE"], max(1, values["TOTAL_BATCH_SIZE"] // limits.max_seq_len))
     tokens = rows * limits.max_seq_len
-    activations = tokens * (depth * width * (16 + 3 * ratio) + 4 * limits.n_vocab)
-    return 4 * (4 * (tables + matrices) + activations) / 2**20
+    activations = tokens * depth * width * (16 + 3 * ratio) * (4 if limits.device_kind == "cpu" else 2)
+    logits = tokens * limits.n_vocab * 4 * 4  # in float32, with their copies and gradients
+    return (4 * 4 * (tables + matrices) + activations + logits) / 2**20
 
 
 def _whole_batches(values: Values, limits: Limits) -> str | None:
@@ -112,10 +122,11 @@ def _memory_fits(values: Values, limits: Limits) -> str | None:
     return None
 
 
+_MEMORY_RULE = Rule(("DEPTH", "N_HEAD", "HEAD_DIM", "DEVICE_BATCH_SIZE", "TOTAL_BATCH_SIZE"), _memory_fits)
 RULES = (
     Rule(("TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE"), _whole_batches),
     Rule(("N_HEAD", "KV_GROUP"), _whole_groups),
     Rule(("N_EMBD", "HEAD_DIM"), _whole_heads),
     Rule(("WARMUP_RATIO", "WARMDOWN_RATIO"), _schedule_fits),
-    Rule(("DEPTH", "N_HEAD", "HEAD_DIM", "DEVICE_BATCH_SIZE", "TOTAL_BATCH_SIZE"), _memory_fits),
+    _MEMORY_RULE,
 )

@@ -8,10 +8,10 @@ In: a source and edits, each some whole lines to find and the lines to put there
     lines as they shall stand
     >>>>>>> REPLACE
 
-Out: the new source, or a PatchError; never a source with some of the edits, never the old one in disguise. The lines to
-find must stand in the source exactly once: to the letter or, failing that, all shifted by the same indentation (the
-replacement is shifted with them). An edit that finds nothing, finds two places, or changes nothing is an error, and the
-message shows the nearest lines, so that a proposer can correct itself.
+Out: the new source, or a PatchError; never a source with some of the edits, never the old one in disguise. The lines
+to find must stand in the source exactly once: to the letter or, failing that, all shifted by the same indentation (the
+replacement is shifted with them). An edit that finds nothing, finds two places, or changes nothing is an error, and
+the message shows the nearest lines, so that a proposer can correct itself.
 """
 
 import difflib

@@ -103,7 +103,9 @@ class _Past:
     def accepts(self, candidate: Mapping[str, Any]) -> bool:
         """Say whether a full set of values is new, far enough from those tried, able to run, and no known failure."""
         effect = effective_values(candidate)
-        if any(self._same(effect, tried) for tried in self.tried_effects) or reasons_against(candidate, self.limits):
+        if any(self._same(effect, tried) for tried in self.tried_effects):
+            return False
+        if reasons_against(candidate, self.limits, proven=self.values):
             return False
         return not any(self._repeats(candidate, *failure) for failure in self.failures)
 
@@ -246,8 +248,6 @@ def _rounded(constant: Constant, value: Any) -> Any:
     """Return a float as a person would write it: two digits on a log scale, about a hundredth of a linear range."""
     if not isinstance(value, float) or constant.scale == "choice" or constant.is_int:
         return value
-    if constant.scale == "log":
-        value = float(f"{value:.2g}")
-    else:
-        value = round(value, -math.floor(math.log10((constant.high - constant.low) / 50)))
+    digits = -math.floor(math.log10((constant.high - constant.low) / 50)) if constant.high > constant.low else 6
+    value = float(f"{value:.2g}") if constant.scale == "log" else round(value, digits)
     return min(max(value, constant.low), constant.high)

@@ -1,0 +1,103 @@
+"""SEARCH/REPLACE edits and diffs."""
+
+import random
+import shutil
+import subprocess
+
+import pytest
+
+from harness.search.patch import Edit, PatchError, apply_edits, make_diff, parse_edits
+
+SOURCE = """\
+import math
+
+
+class A:
+    def f(self):
+        x = 1
+        return x
+
+    def g(self):
+        x = 1
+        return x + math.pi
+"""
+
+
+def block(search: str, replace: str) -> str:
+    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+def test_blocks_are_read_between_prose():
+    text = "I would try this:\n" + block("a\nb", "c") + "\nand\n" + block("d", "") + "done"
+    assert parse_edits(text) == [Edit("a\nb", "c"), Edit("d", "")]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no block", "<<<<<<< SEARCH\na\n=======\nb\n", "<<<<<<< SEARCH\na\n" + block("a", "b")]
+)
+def test_a_cut_or_missing_block_is_an_error(text):
+    with pytest.raises(PatchError):
+        parse_edits(text)
+
+
+def test_exact_edit():
+    after = apply_edits(SOURCE, [Edit("        return x + math.pi", "        return x + math.e")])
+    assert after == SOURCE.replace("math.pi", "math.e")
+
+
+def test_deleting_and_inserting():
+    assert apply_edits("a\nb\nc\n", [Edit("b", "")]) == "a\nc\n"
+    assert apply_edits("a\nb\nc\n", [Edit("b", "b\nnew")]) == "a\nb\nnew\nc\n"
+    assert apply_edits("a\nb", [Edit("b", "c")]) == "a\nc"  # no final newline is made up
+
+
+def test_uniform_indent_shift_moves_the_replacement_too():
+    after = apply_edits(SOURCE, [Edit("def g(self):\n    x = 1\n    return x + math.pi", "def g(self):\n    return 2")])
+    assert after.endswith("    def g(self):\n        return 2\n")
+    after = apply_edits(SOURCE, [Edit("            return x + math.pi", "            return 0")])
+    assert after.endswith("        return 0\n")
+
+
+def test_an_uneven_indent_is_no_match():
+    with pytest.raises(PatchError, match="did you mean"):
+        apply_edits(SOURCE, [Edit("def g(self):\n  x = 1\n    return x + math.pi", "pass")])
+
+
+def test_two_places_are_an_error_that_names_them():
+    with pytest.raises(PatchError, match=r"2 times \(lines 6, 10\)"):
+        apply_edits(SOURCE, [Edit("        x = 1", "        x = 2")])
+
+
+def test_a_miss_shows_the_nearest_lines():
+    with pytest.raises(PatchError, match="edit 2 of 2") as caught:
+        apply_edits(SOURCE, [Edit("import math", "import cmath"), Edit("        return x - math.pi", "")])
+    assert "11 |         return x + math.pi" in str(caught.value)
+
+
+def test_edits_without_effect_are_errors():
+    with pytest.raises(PatchError, match="changes nothing"):
+        apply_edits(SOURCE, [Edit("import math", "import math")])
+    with pytest.raises(PatchError, match="change nothing"):
+        apply_edits(SOURCE, [Edit("import math", "import cmath"), Edit("import cmath", "import math")])
+    with pytest.raises(PatchError, match="empty"):
+        apply_edits(SOURCE, [Edit("  \n", "x = 1")])
+
+
+def test_later_edits_see_earlier_ones_and_all_or_none_apply():
+    assert "B" in apply_edits(SOURCE, [Edit("class A:", "class C:"), Edit("class C:", "class B:")])
+    with pytest.raises(PatchError):
+        apply_edits(SOURCE, [Edit("class A:", "class C:"), Edit("class A:", "class B:")])
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@pytest.mark.parametrize("seed", range(5))
+def test_git_applies_the_diff(tmp_path, seed):
+    rng = random.Random(seed)
+    lines = [f"line {rng.randrange(5)}" for _ in range(40)]
+    changed = [line for line in lines if rng.random() > 0.1] + ["tail"] * rng.randrange(2)
+    old, new = "\n".join(lines) + "\n" * rng.randrange(2), "\n".join(changed) + "\n" * rng.randrange(2)
+    (tmp_path / "train.py").write_text(old)
+    command = ["git", "apply", "--unidiff-zero", "-"]
+    subprocess.run(command, cwd=tmp_path, input=make_diff(old, new), text=True, check=True)
+    assert (tmp_path / "train.py").read_text() == new
+    assert make_diff(old, old) == ""

@@ -1,0 +1,215 @@
+"""The propose process."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.search.bank import IDEAS
+from harness.search.constants import constant_values, rewrite_constants
+from harness.search.gate import check_candidate, source_hash
+from harness.search.propose import main, propose
+from harness.search.tpe import ProposalError
+
+ROOT = Path(__file__).parent.parent
+TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
+PROGRAM = "# Goals\n\n```settings\n%s\n```\n"
+
+
+def history_row(experiment, source, bank_id=None, decision="discard", score=1.6, status="ok", category=None, parent=0):
+    return {
+        "experiment": experiment,
+        "title": "t",
+        "category": category or ("architecture" if bank_id else "tune"),
+        "status": status,
+        "decision": decision,
+        "val_bpb": score,
+        "constants": constant_values(source),
+        "sha256": source_hash(source),
+        "bank_id": bank_id,
+        "parent": parent,
+    }
+
+
+BASELINE = history_row(0, TEMPLATE, decision="baseline", category="baseline", parent=None)
+
+
+def request(experiment=1, history=(BASELINE,), settings="", source=TEMPLATE, **more):
+    return {
+        "format_version": 1,
+        "experiment": experiment,
+        "attempt": 0,
+        "run_seed": 7,
+        "out_dir": "unused",
+        "program_md": PROGRAM % settings,
+        "parent_train_py": source,
+        "parent_experiment": 0,
+        "proposer": "tpe",
+        "history": list(history),
+        "incumbent_val_bpb": 1.6,
+        "limits": {"max_seq_len": 256, "memory_mb": 64000, "device_kind": "cpu", "n_vocab": 2049},
+        "force_category": None,
+        "allow_structural": True,
+    } | more
+
+
+def night(experiments, settings="", **more):
+    """Play a night in which nothing is kept; return its proposals."""
+    history, proposals = [BASELINE], []
+    for experiment in range(1, experiments + 1):
+        proposal = propose(request(experiment, history, settings, **more))
+        history.append(history_row(experiment, proposal.source, proposal.bank_id, category=proposal.category))
+        proposals.append(proposal)
+    return proposals
+
+
+def run_process(tmp_path, content) -> subprocess.CompletedProcess:
+    path = tmp_path / "request.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    command = [sys.executable, "-m", "harness.search.propose", str(path)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_the_process_writes_a_proposal(tmp_path):
+    done = run_process(tmp_path, request(2, out_dir=str(tmp_path / "out")))
+    assert (done.returncode, done.stderr) == (0, "")
+    source = (tmp_path / "out/train.py").read_text(encoding="utf-8")
+    proposal = json.loads((tmp_path / "out/proposal.json").read_text(encoding="utf-8"))
+    assert set(proposal) >= {
+        *("format_version", "title", "hypothesis", "category", "proposer", "constants_changed", "bank_id", "sha256"),
+        *("parent", "not_applicable"),
+    }
+    before, after = constant_values(TEMPLATE), constant_values(source)
+    changed = {name: [before[name], after[name]] for name in after if before[name] != after[name]}
+    assert proposal["constants_changed"] == changed and changed
+    assert proposal["sha256"] == source_hash(source) != source_hash(TEMPLATE)
+    assert check_candidate(source, {BASELINE["sha256"]}) == []
+    assert source == rewrite_constants(TEMPLATE, {name: after[name] for name in changed})
+    assert all(name in proposal["title"] for name in changed)
+    again = run_process(tmp_path, request(2, out_dir=str(tmp_path / "again")))
+    assert again.returncode == 0
+    for name in ("train.py", "proposal.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not valid JSON"),
+        ({"format_version": 2}, "format 1"),
+        (request(program_md="no block"), "settings"),
+        (request(settings='allowed_categories = ["tun"]'), "did you mean tune"),
+        (request(proposer="oracle"), "oracle"),
+        (request(source="x = 1\n"), "constants"),
+        ({"format_version": 1, "proposer": "tpe"}, "lacks"),
+    ],
+)
+def test_failures_are_one_line_and_leave_no_proposal(tmp_path, capsys, content, words):
+    out = tmp_path / "out"
+    if isinstance(content, dict) and "out_dir" in content:
+        content = content | {"out_dir": str(out)}
+    path = tmp_path / "request.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert main([str(path)]) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not (out / "proposal.json").exists()
+
+
+def test_a_process_that_fails_says_why(tmp_path):
+    done = run_process(tmp_path, request(program_md="no block"))
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_night_without_repeats_and_with_structure_early():
+    proposals = night(12)
+    kinds = [proposal.bank_id for proposal in proposals]
+    assert kinds[0] == IDEAS[0].id and len(set(filter(None, kinds))) == len(IDEAS)
+    assert sum(kind is not None for kind in kinds[:6]) == 2
+    assert len({source_hash(proposal.source) for proposal in proposals}) == len(proposals)
+    assert all(proposal.category == "tune" for proposal in proposals if proposal.bank_id is None)
+    assert all(check_candidate(proposal.source) == [] for proposal in proposals)
+
+
+def test_structure_changes_code_outside_of_the_block():
+    source = propose(request(1)).source
+    outside = lambda text: ast.dump(ast.parse(rewrite_block(text)))  # noqa: E731
+    assert outside(source) != outside(TEMPLATE)
+    assert outside(propose(request(2)).source) == outside(TEMPLATE)
+
+
+def rewrite_block(source: str) -> str:
+    head, _, rest = source.partition("# === constants ===")
+    return head + rest.partition("# === end of constants ===")[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "kind"),
+    [
+        ('allowed_categories = ["tune"]', {}, None),
+        ('allowed_categories = ["architecture"]', {}, IDEAS[0].id),
+        (f'forbidden_ideas = ["{IDEAS[0].id}"]', {}, IDEAS[1].id),
+        ("", {"allow_structural": False}, None),
+        ("", {"attempt": 1}, None),
+        ("", {"force_category": "tune"}, None),
+    ],
+)
+def test_the_program_and_the_request_steer(settings, more, kind):
+    assert propose(request(1, settings=settings, **more)).bank_id == kind
+
+
+def test_a_forced_category_is_honoured_or_explained():
+    assert propose(request(2, force_category="architecture")).bank_id == IDEAS[0].id
+    proposal = propose(request(2, settings='allowed_categories = ["tune"]', force_category="architecture"))
+    assert proposal.category == "tune" and "architecture" in proposal.note
+    with pytest.raises(ProposalError, match="force_category"):
+        propose(request(2, force_category="magic"))
+
+
+def test_ranges_and_fixed_names_hold():
+    names = [name for name in constant_values(TEMPLATE) if name != "MATRIX_LR"]
+    settings = f"[ranges]\nMATRIX_LR = [0.03, 0.05]\nSHIFT_TAPS = [1, 2]\n[fixed]\nnames = {json.dumps(names)}"
+    for experiment in (2, 3, 5):
+        values = constant_values(propose(request(experiment, settings=settings)).source)
+        assert 0.03 <= values.pop("MATRIX_LR") <= 0.05
+        assert values == {name: value for name, value in constant_values(TEMPLATE).items() if name != "MATRIX_LR"}
+
+
+def test_ideas_that_do_not_apply_are_reported():
+    source = TEMPLATE.replace("# === end of constants ===", "# === end of constants ===\n", 1)
+    source = source.replace("class FeedForward(nn.Module):", "class Mlp(nn.Module):").replace("FeedForward(", "Mlp(")
+    proposal = propose(request(1, source=source))
+    assert proposal.not_applicable == ["short-convolution"]
+    assert proposal.bank_id == "bigram-embedding"
+
+
+def test_exhausted_ideas():
+    history = [BASELINE]
+    for number, idea in enumerate(IDEAS, 1):
+        history.append(history_row(number, idea.apply(TEMPLATE), idea.id, score=1.601 if number == 2 else 1.7))
+    assert propose(request(4, history)).category == "tune"
+    with pytest.raises(ProposalError, match='add "tune"'):
+        propose(request(4, history, settings='allowed_categories = ["architecture"]'))
+    kept = rewrite_constants(TEMPLATE, {"MATRIX_LR": 0.05})  # on a new incumbent the near miss gets another chance
+    history.append(history_row(4, kept, decision="keep", score=1.59))
+    again = propose(request(7, history, source=kept, parent_experiment=4))
+    assert again.bank_id == IDEAS[1].id
+    history.append(history_row(5, again.source, again.bank_id, score=1.6, parent=4))
+    assert propose(request(7, history, source=kept, parent_experiment=4)).category == "tune"
+
+
+def test_what_was_tried_is_not_proposed_again():
+    first = propose(request(2))
+    history = [BASELINE, history_row(1, first.source)]
+    assert source_hash(propose(request(2, history)).source) != source_hash(first.source)
+
+
+def test_search_never_imports_torch():
+    code = (
+        "import harness.search.propose, harness.search.keep, sys; print(sorted({'torch', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"  # nor optuna before it is needed
