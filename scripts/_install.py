@@ -209,11 +209,11 @@ def torch_sources(locked: str, index: str | None, card: str | None, platform: st
     if not platform.startswith("linux"):
         return [Source("from the default index, about 200 MB", (locked,))]
     if card is not None:
-        return [Source(f"the CUDA build for the {card}: about 3 GB to download, 8 GB on disk", (locked,))]
+        return [Source(f"the CUDA build for the {card}: about 3 GB to download, 5 GB on disk", (locked,))]
     return [
         Source("no NVIDIA card here, so pytorch.org's CPU build, about 200 MB, if it answers within seconds",
                (locked, "--index-url", PYTORCH_CPU_INDEX, *BRIEFLY), brief=True),
-        Source("from the default index instead; on PyPI that is the CUDA build, about 3 GB to download, 8 GB on disk",
+        Source("from the default index instead; on PyPI that is the CUDA build, about 3 GB to download, 5 GB on disk",
                (locked,)),
     ]
 

@@ -101,7 +101,7 @@ def ensure_environment(dev: bool = False, torch_index: str | None = None, root: 
                 mend(root, dev, torch_index, lock)
     except OSError as error:
         raise SetupError(f"{error.strerror or error}: {error.filename or root}. The checkout must be "
-                         "writable and its disk have 3 GB free, 10 GB with a CUDA torch") from error
+                         "writable and its disk have 3 GB free, 9 GB with a CUDA torch") from error
     return venv_python(root / ".venv")
 
 
