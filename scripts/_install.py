@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def tail(text: str, n_lines: int = 12) -> str:
     return "\n".join("    " + line[:160] for line in text.rstrip().splitlines()[-n_lines:])
 
 
-def _pump(stream, lines: queue.Queue) -> None:
+def _pump(stream: Iterable[str], lines: queue.Queue) -> None:
     for line in stream:
         lines.put(line)
     lines.put(None)

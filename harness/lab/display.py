@@ -163,7 +163,7 @@ def state_page(lab: Lab, last: int = 6) -> str:
         )
         lines.append(f"<div>noise: {escape(state.noise.words)}</div>")
     rows = [(e.number, e.decided["decision"], score_text(e), e.decided["title"]) for e in decided[-last:]]
-    return box("".join(lines)) + table(("experiment", "decision", "val_bpb", "idea"), rows)
+    return box("".join(lines)) + (table(("experiment", "decision", "val_bpb", "idea"), rows) if rows else "")
 
 
 def idea_page(experiment: Experiment) -> str:

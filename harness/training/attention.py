@@ -52,21 +52,28 @@ def chunked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> t
     return F.scaled_dot_product_attention(blocks[0], keys, values, attn_mask=mask).reshape(B, H, T, D)
 
 
-def make_flex() -> Attention:
-    """Windowed attention through a compiled flex_attention, whose block mask skips what no query sees."""
+def make_flex(device: torch.device, max_seq_len: int) -> Attention:
+    """Windowed attention through a compiled flex_attention, whose block mask skips what no query sees.
+
+    The masks of the usual windows are made here, so that a compiled model finds them and its graph does not break.
+    """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     compiled = torch.compile(flex_attention, dynamic=False)
     masks: dict[tuple[int, int, str], object] = {}
 
-    def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-        key = (q.size(2), window, str(q.device))
+    def mask(T: int, window: int, where: torch.device):
+        key = (T, window, str(where))
         if key not in masks:
-            masks[key] = create_block_mask(
-                lambda b, h, i, j: (i >= j) & (i - j < window), None, None, q.size(2), q.size(2), device=q.device
-            )
-        return compiled(q, k, v, block_mask=masks[key], enable_gqa=q.size(1) != k.size(1))
+            masks[key] = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j < window), None, None, T, T, device=where)
+        return masks[key]
 
+    def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+        block_mask = mask(q.size(2), window, q.device)
+        return compiled(q, k, v, block_mask=block_mask, enable_gqa=q.size(1) != k.size(1))
+
+    for share in (2, 4, 8, 16):
+        mask(max_seq_len, max(1, max_seq_len // share), torch.empty(0, device=device).device)
     return flex
 
 
@@ -113,7 +120,7 @@ def agrees(attention: Attention, device: torch.device, dtype: torch.dtype, max_s
     return ""
 
 
-def ladder(device: torch.device) -> list[tuple[str, Callable[[], Attention], bool]]:
+def ladder(device: torch.device, max_seq_len: int) -> list[tuple[str, Callable[[], Attention], bool]]:
     """Rungs worth trying on a device, best first: (name, maker, also for full layers)."""
     rungs: list[tuple[str, Callable[[], Attention], bool]] = []
     if device.type == "cuda" and torch.version.hip is None:
@@ -121,7 +128,7 @@ def ladder(device: torch.device) -> list[tuple[str, Callable[[], Attention], boo
         if major == 9 and importlib.util.find_spec("kernels"):
             rungs.append(("fa3", make_fa3, True))
         if major >= 8:
-            rungs.append(("flex", make_flex, False))
+            rungs.append(("flex", lambda: make_flex(device, max_seq_len), False))
     return [*rungs, ("chunked", lambda: chunked, False), ("masked", lambda: masked, False)]
 
 
@@ -133,7 +140,7 @@ def select(device: torch.device, dtype: torch.dtype, max_seq_len: int, window: i
     global _full, _windowed
     window = window or max(1, max_seq_len // 8)
     rejected = []
-    for name, make, also_full in ladder(device):
+    for name, make, also_full in ladder(device, max_seq_len):
         try:
             attention = make()
             wrong = agrees(attention, device, dtype, max_seq_len, window)
