@@ -26,6 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("train_py", type=Path)
     train.add_argument("--profile", default="auto")
     train.add_argument("--device", default="auto")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="sizes of the profile, such as budget_seconds=60",
+    )
     options = parser.parse_args(arguments)
     from harness.data import DataError
     from harness.lab.history import HistoryError
@@ -35,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from harness.lab.parameters import ParameterError
     from harness.lab.profiles import ProfileError
     from harness.lab.settings import SettingsError
+    from harness.search.constants import ConstantsError
     from harness.search.program import ProgramError
 
     try:
@@ -49,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ProfileError,
         SettingsError,
         ProgramError,
+        ConstantsError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -81,13 +90,18 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     )
     night.add_argument("--experiments", type=int, default=0, help="stop when the run has this many in all")
     night.add_argument("--profile", default="", help="auto, large, small, cpu, demo or tiny (default: by the hardware)")
+    night.add_argument("--source", default="", help="the corpus (default: the profile's)")
     night.add_argument(
-        "--budget-seconds",
-        type=float,
-        default=0.0,
-        help="training time of each experiment (default: the profile's, 300)",
+        "--budget-seconds", type=float, default=0.0, help="training time of each run (default: the profile's, 300)"
     )
     night.add_argument("--seeds", type=int, default=0, help="runs of the baseline (default: the profile's)")
+    night.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any size of the profile (vocab_size=1024) or constant of the template (DEPTH=4)",
+    )
     night.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     night.add_argument("--results", default="", metavar="FOLDER", help="where runs are kept (default: results/)")
     night.add_argument(
@@ -121,13 +135,21 @@ def run_overnight(options: argparse.Namespace) -> int:
             profile=profile,
             hours=options.hours,
             experiments=experiments,
-            budget_seconds=options.budget_seconds,
-            seeds=options.seeds,
+            source=options.source,
+            overrides=overrides_of(options),
             device=options.device,
             results=options.results,
             cache=options.cache,
         )  # fmt: skip
     )
+
+
+def overrides_of(options: argparse.Namespace) -> str:
+    """--set, --budget-seconds and --seeds as the notebooks' `overrides`."""
+    short = [f"budget_seconds={options.budget_seconds}"] * bool(options.budget_seconds) + [
+        f"baseline_seeds={options.seeds}"
+    ] * bool(options.seeds)
+    return " ".join([*options.set, *short])
 
 
 def newest_tag(options: argparse.Namespace) -> str:
@@ -149,7 +171,7 @@ def run_train(options: argparse.Namespace) -> int:
     """Train one file by hand and print its summary."""
     from harness.lab.start import train_by_hand
 
-    print(train_by_hand(options.train_py, options.profile, options.device), end="")
+    print(train_by_hand(options.train_py, options.profile, options.device, " ".join(options.set)), end="")
     return 0
 
 

@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def make_repository(folder: Path) -> Path:
@@ -43,4 +45,6 @@ def environment(checkout: Path, cache: Path) -> dict[str, str]:
 def overnight(checkout: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run `python -m harness overnight ...` to its end."""
     command = [sys.executable, "-m", "harness", "overnight", *arguments]
-    return subprocess.run(command, cwd=checkout, env=environment(checkout, cache), capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        command, cwd=checkout, env=environment(checkout, cache), capture_output=True, text=True, timeout=280
+    )

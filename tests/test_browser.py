@@ -51,7 +51,13 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        flags = [
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--no-first-run",
+        ]
         path = find_chromium()
         browser = playwright.chromium.launch(executable_path=path, args=flags)
         yield browser
@@ -64,14 +70,20 @@ def jupyter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jupyter")
     checkout = copy_checkout(folder / "lab")
     variables = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    variables |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    variables |= {
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root", "--LabApp.expose_app_in_browser=True",
         "--IdentityProvider.token=", "--ServerApp.root_dir=" + str(checkout), "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     log = folder / "jupyter.log"
     with log.open("w") as file:
-        server = subprocess.Popen(command, cwd=checkout, env=environment(checkout, folder / "cache") | variables, stdout=file, stderr=file)
+        server = subprocess.Popen(
+            command, cwd=checkout, env=environment(checkout, folder / "cache") | variables, stdout=file, stderr=file
+        )
     deadline, url = time.monotonic() + 90, None
     while url is None:
         found = re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())

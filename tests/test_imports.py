@@ -33,7 +33,16 @@ def test_a_room_imports_only_from_the_rooms_before_it(path):
     assert not [name for name in imports_of(path) if name.split(".")[0] in ("notebooks", "scripts", "tests")]
 
 
-@pytest.mark.parametrize("module", ["harness.lab.loop", "harness.lab.display", "harness.lab.night", "harness.search.propose", "harness.scoring.scorer"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "harness.lab.loop",
+        "harness.lab.display",
+        "harness.lab.night",
+        "harness.search.propose",
+        "harness.scoring.scorer",
+    ],
+)
 def test_the_lab_the_search_and_the_scorer_load_no_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -47,22 +56,51 @@ def test_the_training_side_runs_with_four_packages():
         "direct = {n.split('.')[0] for n in set(sys.modules) - before}\nprint(sorted(direct & set(names)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in ("papermill", "pandas", "matplotlib", "optuna", "openai", "jupyterlab", "IPython", "psutil", "filelock", "rustbpe"):
+    for name in (
+        "papermill",
+        "pandas",
+        "matplotlib",
+        "optuna",
+        "openai",
+        "jupyterlab",
+        "IPython",
+        "psutil",
+        "filelock",
+        "rustbpe",
+    ):
         assert f"'{name}'" not in done.stdout
-    for path in [*(ROOT / "harness" / "training").glob("*.py"), ROOT / "harness/data/loader.py", ROOT / "harness/scoring/server.py", ROOT / "train_template.py"]:
-        outside = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names) - {"harness", "kernels"}
+    for path in [
+        *(ROOT / "harness" / "training").glob("*.py"),
+        ROOT / "harness/data/loader.py",
+        ROOT / "harness/scoring/server.py",
+        ROOT / "train_template.py",
+    ]:
+        outside = (
+            {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names) - {"harness", "kernels"}
+        )
         assert outside <= TRAINING_SIDE, (path, outside)
 
 
 def test_importing_has_no_side_effect(tmp_path):
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES if path.name not in ("__main__.py", "__init__.py")]
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in MODULES
+        if path.name not in ("__main__.py", "__init__.py")
+    ]
     code = (
         "import importlib, os, sys, logging\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
         "print(len(logging.getLogger().handlers), os.listdir('.'))"
     )
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split(maxsplit=1)[0] == "0"
-    assert [path.name for path in tmp_path.iterdir() if path.name not in (".config", ".cache")] == []  # matplotlib's own caches
+    assert [
+        path.name for path in tmp_path.iterdir() if path.name not in (".config", ".cache")
+    ] == []  # matplotlib's own caches

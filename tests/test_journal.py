@@ -133,7 +133,9 @@ def test_a_refused_candidate_is_decided_without_training():
 def test_the_incumbent_is_the_last_keep_and_the_noise_pools_its_groups():
     state = fold(NIGHT)
     assert state.incumbent.number == 2 and state.best_ever == pytest.approx(1.4805)
-    assert state.noise.df == 1  # two baseline seeds; of the decided attempts the first run, selected for being low, is left out
+    assert (
+        state.noise.df == 1
+    )  # two baseline seeds; of the decided attempts the first run, selected for being low, is left out
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40])

@@ -7,13 +7,15 @@ import pytest
 from checkout import ROOT, git, make_repository
 
 from harness.data.files import write_json_atomic
-from harness.lab import history, loop, settings, start
+from harness.lab import history, loop, profiles, settings, start
 from harness.lab.journal import Journal
 from harness.lab.locks import BusyError
 from harness.lab.loop import Lab, LoopError, open_lab
 from harness.lab.parameters import ParameterError
+from harness.lab.profiles import ProfileError
 from harness.lab.results import read_results
 from harness.lab.settings import SettingsError
+from harness.search.constants import ConstantsError
 from harness.search.gate import source_hash
 
 
@@ -96,7 +98,9 @@ def test_a_better_file_is_kept_and_everything_agrees(lab):
     lab.journal.entries[0]["prior"] = sure
     decided = run_experiment(lab)
     kept = decided["decision"] == "keep"
-    assert decided["status"] == "ok" and decided["gain"] == pytest.approx(lab.state.experiments[0].mean - lab.state.experiments[1].mean, abs=2e-6)
+    assert decided["status"] == "ok" and decided["gain"] == pytest.approx(
+        lab.state.experiments[0].mean - lab.state.experiments[1].mean, abs=2e-6
+    )
     assert row(lab, 1)[2] == ("keep" if kept else "discard")
     commit = lab.experiment.committed["commit"]
     assert git(loop.REPOSITORY, "show", f"{history.experiment_ref('t', 1)}:train.py") == source.rstrip("\n")
@@ -150,7 +154,9 @@ def test_a_run_whose_harness_died_is_closed_and_repeated(lab):
     lab.run_folder(1, 0, 0).mkdir(parents=True)
     lab.release()
     with Lab(lab.folder) as again:
-        assert [e["status"] for e in again.journal.entries if e["event"] == "trained" and e["experiment"] == 1] == ["interrupted"]
+        assert [e["status"] for e in again.journal.entries if e["event"] == "trained" and e["experiment"] == 1] == [
+            "interrupted"
+        ]
         assert run_experiment(again)["status"] == "ok"
         assert [run.status for run in again.experiment.attempt.runs][:2] == ["interrupted", "ok"]
         assert len(read_results(again.folder / "results.tsv")) == 2
@@ -250,6 +256,36 @@ def test_a_tag_of_an_earlier_run_or_another_profile_is_refused(lab, cache, tmp_p
         start.start_run("t", "tiny", cache=str(cache), results=str(tmp_path / "elsewhere"))
 
 
+def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
+    lab.release()
+    profile, _ = start.find_profile("tiny", "cpu", overrides="budget_seconds=2, DEPTH=3 vocab_size=300")
+    assert (profile.budget_seconds, profile.vocab_size, profile.constants["DEPTH"], profile.constants["N_HEAD"]) == (
+        2.0,
+        300,
+        3,
+        1,
+    )
+    with pytest.raises(SettingsError, match="vocab_size 256, asked for 300"):
+        start.start_run("t", "tiny", cache=str(cache), overrides="vocab_size=300", results=str(lab.folder.parent))
+    with pytest.raises(SettingsError, match="DEPTH None, asked for 3"):
+        start.start_run("t", "tiny", cache=str(cache), overrides="DEPTH=3", results=str(lab.folder.parent))
+    for wrong, words in (
+        ("vocab=3", "Did you mean vocab_size"),
+        ("vocab_size=many", "positive int"),
+        ("vocab_size", "NAME=VALUE"),
+    ):
+        with pytest.raises(ProfileError, match=words):
+            start.find_profile("tiny", "cpu", overrides=wrong)
+    with pytest.raises(ConstantsError, match="DEPTH"):
+        start.find_profile("tiny", "cpu", overrides="DEPHT=3")
+
+
+def test_the_shipped_noise_holds_only_for_what_it_was_measured_on():
+    assert profiles.override(profiles.PROFILES["demo"], {"baseline_seeds": 3}).prior
+    for change in ({"budget_seconds": 30}, {"DEPTH": 3}, {"vocab_size": 1024}):
+        assert profiles.override(profiles.PROFILES["demo"], change).prior is None
+
+
 def test_a_full_disk_is_said_before_a_run_is_begun(lab, monkeypatch):
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     lab.begin()
@@ -268,6 +304,8 @@ def test_three_infrastructure_faults_in_a_row_stop_the_loop(lab):
     lab.check()
     for run in range(3):
         lab.journal.append("run_started", experiment=1, attempt=0, run=run, kind="score", seed=1)
-        lab.journal.append("trained", experiment=1, attempt=0, run=run, status="infrastructure", cause="the disk is on fire")
+        lab.journal.append(
+            "trained", experiment=1, attempt=0, run=run, status="infrastructure", cause="the disk is on fire"
+        )
     with pytest.raises(LoopError, match="disk is on fire"):
         lab.train()

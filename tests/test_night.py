@@ -31,20 +31,42 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     checkout = copy_checkout(tmp_path / "lab")
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("1 of 4", "2 of 4", "3 of 4", "4 of 4", "experiment 1", "experiment 2", "2 experiments", "index.html"):
+    for words in (
+        "1 of 4",
+        "2 of 4",
+        "3 of 4",
+        "4 of 4",
+        "experiment 1",
+        "experiment 2",
+        "2 experiments",
+        "index.html",
+    ):
         assert words in done.stdout
     run = checkout / "results" / "t"
     state = fold(read_journal(run / "journal.jsonl"))
     assert [e.number for e in state.experiments] == [0, 1, 2] and all(e.committed for e in state.experiments)
     assert any(e.attempt.proposed["category"] != "tune" for e in state.experiments[1:])  # at least one is structural
-    assert [row.commit for row in read_results(run / "results.tsv")] == [e.committed["commit"][:7] for e in state.experiments]
+    assert [row.commit for row in read_results(run / "results.tsv")] == [
+        e.committed["commit"][:7] for e in state.experiments
+    ]
     refs = git(checkout, "for-each-ref", "--format=%(refname:lstrip=3)", "refs/experiments/t")
     assert refs.split() == ["0000", "0001", "0002"]
     assert git(checkout, "status", "--porcelain") == ""
     pages = {path.name for path in (run / "notebooks").iterdir()}
-    assert {"01_prepare.ipynb", "02_baseline.ipynb", "0001.ipynb", "0002.ipynb", "0001.html", "04_analysis.ipynb", "index.html"} <= pages
+    assert {
+        "01_prepare.ipynb",
+        "02_baseline.ipynb",
+        "0001.ipynb",
+        "0002.ipynb",
+        "0001.html",
+        "04_analysis.ipynb",
+        "index.html",
+    } <= pages
     page = outputs_text(run / "notebooks" / "0001.ipynb")
-    assert html.escape(state.experiments[1].attempt.proposed["title"]) in page and "0001" in (run / "notebooks" / "index.html").read_text()
+    assert (
+        html.escape(state.experiments[1].attempt.proposed["title"]) in page
+        and "0001" in (run / "notebooks" / "index.html").read_text()
+    )
     assert (run / "report" / "report.md").exists() and (run / "best" / "train.py").exists()
 
     again = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
@@ -66,7 +88,9 @@ def begun(tmp_path, cache):
     def start(*arguments: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "harness", "overnight", "--profile", "tiny", "--tag", "t", *arguments]
         log = (tmp_path / f"night{len(started)}.log").open("w+")
-        process = subprocess.Popen(command, cwd=checkout, env=environment(checkout, cache), stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=checkout, env=environment(checkout, cache), stdout=log, stderr=log, start_new_session=True
+        )
         started.append(process)
         return process
 
@@ -123,7 +147,9 @@ def test_a_kill_in_mid_training_costs_that_run_and_nothing_else(begun, victim):
     state = fold(read_journal(run / "journal.jsonl"))
     assert len(state.experiments) == 2 and state.experiments[1].committed
     statuses = [r.status for r in state.experiments[1].attempt.runs]
-    assert statuses[0] == ("oom" if victim == "trainer" else "interrupted")  # a SIGKILL nobody sent looks like the memory killer
+    assert statuses[0] == (
+        "oom" if victim == "trainer" else "interrupted"
+    )  # a SIGKILL nobody sent looks like the memory killer
     assert statuses.count("interrupted") <= 1 and len(read_results(run / "results.tsv")) == 2
 
 
@@ -171,7 +197,9 @@ def test_an_edited_program_steers_the_next_experiment_and_a_broken_one_stops_wit
     program = checkout / "program.md"
     text = program.read_text()
     assert 'allowed_categories = ["tune", "architecture"' in text
-    program.write_text(text.replace('allowed_categories = ["tune", "architecture"', 'allowed_categories = ["tune", "architektur"'))
+    program.write_text(
+        text.replace('allowed_categories = ["tune", "architecture"', 'allowed_categories = ["tune", "architektur"')
+    )
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "1")
     assert done.returncode == 1 and "architektur" in done.stdout and "line" in done.stdout
     program.write_text(text.replace('["tune", "architecture", "optimizer", "schedule", "simplify"]', '["tune"]'))
@@ -186,8 +214,19 @@ def test_by_hand_papermill_says_what_to_run_first_and_names_parameters(tmp_path,
     output = tmp_path / "out.ipynb"
 
     def papermill(notebook: str, *arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "papermill", f"notebooks/{notebook}.ipynb", str(output), "-k", "python3", *arguments]
-        return subprocess.run(command, cwd=checkout, env=environment(checkout, cache), capture_output=True, text=True, timeout=200)
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            f"notebooks/{notebook}.ipynb",
+            str(output),
+            "-k",
+            "python3",
+            *arguments,
+        ]
+        return subprocess.run(
+            command, cwd=checkout, env=environment(checkout, cache), capture_output=True, text=True, timeout=200
+        )
 
     missing = papermill("03_agent_loop")
     assert missing.returncode != 0 and "01_prepare.ipynb" in missing.stderr

@@ -43,8 +43,15 @@ def test_parameters_are_literals_in_one_tagged_cell(path):
         assert isinstance(node, ast.Assign)
         names[node.targets[0].id] = ast.literal_eval(node.value)
     checks = [cell.source for cell in code_cells(path) if "check_parameters(" in cell.source]
-    call = next(n for n in ast.walk(ast.parse(checks[0])) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "check_parameters")
-    expected = {key.value: getattr(__builtins__, value.id, None) or vars(sys.modules["builtins"])[value.id] for key, value in zip(call.args[1].keys, call.args[1].values, strict=True)}
+    call = next(
+        n
+        for n in ast.walk(ast.parse(checks[0]))
+        if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "check_parameters"
+    )
+    expected = {
+        key.value: getattr(__builtins__, value.id, None) or vars(sys.modules["builtins"])[value.id]
+        for key, value in zip(call.args[1].keys, call.args[1].values, strict=True)
+    }
     check_parameters(names, expected)
     assert set(expected) == set(names)
 
@@ -66,7 +73,10 @@ def test_good_parameters_pass_and_an_int_is_a_float():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"In": ["", "# Parameters\ntga = 'nov23'\n"]}, "unknown parameter 'tga'. Did you mean tag\\?.*seeds \\(int\\)"),
+        (
+            {"In": ["", "# Parameters\ntga = 'nov23'\n"]},
+            "unknown parameter 'tga'. Did you mean tag\\?.*seeds \\(int\\)",
+        ),
         ({"tag": 1123}, "tag must be str, got 1123.*-r instead of -p"),
         ({"seeds": "two"}, "seeds must be int, got 'two'"),
         ({"seeds": True}, "seeds must be int"),
@@ -94,7 +104,9 @@ def test_good_tags(tag):
     assert check_tag(tag) == tag
 
 
-@pytest.mark.parametrize("tag", ["", "a b", "../up", "a/b", ".hidden", "a..b", "x.lock", "é", "a:b", "-x", "X" * 65, "dot."])
+@pytest.mark.parametrize(
+    "tag", ["", "a b", "../up", "a/b", ".hidden", "a..b", "x.lock", "é", "a:b", "-x", "X" * 65, "dot."]
+)
 def test_bad_tags(tag):
     with pytest.raises(ParameterError, match="letters, digits"):
         check_tag(tag)

@@ -52,7 +52,9 @@ def test_the_ladder_steps_over_a_rung_that_cannot_be_built(monkeypatch):
         raise OSError("no such kernel")
 
     monkeypatch.setattr(
-        attention, "ladder", lambda device, max_seq_len: [("fast", broken, True), ("chunked", lambda: attention.chunked, False)]
+        attention,
+        "ladder",
+        lambda device, max_seq_len: [("fast", broken, True), ("chunked", lambda: attention.chunked, False)],
     )
     chosen = attention.select(torch.device("cpu"), torch.float32, 64)
     assert chosen["windowed"] == "chunked" and "no such kernel" in chosen["rejected"]

@@ -35,6 +35,7 @@ FINAL_ERRORS = (
     "ProfileError",
     "JournalError",
     "HistoryError",
+    "ConstantsError",
 )
 
 
@@ -120,30 +121,21 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     """Prepare, baseline, experiments, analysis."""
     context = make_context()
     common = {"tag": night.tag, "results_dir": night.results}
-    entries = night.entries()
-    profile = (read_settings(night.folder).profile["name"] if entries else night.profile) or "auto"
     if why := history.why_no_history(REPOSITORY):
         terminal.say(f"no git history: {why}")
-    terminal.say(f"1 of 4, prepare data (profile {profile})")
-    run_notebook(
-        night,
-        terminal,
-        stopper,
-        context,
-        "01_prepare",
-        "01_prepare",
-        {"profile": profile, "device": night.device, "cache": night.cache},
-    )
+    wishes = what_to_prepare(night)
+    terminal.say(f"1 of 4, prepare data (profile {wishes['profile']})")
+    run_notebook(night, terminal, stopper, context, "01_prepare", "01_prepare", wishes)
     if next_step(night.entries()).experiment == 0:
         terminal.say("2 of 4, baseline")
-        extra = {
+        asked = {
             "profile": night.profile,
             "device": night.device,
             "cache": night.cache,
-            "budget_seconds": night.budget_seconds,
-            "seeds": night.seeds,
+            "source": night.source,
+            "overrides": night.overrides,
         }
-        run_notebook(night, terminal, stopper, context, "02_baseline", "02_baseline", common | extra)
+        run_notebook(night, terminal, stopper, context, "02_baseline", "02_baseline", common | asked)
     state = fold(night.entries())
     terminal.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
     terminal.say(f"3 of 4, experiments: {plan_words(night)}")
@@ -156,6 +148,29 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     pages.write_index(night.folder)
     say_where(night, terminal, stopper.wanted())
     return 0
+
+
+def what_to_prepare(night: Night) -> dict:
+    """Parameters of the prepare notebook: the run's own when there is one, else what was asked for."""
+    if not (night.folder / "run.json").exists():
+        return {
+            "profile": night.profile,
+            "source": night.source,
+            "overrides": night.overrides,
+            "device": night.device,
+            "cache": night.cache,
+        }
+    settings = read_settings(night.folder)
+    began = settings.profile
+    overrides = " ".join(f"{name}={began[name]}" for name in ("vocab_size", "max_seq_len", "eval_tokens"))
+    cache = str(Path(settings.data_folder).parent)
+    return {
+        "profile": began["name"],
+        "source": began["source"],
+        "overrides": overrides,
+        "device": night.device,
+        "cache": cache,
+    }
 
 
 def run_notebook(

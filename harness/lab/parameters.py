@@ -12,8 +12,10 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
+MINIMUM_TORCH = (2, 11)
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -67,7 +69,12 @@ def injected_names(namespace: Mapping[str, object]) -> list[str]:
 
 
 def check_kernel() -> None:
-    """Refuse a kernel outside the environment that the two commands set up, when there is one and we were started from it."""
+    """Refuse a torch that is too old, and a kernel outside the environment that started this notebook."""
+    installed = version("torch")
+    if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < MINIMUM_TORCH:
+        raise ParameterError(
+            f"torch {installed} is too old, 2.11 is needed: use the environment that scripts/overnight.py makes, or upgrade it"
+        )
     wanted = os.environ.get("AUTORESEARCH_PREFIX")
     if wanted and Path(wanted).resolve() != Path(sys.prefix).resolve():
         raise ParameterError(

@@ -24,8 +24,8 @@ class Night:
     profile: str = "auto"
     hours: float = 0.0
     experiments: int = 0
-    budget_seconds: float = 0.0
-    seeds: int = 0
+    source: str = ""
+    overrides: str = ""
     device: str = "auto"
     results: str = ""
     cache: str = ""

@@ -6,11 +6,14 @@ corpus, sizes, budget and the template's constants. A profile only names literal
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import difflib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.lab.runner import child_environment
@@ -50,9 +53,9 @@ PROFILES = {
             vocab_size=8192,
             max_seq_len=2048,
             eval_tokens=2**18,
-            budget_seconds=300,
+            budget_seconds=300.0,
             baseline_seeds=3,
-            startup_limit_seconds=900,
+            startup_limit_seconds=900.0,
             compile=True,
             tested="never run on its hardware",
             constants={
@@ -72,9 +75,9 @@ PROFILES = {
             vocab_size=4096,
             max_seq_len=512,
             eval_tokens=2**18,
-            budget_seconds=300,
+            budget_seconds=300.0,
             baseline_seeds=3,
-            startup_limit_seconds=900,
+            startup_limit_seconds=900.0,
             compile=True,
             tested="never run on its hardware",
             constants={
@@ -91,9 +94,9 @@ PROFILES = {
             vocab_size=2048,
             max_seq_len=256,
             eval_tokens=2**18,
-            budget_seconds=300,
+            budget_seconds=300.0,
             baseline_seeds=3,
-            startup_limit_seconds=300,
+            startup_limit_seconds=300.0,
             compile=False,
             tested="2 CPU cores",
         ),
@@ -103,13 +106,17 @@ PROFILES = {
             vocab_size=2048,
             max_seq_len=256,
             eval_tokens=2**16,
-            budget_seconds=25,
+            budget_seconds=25.0,
             baseline_seeds=2,
-            startup_limit_seconds=120,
+            startup_limit_seconds=120.0,
             compile=False,
             tested="2 CPU cores",
             # 8 seeds of this template gave 0.0207; rather a little too large, since too small a prior keeps noise
-            prior=Prior(sigma=0.025, df=4, note="8 seeds on two CPU cores, python-stdlib-3.11.7-f895907c, 18,700 to 23,300 tokens/s"),
+            prior=Prior(
+                sigma=0.025,
+                df=4,
+                note="8 seeds on two CPU cores, python-stdlib-3.11.7-f895907c, 18,700 to 23,300 tokens/s",
+            ),
         ),
         Profile(
             name="tiny",
@@ -117,9 +124,9 @@ PROFILES = {
             vocab_size=256,
             max_seq_len=64,
             eval_tokens=2**13,
-            budget_seconds=1,
+            budget_seconds=1.0,
             baseline_seeds=2,
-            startup_limit_seconds=60,
+            startup_limit_seconds=60.0,
             compile=False,
             tested="2 CPU cores; for tests of the machinery, not for research",
             constants={"N_HEAD": 1, "HEAD_DIM": 32, "MLP_RATIO": 2, "TOTAL_BATCH_SIZE": 512},
@@ -152,13 +159,60 @@ def choose_profile(name: str, device: dict) -> Profile:
     return PROFILES[name]
 
 
-def override(profile: Profile, **changes: object) -> Profile:
-    """The profile with the changes that are not None, 0 or empty. The shipped prior goes when what it was measured on changes."""
-    changes = {key: value for key, value in changes.items() if value}
-    measured_on = {"source", "vocab_size", "max_seq_len", "eval_tokens", "budget_seconds"}
-    if any(key in measured_on and value != getattr(profile, key) for key, value in changes.items()):
-        changes["prior"] = None
-    return dataclasses.replace(profile, **changes)
+OVERRIDABLE = (
+    "source", "vocab_size", "max_seq_len", "eval_tokens", "budget_seconds", "baseline_seeds", "startup_limit_seconds", "compile",
+)  # fmt: skip
+NOT_IN_PRIOR = (
+    "baseline_seeds",
+    "startup_limit_seconds",
+)  # whatever else changes, the shipped noise was measured without it
+
+
+def parse_overrides(text: str) -> dict[str, object]:
+    """Read "vocab_size=1024 DEPTH=4": sizes of the profile in lower case, constants of the template in capitals.
+
+    Values are Python literals, or words. Raises ProfileError.
+    """
+    changes: dict[str, object] = {}
+    for part in text.replace(",", " ").split():
+        name, equals, value = part.partition("=")
+        if not equals or not value:
+            raise ProfileError(f"{part!r} is not NAME=VALUE: write for example vocab_size=1024 or DEPTH=4")
+        try:
+            changes[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[name] = value
+    return changes
+
+
+def override(profile: Profile, changes: Mapping[str, object]) -> Profile:
+    """The profile with changes of its fields and, for names in capitals, of the template's constants; see parse_overrides.
+
+    The shipped prior goes with anything that it was not measured on. Raises ProfileError for a name or type that does not fit.
+    """
+    constants = {name: value for name, value in changes.items() if name.isupper()}
+    fields = {name: value for name, value in changes.items() if not name.isupper()}
+    for name, value in fields.items():
+        if name not in OVERRIDABLE:
+            close = difflib.get_close_matches(name, OVERRIDABLE, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ProfileError(
+                f"a profile has no {name!r}.{hint} There are {', '.join(OVERRIDABLE)}, and the template's constants"
+            )
+        kind = type(getattr(profile, name))
+        if isinstance(value, int) and not isinstance(value, bool) and kind is float:
+            fields[name] = value = float(value)
+        if type(value) is not kind or (kind in (int, float) and value <= 0):
+            raise ProfileError(
+                f"{name} must be a positive {kind.__name__}, not {value!r}"
+                if kind in (int, float)
+                else f"{name} must be {kind.__name__}, not {value!r}"
+            )
+    measured = not constants and all(
+        value == getattr(profile, name) for name, value in fields.items() if name not in NOT_IN_PRIOR
+    )
+    prior = profile.prior if measured else None
+    return dataclasses.replace(profile, **fields, prior=prior, constants=profile.constants | constants)
 
 
 def worker_threads(device: dict) -> int | None:

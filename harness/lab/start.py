@@ -16,16 +16,24 @@ from harness.lab import history
 from harness.lab.journal import Journal
 from harness.lab.loop import Lab, LoopError
 from harness.lab.parameters import check_tag
-from harness.lab.profiles import Profile, choose_profile, detect_device, override
+from harness.lab.profiles import Profile, choose_profile, detect_device, override, parse_overrides
 from harness.lab.runner import REPOSITORY, TrainingRequest, run_training, summary_block
 from harness.lab.settings import Settings, SettingsError, make_settings, read_settings, results_folder, write_settings
 from harness.scoring.scorer import ScoreError, score_model
+from harness.search.constants import rewrite_constants
 
 
-def find_profile(name: str = "auto", device: str = "auto", **changes: object) -> tuple[Profile, dict]:
-    """Return (profile, device facts). Compiling is tried once where the profile asks for it; changes override its fields."""
+def find_profile(
+    name: str = "auto", device: str = "auto", source: str = "", overrides: str = ""
+) -> tuple[Profile, dict]:
+    """Return (profile, device facts). Compiling is tried once where the profile asks for it.
+
+    overrides: such as "vocab_size=1024 DEPTH=4". Raises ProfileError, and ConstantsError for constants the template does not have.
+    """
     facts = detect_device(device)
-    profile = override(choose_profile(name or "auto", facts), **changes)
+    changes = parse_overrides(overrides) | ({"source": source} if source else {})
+    profile = override(choose_profile(name or "auto", facts), changes)
+    rewrite_constants((REPOSITORY / "train_template.py").read_text(encoding="utf-8"), profile.constants, clamp=False)
     return profile, detect_device(device, try_compile=True) if profile.compile else facts
 
 
@@ -46,31 +54,40 @@ def start_run(
     profile: str = "auto",
     device: str = "auto",
     cache: str = "",
-    budget_seconds: float = 0.0,
-    seeds: int = 0,
+    source: str = "",
+    overrides: str = "",
     results: str = "",
 ) -> Lab:
-    """Begin a run, or open it if the tag has one. tag "" is today, such as nov23; 0 and "" leave the profile's values.
+    """Begin a run, or open it if the tag has one. tag "" is today, such as nov23; overrides as in find_profile.
 
-    Raises SettingsError, DataError or LoopError, each with what to do.
+    Raises SettingsError, ProfileError, DataError or LoopError, each with what to do.
     """
     tag = check_tag(tag or date.today().strftime("%b%d").lower())
     folder = results_folder(results) / tag
     if not (folder / "run.json").exists():
         check_tag_unused(tag, folder)
-        chosen, facts = find_profile(profile, device, budget_seconds=budget_seconds, baseline_seeds=seeds)
+        chosen, facts = find_profile(profile, device, source, overrides)
         data = find_prepared(
             chosen.source, chosen.vocab_size, chosen.max_seq_len, chosen.eval_tokens, Path(cache) if cache else None
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, make_settings(tag, chosen, data, facts))
     settings = read_settings(folder)
-    if profile not in ("", "auto", settings.profile["name"]):
-        raise SettingsError(
-            f"run {tag} has profile {settings.profile['name']}, asked for {profile}: choose another tag"
-        )
+    check_same_wishes(settings, profile, source, overrides)
     open_journal(folder, settings)
     return Lab(folder)
+
+
+def check_same_wishes(settings: Settings, profile: str, source: str, overrides: str) -> None:
+    """Refuse to continue a run under another profile, source or override than it began with."""
+    began = settings.profile
+    wishes = parse_overrides(overrides) | ({"source": source} if source else {})
+    wishes |= {"name": profile} if profile not in ("", "auto") else {}
+    for name, wish in wishes.items():
+        found = began["constants"].get(name) if name.isupper() else began.get(name)
+        if found != wish:
+            what = "profile" if name == "name" else name
+            raise SettingsError(f"run {settings.tag} has {what} {found}, asked for {wish}: choose another tag")
 
 
 def check_tag_unused(tag: str, folder: Path) -> None:
@@ -97,9 +114,9 @@ def open_journal(folder: Path, settings: Settings) -> None:
         )
 
 
-def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "auto") -> str:
-    """Train and score one file outside of any run, in results/by-hand/; return its summary block."""
-    profile, facts = find_profile(profile_name, device)
+def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "auto", overrides: str = "") -> str:
+    """Train and score one file as it is, outside of any run, in results/by-hand/; return its summary block."""
+    profile, facts = find_profile(profile_name, device, overrides=overrides)
     data = find_prepared(profile.source, profile.vocab_size, profile.max_seq_len, profile.eval_tokens)
     folder = results_folder() / "by-hand" / time.strftime("%Y%m%d-%H%M%S")
     settings = make_settings("by-hand", profile, data, facts)

@@ -65,7 +65,9 @@ def make_flex(device: torch.device, max_seq_len: int) -> Attention:
     def mask(T: int, window: int, where: torch.device):
         key = (T, window, str(where))
         if key not in masks:
-            masks[key] = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j < window), None, None, T, T, device=where)
+            masks[key] = create_block_mask(
+                lambda b, h, i, j: (i >= j) & (i - j < window), None, None, T, T, device=where
+            )
         return masks[key]
 
     def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
