@@ -60,7 +60,7 @@ FINAL_LR_FRAC = 0.05       # of peak, 0.0..0.3 linear: where the learning rates 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
     """RMSNorm over the last dimension, without parameters (Zhang and Sennrich, 2019)."""
-    return F.rms_norm(x, (x.size(-1),))
+    return F.rms_norm(x, (x.size(-1),)).to(x.dtype)  # autocast on CUDA would leave it in float32
 
 
 def rotary_tables(max_seq_len: int, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -318,7 +318,7 @@ class Optimizer:
     def step(self, lr_factor: float, momentum: float, decay: float) -> None:
         """One step on the gradients at hand, with every learning rate multiplied by lr_factor; clears the gradients."""
         self.steps += 1
-        scalar = lambda value: torch.tensor(value, dtype=torch.float32, device=self.device)  # noqa: E731  a tensor: no recompile
+        scalar = lambda value: torch.full((), value, device=self.device)  # noqa: E731  a tensor: no recompile, and no wait for the device
         steps = scalar(float(self.steps))
         for params, lr, weight_decay in self.adam_groups:
             for p in params:

@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error}. Nothing is lost: mend that, and run the same command again", file=sys.stderr)
+        return 1
 
 
 def add_overnight(commands: argparse._SubParsersAction) -> None:
@@ -84,15 +87,23 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     )
     night.add_argument(
         "--hours",
-        type=float,
+        type=at_least_zero,
         default=0.0,
         help="stop when no further experiment fits (default 8, unless --experiments is given)",
     )
-    night.add_argument("--experiments", type=int, default=0, help="stop when the run has this many in all")
+    night.add_argument(
+        "--experiments",
+        type=lambda text: int(at_least_zero(text)),
+        default=0,
+        help="stop when the run has this many in all",
+    )
     night.add_argument("--profile", default="", help="auto, large, small, cpu, demo or tiny (default: by the hardware)")
     night.add_argument("--source", default="", help="the corpus (default: the profile's)")
     night.add_argument(
-        "--budget-seconds", type=float, default=0.0, help="training time of each run (default: the profile's, 300)"
+        "--budget-seconds",
+        type=at_least_zero,
+        default=0.0,
+        help="training time of each run (default: the profile's, 300)",
     )
     night.add_argument("--seeds", type=int, default=0, help="runs of the baseline (default: the profile's)")
     night.add_argument(
@@ -138,10 +149,23 @@ def run_overnight(options: argparse.Namespace) -> int:
             source=options.source,
             overrides=overrides_of(options),
             device=options.device,
-            results=options.results,
-            cache=options.cache,
+            results=absolute(options.results),
+            cache=absolute(options.cache),
         )  # fmt: skip
     )
+
+
+def absolute(path: str) -> str:
+    """A folder given on the command line, as notebooks in another folder can use it."""
+    return str(Path(path).expanduser().resolve()) if path else ""
+
+
+def at_least_zero(text: str) -> float:
+    """An option's number."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
 
 
 def overrides_of(options: argparse.Namespace) -> str:

@@ -8,6 +8,7 @@ command line ask what to do. Refuses a journal damaged anywhere but in its last 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -89,10 +90,11 @@ class JournalReader:
 class Journal:
     """The journal open for appending, by the one process that holds the run's lock."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], mend: bool = True) -> None:
         self.path = Path(path)
         self.entries = read_journal(self.path)
-        self._mend_tail()
+        if mend:
+            self._mend_tail()
 
     def _mend_tail(self) -> None:
         """Put a cut last line aside as journal.jsonl.cut, so that the next line starts on its own."""
@@ -111,10 +113,16 @@ class Journal:
         assert event in EVENTS, event
         entry = {"seq": len(self.entries), "time": now(), "event": event} | fields
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with self.path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:  # a full disk: leave no half line for the next entry to be glued to
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, size)
+            raise
         self.entries.append(entry)
         return entry
 

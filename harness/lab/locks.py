@@ -61,4 +61,4 @@ def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
         )
         yield
     finally:
-        lock.release(force=True)
+        lock.release()

@@ -22,6 +22,7 @@ from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weig
 from harness.lab.decisions import commit_facts, decision, history_row
 from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step
 from harness.lab.locks import hold
+from harness.lab.profiles import ProfileError, detect_device
 from harness.lab.results import results_from_journal, write_results
 from harness.lab.runner import (
     REPOSITORY,
@@ -33,10 +34,9 @@ from harness.lab.runner import (
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
 from harness.scoring.scorer import ScoreError, score_model
 from harness.search.constants import ConstantsError, constant_values, rewrite_constants
-from harness.search.gate import check_candidate
+from harness.search.gate import check_candidate, source_hash
 from harness.search.keep import count_code_lines
 from harness.search.patch import make_diff
-from harness.search.program import ProgramSettings, parse_program
 
 FREE_DISK_MB = 500
 PROPOSE_SECONDS = 120
@@ -47,6 +47,13 @@ class LoopError(RuntimeError):
     """The loop cannot go on; the message says what to do. Nothing is lost: the same command continues."""
 
 
+class ProposerTimeout(RuntimeError):
+    """The proposer hung; asking again may help."""
+
+
+_HOLDING: dict[Path, Lab] = {}  # in this process: a cell that is run again takes over from itself
+
+
 class Lab:
     """One run: settings, data and journal. Its lock must be held (`with lab:`, or hold and release) while stages are carried out."""
 
@@ -54,20 +61,24 @@ class Lab:
         self.folder = folder
         self.settings: Settings = read_settings(folder)
         self.data: PreparedData = check_unchanged(self.settings)
-        self.journal = Journal(folder / "journal.jsonl")
+        self.journal = Journal(folder / "journal.jsonl", mend=False)  # not ours to write before `hold`
         self.number: int | None = None  # the experiment that `begin` chose; stages touch no other
         self._held = contextlib.ExitStack()
 
     def hold(self) -> Lab:
         """Take the run's lock, see what the last holder left, and mend it. Raises BusyError naming the holder."""
-        advice = "Wait for it, or stop it with: python3 scripts/overnight.py --stop --tag " + self.settings.tag
+        if self.folder in _HOLDING:
+            _HOLDING[self.folder].release()
+        advice = f"Wait for it, stop it (python3 scripts/overnight.py --stop --tag {self.settings.tag}), or shut down that notebook's kernel."
         self._held.enter_context(hold(self.folder, "experiment", "an experiment", advice))
+        _HOLDING[self.folder] = self
         self.journal = Journal(self.folder / "journal.jsonl")
         self.recover()
         return self
 
     def release(self) -> None:
         """Let others work on the run."""
+        _HOLDING.pop(self.folder, None)
         self._held.close()
 
     def __enter__(self) -> Lab:
@@ -112,9 +123,6 @@ class Lab:
         """program.md as it stands now: editing it steers the night."""
         return (REPOSITORY / "program.md").read_text(encoding="utf-8")
 
-    def program(self) -> ProgramSettings:
-        return parse_program(self.program_text())
-
     # --- stages --------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
@@ -134,6 +142,7 @@ class Lab:
         """
         step = self.step
         if step.experiment == 0:
+            self.release()
             raise LoopError(
                 f"run {self.settings.tag} has no finished baseline: run notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first"
             )
@@ -152,11 +161,13 @@ class Lab:
             return
         folder = self.attempt_folder(step.experiment, step.attempt)
         folder.mkdir(parents=True, exist_ok=True)
-        parent = self.state.incumbent
+        parent, program = self.state.incumbent, self.program_text()
         before = self.train_py(parent).read_text(encoding="utf-8") if parent else self._template()
         proposal = self._read_proposal(folder)
-        if proposal is None:
-            proposal = self._run_proposer(step, folder, before) if parent else self._propose_baseline(folder, before)
+        if proposal is None and parent:
+            proposal = self._run_proposer(folder, self._proposal_request(step, folder, before, program))
+        elif proposal is None:
+            proposal = self._propose_baseline(folder, before)
         after = (folder / "train.py").read_text(encoding="utf-8")
         write_text_atomic(folder / "train.diff", make_diff(before, after))
         self.journal.append(
@@ -170,7 +181,7 @@ class Lab:
             not_applicable=proposal.get("not_applicable", []),
             parent=parent.number if parent else None,
             **measures(after),
-            program_sha256=hashlib.sha256(self.program_text().encode()).hexdigest(),
+            program_sha256=hashlib.sha256(program.encode()).hexdigest(),
         )
 
     def check(self) -> None:
@@ -190,12 +201,18 @@ class Lab:
 
         listen gets {"stage": "training" | "scoring", "run", "run_kind", ...} as things happen.
         """
-        while (step := self.next_stage()).kind in ("train", "score"):
+        while (step := self.next_stage()).kind in ("train", "score", "close"):
             self._stop_if_infrastructure_fails()
-            if step.kind == "train":
-                self._train_once(step, listen)
-            else:
-                self._score_once(step, listen)
+            self._run_stage(step, listen)
+
+    def _run_stage(self, step: Step, listen: Listener) -> None:
+        """One of train, score, close; nothing for other steps."""
+        if step.kind == "train":
+            self._train_once(step, listen)
+        elif step.kind == "score":
+            self._score_once(step, listen)
+        elif step.kind == "close":
+            self.recover()
 
     def decide(self) -> None:
         """Write the decision, with everything that its commit will be made of."""
@@ -237,15 +254,14 @@ class Lab:
 
     def run_baseline(self, listen: Listener = lambda event: None) -> None:
         """Carry experiment 0 from wherever it is to its commit. Raises LoopError when the template itself fails."""
+        stages = {"propose": self.propose, "check": self.check, "decide": self.decide, "commit": self.commit}
         while (step := self.step).experiment == 0:
-            {"propose": self.propose, "check": self.check, "decide": self.decide, "commit": self.commit}.get(
-                step.kind, lambda: None
-            )()
-            if step.kind == "train":
-                self._train_once(step, listen)
-            elif step.kind == "score":
-                self._score_once(step, listen)
-            self._stop_if_baseline_failed()
+            self._stop_if_template_refused()
+            if step.kind in stages:
+                stages[step.kind]()
+            else:
+                self._run_stage(step, listen)
+                self._stop_if_baseline_failed()
 
     def write_table(self) -> Path | None:
         """Derive results.tsv; return the copy that was made of a file edited by hand, if it was."""
@@ -263,12 +279,9 @@ class Lab:
             source = (folder / "train.py").read_text(encoding="utf-8")
         except (FileNotFoundError, ValueError):
             return None
-        same = proposal.get("file_sha256") in (None, hashlib.sha256(source.encode()).hexdigest())
-        return proposal if same else None
+        return proposal if proposal.get("sha256") == source_hash(source) else None
 
     def _propose_baseline(self, folder: Path, template: str) -> dict:
-        from harness.search.gate import source_hash
-
         source = rewrite_constants(template, self.settings.profile["constants"], clamp=False)
         write_text_atomic(folder / "train.py", source)
         profile = self.settings.profile["name"]
@@ -279,9 +292,9 @@ class Lab:
         write_json_atomic(folder / "proposal.json", proposal)
         return proposal
 
-    def _run_proposer(self, step: Step, folder: Path, parent_source: str) -> dict:
+    def _run_proposer(self, folder: Path, request: dict) -> dict:
         """Run the propose process, the only place where a proposer's code or key may be."""
-        write_json_atomic(folder / "request.json", self._proposal_request(step, folder, parent_source))
+        write_json_atomic(folder / "request.json", request)
         command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json")]
         environment = child_environment()
         try:
@@ -289,16 +302,16 @@ class Lab:
                 command, env=environment, capture_output=True, text=True, timeout=PROPOSE_SECONDS, check=False
             )
         except subprocess.TimeoutExpired:
-            raise LoopError(
+            raise ProposerTimeout(
                 f"the proposer gave no answer within {PROPOSE_SECONDS} s; run the same command again to continue"
             ) from None
         proposal = self._read_proposal(folder)
         if done.returncode or proposal is None:
             why = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise LoopError(f"no proposal for experiment {step.experiment}: {why}")
+            raise LoopError(f"no proposal for experiment {request['experiment']}: {why}")
         return proposal
 
-    def _proposal_request(self, step: Step, folder: Path, parent_source: str) -> dict:
+    def _proposal_request(self, step: Step, folder: Path, parent_source: str, program: str) -> dict:
         state = self.state
         device = self.settings.device
         return {
@@ -307,7 +320,7 @@ class Lab:
             "attempt": step.attempt,
             "run_seed": self.settings.run_seed,
             "out_dir": str(folder),
-            "program_md": self.program_text(),
+            "program_md": program,
             "parent_train_py": parent_source,
             "parent_experiment": state.incumbent.number,
             "proposer": "tpe",
@@ -352,9 +365,20 @@ class Lab:
         except KeyboardInterrupt:
             self._append_trained(step, {"status": "interrupted", "cause": "stopped by hand"}, log_bytes=0)
             raise
+        if result["status"] in ("crash", "timeout") and not self._device_is_there():
+            result |= {"status": "infrastructure", "cause": f"the device is gone; the training said: {result['cause']}"}
         write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
         self._append_trained(step, result, log_bytes=(folder / "run.log").stat().st_size)
         listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
+
+    def _device_is_there(self) -> bool:
+        """Whether a card still answers as it did when the run began; a crash on a dead one is not the idea's fault."""
+        if self.settings.device["kind"] == "cpu":
+            return True
+        try:
+            return detect_device()["name"] == self.settings.device["name"]
+        except ProfileError:
+            return False
 
     def _append_trained(self, step: Step, result: dict, log_bytes: int) -> None:
         self.journal.append(
@@ -419,26 +443,25 @@ class Lab:
                 f"three runs in a row failed for reasons outside of train.py: {cause}. Mend that, then run the same command again"
             )
 
+    def _stop_if_template_refused(self) -> None:
+        checked = self.experiment.attempt.checked if self.experiment else None
+        if checked and not checked["ok"]:
+            reasons = "; ".join(checked["reasons"])
+            raise LoopError(
+                f"the template does not pass the gate: {reasons}. Mend train_template.py and start a new tag"
+            )
+
     def _stop_if_baseline_failed(self) -> None:
-        experiment = self.experiment
-        if (
-            experiment
-            and experiment.number == 0
-            and experiment.attempts
-            and experiment.attempt.checked
-            and not experiment.committed
-        ):
-            if not experiment.attempt.checked["ok"]:
-                raise LoopError(
-                    f"the template does not pass the gate: {'; '.join(experiment.attempt.checked['reasons'])}"
-                )
-            last = experiment.attempt.runs[-1] if experiment.attempt.runs else None
-            if last and last.status not in (None, "ok"):
-                cause = (last.scored or last.trained)["cause"]
-                log = self.run_folder(0, len(experiment.attempts) - 1, last.number) / "run.log"
-                raise LoopError(
-                    f"the baseline ended with {last.status}: {cause}. See {log}, mend the cause, and run the same command again"
-                )
+        runs = self.experiment.attempt.runs
+        if not runs or runs[-1].status in (None, "ok", "interrupted"):
+            return
+        last = runs[-1]
+        cause = (last.scored or last.trained)["cause"]
+        log = self.run_folder(0, len(self.experiment.attempts) - 1, last.number) / "run.log"
+        raise LoopError(
+            f"the baseline ended with {last.status}: {cause}. See {log}. If the machine was to blame, run the same command again; "
+            "if train_template.py was, mend it and start a new tag"
+        )
 
     def _check_disk(self) -> None:
         free = shutil.disk_usage(self.folder).free // 2**20
@@ -461,13 +484,12 @@ def open_lab(tag: str, results: str = "") -> Lab:
     """Open a run; tag "" is the run that was worked on last. Raises SettingsError or LoopError saying what to run first."""
     folder = results_folder(results)
     if not tag:
-        runs = sorted(folder.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-        runs = [path for path in runs if path.parent.name != "sample"]
-        if not runs:
+        journals = [path for path in folder.glob("*/journal.jsonl") if path.parent.name != "sample"]
+        if not journals:
             raise LoopError(
                 f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first"
             )
-        tag = max(runs, key=lambda path: (path.parent / "journal.jsonl").stat().st_mtime).parent.name
+        tag = max(journals, key=lambda path: path.stat().st_mtime).parent.name
     return Lab(folder / tag)
 
 

@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from harness.lab import history, pages, report
+from harness.lab import history, pages, report, start
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.journal import fold, next_step, now, read_journal
 from harness.lab.locks import hold, is_held
@@ -119,6 +119,8 @@ def make_folder(folder: Path) -> None:
 
 def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     """Prepare, baseline, experiments, analysis."""
+    if (night.folder / "run.json").exists():
+        start.check_same_wishes(read_settings(night.folder), night.profile, night.source, night.overrides)
     context = make_context()
     common = {"tag": night.tag, "results_dir": night.results}
     if why := history.why_no_history(REPOSITORY):
@@ -178,9 +180,8 @@ def run_notebook(
 ) -> None:
     """Execute a notebook until the journal has what it is there for; a dead or hung one is started again, TRIES times in vain at most."""
     output = night.folder / "notebooks" / f"{page}.ipynb"
-    in_vain = 0
+    failures, reached = 0, progress_made(night.entries())
     while True:
-        before = len(night.entries())
         target = next_step(night.entries()).experiment
         process = NotebookProcess(context, REPOSITORY / "notebooks" / f"{name}.ipynb", output, parameters)
         hung = watch(night, terminal, process, PREPARE_SECONDS if name in NO_JOURNAL else None)
@@ -195,14 +196,20 @@ def run_notebook(
         kind, message = failure or ("Unfinished", "the notebook ended before its work was done")
         if kind in FINAL_ERRORS:
             raise LoopError(message)
-        in_vain = in_vain + 1 if len(night.entries()) <= before else 0
-        if in_vain >= TRIES:
+        made = progress_made(night.entries())
+        failures, reached = (failures + 1 if made <= reached else 1), made
+        if failures >= TRIES:
             raise LoopError(
                 f"notebook {name} failed {TRIES} times in a row with {kind}: {first_line(message)}. See {output}"
             )
         terminal.say(f"the notebook of {page} ended with {kind} ({first_line(message)}): starting it again")
-        if stopper.asked:
+        if stopper.wanted():
             raise StopNow
+
+
+def progress_made(entries: list[dict]) -> int:
+    """How many entries stand for finished work: a run that was begun and cut off is none, however often it happens."""
+    return sum(entry["event"] != "run_started" and entry.get("status") != "interrupted" for entry in entries)
 
 
 def first_line(text: str) -> str:
@@ -228,7 +235,7 @@ def watch(night: Night, terminal: Terminal, process: NotebookProcess, limit: flo
                 process.kill()
                 return f"nothing happened in {stage} for {most:.0f} s"
             terminal.status(standing.words())
-    except StopNow:
+    except BaseException:  # whatever ends this watch ends the child too, or it would train on unwatched
         process.kill()
         raise
     tell(terminal, night.entries()[told:])

@@ -5,6 +5,7 @@ In: the command line's wishes and the journal. Out: whether another experiment f
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,10 +80,11 @@ def plan_words(night: Night) -> str:
 
 def command_line(night: Night) -> str:
     """The command that goes on with this night."""
-    parts = ["python3 scripts/overnight.py", f"--tag {night.tag}"]
-    if night.profile == "demo":
-        parts = ["python3 scripts/overnight.py --demo"] + ([f"--tag {night.tag}"] if night.tag != "demo" else [])
-    parts += [f"--experiments {night.experiments}"] * bool(night.experiments and night.profile != "demo") + [
-        f"--hours {night.hours:g}"
-    ] * bool(night.hours)
-    return " ".join(parts)
+    words = ["python3", "scripts/overnight.py", "--tag", night.tag]
+    wishes = {
+        "--profile": night.profile if night.profile != "auto" else "", "--experiments": night.experiments or "", "--results": night.results,
+        "--hours": f"{night.hours:g}" if night.hours else "", "--cache": night.cache, "--source": night.source,
+    }  # fmt: skip
+    words += [word for option, value in wishes.items() if value for word in (option, str(value))]
+    words += [word for change in night.overrides.split() for word in ("--set", change)]
+    return shlex.join(words)

@@ -13,13 +13,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.lab.runner import child_environment
 from harness.search.keep import Prior
 
-LARGE_CARD_MB = 38_000
+LARGE_CARD_MB = 70_000
 
 
 class ProfileError(ValueError):
@@ -65,7 +66,7 @@ PROFILES = {
                 "WINDOW_PATTERN": "SSSSL",
                 "ROPE_BASE": 200000.0,
                 "TOTAL_BATCH_SIZE": 2**18,
-                "DEVICE_BATCH_SIZE": 64,
+                "DEVICE_BATCH_SIZE": 32,
                 "EMBEDDING_LR": 0.9,
             },
         ),
@@ -138,7 +139,9 @@ PROFILES = {
 def detect_device(kind: str = "auto", try_compile: bool = False) -> dict:
     """Ask a subprocess what torch sees on this machine; see `harness.training.devices.Device` for the fields."""
     command = [sys.executable, "-m", "harness.training.devices", "--kind", kind] + ["--try-compile"] * try_compile
-    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=600, check=False)
+    with tempfile.TemporaryDirectory() as cache:  # a container's user may have no name, and with it no default folder
+        environment = child_environment(TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ProfileError(
@@ -150,7 +153,7 @@ def detect_device(kind: str = "auto", try_compile: bool = False) -> dict:
 def choose_profile(name: str, device: dict) -> Profile:
     """Return the named profile, or for `auto` the one that fits the device."""
     if name == "auto":
-        if device["kind"] == "cuda" and device["memory_mb"] >= LARGE_CARD_MB and device["dtype"] == "bfloat16":
+        if device["backend"] == "cuda" and device["memory_mb"] >= LARGE_CARD_MB and device["dtype"] == "bfloat16":
             name = "large"
         else:
             name = "cpu" if device["kind"] == "cpu" else "small"

@@ -30,7 +30,7 @@ LOG_CAP_BYTES = 4_000_000
 EVENTS_CAP = 20_000
 EVENT_CAP_BYTES = 4_096
 SPIN_COUNT = "1000"  # OpenMP threads that spin for long fight any other process for the core: 3,300 against 11,400 tokens/s beside one
-WEIGHTS_SECONDS = 60  # from the end of training to weights on disk
+WEIGHTS_SECONDS = 20  # from the end of training to weights on disk
 # PYTHONPATH is set, never passed on; no variable that could hold a key is here.
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH",
@@ -38,6 +38,8 @@ PASSED_ON = (
     "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
     "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
 )  # fmt: skip
+EVENTS = ("open", "ready", "step", "stop", "finish", "failed")
+STEP_NUMBERS = ("step", "progress", "train_loss", "tok_per_sec")
 SUMMARY_KEYS = (
     "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth",
 )  # fmt: skip
@@ -142,32 +144,52 @@ class EventLog:
 
 
 def parse_event(line: bytes) -> dict | None:
-    """Return the event in a line of the channel, or None for anything else: the other end may be writing nonsense."""
+    """Return the event in a line of the channel, or None for anything else: the other end may be writing nonsense.
+
+    What comes back can be written as JSON in UTF-8, and the numbers that we show of a step are numbers.
+    """
     try:
         event = json.loads(line) if len(line) <= EVENT_CAP_BYTES else None
-    except ValueError:
+        if not isinstance(event, dict) or event.get("event") not in EVENTS:
+            return None
+        clean = json.loads(json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         return None
-    known = isinstance(event, dict) and event.get("event") in ("open", "ready", "step", "stop", "finish", "failed")
-    return {key: value for key, value in event.items() if key != "t"} if known else None
+    if clean["event"] == "step" and any(number(clean.get(name)) is None for name in STEP_NUMBERS):
+        return None
+    return {key: value for key, value in clean.items() if key != "t"}
 
 
 def kill_group(pid: int) -> None:
     """Kill a process group that we started; its leader is its id."""
-    with contextlib.suppress(ProcessLookupError):  # nothing of it is left
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing of it is left, or (macOS) only zombies are
         os.killpg(pid, signal.SIGKILL)
 
 
-def kill_leftover(folder: Path) -> bool:
-    """Kill the training a dead runner left behind in `folder`, if its process still lives; return whether it did."""
+def kill_leftover(folder: Path) -> list[int]:
+    """Kill what a dead runner left behind in `folder`: the training's process group, its leader dead or alive.
+
+    Returns the processes ended. A group's number is not given out again while any of it lives, so a leader that is another
+    process than the one noted, or a machine started since, means that nothing of ours is left.
+    """
     try:
         noted = json.loads((folder / "process.json").read_text(encoding="utf-8"))
-        process = psutil.Process(noted["pid"])
-        same = abs(process.create_time() - noted["create_time"]) < 1.0
-    except (OSError, ValueError, psutil.NoSuchProcess):
-        return False
-    if same:
-        kill_group(noted["pid"])
-    return same
+        group, since = int(noted["pid"]), float(noted["create_time"])
+        leader = psutil.Process(group).create_time()
+    except psutil.NoSuchProcess:
+        leader = since
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return []
+    if abs(leader - since) > 1.0 or psutil.boot_time() > since + 1.0:
+        return []
+    members = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+            if os.getpgid(process.pid) == group and process.pid != os.getpid():
+                process.kill()
+                members.append(process)
+    psutil.wait_procs(members, timeout=5)
+    return [process.pid for process in members]
 
 
 def time_limit(request: TrainingRequest, events: EventLog) -> tuple[float, str]:
@@ -227,7 +249,7 @@ def outcome(returncode: int, overdue: str, events: EventLog, folder: Path) -> tu
     if "failed" in events.last:
         failed = events.last["failed"]
         status = failed.get("status")
-        return (status if status in ("oom", "nan") else "crash"), str(failed.get("cause", ""))[:500]
+        return (status if status in ("oom", "nan", "infrastructure") else "crash"), str(failed.get("cause", ""))[:500]
     if returncode == -signal.SIGKILL:
         return "oom", "killed by the system, most likely because memory ran out"
     if returncode != 0:
@@ -276,14 +298,34 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
     work.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / "run.json", asdict(request))
     started = time.monotonic()
-    log, events = CappedLog(folder / "run.log"), EventLog(folder / "events.jsonl", started, on_event)
+    with (
+        contextlib.closing(CappedLog(folder / "run.log")) as log,
+        contextlib.closing(EventLog(folder / "events.jsonl", started, on_event)) as events,
+    ):
+        try:
+            status, cause = train_and_watch(request, log, events, started)
+            result = make_result(status, cause, events, time.monotonic() - started)
+            if status == "ok":
+                os.replace(work / "weights.safetensors", folder / "weights.safetensors")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def train_and_watch(request: TrainingRequest, log: CappedLog, events: EventLog, started: float) -> tuple[str, str]:
+    """Start the child, pass its output on, and leave its process group dead; return (status, cause)."""
+    folder = Path(request.folder)
     read_end, write_end = os.pipe()
-    environment = run_environment(request, write_end)
     command = [sys.executable, "-m", "harness.training.launch", request.train_py, str(os.getpid())]
-    process = subprocess.Popen(
-        command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True, pass_fds=(write_end,),
-    )  # fmt: skip
+    try:
+        process = subprocess.Popen(
+            command, cwd=folder / "work", env=run_environment(request, write_end), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(write_end,),
+        )  # fmt: skip
+    except OSError as error:  # no memory for a process, no file descriptor left
+        os.close(read_end)
+        os.close(write_end)
+        return "infrastructure", f"the training could not be started: {error}"
     try:
         os.close(write_end)
         note_process(folder, process.pid)
@@ -295,14 +337,7 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
         drain(read_end, events)
         process.stdout.close()
         os.close(read_end)
-        log.close()
-        events.close()
-    status, cause = outcome(process.returncode, overdue, events, folder)
-    result = make_result(status, cause, events, time.monotonic() - started)
-    if status == "ok":
-        os.replace(work / "weights.safetensors", folder / "weights.safetensors")
-    shutil.rmtree(work, ignore_errors=True)
-    return result
+    return outcome(process.returncode, overdue, events, folder)
 
 
 def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ In: what a notebook or the command line was given, mostly nothing. Out: prepared
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from datetime import date
@@ -13,7 +14,6 @@ from pathlib import Path
 from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
 from harness.lab import history
-from harness.lab.journal import Journal
 from harness.lab.loop import Lab, LoopError
 from harness.lab.parameters import check_tag
 from harness.lab.profiles import Profile, choose_profile, detect_device, override, parse_overrides
@@ -21,6 +21,8 @@ from harness.lab.runner import REPOSITORY, TrainingRequest, run_training, summar
 from harness.lab.settings import Settings, SettingsError, make_settings, read_settings, results_folder, write_settings
 from harness.scoring.scorer import ScoreError, score_model
 from harness.search.constants import rewrite_constants
+
+MAX_LOOKS = 3  # runs a candidate may get in all
 
 
 def find_profile(
@@ -71,11 +73,14 @@ def start_run(
             chosen.source, chosen.vocab_size, chosen.max_seq_len, chosen.eval_tokens, Path(cache) if cache else None
         )
         folder.mkdir(parents=True, exist_ok=True)
-        write_settings(folder, make_settings(tag, chosen, data, facts))
+        write_settings(folder, make_settings(tag, for_this_device(chosen, facts), data, facts))
     settings = read_settings(folder)
     check_same_wishes(settings, profile, source, overrides)
-    open_journal(folder, settings)
-    return Lab(folder)
+    lab = Lab(folder)
+    if lab.step.kind == "open":
+        with lab:
+            open_journal(lab)
+    return lab
 
 
 def check_same_wishes(settings: Settings, profile: str, source: str, overrides: str) -> None:
@@ -94,24 +99,38 @@ def check_tag_unused(tag: str, folder: Path) -> None:
     """Refuse a tag whose git refs are there from a run whose folder is gone, or whose folder holds a journal without settings."""
     if (folder / "journal.jsonl").exists():
         raise SettingsError(f"{folder} has a journal but no run.json: restore it from a backup, or choose another tag")
-    if history.head_commit(REPOSITORY) and history.read_ref(REPOSITORY, history.branch_name(tag)):
+    if not history.head_commit(REPOSITORY):
+        return
+    if history.read_ref(REPOSITORY, "refs/heads/autoresearch"):
         raise SettingsError(
-            f"git has a branch autoresearch/{tag} from an earlier run: choose another tag, or delete its refs as the README says under 'Deleting a run'"
+            "git has a branch named just 'autoresearch', beside which autoresearch/<tag> cannot exist: rename it (git branch -m)"
         )
+    for ref in (history.branch_name(tag), history.experiment_ref(tag, 0)):
+        if history.read_ref(REPOSITORY, ref):
+            raise SettingsError(
+                f"git has {ref} from an earlier run: choose another tag, or delete its refs as the README says under 'Deleting a run'"
+            )
 
 
-def open_journal(folder: Path, settings: Settings) -> None:
+def for_this_device(profile: Profile, device: dict) -> Profile:
+    """The profile without its shipped noise on another class of device than that was measured on.
+
+    Another version of the same corpus counts as the same: seeds move a score much alike there, and seeds that say otherwise overrule it.
+    """
+    return profile if profile.prior is None or device["kind"] == "cpu" else dataclasses.replace(profile, prior=None)
+
+
+def open_journal(lab: Lab) -> None:
     """Write the journal's first line, unless it is there."""
-    journal = Journal(folder / "journal.jsonl")
-    if not journal.entries:
-        journal.append(
-            "opened",
-            tag=settings.tag,
-            seeds=settings.seeds,
-            max_looks=3,
-            prior=settings.profile["prior"],
-            profile=settings.profile["name"],
-        )
+    settings = lab.settings
+    if not lab.journal.entries:
+        facts = {
+            "tag": settings.tag,
+            "seeds": settings.seeds,
+            "prior": settings.profile["prior"],
+            "profile": settings.profile["name"],
+        }
+        lab.journal.append("opened", **facts, max_looks=MAX_LOOKS)
 
 
 def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "auto", overrides: str = "") -> str:

@@ -5,6 +5,7 @@ In: sentences. Out: the terminal and night.log, both with the time. A terminal t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -30,8 +31,9 @@ class Terminal:
         stamp = clock(time.monotonic() - self.started)
         self._write("\r" + " " * self._width + "\r" if self._width else "", f"[{stamp}] {text}\n")
         self._width = 0
-        self._log.write(f"{now()} {text}\n")
-        self._log.flush()
+        with contextlib.suppress(OSError):  # a full disk: the journal has the facts, and the loop will say so
+            self._log.write(f"{now()} {text}\n")
+            self._log.flush()
 
     def status(self, text: str) -> None:
         """Where things stand: rewritten in place on a terminal, a line every ten seconds elsewhere."""

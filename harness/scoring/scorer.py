@@ -129,14 +129,22 @@ class ModelServer:
         self.reader = PipeReader(self.process.stdout)
 
     def __enter__(self) -> ModelServer:
-        self._write(json.dumps(self.header).encode() + b"\n")
-        if not self.reader.read(0, self.deadline).startswith(b'{"ready"'):
-            raise self._died()
+        try:
+            self._write(json.dumps(self.header).encode() + b"\n")
+            if not self.reader.read(0, self.deadline).startswith(b'{"ready"'):
+                raise self._died()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the server and all it started."""
         self.reader.close()
-        with contextlib.suppress(ProcessLookupError):  # all of it has ended already
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)  # the group: helpers outlive their parent
         self.process.wait()
         with contextlib.suppress(BrokenPipeError):  # what it did not read before it died

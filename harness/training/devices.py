@@ -11,12 +11,13 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 from dataclasses import asdict, dataclass
 
 import torch
 
-# Dense bf16 tensor-core peaks in FLOP/s from the makers' data sheets; matched as substrings, longest first.
+# Dense bf16 tensor-core peaks in FLOP/s from the makers' data sheets; matched as whole words, longest first.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100": 989e12,
@@ -63,9 +64,11 @@ def machine_memory_mb() -> int:
 
 
 def peak_flops(name: str) -> float:
-    """Peak bf16 FLOP/s of a card by its name, nan when unknown."""
+    """Peak bf16 FLOP/s of a card by its name, nan when unknown. Laptop and NVL parts share names with faster ones: unknown."""
+    if re.search(r"\b(laptop|nvl|max-q)\b", name, re.IGNORECASE):
+        return math.nan
     for known in sorted(PEAK_FLOPS, key=len, reverse=True):
-        if known.lower() in name.lower():
+        if re.search(rf"\b{re.escape(known)}\b", name, re.IGNORECASE):
             return PEAK_FLOPS[known]
     return math.nan
 

@@ -6,22 +6,28 @@ from other exceptions. Dies with its parent where the system offers that (Linux)
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import runpy
 import sys
 import traceback
 
+from harness.data import DataError
 from harness.training.parent import die_with_parent
 from harness.training.session import EVENTS_VARIABLE, NonFiniteLoss
 
+NOT_THE_IDEA = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk
+
 
 def classify(error: BaseException) -> str:
-    """Return the run's status for an exception that ended train.py: oom, nan or crash."""
+    """Return the run's status for an exception that ended train.py: oom, nan, infrastructure or crash."""
     import torch
 
     if isinstance(error, NonFiniteLoss):
         return "nan"
+    if isinstance(error, DataError) or (isinstance(error, OSError) and error.errno in NOT_THE_IDEA):
+        return "infrastructure"
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return "oom" if out_of_memory or "can't allocate memory" in str(error) or "out of memory" in str(error) else "crash"
 

@@ -69,6 +69,8 @@ class Session:
 
     def batches(self, device_batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless (inputs, targets), each (device_batch_size, max_seq_len) int64 on the device; target -1 is not scored."""
+        if self._started is None:
+            raise RuntimeError("call session.start() before taking batches: all training is on the clock")
         rows = TrainRows(Path(self.request["train_dir"]))
         for inputs, targets, epoch in rows.batches(device_batch_size, self.device, self.seed):
             self._epoch = epoch
