@@ -1,7 +1,12 @@
 """The loop's stages, with real trainings of one second; candidates are put where a proposer would have left them."""
 
+import dataclasses
+import gc
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from checkout import ROOT, git, make_repository
@@ -9,13 +14,12 @@ from checkout import ROOT, git, make_repository
 from harness.data.files import write_json_atomic
 from harness.lab import history, loop, profiles, settings, start
 from harness.lab.journal import Journal
-from harness.lab.locks import BusyError
 from harness.lab.loop import Lab, LoopError, open_lab
 from harness.lab.parameters import ParameterError
 from harness.lab.profiles import ProfileError
 from harness.lab.results import read_results
 from harness.lab.settings import SettingsError
-from harness.search.constants import ConstantsError
+from harness.search.constants import ConstantsError, constant_values, rewrite_constants
 from harness.search.gate import source_hash
 
 
@@ -110,6 +114,29 @@ def test_a_better_file_is_kept_and_everything_agrees(lab):
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == int(kept)
 
 
+def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch):
+    old = git(loop.REPOSITORY, "rev-parse", "autoresearch/t")
+    measure = loop.score_model
+    lab.journal.entries[0]["prior"] = {"sigma": 0.3, "df": 4, "note": "so that gains of 3 bits are beyond doubt"}
+    for number in (1, 2):
+        put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
+
+        def flattered(*arguments, gain=3.0 * number, **options):
+            score = measure(*arguments, **options)
+            return dataclasses.replace(score, val_bpb=score.val_bpb - gain)
+
+        monkeypatch.setattr(loop, "score_model", flattered)
+        decided = run_experiment(lab)
+        lab.number = None
+        assert (decided["decision"], decided["kind"]) == ("keep", "gain")
+    commits = [e.committed["commit"] for e in lab.state.experiments]
+    assert git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()[:3] == commits[::-1] and commits[0] == old
+    assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 2
+    assert (lab.folder / "best" / "train.py").read_text() == incumbent_source(lab)
+    kept = [(lab.run_folder(number, 0, 0) / "weights.safetensors").exists() for number in range(3)]
+    assert kept == [True, False, True]
+
+
 @pytest.mark.parametrize(
     "change, status",
     [
@@ -193,13 +220,23 @@ def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, 
 
 
 def test_two_holders_of_one_run_are_refused_with_the_holders_name(lab, tmp_path):
-    import subprocess
-    import sys
-
     code = f"from harness.lab.locks import hold\nfrom pathlib import Path\nwith hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert "BusyError" in done.stderr and "process" in done.stderr and "Wait." in done.stderr
-    assert issubclass(BusyError, RuntimeError)
+    assert "BusyError" in done.stderr and f"process {os.getpid()}" in done.stderr and "Wait." in done.stderr
+
+
+def test_a_cell_run_again_keeps_the_lock_and_a_release_frees_it(lab):
+    name = f"Path({str(lab.folder)!r}), 'experiment'"
+    code = f"from harness.lab.locks import is_held\nfrom pathlib import Path\nprint(is_held({name}))"
+
+    def held_elsewhere() -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+    again = Lab(lab.folder).hold()
+    gc.collect()
+    assert held_elsewhere() == "True"
+    again.release()
+    assert held_elsewhere() == "False"
 
 
 def test_a_results_table_edited_by_hand_is_saved_before_it_is_derived_again(lab):
@@ -252,7 +289,7 @@ def test_a_tag_of_an_earlier_run_or_another_profile_is_refused(lab, cache, tmp_p
     lab.release()
     with pytest.raises(SettingsError, match="has profile tiny, asked for demo"):
         start.start_run("t", "demo", cache=str(cache), results=str(lab.folder.parent))
-    with pytest.raises(SettingsError, match="branch autoresearch/t"):
+    with pytest.raises(SettingsError, match="refs/heads/autoresearch/t from an earlier run"):
         start.start_run("t", "tiny", cache=str(cache), results=str(tmp_path / "elsewhere"))
 
 
@@ -278,6 +315,25 @@ def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
             start.find_profile("tiny", "cpu", overrides=wrong)
     with pytest.raises(ConstantsError, match="DEPTH"):
         start.find_profile("tiny", "cpu", overrides="DEPHT=3")
+
+
+def test_profiles_fit_the_cards_they_are_chosen_for():
+    from harness.search.limits import Limits, estimate_memory_mb
+
+    def card(memory_mb: int, backend: str = "cuda", dtype: str = "bfloat16") -> dict:
+        return {"kind": "cuda", "backend": backend, "memory_mb": memory_mb, "dtype": dtype}
+
+    chosen = {80_000: "large", 45_000: "small", 8_000: "small"}
+    assert {memory: profiles.choose_profile("auto", card(memory)).name for memory in chosen} == chosen
+    assert profiles.choose_profile("auto", card(190_000, "rocm")).name == "small"
+    assert profiles.choose_profile("auto", card(80_000, dtype="float32")).name == "small"
+    apple = {"kind": "mps", "backend": "mps", "memory_mb": 90_000, "dtype": "float32"}
+    assert profiles.choose_profile("auto", apple).name == "small"
+    template = (ROOT / "train_template.py").read_text()
+    for name, memory in (("large", profiles.LARGE_CARD_MB), ("small", 8_000), ("cpu", 4_000)):
+        profile = profiles.PROFILES[name]
+        values = constant_values(rewrite_constants(template, profile.constants, clamp=False))
+        assert estimate_memory_mb(values, Limits(profile.max_seq_len, profile.vocab_size + 1)) < memory, name
 
 
 def test_the_shipped_noise_holds_only_for_what_it_was_measured_on():

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_model
@@ -98,6 +99,19 @@ def test_a_model_that_never_answers_is_a_timeout(tiny_data, tmp_path):
     with pytest.raises(ScoreError) as caught:
         score(tiny_data, tmp_path, "import time; time.sleep(600)", limit_seconds=6)
     assert caught.value.status == "timeout"
+
+
+def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path):
+    marker = tmp_path / "pid"
+    hang = f"def build_model(a, b):\n    open({str(marker)!r}, 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
+    (tmp_path / "train.py").write_text("import os, time\n" + hang)
+    save_model(Weights(), str(tmp_path / "weights.safetensors"))
+    with pytest.raises(ScoreError, match="time limit"):
+        score_model(
+            tiny_data, tmp_path / "train.py", tmp_path / "weights.safetensors", device="cpu", dtype="float32", threads=1,
+            environment=child_environment(), folder=tmp_path, limit_seconds=8,
+        )  # fmt: skip
+    assert not psutil.pid_exists(int(marker.read_text()))
 
 
 def test_what_a_candidate_prints_does_not_reach_the_stream(tiny_data, tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,9 @@ def test_simulated_cards_get_the_right_precision(monkeypatch, name, capability, 
 
 
 def test_an_unknown_device_has_no_peak_and_says_nothing_it_does_not_know():
-    assert devices.peak_flops("Imaginary 9000") != devices.peak_flops("Imaginary 9000")  # nan
+    for name in ("Imaginary 9000", "NVIDIA L40", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 NVL"):
+        assert math.isnan(devices.peak_flops(name))
+    assert devices.peak_flops("NVIDIA L4") == 121e12 and devices.peak_flops("NVIDIA GeForce RTX 4090") == 165e12
     done = subprocess.run(
         [sys.executable, "-m", "harness.training.devices", "--kind", "cpu"],
         capture_output=True,
@@ -155,7 +158,8 @@ def test_warming_up_changes_no_weight_and_leaves_no_moment():
 
     module.warm_up(model, optimizer, Session(), 2)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
-    assert optimizer.steps == 0 and not any(buffer.any() for pair in optimizer.buffers.values() for buffer in pair)
+    moments = [*optimizer.buffers.values(), *optimizer.moments.values()]
+    assert optimizer.steps == 0 and moments and not any(moment.any() for pair in moments for moment in pair)
 
 
 def test_schedules_begin_and_end_where_their_constants_say():
