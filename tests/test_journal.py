@@ -1,10 +1,12 @@
 """The journal: what survives a cut, and `next_step` over every prefix of a real run's journal."""
 
 import json
+import os
 
 import pytest
 
-from harness.lab.journal import Journal, JournalError, Step, fold, next_step, read_journal
+from harness.lab.journal import Journal, JournalError, JournalReader, Step, fold, next_step, read_journal
+from harness.lab.night import progress_made
 
 PROPOSAL = {
     "title": "idea",
@@ -154,6 +156,39 @@ def test_a_cut_last_line_is_put_aside_and_nothing_else_is_lost(tmp_path, cut):
     journal.append("note", text="goes on")
     assert [entry["seq"] for entry in read_journal(path)] == [0, 1, 2, 3, 4]
     assert lines[4][:-cut] in (tmp_path / "journal.jsonl.cut").read_bytes()
+
+
+def test_an_append_that_fails_half_way_leaves_no_half_line(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("note", text="first")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "fsync", full)
+        journal.append("note", text="second")
+    journal.append("note", text="third")
+    assert [entry["text"] for entry in read_journal(tmp_path / "journal.jsonl")] == ["first", "third"]
+
+
+def test_a_watcher_reads_only_whole_new_lines(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    reader = JournalReader(path)
+    assert reader.entries() == []
+    lines = [json.dumps(entry).encode() + b"\n" for entry in NIGHT[:4]]
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:10])
+    assert reader.entries() == NIGHT[:2]
+    path.write_bytes(b"".join(lines))
+    assert reader.entries() == NIGHT[:4]
+    path.write_bytes(lines[0])
+    assert reader.entries() == NIGHT[:1]
+
+
+def test_a_run_that_is_begun_and_cut_off_again_and_again_is_no_progress():
+    begun = script(OPENED, *BASELINE, *experiment(1, [])[:2])
+    cut = script(*begun, *run(1, 0, status="interrupted"), *run(1, 1, status="interrupted"))
+    assert progress_made(cut) == progress_made(begun) < progress_made(script(*begun, *run(1, 0, 1.4)))
 
 
 def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path):

@@ -1,9 +1,11 @@
 """The loop's stages, with real trainings of one second; candidates are put where a proposer would have left them."""
 
+import argparse
 import dataclasses
 import gc
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +13,9 @@ import sys
 import pytest
 from checkout import ROOT, git, make_repository
 
+from harness.__main__ import add_overnight, overrides_of
 from harness.data.files import write_json_atomic
-from harness.lab import history, loop, profiles, settings, start
+from harness.lab import history, loop, plan, profiles, settings, start
 from harness.lab.journal import Journal
 from harness.lab.loop import Lab, LoopError, open_lab
 from harness.lab.parameters import ParameterError
@@ -262,6 +265,28 @@ def test_another_harness_data_device_or_torch_is_refused_and_both_are_named(lab,
         (lab.folder / "run.json").write_text(text.replace(old, new))
         with pytest.raises(SettingsError, match=words):
             Lab(lab.folder)
+
+
+def test_the_harness_hash_ignores_copies_that_jupyterlab_makes(tmp_path):
+    shutil.copytree(ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__"))
+    before = settings.harness_hash(tmp_path / "harness")
+    copies = tmp_path / "harness" / "lab" / ".ipynb_checkpoints"
+    copies.mkdir()
+    (copies / "loop-checkpoint.py").write_text("x = 1\n")
+    assert settings.harness_hash(tmp_path / "harness") == before == settings.harness_hash()
+    (tmp_path / "harness" / "lab" / "loop.py").write_text("x = 1\n")
+    assert settings.harness_hash(tmp_path / "harness") != before
+
+
+def test_the_command_that_continues_a_night_says_all_that_was_asked_for():
+    asked = {"tag": "t", "profile": "cpu", "experiments": 9, "results": "/r s", "overrides": "DEPTH=3", "hours": 2.0}
+    words = shlex.split(plan.command_line(plan.Night(**asked)))
+    assert words[:2] == ["python3", "scripts/overnight.py"]
+    parser = argparse.ArgumentParser()
+    add_overnight(parser.add_subparsers(dest="command"))
+    options = parser.parse_args(["overnight", *words[2:]])
+    found = {name: getattr(options, name) for name in ("tag", "profile", "experiments", "results", "hours")}
+    assert found | {"overrides": overrides_of(options)} == asked
 
 
 def test_what_is_missing_is_said_with_what_to_run(tmp_path, cache, monkeypatch):

@@ -74,6 +74,8 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     assert len(read_results(run / "results.tsv")) == 3
     status = overnight(checkout, cache, "--status")
     assert status.returncode == 0 and "no night is running" in status.stdout
+    other = overnight(checkout, cache, "--profile", "cpu", "--tag", "t")
+    assert other.returncode == 1 and "has profile tiny, asked for cpu" in other.stdout
     report = overnight(checkout, cache, "--report", "--tag", "t")
     assert report.returncode == 0 and "Result" in report.stdout
 
