@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -48,9 +49,15 @@ def baseline(tmp_path_factory, cache):
     return folder
 
 
+detect_once = functools.cache(
+    profiles.detect_device
+)  # a second of torch's import each time, and the device stays the same
+
+
 def point_at(patch: pytest.MonkeyPatch, repository) -> None:
     for module in (loop, settings, start):
         patch.setattr(module, "REPOSITORY", repository)
+        patch.setattr(module, "detect_device", lambda kind="auto", try_compile=False: detect_once("auto"))
 
 
 @pytest.fixture
@@ -196,7 +203,15 @@ class Kill(BaseException):
     """A process that ends here."""
 
 
-@pytest.mark.parametrize("before", ["checked", "scored", "decided", "committed"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("checked", marks=pytest.mark.slow),
+        "scored",
+        pytest.param("decided", marks=pytest.mark.slow),
+        "committed",
+    ],
+)
 def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, before):
     """The worst moment of each stage: its work is done, and the journal does not know it yet."""
     quick = incumbent_source(lab).replace("session.start()", "raise ValueError('quick')")

@@ -27,7 +27,7 @@ def outputs_text(path) -> str:
     return json.dumps([cell.get("outputs", []) for cell in cells], ensure_ascii=False)
 
 
-def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
+def test_a_night_from_nothing(tmp_path, cache):
     checkout = copy_checkout(tmp_path / "lab")
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -69,9 +69,6 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     )
     assert (run / "report" / "report.md").exists() and (run / "best" / "train.py").exists()
 
-    again = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
-    assert again.returncode == 0
-    assert len(read_results(run / "results.tsv")) == 3
     status = overnight(checkout, cache, "--status")
     assert status.returncode == 0 and "no night is running" in status.stdout
     other = overnight(checkout, cache, "--profile", "cpu", "--tag", "t")
@@ -153,6 +150,15 @@ def test_a_kill_in_mid_training_costs_that_run_and_nothing_else(begun, victim):
         "oom" if victim == "trainer" else "interrupted"
     )  # a SIGKILL nobody sent looks like the memory killer
     assert statuses.count("interrupted") <= 1 and len(read_results(run / "results.tsv")) == 2
+
+
+@pytest.mark.slow
+def test_a_finished_night_started_again_adds_nothing_and_more_experiments_are_added(begun, cache):
+    checkout, run, start = begun
+    for experiments, rows in (("1", 2), ("1", 2), ("2", 3)):
+        done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", experiments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(read_results(run / "results.tsv")) == rows
 
 
 @pytest.mark.slow

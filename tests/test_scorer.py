@@ -97,7 +97,7 @@ def test_a_model_that_cannot_be_scored_has_a_status_and_a_cause(tiny_data, tmp_p
 
 def test_a_model_that_never_answers_is_a_timeout(tiny_data, tmp_path):
     with pytest.raises(ScoreError) as caught:
-        score(tiny_data, tmp_path, "import time; time.sleep(600)", limit_seconds=6)
+        score(tiny_data, tmp_path, "import time; time.sleep(600)", limit_seconds=5)
     assert caught.value.status == "timeout"
 
 
@@ -109,7 +109,7 @@ def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path):
     with pytest.raises(ScoreError, match="time limit"):
         score_model(
             tiny_data, tmp_path / "train.py", tmp_path / "weights.safetensors", device="cpu", dtype="float32", threads=1,
-            environment=child_environment(), folder=tmp_path, limit_seconds=8,
+            environment=child_environment(), folder=tmp_path, limit_seconds=5,
         )  # fmt: skip
     assert not psutil.pid_exists(int(marker.read_text()))
 
