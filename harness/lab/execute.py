@@ -1,7 +1,7 @@
 """Executes one notebook through papermill in a killable child process.
 
 In: notebook, output path, parameters. Out: a NotebookProcess to watch, and how it ended. The child is forked from a server that has papermill
-loaded (about two seconds saved each time), leads a session of its own and dies with the server, which dies with us. What an experiment's status
+loaded (about two seconds saved each time), leads a session of its own and dies with us. What an experiment's status
 is, is never read from the notebook: the journal has it.
 """
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from multiprocessing.connection import Connection
+import threading
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import psutil
 
 from harness.lab.runner import REPOSITORY
-from harness.training.parent import die_with_parent
 
 PRELOAD = [
     "harness.lab.execute",
@@ -91,17 +91,23 @@ def put_aside(output: Path) -> None:
     os.replace(output, aside)
 
 
+def end_with_driver() -> None:
+    """End this process as soon as the driver has ended. Its server does not: it lives as long as any of its children."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
 def execute(notebook: str, output: str, parameters: dict, sender: Connection) -> None:
     """In the child: execute, export the page as HTML, and report None or (exception name, message)."""
+    threading.Thread(target=end_with_driver, daemon=True).start()
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C in the terminal is the driver's to answer
-        die_with_parent(os.getppid())
     log = os.open(Path(output).parent / "papermill.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)  # a kernel that is killed says so on its stderr, in the middle of our progress line
     os.dup2(log, 2)
     os.environ |= {
         "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PLATFORM_DIRS": "1", "AUTORESEARCH_PREFIX": sys.prefix, "PYTHONPATH": str(REPOSITORY),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1", "AUTORESEARCH_NIGHT": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }  # fmt: skip
     sender.send(run_papermill(notebook, output, parameters))
     from harness.lab.pages import export_notebook

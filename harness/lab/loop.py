@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -37,9 +38,11 @@ from harness.search.constants import ConstantsError, constant_values, rewrite_co
 from harness.search.gate import check_candidate, source_hash
 from harness.search.keep import count_code_lines
 from harness.search.patch import make_diff
+from harness.training.parent import die_with_parent
 
 FREE_DISK_MB = 500
 PROPOSE_SECONDS = 120
+NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 Listener = Callable[[dict], None]
 
 
@@ -67,6 +70,8 @@ class Lab:
 
     def hold(self) -> Lab:
         """Take the run's lock, see what the last holder left, and mend it. Raises BusyError naming the holder."""
+        if os.environ.get(NIGHT_VARIABLE):
+            die_with_parent(os.getppid())  # a kernel of a night must not go on alone when the night is killed
         if self.folder in _HOLDING:
             _HOLDING[self.folder].release()
         advice = f"Wait for it, stop it (python3 scripts/overnight.py --stop --tag {self.settings.tag}), or shut down that notebook's kernel."
