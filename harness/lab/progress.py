@@ -65,6 +65,8 @@ class Standing:
         if number == 0:
             runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
             return f"baseline, run {max(1, runs)} of {len(state.opened['seeds'])} · {self.stage()}"
+        if self.step.kind == "propose" and self.night.experiments and number > self.night.experiments:
+            return "analysis"
         of = f"/{self.night.experiments}" if self.night.experiments else ""
         best = f"best {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
         return f"experiment {number}{of} · {self.stage()} · {best} · {self.left()} left"

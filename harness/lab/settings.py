@@ -81,8 +81,13 @@ def results_folder(given: str = "") -> Path:
     return Path(given).expanduser().resolve() if given else REPOSITORY / "results"
 
 
-def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict, run_seed: int = 1) -> Settings:
-    """Return the settings of a new run. The baseline's seeds are run_seed, run_seed + 1, ...; compiling only where it was found to work."""
+def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict) -> Settings:
+    """Return the settings of a new run; compiling only where it was found to work.
+
+    The run's seed comes from its tag: the same tag proposes the same, another night does not repeat this one. The baseline's
+    seeds are run_seed, run_seed + 1, ...
+    """
+    run_seed = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:2], "big") + 1
     return Settings(
         format_version=FORMAT_VERSION,
         tag=check_tag(tag),
