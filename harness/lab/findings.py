@@ -154,12 +154,15 @@ def say_gains(run: RunData) -> str:
     total, carried = sum(gains), 0
     while carried < len(gains) and sum(gains[:carried]) < 0.8 * total:
         carried += 1
-    most = (
-        f"The largest keep of {len(kept)} carries"
-        if carried == 1
-        else f"The largest {carried} keeps of {len(kept)} carry"
-    )
-    text = f"{most} 80% of the summed gain of {total:.4f} bits per byte."
+    if len(kept) == 1:
+        text = f"The one keep is the whole gain of {total:.4f} bits per byte."
+    else:
+        most = (
+            f"The largest keep of {len(kept)} carries"
+            if carried == 1
+            else f"The largest {carried} keeps of {len(kept)} carry"
+        )
+        text = f"{most} 80% or more of the summed gain of {total:.4f} bits per byte."
     judged = [record for record in kept if record.noise_of_gain and record.outcome == "kept"]
     if not any(record.noise_of_gain for record in kept):
         return text + " Without a measured noise, small ones may be luck."
