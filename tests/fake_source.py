@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.data.sources import Document, Source
+from harness.data.sources import Document, Part, Source
 
 
 def make_texts(count: int, seed: int = 0, words: int = 120) -> list[str]:
@@ -37,7 +37,7 @@ class FakeSource(Source):
     def total_bytes(self) -> int:
         return sum(len(text.encode("utf-8", "surrogatepass")) for text in self.texts)
 
-    def iter_documents(self) -> Iterator[Document]:
+    def iter_part(self, part: Part) -> Iterator[Document]:
         self.skipped = Counter()
         for number, text in enumerate(self.texts):
             yield Document(f"text {number}", text)

@@ -294,8 +294,8 @@ def stop():
     time.sleep(600)
 
 class Stopping(FakeSource):
-    def iter_documents(self):
-        for number, document in enumerate(super().iter_documents()):
+    def iter_part(self, part):
+        for number, document in enumerate(super().iter_part(part)):
             if place == "read" and number == 100:
                 stop()
             yield document

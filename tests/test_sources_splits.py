@@ -46,10 +46,10 @@ def make_library(folder: Path) -> Path:
 
 def test_the_library_is_read_byte_for_byte_and_skips_are_counted(tmp_path):
     source = PythonStdlib(make_library(tmp_path))
-    documents = {document.name: document.text for document in source.iter_documents()}
+    documents = {document.name: document.text for document in source.iter_part(source.parts()[0])}
     assert documents == {"a.py": "import os\r\n", "pkg/b.py": "name = 'é'\n"}
     assert dict(source.skipped) == {"badly encoded": 1, "empty": 2}
-    list(source.iter_documents())
+    list(source.iter_part(source.parts()[0]))
     assert source.skipped["empty"] == 2  # counted afresh
 
 
@@ -65,7 +65,7 @@ def test_the_id_follows_the_content_and_nothing_else(tmp_path):
 
 def test_this_interpreters_own_library():
     source = open_source("python-stdlib")
-    names = {document.name for document in source.iter_documents()}
+    names = {document.name for document in source.iter_part(source.parts()[0])}
     assert {"os.py", "json/decoder.py"} <= names
     assert not any("site-packages" in name for name in names)
     assert source.total_bytes() > 5_000_000

@@ -1,6 +1,6 @@
 """Where text comes from: a source is one small class that names itself and streams its documents.
 
-In: the name of a source, such as `python-stdlib`. Out: a `Source`, whose `iter_documents()` yields one document at a
+In: the name of a source, such as `python-stdlib`. Out: a `Source`, whose `iter_part()` yields one document at a
 time (memory stays that of one document) in an order that depends on nothing but the source's id. A source decides
 nothing about splits, duplicates or tokens. It drops nothing quietly: what it cannot use it counts in `skipped`.
 """
@@ -30,11 +30,22 @@ class Document(NamedTuple):
     text: str
 
 
-class Source(ABC):
-    """A corpus. Another one is another subclass with these three methods, and a line in `SOURCES`."""
+class Part(NamedTuple):
+    """A piece of a source that can be read by itself, so that several processes can share the reading.
+
+    pool: `any`, the documents' hashes decide what is set aside for evaluation; `private` and `train`, the source does:
+    evaluation is made from `private` parts alone, and equal documents of `train` parts are dropped.
+    """
 
     name: str
-    skipped: Counter[str]  # reason -> documents left out by the latest iter_documents()
+    pool: str = "any"
+
+
+class Source(ABC):
+    """A corpus. Another one is another subclass and a line in `SOURCES`. Plain data: worker processes get a pickled copy."""
+
+    name: str
+    skipped: Counter[str]  # reason -> documents left out by the latest iter_part()
 
     @abstractmethod
     def source_id(self) -> str:
@@ -47,9 +58,13 @@ class Source(ABC):
     def total_bytes(self) -> int:
         """About how many bytes of UTF-8 text there are, before anything is skipped. The same for the same id."""
 
+    def parts(self) -> list[Part]:
+        """What iter_part takes, in a fixed order; `private` parts first. One part unless a source says otherwise."""
+        return [Part("all")]
+
     @abstractmethod
-    def iter_documents(self) -> Iterator[Document]:
-        """Every usable document once, in the same order each time. Starts `skipped` afresh."""
+    def iter_part(self, part: Part) -> Iterator[Document]:
+        """Every usable document of a part once, in the same order each time. Starts `skipped` afresh."""
 
 
 class PythonStdlib(Source):
@@ -79,7 +94,7 @@ class PythonStdlib(Source):
     def total_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._paths())
 
-    def iter_documents(self) -> Iterator[Document]:
+    def iter_part(self, part: Part) -> Iterator[Document]:
         self.skipped = Counter()
         for path in self._paths():
             raw = _read(path)

@@ -77,7 +77,7 @@ def write_shards(source: Source, folder: Path, n_shards: int, tick: Callable[[in
     """
     buffers = [bytearray() for _ in range(n_shards)]
     documents = total_bytes = buffered = unusable = 0
-    for document in source.iter_documents():
+    for document in (document for part in source.parts() for document in source.iter_part(part)):
         try:
             key, text = content_key(document.text), document.text.encode("utf-8")
         except UnicodeEncodeError:  # half of a surrogate pair: no such text exists in UTF-8
