@@ -8,7 +8,8 @@ from fake_source import FakeSource, make_texts
 
 from harness.data import DataError, splits
 from harness.data.rows import iter_tokenizer_text
-from harness.data.sources import PythonStdlib, open_source
+from harness.data.sources import open_source
+from harness.data.stdlib import PythonStdlib
 from harness.data.splits import (
     MIN_EVAL_ROWS,
     POOL_SHARE,

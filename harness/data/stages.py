@@ -36,7 +36,7 @@ from harness.data.rows import (
 )
 from harness.data.sources import Source
 from harness.data.splits import write_shards
-from harness.data.tokenizer import load_tokenizer, train_tokenizer
+from harness.data.tokenizer import BYTE_TOKENS, load_tokenizer, train_tokenizer
 from harness.data.workers import map_in_processes
 
 SHARD_BYTES = 4 << 20  # text per shard: what a worker holds, and the unit of parallel work and of going on
@@ -104,6 +104,17 @@ class Ticker:
 def versions() -> dict[str, str]:
     """What decides, beside the text, which ids come out."""
     return {name: importlib.metadata.version(name) for name in ("rustbpe", "tiktoken")}
+
+
+def space_bytes(job: Job) -> int:
+    """About how much disk the stages need at most: shards hold the text once; parts and rows the ids once each, of two bytes."""
+    least_bytes_per_token = 1 if job.vocab_size < 2 * BYTE_TOKENS else 2
+    return round(job.source.total_bytes() * (1 + 2 * 2 / least_bytes_per_token))
+
+
+def is_read(job: Job) -> bool:
+    """True when the read stage is done, so that the source's text is needed no more."""
+    return job.shards.exists()
 
 
 def read_stage(job: Job, progress: Progress) -> Counts:
