@@ -34,10 +34,11 @@ from harness.data.stages import (
     private_stage,
     read_stage,
     rows_stage,
+    space_bytes,
     tokenizer_stage,
     versions,
 )
-from harness.data.tokenizer import BYTE_TOKENS, check_vocab_size
+from harness.data.tokenizer import check_vocab_size
 from harness.data.workers import cpu_count, peak_rss_mb
 
 __all__ = ["PreparedData", "default_cache", "find_prepared", "open_prepared", "prepare"]
@@ -153,7 +154,7 @@ def _build(job: Job, workers: int, progress: Progress) -> PreparedData:
     started = time.monotonic()
     resumed = _open_work(job)
     progress(f"{'going on with' if resumed else 'preparing'} {job.data_id} in {job.cache}")
-    read = read_stage(job, progress)
+    read = read_stage(job, workers, progress)
     tokenizer_stage(job, read["shards"], progress)
     private = private_stage(job, read["shards"], progress)
     train = rows_stage(job, read["shards"], private["last_key"], workers, progress)
@@ -166,7 +167,7 @@ def _build(job: Job, workers: int, progress: Progress) -> PreparedData:
         "seconds": round(seconds, 2),
         "mb_per_s": round(read["bytes"] / 1e6 / seconds, 2),
         "workers": workers,
-        "peak_rss_mb": peak_rss_mb() + train["peak_rss_mb"],
+        "peak_rss_mb": peak_rss_mb() + (workers > 1) * workers * max(read["peak_rss_mb"], train["peak_rss_mb"]),
         "resumed": resumed,
     }
     return _publish(job, manifest, progress)
@@ -180,16 +181,14 @@ def _open_work(job: Job) -> bool:
             return True
     shutil.rmtree(job.work, ignore_errors=True)
     _check_free_space(job)
-    for name in ("out/train", "out/private", "parts"):
+    for name in ("out/train", "out/private", "shards"):
         (job.work / name).mkdir(parents=True)
     write_json_atomic(job.work / "plan.json", plan)
     return False
 
 
 def _check_free_space(job: Job) -> None:
-    """Shards hold the text once; parts and rows hold the ids once each, of two bytes."""
-    least_bytes_per_token = 1 if job.vocab_size < 2 * BYTE_TOKENS else 2
-    needed = job.source.total_bytes() * (1 + 2 * 2 / least_bytes_per_token)
+    needed = space_bytes(job)
     free = shutil.disk_usage(job.cache).free
     if free < needed:
         raise DataError(
