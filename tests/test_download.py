@@ -22,21 +22,21 @@ import json, sys
 from pathlib import Path
 from harness.data import DataError, download
 
-folder, names, waits = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+folder, names, waits, revision = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
 download.WAIT_SECONDS = waits
 download.SAY_SECONDS = 0.05
 try:
-    plan = download.plan_files("someone/texts", "%s", names, folder, 2)
+    plan = download.plan_files("someone/texts", revision, names, folder, 2)
     print("plan", json.dumps([file[1:] for file in plan]), flush=True)
-    download.download_files("someone/texts", "%s", plan, folder, 2, lambda line: print("says", line, flush=True))
+    download.download_files("someone/texts", revision, plan, folder, 2, lambda line: print("says", line, flush=True))
     print("done")
 except DataError as error:
     print("error", error)
-""" % (REVISION, REVISION)
+"""
 
 
 def start(hub_url, folder, names, waits=(), **environment):
-    command = [sys.executable, "-c", SCRIPT, str(folder), json.dumps(names), json.dumps(waits)]
+    command = [sys.executable, "-c", SCRIPT, str(folder), json.dumps(names), json.dumps(waits), REVISION]
     environment = clean_environment(hub_url, folder.parent, PYTHONPATH=str(REPO), **environment)
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

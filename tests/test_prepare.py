@@ -283,7 +283,7 @@ STOPPING = """
 import sys, time
 from pathlib import Path
 from fake_source import FakeSource
-from harness.data import stages
+from harness.data import prepare as prepare_module, rows, stages
 from test_prepare import COPIES, SIZES, TEXTS, prepare
 
 cache, place = Path(sys.argv[1]), sys.argv[2]
@@ -302,15 +302,16 @@ class Stopping(FakeSource):
 
 def stopping(function, name):
     def run(*arguments):
-        if place == name and (name != "rows" or len(list(arguments[0].parts.glob("*.json"))) >= 3):
+        if place == name and (name != "rows" or arguments[0].index == 3):
             stop()
         return function(*arguments)
     return run
 
+rows.CHECKPOINT_PARTS = 1
 stages.train_tokenizer = stopping(stages.train_tokenizer, "tokenizer")
 stages.make_eval_rows = stopping(stages.make_eval_rows, "private")
 stages.make_train_part = stopping(stages.make_train_part, "rows")
-stages.join_parts = stopping(stages.join_parts, "join")
+prepare_module.describe_files = stopping(prepare_module.describe_files, "files")
 prepare(Stopping(TEXTS + COPIES), **SIZES, cache=cache, workers=1)
 """
 
@@ -321,7 +322,7 @@ def start_stopping(cache, place):
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=cache)
 
 
-@pytest.mark.parametrize("place", ["read", "tokenizer", "private", "rows", "join"])
+@pytest.mark.parametrize("place", ["read", "tokenizer", "private", "rows", "files"])
 def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, place):
     process = start_stopping(tmp_path, place)
     wait_until((tmp_path / "stopped").exists)
@@ -329,8 +330,11 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
     process.wait()
     assert not (tmp_path / data.data_id).exists()
     work = tmp_path / ".work" / data.data_id
-    n_shards = len(list((work / "shards").glob("*.docs")))
+    n_shards = 1 if place == "read" else json.loads((work / "shards" / "read.json").read_text())["shards"]
     (work / "out" / "train" / ".rows.bin.abc.tmp").touch()  # what a kill inside a write would leave
+    if place == "rows":
+        with open(work / "out" / "train" / "rows.bin", "ab") as file:
+            file.write(b"half a part")
     packed = []
     monkeypatch.setattr(rows, "pack_rows", lambda *a: packed.append(1) or pack_rows(*a))
     monkeypatch.setattr(stages, "SHARD_BYTES", 16_000)
@@ -338,7 +342,7 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
     finished = prepare_small(tmp_path, progress=lines.append)
     assert finished.data_hash == data.data_hash
     assert finished.manifest["prepare"]["resumed"] and "going on with" in lines[0]
-    expected = {"tokenizer": n_shards + 2, "private": n_shards + 2, "rows": n_shards - 3, "join": 0}
+    expected = {"tokenizer": n_shards + 2, "private": n_shards + 2, "rows": n_shards - 3, "files": 0}
     if place != "read":  # what was finished was not packed again
         assert len(packed) == expected[place]
     assert sorted(path.name for path in finished.train_dir.iterdir()) == sorted(

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import DataError
+from harness.data.fetch import DOWNLOAD_WORKERS, check_text_unchanged, get_text
 from harness.data.files import read_json, sync_folder, write_json_atomic
 from harness.data.locks import wait_for_lock
 from harness.data.manifest import FORMAT_VERSION, MANIFEST, PreparedData, describe_files, open_prepared
-from harness.data.sources import USAGE, RemoteFile, Source, open_source
+from harness.data.sources import USAGE, Source, open_source
 from harness.data.splits import MIN_EVAL_ROWS
 from harness.data.stages import (
     SHARD_BYTES,
@@ -32,11 +33,9 @@ from harness.data.stages import (
     Progress,
     Ticker,
     describe_stage,
-    is_read,
     private_stage,
     read_stage,
     rows_stage,
-    space_bytes,
     tokenizer_stage,
     versions,
 )
@@ -44,9 +43,6 @@ from harness.data.tokenizer import check_vocab_size
 from harness.data.workers import cpu_count, peak_rss_mb
 
 __all__ = ["PreparedData", "default_cache", "find_prepared", "name_data", "open_prepared", "prepare"]
-
-DOWNLOAD_WORKERS = 8  # files at a time, as the original loads them
-NAMED_RATE = 12.5e6  # bytes per second, 100 Mbit/s: what minutes are stated at before anything was measured
 
 
 def default_cache() -> Path:
@@ -154,10 +150,12 @@ def _open_existing(job: Job, progress: Progress) -> PreparedData | None:
 
 
 def _build(job: Job, workers: int, download_workers: int, progress: Progress) -> PreparedData:
-    started = time.monotonic()
     resumed = _open_work(job)
     progress(f"{'going on with' if resumed else 'preparing'} {job.data_id} in {job.cache}")
-    read = _read(job, download_workers, progress)
+    get_text(job, download_workers, progress)
+    started = time.monotonic()
+    read = read_stage(job, workers, progress)
+    check_text_unchanged(job)
     tokenizer_stage(job, read["shards"], progress)
     private = private_stage(job, read["shards"], progress)
     train = rows_stage(job, read["shards"], private["last_key"], workers, progress)
@@ -170,7 +168,7 @@ def _build(job: Job, workers: int, download_workers: int, progress: Progress) ->
         "seconds": round(seconds, 2),
         "mb_per_s": round(read["bytes"] / 1e6 / seconds, 2),
         "workers": workers,
-        "peak_rss_mb": peak_rss_mb() + train["peak_rss_mb"],
+        "peak_rss_mb": peak_rss_mb() + (workers > 1) * workers * max(read["peak_rss_mb"], train["peak_rss_mb"]),
         "resumed": resumed,
     }
     return _publish(job, manifest, progress)
@@ -183,51 +181,10 @@ def _open_work(job: Job) -> bool:
         if read_json(job.work / "plan.json") == plan:
             return True
     shutil.rmtree(job.work, ignore_errors=True)
-    for name in ("out/train", "out/private", "parts"):
+    for name in ("out/train", "out/private", "shards"):
         (job.work / name).mkdir(parents=True)
     write_json_atomic(job.work / "plan.json", plan)
     return False
-
-
-def _read(job: Job, download_workers: int, progress: Progress) -> dict[str, Any]:
-    """The read stage, with what must come before it and be checked after it; a finished one needs no download."""
-    if is_read(job):
-        return read_stage(job, progress)
-    plan = job.source.plan_download(download_workers)
-    _check_free_space(job, plan)
-    if plan:
-        _download(job, plan, download_workers, progress)
-    read = read_stage(job, progress)
-    if job.source.source_id() != job.source_id:
-        shutil.rmtree(job.work, ignore_errors=True)
-        raise DataError(
-            f"the text of {job.source.spec} changed while it was read: run the same again when it is at rest"
-        )
-    return read
-
-
-def _check_free_space(job: Job, plan: list[RemoteFile]) -> None:
-    """Everything that is still to be written must fit, before the first byte is."""
-    needed = sum(file.bytes - file.have for file in plan) + space_bytes(job)
-    free = shutil.disk_usage(job.cache).free
-    if free < needed:
-        raise DataError(
-            f"preparing needs about {needed / 1e6:,.0f} MB in {job.cache}, and {free / 1e6:,.0f} MB are free: "
-            "free some space, or set AUTORESEARCH_CACHE to a folder on another disk"
-        )
-
-
-def _download(job: Job, plan: list[RemoteFile], workers: int, progress: Progress) -> None:
-    """Say what is coming, and get it."""
-    left = sum(file.bytes - file.have for file in plan)
-    progress(
-        f"  {len(plan):,} files of {job.source.spec} to download, {left / 1e6:,.0f} MB: about {left / NAMED_RATE / 60:.1f} "
-        f"min at 100 Mbit/s (the measured rate follows); with work space and rows {(left + space_bytes(job)) / 1e6:,.0f} MB "
-        f"of disk, {shutil.disk_usage(job.cache).free / 1e6:,.0f} MB are free"
-    )
-    tick = Ticker("download", progress)
-    job.source.download(plan, workers, progress)
-    tick.last(f"{left / 1e6:,.0f} MB, sizes and SHA-256 as the server names them")
 
 
 def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> PreparedData:
