@@ -246,6 +246,7 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
     assert data.manifest["documents"]["read"] == 201 and not data.manifest["prepare"]["resumed"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads VmHWM")
 def test_memory_stays_bounded_on_giant_files(tmp_path):
     with open(tmp_path / "giant.txt", "wb") as file:

@@ -74,7 +74,7 @@ PROFILES = {
         ),
         Profile(
             name="small",
-            source="climbmix:4",  # 250M tokens; the baseline measures how much of it a training sees, and says so
+            source="climbmix:4",  # 1 GB of text; the baseline measures how much of it a training sees, and says so
             vocab_size=4096,
             max_seq_len=512,
             eval_tokens=2**18,
