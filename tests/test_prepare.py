@@ -26,7 +26,6 @@ from harness.data.prepare import default_cache, find_prepared, prepare
 from harness.data.rows import open_rows
 from harness.data.splits import content_key
 from harness.data.tokenizer import load_tokenizer
-from harness.data.workers import map_in_processes
 
 TEXTS = make_texts(400)
 COPIES = [TEXTS[0].upper(), TEXTS[1].replace("\n", "\n\n"), TEXTS[2]]
@@ -348,35 +347,6 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
     assert sorted(path.name for path in finished.train_dir.iterdir()) == sorted(
         Path(name).name for name in FILES if name.startswith("train/")
     )
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_no_worker_outlives_a_killed_prepare(tmp_path):
-    script = (
-        "import time; from harness.data.workers import map_in_processes\n"
-        "naps = map_in_processes(time.sleep, [0.01, 0.01, 1, 1], 2)\n"
-        "next(naps); print('ready', flush=True); time.sleep(600)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    assert len(workers) == 2
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-
-
-def test_a_dead_worker_is_a_clear_error_and_exceptions_come_through():
-    with pytest.raises(DataError, match="fewer workers"):
-        list(map_in_processes(os._exit, [1, 1, 1], 2))
-    with pytest.raises(ZeroDivisionError):
-        list(map_in_processes(divmod_of, [(1, 0), (1, 1)], 2))
-
-
-def divmod_of(pair):
-    return divmod(*pair)
 
 
 def test_a_call_from_a_script_without_a_main_guard_and_from_stdin(tmp_path):

@@ -1,33 +1,13 @@
 """Shards hold every document once, in hash order, whoever wrote them."""
 
 import pytest
-from fake_source import FakeSource, make_texts
+from fake_source import FakeSource, PartedSource, make_texts
 
 from harness.data import shards
 from harness.data.rows import iter_tokenizer_text
 from harness.data.shards import make_group_tasks, read_shard, write_group
 from harness.data.sources import Part
 from harness.data.splits import POOL_SHARE, content_key, hash_fraction
-
-
-class Parts(FakeSource):
-    """The given texts, cut into parts at every `size`; the first `private` parts are private."""
-
-    def __init__(self, texts, size, private=0):
-        super().__init__(texts)
-        self.size, self.private = size, private
-
-    def parts(self):
-        count = -(-len(self.texts) // self.size)
-        pools = ["private"] * self.private + ["train" if self.private else "any"] * (count - self.private)
-        return [Part(str(index), pool) for index, pool in enumerate(pools)]
-
-    def iter_part(self, part):
-        start = int(part.name) * self.size
-        for number, document in enumerate(super().iter_part(part)):
-            if start <= number < start + self.size:
-                yield document
-        self.skipped["empty"] = 1
 
 
 def write_all(source, folder, n_shards, order=1):
@@ -59,7 +39,7 @@ def test_the_order_in_which_parts_are_read_does_not_matter(tmp_path, monkeypatch
     texts = make_texts(60)
     texts += [text.upper() for text in texts[:30]]  # which of two equal ones is kept must not depend on the order
     whole, _ = write_all(FakeSource(texts), tmp_path / "whole", 4)
-    cut, counts = write_all(Parts(texts, 13), tmp_path / "cut", 4, order=-1)
+    cut, counts = write_all(PartedSource(texts, 13), tmp_path / "cut", 4, order=-1)
     assert len(counts) == (7 if most > 7 else 3)
     assert sum(group["skipped"]["empty"] for group in counts) == 7  # of every part, not of a group's last one
     assert [read_shard(cut, index) for index in range(4)] == [read_shard(whole, index) for index in range(4)]
@@ -98,6 +78,6 @@ def test_the_tokenizer_reads_no_document_that_could_be_private(tmp_path):
 def test_the_tokenizer_reads_no_copy_of_a_document_that_the_source_set_aside(tmp_path):
     texts = make_texts(90)
     texts[50], texts[70] = texts[3].upper(), texts[29]
-    write_all(Parts(texts, 30, private=1), tmp_path, 7)
+    write_all(PartedSource(texts, 30, private=1), tmp_path, 7)
     seen = set(iter_tokenizer_text(tmp_path, 7, 1 << 30))
     assert seen == {text for number, text in enumerate(texts) if number >= 30 and number not in (50, 70)}
