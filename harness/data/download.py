@@ -34,6 +34,7 @@ NO_NETWORK = (
     "passes over it many times in one training, and beyond about 4 passes validation no longer ranks settings as "
     "fresh text would"
 )
+ANOTHER = "it seems to be no complete mirror of the hub; unset HF_ENDPOINT, or set it to another"
 
 
 def is_here(folder: Path, name: str) -> bool:
@@ -62,17 +63,20 @@ def download_files(
         (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
         (folder / file.name).unlink(missing_ok=True)  # it is planned again because it is not as it was downloaded
     stop, words = threading.Event(), queue.SimpleQueue()
-    started, before = time.monotonic(), sum(file.have for file in plan)
+    started = told = time.monotonic()
+    before = sum(file.have for file in plan)
     with ThreadPoolExecutor(workers) as threads:
         waiting = {threads.submit(_download_file, repo, revision, file, folder, stop, words.put) for file in plan}
         try:
             while waiting:
                 done, waiting = wait(waiting, SAY_SECONDS, FIRST_COMPLETED)
+                now = time.monotonic()
                 while not words.empty():  # said here: what a thread prints lands in any cell of a notebook
                     progress(words.get())
                 _raise_first(done)
-                if not done:
-                    progress(_standing(plan, folder, before, time.monotonic() - started))
+                if waiting and now - told >= SAY_SECONDS:
+                    told = now
+                    progress(_standing(plan, folder, before, now - started))
         finally:
             stop.set()
             for future in waiting:
@@ -110,9 +114,6 @@ def _look_up(repo: str, revision: str, name: str) -> RemoteFile:
     if found.size is None or len(found.etag or "") != 64:  # of a file in large-file storage, the etag is its SHA-256
         raise DataError(f"{endpoint()} names no size or no SHA-256 for {name} of {repo}: {ANOTHER}")
     return RemoteFile(name, found.size, found.etag)
-
-
-ANOTHER = "it seems to be no complete mirror of the hub; unset HF_ENDPOINT, or set it to another"
 
 
 def _download_file(
