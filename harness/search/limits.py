@@ -78,7 +78,7 @@ def estimate_memory_mb(values: Values, limits: Limits) -> float:
     depth, ratio, group = values["DEPTH"], values.get("MLP_RATIO", 4), values.get("KV_GROUP", 1)
     every = values.get("VALUE_EMBED_EVERY", 0)
     tables = width * (2 + (-(-depth // every) / group if every else 0)) * limits.n_vocab
-    tables += width * values.get("BIGRAM_ROWS", 0)
+    tables += width * values.get("NGRAM_TABLES", 0) * values.get("NGRAM_ROWS", 0)
     matrices = depth * width * width * (2 + 2 / group + 2 * ratio)
     rows = min(values["DEVICE_BATCH_SIZE"], max(1, values["TOTAL_BATCH_SIZE"] // limits.max_seq_len))
     tokens = rows * limits.max_seq_len
