@@ -72,18 +72,18 @@ def lengths_page(data: PreparedData, height: int = 90, bar: int = 34) -> str:
     for place, digits in enumerate(range(used[0], used[-1] + 1)):
         tall = height * counts[digits] / max(counts)
         colour = AMBER if 1 << digits > data.max_seq_len + 1 else BLUE
-        x, middle = place * bar, place * bar + bar / 2
+        x, middle, low = place * bar, place * bar + bar / 2, (1 << digits) >> 1
         bars.append(
             f'<rect x="{x + 2}" y="{height + 16 - tall:.1f}" width="{bar - 4}" height="{tall:.1f}" fill="{colour}"/>'
             f'<text x="{middle}" y="{height + 11 - tall:.1f}" text-anchor="middle" font-size="9" fill="{SOFT}">{short(counts[digits])}</text>'
-            f'<text x="{middle}" y="{height + 30}" text-anchor="middle" font-size="10" fill="{INK}">{short((1 << digits) >> 1)}</text>'
+            f'<text x="{middle}" y="{height + 30}" text-anchor="middle" font-size="10" fill="{INK}">{low if low < 1024 else f"{low >> 10}k"}</text>'
         )
     width = bar * len(bars)
     share = 100 * cut / data.manifest["documents"]["train"]
     words = f"{share:.1f}% of the training documents are longer than a row's {data.max_seq_len:,} tokens and were cut into pieces"
     figure = f'<svg width="{width}" height="{height + 36}" viewBox="0 0 {width} {height + 36}" role="img" aria-label="{words}">{"".join(bars)}</svg>'
     return box(
-        f'<div>{words}</div>{figure}<div style="color:{SOFT}">documents by tokens, each bar from its number to twice that</div>'
+        f'<div>{words}</div>{figure}<div style="color:{SOFT}">documents by tokens, each bar from its number to twice that; k is 1,024</div>'
     )
 
 
