@@ -7,6 +7,7 @@ when it is done already and can be repeated after a kill at any moment. Refuses 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -31,8 +32,8 @@ from harness.lab.proposing import (
     run_proposer,
 )
 from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import REPOSITORY, TrainingRequest, child_environment, kill_leftover, run_training
-from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
+from harness.lab.runner import REPOSITORY, child_environment, kill_leftover, run_training
+from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder, training_request
 from harness.scoring.scorer import ScoreError, score_model
 from harness.search.gate import check_candidate
 from harness.search.patch import make_diff
@@ -199,7 +200,8 @@ class Lab:
         )
 
     def train(self, listen: Listener = lambda event: None) -> None:
-        """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising.
+        """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising. A training that ran
+        out of memory is repeated with half the rows at a time, and is no failure until a single row is too much.
 
         listen gets {"stage": "training" | "scoring", "run", "run_kind", ...} as things happen.
         """
@@ -278,25 +280,19 @@ class Lab:
         self._check_disk()
         settings = self.settings
         folder = self.run_folder(step.experiment, step.attempt, step.run)
-        request = TrainingRequest(
-            folder=str(folder),
-            train_py=str(self.attempt_folder(step.experiment, step.attempt) / "train.py"),
-            train_dir=str(self.data.train_dir),
-            n_vocab=self.data.n_vocab,
-            max_seq_len=self.data.max_seq_len,
-            seed=step.seed,
-            budget_seconds=settings.budget_seconds,
-            startup_limit_seconds=settings.profile["startup_limit_seconds"],
-            device=settings.device["kind"],
-            dtype=settings.dtype,
-            compile=settings.compile,
-            threads=settings.threads,
+        train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
+        limit = step.device_batch_limit
+        request = dataclasses.replace(
+            training_request(settings, self.data, folder, train_py, step.seed),
             compile_cache=str(self.folder / "compile_cache"),
+            device_batch_limit=limit,
         )
         context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind}
         context |= {"seed": step.seed, "budget_seconds": request.budget_seconds}
         place = {"experiment": step.experiment, "attempt": step.attempt, "run": step.run}
-        self.journal.append("run_started", **place, kind=step.run_kind, seed=step.seed)
+        fewer = bool(self.experiment.attempt.shrunk)  # than the attempt began with: for those who read line by line
+        facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": limit, "fewer_rows": fewer}
+        self.journal.append("run_started", **place, **facts)
         listen(context)
         try:
             result = run_training(request, lambda event: listen(context | event))
@@ -391,10 +387,12 @@ class Lab:
 
     def _stop_if_baseline_failed(self) -> None:
         runs = self.experiment.attempt.runs
-        if not runs or runs[-1].status in (None, "ok", "interrupted"):
+        if not runs or runs[-1].status in (None, "ok", "interrupted") or runs[-1].fewer_rows:
             return
         last = runs[-1]
         cause = (last.scored or last.trained)["cause"]
+        if last.status == "oom":
+            cause += "; this device needs a smaller model: lower DEPTH, vocab_size or max_seq_len (--set) in a new tag"
         log = self.run_folder(0, len(self.experiment.attempts) - 1, last.number) / "run.log"
         raise LoopError(
             f"the baseline ended with {last.status}: {cause}. See {log}. If the machine was to blame, run the same command again; "
