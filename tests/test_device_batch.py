@@ -54,6 +54,7 @@ def test_a_batch_that_is_no_whole_number_of_rows_is_an_error_that_says_so(wanted
         Told(64, None).device_batch_size(wanted, tokens)
 
 
+@pytest.mark.slow
 def test_the_optimizer_sees_the_same_batch_however_few_rows_fit(tiny_data, tmp_path):
     template = (Path(__file__).parents[1] / "train_template.py").read_text()
     constants = profiles.PROFILES["tiny"].constants  # 512 tokens a step: 8 rows of 64
@@ -120,7 +121,7 @@ from harness.training.devices import detect_device
 inside.detect_device = lambda kind, dtype: detect_device("cpu", dtype)
 session = inside.open_session(__file__)
 rows = session.device_batch_size(8, 8 * session.max_seq_len)
-if rows > 2:
+if rows > 4:
     raise torch.OutOfMemoryError("CUDA out of memory")
 session.start()
 while session.progress < 1:
@@ -131,7 +132,7 @@ session.finish(torch.nn.Linear(2, 2), depth=1)
 
 @pytest.fixture
 def settings(tiny_data, tmp_path, monkeypatch):
-    """A run on a card that holds two rows; its data in a cache of its own."""
+    """A run on a card that holds four rows; its data in a cache of its own."""
     monkeypatch.setattr(device_batch, "PROBE_SECONDS", 0.2)
     card = {"kind": "cuda", "name": "a small card", "memory_mb": 8_000, "dtype": "float32", "compile_error": ""}
     patient = dataclasses.replace(profiles.PROFILES["tiny"], startup_limit_seconds=600.0)  # the machine may be busy
@@ -141,10 +142,10 @@ def settings(tiny_data, tmp_path, monkeypatch):
 
 def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(settings, tiny_data, tmp_path, monkeypatch):
     said: list[str] = []
-    assert find_device_batch(settings, tiny_data, CARD, tmp_path / "run", said.append) == 2
-    assert [line.split(" rows")[0] for line in said[1:]] == ["8", "4", "2"] and "a small card: once" in said[0]
+    assert find_device_batch(settings, tiny_data, CARD, tmp_path / "run", said.append) == 4
+    assert [line.split(" rows")[0] for line in said[1:]] == ["8", "4"] and "a small card: once" in said[0]
     logs = sorted(path.parent.name for path in (tmp_path / "run" / "probe").glob("*/run.log"))
-    assert logs == ["2", "4", "wish"] and not list(tmp_path.rglob("weights.safetensors"))
+    assert logs == ["4", "wish"] and not list(tmp_path.rglob("weights.safetensors"))
     [kept] = (tmp_path / "cache" / "machine").iterdir()
     assert json.loads(kept.read_text())["device"] == "a small card"
 
@@ -152,7 +153,7 @@ def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(settin
         raise AssertionError("it was tried again")
 
     monkeypatch.setattr(device_batch, "run_training", trained)
-    assert find_device_batch(settings, tiny_data, CARD, tmp_path / "another", said.append) == 2 and len(said) == 4
+    assert find_device_batch(settings, tiny_data, CARD, tmp_path / "another", said.append) == 4 and len(said) == 3
     changed = [
         dataclasses.replace(settings, dtype="bfloat16"),
         dataclasses.replace(settings, device=settings.device | {"memory_mb": 9_000}),
