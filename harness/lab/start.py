@@ -17,7 +17,7 @@ from harness.lab import history
 from harness.lab.device_batch import find_device_batch
 from harness.lab.loop import Lab, LoopError
 from harness.lab.parameters import check_tag
-from harness.lab.profiles import Profile, choose_profile, detect_device, override, parse_overrides
+from harness.lab.profiles import Profile, choose_profile, detect_device, full_spec, override, parse_overrides
 from harness.lab.proposing import baseline_source
 from harness.lab.runner import REPOSITORY, run_training, summary_block
 from harness.lab.settings import (
@@ -98,6 +98,7 @@ def check_same_wishes(settings: Settings, profile: str, source: str, overrides: 
     began = settings.profile
     wishes = parse_overrides(overrides) | ({"source": source} if source else {})
     wishes |= {"name": profile} if profile not in ("", "auto") else {}
+    wishes |= {"source": full_spec(wishes["source"])} if "source" in wishes else {}
     for name, wish in wishes.items():
         found = began["constants"].get(name) if name.isupper() else began.get(name)
         if found != wish:
