@@ -443,10 +443,8 @@ def train() -> None:
     optimizer = Optimizer(model, session.dtype, session.compile)
     model.loss = session.compile(model.loss)
 
-    assert max_seq_len <= TOTAL_BATCH_SIZE, f"TOTAL_BATCH_SIZE {TOTAL_BATCH_SIZE} is less than one row of {max_seq_len} tokens"
-    device_batch_size = min(DEVICE_BATCH_SIZE, TOTAL_BATCH_SIZE // max_seq_len)
+    device_batch_size = session.device_batch_size(DEVICE_BATCH_SIZE, TOTAL_BATCH_SIZE)  # fewer rows where they would not fit
     grad_accum_steps = TOTAL_BATCH_SIZE // (device_batch_size * max_seq_len)
-    assert grad_accum_steps * device_batch_size * max_seq_len == TOTAL_BATCH_SIZE, "the batch must be a whole number of device batches"
 
     warm_up(model, optimizer, session, device_batch_size)
     batches = session.batches(device_batch_size)

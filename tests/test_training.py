@@ -1,8 +1,6 @@
-"""Attention, devices, and the template itself."""
+"""Attention, and the template itself."""
 
 import importlib.util
-import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_model, save_model
 
-from harness.training import attention, devices
+from harness.training import attention
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,41 +57,6 @@ def test_the_ladder_steps_over_a_rung_that_cannot_be_built(monkeypatch):
     )
     chosen = attention.select(torch.device("cpu"), torch.float32, 64)
     assert chosen["windowed"] == "chunked" and "no such kernel" in chosen["rejected"]
-
-
-@pytest.mark.parametrize(
-    "name, capability, hip, expected",
-    [
-        ("NVIDIA H100 80GB HBM3", 9, None, "bfloat16"),
-        ("Tesla V100", 7, None, "float32"),
-        ("AMD Instinct MI300X", 9, "6.2", "bfloat16"),
-    ],
-)
-def test_simulated_cards_get_the_right_precision(monkeypatch, name, capability, hip, expected):
-    properties = type("Properties", (), {"name": name, "major": capability, "total_memory": 80 * 2**30})()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    monkeypatch.setattr(torch.version, "hip", hip)
-    device = devices.detect_device()
-    assert (device.kind, device.dtype, device.memory_mb) == ("cuda", expected, 80 * 1024)
-    assert (device.peak_flops == 989e12) is ("H100" in name)
-
-
-def test_an_unknown_device_has_no_peak_and_says_nothing_it_does_not_know():
-    for name in ("Imaginary 9000", "NVIDIA L40", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 NVL"):
-        assert math.isnan(devices.peak_flops(name))
-    assert devices.peak_flops("NVIDIA L4") == 121e12 and devices.peak_flops("NVIDIA GeForce RTX 4090") == 165e12
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.training.devices", "--kind", "cpu"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    facts = json.loads(done.stdout)
-    assert facts["kind"] == "cpu" and facts["peak_flops"] is None
-    with pytest.raises(ValueError, match="use auto"):
-        devices.detect_device("tpu")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from harness.lab.runner import child_environment
 from harness.search.keep import Prior
 
 LARGE_CARD_MB = 70_000
+REFUSED_STATUS = 3  # of harness.training.devices: there is a device and it cannot be used
+NEVER_RUN = "never run on such hardware"  # said wherever the profile is named, until somebody has
 
 
 class ProfileError(ValueError):
@@ -64,7 +66,7 @@ PROFILES = {
             baseline_seeds=3,
             startup_limit_seconds=900.0,
             compile=True,
-            tested="never run on its hardware",
+            tested=NEVER_RUN,
             constants={
                 "DEPTH": 9,
                 "N_HEAD": 5,
@@ -86,7 +88,7 @@ PROFILES = {
             baseline_seeds=3,
             startup_limit_seconds=900.0,
             compile=True,
-            tested="never run on its hardware",
+            tested=NEVER_RUN,
             constants={
                 "DEPTH": 4,
                 "N_HEAD": 4,
@@ -149,6 +151,8 @@ def detect_device(kind: str = "auto", try_compile: bool = False) -> dict:
     with tempfile.TemporaryDirectory() as cache:  # a container's user may have no name, and with it no default folder
         environment = child_environment(TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton")
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode == REFUSED_STATUS:
+        raise ProfileError(done.stderr.strip().splitlines()[-1])
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ProfileError(

@@ -20,7 +20,7 @@ from harness.lab import history
 from harness.lab.journal import now
 from harness.lab.parameters import check_tag
 from harness.lab.profiles import Profile, detect_device, worker_threads
-from harness.lab.runner import REPOSITORY
+from harness.lab.runner import REPOSITORY, TrainingRequest
 
 FORMAT_VERSION = 1
 
@@ -108,6 +108,26 @@ def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict) 
     )
 
 
+def training_request(
+    settings: Settings, data: PreparedData, folder: Path, train_py: Path, seed: int
+) -> TrainingRequest:
+    """A training of train_py under the run's settings, in a folder of its own. Callers replace what is special about theirs."""
+    return TrainingRequest(
+        folder=str(folder),
+        train_py=str(train_py),
+        train_dir=str(data.train_dir),
+        n_vocab=data.n_vocab,
+        max_seq_len=data.max_seq_len,
+        seed=seed,
+        budget_seconds=settings.budget_seconds,
+        startup_limit_seconds=settings.profile["startup_limit_seconds"],
+        device=settings.device["kind"],
+        dtype=settings.dtype,
+        compile=settings.compile,
+        threads=settings.threads,
+    )
+
+
 def write_settings(folder: Path, settings: Settings) -> None:
     """Write run.json, once."""
     write_json_atomic(folder / "run.json", asdict(settings))
@@ -172,7 +192,9 @@ def check_same_text(settings: Settings) -> None:
 def environment_words(settings: Settings) -> str:
     """One line: what the run trains on and with."""
     device = settings.device
+    tested = settings.profile["tested"]
+    label = f" ({tested})" if tested.startswith("never") else ""
     return (
-        f"profile {settings.profile['name']}, {settings.budget_seconds:g} s a training, {device['kind']} ({device['name']}), {settings.dtype}, "
+        f"profile {settings.profile['name']}{label}, {settings.budget_seconds:g} s a training, {device['kind']} ({device['name']}), {settings.dtype}, "
         f"{'compiled' if settings.compile else 'eager'}, torch {settings.versions['torch']}, Python {sys.version.split()[0]}, data {settings.data_id}"
     )
