@@ -29,9 +29,9 @@ def cases(kind: str, T: int) -> list[Case]:
 
 
 def list_tasks(settings: Settings) -> list[str]:
-    """All of it, cheap rungs first: flex compiles for every shape anew."""
+    """All of it, cheap rungs first: fa3 may wait for a network, and flex compiles for every shape anew."""
     tasks = []
-    for name in sorted(RUNGS, key=lambda name: name == "flex"):
+    for name in sorted(RUNGS, key=lambda name: {"fa3": 1, "flex": 2}.get(name, 0)):
         for kind in ("full", "windowed"):
             if getattr(RUNGS[name], kind):
                 checks = [str(number) for number in range(len(cases(kind, settings.max_seq_len)))]
