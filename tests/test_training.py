@@ -1,6 +1,7 @@
-"""Attention, and the template itself."""
+"""The template itself."""
 
 import importlib.util
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_model, save_model
-
-from harness.training import attention
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,46 +24,14 @@ def import_template(**constants):
     return module
 
 
-@pytest.mark.parametrize("heads, kv_heads", [(2, 2), (4, 2), (4, 1)])
-@pytest.mark.parametrize("window", [1, 4, 8, 16, 5, 32])
-def test_chunked_attention_equals_the_plain_formula(window, heads, kv_heads):
-    torch.manual_seed(0)
-    q, k, v = torch.randn(2, heads, 32, 8), torch.randn(2, kv_heads, 32, 8), torch.randn(2, kv_heads, 32, 8)
-    scores = q @ k.repeat_interleave(heads // kv_heads, 1).mT / 8**0.5
-    i, j = torch.arange(32)[:, None], torch.arange(32)[None]
-    scores = scores.masked_fill((j > i) | (i - j >= window), float("-inf"))
-    expected = scores.softmax(-1) @ v.repeat_interleave(heads // kv_heads, 1)
-    assert torch.allclose(attention.chunked(q, k, v, window), expected, atol=1e-5)
-    assert torch.allclose(attention.attend(q, k, v, window), expected, atol=1e-5)
-
-
-def test_the_self_test_rejects_an_attention_that_looks_ahead():
-    def ahead(q, k, v, window):
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-
-    assert "differs" in attention.agrees(ahead, torch.device("cpu"), torch.float32, 64, 8)
-    assert attention.agrees(attention.chunked, torch.device("cpu"), torch.float32, 64, 8) == ""
-
-
-def test_the_ladder_steps_over_a_rung_that_cannot_be_built(monkeypatch):
-    def broken():
-        raise OSError("no such kernel")
-
-    monkeypatch.setattr(
-        attention,
-        "ladder",
-        lambda device, max_seq_len: [("fast", broken, True), ("chunked", lambda: attention.chunked, False)],
-    )
-    chosen = attention.select(torch.device("cpu"), torch.float32, 64)
-    assert chosen["windowed"] == "chunked" and "no such kernel" in chosen["rejected"]
-
-
 @pytest.mark.parametrize(
     "constants",
     [
         {},
         {"DEPTH": 4, "N_HEAD": 4, "KV_GROUP": 2, "HEAD_DIM": 32, "WINDOW_PATTERN": "SSL"},
         {"VALUE_EMBED_EVERY": 0, "DEPTH": 1},
+        {"SHIFT_TAPS": 0, "NGRAM_TABLES": 0, "LOGIT_SOFTCAP": 15.0, "DEPTH": 2},
+        {"SHIFT_TAPS": 7, "NGRAM_TABLES": 4, "NGRAM_ROWS": 1024},
     ],
 )
 def test_the_template_keeps_the_contract_and_is_causal(constants):
@@ -80,6 +47,7 @@ def test_the_template_keeps_the_contract_and_is_causal(constants):
         logits, others = model(idx), model(changed)
     assert logits.shape == (2, 64, 257) and logits.dtype == torch.float32
     assert torch.equal(logits[:, :40], others[:, :40]) and not torch.allclose(logits[:, 40:], others[:, 40:])
+    assert model(idx[:, :1]).shape == (2, 1, 257)  # a row shorter than what shift and tables look back
 
 
 def test_the_template_learns_and_its_weights_survive_the_round_trip(tmp_path):
@@ -94,11 +62,42 @@ def test_the_template_learns_and_its_weights_survive_the_round_trip(tmp_path):
         loss.backward()
         optimizer.step(1.0, module.muon_momentum(step), module.weight_decay(0.0))
         losses.append(loss.item())
-    assert losses[0] == pytest.approx(5.55, abs=0.1) and losses[-1] < losses[0] - 1
+    assert losses[0] == pytest.approx(math.log(320), abs=0.1)  # 257 rounded up to a multiple of 64
+    assert losses[-1] < losses[0] - 1
     save_model(model, str(tmp_path / "w"))
     fresh = module.build_model(257, 32)
     load_model(fresh, str(tmp_path / "w"))
     assert torch.equal(fresh(idx[:, 1:]), model(idx[:, 1:]))
+
+
+def test_a_step_on_the_rows_that_were_read_is_the_dense_step_there_and_leaves_the_others_alone():
+    module = import_template(NGRAM_ROWS=1024, N_HEAD=1, HEAD_DIM=32)
+    idx = torch.randint(257, (2, 33))
+    tables = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = module.build_model(257, 32)
+        optimizer = module.Optimizer(model, torch.float32, lambda function: function)
+        assert all(table.sparse for table in model.ngram_embeddings)
+        for table in model.ngram_embeddings:
+            table.sparse = sparse
+        model.unembedding.weight.data.normal_()
+        model.loss(idx[:, :-1], idx[:, 1:]).backward()
+        assert model.ngram_embeddings[0].weight.grad.is_sparse is sparse
+        optimizer.step(1.0, 0.9, 0.0)
+        tables.append(model.ngram_embeddings[0].weight.detach())
+    moved = tables[0].abs().sum(dim=1) > 0
+    assert 0 < moved.sum() <= idx[:, :-1].numel() and torch.allclose(*tables, atol=1e-6)
+
+
+def test_the_same_last_tokens_share_a_row_and_others_do_not():
+    model = import_template(NGRAM_ROWS=2**20, N_HEAD=1, HEAD_DIM=32).build_model(257, 32)
+    pairs, triples = [], []
+    for rows, table in zip((pairs, triples), model.ngram_embeddings, strict=True):
+        table.register_forward_hook(lambda module, inputs, output, rows=rows: rows.extend(inputs[0][0].tolist()))
+    model(torch.tensor([[5, 7, 9, 5, 7, 9, 9, 7]]))
+    assert pairs[1] == pairs[4] and pairs[2] == pairs[5] and len(set(pairs)) == 6
+    assert triples[2] == triples[5] and len(set(triples)) == 7
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 from harness.data import DataError
 from harness.data.sources import open_source
-from harness.lab.runner import child_environment
 from harness.search.keep import Prior
 
 LARGE_CARD_MB = 70_000
@@ -139,7 +138,14 @@ PROFILES = {
             startup_limit_seconds=60.0,
             compile=False,
             tested="2 CPU cores; for tests of the machinery, not for research",
-            constants={"DEPTH": 2, "N_HEAD": 1, "HEAD_DIM": 32, "MLP_RATIO": 2, "NGRAM_ROWS": 1024, "TOTAL_BATCH_SIZE": 512},
+            constants={
+                "DEPTH": 2,
+                "N_HEAD": 1,
+                "HEAD_DIM": 32,
+                "MLP_RATIO": 2,
+                "NGRAM_ROWS": 1024,
+                "TOTAL_BATCH_SIZE": 512,
+            },
         ),
     )
 }
@@ -147,6 +153,8 @@ PROFILES = {
 
 def detect_device(kind: str = "auto", try_compile: bool = False) -> dict:
     """Ask a subprocess what torch sees on this machine; see `harness.training.devices.Device` for the fields."""
+    from harness.lab.runner import child_environment  # needs psutil: who only reads profiles has no use for it
+
     command = [sys.executable, "-m", "harness.training.devices", "--kind", kind] + ["--try-compile"] * try_compile
     with tempfile.TemporaryDirectory() as cache:  # a container's user may have no name, and with it no default folder
         environment = child_environment(TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton")
