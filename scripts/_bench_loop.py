@@ -1,33 +1,33 @@
-"""What the loop itself costs, outside training and scoring.
+"""Part `loop`: what an experiment costs besides training and scoring, in real runs and by the length of the journal.
 
-    python scripts/measure_loop.py results/demo ...     where the seconds between trainings went in real runs
-    python scripts/measure_loop.py --sizes              cost per experiment at 10, 100 and 1,000 experiments in the journal
-
-In: the journals of runs, or synthetic ones. Out: Markdown tables on standard output; --write puts them into results/benchmarks/loop_cost.md. Run
-it with the project's environment (.venv/bin/python); nothing is trained.
+In: the journals of runs, else of one night on the tiny profile, made here in a copy of the checkout; and synthetic journals. Out: two tables.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from _bench_machine import Rates
+from _bench_setup import Bench, BenchError, table
 
-from harness.lab.journal import JournalReader, fold, next_step, read_journal  # noqa: E402
-from harness.lab.pages import write_index  # noqa: E402
-from harness.lab.records import parse_time  # noqa: E402
-from harness.lab.results import results_from_journal, write_results  # noqa: E402
-from harness.search.constants import constant_values  # noqa: E402
+from harness.lab.decisions import history_row
+from harness.lab.journal import JournalReader, State, fold, next_step, read_journal
+from harness.lab.pages import write_index
+from harness.lab.profiles import PROFILES
+from harness.lab.records import parse_time
+from harness.lab.results import results_from_journal, write_results
+from harness.lab.runner import REPOSITORY
+from harness.search.constants import constant_values
 
+EXPERIMENTS = 4  # of the night that is made here
 GAPS = {
     "proposed": "last page's end, kernel start, imports, data and harness checked, proposal",
     "checked": "gate",
@@ -37,31 +37,65 @@ GAPS = {
 }
 
 
-def overhead_table(folders: list[Path]) -> str:
-    """Seconds per experiment between the journal's entries that are neither training nor scoring, averaged over real runs."""
-    rows = []
+def loop_section(bench: Bench, rates: Rates) -> str:
+    """Seconds between trainings, and milliseconds by the number of experiments."""
+    runs = list(bench.runs) or [run_night(bench.work)]
+    sizes = (3, 10) if bench.quick else (10, 100, 1000)
+    return "\n\n".join(
+        [
+            "## Loop",
+            "Between trainings, in real runs:",
+            overhead_table(runs, PROFILES["cpu"].budget_seconds),
+            "With so many experiments in the journal, the least milliseconds of three repeats:",
+            sizes_table(sizes),
+        ]
+    )
+
+
+def run_night(work: Path) -> Path:
+    """Run a few experiments of a second each, notebooks and git included, in a copy of the checkout; return the run's folder."""
+    checkout = work / "checkout"
+    for name in ("harness", "notebooks"):
+        shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("train_template.py", "program.md", ".gitignore"):
+        shutil.copy(REPOSITORY / name, checkout / name)
+    identity = ["-c", "user.name=bench", "-c", "user.email=bench@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "bench"]):
+        subprocess.run(["git", "-C", str(checkout), *command], check=True, capture_output=True)
+    command = [sys.executable, "-m", "harness", "overnight", "--tag", "bench", "--profile", "tiny", "--experiments", str(EXPERIMENTS)]
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"the night ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
+    return checkout / "results" / "bench"
+
+
+def overhead_table(folders: Sequence[Path], budget_seconds: float) -> str:
+    """Seconds per experiment between the journal's entries that are neither training nor scoring, averaged over each run."""
+    rows: list[tuple[object, ...]] = []
     for folder in folders:
-        entries = read_journal(folder / "journal.jsonl")
-        seconds: dict[str, list[float]] = {name: [] for name in GAPS}
-        for before, entry in zip(entries, entries[1:], strict=False):
-            if entry.get("experiment", 0) > 0 and entry["event"] in seconds:
-                seconds[entry["event"]].append((parse_time(entry["time"]) - parse_time(before["time"])).total_seconds())
-        count = sum(e["event"] == "committed" and e["experiment"] > 0 for e in entries)
-        for name, gaps in seconds.items():
-            rows.append((folder.name, GAPS[name], sum(gaps) / count))
-        rows.append((folder.name, f"**sum, mean of {count} experiments**", sum(map(sum, seconds.values())) / count))
-    lines = [
-        "| run | what | seconds per experiment |",
-        "|---|---|---|",
-        *(f"| {run} | {what} | {value:.2f} |" for run, what, value in rows),
-    ]
-    return "\n".join(lines)
+        seconds, count = gap_seconds(read_journal(folder / "journal.jsonl"))
+        if not count:
+            raise BenchError(f"{folder} has no finished experiment: give a run that has some")
+        rows += [(folder.name, GAPS[name], total / count, None) for name, total in seconds.items()]
+        each = sum(seconds.values()) / count
+        rows.append((folder.name, f"**sum, mean of {count} experiments**", each, 100 * each / budget_seconds))
+    return table(["run", "what", "seconds per experiment", f"% of a budget of {budget_seconds:g} s"], rows)
+
+
+def gap_seconds(entries: list[dict]) -> tuple[dict[str, float], int]:
+    """(seconds before each kind of entry in all, finished experiments); the baseline is left out."""
+    seconds = dict.fromkeys(GAPS, 0.0)
+    for before, entry in zip(entries, entries[1:], strict=False):
+        if entry.get("experiment", 0) > 0 and entry["event"] in seconds:
+            seconds[entry["event"]] += (parse_time(entry["time"]) - parse_time(before["time"])).total_seconds()
+    return seconds, sum(e["event"] == "committed" and e["experiment"] > 0 for e in entries)
 
 
 def synthetic_entries(experiments: int) -> Iterator[dict]:
     """A plausible journal: a baseline and so many tuning experiments, every tenth kept."""
     rng = random.Random(0)
-    constants = constant_values((ROOT / "train_template.py").read_text(encoding="utf-8"))
+    constants = constant_values((REPOSITORY / "train_template.py").read_text(encoding="utf-8"))
     yield {
         "event": "opened",
         "tag": "synthetic",
@@ -152,16 +186,11 @@ def timed(function: Callable[[], object], repeats: int = 3) -> float:
     return best
 
 
-def sizes_table(sizes: tuple[int, ...] = (10, 100, 1000)) -> str:
+def sizes_table(sizes: Sequence[int]) -> str:
     """Milliseconds of what an experiment does with the whole journal, by the number of experiments in it."""
     columns = [measure_size(size) for size in sizes]
-    lines = [
-        "| milliseconds, with so many experiments in the journal | " + " | ".join(f"{size:,}" for size in sizes) + " |",
-        "|---|" + "---|" * len(sizes),
-    ]
-    return "\n".join(
-        lines + [f"| {name} | " + " | ".join(f"{column[name]:.1f}" for column in columns) + " |" for name in columns[0]]
-    )
+    rows = [(name, *(f"{column[name]:.1f}" for column in columns)) for name in columns[0]]
+    return table(["milliseconds", *(f"{size:,}" for size in sizes)], rows)
 
 
 def measure_size(experiments: int) -> dict[str, float]:
@@ -189,49 +218,21 @@ def measure_size(experiments: int) -> dict[str, float]:
             "index page": timed(lambda: write_index(folder)),
             "proposal, the whole process": timed(
                 lambda: subprocess.run(
-                    [sys.executable, "-m", "harness.search.propose", str(request)], cwd=ROOT, check=True
+                    [sys.executable, "-m", "harness.search.propose", str(request)], cwd=REPOSITORY, check=True
                 )
             ),
         }
         return figures | {"journal, KB": journal.stat().st_size / 1000}
 
 
-def make_request(state, folder: Path) -> Path:
+def make_request(state: State, folder: Path) -> Path:
     """A request for a tune, as the loop writes it."""
-    from harness.lab.decisions import history_row
-
     request = {
         "format_version": 1, "experiment": 3 * len(state.experiments) + 2, "attempt": 0, "run_seed": 1, "out_dir": str(folder),
-        "program_md": (ROOT / "program.md").read_text(encoding="utf-8"), "parent_train_py": (ROOT / "train_template.py").read_text(encoding="utf-8"),
+        "program_md": (REPOSITORY / "program.md").read_text(encoding="utf-8"), "parent_train_py": (REPOSITORY / "train_template.py").read_text(encoding="utf-8"),
         "parent_experiment": 0, "proposer": "tpe", "incumbent_val_bpb": 1.7, "history": [history_row(e) for e in state.experiments],
         "limits": {"max_seq_len": 256, "n_vocab": 2049, "device_kind": "cpu", "memory_mb": None}, "force_category": "tune", "allow_structural": True,
     }  # fmt: skip
     path = folder / "request.json"
     path.write_text(json.dumps(request), encoding="utf-8")
     return path
-
-
-def main() -> None:
-    """Print the tables asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path)
-    parser.add_argument("--sizes", action="store_true")
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    parts = []
-    if options.runs:
-        parts.append("## Between trainings, in real runs\n\n" + overhead_table(options.runs))
-    if options.sizes:
-        parts.append("## By the length of the journal\n\nThe least of three repeats.\n\n" + sizes_table())
-    text = (
-        "# What the loop costs\n\nMade by `python scripts/measure_loop.py RUN ... --sizes --write`.\n\n"
-        + "\n\n".join(parts)
-        + "\n"
-    )
-    print(text)
-    if options.write:
-        (ROOT / "results" / "benchmarks" / "loop_cost.md").write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
