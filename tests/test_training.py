@@ -1,4 +1,4 @@
-"""Attention, devices, and the template itself."""
+"""Devices, and the template itself."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_model, save_model
 
-from harness.training import attention, devices
+from harness.training import devices
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,40 +25,6 @@ def import_template(**constants):
         assert hasattr(module, name)
         setattr(module, name, value)
     return module
-
-
-@pytest.mark.parametrize("heads, kv_heads", [(2, 2), (4, 2), (4, 1)])
-@pytest.mark.parametrize("window", [1, 4, 8, 16, 5, 32])
-def test_chunked_attention_equals_the_plain_formula(window, heads, kv_heads):
-    torch.manual_seed(0)
-    q, k, v = torch.randn(2, heads, 32, 8), torch.randn(2, kv_heads, 32, 8), torch.randn(2, kv_heads, 32, 8)
-    scores = q @ k.repeat_interleave(heads // kv_heads, 1).mT / 8**0.5
-    i, j = torch.arange(32)[:, None], torch.arange(32)[None]
-    scores = scores.masked_fill((j > i) | (i - j >= window), float("-inf"))
-    expected = scores.softmax(-1) @ v.repeat_interleave(heads // kv_heads, 1)
-    assert torch.allclose(attention.chunked(q, k, v, window), expected, atol=1e-5)
-    assert torch.allclose(attention.attend(q, k, v, window), expected, atol=1e-5)
-
-
-def test_the_self_test_rejects_an_attention_that_looks_ahead():
-    def ahead(q, k, v, window):
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-
-    assert "differs" in attention.agrees(ahead, torch.device("cpu"), torch.float32, 64, 8)
-    assert attention.agrees(attention.chunked, torch.device("cpu"), torch.float32, 64, 8) == ""
-
-
-def test_the_ladder_steps_over_a_rung_that_cannot_be_built(monkeypatch):
-    def broken():
-        raise OSError("no such kernel")
-
-    monkeypatch.setattr(
-        attention,
-        "ladder",
-        lambda device, max_seq_len: [("fast", broken, True), ("chunked", lambda: attention.chunked, False)],
-    )
-    chosen = attention.select(torch.device("cpu"), torch.float32, 64)
-    assert chosen["windowed"] == "chunked" and "no such kernel" in chosen["rejected"]
 
 
 @pytest.mark.parametrize(
