@@ -145,6 +145,15 @@ def measure_rates(bench: Bench) -> Rates:
     return Rates(products, square, model, alone, bench.device_batch_rows * bench.data.max_seq_len)
 
 
+def heaviest(products: Counter) -> list[tuple[str, Counter]]:
+    """Those of the same sizes together, however their operands lie; most FLOPs first."""
+    groups: dict[str, Counter] = {}
+    for product, count in products.items():
+        groups.setdefault(product.sizes, Counter())[product] = count
+    flops = {sizes: sum(count * product.flops for product, count in group.items()) for sizes, group in groups.items()}
+    return sorted(groups.items(), key=lambda item: -flops[item[0]])[:SHOWN_PRODUCTS]
+
+
 def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
     """What everything else was measured on."""
     settings, device = bench.settings, bench.device
@@ -163,11 +172,10 @@ def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
     head = ["product, rows x inner x columns", "in a step", "% of its FLOPs", *(f"{name}, GFLOP/s" for name in rates.square)]
     lines = [["1024 x 1024 x 1024", None, None, *(rate / 1e9 for rate in rates.square.values())]]
     lines += [["**all the model's own**", sum(rates.products.values()), 100.0, *(rate / 1e9 for rate in rates.model.values())]]
-    heaviest = sorted(rates.products, key=lambda product: -rates.products[product] * product.flops)
-    for product in heaviest[:SHOWN_PRODUCTS]:
-        count = rates.products[product]
-        speeds = [rates.alone[name][product] / 1e9 for name in rates.alone]
-        lines.append([product.sizes, count, 100 * count * product.flops / total, *speeds])
+    for sizes, group in heaviest(rates.products):
+        flops = sum(count * product.flops for product, count in group.items())
+        times = [sum(count * product.flops / alone[product] for product, count in group.items()) for alone in rates.alone.values()]
+        lines.append([sizes, sum(group.values()), 100 * flops / total, *(flops / time / 1e9 for time in times)])
     return (
         "## Machine\n\n" + table(["what", "value"], facts) + f"\n\nProducts of matrices in one forward and backward pass over "
         f"{bench.device_batch_rows} rows of {bench.data.max_seq_len} tokens, each alone:\n\n" + table(head, lines)

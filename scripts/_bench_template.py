@@ -10,9 +10,10 @@ import statistics
 import time
 from pathlib import Path
 
-from _bench_machine import Product, Rates, build, measure_pace
+from _bench_machine import Rates, build, measure_pace
 from _bench_setup import Bench, BenchError, table
 from _gpu_parts import run_part
+from _gpu_profile import padded_sizes
 from _gpu_settings import Settings
 
 from harness.lab.runner import SPIN_COUNT
@@ -73,8 +74,7 @@ def flops_table(bench: Bench, rates: Rates, runs: list[dict]) -> str:
         ("MFLOP per token, by the template's own count", count / 1e6),
         ("MFLOP per token, products of matrices as executed", rates.flops_per_token / 1e6),
         ("**achieved, GFLOP/s**, by the template's own count", achieved / 1e9),
-        (f"% of {dtype} at 1024^3 ({rates.square[dtype] / 1e9:,.0f} GFLOP/s)", 100 * achieved / rates.square[dtype]),
-        (f"% of float32 at 1024^3 ({rates.square['float32'] / 1e9:,.0f} GFLOP/s)", 100 * achieved / rates.square["float32"]),
+        *((f"% of {name} at 1024^3 ({rate / 1e9:,.0f} GFLOP/s)", 100 * achieved / rate) for name, rate in rates.square.items()),
         (f"% of {dtype} at the model's own shapes ({rates.model[dtype] / 1e9:,.0f} GFLOP/s)", 100 * achieved / rates.model[dtype]),
     ]  # fmt: skip
     return "### Against the machine\n\n" + table(["what", "value"], lines)
@@ -103,17 +103,13 @@ def alone_ms(bench: Bench, rates: Rates) -> dict[str, float]:
     """Milliseconds of the head's and of the other matrices' products in one step, each alone; without those of attention."""
     constants = constant_values(bench.train_py.read_text(encoding="utf-8"))
     passes = constants["TOTAL_BATCH_SIZE"] / (bench.device_batch_rows * bench.data.max_seq_len)
+    vocabulary = {bench.data.n_vocab, *padded_sizes(build(bench), bench.data.n_vocab)}
     times = dict.fromkeys(MATMULS, 0.0)
     for product, count in rates.products.items():
         if len(product.a[0]) == 2:
-            name = "head" if is_head(product, bench.data.n_vocab) else "linears"
+            name = "head" if vocabulary & {*product.a[0], *product.b[0]} else "linears"
             times[name] += 1000 * passes * count * product.flops / rates.alone[bench.settings.dtype][product]
     return times
-
-
-def is_head(product: Product, n_vocab: int) -> bool:
-    """True when a side is the vocabulary, padded by at most an eighth."""
-    return any(n_vocab <= size <= n_vocab * 9 // 8 for size in (*product.a[0], *product.b[0]))
 
 
 def profile_steps(bench: Bench) -> dict[str, dict]:
