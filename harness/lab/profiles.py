@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.lab.runner import child_environment
 from harness.search.keep import Prior
 
 LARGE_CARD_MB = 70_000
@@ -138,6 +137,8 @@ PROFILES = {
 
 def detect_device(kind: str = "auto", try_compile: bool = False) -> dict:
     """Ask a subprocess what torch sees on this machine; see `harness.training.devices.Device` for the fields."""
+    from harness.lab.runner import child_environment  # needs psutil: who only reads profiles has no use for it
+
     command = [sys.executable, "-m", "harness.training.devices", "--kind", kind] + ["--try-compile"] * try_compile
     with tempfile.TemporaryDirectory() as cache:  # a container's user may have no name, and with it no default folder
         environment = child_environment(TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton")

@@ -68,8 +68,10 @@ def largest_errors(attention: Attention, device: torch.device, dtype: torch.dtyp
         out = function(*(x.transpose(1, 2) for x in inputs), case.window)
         out.float().square().mean().backward()
         results.append([out.detach().float(), *(x.grad.float() for x in inputs)])
+    scales = [float(want.abs().max()) for want in results[1]]
+    floor = 1e-3 * max(scales[1:])  # a window of one has no gradient for queries and keys
     forward, *backward = (
-        float((got - want).abs().max() / (want.abs().max() + 1e-12)) for got, want in zip(*results, strict=True)
+        float((got - want).abs().max()) / max(scale, floor) for got, want, scale in zip(*results, scales, strict=True)
     )
     return forward, max(
         backward, key=lambda error: error if error == error else float("inf")

@@ -1,0 +1,117 @@
+"""What a CUDA card gives: is every attention rung right, how fast does the template train, where does the time go.
+
+    python scripts/gpu_check.py                 9 minutes on a machine that has torch, numpy, tiktoken and safetensors; no network
+    python scripts/gpu_check.py --dry-run       the same code on a CPU with tiny shapes, to test the check itself
+    python scripts/gpu_check.py --only attention,training
+
+Out: Markdown on standard output and in results/benchmarks/gpu_check_<device>.md, rewritten after each part, with all rows as JSON beside it.
+Each part has a share of the time and passes on what it leaves; what it cannot finish is named in the table. Every task runs in a child
+process (see `_gpu_parts`), so that one that fails, hangs or dies costs one row; this process never touches the card. Exits with 1
+when the template could not be trained at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+import _gpu_attention  # noqa: E402
+import _gpu_machine  # noqa: E402
+import _gpu_runs  # noqa: E402
+import _gpu_training  # noqa: E402
+from _gpu_parts import Rows, run_part  # noqa: E402
+from _gpu_settings import ROOT, Settings, card_settings, dry_settings  # noqa: E402
+from _gpu_tables import SECTIONS, document  # noqa: E402
+
+SPARE_SECONDS = 10.0  # kept back for writing and for children that die slowly
+
+
+@dataclass(frozen=True)
+class Part:
+    """module: what its children run. seconds: its share of the time. task_seconds: when one task counts as hanging. tasks: most wanted first."""
+
+    module: str
+    seconds: float
+    task_seconds: float
+    tasks: Callable[[Settings, dict[str, list[str]]], Sequence[str]]
+
+
+PARTS = {
+    "machine": Part("_gpu_machine", 25, 60, lambda settings, ranked: _gpu_machine.TASKS),
+    "corpus": Part("_gpu_corpus", 25, 60, lambda settings, ranked: ["corpus"]),
+    "attention": Part("_gpu_attention", 125, 40, lambda settings, ranked: _gpu_attention.list_tasks(settings)),
+    "training": Part("_gpu_training", 195, 110, _gpu_training.list_tasks),
+    "profile": Part("_gpu_profile", 50, 60, lambda settings, ranked: list(settings.shapes)),
+    "start-up": Part("_gpu_runs", 75, 70, lambda settings, ranked: _gpu_runs.START_TASKS),
+    "evaluation": Part("_gpu_runs", 30, 40, lambda settings, ranked: list(settings.eval_tokens)),
+}
+
+
+def run_parts(
+    names: Sequence[str], settings: Settings, seconds: float, show: Callable[[str, dict[str, Rows], dict], None]
+) -> dict[str, Rows]:
+    """Run the named parts within `seconds`; `show(part, results, ranked)` is called after each. Returns the rows of all."""
+    results: dict[str, Rows] = {}
+    ranked: dict[str, list[str]] = {"full": [], "windowed": []}
+    deadline, scale = time.monotonic(), (seconds - SPARE_SECONDS) / sum(PARTS[name].seconds for name in names)
+    for name in names:
+        part = PARTS[name]
+        deadline += part.seconds * scale  # counted from the start, so that time left over goes to the next
+        results[name] = run_part(part.module, part.tasks(settings, ranked), settings, deadline, part.task_seconds)
+        if name == "attention":
+            ranked = _gpu_attention.ranking(results[name])
+        show(name, results, ranked)
+    return results
+
+
+def default_output(results: dict[str, Rows], dry: bool) -> Path:
+    """results/benchmarks/gpu_check_<device>.md"""
+    device = "dry_run" if dry else results.get("machine", {}).get("versions", {}).get("device", "unknown")
+    return ROOT / "results" / "benchmarks" / f"gpu_check_{re.sub(r'[^a-z0-9]+', '_', device.lower()).strip('_')}.md"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true", help="CPU, tiny shapes")
+    parser.add_argument("--minutes", type=float, default=9.0, help="the whole time (%(default)s)")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas (%(default)s)")
+    parser.add_argument("--output", type=Path, help="the Markdown file")
+    parser.add_argument(
+        "--work", type=Path, help="a folder to work in and leave logs and trace in; else a temporary one"
+    )
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
+    options = parser.parse_args(arguments)
+    names = [name for name in PARTS if name in options.only.split(",")]
+    if unknown := set(options.only.split(",")) - set(PARTS):
+        parser.error(f"no part called {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+    if "corpus" not in names and {"training", "profile", "start-up", "evaluation"} & set(names):
+        names.insert(names[:1] == ["machine"], "corpus")
+
+    def show(part: str, results: dict[str, Rows], ranked: dict[str, list[str]]) -> None:
+        path = options.output or default_output(results, options.dry_run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(document(results, ranked, options.dry_run), encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(SECTIONS[part](results[part]), f"\n\n(written to {path})\n", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="gpu_check_") as temporary:
+        work = (options.work or Path(temporary)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        settings = (dry_settings if options.dry_run else card_settings)(str(work), not options.eager)
+        results = run_parts(names, settings, 60 * options.minutes, show)
+    trained = [row for row in results.get("training", {}).values() if "failed" not in row]
+    return 0 if trained or "training" not in results else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
