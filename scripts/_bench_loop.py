@@ -57,13 +57,26 @@ def run_night(work: Path) -> Path:
     """Run a few experiments of a second each, notebooks and git included, in a copy of the checkout; return the run's folder."""
     checkout = work / "checkout"
     for name in ("harness", "notebooks"):
-        shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        )
     for name in ("train_template.py", "program.md", ".gitignore"):
         shutil.copy(REPOSITORY / name, checkout / name)
     identity = ["-c", "user.name=bench", "-c", "user.email=bench@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "bench"]):
         subprocess.run(["git", "-C", str(checkout), *command], check=True, capture_output=True)
-    command = [sys.executable, "-m", "harness", "overnight", "--tag", "bench", "--profile", "tiny", "--experiments", str(EXPERIMENTS)]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "overnight",
+        "--tag",
+        "bench",
+        "--profile",
+        "tiny",
+        "--experiments",
+        str(EXPERIMENTS),
+    ]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -97,83 +110,42 @@ def synthetic_entries(experiments: int) -> Iterator[dict]:
     """A plausible journal: a baseline and so many tuning experiments, every tenth kept."""
     rng = random.Random(0)
     constants = constant_values((REPOSITORY / "train_template.py").read_text(encoding="utf-8"))
-    yield {
-        "event": "opened",
-        "tag": "synthetic",
-        "seeds": [1, 2],
-        "max_looks": 3,
-        "prior": {"sigma": 0.02, "df": 4, "note": ""},
-    }
-    best = 1.7
+    tuned = sorted(name for name, value in constants.items() if type(value) is float)[:2]
+    prior = {"sigma": 0.02, "df": 4, "note": ""}
+    yield {"event": "opened", "tag": "synthetic", "seeds": [1, 2], "max_looks": 3, "prior": prior}
     for number in range(experiments + 1):
         at = {"experiment": number, "attempt": 0}
-        changed = dict(
-            constants, MATRIX_LR=round(rng.uniform(0.01, 0.1), 5), EMBEDDING_LR=round(rng.uniform(0.1, 2.0), 4)
-        )
-        idea = {
-            "title": f"idea {number}",
-            "hypothesis": "it may help",
-            "category": "tune",
-            "proposer": "tpe",
-            "bank_id": None,
-            "parent": 0 if number else None,
-        }
-        yield {
-            "event": "proposed",
-            **at,
-            **idea,
-            "sha256": f"{number:064x}",
-            "constants": changed,
-            "constants_changed": {},
-            "not_applicable": [],
-            "code_lines": 260,
-        }
+        changed = constants | {name: constants[name] * round(rng.uniform(0.9, 1.1), 4) for name in tuned}
+        about = {"title": f"idea {number}", "category": "tune", "proposer": "tpe"}
+        proposed = about | {
+            "hypothesis": "it may help", "bank_id": None, "parent": 0 if number else None, "sha256": f"{number:064x}", "constants": changed,
+            "constants_changed": {}, "not_applicable": [], "code_lines": 260,
+        }  # fmt: skip
+        yield {"event": "proposed", **at} | proposed
         yield {"event": "checked", **at, "ok": True, "reasons": []}
         for run in range(1 if number else 2):
-            score = best + rng.gauss(0.03, 0.03) if number else best + rng.gauss(0, 0.02)
+            score = round(1.7 + rng.gauss(0.03 if number else 0, 0.03), 6)
             trained = {
-                "status": "ok",
-                "cause": "",
-                "training_seconds": 25.0,
-                "total_seconds": 27.0,
-                "tok_per_sec": 22000.0,
-                "memory_mb": 500.0,
+                "status": "ok", "cause": "", "training_seconds": 25.0, "total_seconds": 27.0, "tok_per_sec": 22000.0, "memory_mb": 500.0,
                 "memory_kind": "rss",
-            }
+            }  # fmt: skip
             yield {"event": "run_started", **at, "run": run, "kind": "score", "seed": run}
-            yield {"event": "trained", **at, "run": run, **trained}
+            yield {"event": "trained", **at, "run": run} | trained
             yield {
                 "event": "scored",
                 **at,
                 "run": run,
                 "status": "ok",
                 "cause": "",
-                "val_bpb": round(score, 6),
+                "val_bpb": score,
                 "score_seconds": 2.0,
             }
         decision = "baseline" if number == 0 else "keep" if number % 10 == 0 else "discard"
         facts = {
-            "val_bpb": round(score, 6),
-            "n_runs": 1,
-            "gain": 0.0,
-            "sigma": 0.02,
-            "df": 5,
-            "threshold": 0.05,
-            "verdict": "a verdict",
-            "memory_gb": 0.5,
-        }
-        yield {
-            "event": "decided",
-            **at,
-            "decision": decision,
-            "status": "ok",
-            "kind": "gain",
-            "title": idea["title"],
-            "category": "tune",
-            "proposer": "tpe",
-            "incumbent": 0,
-            **facts,
-        }
+            "decision": decision, "status": "ok", "kind": "gain", "incumbent": 0, "val_bpb": score, "n_runs": 1, "gain": 0.0, "sigma": 0.02,
+            "df": 5, "threshold": 0.05, "verdict": "a verdict", "memory_gb": 0.5,
+        }  # fmt: skip
+        yield {"event": "decided", **at} | about | facts
         yield {"event": "committed", "experiment": number, "commit": f"{number:040x}"}
 
 
@@ -229,9 +201,9 @@ def propose(request: Path) -> None:
 
 def make_request(state: State, folder: Path) -> Path:
     """A request for a tune, as the loop writes it."""
-    request = {
+    texts = {"program_md": "program.md", "parent_train_py": "train_template.py"}
+    request = {name: (REPOSITORY / file).read_text(encoding="utf-8") for name, file in texts.items()} | {
         "format_version": 1, "experiment": 3 * len(state.experiments) + 2, "attempt": 0, "run_seed": 1, "out_dir": str(folder),
-        "program_md": (REPOSITORY / "program.md").read_text(encoding="utf-8"), "parent_train_py": (REPOSITORY / "train_template.py").read_text(encoding="utf-8"),
         "parent_experiment": 0, "proposer": "tpe", "incumbent_val_bpb": 1.7, "history": [history_row(e) for e in state.experiments],
         "limits": {"max_seq_len": 256, "n_vocab": 2049, "device_kind": "cpu", "memory_mb": None}, "force_category": "tune", "allow_structural": True,
     }  # fmt: skip

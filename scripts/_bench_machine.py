@@ -163,18 +163,31 @@ def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
         ("cores, threads of torch", f"{os.cpu_count()}, {torch.get_num_threads()}"),
         ("load before (1 minute)", f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else None),
         ("torch, Python", f"{device['torch_version']}, {platform.python_version()}"),
-        ("profile, precision", f"{bench.profile.name}, {settings.dtype}, {'compiled' if settings.compile else 'eager'}"),
+        (
+            "profile, precision",
+            f"{bench.profile.name}, {settings.dtype}, {'compiled' if settings.compile else 'eager'}",
+        ),
         ("corpus", f"{bench.data.data_id} ({bench.data.data_hash[:12]})"),
         ("commit", (commit or "none")[:12]),
         ("memory copy, GB/s read and written", pace.copied / 1e9),
     ]
     total = sum(count * product.flops for product, count in rates.products.items())
-    head = ["product, rows x inner x columns", "in a step", "% of its FLOPs", *(f"{name}, GFLOP/s" for name in rates.square)]
+    head = [
+        "product, rows x inner x columns",
+        "in a step",
+        "% of its FLOPs",
+        *(f"{name}, GFLOP/s" for name in rates.square),
+    ]
     lines = [["1024 x 1024 x 1024", None, None, *(rate / 1e9 for rate in rates.square.values())]]
-    lines += [["**all the model's own**", sum(rates.products.values()), 100.0, *(rate / 1e9 for rate in rates.model.values())]]
+    lines += [
+        ["**all the model's own**", sum(rates.products.values()), 100.0, *(rate / 1e9 for rate in rates.model.values())]
+    ]
     for sizes, group in heaviest(rates.products):
         flops = sum(count * product.flops for product, count in group.items())
-        times = [sum(count * product.flops / alone[product] for product, count in group.items()) for alone in rates.alone.values()]
+        times = [
+            sum(count * product.flops / alone[product] for product, count in group.items())
+            for alone in rates.alone.values()
+        ]
         lines.append([sizes, sum(group.values()), 100 * flops / total, *(flops / time / 1e9 for time in times)])
     return (
         "## Machine\n\n" + table(["what", "value"], facts) + f"\n\nProducts of matrices in one forward and backward pass over "

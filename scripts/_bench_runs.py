@@ -88,7 +88,9 @@ def startup_section(bench: Bench, rates: Rates) -> str:
     lines += [("the same in a run, by the runner's clock", bench.short_run["startup_seconds"], None, None)]
     later = [statistics.median(medians[f"step {n}"][i] for n in range(3, STEPS + 1)) for i in (0, 1)]
     lines += [("the first step, on the clock", *medians["step 1"], None), ("a later step", *later, None)]
-    return f"## Start-up\n\nMedians of {len(starts)} starts.\n\n" + table(["part", "seconds", "CPU seconds", "%"], lines)
+    return f"## Start-up\n\nMedians of {len(starts)} starts.\n\n" + table(
+        ["part", "seconds", "CPU seconds", "%"], lines
+    )
 
 
 def stamped_start(bench: Bench) -> list[tuple[str, float, float]]:
@@ -101,7 +103,9 @@ def stamped_start(bench: Bench) -> list[tuple[str, float, float]]:
     launched = time.monotonic()
     command = [sys.executable, str(script), str(launched), str(bench.train_py), str(request), str(STEPS)]
     environment = child_environment(TORCHINDUCTOR_CACHE_DIR=str(folder / "compile_cache"))
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
     if done.returncode:
         raise BenchError(f"the stamped start ended with {done.returncode}: {' '.join(done.stderr.splitlines()[-1:])}")
     return json.loads(done.stdout.splitlines()[-1])

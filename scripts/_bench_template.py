@@ -55,10 +55,25 @@ def scores_table(bench: Bench, runs: list[dict]) -> str:
     columns = {name: [run[key] for run in runs] for name, key in head.items()}
     columns["fp32 GFLOP/s before"] = [run["pace"].flops / 1e9 for run in runs]
     scores = [run["val_bpb"] for run in runs]
-    lines = [[run["seed"], f"{run['val_bpb']:.4f}", *(values[i] for values in columns.values())] for i, run in enumerate(runs)]
-    lines += [["**mean**", f"**{statistics.mean(scores):.4f}**", *(float(statistics.mean(values)) for values in columns.values())]]
+    lines = [
+        [run["seed"], f"{run['val_bpb']:.4f}", *(values[i] for values in columns.values())]
+        for i, run in enumerate(runs)
+    ]
+    lines += [
+        [
+            "**mean**",
+            f"**{statistics.mean(scores):.4f}**",
+            *(float(statistics.mean(values)) for values in columns.values()),
+        ]
+    ]
     if len(runs) > 1:
-        lines += [["standard deviation", f"{statistics.stdev(scores):.4f}", *(statistics.stdev(values) for values in columns.values())]]
+        lines += [
+            [
+                "standard deviation",
+                f"{statistics.stdev(scores):.4f}",
+                *(statistics.stdev(values) for values in columns.values()),
+            ]
+        ]
     words = f"Profile {bench.profile.name} with {bench.seconds:g} s of training, by the real runner and scorer; {bench.data.data_id}."
     return words + "\n\n" + table(["seed", "val_bpb", *columns], lines)
 

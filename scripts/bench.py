@@ -37,10 +37,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--profile", help="of the trainings (cpu; tiny with --quick)")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="prepared data (the profile's, prepared if need be)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="prepared data (the profile's, prepared if need be)"
+    )
     parser.add_argument("--seeds", type=int, help="trainings of the template (3; 1 with --quick)")
     parser.add_argument("--seconds", type=float, help="of each of them (60; 1 with --quick)")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], metavar="FOLDER", help="journals for `loop` (a night made for it)")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[], metavar="FOLDER", help="journals for `loop` (a night made for it)"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write what is printed")
     options = parser.parse_args(arguments)
     if unknown := [part for part in options.parts if part not in PARTS]:
@@ -86,8 +90,12 @@ def measure(options: argparse.Namespace, work: Path, show: Callable[[str], None]
             text, failed = f"## {part}\n\n**Failed**: {type(error).__name__}: {error}", failed + 1
         after = measure_pace(bench.quick)
         title, _, rest = text.partition("\n")
-        beside = " and ".join(f"{pace.flops / 1e9:,.0f} GFLOP/s, copy {pace.copied / 1e9:.1f} GB/s" for pace in (pace, after))
-        show(f"{title}\n\nThe machine before and after: fp32 at 1024^3 {beside}. The part took {time.monotonic() - began:.0f} s.\n{rest}")
+        beside = " and ".join(
+            f"{pace.flops / 1e9:,.0f} GFLOP/s, copy {pace.copied / 1e9:.1f} GB/s" for pace in (pace, after)
+        )
+        show(
+            f"{title}\n\nThe machine before and after: fp32 at 1024^3 {beside}. The part took {time.monotonic() - began:.0f} s.\n{rest}"
+        )
         pace = after
     return failed
 
