@@ -1,0 +1,112 @@
+"""What the parts of bench.py share: profile, data, the template with the profile's constants, and short ways to train and score.
+
+In: a profile's name or prepared data, a working folder. Out: a `Bench`. Everything runs on the CPU, through the runner and the scorer of a real
+night, in its environment. Raises BenchError, with where to look, when a training or a scoring does not end well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from harness.data.manifest import PreparedData, open_prepared
+from harness.lab.profiles import Profile
+from harness.lab.runner import REPOSITORY, TrainingRequest, child_environment, run_training
+from harness.lab.settings import Settings, make_settings
+from harness.lab.start import find_profile, prepare_profile
+from harness.scoring.scorer import Score, ScoreError, score_model
+from harness.search.constants import constant_values, rewrite_constants
+
+
+class BenchError(RuntimeError):
+    """A part could not be measured."""
+
+
+@dataclasses.dataclass
+class Bench:
+    """work: a folder of our own. quick: figures that only show that everything runs. seeds and seconds: of the part `template`."""
+
+    work: Path
+    profile: Profile
+    device: dict
+    data: PreparedData
+    quick: bool = False
+    seeds: int = 3
+    seconds: float = 60.0
+    runs: Sequence[Path] = ()
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """As a run of this profile would freeze them."""
+        return make_settings("bench", self.profile, self.data, self.device)
+
+    @functools.cached_property
+    def train_py(self) -> Path:
+        """The committed template with the profile's constants."""
+        path = self.work / "train.py"
+        template = (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
+        path.write_text(rewrite_constants(template, self.profile.constants, clamp=False), encoding="utf-8")
+        return path
+
+    @functools.cached_property
+    def device_batch_rows(self) -> int:
+        """Rows of one forward pass."""
+        constants = constant_values(self.train_py.read_text(encoding="utf-8"))
+        return max(1, min(constants["DEVICE_BATCH_SIZE"], constants["TOTAL_BATCH_SIZE"] // self.data.max_seq_len))
+
+    @functools.cached_property
+    def short_run(self) -> dict:
+        """The result of one short training, whose weights several parts use."""
+        return self.train("short", seed=1, seconds=0.5 if self.quick else 10.0)
+
+    def request(self, name: str, seed: int, seconds: float, compile_cache: str | None = None) -> TrainingRequest:
+        settings = self.settings
+        return TrainingRequest(
+            folder=str(self.work / name), train_py=str(self.train_py), train_dir=str(self.data.train_dir), n_vocab=self.data.n_vocab,
+            max_seq_len=self.data.max_seq_len, seed=seed, budget_seconds=seconds, startup_limit_seconds=self.profile.startup_limit_seconds,
+            device="cpu", dtype=settings.dtype, compile=settings.compile, threads=settings.threads, compile_cache=compile_cache,
+        )  # fmt: skip
+
+    def train(self, name: str, seed: int, seconds: float, compile_cache: str | None = None) -> dict:
+        """Train once in work/<name>/ and return the runner's result."""
+        result = run_training(self.request(name, seed, seconds, compile_cache))
+        if result["status"] != "ok":
+            log = self.work / name / "run.log"
+            last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+            raise BenchError(f"the training ended with {result['status']}: {result['cause']}; {' '.join(last)}")
+        return result
+
+    def score(self, name: str, progress: Callable[[float], None] = lambda share: None) -> Score:
+        """val_bpb of the weights in work/<name>/."""
+        folder = self.work / name / "server"
+        folder.mkdir(exist_ok=True)
+        try:
+            return score_model(
+                self.data, self.train_py, self.work / name / "weights.safetensors", device="cpu", dtype=self.settings.dtype,
+                threads=self.settings.threads, environment=child_environment(), folder=folder, limit_seconds=1800, progress=progress,
+            )  # fmt: skip
+        except ScoreError as error:
+            raise BenchError(f"scoring ended with {error.status}: {error.cause}") from error
+
+
+def make_bench(profile: str, data: Path | None, work: Path, say: Callable[[str], None], **options: object) -> Bench:
+    """The profile's data is prepared if need be; `data`, a prepared folder, takes its place. Raises ProfileError or DataError."""
+    chosen, device = find_profile(profile, "cpu")
+    prepared = open_prepared(data) if data else prepare_profile(chosen, progress=say)
+    return Bench(work, chosen, device, prepared, **options)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Markdown. Floats to four figures, nothing for None."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
+
+
+def cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if type(value) is int else str(value).replace("|", "/").replace("\n", " ")
