@@ -41,3 +41,22 @@ class FakeSource(Source):
         self.skipped = Counter()
         for number, text in enumerate(self.texts):
             yield Document(f"text {number}", text)
+
+
+class PartedSource(FakeSource):
+    """The given texts in parts of `size` texts, of which the first `private` are private; every part skips one text."""
+
+    def __init__(self, texts: list[str], size: int, private: int = 0) -> None:
+        super().__init__(texts)
+        self.size, self.private = size, private
+
+    def parts(self) -> list[Part]:
+        count = -(-len(self.texts) // self.size)
+        pools = ["private"] * self.private + ["train" if self.private else "any"] * (count - self.private)
+        return [Part(str(index), pool) for index, pool in enumerate(pools)]
+
+    def iter_part(self, part: Part) -> Iterator[Document]:
+        self.skipped = Counter()
+        for text in self.texts[int(part.name) * self.size :][: self.size]:
+            yield Document(part.name, text)
+        self.skipped["empty"] += 1

@@ -8,8 +8,8 @@ import pytest
 import torch
 from fake_source import FakeSource, make_texts
 
-from harness.data import DataError
-from harness.data.loader import TrainRows
+from harness.data import DataError, loader
+from harness.data.loader import SHUFFLE_ROUNDS, TrainRows, shuffle
 from harness.data.prepare import prepare
 from harness.data.rows import open_rows
 
@@ -55,6 +55,38 @@ def test_every_row_comes_once_per_epoch_also_when_batches_do_not_divide_it(train
     assert first.tolist() != second.tolist()
     epochs = [epoch for _, _, epoch in take(rows, count, batch)]
     assert epochs == [1 + number * batch // rows.n_rows for number in range(count)]
+
+
+def test_an_order_does_not_depend_on_how_much_of_it_is_computed_at_a_time(train_dir, monkeypatch):
+    rows = TrainRows(train_dir)
+    whole = take(rows, 20)
+    monkeypatch.setattr(loader, "BLOCK_PICKS", 3)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole, take(rows, 20), strict=True))
+
+
+def draw_keys(seed):
+    return np.random.SeedSequence(seed).generate_state(SHUFFLE_ROUNDS, np.uint64)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 37, 1000, 4097])
+def test_a_shuffle_is_a_permutation(n):
+    assert sorted(shuffle(np.arange(n), n, draw_keys(n))) == list(range(n))
+
+
+def test_a_shuffle_sends_every_place_everywhere_equally_often():
+    n, draws = 50, 800
+    counts = np.zeros((n, n))
+    for seed in range(draws):
+        counts[np.arange(n), shuffle(np.arange(n), n, draw_keys(seed))] += 1
+    chi_squared = ((counts - draws / n) ** 2 / (draws / n)).sum()
+    degrees = (n - 1) ** 2
+    assert abs(chi_squared - degrees) < 6 * np.sqrt(2 * degrees)
+
+
+def test_neighbours_in_a_shuffle_have_nothing_to_do_with_each_other():
+    order = shuffle(np.arange(10_000_000, 10_100_000), 20_000_000, draw_keys(0))  # at once, of twenty million
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.02
+    assert abs((np.diff(order) > 0).mean() - 0.5) < 0.01
 
 
 def test_the_seed_decides_the_order(train_dir):

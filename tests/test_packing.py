@@ -10,11 +10,10 @@ from harness.data.packing import count_content, count_targets, pack_rows, score_
 BOS = 60_000
 
 
-def make_documents(lengths):
-    """Documents whose ids count up through all of them, so that each id names its place."""
-    starts = np.cumsum([0, *lengths])
-    assert starts[-1] < BOS
-    return [np.arange(start, start + length, dtype=np.uint16) for start, length in zip(starts, lengths, strict=False)]
+def pack_numbered(lengths, max_seq_len):
+    """Packed documents whose ids count up through all of them, so that each id names its place."""
+    assert sum(lengths) < BOS
+    return pack_rows(np.arange(sum(lengths), dtype=np.uint16), lengths, max_seq_len, BOS)
 
 
 def read_segments(rows):
@@ -29,7 +28,7 @@ def test_every_token_stands_in_the_rows_exactly_once_and_in_order(max_seq_len, m
     lengths = []
     while sum(lengths) < 20_000 and len(lengths) < 2000:
         lengths.append(int(rng.exponential(mean)) + 1)
-    rows = pack_rows(make_documents(lengths), max_seq_len, BOS)
+    rows = pack_numbered(lengths, max_seq_len)
     assert rows.dtype == np.uint16 and rows.shape[1] == max_seq_len + 1
     assert (rows[:, 0] == BOS).all()
     assert count_content(rows, BOS) == sum(lengths)
@@ -43,14 +42,14 @@ def test_every_token_stands_in_the_rows_exactly_once_and_in_order(max_seq_len, m
 
 def test_only_the_last_row_is_padded():
     rng = np.random.default_rng(0)
-    rows = pack_rows(make_documents(rng.integers(1, 90, 500).tolist()), 64, BOS)
+    rows = pack_numbered(rng.integers(1, 90, 500).tolist(), 64)
     double = (rows[:-1, 1:] == BOS) & (rows[:-1, :-1] == BOS)
     assert not double.any()  # a gap of one is a lone BOS, so no two stand together before the last row
     assert not (rows[-1] == BOS).all()
 
 
 def test_best_fit_cuts_the_longest_where_nothing_fits():
-    rows = pack_rows(make_documents([5, 2, 6]), 8, BOS)  # ids 0-4, 5-6, 7-12
+    rows = pack_numbered([5, 2, 6], 8)  # ids 0-4, 5-6, 7-12
     assert rows.tolist() == [
         [BOS, 7, 8, 9, 10, 11, 12, BOS, 0],
         [BOS, 1, 2, 3, 4, BOS, 5, 6, BOS],
@@ -58,18 +57,18 @@ def test_best_fit_cuts_the_longest_where_nothing_fits():
 
 
 def test_full_pieces_are_rows_of_their_own():
-    rows = pack_rows(make_documents([9]), 4, BOS)
+    rows = pack_numbered([9], 4)
     assert rows.tolist() == [[BOS, 0, 1, 2, 3], [BOS, 4, 5, 6, 7], [BOS, 8, BOS, BOS, BOS]]
 
 
 def test_nothing_gives_no_rows():
-    assert pack_rows([], 8, BOS).shape == (0, 9)
-    assert pack_rows([np.empty(0, np.uint16)], 8, BOS).shape == (0, 9)
+    assert pack_numbered([], 8).shape == (0, 9)
+    assert pack_numbered([0], 8).shape == (0, 9)
 
 
 def test_packing_keeps_up_with_many_short_documents():
-    documents = [np.zeros(length, np.uint16) for length in np.random.default_rng(0).integers(1, 400, 5000)]
-    rows = pack_rows(documents, 256, BOS)
+    lengths = np.random.default_rng(0).integers(1, 400, 5000).tolist()
+    rows = pack_rows(np.zeros(sum(lengths), np.uint16), lengths, 256, BOS)
     assert (rows != BOS).mean() > 0.97  # the places that BOS takes are few
 
 

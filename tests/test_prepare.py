@@ -26,7 +26,6 @@ from harness.data.prepare import default_cache, find_prepared, prepare
 from harness.data.rows import open_rows
 from harness.data.splits import content_key
 from harness.data.tokenizer import load_tokenizer
-from harness.data.workers import map_in_processes
 
 TEXTS = make_texts(400)
 COPIES = [TEXTS[0].upper(), TEXTS[1].replace("\n", "\n\n"), TEXTS[2]]
@@ -283,7 +282,7 @@ STOPPING = """
 import sys, time
 from pathlib import Path
 from fake_source import FakeSource
-from harness.data import stages
+from harness.data import prepare as prepare_module, rows, stages
 from test_prepare import COPIES, SIZES, TEXTS, prepare
 
 cache, place = Path(sys.argv[1]), sys.argv[2]
@@ -302,15 +301,16 @@ class Stopping(FakeSource):
 
 def stopping(function, name):
     def run(*arguments):
-        if place == name and (name != "rows" or len(list(arguments[0].parts.glob("*.json"))) >= 3):
+        if place == name and (name != "rows" or arguments[0].index == 3):
             stop()
         return function(*arguments)
     return run
 
+rows.CHECKPOINT_PARTS = 1
 stages.train_tokenizer = stopping(stages.train_tokenizer, "tokenizer")
 stages.make_eval_rows = stopping(stages.make_eval_rows, "private")
 stages.make_train_part = stopping(stages.make_train_part, "rows")
-stages.join_parts = stopping(stages.join_parts, "join")
+prepare_module.describe_files = stopping(prepare_module.describe_files, "files")
 prepare(Stopping(TEXTS + COPIES), **SIZES, cache=cache, workers=1)
 """
 
@@ -321,7 +321,7 @@ def start_stopping(cache, place):
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=cache)
 
 
-@pytest.mark.parametrize("place", ["read", "tokenizer", "private", "rows", "join"])
+@pytest.mark.parametrize("place", ["read", "tokenizer", "private", "rows", "files"])
 def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, place):
     process = start_stopping(tmp_path, place)
     wait_until((tmp_path / "stopped").exists)
@@ -329,8 +329,11 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
     process.wait()
     assert not (tmp_path / data.data_id).exists()
     work = tmp_path / ".work" / data.data_id
-    n_shards = len(list((work / "shards").glob("*.docs")))
+    n_shards = 1 if place == "read" else json.loads((work / "shards" / "read.json").read_text())["shards"]
     (work / "out" / "train" / ".rows.bin.abc.tmp").touch()  # what a kill inside a write would leave
+    if place == "rows":
+        with open(work / "out" / "train" / "rows.bin", "ab") as file:
+            file.write(b"half a part")
     packed = []
     monkeypatch.setattr(rows, "pack_rows", lambda *a: packed.append(1) or pack_rows(*a))
     monkeypatch.setattr(stages, "SHARD_BYTES", 16_000)
@@ -338,41 +341,12 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
     finished = prepare_small(tmp_path, progress=lines.append)
     assert finished.data_hash == data.data_hash
     assert finished.manifest["prepare"]["resumed"] and "going on with" in lines[0]
-    expected = {"tokenizer": n_shards + 2, "private": n_shards + 2, "rows": n_shards - 3, "join": 0}
+    expected = {"tokenizer": n_shards + 2, "private": n_shards + 2, "rows": n_shards - 3, "files": 0}
     if place != "read":  # what was finished was not packed again
         assert len(packed) == expected[place]
     assert sorted(path.name for path in finished.train_dir.iterdir()) == sorted(
         Path(name).name for name in FILES if name.startswith("train/")
     )
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_no_worker_outlives_a_killed_prepare(tmp_path):
-    script = (
-        "import time; from harness.data.workers import map_in_processes\n"
-        "naps = map_in_processes(time.sleep, [0.01, 0.01, 1, 1], 2)\n"
-        "next(naps); print('ready', flush=True); time.sleep(600)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    assert len(workers) == 2
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-
-
-def test_a_dead_worker_is_a_clear_error_and_exceptions_come_through():
-    with pytest.raises(DataError, match="fewer workers"):
-        list(map_in_processes(os._exit, [1, 1, 1], 2))
-    with pytest.raises(ZeroDivisionError):
-        list(map_in_processes(divmod_of, [(1, 0), (1, 1)], 2))
-
-
-def divmod_of(pair):
-    return divmod(*pair)
 
 
 def test_a_call_from_a_script_without_a_main_guard_and_from_stdin(tmp_path):

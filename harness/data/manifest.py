@@ -16,7 +16,7 @@ from typing import Any
 from harness.data import DataError
 from harness.data.files import read_json, sha256_file, write_json_atomic
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 FILES = (
     "train/meta.json",

@@ -9,74 +9,63 @@ Only the last row may end in padding, which is BOS too. The cost is linear in to
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 ROW_DTYPE = np.dtype("<u2")  # on disk: little-endian on every machine
 
-
-class Piece(NamedTuple):
-    """Tokens [start, start + length) of the text."""
-
-    start: int
-    length: int
-
-
-class Placed(NamedTuple):
-    """A piece whose BOS stands at `column` of `row`."""
-
-    row: int
-    column: int
-    piece: Piece
+Piece = tuple[int, int]  # start and length, in tokens of the text; a plain tuple, since there are millions
+Placed = tuple[int, int, int]  # where in the flat rows a piece's first token goes, and the piece
 
 
 class Pool:
     """Pieces by length, with the longest that is at most some length found in one step."""
 
     def __init__(self, max_length: int) -> None:
-        self._buckets: list[list[int]] = [[] for _ in range(max_length + 1)]
+        self._starts: list[list[int]] = [[] for _ in range(max_length + 1)]
         self._lengths = 0  # bit n is set when there is a piece of length n
 
     def __bool__(self) -> bool:
         return self._lengths != 0
 
-    def add(self, piece: Piece) -> None:
-        self._buckets[piece.length].append(piece.start)
-        self._lengths |= 1 << piece.length
+    def add(self, start: int, length: int) -> None:
+        starts = self._starts[length]
+        if not starts:
+            self._lengths |= 1 << length
+        starts.append(start)
 
     def pop_longest(self, limit: int) -> Piece | None:
         """Take out the longest piece of at most `limit` tokens, or None."""
         length = (self._lengths & ((2 << limit) - 1)).bit_length() - 1
         if length < 0:
             return None
-        start = self._buckets[length].pop()
-        if not self._buckets[length]:
-            self._lengths &= ~(1 << length)
-        return Piece(start, length)
+        starts = self._starts[length]
+        start = starts.pop()
+        if not starts:
+            self._lengths ^= 1 << length
+        return start, length
 
 
-def pack_rows(documents: Sequence[np.ndarray], max_seq_len: int, bos_id: int) -> np.ndarray:
-    """Pack documents of token ids, each uint16 (n,), into rows (n_rows, max_seq_len + 1) uint16.
+def pack_rows(text: np.ndarray, lengths: Sequence[int], max_seq_len: int, bos_id: int) -> np.ndarray:
+    """Pack documents into rows (n_rows, max_seq_len + 1) uint16.
 
-    Rows of full pieces come first, in the documents' order; then the mixed ones. Holds the ids twice.
+    text: the ids of all documents, uint16 (n,); lengths: how many each document has. Rows of full pieces come first, in
+    the documents' order; then the mixed ones.
     """
-    text = np.concatenate([np.empty(0, ROW_DTYPE), *documents])
-    full, pool = _cut_documents([len(document) for document in documents], max_seq_len)
-    placed = _place_pieces(pool, max_seq_len)
-    n_mixed = placed[-1].row + 1 if placed else 0
+    full, pool = _cut_documents(lengths, max_seq_len)
+    placed, n_mixed = _place_pieces(pool, max_seq_len)
     rows = np.full((sum(count for _, count in full) + n_mixed, max_seq_len + 1), bos_id, dtype=ROW_DTYPE)
     top = 0
     for start, count in full:
         rows[top : top + count, 1:] = text[start : start + count * max_seq_len].reshape(count, max_seq_len)
         top += count
-    mixed = rows[top:]
-    for row, column, (start, length) in placed:
-        mixed[row, column + 1 : column + 1 + length] = text[start : start + length]
+    mixed = rows[top:].reshape(-1)
+    for place, start, length in placed:
+        mixed[place : place + length] = text[start : start + length]
     return rows
 
 
-def _cut_documents(lengths: Sequence[int], max_seq_len: int) -> tuple[list[tuple[int, int]], Pool]:
+def _cut_documents(lengths: Sequence[int], max_seq_len: int) -> tuple[list[Piece], Pool]:
     """The full pieces, as (start, count) for each document that has any, and a pool of the shorter ends."""
     full, pool, start = [], Pool(max_seq_len), 0
     for length in lengths:
@@ -84,28 +73,28 @@ def _cut_documents(lengths: Sequence[int], max_seq_len: int) -> tuple[list[tuple
         if count:
             full.append((start, count))
         if rest:
-            pool.add(Piece(start + count * max_seq_len, rest))
+            pool.add(start + count * max_seq_len, rest)
         start += length
     return full, pool
 
 
-def _place_pieces(pool: Pool, max_seq_len: int) -> list[Placed]:
-    """Empty the pool into rows, best-fit."""
+def _place_pieces(pool: Pool, max_seq_len: int) -> tuple[list[Placed], int]:
+    """Empty the pool into rows, best-fit; the pieces' places and the number of rows."""
     placed: list[Placed] = []
-    row = 0
+    width, row = max_seq_len + 1, 0
     while pool:
         column = 0
         while pool and column < max_seq_len:  # at column max_seq_len there is room for a BOS only
             room = max_seq_len - column
-            piece = pool.pop_longest(room)
-            if piece is None:
-                long = pool.pop_longest(max_seq_len)
-                piece = Piece(long.start, room)
-                pool.add(Piece(long.start + room, long.length - room))
-            placed.append(Placed(row, column, piece))
-            column += 1 + piece.length
+            start, length = pool.pop_longest(room) or (0, 0)
+            if not length:
+                start, whole = pool.pop_longest(max_seq_len)
+                length = room
+                pool.add(start + length, whole - length)
+            placed.append((row * width + column + 1, start, length))
+            column += 1 + length
         row += 1
-    return placed
+    return placed, row
 
 
 def count_content(rows: np.ndarray, bos_id: int) -> int:

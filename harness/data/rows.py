@@ -1,12 +1,13 @@
 """From shards of text to files of rows: the evaluation rows in one go, the training rows shard by shard.
 
-In: shard files, a tokenizer. Out: `val.bin` and `holdout.bin`, one part file of training rows per shard, `rows.bin` of
-all parts, and for each a dict of counts. `make_train_part` is what worker processes run: everything it needs is in its
-argument, and a part that exists is not made again. Memory is that of one shard, or of the evaluation documents.
+In: shards, a tokenizer. Out: `val.bin` and `holdout.bin`, `rows.bin` with the training rows of all shards in order, and
+counts of each. `make_train_part` is what worker processes run: everything it needs is in its argument, and its result,
+some megabytes of rows, goes to the one process that writes. Memory is that of a few shards, or of the evaluation
+documents.
 """
 
 import functools
-import shutil
+import os
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -16,13 +17,15 @@ import numpy as np
 
 from harness.data.files import open_atomic, read_json, write_json_atomic
 from harness.data.packing import ROW_DTYPE, count_content, count_targets, pack_rows
-from harness.data.splits import POOL_SHARE, choose_eval, hash_fraction, iter_shards, read_shard, row_slots, shard_path
+from harness.data.shards import ShardDocument, pool_folders, read_shard
+from harness.data.splits import POOL_SHARE, choose_eval, hash_fraction, row_slots
 from harness.data.tokenizer import Tokenizer, load_tokenizer
 from harness.data.workers import peak_rss_mb
 
 Counts = dict[str, Any]
 
-BLOCK_TOKENS = 1 << 20  # ids counted at a time
+CHECKPOINT_PARTS = 16  # shards between two points that a killed prepare can go on from
+LENGTH_BINS = 48  # documents are counted by the number of binary digits of their length in tokens
 
 
 class EncodedDocument(NamedTuple):
@@ -34,36 +37,76 @@ class EncodedDocument(NamedTuple):
 
 
 class PartTask(NamedTuple):
-    """Make the training rows of one shard from its documents with keys above `after_key`. Plain data: it is pickled."""
+    """Make the training rows of one shard; evaluation has the documents up to `last_key`. Plain data: it is pickled."""
 
     index: int
     shards: Path
-    parts: Path
     tokenizer: Path
-    after_key: bytes
+    last_key: bytes
     max_seq_len: int
 
-    @property
-    def rows_path(self) -> Path:
-        return self.parts / f"{self.index:05d}.bin"
 
-    @property
-    def counts_path(self) -> Path:
-        """Written last: the part is whole when this exists."""
-        return self.parts / f"{self.index:05d}.json"
+class TrainPart(NamedTuple):
+    """One shard's training rows uint16 (n, max_seq_len + 1), and its counts: what can be added up over parts."""
+
+    rows: np.ndarray
+    counts: dict[str, int | np.ndarray]
+    peak_rss_mb: int
+
+
+class RowsFile:
+    """`rows.bin` while it grows by one part after the other; a killed prepare goes on from the last checkpoint.
+
+    path: the file of rows. state_path: the number of parts in it at the last checkpoint, its size then, their counts.
+    """
+
+    def __init__(self, path: Path, state_path: Path) -> None:
+        self._state_path = state_path
+        state = {"parts": 0, "bytes": 0, "peak_rss_mb": 0, "counts": {}}
+        if state_path.exists():
+            state = read_json(state_path)
+        self.parts, self.peak_rss_mb = state["parts"], state["peak_rss_mb"]
+        self.counts = {name: np.asarray(value) for name, value in state["counts"].items()}
+        self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (closed by __exit__)
+        self._file.truncate(state["bytes"])
+        self._file.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> "RowsFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, part: TrainPart) -> None:
+        self._file.write(part.rows.data)
+        self.parts, self.peak_rss_mb = self.parts + 1, max(self.peak_rss_mb, part.peak_rss_mb)
+        self.counts = {name: self.counts.get(name, 0) + np.asarray(value) for name, value in part.counts.items()}
+        if self.parts % CHECKPOINT_PARTS == 0:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Rows first, then the note that they are there."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        counts = {name: value.tolist() for name, value in self.counts.items()}
+        state = {"parts": self.parts, "bytes": self._file.tell(), "peak_rss_mb": self.peak_rss_mb, "counts": counts}
+        write_json_atomic(self._state_path, state)
 
 
 def iter_tokenizer_text(shards: Path, n_shards: int, max_bytes: int) -> Iterator[str]:
     """Training documents that can never be private, in hash order, which is a random sample, up to `max_bytes`."""
     left = max_bytes
-    for index in range(int(POOL_SHARE * n_shards), n_shards):
-        for document in read_shard(shard_path(shards, index)).documents:
-            if hash_fraction(document.key) < POOL_SHARE:
+    evaluation, training = pool_folders(shards)
+    share = POOL_SHARE if evaluation == training else 0.0
+    for index in range(int(share * n_shards), n_shards):
+        barred = set() if share else {document.key for document in read_shard(evaluation, index).documents}
+        for key, text in read_shard(training, index).documents:
+            if hash_fraction(key) < share or key in barred:
                 continue
             if left <= 0:
                 return
-            left -= len(document.text)
-            yield document.text.decode("utf-8")
+            left -= len(text)
+            yield text.decode("utf-8")
 
 
 def make_eval_rows(
@@ -71,13 +114,15 @@ def make_eval_rows(
 ) -> Counts:
     """Write val.bin and holdout.bin into `private`, of `rows` rows each or of fewer where the corpus is too small.
 
-    Returns {rows, last_key, val: counts, holdout: counts}; documents with keys above last_key (hex) are for training.
+    Returns {rows, last_key, val: counts, holdout: counts}; documents up to last_key (hex) are taken.
     """
     encoded: list[EncodedDocument] = []
+    evaluation, training = pool_folders(shards)
+    share = POOL_SHARE if evaluation == training else 1.0
 
     def iter_lengths() -> Iterator[int]:
-        pool = takewhile(lambda document: hash_fraction(document.key) < POOL_SHARE, iter_shards(shards, n_shards))
-        for key, text in pool:
+        documents = (document for index in range(n_shards) for document in read_shard(evaluation, index).documents)
+        for key, text in takewhile(lambda document: hash_fraction(document.key) < share, documents):
             encoded.append(EncodedDocument(key, len(text), tokenizer.encode(text.decode("utf-8"))))
             yield len(encoded[-1].ids)
 
@@ -100,7 +145,7 @@ def _pack_exactly(
         ids = document.ids[:limit][:room]
         offered.append(ids)
         room -= row_slots(len(ids), max_seq_len)
-    packed = pack_rows(offered, max_seq_len, bos_id)[:rows]
+    packed = pack_rows(np.concatenate(offered), [len(ids) for ids in offered], max_seq_len, bos_id)[:rows]
     assert len(packed) == rows, (len(packed), rows)
     content = count_content(packed, bos_id)
     counts = {
@@ -113,47 +158,51 @@ def _pack_exactly(
     return packed, counts
 
 
-def make_train_part(task: PartTask) -> Counts:
-    """Tokenise and pack one shard into its part file, unless that is done; return the part's counts."""
-    if task.counts_path.exists():
-        return read_json(task.counts_path)
+def make_train_part(task: PartTask) -> TrainPart:
+    """Tokenise and pack one shard's training documents."""
     tokenizer = _cached_tokenizer(task.tokenizer)
-    shard = read_shard(shard_path(task.shards, task.index))
-    texts = [document.text for document in shard.documents if document.key > task.after_key]
-    encoded = [tokenizer.encode(text.decode("utf-8")) for text in texts]
-    packed = pack_rows(encoded, task.max_seq_len, tokenizer.bos_id)
-    with open_atomic(task.rows_path) as file:
-        file.write(packed.data)
+    texts, dropped = _read_training(task)
+    ids, lengths = tokenizer.encode_all(text.decode("utf-8") for text in texts)
+    packed = pack_rows(ids, lengths, task.max_seq_len, tokenizer.bos_id)
+    targets = count_targets(packed, tokenizer.n_vocab)
     counts = {
         "rows": len(packed),
         "documents": len(texts),
-        "bytes": sum(len(text) for text in texts),
-        "offered_tokens": sum(len(ids) for ids in encoded),
+        "bytes": sum(map(len, texts)),
+        "offered_tokens": len(ids),
         "tokens": count_content(packed, tokenizer.bos_id),
-        "duplicates": shard.duplicates,
-        "duplicate_bytes": shard.duplicate_bytes,
-        "peak_rss_mb": peak_rss_mb(),
+        "targets": targets,
+        "lengths": np.bincount([length.bit_length() for length in lengths], minlength=LENGTH_BINS),
+        "cut": sum(length > task.max_seq_len for length in lengths),
+        **dropped,
     }
-    write_json_atomic(task.counts_path, counts)
-    return counts
+    return TrainPart(packed, counts, peak_rss_mb())
 
 
-def join_parts(tasks: Sequence[PartTask], path: Path) -> None:
-    """Write all parts, in order, as one file of rows."""
-    with open_atomic(path) as file:
-        for task in tasks:
-            with open(task.rows_path, "rb") as part:
-                shutil.copyfileobj(part, file, 1 << 20)
+def _read_training(task: PartTask) -> tuple[list[bytes], dict[str, int]]:
+    """The shard's training texts, and what was not taken: copies, copies of evaluation text, private text left over."""
+    evaluation, training = pool_folders(task.shards)
+    shard = read_shard(training, task.index)
+    private = shard if evaluation == training else read_shard(evaluation, task.index)
+    taken = {document.key for document in private.documents if document.key <= task.last_key}
+    dropped = {"duplicates": shard.duplicates, "duplicate_bytes": shard.duplicate_bytes}
+    if private is not shard:
+        leaked = [document for document in shard.documents if document.key in taken]
+        unused = [document for document in private.documents if document.key not in taken]
+        dropped["duplicates"] += private.duplicates
+        dropped["duplicate_bytes"] += private.duplicate_bytes
+        dropped |= {"leaked": len(leaked), "leaked_bytes": _text_bytes(leaked)}
+        dropped |= {"unused": len(unused), "unused_bytes": _text_bytes(unused)}
+    return [document.text for document in shard.documents if document.key not in taken], dropped
+
+
+def _text_bytes(documents: Sequence[ShardDocument]) -> int:
+    return sum(len(document.text) for document in documents)
 
 
 def count_file_targets(path: Path, max_seq_len: int, n_vocab: int) -> np.ndarray:
-    """packing.count_targets of a whole file, read in blocks: a memory map would hold all of it in the end."""
-    width = max_seq_len + 1
-    counts = np.zeros(n_vocab, dtype=np.int64)
-    with open(path, "rb") as file:
-        while (block := np.fromfile(file, ROW_DTYPE, max(1, BLOCK_TOKENS // width) * width)).size:
-            counts += count_targets(block.reshape(-1, width), n_vocab)
-    return counts
+    """packing.count_targets of a file of evaluation rows, which fits memory."""
+    return count_targets(np.fromfile(path, ROW_DTYPE).reshape(-1, max_seq_len + 1), n_vocab)
 
 
 def open_rows(path: Path, max_seq_len: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Which document belongs where: decided by its own content, so that nothing else can move it.
 
-In: a stream of documents. Out: shard files on disk, ordered by content hash and free of duplicates when read back, and
-the choice of documents for validation and holdout. Refuses a corpus too small for an evaluation of MIN_EVAL_ROWS rows.
+In: texts; the token counts of documents in hash order. Out: a text's key, and how many documents validation and holdout
+take. Refuses a corpus too small for an evaluation of MIN_EVAL_ROWS rows.
 
 key = SHA-256 of the text with white space collapsed and letters lower-cased, so that copies that differ in layout only
 are one document. The key read as a fraction in [0, 1) places it:
@@ -11,37 +11,21 @@ are one document. The key read as a fraction in [0, 1) places it:
 
 Validation takes whole documents from the left until its rows are full, then holdout, and all the rest is train. How
 many that is depends on the tokenizer; the tokenizer therefore only ever reads documents right of POOL_SHARE.
+
+Where the source itself sets text aside (parts of the pools `private` and `train`), validation and holdout are taken in
+the same way, but from all of the private documents; the rest of those stays unused, and train is the train documents less
+those equal to one of validation or holdout. The tokenizer then reads train documents equal to no private one.
 """
 
 import hashlib
-import struct
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from harness.data import DataError
-from harness.data.sources import Source
 
 POOL_SHARE = 0.25  # validation and holdout together never take more of the corpus than this
 MIN_EVAL_ROWS = 8  # fewer rows than this measure nothing
 DOCUMENT_SHARE = 1 / 8  # no document fills more of an evaluation split than this while there are others
-BUFFER_BYTES = 64 << 20  # text held before it is appended to the shard files: few open files, bounded memory
-RECORD = struct.Struct("<32sQ")  # key, bytes of UTF-8 text that follow
-
-
-class ShardDocument(NamedTuple):
-    """A document read back from a shard."""
-
-    key: bytes
-    text: bytes
-
-
-class Shard(NamedTuple):
-    """One shard's documents in order of their keys, and what was dropped because an equal one is there."""
-
-    documents: list[ShardDocument]
-    duplicates: int
-    duplicate_bytes: int
 
 
 class EvalChoice(NamedTuple):
@@ -64,59 +48,6 @@ def content_key(text: str) -> bytes:
 def hash_fraction(key: bytes) -> float:
     """The key as a number in [0, 1); keys sort as these numbers do."""
     return int.from_bytes(key[:6], "big") / (1 << 48)  # 48 bits: exact in a float, so 1.0 is never reached
-
-
-def shard_path(folder: Path, index: int) -> Path:
-    return folder / f"{index:05d}.docs"
-
-
-def write_shards(source: Source, folder: Path, n_shards: int, tick: Callable[[int, int], None]) -> dict[str, int]:
-    """Stream every document into `n_shards` files in an empty folder, each file for one slice of [0, 1).
-
-    Returns documents, bytes, and what was skipped by reason. `tick(documents, bytes)` is called after each document.
-    """
-    buffers = [bytearray() for _ in range(n_shards)]
-    documents = total_bytes = buffered = unusable = 0
-    for document in (document for part in source.parts() for document in source.iter_part(part)):
-        try:
-            key, text = content_key(document.text), document.text.encode("utf-8")
-        except UnicodeEncodeError:  # half of a surrogate pair: no such text exists in UTF-8
-            unusable += 1
-            continue
-        buffers[int(hash_fraction(key) * n_shards)] += RECORD.pack(key, len(text)) + text
-        documents, total_bytes, buffered = documents + 1, total_bytes + len(text), buffered + len(text)
-        if buffered >= BUFFER_BYTES:
-            _append_buffers(buffers, folder)
-            buffered = 0
-        tick(documents, total_bytes)
-    _append_buffers(buffers, folder)
-    skipped = dict(source.skipped)
-    if unusable:
-        skipped["badly encoded"] = skipped.get("badly encoded", 0) + unusable
-    return {"documents": documents, "bytes": total_bytes, "skipped": skipped}
-
-
-def read_shard(path: Path) -> Shard:
-    """A shard's documents sorted by key; of equal ones the first that the source gave is kept."""
-    raw = path.read_bytes()
-    records, position = [], 0
-    while position < len(raw):
-        key, size = RECORD.unpack_from(raw, position)
-        position += RECORD.size + size
-        records.append(ShardDocument(key, raw[position - size : position]))
-    kept: dict[bytes, ShardDocument] = {}
-    duplicate_bytes = 0
-    for record in records:
-        if kept.setdefault(record.key, record) is not record:
-            duplicate_bytes += len(record.text)
-    documents = sorted(kept.values(), key=lambda document: document.key)
-    return Shard(documents, len(records) - len(documents), duplicate_bytes)
-
-
-def iter_shards(folder: Path, n_shards: int) -> Iterator[ShardDocument]:
-    """All documents in order of their keys, one shard in memory at a time."""
-    for index in range(n_shards):
-        yield from read_shard(shard_path(folder, index)).documents
 
 
 def row_slots(tokens: int, max_seq_len: int) -> int:
@@ -167,10 +98,3 @@ def _split_ends(lengths: Iterable[int], rows: int, max_seq_len: int, limit: int 
             if len(ends) == 2:
                 break
     return ends
-
-
-def _append_buffers(buffers: list[bytearray], folder: Path) -> None:
-    for index, buffer in enumerate(buffers):
-        with open(shard_path(folder, index), "ab") as file:  # also makes the file of an empty shard
-            file.write(buffer)
-        buffer.clear()

@@ -1,19 +1,23 @@
 """The stages of preparing, in order; each is there whole or not at all, and one that is there is not done again.
 
-    read       documents -> shards/                     one pass over the source, duplicates still in
+    read       documents -> shards/                     by worker processes, duplicates still in
     tokenizer  shards -> out/train/tokenizer.json       learnt from training text alone
     private    shards -> out/private/*.bin              validation and holdout rows
-    rows       shards -> parts/ -> out/train/rows.bin   by worker processes
+    rows       shards -> out/train/rows.bin             by worker processes
     describe   out/ -> the manifest's contents
 
 In: a `Job`, and what the stage before left in its work folder. Out: files there, and counts. A stage whose file exists
-returns what that says, so a prepare that was killed goes on where it was.
+returns what that says, so a prepare that was killed goes on where it was: reading from the last part of the source that
+was finished, rows from the last checkpoint.
+
+Memory does not grow with the corpus up to MAX_SHARDS x SHARD_BYTES of text (16 GB; beyond that shards grow instead): per
+reading process shards.BLOCK_BYTES of text and a document, per packing process some ten times a shard, here a few shards' rows
+for each. The disk holds the text once and the rows once: `space_bytes`.
 """
 
 import importlib.metadata
-import os
-import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +32,19 @@ from harness.data.packing import score_totals, unigram_bpb
 from harness.data.rows import (
     Counts,
     PartTask,
+    RowsFile,
     count_file_targets,
     iter_tokenizer_text,
-    join_parts,
     make_eval_rows,
     make_train_part,
 )
+from harness.data.shards import make_group_tasks, write_group
 from harness.data.sources import Source
-from harness.data.splits import write_shards
-from harness.data.tokenizer import load_tokenizer, train_tokenizer
+from harness.data.tokenizer import BYTE_TOKENS, load_tokenizer, train_tokenizer
 from harness.data.workers import map_in_processes
 
-SHARD_BYTES = 4 << 20  # text per shard: what a worker holds, and the unit of parallel work and of going on
+SHARD_BYTES = 4 << 20  # text per shard: what a worker holds, and the unit of parallel work
+MAX_SHARDS = 4096  # beyond this shards grow instead, lest reading one be all seeking
 TOKENIZER_BYTES = 100_000_000  # more text than this hardly changes a vocabulary
 EVAL_BATCH_TOKENS = 16384  # evaluation batches, fixed here so that no experiment can choose them
 TICK_SECONDS = 10.0  # between progress lines of a long stage
@@ -106,21 +111,38 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("rustbpe", "tiktoken")}
 
 
-def read_stage(job: Job, progress: Progress) -> Counts:
-    """Documents into shards; the folder takes its name only when it is complete. Counts, and the number of shards."""
-    if job.shards.exists():
+def space_bytes(job: Job) -> int:
+    """The most disk that the stages need: shards hold the text once, the rows its ids of two bytes once."""
+    least_bytes_per_token = 1 if job.vocab_size < 2 * BYTE_TOKENS else 2
+    return round(job.source.total_bytes() * (1 + 2 / least_bytes_per_token))
+
+
+def is_read(job: Job) -> bool:
+    """True when the read stage is done, so that the source's text is needed no more."""
+    return (job.shards / "read.json").exists()
+
+
+def read_stage(job: Job, workers: int, progress: Progress) -> Counts:
+    """Documents into shards: documents, bytes, skipped by reason, shards, and the largest peak memory of a process."""
+    if is_read(job):
         return read_json(job.shards / "read.json")
-    partial = job.work / "shards.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     tick = Ticker("read", progress)
-    n_shards = max(1, round(job.source.total_bytes() / SHARD_BYTES))
-    read = write_shards(job.source, partial, n_shards, lambda n, size: tick(f"{n:,} documents, {size / 1e6:,.1f} MB"))
+    n_shards = min(max(1, round(job.source.total_bytes() / SHARD_BYTES)), MAX_SHARDS)
+    for leftover in job.shards.rglob("*.tmp"):  # a killed process's half group is as large as a whole one
+        leftover.unlink()
+    tasks = make_group_tasks(job.source, job.shards, n_shards)
+    if type(job.source).__module__ == "__main__":  # a worker could not import its class
+        workers = 1
+    read: Counts = {"documents": 0, "bytes": 0, "skipped": Counter(), "shards": n_shards, "peak_rss_mb": 0}
+    for number, group in enumerate(map_in_processes(write_group, tasks, workers), start=1):
+        for key in ("documents", "bytes"):
+            read[key] += group[key]
+        read["skipped"].update(group["skipped"])
+        read["peak_rss_mb"] = max(read["peak_rss_mb"], group["peak_rss_mb"])
+        tick(f"part {number} of {len(tasks)}: {read['documents']:,} documents, {read['bytes'] / 1e6:,.1f} MB")
     if not read["documents"]:
         raise DataError(f"the source {job.source_id} has no usable document; skipped: {_list_skipped(read)}")
-    read["shards"] = n_shards
-    write_json_atomic(partial / "read.json", read)
-    os.replace(partial, job.shards)
+    write_json_atomic(job.shards / "read.json", read)
     tick.last(f"{read['documents']:,} documents, {read['bytes'] / 1e6:,.1f} MB; skipped: {_list_skipped(read)}")
     return read
 
@@ -158,23 +180,19 @@ def private_stage(job: Job, n_shards: int, progress: Progress) -> Counts:
 
 
 def rows_stage(job: Job, n_shards: int, last_private_key: str, workers: int, progress: Progress) -> Counts:
-    """All training rows, and what the loader needs to read them; the counts of all parts added up."""
+    """All training rows, and what the loader needs to read them; the counts of all shards added up."""
     tick = Ticker("rows", progress)
-    after_key, parts_folder = bytes.fromhex(last_private_key), job.work / "parts"
-    tasks = [
-        PartTask(index, job.shards, parts_folder, job.tokenizer_path, after_key, job.max_seq_len)
-        for index in range(n_shards)
-    ]
-    missing = [task for task in tasks if not task.counts_path.exists()]
-    for number, _ in enumerate(map_in_processes(make_train_part, missing, workers), start=1):
-        tick(f"part {number} of {len(missing)}")
-    parts = [make_train_part(task) for task in tasks]
-    train = {key: sum(part[key] for part in parts) for key in parts[0]}
+    last_key = bytes.fromhex(last_private_key)
+    tasks = [PartTask(index, job.shards, job.tokenizer_path, last_key, job.max_seq_len) for index in range(n_shards)]
+    with RowsFile(job.out / "train" / "rows.bin", job.work / "rows.json") as file:
+        for part in map_in_processes(make_train_part, tasks[file.parts :], workers, ahead=2 * workers):
+            file.append(part)
+            tick(f"shard {file.parts} of {n_shards}")
+        file.checkpoint()
+        train = {name: value if value.ndim else int(value) for name, value in file.counts.items()}
+        train["peak_rss_mb"] = file.peak_rss_mb
     if not train["rows"]:
         raise DataError("the corpus is too small: validation and holdout take all of it; use more text")
-    peaks = sorted((part["peak_rss_mb"] for part in parts), reverse=True)
-    train["peak_rss_mb"] = sum(peaks[:workers]) if min(workers, len(missing)) > 1 else 0
-    join_parts(tasks, job.out / "train" / "rows.bin")
     meta = {"max_seq_len": job.max_seq_len, "n_rows": train["rows"]}
     meta.update(n_vocab=job.vocab_size + 1, bos_id=job.vocab_size, data_id=job.data_id)
     write_json_atomic(job.out / "train" / "meta.json", meta)
@@ -189,9 +207,9 @@ def describe_stage(job: Job, read: Counts, private: Counts, train: Counts) -> di
     """The manifest, all but the cost and the files."""
     tokenizer = load_tokenizer(job.tokenizer_path)
     token_bytes = tokenizer.token_bytes()
-    paths = {"train": "train/rows.bin", "val": "private/val.bin", "holdout": "private/holdout.bin"}
     targets = {
-        split: count_file_targets(job.out / path, job.max_seq_len, tokenizer.n_vocab) for split, path in paths.items()
+        split: count_file_targets(job.out / "private" / f"{split}.bin", job.max_seq_len, tokenizer.n_vocab)
+        for split in ("val", "holdout")
     }
     counts = {"train": train, "val": private["val"], "holdout": private["holdout"]}
     documents, text_bytes, tokens = (
@@ -207,13 +225,29 @@ def describe_stage(job: Job, read: Counts, private: Counts, train: Counts) -> di
         "eval_tokens": private["rows"] * job.max_seq_len,
         "eval_tokens_requested": job.eval_tokens,
         "eval_batch_rows": max(1, EVAL_BATCH_TOKENS // job.max_seq_len),
-        "documents": {**documents, "read": read["documents"], "duplicates_dropped": train["duplicates"]},
-        "bytes": {**text_bytes, "read": read["bytes"], "duplicates_dropped": train["duplicate_bytes"]},
+        "documents": {
+            **documents,
+            "read": read["documents"],
+            "duplicates_dropped": train["duplicates"],
+            "equal_to_evaluation": train.get("leaked", 0),
+            "private_unused": train.get("unused", 0),
+        },
+        "bytes": {
+            **text_bytes,
+            "read": read["bytes"],
+            "duplicates_dropped": train["duplicate_bytes"],
+            "equal_to_evaluation": train.get("leaked_bytes", 0),
+            "private_unused": train.get("unused_bytes", 0),
+        },
         "tokens": {**tokens, "private_unused": private["val"]["unused_tokens"] + private["holdout"]["unused_tokens"]},
         "rows": {"train": train["rows"], "val": private["rows"], "holdout": private["rows"]},
         "scored": {split: score_totals(targets[split], token_bytes) for split in ("val", "holdout")},
         "kept_share": {split: entry["tokens"] / entry["offered_tokens"] for split, entry in counts.items()},
         "tokens_per_byte": train["tokens"] / train["bytes"],
-        "unigram_bpb": unigram_bpb(targets["train"], targets["val"], token_bytes),
+        "unigram_bpb": unigram_bpb(train["targets"], targets["val"], token_bytes),
+        "train_lengths": {
+            "documents": train["lengths"].tolist(),
+            "cut": train["cut"],
+        },  # by binary digits of the tokens
         "versions": versions(),
     }

@@ -28,17 +28,19 @@ BOS = "<|bos|>"
 
 # Text is first split into short runs, and merges never cross from one to the next: the scheme that GPT-2 began. Read
 # from the top, the first that matches wins. Digits go in pairs, since a small vocabulary cannot afford every triple.
-SPLIT_PATTERN = "|".join(
+# All that needs no look-ahead stands in one group, which the regular expression engine then matches in one go instead of
+# one alternative after the other: the same runs, and encoding takes about two thirds of the time.
+PLAIN_RUNS = "|".join(
     [
         r"'(?i:[sdmt]|ll|re|ve)",  # what follows the apostrophe in it's, we'll
         r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with one space, underscore or bracket before them
         r"\p{N}{1,2}",
         r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # punctuation, with the line ends that follow
         r"\s*[\r\n]+",  # blank lines
-        r"\s+(?!\S)",  # indentation, but its last space goes with the word that follows
-        r"\s+",
     ]
 )
+INDENTATION = r"\s+(?!\S)|\s+"  # but its last space goes with the word that follows
+SPLIT_PATTERN = f"(?:{PLAIN_RUNS})|{INDENTATION}"
 
 # The split's regular expression runs on a bounded stack: a million blanks in a row are an abort of the whole process.
 # So text is handed over in windows, cut after a line end wherever there is one.
@@ -82,9 +84,18 @@ class Tokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Ordinary token ids of `text`, uint16 (n,). Their bytes joined are exactly the text's UTF-8 bytes."""
-        # disallowed_special=() reads the spelling of a special token as the ordinary characters it consists of
-        parts = [self.encoding.encode_to_numpy(window, disallowed_special=()) for window in iter_windows(text)]
-        return np.concatenate(parts).astype(np.uint16)
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Iterable[str]) -> tuple[np.ndarray, list[int]]:
+        """The ids of all texts in one array, uint16 (n,), and how many each text has."""
+        encode = self.encoding.encode_to_numpy
+        parts, lengths = [np.empty(0, np.uint16)], []
+        for text in texts:
+            # disallowed_special=() reads the spelling of a special token as the ordinary characters it consists of
+            windows = [encode(window, disallowed_special=()) for window in iter_windows(text)]
+            parts += windows
+            lengths.append(sum(map(len, windows)))
+        return np.concatenate(parts, dtype=np.uint16, casting="unsafe"), lengths  # every id fits: see n_vocab
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The raw bytes of `ids`; BOS stands for none."""

@@ -1,6 +1,6 @@
 """Work for several processes: `map_in_processes`.
 
-In: a top-level function and plain-data tasks. Out: results as they are finished. A worker is a fresh interpreter that
+In: a top-level function and plain-data tasks. Out: results in the order of the tasks. A worker is a fresh interpreter that
 reads tasks from a pipe, so unlike multiprocessing's it never imports the caller's main module: a notebook, `python -c`
 and a script without a `__main__` guard all work, and no thread or CUDA context is copied. When the parent goes, however
 it ends, the pipe closes and the workers go after the task in hand; a worker that dies is a DataError here.
@@ -13,8 +13,10 @@ import queue
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 from harness.data import DataError
@@ -23,10 +25,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def map_in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
-    """Yield `function(task)` for every task, in the order they finish; in this process where one is enough.
+def map_in_processes(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, ahead: int = 256
+) -> Iterator[Result]:
+    """Yield `function(task)` for every task, in order; in this process where one is enough.
 
-    An exception in a worker is raised here. Leaving early waits for the tasks in hand and starts no other.
+    At most `ahead` tasks are begun and not yet yielded: that bounds the results that wait in memory. An exception in a
+    worker is raised here. Leaving early waits for the tasks in hand and starts no other.
     """
     workers = min(workers, len(tasks))
     if workers < 2:
@@ -45,12 +50,14 @@ def map_in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], 
         for _ in range(workers):
             free.put(stack.enter_context(Worker()))
         threads = stack.enter_context(ThreadPoolExecutor(workers))
-        futures = [threads.submit(run, task) for task in tasks]
+        left = iter(tasks)
+        begun: deque[Future[Result]] = deque(threads.submit(run, task) for task in islice(left, ahead))
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            while begun:
+                yield begun.popleft().result()
+                begun.extend(threads.submit(run, task) for task in islice(left, 1))
         finally:
-            for future in futures:
+            for future in begun:
                 future.cancel()
 
 

@@ -17,13 +17,15 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.data import DataError
+from harness.data.sources import open_source
 from harness.search.keep import Prior
 
 LARGE_CARD_MB = 70_000
 
 
 class ProfileError(ValueError):
-    """An unknown profile, or a device that cannot be asked."""
+    """An unknown profile, a device that cannot be asked, or an override that makes no sense."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ PROFILES = {
     for profile in (
         Profile(
             name="large",
-            source="python-stdlib",
+            source="climbmix:12",  # 770M tokens, where an H100 gets through 500M in one training of the original
             vocab_size=8192,
             max_seq_len=2048,
             eval_tokens=2**18,
@@ -71,7 +73,7 @@ PROFILES = {
         ),
         Profile(
             name="small",
-            source="python-stdlib",
+            source="climbmix:4",  # 1 GB of text; the baseline measures how much of it a training sees, and says so
             vocab_size=4096,
             max_seq_len=512,
             eval_tokens=2**18,
@@ -212,11 +214,21 @@ def override(profile: Profile, changes: Mapping[str, object]) -> Profile:
                 if kind in (int, float)
                 else f"{name} must be {kind.__name__}, not {value!r}"
             )
+    if "source" in fields:
+        fields["source"] = full_spec(fields["source"])
     measured = not constants and all(
         value == getattr(profile, name) for name, value in fields.items() if name not in NOT_IN_PRIOR
     )
     prior = profile.prior if measured else None
     return dataclasses.replace(profile, **fields, prior=prior, constants=profile.constants | constants)
+
+
+def full_spec(source: str) -> str:
+    """A source's spec as a run records it: with what it leaves to defaults, and good from any working directory."""
+    try:
+        return open_source(source).spec
+    except DataError as error:
+        raise ProfileError(str(error)) from error
 
 
 def worker_threads(device: dict) -> int | None:

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic
-from harness.data.manifest import PreparedData
-from harness.data.prepare import find_prepared
+from harness.data.manifest import PreparedData, open_prepared
+from harness.data.prepare import name_data
 from harness.lab import history
 from harness.lab.journal import now
 from harness.lab.parameters import check_tag
@@ -149,19 +149,24 @@ def check_unchanged(settings: Settings) -> PreparedData:
         raise SettingsError(
             f"run {settings.tag} began on {settings.device['kind']} ({settings.device['name']}), this is {device['kind']} ({device['name']}): start a new tag"
         )
-    profile = settings.profile
-    data = find_prepared(
-        profile["source"],
-        profile["vocab_size"],
-        profile["max_seq_len"],
-        profile["eval_tokens"],
-        Path(settings.data_folder).parent,
-    )
+    check_same_text(settings)
+    data = open_prepared(settings.data_folder)
     if data.data_hash != settings.data_hash:
         raise SettingsError(
             f"run {settings.tag} began on data {settings.data_id} ({settings.data_hash[:12]}), found {data.data_id} ({data.data_hash[:12]}): start a new tag"
         )
     return data
+
+
+def check_same_text(settings: Settings) -> None:
+    """Raise SettingsError when the run's source no longer holds the text that the run began with."""
+    sizes = (settings.profile[name] for name in ("vocab_size", "max_seq_len", "eval_tokens"))
+    found = name_data(settings.profile["source"], *sizes, Path(settings.data_folder).parent)
+    if found != settings.data_id:
+        raise SettingsError(
+            f"run {settings.tag} began on data {settings.data_id}, but the text of {settings.profile['source']} has changed since (now "
+            f"{found}): its scores would not be comparable. Put the text back as it was, or start a new tag"
+        )
 
 
 def environment_words(settings: Settings) -> str:

@@ -16,7 +16,7 @@ from harness.data.prepare import find_prepared, prepare
 from harness.lab import history
 from harness.lab.loop import Lab, LoopError
 from harness.lab.parameters import check_tag
-from harness.lab.profiles import Profile, choose_profile, detect_device, override, parse_overrides
+from harness.lab.profiles import Profile, choose_profile, detect_device, full_spec, override, parse_overrides
 from harness.lab.runner import REPOSITORY, TrainingRequest, run_training, summary_block
 from harness.lab.settings import Settings, SettingsError, make_settings, read_settings, results_folder, write_settings
 from harness.scoring.scorer import ScoreError, score_model
@@ -88,6 +88,7 @@ def check_same_wishes(settings: Settings, profile: str, source: str, overrides: 
     began = settings.profile
     wishes = parse_overrides(overrides) | ({"source": source} if source else {})
     wishes |= {"name": profile} if profile not in ("", "auto") else {}
+    wishes |= {"source": full_spec(wishes["source"])} if "source" in wishes else {}
     for name, wish in wishes.items():
         found = began["constants"].get(name) if name.isupper() else began.get(name)
         if found != wish:

@@ -1,0 +1,152 @@
+"""Documents on disk, in shards by content hash: written by the processes that read a source, read back a shard at a time.
+
+In: a source's parts. Out: shards, each a slice of the key's range [0, 1), free of duplicates when read back and so small
+that one fits memory whatever the corpus. The parts of a source are read in groups, by any process in any order. A group
+leaves three files in the folder of its pool, `<cache>/.work/<data_id>/shards/<pool>/`:
+
+    00007.docs   records (key, size, text) in blocks of some BLOCK_BYTES of text, each ordered by shard
+    00007.npy    where in that file each shard begins, in every block: int64 (n_shards + 1, n_blocks)
+    00007.json   counts; written last: with it the group is whole
+
+A shard is read from all groups in order and within them in the order of writing, which is the source's own. So it does not
+depend on how many processes wrote it, or when. Memory of a writer: BLOCK_BYTES and one document.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from harness.data.files import open_atomic, read_json, write_json_atomic
+from harness.data.sources import Part, Source
+from harness.data.splits import content_key, hash_fraction
+from harness.data.workers import peak_rss_mb
+
+BLOCK_BYTES = 32 << 20  # text that a writer holds before it is ordered by shard and written
+MAX_GROUPS = 256  # of one pool: reading a shard opens the files of every group
+RECORD = struct.Struct("<32sQ")  # key, bytes of UTF-8 text that follow
+POOLS = ({"any"}, {"private", "train"})  # what a source's parts may be, together
+
+
+class ShardDocument(NamedTuple):
+    """A document read back from a shard."""
+
+    key: bytes
+    text: bytes
+
+
+class Shard(NamedTuple):
+    """One shard's documents in order of their keys, and what was dropped because an equal one is there."""
+
+    documents: list[ShardDocument]
+    duplicates: int
+    duplicate_bytes: int
+
+
+class GroupTask(NamedTuple):
+    """Read these parts, all of one pool, into the pool's folder. Plain data, if the source is: it is pickled."""
+
+    source: Source
+    parts: Sequence[Part]
+    folder: Path
+    index: int
+    n_shards: int
+
+    def path(self, suffix: str) -> Path:
+        return self.folder / f"{self.index:05d}.{suffix}"
+
+
+def make_group_tasks(source: Source, folder: Path, n_shards: int) -> list[GroupTask]:
+    """The source's parts in at most MAX_GROUPS runs of neighbours a pool, for `write_group`. Makes the pools' folders."""
+    parts = source.parts()
+    pools = {part.pool for part in parts}
+    if pools not in POOLS:
+        raise ValueError(
+            f"the parts of {source.name} are {sorted(pools)}: all must be any, or some private and some train"
+        )
+    tasks = []
+    for pool in sorted(pools):
+        members = [part for part in parts if part.pool == pool]
+        size = -(-len(members) // MAX_GROUPS)
+        groups = [members[start : start + size] for start in range(0, len(members), size)]
+        (folder / pool).mkdir(parents=True, exist_ok=True)
+        tasks += [GroupTask(source, group, folder / pool, index, n_shards) for index, group in enumerate(groups)]
+    return tasks
+
+
+def write_group(task: GroupTask) -> dict[str, Any]:
+    """Write one group's files, unless that is done; return its counts: documents, bytes, skipped by reason."""
+    if task.path("json").exists():
+        return read_json(task.path("json"))
+    buffers = [bytearray() for _ in range(task.n_shards)]
+    documents = total_bytes = buffered = position = 0
+    skipped: Counter[str] = Counter()
+    starts: list[np.ndarray] = []
+    with open_atomic(task.path("docs")) as file:
+
+        def write_block() -> None:
+            nonlocal position, buffered
+            starts.append(position + np.cumsum([0, *map(len, buffers)]))
+            position, buffered = int(starts[-1][-1]), 0
+            for buffer in buffers:
+                file.write(buffer)
+                buffer.clear()
+
+        for part in task.parts:
+            for document in task.source.iter_part(part):
+                try:
+                    text = document.text.encode("utf-8")
+                except UnicodeEncodeError:  # half of a surrogate pair: no such text exists in UTF-8
+                    skipped["badly encoded"] += 1
+                    continue
+                key = content_key(document.text)
+                buffers[int(hash_fraction(key) * task.n_shards)] += RECORD.pack(key, len(text)) + text
+                documents, total_bytes, buffered = documents + 1, total_bytes + len(text), buffered + len(text)
+                if buffered >= BLOCK_BYTES:
+                    write_block()
+            skipped += task.source.skipped
+        write_block()
+    with open_atomic(task.path("npy")) as file:
+        np.save(file, np.stack(starts, axis=1), allow_pickle=False)
+    counts = {"documents": documents, "bytes": total_bytes, "skipped": dict(skipped), "peak_rss_mb": peak_rss_mb()}
+    write_json_atomic(task.path("json"), counts)
+    return counts
+
+
+def read_shard(folder: Path, index: int) -> Shard:
+    """A shard of one pool, its documents sorted by key; of equal ones the first that the source gave is kept."""
+    raw = b"".join(_read_slices(folder, index))
+    kept: dict[bytes, ShardDocument] = {}
+    records = duplicate_bytes = position = 0
+    while position < len(raw):
+        key, size = RECORD.unpack_from(raw, position)
+        position += RECORD.size + size
+        record = ShardDocument(key, raw[position - size : position])
+        records += 1
+        if kept.setdefault(key, record) is not record:
+            duplicate_bytes += size
+    documents = sorted(kept.values(), key=lambda document: document.key)
+    return Shard(documents, records - len(documents), duplicate_bytes)
+
+
+def _read_slices(folder: Path, index: int) -> list[bytes]:
+    """What each block of each group holds of one shard, in order."""
+    slices = []
+    for path in sorted(folder.glob("*.docs")):
+        starts = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)[index : index + 2]
+        with open(path, "rb", buffering=0) as file:
+            for start, end in starts.T.tolist():
+                if start < end:
+                    file.seek(start)
+                    slices.append(file.read(end - start))
+    return slices
+
+
+def pool_folders(shards: Path) -> tuple[Path, Path]:
+    """Where the documents lie that evaluation is chosen from, and those that training is: the same folder unless the
+    source sets text aside itself."""
+    private = shards / "private"
+    return (private, shards / "train") if private.exists() else (shards / "any", shards / "any")
