@@ -328,10 +328,10 @@ def adamw_update_rows(weight: torch.Tensor, grad: torch.Tensor, mean: torch.Tens
     grad = grad.coalesce()
     rows = grad.indices()[0]
     tensors = (weight, mean, square)
-    picked = [tensor[rows] for tensor in tensors]
+    picked = [tensor.index_select(0, rows) for tensor in tensors]
     adamw_update(picked[0], grad.values(), *picked[1:], *settings)
     for tensor, values in zip(tensors, picked, strict=True):
-        tensor[rows] = values
+        tensor.index_copy_(0, rows, values)
 
 
 class Optimizer:

@@ -26,6 +26,7 @@ from harness.training import attention
 from harness.training.parent import die_with_parent
 
 SEQUENCE = struct.Struct("<I")
+LOSS_ROWS = 4  # of logits that are in float32 and in the softmax at a time: of a whole batch they would be a run's largest tensors
 FILE_CAP_BYTES = 64 * 2**20  # no file this process writes, its log included, may grow past this
 
 
@@ -67,7 +68,11 @@ def token_losses(model: torch.nn.Module, rows: torch.Tensor, n_vocab: int, dtype
         raise ValueError(
             f"forward returned logits of shape {tuple(logits.shape)}, the contract says {(*inputs.shape, n_vocab)}"
         )
-    return F.cross_entropy(logits.float().reshape(-1, n_vocab), targets.reshape(-1), reduction="none").view_as(targets)
+    rows_of_losses = (
+        F.cross_entropy(few.float().flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+        for few, wanted in zip(logits.split(LOSS_ROWS), targets.split(LOSS_ROWS), strict=True)
+    )
+    return torch.cat(list(rows_of_losses))
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
