@@ -14,7 +14,7 @@ Values = Mapping[str, Any]
 
 # Constants of which more is never less memory: what failed for lack of it fails with more of them too. The rows at a time are not among them:
 # they are halved until a training fits, and what failed did so with a single row.
-MEMORY_CONSTANTS = ("DEPTH", "N_HEAD", "HEAD_DIM", "MLP_RATIO")
+MEMORY_CONSTANTS = ("DEPTH", "N_HEAD", "HEAD_DIM", "MLP_RATIO", "NGRAM_TABLES", "NGRAM_ROWS")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def effective_values(values: Values) -> dict[str, Any]:
     """Return the values without what has no effect: two sets that come to the same are one experiment.
 
     The window pattern is spelt out for the layers there are (the last is always long), so is the placing of value
-    embeddings; the reach of short layers goes when there is none, the decay of value embeddings when there are none.
+    embeddings; the reach of short layers goes when there is none, the decay of value embeddings when there are none, the
+    rates of a short convolution and of tables that are off.
     """
     found = dict(values)
     depth = values.get("DEPTH")
@@ -67,6 +68,11 @@ def effective_values(values: Values) -> dict[str, Any]:
         found["VALUE_EMBED_EVERY"] = [i for i in range(depth) if every and i % every == 0]
         if not every:
             found.pop("EMBEDDING_DECAY", None)
+    if values.get("SHIFT_TAPS") == 0:
+        found.pop("SHIFT_LR", None)
+    if values.get("NGRAM_TABLES") == 0:
+        found.pop("NGRAM_ROWS", None)
+        found.pop("NGRAM_LR", None)
     return found
 
 
@@ -85,7 +91,8 @@ def estimate_memory_mb(values: Values, limits: Limits, rows: int | None = None) 
     tokens = rows * limits.max_seq_len
     activations = tokens * depth * width * (16 + 3 * ratio) * (4 if limits.device_kind == "cpu" else 2)
     logits = tokens * limits.n_vocab * 4 * 4  # in float32, with their copies and gradients
-    return (4 * 4 * (tables + matrices) + activations + logits) / 2**20
+    copies = 5 if values.get("AVERAGE_LAST") else 4  # weights, gradients, two moments; the mean of the weights
+    return (4 * copies * (tables + matrices) + activations + logits) / 2**20
 
 
 def _whole_batches(values: Values, limits: Limits) -> str | None:

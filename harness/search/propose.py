@@ -6,8 +6,9 @@ no proposal.json. The same request gives the same answer. The journal is not rea
 needed.
 
 Schedule: experiments 1, 4, 7, ... try the next structural idea of the bank that is allowed, applies and was not tried
-in this run; the others, and these when no idea is left, tune constants. An idea that was tried comes again only after
-all are, once for each new incumbent, and only if it was a near miss. A repair (attempt > 0) is a tune.
+in this run, in the order for the device; the others, and these when no idea is left, tune constants. Ideas obey the
+program's ranges and fixed constants too. An idea that was tried comes again only when no other applies, once for each
+new incumbent, and only if it was a near miss. A repair (attempt > 0) is a tune.
 `force_category` asks for another kind; when it has nothing to offer, the proposal says so in its note and is of the
 usual kind.
 """
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.files import read_json, write_json_atomic, write_text_atomic
-from harness.search.bank import IDEAS, Idea, new_constants
-from harness.search.constants import ConstantsError, constant_values, parse_constants, rewrite_constants
+from harness.search.bank import ideas_for, new_constants
+from harness.search.constants import ConstantsError, checked_value, constant_values, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
+from harness.search.idea import Idea
 from harness.search.limits import Limits, reasons_against
 from harness.search.patch import PatchError
 from harness.search.program import CATEGORIES, ProgramError, ProgramSettings, narrow_constants, parse_program
@@ -88,15 +90,17 @@ def _structural(request: Mapping[str, Any], settings: ProgramSettings, not_appli
     source, history, limits = request["parent_train_py"], request["history"], _limits(request)
     allowed = [
         idea
-        for idea in IDEAS
+        for idea in ideas_for(limits.device_kind)
         if idea.category in settings.allowed_categories and not settings.forbids(idea.id, idea.title)
     ]
     forced = request.get("force_category")
     untried = [idea for idea in allowed if not any(row.get("bank_id") == idea.id for row in history)]
-    again = [] if untried else [idea for idea in allowed if _near_miss(idea, history, request["parent_experiment"])]
-    for idea in sorted(untried or again, key=lambda idea: forced is not None and idea.category != forced):
+    again = [idea for idea in allowed if _near_miss(idea, history, request["parent_experiment"])]
+    first = lambda idea: forced is not None and idea.category != forced  # noqa: E731
+    for idea in [*sorted(untried, key=first), *sorted(again, key=first)]:
         try:
             candidate = idea.apply(source)
+            _obey(settings, source, candidate, history)
             reasons = check_candidate(candidate, _tried(request))
             reasons += reasons_against(constant_values(candidate), limits, proven=constant_values(source))
         except (PatchError, ConstantsError):
@@ -107,6 +111,24 @@ def _structural(request: Mapping[str, Any], settings: ProgramSettings, not_appli
             return Proposal(candidate, idea.title, hypothesis, idea.category, idea.id)
         not_applicable.append(idea.id)
     return None
+
+
+def _obey(settings: ProgramSettings, source: str, candidate: str, history: Sequence[Mapping[str, Any]]) -> None:
+    """Raise PatchError or ConstantsError when an idea changes a constant that the program fixes, or leaves its range."""
+    before, after = parse_constants(source), parse_constants(candidate)
+    space = narrow_constants(settings, {**before, **after}, _known_names(history))
+    for name in {*before, *after}:
+        if name in before and name in after and before[name].value == after[name].value:
+            continue
+        if name in before and name not in space:
+            raise PatchError(f"{name} is fixed or forbidden")
+        if name in after and name in space:
+            checked_value(space[name], after[name].value)
+
+
+def _known_names(history: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Names of constants that a program may mention besides the incumbent's own: the bank's, and those of the run so far."""
+    return new_constants().union(*(row.get("constants") or {} for row in history))
 
 
 def _near_miss(idea: Idea, history: Sequence[Mapping[str, Any]], parent: int) -> bool:
@@ -124,8 +146,7 @@ def _near_miss(idea: Idea, history: Sequence[Mapping[str, Any]], parent: int) ->
 def _tune(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
     source, history = request["parent_train_py"], request["history"]
     constants = parse_constants(source)
-    also_known = new_constants(IDEAS).union(*(row.get("constants") or {} for row in history))
-    space = narrow_constants(settings, constants, also_known)
+    space = narrow_constants(settings, constants, _known_names(history))
     values = {name: constant.value for name, constant in constants.items()}
     for again in range(20):
         change = propose_change(space, values, history, _limits(request), _seed(request, again))
