@@ -36,7 +36,10 @@ class Idea:
 
     def apply(self, source: str) -> str:
         """Return the source with the idea in it. Raises PatchError where it does not apply."""
-        changed = apply_edits(source, parse_edits(self.patch)) if self.patch else source
+        edits = parse_edits(self.patch) if self.patch else []
+        if edits and all(edit.replace in source for edit in edits):
+            raise PatchError(f"{self.id}: it is in there already")
+        changed = apply_edits(source, edits) if edits else source
         try:
             changed = _without(changed, self.without)
             if self.values:
