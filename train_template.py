@@ -427,7 +427,7 @@ def warm_up(model: nn.Module, optimizer: Optimizer, session, device_batch_size: 
     idx = torch.randint(session.vocab_size, (device_batch_size, session.max_seq_len), device=session.device)
     for _ in range(2):
         with session.autocast():
-            loss = model.loss(idx, idx)
+            loss = model.loss(idx, idx.clone())  # two tensors, as in training: one would be another graph
         loss.backward()
         for p in model.parameters():
             p.grad = torch.zeros_like(p)

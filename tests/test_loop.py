@@ -405,7 +405,7 @@ def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
     )
     with pytest.raises(SettingsError, match="vocab_size 256, asked for 300"):
         start.start_run("t", "tiny", cache=str(cache), overrides="vocab_size=300", results=str(lab.folder.parent))
-    with pytest.raises(SettingsError, match="DEPTH None, asked for 3"):
+    with pytest.raises(SettingsError, match="DEPTH 2, asked for 3"):
         start.start_run("t", "tiny", cache=str(cache), overrides="DEPTH=3", results=str(lab.folder.parent))
     for wrong, words in (
         ("vocab=3", "Did you mean vocab_size"),

@@ -192,7 +192,7 @@ def test_rules(values, words):
 
 
 def test_only_what_does_not_fit_with_a_single_row_is_refused_for_memory():
-    wide = VALUES | {"TOTAL_BATCH_SIZE": 2**18, "DEVICE_BATCH_SIZE": 1024}
+    wide = VALUES | {"TOTAL_BATCH_SIZE": 2**18, "DEVICE_BATCH_SIZE": 1024, "NGRAM_TABLES": 0}
     all_rows, one_row = (estimate_memory_mb(wide, LIMITS, rows) for rows in (None, 1))
     assert all_rows > 100 * one_row
     assert reasons_against(wide, replace(LIMITS, memory_mb=(all_rows + one_row) / 2)) == []
