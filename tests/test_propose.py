@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.search.bank import IDEAS
+from harness.search.bank import ON_A_CPU, ON_CARDS
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
+from harness.search.patch import PatchError, parse_edits
 from harness.search.propose import main, propose
 from harness.search.tpe import ProposalError
 
@@ -34,6 +35,20 @@ def history_row(experiment, source, bank_id=None, decision="discard", score=1.6,
     }
 
 
+def applicable(source, ideas=ON_A_CPU):
+    """The ideas that apply to a source, in order."""
+    found = []
+    for idea in ideas:
+        try:
+            idea.apply(source)
+        except PatchError:
+            continue
+        found.append(idea)
+    return found
+
+
+IDEAS = applicable(TEMPLATE)
+ARCHITECTURE = next(idea.id for idea in IDEAS if idea.category == "architecture")
 BASELINE = history_row(0, TEMPLATE, decision="baseline", category="baseline", parent=None)
 
 
@@ -127,15 +142,17 @@ def test_a_process_that_fails_says_why(tmp_path):
 def test_a_night_without_repeats_and_with_structure_early():
     proposals = night(12)
     kinds = [proposal.bank_id for proposal in proposals]
-    assert kinds[0] == IDEAS[0].id and len(set(filter(None, kinds))) == len(IDEAS)
-    assert sum(kind is not None for kind in kinds[:6]) == 2
+    assert [kind is not None for kind in kinds] == [True, False, False] * 4
+    assert kinds[::3] == [idea.id for idea in IDEAS[:4]]
     assert len({source_hash(proposal.source) for proposal in proposals}) == len(proposals)
     assert all(proposal.category == "tune" for proposal in proposals if proposal.bank_id is None)
     assert all(check_candidate(proposal.source) == [] for proposal in proposals)
 
 
 def test_structure_changes_code_outside_of_the_block():
-    source = propose(request(1)).source
+    first = next(idea for idea in IDEAS if idea.patch)
+    before = [history_row(0, TEMPLATE, idea.id) for idea in IDEAS[: IDEAS.index(first)]]
+    source = propose(request(1, [BASELINE, *before])).source
     outside = lambda text: ast.dump(ast.parse(rewrite_block(text)))  # noqa: E731
     assert outside(source) != outside(TEMPLATE)
     assert outside(propose(request(2)).source) == outside(TEMPLATE)
@@ -150,7 +167,7 @@ def rewrite_block(source: str) -> str:
     ("settings", "more", "kind"),
     [
         ('allowed_categories = ["tune"]', {}, None),
-        ('allowed_categories = ["architecture"]', {}, IDEAS[0].id),
+        ('allowed_categories = ["architecture"]', {}, ARCHITECTURE),
         (f'forbidden_ideas = ["{IDEAS[0].id}"]', {}, IDEAS[1].id),
         ("", {"allow_structural": False}, None),
         ("", {"attempt": 1}, None),
@@ -162,7 +179,7 @@ def test_the_program_and_the_request_steer(settings, more, kind):
 
 
 def test_a_forced_category_is_honoured_or_explained():
-    assert propose(request(2, force_category="architecture")).bank_id == IDEAS[0].id
+    assert propose(request(2, force_category="architecture")).bank_id == ARCHITECTURE
     proposal = propose(request(2, settings='allowed_categories = ["tune"]', force_category="architecture"))
     assert proposal.category == "tune" and "architecture" in proposal.note
     with pytest.raises(ProposalError, match="force_category"):
@@ -171,7 +188,7 @@ def test_a_forced_category_is_honoured_or_explained():
 
 def test_ranges_and_fixed_names_hold():
     names = [name for name in constant_values(TEMPLATE) if name != "MATRIX_LR"]
-    settings = f"[ranges]\nMATRIX_LR = [0.03, 0.05]\nSHIFT_TAPS = [1, 2]\n[fixed]\nnames = {json.dumps(names)}"
+    settings = f"[ranges]\nMATRIX_LR = [0.03, 0.05]\nAVERAGE_LAST = [0.1, 0.2]\n[fixed]\nnames = {json.dumps(names)}"
     for experiment in (2, 3, 5):
         values = constant_values(propose(request(experiment, settings=settings)).source)
         assert 0.03 <= values.pop("MATRIX_LR") <= 0.05
@@ -179,11 +196,40 @@ def test_ranges_and_fixed_names_hold():
 
 
 def test_ideas_that_do_not_apply_are_reported():
-    source = TEMPLATE.replace("# === end of constants ===", "# === end of constants ===\n", 1)
-    source = source.replace("class FeedForward(nn.Module):", "class Mlp(nn.Module):").replace("FeedForward(", "Mlp(")
-    proposal = propose(request(1, source=source))
-    assert proposal.not_applicable == ["short-convolution"]
-    assert proposal.bank_id == "bigram-embedding"
+    first = next(idea for idea in IDEAS if idea.patch)
+    changed = parse_edits(first.patch)[-1].search  # a line that it looks for, changed by other hands
+    source = TEMPLATE.replace(changed, changed + "  # mine")
+    then = applicable(source)
+    assert first not in then
+    proposal = propose(request(1, source=source, history=[BASELINE]))
+    assert proposal.bank_id == then[0].id
+    assert proposal.not_applicable == sorted(idea.id for idea in ON_A_CPU[: ON_A_CPU.index(then[0])])
+    assert first.id in proposal.not_applicable or IDEAS.index(first) > 0
+
+
+def test_each_kind_of_device_has_an_order_of_its_own():
+    source = rewrite_constants(TEMPLATE, {"DEPTH": 4})
+    cards, cpu = applicable(source, ON_CARDS), applicable(source, ON_A_CPU)
+    assert cards[0] != cpu[0]
+    for kind, ideas in (("cpu", cpu), ("cuda", cards)):
+        limits = request()["limits"] | {"device_kind": kind}
+        assert propose(request(1, source=source, limits=limits)).bank_id == ideas[0].id
+
+
+@pytest.mark.parametrize(
+    ("wanted", "settings"),
+    [
+        ("half-batch", '[fixed]\nnames = ["ADAM_BETA2"]'),  # one of the constants that it changes
+        ("half-batch", "[ranges]\nTOTAL_BATCH_SIZE = [%(TOTAL_BATCH_SIZE)d, 1048576]"),
+        ("weight-average", "[ranges]\nAVERAGE_LAST = [0.2, 0.4]"),  # one that it would bring
+    ],
+)
+def test_ideas_obey_ranges_and_fixed_constants(wanted, settings):
+    others = ", ".join(f'"{idea.id}"' for idea in IDEAS if idea.id != wanted)
+    only = f'allowed_categories = ["optimizer"]\nforbidden_ideas = [{others}]\n'
+    assert propose(request(1, settings=only)).bank_id == wanted
+    with pytest.raises(ProposalError, match="nothing is left"):
+        propose(request(1, settings=only + settings % constant_values(TEMPLATE)))
 
 
 def test_exhausted_ideas():
