@@ -67,6 +67,7 @@ def figure(cell: str) -> float:
     return float(cell.replace(",", ""))
 
 
+@pytest.mark.slow
 def test_loader_startup_and_scoring_agree_with_themselves_and_a_part_that_fails_takes_none_with_it(tiny_data, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -295,6 +295,7 @@ print(json.dumps([rows, absent]))
 """
 
 
+@pytest.mark.slow
 def test_with_four_packages_alone_the_template_is_driven_and_a_step_split(tmp_path):
     environment = bare_environment(tmp_path) | {"PYTHONPATH": f"{tmp_path}:{ROOT}:{ROOT / 'scripts'}"}
     command = [sys.executable, "-c", BARE_RUN, str(tmp_path / "work")]

@@ -48,7 +48,7 @@ def train(folder: Path, source: str, **changes) -> tuple[dict, str]:
 def test_an_honest_run_is_ok_with_weights_stamped_events_and_measured_times(tmp_path):
     result, _ = train(tmp_path, HONEST)
     assert result["status"] == "ok" and result["num_steps"] > 1 and result["total_tokens"] == 8 * result["num_steps"]
-    assert result["training_seconds"] >= 0.3 and result["startup_seconds"] > 0
+    assert result["training_seconds"] > 0.25 and result["startup_seconds"] > 0  # of 0.3, between the arrivals of two events
     assert (tmp_path / "run" / "weights.safetensors").stat().st_size > 0
     assert not (tmp_path / "run" / "work").exists()
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
