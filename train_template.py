@@ -24,7 +24,7 @@ from harness.training.session import open_session
 
 # One constant a line: value, unit, range and scale (or choices, or `fixed`), meaning. Proposers search exactly these ranges.
 # === constants ===
-DEPTH = 2                  # layers, 1..24 int: transformer blocks
+DEPTH = 1                  # layers, 1..24 int: transformer blocks
 N_HEAD = 2                 # heads, 1..16 int: query heads; the model's width is N_HEAD * HEAD_DIM
 HEAD_DIM = 64              # channels, {32, 64, 128}: width of one head
 KV_GROUP = 1               # query heads, {1, 2, 4}: query heads that share one key/value head
@@ -35,6 +35,8 @@ VALUE_EMBED_EVERY = 2      # layers, {0, 1, 2, 3}: every n-th layer, counted fro
 ROPE_BASE = 10000.0        # wavelength, 1000.0..1000000.0 log: base of the rotary frequencies
 QK_SCALE = 1.15            # factor, 0.7..2.0 linear: sharpens attention after the norm of queries and keys
 SHIFT_TAPS = 3             # tokens, 0..7 int: earlier tokens mixed into the input of attention; 0 is none
+NGRAM_TABLES = 2           # tables, 0..4 int: embeddings of the last 2, 3, .. tokens together, by hash; 0 is none
+NGRAM_ROWS = 65536         # rows, 1024..4194304 pow2: of each such table
 LOGIT_SOFTCAP = 0.0        # logits, {0.0, 10.0, 15.0, 20.0, 30.0}: logits are squashed into +-this; 0 is none
 INIT_SCALE = 0.68          # factor, 0.2..2.0 log: scale of the random initial matrices
 X0_LAMBDA_INIT = 0.05      # factor, 0.0..0.5 linear: initial share of the token embedding fed into every layer
@@ -43,6 +45,7 @@ DEVICE_BATCH_SIZE = 8      # rows, fixed: rows per forward pass; the rest is gra
 MATRIX_LR = 0.04           # per step, 0.004..0.3 log: Muon, hidden matrices
 EMBEDDING_LR = 0.9         # per step, 0.05..4.0 log: AdamW, token and value embeddings
 UNEMBEDDING_LR = 0.006     # per step, 0.0005..0.06 log: AdamW, output matrix
+NGRAM_LR = 0.03            # per step, 0.001..1.0 log: AdamW, tables of the last tokens together
 SHIFT_LR = 0.2             # per step, 0.005..2.0 log: AdamW, weights of the earlier tokens
 SCALAR_LR = 0.5            # per step, 0.02..2.0 log: AdamW, per-layer scalars
 WEIGHT_DECAY = 0.1         # factor, 0.0..0.6 linear: hidden matrices, cautious, fades out with progress
@@ -182,6 +185,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, windows[i], has_value_embedding(i)) for i in range(DEPTH))
         self.residual_lambdas = nn.Parameter(torch.ones(DEPTH))
         self.x0_lambdas = nn.Parameter(torch.full((DEPTH,), float(X0_LAMBDA_INIT)))
+        self.ngram_embeddings = nn.ModuleList(nn.Embedding(NGRAM_ROWS, width) for _ in range(NGRAM_TABLES))
         self.unembedding = nn.Linear(width, rows, bias=False)
         cos, sin = rotary_tables(max_seq_len, HEAD_DIM, ROPE_BASE)
         self.register_buffer("cos", cos, persistent=False)
@@ -194,6 +198,8 @@ class GPT(nn.Module):
         bound = INIT_SCALE * math.sqrt(3.0 / (N_HEAD * HEAD_DIM))
         self.token_embedding.weight.normal_()
         self.unembedding.weight.normal_(std=0.001)
+        for table in self.ngram_embeddings:
+            table.weight.zero_()
         for table in self.value_embeddings.values():
             table.weight.uniform_(-bound, bound)
         for block in self.blocks:
@@ -205,17 +211,29 @@ class GPT(nn.Module):
             if attention.gate is not None:
                 attention.gate.weight.zero_()
 
+    def ngrams(self, idx: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the embeddings of the last 2, 3, .. tokens of idx (B, T) together, (B, T, width).
+
+        Which row of a table stands for them is decided by a hash; products wrap around, as a hash may.
+        """
+        total, code = torch.zeros((), device=idx.device), idx
+        for distance, table in enumerate(self.ngram_embeddings, start=1):
+            code = code * 1_000_003 + F.pad(idx[:, :-distance] + 1, (distance, 0))[:, : idx.size(1)]
+            total = total + table((code ^ (code >> 29)) % table.num_embeddings)
+        return total
+
     def features(self, idx: torch.Tensor) -> torch.Tensor:
-        """Return the last layer's normalised output, (B, T, width)."""
+        """Return the last layer's normalised output, (B, T, width). What the last tokens say together enters first and last."""
         T = idx.size(1)
         cos, sin = self.cos[:, :, :T], self.sin[:, :, :T]
         x = norm(self.token_embedding(idx))
-        x0 = x
+        x0, ngrams = x, self.ngrams(idx)
+        x = x + ngrams
         for i, block in enumerate(self.blocks):
             x = self.residual_lambdas[i] * x + self.x0_lambdas[i] * x0
             value_embedding = self.value_embeddings[str(i)](idx) if str(i) in self.value_embeddings else None
             x = block(x, value_embedding, cos, sin)
-        return norm(x)
+        return norm(x + ngrams)
 
     def padded_logits(self, idx: torch.Tensor) -> torch.Tensor:
         """idx (B, T) int64 -> logits (B, T, rows of the output matrix) float32, squashed into +-LOGIT_SOFTCAP if that is set."""
@@ -236,7 +254,7 @@ class GPT(nn.Module):
 
     def flops_per_token(self, max_seq_len: int) -> float:
         """Training FLOPs per token: 6 per matrix weight, 12 per attended channel (Chowdhery et al., 2022, without causal halving)."""
-        tables = [self.token_embedding, *self.value_embeddings.values()]
+        tables = [self.token_embedding, *self.value_embeddings.values(), *self.ngram_embeddings]
         weights = sum(p.numel() for p in self.parameters()) - sum(t.weight.numel() for t in tables)
         attended = sum(min(block.attention.window, max_seq_len) for block in self.blocks)
         return 6.0 * weights + 12.0 * N_HEAD * HEAD_DIM * attended
@@ -305,6 +323,17 @@ def adamw_update(
     weight.sub_(lr / (1 - beta1**step) * mean / denominator)
 
 
+def adamw_update_rows(weight: torch.Tensor, grad: torch.Tensor, mean: torch.Tensor, square: torch.Tensor, *settings) -> None:
+    """One AdamW step in place for the rows that a sparse gradient names; moments of the others stand still meanwhile."""
+    grad = grad.coalesce()
+    rows = grad.indices()[0]
+    tensors = (weight, mean, square)
+    picked = [tensor[rows] for tensor in tensors]
+    adamw_update(picked[0], grad.values(), *picked[1:], *settings)
+    for tensor, values in zip(tensors, picked, strict=True):
+        tensor[rows] = values
+
+
 class Optimizer:
     """Muon for the hidden matrices, stacked by shape so that one batched product serves all; AdamW for everything else."""
 
@@ -313,6 +342,8 @@ class Optimizer:
         self.muon_update = compile_function(muon_update)
         self.adamw_update = compile_function(adamw_update)
         self.device = model.unembedding.weight.device
+        for table in model.ngram_embeddings:  # a step reads few of its rows: on a CPU the others are left alone
+            table.sparse = self.device.type == "cpu"
         scale = (N_HEAD * HEAD_DIM / 768) ** -0.5  # AdamW learning rates are stated for width 768
         value_embeddings = list(model.value_embeddings.parameters())
         self.adam_groups = [
@@ -321,6 +352,7 @@ class Optimizer:
             (list(model.unembedding.parameters()), UNEMBEDDING_LR * scale, 0.01),
             ([model.residual_lambdas], SCALAR_LR * 0.01, 0.0),  # these multiply the whole stream, layer after layer
             ([model.x0_lambdas], SCALAR_LR, 0.0),
+            (list(model.ngram_embeddings.parameters()), NGRAM_LR * scale, 0.0),
             ([weight for block in model.blocks for weight in block.shift.parameters()], SHIFT_LR, 0.0),
         ]
         named = {id(p) for params, _, _ in self.adam_groups for p in params}
@@ -351,7 +383,8 @@ class Optimizer:
         steps = scalar(float(self.steps))
         for params, lr, weight_decay in self.adam_groups:
             for p in params:
-                self.adamw_update(p, p.grad, *self.moments[p], scalar(lr * lr_factor), ADAM_BETA1, ADAM_BETA2, weight_decay, steps)
+                update = adamw_update_rows if p.grad.is_sparse else self.adamw_update
+                update(p, p.grad, *self.moments[p], scalar(lr * lr_factor), ADAM_BETA1, ADAM_BETA2, weight_decay, steps)
                 p.grad = None
         for shape, params in self.matrices.items():
             weights, grads = torch.stack(list(params)), torch.stack([p.grad for p in params])
@@ -410,10 +443,8 @@ def train() -> None:
     optimizer = Optimizer(model, session.dtype, session.compile)
     model.loss = session.compile(model.loss)
 
-    assert max_seq_len <= TOTAL_BATCH_SIZE, f"TOTAL_BATCH_SIZE {TOTAL_BATCH_SIZE} is less than one row of {max_seq_len} tokens"
-    device_batch_size = min(DEVICE_BATCH_SIZE, TOTAL_BATCH_SIZE // max_seq_len)
+    device_batch_size = session.device_batch_size(DEVICE_BATCH_SIZE, TOTAL_BATCH_SIZE)  # fewer rows where they would not fit
     grad_accum_steps = TOTAL_BATCH_SIZE // (device_batch_size * max_seq_len)
-    assert grad_accum_steps * device_batch_size * max_seq_len == TOTAL_BATCH_SIZE, "the batch must be a whole number of device batches"
 
     warm_up(model, optimizer, session, device_batch_size)
     batches = session.batches(device_batch_size)

@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def add_overnight(commands: argparse._SubParsersAction) -> None:
     """Declare the overnight command's options."""
+    from harness.data.sources import USAGE
+
     night = commands.add_parser(
         "overnight", help="run, continue or watch a night of experiments", prog="scripts/overnight.py"
     )
@@ -98,7 +100,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
         help="stop when the run has this many in all",
     )
     night.add_argument("--profile", default="", help="auto, large, small, cpu, demo or tiny (default: by the hardware)")
-    night.add_argument("--source", default="", help="the corpus (default: the profile's)")
+    night.add_argument("--source", default="", help=f"the corpus: {USAGE} (default: the profile's)")
     night.add_argument(
         "--budget-seconds",
         type=at_least_zero,
@@ -127,6 +129,7 @@ def run_overnight(options: argparse.Namespace) -> int:
     """Watch, stop, report on, or run a night."""
     from harness.lab import night, report
     from harness.lab.plan import Night
+    from harness.lab.profiles import full_spec
     from harness.lab.settings import results_folder
 
     if options.status or options.stop or options.report:
@@ -140,13 +143,16 @@ def run_overnight(options: argparse.Namespace) -> int:
     tag = options.tag or ("demo" if options.demo else date.today().strftime("%b%d").lower())
     experiments = options.experiments or (DEMO_EXPERIMENTS if options.demo else 0)
     profile = options.profile or ("demo" if options.demo else "auto")
+    for change in [change for change in options.set if change.startswith("source=")]:
+        options.set.remove(change)
+        options.source = options.source or change.removeprefix("source=")
     return night.run_night(
         Night(
             tag=tag,
             profile=profile,
             hours=options.hours,
             experiments=experiments,
-            source=options.source,
+            source=full_spec(options.source) if options.source else "",
             overrides=overrides_of(options),
             device=options.device,
             results=absolute(options.results),

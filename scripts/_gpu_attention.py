@@ -7,11 +7,10 @@ that a rung that is right at one shape and fails at another shows both.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 from _gpu_settings import Settings
-from torch.utils.benchmark import Timer
+from _gpu_timing import milliseconds
 
 from harness.training.attention import Case, largest_errors, tolerance
 from harness.training.devices import detect_device
@@ -30,9 +29,9 @@ def cases(kind: str, T: int) -> list[Case]:
 
 
 def list_tasks(settings: Settings) -> list[str]:
-    """All of it, cheap rungs first: flex compiles for every shape anew."""
+    """All of it, cheap rungs first: fa3 may wait for a network, and flex compiles for every shape anew."""
     tasks = []
-    for name in sorted(RUNGS, key=lambda name: name == "flex"):
+    for name in sorted(RUNGS, key=lambda name: {"fa3": 1, "flex": 2}.get(name, 0)):
         for kind in ("full", "windowed"):
             if getattr(RUNGS[name], kind):
                 checks = [str(number) for number in range(len(cases(kind, settings.max_seq_len)))]
@@ -73,19 +72,13 @@ def time_rung(attention: Attention, device: torch.device, dtype: torch.dtype, wi
 
     grad = torch.randn_like(forward())
     with torch.no_grad():
-        forward_ms = milliseconds(forward, settings.timing_seconds)
-    both_ms = milliseconds(lambda: torch.autograd.grad(forward(), inputs, grad), settings.timing_seconds)
+        forward_ms = milliseconds(forward, settings.timing_seconds, settings.device)
+    both_ms = milliseconds(
+        lambda: torch.autograd.grad(forward(), inputs, grad), settings.timing_seconds, settings.device
+    )
     seen = window * (window + 1) / 2 + (T - window) * window  # pairs of positions in one row
     flops = 4 * rows * heads * head_dim * seen
     return {"window": window, "forward_ms": forward_ms, "both_ms": both_ms, "tflops": flops / forward_ms / 1e9}
-
-
-def milliseconds(function: Callable[[], object], least_seconds: float) -> float:
-    """Median of one call, the device waited for."""
-    function()
-    return (
-        1000 * Timer("function()", globals={"function": function}).blocked_autorange(min_run_time=least_seconds).median
-    )
 
 
 def ranking(rows: dict[str, dict]) -> dict[str, list[str]]:

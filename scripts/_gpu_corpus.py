@@ -17,8 +17,8 @@ from harness.data import DataError
 from harness.data.files import write_json_atomic
 from harness.data.manifest import PreparedData
 from harness.data.packing import ROW_DTYPE, count_targets, pack_rows, score_totals
-from harness.data.sources import PythonStdlib
 from harness.data.splits import content_key, hash_fraction
+from harness.data.stdlib import PythonStdlib
 from harness.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 VOCAB_SIZE = 8192
@@ -32,11 +32,8 @@ def run(task: str, settings: Settings) -> dict:
     try:
         texts = list(library_texts(settings.corpus_bytes))
         tokenizer, learnt = make_tokenizer([text for text in texts if not is_val(text)])
-        encoded = {text: tokenizer.encode(text) for text in texts}
         train, val = (
-            pack_rows(
-                [ids for text, ids in encoded.items() if is_val(text) is wanted], settings.max_seq_len, VOCAB_SIZE
-            )
+            pack_texts([text for text in texts if is_val(text) is wanted], tokenizer, settings.max_seq_len)
             for wanted in (False, True)
         )
         if not len(train) or not len(val):
@@ -64,6 +61,13 @@ def library_texts(max_bytes: int) -> Iterator[str]:
         if max_bytes < 0:
             return
         yield document.text
+
+
+def pack_texts(texts: list[str], tokenizer: Tokenizer, max_seq_len: int) -> np.ndarray:
+    """Rows of all texts, (n_rows, max_seq_len + 1) uint16."""
+    encoded = [tokenizer.encode(text) for text in texts]
+    ids = np.concatenate([np.empty(0, ROW_DTYPE), *encoded])
+    return pack_rows(ids, [len(document) for document in encoded], max_seq_len, tokenizer.bos_id)
 
 
 def is_val(text: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import torch
 from _gpu_settings import Settings
-from torch.utils.benchmark import Timer
+from _gpu_timing import milliseconds
 
 from harness.training.devices import detect_device, try_compile
 
@@ -67,17 +67,13 @@ def matmul(settings: Settings) -> dict:
     torch.set_float32_matmul_precision("high")
     n = settings.matmul_size
     a, b = (torch.randn(n, n, device=device.torch_device, dtype=device.torch_dtype) for _ in range(2))
-    seconds = (
-        Timer("a @ b", globals={"a": a, "b": b}).blocked_autorange(min_run_time=5 * settings.timing_seconds).median
-    )
-    return {"matmul_tflops": round(2 * n**3 / seconds / 1e12, 3)}
+    ms = milliseconds(lambda: a @ b, 5 * settings.timing_seconds, settings.device)
+    return {"matmul_tflops": 2 * n**3 / ms / 1e9}
 
 
 def copy(settings: Settings) -> dict:
     """GB/s read and written by copying a large tensor: the ceiling for everything elementwise."""
     source = torch.empty(settings.copy_mb * 2**18, device=detect_device(settings.device).torch_device)
     target = torch.empty_like(source)
-    stmt = "target.copy_(source)"
-    names = {"source": source, "target": target}
-    seconds = Timer(stmt, globals=names).blocked_autorange(min_run_time=5 * settings.timing_seconds).median
-    return {"copy_gb_per_s": round(2 * 4 * source.numel() / seconds / 1e9, 1)}
+    ms = milliseconds(lambda: target.copy_(source), 5 * settings.timing_seconds, settings.device)
+    return {"copy_gb_per_s": 2 * 4 * source.numel() / ms / 1e6}

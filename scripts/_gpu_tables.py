@@ -10,13 +10,13 @@ TARGET = "545M tokens in 300 s, 1.82M tokens/s: the target at the original's sha
 DRY_WORDS = "CPU dry run: figures say nothing about a GPU; CUDA unmeasured"
 
 
-def document(results: dict[str, Rows], ranked: dict[str, list[str]], dry: bool) -> str:
+def document(results: dict[str, Rows], ranked: dict[str, list[str]], dry: bool, compiled: bool = True) -> str:
     """All parts that there are results of, in order, below a heading that names the device."""
     versions = results.get("machine", {}).get("versions", {})
     name = versions.get("device", "unknown device")
     text = [
         f"# gpu_check: {name}",
-        f"Made by `python scripts/gpu_check.py{' --dry-run' if dry else ''}`, {datetime.date.today():%Y-%m-%d}.",
+        f"Made by `python scripts/gpu_check.py{' --dry-run' if dry else ''}{'' if compiled else ' --eager'}`, {datetime.date.today():%Y-%m-%d}.",
     ]
     text += [f"**{DRY_WORDS}.**"] if dry else []
     for part, section in SECTIONS.items():
@@ -120,7 +120,10 @@ def training(rows: Rows) -> str:
         + ["; ".join(filter(None, [row.get("failed"), row.get("rejected"), *row.get("graph_break_reasons", [])]))]
         for task, row in rows.items()
     ]
-    note = f"MFU by the template's own count (as the original's: no causal halving). {TARGET}."
+    note = (
+        "MFU by the template's own count (as the original's: no causal halving). On the clock: graphs compiled after the clock had started, "
+        f"which cost training time; none should be. {TARGET}."
+    )
     return f"## Training\n\n{note}\n\n" + table(["shape and attention", *head, "M tokens in 300 s", "notes"], lines)
 
 

@@ -167,7 +167,7 @@ def install_locked(pip: Pip, requirements: list[str], listing: Path) -> None:
         return
     began = time.monotonic()
     listing.write_text("\n".join(requirements) + "\n", encoding="utf-8")
-    say("packages at the locked versions, about 130 MB to download if none is cached")
+    say("packages at the locked versions, about 190 MB to download if none is cached")
     status, output = pip.install(["--no-deps", "-r", str(listing)], len(requirements))
     if status:
         raise SetupError(f"pip failed:\n{tail(output)}\n{advise(output)}. The whole output is in {pip.log}")

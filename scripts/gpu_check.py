@@ -49,7 +49,7 @@ PARTS = {
     "machine": Part("_gpu_machine", 25, 60, lambda settings, ranked: _gpu_machine.TASKS),
     "corpus": Part("_gpu_corpus", 25, 60, lambda settings, ranked: ["corpus"]),
     "attention": Part("_gpu_attention", 125, 40, lambda settings, ranked: _gpu_attention.list_tasks(settings)),
-    "training": Part("_gpu_training", 195, 110, _gpu_training.list_tasks),
+    "training": Part("_gpu_training", 195, 150, _gpu_training.list_tasks),
     "profile": Part("_gpu_profile", 50, 60, lambda settings, ranked: list(settings.shapes)),
     "start-up": Part("_gpu_runs", 75, 70, lambda settings, ranked: _gpu_runs.START_TASKS),
     "evaluation": Part("_gpu_runs", 30, 40, lambda settings, ranked: list(settings.eval_tokens)),
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     def show(part: str, results: dict[str, Rows], ranked: dict[str, list[str]]) -> None:
         path = options.output or default_output(results, options.dry_run)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(document(results, ranked, options.dry_run), encoding="utf-8")
+        path.write_text(document(results, ranked, options.dry_run, not options.eager), encoding="utf-8")
         path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(SECTIONS[part](results[part]), f"\n\n(written to {path})\n", flush=True)
 

@@ -25,13 +25,19 @@ def script(*events: dict) -> list[dict]:
 
 
 def run(
-    experiment: int, number: int, val_bpb: float | None = None, status: str = "ok", kind: str = "score"
+    experiment: int,
+    number: int,
+    val_bpb: float | None = None,
+    status: str = "ok",
+    kind: str = "score",
+    rows: int | None = None,
+    limit: int | None = None,
 ) -> list[dict]:
-    """The entries of one run: started, trained, scored."""
+    """The entries of one run: started (with at most `limit` rows at a time), trained (with `rows`), scored."""
     at = {"experiment": experiment, "attempt": 0, "run": number}
     events = [
-        {"event": "run_started", **at, "kind": kind, "seed": 1},
-        {"event": "trained", **at, "status": status, "cause": "", "memory_mb": 1.0},
+        {"event": "run_started", **at, "kind": kind, "seed": 1, "device_batch_limit": limit},
+        {"event": "trained", **at, "status": status, "cause": "", "memory_mb": 1.0, "device_batch_size": rows},
     ]
     return events + [{"event": "scored", **at, "status": "ok", "cause": "", "val_bpb": val_bpb}] * (status == "ok")
 
@@ -59,6 +65,10 @@ NIGHT = script(
     *experiment(2, run(2, 0, 1.48) + run(2, 1, 1.481, kind="confirm"), "keep"),
     *experiment(3, run(3, 0, status="crash")),
     *experiment(4, run(4, 0, status="interrupted") + run(4, 1, 1.49)),
+    *experiment(
+        5, run(5, 0, status="oom", rows=4) + run(5, 1, status="oom", rows=2, limit=2) + run(5, 2, 1.49, rows=1, limit=1)
+    ),
+    *experiment(6, run(6, 0, status="oom", rows=2) + run(6, 1, status="oom", rows=1, limit=1)),
 )
 KINDS = {
     "opened": "propose",
@@ -119,7 +129,76 @@ def test_a_promising_result_asks_for_another_run_and_a_bad_one_for_the_decision(
 def test_an_infrastructure_fault_runs_the_same_candidate_again_and_is_not_held_against_it():
     step = next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="infrastructure"))[:-2]))
     assert (step.kind, step.run, step.attempt) == ("train", 1, 0)
-    assert next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="oom"))[:-2])).kind == "decide"
+    assert next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="crash"))[:-2])).kind == "decide"
+
+
+def after(*runs: list[dict], opened: dict = OPENED) -> Step:
+    """What comes next when experiment 1 has had these runs."""
+    return next_step(script(opened, *BASELINE, *experiment(1, [entry for one in runs for entry in one])[:-2]))
+
+
+def test_a_training_out_of_memory_is_repeated_with_half_the_rows_down_to_one():
+    first = after()
+    assert first.device_batch_limit is None
+    ooms, limit = [], None
+    for rows, fewer in ((12, 6), (6, 3), (3, 1)):
+        ooms.append(run(1, len(ooms), status="oom", rows=rows, limit=limit))
+        step = after(*ooms)
+        assert (step.kind, step.run, step.run_kind, step.seed) == ("train", len(ooms), "score", first.seed)
+        assert step.device_batch_limit == fewer
+        limit = fewer
+    assert after(*ooms, run(1, 3, status="oom", rows=1, limit=1)).kind == "decide"
+    state = fold(script(OPENED, *BASELINE, *experiment(1, [e for one in ooms for e in one] + run(1, 3, 1.6, rows=1))))
+    assert state.experiments[1].attempt.failure is None and state.experiments[1].attempt.scores == [1.6]
+
+
+def test_an_interruption_does_not_forget_the_smaller_batch_and_a_confirmation_keeps_it():
+    oom = run(1, 0, status="oom", rows=8)
+    assert after(oom, run(1, 1, status="interrupted", limit=4)).device_batch_limit == 4
+    assert after(oom, run(1, 1, status="infrastructure", limit=4)).device_batch_limit == 4
+    prior = {"sigma": 0.001, "df": 4, "note": ""}
+    step = after(oom, run(1, 1, 1.4985, rows=4, limit=4), opened=OPENED | {"prior": prior})
+    assert (step.run_kind, step.device_batch_limit) == ("confirm", 4)
+
+
+@pytest.mark.parametrize(
+    "oom",
+    [
+        run(1, 0, status="oom"),  # it does not say how many rows it held
+        run(1, 0, status="oom", rows=8, limit=4),  # it takes more than it was allowed
+        [*run(1, 0, rows=8)[:-1], {"event": "scored", "experiment": 1, "attempt": 0, "run": 0, "status": "oom", "cause": "", "val_bpb": None}],
+    ],
+)  # fmt: skip
+def test_out_of_memory_that_fewer_rows_cannot_mend_is_the_ideas_failure(oom):
+    assert after(oom).kind == "decide"
+    state = fold(script(OPENED, *BASELINE, *experiment(1, oom)))
+    assert state.experiments[1].attempt.failure.status == "oom"
+
+
+def test_a_training_that_lies_about_its_rows_is_not_repeated_for_ever():
+    runs, rows = [], 2**60
+    while (step := after(*runs)).kind == "train":
+        runs.append(run(1, len(runs), status="oom", rows=rows, limit=step.device_batch_limit))
+        rows //= 2
+    assert len(runs) == 9
+
+
+def test_a_kept_ideas_smaller_batch_is_its_childrens_and_a_discarded_ones_is_forgotten():
+    opened = OPENED | {"device_batch_limit": 32}
+    big = run(1, 0, status="oom", rows=32, limit=32) + run(1, 1, 1.4, rows=16, limit=16)
+    for decision, limit in (("keep", 16), ("discard", 32)):
+        entries = script(opened, *BASELINE, *experiment(1, big, decision), *experiment(2, [])[:2])
+        entries = [
+            e | {"device_batch_limit": 32} if e.get("experiment") == 0 and e["event"] == "run_started" else e
+            for e in entries
+        ]
+        assert next_step(entries).device_batch_limit == limit
+    baseline = script(opened, *experiment(0, [])[:2])
+    assert next_step(baseline).device_batch_limit == 32  # what the probe found
+    again = script(
+        opened, *experiment(0, run(0, 0, 1.5, rows=32, limit=32) + run(0, 1, status="oom", rows=32, limit=32))[:-2]
+    )
+    assert (next_step(again).seed, next_step(again).device_batch_limit) == (2, 16)
 
 
 def test_a_refused_candidate_is_decided_without_training():

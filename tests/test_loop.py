@@ -10,17 +10,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from checkout import ROOT, git, make_repository
 
 from harness.__main__ import add_overnight, overrides_of
 from harness.data.files import write_json_atomic
-from harness.lab import history, loop, plan, profiles, settings, start
+from harness.lab import history, loop, plan, profiles, progress, settings, start
 from harness.lab.journal import Journal
 from harness.lab.loop import Lab, LoopError, open_lab
 from harness.lab.parameters import ParameterError
 from harness.lab.profiles import ProfileError
+from harness.lab.records import records_from_journal
 from harness.lab.results import read_results
 from harness.lab.settings import SettingsError
 from harness.search.constants import ConstantsError, constant_values, rewrite_constants
@@ -152,7 +154,7 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
     [
         (("model = build_model", "raise ValueError('a bad idea')\n    model = build_model"), "crash"),
         (("session.log(step, total,", "session.log(step, total * float('nan'),"), "nan"),
-        (("session.start()", "raise MemoryError('too large')"), "oom"),
+        (("model = build_model", "raise MemoryError('too large')\n    model = build_model"), "oom"),
     ],
 )
 def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
@@ -163,6 +165,49 @@ def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
     assert row(lab, 1) == (0.0, 0.0, "crash")
     assert git(loop.REPOSITORY, "rev-parse", history.experiment_ref("t", 1)) == lab.experiment.committed["commit"]
     assert json.loads((lab.run_folder(1, 0, 0) / "result.json").read_text())["val_bpb"] is None
+
+
+def test_out_of_memory_becomes_a_smaller_device_batch_and_no_lost_idea(lab):
+    line = next(line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line)
+    too_much = "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
+    put_candidate(lab, incumbent_source(lab).replace(line, f"{line}\n{too_much}"))
+    said = []
+    lab.begin()
+    lab.propose()
+    lab.check()
+    lab.train(said.append)
+    lab.decide()
+    lab.commit()
+    runs = lab.experiment.attempt.runs
+    assert [(run.trained["device_batch_size"], run.status) for run in runs[:2]] == [(8, "oom"), (4, "ok")]
+    assert [run.started["device_batch_limit"] for run in runs[:2]] == [None, 4]
+    assert all(run.trained["device_batch_size"] == 4 for run in runs[1:])  # confirmations, if there were any
+    decided = lab.experiment.decided
+    assert decided["status"] == "ok" and decided["n_runs"] == len(runs) - 1 and row(lab, 1)[0] > 0
+    assert len(read_results(lab.folder / "results.tsv")) == 2
+    record = records_from_journal(lab.journal.entries)[1]
+    assert record.outcome in ("discarded", "kept") and record.cause == "" and record.n_runs == len(runs) - 1
+    words = [progress.words_of(entry) for entry in lab.journal.entries if entry["event"] == "run_started"]
+    assert "experiment 1: once more, with at most 4 rows at a time" in words
+    assert [event["status"] for event in said if event.get("event") == "over"][:2] == ["oom", "ok"]
+
+
+def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_is_too_much(lab, monkeypatch):
+    limits = []
+
+    def train(request, listen):
+        limits.append(request.device_batch_limit)
+        (Path(request.folder)).mkdir(parents=True)
+        (Path(request.folder) / "run.log").write_text("")
+        rows = request.device_batch_limit or 8
+        return {"status": "oom", "cause": "CUDA out of memory", "device_batch_size": rows, "memory_mb": None}
+
+    monkeypatch.setattr(loop, "run_training", train)
+    shutil.rmtree(lab.attempt_folder(0))
+    del lab.journal.entries[1:]
+    with pytest.raises(LoopError, match=r"CUDA out of memory; .* smaller model: .*\(--set\)"):
+        lab.run_baseline()
+    assert limits == [None, 4, 2, 1]
 
 
 @pytest.mark.parametrize("source, reason", [("def f(:\n", "not valid Python"), (None, "tried before")])
@@ -282,6 +327,22 @@ def test_another_harness_data_device_or_torch_is_refused_and_both_are_named(lab,
             Lab(lab.folder)
 
 
+def test_the_precision_a_run_began_with_stays_whatever_a_self_test_says_later(lab, monkeypatch):
+    lab.release()
+    other = "float32" if lab.settings.dtype == "bfloat16" else "bfloat16"
+    monkeypatch.setattr(settings, "detect_device", lambda kind: lab.settings.device | {"dtype": other})
+    assert Lab(lab.folder).settings.dtype == lab.settings.dtype != other
+
+
+def test_a_profile_that_was_never_run_on_its_hardware_is_labelled_wherever_it_is_named(lab):
+    for name in profiles.PROFILES:
+        named = dataclasses.replace(lab.settings, profile=dataclasses.asdict(profiles.PROFILES[name]))
+        words = settings.environment_words(named)
+        assert words.startswith(f"profile {name}") and ("never run" in words) is (
+            profiles.PROFILES[name].tested == profiles.NEVER_RUN
+        )
+
+
 def test_the_harness_hash_ignores_copies_that_jupyterlab_makes(tmp_path):
     shutil.copytree(ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__"))
     before = settings.harness_hash(tmp_path / "harness")
@@ -363,7 +424,7 @@ def test_profiles_fit_the_cards_they_are_chosen_for():
     def card(memory_mb: int, backend: str = "cuda", dtype: str = "bfloat16") -> dict:
         return {"kind": "cuda", "backend": backend, "memory_mb": memory_mb, "dtype": dtype}
 
-    chosen = {80_000: "large", 45_000: "small", 8_000: "small"}
+    chosen = {80_000: "large", 45_000: "small", 8_000: "small", 4_000: "small"}
     assert {memory: profiles.choose_profile("auto", card(memory)).name for memory in chosen} == chosen
     assert profiles.choose_profile("auto", card(190_000, "rocm")).name == "small"
     assert profiles.choose_profile("auto", card(80_000, dtype="float32")).name == "small"
@@ -373,7 +434,10 @@ def test_profiles_fit_the_cards_they_are_chosen_for():
     for name, memory in (("large", profiles.LARGE_CARD_MB), ("small", 8_000), ("cpu", 4_000)):
         profile = profiles.PROFILES[name]
         values = constant_values(rewrite_constants(template, profile.constants, clamp=False))
-        assert estimate_memory_mb(values, Limits(profile.max_seq_len, profile.vocab_size + 1)) < memory, name
+        limits = Limits(profile.max_seq_len, profile.vocab_size + 1)
+        assert estimate_memory_mb(values, limits) < memory, name
+        if name == "small":
+            assert estimate_memory_mb(values, limits, 1) < 2_000  # what a smaller card comes down to, row by row
 
 
 def test_the_shipped_noise_holds_only_for_what_it_was_measured_on():

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from harness.data import DataError
-from harness.data.sources import PythonStdlib, open_source
+from harness.data.sources import open_source
+from harness.data.stdlib import PythonStdlib
 
 
 def make_library(folder: Path) -> Path:

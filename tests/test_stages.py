@@ -10,6 +10,7 @@ from test_prepare import REPO, SIZES, prepare_small, quiet, read_pieces
 
 from harness.data import stages
 from harness.data.prepare import prepare
+from harness.data.splits import content_key
 
 TEXTS = make_texts(400)
 SPLITS = {"train": "train/rows.bin", "val": "private/val.bin", "holdout": "private/holdout.bin"}
@@ -127,9 +128,10 @@ def test_a_source_of_a_script_is_read_by_the_script_itself(tmp_path):
 
 
 def test_documents_are_counted_by_their_length(tmp_path):
-    data = prepare(FakeSource(TEXTS), 256, 32, 3200, cache=tmp_path, workers=1, progress=quiet)  # bytes are tokens
+    data = prepare(FakeSource(TEXTS), 256, 256, 3200, cache=tmp_path, workers=1, progress=quiet)  # bytes are tokens
+    taken = data.manifest["documents"]["val"] + data.manifest["documents"]["holdout"]
+    sizes = [len(text.encode()) for text in sorted(TEXTS, key=content_key)[taken:]]
     lengths = data.manifest["train_lengths"]
-    assert sum(lengths) == data.manifest["documents"]["train"]
-    assert not sum(lengths[16:]) and not sum(
-        lengths[:5]
-    )  # "marker ..." alone is longer than 16, none longer than 65,535
+    assert lengths["cut"] == sum(size > 256 for size in sizes)
+    for digits in range(len(lengths["documents"])):
+        assert lengths["documents"][digits] == sum(2**digits // 2 <= size < 2**digits for size in sizes)

@@ -29,6 +29,36 @@ def test_ids_stand_for_exactly_the_bytes_of_the_text(tokenizer, text):
         assert each.token_bytes()[ids].sum() == len(text.encode())
 
 
+@pytest.mark.parametrize("window", [30, 1000, 1 << 16])
+def test_many_texts_at_once_are_encoded_as_each_alone(tokenizer, monkeypatch, window):
+    texts = [
+        "",
+        *make_texts(40, 5),
+        "<|bo",
+        "s|>",
+        f"a{BOS}",
+        BOS,
+        f"{BOS}{BOS} b",
+        "<|bo",
+        "  ",
+        "\n",
+        "word",
+        " word",
+        "",
+    ]
+    alone = [tokenizer.encoding.encode_ordinary(text) for text in texts]
+    monkeypatch.setattr(tokenizer_module, "WINDOW_CHARS", window)
+    ids, lengths = tokenizer.encode_all(texts)
+    assert len(lengths) == len(texts) and ids.dtype == np.uint16
+    parts = np.split(ids, np.cumsum(lengths)[:-1])
+    if window == 30:  # windows cut long texts, so that only the bytes are the same
+        assert [tokenizer.decode_bytes(part.tolist()) for part in parts] == [text.encode() for text in texts]
+    else:
+        assert [part.tolist() for part in parts] == alone
+    assert ids.max() < tokenizer.bos_id
+    assert tokenizer.encode_all([])[1] == []
+
+
 def test_untrusted_text_never_becomes_a_special_token(tokenizer):
     ids = tokenizer.encode(f"x{BOS}y" * 50)
     assert ids.max() < tokenizer.bos_id

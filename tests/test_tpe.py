@@ -68,8 +68,7 @@ def test_a_night_of_proposals_obeys_every_promise():
                 assert constant.low <= value <= constant.high and type(value) is type(constant.value)
             else:
                 assert value == constant.value
-        total, device_rows = entry["constants"]["TOTAL_BATCH_SIZE"], entry["constants"]["DEVICE_BATCH_SIZE"]
-        assert total % 256 == 0 and (total // 256) % min(device_rows, total // 256) == 0
+        assert entry["constants"]["TOTAL_BATCH_SIZE"] % 256 == 0
         assert entry["constants"]["N_HEAD"] % entry["constants"]["KV_GROUP"] == 0
     for entry in history[1:]:
         parent = history[entry["parent"]]["constants"]
@@ -177,7 +176,7 @@ def test_settings_without_effect_are_no_experiment():
     ("values", "words"),
     [
         ({"TOTAL_BATCH_SIZE": 128}, "less than one row"),
-        ({"TOTAL_BATCH_SIZE": 4096 + 256}, "whole number"),
+        ({"TOTAL_BATCH_SIZE": 4096 + 128}, "whole number"),
         ({"N_HEAD": 3, "KV_GROUP": 2}, "KV_GROUP 2"),
         ({"WARMUP_RATIO": 0.2, "WARMDOWN_RATIO": 0.9}, "exceed"),
         ({"DEPTH": 24, "N_HEAD": 16, "HEAD_DIM": 128}, "MB"),
@@ -190,6 +189,17 @@ def test_rules(values, words):
     assert len(reasons) == 1 and words in reasons[0]
     assert reasons_against(VALUES | values, limits, proven=VALUES | values) == []  # it ran: the rule was wrong
     assert reasons_against({"DEPTH": 3}, limits) == []  # a train.py without those constants
+
+
+def test_only_what_does_not_fit_with_a_single_row_is_refused_for_memory():
+    wide = VALUES | {"TOTAL_BATCH_SIZE": 2**18, "DEVICE_BATCH_SIZE": 1024}
+    all_rows, one_row = (estimate_memory_mb(wide, LIMITS, rows) for rows in (None, 1))
+    assert all_rows > 100 * one_row
+    assert reasons_against(wide, replace(LIMITS, memory_mb=(all_rows + one_row) / 2)) == []
+    assert "one row" in reasons_against(wide, replace(LIMITS, memory_mb=0.9 * one_row))[0]
+    assert (
+        reasons_against(VALUES | {"TOTAL_BATCH_SIZE": 2048 + 256}, LIMITS) == []
+    )  # nine rows, in three times three or as they fit
 
 
 def test_the_memory_estimate_grows_with_every_size():

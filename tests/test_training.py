@@ -1,7 +1,6 @@
-"""Devices, and the template itself."""
+"""The template itself."""
 
 import importlib.util
-import json
 import math
 import subprocess
 import sys
@@ -10,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_model, save_model
-
-from harness.training import devices
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,46 +25,13 @@ def import_template(**constants):
 
 
 @pytest.mark.parametrize(
-    "name, capability, hip, expected",
-    [
-        ("NVIDIA H100 80GB HBM3", 9, None, "bfloat16"),
-        ("Tesla V100", 7, None, "float32"),
-        ("AMD Instinct MI300X", 9, "6.2", "bfloat16"),
-    ],
-)
-def test_simulated_cards_get_the_right_precision(monkeypatch, name, capability, hip, expected):
-    properties = type("Properties", (), {"name": name, "major": capability, "total_memory": 80 * 2**30})()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    monkeypatch.setattr(torch.version, "hip", hip)
-    device = devices.detect_device()
-    assert (device.kind, device.dtype, device.memory_mb) == ("cuda", expected, 80 * 1024)
-    assert (device.peak_flops == 989e12) is ("H100" in name)
-
-
-def test_an_unknown_device_has_no_peak_and_says_nothing_it_does_not_know():
-    for name in ("Imaginary 9000", "NVIDIA L40", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 NVL"):
-        assert math.isnan(devices.peak_flops(name))
-    assert devices.peak_flops("NVIDIA L4") == 121e12 and devices.peak_flops("NVIDIA GeForce RTX 4090") == 165e12
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.training.devices", "--kind", "cpu"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    facts = json.loads(done.stdout)
-    assert facts["kind"] == "cpu" and facts["peak_flops"] is None
-    with pytest.raises(ValueError, match="use auto"):
-        devices.detect_device("tpu")
-
-
-@pytest.mark.parametrize(
     "constants",
     [
         {},
         {"DEPTH": 4, "N_HEAD": 4, "KV_GROUP": 2, "HEAD_DIM": 32, "WINDOW_PATTERN": "SSL"},
         {"VALUE_EMBED_EVERY": 0, "DEPTH": 1},
+        {"SHIFT_TAPS": 0, "NGRAM_TABLES": 0, "LOGIT_SOFTCAP": 15.0, "DEPTH": 2},
+        {"SHIFT_TAPS": 7, "NGRAM_TABLES": 4, "NGRAM_ROWS": 1024},
     ],
 )
 def test_the_template_keeps_the_contract_and_is_causal(constants):
@@ -83,6 +47,7 @@ def test_the_template_keeps_the_contract_and_is_causal(constants):
         logits, others = model(idx), model(changed)
     assert logits.shape == (2, 64, 257) and logits.dtype == torch.float32
     assert torch.equal(logits[:, :40], others[:, :40]) and not torch.allclose(logits[:, 40:], others[:, 40:])
+    assert model(idx[:, :1]).shape == (2, 1, 257)  # a row shorter than what shift and tables look back
 
 
 def test_the_template_learns_and_its_weights_survive_the_round_trip(tmp_path):
@@ -97,11 +62,42 @@ def test_the_template_learns_and_its_weights_survive_the_round_trip(tmp_path):
         loss.backward()
         optimizer.step(1.0, module.muon_momentum(step), module.weight_decay(0.0))
         losses.append(loss.item())
-    assert losses[0] == pytest.approx(5.55, abs=0.1) and losses[-1] < losses[0] - 1
+    assert losses[0] == pytest.approx(math.log(320), abs=0.1)  # 257 rounded up to a multiple of 64
+    assert losses[-1] < losses[0] - 1
     save_model(model, str(tmp_path / "w"))
     fresh = module.build_model(257, 32)
     load_model(fresh, str(tmp_path / "w"))
     assert torch.equal(fresh(idx[:, 1:]), model(idx[:, 1:]))
+
+
+def test_a_step_on_the_rows_that_were_read_is_the_dense_step_there_and_leaves_the_others_alone():
+    module = import_template(NGRAM_ROWS=1024, N_HEAD=1, HEAD_DIM=32)
+    idx = torch.randint(257, (2, 33))
+    tables = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = module.build_model(257, 32)
+        optimizer = module.Optimizer(model, torch.float32, lambda function: function)
+        assert all(table.sparse for table in model.ngram_embeddings)
+        for table in model.ngram_embeddings:
+            table.sparse = sparse
+        model.unembedding.weight.data.normal_()
+        model.loss(idx[:, :-1], idx[:, 1:]).backward()
+        assert model.ngram_embeddings[0].weight.grad.is_sparse is sparse
+        optimizer.step(1.0, 0.9, 0.0)
+        tables.append(model.ngram_embeddings[0].weight.detach())
+    moved = tables[0].abs().sum(dim=1) > 0
+    assert 0 < moved.sum() <= idx[:, :-1].numel() and torch.allclose(*tables, atol=1e-6)
+
+
+def test_the_same_last_tokens_share_a_row_and_others_do_not():
+    model = import_template(NGRAM_ROWS=2**20, N_HEAD=1, HEAD_DIM=32).build_model(257, 32)
+    pairs, triples = [], []
+    for rows, table in zip((pairs, triples), model.ngram_embeddings, strict=True):
+        table.register_forward_hook(lambda module, inputs, output, rows=rows: rows.extend(inputs[0][0].tolist()))
+    model(torch.tensor([[5, 7, 9, 5, 7, 9, 9, 7]]))
+    assert pairs[1] == pairs[4] and pairs[2] == pairs[5] and len(set(pairs)) == 6
+    assert triples[2] == triples[5] and len(set(triples)) == 7
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():

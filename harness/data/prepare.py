@@ -1,9 +1,10 @@
 """Make a corpus ready for training: `prepare()`, or `python -m harness.data.prepare`.
 
 In: a source, a vocabulary size, a row length, an evaluation size. Out: the folder `<cache>/<data_id>/`, which appears
-by one rename when it is complete, from `<cache>/.work/<data_id>/` where the stages leave their results. The same call
-again finds it and does nothing; after a kill it goes on from the last part that was finished; while another process is
-at it, it waits. Refuses impossible sizes, a corpus too small, a folder it cannot write, a disk too full for the result.
+by one rename when it is complete, from `<cache>/.work/<data_id>/` where the stages leave their results. What a source
+has to download goes to `<cache>/downloads/` first. The same call again finds it and does nothing; after a kill it goes
+on from the last part that was finished; while another process is at it, it waits. Refuses impossible sizes, a corpus
+too small or changing, a folder it cannot write, and, before the first byte is loaded, a disk too full for the result.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -18,12 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from harness.data import DataError
+from harness.data.fetch import DOWNLOAD_WORKERS, check_text_unchanged, get_text
 from harness.data.files import read_json, sync_folder, write_json_atomic
+from harness.data.locks import wait_for_lock
 from harness.data.manifest import FORMAT_VERSION, MANIFEST, PreparedData, describe_files, open_prepared
-from harness.data.sources import SOURCES, PythonStdlib, Source, open_source
+from harness.data.sources import USAGE, Source, open_source
 from harness.data.splits import MIN_EVAL_ROWS
 from harness.data.stages import (
     SHARD_BYTES,
@@ -34,14 +36,13 @@ from harness.data.stages import (
     private_stage,
     read_stage,
     rows_stage,
-    space_bytes,
     tokenizer_stage,
     versions,
 )
 from harness.data.tokenizer import check_vocab_size
 from harness.data.workers import cpu_count, peak_rss_mb
 
-__all__ = ["PreparedData", "default_cache", "find_prepared", "open_prepared", "prepare"]
+__all__ = ["PreparedData", "default_cache", "find_prepared", "name_data", "open_prepared", "prepare"]
 
 
 def default_cache() -> Path:
@@ -57,17 +58,20 @@ def prepare(
     cache: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress = print,
+    download_workers: int = DOWNLOAD_WORKERS,
 ) -> PreparedData:
     """Prepare `source` unless that is done, going on where an interrupted prepare stopped; return the result.
 
     vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of validation, and as many of
-    holdout. workers: processes, by default one per CPU. progress: is given one line of text at a time. Raises DataError
-    with what to do.
+    holdout. workers: processes, by default one per CPU. progress: is given one line of text at a time.
+    download_workers: files downloaded at a time. Raises DataError with what to do.
     """
     job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
     workers = _check_int("workers", cpu_count() if workers is None else workers, 1)
-    with _clear_errors(job), _lock(job, progress):
-        return _open_existing(job, progress) or _build(job, workers, progress)
+    _check_int("download_workers", download_workers, 1)
+    busy = f"another process is preparing {job.data_id}: waiting for it"
+    with _clear_errors(job), wait_for_lock(job.work.with_name(f"{job.data_id}.lock"), busy, progress):
+        return _open_existing(job, progress) or _build(job, workers, download_workers, progress)
 
 
 def find_prepared(
@@ -82,10 +86,21 @@ def find_prepared(
     if not job.folder.exists():
         raise DataError(
             f"no prepared data {job.data_id} in {job.cache}: run notebooks/01_prepare.ipynb, or "
-            f"python -m harness.data.prepare --source {job.source.name} --vocab-size {vocab_size} "
+            f"python -m harness.data.prepare --source {shlex.quote(job.source.spec)} --vocab-size {vocab_size} "
             f"--max-seq-len {max_seq_len} --eval-tokens {eval_tokens}"
         )
     return open_prepared(job.folder)
+
+
+def name_data(
+    source: str | Source,
+    vocab_size: int,
+    max_seq_len: int,
+    eval_tokens: int,
+    cache: str | os.PathLike[str] | None = None,
+) -> str:
+    """The id that the data of these arguments has, prepared or not. DataError when the source's text is gone."""
+    return _make_job(source, vocab_size, max_seq_len, eval_tokens, cache).data_id
 
 
 def _make_job(
@@ -94,12 +109,12 @@ def _make_job(
     check_vocab_size(vocab_size)
     _check_int("max_seq_len", max_seq_len, 2)
     _check_int("eval_tokens", eval_tokens, MIN_EVAL_ROWS * max_seq_len)
-    opened = open_source(source)
+    folder = Path(cache).expanduser().absolute() if cache is not None else default_cache().absolute()
+    opened = open_source(source, folder)
     source_id = opened.source_id()
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", source_id):
         raise DataError(f"source id {source_id!r} cannot name a folder: use a-z, 0-9, '.', '_' and '-' only")
-    folder = Path(cache).expanduser() if cache is not None else default_cache()
-    return Job(opened, source_id, vocab_size, max_seq_len, eval_tokens, folder.absolute())
+    return Job(opened, source_id, vocab_size, max_seq_len, eval_tokens, folder)
 
 
 def _check_int(name: str, value: Any, least: int) -> int:
@@ -121,22 +136,6 @@ def _clear_errors(job: Job) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def _lock(job: Job, progress: Progress) -> Iterator[None]:
-    """One prepare of this data at a time; a second one waits. The lock goes with its process, however that ends."""
-    job.work.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(job.work.with_name(f"{job.data_id}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        progress(f"another process is preparing {job.data_id}: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _open_existing(job: Job, progress: Progress) -> PreparedData | None:
     if not job.folder.exists():
         return None
@@ -150,11 +149,13 @@ def _open_existing(job: Job, progress: Progress) -> PreparedData | None:
     return data
 
 
-def _build(job: Job, workers: int, progress: Progress) -> PreparedData:
-    started = time.monotonic()
+def _build(job: Job, workers: int, download_workers: int, progress: Progress) -> PreparedData:
     resumed = _open_work(job)
     progress(f"{'going on with' if resumed else 'preparing'} {job.data_id} in {job.cache}")
+    get_text(job, download_workers, progress)
+    started = time.monotonic()
     read = read_stage(job, workers, progress)
+    check_text_unchanged(job)
     tokenizer_stage(job, read["shards"], progress)
     private = private_stage(job, read["shards"], progress)
     train = rows_stage(job, read["shards"], private["last_key"], workers, progress)
@@ -180,21 +181,10 @@ def _open_work(job: Job) -> bool:
         if read_json(job.work / "plan.json") == plan:
             return True
     shutil.rmtree(job.work, ignore_errors=True)
-    _check_free_space(job)
     for name in ("out/train", "out/private", "shards"):
         (job.work / name).mkdir(parents=True)
     write_json_atomic(job.work / "plan.json", plan)
     return False
-
-
-def _check_free_space(job: Job) -> None:
-    needed = space_bytes(job)
-    free = shutil.disk_usage(job.cache).free
-    if free < needed:
-        raise DataError(
-            f"preparing needs about {needed / 1e6:,.0f} MB in {job.cache}, and {free / 1e6:,.0f} MB are free: "
-            "free some space, or set AUTORESEARCH_CACHE to a folder on another disk"
-        )
 
 
 def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> PreparedData:
@@ -220,12 +210,13 @@ def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> Prepared
 def main(arguments: list[str] | None = None) -> int:
     """The command line. 0 when the data is there, 2 with one line on stderr when it cannot be, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m harness.data.prepare", description="Make a corpus ready.")
-    parser.add_argument("--source", default=PythonStdlib.name, help=f"{', '.join(SOURCES)} (%(default)s)")
+    parser.add_argument("--source", default="python-stdlib", help=f"{USAGE} (%(default)s)")
     parser.add_argument("--vocab-size", type=int, default=2048, help="ordinary tokens, from 256 (%(default)s)")
     parser.add_argument("--max-seq-len", type=int, default=256, help="tokens per row (%(default)s)")
     parser.add_argument("--eval-tokens", type=int, default=262144, help="of validation and of holdout (%(default)s)")
     parser.add_argument("--cache", help="folder ($AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab)")
     parser.add_argument("--workers", type=int, help="processes (one per CPU)")
+    parser.add_argument("--download-workers", type=int, default=DOWNLOAD_WORKERS, help="files at a time (%(default)s)")
     options = vars(parser.parse_args(arguments))
     try:
         prepare(**options, progress=lambda line: print(line, flush=True))

@@ -173,6 +173,7 @@ def make_train_part(task: PartTask) -> TrainPart:
         "tokens": count_content(packed, tokenizer.bos_id),
         "targets": targets,
         "lengths": np.bincount([length.bit_length() for length in lengths], minlength=LENGTH_BINS),
+        "cut": sum(length > task.max_seq_len for length in lengths),
         **dropped,
     }
     return TrainPart(packed, counts, peak_rss_mb())

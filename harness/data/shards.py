@@ -14,7 +14,7 @@ depend on how many processes wrote it, or when. Memory of a writer: BLOCK_BYTES 
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,31 +118,31 @@ def write_group(task: GroupTask) -> dict[str, Any]:
 
 def read_shard(folder: Path, index: int) -> Shard:
     """A shard of one pool, its documents sorted by key; of equal ones the first that the source gave is kept."""
-    raw = b"".join(_read_slices(folder, index))
     kept: dict[bytes, ShardDocument] = {}
-    records = duplicate_bytes = position = 0
-    while position < len(raw):
-        key, size = RECORD.unpack_from(raw, position)
-        position += RECORD.size + size
-        record = ShardDocument(key, raw[position - size : position])
-        records += 1
-        if kept.setdefault(key, record) is not record:
-            duplicate_bytes += size
+    records = duplicate_bytes = 0
+    for raw in _iter_slices(folder, index):  # one at a time: of a text that is there a million times one is held
+        position = 0
+        while position < len(raw):
+            key, size = RECORD.unpack_from(raw, position)
+            position += RECORD.size + size
+            records += 1
+            if key in kept:
+                duplicate_bytes += size
+            else:
+                kept[key] = ShardDocument(key, raw[position - size : position])
     documents = sorted(kept.values(), key=lambda document: document.key)
     return Shard(documents, records - len(documents), duplicate_bytes)
 
 
-def _read_slices(folder: Path, index: int) -> list[bytes]:
+def _iter_slices(folder: Path, index: int) -> Iterator[bytes]:
     """What each block of each group holds of one shard, in order."""
-    slices = []
     for path in sorted(folder.glob("*.docs")):
         starts = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)[index : index + 2]
         with open(path, "rb", buffering=0) as file:
             for start, end in starts.T.tolist():
                 if start < end:
                     file.seek(start)
-                    slices.append(file.read(end - start))
-    return slices
+                    yield file.read(end - start)
 
 
 def pool_folders(shards: Path) -> tuple[Path, Path]:

@@ -1,26 +1,20 @@
-"""Where text comes from: a source is one small class that names itself and streams its documents.
+"""Where text comes from: a source is one small class that names itself and streams its documents, part by part.
 
-In: the name of a source, such as `python-stdlib`. Out: a `Source`, whose `iter_part()` yields one document at a
-time (memory stays that of one document) in an order that depends on nothing but the source's id. A source decides
-nothing about splits, duplicates or tokens. It drops nothing quietly: what it cannot use it counts in `skipped`.
+In: a spec such as `python-stdlib`, `climbmix:12` or `folder:/home/me/books`. Out: a `Source`, whose `iter_part()` yields
+one document at a time (memory stays that of one document) in an order that depends on nothing but the source's id. A
+source decides nothing about splits, duplicates or tokens. It drops nothing quietly: what it cannot use it counts in
+`skipped`. Opening one touches neither disk nor network.
 """
 
-import hashlib
-import os
-import platform
-import re
-import sysconfig
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.data import DataError
 
-# Not the library itself: what was installed beside it, and what differs from build to build of one version.
-SKIPPED_FOLDERS = re.compile(r"(site-packages|dist-packages|__pycache__|config-.*)\Z")
-SKIPPED_FILES = re.compile(r"_sysconfigdata.*\.py\Z")
+USAGE = "python-stdlib, climbmix[:SHARDS], tinystories or folder:PATH[::FIELD]"
 
 
 class Document(NamedTuple):
@@ -41,15 +35,39 @@ class Part(NamedTuple):
     pool: str = "any"
 
 
+class RemoteFile(NamedTuple):
+    """A file still to be downloaded, as the server describes it; `have` bytes of it are here already."""
+
+    name: str
+    bytes: int
+    sha256: str
+    have: int = 0
+
+
 class Source(ABC):
-    """A corpus. Another one is another subclass and a line in `SOURCES`. Plain data: worker processes get a pickled copy."""
+    """A corpus. Another one is another subclass and a line in `open_source`. Plain data: worker processes get a copy."""
 
     name: str
     skipped: Counter[str]  # reason -> documents left out by the latest iter_part()
 
+    @classmethod
+    def open(cls, argument: str, cache: Path | None) -> "Source":
+        """The source of a spec, from what follows its colon; DataError if that makes no sense.
+
+        cache: where downloads lie and what was hashed is remembered.
+        """
+        if argument:
+            raise DataError(f"{cls.name} takes nothing after it, not {argument!r}; sources are {USAGE}")
+        return cls()
+
+    @property
+    def spec(self) -> str:
+        """What opens this source again, from any working directory."""
+        return self.name
+
     @abstractmethod
     def source_id(self) -> str:
-        """A cheap, deterministic name for exactly this text, with version and content hash.
+        """A cheap, deterministic name for exactly this text, with version and content hash; needs no network.
 
         Such as python-stdlib-3.11.7-1a2b3c4d. Lower-case letters, digits, '.', '_' and '-' only: it names a folder.
         """
@@ -57,6 +75,14 @@ class Source(ABC):
     @abstractmethod
     def total_bytes(self) -> int:
         """About how many bytes of UTF-8 text there are, before anything is skipped. The same for the same id."""
+
+    def plan_download(self, workers: int) -> list[RemoteFile]:
+        """What is not on this machine yet; files already here are verified. DataError where the server cannot say."""
+        return []
+
+    def download(self, plan: list[RemoteFile], workers: int, progress: Callable[[str], None]) -> None:
+        """Get the planned files, going on with half-finished ones. DataError with what to do."""
+        assert not plan, f"{self.name} has nothing to download"
 
     def parts(self) -> list[Part]:
         """What iter_part takes, in a fixed order; `private` parts first. One part unless a source says otherwise."""
@@ -67,89 +93,17 @@ class Source(ABC):
         """Every usable document of a part once, in the same order each time. Starts `skipped` afresh."""
 
 
-class PythonStdlib(Source):
-    """The library sources of the interpreter that runs: on every machine, no download, 11 to 32 MB.
+def open_source(spec: str | Source, cache: Path | None = None) -> Source:
+    """The source that `spec` names; a Source object is returned as it is. DataError names what there is."""
+    # Here and not at the top: these modules build on this one
+    from harness.data.folder import Folder
+    from harness.data.hub import ClimbMix, TinyStories
+    from harness.data.stdlib import PythonStdlib
 
-    `folder` is for tests; the default is the interpreter's own library, also inside a virtual environment.
-    """
-
-    name = "python-stdlib"
-
-    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = Path(folder or sysconfig.get_path("stdlib"))
-        self.skipped = Counter()
-
-    def source_id(self) -> str:
-        """Interpreter version and a hash over the relative path and content of every file."""
-        digest = hashlib.sha256()
-        for path in self._paths():
-            raw = _read(path)
-            if raw is not None:
-                name = path.relative_to(self.folder).as_posix()
-                digest.update(f"{name}\0{len(raw)}\0".encode("utf-8", "surrogateescape"))
-                digest.update(raw)
-        version = re.sub(r"[^a-z0-9.]+", "_", platform.python_version().lower())
-        return f"{self.name}-{version}-{digest.hexdigest()[:8]}"
-
-    def total_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._paths())
-
-    def iter_part(self, part: Part) -> Iterator[Document]:
-        self.skipped = Counter()
-        for path in self._paths():
-            raw = _read(path)
-            text = _decode(raw)
-            if raw is None:
-                self.skipped["unreadable"] += 1
-            elif text is None:
-                self.skipped["badly encoded"] += 1  # the library tests its own decoder with such files
-            elif not text.strip():
-                self.skipped["empty"] += 1
-            else:
-                yield Document(path.relative_to(self.folder).as_posix(), text)
-
-    def _paths(self) -> list[Path]:
-        """Every library source in sorted order.
-
-        Linked folders are not followed (loops); linked files are, since some package managers install by links.
-        """
-        paths = []
-        for folder, subfolders, files in os.walk(self.folder):
-            subfolders[:] = sorted(name for name in subfolders if not SKIPPED_FOLDERS.match(name))
-            paths += [Path(folder, name) for name in files if name.endswith(".py") and not SKIPPED_FILES.match(name)]
-        paths = sorted(path for path in paths if path.is_file())
-        if not paths:
-            raise DataError(
-                f"no Python sources under {self.folder}: this interpreter ships its library compiled or zipped; "
-                "use another Python (python.org, conda, pyenv, uv or your system's package)"
-            )
-        return paths
-
-
-SOURCES: dict[str, type[Source]] = {PythonStdlib.name: PythonStdlib}
-
-
-def open_source(spec: str | Source) -> Source:
-    """The source called `spec`; a Source object is returned as it is. DataError names what there is."""
     if isinstance(spec, Source):
         return spec
-    if spec not in SOURCES:
-        raise DataError(f"unknown source {spec!r}: choose one of {', '.join(sorted(SOURCES))}")
-    return SOURCES[spec]()
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
-
-
-def _decode(raw: bytes | None) -> str | None:
-    """UTF-8 text exactly as it lies on disk (line ends, byte-order mark), or None if it is not UTF-8."""
-    if raw is None:
-        return None
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
+    name, _, argument = spec.partition(":")
+    for kind in (PythonStdlib, ClimbMix, TinyStories, Folder):
+        if name == kind.name:
+            return kind.open(argument, cache)
+    raise DataError(f"unknown source {spec!r}: choose {USAGE}")

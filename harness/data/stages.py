@@ -245,6 +245,9 @@ def describe_stage(job: Job, read: Counts, private: Counts, train: Counts) -> di
         "kept_share": {split: entry["tokens"] / entry["offered_tokens"] for split, entry in counts.items()},
         "tokens_per_byte": train["tokens"] / train["bytes"],
         "unigram_bpb": unigram_bpb(train["targets"], targets["val"], token_bytes),
-        "train_lengths": train["lengths"].tolist(),
+        "train_lengths": {
+            "documents": train["lengths"].tolist(),
+            "cut": train["cut"],
+        },  # by binary digits of the tokens
         "versions": versions(),
     }

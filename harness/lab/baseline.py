@@ -8,20 +8,25 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from harness.data.files import read_json
+from harness.lab import epochs
 from harness.lab.loop import Lab
 from harness.lab.plots import plot_noise
 from harness.lab.runner import summary_block
 
 
 def baseline_summary(lab: Lab) -> str:
-    """The summary block of the baseline's last run, and the mean over its seeds."""
+    """The summary block of the baseline's last run, the mean over its seeds, and how often a training saw its text."""
     attempt = lab.state.experiments[0].attempt
     last = [run for run in attempt.runs if run.val_bpb is not None][-1]
     result = read_json(lab.run_folder(0, 0, last.number) / "result.json")
     scores = ", ".join(f"{score:.6f}" for score in attempt.scores)
     unigram = lab.data.manifest["unigram_bpb"]
     mean = lab.state.experiments[0].mean
-    return f"{summary_block(result)}\nval_bpb by seed: {scores}\nmean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse"
+    passes = epochs.words(epochs.of_baseline(lab.state, lab.data))
+    return (
+        f"{summary_block(result)}\nval_bpb by seed: {scores}\n"
+        f"mean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse\n{passes}"
+    )
 
 
 def noise_words(lab: Lab) -> str:

@@ -21,6 +21,7 @@ from harness.search.keep import Noise, Prior, Verdict, estimate_noise, judge, no
 
 EVENTS = ("opened", "proposed", "checked", "run_started", "trained", "scored", "decided", "committed", "note")
 NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
+MAX_SHRINKS = 8  # trainings of one attempt that may run out of memory before fewer rows are no longer tried: 256 rows come down to 1
 
 
 class JournalError(RuntimeError):
@@ -160,6 +161,17 @@ class Run:
     def val_bpb(self) -> float | None:
         return self.scored["val_bpb"] if self.scored and self.scored["status"] == "ok" else None
 
+    @property
+    def fewer_rows(self) -> int | None:
+        """Half the rows that a training held when it ran out of memory; None for any other end, and where fewer rows cannot help.
+
+        Each training says itself how many rows it holds. One that does not say, or takes more than it was allowed, is not helped.
+        """
+        if self.trained is None or self.trained["status"] != "oom":
+            return None
+        rows, limit = self.trained.get("device_batch_size"), self.started.get("device_batch_limit")
+        return rows // 2 or None if rows and (limit is None or rows <= limit) else None
+
 
 @dataclass
 class Attempt:
@@ -174,9 +186,16 @@ class Attempt:
         return [run.val_bpb for run in self.runs if run.val_bpb is not None]
 
     @property
+    def shrunk(self) -> list[Run]:
+        """Trainings that ran out of memory and are made up for by others that hold fewer rows at once."""
+        return [run for run in self.runs if run.fewer_rows][:MAX_SHRINKS]
+
+    @property
     def failure(self) -> Run | None:
         """The first run whose failure is held against the idea."""
-        return next((run for run in self.runs if run.status not in (None, "ok", *NOT_HELD_AGAINST)), None)
+        forgiven = [run.number for run in self.shrunk]
+        failed = (run for run in self.runs if run.status not in (None, "ok", *NOT_HELD_AGAINST))
+        return next((run for run in failed if run.number not in forgiven), None)
 
 
 @dataclass
@@ -260,7 +279,7 @@ def fold(entries: Iterable[dict]) -> State:
 
 @dataclass(frozen=True)
 class Step:
-    """kind: open, propose, check, train, close, score, decide or commit. run_kind and seed belong to `train`."""
+    """kind: open, propose, check, train, close, score, decide or commit. run_kind, seed and device_batch_limit belong to `train`."""
 
     kind: str
     experiment: int = 0
@@ -268,6 +287,7 @@ class Step:
     run: int = 0
     run_kind: str = ""
     seed: int = 0
+    device_batch_limit: int | None = None
 
 
 def next_step(entries: Sequence[dict]) -> Step:
@@ -302,18 +322,32 @@ def next_in_attempt(state: State, experiment: Experiment) -> Step:
     if experiment.number == 0:
         seeds = state.opened["seeds"]
         missing = len(attempt.scores) < len(seeds)
-        return train_step(at, attempt, seeds[len(attempt.scores)], "score") if missing else Step("decide", **at)
+        return train_step(state, at, seeds[len(attempt.scores)], "score") if missing else Step("decide", **at)
     if attempt.failure:
         return Step("decide", **at)
     if not attempt.scores:
-        return train_step(at, attempt, run_seed(state, experiment.number, 0), "score")
+        return train_step(state, at, run_seed(state, experiment.number, 0), "score")
     if verdict(state, experiment).decision == "confirm":
-        return train_step(at, attempt, run_seed(state, experiment.number, len(attempt.scores)), "confirm")
+        return train_step(state, at, run_seed(state, experiment.number, len(attempt.scores)), "confirm")
     return Step("decide", **at)
 
 
-def train_step(at: dict, attempt: Attempt, seed: int, run_kind: str) -> Step:
-    return Step("train", **at, run=len(attempt.runs), run_kind=run_kind, seed=seed)
+def train_step(state: State, at: dict, seed: int, run_kind: str) -> Step:
+    run, limit = len(state.experiments[-1].attempt.runs), device_batch_limit(state)
+    return Step("train", **at, run=run, run_kind=run_kind, seed=seed, device_batch_limit=limit)
+
+
+def device_batch_limit(state: State) -> int | None:
+    """Rows that the newest attempt may hold at once: what its own trainings came down to, else what the incumbent ran with, else what the probe
+    found when the run was opened; None for no limit.
+
+    An idea that needed few rows and was discarded leaves no limit behind: those after it would be slower than the incumbent for no fault of theirs.
+    """
+    if shrunk := state.experiments[-1].attempt.shrunk:
+        return shrunk[-1].fewer_rows
+    if state.incumbent:
+        return state.incumbent.attempt.runs[-1].started.get("device_batch_limit")
+    return state.opened.get("device_batch_limit")
 
 
 def run_seed(state: State, experiment: int, score: int) -> int:

@@ -7,11 +7,10 @@ when it is done already and can be repeated after a kill at any moment. Refuses 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,38 +19,33 @@ from harness.data.files import read_json, write_json_atomic, write_text_atomic
 from harness.data.manifest import PreparedData
 from harness.lab import history
 from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weights, save_losses, update_best
-from harness.lab.decisions import commit_facts, decision, history_row
+from harness.lab.decisions import commit_facts, decision
 from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step
 from harness.lab.locks import hold
 from harness.lab.profiles import ProfileError, detect_device
-from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import (
-    REPOSITORY,
-    TrainingRequest,
-    child_environment,
-    kill_leftover,
-    run_training,
+from harness.lab.proposing import (
+    ProposalError,
+    measures,
+    proposal_request,
+    propose_baseline,
+    read_proposal,
+    run_proposer,
 )
-from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
+from harness.lab.results import results_from_journal, write_results
+from harness.lab.runner import REPOSITORY, child_environment, kill_leftover, run_training
+from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder, training_request
 from harness.scoring.scorer import ScoreError, score_model
-from harness.search.constants import ConstantsError, constant_values, rewrite_constants
-from harness.search.gate import check_candidate, source_hash
-from harness.search.keep import count_code_lines
+from harness.search.gate import check_candidate
 from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
 
 FREE_DISK_MB = 500
-PROPOSE_SECONDS = 120
 NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 Listener = Callable[[dict], None]
 
 
 class LoopError(RuntimeError):
     """The loop cannot go on; the message says what to do. Nothing is lost: the same command continues."""
-
-
-class ProposerTimeout(RuntimeError):
-    """The proposer hung; asking again may help."""
 
 
 _HOLDING: dict[Path, Lab] = {}  # in this process: a cell that is run again takes over from itself
@@ -168,11 +162,15 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         parent, program = self.state.incumbent, self.program_text()
         before = self.train_py(parent).read_text(encoding="utf-8") if parent else self._template()
-        proposal = self._read_proposal(folder)
+        proposal = read_proposal(folder)
         if proposal is None and parent:
-            proposal = self._run_proposer(folder, self._proposal_request(step, folder, before, program))
+            request = proposal_request(step, folder, self.state, self.settings, self.data, before, program)
+            try:
+                proposal = run_proposer(folder, request)
+            except ProposalError as error:
+                raise LoopError(str(error)) from error
         elif proposal is None:
-            proposal = self._propose_baseline(folder, before)
+            proposal = propose_baseline(folder, before, self.settings)
         after = (folder / "train.py").read_text(encoding="utf-8")
         write_text_atomic(folder / "train.diff", make_diff(before, after))
         self.journal.append(
@@ -202,7 +200,8 @@ class Lab:
         )
 
     def train(self, listen: Listener = lambda event: None) -> None:
-        """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising.
+        """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising. A training that ran
+        out of memory is repeated with half the rows at a time, and is no failure until a single row is too much.
 
         listen gets {"stage": "training" | "scoring", "run", "run_kind", ...} as things happen.
         """
@@ -277,93 +276,23 @@ class Lab:
     def _template(self) -> str:
         return (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
 
-    def _read_proposal(self, folder: Path) -> dict | None:
-        """A proposal that was finished but not noted in the journal: a kill came between."""
-        try:
-            proposal = read_json(folder / "proposal.json")
-            source = (folder / "train.py").read_text(encoding="utf-8")
-        except (FileNotFoundError, ValueError):
-            return None
-        return proposal if proposal.get("sha256") == source_hash(source) else None
-
-    def _propose_baseline(self, folder: Path, template: str) -> dict:
-        source = rewrite_constants(template, self.settings.profile["constants"], clamp=False)
-        write_text_atomic(folder / "train.py", source)
-        profile = self.settings.profile["name"]
-        proposal = {
-            "title": "baseline", "hypothesis": f"The template as the {profile} profile sets it; every idea is measured against this.",
-            "category": "baseline", "proposer": "harness", "bank_id": None, "sha256": source_hash(source), "constants_changed": {},
-        }  # fmt: skip
-        write_json_atomic(folder / "proposal.json", proposal)
-        return proposal
-
-    def _run_proposer(self, folder: Path, request: dict) -> dict:
-        """Run the propose process, the only place where a proposer's code or key may be."""
-        write_json_atomic(folder / "request.json", request)
-        command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json")]
-        environment = child_environment()
-        try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=PROPOSE_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise ProposerTimeout(
-                f"the proposer gave no answer within {PROPOSE_SECONDS} s; run the same command again to continue"
-            ) from None
-        proposal = self._read_proposal(folder)
-        if done.returncode or proposal is None:
-            why = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise LoopError(f"no proposal for experiment {request['experiment']}: {why}")
-        return proposal
-
-    def _proposal_request(self, step: Step, folder: Path, parent_source: str, program: str) -> dict:
-        state = self.state
-        device = self.settings.device
-        return {
-            "format_version": 1,
-            "experiment": step.experiment,
-            "attempt": step.attempt,
-            "run_seed": self.settings.run_seed,
-            "out_dir": str(folder),
-            "program_md": program,
-            "parent_train_py": parent_source,
-            "parent_experiment": state.incumbent.number,
-            "proposer": "tpe",
-            "incumbent_val_bpb": state.incumbent.mean,
-            "history": [history_row(e) for e in state.experiments],
-            "limits": {
-                "max_seq_len": self.data.max_seq_len,
-                "n_vocab": self.data.n_vocab,
-                "device_kind": device["kind"],
-                "memory_mb": device["memory_mb"] or None,
-            },
-            "force_category": None,
-            "allow_structural": True,
-        }
-
     def _train_once(self, step: Step, listen: Listener) -> None:
         self._check_disk()
         settings = self.settings
         folder = self.run_folder(step.experiment, step.attempt, step.run)
-        request = TrainingRequest(
-            folder=str(folder),
-            train_py=str(self.attempt_folder(step.experiment, step.attempt) / "train.py"),
-            train_dir=str(self.data.train_dir),
-            n_vocab=self.data.n_vocab,
-            max_seq_len=self.data.max_seq_len,
-            seed=step.seed,
-            budget_seconds=settings.budget_seconds,
-            startup_limit_seconds=settings.profile["startup_limit_seconds"],
-            device=settings.device["kind"],
-            dtype=settings.dtype,
-            compile=settings.compile,
-            threads=settings.threads,
+        train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
+        limit = step.device_batch_limit
+        request = dataclasses.replace(
+            training_request(settings, self.data, folder, train_py, step.seed),
             compile_cache=str(self.folder / "compile_cache"),
+            device_batch_limit=limit,
         )
         context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind}
         context |= {"seed": step.seed, "budget_seconds": request.budget_seconds}
         place = {"experiment": step.experiment, "attempt": step.attempt, "run": step.run}
-        self.journal.append("run_started", **place, kind=step.run_kind, seed=step.seed)
+        fewer = bool(self.experiment.attempt.shrunk)  # than the attempt began with: for those who read line by line
+        facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": limit, "fewer_rows": fewer}
+        self.journal.append("run_started", **place, **facts)
         listen(context)
         try:
             result = run_training(request, lambda event: listen(context | event))
@@ -458,10 +387,12 @@ class Lab:
 
     def _stop_if_baseline_failed(self) -> None:
         runs = self.experiment.attempt.runs
-        if not runs or runs[-1].status in (None, "ok", "interrupted"):
+        if not runs or runs[-1].status in (None, "ok", "interrupted") or runs[-1].fewer_rows:
             return
         last = runs[-1]
         cause = (last.scored or last.trained)["cause"]
+        if last.status == "oom":
+            cause += "; this device needs a smaller model: lower DEPTH, vocab_size or max_seq_len (--set) in a new tag"
         log = self.run_folder(0, len(self.experiment.attempts) - 1, last.number) / "run.log"
         raise LoopError(
             f"the baseline ended with {last.status}: {cause}. See {log}. If the machine was to blame, run the same command again; "
@@ -496,14 +427,6 @@ def open_lab(tag: str, results: str = "") -> Lab:
             )
         tag = max(journals, key=lambda path: path.stat().st_mtime).parent.name
     return Lab(folder / tag)
-
-
-def measures(source: str) -> dict:
-    """What the journal notes of a train.py for later comparisons; None where the file is too broken to tell, which the gate will say."""
-    try:
-        return {"constants": constant_values(source), "code_lines": count_code_lines(source)}
-    except (ConstantsError, SyntaxError, ValueError):
-        return {"constants": None, "code_lines": None}
 
 
 def score_limit_seconds(settings: Settings) -> float:

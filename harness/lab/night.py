@@ -10,7 +10,8 @@ import signal
 import time
 from pathlib import Path
 
-from harness.lab import history, pages, report, start
+from harness.data.manifest import open_prepared
+from harness.lab import epochs, history, pages, report, start
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.journal import fold, next_step, now, read_journal
 from harness.lab.locks import hold, is_held
@@ -19,7 +20,7 @@ from harness.lab.parameters import check_tag
 from harness.lab.plan import Night, command_line, enough, plan_words
 from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
 from harness.lab.runner import REPOSITORY
-from harness.lab.settings import Settings, SettingsError, read_settings
+from harness.lab.settings import Settings, SettingsError, check_same_text, read_settings
 from harness.lab.terminal import Terminal
 
 STOP_FILE = "STOP"
@@ -120,7 +121,9 @@ def make_folder(folder: Path) -> None:
 def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     """Prepare, baseline, experiments, analysis."""
     if (night.folder / "run.json").exists():
-        start.check_same_wishes(read_settings(night.folder), night.profile, night.source, night.overrides)
+        settings = read_settings(night.folder)
+        start.check_same_wishes(settings, night.profile, night.source, night.overrides)
+        check_same_text(settings)
     context = make_context()
     common = {"tag": night.tag, "results_dir": night.results}
     if why := history.why_no_history(REPOSITORY):
@@ -140,6 +143,8 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
         run_notebook(night, terminal, stopper, context, "02_baseline", "02_baseline", common | asked)
     state = fold(night.entries())
     terminal.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
+    if warning := epochs.warning(epochs.of_baseline(state, open_prepared(read_settings(night.folder).data_folder))):
+        terminal.say(warning)
     terminal.say(f"3 of 4, experiments: {plan_words(night)}")
     while not stopper.wanted() and not enough(night):
         number = next_step(night.entries()).experiment

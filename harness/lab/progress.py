@@ -29,6 +29,8 @@ def words_of(entry: dict) -> str:
         return f"experiment {number}: refused: {'; '.join(entry['reasons'])}"
     if entry["event"] == "run_started" and entry["kind"] == "confirm":
         return f"experiment {number}: promising, so once more on seed {entry['seed']}"
+    if entry["event"] == "run_started" and entry.get("fewer_rows"):
+        return f"experiment {number}: once more, with at most {entry['device_batch_limit']} rows at a time"
     if entry["event"] == "trained" and entry["status"] != "ok":
         return f"experiment {number}: {entry['status']}: {entry['cause']}"
     if entry["event"] == "scored":

@@ -38,7 +38,7 @@ PASSED_ON = (
     "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
     "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
 )  # fmt: skip
-EVENTS = ("open", "ready", "step", "stop", "finish", "failed")
+EVENTS = ("open", "batch", "ready", "step", "stop", "finish", "failed")
 STEP_NUMBERS = ("step", "progress", "train_loss", "tok_per_sec")
 SUMMARY_KEYS = (
     "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth",
@@ -49,7 +49,10 @@ ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """One training. folder: the run's, made here. train_dir: all of the data it may see. Times in seconds."""
+    """One training. folder: the run's, made here. train_dir: all of the data it may see. Times in seconds.
+
+    device_batch_limit: rows that it may hold at once, None for as many as it likes.
+    """
 
     folder: str
     train_py: str
@@ -64,6 +67,7 @@ class TrainingRequest:
     compile: bool
     threads: int | None
     compile_cache: str | None = None
+    device_batch_limit: int | None = None
 
     @property
     def allowance_seconds(self) -> float:
@@ -272,6 +276,7 @@ def make_result(status: str, cause: str, events: EventLog, total_seconds: float)
     """The run's result: status and times by our clock, the rest as the session reported it."""
     finish = events.last.get("finish", {})
     ready, stop = events.at("ready"), events.at("stop")
+    rows = number(events.last.get("batch", {}).get("device_batch_size"))
     reported = ("num_steps", "total_tokens", "epochs", "memory_mb", "num_params", "depth", "mfu_percent")
     training_seconds = round(stop - ready, 3) if ready is not None and stop is not None else None
     tokens = number(finish.get("total_tokens"))
@@ -284,6 +289,7 @@ def make_result(status: str, cause: str, events: EventLog, total_seconds: float)
         "tok_per_sec": round(tokens / training_seconds, 1) if tokens and training_seconds else None,
         "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
         "attention": events.last.get("open", {}).get("attention"),
+        "device_batch_size": int(rows) if rows and rows >= 1 else None,
         **{key: number(finish.get(key)) for key in reported},
     }
 

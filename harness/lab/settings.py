@@ -14,13 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic
-from harness.data.manifest import PreparedData
-from harness.data.prepare import find_prepared
+from harness.data.manifest import PreparedData, open_prepared
+from harness.data.prepare import name_data
 from harness.lab import history
 from harness.lab.journal import now
 from harness.lab.parameters import check_tag
 from harness.lab.profiles import Profile, detect_device, worker_threads
-from harness.lab.runner import REPOSITORY
+from harness.lab.runner import REPOSITORY, TrainingRequest
 
 FORMAT_VERSION = 1
 
@@ -108,6 +108,26 @@ def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict) 
     )
 
 
+def training_request(
+    settings: Settings, data: PreparedData, folder: Path, train_py: Path, seed: int
+) -> TrainingRequest:
+    """A training of train_py under the run's settings, in a folder of its own. Callers replace what is special about theirs."""
+    return TrainingRequest(
+        folder=str(folder),
+        train_py=str(train_py),
+        train_dir=str(data.train_dir),
+        n_vocab=data.n_vocab,
+        max_seq_len=data.max_seq_len,
+        seed=seed,
+        budget_seconds=settings.budget_seconds,
+        startup_limit_seconds=settings.profile["startup_limit_seconds"],
+        device=settings.device["kind"],
+        dtype=settings.dtype,
+        compile=settings.compile,
+        threads=settings.threads,
+    )
+
+
 def write_settings(folder: Path, settings: Settings) -> None:
     """Write run.json, once."""
     write_json_atomic(folder / "run.json", asdict(settings))
@@ -149,14 +169,8 @@ def check_unchanged(settings: Settings) -> PreparedData:
         raise SettingsError(
             f"run {settings.tag} began on {settings.device['kind']} ({settings.device['name']}), this is {device['kind']} ({device['name']}): start a new tag"
         )
-    profile = settings.profile
-    data = find_prepared(
-        profile["source"],
-        profile["vocab_size"],
-        profile["max_seq_len"],
-        profile["eval_tokens"],
-        Path(settings.data_folder).parent,
-    )
+    check_same_text(settings)
+    data = open_prepared(settings.data_folder)
     if data.data_hash != settings.data_hash:
         raise SettingsError(
             f"run {settings.tag} began on data {settings.data_id} ({settings.data_hash[:12]}), found {data.data_id} ({data.data_hash[:12]}): start a new tag"
@@ -164,10 +178,23 @@ def check_unchanged(settings: Settings) -> PreparedData:
     return data
 
 
+def check_same_text(settings: Settings) -> None:
+    """Raise SettingsError when the run's source no longer holds the text that the run began with."""
+    sizes = (settings.profile[name] for name in ("vocab_size", "max_seq_len", "eval_tokens"))
+    found = name_data(settings.profile["source"], *sizes, Path(settings.data_folder).parent)
+    if found != settings.data_id:
+        raise SettingsError(
+            f"run {settings.tag} began on data {settings.data_id}, but the text of {settings.profile['source']} has changed since (now "
+            f"{found}): its scores would not be comparable. Put the text back as it was, or start a new tag"
+        )
+
+
 def environment_words(settings: Settings) -> str:
     """One line: what the run trains on and with."""
     device = settings.device
+    tested = settings.profile["tested"]
+    label = f" ({tested})" if tested.startswith("never") else ""
     return (
-        f"profile {settings.profile['name']}, {settings.budget_seconds:g} s a training, {device['kind']} ({device['name']}), {settings.dtype}, "
+        f"profile {settings.profile['name']}{label}, {settings.budget_seconds:g} s a training, {device['kind']} ({device['name']}), {settings.dtype}, "
         f"{'compiled' if settings.compile else 'eager'}, torch {settings.versions['torch']}, Python {sys.version.split()[0]}, data {settings.data_id}"
     )

@@ -14,11 +14,21 @@ from pathlib import Path
 from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
 from harness.lab import history
+from harness.lab.device_batch import find_device_batch
 from harness.lab.loop import Lab, LoopError
 from harness.lab.parameters import check_tag
-from harness.lab.profiles import Profile, choose_profile, detect_device, override, parse_overrides
-from harness.lab.runner import REPOSITORY, TrainingRequest, run_training, summary_block
-from harness.lab.settings import Settings, SettingsError, make_settings, read_settings, results_folder, write_settings
+from harness.lab.profiles import Profile, choose_profile, detect_device, full_spec, override, parse_overrides
+from harness.lab.proposing import baseline_source
+from harness.lab.runner import REPOSITORY, run_training, summary_block
+from harness.lab.settings import (
+    Settings,
+    SettingsError,
+    make_settings,
+    read_settings,
+    results_folder,
+    training_request,
+    write_settings,
+)
 from harness.scoring.scorer import ScoreError, score_model
 from harness.search.constants import rewrite_constants
 
@@ -88,6 +98,7 @@ def check_same_wishes(settings: Settings, profile: str, source: str, overrides: 
     began = settings.profile
     wishes = parse_overrides(overrides) | ({"source": source} if source else {})
     wishes |= {"name": profile} if profile not in ("", "auto") else {}
+    wishes |= {"source": full_spec(wishes["source"])} if "source" in wishes else {}
     for name, wish in wishes.items():
         found = began["constants"].get(name) if name.isupper() else began.get(name)
         if found != wish:
@@ -121,16 +132,18 @@ def for_this_device(profile: Profile, device: dict) -> Profile:
 
 
 def open_journal(lab: Lab) -> None:
-    """Write the journal's first line, unless it is there."""
+    """Write the journal's first line, unless it is there; on a card it says how many rows at a time fit."""
     settings = lab.settings
     if not lab.journal.entries:
+        template = (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
+        limit = find_device_batch(settings, lab.data, baseline_source(template, settings), lab.folder)
         facts = {
             "tag": settings.tag,
             "seeds": settings.seeds,
             "prior": settings.profile["prior"],
             "profile": settings.profile["name"],
         }
-        lab.journal.append("opened", **facts, max_looks=MAX_LOOKS)
+        lab.journal.append("opened", **facts, max_looks=MAX_LOOKS, device_batch_limit=limit)
 
 
 def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "auto", overrides: str = "") -> str:
@@ -142,11 +155,7 @@ def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "aut
     folder.mkdir(parents=True)
     copy = folder / "train.py"
     copy.write_bytes(train_py.read_bytes())
-    request = TrainingRequest(
-        folder=str(folder / "run"), train_py=str(copy), train_dir=str(data.train_dir), n_vocab=data.n_vocab, max_seq_len=data.max_seq_len,
-        seed=settings.run_seed, budget_seconds=profile.budget_seconds, startup_limit_seconds=profile.startup_limit_seconds,
-        device=facts["kind"], dtype=settings.dtype, compile=settings.compile, threads=settings.threads,
-    )  # fmt: skip
+    request = training_request(settings, data, folder / "run", copy, settings.run_seed)
     print(
         f"profile {profile.name}: training {train_py.name} for {profile.budget_seconds:g} s on {facts['kind']}; log and weights in {folder}",
         flush=True,

@@ -12,8 +12,9 @@ from typing import Any
 
 Values = Mapping[str, Any]
 
-# Constants of which more is never less memory: what failed for lack of it fails with more of them too.
-MEMORY_CONSTANTS = ("DEPTH", "N_HEAD", "HEAD_DIM", "MLP_RATIO", "DEVICE_BATCH_SIZE")
+# Constants of which more is never less memory: what failed for lack of it fails with more of them too. The rows at a time are not among them:
+# they are halved until a training fits, and what failed did so with a single row.
+MEMORY_CONSTANTS = ("DEPTH", "N_HEAD", "HEAD_DIM", "MLP_RATIO")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def reasons_against(values: Values, limits: Limits, proven: Values | None = None
     rules = [rule for rule in RULES if all(name in values for name in rule.names)]
     if proven:
         if limits.memory_mb and all(name in proven for name in _MEMORY_RULE.names):
-            limits = replace(limits, memory_mb=max(limits.memory_mb, estimate_memory_mb(proven, limits)))
+            limits = replace(limits, memory_mb=max(limits.memory_mb, estimate_memory_mb(proven, limits, 1)))
         known = [rule for rule in rules if all(name in proven for name in rule.names)]
         rules = [rule for rule in rules if rule not in known or not rule.broken(proven, limits)]
     return [sentence for sentence in (rule.broken(values, limits) for rule in rules) if sentence]
@@ -69,18 +70,18 @@ def effective_values(values: Values) -> dict[str, Any]:
     return found
 
 
-def estimate_memory_mb(values: Values, limits: Limits) -> float:
+def estimate_memory_mb(values: Values, limits: Limits, rows: int | None = None) -> float:
     """Return roughly the training's peak memory in MB: weights, gradients and moments, then activations and logits.
 
-    Activations are float32 on a CPU and half of that elsewhere. Good to a factor of about two.
+    rows: at a time, None for as many as the values ask for. Activations are float32 on a CPU and half of that elsewhere. Good to a factor of about two.
     """
     width = values["N_HEAD"] * values["HEAD_DIM"]
     depth, ratio, group = values["DEPTH"], values.get("MLP_RATIO", 4), values.get("KV_GROUP", 1)
     every = values.get("VALUE_EMBED_EVERY", 0)
     tables = width * (2 + (-(-depth // every) / group if every else 0)) * limits.n_vocab
-    tables += width * values.get("BIGRAM_ROWS", 0)
+    tables += width * values.get("NGRAM_TABLES", 0) * values.get("NGRAM_ROWS", 0)
     matrices = depth * width * width * (2 + 2 / group + 2 * ratio)
-    rows = min(values["DEVICE_BATCH_SIZE"], max(1, values["TOTAL_BATCH_SIZE"] // limits.max_seq_len))
+    rows = rows or min(values["DEVICE_BATCH_SIZE"], max(1, values["TOTAL_BATCH_SIZE"] // limits.max_seq_len))
     tokens = rows * limits.max_seq_len
     activations = tokens * depth * width * (16 + 3 * ratio) * (4 if limits.device_kind == "cpu" else 2)
     logits = tokens * limits.n_vocab * 4 * 4  # in float32, with their copies and gradients
@@ -91,9 +92,8 @@ def _whole_batches(values: Values, limits: Limits) -> str | None:
     total, length = values["TOTAL_BATCH_SIZE"], limits.max_seq_len
     if total < length:
         return f"TOTAL_BATCH_SIZE {total} is less than one row of {length} tokens"
-    device_tokens = min(values["DEVICE_BATCH_SIZE"], total // length) * length
-    if total % device_tokens:
-        return f"TOTAL_BATCH_SIZE {total} is not a whole number of device batches of {device_tokens} tokens"
+    if total % length:
+        return f"TOTAL_BATCH_SIZE {total} is not a whole number of rows of {length} tokens"
     return None
 
 
@@ -116,15 +116,15 @@ def _schedule_fits(values: Values, limits: Limits) -> str | None:
 
 
 def _memory_fits(values: Values, limits: Limits) -> str | None:
-    need = estimate_memory_mb(values, limits)
+    need = estimate_memory_mb(values, limits, 1)  # with more rows it would be repeated with fewer
     if limits.memory_mb and need > limits.memory_mb:
-        return f"needs about {need:,.0f} MB of the {limits.memory_mb:,.0f} MB there are"
+        return f"needs about {need:,.0f} MB of the {limits.memory_mb:,.0f} MB there are, even with one row at a time"
     return None
 
 
 _MEMORY_RULE = Rule(("DEPTH", "N_HEAD", "HEAD_DIM", "DEVICE_BATCH_SIZE", "TOTAL_BATCH_SIZE"), _memory_fits)
 RULES = (
-    Rule(("TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE"), _whole_batches),
+    Rule(("TOTAL_BATCH_SIZE",), _whole_batches),
     Rule(("N_HEAD", "KV_GROUP"), _whole_groups),
     Rule(("N_EMBD", "HEAD_DIM"), _whole_heads),
     Rule(("WARMUP_RATIO", "WARMDOWN_RATIO"), _schedule_fits),

@@ -1,7 +1,8 @@
-"""What this machine can compute with.
+"""What this machine can compute with, and in which precision.
 
-In: torch's own detection. Out: a `Device` (plain data, also as JSON through `python -m harness.training.devices`, so that
-code which must not import torch can ask). Refuses to guess: an unknown card has no peak, and its MFU is nan.
+In: torch's own detection, and a self-test where that is not to be trusted. Out: a `Device` (plain data, also as JSON through
+`python -m harness.training.devices`, so that code which must not import torch can ask). bf16 is chosen only where hardware multiplies it; else
+float32, since float16 would need its loss scaled. Refuses a card for which the installed torch has no kernels.
 """
 
 from __future__ import annotations
@@ -12,32 +13,32 @@ import math
 import os
 import platform
 import re
+import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 
 import torch
 
-# Dense bf16 tensor-core peaks in FLOP/s from the makers' data sheets; matched as whole words, longest first.
-PEAK_FLOPS = {
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-    "A6000": 155e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
+from harness.training.peaks import peak_flops
+
+BF16_GFX = re.compile(r"gfx(90a|9[45]\w|1[1-9]\d\w)")  # AMD: CDNA 2 (MI200) and later, RDNA 3 and later
+# (rows, inputs, outputs) of a product, and how many times slower bf16 may be. The last is a step of the CPU profile's feed-forward layer; the
+# small ones before it end the test early where bf16 is emulated, up to 499 times slower.
+SELF_TEST = (((64, 256, 256), 4.0), ((256, 256, 256), 2.0), ((2048, 128, 512), 1.0))
+REFUSED_STATUS = 3  # exit status of the command for a device that cannot be used
+
+
+class DeviceError(RuntimeError):
+    """There is a device, and it cannot be used as things are; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """kind: cuda (ROCm too), mps or cpu. dtype: of autocast, `float32` is none. memory_mb: of the card, or of the machine."""
+    """kind: cuda (ROCm too), mps or cpu. dtype: of autocast, `float32` is none; why: the reason for it. memory_mb: of the card, or of the machine.
+
+    architecture: sm_86, gfx942 or "".
+    """
 
     kind: str
     name: str
@@ -46,6 +47,8 @@ class Device:
     peak_flops: float
     torch_version: str
     backend: str
+    architecture: str = ""
+    why: str = ""
 
     @property
     def torch_device(self) -> torch.device:
@@ -56,6 +59,79 @@ class Device:
         return getattr(torch, self.dtype)
 
 
+def detect_device(kind: str = "auto", dtype: str = "") -> Device:
+    """Return the best device, or the named kind. dtype: what a run is frozen to, in place of what would be chosen now.
+
+    Raises ValueError for an unknown kind and DeviceError for a card that this torch has no kernels for.
+    """
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind == "cuda":
+        return detect_card(dtype)
+    if kind == "mps":
+        memory_mb, why = torch.mps.recommended_max_memory() // 2**20, "Apple GPUs are used in float32"
+        return Device("mps", cpu_name(), dtype or "float32", memory_mb, math.nan, torch.__version__, "mps", "", why)
+    if kind == "cpu":
+        why = "as the run began" if dtype else why_no_bf16_on_cpu()
+        dtype = dtype or ("float32" if why else "bfloat16")
+        return Device("cpu", cpu_name(), dtype, machine_memory_mb(), math.nan, torch.__version__, "cpu", "", why)
+    raise ValueError(f"unknown device kind {kind!r}: use auto, cuda, mps or cpu")
+
+
+# --- Cards ---------------------------------------------------------------------------------------------------------
+
+
+def detect_card(dtype: str = "") -> Device:
+    """The first card that torch.cuda sees: NVIDIA's, or AMD's under ROCm. Raises DeviceError when this torch has no kernels for it."""
+    card = torch.cuda.get_device_properties(0)
+    rocm = torch.version.hip is not None
+    architecture = card.gcnArchName.split(":")[0] if rocm else f"sm_{card.major}{card.minor}"
+    built_for = torch.cuda.get_arch_list()
+    if built_for and not has_kernels(architecture, built_for):
+        raise DeviceError(
+            f"this torch ({torch.__version__}) has no kernels for the {card.name} ({architecture}), only for {', '.join(built_for)}: "
+            "install a build that has (--torch-index with the URL that pytorch.org's selector names), or train on the CPU (--device cpu)"
+        )
+    why = why_no_bf16_on_card(architecture)
+    return Device(
+        "cuda",
+        card.name,
+        dtype or ("float32" if why else "bfloat16"),
+        card.total_memory // 2**20,
+        peak_flops(card.name),
+        torch.__version__,
+        "rocm" if rocm else "cuda",
+        architecture,
+        why,
+    )
+
+
+def why_no_bf16_on_card(architecture: str) -> str:
+    """Why a card computes in float32; "" where its matrix units multiply bf16. torch itself says yes to cards that emulate it."""
+    if architecture.startswith("gfx"):
+        return "" if BF16_GFX.fullmatch(architecture) else f"{architecture} multiplies no bf16"
+    major = capability(architecture)[0]
+    return "" if major >= 8 else f"{architecture} is before Ampere and multiplies no bf16"
+
+
+def capability(architecture: str) -> tuple[int, int]:
+    """(8, 6) of sm_86, (12, 0) of sm_120 or compute_120."""
+    digits = re.sub(r"\D", "", architecture)
+    return int(digits[:-1]), int(digits[-1])
+
+
+def has_kernels(architecture: str, built_for: list[str]) -> bool:
+    """Whether a torch built for some architectures runs on another: machine code within a major version upwards, PTX (compute_) on all later ones."""
+    if architecture in built_for or architecture.startswith("gfx"):
+        return architecture in built_for
+    own = capability(architecture)
+    codes = [(name.split("_")[0], capability(name)) for name in built_for if re.fullmatch(r"(sm|compute)_\d+", name)]
+    return any(code <= own and (kind == "compute" or code[0] == own[0]) for kind, code in codes)
+
+
+# --- The processor -------------------------------------------------------------------------------------------------
+
+
 def machine_memory_mb() -> int:
     """Physical memory in MiB; 0 where the system does not say."""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -63,23 +139,13 @@ def machine_memory_mb() -> int:
     return 0
 
 
-def peak_flops(name: str) -> float:
-    """Peak bf16 FLOP/s of a card by its name, nan when unknown. Laptop and NVL parts share names with faster ones: unknown."""
-    if re.search(r"\b(laptop|nvl|max-q)\b", name, re.IGNORECASE):
-        return math.nan
-    for known in sorted(PEAK_FLOPS, key=len, reverse=True):
-        if re.search(rf"\b{re.escape(known)}\b", name, re.IGNORECASE):
-            return PEAK_FLOPS[known]
-    return math.nan
-
-
-def cpu_has_bf16() -> bool:
-    """True where the CPU multiplies bf16 itself (AVX512-BF16 or AMX); elsewhere bf16 is emulated, up to 499x slower."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, as far as the system tells; on a Mac it names the GPU as well."""
+    if platform.system() == "Darwin":
+        asked = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        return asked.stdout.strip() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -88,36 +154,49 @@ def cpu_name() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def detect_device(kind: str = "auto") -> Device:
-    """Return the best device, or the named kind. bf16 from Ampere on; fp32 before it, on MPS, and on CPUs without bf16 instructions."""
-    version = torch.__version__
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if kind == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        bf16 = torch.version.hip is not None or properties.major >= 8
-        dtype, backend = ("bfloat16" if bf16 else "float32"), ("rocm" if torch.version.hip else "cuda")
-        return Device(
-            "cuda",
-            properties.name,
-            dtype,
-            properties.total_memory // 2**20,
-            peak_flops(properties.name),
-            version,
-            backend,
-        )
-    if kind == "mps":
-        return Device(
-            "mps", platform.processor() or "Apple GPU", "float32", machine_memory_mb(), math.nan, version, "mps"
-        )
-    if kind == "cpu":
-        dtype = "bfloat16" if cpu_has_bf16() else "float32"
-        return Device("cpu", cpu_name(), dtype, machine_memory_mb(), math.nan, version, "cpu")
-    raise ValueError(f"unknown device kind {kind!r}: use auto, cuda, mps or cpu")
+def cpu_claims_bf16() -> bool:
+    """Whether the processor says that it multiplies bf16: AVX512-BF16 or AMX. Others (ARM's too) are not looked for."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def why_no_bf16_on_cpu() -> str:
+    """Why this processor computes in float32; "" where it claims bf16 and a product in it is right and not slower than in float32.
+
+    Decided anew in each process that asks, in about 0.1 s: a run therefore freezes the answer in its run.json.
+    """
+    if not cpu_claims_bf16():
+        return "the processor has no bf16 instructions"
+    for shape, most in SELF_TEST:
+        error, ratio = compare_bf16(*shape)
+        if not error < 0.02:
+            return f"products in bf16 are wrong by {error:.3g} of their largest value"
+        if ratio > most:
+            return f"products in bf16 take {ratio:.1f} times as long as in float32"
+    return ""
+
+
+def compare_bf16(rows: int, inputs: int, outputs: int, repeats: int = 5) -> tuple[float, float]:
+    """Return (error, time ratio) of a bf16 matrix product against float32. Error: largest, as a share of the largest value; times: best of repeats."""
+    generator = torch.Generator().manual_seed(0)
+    half = [torch.randn(shape, generator=generator).bfloat16() for shape in ((rows, inputs), (inputs, outputs))]
+    full = [x.float() for x in half]
+    want, got = full[0] @ full[1], half[0] @ half[1]
+    seconds = {torch.bfloat16: math.inf, torch.float32: math.inf}
+    for _ in range(repeats):
+        for a, b in (half, full):  # in turn: whatever else the machine does slows both
+            started = time.perf_counter()
+            a @ b
+            seconds[a.dtype] = min(seconds[a.dtype], time.perf_counter() - started)
+    return float((got.float() - want).abs().max() / want.abs().max()), seconds[torch.bfloat16] / seconds[torch.float32]
+
+
+# --- The command ---------------------------------------------------------------------------------------------------
 
 
 def try_compile(kind: str) -> str:
     """Compile, run and differentiate one small function; return "" when that works, else why not (first line of the error)."""
+    if kind == "mps":
+        return "not compiled on Apple GPUs"
     x = torch.randn(64, 64, device=kind, requires_grad=True)
     try:
         torch.compile(lambda a: torch.tanh(a @ a).square().sum(), dynamic=False)(x).backward()
@@ -134,7 +213,11 @@ def main() -> None:
     parser.add_argument("--kind", default="auto")
     parser.add_argument("--try-compile", action="store_true")
     arguments = parser.parse_args()
-    device = detect_device(arguments.kind)
+    try:
+        device = detect_device(arguments.kind)
+    except DeviceError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(REFUSED_STATUS)
     facts = asdict(device) | {
         "peak_flops": None if math.isnan(device.peak_flops) else device.peak_flops,
         "cpu_count": os.cpu_count(),

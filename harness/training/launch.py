@@ -18,6 +18,8 @@ from harness.training.parent import die_with_parent
 from harness.training.session import EVENTS_VARIABLE, NonFiniteLoss
 
 NOT_THE_IDEA = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk
+# What libraries say, in exceptions of many types, when memory runs out: CUDA, HIP and MPS; cuBLAS and cuDNN; the CPU on Linux and on Windows.
+OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
 
 
 def classify(error: BaseException) -> str:
@@ -29,7 +31,7 @@ def classify(error: BaseException) -> str:
     if isinstance(error, DataError) or (isinstance(error, OSError) and error.errno in NOT_THE_IDEA):
         return "infrastructure"
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return "oom" if out_of_memory or "can't allocate memory" in str(error) or "out of memory" in str(error) else "crash"
+    return "oom" if out_of_memory or any(words in str(error) for words in OUT_OF_MEMORY) else "crash"
 
 
 def main() -> None:

@@ -67,6 +67,23 @@ class Session:
         """The function compiled, where compiling was found to work on this machine; else the function itself."""
         return torch.compile(function, dynamic=False) if self.request["compile"] else function
 
+    def device_batch_size(self, wanted: int, total_batch_tokens: int) -> int:
+        """Return rows per forward pass: as many as divide the batch into equal parts, `wanted` at most, and no more than fit this device.
+
+        total_batch_tokens: of one optimizer step, which accumulates the gradients of total_batch_tokens / (rows * max_seq_len) passes: the
+        batch stays the same on every device. Raises ValueError for a batch that is not a whole number of rows.
+        """
+        rows, rest = divmod(total_batch_tokens, self.max_seq_len)
+        if rows < 1 or rest or wanted < 1:
+            raise ValueError(
+                f"cannot make a batch of {total_batch_tokens} tokens from rows of {self.max_seq_len} tokens, {wanted} at a time: "
+                "the batch must be a whole number of rows, one or more, and so must what is taken at a time"
+            )
+        most = min(wanted, rows, self.request.get("device_batch_limit") or rows)
+        size = next(size for size in range(most, 0, -1) if rows % size == 0)
+        self._send("batch", device_batch_size=size)  # before it is tried: what is too much is repeated with fewer
+        return size
+
     def batches(self, device_batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless (inputs, targets), each (device_batch_size, max_seq_len) int64 on the device; target -1 is not scored."""
         if self._started is None:
@@ -162,9 +179,7 @@ def open_session(train_py: str) -> Session:
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     if request.get("threads"):
         torch.set_num_threads(request["threads"])
-    device = detect_device(request["device"])
-    if device.dtype != request["dtype"]:
-        device = Device(**{**device.__dict__, "dtype": request["dtype"]})
+    device = detect_device(request["device"], request["dtype"])
     torch.manual_seed(request["seed"])
     torch.set_float32_matmul_precision("high")
     session = Session(request, int(os.environ[EVENTS_VARIABLE]), device)

@@ -1,0 +1,162 @@
+"""The corpus of your own: every text file under a folder.
+
+In: a folder. Out: a `Source` of its .txt, .md, .py, .jsonl and .parquet files, nested ones too, all but parquet also as
+.gz. Names that begin with a dot and linked folders are passed over (a link may lead round in a circle); other kinds of
+file are not looked at. Refuses a path that is no folder, or holds no such file. A part is about PART_BYTES of files,
+so one enormous file is read by one process.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.data import DataError
+from harness.data.files import read_json, sha256_file, write_json_atomic
+from harness.data.sources import Document, Part, Source
+from harness.data.textfiles import GZIP, KINDS, TABLE, iter_texts, kind_of
+
+PART_BYTES = 64 << 20
+INFLATION = 4  # bytes of text in a byte of gzip or parquet, about; for the disk needed
+FIELD = "text"
+UNREADABLE = "unreadable"
+WANTED = f"{', '.join(KINDS)} files"
+
+
+class FoundFile(NamedTuple):
+    """A file of the corpus: its name relative to the folder, and what tells that it has not changed."""
+
+    name: str
+    bytes: int
+    mtime_ns: int
+
+
+class Folder(Source):
+    """The files under `path`. `field`: what holds the text in .jsonl and .parquet. `memory`: a JSON file of hashes.
+
+    Spec: `folder:PATH`, or `folder:PATH::FIELD`. A relative path is taken from the working directory once, here.
+    """
+
+    name = "folder"
+
+    def __init__(self, path: str | os.PathLike[str], field: str = FIELD, memory: Path | None = None) -> None:
+        self.path = Path(os.path.abspath(Path(path).expanduser()))
+        self.field, self.memory = field, memory
+        self.skipped = Counter()
+        self._found: list[FoundFile] | None = None  # once known, workers need not look again
+
+    @classmethod
+    def open(cls, argument: str, cache: Path | None) -> "Folder":
+        path, separator, field = argument.partition("::")
+        if not path or (separator and not field):
+            raise DataError(f"folder:{argument} names no folder: write folder:PATH, or folder:PATH::FIELD")
+        source = cls(path, field or FIELD)
+        if cache is not None:
+            key = hashlib.sha256(os.fsencode(source.path)).hexdigest()[:16]
+            source.memory = cache / "folders" / f"{key}.json"
+        return source
+
+    @property
+    def spec(self) -> str:
+        return f"{self.name}:{self.path}" + (f"::{self.field}" if self.field != FIELD else "")
+
+    def source_id(self) -> str:
+        """The folder's own name, and a hash over relative name, size and full content of every file.
+
+        A file of remembered size and time is not read again: a change that keeps both is not noticed.
+        """
+        self._found = self._look()
+        digest = hashlib.sha256(f"{self.field}\0".encode())
+        for file, sha256 in zip(self._found, self._hashes(), strict=True):
+            digest.update(f"{file.name}\0{file.bytes}\0{sha256}\0".encode("utf-8", "surrogateescape"))
+        slug = re.sub(r"[^a-z0-9]+", "-", self.path.name.lower()).strip("-")[:24]
+        return f"{self.name}-{slug or 'text'}-{digest.hexdigest()[:10]}"
+
+    def total_bytes(self) -> int:
+        return sum(
+            file.bytes * (INFLATION if file.name.lower().endswith((TABLE, GZIP)) else 1) for file in self._files()
+        )
+
+    def parts(self) -> list[Part]:
+        return [Part(str(number)) for number, _ in enumerate(self._groups())]
+
+    def iter_part(self, part: Part) -> Iterator[Document]:
+        self.skipped = Counter()
+        for file in self._groups()[int(part.name)]:
+            for number, text in enumerate(iter_texts(self.path / file.name, self.field, self.skipped)):
+                yield Document(f"{file.name}:{number}", text)
+
+    def _files(self) -> list[FoundFile]:
+        if self._found is None:
+            self._found = self._look()
+        return self._found
+
+    def _groups(self) -> list[list[FoundFile]]:
+        """The files in order, in groups of about PART_BYTES."""
+        groups: list[list[FoundFile]] = [[]]
+        filled = 0
+        for file in self._files():
+            if filled >= PART_BYTES:
+                groups.append([])
+                filled = 0
+            groups[-1].append(file)
+            filled += file.bytes
+        return groups
+
+    def _look(self) -> list[FoundFile]:
+        """Every file of the corpus, sorted by name. DataError when there is none."""
+        if not self.path.is_dir():
+            what = "is a file, not a folder" if self.path.exists() else "does not exist"
+            raise DataError(f"{self.path} {what}: folder:PATH names a folder that holds {WANTED}")
+        found, others = [], Counter()
+        for folder, subfolders, names in os.walk(self.path):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            for name in names:
+                path = Path(folder, name)
+                if name.startswith(".") or not path.is_file():  # no pipe, device or broken link
+                    continue
+                if kind_of(name) is None:
+                    others[path.suffix.lower() or "no ending"] += 1
+                    continue
+                with contextlib.suppress(OSError):  # gone in this moment
+                    status = path.stat()
+                    relative = path.relative_to(self.path).as_posix()
+                    found.append(FoundFile(relative, status.st_size, status.st_mtime_ns))
+        if not found:
+            seen = ", ".join(f"{count} with {suffix}" for suffix, count in others.most_common(5)) or "no file at all"
+            raise DataError(
+                f"{self.path} holds no {WANTED} ({seen}): name another folder, or convert its files to .txt"
+            )
+        return sorted(found)
+
+    def _hashes(self) -> list[str]:
+        """SHA-256 of each file's content, or UNREADABLE; those of unchanged files come from `memory`."""
+        known: dict[str, list] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # no memory yet, or a damaged one
+            known = dict(read_json(self.memory).items())
+        hashes: dict[str, list] = {}
+        for file in self._files():
+            entry = known.get(file.name)
+            if (
+                not isinstance(entry, list)
+                or entry[:2] != [file.bytes, file.mtime_ns]
+                or entry[2:] in ([], [UNREADABLE])
+            ):
+                entry = [file.bytes, file.mtime_ns, _sha256(self.path / file.name)]
+            hashes[file.name] = entry
+        if self.memory and hashes != known:
+            with contextlib.suppress(OSError, UnicodeEncodeError):  # then it is only slower the next time
+                self.memory.parent.mkdir(parents=True, exist_ok=True)
+                write_json_atomic(self.memory, hashes)
+        return [entry[2] for entry in hashes.values()]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError:
+        return UNREADABLE

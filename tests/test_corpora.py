@@ -1,0 +1,107 @@
+"""A run and its corpus: recorded so that any working directory finds it, and refused when its text has changed."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from checkout import ROOT, make_repository
+from fake_source import make_texts
+
+from harness.__main__ import main
+from harness.data import DataError
+from harness.data.sources import open_source
+from harness.lab import loop, night, profiles, settings, start
+from harness.lab.loop import Lab
+from harness.lab.plan import Night
+from harness.lab.profiles import PROFILES, ProfileError
+from harness.lab.runner import child_environment
+from harness.lab.settings import SettingsError
+
+DEVICE = {"kind": "cpu", "name": "a CPU", "dtype": "float32", "backend": "cpu", "memory_mb": 0}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run named `f` on ./corpus, begun in tmp_path and not trained."""
+    repository = tmp_path / "checkout"
+    repository.mkdir()
+    for name in ("train_template.py", "program.md"):
+        shutil.copy(ROOT / name, repository / name)
+    make_repository(repository)
+    for module in (loop, settings, start, night):
+        monkeypatch.setattr(module, "REPOSITORY", repository)
+    for module in (profiles, settings, start):
+        monkeypatch.setattr(module, "detect_device", lambda kind="auto", try_compile=False: DEVICE)
+    monkeypatch.chdir(tmp_path)
+    for number, text in enumerate(make_texts(400)):
+        (tmp_path / "corpus").mkdir(exist_ok=True)
+        (tmp_path / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
+    profile, _ = start.find_profile("tiny", source="folder:corpus")
+    start.prepare_profile(profile, str(tmp_path / "cache"), progress=lambda line: None)
+    start.start_run(
+        "f", "tiny", cache=str(tmp_path / "cache"), source="folder:corpus", results=str(tmp_path / "results")
+    )
+    return tmp_path / "results" / "f"
+
+
+def test_a_run_on_a_folder_goes_on_from_another_working_directory(run, tmp_path, monkeypatch):
+    assert settings.read_settings(run).profile["source"] == f"folder:{tmp_path}/corpus"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Lab(run).data.data_id == settings.read_settings(run).data_id
+    frozen = settings.read_settings(run)
+    start.check_same_wishes(frozen, "tiny", "folder:../corpus", "")
+    start.check_same_wishes(frozen, "tiny", "", "source=folder:../corpus")
+    with pytest.raises(SettingsError, match="asked for folder:.*/elsewhere/corpus: choose another tag"):
+        start.check_same_wishes(frozen, "tiny", "folder:corpus", "")
+
+
+def test_a_changed_corpus_is_refused_with_both_names(run, tmp_path, capsys):
+    (tmp_path / "corpus" / "more.txt").write_text("more\n")
+    with pytest.raises(SettingsError, match="began on data folder-corpus-.* has changed since .now folder-corpus-"):
+        Lab(run)
+    assert night.run_night(Night(tag="f", profile="tiny", results=str(tmp_path / "results"))) == 1
+    assert "cannot go on: run f began on data folder-corpus-" in capsys.readouterr().out
+    (tmp_path / "corpus" / "more.txt").unlink()
+    assert Lab(run)
+
+
+def test_a_corpus_that_is_gone_is_named(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "corpus").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="corpus does not exist"):
+        Lab(run)
+    assert main(["overnight", "--tag", "f", "--results", str(tmp_path / "results")]) == 1
+    assert "corpus does not exist" in capsys.readouterr().err
+
+
+def test_the_command_line_takes_a_source_from_where_it_is_typed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(night, "run_night", lambda night: asked.append(night) or 0)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--source", "folder:my books"], ["--set", "source=folder:my books", "--set", "DEPTH=3"], []):
+        assert main(["overnight", *arguments]) == 0
+    assert [night.source for night in asked] == [f"folder:{tmp_path}/my books"] * 2 + [""]
+    assert [night.overrides for night in asked] == ["", "DEPTH=3", ""]
+    assert main(["overnight", "--source", "moon"]) == 1
+
+
+def test_every_profile_names_a_source_in_full():
+    assert {name: open_source(profile.source).spec for name, profile in PROFILES.items()} == {
+        name: profile.source for name, profile in PROFILES.items()
+    }
+    assert PROFILES["large"].source.startswith("climbmix:") and PROFILES["small"].source.startswith("climbmix:")
+    assert {PROFILES[name].source for name in ("cpu", "demo", "tiny")} == {"python-stdlib"}
+
+
+def test_an_unknown_source_is_refused_before_anything_begins():
+    with pytest.raises(ProfileError, match="unknown source 'moon'.*folder:PATH"):
+        profiles.override(PROFILES["cpu"], {"source": "moon"})
+
+
+def test_a_login_of_the_hub_stays_out_of_reach_of_edited_code(monkeypatch):
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.setenv(name, "hf_secret")
+    code = "import os; print('hf_secret' in str(os.environ))"
+    done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)
+    assert done.stdout == "False\n"

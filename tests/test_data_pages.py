@@ -1,0 +1,76 @@
+"""What the prepare notebook shows adds up, and is text, whatever the corpus spells."""
+
+import html
+import re
+
+import pytest
+from fake_source import PartedSource, make_texts
+
+from harness.data.prepare import prepare
+from harness.lab import data_pages
+
+HOSTILE = "<script>alert('row')</script> & <img src=x onerror=alert(1)>\n"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Private and training parts with copies and a skip in each, and markup in every training document."""
+    private = make_texts(150, seed=1)
+    own = [HOSTILE + text for text in make_texts(148, seed=2)]
+    source = PartedSource([*private, *own, own[0] + "\n", private[0]], 50, private=3)
+    leaky = PartedSource([*source.texts, *private], 50, private=3)
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare(leaky, 300, 64, 1024, cache=cache, workers=1, progress=lambda line: None)
+
+
+def cells(page):
+    """The rows of a page's table, as text."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    return [[html.unescape(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
+
+
+def test_the_splits_are_the_manifests(data):
+    page = data_pages.counts_page(data)
+    for split, *row in cells(page)[1:]:
+        assert row[0] == f"{data.manifest['documents'][split]:,}"
+        assert row[2] == f"{data.manifest['tokens'][split]:,}"
+        assert row[3] == f"{data.manifest['rows'][split]:,}"
+    assert [row[0] for row in cells(page)[1:]] == ["train", "val", "holdout"]
+    assert "tokens per byte" in page
+
+
+def test_what_was_read_went_somewhere(data):
+    rows = {words: documents for words, documents, _ in cells(data_pages.dropped_page(data))[1:]}
+    numbers = {words: int(text.replace(",", "")) for words, text in rows.items()}
+    skipped = numbers.pop("not read: empty")
+    assert skipped == 9
+    read = numbers.pop("read from the source")
+    assert read == sum(numbers.values()) == 450
+    assert len(numbers) == 6  # three splits, copies, copies of evaluation text, unused private text
+
+
+def test_the_figure_counts_every_training_document(data):
+    page = data_pages.lengths_page(data)
+    counts = [int(text) for text in re.findall(r'font-size="9"[^>]*>(\d+)<', page)]
+    assert sum(counts) == data.manifest["documents"]["train"]
+    assert "longer than a row's 64 tokens" in page
+    assert (
+        data_pages.short(950) == "950" and data_pages.short(12_345) == "12.3k" and data_pages.short(3 * 10**6) == "3M"
+    )
+
+
+def test_sample_rows_are_training_text_shown_as_text(data):
+    page = data_pages.sample_rows_page(data, count=40)
+    assert set(re.findall(r"<(\w+)", page)) == {"div"}  # our own
+    assert "&lt;script&gt;" in page or "&lt;img" in page
+    assert page.count("▶") >= 40
+
+
+def test_sample_rows_open_no_private_file(data, tmp_path):
+    for name in ("val.bin", "holdout.bin"):
+        (data.private_dir / name).rename(tmp_path / name)
+    try:
+        assert data_pages.sample_rows_page(data) and data_pages.dropped_page(data) and data_pages.lengths_page(data)
+    finally:
+        for name in ("val.bin", "holdout.bin"):
+            (tmp_path / name).rename(data.private_dir / name)

@@ -1,0 +1,30 @@
+"""What is said of a training that goes over its text more than once."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from harness.lab import epochs
+
+
+def state_of(*trained):
+    runs = [SimpleNamespace(trained=entry) for entry in trained]
+    return SimpleNamespace(experiments=[SimpleNamespace(attempt=SimpleNamespace(runs=runs))])
+
+
+DATA = SimpleNamespace(manifest={"rows": {"train": 1000}}, max_seq_len=64)
+
+
+def test_passes_are_tokens_trained_over_tokens_there_are():
+    assert epochs.of_baseline(state_of({"total_tokens": 32_000}, {"total_tokens": 96_000}, None), DATA) == 1.5
+    assert epochs.of_baseline(state_of({"total_tokens": None}), DATA) is None  # a run that crashed at the start
+    assert epochs.of_baseline(state_of(), DATA) is None
+
+
+@pytest.mark.parametrize(
+    "passes, said, warned",
+    [(0.42, "42%", ""), (2.5, "2.5 times", "More text"), (9.1, "9.1 times", "no longer ranks"), (None, "", "")],
+)
+def test_more_than_one_pass_is_a_warning_that_says_what_it_means(passes, said, warned):
+    assert said in epochs.words(passes) and warned in epochs.warning(passes)
+    assert bool(epochs.warning(passes)) == bool(warned)
