@@ -29,6 +29,10 @@ from harness.lab.runner import REPOSITORY
 from harness.search.constants import constant_values
 
 EXPERIMENTS = 4  # of the night that is made here
+NIGHT = (  # `python -m harness ...`, which ends when this process does
+    "import sys; from harness.training.parent import die_with_parent; die_with_parent(int(sys.argv[1])); "
+    "from harness.__main__ import main; sys.exit(main(sys.argv[2:]))"
+)
 GAPS = {
     "proposed": "last page's end, kernel start, imports, data and harness checked, proposal",
     "checked": "gate",
@@ -65,18 +69,8 @@ def run_night(work: Path) -> Path:
     identity = ["-c", "user.name=bench", "-c", "user.email=bench@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "bench"]):
         subprocess.run(["git", "-C", str(checkout), *command], check=True, capture_output=True)
-    command = [
-        sys.executable,
-        "-m",
-        "harness",
-        "overnight",
-        "--tag",
-        "bench",
-        "--profile",
-        "tiny",
-        "--experiments",
-        str(EXPERIMENTS),
-    ]
+    options = ["overnight", "--tag", "bench", "--profile", "tiny", "--experiments", str(EXPERIMENTS)]
+    command = [sys.executable, "-c", NIGHT, str(os.getpid()), *options]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.data.manifest import PreparedData, open_prepared
 from harness.lab.profiles import Profile
 from harness.lab.runner import REPOSITORY, TrainingRequest, child_environment, run_training
-from harness.lab.settings import Settings, make_settings
+from harness.lab.settings import Settings, make_settings, training_request
 from harness.lab.start import find_profile, prepare_profile
 from harness.scoring.scorer import Score, ScoreError, score_model
 from harness.search.constants import constant_values, rewrite_constants
@@ -62,12 +62,8 @@ class Bench:
         return self.train("short", seed=1, seconds=0.5 if self.quick else 10.0)
 
     def request(self, name: str, seed: int, seconds: float, compile_cache: str | None = None) -> TrainingRequest:
-        settings = self.settings
-        return TrainingRequest(
-            folder=str(self.work / name), train_py=str(self.train_py), train_dir=str(self.data.train_dir), n_vocab=self.data.n_vocab,
-            max_seq_len=self.data.max_seq_len, seed=seed, budget_seconds=seconds, startup_limit_seconds=self.profile.startup_limit_seconds,
-            device="cpu", dtype=settings.dtype, compile=settings.compile, threads=settings.threads, compile_cache=compile_cache,
-        )  # fmt: skip
+        request = training_request(self.settings, self.data, self.work / name, self.train_py, seed)
+        return dataclasses.replace(request, budget_seconds=seconds, compile_cache=compile_cache)
 
     def train(self, name: str, seed: int, seconds: float, compile_cache: str | None = None) -> dict:
         """Train once in work/<name>/ and return the runner's result."""

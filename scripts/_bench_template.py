@@ -1,25 +1,27 @@
 """Part `template`: the committed template trained and scored as in a night, on several seeds, and where its steps spend their time.
 
 The split of a step is gpu_check's: its session marks the borders of loading, forward, backward and optimizer in the real template, and its
-classes of work are those of `_gpu_split.py`. What a step takes without the profiler and no class accounts for is Python and dispatch.
+classes of work are those of `_gpu_split.py`. What no operator accounts for between the marks is Python and dispatch.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 
 from _bench_machine import Rates, build, measure_pace
 from _bench_setup import Bench, BenchError, table
 from _gpu_parts import run_part
-from _gpu_profile import padded_sizes
+from _gpu_profile import PROFILED_STEPS, padded_sizes
 from _gpu_settings import Settings
+from _gpu_split import find_phases
 
+from harness.data.files import read_json
 from harness.lab.runner import SPIN_COUNT
 from harness.search.constants import constant_values
 
-STRETCHES = 5  # profiled ones; the median counts
+PROFILES = 5  # of which the median counts
+REST = "Python and dispatch"  # what no operator of torch accounts for
 MATMULS = ("linears", "head")
 
 
@@ -96,21 +98,22 @@ def flops_table(bench: Bench, rates: Rates, runs: list[dict]) -> str:
 
 
 def split_text(bench: Bench, rates: Rates) -> str:
-    """Milliseconds of each class of work in a step, medians over some profiled stretches."""
-    rows = [row for row in profile_steps(bench).values() if "split_ms" in row]
-    step = statistics.median(row["step_ms"] for row in rows)
+    """Milliseconds of each class of work in a step, medians over some profiled trainings."""
+    rows = [profile_steps(bench, number) for number in range(1 if bench.quick else PROFILES)]
+    step, profiled = (statistics.median(row[key] for row in rows) for key in ("step_ms", "profiled_ms"))
     split = {name: statistics.median(row["split_ms"][name] for row in rows) for name in rows[0]["split_ms"]}
     alone = alone_ms(bench, rates)
-    split["Python and dispatch"] = step - sum(split.values())
-    lines = [(name, ms, 100 * ms / step, alone.get(name)) for name, ms in split.items()]
-    lines.append(("**step**", step, 100.0, sum(alone.values())))
-    unknown = sorted({name for row in rows for name in row["unclassified"]})
+    lines = [(name, ms, 100 * ms / profiled, alone.get(name)) for name, ms in split.items()]
+    lines.append((REST, profiled - sum(split.values()), 100 - 100 * sum(split.values()) / profiled, None))
+    lines.append(("**step, profiled**", profiled, 100.0, sum(alone.values())))
+    lines.append(("a step without profiler", step, 100 * step / profiled, None))
+    unknown = list(dict.fromkeys(name for row in rows for name in row["unclassified"]))
     words = (
-        f"Medians of {len(rows)} profiled stretches, in one process; how each class is told: `scripts/_gpu_split.py`. The last class is what "
-        "a step takes without profiler, less all of the others: the profiler slows small operators down, so it is rather more than that. "
-        "*alone*: the same products of matrices at the rates above."
+        f"Medians of {len(rows)} profiled trainings; how each class is told: `scripts/_gpu_split.py`. The profiler slows small operators and "
+        "Python down, so the shares of many small pieces are rather less than stated. *alone*: the same products of matrices at the rates "
+        "above."
     )
-    text = ["### Where a step's time goes", words, table(["class", "ms", "% of the step", "alone, ms"], lines)]
+    text = ["### Where a step's time goes", words, table(["class", "ms", "% of the profiled step", "alone, ms"], lines)]
     return "\n\n".join(text + [f"Unclassified: {', '.join(f'`{name}`' for name in unknown[:5])}."] * bool(unknown))
 
 
@@ -127,20 +130,21 @@ def alone_ms(bench: Bench, rates: Rates) -> dict[str, float]:
     return times
 
 
-def profile_steps(bench: Bench) -> dict[str, dict]:
-    """gpu_check's profile of the template on the CPU: some stretches of steps, one after the other in one child."""
-    folder = bench.work / "profile"
+def profile_steps(bench: Bench, number: int) -> dict:
+    """gpu_check's profile of the template, on the CPU, in a process of its own; `profiled_ms` is added, the wall clock of a profiled step."""
+    folder = bench.work / f"profile{number}"
     folder.mkdir()
-    (folder / "data").symlink_to(Path(bench.data.folder).resolve())
+    (folder / "data").symlink_to(bench.data.folder.resolve())
     constants = constant_values(bench.train_py.read_text(encoding="utf-8"))
-    tasks = [f"stretch{n}" for n in range(1 if bench.quick else STRETCHES)]
     settings = Settings(
-        str(folder), "cpu", bench.settings.compile, bench.data.max_seq_len, shapes=dict.fromkeys(tasks, constants), eval_tokens={},
+        str(folder), "cpu", bench.settings.compile, bench.data.max_seq_len, shapes={"template": constants}, eval_tokens={},
         corpus_bytes=0, matmul_size=0, copy_mb=0, attention_shape=(0, 0, 0), short_windows=(), timing_seconds=0.0,
         train_seconds=0.3 if bench.quick else 3.0, startup_seconds=0.0,
         environment={"GOMP_SPINCOUNT": SPIN_COUNT, "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1"},
     )  # fmt: skip
-    rows = run_part("_gpu_profile", tasks, settings, time.monotonic() + 600, 120)
-    if not any("split_ms" in row for row in rows.values()):
-        raise BenchError(f"no step could be profiled: {'; '.join(row.get('failed', '') for row in rows.values())}")
-    return rows
+    row = run_part("_gpu_profile", ["template"], settings, time.monotonic() + 600, 300)["template"]
+    if "split_ms" not in row:
+        raise BenchError(f"no step could be profiled: {row.get('failed')}")
+    spans = [span for span in read_json(folder / "trace.json")["traceEvents"] if span.get("ph") == "X"]
+    microseconds = sum(end - start for start, end, _ in find_phases(spans))
+    return row | {"profiled_ms": microseconds / 1000 / PROFILED_STEPS}
