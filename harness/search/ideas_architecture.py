@@ -79,7 +79,7 @@ HALF_ROTARY = Idea(
         "half still knows where things are."
     ),
     category="architecture",
-    evidence="partial rotary embeddings are in GPT-NeoX and later models; here 1.4945 against 1.5039 after 200 steps, one seed: a gain or noise",
+    evidence="partial rotary embeddings are in GPT-NeoX and later models; here 1.4945 and 1.4979 against 1.5039 and 1.4963 after 200 steps, two seeds: noise",
     patch="""\
 <<<<<<< SEARCH
     frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
@@ -105,7 +105,7 @@ SKIPS = Idea(
         "the layers between from carrying it."
     ),
     category="architecture",
-    evidence="U-net skips are in good public speed records of small models; it takes 4 layers, so the CPU cannot say: unmeasured",
+    evidence="U-net skips are in good public speed records of small models; here 1.4036 against 1.4094 after 200 steps at DEPTH 4, one seed: a gain or noise",
     patch="""\
 <<<<<<< SEARCH
 # === end of constants ===
