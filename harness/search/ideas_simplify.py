@@ -13,7 +13,7 @@ NO_ROW_SCALING = Idea(
         "matter, and without it a buffer and ten lines go."
     ),
     category="simplify",
-    evidence="here 1.5001 against 1.5039 after 200 steps, one seed: the same score with less code; on cards unmeasured",
+    evidence="here 1.5001 and 1.5071 against 1.5039 and 1.4963 after 200 steps, two seeds: the same score with less code; on cards unmeasured",
     patch="""\
 <<<<<<< SEARCH
     weights: torch.Tensor, grads: torch.Tensor, momentum_buffer: torch.Tensor, second_moment: torch.Tensor,
