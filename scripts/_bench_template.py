@@ -6,6 +6,7 @@ classes of work are those of `_gpu_split.py`. What no operator accounts for betw
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 
@@ -77,7 +78,24 @@ def scores_table(bench: Bench, runs: list[dict]) -> str:
             ]
         ]
     words = f"Profile {bench.profile.name} with {bench.seconds:g} s of training, by the real runner and scorer; {bench.data.data_id}."
-    return words + "\n\n" + table(["seed", "val_bpb", *columns], lines)
+    return words + "\n\n" + table(["seed", "val_bpb", *columns], lines) + pace_line([run["num_steps"] for run in runs], scores)
+
+
+def pace_line(steps: list[int], scores: list[float]) -> str:
+    """Least squares of val_bpb against ln(steps): what the machine's pace did to the scores, and what is left of their spread without it.
+
+    Empty below four seeds or where the pace was the same for all, since a line would then say nothing.
+    """
+    if len(scores) < 4 or len(set(steps)) == 1:
+        return ""
+    logs = [math.log(count) for count in steps]
+    slope, intercept = statistics.linear_regression(logs, scores)
+    squares = sum((score - slope * log - intercept) ** 2 for log, score in zip(logs, scores, strict=True))
+    left = math.sqrt(squares / (len(scores) - 2))
+    return (
+        f"\n\nLeast squares: val_bpb changes by {slope:+.2f} for each unit of ln(steps), the machine's pace; about that line the seeds lie with a "
+        f"standard deviation of {left:.4f} ({len(scores) - 2} degrees of freedom): what a machine with a steady pace would see."
+    )
 
 
 def flops_table(bench: Bench, rates: Rates, runs: list[dict]) -> str:
