@@ -85,6 +85,9 @@ class LiveTraining:
     def _note_end(self, event: dict) -> bool:
         if event.get("event") == "over" and event["status"] != "ok":
             self.done.append(f"run {event['run']}: {event['status']}: {event['cause']}")
+        elif event.get("event") == "audited":
+            found = "nothing found" if event["status"] == "ok" else f"{event['status']}: {event['cause']}"
+            self.done.append(f"run {event['run']}: close audit: {found}")
         elif event.get("event") == "scored":
             result = (
                 f"val_bpb {event['val_bpb']:.6f}"
@@ -110,10 +113,12 @@ class LiveTraining:
 
     def words(self, event: dict) -> str:
         """One line on where the run stands."""
-        if self.done and event.get("event") in ("scored", "over"):
+        if self.done and event.get("event") in ("scored", "audited", "over"):
             return self.done[-1]
         if event.get("stage") == "scoring":
             return f"run {event['run']}: scoring on validation text {100 * event.get('share', 0.0):.0f}%"
+        if event.get("stage") == "auditing":
+            return f"run {event['run']}: close audit, then private text {100 * event.get('share', 0.0):.0f}%"
         share = self.points[-1][0] if self.points else 0.0
         what = f"run {event.get('run', 0)} ({event.get('run_kind', 'score')}, seed {event.get('seed')})"
         if not self.points:
@@ -125,7 +130,7 @@ class LiveTraining:
 
     def page(self, event: dict) -> str:
         """The output: runs that are over, the one in work with its bar, the curve."""
-        over = event.get("event") in ("scored", "over")
+        over = event.get("event") in ("scored", "audited", "over")
         share = event["share"] if "share" in event else self.points[-1][0] if self.points else 0.0
         lines = "".join(f"<div>{escape(line)}</div>" for line in self.done)
         now = "" if over else f'<div style="margin-top:4px">{escape(self.words(event))}</div>'
