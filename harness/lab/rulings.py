@@ -59,21 +59,20 @@ def apply(lab: Lab, path: Path) -> str:
     """Carry one word out: git, then best/, then the journal; the file goes last."""
     word = read_json(path)
     experiment = lab.state.experiments[word["experiment"]]
-    if experiment.in_quarantine:  # else a kill came between the journal and the file's end
-        rival = lab.state.incumbent
-        becomes = word["accept"] and experiment.mean < rival.mean
+    if experiment.in_quarantine:  # else a kill came between the journal's entry and the file's end
+        becomes = word["accept"] and experiment.mean < lab.state.incumbent.mean
         commit = move_branch(lab, experiment, path, word) if becomes else None
         if becomes:
-            attempt = lab.train_py(experiment).parent
-            update_best(lab.folder, experiment, attempt, lab.settings, commit)
+            update_best(lab.folder, experiment, lab.train_py(experiment).parent, lab.settings, commit)
         told = {"accept": word["accept"], "becomes_incumbent": becomes, "commit": commit, "asked": word["asked"]}
         lab.journal.append("ruled", experiment=experiment.number, **told)
-        loser = rival if becomes else experiment
-        if loser.number:
-            drop_weights(lab.train_py(loser).parent)
+    ruled, kept = lab.state.experiments[experiment.number], lab.state.kept
+    loser = kept[-2] if ruled.ruled["becomes_incumbent"] else ruled
+    if loser.number:
+        drop_weights(lab.train_py(loser).parent)
     lab.write_table()
     path.unlink()
-    return words(lab.state.experiments[word["experiment"]])
+    return words(ruled)
 
 
 def move_branch(lab: Lab, experiment: Experiment, path: Path, word: dict) -> str | None:
