@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.lab.journal import State, Step, fold, next_step
+from harness.lab.journal import State, Step, baseline_runs, fold, next_step
 from harness.lab.measuring import score_limit_seconds
 from harness.lab.plan import Night, experiments_done, seconds_per_experiment
 from harness.lab.runner import WEIGHTS_SECONDS
@@ -70,7 +70,7 @@ class Standing:
             return "preparing"
         if number == 0:
             runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
-            return f"baseline, run {max(1, runs)} of {len(state.opened['seeds'])} · {self.stage()}"
+            return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {self.stage()}"
         if self.step.kind == "propose" and self.night.experiments and number > self.night.experiments:
             return "analysis"
         of = f"/{self.night.experiments}" if self.night.experiments else ""
