@@ -3,6 +3,7 @@
 conftest.py makes the fixtures known to every test module. Candidates are put where a proposer would have left them.
 """
 
+import contextlib
 import functools
 import shutil
 
@@ -50,12 +51,20 @@ def point_at(patch: pytest.MonkeyPatch, repository) -> None:
         patch.setattr(module, "detect_device", lambda kind="auto", try_compile=False: detect_once("auto"))
 
 
+@contextlib.contextmanager
+def copy_of(made, folder):
+    """A run that was made before, copied with its repository, and held."""
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        point_at(patch, folder / "checkout")
+        with Lab(folder / "results" / "t") as lab:
+            yield lab
+
+
 @pytest.fixture
-def lab(tmp_path, baseline, monkeypatch):
+def lab(tmp_path, baseline):
     """A copy of that run."""
-    shutil.copytree(baseline, tmp_path, dirs_exist_ok=True)
-    point_at(monkeypatch, tmp_path / "checkout")
-    with Lab(tmp_path / "results" / "t") as lab:
+    with copy_of(baseline, tmp_path) as lab:
         yield lab
 
 

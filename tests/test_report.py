@@ -102,7 +102,7 @@ def test_the_status_fits_a_screen_at_every_moment():
     for length in range(len(entries) + 1):
         text = status_text(entries[:length], journals.make_settings(), NOW)
         assert len(text.splitlines()) <= 16 and max(map(len, text.splitlines())) <= 160
-        assert text.startswith("run       nov23, profile large")
+        assert text.startswith("run        nov23, profile large")
 
 
 def test_the_status_says_what_is_running_and_what_is_left():

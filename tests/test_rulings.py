@@ -5,9 +5,9 @@ import json
 
 import pytest
 from checkout import git
-from labs import incumbent_source, put_candidate, row, run_experiment
+from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
 
-from harness.lab import history, loop, measuring, night, rulings
+from harness.lab import history, loop, measuring, night, quarantine, rulings
 from harness.lab.journal import Journal
 from harness.lab.loop import Lab
 from harness.lab.records import records_from_journal
@@ -15,23 +15,29 @@ from harness.lab.results import read_results
 from harness.lab.rulings import RulingError
 
 
-@pytest.fixture
-def quarantined(lab, monkeypatch):
-    """The run with one more experiment, whose gain of 3 bits per byte nobody believes."""
+@pytest.fixture(scope="module")
+def made(baseline, tmp_path_factory):
+    """The run with one more experiment, whose gain of 3 bits per byte nobody believes; made once, copied by each test."""
+    folder = tmp_path_factory.mktemp("quarantined")
     measure = measuring.score_model
 
     def flattered(*arguments, split="val", **options):
         score = measure(*arguments, split=split, **options)
         return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0)
 
-    put_candidate(lab, incumbent_source(lab) + "x = 1\n", "too good")
-    lab.journal.entries[0]["prior"] = None
-    with monkeypatch.context() as patch:
+    with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
+        put_candidate(lab, incumbent_source(lab) + "x = 1\n", "too good")
         patch.setattr(measuring, "score_model", flattered)
+        patch.setattr(quarantine, "SIGMAS", 3)  # two seeds of a training of one second are a poor measure of the noise
         decided = run_experiment(lab)
     assert decided["decision"] == "quarantine", decided["verdict"]
-    lab.number = None
-    return lab
+    return folder
+
+
+@pytest.fixture
+def quarantined(made, tmp_path):
+    with copy_of(made, tmp_path) as lab:
+        yield lab
 
 
 def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):

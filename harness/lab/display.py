@@ -219,10 +219,18 @@ def check_page(experiment: Experiment) -> str:
 def score_page(lab: Lab, experiment: Experiment) -> str:
     """The score beside the incumbent's, in bits per byte and in sigma."""
     runs = [
-        (run.number, run.started["kind"], run.started["seed"], run_text(run), seconds_text(run), rate_text(run))
+        (
+            run.number,
+            run.started["kind"],
+            run.started["seed"],
+            run_text(run),
+            seconds_text(run),
+            rate_text(run),
+            audit_text(run),
+        )
         for run in experiment.attempt.runs
     ]
-    page = table(("run", "kind", "seed", "val_bpb", "training", "tokens/s"), runs)
+    page = table(("run", "kind", "seed", "val_bpb", "training", "tokens/s", "audit"), runs)
     if experiment.mean is not None and experiment.number and lab.state.noise.df:
         reference = experiment.decided["incumbent"] if experiment.decided else lab.state.incumbent.number
         before = lab.state.experiments[reference]
@@ -286,6 +294,16 @@ def run_text(run) -> str:
 def seconds_text(run) -> str:
     seconds = run.trained and run.trained.get("training_seconds")
     return f"{seconds:.1f} s" if seconds else ""
+
+
+def audit_text(run) -> str:
+    """What the audits found, over how many probes, and behind which wall."""
+    looks = [entry for entry in (run.scored, run.audited) if entry and entry.get("audit")]
+    if not looks:
+        return ""
+    probes = sum(entry["audit"]["probes"] for entry in looks)
+    private = f"; private holdout {looks[-1]['holdout']}" if looks[-1].get("holdout") else ""
+    return f"{looks[-1]['audit']['verdict']}, {probes} probes, wall: {looks[-1]['wall']}{private}"
 
 
 def rate_text(run) -> str:
