@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from harness.data.files import write_json_atomic
+from harness.data.text import without_escapes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOG_CAP_BYTES = 4_000_000
@@ -44,7 +45,6 @@ SUMMARY_KEYS = (
     "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth",
 )  # fmt: skip
 FORGED = re.compile(rf"^\s*(---|({'|'.join(SUMMARY_KEYS)})\s*:)")
-ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class CappedLog:
         if self._written > LOG_CAP_BYTES:
             self.dropped_bytes += len(line) + 1
             return
-        text = ESCAPES.sub("", line.decode("utf-8", errors="replace"))
+        text = without_escapes(line.decode("utf-8", errors="replace"))
         text = f"| {text}" if FORGED.match(text) else text
         self._written += self._file.write(text + "\n")
         self._file.flush()
