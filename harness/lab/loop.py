@@ -22,6 +22,7 @@ from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weig
 from harness.lab.decisions import commit_facts, decision
 from harness.lab.integrity import Integrity
 from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step
+from harness.lab.leftovers import kill_leftover
 from harness.lab.locks import hold
 from harness.lab.measuring import Measurement
 from harness.lab.profiles import ProfileError, detect_device
@@ -34,7 +35,7 @@ from harness.lab.proposing import (
     run_proposer,
 )
 from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import REPOSITORY, kill_leftover, run_training
+from harness.lab.runner import REPOSITORY, run_training
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder, training_request
 from harness.lab.wall import find_wall
 from harness.search.gate import check_candidate
@@ -293,7 +294,7 @@ class Lab:
         train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
         limit = step.device_batch_limit
         request = dataclasses.replace(
-            training_request(settings, self.data, folder, train_py, step.seed),
+            training_request(settings, self.data, folder, train_py, step.seed, self.folder.parent),
             compile_cache=str(self.folder / "compile_cache"),
             device_batch_limit=limit,
         )
@@ -352,7 +353,9 @@ class Lab:
         folders = [self.train_py(rival).parent / "runs" / f"{number:02d}" for number in runs]
         train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
         folder = self.run_folder(step.experiment, step.attempt, step.run)
-        return Measurement(self.settings, self.data, self.integrity, find_wall(), train_py, folder, folders)
+        return Measurement(
+            self.settings, self.data, self.integrity, find_wall(), self.folder.parent, train_py, folder, folders
+        )
 
     def _audit_once(self, step: Step, listen: Listener) -> None:
         """Look closely at a run of an idea that is about to be kept, and ask the private holdout."""

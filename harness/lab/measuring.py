@@ -19,8 +19,9 @@ import numpy as np
 from harness.data.manifest import PreparedData
 from harness.lab.artifacts import save_losses
 from harness.lab.integrity import Integrity
+from harness.lab.leftovers import MARK, kill_escaped
 from harness.lab.runner import child_environment
-from harness.lab.settings import Settings
+from harness.lab.settings import Settings, hidden_folders
 from harness.lab.wall import Wall
 from harness.scoring import holdout
 from harness.scoring.audit import Audit, audit_model
@@ -33,12 +34,16 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One trained run and all that measuring it needs. folder: the run's; rival: folders of the incumbent's scored runs, none for a baseline."""
+    """One trained run and all that measuring it needs.
+
+    results: the folder of all runs; folder: this run's; rival: folders of the incumbent's scored runs, none for a baseline.
+    """
 
     settings: Settings
     data: PreparedData
     integrity: Integrity
     wall: Wall
+    results: Path
     train_py: Path
     folder: Path
     rival: Sequence[Path] = ()
@@ -105,24 +110,22 @@ class Measurement:
         (own / "tmp").mkdir(parents=True)
         settings = self.settings
         environment = child_environment(
-            TMPDIR=str(own / "tmp"),
-            TORCHINDUCTOR_CACHE_DIR=str(own / "cache"),
-            TRITON_CACHE_DIR=str(own / "cache" / "triton"),
+            TMPDIR=str(own / "tmp"), TORCHINDUCTOR_CACHE_DIR=str(own / "cache"), TRITON_CACHE_DIR=str(own / "cache" / "triton"), **{MARK: str(own)}
+        )  # fmt: skip
+        device, hidden = (
+            settings.device["kind"],
+            [Path(path) for path in hidden_folders(settings, self.data, self.results)],
         )
-        device = settings.device["kind"]
-        launch = Launch(
-            environment,
-            lambda command: self.wall.enclose(
-                command, own=[own], readable=[self.train_py, self.weights], device=device
-            ),
-            walled=self.wall.kind == "bubblewrap",
-        )
+        seen = {"own": [own], "readable": [self.train_py, self.weights], "hidden": hidden, "device": device}
+        launch = Launch(environment, lambda command: self.wall.enclose(command, **seen), walled=self.wall.walled)
         try:
             yield {
                 "device": device, "dtype": settings.dtype, "threads": settings.threads, "launch": launch, "folder": own,
                 "limit_seconds": score_limit_seconds(settings),
             }  # fmt: skip
         finally:
+            if not self.wall.walled:
+                kill_escaped(own)
             shutil.rmtree(own, ignore_errors=True)
 
     def _rival_losses(self, shape: tuple[int, int]) -> np.ndarray | None:

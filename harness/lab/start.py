@@ -173,7 +173,13 @@ def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "aut
 def measure_by_hand(settings: Settings, data: PreparedData, folder: Path) -> dict:
     """Score the weights of a training by hand, as a night would; an audit's doubts are said."""
     measurement = Measurement(
-        settings, data, Integrity(data, settings.harness_hash), find_wall(), folder / "train.py", folder / "run"
+        settings,
+        data,
+        Integrity(data, settings.harness_hash),
+        find_wall(),
+        folder.parents[1],
+        folder / "train.py",
+        folder / "run",
     )
     fields = measurement.score(lambda share: None)
     if fields["status"] != "ok":

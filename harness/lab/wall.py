@@ -3,8 +3,9 @@
 In: a command and what it may see. Out: the command behind the wall. Which wall there is, is found by trying it, and is written beside every result.
 Standard library only. $AUTORESEARCH_WALL (auto, bubblewrap, limits) overrides the choice; asking for one that does not work is an error.
 
-Behind bubblewrap the file system is read-only, and homes, results, prepared data, this repository, /tmp and /run are empty, but for what a child needs: Python
-and its packages, harness/, its own train.py and request, the training rows; it writes in its own folders only. It has no network, and sees and outlives no process.
+Behind bubblewrap the file system is read-only, and homes, results, prepared data, this repository, /tmp and /run are empty, but for what a child
+needs: Python and its packages, harness/, its own train.py and request, the training rows; it writes in its own folders only. It has no network, and
+sees and outlives no process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ REPOSITORY = PACKAGE.parent
 VARIABLE = "AUTORESEARCH_WALL"
 KINDS = ("auto", "bubblewrap", "limits")
 EMPTIED = ("/tmp", "/var/tmp", "/run", "/home", "/root")
+SYSTEM = Path("/usr")  # what holds it cannot be emptied: a home of / in some containers, somebody's text in /usr
 NODES = ("nvidia*", "kfd", "dri", "dxg")  # of /dev: cards of NVIDIA and AMD, and WSL's
 TMPFS_BYTES = 256 * 2**20
 ISOLATE = (
@@ -65,8 +67,18 @@ class Wall:
         """True where a child has processes, network and file system of its own."""
         return self.kind == "bubblewrap"
 
+    def returncode(self, status: int) -> int:
+        """A child's exit status as the system gives it, negative for a signal: bubblewrap passes signals on as 128 and more."""
+        return 128 - status if self.walled and status > 128 else status
+
     def enclose(
-        self, command: Sequence[str], *, own: Sequence[Path], readable: Sequence[Path] = (), hidden: Sequence[Path] = (), device: str = "cpu"
+        self,
+        command: Sequence[str],
+        *,
+        own: Sequence[Path],
+        readable: Sequence[Path] = (),
+        hidden: Sequence[Path] = (),
+        device: str = "cpu",
     ) -> list[str]:
         """The command behind this wall. own: folders it may write in, the first its working folder; readable: what it may read of what is hidden.
 
@@ -74,7 +86,9 @@ class Wall:
         """
         if not self.walled:
             return list(command)
-        emptied = existing([*EMPTIED, Path.home(), REPOSITORY, *hidden])
+        emptied = [
+            path for path in existing([*EMPTIED, Path.home(), REPOSITORY, *hidden]) if not SYSTEM.is_relative_to(path)
+        ]
         exposed = existing(python_folders())
         words = [self.program, *ISOLATE]
         words += [word for node in device_nodes(device) for word in ("--dev-bind-try", node, node)]
@@ -93,16 +107,28 @@ def existing(paths: Iterable[Path | str]) -> list[str]:
 
 
 def tmpfs(paths: Iterable[str]) -> list[str]:
-    """Options that put an empty folder of bounded size over each path."""
-    return [word for path in paths for word in ("--size", str(TMPFS_BYTES), "--tmpfs", path)]
+    """Options that put an empty folder of bounded size over each path, and nothing over a file."""
+    size = str(TMPFS_BYTES)
+    hide = {True: lambda path: ("--size", size, "--tmpfs", path), False: lambda path: ("--ro-bind", "/dev/null", path)}
+    return [word for path in paths for word in hide[Path(path).is_dir()](path)]
 
 
 def python_folders() -> list[str]:
     """Where this Python, its packages, and the libraries that the environment names are."""
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-    folders = [sys.prefix, sys.base_prefix, sys.exec_prefix, *site.getsitepackages(), *packages, *kernels(), *filter(None, libraries)]
-    return [folder for folder in folders if not REPOSITORY.is_relative_to(Path(folder).resolve())]  # what holds it all exposes too much
+    folders = [
+        sys.prefix,
+        sys.base_prefix,
+        sys.exec_prefix,
+        *site.getsitepackages(),
+        *packages,
+        *kernels(),
+        *filter(None, libraries),
+    ]
+    return [
+        folder for folder in folders if not REPOSITORY.is_relative_to(Path(folder).resolve())
+    ]  # what holds it all exposes too much
 
 
 def kernels() -> list[Path]:
