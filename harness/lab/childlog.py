@@ -17,7 +17,7 @@ from harness.data.text import without_escapes
 LOG_CAP_BYTES = 4_000_000
 EVENTS_CAP = 20_000
 EVENT_CAP_BYTES = 4_096
-EVENTS = ("open", "batch", "ready", "step", "stop", "finish", "failed")
+EVENTS = ("launched", "open", "batch", "ready", "step", "stop", "finish", "failed")
 STEP_NUMBERS = ("step", "progress", "train_loss", "tok_per_sec")
 SUMMARY_KEYS = (
     "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth",
@@ -32,6 +32,7 @@ class CappedLog:
         self._file = path.open("w", encoding="utf-8")
         self._rest = b""
         self._written = self.dropped_bytes = 0
+        self.last_line = ""
 
     def feed(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
@@ -46,6 +47,7 @@ class CappedLog:
             self.dropped_bytes += len(line) + 1
             return
         text = without_escapes(line.decode("utf-8", errors="replace"))
+        self.last_line = text.strip() or self.last_line
         text = f"| {text}" if FORGED.match(text) else text
         self._written += self._file.write(text + "\n")
         self._file.flush()
@@ -65,6 +67,7 @@ class EventLog:
         self._file, self._started, self._on_event = path.open("w", encoding="utf-8"), started, on_event
         self._rest, self._count = b"", 0
         self.last: dict[str, dict] = {}  # by event name
+        self.slowest: float | None = None  # the longest time between two steps' reports, seconds
 
     def feed(self, chunk: bytes) -> None:
         now = time.monotonic() - self._started
@@ -78,7 +81,11 @@ class EventLog:
             if self._count > EVENTS_CAP:
                 continue
             stamped = {"t": round(now, 4)} | event
+            if event["event"] == "step" and "step" in self.last:
+                self.slowest = max(self.slowest or 0.0, now - self.last["step"]["t"])
             self.last[event["event"]] = stamped
+            if event["event"] == "launched":  # our own program's, before any of train.py runs: nothing to tell anybody
+                continue
             self._file.write(json.dumps(stamped, ensure_ascii=False) + "\n")
             self._file.flush()
             self._on_event(stamped)

@@ -7,6 +7,8 @@ to hold, and files that were removed but are still held open; folders and links 
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import shutil
 import stat
@@ -40,18 +42,22 @@ class DiskShare:
 
 
 def disk_use(folders: list[Path]) -> tuple[int, int]:
-    """Return (bytes, files) below the folders; counting ends just above MOST_FILES."""
+    """Return (bytes, files) below the folders; counting ends just above MOST_FILES.
+
+    What lies deeper than a path reaches cannot be counted, so that is too many files.
+    """
     used = files = 0
     waiting: list[str | Path] = list(folders)
     while waiting and files <= MOST_FILES:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:  # gone or closed to us since listed
-            for entry in entries:
-                files += 1
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                used += BLOCK_BYTES * entry.stat(follow_symlinks=False).st_blocks
-                if files > MOST_FILES:
-                    break
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in itertools.islice(entries, MOST_FILES + 1):
+                    files += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    used += BLOCK_BYTES * entry.stat(follow_symlinks=False).st_blocks
+        except OSError as error:  # gone, or closed to us, since it was listed
+            files += MOST_FILES + 1 if error.errno == errno.ENAMETOOLONG else 0
     return used, files
 
 

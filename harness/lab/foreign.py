@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 REMOVE_SECONDS = 60.0  # what is still being written by somebody who got away does not hold us
-DEEPEST = 16  # folders below one another that are kept
+DEEPEST = 8  # folders below one another that are kept, or walked down at a time: with the longest names, a path the system still takes
 
 
 def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
@@ -64,24 +64,22 @@ def remove_tree(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         until = time.monotonic() + REMOVE_SECONDS
-        while (entries := entries_of(path)) and time.monotonic() < until:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    lift(entry.path, path)
-                else:
-                    os.unlink(entry.path)
+        while entries_of(path) and time.monotonic() < until:
+            empty(path, path, DEEPEST)
         path.rmdir()
 
 
-def lift(folder: str, top: Path) -> None:
-    """Remove a folder; the folders in it go to `top` under names of their own, so that no path grows long."""
+def empty(folder: str | Path, top: Path, depth: int) -> None:
+    """Remove what is in a folder; folders further down go to `top` under short names, so that no path grows too long."""
     for entry in entries_of(folder):
-        if entry.is_dir(follow_symlinks=False):
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.path)
+        elif depth:
+            empty(entry.path, top, depth - 1)
+            os.rmdir(entry.path)
+        else:
             os.chmod(entry.path, 0o700)  # a folder that cannot be written cannot be moved
             os.rename(entry.path, top / secrets.token_hex(16))
-        else:
-            os.unlink(entry.path)
-    os.rmdir(folder)
 
 
 def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
