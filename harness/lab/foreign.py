@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 REMOVE_SECONDS = 60.0  # what is still being written by somebody who got away does not hold us
-DEEPEST = 8  # folders below one another that are kept, or walked down at a time: with the longest names, a path the system still takes
+DEEPEST = 5  # folders below one another that are kept, and again that are walked down: with the longest names, a path the system still takes
 
 
 def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
