@@ -1,7 +1,7 @@
 """The gate: may this train.py be trained at all? A quick look at the text; nothing of it is run.
 
 In: a candidate's source and the hashes of everything tried in this run. Out: the reasons against it, each a sentence
-that a proposer can act on; an empty list lets it pass. What only running can show is for the runner to find out.
+that a proposer can act on; an empty list lets it pass. What it may touch is in `gate_policy`. What only running can show is for the runner to find out.
 """
 
 import ast
@@ -9,13 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 
 from harness.search.constants import Constant, ConstantsError, parse_constants
-
-ALLOWED_IMPORTS = {
-    *("torch", "numpy", "tiktoken", "safetensors"),
-    *("__future__", "math", "cmath", "random", "statistics", "itertools", "functools", "operator", "collections"),
-    *("dataclasses", "typing", "enum", "contextlib", "copy", "bisect", "heapq", "numbers", "fractions", "warnings"),
-}
-ALLOWED_HARNESS = "harness.training"
+from harness.search.gate_walk import policy_reasons
 
 
 def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
@@ -25,7 +19,7 @@ def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         return [f"train.py is not valid Python{f' at line {line}' if line else ''}: {getattr(error, 'msg', error)}"]
-    reasons = [*_missing_parts(tree), *_foreign_imports(tree)]
+    reasons = [*_missing_parts(tree), *policy_reasons(tree)]
     try:
         reasons += _reassigned(tree, parse_constants(source))
     except ConstantsError as error:
@@ -63,29 +57,16 @@ def _missing_parts(tree: ast.Module) -> Iterator[str]:
         yield f"build_model must take (vocab_size, max_seq_len), at line {builders[0].lineno}"
     if not any(isinstance(node, ast.If) and _is_main_guard(node.test) for node in tree.body):
         yield 'train.py must train only under `if __name__ == "__main__":`, since scoring imports it'
+    called = {
+        node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    for name, purpose in (("start", "starts the clock"), ("finish", "hands over the weights")):
+        if name not in called:
+            yield f"train.py must call session.{name}(), which {purpose}"
 
 
 def _is_main_guard(test: ast.expr) -> bool:
     return ast.unparse(test) in ("__name__ == '__main__'", "'__main__' == __name__")
-
-
-def _foreign_imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [("." * node.level) + (node.module or "")]
-            if names == ["harness"]:
-                names = [f"harness.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            own = name == ALLOWED_HARNESS or name.startswith(ALLOWED_HARNESS + ".")
-            if not own and name.split(".")[0] not in ALLOWED_IMPORTS:
-                yield (
-                    f"line {node.lineno} imports {name}: train.py may import torch, numpy, tiktoken, safetensors, "
-                    f"{ALLOWED_HARNESS} and the standard library's modules for mathematics and data structures"
-                )
 
 
 def _reassigned(tree: ast.Module, constants: dict[str, Constant]) -> Iterator[str]:
