@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from harness.lab.loop import LoopError
     from harness.lab.parameters import ParameterError
     from harness.lab.profiles import ProfileError
+    from harness.lab.rulings import RulingError
     from harness.lab.settings import SettingsError
     from harness.search.constants import ConstantsError
     from harness.search.program import ProgramError
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         LoopError,
         ParameterError,
         ProfileError,
+        RulingError,
         SettingsError,
         ProgramError,
         ConstantsError,
@@ -82,6 +84,10 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--status", action="store_true", help="one screen on a run, and exit")
     what.add_argument("--stop", action="store_true", help="ask a running night to stop after its experiment, and exit")
     what.add_argument("--report", action="store_true", help="write and print the report of a run so far, and exit")
+    for word, meaning in (("accept", "keep it if it beats the best"), ("refuse", "leave it a discard")):
+        what.add_argument(
+            f"--{word}", type=int, metavar="N", help=f"say of experiment N, which is in quarantine: {meaning}, and exit"
+        )
     night.add_argument(
         "--tag",
         default="",
@@ -126,7 +132,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
 
 
 def run_overnight(options: argparse.Namespace) -> int:
-    """Watch, stop, report on, or run a night."""
+    """Watch, stop, report on, rule in, or run a night."""
     from harness.lab import night, report
     from harness.lab.plan import Night
     from harness.lab.profiles import full_spec
@@ -139,6 +145,11 @@ def run_overnight(options: argparse.Namespace) -> int:
             print(path.read_text(encoding="utf-8") + f"\nwritten to {path}")
         else:
             print(night.status_of(folder) if options.status else night.ask_to_stop(folder))
+        return 0
+    if options.accept is not None or options.refuse is not None:
+        accept = options.accept is not None
+        folder = results_folder(options.results) / newest_tag(options)
+        print(night.rule(folder, options.accept if accept else options.refuse, accept))
         return 0
     tag = options.tag or ("demo" if options.demo else date.today().strftime("%b%d").lower())
     experiments = options.experiments or (DEMO_EXPERIMENTS if options.demo else 0)

@@ -16,7 +16,8 @@ from harness.lab.profiles import Profile
 from harness.lab.runner import REPOSITORY, TrainingRequest, child_environment, run_training
 from harness.lab.settings import Settings, make_settings, training_request
 from harness.lab.start import find_profile, prepare_profile
-from harness.scoring.scorer import Score, ScoreError, score_model
+from harness.scoring.channel import Launch, ScoreError
+from harness.scoring.scorer import Score, score_model
 from harness.search.constants import constant_values, rewrite_constants
 
 
@@ -81,7 +82,7 @@ class Bench:
         try:
             return score_model(
                 self.data, self.train_py, self.work / name / "weights.safetensors", device="cpu", dtype=self.settings.dtype,
-                threads=self.settings.threads, environment=child_environment(), folder=folder, limit_seconds=1800, progress=progress,
+                threads=self.settings.threads, launch=Launch(child_environment()), folder=folder, limit_seconds=1800, progress=progress,
             )  # fmt: skip
         except ScoreError as error:
             raise BenchError(f"scoring ended with {error.status}: {error.cause}") from error

@@ -19,7 +19,8 @@ from _gpu_settings import Settings, template_text
 from _gpu_training import make_request, weights_for
 from safetensors.torch import save_model
 
-from harness.scoring.scorer import ScoreError, score_model
+from harness.scoring.channel import Launch, ScoreError
+from harness.scoring.scorer import score_model
 from harness.training.devices import detect_device
 from harness.training.session import EVENTS_VARIABLE, RUN_VARIABLE, WEIGHTS_NAME
 
@@ -88,7 +89,7 @@ def evaluate(name: str, settings: Settings) -> dict:
     try:
         score = score_model(
             data, folder / "train.py", folder / WEIGHTS_NAME, device=device.kind, dtype=device.dtype, threads=None,
-            environment=settings.child_environment(), folder=folder, limit_seconds=600,
+            launch=Launch(settings.child_environment()), folder=folder, limit_seconds=600,
         )  # fmt: skip
     except ScoreError as error:
         return {"failed": f"{error.status}: {error.cause}"}

@@ -8,6 +8,7 @@
     python3 scripts/overnight.py --tag nov23 --hours 8       a real night; the same tag again continues it
     python3 scripts/overnight.py --tag nov23 --experiments N the same, so many experiments
     python3 scripts/overnight.py --tag nov23 --status        how it goes; also --stop (after this experiment), --report
+    python3 scripts/overnight.py --tag nov23 --accept N      keep experiment N, which is in quarantine; --refuse N: do not
     ... --torch-index URL                                    at set-up: another build of torch (pytorch.org's selector)
 
 In: the command line. Out: the harness's own output and exit status. The first start makes `.venv` in the checkout (some
@@ -21,7 +22,7 @@ import sys
 from _setup import ROOT, become, find_environment, find_usable, python_or_exit
 
 HARNESS = ["-m", "harness", "overnight"]
-LOOKING = {"--status", "--stop", "--report"}  # asked of a night in progress, whose environment must not change under it
+LOOKING = {"--status", "--stop", "--report", "--accept", "--refuse"}  # asked of a night in progress, whose environment must not change under it
 HELP = {"-h", "--help"}
 
 

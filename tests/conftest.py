@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # fake_source and journals are plain modules beside the tests
+from labs import baseline, cache, lab  # noqa: E402, F401 - fixtures
+
 os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children find the package in a bare checkout
 
 
@@ -17,8 +19,8 @@ def tiny_data(tmp_path_factory):
 
     from harness.data.prepare import prepare
 
-    cache = tmp_path_factory.mktemp("cache")
-    return prepare(FakeSource(make_texts(400)), 256, 64, 4096, cache=cache, workers=1, progress=lambda line: None)
+    folder = tmp_path_factory.mktemp("data")
+    return prepare(FakeSource(make_texts(400)), 256, 64, 4096, cache=folder, workers=1, progress=lambda line: None)
 
 
 def pytest_runtest_setup(item):

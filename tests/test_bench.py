@@ -1,6 +1,7 @@
 """bench.py: its parts really run with tiny sizes, and the figures in a table agree with each other and with what is known beforehand."""
 
 import dataclasses
+import math
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from _bench_loop import GAPS, gap_seconds, loop_section, synthetic_entries
 from _bench_machine import list_products, measure_rates
 from _bench_setup import BenchError, make_bench, table
 from _bench_stamps import Stamps
-from _bench_template import alone_ms, flops_table, scores_table
+from _bench_template import alone_ms, flops_table, pace_line, scores_table
 from bench import PARTS, measure, parse
 from journals import make_journal, write_run
 
@@ -55,6 +56,15 @@ def toy(bench):
     path.write_text(constants + TOY)
     bench.__dict__["train_py"] = path
     return bench
+
+
+def test_what_the_pace_did_is_told_from_what_the_seeds_did():
+    steps = [100, 120, 150, 200, 260]
+    noise = [0.01, -0.02, 0.01, 0.01, -0.01]
+    text = pace_line(steps, [3.0 - 0.5 * math.log(count) + more for count, more in zip(steps, noise, strict=True)])
+    slope, left = re.search(r"changes by (\S+) for .* deviation of (\S+) \(3 degrees", text).groups()
+    assert float(slope) == pytest.approx(-0.5, abs=0.03) and 0.01 < float(left) < 0.02
+    assert pace_line(steps[:3], noise[:3]) == "" == pace_line([100] * 5, noise)
 
 
 def rows_of(text: str) -> dict[str, list[str]]:

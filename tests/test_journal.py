@@ -42,6 +42,18 @@ def run(
     return events + [{"event": "scored", **at, "status": "ok", "cause": "", "val_bpb": val_bpb}] * (status == "ok")
 
 
+def audited(experiment: int, *numbers: int, status: str = "ok") -> list[dict]:
+    at = {
+        "event": "audited",
+        "experiment": experiment,
+        "attempt": 0,
+        "status": status,
+        "cause": "",
+        "holdout": "agrees",
+    }
+    return [at | {"run": number} for number in numbers]
+
+
 def experiment(number: int, runs: list[dict], decision: str = "discard") -> list[dict]:
     at = {"experiment": number, "attempt": 0}
     ends = [
@@ -57,12 +69,12 @@ def experiment(number: int, runs: list[dict], decision: str = "discard") -> list
 
 
 OPENED = {"event": "opened", "tag": "t", "seeds": [1, 2], "max_looks": 3, "prior": None}
-BASELINE = experiment(0, run(0, 0, 1.500) + run(0, 1, 1.502), "baseline")
+BASELINE = experiment(0, run(0, 0, 1.500) + run(0, 1, 1.502) + audited(0, 0, 1), "baseline")
 NIGHT = script(
     OPENED,
     *BASELINE,
     *experiment(1, run(1, 0, 1.6)),
-    *experiment(2, run(2, 0, 1.48) + run(2, 1, 1.481, kind="confirm"), "keep"),
+    *experiment(2, run(2, 0, 1.48) + run(2, 1, 1.481, kind="confirm") + audited(2, 0, 1), "keep"),
     *experiment(3, run(3, 0, status="crash")),
     *experiment(4, run(4, 0, status="interrupted") + run(4, 1, 1.49)),
     *experiment(
@@ -87,6 +99,7 @@ def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry
         "run_started": "train",
         "trained": "close",
         "scored": "score",
+        "audited": "audit",
         "decided": "decide",
         "committed": "commit",
     }
@@ -95,7 +108,7 @@ def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry
         step, following = next_step(NIGHT[:length]), NIGHT[length]
         assert step.kind == does[following["event"]], (length, step, following)
         assert step.experiment == following["experiment"]
-        if following["event"] in ("run_started", "trained", "scored"):
+        if following["event"] in ("run_started", "trained", "scored", "audited"):
             assert step.run == following["run"]
         if NIGHT[length - 1]["event"] in KINDS:
             assert step.kind == KINDS[NIGHT[length - 1]["event"]]
@@ -123,7 +136,21 @@ def test_a_promising_result_asks_for_another_run_and_a_bad_one_for_the_decision(
     promising = next_step(script(*start, *experiment(1, run(1, 0, 1.4985))[:-2]))
     assert (promising.kind, promising.run_kind) == ("train", "confirm")
     assert next_step(script(*start, *experiment(1, run(1, 0, 1.6))[:-2])).kind == "decide"
-    assert next_step(script(*start, *experiment(1, run(1, 0, 1.3))[:-2])).kind == "decide"
+    assert next_step(script(*start, *experiment(1, run(1, 0, 1.3))[:-2])).kind == "audit"
+    assert next_step(script(*start, *experiment(1, run(1, 0, 1.3) + audited(1, 0))[:-2])).kind == "decide"
+
+
+@pytest.mark.parametrize("sigma, more", [(0.0014, 0), (0.00001, 2)])
+def test_a_baseline_that_contradicts_the_shipped_noise_is_trained_on_more_seeds(sigma, more):
+    runs = [*run(0, 0, 1.500), *run(0, 1, 1.502)]
+    for number in range(2, 2 + more):
+        step = next_step(script(OPENED | {"prior": {"sigma": sigma, "df": 4, "note": ""}}, *experiment(0, runs)[:-2]))
+        assert (step.kind, step.run, step.seed > 2) == ("train", number, True)
+        runs += run(0, number, 1.501)
+    assert (
+        next_step(script(OPENED | {"prior": {"sigma": sigma, "df": 4, "note": ""}}, *experiment(0, runs)[:-2])).kind
+        == "audit"
+    )
 
 
 def test_an_infrastructure_fault_runs_the_same_candidate_again_and_is_not_held_against_it():

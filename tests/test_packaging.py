@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 DEV = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["dev"]]
-STARTED_NOT_IMPORTED = {"jupyterlab", "ipykernel", "ruff", "nbstripout", "pytest-timeout"}
+STARTED_NOT_IMPORTED = {"jupyterlab", "ipykernel", "ruff", "nbstripout", "pytest-timeout", "pytest-xdist"}
 SYSTEMS = [
     {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux", "platform_machine": "x86_64"},
     {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux", "platform_machine": "aarch64"},

@@ -7,6 +7,7 @@ import journals
 import pytest
 
 from harness.lab.doubts import doubts
+from harness.lab.findings import headline
 from harness.lab.records import records_from_journal
 from harness.lab.report import morning_report, status_text, write_report
 
@@ -30,6 +31,20 @@ def test_the_report_quotes_the_journals_figures():
     kept = [e for e in decided.values() if e["decision"] == "keep"]
     assert text.count("| gain: ") == len(kept) and "git switch -c my-branch autoresearch/nov23" in text
     assert "NVIDIA H200" in text and "300 s of training each" in text
+
+
+def test_a_headline_claims_no_gain_that_the_noise_explains():
+    entries = journals.make_journal(4, crash_rate=0.0, unfinished=False)
+    base = next(e for e in entries if e["event"] == "decided")
+    last = entries[-2]
+    assert last["event"] == "decided"
+    for e in entries[:-2]:
+        if e["event"] == "decided" and e["experiment"]:
+            e["decision"] = "discard"
+    last |= {"decision": "keep", "kind": "simplification", "status": "ok", "n_runs": 2, "sigma": base["sigma"]}
+    for gain, words in ((0.5, "no gain beyond the noise"), (5, "bits per byte less")):
+        last["val_bpb"] = base["val_bpb"] - gain * base["sigma"]
+        assert words in headline(records_from_journal(entries))
 
 
 def test_near_misses_are_the_best_of_the_discarded():
@@ -102,7 +117,7 @@ def test_the_status_fits_a_screen_at_every_moment():
     for length in range(len(entries) + 1):
         text = status_text(entries[:length], journals.make_settings(), NOW)
         assert len(text.splitlines()) <= 16 and max(map(len, text.splitlines())) <= 160
-        assert text.startswith("run       nov23, profile large")
+        assert text.startswith("run        nov23, profile large")
 
 
 def test_the_status_says_what_is_running_and_what_is_left():

@@ -10,15 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.lab.runner import (
-    CappedLog,
-    TrainingRequest,
-    child_environment,
-    kill_leftover,
-    parse_event,
-    run_training,
-    summary_block,
-)
+from harness.lab.childlog import CappedLog, parse_event
+from harness.lab.leftovers import kill_leftover
+from harness.lab.runner import TrainingRequest, child_environment, run_training, summary_block
 
 OPEN = "from harness.training.session import open_session\nimport torch\nsession = open_session(__file__)\n"
 HONEST = OPEN + """

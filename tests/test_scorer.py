@@ -10,7 +10,8 @@ from safetensors.torch import save_model
 from torch import nn
 
 from harness.lab.runner import child_environment
-from harness.scoring.scorer import ScoreError, bits_per_byte, check_losses, iter_batches, score_model
+from harness.scoring.channel import Launch, ScoreError
+from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model
 
 UNIFORM = """
 import torch
@@ -36,7 +37,6 @@ def score(data, folder, body: str, limit_seconds: float = 60.0):
     train_py, weights = folder / "train.py", folder / "weights.safetensors"
     train_py.write_text(UNIFORM.format(body=body))
     save_model(Weights(), str(weights))
-    environment = child_environment()
     return score_model(
         data,
         train_py,
@@ -44,7 +44,7 @@ def score(data, folder, body: str, limit_seconds: float = 60.0):
         device="cpu",
         dtype="float32",
         threads=1,
-        environment=environment,
+        launch=Launch(child_environment()),
         folder=folder,
         limit_seconds=limit_seconds,
     )
@@ -109,7 +109,7 @@ def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path):
     with pytest.raises(ScoreError, match="time limit"):
         score_model(
             tiny_data, tmp_path / "train.py", tmp_path / "weights.safetensors", device="cpu", dtype="float32", threads=1,
-            environment=child_environment(), folder=tmp_path, limit_seconds=5,
+            launch=Launch(child_environment()), folder=tmp_path, limit_seconds=5,
         )  # fmt: skip
     assert not psutil.pid_exists(int(marker.read_text()))
 

@@ -64,7 +64,7 @@ def update_best(
 def drop_weights(attempt_folder: Path) -> None:
     """Remove the weights and losses of all runs of an attempt."""
     for run in attempt_folder.glob("runs/*"):
-        for name in ("weights.safetensors", "losses.npy"):
+        for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy"):
             (run / name).unlink(missing_ok=True)
 
 

@@ -6,9 +6,10 @@ In: the state. Out: plain data. Pure; the verdict itself is `harness.search.keep
 from __future__ import annotations
 
 from harness.lab.journal import Experiment, State, verdict
+from harness.lab.quarantine import quarantine_reasons
 
 
-def decision(state: State) -> dict:
+def decision(state: State, budget_seconds: float) -> dict:
     """The `decided` entry of the newest experiment, pure in the state: decision, status, numbers and the verdict in words."""
     experiment = state.experiments[-1]
     attempt = experiment.attempt
@@ -34,17 +35,22 @@ def decision(state: State) -> dict:
         return entry | {"decision": "discard", "status": "invalid_patch", "kind": "invalid_patch", "verdict": words}
     if attempt.failure:
         run = attempt.failure
-        cause = (run.scored or run.trained)["cause"]
         return entry | {
             "decision": "discard",
             "status": run.status,
             "kind": run.status,
-            "verdict": f"{run.status}: {cause}",
+            "verdict": f"{run.status}: {run.cause}",
             "val_bpb": None,
         }
     found = verdict(state, experiment)
-    entry |= {"gain": round(found.gain, 6), "threshold": found.threshold}
-    return entry | {"decision": found.decision, "status": "ok", "kind": found.kind, "verdict": found.words}
+    entry |= {"gain": round(found.gain, 6), "threshold": found.threshold, "status": "ok"}
+    reasons = quarantine_reasons(state, experiment, found.gain, budget_seconds) if found.decision == "keep" else []
+    if reasons:
+        words = f"for a person to look at: {'; '.join(reasons)}. Otherwise: {found.words}"
+        return entry | {"decision": "quarantine", "kind": "quarantine", "doubts": reasons, "verdict": words}
+    holdout = [run.audited["holdout"] for run in attempt.runs if run.audited and run.audited.get("holdout")]
+    words = f"{found.words}; the private holdout {holdout[-1]}" if found.decision == "keep" and holdout else found.words
+    return entry | {"decision": found.decision, "kind": found.kind, "verdict": words}
 
 
 def commit_facts(entry: dict) -> list[str]:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic
 from harness.data.manifest import PreparedData
-from harness.lab.runner import kill_leftover, run_training
+from harness.lab.leftovers import kill_leftover
+from harness.lab.runner import run_training
 from harness.lab.settings import Settings, training_request
 
 PROBE_SECONDS = 5.0  # of training: a few steps on a card that is worth the name

@@ -85,6 +85,9 @@ class LiveTraining:
     def _note_end(self, event: dict) -> bool:
         if event.get("event") == "over" and event["status"] != "ok":
             self.done.append(f"run {event['run']}: {event['status']}: {event['cause']}")
+        elif event.get("event") == "audited":
+            found = "nothing found" if event["status"] == "ok" else f"{event['status']}: {event['cause']}"
+            self.done.append(f"run {event['run']}: close audit: {found}")
         elif event.get("event") == "scored":
             result = (
                 f"val_bpb {event['val_bpb']:.6f}"
@@ -110,10 +113,12 @@ class LiveTraining:
 
     def words(self, event: dict) -> str:
         """One line on where the run stands."""
-        if self.done and event.get("event") in ("scored", "over"):
+        if self.done and event.get("event") in ("scored", "audited", "over"):
             return self.done[-1]
         if event.get("stage") == "scoring":
             return f"run {event['run']}: scoring on validation text {100 * event.get('share', 0.0):.0f}%"
+        if event.get("stage") == "auditing":
+            return f"run {event['run']}: close audit, then private text {100 * event.get('share', 0.0):.0f}%"
         share = self.points[-1][0] if self.points else 0.0
         what = f"run {event.get('run', 0)} ({event.get('run_kind', 'score')}, seed {event.get('seed')})"
         if not self.points:
@@ -125,7 +130,7 @@ class LiveTraining:
 
     def page(self, event: dict) -> str:
         """The output: runs that are over, the one in work with its bar, the curve."""
-        over = event.get("event") in ("scored", "over")
+        over = event.get("event") in ("scored", "audited", "over")
         share = event["share"] if "share" in event else self.points[-1][0] if self.points else 0.0
         lines = "".join(f"<div>{escape(line)}</div>" for line in self.done)
         now = "" if over else f'<div style="margin-top:4px">{escape(self.words(event))}</div>'
@@ -214,10 +219,18 @@ def check_page(experiment: Experiment) -> str:
 def score_page(lab: Lab, experiment: Experiment) -> str:
     """The score beside the incumbent's, in bits per byte and in sigma."""
     runs = [
-        (run.number, run.started["kind"], run.started["seed"], run_text(run), seconds_text(run), rate_text(run))
+        (
+            run.number,
+            run.started["kind"],
+            run.started["seed"],
+            run_text(run),
+            seconds_text(run),
+            rate_text(run),
+            audit_text(run),
+        )
         for run in experiment.attempt.runs
     ]
-    page = table(("run", "kind", "seed", "val_bpb", "training", "tokens/s"), runs)
+    page = table(("run", "kind", "seed", "val_bpb", "training", "tokens/s", "audit"), runs)
     if experiment.mean is not None and experiment.number and lab.state.noise.df:
         reference = experiment.decided["incumbent"] if experiment.decided else lab.state.incumbent.number
         before = lab.state.experiments[reference]
@@ -281,6 +294,16 @@ def run_text(run) -> str:
 def seconds_text(run) -> str:
     seconds = run.trained and run.trained.get("training_seconds")
     return f"{seconds:.1f} s" if seconds else ""
+
+
+def audit_text(run) -> str:
+    """What the audits found, over how many probes, and behind which wall."""
+    looks = [entry for entry in (run.scored, run.audited) if entry and entry.get("audit")]
+    if not looks:
+        return ""
+    probes = sum(entry["audit"]["probes"] for entry in looks)
+    private = f"; private holdout {looks[-1]['holdout']}" if looks[-1].get("holdout") else ""
+    return f"{looks[-1]['audit']['verdict']}, {probes} probes, wall: {looks[-1]['wall']}{private}"
 
 
 def rate_text(run) -> str:

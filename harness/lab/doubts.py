@@ -62,7 +62,12 @@ def _doubts_of_runs(entries: Sequence[dict], records: Sequence[Record]) -> list[
     quarantined = sum(record.outcome == "quarantined" for record in tried)
     if quarantined:
         found.append(
-            f"{plural(quarantined, 'result')} in quarantine: nobody has looked at why the audit did not trust them."
+            f"{plural(quarantined, 'result')} in quarantine, for a person to look at: `python3 scripts/overnight.py --accept N` or `--refuse N`."
+        )
+    disagreed = sum(entry.get("event") == "audited" and entry.get("holdout") == "disagrees" for entry in entries)
+    if disagreed:
+        found.append(
+            f"The private holdout disagreed with {plural(disagreed, 'gain')}: it may be fitted to the validation text."
         )
     flight = in_flight(entries)
     if flight:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from harness.lab.runs import RunData
 
 
+SURE = 2  # standard deviations that a gain needs to be said in a headline: a simplification may be kept without any
+
+
 def quoted(text: object, limit: int = 80) -> str:
     """Untrusted words as Markdown code: one line, no back-quote, no bar (it would end a table's cell), cut to limit."""
     words = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
@@ -80,7 +83,9 @@ def headline(records: Sequence[Record]) -> str:
     if best.experiment == base.experiment:
         what = f"all {count} crashed" if crashed == len(tried) else f"none of {count} was kept"
         return f"The baseline stands at {base.val_bpb:.4f} bits per byte: {what}"
-    gain = base.val_bpb - best.val_bpb
+    gain, noise = base.val_bpb - best.val_bpb, noise_of_gain(latest_sigma(records), best.n_runs, base.n_runs)
+    if noise and gain < SURE * noise:
+        return f"{count}, no gain beyond the noise: {best.val_bpb:.4f} is the best, {base.val_bpb:.4f} the baseline"
     return f"{count} took val_bpb from {base.val_bpb:.4f} to {best.val_bpb:.4f}: {gain:.4f} bits per byte less"
 
 

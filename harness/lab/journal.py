@@ -3,7 +3,10 @@
 In: events with plain fields. Out: the entries, the `State` they add up to, and `next_step`, the one pure function that driver, notebook and
 command line ask what to do. Refuses a journal damaged anywhere but in its last line, which a kill may have cut.
 
-    opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> decided -> committed -> proposed ...
+    opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> (audited ...) -> decided -> committed -> proposed ...
+
+`audited` comes for each run of the baseline and of an idea that is about to be kept; `ruled`, a person's word on an experiment in
+quarantine, between two experiments.
 """
 
 from __future__ import annotations
@@ -19,8 +22,21 @@ from pathlib import Path
 from harness.data.files import write_bytes_atomic
 from harness.search.keep import Noise, Prior, Verdict, estimate_noise, judge, noise_groups
 
-EVENTS = ("opened", "proposed", "checked", "run_started", "trained", "scored", "decided", "committed", "note")
+EVENTS = (
+    "opened",
+    "proposed",
+    "checked",
+    "run_started",
+    "trained",
+    "scored",
+    "audited",
+    "decided",
+    "committed",
+    "ruled",
+    "note",
+)
 NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
+MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipped noise
 MAX_SHRINKS = 8  # trainings of one attempt that may run out of memory before fewer rows are no longer tried: 256 rows come down to 1
 
 
@@ -138,11 +154,12 @@ def now() -> str:
 
 @dataclass
 class Run:
-    """One training of an attempt; the three entries it may have so far."""
+    """One training of an attempt; the entries it may have so far."""
 
     started: dict
     trained: dict | None = None
     scored: dict | None = None
+    audited: dict | None = None
 
     @property
     def number(self) -> int:
@@ -155,11 +172,25 @@ class Run:
             return None
         if self.trained["status"] != "ok":
             return self.trained["status"]
-        return self.scored["status"] if self.scored else None
+        last = self.audited or self.scored
+        return last["status"] if last else None
+
+    @property
+    def cause(self) -> str:
+        """Why the run failed, "" where it did not."""
+        return next(
+            (entry["cause"] for entry in (self.audited, self.scored, self.trained) if entry and entry.get("cause")), ""
+        )
 
     @property
     def val_bpb(self) -> float | None:
-        return self.scored["val_bpb"] if self.scored and self.scored["status"] == "ok" else None
+        """The run's score; None unless every look at it so far found nothing against it."""
+        return self.scored["val_bpb"] if self.scored and self.status == "ok" else None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What its audits found that a person should look at, short of cheating."""
+        return [doubt for entry in (self.scored, self.audited) if entry for doubt in entry.get("doubts", [])]
 
     @property
     def fewer_rows(self) -> int | None:
@@ -206,6 +237,7 @@ class Experiment:
     attempts: list[Attempt] = field(default_factory=list)
     decided: dict | None = None
     committed: dict | None = None
+    ruled: dict | None = None
 
     @property
     def attempt(self) -> Attempt:
@@ -216,29 +248,40 @@ class Experiment:
         scores = self.attempt.scores if self.attempts else []
         return sum(scores) / len(scores) if scores else None
 
+    @property
+    def commit(self) -> str | None:
+        """Where the branch stood when this was the incumbent: its own commit, or the one that a person's word made."""
+        entry = self.ruled if self.ruled and self.ruled.get("commit") else self.committed
+        return entry["commit"] if entry else None
+
+    @property
+    def in_quarantine(self) -> bool:
+        """Waits for a person's word."""
+        return bool(self.decided and self.decided["decision"] == "quarantine" and not self.ruled)
+
 
 @dataclass
 class State:
-    """A run as its journal tells it."""
+    """A run as its journal tells it. kept: the baseline and what was kept, in the order in which it became the incumbent."""
 
     opened: dict | None = None
     experiments: list[Experiment] = field(default_factory=list)
+    kept: list[Experiment] = field(default_factory=list)
 
     @property
     def incumbent(self) -> Experiment | None:
         """The experiment kept last, the baseline at first."""
-        kept = [e for e in self.experiments if e.decided and e.decided["decision"] in ("baseline", "keep")]
-        return kept[-1] if kept else None
+        return self.kept[-1] if self.kept else None
 
     @property
     def best_ever(self) -> float | None:
         """The best mean among baseline and keeps."""
-        means = [
-            e.mean
-            for e in self.experiments
-            if e.decided and e.decided["decision"] in ("baseline", "keep") and e.mean is not None
-        ]
-        return min(means, default=None)
+        return min((e.mean for e in self.kept if e.mean is not None), default=None)
+
+    @property
+    def best_gain(self) -> float:
+        """The largest gain that was kept so far, bits per byte; 0 before the first."""
+        return max((e.decided.get("gain") or 0.0 for e in self.kept), default=0.0)
 
     @property
     def noise(self) -> Noise:
@@ -269,8 +312,14 @@ def fold(entries: Iterable[dict]) -> State:
             experiment.attempt.checked = entry
         elif event == "run_started":
             experiment.attempt.runs.append(Run(entry))
-        elif event in ("trained", "scored", "decided", "committed"):
-            setattr(experiment.attempt.runs[-1] if event in ("trained", "scored") else experiment, event, entry)
+        elif event in ("trained", "scored"):
+            setattr(experiment.attempt.runs[-1], event, entry)
+        elif event == "audited":
+            experiment.attempt.runs[entry["run"]].audited = entry
+        elif event in ("decided", "committed", "ruled"):
+            setattr(experiment, event, entry)
+        if entry.get("decision") in ("baseline", "keep") or (event == "ruled" and entry["becomes_incumbent"]):
+            state.kept.append(experiment)
     return state
 
 
@@ -279,7 +328,7 @@ def fold(entries: Iterable[dict]) -> State:
 
 @dataclass(frozen=True)
 class Step:
-    """kind: open, propose, check, train, close, score, decide or commit. run_kind, seed and device_batch_limit belong to `train`."""
+    """kind: open, propose, check, train, close, score, audit, decide or commit. run_kind, seed and device_batch_limit belong to `train`."""
 
     kind: str
     experiment: int = 0
@@ -320,16 +369,35 @@ def next_in_attempt(state: State, experiment: Experiment) -> Step:
         run = attempt.runs[-1]
         return Step("score" if run.trained else "close", **at, run=run.number)
     if experiment.number == 0:
-        seeds = state.opened["seeds"]
-        missing = len(attempt.scores) < len(seeds)
-        return train_step(state, at, seeds[len(attempt.scores)], "score") if missing else Step("decide", **at)
+        done = len(attempt.scores)
+        if done < baseline_runs(state):
+            seeds = state.opened["seeds"]
+            return train_step(state, at, seeds[done] if done < len(seeds) else run_seed(state, 0, done), "score")
+        return audit_step(attempt, at) or Step("decide", **at)
     if attempt.failure:
         return Step("decide", **at)
     if not attempt.scores:
         return train_step(state, at, run_seed(state, experiment.number, 0), "score")
-    if verdict(state, experiment).decision == "confirm":
+    found = verdict(state, experiment).decision
+    if found == "confirm":
         return train_step(state, at, run_seed(state, experiment.number, len(attempt.scores)), "confirm")
-    return Step("decide", **at)
+    return (audit_step(attempt, at) if found == "keep" else None) or Step("decide", **at)
+
+
+def baseline_runs(state: State) -> int:
+    """How many seeds the baseline is trained on: as many as were asked for, or MOST_SEEDS where they contradict the shipped noise.
+
+    Without the prior two seeds are one degree of freedom, at which Student's quantile is 13 sigma: no idea could ever be kept.
+    """
+    asked = len(state.opened["seeds"])
+    done = len(state.experiments[0].attempt.scores) if state.experiments else 0
+    return max(asked, MOST_SEEDS) if done >= asked and state.noise.contradicted else asked
+
+
+def audit_step(attempt: Attempt, at: dict) -> Step | None:
+    """The first scored run of an attempt that nobody has looked at closely; None when all were."""
+    waiting = [run.number for run in attempt.runs if run.val_bpb is not None and run.audited is None]
+    return Step("audit", **at, run=waiting[0]) if waiting else None
 
 
 def train_step(state: State, at: dict, seed: int, run_kind: str) -> Step:

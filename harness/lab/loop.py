@@ -17,11 +17,14 @@ from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic, write_text_atomic
 from harness.data.manifest import PreparedData
-from harness.lab import history
-from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weights, save_losses, update_best
+from harness.lab import history, rulings
+from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weights, update_best
 from harness.lab.decisions import commit_facts, decision
+from harness.lab.integrity import Integrity
 from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step
+from harness.lab.leftovers import kill_leftover
 from harness.lab.locks import hold
+from harness.lab.measuring import Measurement
 from harness.lab.profiles import ProfileError, detect_device
 from harness.lab.proposing import (
     ProposalError,
@@ -32,9 +35,9 @@ from harness.lab.proposing import (
     run_proposer,
 )
 from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import REPOSITORY, child_environment, kill_leftover, run_training
+from harness.lab.runner import REPOSITORY, run_training
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder, training_request
-from harness.scoring.scorer import ScoreError, score_model
+from harness.lab.wall import find_wall
 from harness.search.gate import check_candidate
 from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
@@ -59,6 +62,7 @@ class Lab:
         self.settings: Settings = read_settings(folder)
         self.data: PreparedData = check_unchanged(self.settings)
         self.journal = Journal(folder / "journal.jsonl", mend=False)  # not ours to write before `hold`
+        self.integrity = Integrity(self.data, self.settings.harness_hash)
         self.number: int | None = None  # the experiment that `begin` chose; stages touch no other
         self._held = contextlib.ExitStack()
 
@@ -133,6 +137,7 @@ class Lab:
             shutil.rmtree(folder / "work", ignore_errors=True)
             self._append_trained(step, {"status": "interrupted", "cause": "the harness ended in mid-run"}, log_bytes=0)
         self.write_table()
+        rulings.apply_all(self)
 
     def begin(self) -> int:
         """Choose the experiment to work on: the unfinished one, else the next; return its number.
@@ -200,21 +205,24 @@ class Lab:
         )
 
     def train(self, listen: Listener = lambda event: None) -> None:
-        """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising. A training that ran
-        out of memory is repeated with half the rows at a time, and is no failure until a single row is too much.
+        """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising, and look closely at
+        what is about to be kept. A training that ran out of memory is repeated with half the rows at a time, and is no failure until a single
+        row is too much.
 
-        listen gets {"stage": "training" | "scoring", "run", "run_kind", ...} as things happen.
+        listen gets {"stage": "training" | "scoring" | "auditing", "run", "run_kind", ...} as things happen.
         """
-        while (step := self.next_stage()).kind in ("train", "score", "close"):
+        while (step := self.next_stage()).kind in ("train", "score", "audit", "close"):
             self._stop_if_infrastructure_fails()
             self._run_stage(step, listen)
 
     def _run_stage(self, step: Step, listen: Listener) -> None:
-        """One of train, score, close; nothing for other steps."""
+        """One of train, score, audit, close; nothing for other steps."""
         if step.kind == "train":
             self._train_once(step, listen)
         elif step.kind == "score":
             self._score_once(step, listen)
+        elif step.kind == "audit":
+            self._audit_once(step, listen)
         elif step.kind == "close":
             self.recover()
 
@@ -223,9 +231,9 @@ class Lab:
         step = self.next_stage()
         if step.kind != "decide":
             return
-        entry = decision(self.state)
+        entry = decision(self.state, self.settings.budget_seconds)
         incumbent = self.state.incumbent
-        parent = incumbent.committed["commit"] if incumbent else self.settings.base_commit
+        parent = incumbent.commit if incumbent else self.settings.base_commit
         git = None
         if parent and self.settings.base_commit:
             message = history.commit_message(step.experiment, entry["title"], commit_facts(entry))
@@ -269,7 +277,10 @@ class Lab:
 
     def write_table(self) -> Path | None:
         """Derive results.tsv; return the copy that was made of a file edited by hand, if it was."""
-        return write_results(self.folder / "results.tsv", results_from_journal(self.journal.entries))
+        entries = self.journal.entries
+        last = max((number for number, entry in enumerate(entries) if entry["event"] == "ruled"), default=0)
+        before = results_from_journal(entries[:last])  # a person's word changes a row that is there already
+        return write_results(self.folder / "results.tsv", results_from_journal(entries), expected_previous=before)
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
@@ -283,7 +294,7 @@ class Lab:
         train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
         limit = step.device_batch_limit
         request = dataclasses.replace(
-            training_request(settings, self.data, folder, train_py, step.seed),
+            training_request(settings, self.data, folder, train_py, step.seed, self.folder.parent),
             compile_cache=str(self.folder / "compile_cache"),
             device_batch_limit=limit,
         )
@@ -323,21 +334,7 @@ class Lab:
         folder = self.run_folder(step.experiment, step.attempt, step.run)
         context = {"stage": "scoring", "experiment": step.experiment, "run": step.run}
         listen(context | {"share": 0.0})
-        started = time.monotonic()
-        fields: dict = {"status": "ok", "cause": "", "val_bpb": None}
-        try:
-            score = self._measure(step, folder, lambda share: listen(context | {"share": share}))
-            save_losses(folder / "losses.npy", score.losses)
-            fields |= {
-                "val_bpb": round(score.val_bpb, 6),
-                "nats": score.nats,
-                "scored_bytes": score.scored_bytes,
-                "scored_tokens": score.scored_tokens,
-            }
-        except ScoreError as error:
-            fields |= {"status": error.status, "cause": error.cause}
-        shutil.rmtree(folder / "server", ignore_errors=True)
-        fields["score_seconds"] = round(time.monotonic() - started, 3)
+        fields = self._measurement(step).score(lambda share: listen(context | {"share": share}))
         run = self.experiment.attempt.runs[-1]
         result = read_json(folder / "result.json") | fields
         write_json_atomic(folder / "result.json", result)
@@ -349,30 +346,32 @@ class Lab:
             | {"event": "scored", "val_bpb": fields["val_bpb"], "status": fields["status"], "cause": fields["cause"]}
         )
 
-    def _measure(self, step: Step, folder: Path, progress: Callable[[float], None]):
-        settings = self.settings
-        (folder / "server" / "tmp").mkdir(parents=True, exist_ok=True)
-        cache = str(folder / "compile_cache")
-        return score_model(
-            self.data,
-            self.attempt_folder(step.experiment, step.attempt) / "train.py",
-            folder / "weights.safetensors",
-            device=settings.device["kind"],
-            dtype=settings.dtype,
-            threads=settings.threads,
-            environment=child_environment(
-                TMPDIR=str(folder / "server" / "tmp"), TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton"
-            ),
-            folder=folder / "server",
-            limit_seconds=score_limit_seconds(settings),
-            progress=progress,
+    def _measurement(self, step: Step) -> Measurement:
+        """The run of a step, and those of the incumbent that it is compared with."""
+        rival = self.state.incumbent
+        runs = [run.number for run in rival.attempt.runs if run.val_bpb is not None] if rival else []
+        folders = [self.train_py(rival).parent / "runs" / f"{number:02d}" for number in runs]
+        train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
+        folder = self.run_folder(step.experiment, step.attempt, step.run)
+        return Measurement(
+            self.settings, self.data, self.integrity, find_wall(), self.folder.parent, train_py, folder, folders
         )
+
+    def _audit_once(self, step: Step, listen: Listener) -> None:
+        """Look closely at a run of an idea that is about to be kept, and ask the private holdout."""
+        context = {"stage": "auditing", "experiment": step.experiment, "run": step.run}
+        listen(context | {"share": 0.0})
+        fields = self._measurement(step).audit(lambda share: listen(context | {"share": share}))
+        folder = self.run_folder(step.experiment, step.attempt, step.run)
+        write_json_atomic(folder / "result.json", read_json(folder / "result.json") | {"audited": fields})
+        self.journal.append("audited", experiment=step.experiment, attempt=step.attempt, run=step.run, **fields)
+        listen(context | {"event": "audited", "status": fields["status"], "cause": fields["cause"]})
 
     def _stop_if_infrastructure_fails(self) -> None:
         """A fault of ours repeats the run; three in a row are not bad luck."""
         last = [run for run in self.experiment.attempt.runs if run.status != "interrupted"][-3:]
         if len(last) == 3 and all(run.status == "infrastructure" for run in last):
-            cause = (last[-1].scored or last[-1].trained)["cause"]
+            cause = last[-1].cause
             raise LoopError(
                 f"three runs in a row failed for reasons outside of train.py: {cause}. Mend that, then run the same command again"
             )
@@ -390,7 +389,7 @@ class Lab:
         if not runs or runs[-1].status in (None, "ok", "interrupted") or runs[-1].fewer_rows:
             return
         last = runs[-1]
-        cause = (last.scored or last.trained)["cause"]
+        cause = last.cause
         if last.status == "oom":
             cause += "; this device needs a smaller model: lower DEPTH, vocab_size or max_seq_len (--set) in a new tag"
         log = self.run_folder(0, len(self.experiment.attempts) - 1, last.number) / "run.log"
@@ -407,13 +406,11 @@ class Lab:
             )
 
     def _tidy(self, experiment: Experiment, kept: bool) -> None:
-        """Weights and losses stay for the baseline and the incumbent only, compile caches for nobody."""
-        others = (
-            [e for e in self.state.experiments[1:-1] if e.decided["decision"] == "keep"][-1:] if kept else [experiment]
-        )
+        """Weights and losses stay for the baseline, the incumbent and what is in quarantine, compile caches for nobody."""
+        drop_compile_caches(self.train_py(experiment).parent)
+        others = [e for e in self.state.kept[1:-1]][-1:] if kept else [] if experiment.in_quarantine else [experiment]
         for other in others:
             drop_weights(self.train_py(other).parent)
-        drop_compile_caches(self.train_py(experiment).parent)
 
 
 def open_lab(tag: str, results: str = "") -> Lab:
@@ -427,8 +424,3 @@ def open_lab(tag: str, results: str = "") -> Lab:
             )
         tag = max(journals, key=lambda path: path.stat().st_mtime).parent.name
     return Lab(folder / tag)
-
-
-def score_limit_seconds(settings: Settings) -> float:
-    """How long scoring may take: generous, since a slow model is punished by its training already."""
-    return 60.0 + max(settings.profile["startup_limit_seconds"], 2 * settings.budget_seconds)

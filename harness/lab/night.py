@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 from harness.data.manifest import open_prepared
-from harness.lab import epochs, history, pages, report, start
+from harness.lab import epochs, history, pages, report, rulings, start
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.journal import fold, next_step, now, read_journal
-from harness.lab.locks import hold, is_held
-from harness.lab.loop import LoopError
+from harness.lab.locks import BusyError, hold, is_held
+from harness.lab.loop import Lab, LoopError
 from harness.lab.parameters import check_tag
 from harness.lab.plan import Night, command_line, enough, plan_words
 from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
@@ -278,6 +278,23 @@ def ask_to_stop(folder: Path) -> str:
         return f"no night runs on {folder.name}; nothing to stop"
     (folder / STOP_FILE).write_text("stop after this experiment\n", encoding="utf-8")
     return f"{folder.name} stops after the experiment in flight"
+
+
+def rule(folder: Path, experiment: int, accept: bool) -> str:
+    """Accept or refuse an experiment in quarantine, now if nobody works on the run; return what was done, in words. Raises RulingError."""
+    rulings.ask(folder, experiment, accept)
+    lab = Lab(folder)
+    try:
+        with lab:  # what was asked takes effect as the run is taken up
+            state = lab.state
+    except BusyError:
+        return f"noted: experiment {experiment} is {'accepted' if accept else 'refused'} as soon as the experiment in flight is over"
+    found = state.experiments[experiment]
+    return (
+        rulings.words(found)
+        if found.ruled
+        else f"noted: it takes effect once experiment {lab.step.experiment} is finished"
+    )
 
 
 def status_of(folder: Path) -> str:

@@ -10,8 +10,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.lab.journal import State, Step, fold, next_step
-from harness.lab.loop import score_limit_seconds
+from harness.lab.journal import State, Step, baseline_runs, fold, next_step
+from harness.lab.measuring import score_limit_seconds
 from harness.lab.plan import Night, experiments_done, seconds_per_experiment
 from harness.lab.runner import WEIGHTS_SECONDS
 from harness.lab.settings import Settings
@@ -37,6 +37,10 @@ def words_of(entry: dict) -> str:
         return f"experiment {number}, run {entry['run']}: " + (
             f"val_bpb {entry['val_bpb']:.6f}" if entry["val_bpb"] else f"{entry['status']}: {entry['cause']}"
         )
+    if entry["event"] == "audited" and entry["status"] != "ok":
+        return f"experiment {number}, run {entry['run']}: {entry['status']}: {entry['cause']}"
+    if entry["event"] == "ruled":
+        return f"experiment {number}: {'accepted' if entry['accept'] else 'refused'} by a person"
     if entry["event"] == "decided" and number:
         return f"experiment {number}: {entry['decision']}: {entry['verdict']}"
     return ""
@@ -66,7 +70,7 @@ class Standing:
             return "preparing"
         if number == 0:
             runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
-            return f"baseline, run {max(1, runs)} of {len(state.opened['seeds'])} · {self.stage()}"
+            return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {self.stage()}"
         if self.step.kind == "propose" and self.night.experiments and number > self.night.experiments:
             return "analysis"
         of = f"/{self.night.experiments}" if self.night.experiments else ""
@@ -83,7 +87,7 @@ class Standing:
         """What is going on inside the experiment, with the training's last event."""
         step = self.step
         if step.kind != "close":  # to an onlooker a run in flight looks like one to be closed; the rest are short
-            return {"score": "scoring", "train": "starting a run"}.get(step.kind, step.kind)
+            return {"score": "scoring", "train": "starting a run", "audit": "a close audit"}.get(step.kind, step.kind)
         attempt = self.night.folder / "experiments" / f"{step.experiment:04d}" / "attempts" / f"{step.attempt:02d}"
         event = last_event(attempt / "runs" / f"{step.run:02d}")
         if event.get("event") != "step":
@@ -109,8 +113,8 @@ def stage_limit(settings: Settings | None, entries: Sequence[dict]) -> tuple[flo
     if entries[-1]["event"] == "run_started":
         limit = settings.profile["startup_limit_seconds"] + 1.05 * settings.budget_seconds + WEIGHTS_SECONDS
         return limit + 60, "training"
-    if entries[-1]["event"] == "trained":
-        return score_limit_seconds(settings) + 60, "scoring"
+    if entries[-1]["event"] == "trained" or next_step(entries).kind == "audit":
+        return 2 * score_limit_seconds(settings) + 60, "scoring"
     return START_SECONDS, f"what comes after {entries[-1]['event']}"
 
 

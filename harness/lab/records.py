@@ -89,14 +89,25 @@ def records_from_journal(entries: Sequence[dict]) -> list[Record]:
     """One record per decided experiment, in journal order; the unfinished one is left to in_flight."""
     start = parse_time(entries[0].get("time")) if entries else None
     commits = {e.get("experiment"): e.get("commit") for e in entries if e.get("event") == "committed"}
+    rulings = {e.get("experiment"): e for e in entries if e.get("event") == "ruled"}
     causes, seconds = _causes(entries), _seconds_by_experiment(entries)
     records: dict[int, Record] = {}
     for entry in entries:
         number = entry.get("experiment")
         if entry.get("event") == "decided" and number not in records:
             cause, spent = causes.get(number, ""), seconds[number]
-            records[number] = _record(entry, records, start, commits.get(number), cause, spent)
+            final = entry | _ruled(entry, rulings.get(number))
+            records[number] = _record(final, records, start, commits.get(number), cause, spent)
     return list(records.values())
+
+
+def _ruled(decided: dict, ruled: dict | None) -> dict:
+    """What a person's word on a quarantined experiment changes in its `decided` line."""
+    if ruled is None:
+        return {}
+    word = "accepted" if ruled.get("accept") else "refused"
+    decision = "keep" if ruled.get("becomes_incumbent") else "discard"
+    return {"decision": decision, "verdict": f"{word} by a person; it was {decided.get('verdict')}"}
 
 
 def _record(
@@ -166,7 +177,7 @@ def _causes(entries: Sequence[dict]) -> dict[int, str]:
     for entry in entries:
         if entry.get("event") == "checked" and entry.get("ok") is False:
             causes[entry.get("experiment")] = "; ".join(map(str, entry.get("reasons") or []))
-        elif entry.get("event") in ("trained", "scored") and entry.get("status") != "ok":
+        elif entry.get("event") in ("trained", "scored", "audited") and entry.get("status") != "ok":
             causes[entry.get("experiment")] = str(entry.get("cause") or entry.get("status") or "")
         elif entry.get("event") == "decided" and entry.get("cause"):
             causes[entry.get("experiment")] = str(entry["cause"])
@@ -210,6 +221,8 @@ def _explained(entry: dict) -> list[tuple[str, float]]:
         return [("training", training), ("startup", startup)]
     if entry.get("event") == "scored":
         return [("scoring", positive(entry.get("score_seconds")) or 0.0)]
+    if entry.get("event") == "audited":
+        return [("scoring", positive(entry.get("audit_seconds")) or 0.0)]
     return []
 
 
@@ -231,7 +244,7 @@ def incumbent_of(records: Sequence[Record]) -> Record | None:
 def in_flight(entries: Sequence[dict]) -> InFlight | None:
     """The last experiment of the journal when it has no decision; None between experiments."""
     begun = [entry for entry in entries if entry.get("experiment") is not None]
-    if not begun or begun[-1].get("event") in ("decided", "committed"):
+    if not begun or begun[-1].get("event") in ("decided", "committed", "ruled"):
         return None
     last, title = begun[-1], ""
     for entry in begun:
@@ -243,6 +256,7 @@ def in_flight(entries: Sequence[dict]) -> InFlight | None:
         "run_started": f"training run {last.get('run', 0)} ({last.get('kind', 'score')})",
         "trained": "scoring" if last.get("status") == "ok" else "about to decide",
         "scored": "about to decide",
+        "audited": "about to decide",
     }.get(last.get("event", ""), str(last.get("event")))
     default = "baseline" if last["experiment"] == 0 else "(no title yet)"
     return InFlight(last["experiment"], last.get("attempt") or 0, title or default, step, parse_time(last.get("time")))

@@ -8,7 +8,7 @@ rows with the line and what is wrong with it, and never overwrites a hand-edited
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.data.files import write_text_atomic
@@ -17,6 +17,7 @@ COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 HEADER = "\t".join(COLUMNS)
 STATUSES = ("keep", "discard", "crash")
 CRASH_STATUSES = ("crash", "invalid_patch", "oom", "nan", "timeout", "cheating")
+QUARANTINED = "quarantined: "  # begins the description of what waits for a person
 NO_ROW_STATUSES = ("infrastructure", "interrupted")  # nobody's idea failed: the machine did, or a person stopped it
 
 
@@ -142,7 +143,17 @@ def results_from_journal(entries: Sequence[dict]) -> list[ResultRow]:
             line = decided[entry["experiment"]]
             if line.get("status") not in NO_ROW_STATUSES:
                 rows.setdefault(entry["experiment"], _row(line, entry.get("commit")))
+        elif entry.get("event") == "ruled" and entry.get("experiment") in rows:
+            rows[entry["experiment"]] = _ruled(rows[entry["experiment"]], entry)
     return list(rows.values())
+
+
+def _ruled(row: ResultRow, ruled: dict) -> ResultRow:
+    """The row of a quarantined experiment after a person's word on it."""
+    title = row.description.removeprefix(QUARANTINED)
+    if not ruled.get("accept"):
+        return replace(row, description=f"refused: {title}")
+    return replace(row, status="keep" if ruled.get("becomes_incumbent") else "discard", description=title)
 
 
 def _row(decided: dict, commit: str | None) -> ResultRow:
@@ -153,7 +164,7 @@ def _row(decided: dict, commit: str | None) -> ResultRow:
         description = title if status in ("crash", None, "ok") else f"{title} ({str(status).replace('_', ' ')})"
         return ResultRow(name, 0.0, 0.0, "crash", description)
     if decision == "quarantine":
-        title = f"quarantined: {title}"
+        title = QUARANTINED + title
     kept = decision in ("keep", "baseline")
     val_bpb, memory_gb = round(float(decided["val_bpb"]), 6), round(float(decided.get("memory_gb") or 0.0), 1)
     return ResultRow(name, val_bpb, memory_gb, "keep" if kept else "discard", title)

@@ -1,19 +1,18 @@
 """Runs one train.py in a process of its own and believes nothing it says about itself.
 
 In: a TrainingRequest. Out: a result dict, always, with a status (ok, crash, oom, nan, timeout, infrastructure, interrupted); and in the run's
-folder run.log (capped, forged summary lines marked), events.jsonl (stamped on arrival here) and, for ok, weights.safetensors. The
-child works in a fresh folder `work/` and gets an allow-listed environment. Its whole process group is dead when this returns.
+folder run.log and events.jsonl (see `childlog`) and, for ok, weights.safetensors. The child works in a fresh folder `work/`, behind the wall that works
+here (see `wall`), with an allow-listed environment and a bounded share of the disk. It and what it started are dead when this returns.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import selectors
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -21,16 +20,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from harness.data.files import write_json_atomic
+from harness.lab.childlog import CappedLog, EventLog, number
+from harness.lab.leftovers import MARK, kill_escaped, kill_group, note_process
+from harness.lab.wall import REPOSITORY, Wall, find_wall
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-LOG_CAP_BYTES = 4_000_000
-EVENTS_CAP = 20_000
-EVENT_CAP_BYTES = 4_096
 SPIN_COUNT = "1000"  # OpenMP threads that spin for long fight any other process for the core: 3,300 against 11,400 tokens/s beside one
-WEIGHTS_SECONDS = 20  # from the end of training to weights on disk
+WEIGHTS_SECONDS = 20.0  # from the end of training to weights on disk, unless the request says less
+MOST_BYTES, MOST_FILES = (
+    20 * 2**30,
+    50_000,
+)  # that a training may have on disk; of the bytes no more than half of what is free
+DISK_LOOK_SECONDS = 2.0
 # PYTHONPATH is set, never passed on; no variable that could hold a key is here.
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH",
@@ -38,20 +39,13 @@ PASSED_ON = (
     "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
     "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
 )  # fmt: skip
-EVENTS = ("open", "batch", "ready", "step", "stop", "finish", "failed")
-STEP_NUMBERS = ("step", "progress", "train_loss", "tok_per_sec")
-SUMMARY_KEYS = (
-    "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth",
-)  # fmt: skip
-FORGED = re.compile(rf"^\s*(---|({'|'.join(SUMMARY_KEYS)})\s*:)")
-ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
     """One training. folder: the run's, made here. train_dir: all of the data it may see. Times in seconds.
 
-    device_batch_limit: rows that it may hold at once, None for as many as it likes.
+    device_batch_limit: rows that it may hold at once, None for as many as it likes. hidden: folders that a wall empties for it.
     """
 
     folder: str
@@ -68,6 +62,8 @@ class TrainingRequest:
     threads: int | None
     compile_cache: str | None = None
     device_batch_limit: int | None = None
+    weights_limit_seconds: float = WEIGHTS_SECONDS
+    hidden: tuple[str, ...] = ()
 
     @property
     def allowance_seconds(self) -> float:
@@ -81,121 +77,6 @@ def child_environment(**extra: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"} | extra
 
 
-class CappedLog:
-    """run.log: text from the child, escapes removed, lines that look like our summary marked, at most LOG_CAP_BYTES."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
-        self._rest = b""
-        self._written = self.dropped_bytes = 0
-
-    def feed(self, chunk: bytes) -> None:
-        *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        for line in lines:
-            self._write(line)
-        if len(self._rest) > 65_536:  # a line without end
-            self._write(self._rest)
-            self._rest = b""
-
-    def _write(self, line: bytes) -> None:
-        if self._written > LOG_CAP_BYTES:
-            self.dropped_bytes += len(line) + 1
-            return
-        text = ESCAPES.sub("", line.decode("utf-8", errors="replace"))
-        text = f"| {text}" if FORGED.match(text) else text
-        self._written += self._file.write(text + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        if self._rest:
-            self._write(self._rest)
-        if self.dropped_bytes:
-            self._file.write(f"[{self.dropped_bytes} more bytes of output were not kept]\n")
-        self._file.close()
-
-
-class EventLog:
-    """events.jsonl: the session's events, each stamped with seconds since launch by our own clock."""
-
-    def __init__(self, path: Path, started: float, on_event: Callable[[dict], None]) -> None:
-        self._file, self._started, self._on_event = path.open("w", encoding="utf-8"), started, on_event
-        self._rest, self._count = b"", 0
-        self.last: dict[str, dict] = {}  # by event name
-
-    def feed(self, chunk: bytes) -> None:
-        now = time.monotonic() - self._started
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        self._rest = b"" if len(self._rest) > EVENT_CAP_BYTES else self._rest
-        for line in lines:
-            event = parse_event(line)
-            if event is None or (event["event"] in self.last and event["event"] != "step"):
-                continue  # a second `ready` or `stop` would be a way to move the clock
-            self._count += 1
-            if self._count > EVENTS_CAP:
-                continue
-            stamped = {"t": round(now, 4)} | event
-            self.last[event["event"]] = stamped
-            self._file.write(json.dumps(stamped, ensure_ascii=False) + "\n")
-            self._file.flush()
-            self._on_event(stamped)
-
-    def at(self, name: str) -> float | None:
-        """Seconds since launch at which the event arrived, None if it has not."""
-        return self.last[name]["t"] if name in self.last else None
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def parse_event(line: bytes) -> dict | None:
-    """Return the event in a line of the channel, or None for anything else: the other end may be writing nonsense.
-
-    What comes back can be written as JSON in UTF-8, and the numbers that we show of a step are numbers.
-    """
-    try:
-        event = json.loads(line) if len(line) <= EVENT_CAP_BYTES else None
-        if not isinstance(event, dict) or event.get("event") not in EVENTS:
-            return None
-        clean = json.loads(json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    if clean["event"] == "step" and any(number(clean.get(name)) is None for name in STEP_NUMBERS):
-        return None
-    return {key: value for key, value in clean.items() if key != "t"}
-
-
-def kill_group(pid: int) -> None:
-    """Kill a process group that we started; its leader is its id."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing of it is left, or (macOS) only zombies are
-        os.killpg(pid, signal.SIGKILL)
-
-
-def kill_leftover(folder: Path) -> list[int]:
-    """Kill what a dead runner left behind in `folder`: the training's process group, its leader dead or alive.
-
-    Returns the processes ended. A group's number is not given out again while any of it lives, so a leader that is another
-    process than the one noted, or a machine started since, means that nothing of ours is left.
-    """
-    try:
-        noted = json.loads((folder / "process.json").read_text(encoding="utf-8"))
-        group, since = int(noted["pid"]), float(noted["create_time"])
-        leader = psutil.Process(group).create_time()
-    except psutil.NoSuchProcess:
-        leader = since
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        return []
-    if abs(leader - since) > 1.0 or psutil.boot_time() > since + 1.0:
-        return []
-    members = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            if os.getpgid(process.pid) == group and process.pid != os.getpid():
-                process.kill()
-                members.append(process)
-    psutil.wait_procs(members, timeout=5)
-    return [process.pid for process in members]
-
-
 def time_limit(request: TrainingRequest, events: EventLog) -> tuple[float, str]:
     """Return when (seconds since launch) the next event is overdue, and the sentence to say then."""
     ready, stop = events.at("ready"), events.at("stop")
@@ -207,33 +88,73 @@ def time_limit(request: TrainingRequest, events: EventLog) -> tuple[float, str]:
             ready + limit,
             f"training went on for more than {limit:.1f} s after its clock started (budget {request.budget_seconds:.0f} s)",
         )
-    return stop + WEIGHTS_SECONDS, f"weights were not there {WEIGHTS_SECONDS} s after the end of training"
+    limit = request.weights_limit_seconds
+    return stop + limit, f"weights were not there {limit:.1f} s after the end of training"
+
+
+class DiskShare:
+    """How much of the disk a training may take, looked at now and then."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self._folders, self._looked = folders, time.monotonic()
+        self._most = min(MOST_BYTES, shutil.disk_usage(folders[0]).free // 2)
+
+    def exceeded(self) -> str:
+        """Why the training must end, "" while it need not."""
+        if time.monotonic() - self._looked < DISK_LOOK_SECONDS:
+            return ""
+        self._looked = time.monotonic()
+        used, files = disk_use(self._folders)
+        if used <= self._most and files <= MOST_FILES:
+            return ""
+        return f"it had {used / 1e9:.1f} GB in {files} files on disk; {self._most / 1e9:.1f} GB and {MOST_FILES} files are allowed"
+
+
+def disk_use(folders: list[Path]) -> tuple[int, int]:
+    """Return (bytes, files) below the folders; counting ends just above MOST_FILES."""
+    used = files = 0
+    waiting: list[str | Path] = list(folders)
+    while waiting and files <= MOST_FILES:
+        with (
+            contextlib.suppress(OSError),
+            os.scandir(waiting.pop()) as entries,
+        ):  # gone, or closed to us, since it was listed
+            for entry in entries:
+                used, files = used + 512 * entry.stat(follow_symlinks=False).st_blocks, files + 1
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+    return used, files
 
 
 def watch(
-    process: subprocess.Popen, channel: int, log: CappedLog, events: EventLog, request: TrainingRequest, started: float
-) -> str:
-    """Pass output on until the child ends or is overdue; return "" or why it was stopped. Never blocks past a limit."""
+    process: subprocess.Popen,
+    channel: int,
+    log: CappedLog,
+    events: EventLog,
+    request: TrainingRequest,
+    share: DiskShare,
+    started: float,
+) -> tuple[str, str]:
+    """Pass output on until the child ends or must be stopped; return ("", "") or (status, why it was). Never blocks past a limit."""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, log)
         selector.register(channel, selectors.EVENT_READ, events)
-        while selector.get_map() and process.poll() is None:
+        while process.poll() is None:
             limit, overdue = time_limit(request, events)
             left = limit - (time.monotonic() - started)
             if left <= 0:
-                return overdue
-            for key, _ in selector.select(min(left, 0.5)):
+                return "timeout", overdue
+            if too_much := share.exceeded():
+                return "crash", too_much
+            if not selector.get_map():  # it closed its pipes and lives on
+                time.sleep(min(left, 0.05))
+            for key, _ in selector.select(min(left, 0.5)) if selector.get_map() else ():
                 chunk = os.read(key.fd, 65_536)
                 if chunk:
                     key.data.feed(chunk)
                 else:
                     selector.unregister(key.fileobj)
-        while not selector.get_map() and process.poll() is None:  # it closed its pipes and lives on
-            limit, overdue = time_limit(request, events)
-            if time.monotonic() - started > limit:
-                return overdue
-            time.sleep(0.05)
-    return ""
+    return "", ""
 
 
 def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
@@ -246,10 +167,8 @@ def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
         pass  # somebody escaped the process group and holds the pipe; we have all there was
 
 
-def outcome(returncode: int, overdue: str, events: EventLog, folder: Path) -> tuple[str, str]:
-    """Return (status, cause) of a run that has ended."""
-    if overdue:
-        return "timeout", overdue
+def outcome(returncode: int, events: EventLog, folder: Path) -> tuple[str, str]:
+    """Return (status, cause) of a run that ended by itself. returncode: negative for a signal."""
     if "failed" in events.last:
         failed = events.last["failed"]
         status = failed.get("status")
@@ -261,15 +180,19 @@ def outcome(returncode: int, overdue: str, events: EventLog, folder: Path) -> tu
         return "crash", f"train.py ended with {word}; see run.log"
     if "finish" not in events.last or "stop" not in events.last or "ready" not in events.last:
         return "crash", "train.py ended without calling session.start() and session.finish(model)"
-    if not (folder / "work" / "weights.safetensors").is_file():
-        return "crash", "train.py reported its end but wrote no weights"
-    return "ok", ""
+    fault = weights_fault(folder / "work" / "weights.safetensors")
+    return ("crash", fault) if fault else ("ok", "")
 
 
-def number(value: object) -> float | None:
-    """A finite number from an untrusted event, else None."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
-    return value if good else None
+def weights_fault(path: Path) -> str:
+    """Why these are no weights, "" if they are: a file of their own, not a way to another one, nor a pipe that would hold its reader."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return "train.py reported its end but wrote no weights"
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        return "what train.py left as its weights is not a file of its own"
+    return ""
 
 
 def make_result(status: str, cause: str, events: EventLog, total_seconds: float) -> dict:
@@ -279,12 +202,14 @@ def make_result(status: str, cause: str, events: EventLog, total_seconds: float)
     rows = number(events.last.get("batch", {}).get("device_batch_size"))
     reported = ("num_steps", "total_tokens", "epochs", "memory_mb", "num_params", "depth", "mfu_percent")
     training_seconds = round(stop - ready, 3) if ready is not None and stop is not None else None
+    finished = events.at("finish")
     tokens = number(finish.get("total_tokens"))
     return {
         "status": status,
         "cause": cause,
         "startup_seconds": ready,
         "training_seconds": training_seconds,
+        "weights_seconds": round(finished - stop, 3) if finished is not None and stop is not None else None,
         "total_seconds": round(total_seconds, 3),
         "tok_per_sec": round(tokens / training_seconds, 1) if tokens and training_seconds else None,
         "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
@@ -295,7 +220,7 @@ def make_result(status: str, cause: str, events: EventLog, total_seconds: float)
 
 
 def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = lambda event: None) -> dict:
-    """Train once and return the result; never raises for anything that train.py does.
+    """Train once, behind the wall that works here, and return the result; never raises for anything that train.py does.
 
     on_event gets each stamped event as it arrives. A KeyboardInterrupt kills the child and goes on up.
     """
@@ -303,14 +228,15 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / "run.json", asdict(request))
+    wall = find_wall()
     started = time.monotonic()
     with (
         contextlib.closing(CappedLog(folder / "run.log")) as log,
         contextlib.closing(EventLog(folder / "events.jsonl", started, on_event)) as events,
     ):
         try:
-            status, cause = train_and_watch(request, log, events, started)
-            result = make_result(status, cause, events, time.monotonic() - started)
+            status, cause = train_and_watch(request, wall, log, events, started)
+            result = make_result(status, cause, events, time.monotonic() - started) | {"wall": wall.kind}
             if status == "ok":
                 os.replace(work / "weights.safetensors", folder / "weights.safetensors")
         finally:
@@ -318,15 +244,26 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
     return result
 
 
-def train_and_watch(request: TrainingRequest, log: CappedLog, events: EventLog, started: float) -> tuple[str, str]:
-    """Start the child, pass its output on, and leave its process group dead; return (status, cause)."""
+def train_and_watch(
+    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, started: float
+) -> tuple[str, str]:
+    """Start the child, pass its output on, and leave nothing of it alive; return (status, cause)."""
     folder = Path(request.folder)
+    work, cache = folder / "work", folder / "compile_cache"
     read_end, write_end = os.pipe()
-    command = [sys.executable, "-m", "harness.training.launch", request.train_py, str(os.getpid())]
+    environment = run_environment(request, write_end)
+    parent = 0 if wall.walled else os.getpid()
+    command = wall.enclose(
+        [sys.executable, "-m", "harness.training.launch", request.train_py, str(parent)],
+        own=[work, cache],
+        readable=[Path(request.train_py), Path(request.train_dir), folder / "run.json"],
+        hidden=[Path(path) for path in request.hidden],
+        device=request.device,
+    )
     try:
         process = subprocess.Popen(
-            command, cwd=folder / "work", env=run_environment(request, write_end), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(write_end,),
+            command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True, pass_fds=(write_end,),
         )  # fmt: skip
     except OSError as error:  # no memory for a process, no file descriptor left
         os.close(read_end)
@@ -335,15 +272,17 @@ def train_and_watch(request: TrainingRequest, log: CappedLog, events: EventLog, 
     try:
         os.close(write_end)
         note_process(folder, process.pid)
-        overdue = watch(process, read_end, log, events, request, started)
+        status, cause = watch(process, read_end, log, events, request, DiskShare([work, cache]), started)
     finally:
         kill_group(process.pid)
         process.wait()
+        if not wall.walled:
+            kill_escaped(work)
         drain(process.stdout.fileno(), log)
         drain(read_end, events)
         process.stdout.close()
         os.close(read_end)
-    return outcome(process.returncode, overdue, events, folder)
+    return (status, cause) if status else outcome(wall.returncode(process.returncode), events, folder)
 
 
 def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:
@@ -355,20 +294,13 @@ def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:
         "AUTORESEARCH_RUN": str(folder / "run.json"),
         "AUTORESEARCH_EVENTS_FD": str(events_fd),
         "TMPDIR": str(temporary),
+        MARK: str(folder / "work"),
     }
     cache = folder / "compile_cache"
+    cache.mkdir(exist_ok=True)
     if request.compile_cache and Path(request.compile_cache).is_dir():
         shutil.copytree(request.compile_cache, cache, dirs_exist_ok=True)
     return child_environment(TORCHINDUCTOR_CACHE_DIR=str(cache), TRITON_CACHE_DIR=str(cache / "triton"), **extra)
-
-
-def note_process(folder: Path, pid: int) -> None:
-    """Write down which process trains here, so that a later start can end it if we die."""
-    try:
-        created = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return
-    write_json_atomic(folder / "process.json", {"pid": pid, "create_time": created})
 
 
 def summary_block(result: dict) -> str:

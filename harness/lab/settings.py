@@ -108,10 +108,20 @@ def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict) 
     )
 
 
+def hidden_folders(settings: Settings, data: PreparedData, results: Path) -> tuple[str, ...]:
+    """What a wall empties for edited code: prepared data and downloads, all results, and the user's own text."""
+    source = settings.profile["source"]
+    own_text = [source.removeprefix("folder:").split("::")[0]] if source.startswith("folder:") else []
+    return (str(data.folder.parent), str(results), *own_text)
+
+
 def training_request(
-    settings: Settings, data: PreparedData, folder: Path, train_py: Path, seed: int
+    settings: Settings, data: PreparedData, folder: Path, train_py: Path, seed: int, results: Path | None = None
 ) -> TrainingRequest:
-    """A training of train_py under the run's settings, in a folder of its own. Callers replace what is special about theirs."""
+    """A training of train_py under the run's settings, in a folder of its own. Callers replace what is special about theirs.
+
+    results: the folder of all runs, hidden from the training (default: where runs are kept unless said otherwise).
+    """
     return TrainingRequest(
         folder=str(folder),
         train_py=str(train_py),
@@ -125,6 +135,7 @@ def training_request(
         dtype=settings.dtype,
         compile=settings.compile,
         threads=settings.threads,
+        hidden=hidden_folders(settings, data, results or results_folder()),
     )
 
 

@@ -15,7 +15,9 @@ from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
 from harness.lab import history
 from harness.lab.device_batch import find_device_batch
+from harness.lab.integrity import Integrity
 from harness.lab.loop import Lab, LoopError
+from harness.lab.measuring import Measurement
 from harness.lab.parameters import check_tag
 from harness.lab.profiles import Profile, choose_profile, detect_device, full_spec, override, parse_overrides
 from harness.lab.proposing import baseline_source
@@ -29,7 +31,7 @@ from harness.lab.settings import (
     training_request,
     write_settings,
 )
-from harness.scoring.scorer import ScoreError, score_model
+from harness.lab.wall import find_wall
 from harness.search.constants import rewrite_constants
 
 MAX_LOOKS = 3  # runs a candidate may get in all
@@ -169,21 +171,22 @@ def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "aut
 
 
 def measure_by_hand(settings: Settings, data: PreparedData, folder: Path) -> dict:
-    """Score the weights of a training by hand."""
-    from harness.lab.loop import score_limit_seconds
-    from harness.lab.runner import child_environment
-
-    (folder / "server").mkdir()
-    try:
-        score = score_model(
-            data, folder / "train.py", folder / "run" / "weights.safetensors", device=settings.device["kind"], dtype=settings.dtype,
-            threads=settings.threads, environment=child_environment(), folder=folder / "server", limit_seconds=score_limit_seconds(settings),
-        )  # fmt: skip
-    except ScoreError as error:
-        raise LoopError(
-            f"scoring ended with {error.status}: {error.cause}; see {folder / 'server' / 'server.log'}"
-        ) from error
-    return {"val_bpb": score.val_bpb, "score_seconds": score.seconds}
+    """Score the weights of a training by hand, as a night would; an audit's doubts are said."""
+    measurement = Measurement(
+        settings,
+        data,
+        Integrity(data, settings.harness_hash),
+        find_wall(),
+        folder.parents[1],
+        folder / "train.py",
+        folder / "run",
+    )
+    fields = measurement.score(lambda share: None)
+    if fields["status"] != "ok":
+        raise LoopError(f"scoring ended with {fields['status']}: {fields['cause']}")
+    for doubt in fields["doubts"]:
+        print(f"the audit doubts this score: {doubt}", flush=True)
+    return fields
 
 
 def print_step() -> Callable[[dict], None]:

@@ -61,11 +61,13 @@ def status_text(
         rows.append(("best", "the baseline so far"))
     outcomes = [record.outcome for record in candidates_of(records)]
     counts = ", ".join(f"{outcomes.count(name)} {name}" for name in OUTCOMES if name in outcomes)
+    waiting = [f"{r.experiment:04d}" for r in records if r.outcome == "quarantined"]
+    rows += [("quarantine", f"{', '.join(waiting)}: look, then --accept N or --refuse N")] if waiting else []
     rows += [
         ("tried", f"{len(outcomes)}" + (f": {counts}" if counts else "")),
         ("time", _time_words(entries, records, now, deadline, experiments_left)),
     ]
-    lines = [f"{name:9} {text}" for name, text in rows]
+    lines = [f"{name:10} {text}" for name, text in rows]
     recent = [
         f"  {r.experiment:04d}  {r.outcome:11} {_score(r):>8}  {signed(r.gain):>8}  {clean_description(r.title)[:60]}"
         for r in records[-5:]

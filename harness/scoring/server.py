@@ -1,8 +1,9 @@
-"""The model server: a fresh process that runs a candidate's model and returns one loss per token.
+"""The model server: a fresh process that runs a candidate's model and returns one loss per token, or logits at one position of each row.
 
-In, on stdin: one JSON header line, then per batch a sequence word and rows (B, T + 1) uint16. Out, on the real stdout: one JSON line
-when the model is loaded, then per batch the sequence word and losses (B, T) float32, nats. The candidate's code lives in here, so
-nothing that leaves here is believed beyond being numbers: the scorer checks, sums and decides.
+In, on stdin: one JSON header line, then per batch a sequence word and, in mode `losses`, rows (B, T + 1) uint16; in mode `logits`, inputs (B, T) uint16
+and positions (B,) uint16. Out, on the real stdout: one JSON line when the model is loaded, then per batch the sequence word and losses (B, T) or logits
+(B, n_vocab), float32. The candidate's code lives in here, so nothing that leaves here is believed beyond being numbers: losses are checked against
+logits of another such process, which never sees their targets.
 """
 
 from __future__ import annotations
@@ -58,21 +59,36 @@ def load_candidate(header: dict) -> torch.nn.Module:
     return model.to(header["device"]).eval()
 
 
-@torch.inference_mode()
-def token_losses(model: torch.nn.Module, rows: torch.Tensor, n_vocab: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return the cross-entropy of each target in nats, (B, T) float32. rows: (B, T + 1) int64."""
-    inputs, targets = rows[:, :-1], rows[:, 1:]
-    with torch.autocast(rows.device.type, dtype=dtype, enabled=dtype != torch.float32):
+def run_model(model: torch.nn.Module, inputs: torch.Tensor, n_vocab: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the logits (B, T, n_vocab) of inputs (B, T) int64. Raises ValueError for another shape."""
+    with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(inputs)
     if logits.shape != (*inputs.shape, n_vocab):
         raise ValueError(
             f"forward returned logits of shape {tuple(logits.shape)}, the contract says {(*inputs.shape, n_vocab)}"
         )
+    return logits
+
+
+@torch.inference_mode()
+def token_losses(model: torch.nn.Module, rows: torch.Tensor, n_vocab: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the cross-entropy of each target in nats, (B, T) float32. rows: (B, T + 1) int64."""
+    targets = rows[:, 1:]
+    logits = run_model(model, rows[:, :-1], n_vocab, dtype)
     rows_of_losses = (
         F.cross_entropy(few.float().flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         for few, wanted in zip(logits.split(LOSS_ROWS), targets.split(LOSS_ROWS), strict=True)
     )
     return torch.cat(list(rows_of_losses))
+
+
+@torch.inference_mode()
+def logits_at(
+    model: torch.nn.Module, inputs: torch.Tensor, positions: torch.Tensor, n_vocab: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return the logits (B, n_vocab) float32 of inputs (B, T) int64 at one position of each, (B,) int64."""
+    logits = run_model(model, inputs, n_vocab, dtype)
+    return logits[torch.arange(len(inputs), device=logits.device), positions].float()
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
@@ -81,22 +97,28 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     if header.get("threads"):
         torch.set_num_threads(header["threads"])
     torch.set_float32_matmul_precision("high")
-    dtype = getattr(torch, header["dtype"])
-    attention.select(torch.device(header["device"]), dtype, header["max_seq_len"])
+    dtype, device, n_vocab = getattr(torch, header["dtype"]), header["device"], header["n_vocab"]
+    attention.select(torch.device(device), dtype, header["max_seq_len"])
     model = load_candidate(header)
     replies.write(json.dumps({"ready": True}).encode() + b"\n")
     replies.flush()
-    shape = (header["batch_rows"], header["max_seq_len"] + 1)
-    size = SEQUENCE.size + 2 * shape[0] * shape[1]
+    rows, length = header["batch_rows"], header["max_seq_len"]
+    size = SEQUENCE.size + 2 * rows * (length + 1)  # of both modes: T + 1 tokens of each row, or T and a position
     while len(message := requests.read(size)) == size:
-        rows = np.frombuffer(message, dtype="<u2", offset=SEQUENCE.size).reshape(shape).astype(np.int64)
-        losses = token_losses(model, torch.from_numpy(rows).to(header["device"]), header["n_vocab"], dtype)
-        replies.write(message[: SEQUENCE.size] + losses.cpu().numpy().astype("<f4").tobytes())
+        numbers = torch.from_numpy(np.frombuffer(message, dtype="<u2", offset=SEQUENCE.size).astype(np.int64)).to(
+            device
+        )
+        if header["mode"] == "losses":
+            answer = token_losses(model, numbers.view(rows, length + 1), n_vocab, dtype)
+        else:
+            inputs, positions = numbers[: rows * length].view(rows, length), numbers[rows * length :]
+            answer = logits_at(model, inputs, positions, n_vocab, dtype)
+        replies.write(message[: SEQUENCE.size] + answer.cpu().numpy().astype("<f4").tobytes())
         replies.flush()
 
 
 def main() -> None:
-    """Serve on stdin and stdout; argv[1] is the parent's process id."""
+    """Serve on stdin and stdout; argv[1] is the parent's process id, 0 behind a wall that hides it."""
     die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the cap fails instead of killing
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_CAP_BYTES, FILE_CAP_BYTES))

@@ -28,7 +28,7 @@ That is the side to err on. The incumbent's own runs count as n1, so an incumben
 import ast
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.search.quantiles import f_tail, t_quantile
 
@@ -53,11 +53,15 @@ class Prior:
 
 @dataclass(frozen=True)
 class Noise:
-    """sigma of one run in bpb with its degrees of freedom; df 0 means that nothing is known, and sigma is nan."""
+    """sigma of one run in bpb with its degrees of freedom; df 0 means that nothing is known, and sigma is nan.
+
+    contradicted: the runs said that the prior does not hold here, so it was dropped.
+    """
 
     sigma: float
     df: float
     words: str
+    contradicted: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,10 @@ def estimate_noise(groups: Sequence[Sequence[float]], prior: Prior | None) -> No
     ratio = squares / df / prior.sigma**2
     tail = f_tail(ratio, df, weight)
     if min(tail, 1 - tail) < PRIOR_LEVEL / 2:
-        return _measured(squares, df, len(groups), f"; they contradict the prior {prior.sigma:.4f}, which is dropped")
+        measured = _measured(
+            squares, df, len(groups), f"; they contradict the prior {prior.sigma:.4f}, which is dropped"
+        )
+        return replace(measured, contradicted=True)
     sigma = max(math.sqrt((squares + weight * prior.sigma**2) / (df + weight)), SIGMA_FLOOR)
     words = f"sigma {sigma:.4f} bpb from {_seeds(df, len(groups))} and the prior {prior.sigma:.4f} (weight {weight:g})"
     return Noise(sigma, df + weight, words)

@@ -1,0 +1,166 @@
+"""Measures one trained run: its score with a quick audit, and before a keep a close audit and a pass over the private holdout.
+
+In: settings, data, the run's folder with train.py, weights and, for an audit, losses.npy. Out: the fields of the journal's `scored` and `audited` entries, and
+losses.npy, holdout_losses.npy. Each server has a folder of its own, so that nothing goes from one to the next. Never raises for what a candidate does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.manifest import PreparedData
+from harness.lab.artifacts import save_losses
+from harness.lab.integrity import Integrity
+from harness.lab.leftovers import MARK, kill_escaped
+from harness.lab.runner import child_environment
+from harness.lab.settings import Settings, hidden_folders
+from harness.lab.wall import Wall
+from harness.scoring import holdout
+from harness.scoring.audit import Audit, audit_model
+from harness.scoring.channel import Launch, ScoreError
+from harness.scoring.scorer import Score, score_model
+
+PROBES, CLOSE_PROBES = 128, 1024  # of each scored run; of each run of an idea that is about to be kept
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One trained run and all that measuring it needs.
+
+    results: the folder of all runs; folder: this run's; rival: folders of the incumbent's scored runs, none for a baseline.
+    """
+
+    settings: Settings
+    data: PreparedData
+    integrity: Integrity
+    wall: Wall
+    results: Path
+    train_py: Path
+    folder: Path
+    rival: Sequence[Path] = ()
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    def score(self, progress: Progress) -> dict:
+        """Fields of `scored`: val_bpb by server A, then a quick audit by server B."""
+        fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
+        with self._judged(fields, "score_seconds"):
+            score = self._run("val", progress)
+            save_losses(self.folder / "losses.npy", score.losses)
+            fields |= {"nats": score.nats, "scored_bytes": score.scored_bytes, "scored_tokens": score.scored_tokens}
+            self._audit(fields, PROBES)
+            fields["val_bpb"] = round(score.val_bpb, 6)
+        return fields
+
+    def audit(self, progress: Progress) -> dict:
+        """Fields of `audited`: many more probes, and whether the private holdout agrees with the gain."""
+        fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None}
+        with self._judged(fields, "audit_seconds"):
+            self._audit(fields, CLOSE_PROBES)
+            score = self._run("holdout", progress)
+            save_losses(self.folder / "holdout_losses.npy", score.losses)
+            fields["holdout"] = self._holdout_words()
+        return fields
+
+    @contextlib.contextmanager
+    def _judged(self, fields: dict, seconds: str) -> Iterator[None]:
+        """Turn what goes wrong into status and cause, and look at harness and data afterwards."""
+        started = time.monotonic()
+        try:
+            yield
+        except ScoreError as error:
+            fields |= {"status": error.status, "cause": error.cause}
+        if changed := self.integrity.changed():
+            cause = f"{', '.join(changed)} changed while this run was trained or scored: its score is not believed"
+            fields |= {"status": "cheating", "cause": cause, "val_bpb": None}
+        fields[seconds] = round(time.monotonic() - started, 3)
+
+    def _run(self, split: str, progress: Progress) -> Score:
+        with self._server(f"server_{split}") as given:
+            return score_model(self.data, self.train_py, self.weights, split=split, progress=progress, **given)
+
+    def _audit(self, fields: dict, probes: int) -> None:
+        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that."""
+        losses = np.load(self.folder / "losses.npy", allow_pickle=False)
+        with self._server("server_audit") as given:
+            found: Audit = audit_model(
+                self.data, self.train_py, self.weights, losses, self._rival_losses(losses.shape), probes=probes, seed=secrets.randbits(32), **given
+            )  # fmt: skip
+        fields["audit"] = found.as_dict()
+        if found.verdict == "cheating":
+            raise ScoreError("cheating", found.words)
+        fields["doubts"] = [found.words] if found.verdict != "agrees" else []
+
+    @contextlib.contextmanager
+    def _server(self, name: str) -> Iterator[dict]:
+        """A fresh folder for one model server, and what every server is told; the folder is gone afterwards."""
+        own = self.folder / name
+        shutil.rmtree(own, ignore_errors=True)
+        (own / "tmp").mkdir(parents=True)
+        settings = self.settings
+        environment = child_environment(
+            TMPDIR=str(own / "tmp"), TORCHINDUCTOR_CACHE_DIR=str(own / "cache"), TRITON_CACHE_DIR=str(own / "cache" / "triton"), **{MARK: str(own)}
+        )  # fmt: skip
+        device, hidden = (
+            settings.device["kind"],
+            [Path(path) for path in hidden_folders(settings, self.data, self.results)],
+        )
+        seen = {"own": [own], "readable": [self.train_py, self.weights], "hidden": hidden, "device": device}
+        launch = Launch(environment, lambda command: self.wall.enclose(command, **seen), walled=self.wall.walled)
+        try:
+            yield {
+                "device": device, "dtype": settings.dtype, "threads": settings.threads, "launch": launch, "folder": own,
+                "limit_seconds": score_limit_seconds(settings),
+            }  # fmt: skip
+        finally:
+            if not self.wall.walled:
+                kill_escaped(own)
+            shutil.rmtree(own, ignore_errors=True)
+
+    def _rival_losses(self, shape: tuple[int, int]) -> np.ndarray | None:
+        """The incumbent's mean losses on the validation rows; None where there are none."""
+        stored = [losses for run in self.rival if (losses := load_losses(run / "losses.npy", shape)) is not None]
+        return np.mean(stored, axis=0) if stored else None
+
+    def _holdout_words(self) -> str | None:
+        """agrees or disagrees; None for a baseline, and where the incumbent's losses are gone."""
+        pairs = {split: self._both(split) for split in ("val", "holdout")}
+        if not all(pairs.values()):
+            return None
+        return "agrees" if holdout.agrees(pairs["val"], pairs["holdout"]) else "disagrees"
+
+    def _both(self, split: str) -> holdout.Losses | None:
+        """This run's and the incumbent's nats of each row on one text."""
+        name = "losses.npy" if split == "val" else "holdout_losses.npy"
+        rows = np.memmap(self.data.private_dir / f"{split}.bin", dtype="<u2", mode="r").reshape(
+            -1, self.data.max_seq_len + 1
+        )
+        targets, token_bytes = rows[:, 1:], np.load(self.data.train_dir / "token_bytes.npy", allow_pickle=False)
+        stored = [load_losses(folder / name, targets.shape) for folder in (self.folder, *self.rival)]
+        own, *rivals = [holdout.row_nats(losses, targets, token_bytes) for losses in stored if losses is not None]
+        return holdout.Losses(token_bytes[targets].sum(axis=1), [own], rivals) if rivals else None
+
+
+def load_losses(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Losses (rows, T) that an earlier run left; None where there are none of this shape."""
+    try:
+        losses = np.load(path, allow_pickle=False)
+    except (FileNotFoundError, ValueError):
+        return None
+    return losses if losses.shape == shape else None
+
+
+def score_limit_seconds(settings: Settings) -> float:
+    """How long scoring may take: generous, since a slow model is punished by its training already."""
+    return 60.0 + max(settings.profile["startup_limit_seconds"], 2 * settings.budget_seconds)

@@ -1,0 +1,203 @@
+"""Whether recorded losses are the model's own: another process predicts the same tokens, on rows in which it cannot look them up.
+
+In: the validation rows, the losses that server A returned for them, the incumbent's. Out: an Audit, with a verdict. numpy only.
+
+A probe is a row and a position s. Server B gets the row's true tokens up to s, then another row's, and returns the full logits at s. Their loss for the true
+next token, which B was never told, is compared with the recorded one. A model that looks ahead, forges its loss, or replays what A saw cannot agree; an honest
+one agrees to the bit. Intact rows, shuffled among the spliced ones, say how far the model agrees with itself when it sees the same row in another batch: the
+yardstick. B gets every row at the real shape and cannot tell which are spliced, nor which positions were going to be asked for when A was scored.
+
+Half of the positions are drawn at random, half in proportion to what the candidate gained on the incumbent there: where a leak pays, it is looked for.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.manifest import PreparedData
+from harness.scoring.channel import Deadline, Launch, ModelServer, ScoreError
+from harness.scoring.scorer import open_rows, open_token_bytes, server_header
+
+INTACT_SHARE = 0.25  # of the probes, at least: a largest difference is known well from a few dozen
+NOT_REPRODUCIBLE = 0.05  # nats, root mean square on intact rows
+SMALLEST_DIFFERENCE, TIMES_INTACT = (
+    0.02,
+    4,
+)  # nats; and a multiple of the largest difference on intact rows: above both is no rounding
+SMALLEST_GAP, STANDARD_ERRORS = (
+    0.001,
+    3,
+)  # nats, of the mean difference; and its standard errors: above both is looked at again
+SPLICE_TRIES = 8  # other rows that are tried until one goes on with another token
+
+
+@dataclass(frozen=True)
+class Probes:
+    """inputs (n, T) uint16; rows, positions (n,): which row's true token after which position is asked for; intact (n,) bool."""
+
+    inputs: np.ndarray
+    rows: np.ndarray
+    positions: np.ndarray
+    intact: np.ndarray
+
+
+@dataclass(frozen=True)
+class Audit:
+    """verdict: agrees, cheating or not reproducible. Differences are B's loss less the recorded one, nats; probes counts spliced rows.
+
+    r0: root mean square on intact rows. floor_bpb: the smallest leak, the same at every token, that the mean would have shown.
+    """
+
+    verdict: str
+    words: str
+    probes: int
+    r0: float
+    largest: float
+    mean_gap: float
+    standard_error: float
+    floor_bpb: float
+    looks: int
+    seed: int
+    seconds: float
+
+    def as_dict(self) -> dict:
+        """Plain finite numbers, for a journal."""
+        return {
+            key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in asdict(self).items()
+        }
+
+
+def make_probes(
+    rows: np.ndarray,
+    losses: np.ndarray,
+    incumbent: np.ndarray | None,
+    token_bytes: np.ndarray,
+    count: int,
+    batch_rows: int,
+    rng: np.random.Generator,
+) -> Probes:
+    """Draw `count` spliced probes, and intact rows until whole batches are full. rows: (n, T + 1); losses, incumbent: (n, T) nats."""
+    length = rows.shape[1] - 1
+    scored = (token_bytes[rows[:, 1:]] > 0).ravel()
+    total = math.ceil((count + max(1, round(INTACT_SHARE * count))) / batch_rows) * batch_rows
+    weights = (
+        np.zeros(scored.shape)
+        if incumbent is None
+        else np.maximum(0.0, (incumbent - losses).ravel().astype(np.float64)) * scored
+    )
+    weighted = count // 2 if weights.sum() > 0 else 0
+    places = rng.choice(np.flatnonzero(scored), total - weighted)
+    if weighted:
+        places = np.concatenate((rng.choice(len(weights), weighted, p=weights / weights.sum()), places))
+    where, positions = np.divmod(places, length)
+    intact = np.arange(total) >= count
+    inputs = rows[where, :length].astype(np.uint16)
+    spliced = np.flatnonzero(~intact)
+    other = other_rows(rows, where[spliced], positions[spliced], rng)
+    tail = np.arange(length) > positions[spliced, None]
+    inputs[spliced] = np.where(tail, rows[other, :length], inputs[spliced])
+    order = rng.permutation(total)
+    return Probes(inputs[order], where[order], positions[order], intact[order])
+
+
+def other_rows(rows: np.ndarray, where: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each probe another row, of whose token after the position differs from the true one where such a row is found."""
+    tried = rng.integers(0, len(rows), (len(where), SPLICE_TRIES))
+    fits = (rows[tried, positions[:, None] + 1] != rows[where, positions + 1][:, None]) & (tried != where[:, None])
+    return tried[np.arange(len(where)), fits.argmax(axis=1)]
+
+
+def losses_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Cross-entropy in nats, (n,) float64, of logits (n, n_vocab). Raises ScoreError `nan` where it is not finite."""
+    exact = logits.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        shifted = exact - exact.max(axis=1, keepdims=True)
+        found = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(targets)), targets]
+    if not np.isfinite(found).all():
+        raise ScoreError(
+            "nan", f"{int((~np.isfinite(found)).sum())} of the audit's {len(found)} rows got logits that are not finite"
+        )
+    return found
+
+
+def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str, dict[str, float]]:
+    """Return (verdict, words, figures) for differences (n,) in nats, B's loss less the recorded one. `gap` is a verdict that wants a second look."""
+    spliced, own = differences[~intact], differences[intact]
+    r0, largest = float(np.sqrt(np.mean(own**2))), float(np.abs(spliced).max())
+    gap = float(spliced.mean() - own.mean())
+    error = (
+        math.sqrt(spliced.var(ddof=1) / len(spliced) + own.var(ddof=1) / len(own))
+        if min(len(spliced), len(own)) > 1
+        else 0.0
+    )
+    figures = {"r0": r0, "largest": largest, "mean_gap": gap, "standard_error": error}
+    limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
+    if r0 > NOT_REPRODUCIBLE:
+        words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
+        return "not reproducible", words, figures
+    if largest > limit:
+        beyond = int((np.abs(spliced) > limit).sum())
+        words = f"{beyond} of {len(spliced)} probed losses are not what the model predicts without seeing what follows (by up to {largest:.2f} nats)"
+        return "cheating", words, figures
+    if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
+        return "gap", f"its losses are {gap:.4f} nats off on average where it cannot see what follows", figures
+    return "agrees", f"{len(spliced)} probed losses are the model's own", figures
+
+
+def audit_model(
+    data: PreparedData,
+    train_py: Path,
+    weights: Path,
+    losses: np.ndarray,
+    incumbent: np.ndarray | None,
+    *,
+    probes: int,
+    seed: int,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    launch: Launch,
+    folder: Path,
+    limit_seconds: float,
+) -> Audit:
+    """Compare recorded losses (n, T) of the validation rows with what another process predicts. incumbent: its losses (n, T), or None.
+
+    seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. Raises ScoreError with the status of the run.
+    """
+    started = time.monotonic()
+    rows, token_bytes = open_rows(data, "val"), open_token_bytes(data)
+    header = server_header(data, train_py, weights, device=device, dtype=dtype, threads=threads, mode="logits")
+    with ModelServer(header, launch, folder, Deadline(limit_seconds)) as server:
+
+        def look(sequence: np.random.SeedSequence) -> tuple[str, str, dict[str, float]]:
+            rng, batch_rows = np.random.default_rng(sequence), header["batch_rows"]
+            drawn = make_probes(rows, losses, incumbent, token_bytes, probes, batch_rows, rng)
+            return judge_probes(ask(server, drawn, rows, losses, batch_rows), drawn.intact)
+
+        first, second = np.random.SeedSequence(seed).spawn(2)
+        looks, (verdict, words, figures) = 1, look(first)
+        if verdict == "gap":  # three standard errors happen by chance, twice in a row hardly
+            looks, (verdict, words, figures) = 2, look(second)
+    verdict = "cheating" if verdict == "gap" else verdict
+    scored = data.manifest["scored"]["val"]
+    floor = (
+        max(STANDARD_ERRORS * figures["standard_error"], SMALLEST_GAP)
+        / math.log(2)
+        * scored["tokens"]
+        / scored["bytes"]
+    )
+    seconds = time.monotonic() - started
+    return Audit(verdict, words, probes, **figures, floor_bpb=floor, looks=looks, seed=seed, seconds=seconds)
+
+
+def ask(server: ModelServer, drawn: Probes, rows: np.ndarray, losses: np.ndarray, batch_rows: int) -> np.ndarray:
+    """Differences (n,) in nats between what the server predicts and what was recorded."""
+    batches = [slice(first, first + batch_rows) for first in range(0, len(drawn.inputs), batch_rows)]
+    logits = np.concatenate([server.logits(drawn.inputs[batch], drawn.positions[batch]) for batch in batches])
+    targets = rows[drawn.rows, drawn.positions + 1]
+    return losses_of(logits, targets) - losses[drawn.rows, drawn.positions]

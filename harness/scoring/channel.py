@@ -1,0 +1,168 @@
+"""The pipe to a model server: a child process that runs a candidate, behind whatever wall its caller puts it.
+
+In: a header, rows; out: replies of known size, each with the sequence word of its request. Nothing a child does can hold us past a deadline, make us read
+more than was asked for, or outlive the server. numpy only; imports nothing of a candidate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from harness.data.text import without_escapes
+
+SEQUENCE = struct.Struct("<I")
+LOG_TAIL_BYTES = 20_000
+
+
+class ScoreError(RuntimeError):
+    """A score could not be measured; `status` is the run's: crash, nan, oom, timeout, cheating or infrastructure."""
+
+    def __init__(self, status: str, cause: str) -> None:
+        super().__init__(cause)
+        self.status = status
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is started. enclose: puts a command behind the wall; walled: the child sees no process of ours, so cannot compare its parent's id."""
+
+    environment: Mapping[str, str]
+    enclose: Callable[[list[str]], list[str]] = list
+    walled: bool = False
+
+
+class Deadline:
+    """A point in time that every wait shares."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.end - time.monotonic())
+
+
+class PipeReader:
+    """Reads exact sizes from a pipe on a daemon thread, so that a silent child cannot hold us past the deadline."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._sizes: queue.Queue[int | None] = queue.Queue()
+        self._chunks: queue.Queue[bytes] = queue.Queue()
+        self._pipe = pipe
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        for size in iter(self._sizes.get, None):
+            self._chunks.put(self._pipe.readline(65536) if size == 0 else self._pipe.read(size))
+
+    def read(self, size: int, deadline: Deadline) -> bytes:
+        """Return `size` bytes (0: one line). Raises ScoreError `timeout` at the deadline; a shorter answer means the child ended."""
+        self._sizes.put(size)
+        try:
+            return self._chunks.get(timeout=deadline.left)
+        except queue.Empty:
+            raise ScoreError("timeout", "scoring took longer than its time limit") from None
+
+    def close(self) -> None:
+        self._sizes.put(None)
+
+
+class ModelServer:
+    """A child process that serves one candidate; a context manager that always leaves its process group dead."""
+
+    def __init__(self, header: dict, launch: Launch, folder: Path, deadline: Deadline) -> None:
+        """header: see `server`. folder: the child's working folder, and its log's."""
+        self.header, self.deadline, self.log_path = header, deadline, folder / "server.log"
+        parent = 0 if launch.walled else os.getpid()
+        command = launch.enclose([sys.executable, "-m", "harness.scoring.server", str(parent)])
+        self._log = self.log_path.open("wb")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=dict(launch.environment), cwd=folder, start_new_session=True
+        )  # fmt: skip
+        self.reader = PipeReader(self.process.stdout)
+        self._sequence = 0
+
+    def __enter__(self) -> ModelServer:
+        try:
+            self._write(json.dumps(self.header).encode() + b"\n")
+            if not self.reader.read(0, self.deadline).startswith(b'{"ready"'):
+                raise self._died()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the server and all it started."""
+        self.reader.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it has ended already
+            os.killpg(self.process.pid, signal.SIGKILL)  # the group: helpers outlive their parent
+        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):  # what it did not read before it died
+            self.process.stdin.close()
+        self._log.close()
+
+    def losses(self, rows: np.ndarray) -> np.ndarray:
+        """Return float32 losses (B, T), nats, of rows (B, T + 1) uint16."""
+        return self._ask(rows.astype("<u2").tobytes(), (rows.shape[0], rows.shape[1] - 1))
+
+    def logits(self, inputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return float32 logits (B, n_vocab) of inputs (B, T) uint16 at one position of each, (B,)."""
+        message = inputs.astype("<u2").tobytes() + positions.astype("<u2").tobytes()
+        return self._ask(message, (len(inputs), self.header["n_vocab"]))
+
+    def _ask(self, message: bytes, shape: tuple[int, int]) -> np.ndarray:
+        """Send one request and return its answer, float32 of the shape."""
+        word = SEQUENCE.pack(self._sequence)
+        self._sequence += 1
+        self._write(word + message)
+        size = SEQUENCE.size + 4 * shape[0] * shape[1]
+        answer = self.reader.read(size, self.deadline)
+        if len(answer) != size:
+            raise self._died()
+        if answer[: SEQUENCE.size] != word:
+            raise ScoreError("crash", "the model server's stream is out of step")
+        return np.frombuffer(answer, dtype="<f4", offset=SEQUENCE.size).reshape(shape)
+
+    def _write(self, message: bytes) -> None:
+        try:
+            self.process.stdin.write(message)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _died(self) -> ScoreError:
+        try:
+            status = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            status = None
+        killed = status in (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second: as a wall's own process reports it
+        cause = last_line(self.log_path) or f"model server ended with status {status} and no message"
+        return ScoreError("oom" if killed or "out of memory" in cause.lower() else "crash", cause)
+
+
+def last_line(path: Path) -> str:
+    """The last line of a child's log, harmless to show, at most 500 characters; "" when it said nothing."""
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return without_escapes(lines[-1])[:500] if lines else ""

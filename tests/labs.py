@@ -1,0 +1,94 @@
+"""A tiny run whose baseline is done, for tests that go on from there: fixtures `cache`, `baseline` and `lab`, and what is done with them.
+
+conftest.py makes the fixtures known to every test module. Candidates are put where a proposer would have left them.
+"""
+
+import contextlib
+import functools
+import shutil
+
+import pytest
+from checkout import ROOT, make_repository
+
+from harness.data.files import write_json_atomic
+from harness.lab import loop, profiles, rulings, settings, start
+from harness.lab.loop import Lab
+from harness.lab.results import read_results
+from harness.search.gate import source_hash
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def baseline(tmp_path_factory, cache):
+    """A run whose baseline is done, with its repository; made once, copied by each test."""
+    folder = tmp_path_factory.mktemp("baseline")
+    repository = folder / "checkout"
+    repository.mkdir()
+    for name in ("train_template.py", "program.md"):
+        shutil.copy(ROOT / name, repository / name)
+    make_repository(repository)
+    with pytest.MonkeyPatch.context() as patch:
+        point_at(patch, repository)
+        start.prepare_profile(start.find_profile("tiny")[0], str(cache), progress=lambda line: None)
+        with start.start_run("t", "tiny", cache=str(cache), results=str(folder / "results")) as lab:
+            lab.run_baseline()
+    return folder
+
+
+detect_once = functools.cache(
+    profiles.detect_device
+)  # a second of torch's import each time, and the device stays the same
+
+
+def point_at(patch: pytest.MonkeyPatch, repository) -> None:
+    for module in (loop, rulings, settings, start):
+        patch.setattr(module, "REPOSITORY", repository)
+    for module in (loop, settings, start):
+        patch.setattr(module, "detect_device", lambda kind="auto", try_compile=False: detect_once("auto"))
+
+
+@contextlib.contextmanager
+def copy_of(made, folder):
+    """A run that was made before, copied with its repository, and held."""
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        point_at(patch, folder / "checkout")
+        with Lab(folder / "results" / "t") as lab:
+            yield lab
+
+
+@pytest.fixture
+def lab(tmp_path, baseline):
+    """A copy of that run."""
+    with copy_of(baseline, tmp_path) as lab:
+        yield lab
+
+
+def put_candidate(lab: Lab, source: str, title: str = "an idea") -> None:
+    """Leave a finished proposal that the journal does not know yet, as a kill just after a proposal would."""
+    folder = lab.attempt_folder(lab.step.experiment)
+    folder.mkdir(parents=True)
+    (folder / "train.py").write_text(source)
+    proposal = {"title": title, "hypothesis": "it may help", "category": "tune", "proposer": "test", "bank_id": None}
+    write_json_atomic(folder / "proposal.json", proposal | {"sha256": source_hash(source), "constants_changed": {}})
+
+
+def incumbent_source(lab: Lab) -> str:
+    return lab.train_py(lab.state.incumbent).read_text()
+
+
+def run_experiment(lab: Lab) -> dict:
+    """All stages; return the decided entry."""
+    lab.begin()
+    for stage in (lab.propose, lab.check, lab.train, lab.decide, lab.commit):
+        stage()
+    return lab.experiment.decided
+
+
+def row(lab: Lab, number: int) -> tuple:
+    found = read_results(lab.folder / "results.tsv")[number]
+    return found.val_bpb, found.memory_gb, found.status

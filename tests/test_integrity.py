@@ -1,0 +1,58 @@
+"""Harness and data are what they were, or are named."""
+
+import os
+import shutil
+
+import pytest
+
+from harness.data.manifest import open_prepared
+from harness.lab.integrity import Integrity
+from harness.lab.settings import harness_hash
+
+
+@pytest.fixture
+def watched(tiny_data, tmp_path):
+    """A copy of prepared data, and of a package that stands for the harness, under watch."""
+    package = tmp_path / "harness"
+    (package / "scoring").mkdir(parents=True)
+    (package / "scoring" / "scorer.py").write_text("VALUE = 1\n")
+    shutil.copytree(tiny_data.folder, tmp_path / "data")
+    return Integrity(open_prepared(tmp_path / "data"), harness_hash(package), package)
+
+
+def test_nothing_has_changed(watched):
+    assert watched.changed() == []
+
+
+def test_a_changed_harness_is_named(watched):
+    (watched.package / "scoring" / "scorer.py").write_text("VALUE = 2\n")
+    assert watched.changed() == ["harness/"]
+
+
+def test_a_file_added_to_the_harness_is_noticed(watched):
+    (watched.package / "sitecustomize.py").write_text("")
+    assert watched.changed() == ["harness/"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train/token_bytes.npy", "train/tokenizer.json", "train/rows.bin", "private/val.bin", "private/holdout.bin"],
+)
+def test_a_changed_file_of_the_data_is_named_even_with_its_old_size_and_time(watched, name):
+    path = watched.data.folder / name
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert watched.changed() == [name]
+
+
+def test_a_missing_file_is_named(watched):
+    (watched.data.folder / "private" / "val.bin").unlink()
+    assert watched.changed() == ["private/val.bin"]
+
+
+def test_rows_that_were_only_touched_are_the_same(watched):
+    os.utime(watched.data.folder / "train" / "rows.bin")
+    assert watched.changed() == []

@@ -1,0 +1,129 @@
+"""What makes a would-be keep wait for a person, and what does not."""
+
+import pytest
+
+from harness.lab.decisions import decision
+from harness.lab.journal import fold, next_step
+from harness.lab.quarantine import quarantine_reasons, startup_limit
+
+BUDGET = 300.0
+
+
+def trained(startup: float = 20.0, training: float = 300.3, steps: int = 1000) -> dict:
+    return {
+        "status": "ok",
+        "cause": "",
+        "startup_seconds": startup,
+        "training_seconds": training,
+        "num_steps": steps,
+        "memory_mb": 1000.0,
+    }
+
+
+class Night:
+    """A journal in the making: a baseline of three seeds, then ideas."""
+
+    def __init__(self, scores=(1.0, 1.001, 0.999), **facts):
+        self.entries = [{"event": "opened", "seeds": [1, 2, 3], "prior": None, "max_looks": 3}]
+        self.idea(0, scores, **facts)
+
+    def add(self, event: str, **fields):
+        self.entries.append({"event": event} | fields)
+
+    def idea(self, number: int, scores, doubts=(), closely=(), audited=True, decide=True, **facts):
+        self.add("proposed", experiment=number, title="an idea", category="tune", proposer="test", code_lines=100)
+        self.add("checked", experiment=number, ok=True, reasons=[])
+        for run, score in enumerate(scores):
+            self.add("run_started", experiment=number, run=run, kind="score", seed=run, device_batch_limit=None)
+            self.add("trained", experiment=number, run=run, **trained(**facts))
+            self.add("scored", experiment=number, run=run, status="ok", cause="", val_bpb=score, doubts=list(doubts))
+        for run in range(len(scores) if audited else 0):
+            self.add(
+                "audited",
+                experiment=number,
+                run=run,
+                status="ok",
+                cause="",
+                doubts=list(closely),
+                holdout="agrees" if number else None,
+            )
+        if decide:
+            self.add("decided", **decision(self.state, BUDGET), git=None)
+            self.add("committed", experiment=number, commit=None)
+        return self
+
+    @property
+    def state(self):
+        return fold(self.entries)
+
+    @property
+    def decided(self):
+        return self.state.experiments[-1].decided
+
+
+def test_an_honest_gain_is_kept_and_says_that_the_holdout_agrees():
+    decided = Night().idea(1, [0.99]).decided
+    assert decided["decision"] == "keep" and "holdout agrees" in decided["verdict"]
+
+
+def test_what_is_about_to_be_kept_is_audited_closely_first_and_each_of_its_runs():
+    night = Night().idea(1, [0.995, 0.994], audited=False, decide=False)
+    assert (next_step(night.entries).kind, next_step(night.entries).run) == ("audit", 0)
+    night.add("audited", experiment=1, run=0, status="ok", cause="", doubts=[], holdout="agrees")
+    assert (next_step(night.entries).kind, next_step(night.entries).run) == ("audit", 1)
+    night.add("audited", experiment=1, run=1, status="cheating", cause="it looks ahead")
+    assert next_step(night.entries).kind == "decide"
+    found = decision(night.state, BUDGET)
+    assert (found["decision"], found["status"], found["val_bpb"]) == ("discard", "cheating", None)
+    assert found["verdict"] == "cheating: it looks ahead"
+
+
+def test_what_is_discarded_anyway_is_not_audited_closely():
+    assert next_step(Night().idea(1, [1.05], audited=False, decide=False).entries).kind == "decide"
+
+
+def test_the_baseline_is_audited_closely_once_all_its_seeds_are_scored():
+    night = Night()
+    before = [e for e in night.entries if e["event"] not in ("audited", "decided", "committed")]
+    assert (next_step(before).kind, next_step(before).experiment) == ("audit", 0)
+
+
+@pytest.mark.parametrize("where", ["doubts", "closely"])
+def test_a_score_that_cannot_be_reproduced_is_quarantined_only_when_it_would_be_kept(where):
+    doubt = ["not reproducible: rms 0.2 nats"]
+    decided = Night().idea(1, [0.99], **{where: doubt}).decided
+    assert (decided["decision"], decided["doubts"], decided["status"]) == ("quarantine", doubt, "ok")
+    assert Night().idea(1, [1.05], **{where: doubt}).decided["decision"] == "discard"
+
+
+def test_a_start_up_much_longer_than_the_baseline_s_is_quarantined():
+    limit = startup_limit(Night().state.experiments[0].attempt.runs, BUDGET)
+    assert limit == 1.5 * 20 + 15
+    assert Night().idea(1, [0.99], startup=limit).decided["decision"] == "keep"
+    decided = Night().idea(1, [0.99], startup=limit + 0.1).decided
+    assert decided["decision"] == "quarantine" and "before its clock started" in decided["verdict"]
+
+
+def test_training_on_after_the_budget_is_quarantined_but_a_slow_last_step_is_not():
+    assert Night().idea(1, [0.99], training=305.0).decided["decision"] == "keep"
+    assert Night().idea(1, [0.99], training=311.0).decided["decision"] == "quarantine"
+    assert Night().idea(1, [0.99], training=311.0, steps=50).decided["decision"] == "keep"  # 6 s a step
+
+
+def test_an_implausible_gain_is_quarantined_and_plausible_becomes_what_was_seen_before():
+    state = Night().idea(1, [0.99]).idea(2, [0.9], audited=False, decide=False).state
+    assert state.best_gain == pytest.approx(0.01)
+    sigma = state.noise.sigma
+    limit = max(30 * sigma, 3 * 0.01)
+    assert quarantine_reasons(state, state.experiments[2], limit - 1e-6, BUDGET) == []
+    [reason] = quarantine_reasons(state, state.experiments[2], limit + 1e-6, BUDGET)
+    assert "30 sigma" in reason and "3 times the best gain" in reason
+
+
+def test_what_is_in_quarantine_is_not_the_incumbent_until_a_person_accepts_it():
+    night = Night().idea(1, [0.5])
+    assert night.decided["decision"] == "quarantine" and night.state.incumbent.number == 0
+    assert night.state.experiments[1].in_quarantine and night.state.best_ever == pytest.approx(1.0)
+    night.add("ruled", experiment=1, accept=True, becomes_incumbent=True, commit="c" * 40)
+    assert night.state.incumbent.number == 1 and night.state.incumbent.commit == "c" * 40
+    assert not night.state.experiments[1].in_quarantine and night.state.best_gain == pytest.approx(0.5)

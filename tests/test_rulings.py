@@ -1,0 +1,134 @@
+"""A person's word on an experiment in quarantine: what it changes, and that a kill in the middle of it changes nothing else."""
+
+import dataclasses
+import json
+
+import pytest
+from checkout import git
+from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
+
+from harness.lab import history, loop, measuring, night, quarantine, rulings
+from harness.lab.journal import Journal
+from harness.lab.loop import Lab
+from harness.lab.records import records_from_journal
+from harness.lab.results import read_results
+from harness.lab.rulings import RulingError
+
+
+@pytest.fixture(scope="module")
+def made(baseline, tmp_path_factory):
+    """The run with one more experiment, whose gain of 3 bits per byte nobody believes; made once, copied by each test."""
+    folder = tmp_path_factory.mktemp("quarantined")
+    measure = measuring.score_model
+
+    def flattered(*arguments, split="val", **options):
+        score = measure(*arguments, split=split, **options)
+        return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0)
+
+    with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
+        put_candidate(lab, incumbent_source(lab) + "x = 1\n", "too good")
+        patch.setattr(measuring, "score_model", flattered)
+        patch.setattr(quarantine, "SIGMAS", 3)  # two seeds of a training of one second are a poor measure of the noise
+        decided = run_experiment(lab)
+    assert decided["decision"] == "quarantine", decided["verdict"]
+    return folder
+
+
+@pytest.fixture
+def quarantined(made, tmp_path):
+    with copy_of(made, tmp_path) as lab:
+        yield lab
+
+
+def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
+    lab = quarantined
+    assert lab.state.incumbent.number == 0 and row(lab, 1)[2] == "discard"
+    assert read_results(lab.folder / "results.tsv")[1].description == "quarantined: too good"
+    assert git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
+    assert (lab.run_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
+    assert "--accept N" in night.status_of(lab.folder)
+
+
+def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
+    lab = quarantined
+    lab.release()
+    assert "is accepted and the best so far" in night.rule(lab.folder, 1, accept=True)
+    with Lab(lab.folder) as again:
+        state, commit = again.state, again.state.experiments[1].commit
+    assert state.incumbent.number == 1 and commit == state.experiments[1].ruled["commit"]
+    assert git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()[:2] == [commit, state.experiments[0].commit]
+    assert git(loop.REPOSITORY, "show", "autoresearch/t:train.py") == lab.train_py(
+        state.experiments[1]
+    ).read_text().rstrip("\n")
+    assert git(loop.REPOSITORY, "rev-parse", history.experiment_ref("t", 1)) == state.experiments[1].committed["commit"]
+    found = read_results(lab.folder / "results.tsv")[1]
+    assert (found.status, found.description) == ("keep", "too good") and not (
+        lab.folder / "results.tsv.edited"
+    ).exists()
+    assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 1
+    assert records_from_journal(again.journal.entries)[1].outcome == "kept"
+
+
+def test_a_refused_one_stays_a_discard_and_its_weights_go(quarantined):
+    lab = quarantined
+    lab.release()
+    assert "is refused" in night.rule(lab.folder, 1, accept=False)
+    with Lab(lab.folder) as again:
+        assert again.state.incumbent.number == 0
+        assert records_from_journal(again.journal.entries)[1].outcome == "discarded"
+    assert read_results(lab.folder / "results.tsv")[1].description == "refused: too good"
+    assert not (lab.run_folder(1, 0, 0) / "weights.safetensors").exists()
+
+
+def test_one_word_is_enough_and_only_on_what_is_in_quarantine(quarantined):
+    lab = quarantined
+    lab.release()
+    for number in (0, 2):
+        with pytest.raises(RulingError, match="not in quarantine \\(there: 1\\)"):
+            night.rule(lab.folder, number, accept=True)
+    night.rule(lab.folder, 1, accept=False)
+    with pytest.raises(RulingError, match="there: none"):
+        night.rule(lab.folder, 1, accept=True)
+
+
+def test_a_word_during_an_experiment_takes_effect_when_it_is_over(quarantined):
+    lab = quarantined
+    put_candidate(lab, "def f(:\n")
+    lab.begin()
+    lab.propose()
+    rulings.ask(lab.folder, 1, accept=True)
+    lab.release()
+    with Lab(lab.folder) as again:
+        assert again.state.incumbent.number == 0  # not in the middle of it
+        assert run_experiment(again)["incumbent"] == 0
+    with Lab(lab.folder) as later:
+        assert later.state.incumbent.number == 1 and not list((lab.folder / "rulings").iterdir())
+
+
+class Kill(BaseException):
+    """A process that ends here."""
+
+
+@pytest.mark.parametrize("moment", ["before the entry", "after it"])
+def test_a_kill_in_the_middle_is_made_up_for(quarantined, monkeypatch, moment):
+    lab = quarantined
+    lab.release()
+    append = Journal.append
+
+    def killed(self, event, **fields):
+        if event == "ruled" and moment == "after it":
+            append(self, event, **fields)
+        if event == "ruled":
+            raise Kill
+        return append(self, event, **fields)
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(Journal, "append", killed)
+        night.rule(lab.folder, 1, accept=True)
+    with Lab(lab.folder) as again:
+        events = [entry["event"] for entry in again.journal.entries]
+        commit = again.state.incumbent.commit
+    assert events.count("ruled") == 1 and again.state.incumbent.number == 1
+    assert git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()[0] == commit
+    assert len(git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()) == 3  # start, baseline, this one
+    assert [found.status for found in read_results(lab.folder / "results.tsv")] == ["keep", "keep"]

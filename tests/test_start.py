@@ -1,0 +1,143 @@
+"""How a run begins and what it holds to: settings, profiles, overrides, tags; each refusal names both sides and what to do."""
+
+import argparse
+import dataclasses
+import shlex
+import shutil
+
+import pytest
+from checkout import ROOT
+
+from harness.__main__ import add_overnight, overrides_of
+from harness.lab import plan, profiles, settings, start
+from harness.lab.loop import Lab, LoopError, open_lab
+from harness.lab.parameters import ParameterError
+from harness.lab.profiles import ProfileError
+from harness.lab.settings import SettingsError
+from harness.search.constants import ConstantsError, constant_values, rewrite_constants
+
+
+def test_another_harness_data_device_or_torch_is_refused_and_both_are_named(lab, monkeypatch):
+    lab.release()
+    monkeypatch.setattr(settings, "harness_hash", lambda: "f" * 64)
+    with pytest.raises(SettingsError, match="began under harness .* this checkout has ffffffffffff"):
+        Lab(lab.folder)
+    monkeypatch.undo()
+    text = (lab.folder / "run.json").read_text()
+    for old, new, words in (
+        (lab.settings.versions["torch"], "1.0.0", "began with torch 1.0.0"),
+        (lab.settings.data_hash, "0" * 64, "began on data"),
+        (lab.settings.device["name"], "another CPU", "began on cpu \\(another CPU\\)"),
+    ):
+        (lab.folder / "run.json").write_text(text.replace(old, new))
+        with pytest.raises(SettingsError, match=words):
+            Lab(lab.folder)
+
+
+def test_the_precision_a_run_began_with_stays_whatever_a_self_test_says_later(lab, monkeypatch):
+    lab.release()
+    other = "float32" if lab.settings.dtype == "bfloat16" else "bfloat16"
+    monkeypatch.setattr(settings, "detect_device", lambda kind: lab.settings.device | {"dtype": other})
+    assert Lab(lab.folder).settings.dtype == lab.settings.dtype != other
+
+
+def test_a_profile_that_was_never_run_on_its_hardware_is_labelled_wherever_it_is_named(lab):
+    for name in profiles.PROFILES:
+        named = dataclasses.replace(lab.settings, profile=dataclasses.asdict(profiles.PROFILES[name]))
+        words = settings.environment_words(named)
+        assert words.startswith(f"profile {name}") and ("never run" in words) is (
+            profiles.PROFILES[name].tested == profiles.NEVER_RUN
+        )
+
+
+def test_the_harness_hash_ignores_copies_that_jupyterlab_makes(tmp_path):
+    shutil.copytree(ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__"))
+    before = settings.harness_hash(tmp_path / "harness")
+    copies = tmp_path / "harness" / "lab" / ".ipynb_checkpoints"
+    copies.mkdir()
+    (copies / "loop-checkpoint.py").write_text("x = 1\n")
+    assert settings.harness_hash(tmp_path / "harness") == before == settings.harness_hash()
+    (tmp_path / "harness" / "lab" / "loop.py").write_text("x = 1\n")
+    assert settings.harness_hash(tmp_path / "harness") != before
+
+
+def test_the_command_that_continues_a_night_says_all_that_was_asked_for():
+    asked = {"tag": "t", "profile": "cpu", "experiments": 9, "results": "/r s", "overrides": "DEPTH=3", "hours": 2.0}
+    words = shlex.split(plan.command_line(plan.Night(**asked)))
+    assert words[:2] == ["python3", "scripts/overnight.py"]
+    parser = argparse.ArgumentParser()
+    add_overnight(parser.add_subparsers(dest="command"))
+    options = parser.parse_args(["overnight", *words[2:]])
+    found = {name: getattr(options, name) for name in ("tag", "profile", "experiments", "results", "hours")}
+    assert found | {"overrides": overrides_of(options)} == asked
+
+
+def test_what_is_missing_is_said_with_what_to_run(tmp_path, cache, monkeypatch):
+    with pytest.raises(LoopError, match="01_prepare"):
+        open_lab("", str(tmp_path))
+    with pytest.raises(SettingsError, match="02_baseline"):
+        open_lab("nov1", str(tmp_path))
+    with pytest.raises(Exception, match="01_prepare"):
+        start.start_run("nov1", "tiny", cache=str(tmp_path / "no cache"), results=str(tmp_path))
+    with pytest.raises(ParameterError, match="letters, digits"):
+        start.start_run("a tag/with slashes", "tiny", results=str(tmp_path))
+
+
+def test_a_tag_of_an_earlier_run_or_another_profile_is_refused(lab, cache, tmp_path):
+    lab.release()
+    with pytest.raises(SettingsError, match="has profile tiny, asked for demo"):
+        start.start_run("t", "demo", cache=str(cache), results=str(lab.folder.parent))
+    with pytest.raises(SettingsError, match="refs/heads/autoresearch/t from an earlier run"):
+        start.start_run("t", "tiny", cache=str(cache), results=str(tmp_path / "elsewhere"))
+
+
+def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
+    lab.release()
+    profile, _ = start.find_profile("tiny", "cpu", overrides="budget_seconds=2, DEPTH=3 vocab_size=300")
+    assert (profile.budget_seconds, profile.vocab_size, profile.constants["DEPTH"], profile.constants["N_HEAD"]) == (
+        2.0,
+        300,
+        3,
+        1,
+    )
+    with pytest.raises(SettingsError, match="vocab_size 256, asked for 300"):
+        start.start_run("t", "tiny", cache=str(cache), overrides="vocab_size=300", results=str(lab.folder.parent))
+    with pytest.raises(SettingsError, match="DEPTH 2, asked for 3"):
+        start.start_run("t", "tiny", cache=str(cache), overrides="DEPTH=3", results=str(lab.folder.parent))
+    for wrong, words in (
+        ("vocab=3", "Did you mean vocab_size"),
+        ("vocab_size=many", "positive int"),
+        ("vocab_size", "NAME=VALUE"),
+    ):
+        with pytest.raises(ProfileError, match=words):
+            start.find_profile("tiny", "cpu", overrides=wrong)
+    with pytest.raises(ConstantsError, match="DEPTH"):
+        start.find_profile("tiny", "cpu", overrides="DEPHT=3")
+
+
+def test_profiles_fit_the_cards_they_are_chosen_for():
+    from harness.search.limits import Limits, estimate_memory_mb
+
+    def card(memory_mb: int, backend: str = "cuda", dtype: str = "bfloat16") -> dict:
+        return {"kind": "cuda", "backend": backend, "memory_mb": memory_mb, "dtype": dtype}
+
+    chosen = {80_000: "large", 45_000: "small", 8_000: "small", 4_000: "small"}
+    assert {memory: profiles.choose_profile("auto", card(memory)).name for memory in chosen} == chosen
+    assert profiles.choose_profile("auto", card(190_000, "rocm")).name == "small"
+    assert profiles.choose_profile("auto", card(80_000, dtype="float32")).name == "small"
+    apple = {"kind": "mps", "backend": "mps", "memory_mb": 90_000, "dtype": "float32"}
+    assert profiles.choose_profile("auto", apple).name == "small"
+    template = (ROOT / "train_template.py").read_text()
+    for name, memory in (("large", profiles.LARGE_CARD_MB), ("small", 8_000), ("cpu", 4_000)):
+        profile = profiles.PROFILES[name]
+        values = constant_values(rewrite_constants(template, profile.constants, clamp=False))
+        limits = Limits(profile.max_seq_len, profile.vocab_size + 1)
+        assert estimate_memory_mb(values, limits) < memory, name
+        if name == "small":
+            assert estimate_memory_mb(values, limits, 1) < 2_000  # what a smaller card comes down to, row by row
+
+
+def test_the_shipped_noise_holds_only_for_what_it_was_measured_on():
+    assert profiles.override(profiles.PROFILES["demo"], {"baseline_seeds": 3}).prior
+    for change in ({"budget_seconds": 30}, {"DEPTH": 3}, {"vocab_size": 1024}):
+        assert profiles.override(profiles.PROFILES["demo"], change).prior is None
