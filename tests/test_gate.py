@@ -285,3 +285,26 @@ def test_the_template_and_every_idea_pass_under_every_profile(profile):
             assert check_candidate(candidate, {source_hash(source)}) == [], idea.id
             passed += 1
     assert passed > 5
+
+
+UNREADABLE = {
+    "nested parentheses": "x = " + "(" * 3000 + "1" + ")" * 3000,
+    "a parser out of memory": "x = " + "-" * 20_000 + "1",
+    "a parser too deep": "x = " + "+".join("1" * 20_000),
+    "a tree too deep to walk": "x = " + "not " * 900 + "1",
+    "a null byte": "x = 1\0",
+    "half a surrogate pair": "x = '\ud800'",
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_file_that_breaks_its_reader_gets_a_reason_and_a_hash(what):
+    (reason,) = check_candidate(SOURCE + UNREADABLE[what])
+    assert re.match("train.py (is not valid Python.*: .{10}|nests something too deeply)", reason)
+    assert source_hash(UNREADABLE[what]) not in (source_hash(""), source_hash(SOURCE))
+
+
+def test_a_file_too_long_for_an_idea_is_refused_before_it_is_parsed():
+    literal = "TABLE = [" + "0.123456, " * 30_000 + "]\n"
+    assert re.search(r"bytes, 200,000 are allowed", check_candidate(SOURCE + literal)[0])
+    assert check_candidate(SOURCE + "# " + "long words " * 10_000) == []

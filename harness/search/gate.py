@@ -11,21 +11,34 @@ from collections.abc import Collection, Iterator
 from harness.search.constants import Constant, ConstantsError, parse_constants
 from harness.search.gate_walk import policy_reasons
 
+MOST_BYTES = 200_000  # eight times the template: room for any idea, none for weights or text written out as literals
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # of ast: no Python, a null byte, nested too deeply
+
 
 def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
     """Return the reasons why a candidate must not be trained, [] if none. tried: source_hash of each that was."""
+    size = len(source.encode(errors="replace"))
+    if size > MOST_BYTES:
+        return [f"train.py has {size:,} bytes, {MOST_BYTES:,} are allowed: compute what is written out"]
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+        reasons = _reasons(source)
+    except (RecursionError, MemoryError):
+        return ["train.py nests something too deeply to be read: split long expressions over statements"]
+    except UNREADABLE as error:
         line = getattr(error, "lineno", None)
         return [f"train.py is not valid Python{f' at line {line}' if line else ''}: {getattr(error, 'msg', error)}"]
+    if not reasons and source_hash(source) in tried:
+        reasons.append("this train.py was tried before (comments and layout do not count): propose something else")
+    return reasons
+
+
+def _reasons(source: str) -> list[str]:
+    tree = ast.parse(source)
     reasons = [*_missing_parts(tree), *policy_reasons(tree)]
     try:
         reasons += _reassigned(tree, parse_constants(source))
     except ConstantsError as error:
         reasons.append(f"the constants block cannot be read: {error}")
-    if not reasons and source_hash(source) in tried:
-        reasons.append("this train.py was tried before (comments and layout do not count): propose something else")
     return reasons
 
 
@@ -36,12 +49,15 @@ def source_hash(source: str) -> str:
     """
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return hashlib.sha256(source.encode()).hexdigest()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(node):
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(
+                node
+            ):
+                node.body = node.body[1:]
+        text = ast.dump(tree)
+    except UNREADABLE:
+        text = source
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _has_docstring(node: ast.AST) -> bool:
