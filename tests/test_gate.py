@@ -253,6 +253,8 @@ HONEST = [
     "def f(x):\n    return torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False)",
     "def f():\n    torch.cuda.synchronize()\n    return torch.get_default_dtype(), torch.is_grad_enabled()",
     "def f(x):\n    return torch.random_like(x) if x is None else x.seed",
+    "class A(torch.optim.Optimizer):\n    def __setstate__(self, state):\n        super().__setstate__(state)",
+    "def f(weight):\n    return nn.init._calculate_fan_in_and_fan_out(weight)",
     "OPTIMIZER = torch.optim.AdamW\n\ndef f(params):\n    return OPTIMIZER(params)",
 ]
 

@@ -66,7 +66,14 @@ PARTS = (
     )
     | _refused(WRITTEN_OUT, "attrgetter methodcaller")
 )
-PRIVATE_OPERATIONS = ("_foreach_", "_fused_", "_scaled_mm", "_grouped_mm", "_int_mm")  # of torch, without a public name
+PRIVATE_OPERATIONS = (
+    "_foreach_",
+    "_fused_",
+    "_scaled_mm",
+    "_grouped_mm",
+    "_int_mm",
+    "_calculate_",
+)  # of torch, without a public name
 SEEDED_BY_CALLER = {"random.Random", "numpy.random.default_rng", "numpy.random.Generator"}
 
 # Attributes of anything, whatever it is.
@@ -75,5 +82,15 @@ ATTRIBUTES = (
     | _refused(PATCHING, "f_globals f_locals f_back gi_frame cr_frame ag_frame tb_frame")
     | _refused(CLOCK, "elapsed_time")
 )
-DUNDERS = {"__init__", "__call__", "__name__", "__class__", "__len__", "__post_init__", "__version__", "__doc__"}
-HOOKS = {"__torch_function__", "__torch_dispatch__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__del__"}  # fmt: skip
+DUNDERS = {
+    "__init__",
+    "__call__",
+    "__name__",
+    "__class__",
+    "__len__",
+    "__post_init__",
+    "__version__",
+    "__doc__",
+    "__setstate__",
+}
+HOOKS = {"__torch_function__", "__torch_dispatch__", "__reduce__", "__reduce_ex__", "__del__"}
