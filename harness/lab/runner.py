@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.data.files import write_json_atomic
+from harness.data.text import without_escapes
 from harness.lab.childlog import CappedLog, EventLog, number
 from harness.lab.disk_share import DiskShare
 from harness.lab.foreign import keep_plain_files, remove_tree, take_file
@@ -141,7 +142,9 @@ def outcome(returncode: int, log: CappedLog, events: EventLog) -> tuple[str, str
     if "failed" in events.last:
         failed = events.last["failed"]
         status = failed.get("status")
-        return (status if status in ("oom", "nan", "infrastructure") else "crash"), str(failed.get("cause", ""))[:500]
+        return (status if status in ("oom", "nan", "infrastructure") else "crash"), without_escapes(
+            str(failed.get("cause", ""))
+        )[:500]
     if returncode == -signal.SIGKILL:
         return "oom", "killed by the system, most likely because memory ran out"
     if returncode != 0:

@@ -84,7 +84,7 @@ def make_probes(
     """Draw `count` spliced probes, and intact rows until whole batches are full. rows: (n, T + 1); losses, incumbent: (n, T) nats."""
     length = rows.shape[1] - 1
     scored = (token_bytes[rows[:, 1:]] > 0).ravel()
-    total = math.ceil((count + max(1, round(INTACT_SHARE * count))) / batch_rows) * batch_rows
+    total = math.ceil((count + max(2, round(INTACT_SHARE * count))) / batch_rows) * batch_rows
     weights = (
         np.zeros(scored.shape)
         if incumbent is None
@@ -126,27 +126,41 @@ def losses_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str, dict[str, float]]:
-    """Return (verdict, words, figures) for differences (n,) in nats, B's loss less the recorded one. `gap` is a verdict that wants a second look."""
+    """Return (verdict, words, figures) for differences (n,) in nats, B's loss less the recorded one. `gap` is a verdict that wants a second look.
+
+    What is off on average comes first: losses that are too low even on intact rows are forged, whereas an honest model that differs from itself (dropout left
+    on, a batch it depends on) is off to both sides alike.
+    """
     spliced, own = differences[~intact], differences[intact]
     r0, largest = float(np.sqrt(np.mean(own**2))), float(np.abs(spliced).max())
-    gap = float(spliced.mean() - own.mean())
-    error = (
-        math.sqrt(spliced.var(ddof=1) / len(spliced) + own.var(ddof=1) / len(own))
-        if min(len(spliced), len(own)) > 1
-        else 0.0
-    )
+    gap, error = float(spliced.mean() - own.mean()), math.hypot(standard_error(spliced), standard_error(own))
     figures = {"r0": r0, "largest": largest, "mean_gap": gap, "standard_error": error}
-    limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
+    if own.mean() > max(STANDARD_ERRORS * standard_error(own), SMALLEST_GAP):
+        return (
+            "gap",
+            f"its losses are {own.mean():.4f} nats lower on average than what it predicts in another process",
+            figures,
+        )
+    if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
+        return (
+            "gap",
+            f"its losses are {gap:.4f} nats lower on average than what it predicts without seeing what follows",
+            figures,
+        )
     if r0 > NOT_REPRODUCIBLE:
         words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
         return "not reproducible", words, figures
+    limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
     if largest > limit:
         beyond = int((np.abs(spliced) > limit).sum())
-        words = f"{beyond} of {len(spliced)} probed losses are not what the model predicts without seeing what follows (by up to {largest:.2f} nats)"
+        words = f"{beyond} of {len(spliced)} probed losses are not what it predicts without seeing what follows (by up to {largest:.2f} nats)"
         return "cheating", words, figures
-    if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
-        return "gap", f"its losses are {gap:.4f} nats off on average where it cannot see what follows", figures
     return "agrees", f"{len(spliced)} probed losses are the model's own", figures
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of (n,) values, n at least 2."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def audit_model(
