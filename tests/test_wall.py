@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from test_foreign import clear
 from test_runner import HONEST, OPEN, train
 
 from harness.lab import disk_share, wall
@@ -364,7 +365,8 @@ def leave(folder):
 """
 
 
-def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall):
+def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, request):
+    request.addfinalizer(lambda: clear(tmp_path))
     leave = (
         NASTY
         + "cache = os.environ['TORCHINDUCTOR_CACHE_DIR']\nopen(cache + '/kernel', 'w').write('good')\nleave('.')\nleave(cache)\n"
