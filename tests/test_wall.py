@@ -380,6 +380,20 @@ def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, reque
     assert not [name for name in ("pipe", "link", "dead link") if os.path.lexists(copy / name)]
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "shutil.rmtree('..', ignore_errors=True)",
+        "os.remove('../run.log'); os.mkdir('../run.log'); os.symlink('/etc/passwd', '../run')",
+    ],
+)
+def test_a_training_that_clears_away_the_runs_folder_harms_itself_alone(tmp_path, each_wall, harm):
+    tidy = f"import os, shutil\nprint('tidying', flush=True)\ntry: {harm}\nexcept OSError: pass\nprint('tidied', flush=True)\n"
+    result, log = train(tmp_path, tidy + "raise ValueError('done')")
+    assert result["status"] == "crash" and {"tidying", "tidied"} <= set(log.splitlines())
+    assert (tmp_path / "run" / "run.log").is_file() and (tmp_path / "run" / "events.jsonl").is_file()
+
+
 @pytest.mark.parametrize("left", ["os.symlink('/etc/passwd', name)", "os.mkfifo(name)", "os.mkdir(name)"])
 def test_weights_that_are_no_file_are_a_crash(tmp_path, left):
     result, _ = train(tmp_path, HONEST + f"import os\nname = 'weights.safetensors'\nos.remove(name)\n{left}\n")

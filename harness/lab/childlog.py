@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.data.text import without_escapes
+from harness.lab.foreign import keep_ours
 
 LOG_CAP_BYTES = 4_000_000
 EVENTS_CAP = 20_000
@@ -29,7 +30,7 @@ class CappedLog:
     """run.log: text from the child, escapes removed, lines that look like our summary marked, at most LOG_CAP_BYTES."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
+        self._path, self._file = path, path.open("w+", encoding="utf-8")
         self._rest = b""
         self._written = self.dropped_bytes = 0
         self.last_line = ""
@@ -57,6 +58,7 @@ class CappedLog:
             self._write(self._rest)
         if self.dropped_bytes:
             self._file.write(f"[{self.dropped_bytes} more bytes of output were not kept]\n")
+        keep_ours(self._file, self._path)
         self._file.close()
 
 
@@ -64,7 +66,8 @@ class EventLog:
     """events.jsonl: the session's events, each stamped with seconds since launch by our own clock."""
 
     def __init__(self, path: Path, started: float, on_event: Callable[[dict], None]) -> None:
-        self._file, self._started, self._on_event = path.open("w", encoding="utf-8"), started, on_event
+        self._path, self._file = path, path.open("w+", encoding="utf-8")
+        self._started, self._on_event = started, on_event
         self._rest, self._count = b"", 0
         self.last: dict[str, dict] = {}  # by event name
         self.slowest: float | None = None  # the longest time between two steps' reports, seconds
@@ -95,6 +98,7 @@ class EventLog:
         return self.last[name]["t"] if name in self.last else None
 
     def close(self) -> None:
+        keep_ours(self._file, self._path)
         self._file.close()
 
 

@@ -27,6 +27,7 @@ class DiskShare:
 
     def __init__(self, folders: list[Path], pid: int) -> None:
         self._folders, self._pid, self._looked = folders, pid, time.monotonic()
+        self._disk = os.stat(folders[0]).st_dev
         self.most_bytes = min(MOST_BYTES, shutil.disk_usage(folders[0]).free // 2)
 
     def exceeded(self) -> str:
@@ -34,7 +35,7 @@ class DiskShare:
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return ""
         used, files = disk_use(self._folders)
-        used += removed_bytes(self._pid, os.stat(self._folders[0]).st_dev)
+        used += removed_bytes(self._pid, self._disk)
         self._looked = time.monotonic()
         if used <= self.most_bytes and files <= MOST_FILES:
             return ""

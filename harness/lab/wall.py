@@ -38,6 +38,7 @@ EMPTY, READ, WRITE = "--tmpfs", "--ro-bind", "--bind"
 ISOLATE = (
     "--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
     READ, "/", "/", "--dev", "/dev", "--proc", "/proc", READ, "/proc/sys", "/proc/sys",
+    "--setenv", "HF_HUB_OFFLINE", "1",
 )  # fmt: skip
 BEHIND = (
     "no network, no other processes, nothing that stays is written but in its own folder; validation and holdout rows, results, this repository and home "
@@ -174,7 +175,7 @@ def python_paths() -> list[str]:
     libraries = [path for value in named for path in value.split(os.pathsep) if path]
     hub = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")) / "hub"
     kernels = sorted(
-        map(str, hub.glob("models--kernels-community--*"))
+        map(str, hub.glob("*s--kernels-community--*"))
     )  # behind the wall there is no network to fetch them from
     return [*prefixes, *site.getsitepackages(), *packages, *libraries, *kernels]
 
