@@ -206,7 +206,7 @@ def check_page(experiment: Experiment) -> str:
     checked = experiment.attempt.checked
     if checked["ok"]:
         return box(
-            "passes the gate: it parses, keeps the contract, imports only what is allowed, and was not tried before",
+            "passes the gate: it parses, keeps the contract, imports and touches only what is allowed, and was not tried before",
             GREEN,
         )
     return box(
