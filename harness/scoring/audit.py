@@ -23,16 +23,12 @@ from harness.data.manifest import PreparedData
 from harness.scoring.channel import Deadline, Launch, ModelServer, ScoreError
 from harness.scoring.scorer import open_rows, open_token_bytes, server_header
 
-INTACT_SHARE = 0.25  # of the probes, at least: a largest difference is known well from a few dozen
+INTACT_SHARE = 0.25  # of the probes, at least: how far honest losses differ is known well from a few dozen
 NOT_REPRODUCIBLE = 0.05  # nats, root mean square on intact rows
-SMALLEST_DIFFERENCE, TIMES_INTACT = (
-    0.02,
-    4,
-)  # nats; and a multiple of the largest difference on intact rows: above both is no rounding
-SMALLEST_GAP, STANDARD_ERRORS = (
-    0.001,
-    3,
-)  # nats, of the mean difference; and its standard errors: above both is looked at again
+SMALLEST_DIFFERENCE = 0.02  # nats; and
+TIMES_INTACT = 4  # the largest difference on intact rows: what is above both is no rounding
+SMALLEST_GAP = 0.001  # nats, of the mean difference; and
+STANDARD_ERRORS = 3  # of it: what is above both is looked at again
 SPLICE_TRIES = 8  # other rows that are tried until one goes on with another token
 
 
@@ -129,16 +125,12 @@ def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str,
     """Return (verdict, words, figures) for differences (n,) in nats, B's loss less the recorded one. `gap` is a verdict that wants a second look."""
     spliced, own = differences[~intact], differences[intact]
     r0, largest = float(np.sqrt(np.mean(own**2))), float(np.abs(spliced).max())
-    gap = float(spliced.mean() - own.mean())
-    error = (
-        math.sqrt(spliced.var(ddof=1) / len(spliced) + own.var(ddof=1) / len(own))
-        if min(len(spliced), len(own)) > 1
-        else 0.0
-    )
+    # Not less the mean of the intact rows: what is taken off every loss alike would be gone from the difference.
+    gap, error = float(spliced.mean()), float(spliced.std(ddof=1)) / math.sqrt(len(spliced))
     figures = {"r0": r0, "largest": largest, "mean_gap": gap, "standard_error": error}
     limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
     if r0 > NOT_REPRODUCIBLE:
-        words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
+        words = f"not reproducible: on the rows it was scored on its losses are {r0:.3f} nats (rms) and {own.mean():+.3f} (mean) off in another process"
         return "not reproducible", words, figures
     if largest > limit:
         beyond = int((np.abs(spliced) > limit).sum())
