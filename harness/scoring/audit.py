@@ -5,8 +5,9 @@ In: the validation rows, the losses that server A returned for them, the incumbe
 A probe is a row and a position s. Server B gets the row's true tokens up to s, then another row's, and returns the full logits at s. Their loss for the true
 next token, which B was never told, is compared with the recorded one. A model that looks ahead, forges its loss, or replays what A saw cannot agree; an honest
 one agrees to the bit. Intact rows, shuffled among the spliced ones, say how far the model agrees with itself when it sees the same row in another batch: the
-yardstick. B gets every row at the real shape and cannot tell which are spliced, nor which positions were going to be asked for when A was scored.
+yardstick. It gains nothing by telling the two apart, nor A from B: whatever it then does at s, it has to name a token that it cannot know.
 
+So that it cannot learn it from the audit either, the other rows are training rows, and of probes on one row the shorter prefix is asked for first.
 Half of the positions are drawn at random, half in proportion to what the candidate gained on the incumbent there: where a leak pays, it is looked for.
 """
 
@@ -29,6 +30,7 @@ SMALLEST_DIFFERENCE = 0.02  # nats; and
 TIMES_INTACT = 4  # the largest difference on intact rows: what is above both is no rounding
 SMALLEST_GAP = 0.001  # nats, of the mean difference; and
 STANDARD_ERRORS = 3  # of it: what is above both is looked at again
+OVERWHELMING = 6  # standard errors: no chance, and a second look would show the model rows that it knows from the first
 SPLICE_TRIES = 8  # other rows that are tried until one goes on with another token
 
 
@@ -73,39 +75,42 @@ def make_probes(
     losses: np.ndarray,
     incumbent: np.ndarray | None,
     token_bytes: np.ndarray,
+    others: np.ndarray,
     count: int,
     batch_rows: int,
     rng: np.random.Generator,
 ) -> Probes:
-    """Draw `count` spliced probes, and intact rows until whole batches are full. rows: (n, T + 1); losses, incumbent: (n, T) nats."""
+    """Draw `count` spliced probes, and intact rows until whole batches are full.
+
+    rows: (n, T + 1); losses, incumbent: (n, T) nats; others: (m, T + 1), rows that the spliced ones go on with.
+    """
     length = rows.shape[1] - 1
     scored = (token_bytes[rows[:, 1:]] > 0).ravel()
-    total = math.ceil((count + max(1, round(INTACT_SHARE * count))) / batch_rows) * batch_rows
-    weights = (
-        np.zeros(scored.shape)
-        if incumbent is None
-        else np.maximum(0.0, (incumbent - losses).ravel().astype(np.float64)) * scored
-    )
-    weighted = count // 2 if weights.sum() > 0 else 0
+    total = math.ceil((count + max(2, INTACT_SHARE * count)) / batch_rows) * batch_rows
+    weighted, share = 0, np.zeros(0)
+    if incumbent is not None:
+        share = np.maximum(0.0, (incumbent - losses).ravel().astype(np.float64)) * scored
+        weighted = count // 2 if share.any() else 0
     places = rng.choice(np.flatnonzero(scored), total - weighted)
     if weighted:
-        places = np.concatenate((rng.choice(len(weights), weighted, p=weights / weights.sum()), places))
+        places = np.concatenate((rng.choice(len(share), weighted, p=share / share.sum()), places))
     where, positions = np.divmod(places, length)
     intact = np.arange(total) >= count
-    inputs = rows[where, :length].astype(np.uint16)
-    spliced = np.flatnonzero(~intact)
-    other = other_rows(rows, where[spliced], positions[spliced], rng)
-    tail = np.arange(length) > positions[spliced, None]
-    inputs[spliced] = np.where(tail, rows[other, :length], inputs[spliced])
+    last = np.where(intact, length, positions)  # of the true tokens
+    tails = others[pick_others(others, rows[where, positions + 1], positions, rng), :length]
+    inputs = np.where(np.arange(length) > last[:, None], tails, rows[where, :length]).astype(np.uint16)
     order = rng.permutation(total)
+    order[np.argsort(where[order], kind="stable")] = np.lexsort(
+        (last, where)
+    )  # each row keeps its places in the queue, shorter prefix first
     return Probes(inputs[order], where[order], positions[order], intact[order])
 
 
-def other_rows(rows: np.ndarray, where: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each probe another row, of whose token after the position differs from the true one where such a row is found."""
-    tried = rng.integers(0, len(rows), (len(where), SPLICE_TRIES))
-    fits = (rows[tried, positions[:, None] + 1] != rows[where, positions + 1][:, None]) & (tried != where[:, None])
-    return tried[np.arange(len(where)), fits.argmax(axis=1)]
+def pick_others(others: np.ndarray, wanted: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each probe one of the other rows, whose token after the position is not the wanted one where such a row is found."""
+    tried = rng.integers(0, len(others), (len(wanted), SPLICE_TRIES))
+    fits = others[tried, positions[:, None] + 1] != wanted[:, None]
+    return tried[np.arange(len(wanted)), fits.argmax(axis=1)]
 
 
 def losses_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -137,7 +142,8 @@ def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str,
         words = f"{beyond} of {len(spliced)} probed losses are not what the model predicts without seeing what follows (by up to {largest:.2f} nats)"
         return "cheating", words, figures
     if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
-        return "gap", f"its losses are {gap:.4f} nats off on average where it cannot see what follows", figures
+        words = f"its losses are {gap:+.4f} nats off on average where it cannot see what follows"
+        return "cheating" if abs(gap) > OVERWHELMING * error else "gap", words, figures
     return "agrees", f"{len(spliced)} probed losses are the model's own", figures
 
 
@@ -163,12 +169,13 @@ def audit_model(
     """
     started = time.monotonic()
     rows, token_bytes = open_rows(data, "val"), open_token_bytes(data)
+    others = np.memmap(data.train_dir / "rows.bin", dtype="<u2", mode="r").reshape(-1, data.max_seq_len + 1)
     header = server_header(data, train_py, weights, device=device, dtype=dtype, threads=threads, mode="logits")
     with ModelServer(header, launch, folder, Deadline(limit_seconds)) as server:
 
         def look(sequence: np.random.SeedSequence) -> tuple[str, str, dict[str, float]]:
             rng, batch_rows = np.random.default_rng(sequence), header["batch_rows"]
-            drawn = make_probes(rows, losses, incumbent, token_bytes, probes, batch_rows, rng)
+            drawn = make_probes(rows, losses, incumbent, token_bytes, others, probes, batch_rows, rng)
             return judge_probes(ask(server, drawn, rows, losses, batch_rows), drawn.intact)
 
         first, second = np.random.SeedSequence(seed).spawn(2)
@@ -177,12 +184,8 @@ def audit_model(
             looks, (verdict, words, figures) = 2, look(second)
     verdict = "cheating" if verdict == "gap" else verdict
     scored = data.manifest["scored"]["val"]
-    floor = (
-        max(STANDARD_ERRORS * figures["standard_error"], SMALLEST_GAP)
-        / math.log(2)
-        * scored["tokens"]
-        / scored["bytes"]
-    )
+    bpb_per_nat = scored["tokens"] / scored["bytes"] / math.log(2)
+    floor = max(STANDARD_ERRORS * figures["standard_error"], SMALLEST_GAP) * bpb_per_nat
     seconds = time.monotonic() - started
     return Audit(verdict, words, probes, **figures, floor_bpb=floor, looks=looks, seed=seed, seconds=seconds)
 
