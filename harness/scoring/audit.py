@@ -35,6 +35,17 @@ SPLICE_TRIES = 8  # other rows that are tried until one goes on with another tok
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What is audited. rows: (n, T + 1); losses, incumbent: (n, T) nats; others: (m, T + 1), rows that spliced ones go on with."""
+
+    rows: np.ndarray
+    losses: np.ndarray
+    incumbent: np.ndarray | None
+    others: np.ndarray
+    token_bytes: np.ndarray
+
+
+@dataclass(frozen=True)
 class Probes:
     """inputs (n, T) uint16; rows, positions (n,): which row's true token after which position is asked for; intact (n,) bool."""
 
@@ -70,26 +81,14 @@ class Audit:
         }
 
 
-def make_probes(
-    rows: np.ndarray,
-    losses: np.ndarray,
-    incumbent: np.ndarray | None,
-    token_bytes: np.ndarray,
-    others: np.ndarray,
-    count: int,
-    batch_rows: int,
-    rng: np.random.Generator,
-) -> Probes:
-    """Draw `count` spliced probes, and intact rows until whole batches are full.
-
-    rows: (n, T + 1); losses, incumbent: (n, T) nats; others: (m, T + 1), rows that the spliced ones go on with.
-    """
-    length = rows.shape[1] - 1
-    scored = (token_bytes[rows[:, 1:]] > 0).ravel()
+def make_probes(recorded: Recorded, count: int, batch_rows: int, rng: np.random.Generator) -> Probes:
+    """Draw `count` spliced probes, and intact rows until whole batches are full."""
+    rows, others, length = recorded.rows, recorded.others, recorded.rows.shape[1] - 1
+    scored = (recorded.token_bytes[rows[:, 1:]] > 0).ravel()
     total = math.ceil((count + max(2, INTACT_SHARE * count)) / batch_rows) * batch_rows
     weighted, share = 0, np.zeros(0)
-    if incumbent is not None:
-        share = np.maximum(0.0, (incumbent - losses).ravel().astype(np.float64)) * scored
+    if recorded.incumbent is not None:
+        share = np.maximum(0.0, (recorded.incumbent - recorded.losses).ravel().astype(np.float64)) * scored
         weighted = count // 2 if share.any() else 0
     places = rng.choice(np.flatnonzero(scored), total - weighted)
     if weighted:
@@ -147,6 +146,26 @@ def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str,
     return "agrees", f"{len(spliced)} probed losses are the model's own", figures
 
 
+def ask(server: ModelServer, probes: Probes, recorded: Recorded, batch_rows: int) -> np.ndarray:
+    """Differences (n,) in nats between what the server predicts and what was recorded."""
+    batches = [slice(first, first + batch_rows) for first in range(0, len(probes.inputs), batch_rows)]
+    logits = np.concatenate([server.logits(probes.inputs[batch], probes.positions[batch]) for batch in batches])
+    targets = recorded.rows[probes.rows, probes.positions + 1]
+    return losses_of(logits, targets) - recorded.losses[probes.rows, probes.positions]
+
+
+def look(
+    server: ModelServer, recorded: Recorded, count: int, batch_rows: int, seed: int
+) -> tuple[str, str, dict[str, float], int]:
+    """Return (verdict, words, figures, looks); the same seed draws the same probes."""
+    for looks, sequence in enumerate(np.random.SeedSequence(seed).spawn(2), start=1):
+        probes = make_probes(recorded, count, batch_rows, np.random.default_rng(sequence))
+        verdict, words, figures = judge_probes(ask(server, probes, recorded, batch_rows), probes.intact)
+        if verdict != "gap":
+            return verdict, words, figures, looks
+    return "cheating", words, figures, looks  # three standard errors happen by chance, twice in a row hardly
+
+
 def audit_model(
     data: PreparedData,
     train_py: Path,
@@ -168,31 +187,12 @@ def audit_model(
     seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. Raises ScoreError with the status of the run.
     """
     started = time.monotonic()
-    rows, token_bytes = open_rows(data, "val"), open_token_bytes(data)
-    others = np.memmap(data.train_dir / "rows.bin", dtype="<u2", mode="r").reshape(-1, data.max_seq_len + 1)
+    recorded = Recorded(open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
     header = server_header(data, train_py, weights, device=device, dtype=dtype, threads=threads, mode="logits")
     with ModelServer(header, launch, folder, Deadline(limit_seconds)) as server:
-
-        def look(sequence: np.random.SeedSequence) -> tuple[str, str, dict[str, float]]:
-            rng, batch_rows = np.random.default_rng(sequence), header["batch_rows"]
-            drawn = make_probes(rows, losses, incumbent, token_bytes, others, probes, batch_rows, rng)
-            return judge_probes(ask(server, drawn, rows, losses, batch_rows), drawn.intact)
-
-        first, second = np.random.SeedSequence(seed).spawn(2)
-        looks, (verdict, words, figures) = 1, look(first)
-        if verdict == "gap":  # three standard errors happen by chance, twice in a row hardly
-            looks, (verdict, words, figures) = 2, look(second)
-    verdict = "cheating" if verdict == "gap" else verdict
+        verdict, words, figures, looks = look(server, recorded, probes, header["batch_rows"], seed)
     scored = data.manifest["scored"]["val"]
     bpb_per_nat = scored["tokens"] / scored["bytes"] / math.log(2)
     floor = max(STANDARD_ERRORS * figures["standard_error"], SMALLEST_GAP) * bpb_per_nat
     seconds = time.monotonic() - started
     return Audit(verdict, words, probes, **figures, floor_bpb=floor, looks=looks, seed=seed, seconds=seconds)
-
-
-def ask(server: ModelServer, drawn: Probes, rows: np.ndarray, losses: np.ndarray, batch_rows: int) -> np.ndarray:
-    """Differences (n,) in nats between what the server predicts and what was recorded."""
-    batches = [slice(first, first + batch_rows) for first in range(0, len(drawn.inputs), batch_rows)]
-    logits = np.concatenate([server.logits(drawn.inputs[batch], drawn.positions[batch]) for batch in batches])
-    targets = rows[drawn.rows, drawn.positions + 1]
-    return losses_of(logits, targets) - losses[drawn.rows, drawn.positions]
