@@ -110,7 +110,7 @@ def test_a_little_taken_off_every_loss_alike_is_caught(tiny_data, tmp_path, take
     recorded = recorded_here(model, tiny_data)
     forged = replace(recorded, losses=recorded.losses - np.float32(taken_off))
     verdict, _, figures, looks = look(ServerHere(model, tiny_data.n_vocab, torch.float32), forged, 64, BATCH_ROWS, 3)
-    assert (verdict, looks) == ("cheating", 1) and figures["mean_gap"] == pytest.approx(taken_off, abs=1e-5)
+    assert (verdict, looks) == ("cheating", 1) and figures["r0"] == pytest.approx(taken_off, abs=1e-5)
 
 
 # --- Through real servers
@@ -127,14 +127,14 @@ def test_an_honest_score_agrees_to_the_bit_and_the_audit_is_plain_numbers(tiny_d
 @pytest.mark.parametrize(
     "body, verdict",
     [
-        (HALVES_THE_LOSSES_OF_SERVER_A, "not reproducible"),
-        pytest.param(FORGES_TINY_LOSSES, "not reproducible", marks=pytest.mark.slow),
-        pytest.param(REPLAYS, "not reproducible", marks=pytest.mark.slow),
+        (HALVES_THE_LOSSES_OF_SERVER_A, "cheating"),
+        pytest.param(FORGES_TINY_LOSSES, "cheating", marks=pytest.mark.slow),
+        pytest.param(REPLAYS, "cheating", marks=pytest.mark.slow),
     ],
 )
 def test_what_server_a_forges_or_leaves_behind_does_not_help(tiny_data, tmp_path, body, verdict):
     result = audit(made(body), tiny_data, tmp_path)
-    assert result.verdict == verdict and result.mean_gap > 0.5, result.words
+    assert result.verdict == verdict, result.words
 
 
 @pytest.mark.slow
@@ -213,11 +213,13 @@ def verdict(spliced, own):
 
 def test_the_verdict_by_hand():
     none, few = np.zeros(100), np.zeros(25)
+    wide = np.tile([0.06, -0.06, 0.0, 0.06, -0.06], 5)
     one = none.copy()
     one[5] = 0.021
     assert verdict(none, few) == "agrees" and verdict(one, few) == "cheating"
-    assert verdict(one, few + 0.006) == "agrees"  # four times what intact rows differ by
-    assert verdict(none, few + 0.051) == "not reproducible"
+    assert verdict(one, wide / 8) == "agrees"  # not four times what intact rows differ by
+    assert verdict(none, wide) == "not reproducible"
+    assert verdict(none + 0.01, few + 0.01) == "cheating"  # taken off intact rows too: forged
     assert verdict(none + 0.0009, few) == "agrees" and verdict(none + 0.0011, few) == "cheating"
     spread = np.tile([0.011, -0.007], 50)  # mean 0.002, standard error 0.0009
     assert (
@@ -234,13 +236,13 @@ class Scripted:
         self.offsets = list(offsets)
 
     def logits(self, inputs, positions):
-        off = self.offsets.pop(0) + np.tile([0.012, -0.012], len(inputs) // 2)
+        off = self.offsets.pop(0) + np.tile([0.008, -0.008], len(inputs) // 2)
         chance = np.exp(-(1.0 + off))[:, None]
         return np.log(np.concatenate((chance, 1 - chance), axis=1)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    "offsets, expected", [((0.0,), ("agrees", 1)), ((0.005, 0.0), ("agrees", 2)), ((0.005, 0.005), ("cheating", 2))]
+    "offsets, expected", [((0.0,), ("agrees", 1)), ((0.0045, 0.0), ("agrees", 2)), ((0.0045, 0.0045), ("cheating", 2))]
 )
 def test_a_statistical_trip_is_looked_at_again_before_it_is_called_cheating(offsets, expected):
     rows = np.zeros((10, 9), dtype=np.uint16)

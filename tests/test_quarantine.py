@@ -110,6 +110,12 @@ def test_training_on_after_the_budget_is_quarantined_but_a_slow_last_step_is_not
     assert Night().idea(1, [0.99], training=311.0, steps=50).decided["decision"] == "keep"  # 6 s a step
 
 
+def test_weights_much_later_than_the_baseline_s_are_quarantined():
+    assert Night().idea(1, [0.99], weights=3.0).decided["decision"] == "keep"
+    decided = Night().idea(1, [0.99], weights=3.1).decided
+    assert decided["decision"] == "quarantine" and "did it train on" in decided["verdict"]
+
+
 def test_an_implausible_gain_is_quarantined_and_plausible_becomes_what_was_seen_before():
     state = Night().idea(1, [0.99]).idea(2, [0.9], audited=False, decide=False).state
     assert state.best_gain == pytest.approx(0.01)

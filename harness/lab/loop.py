@@ -35,7 +35,7 @@ from harness.lab.proposing import (
     run_proposer,
 )
 from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import REPOSITORY, run_training
+from harness.lab.runner import REPOSITORY, WEIGHTS_SECONDS, run_training
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder, training_request
 from harness.lab.wall import find_wall
 from harness.search.gate import check_candidate
@@ -43,6 +43,7 @@ from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
 
 FREE_DISK_MB = 500
+WEIGHTS_SPARE, WEIGHTS_FACTOR = 10.0, 4.0  # seconds for a machine that stalls, and times what the baseline took to write its weights
 NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 Listener = Callable[[dict], None]
 
@@ -297,6 +298,7 @@ class Lab:
             training_request(settings, self.data, folder, train_py, step.seed, self.folder.parent),
             compile_cache=str(self.folder / "compile_cache"),
             device_batch_limit=limit,
+            weights_limit_seconds=weights_limit(self.state),
         )
         context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind}
         context |= {"seed": step.seed, "budget_seconds": request.budget_seconds}
@@ -411,6 +413,13 @@ class Lab:
         others = [e for e in self.state.kept[1:-1]][-1:] if kept else [] if experiment.in_quarantine else [experiment]
         for other in others:
             drop_weights(self.train_py(other).parent)
+
+
+def weights_limit(state: State) -> float:
+    """Seconds from the end of a training to its weights: what the baseline took several times over, since whoever takes longer may be training on."""
+    baseline = state.experiments[0].attempt.runs if state.incumbent else []
+    took = [run.trained["weights_seconds"] for run in baseline if run.trained and run.trained.get("weights_seconds")]
+    return min(WEIGHTS_SECONDS, WEIGHTS_SPARE + WEIGHTS_FACTOR * max(took)) if took else WEIGHTS_SECONDS
 
 
 def open_lab(tag: str, results: str = "") -> Lab:

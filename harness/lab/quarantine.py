@@ -18,6 +18,7 @@ STARTUP_FACTOR, STARTUP_SECONDS, STARTUP_SHARE = (
     2.0,
     0.05,
 )  # of the baseline's slowest; plus the larger of seconds and a share of the budget
+WEIGHTS_FACTOR, WEIGHTS_SECONDS = 4, 1.0  # times the baseline's slowest writing of weights, and seconds
 OVERSHOOT_SHARE = 0.02  # of the budget, or two of the run's own steps, whichever is more
 
 
@@ -27,7 +28,7 @@ def quarantine_reasons(state: State, experiment: Experiment, gain: float, budget
     baseline = [run for run in state.experiments[0].attempt.runs if run.val_bpb is not None]
     reasons = [doubt for run in runs for doubt in run.doubts]
     for run in runs:
-        reasons += [*startup_reason(run, baseline, budget_seconds), *overshoot_reason(run, budget_seconds)]
+        reasons += [*startup_reason(run, baseline, budget_seconds), *overshoot_reason(run, budget_seconds), *weights_reason(run, baseline)]
     return list(dict.fromkeys([*reasons, *gain_reason(state, gain)]))
 
 
@@ -46,6 +47,15 @@ def startup_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list
     return [
         f"run {run.number} took {took:.1f} s before its clock started, where the baseline's start-ups allow {limit:.1f} s: did it train before?"
     ]
+
+
+def weights_reason(run: Run, baseline: list[Run]) -> list[str]:
+    """Long before its weights are there, a training may be going on."""
+    seconds = [other.trained["weights_seconds"] for other in baseline if other.trained.get("weights_seconds") is not None]
+    took = run.trained.get("weights_seconds")
+    if not seconds or took is None or took <= (limit := WEIGHTS_SECONDS + WEIGHTS_FACTOR * max(seconds)):
+        return []
+    return [f"run {run.number} took {took:.1f} s to write its weights, where the baseline's allow {limit:.1f} s: did it train on?"]
 
 
 def overshoot_reason(run: Run, budget_seconds: float) -> list[str]:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.data.files import write_json_atomic
+from harness.data.text import without_escapes
 from harness.lab.childlog import CappedLog, EventLog, number
 from harness.lab.leftovers import MARK, kill_escaped, kill_group, note_process
 from harness.lab.wall import REPOSITORY, Wall, find_wall
@@ -172,7 +173,9 @@ def outcome(returncode: int, events: EventLog, folder: Path) -> tuple[str, str]:
     if "failed" in events.last:
         failed = events.last["failed"]
         status = failed.get("status")
-        return (status if status in ("oom", "nan", "infrastructure") else "crash"), str(failed.get("cause", ""))[:500]
+        return (status if status in ("oom", "nan", "infrastructure") else "crash"), without_escapes(
+            str(failed.get("cause", ""))
+        )[:500]
     if returncode == -signal.SIGKILL:
         return "oom", "killed by the system, most likely because memory ran out"
     if returncode != 0:

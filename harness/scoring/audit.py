@@ -126,24 +126,36 @@ def losses_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str, dict[str, float]]:
-    """Return (verdict, words, figures) for differences (n,) in nats, B's loss less the recorded one. `gap` is a verdict that wants a second look."""
+    """Return (verdict, words, figures) for differences (n,) in nats, B's loss less the recorded one. `gap` is a verdict that wants a second look.
+
+    What is off on average comes first: losses that are too low even on intact rows are forged, whereas an honest model that differs from itself (dropout left
+    on, a batch it depends on) is off to both sides alike.
+    """
     spliced, own = differences[~intact], differences[intact]
     r0, largest = float(np.sqrt(np.mean(own**2))), float(np.abs(spliced).max())
-    # Not less the mean of the intact rows: what is taken off every loss alike would be gone from the difference.
-    gap, error = float(spliced.mean()), float(spliced.std(ddof=1)) / math.sqrt(len(spliced))
+    own_gap, own_error = float(own.mean()), standard_error(own)
+    gap, error = float(spliced.mean()) - own_gap, math.hypot(standard_error(spliced), own_error)
     figures = {"r0": r0, "largest": largest, "mean_gap": gap, "standard_error": error}
-    limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
+    if own_gap > max(STANDARD_ERRORS * own_error, SMALLEST_GAP):
+        words = f"its losses are {own_gap:.4f} nats lower on average than what it predicts in another process"
+        return "cheating" if own_gap > OVERWHELMING * own_error else "gap", words, figures
+    if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
+        words = f"its losses are {gap:.4f} nats lower on average than what it predicts without seeing what follows"
+        return "cheating" if abs(gap) > OVERWHELMING * error else "gap", words, figures
     if r0 > NOT_REPRODUCIBLE:
-        words = f"not reproducible: on the rows it was scored on its losses are {r0:.3f} nats (rms) and {own.mean():+.3f} (mean) off in another process"
+        words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
         return "not reproducible", words, figures
+    limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
     if largest > limit:
         beyond = int((np.abs(spliced) > limit).sum())
-        words = f"{beyond} of {len(spliced)} probed losses are not what the model predicts without seeing what follows (by up to {largest:.2f} nats)"
+        words = f"{beyond} of {len(spliced)} probed losses are not what it predicts without seeing what follows (by up to {largest:.2f} nats)"
         return "cheating", words, figures
-    if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
-        words = f"its losses are {gap:+.4f} nats off on average where it cannot see what follows"
-        return "cheating" if abs(gap) > OVERWHELMING * error else "gap", words, figures
     return "agrees", f"{len(spliced)} probed losses are the model's own", figures
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of (n,) values, n at least 2."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def ask(server: ModelServer, probes: Probes, recorded: Recorded, batch_rows: int) -> np.ndarray:

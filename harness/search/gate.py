@@ -1,7 +1,7 @@
 """The gate: may this train.py be trained at all? A quick look at the text; nothing of it is run.
 
 In: a candidate's source and the hashes of everything tried in this run. Out: the reasons against it, each a sentence
-that a proposer can act on; an empty list lets it pass. What only running can show is for the runner to find out.
+that a proposer can act on; an empty list lets it pass. What it may touch is in `gate_policy`. What only running can show is for the runner to find out.
 """
 
 import ast
@@ -9,29 +9,36 @@ import hashlib
 from collections.abc import Collection, Iterator
 
 from harness.search.constants import Constant, ConstantsError, parse_constants
+from harness.search.gate_walk import policy_reasons
 
-ALLOWED_IMPORTS = {
-    *("torch", "numpy", "tiktoken", "safetensors"),
-    *("__future__", "math", "cmath", "random", "statistics", "itertools", "functools", "operator", "collections"),
-    *("dataclasses", "typing", "enum", "contextlib", "copy", "bisect", "heapq", "numbers", "fractions", "warnings"),
-}
-ALLOWED_HARNESS = "harness.training"
+MOST_BYTES = 200_000  # eight times the template: room for any idea, none for weights or text written out as literals
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # of ast: no Python, a null byte, nested too deeply
 
 
 def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
     """Return the reasons why a candidate must not be trained, [] if none. tried: source_hash of each that was."""
+    size = len(source.encode(errors="replace"))
+    if size > MOST_BYTES:
+        return [f"train.py has {size:,} bytes, {MOST_BYTES:,} are allowed: compute what is written out"]
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+        reasons = _reasons(source)
+    except (RecursionError, MemoryError):
+        return ["train.py nests something too deeply to be read: split long expressions over statements"]
+    except UNREADABLE as error:
         line = getattr(error, "lineno", None)
         return [f"train.py is not valid Python{f' at line {line}' if line else ''}: {getattr(error, 'msg', error)}"]
-    reasons = [*_missing_parts(tree), *_foreign_imports(tree)]
+    if not reasons and source_hash(source) in tried:
+        reasons.append("this train.py was tried before (comments and layout do not count): propose something else")
+    return reasons
+
+
+def _reasons(source: str) -> list[str]:
+    tree = ast.parse(source)
+    reasons = [*_missing_parts(tree), *policy_reasons(tree)]
     try:
         reasons += _reassigned(tree, parse_constants(source))
     except ConstantsError as error:
         reasons.append(f"the constants block cannot be read: {error}")
-    if not reasons and source_hash(source) in tried:
-        reasons.append("this train.py was tried before (comments and layout do not count): propose something else")
     return reasons
 
 
@@ -42,12 +49,15 @@ def source_hash(source: str) -> str:
     """
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return hashlib.sha256(source.encode()).hexdigest()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(node):
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(
+                node
+            ):
+                node.body = node.body[1:]
+        text = ast.dump(tree)
+    except UNREADABLE:
+        text = source
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _has_docstring(node: ast.AST) -> bool:
@@ -63,29 +73,16 @@ def _missing_parts(tree: ast.Module) -> Iterator[str]:
         yield f"build_model must take (vocab_size, max_seq_len), at line {builders[0].lineno}"
     if not any(isinstance(node, ast.If) and _is_main_guard(node.test) for node in tree.body):
         yield 'train.py must train only under `if __name__ == "__main__":`, since scoring imports it'
+    called = {
+        node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    for name, purpose in (("start", "starts the clock"), ("finish", "hands over the weights")):
+        if name not in called:
+            yield f"train.py must call session.{name}(), which {purpose}"
 
 
 def _is_main_guard(test: ast.expr) -> bool:
     return ast.unparse(test) in ("__name__ == '__main__'", "'__main__' == __name__")
-
-
-def _foreign_imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [("." * node.level) + (node.module or "")]
-            if names == ["harness"]:
-                names = [f"harness.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            own = name == ALLOWED_HARNESS or name.startswith(ALLOWED_HARNESS + ".")
-            if not own and name.split(".")[0] not in ALLOWED_IMPORTS:
-                yield (
-                    f"line {node.lineno} imports {name}: train.py may import torch, numpy, tiktoken, safetensors, "
-                    f"{ALLOWED_HARNESS} and the standard library's modules for mathematics and data structures"
-                )
 
 
 def _reassigned(tree: ast.Module, constants: dict[str, Constant]) -> Iterator[str]:

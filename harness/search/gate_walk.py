@@ -1,0 +1,244 @@
+"""Reads a train.py against `gate_policy`: which of its names, attributes, imports and calls are refused.
+
+In: a syntax tree. Out: one sentence for each thing refused: the line, what stands there, what to write instead. Pure; nothing is run or imported. It
+follows names to what they were imported as, and no further: what a call returns or a container holds, it does not know.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from harness.search import gate_policy as policy
+
+
+def policy_reasons(tree: ast.Module) -> list[str]:
+    """Return what in a train.py is refused, in the order of lines, each reason once."""
+    visitor = _Reader(tree)
+    visitor.visit(tree)
+    return [words for _, words in sorted(dict.fromkeys(visitor.found))]
+
+
+class _Reader(ast.NodeVisitor):
+    """Walks a file with what its names stand for: modules and their contents, sessions, locals of the functions around."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.found: list[tuple[int, str]] = []
+        self.paths: dict[str, str] = {}  # name -> dotted path that it was imported from
+        self.modules: set[str] = set()  # of those, names of modules for certain
+        self.sessions = {"session"}
+        self.aliases: set[str] = set()  # variables that hold such a path
+        self.local: list[set[str]] = []
+        self.defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        for node in ast.walk(tree):
+            self.note_import(node)
+        for node in ast.walk(tree):
+            self.note_alias(node)
+
+    def note_import(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                name = alias.asname or alias.name.partition(".")[0]
+                self.paths[name] = alias.name if alias.asname else name
+                self.modules.add(name)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                name, path = alias.asname or alias.name, f"{node.module}.{alias.name}"
+                self.paths[name] = path
+                self.modules |= {name} if path in policy.ALLOWED_MODULES else set()
+
+    def note_alias(self, node: ast.AST) -> None:
+        """`F = torch.nn.functional`, `s = open_session(__file__)`."""
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+        elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+            target = node.target
+        else:
+            return
+        if not isinstance(target, ast.Name):
+            return
+        if isinstance(node.value, ast.Attribute) and (path := self.path(node.value)):
+            self.paths.setdefault(target.id, path)
+            self.aliases.add(target.id)
+        elif self.is_session(node.value) or self.path(getattr(node.value, "func", None)) == policy.OPEN_SESSION:
+            self.sessions.add(target.id)
+
+    def refuse(self, node: ast.AST, what: str, instead: str) -> None:
+        self.found.append((node.lineno, f"line {node.lineno} {what}: {instead}"))
+
+    def path(self, node: ast.AST | None) -> str | None:
+        """The dotted path of an expression that begins at an imported name, else None."""
+        if isinstance(node, ast.Attribute):
+            base = self.path(node.value)
+            return f"{base}.{node.attr}" if base else None
+        if isinstance(node, ast.Name) and (node.id in self.aliases or not self.is_local(node.id)):
+            return self.paths.get(node.id)
+        return None
+
+    def is_local(self, name: str) -> bool:
+        return any(name in names for names in self.local)
+
+    def is_session(self, node: ast.AST) -> bool:
+        return (isinstance(node, ast.Name) and node.id in self.sessions) or (
+            isinstance(node, ast.Attribute) and node.attr == "session"
+        )
+
+    # --- imports ---------------------------------------------------------------------------------------------------------
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self.check_import(node, alias.name)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        module = "." * node.level + (node.module or "")
+        for alias in node.names:
+            if alias.name == "*":
+                self.refuse(node, f"imports * from {module}", "name what you import, so that it can be read")
+            else:
+                self.check_import(node, f"{module}.{alias.name}", module)
+
+    def check_import(self, node: ast.AST, path: str, inside: str = "") -> None:
+        """path: of the module, or of what is taken from the module `inside`."""
+        if path.partition(".")[0] == "harness":
+            if not any(name == path or name.startswith(path + ".") for name in policy.HARNESS):
+                self.refuse(node, f"imports {path}", policy.HARNESS_WORDS)
+            return
+        module = inside or path
+        if not (module in policy.ALLOWED_MODULES or (module + ".").startswith(policy.ALLOWED_BELOW)):
+            self.refuse(node, f"imports {module}", policy.ALLOWED_WORDS)
+        else:
+            self.check_path(node, path)
+
+    # --- names and attributes --------------------------------------------------------------------------------------------
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if self.is_local(node.id) or node.id in self.defined:
+            return
+        if node.id in policy.BUILTINS and isinstance(node.ctx, ast.Load):
+            self.refuse(node, f"uses {node.id}", policy.BUILTINS[node.id])
+        elif node.id in policy.BY_NAME:
+            self.refuse(node, f"passes {node.id} on", policy.WRITTEN_OUT)
+        elif node.id in self.modules and isinstance(node.ctx, ast.Load):
+            self.refuse(node, f"passes the module {node.id} on", f"write out what is used of it, {node.id}.something")
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if isinstance(node.ctx, ast.Load) or not self.check_set(node, node.value):
+            self.check_attribute(node, node.value, node.attr)
+        if not self.path(node.value):  # else all of the chain has been looked at
+            self.visit(node.value)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        if not isinstance(node.ctx, ast.Load):
+            self.check_set(node, node.value)
+        self.generic_visit(node)
+
+    def check_set(self, node: ast.AST, base: ast.AST) -> bool:
+        """Whether setting or deleting something of `base` is refused."""
+        theirs, ours = self.path(base), self.is_session(base)
+        if theirs:
+            self.refuse(node, f"sets {ast.unparse(node)}", policy.PATCHING)
+        elif ours:
+            self.refuse(node, f"sets {ast.unparse(node)}", policy.SESSION_IS_OURS)
+        return bool(theirs or ours)
+
+    def check_attribute(self, node: ast.AST, base: ast.AST, name: str) -> None:
+        """Whether `base.name` may be read."""
+        read = isinstance(getattr(node, "ctx", ast.Load()), ast.Load)
+        if path := self.path(base):
+            self.check_path(node, f"{path}.{name}")
+        elif is_dunder(name) and (name not in policy.DUNDERS or not read):
+            self.refuse(node, f"uses {name}", policy.PATCHING)
+        elif name in policy.ATTRIBUTES:
+            self.refuse(node, f"uses .{name}", policy.ATTRIBUTES[name])
+        elif self.is_session(base) and name not in policy.SESSION:
+            self.refuse(node, f"uses session.{name}", policy.SESSION_WORDS)
+
+    def check_path(self, node: ast.AST, path: str) -> None:
+        """Whether what a dotted path leads to may be used."""
+        top, *parts = path.split(".")
+        if top == "harness":
+            if not any(
+                path == name or name.startswith(path + ".") or path.startswith(name + ".") for name in policy.HARNESS
+            ):
+                self.refuse(node, f"uses {path}", policy.HARNESS_WORDS)
+            return
+        known = policy.PARTS | policy.ATTRIBUTES
+        for part in parts:
+            private = part.startswith("_") and part not in policy.DUNDERS
+            if part in known or (private and not part.startswith(policy.PRIVATE_OPERATIONS)):
+                return self.refuse(node, f"uses {path}", known.get(part, policy.PRIVATE))
+        random = "random." in path and path.startswith(("random.", "numpy.random."))
+        if random and not any((path + ".").startswith(name + ".") for name in policy.SEEDED_BY_CALLER):
+            self.refuse(node, f"uses {path}", policy.UNSEEDED)
+
+    # --- calls -----------------------------------------------------------------------------------------------------------
+
+    def visit_Call(self, node: ast.Call) -> None:
+        called = node.func
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        path = self.path(called) or ""
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        own_seed = len(given) == 1 and isinstance(given[0], ast.Attribute) and given[0].attr == "seed"
+        if path in ("random.Random", "numpy.random.default_rng") and not own_seed:
+            self.refuse(node, f"calls {path}", f"{policy.SEED}; a generator of your own takes exactly session.seed")
+        elif isinstance(called, ast.Attribute) and not path and name in ("manual_seed", "seed") and not own_seed:
+            self.refuse(node, f"calls .{name}", f"{policy.SEED}; a generator of your own takes exactly session.seed")
+        if isinstance(called, ast.Name) and name in policy.BY_NAME and node.args:
+            self.check_by_name(node, name)
+            for child in (*node.args, *node.keywords):
+                self.visit(child)
+        else:
+            self.generic_visit(node)
+
+    def check_by_name(self, node: ast.Call, function: str) -> None:
+        """getattr, setattr, delattr: as if the attribute were written out; of modules and sessions not at all."""
+        base, attribute = node.args[0], node.args[1] if len(node.args) > 1 else None
+        if self.path(base) or self.is_session(base) or (isinstance(base, ast.Name) and base.id in self.modules):
+            self.refuse(node, f"calls {function} on {ast.unparse(base)}", policy.WRITTEN_OUT)
+        elif isinstance(attribute, ast.Constant) and isinstance(attribute.value, str):
+            self.check_attribute(node, base, attribute.value)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str) and is_dunder(node.value) and node.value != "__main__":
+            self.refuse(node, f"names {node.value}", policy.PATCHING)
+
+    # --- scopes ----------------------------------------------------------------------------------------------------------
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        if node.name in policy.HOOKS:
+            self.refuse(node, f"defines {node.name}", policy.PATCHING)
+        self.in_scope(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def in_scope(self, node: ast.AST) -> None:
+        self.local.append(_locals(node))
+        self.generic_visit(node)
+        self.local.pop()
+
+    visit_Lambda = visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = in_scope
+
+
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, *_COMPREHENSIONS)
+
+
+def is_dunder(name: str) -> bool:
+    """True for __names__ with two underscores on both sides."""
+    return len(name) > 4 and name.startswith("__") and name.endswith("__")
+
+
+def _locals(scope: ast.AST) -> set[str]:
+    """Names that a function, lambda or comprehension binds for itself: parameters and what it assigns; imports and sessions keep their meaning."""
+    names, declared = set(), set()
+    waiting = list(ast.iter_child_nodes(scope))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            declared |= set(node.names)
+        if not isinstance(node, _SCOPES):
+            waiting += ast.iter_child_nodes(node)
+    return names - declared
