@@ -1,6 +1,7 @@
 """The score: oracles that can be computed by hand, through the real model server."""
 
 import math
+import subprocess
 
 import numpy as np
 import psutil
@@ -10,7 +11,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from harness.lab.runner import child_environment
-from harness.scoring.channel import Launch, ScoreError
+from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
 from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model
 
 UNIFORM = """
@@ -99,6 +100,19 @@ def test_a_model_that_never_answers_is_a_timeout(tiny_data, tmp_path):
     with pytest.raises(ScoreError) as caught:
         score(tiny_data, tmp_path, "import time; time.sleep(600)", limit_seconds=5)
     assert caught.value.status == "timeout"
+
+
+def test_a_child_that_reads_nothing_is_a_timeout():
+    child = subprocess.Popen(["sleep", "600"], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pipes = Exchanges(child.stdin, child.stdout)
+    try:
+        with pytest.raises(ScoreError) as caught:
+            pipes.ask(bytes(2**24), 4, Deadline(0.5))  # more than any pipe holds
+        assert caught.value.status == "timeout"
+    finally:
+        pipes.close()
+        child.kill()
+        child.wait()
 
 
 def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path):
