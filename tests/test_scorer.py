@@ -10,6 +10,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from harness.lab.runner import child_environment
+from harness.scoring import channel
 from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
 from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model
 
