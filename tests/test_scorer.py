@@ -1,16 +1,17 @@
 """The score: oracles that can be computed by hand, through the real model server."""
 
 import math
+import subprocess
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
 
 from harness.lab.runner import child_environment
-from harness.scoring.channel import Launch, ScoreError
+from harness.scoring import channel
+from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
 from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model
 
 UNIFORM = """
@@ -101,17 +102,30 @@ def test_a_model_that_never_answers_is_a_timeout(tiny_data, tmp_path):
     assert caught.value.status == "timeout"
 
 
-def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path):
-    marker = tmp_path / "pid"
-    hang = f"def build_model(a, b):\n    open({str(marker)!r}, 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
-    (tmp_path / "train.py").write_text("import os, time\n" + hang)
+def test_a_child_that_reads_nothing_is_a_timeout():
+    child = subprocess.Popen(["sleep", "600"], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pipes = Exchanges(child.stdin, child.stdout)
+    try:
+        with pytest.raises(ScoreError) as caught:
+            pipes.ask(bytes(2**24), 4, Deadline(0.5))  # more than any pipe holds
+        assert caught.value.status == "timeout"
+    finally:
+        pipes.close()
+        child.kill()
+        child.wait()
+
+
+def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path, monkeypatch):
+    started, popen = [], channel.subprocess.Popen
+    monkeypatch.setattr(channel.subprocess, "Popen", lambda *args, **rest: started.append(popen(*args, **rest)) or started[-1])
+    (tmp_path / "train.py").write_text("import time\n\n\ndef build_model(a, b):\n    time.sleep(600)\n")
     save_model(Weights(), str(tmp_path / "weights.safetensors"))
     with pytest.raises(ScoreError, match="time limit"):
         score_model(
             tiny_data, tmp_path / "train.py", tmp_path / "weights.safetensors", device="cpu", dtype="float32", threads=1,
             launch=Launch(child_environment()), folder=tmp_path, limit_seconds=5,
         )  # fmt: skip
-    assert not psutil.pid_exists(int(marker.read_text()))
+    assert [process.poll() for process in started] == [-9]
 
 
 def test_what_a_candidate_prints_does_not_reach_the_stream(tiny_data, tmp_path):

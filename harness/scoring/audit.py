@@ -5,8 +5,9 @@ In: the validation rows, the losses that server A returned for them, the incumbe
 A probe is a row and a position s. Server B gets the row's true tokens up to s, then another row's, and returns the full logits at s. Their loss for the true
 next token, which B was never told, is compared with the recorded one. A model that looks ahead, forges its loss, or replays what A saw cannot agree; an honest
 one agrees to the bit. Intact rows, shuffled among the spliced ones, say how far the model agrees with itself when it sees the same row in another batch: the
-yardstick. B gets every row at the real shape and cannot tell which are spliced, nor which positions were going to be asked for when A was scored.
+yardstick. It gains nothing by telling the two apart, nor A from B: whatever it then does at s, it has to name a token that it cannot know.
 
+So that it cannot learn it from the audit either, the other rows are training rows, and of probes on one row the shorter prefix is asked for first.
 Half of the positions are drawn at random, half in proportion to what the candidate gained on the incumbent there: where a leak pays, it is looked for.
 """
 
@@ -23,17 +24,25 @@ from harness.data.manifest import PreparedData
 from harness.scoring.channel import Deadline, Launch, ModelServer, ScoreError
 from harness.scoring.scorer import open_rows, open_token_bytes, server_header
 
-INTACT_SHARE = 0.25  # of the probes, at least: a largest difference is known well from a few dozen
+INTACT_SHARE = 0.25  # of the probes, at least: how far honest losses differ is known well from a few dozen
 NOT_REPRODUCIBLE = 0.05  # nats, root mean square on intact rows
-SMALLEST_DIFFERENCE, TIMES_INTACT = (
-    0.02,
-    4,
-)  # nats; and a multiple of the largest difference on intact rows: above both is no rounding
-SMALLEST_GAP, STANDARD_ERRORS = (
-    0.001,
-    3,
-)  # nats, of the mean difference; and its standard errors: above both is looked at again
+SMALLEST_DIFFERENCE = 0.02  # nats; and
+TIMES_INTACT = 4  # the largest difference on intact rows: what is above both is no rounding
+SMALLEST_GAP = 0.001  # nats, of the mean difference; and
+STANDARD_ERRORS = 3  # of it: what is above both is looked at again
+OVERWHELMING = 6  # standard errors: no chance, and a second look would show the model rows that it knows from the first
 SPLICE_TRIES = 8  # other rows that are tried until one goes on with another token
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What is audited. rows: (n, T + 1); losses, incumbent: (n, T) nats; others: (m, T + 1), rows that spliced ones go on with."""
+
+    rows: np.ndarray
+    losses: np.ndarray
+    incumbent: np.ndarray | None
+    others: np.ndarray
+    token_bytes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,44 +81,35 @@ class Audit:
         }
 
 
-def make_probes(
-    rows: np.ndarray,
-    losses: np.ndarray,
-    incumbent: np.ndarray | None,
-    token_bytes: np.ndarray,
-    count: int,
-    batch_rows: int,
-    rng: np.random.Generator,
-) -> Probes:
-    """Draw `count` spliced probes, and intact rows until whole batches are full. rows: (n, T + 1); losses, incumbent: (n, T) nats."""
-    length = rows.shape[1] - 1
-    scored = (token_bytes[rows[:, 1:]] > 0).ravel()
-    total = math.ceil((count + max(2, round(INTACT_SHARE * count))) / batch_rows) * batch_rows
-    weights = (
-        np.zeros(scored.shape)
-        if incumbent is None
-        else np.maximum(0.0, (incumbent - losses).ravel().astype(np.float64)) * scored
-    )
-    weighted = count // 2 if weights.sum() > 0 else 0
+def make_probes(recorded: Recorded, count: int, batch_rows: int, rng: np.random.Generator) -> Probes:
+    """Draw `count` spliced probes, and intact rows until whole batches are full."""
+    rows, others, length = recorded.rows, recorded.others, recorded.rows.shape[1] - 1
+    scored = (recorded.token_bytes[rows[:, 1:]] > 0).ravel()
+    total = math.ceil((count + max(2, INTACT_SHARE * count)) / batch_rows) * batch_rows
+    weighted, share = 0, np.zeros(0)
+    if recorded.incumbent is not None:
+        share = np.maximum(0.0, (recorded.incumbent - recorded.losses).ravel().astype(np.float64)) * scored
+        weighted = count // 2 if share.any() else 0
     places = rng.choice(np.flatnonzero(scored), total - weighted)
     if weighted:
-        places = np.concatenate((rng.choice(len(weights), weighted, p=weights / weights.sum()), places))
+        places = np.concatenate((rng.choice(len(share), weighted, p=share / share.sum()), places))
     where, positions = np.divmod(places, length)
     intact = np.arange(total) >= count
-    inputs = rows[where, :length].astype(np.uint16)
-    spliced = np.flatnonzero(~intact)
-    other = other_rows(rows, where[spliced], positions[spliced], rng)
-    tail = np.arange(length) > positions[spliced, None]
-    inputs[spliced] = np.where(tail, rows[other, :length], inputs[spliced])
+    last = np.where(intact, length, positions)  # of the true tokens
+    tails = others[pick_others(others, rows[where, positions + 1], positions, rng), :length]
+    inputs = np.where(np.arange(length) > last[:, None], tails, rows[where, :length]).astype(np.uint16)
     order = rng.permutation(total)
+    order[np.argsort(where[order], kind="stable")] = np.lexsort(
+        (last, where)
+    )  # each row keeps its places in the queue, shorter prefix first
     return Probes(inputs[order], where[order], positions[order], intact[order])
 
 
-def other_rows(rows: np.ndarray, where: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each probe another row, of whose token after the position differs from the true one where such a row is found."""
-    tried = rng.integers(0, len(rows), (len(where), SPLICE_TRIES))
-    fits = (rows[tried, positions[:, None] + 1] != rows[where, positions + 1][:, None]) & (tried != where[:, None])
-    return tried[np.arange(len(where)), fits.argmax(axis=1)]
+def pick_others(others: np.ndarray, wanted: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each probe one of the other rows, whose token after the position is not the wanted one where such a row is found."""
+    tried = rng.integers(0, len(others), (len(wanted), SPLICE_TRIES))
+    fits = others[tried, positions[:, None] + 1] != wanted[:, None]
+    return tried[np.arange(len(wanted)), fits.argmax(axis=1)]
 
 
 def losses_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -133,20 +133,15 @@ def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str,
     """
     spliced, own = differences[~intact], differences[intact]
     r0, largest = float(np.sqrt(np.mean(own**2))), float(np.abs(spliced).max())
-    gap, error = float(spliced.mean() - own.mean()), math.hypot(standard_error(spliced), standard_error(own))
+    own_gap, own_error = float(own.mean()), standard_error(own)
+    gap, error = float(spliced.mean()) - own_gap, math.hypot(standard_error(spliced), own_error)
     figures = {"r0": r0, "largest": largest, "mean_gap": gap, "standard_error": error}
-    if own.mean() > max(STANDARD_ERRORS * standard_error(own), SMALLEST_GAP):
-        return (
-            "gap",
-            f"its losses are {own.mean():.4f} nats lower on average than what it predicts in another process",
-            figures,
-        )
+    if own_gap > max(STANDARD_ERRORS * own_error, SMALLEST_GAP):
+        words = f"its losses are {own_gap:.4f} nats lower on average than what it predicts in another process"
+        return "cheating" if own_gap > OVERWHELMING * own_error else "gap", words, figures
     if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
-        return (
-            "gap",
-            f"its losses are {gap:.4f} nats lower on average than what it predicts without seeing what follows",
-            figures,
-        )
+        words = f"its losses are {gap:.4f} nats lower on average than what it predicts without seeing what follows"
+        return "cheating" if abs(gap) > OVERWHELMING * error else "gap", words, figures
     if r0 > NOT_REPRODUCIBLE:
         words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
         return "not reproducible", words, figures
@@ -161,6 +156,26 @@ def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str,
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of (n,) values, n at least 2."""
     return float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def ask(server: ModelServer, probes: Probes, recorded: Recorded, batch_rows: int) -> np.ndarray:
+    """Differences (n,) in nats between what the server predicts and what was recorded."""
+    batches = [slice(first, first + batch_rows) for first in range(0, len(probes.inputs), batch_rows)]
+    logits = np.concatenate([server.logits(probes.inputs[batch], probes.positions[batch]) for batch in batches])
+    targets = recorded.rows[probes.rows, probes.positions + 1]
+    return losses_of(logits, targets) - recorded.losses[probes.rows, probes.positions]
+
+
+def look(
+    server: ModelServer, recorded: Recorded, count: int, batch_rows: int, seed: int
+) -> tuple[str, str, dict[str, float], int]:
+    """Return (verdict, words, figures, looks); the same seed draws the same probes."""
+    for looks, sequence in enumerate(np.random.SeedSequence(seed).spawn(2), start=1):
+        probes = make_probes(recorded, count, batch_rows, np.random.default_rng(sequence))
+        verdict, words, figures = judge_probes(ask(server, probes, recorded, batch_rows), probes.intact)
+        if verdict != "gap":
+            return verdict, words, figures, looks
+    return "cheating", words, figures, looks  # three standard errors happen by chance, twice in a row hardly
 
 
 def audit_model(
@@ -184,34 +199,12 @@ def audit_model(
     seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. Raises ScoreError with the status of the run.
     """
     started = time.monotonic()
-    rows, token_bytes = open_rows(data, "val"), open_token_bytes(data)
+    recorded = Recorded(open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
     header = server_header(data, train_py, weights, device=device, dtype=dtype, threads=threads, mode="logits")
     with ModelServer(header, launch, folder, Deadline(limit_seconds)) as server:
-
-        def look(sequence: np.random.SeedSequence) -> tuple[str, str, dict[str, float]]:
-            rng, batch_rows = np.random.default_rng(sequence), header["batch_rows"]
-            drawn = make_probes(rows, losses, incumbent, token_bytes, probes, batch_rows, rng)
-            return judge_probes(ask(server, drawn, rows, losses, batch_rows), drawn.intact)
-
-        first, second = np.random.SeedSequence(seed).spawn(2)
-        looks, (verdict, words, figures) = 1, look(first)
-        if verdict == "gap":  # three standard errors happen by chance, twice in a row hardly
-            looks, (verdict, words, figures) = 2, look(second)
-    verdict = "cheating" if verdict == "gap" else verdict
+        verdict, words, figures, looks = look(server, recorded, probes, header["batch_rows"], seed)
     scored = data.manifest["scored"]["val"]
-    floor = (
-        max(STANDARD_ERRORS * figures["standard_error"], SMALLEST_GAP)
-        / math.log(2)
-        * scored["tokens"]
-        / scored["bytes"]
-    )
+    bpb_per_nat = scored["tokens"] / scored["bytes"] / math.log(2)
+    floor = max(STANDARD_ERRORS * figures["standard_error"], SMALLEST_GAP) * bpb_per_nat
     seconds = time.monotonic() - started
     return Audit(verdict, words, probes, **figures, floor_bpb=floor, looks=looks, seed=seed, seconds=seconds)
-
-
-def ask(server: ModelServer, drawn: Probes, rows: np.ndarray, losses: np.ndarray, batch_rows: int) -> np.ndarray:
-    """Differences (n,) in nats between what the server predicts and what was recorded."""
-    batches = [slice(first, first + batch_rows) for first in range(0, len(drawn.inputs), batch_rows)]
-    logits = np.concatenate([server.logits(drawn.inputs[batch], drawn.positions[batch]) for batch in batches])
-    targets = rows[drawn.rows, drawn.positions + 1]
-    return losses_of(logits, targets) - losses[drawn.rows, drawn.positions]

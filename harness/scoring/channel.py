@@ -7,6 +7,7 @@ more than was asked for, or outlive the server. numpy only; imports nothing of a
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import queue
@@ -27,6 +28,7 @@ from harness.data.text import without_escapes
 
 SEQUENCE = struct.Struct("<I")
 LOG_TAIL_BYTES = 20_000
+LONGEST_LINE_BYTES = 65_536
 
 
 class ScoreError(RuntimeError):
@@ -58,29 +60,42 @@ class Deadline:
         return max(0.0, self.end - time.monotonic())
 
 
-class PipeReader:
-    """Reads exact sizes from a pipe on a daemon thread, so that a silent child cannot hold us past the deadline."""
+class Exchanges:
+    """Writes and reads a child's pipes on a daemon thread, so that one that neither reads nor answers cannot hold us past the deadline."""
 
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._sizes: queue.Queue[int | None] = queue.Queue()
-        self._chunks: queue.Queue[bytes] = queue.Queue()
-        self._pipe = pipe
+    def __init__(self, to_child: IO[bytes], from_child: IO[bytes]) -> None:
+        """Both unbuffered: a lock that the blocked thread held would hold who closes them."""
+        self._to_child, self._from_child = to_child, io.BufferedReader(from_child)
+        self._requests: queue.Queue[tuple[bytes, int] | None] = queue.Queue()
+        self._answers: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        for size in iter(self._sizes.get, None):
-            self._chunks.put(self._pipe.readline(65536) if size == 0 else self._pipe.read(size))
+        with self._to_child, self._from_child:
+            for message, size in iter(self._requests.get, None):
+                self._answers.put(self._exchange(memoryview(message), size))
 
-    def read(self, size: int, deadline: Deadline) -> bytes:
-        """Return `size` bytes (0: one line). Raises ScoreError `timeout` at the deadline; a shorter answer means the child ended."""
-        self._sizes.put(size)
+    def _exchange(self, message: memoryview, size: int) -> bytes:
         try:
-            return self._chunks.get(timeout=deadline.left)
+            while message:
+                message = message[self._to_child.write(message) :]
+        except BrokenPipeError:
+            return b""
+        return self._from_child.read(size) if size else self._from_child.readline(LONGEST_LINE_BYTES)
+
+    def ask(self, message: bytes, size: int, deadline: Deadline) -> bytes:
+        """Send a message and return `size` bytes (0: one line) of answer; a shorter one means that the child ended.
+
+        Raises ScoreError `timeout` at the deadline; nothing can be asked after that.
+        """
+        self._requests.put((message, size))
+        try:
+            return self._answers.get(timeout=deadline.left)
         except queue.Empty:
             raise ScoreError("timeout", "scoring took longer than its time limit") from None
 
     def close(self) -> None:
-        self._sizes.put(None)
+        self._requests.put(None)
 
 
 class ModelServer:
@@ -93,15 +108,16 @@ class ModelServer:
         command = launch.enclose([sys.executable, "-m", "harness.scoring.server", str(parent)])
         self._log = self.log_path.open("wb")
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=dict(launch.environment), cwd=folder, start_new_session=True
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=dict(launch.environment), cwd=folder,
+            start_new_session=True,
         )  # fmt: skip
-        self.reader = PipeReader(self.process.stdout)
+        self._pipes = Exchanges(self.process.stdin, self.process.stdout)
         self._sequence = 0
 
     def __enter__(self) -> ModelServer:
         try:
-            self._write(json.dumps(self.header).encode() + b"\n")
-            if not self.reader.read(0, self.deadline).startswith(b'{"ready"'):
+            header = json.dumps(self.header).encode() + b"\n"
+            if not self._pipes.ask(header, 0, self.deadline).startswith(b'{"ready"'):
                 raise self._died()
         except BaseException:
             self.close()
@@ -113,12 +129,10 @@ class ModelServer:
 
     def close(self) -> None:
         """Kill the server and all it started."""
-        self.reader.close()
+        self._pipes.close()
         with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)  # the group: helpers outlive their parent
         self.process.wait()
-        with contextlib.suppress(BrokenPipeError):  # what it did not read before it died
-            self.process.stdin.close()
         self._log.close()
 
     def losses(self, rows: np.ndarray) -> np.ndarray:
@@ -134,21 +148,13 @@ class ModelServer:
         """Send one request and return its answer, float32 of the shape."""
         word = SEQUENCE.pack(self._sequence)
         self._sequence += 1
-        self._write(word + message)
         size = SEQUENCE.size + 4 * shape[0] * shape[1]
-        answer = self.reader.read(size, self.deadline)
+        answer = self._pipes.ask(word + message, size, self.deadline)
         if len(answer) != size:
             raise self._died()
         if answer[: SEQUENCE.size] != word:
             raise ScoreError("crash", "the model server's stream is out of step")
         return np.frombuffer(answer, dtype="<f4", offset=SEQUENCE.size).reshape(shape)
-
-    def _write(self, message: bytes) -> None:
-        try:
-            self.process.stdin.write(message)
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            raise self._died() from None
 
     def _died(self) -> ScoreError:
         try:
