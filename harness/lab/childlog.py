@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.data.text import without_escapes
+from harness.lab.foreign import keep_ours
 
 LOG_CAP_BYTES = 4_000_000
 EVENTS_CAP = 20_000
 EVENT_CAP_BYTES = 4_096
-EVENTS = ("open", "batch", "ready", "step", "stop", "finish", "failed")
+EVENTS = ("launched", "open", "batch", "ready", "step", "stop", "finish", "failed")
 STEP_NUMBERS = ("step", "progress", "train_loss", "tok_per_sec")
 SUMMARY_KEYS = (
     "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth",
@@ -29,9 +30,10 @@ class CappedLog:
     """run.log: text from the child, escapes removed, lines that look like our summary marked, at most LOG_CAP_BYTES."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
+        self._path, self._file = path, path.open("w+", encoding="utf-8")
         self._rest = b""
         self._written = self.dropped_bytes = 0
+        self.last_line = ""
 
     def feed(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
@@ -46,6 +48,7 @@ class CappedLog:
             self.dropped_bytes += len(line) + 1
             return
         text = without_escapes(line.decode("utf-8", errors="replace"))
+        self.last_line = text.strip() or self.last_line
         text = f"| {text}" if FORGED.match(text) else text
         self._written += self._file.write(text + "\n")
         self._file.flush()
@@ -55,6 +58,7 @@ class CappedLog:
             self._write(self._rest)
         if self.dropped_bytes:
             self._file.write(f"[{self.dropped_bytes} more bytes of output were not kept]\n")
+        keep_ours(self._file, self._path)
         self._file.close()
 
 
@@ -62,9 +66,11 @@ class EventLog:
     """events.jsonl: the session's events, each stamped with seconds since launch by our own clock."""
 
     def __init__(self, path: Path, started: float, on_event: Callable[[dict], None]) -> None:
-        self._file, self._started, self._on_event = path.open("w", encoding="utf-8"), started, on_event
+        self._path, self._file = path, path.open("w+", encoding="utf-8")
+        self._started, self._on_event = started, on_event
         self._rest, self._count = b"", 0
         self.last: dict[str, dict] = {}  # by event name
+        self.slowest: float | None = None  # the longest time between two steps' reports, seconds
 
     def feed(self, chunk: bytes) -> None:
         now = time.monotonic() - self._started
@@ -78,7 +84,11 @@ class EventLog:
             if self._count > EVENTS_CAP:
                 continue
             stamped = {"t": round(now, 4)} | event
+            if event["event"] == "step" and "step" in self.last:
+                self.slowest = max(self.slowest or 0.0, now - self.last["step"]["t"])
             self.last[event["event"]] = stamped
+            if event["event"] == "launched":  # our own program's, before any of train.py runs: nothing to tell anybody
+                continue
             self._file.write(json.dumps(stamped, ensure_ascii=False) + "\n")
             self._file.flush()
             self._on_event(stamped)
@@ -88,6 +98,7 @@ class EventLog:
         return self.last[name]["t"] if name in self.last else None
 
     def close(self) -> None:
+        keep_ours(self._file, self._path)
         self._file.close()
 
 

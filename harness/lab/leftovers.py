@@ -10,6 +10,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,22 @@ import psutil
 from harness.data.files import write_json_atomic
 
 MARK = "AUTORESEARCH_CHILD"  # in the environment of every child that runs edited code: the folder it works in
+WAIT_SECONDS = 5.0  # for what was killed to end
+
+
+def kill_child(process: subprocess.Popen, walled: bool) -> None:
+    """Kill a child that we started, with its process group; what it was, it is no more when this returns.
+
+    Behind a wall what lives inside is in a group of its own. The wall's own process ends when all that is inside has ended, so that is killed first.
+    """
+    if walled and process.poll() is None:
+        with contextlib.suppress(psutil.Error):  # it ends just now
+            for inner in psutil.Process(process.pid).children():
+                inner.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a device that lets nobody go
+            process.wait(timeout=WAIT_SECONDS)
+    kill_group(process.pid)
+    process.wait()
 
 
 def kill_group(pid: int) -> None:
@@ -47,21 +65,50 @@ def kill_leftover(folder: Path) -> list[int]:
             if os.getpgid(process.pid) == group and process.pid != os.getpid():
                 process.kill()
                 members.append(process)
-    psutil.wait_procs(members, timeout=5)
+    wait_until_dead(members)
     return [process.pid for process in members]
 
 
 def kill_escaped(folder: Path) -> list[int]:
-    """Kill the processes that carry the folder's mark or work in it: those that left the group. Returns their ids."""
-    escaped = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            marked = process.environ().get(MARK) == str(folder) or Path(process.cwd()).is_relative_to(folder)
-            if marked and process.pid != os.getpid():
+    """Kill the processes that carry the folder's mark or work in it: those that left the group. Returns their ids.
+
+    Again until there are none, since one that is killed may have started another meanwhile.
+    """
+    escaped: list[psutil.Process] = []
+    until = time.monotonic() + WAIT_SECONDS
+    while (found := [each for each in psutil.process_iter() if belongs(each, folder)]) and time.monotonic() < until:
+        for process in found:
+            with contextlib.suppress(psutil.Error):
                 process.kill()
-                escaped.append(process)
-    psutil.wait_procs(escaped, timeout=5)
+        wait_until_dead(found)
+        escaped += found
     return [process.pid for process in escaped]
+
+
+def belongs(process: psutil.Process, folder: Path) -> bool:
+    """Whether a living process, not this one, has the folder's mark in its environment or works in the folder."""
+    if process.pid == os.getpid():
+        return False
+    with contextlib.suppress(psutil.Error, OSError):  # another user's, or a zombie
+        if process.environ().get(MARK) == str(folder):
+            return True
+    with contextlib.suppress(psutil.Error, OSError):
+        return Path(process.cwd()).is_relative_to(folder.resolve())
+    return False
+
+
+def wait_until_dead(processes: list[psutil.Process]) -> None:
+    """Wait until the processes have ended, reaped or not: in some containers nobody reaps an orphan."""
+    until = time.monotonic() + WAIT_SECONDS
+    while any(alive(process) for process in processes) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def note_process(folder: Path, pid: int) -> None:

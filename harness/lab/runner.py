@@ -12,7 +12,6 @@ import os
 import selectors
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -23,16 +22,15 @@ from pathlib import Path
 from harness.data.files import write_json_atomic
 from harness.data.text import without_escapes
 from harness.lab.childlog import CappedLog, EventLog, number
-from harness.lab.leftovers import MARK, kill_escaped, kill_group, note_process
+from harness.lab.disk_share import DiskShare
+from harness.lab.foreign import keep_plain_files, remove_tree, take_file
+from harness.lab.leftovers import MARK, kill_child, kill_escaped, note_process
 from harness.lab.wall import REPOSITORY, Wall, find_wall
 
 SPIN_COUNT = "1000"  # OpenMP threads that spin for long fight any other process for the core: 3,300 against 11,400 tokens/s beside one
 WEIGHTS_SECONDS = 20.0  # from the end of training to weights on disk, unless the request says less
-MOST_BYTES, MOST_FILES = (
-    20 * 2**30,
-    50_000,
-)  # that a training may have on disk; of the bytes no more than half of what is free
-DISK_LOOK_SECONDS = 2.0
+READ_BYTES, MOST_READS = 65_536, 1_024  # of a pipe at a time; of what a child left in it when it ended
+MOST_WEIGHTS_BYTES = 20 * 10**9
 # PYTHONPATH is set, never passed on; no variable that could hold a key is here.
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH",
@@ -66,10 +64,14 @@ class TrainingRequest:
     weights_limit_seconds: float = WEIGHTS_SECONDS
     hidden: tuple[str, ...] = ()
 
-    @property
-    def allowance_seconds(self) -> float:
-        """How long after the budget the end of training may arrive: one slow step, not more training."""
-        return max(3.0, 0.05 * self.budget_seconds)
+    def allowance_seconds(self, slowest: float | None) -> float:
+        """How long after the budget the end of training may arrive: one slow step, not more training.
+
+        slowest: the longest wait between two reports of steps so far, None before there were two. It moves the allowance between a fiftieth of the
+        budget and a twentieth: a report is the child's word, if at a time of ours.
+        """
+        least, most = max(2.0, 0.02 * self.budget_seconds), max(3.0, 0.05 * self.budget_seconds)
+        return most if slowest is None else min(most, max(least, 1.5 * slowest))
 
 
 def child_environment(**extra: str) -> dict[str, str]:
@@ -84,47 +86,13 @@ def time_limit(request: TrainingRequest, events: EventLog) -> tuple[float, str]:
     if ready is None:
         return request.startup_limit_seconds, f"start-up took longer than {request.startup_limit_seconds:.0f} s"
     if stop is None:
-        limit = request.budget_seconds + request.allowance_seconds
+        limit = request.budget_seconds + request.allowance_seconds(events.slowest)
         return (
             ready + limit,
             f"training went on for more than {limit:.1f} s after its clock started (budget {request.budget_seconds:.0f} s)",
         )
     limit = request.weights_limit_seconds
     return stop + limit, f"weights were not there {limit:.1f} s after the end of training"
-
-
-class DiskShare:
-    """How much of the disk a training may take, looked at now and then."""
-
-    def __init__(self, folders: list[Path]) -> None:
-        self._folders, self._looked = folders, time.monotonic()
-        self._most = min(MOST_BYTES, shutil.disk_usage(folders[0]).free // 2)
-
-    def exceeded(self) -> str:
-        """Why the training must end, "" while it need not."""
-        if time.monotonic() - self._looked < DISK_LOOK_SECONDS:
-            return ""
-        self._looked = time.monotonic()
-        used, files = disk_use(self._folders)
-        if used <= self._most and files <= MOST_FILES:
-            return ""
-        return f"it had {used / 1e9:.1f} GB in {files} files on disk; {self._most / 1e9:.1f} GB and {MOST_FILES} files are allowed"
-
-
-def disk_use(folders: list[Path]) -> tuple[int, int]:
-    """Return (bytes, files) below the folders; counting ends just above MOST_FILES."""
-    used = files = 0
-    waiting: list[str | Path] = list(folders)
-    while waiting and files <= MOST_FILES:
-        with (
-            contextlib.suppress(OSError),
-            os.scandir(waiting.pop()) as entries,
-        ):  # gone, or closed to us, since it was listed
-            for entry in entries:
-                used, files = used + 512 * entry.stat(follow_symlinks=False).st_blocks, files + 1
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-    return used, files
 
 
 def watch(
@@ -150,7 +118,7 @@ def watch(
             if not selector.get_map():  # it closed its pipes and lives on
                 time.sleep(min(left, 0.05))
             for key, _ in selector.select(min(left, 0.5)) if selector.get_map() else ():
-                chunk = os.read(key.fd, 65_536)
+                chunk = os.read(key.fd, READ_BYTES)
                 if chunk:
                     key.data.feed(chunk)
                 else:
@@ -159,17 +127,19 @@ def watch(
 
 
 def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
-    """Read what is left in a pipe whose writers are dead, without waiting for one that is not."""
+    """Read what is left in a pipe whose writers are dead, without waiting for one that is not, or reading one for ever."""
     os.set_blocking(descriptor, False)
-    try:
-        while chunk := os.read(descriptor, 65_536):
+    with contextlib.suppress(BlockingIOError):  # somebody got away and holds the pipe; we have all there was
+        for _ in range(MOST_READS):
+            if not (chunk := os.read(descriptor, READ_BYTES)):
+                return
             sink.feed(chunk)
-    except BlockingIOError:
-        pass  # somebody escaped the process group and holds the pipe; we have all there was
 
 
-def outcome(returncode: int, events: EventLog, folder: Path) -> tuple[str, str]:
+def outcome(returncode: int, log: CappedLog, events: EventLog) -> tuple[str, str]:
     """Return (status, cause) of a run that ended by itself. returncode: negative for a signal."""
+    if "launched" not in events.last and returncode not in (0, -signal.SIGKILL):
+        return "infrastructure", f"the training could not be started: {log.last_line[:300]}"
     if "failed" in events.last:
         failed = events.last["failed"]
         status = failed.get("status")
@@ -179,40 +149,36 @@ def outcome(returncode: int, events: EventLog, folder: Path) -> tuple[str, str]:
     if returncode == -signal.SIGKILL:
         return "oom", "killed by the system, most likely because memory ran out"
     if returncode != 0:
-        word = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit status {returncode}"
+        word = f"signal {signal_name(-returncode)}" if returncode < 0 else f"exit status {returncode}"
         return "crash", f"train.py ended with {word}; see run.log"
     if "finish" not in events.last or "stop" not in events.last or "ready" not in events.last:
         return "crash", "train.py ended without calling session.start() and session.finish(model)"
-    fault = weights_fault(folder / "work" / "weights.safetensors")
-    return ("crash", fault) if fault else ("ok", "")
+    return "ok", ""
 
 
-def weights_fault(path: Path) -> str:
-    """Why these are no weights, "" if they are: a file of their own, not a way to another one, nor a pipe that would hold its reader."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return "train.py reported its end but wrote no weights"
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        return "what train.py left as its weights is not a file of its own"
-    return ""
+def signal_name(number: int) -> str:
+    """SIGSEGV, or the number of a signal without a name."""
+    return next((known.name for known in signal.Signals if known == number), str(number))
 
 
-def make_result(status: str, cause: str, events: EventLog, total_seconds: float) -> dict:
-    """The run's result: status and times by our clock, the rest as the session reported it."""
+def make_result(status: str, cause: str, events: EventLog, total_seconds: float, budget_seconds: float = 0.0) -> dict:
+    """The run's result: status and times by our clock, the rest as the session reported it.
+
+    weights_seconds: from the end of training to the end of the process, since what it does in between is for nobody to see.
+    """
     finish = events.last.get("finish", {})
     ready, stop = events.at("ready"), events.at("stop")
     rows = number(events.last.get("batch", {}).get("device_batch_size"))
     reported = ("num_steps", "total_tokens", "epochs", "memory_mb", "num_params", "depth", "mfu_percent")
     training_seconds = round(stop - ready, 3) if ready is not None and stop is not None else None
-    finished = events.at("finish")
     tokens = number(finish.get("total_tokens"))
     return {
         "status": status,
         "cause": cause,
         "startup_seconds": ready,
         "training_seconds": training_seconds,
-        "weights_seconds": round(finished - stop, 3) if finished is not None and stop is not None else None,
+        "overshoot_seconds": round(training_seconds - budget_seconds, 3) if training_seconds is not None else None,
+        "weights_seconds": round(total_seconds - stop, 3) if stop is not None else None,
         "total_seconds": round(total_seconds, 3),
         "tok_per_sec": round(tokens / training_seconds, 1) if tokens and training_seconds else None,
         "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
@@ -228,8 +194,9 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
     on_event gets each stamped event as it arrives. A KeyboardInterrupt kills the child and goes on up.
     """
     folder = Path(request.folder)
-    work = folder / "work"
-    work.mkdir(parents=True, exist_ok=True)
+    work, cache = folder / "work", folder / "compile_cache"
+    remove_tree(work)
+    work.mkdir(parents=True)
     write_json_atomic(folder / "run.json", asdict(request))
     wall = find_wall()
     started = time.monotonic()
@@ -239,12 +206,14 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
     ):
         try:
             status, cause = train_and_watch(request, wall, log, events, started)
-            result = make_result(status, cause, events, time.monotonic() - started) | {"wall": wall.kind}
+            total_seconds = time.monotonic() - started
             if status == "ok":
-                os.replace(work / "weights.safetensors", folder / "weights.safetensors")
+                cause = take_file(work, "weights.safetensors", folder / "weights.safetensors", MOST_WEIGHTS_BYTES)
+                status = "crash" if cause else "ok"
         finally:
-            shutil.rmtree(work, ignore_errors=True)
-    return result
+            keep_plain_files(cache)  # it may be copied for others
+            remove_tree(work)
+    return make_result(status, cause, events, total_seconds, request.budget_seconds) | {"wall": wall.kind}
 
 
 def train_and_watch(
@@ -275,17 +244,15 @@ def train_and_watch(
     try:
         os.close(write_end)
         note_process(folder, process.pid)
-        status, cause = watch(process, read_end, log, events, request, DiskShare([work, cache]), started)
+        status, cause = watch(process, read_end, log, events, request, DiskShare([work, cache], process.pid), started)
     finally:
-        kill_group(process.pid)
-        process.wait()
-        if not wall.walled:
-            kill_escaped(work)
+        kill_child(process, wall.walled)
+        kill_escaped(work)
         drain(process.stdout.fileno(), log)
         drain(read_end, events)
         process.stdout.close()
         os.close(read_end)
-    return (status, cause) if status else outcome(wall.returncode(process.returncode), events, folder)
+    return (status, cause) if status else outcome(wall.returncode(process.returncode), log, events)
 
 
 def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:

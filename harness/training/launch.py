@@ -1,14 +1,17 @@
-"""Run one train.py as the runner's child: `python -m harness.training.launch TRAIN_PY`.
+"""Run one train.py as the runner's child: `python -m harness.training.launch TRAIN_PY PARENT`.
 
-In: the session's environment (see `session`). Out: the exit status, and a `failed` event that tells out-of-memory and a non-finite loss
-from other exceptions. Dies with its parent where the system offers that (Linux).
+In: the session's environment (see `session`). Out: the exit status, a `launched` event before any of train.py runs, and a `failed` event that tells
+out-of-memory and a non-finite loss from other exceptions. Dies with its parent where the system offers that (Linux), and limits itself first.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import json
 import os
+import resource
 import runpy
 import sys
 import traceback
@@ -18,6 +21,9 @@ from harness.training.parent import die_with_parent
 from harness.training.session import EVENTS_VARIABLE, NonFiniteLoss
 
 NOT_THE_IDEA = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk
+FILE_CAP_BYTES = 20 * 10**9  # of any one file
+MOST_DESCRIPTORS = 4096
+PR_SET_NO_NEW_PRIVS = 38
 # What libraries say, in exceptions of many types, when memory runs out: CUDA, HIP and MPS; cuBLAS and cuDNN; the CPU on Linux and on Windows.
 OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
 
@@ -34,18 +40,39 @@ def classify(error: BaseException) -> str:
     return "oom" if out_of_memory or any(words in str(error) for words in OUT_OF_MEMORY) else "crash"
 
 
+def limit_process() -> None:
+    """Bound what this process and all it starts may do: the size of a file, open files, no memory images, no programs that gain rights (Linux).
+
+    And where memory runs out, it is what the system ends first, not a notebook or the night beside it.
+    """
+    wanted = {resource.RLIMIT_FSIZE: FILE_CAP_BYTES, resource.RLIMIT_NOFILE: MOST_DESCRIPTORS, resource.RLIMIT_CORE: 0}
+    for name, most in wanted.items():
+        hard = resource.getrlimit(name)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(name, (most, most))
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+
+
+def send(event: dict) -> None:
+    os.write(int(os.environ[EVENTS_VARIABLE]), json.dumps(event).encode() + b"\n")
+
+
 def main() -> None:
-    """Run argv[1] as __main__ and report how it ended."""
+    """Run argv[1] as __main__ and report how it ended. argv[2]: the parent's process id, 0 where it cannot be seen."""
     train_py, parent = sys.argv[1], int(sys.argv[2])
     die_with_parent(parent)
+    limit_process()
+    send({"event": "launched"})
     sys.argv = [train_py]
     try:
         runpy.run_path(train_py, run_name="__main__")
     except Exception as error:
         traceback.print_exc()
         cause = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-        event = {"event": "failed", "status": classify(error), "cause": cause}
-        os.write(int(os.environ[EVENTS_VARIABLE]), json.dumps(event).encode() + b"\n")
+        send({"event": "failed", "status": classify(error), "cause": cause})
         sys.exit(1)
 
 

@@ -1,0 +1,172 @@
+"""What edited code left on disk: taken, kept, removed and counted, whatever it is."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from harness.lab import disk_share
+from harness.lab.disk_share import DiskShare, disk_use, removed_bytes
+from harness.lab.foreign import keep_plain_files, remove_tree, take_file
+
+
+def make_socket(path):
+    os.chdir(path.parent)  # the address of a socket is short
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+
+
+NO_FILES = {
+    "link": lambda path: path.symlink_to("/etc/passwd"),
+    "dead link": lambda path: path.symlink_to("/nowhere"),
+    "pipe": os.mkfifo,
+    "folder": lambda path: path.mkdir(),
+    "socket": make_socket,
+    "second name of another file": lambda path: os.link(path.parent.parent / "precious", path),
+}
+
+
+def clear(folder):
+    """Remove what pytest's own clearing up would fall over."""
+    subprocess.run(["chmod", "-R", "u+rwx", str(folder)], capture_output=True)
+    subprocess.run(["rm", "-rf", str(folder)])
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "work").mkdir()
+    yield tmp_path / "work"
+    clear(tmp_path)
+
+
+def test_a_plain_file_is_taken_and_can_be_read_whatever_its_mode(work, tmp_path):
+    (work / "weights").write_text("1")
+    (work / "weights").chmod(0)
+    (tmp_path / "taken").mkdir()  # what lies in its place goes
+    assert take_file(work, "weights", tmp_path / "taken", 10) == ""
+    assert (tmp_path / "taken").read_text() == "1" and (tmp_path / "taken").stat().st_mode & 0o777 == 0o600
+    assert not (work / "weights").exists()
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_of_its_own_is_not_taken(work, tmp_path, kind):
+    NO_FILES[kind](work / "weights")
+    assert "not a file of its own" in take_file(work, "weights", tmp_path / "taken", 10)
+    assert not os.path.lexists(tmp_path / "taken") and (tmp_path / "precious").read_text() == "precious"
+
+
+def test_what_is_missing_too_large_or_in_a_linked_folder_is_not_taken(work, tmp_path):
+    assert take_file(work, "weights", tmp_path / "taken", 10) == "there is no weights"
+    (work / "weights").write_text("12345678901")
+    assert "are allowed" in take_file(work, "weights", tmp_path / "taken", 10)
+    (tmp_path / "linked").symlink_to(work)
+    assert "is gone" in take_file(tmp_path / "linked", "weights", tmp_path / "taken", 100)
+    assert not os.path.lexists(tmp_path / "taken")
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_only_plain_files_and_folders_are_kept(work, tmp_path, kind):
+    (work / "inner").mkdir()
+    (work / "inner" / "kernel").write_text("good")
+    if kind != "folder":
+        NO_FILES[kind](work / "odd")
+    keep_plain_files(work)
+    assert [path.relative_to(work).as_posix() for path in sorted(work.rglob("*"))] == ["inner", "inner/kernel"]
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def make_deep(folder, depth, name="d" * 255):
+    """Folders below one another, deeper than any path may be long."""
+    here = os.getcwd()
+    os.chdir(folder)
+    for _ in range(depth):
+        os.mkdir(name)
+        os.chdir(name)
+    open("last", "w").close()
+    os.chdir(here)
+
+
+def test_a_cache_without_end_is_cut(work, tmp_path):
+    make_deep(work, 1500)
+    keep_plain_files(work)
+    shutil.copytree(work, tmp_path / "copy")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="nothing is closed to root")
+def test_what_is_closed_to_us_is_opened_before_it_is_copied(work, tmp_path):
+    (work / "closed").mkdir()
+    (work / "closed" / "kernel").write_text("1")
+    (work / "closed" / "kernel").chmod(0)
+    (work / "closed").chmod(0)
+    keep_plain_files(work)
+    assert (shutil.copytree(work, tmp_path / "copy") / "closed" / "kernel").read_text() == "1"
+
+
+def test_a_link_in_the_place_of_a_folder_goes_and_what_it_led_to_stays(work, tmp_path):
+    (tmp_path / "cache").symlink_to(work)
+    (work / "file").write_text("1")
+    keep_plain_files(tmp_path / "cache")
+    assert not os.path.lexists(tmp_path / "cache") and (work / "file").exists()
+    (tmp_path / "cache").symlink_to(work)
+    remove_tree(tmp_path / "cache")
+    assert not os.path.lexists(tmp_path / "cache") and (work / "file").exists()
+
+
+@pytest.mark.parametrize("kind", [*NO_FILES, "nothing"])
+def test_a_folder_is_removed_with_whatever_is_in_it(work, tmp_path, kind):
+    make_deep(work, 1500)
+    (work / "closed").mkdir()
+    (work / "closed" / "inner").mkdir()
+    (work / "closed" / "inner").chmod(0)
+    (work / "closed").chmod(0)
+    if kind != "nothing":
+        NO_FILES[kind](work / "odd")
+    remove_tree(work)
+    assert not os.path.lexists(work) and (tmp_path / "precious").read_text() == "precious"
+    remove_tree(work)  # once more does no harm
+
+
+def test_what_takes_up_the_disk_is_counted_and_links_are_not_followed(work, tmp_path):
+    (work / "inner").mkdir()
+    (work / "inner" / "full").write_bytes(os.urandom(100_000))
+    with (work / "sparse").open("wb") as file:
+        file.truncate(10**9)
+    (work / "link").symlink_to("/usr")
+    used, files = disk_use([work])
+    assert 100_000 <= used < 10_000_000 and files == 4
+
+
+def test_what_lies_too_deep_to_be_counted_is_too_much(work):
+    make_deep(work, 30)
+    assert disk_use([work])[1] > disk_share.MOST_FILES
+
+
+def test_files_without_number_are_too_many(work, monkeypatch):
+    monkeypatch.setattr(disk_share, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(disk_share, "MOST_FILES", 20)
+    share = DiskShare([work], os.getpid())
+    assert share.exceeded() == ""
+    for number in range(21):
+        (work / str(number)).touch()
+    assert "files on disk" in share.exceeded()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc shows what a process holds open")
+def test_a_removed_file_that_is_held_open_counts(work):
+    code = (
+        "import os, sys\nfile = open('much', 'wb'); os.unlink('much'); file.write(os.urandom(1 << 20)); file.flush()\n"
+    )
+    code += "print('written', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"written\n"
+        assert removed_bytes(holder.pid, os.stat(work).st_dev) >= 1 << 20
+        assert removed_bytes(holder.pid, -1) == 0  # another disk's
+    finally:
+        holder.communicate()
+    assert removed_bytes(holder.pid, os.stat(work).st_dev) == 0
