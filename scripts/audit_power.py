@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import statistics
 import sys
 import tempfile
@@ -48,8 +49,8 @@ class Counts:
     """How much is measured. seeds: audits of each model; steps: its training; draws: simulated audits of each size of a leak."""
 
     seeds: int = 15
-    steps: int = 150
-    draws: int = 200
+    steps: int = 60
+    draws: int = 100
     repeats: int = 3
     seconds: float | None = None  # of the template's trainings; None: the profile's budget
 
@@ -101,6 +102,7 @@ def model_table(models: dict[str, Honest], data: PreparedData, counts: Counts, s
         ends = {verdict: sum(each == verdict for each, _ in found) for verdict in ("agrees", "not reproducible", "cheating")}
         r0, largest = (max(figures[key] for _, figures in found) for key in ("r0", "largest"))
         lines.append(f"| {name} | {model.dtype} | {' | '.join(str(count or '') for count in ends.values())} | {r0:.1e} | {largest:.1e} |")
+        say(lines[-1])
         if model.reproducible:
             total = {key: total.get(key, 0) + count for key, count in ends.items()}
     return lines, total
@@ -172,6 +174,7 @@ def power_table(bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts:
             weighed = dataclasses.replace(honest, incumbent=rival)
             nats = [smallest_leak(leak, weighed, probes, data.manifest["eval_batch_rows"], counts.draws) for probes in PROBES]
             lines.append(f"| {name} | {'no' if rival is None else 'yes'} | {' | '.join(f'{each / bits:.5f}' for each in nats)} |")
+            say(lines[-1])
     return lines
 
 
@@ -244,7 +247,7 @@ has to be hit once. What is below these figures can be kept.
 
 ## Seconds
 
-Profile `demo`, {threads} threads, {dtype}; medians of {repeats}.
+Profile `demo`, {threads} threads, {dtype}; medians of {repeats}; the machine's load was {load:.1f} on {cores} cores.
 
 {seconds_table}
 """
@@ -268,7 +271,7 @@ def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
         honest=len(HONEST), steps=counts.steps, probed=PROBED, seeds=counts.seeds, audits=sum(total.values()), alarms=sum(total.values()) - total["agrees"],
         honest_table="\n".join(honest_lines), dishonest_table="\n".join(dishonest_lines), power=POWER, draws=counts.draws, bpb=own.val_bpb,
         rival_bpb=rival.val_bpb, power_table="\n".join(power_table(demo, own.losses, rival.losses, counts, say)),
-        threads=demo.settings.threads, dtype=demo.settings.dtype, repeats=counts.repeats, seconds_table="\n".join(seconds_lines),
+        load=os.getloadavg()[0], cores=os.cpu_count(), threads=demo.settings.threads, dtype=demo.settings.dtype, repeats=counts.repeats, seconds_table="\n".join(seconds_lines),
     )  # fmt: skip
 
 
