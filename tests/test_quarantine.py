@@ -9,15 +9,9 @@ from harness.lab.quarantine import quarantine_reasons, startup_limit
 BUDGET = 300.0
 
 
-def trained(startup: float = 20.0, training: float = 300.3, steps: int = 1000) -> dict:
-    return {
-        "status": "ok",
-        "cause": "",
-        "startup_seconds": startup,
-        "training_seconds": training,
-        "num_steps": steps,
-        "memory_mb": 1000.0,
-    }
+def trained(startup: float = 20.0, training: float = 300.3, steps: int = 1000, weights: float = 0.5) -> dict:
+    times = {"startup_seconds": startup, "training_seconds": training, "weights_seconds": weights}
+    return {"status": "ok", "cause": "", "num_steps": steps, "memory_mb": 1000.0} | times
 
 
 class Night:

@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.lab import runner as runner_module
 from harness.lab.childlog import CappedLog, parse_event
 from harness.lab.leftovers import kill_leftover
-from harness.lab.runner import TrainingRequest, child_environment, run_training, summary_block
+from harness.lab.runner import DiskShare, TrainingRequest, child_environment, disk_use, run_training, summary_block
+from harness.lab.wall import VARIABLE
 
 OPEN = "from harness.training.session import open_session\nimport torch\nsession = open_session(__file__)\n"
 HONEST = OPEN + """
@@ -42,7 +44,9 @@ def train(folder: Path, source: str, **changes) -> tuple[dict, str]:
 def test_an_honest_run_is_ok_with_weights_stamped_events_and_measured_times(tmp_path):
     result, _ = train(tmp_path, HONEST)
     assert result["status"] == "ok" and result["num_steps"] > 1 and result["total_tokens"] == 8 * result["num_steps"]
-    assert result["training_seconds"] > 0.25 and result["startup_seconds"] > 0  # of 0.3, between the arrivals of two events
+    assert (
+        result["training_seconds"] > 0.25 and result["startup_seconds"] > 0
+    )  # of 0.3, between the arrivals of two events
     assert (tmp_path / "run" / "weights.safetensors").stat().st_size > 0
     assert not (tmp_path / "run" / "work").exists()
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
@@ -119,7 +123,8 @@ def test_a_second_start_of_the_clock_does_not_move_it(tmp_path):
     assert result["status"] == "timeout"
 
 
-def test_grandchildren_do_not_outlive_the_run(tmp_path):
+def test_grandchildren_do_not_outlive_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "limits")  # behind a wall they could not say who they are: see test_wall
     marker = tmp_path / "pid"
     parent = "import subprocess, sys\n"
     parent += f"p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nopen({str(marker)!r}, 'w').write(str(p.pid))\n"
@@ -250,3 +255,42 @@ def test_the_summary_has_the_originals_lines_and_says_nan_for_what_is_unknown():
         and lines["mfu_percent"].strip() == "nan"
         and lines["total_tokens_M"].strip() == "499.6"
     )
+
+
+LEFT = {
+    "a link": "import os; os.symlink('/etc/passwd', 'weights.safetensors')",
+    "a folder": "import os; os.mkdir('weights.safetensors')",
+    "a pipe": "import os; os.mkfifo('weights.safetensors')",
+    "a second name of another file": "import os; open('other', 'w').close(); os.link('other', 'weights.safetensors')",
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_weights_that_are_no_file_of_their_own_are_a_crash(tmp_path, left):
+    forged = OPEN + f"{LEFT[left]}\nsession.start()\nsession._send('stop')\nsession._send('finish', num_steps=1)\n"
+    result, _ = train(tmp_path, forged)
+    assert result["status"] == "crash" and "not a file of its own" in result["cause"], result
+    assert not (tmp_path / "run" / "weights.safetensors").exists() and not (tmp_path / "run" / "work").exists()
+
+
+def test_weights_that_are_late_are_a_timeout_and_their_time_is_measured(tmp_path):
+    late = HONEST.replace("session.finish(", "session._send('stop')\nimport time; time.sleep(600)\nsession.finish(")
+    result, _ = train(tmp_path, late, weights_limit_seconds=1.5)
+    assert result["status"] == "timeout" and "weights were not there 1.5 s" in result["cause"]
+    honest, _ = train(tmp_path / "honest", HONEST)
+    assert honest["status"] == "ok" and honest["weights_seconds"] >= 0
+
+
+def test_the_disk_a_training_takes_is_counted_whatever_it_makes(tmp_path, monkeypatch):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "file").write_bytes(bytes(1_000_000))
+    (tmp_path / "link").symlink_to("/")
+    used, files = disk_use([tmp_path])
+    assert used >= 1_000_000 and files == 4
+    monkeypatch.setattr(runner_module, "DISK_LOOK_SECONDS", 0.0)
+    assert DiskShare([tmp_path]).exceeded() == ""
+    monkeypatch.setattr(runner_module, "MOST_BYTES", 500_000)
+    assert "on disk" in DiskShare([tmp_path]).exceeded()
+    monkeypatch.setattr(runner_module, "MOST_BYTES", 2**40)
+    monkeypatch.setattr(runner_module, "MOST_FILES", 3)
+    assert "4 files" in DiskShare([tmp_path]).exceeded()

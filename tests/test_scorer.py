@@ -4,13 +4,13 @@ import math
 import subprocess
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
 
 from harness.lab.runner import child_environment
+from harness.scoring import channel
 from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
 from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model
 
@@ -115,17 +115,17 @@ def test_a_child_that_reads_nothing_is_a_timeout():
         child.wait()
 
 
-def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path):
-    marker = tmp_path / "pid"
-    hang = f"def build_model(a, b):\n    open({str(marker)!r}, 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
-    (tmp_path / "train.py").write_text("import os, time\n" + hang)
+def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path, monkeypatch):
+    started, popen = [], channel.subprocess.Popen
+    monkeypatch.setattr(channel.subprocess, "Popen", lambda *args, **rest: started.append(popen(*args, **rest)) or started[-1])
+    (tmp_path / "train.py").write_text("import time\n\n\ndef build_model(a, b):\n    time.sleep(600)\n")
     save_model(Weights(), str(tmp_path / "weights.safetensors"))
     with pytest.raises(ScoreError, match="time limit"):
         score_model(
             tiny_data, tmp_path / "train.py", tmp_path / "weights.safetensors", device="cpu", dtype="float32", threads=1,
             launch=Launch(child_environment()), folder=tmp_path, limit_seconds=5,
         )  # fmt: skip
-    assert not psutil.pid_exists(int(marker.read_text()))
+    assert [process.poll() for process in started] == [-9]
 
 
 def test_what_a_candidate_prints_does_not_reach_the_stream(tiny_data, tmp_path):

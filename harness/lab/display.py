@@ -15,6 +15,7 @@ from harness.lab.history import experiment_ref
 from harness.lab.journal import Experiment
 from harness.lab.loop import Lab
 from harness.lab.settings import environment_words
+from harness.lab.wall import find_wall
 
 INK, SOFT, LINE, GREEN, RED, BLUE, AMBER = "#1f2933", "#6b7785", "#d9dee5", "#1a7f4b", "#b3362b", "#2f6fb0", "#a86a00"
 COLOURS = {"keep": GREEN, "baseline": BLUE, "discard": SOFT, "quarantine": AMBER, "crash": RED}
@@ -160,7 +161,9 @@ def state_page(lab: Lab, last: int = 6) -> str:
     state = lab.state
     incumbent = state.incumbent
     decided = [e for e in state.experiments if e.decided]
+    wall = find_wall()
     lines = [f"<div><b>run {escape(lab.settings.tag)}</b>: {escape(environment_words(lab.settings))}</div>"]
+    lines.append(f"<div>wall: {escape(wall.words)}{escape(f' ({wall.why})') if wall.why else ''}</div>")
     if incumbent:
         title = incumbent.decided["title"]
         lines.append(
@@ -206,7 +209,7 @@ def check_page(experiment: Experiment) -> str:
     checked = experiment.attempt.checked
     if checked["ok"]:
         return box(
-            "passes the gate: it parses, keeps the contract, imports only what is allowed, and was not tried before",
+            "passes the gate: it parses, keeps the contract, imports and touches only what is allowed, and was not tried before",
             GREEN,
         )
     return box(

@@ -43,7 +43,10 @@ from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
 
 FREE_DISK_MB = 500
-WEIGHTS_SPARE, WEIGHTS_FACTOR = 10.0, 4.0  # seconds for a machine that stalls, and times what the baseline took to write its weights
+WEIGHTS_SPARE, WEIGHTS_FACTOR = (
+    10.0,
+    4.0,
+)  # seconds for a machine that stalls, and times what the baseline took to write its weights
 NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 Listener = Callable[[dict], None]
 

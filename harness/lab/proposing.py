@@ -110,5 +110,11 @@ def measures(source: str) -> dict:
     """What the journal notes of a train.py for later comparisons; None where the file is too broken to tell, which the gate will say."""
     try:
         return {"constants": constant_values(source), "code_lines": count_code_lines(source)}
-    except (ConstantsError, SyntaxError, ValueError):
+    except (
+        ConstantsError,
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ):  # the last two: nested too deeply for the parser
         return {"constants": None, "code_lines": None}

@@ -28,7 +28,11 @@ def quarantine_reasons(state: State, experiment: Experiment, gain: float, budget
     baseline = [run for run in state.experiments[0].attempt.runs if run.val_bpb is not None]
     reasons = [doubt for run in runs for doubt in run.doubts]
     for run in runs:
-        reasons += [*startup_reason(run, baseline, budget_seconds), *overshoot_reason(run, budget_seconds), *weights_reason(run, baseline)]
+        reasons += [
+            *startup_reason(run, baseline, budget_seconds),
+            *overshoot_reason(run, budget_seconds),
+            *weights_reason(run, baseline),
+        ]
     return list(dict.fromkeys([*reasons, *gain_reason(state, gain)]))
 
 
@@ -51,11 +55,15 @@ def startup_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list
 
 def weights_reason(run: Run, baseline: list[Run]) -> list[str]:
     """Long before its weights are there, a training may be going on."""
-    seconds = [other.trained["weights_seconds"] for other in baseline if other.trained.get("weights_seconds") is not None]
+    seconds = [
+        other.trained["weights_seconds"] for other in baseline if other.trained.get("weights_seconds") is not None
+    ]
     took = run.trained.get("weights_seconds")
     if not seconds or took is None or took <= (limit := WEIGHTS_SECONDS + WEIGHTS_FACTOR * max(seconds)):
         return []
-    return [f"run {run.number} took {took:.1f} s to write its weights, where the baseline's allow {limit:.1f} s: did it train on?"]
+    return [
+        f"run {run.number} took {took:.1f} s to write its weights, where the baseline's allow {limit:.1f} s: did it train on?"
+    ]
 
 
 def overshoot_reason(run: Run, budget_seconds: float) -> list[str]:
