@@ -271,7 +271,8 @@ def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
         honest=len(HONEST), steps=counts.steps, probed=PROBED, seeds=counts.seeds, audits=sum(total.values()), alarms=sum(total.values()) - total["agrees"],
         honest_table="\n".join(honest_lines), dishonest_table="\n".join(dishonest_lines), power=POWER, draws=counts.draws, bpb=own.val_bpb,
         rival_bpb=rival.val_bpb, power_table="\n".join(power_table(demo, own.losses, rival.losses, counts, say)),
-        load=os.getloadavg()[0], cores=os.cpu_count(), threads=demo.settings.threads, dtype=demo.settings.dtype, repeats=counts.repeats, seconds_table="\n".join(seconds_lines),
+        load=os.getloadavg()[0], cores=os.cpu_count(),
+        threads=demo.settings.threads, dtype=demo.settings.dtype, repeats=counts.repeats, seconds_table="\n".join(seconds_lines),
     )  # fmt: skip
 
 
