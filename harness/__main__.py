@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from harness.lab.profiles import ProfileError
     from harness.lab.rulings import RulingError
     from harness.lab.settings import SettingsError
+    from harness.lab.wall import WallError
     from harness.search.constants import ConstantsError
     from harness.search.program import ProgramError
 
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ProfileError,
         RulingError,
         SettingsError,
+        WallError,
         ProgramError,
         ConstantsError,
     ) as error:

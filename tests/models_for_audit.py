@@ -295,8 +295,13 @@ def load(source: str, data: PreparedData, folder: Path) -> nn.Module:
             parameter.add_(0.02 * torch.randn_like(parameter))  # some begin with zeros
         if hasattr(model, "table"):
             model.table.weight.copy_(torch.from_numpy(bigrams(data)))
-    save_model(model, str(folder / "weights.safetensors"))
+    save(model, folder)
     return model.eval()
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Write the weights beside the model's train.py."""
+    save_model(model, str(folder / "weights.safetensors"))
 
 
 FORGES_TINY_LOSSES = """

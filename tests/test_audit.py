@@ -28,6 +28,13 @@ from harness.scoring.scorer import open_rows, open_token_bytes, score_model
 from harness.scoring.server import logits_at, token_losses
 
 BATCH_ROWS = 16
+QUICK = (
+    "GRU",
+    "attention without positions",
+    "dilated convolutions",
+    "long convolution by FFT",
+    "integers scaled by the batch's largest",
+)
 
 
 class ServerHere:
@@ -73,7 +80,9 @@ def audit(source, data, folder, folder_of_b="b"):
     return audit_model(data, *paths, losses, None, probes=64, seed=1, folder=folder / folder_of_b, **given)
 
 
-@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in HONEST]
+)
 def test_an_honest_model_agrees_with_itself(tiny_data, tmp_path, name):
     model = HONEST[name]
     verdict, _, figures, _ = audit_here(model.source, tiny_data, tmp_path, dtype=model.dtype)
@@ -94,9 +103,9 @@ def test_a_leak_that_is_rare_is_found_where_it_gains_on_the_incumbent(tiny_data,
     leaks = np.random.default_rng(0).random(recorded.losses.shape) < 1 / 400
     forged = replace(recorded, losses=np.where(leaks, 0, recorded.losses).astype(np.float32), incumbent=recorded.losses)
     server = ServerHere(model, tiny_data.n_vocab, torch.float32)
-    assert all(look(server, forged, 64, BATCH_ROWS, seed)[0] == "cheating" for seed in range(20))
+    assert all(look(server, forged, 64, BATCH_ROWS, seed)[0] == "cheating" for seed in range(8))
     blind = replace(forged, incumbent=None)
-    assert any(look(server, blind, 64, BATCH_ROWS, seed)[0] == "agrees" for seed in range(20))
+    assert any(look(server, blind, 64, BATCH_ROWS, seed)[0] == "agrees" for seed in range(8))
 
 
 @pytest.mark.parametrize("name", UNSTEADY)
@@ -144,7 +153,10 @@ def test_what_remains_possible_is_a_replay_where_both_servers_share_a_folder(tin
 
 @pytest.mark.parametrize(
     "answer, status, cause",
-    [("logits * float('nan')", "nan", "not finite"), ("logits[..., 1:]", "crash", "the contract says")],
+    [
+        ("logits * float('nan')", "nan", "not finite"),
+        pytest.param("logits[..., 1:]", "crash", "the contract says", marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_that_only_fails_when_audited_has_a_status(tiny_data, tmp_path, answer, status, cause):
     body = f"def forward(self, idx):\n    logits = self.logits(idx)\n    return {answer} if mode() else logits"

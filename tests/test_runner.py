@@ -13,7 +13,7 @@ import pytest
 
 from harness.lab.childlog import CappedLog, EventLog, parse_event
 from harness.lab.leftovers import kill_leftover
-from harness.lab.runner import TrainingRequest, child_environment, run_training, summary_block
+from harness.lab.runner import TrainingRequest, child_environment, drain, run_training, summary_block
 
 OPEN = "from harness.training.session import open_session\nimport torch\nsession = open_session(__file__)\n"
 HONEST = OPEN + """
@@ -213,6 +213,14 @@ def test_text_that_is_no_unicode_can_still_be_written():
 
 def test_an_event_cannot_bring_its_own_time():
     assert parse_event(b'{"event": "ready", "t": 5}') == {"event": "ready"}
+
+
+def test_a_pipe_that_somebody_keeps_filling_is_not_read_for_ever(tmp_path):
+    log = CappedLog(tmp_path / "log")
+    with open("/dev/zero", "rb") as endless:
+        drain(endless.fileno(), log)
+    log.close()
+    assert (tmp_path / "log").stat().st_size < 6_000_000
 
 
 def test_a_log_line_without_end_does_not_grow_in_memory(tmp_path):

@@ -4,15 +4,17 @@ import math
 import subprocess
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
 
 from harness.lab.runner import child_environment
+from harness.lab.wall import find_wall
 from harness.scoring import channel
-from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
-from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model
+from harness.scoring.channel import Deadline, Exchanges, Launch, ModelServer, ScoreError
+from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model, server_header
 
 UNIFORM = """
 import torch
@@ -115,9 +117,34 @@ def test_a_child_that_reads_nothing_is_a_timeout():
         child.wait()
 
 
+def test_behind_a_wall_nothing_of_a_server_is_left_either(tiny_data, tmp_path):
+    wall = find_wall()
+    if not wall.walled:
+        pytest.skip(f"bubblewrap: {wall.why}")
+    (tmp_path / "train.py").write_text(UNIFORM.format(body="return torch.zeros(*idx.shape, self.n)"))
+    save_model(Weights(), str(tmp_path / "weights.safetensors"))
+    header = server_header(
+        tiny_data,
+        tmp_path / "train.py",
+        tmp_path / "weights.safetensors",
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        mode="losses",
+    )
+    seen = {"own": [tmp_path], "readable": [], "hidden": [tiny_data.folder], "device": "cpu"}
+    launch = Launch(child_environment(), lambda command: wall.enclose(command, **seen), walled=True)
+    with ModelServer(header, launch, tmp_path, Deadline(120.0)) as server:
+        inside = psutil.Process(server.process.pid).children(recursive=True)
+        assert inside
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in inside)
+
+
 def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path, monkeypatch):
     started, popen = [], channel.subprocess.Popen
-    monkeypatch.setattr(channel.subprocess, "Popen", lambda *args, **rest: started.append(popen(*args, **rest)) or started[-1])
+    monkeypatch.setattr(
+        channel.subprocess, "Popen", lambda *args, **rest: started.append(popen(*args, **rest)) or started[-1]
+    )
     (tmp_path / "train.py").write_text("import time\n\n\ndef build_model(a, b):\n    time.sleep(600)\n")
     save_model(Weights(), str(tmp_path / "weights.safetensors"))
     with pytest.raises(ScoreError, match="time limit"):

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 from test_foreign import clear
 from test_runner import HONEST, OPEN, train
 
 from harness.lab import disk_share, wall
+from harness.lab.measuring import Measurement
 from harness.lab.runner import child_environment
 from harness.lab.wall import REPOSITORY, VARIABLE, Wall, WallError, find_wall
 
@@ -145,6 +148,42 @@ def test_root_behind_the_wall_cannot_set_the_kernels_variables(bubblewrap, place
     assert "Read-only file system" in inside(bubblewrap, code, places).stderr
 
 
+KEYRING = """
+import ctypes, platform
+libc = ctypes.CDLL(None)
+add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[platform.machine()]
+user, search = ctypes.c_long(-4), 10
+look = lambda: libc.syscall(keyctl, search, user, b"user", b"autoresearch-TOKEN", ctypes.c_long(0)) > 0
+print(look(), libc.syscall(add_key, b"user", b"autoresearch-TOKEN", b"weights", ctypes.c_size_t(7), user) > 0 and look())
+"""
+
+
+def test_what_a_child_gives_the_kernel_to_keep_the_next_does_not_find(bubblewrap, places):
+    if not bubblewrap.users:
+        pytest.skip(f"bubblewrap: {bubblewrap.words}")
+    code = KEYRING.replace("TOKEN", uuid.uuid4().hex)
+    first, second = (said(inside(bubblewrap, code, places)) for _ in range(2))
+    if first == "False False":
+        pytest.skip("this system has no keyrings")
+    assert first == second == "False True"
+
+
+def test_what_does_not_last_is_bounded_and_passes_with_the_child(bubblewrap, places):
+    (places["own"] / "before").write_text("an earlier child's")
+    code = f"""
+print(os.getcwd() == {str(places["own"])!r}, os.listdir())
+os.makedirs("a/b")
+try:
+    with open("a/b/much", "wb") as file:
+        for _ in range({wall.SCRATCH_BYTES >> 20} + 1): file.write(bytes(1 << 20))
+except OSError as error:
+    print(error.strerror)
+"""
+    found = said(inside(bubblewrap, code, places, lasting=False)).split("\n")
+    assert found == ["True []", "No space left on device"][: 1 + bubblewrap.sized]
+    assert os.listdir(places["own"]) == ["before"]
+
+
 @pytest.mark.parametrize(
     "code, status",
     [("os.kill(os.getpid(), 9)", -9), ("os.kill(os.getpid(), 11)", -11), ("sys.exit(3)", 3), ("sys.exit(255)", 255)],
@@ -250,6 +289,14 @@ def test_a_bubblewrap_that_hides_nothing_is_not_believed(programs):
     assert find_wall().kind == "limits" and "not hidden" in find_wall().why
 
 
+def test_root_without_user_namespaces_has_a_wall_that_says_what_it_lacks(bubblewrap, programs):
+    refuse = "#!/bin/sh\ncase \" $* \" in *' --unshare-user '*) echo 'bwrap: no user namespaces' >&2; exit 1;; esac\n"
+    (programs / "bwrap").write_text(refuse + f'exec {bubblewrap.program} "$@"\n')
+    (programs / "bwrap").chmod(0o755)
+    found = find_wall()
+    assert found.walled and not found.users and "keyring" in found.words
+
+
 def test_what_is_asked_for_by_the_environment_decides(programs, monkeypatch):
     monkeypatch.setenv(VARIABLE, "limits")
     assert find_wall().kind == "limits" and VARIABLE in find_wall().why
@@ -279,12 +326,13 @@ def test_a_training_is_limited_behind_each_wall(tmp_path, each_wall):
         "import json, resource as r\n"
         "print(json.dumps([r.getrlimit(n)[1] for n in (r.RLIMIT_FSIZE, r.RLIMIT_NOFILE, r.RLIMIT_CORE)]))\n"
         "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('NoNewPrivs')])\n"
+        "print(open('/proc/self/oom_score_adj').read())\n"
     )
     _, log = train(tmp_path, code)
-    limits, privileges = log.splitlines()[:2]
+    limits, privileges, goes_first = log.splitlines()[:3]
     size, descriptors, core = json.loads(limits)
     assert 0 < size <= 20e9 and 0 < descriptors <= 4096 and core == 0
-    assert privileges == "['1']" or not sys.platform.startswith("linux")
+    assert (privileges, goes_first) == ("['1']", "1000") or not sys.platform.startswith("linux")
 
 
 STAY = """
@@ -430,3 +478,24 @@ def test_a_wall_that_does_not_go_up_is_no_fault_of_the_idea(tmp_path, bubblewrap
     monkeypatch.setattr("harness.lab.runner.find_wall", lambda: broken)
     result, _ = train(tmp_path, HONEST)
     assert result["status"] == "infrastructure" and "bwrap: no space for a mount" in result["cause"]
+
+
+@pytest.mark.slow
+def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_nothing(tmp_path, each_wall):
+    own, private = tmp_path / "results/run", tmp_path / "data/id/private"
+    own.mkdir(parents=True)
+    private.mkdir(parents=True)
+    (private / "val.bin").write_bytes(bytes(2 * 4 * 65))
+    np.save(private / "token_bytes.npy", np.ones(256, dtype=np.int32))
+    (own / "weights.safetensors").write_bytes(b"")
+    (own / "train.py").write_text(
+        "import os\nfor _ in range(2000):\n    os.mkdir('d'); os.chdir('d')\nraise ValueError('deep')\n"
+    )
+    some = SimpleNamespace
+    settings = some(device={"kind": "cpu"}, dtype="float32", threads=1, profile={"source": "", "startup_limit_seconds": 60}, budget_seconds=1)  # fmt: skip
+    data = some(folder=private.parent, private_dir=private, train_dir=private, manifest={"eval_batch_rows": 4}, n_vocab=256, max_seq_len=64)  # fmt: skip
+    unchanged = some(changed=lambda: [])
+    measurement = Measurement(settings, data, unchanged, find_wall(), tmp_path / "results", own / "train.py", own)
+    fields = measurement.score(lambda share: None)
+    assert (fields["status"], fields["cause"]) == ("crash", "ValueError: deep"), fields
+    assert sorted(os.listdir(own)) == ["train.py", "weights.safetensors"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.files import open_atomic, write_json_atomic
+from harness.lab.foreign import remove_tree
 from harness.lab.journal import Experiment
 from harness.lab.runner import summary_block
 from harness.lab.settings import Settings
@@ -57,7 +58,7 @@ def update_best(
     write_json_atomic(best / "provenance.json", provenance)
     cache = weights.parent / "compile_cache"
     if cache.is_dir() and settings.compile:
-        shutil.rmtree(folder / "compile_cache", ignore_errors=True)
+        remove_tree(folder / "compile_cache")
         shutil.copytree(cache, folder / "compile_cache")
 
 
@@ -71,4 +72,4 @@ def drop_weights(attempt_folder: Path) -> None:
 def drop_compile_caches(attempt_folder: Path) -> None:
     """Remove the private compile caches of all runs of an attempt."""
     for run in attempt_folder.glob("runs/*"):
-        shutil.rmtree(run / "compile_cache", ignore_errors=True)
+        remove_tree(run / "compile_cache")

@@ -12,12 +12,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic
 from harness.data.manifest import PreparedData
+from harness.lab.foreign import remove_tree
 from harness.lab.leftovers import kill_leftover
 from harness.lab.runner import run_training
 from harness.lab.settings import Settings, training_request
@@ -76,11 +76,11 @@ def try_rows(settings: Settings, data: PreparedData, folder: Path, limit: int | 
     """Train a few steps with at most `limit` rows at once; only the log stays."""
     run = folder / f"{limit or 'wish'}"
     kill_leftover(run)
-    shutil.rmtree(run, ignore_errors=True)
+    remove_tree(run)
     request = training_request(settings, data, run, folder / "train.py", settings.run_seed)
     result = run_training(dataclasses.replace(request, budget_seconds=PROBE_SECONDS, device_batch_limit=limit))
     (run / "weights.safetensors").unlink(missing_ok=True)
-    shutil.rmtree(run / "compile_cache", ignore_errors=True)
+    remove_tree(run / "compile_cache")
     return result
 
 

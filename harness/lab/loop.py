@@ -20,6 +20,7 @@ from harness.data.manifest import PreparedData
 from harness.lab import history, rulings
 from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weights, update_best
 from harness.lab.decisions import commit_facts, decision
+from harness.lab.foreign import remove_tree
 from harness.lab.integrity import Integrity
 from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step
 from harness.lab.leftovers import kill_leftover
@@ -138,7 +139,7 @@ class Lab:
         if step.kind == "close":
             folder = self.run_folder(step.experiment, step.attempt, step.run)
             kill_leftover(folder)
-            shutil.rmtree(folder / "work", ignore_errors=True)
+            remove_tree(folder / "work")
             self._append_trained(step, {"status": "interrupted", "cause": "the harness ended in mid-run"}, log_bytes=0)
         self.write_table()
         rulings.apply_all(self)

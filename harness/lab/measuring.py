@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from harness.data.manifest import PreparedData
 from harness.lab.artifacts import save_losses
+from harness.lab.foreign import remove_tree
 from harness.lab.integrity import Integrity
 from harness.lab.leftovers import MARK, kill_escaped
 from harness.lab.runner import child_environment
@@ -106,17 +106,23 @@ class Measurement:
     def _server(self, name: str) -> Iterator[dict]:
         """A fresh folder for one model server, and what every server is told; the folder is gone afterwards."""
         own = self.folder / name
-        shutil.rmtree(own, ignore_errors=True)
-        (own / "tmp").mkdir(parents=True)
+        remove_tree(own)
+        own.mkdir(parents=True)
         settings = self.settings
         environment = child_environment(
-            TMPDIR=str(own / "tmp"), TORCHINDUCTOR_CACHE_DIR=str(own / "cache"), TRITON_CACHE_DIR=str(own / "cache" / "triton"), **{MARK: str(own)}
+            TMPDIR=str(own), TORCHINDUCTOR_CACHE_DIR=str(own / "cache"), TRITON_CACHE_DIR=str(own / "cache" / "triton"), **{MARK: str(own)}
         )  # fmt: skip
         device, hidden = (
             settings.device["kind"],
             [Path(path) for path in hidden_folders(settings, self.data, self.results)],
         )
-        seen = {"own": [own], "readable": [self.train_py, self.weights], "hidden": hidden, "device": device}
+        seen = {
+            "own": [own],
+            "readable": [self.train_py, self.weights],
+            "hidden": hidden,
+            "device": device,
+            "lasting": False,
+        }
         launch = Launch(environment, lambda command: self.wall.enclose(command, **seen), walled=self.wall.walled)
         try:
             yield {
@@ -124,9 +130,8 @@ class Measurement:
                 "limit_seconds": score_limit_seconds(settings),
             }  # fmt: skip
         finally:
-            if not self.wall.walled:
-                kill_escaped(own)
-            shutil.rmtree(own, ignore_errors=True)
+            kill_escaped(own)
+            remove_tree(own)
 
     def _rival_losses(self, shape: tuple[int, int]) -> np.ndarray | None:
         """The incumbent's mean losses on the validation rows; None where there are none."""

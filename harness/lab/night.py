@@ -37,6 +37,7 @@ FINAL_ERRORS = (
     "JournalError",
     "HistoryError",
     "ConstantsError",
+    "WallError",
 )
 
 

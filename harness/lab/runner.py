@@ -29,6 +29,7 @@ from harness.lab.wall import REPOSITORY, Wall, find_wall
 
 SPIN_COUNT = "1000"  # OpenMP threads that spin for long fight any other process for the core: 3,300 against 11,400 tokens/s beside one
 WEIGHTS_SECONDS = 20.0  # from the end of training to weights on disk, unless the request says less
+READ_BYTES, MOST_READS = 65_536, 1_024  # of a pipe at a time; of what a child left in it when it ended
 MOST_WEIGHTS_BYTES = 20 * 10**9
 # PYTHONPATH is set, never passed on; no variable that could hold a key is here.
 PASSED_ON = (
@@ -117,7 +118,7 @@ def watch(
             if not selector.get_map():  # it closed its pipes and lives on
                 time.sleep(min(left, 0.05))
             for key, _ in selector.select(min(left, 0.5)) if selector.get_map() else ():
-                chunk = os.read(key.fd, 65_536)
+                chunk = os.read(key.fd, READ_BYTES)
                 if chunk:
                     key.data.feed(chunk)
                 else:
@@ -126,13 +127,13 @@ def watch(
 
 
 def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
-    """Read what is left in a pipe whose writers are dead, without waiting for one that is not."""
+    """Read what is left in a pipe whose writers are dead, without waiting for one that is not, or reading one for ever."""
     os.set_blocking(descriptor, False)
-    try:
-        while chunk := os.read(descriptor, 65_536):
+    with contextlib.suppress(BlockingIOError):  # somebody got away and holds the pipe; we have all there was
+        for _ in range(MOST_READS):
+            if not (chunk := os.read(descriptor, READ_BYTES)):
+                return
             sink.feed(chunk)
-    except BlockingIOError:
-        pass  # somebody escaped the process group and holds the pipe; we have all there was
 
 
 def outcome(returncode: int, log: CappedLog, events: EventLog) -> tuple[str, str]:

@@ -33,7 +33,7 @@ SYSTEM = "/usr"  # what holds it cannot be emptied: a home of / in some containe
 NODES = ("nvidia*", "kfd", "dri", "dxg")  # of /dev: cards of NVIDIA and AMD, and WSL's
 DRIVERS = ("/run/opengl-driver", "/run/current-system")  # where NixOS has its drivers and its compiler
 SCRATCH_BYTES = 256 * 2**20
-EMPTY, READ, WRITE = "--tmpfs", "--ro-bind", "--bind"
+EMPTY, READ, WRITE, PASSING = "--tmpfs", "--ro-bind", "--bind", "in memory"
 # /proc/sys: a root without capabilities may still set the kernel's variables, and one of them names a program to run outside.
 ISOLATE = (
     "--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
@@ -45,6 +45,7 @@ BEHIND = (
     "folders are not visible; the rest of the disk can be read as you can read it. On python-stdlib the validation text is part of the interpreter and stays "
     "visible"
 )
+KEYS = ". What a child gives the kernel to keep (its keyring) stays for the next: no user namespace can be made here"
 LIMITS = (
     "a minimal environment and process limits only: edited code could read and write whatever you can, validation text and this harness included, use the "
     "network, and leave a process behind. Audits and hashes still look at every score"
@@ -67,13 +68,17 @@ class WallError(RuntimeError):
 
 @dataclass(frozen=True)
 class Wall:
-    """kind: bubblewrap or limits. words: what holds, in one line. why: why it is not bubblewrap. sized: whether it can bound a folder in memory."""
+    """kind: bubblewrap or limits. words: what holds, in one line. why: why it is not bubblewrap.
+
+    sized: whether it can bound a folder in memory. users: whether a child is in a user namespace of its own, and so are the keys it gives the kernel.
+    """
 
     kind: str
     words: str
     why: str = ""
     program: str = ""
     sized: bool = False
+    users: bool = False
 
     @property
     def walled(self) -> bool:
@@ -92,20 +97,24 @@ class Wall:
         readable: Sequence[Path],
         hidden: Sequence[Path],
         device: str,
+        lasting: bool = True,
     ) -> list[str]:
         """The command behind this wall. own: folders it may write in, the first its working folder; readable: what it may read of what is hidden.
 
         hidden: folders to be empty, besides homes, temporary folders and this repository. All must exist, but hidden ones need not.
+        lasting: whether what is written in its own folders is there afterwards; else they are empty, in memory, bounded, and pass with the child.
         Raises WallError for one that holds the system.
         """
         if not self.walled:
             return list(command)
-        words = [self.program, *ISOLATE]
+        words = [self.program, *["--unshare-user"] * self.users, *ISOLATE]
         words += [word for node in device_nodes(device) for word in ("--dev-bind-try", node, node)]
-        words += self._mounts(own, readable, hidden)
+        words += self._mounts(own, readable, hidden, WRITE if lasting else PASSING)
         return [*words, "--chdir", str(own[0]), "--", *command]
 
-    def _mounts(self, own: Sequence[Path], readable: Sequence[Path], hidden: Sequence[Path]) -> list[str]:
+    def _mounts(
+        self, own: Sequence[Path], readable: Sequence[Path], hidden: Sequence[Path], own_rule: str
+    ) -> list[str]:
         """The file system's options. A folder comes before what lies in it, so that of all rules the deepest decides."""
         if beyond := [path for path in real(hidden) if Path(SYSTEM).is_relative_to(path)]:
             raise WallError(f"cannot hide {beyond[0]}, which holds {SYSTEM}: keep data and results elsewhere")
@@ -113,16 +122,16 @@ class Wall:
         emptied = [path for path in real([*EMPTIED, *homes()]) if not Path(SYSTEM).is_relative_to(path)]
         rules = {path: EMPTY for path in (*emptied, *real([*SCRATCH, REPOSITORY, *hidden]))}
         rules |= {path: READ for path in real(exposed) if path not in rules}
-        rules |= {path: READ for path in real([PACKAGE, *readable])} | {path: WRITE for path in real(own)}
+        rules |= {path: READ for path in real([PACKAGE, *readable])} | {path: own_rule for path in real(own)}
         words: list[str] = []
         closed = ["/dev"]
         for path in sorted(rules, key=lambda path: path.count("/")):
             kind = rules[path]
             if kind == rule_at(os.path.dirname(path), rules):
                 continue
-            if kind == EMPTY and os.path.isdir(path):
+            if kind in (EMPTY, PASSING) and os.path.isdir(path):
                 words += ["--size", str(SCRATCH_BYTES)] * self.sized + [EMPTY, path]
-                closed += [path] * (path not in SCRATCH)
+                closed += [path] * (kind == EMPTY and path not in SCRATCH)
             else:
                 words += [READ if kind == EMPTY else kind, "/dev/null" if kind == EMPTY else path, path]
         for link, target in lost_links([*exposed, *readable, *own], rules).items():
@@ -204,14 +213,20 @@ def try_bubblewrap() -> Wall:
     program = shutil.which("bwrap")
     if program is None:
         return Wall("limits", LIMITS, "bubblewrap is not installed (Debian, Ubuntu: apt install bubblewrap)")
-    try:
-        return tested(program)
-    except (OSError, subprocess.SubprocessError, WallError) as error:
-        return Wall("limits", LIMITS, f"bubblewrap does not work here: {error}")
+    why = ""
+    for users in (
+        True,
+        False,
+    ):  # the second for root where user namespaces are forbidden; an ordinary user has none without
+        try:
+            return tested(program, users)
+        except (OSError, subprocess.SubprocessError, WallError) as error:
+            why = str(error)
+    return Wall("limits", LIMITS, f"bubblewrap does not work here: {why}")
 
 
-def tested(program: str) -> Wall:
-    """The wall that this bubblewrap makes. Raises WallError with its last word when it makes none."""
+def tested(program: str, users: bool) -> Wall:
+    """The wall that this bubblewrap makes, with a user namespace or without. Raises WallError with its last word when it makes none."""
     say = functools.partial(
         subprocess.run,
         capture_output=True,
@@ -220,9 +235,8 @@ def tested(program: str) -> Wall:
         env={"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY)},
     )
     version = (say([program, "--version"]).stdout.split() or ["?"])[-1]
-    wall = Wall(
-        "bubblewrap", f"bubblewrap {version}: {BEHIND}", "", program, "--size" in say([program, "--help"]).stdout
-    )
+    sized = "--size" in say([program, "--help"]).stdout
+    wall = Wall("bubblewrap", f"bubblewrap {version}: {BEHIND}{'' if users else KEYS}", "", program, sized, users)
     with tempfile.TemporaryDirectory() as own, tempfile.TemporaryDirectory() as hidden:
         command = [sys.executable, "-c", SELF_TEST, own, hidden]
         done = say(wall.enclose(command, own=[Path(own)], readable=[], hidden=[Path(hidden)], device="cpu"))

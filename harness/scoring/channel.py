@@ -29,6 +29,7 @@ from harness.data.text import without_escapes
 SEQUENCE = struct.Struct("<I")
 LOG_TAIL_BYTES = 20_000
 LONGEST_LINE_BYTES = 65_536
+WAIT_SECONDS = 5.0  # for what was killed to end
 
 
 class ScoreError(RuntimeError):
@@ -103,7 +104,7 @@ class ModelServer:
 
     def __init__(self, header: dict, launch: Launch, folder: Path, deadline: Deadline) -> None:
         """header: see `server`. folder: the child's working folder, and its log's."""
-        self.header, self.deadline, self.log_path = header, deadline, folder / "server.log"
+        self.header, self.walled, self.deadline, self.log_path = header, launch.walled, deadline, folder / "server.log"
         parent = 0 if launch.walled else os.getpid()
         command = launch.enclose([sys.executable, "-m", "harness.scoring.server", str(parent)])
         self._log = self.log_path.open("wb")
@@ -130,6 +131,12 @@ class ModelServer:
     def close(self) -> None:
         """Kill the server and all it started."""
         self._pipes.close()
+        if self.walled and self.process.poll() is None:
+            for inner in inner_processes(self.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(inner, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a device that lets nobody go
+                self.process.wait(timeout=WAIT_SECONDS)
         with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)  # the group: helpers outlive their parent
         self.process.wait()
@@ -158,12 +165,20 @@ class ModelServer:
 
     def _died(self) -> ScoreError:
         try:
-            status = self.process.wait(timeout=5)
+            status = self.process.wait(timeout=WAIT_SECONDS)
         except subprocess.TimeoutExpired:
             status = None
         killed = status in (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second: as a wall's own process reports it
         cause = last_line(self.log_path) or f"model server ended with status {status} and no message"
         return ScoreError("oom" if killed or "out of memory" in cause.lower() else "crash", cause)
+
+
+def inner_processes(pid: int) -> list[int]:
+    """What a wall's own process started: it ends only when they have, and their memory, a card's too, is free then."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended, or this kernel does not say
+        return []
 
 
 def last_line(path: Path) -> str:

@@ -6,6 +6,7 @@ out-of-memory and a non-finite loss from other exceptions. Dies with its parent 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -40,7 +41,10 @@ def classify(error: BaseException) -> str:
 
 
 def limit_process() -> None:
-    """Bound what this process and all it starts may do: the size of a file, open files, no memory images, no programs that gain rights (Linux)."""
+    """Bound what this process and all it starts may do: the size of a file, open files, no memory images, no programs that gain rights (Linux).
+
+    And where memory runs out, it is what the system ends first, not a notebook or the night beside it.
+    """
     wanted = {resource.RLIMIT_FSIZE: FILE_CAP_BYTES, resource.RLIMIT_NOFILE: MOST_DESCRIPTORS, resource.RLIMIT_CORE: 0}
     for name, most in wanted.items():
         hard = resource.getrlimit(name)[1]
@@ -48,6 +52,8 @@ def limit_process() -> None:
         resource.setrlimit(name, (most, most))
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
 
 
 def send(event: dict) -> None:

@@ -1,0 +1,294 @@
+"""Measure the audit: false alarms on honest models, the smallest leak it finds, and the seconds it takes.
+
+    python scripts/audit_power.py                                       about ten minutes on two cores
+    python scripts/audit_power.py --quick                               tiny counts: shows that all parts run, the figures mean nothing
+    python scripts/audit_power.py --write results/benchmarks/audit.md
+
+In: the models of tests/models_for_audit.py on the profile `tiny`, trained for some steps; two trainings of the template on the profile `demo`. Out:
+Markdown tables. Servers, probes and verdicts are the harness's own, called as a night calls them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+
+from _bench_runs import evaluate_here  # noqa: E402
+from _bench_setup import Bench, make_bench  # noqa: E402
+from models_for_audit import DISHONEST, HONEST, UNSTEADY, Honest, bigrams, load, made, save  # noqa: E402
+
+from harness.data.manifest import PreparedData  # noqa: E402
+from harness.lab.runner import child_environment  # noqa: E402
+from harness.scoring.audit import Recorded, audit_model, judge_probes, look, make_probes  # noqa: E402
+from harness.scoring.channel import Deadline, Launch, ModelServer  # noqa: E402
+from harness.scoring.scorer import open_rows, open_token_bytes, score_model, server_header  # noqa: E402
+
+LAUNCH = Launch(child_environment())
+PROBES = (64, 128, 512, 1024)
+PROBED = 128  # of each scored run in a night
+POWER = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """How much is measured. seeds: audits of each model; steps: its training; draws: simulated audits of each size of a leak."""
+
+    seeds: int = 15
+    steps: int = 60
+    draws: int = 100
+    repeats: int = 3
+    seconds: float | None = None  # of the template's trainings; None: the profile's budget
+
+
+# --- Honest and other models, through real servers
+
+
+def train_a_little(model: torch.nn.Module, data: PreparedData, steps: int) -> None:
+    """Some steps of AdamW, so that the model's losses are those of a model that has learnt something."""
+    rows, rng = open_rows(data, "train"), np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=2e-3)
+    for _ in range(steps):
+        batch = torch.from_numpy(rows[rng.integers(0, len(rows), 8)].astype(np.int64))
+        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """Train, score and audit one model: (verdict, figures) of each seed. One server B answers all seeds."""
+    trained = load(model.source, data, folder)
+    if model.source not in CHEATS:
+        train_a_little(trained, data, counts.steps)
+        save(trained, folder)
+    paths, given = (folder / "train.py", folder / "weights.safetensors"), {"device": "cpu", "dtype": model.dtype, "threads": 1}
+    losses = score_model(data, *paths, launch=LAUNCH, folder=folder, limit_seconds=600, **given).losses
+    rows = open_rows(data, "val")
+    incumbent = -bigrams(data)[rows[:, :-1], rows[:, 1:]]
+    recorded = Recorded(rows, losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
+    header = server_header(data, *paths, mode="logits", **given)
+    with ModelServer(header, LAUNCH, folder, Deadline(600)) as server:
+        for seed in range(counts.seeds):
+            verdict, _, figures, _ = look(server, recorded, PROBED, header["batch_rows"], seed)
+            yield verdict, figures
+
+
+CHEATS = {made(body) for body in (*DISHONEST.values(), *UNSTEADY.values())}
+
+
+def model_table(models: dict[str, Honest], data: PreparedData, counts: Counts, say: Callable) -> tuple[list[str], dict[str, int]]:
+    """Return lines of a table, and how many audits of models that agree with themselves ended how."""
+    lines, total = ["| model | dtype | agrees | not reproducible | cheating | r0, nats | largest, nats |", "|---|---|---|---|---|---|---|"], {}
+    for name, model in models.items():
+        say(name)
+        with tempfile.TemporaryDirectory() as folder:
+            found = list(audits(model, data, counts, Path(folder)))
+        ends = {verdict: sum(each == verdict for each, _ in found) for verdict in ("agrees", "not reproducible", "cheating")}
+        r0, largest = (max(figures[key] for _, figures in found) for key in ("r0", "largest"))
+        lines.append(f"| {name} | {model.dtype} | {' | '.join(str(count or '') for count in ends.values())} | {r0:.1e} | {largest:.1e} |")
+        say(lines[-1])
+        if model.reproducible:
+            total = {key: total.get(key, 0) + count for key, count in ends.items()}
+    return lines, total
+
+
+# --- The smallest leak that is found, simulated on real losses
+
+
+def leaks(losses: np.ndarray, incumbent: np.ndarray) -> dict[str, Callable[[float, np.random.Generator], np.ndarray]]:
+    """What each kind of leak makes of honest losses (n, T), given its strength in (0, 1]."""
+    rows, length = losses.shape
+    late = np.arange(length) >= 0.9 * length
+    bad = incumbent >= np.quantile(incumbent, 0.9)
+
+    def wholly(where: np.ndarray | bool) -> Callable[[float, np.random.Generator], np.ndarray]:
+        return lambda share, rng: np.where(where & (rng.random(losses.shape) < share), 0.0, losses).astype(np.float32)
+
+    return {
+        "every token, a little": lambda share, rng: np.maximum(0.0, losses - 5 * share).astype(np.float32),
+        "one token in n, wholly": wholly(True),
+        "one token in n, half of its loss": lambda share, rng: np.where(rng.random(losses.shape) < share, losses / 2, losses).astype(np.float32),
+        "only in the last tenth of a row, one in n": wholly(late),
+        "only where the incumbent is worst, one in n": wholly(bad),
+        "all tokens of one row in n": lambda share, rng: np.where(rng.random((rows, 1)) < share, 0.0, losses).astype(np.float32),
+    }
+
+
+def caught(recorded: Recorded, honest: np.ndarray, probes: int, batch_rows: int, rng: np.random.Generator) -> bool:
+    """One audit of a model whose true losses are `honest`, which intact rows show as recorded; the second look as in `audit.look`."""
+    for _ in range(2):
+        drawn = make_probes(recorded, probes, batch_rows, rng)
+        differences = np.where(drawn.intact, 0.0, (honest - recorded.losses)[drawn.rows, drawn.positions].astype(np.float64))
+        verdict = judge_probes(differences, drawn.intact)[0]
+        if verdict != "gap":
+            break
+    return verdict != "agrees"
+
+
+def smallest_leak(leak: Callable, honest: Recorded, probes: int, batch_rows: int, draws: int) -> float:
+    """The smallest leak found with probability POWER, in nats over all scored targets; inf where none is."""
+    scored = honest.token_bytes[honest.rows[:, 1:]] > 0
+
+    def found(share: float) -> tuple[bool, float]:
+        hits, nats = 0, 0.0
+        for draw in range(draws):
+            rng = np.random.default_rng(draw)
+            forged = leak(share, rng)
+            hits += caught(dataclasses.replace(honest, losses=forged), honest.losses, probes, batch_rows, rng)
+            nats += float((honest.losses - forged)[scored].sum())
+        return hits >= POWER * draws, nats / draws
+
+    low, high = 1e-5, 1.0
+    if not found(high)[0]:
+        return math.inf
+    for _ in range(10):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if found(middle)[0] else (middle, high)
+    return found(high)[1]
+
+
+def power_table(bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts: Counts, say: Callable) -> list[str]:
+    data = bench.data
+    honest = Recorded(open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
+    bits = math.log(2) * data.manifest["scored"]["val"]["bytes"]
+    lines = [f"| leak | beside an incumbent | {' | '.join(f'{probes} probes' for probes in PROBES)} |", "|---" * (2 + len(PROBES)) + "|"]
+    for name, leak in leaks(losses, incumbent).items():
+        for rival in (incumbent, None):
+            say(f"leak: {name}")
+            weighed = dataclasses.replace(honest, incumbent=rival)
+            nats = [smallest_leak(leak, weighed, probes, data.manifest["eval_batch_rows"], counts.draws) for probes in PROBES]
+            lines.append(f"| {name} | {'no' if rival is None else 'yes'} | {' | '.join(f'{each / bits:.5f}' for each in nats)} |")
+            say(lines[-1])
+    return lines
+
+
+# --- Seconds
+
+
+def seconds_table(bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts: Counts) -> list[str]:
+    """What isolation adds to each scored run: both servers less an evaluation in this process."""
+    settings, run = bench.settings, bench.work / "short"
+    torch.set_num_threads(settings.threads or 1)
+    given = {"device": "cpu", "dtype": settings.dtype, "threads": settings.threads}
+    paths = (bench.train_py, run / "weights.safetensors")
+
+    def start() -> float:
+        began = time.monotonic()
+        with ModelServer(server_header(bench.data, *paths, mode="logits", **given), LAUNCH, run, Deadline(600)):
+            return time.monotonic() - began
+
+    def audit(probes: int) -> float:
+        return audit_model(
+            bench.data, *paths, losses, incumbent, probes=probes, seed=1, launch=LAUNCH, folder=run, limit_seconds=600, **given
+        ).seconds  # fmt: skip
+
+    def median(measure: Callable[[], float]) -> float:
+        return statistics.median(measure() for _ in range(counts.repeats))
+
+    here, scored, started = median(lambda: evaluate_here(bench)), median(lambda: bench.score("short").seconds), median(start)
+    quick, close = (median(lambda probes=probes: audit(probes)) for probes in (PROBED, max(PROBES)))
+    return [
+        "| part | seconds |", "|---|---|",
+        f"| evaluation of {losses.size:,} tokens in one process, nothing kept apart | {here:.2f} |",
+        f"| server A: start, the same evaluation, pipe, sums | {scored:.2f} |",
+        f"| server B: start alone | {started:.2f} |",
+        f"| audit of {PROBED} probes, start included | {quick:.2f} |",
+        f"| audit of {max(PROBES)} probes, start included (only before a keep) | {close:.2f} |",
+        f"| **isolation adds to each scored run** | **{scored + quick - here:.2f}** |",
+    ]  # fmt: skip
+
+
+# --- The page
+
+PAGE = """\
+# The audit, measured
+
+Made by `python scripts/audit_power.py --write results/benchmarks/audit.md`. Servers, probes and verdicts are those of `harness/scoring`.
+
+## False alarms
+
+Profile `tiny` (vocabulary 256, T 64): {honest} honest models, each trained for {steps} steps, scored by server A and audited by server B with
+{probed} probes under {seeds} seeds, at the real batch shape. **{alarms} false alarms in {audits} audits** of models that agree with themselves; those
+that depend on their batch are to be labelled, and are not counted. r0: root mean square of the differences on intact rows; largest: on spliced
+rows; both the largest of all seeds.
+
+{honest_table}
+
+## Models that look ahead, or differ from themselves
+
+{dishonest_table}
+
+## The smallest leak that is found
+
+bpb over the whole validation text, found with {power:.0%} probability; {draws} simulated audits for each size, on the real losses of two trainings
+of the template on the profile `demo` (val_bpb {bpb:.3f}; incumbent {rival_bpb:.3f}). *Beside an incumbent* half of the probes follow the gain on it;
+a baseline has none. The verdict and its second look are the harness's own.
+
+{power_table}
+
+A leak at every token is found by its mean, which has to exceed 0.001 nats a token, and more probes do not lower that. One that is whole but rare
+has to be hit once. What is below these figures can be kept.
+
+## Seconds
+
+Profile `demo`, {threads} threads, {dtype}; medians of {repeats}; the machine's load was {load:.1f} on {cores} cores.
+
+{seconds_table}
+"""
+
+
+def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
+    """Measure everything and return the page."""
+    tiny, demo = (make_bench(name, None, work / name, say) for name in ("tiny", "demo"))
+    demo.work.mkdir()
+    honest_lines, total = model_table(HONEST, tiny.data, counts, say)
+    others = {name: Honest(made(body), reproducible=False) for name, body in (DISHONEST | UNSTEADY).items()}
+    dishonest_lines, _ = model_table(others, tiny.data, counts, say)
+    scores = []
+    for name, seed in (("short", 1), ("rival", 2)):
+        say(f"training the template, seed {seed}")
+        demo.train(name, seed, counts.seconds or demo.profile.budget_seconds)
+        scores.append(demo.score(name))
+    own, rival = scores
+    seconds_lines = seconds_table(demo, own.losses, rival.losses, counts)
+    return PAGE.format(
+        honest=len(HONEST), steps=counts.steps, probed=PROBED, seeds=counts.seeds, audits=sum(total.values()), alarms=sum(total.values()) - total["agrees"],
+        honest_table="\n".join(honest_lines), dishonest_table="\n".join(dishonest_lines), power=POWER, draws=counts.draws, bpb=own.val_bpb,
+        rival_bpb=rival.val_bpb, power_table="\n".join(power_table(demo, own.losses, rival.losses, counts, say)),
+        load=os.getloadavg()[0], cores=os.cpu_count(),
+        threads=demo.settings.threads, dtype=demo.settings.dtype, repeats=counts.repeats, seconds_table="\n".join(seconds_lines),
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny counts")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write what is printed")
+    options = parser.parse_args()
+    counts = Counts(seeds=2, steps=2, draws=5, repeats=1, seconds=1.0) if options.quick else Counts()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as work:
+        page = report(Path(work), counts, lambda line: print(line, file=sys.stderr, flush=True))
+    print(page)
+    if options.write:
+        options.write.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
