@@ -135,7 +135,7 @@ def caught(recorded: Recorded, honest: np.ndarray, probes: int, batch_rows: int,
     for _ in range(2):
         drawn = make_probes(recorded, probes, batch_rows, rng)
         differences = np.where(drawn.intact, 0.0, (honest - recorded.losses)[drawn.rows, drawn.positions].astype(np.float64))
-        verdict = judge_probes(differences, drawn.intact)[0]
+        verdict = judge_probes(differences, drawn.intact, drawn.uniform)[0]
         if verdict != "gap":
             break
     return verdict != "agrees"
