@@ -126,7 +126,9 @@ def leaks(losses: np.ndarray, incumbent: np.ndarray) -> dict[str, Callable[[floa
         "one token in n, half of its loss": lambda share, rng: np.where(rng.random(losses.shape) < share, losses / 2, losses).astype(np.float32),
         "only in the last tenth of a row, one in n": wholly(late),
         "only where the incumbent is worst, one in n": wholly(bad),
-        "all tokens of one row in n": lambda share, rng: np.where(rng.random((rows, 1)) < share, 0.0, losses).astype(np.float32),
+        "all tokens of one row in n": lambda share, rng: np.where(
+            np.isin(np.arange(rows), rng.choice(rows, max(1, round(share * rows)), replace=False))[:, None], 0.0, losses
+        ).astype(np.float32),
     }
 
 
