@@ -126,7 +126,9 @@ def leaks(losses: np.ndarray, incumbent: np.ndarray) -> dict[str, Callable[[floa
         "one token in n, half of its loss": lambda share, rng: np.where(rng.random(losses.shape) < share, losses / 2, losses).astype(np.float32),
         "only in the last tenth of a row, one in n": wholly(late),
         "only where the incumbent is worst, one in n": wholly(bad),
-        "all tokens of one row in n": lambda share, rng: np.where(rng.random((rows, 1)) < share, 0.0, losses).astype(np.float32),
+        "all tokens of one row in n": lambda share, rng: np.where(
+            np.isin(np.arange(rows), rng.choice(rows, max(1, round(share * rows)), replace=False))[:, None], 0.0, losses
+        ).astype(np.float32),
     }
 
 
@@ -135,7 +137,7 @@ def caught(recorded: Recorded, honest: np.ndarray, probes: int, batch_rows: int,
     for _ in range(2):
         drawn = make_probes(recorded, probes, batch_rows, rng)
         differences = np.where(drawn.intact, 0.0, (honest - recorded.losses)[drawn.rows, drawn.positions].astype(np.float64))
-        verdict = judge_probes(differences, drawn.intact)[0]
+        verdict = judge_probes(differences, drawn.intact, drawn.uniform)[0]
         if verdict != "gap":
             break
     return verdict != "agrees"

@@ -110,7 +110,9 @@ def test_a_leak_that_is_rare_is_found_where_it_gains_on_the_incumbent(tiny_data,
 
 @pytest.mark.parametrize("name", UNSTEADY)
 def test_a_model_that_disagrees_with_itself_is_not_reproducible(tiny_data, tmp_path, name):
-    assert audit_here(made(UNSTEADY[name]), tiny_data, tmp_path)[0] == "not reproducible"
+    model = load(made(UNSTEADY[name]), tiny_data, tmp_path)
+    recorded, server = recorded_here(model, tiny_data), ServerHere(model, tiny_data.n_vocab, torch.float32)
+    assert {look(server, recorded, 128, BATCH_ROWS, seed)[0] for seed in range(8)} == {"not reproducible"}
 
 
 @pytest.mark.parametrize("taken_off", [0.0015, 0.01, 0.019])
@@ -219,8 +221,9 @@ def test_the_same_generator_draws_the_same_probes_another_draws_others():
     assert (first.positions != other.positions).any()
 
 
-def verdict(spliced, own):
-    return judge_probes(np.concatenate((spliced, own)), np.arange(len(spliced) + len(own)) >= len(spliced))[0]
+def verdict(spliced, own, weighed=0):
+    numbers = np.arange(len(spliced) + len(own))
+    return judge_probes(np.concatenate((spliced, own)), numbers >= len(spliced), numbers >= weighed)[0]
 
 
 def test_the_verdict_by_hand():
@@ -233,6 +236,9 @@ def test_the_verdict_by_hand():
     assert verdict(none, wide) == "not reproducible"
     assert verdict(none + 0.01, few + 0.01) == "cheating"  # taken off intact rows too: forged
     assert verdict(none + 0.0009, few) == "agrees" and verdict(none + 0.0011, few) == "cheating"
+    lucky = np.concatenate((np.full(50, 0.015), none[50:]))
+    assert verdict(lucky, few) == "cheating"
+    assert verdict(lucky, few, weighed=50) == "agrees"  # drawn where chance was kind: each difference is small
     spread = np.tile([0.011, -0.007], 50)  # mean 0.002, standard error 0.0009
     assert (
         verdict(spread, few) == "agrees"

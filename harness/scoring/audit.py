@@ -47,12 +47,16 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Probes:
-    """inputs (n, T) uint16; rows, positions (n,): which row's true token after which position is asked for; intact (n,) bool."""
+    """inputs (n, T) uint16; rows, positions (n,): which row's true token after which position is asked for.
+
+    intact, uniform (n,) bool: whether the row is shown as it is, and whether its position was drawn without a look at the losses.
+    """
 
     inputs: np.ndarray
     rows: np.ndarray
     positions: np.ndarray
     intact: np.ndarray
+    uniform: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def make_probes(recorded: Recorded, count: int, batch_rows: int, rng: np.random.
     if weighted:
         places = np.concatenate((rng.choice(len(share), weighted, p=share / share.sum()), places))
     where, positions = np.divmod(places, length)
-    intact = np.arange(total) >= count
+    intact, uniform = np.arange(total) >= count, np.arange(total) >= weighted
     last = np.where(intact, length, positions)  # of the true tokens
     tails = others[pick_others(others, rows[where, positions + 1], positions, rng), :length]
     inputs = np.where(np.arange(length) > last[:, None], tails, rows[where, :length]).astype(np.uint16)
@@ -102,7 +106,7 @@ def make_probes(recorded: Recorded, count: int, batch_rows: int, rng: np.random.
     order[np.argsort(where[order], kind="stable")] = np.lexsort(
         (last, where)
     )  # each row keeps its places in the queue, shorter prefix first
-    return Probes(inputs[order], where[order], positions[order], intact[order])
+    return Probes(inputs[order], where[order], positions[order], intact[order], uniform[order])
 
 
 def pick_others(others: np.ndarray, wanted: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -125,26 +129,26 @@ def losses_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return found
 
 
-def judge_probes(differences: np.ndarray, intact: np.ndarray) -> tuple[str, str, dict[str, float]]:
+def judge_probes(differences: np.ndarray, intact: np.ndarray, uniform: np.ndarray) -> tuple[str, str, dict[str, float]]:
     """Return (verdict, words, figures) for differences (n,) in nats, B's loss less the recorded one. `gap` is a verdict that wants a second look.
 
     What is off on average comes first: losses that are too low even on intact rows are forged, whereas an honest model that differs from itself (dropout left
-    on, a batch it depends on) is off to both sides alike.
+    on, a batch it depends on) is off to both sides alike. Means are of positions drawn uniformly: those drawn for their gain are where chance was kind.
     """
-    spliced, own = differences[~intact], differences[intact]
+    spliced, own, fair = differences[~intact], differences[intact], differences[~intact & uniform]
     r0, largest = float(np.sqrt(np.mean(own**2))), float(np.abs(spliced).max())
     own_gap, own_error = float(own.mean()), standard_error(own)
-    gap, error = float(spliced.mean()) - own_gap, math.hypot(standard_error(spliced), own_error)
+    gap, error = float(fair.mean()) - own_gap, math.hypot(standard_error(fair), own_error)
     figures = {"r0": r0, "largest": largest, "mean_gap": gap, "standard_error": error}
     if own_gap > max(STANDARD_ERRORS * own_error, SMALLEST_GAP):
         words = f"its losses are {own_gap:.4f} nats lower on average than what it predicts in another process"
         return "cheating" if own_gap > OVERWHELMING * own_error else "gap", words, figures
-    if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
-        words = f"its losses are {gap:.4f} nats lower on average than what it predicts without seeing what follows"
-        return "cheating" if abs(gap) > OVERWHELMING * error else "gap", words, figures
     if r0 > NOT_REPRODUCIBLE:
         words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
         return "not reproducible", words, figures
+    if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
+        words = f"its losses are {gap:.4f} nats lower on average than what it predicts without seeing what follows"
+        return "cheating" if abs(gap) > OVERWHELMING * error else "gap", words, figures
     limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
     if largest > limit:
         beyond = int((np.abs(spliced) > limit).sum())
@@ -172,7 +176,7 @@ def look(
     """Return (verdict, words, figures, looks); the same seed draws the same probes."""
     for looks, sequence in enumerate(np.random.SeedSequence(seed).spawn(2), start=1):
         probes = make_probes(recorded, count, batch_rows, np.random.default_rng(sequence))
-        verdict, words, figures = judge_probes(ask(server, probes, recorded, batch_rows), probes.intact)
+        verdict, words, figures = judge_probes(ask(server, probes, recorded, batch_rows), probes.intact, probes.uniform)
         if verdict != "gap":
             return verdict, words, figures, looks
     return "cheating", words, figures, looks  # three standard errors happen by chance, twice in a row hardly
