@@ -232,7 +232,8 @@ def test_the_verdict_by_hand():
     one = none.copy()
     one[5] = 0.021
     assert verdict(none, few) == "agrees" and verdict(one, few) == "cheating"
-    assert verdict(one, wide / 8) == "agrees"  # not four times what intact rows differ by
+    assert verdict(one, wide / 8) == "not reproducible"  # not four times what intact rows differ by
+    assert verdict(none, wide / 4) == "agrees" and verdict(none, wide / 2) == "not reproducible"
     assert verdict(none, wide) == "not reproducible"
     assert verdict(none + 0.01, few + 0.01) == "cheating"  # taken off intact rows too: forged
     assert verdict(none + 0.0009, few) == "agrees" and verdict(none + 0.0011, few) == "cheating"
@@ -245,6 +246,14 @@ def test_the_verdict_by_hand():
         and verdict(spread + 0.0012, few) == "gap"
         and verdict(spread + 0.005, few) == "cheating"
     )
+
+
+def test_a_leak_cannot_hide_behind_intact_rows_that_are_off_on_purpose():
+    spliced, own = np.zeros(128), np.zeros(32)
+    spliced[::26], own[9] = 1.0, -0.27  # 0.04 nats a token on average; rms 0.048 on intact rows
+    assert verdict(spliced, own) == "not reproducible"
+    noise = np.random.default_rng(0).normal(0, 0.04, 160)
+    assert verdict(0.005 + noise[:128], 0.005 + noise[128:]) == "not reproducible"
 
 
 class Scripted:

@@ -27,7 +27,7 @@ from harness.scoring.scorer import open_rows, open_token_bytes, server_header
 INTACT_SHARE = 0.25  # of the probes, at least: how far honest losses differ is known well from a few dozen
 NOT_REPRODUCIBLE = 0.05  # nats, root mean square on intact rows
 SMALLEST_DIFFERENCE = 0.02  # nats; and
-TIMES_INTACT = 4  # the largest difference on intact rows: what is above both is no rounding
+TIMES_INTACT = 4  # the largest difference on intact rows: what is above both is cheating, what is above the first alone is not reproducible
 SMALLEST_GAP = 0.001  # nats, of the mean difference; and
 STANDARD_ERRORS = 3  # of it: what is above both is looked at again
 OVERWHELMING = 6  # standard errors: no chance, and a second look would show the model rows that it knows from the first
@@ -134,6 +134,7 @@ def judge_probes(differences: np.ndarray, intact: np.ndarray, uniform: np.ndarra
 
     What is off on average comes first: losses that are too low even on intact rows are forged, whereas an honest model that differs from itself (dropout left
     on, a batch it depends on) is off to both sides alike. Means are of positions drawn uniformly: those drawn for their gain are where chance was kind.
+    A model can tell intact rows apart and be off on them on purpose, so they excuse nothing: what they make too wide for `cheating` is not reproducible.
     """
     spliced, own, fair = differences[~intact], differences[intact], differences[~intact & uniform]
     r0, largest = float(np.sqrt(np.mean(own**2))), float(np.abs(spliced).max())
@@ -149,11 +150,15 @@ def judge_probes(differences: np.ndarray, intact: np.ndarray, uniform: np.ndarra
     if r0 > NOT_REPRODUCIBLE:
         words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
         return "not reproducible", words, figures
-    limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
+    widest = float(np.abs(own).max())
+    limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * widest)
     if largest > limit:
         beyond = int((np.abs(spliced) > limit).sum())
         words = f"{beyond} of {len(spliced)} probed losses are not what it predicts without seeing what follows (by up to {largest:.2f} nats)"
         return "cheating", words, figures
+    if max(widest, largest) > SMALLEST_DIFFERENCE:
+        words = f"not reproducible: single losses differ by up to {max(widest, largest):.2f} nats in another process, behind which a leak could hide"
+        return "not reproducible", words, figures
     return "agrees", f"{len(spliced)} probed losses are the model's own", figures
 
 
