@@ -121,3 +121,11 @@ def test_what_is_in_quarantine_is_not_the_incumbent_until_a_person_accepts_it():
     night.add("ruled", experiment=1, accept=True, becomes_incumbent=True, commit="c" * 40)
     assert night.state.incumbent.number == 1 and night.state.incumbent.commit == "c" * 40
     assert not night.state.experiments[1].in_quarantine and night.state.best_gain == pytest.approx(0.5)
+
+
+def test_a_gain_that_an_unsteady_audit_could_have_missed_is_quarantined():
+    for error, floor, decision_ in ((1e-6, 0.02, "keep"), (0.01, 0.02, "quarantine"), (0.01, 0.005, "keep")):
+        night = Night().idea(1, [0.99], audited=False, decide=False)
+        audit = {"standard_error": error, "floor_bpb": floor}
+        night.add("audited", experiment=1, run=0, status="ok", cause="", doubts=[], holdout="agrees", audit=audit)
+        assert decision(night.state, BUDGET)["decision"] == decision_

@@ -8,6 +8,7 @@ An experiment in quarantine is not the incumbent and costs the night nothing: `o
 from __future__ import annotations
 
 from harness.lab.journal import Experiment, Run, State
+from harness.scoring.audit import SMALLEST_GAP, STANDARD_ERRORS
 
 SIGMAS, TIMES_BEST_GAIN = (
     30,
@@ -28,6 +29,7 @@ def quarantine_reasons(state: State, experiment: Experiment, gain: float, budget
     baseline = [run for run in state.experiments[0].attempt.runs if run.val_bpb is not None]
     reasons = [doubt for run in runs for doubt in run.doubts]
     for run in runs:
+        reasons += floor_reason(run, gain)
         reasons += [
             *startup_reason(run, baseline, budget_seconds),
             *overshoot_reason(run, budget_seconds),
@@ -77,6 +79,16 @@ def overshoot_reason(run: Run, budget_seconds: float) -> list[str]:
         if took <= limit
         else [f"run {run.number} trained for {took:.1f} s, where {limit:.1f} s were its budget and a last step"]
     )
+
+
+def floor_reason(run: Run, gain: float) -> list[str]:
+    """A model that differs from itself leaves its audit blind to small leaks: to one as large as the gain, here."""
+    found = run.audited and run.audited.get("audit")
+    if not found or STANDARD_ERRORS * found["standard_error"] <= SMALLEST_GAP or gain >= found["floor_bpb"]:
+        return []
+    return [
+        f"the audit of run {run.number} could have missed {found['floor_bpb']:.4f} bpb, more than the gain, since its losses differ from process to process"
+    ]
 
 
 def gain_reason(state: State, gain: float) -> list[str]:
