@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     if everything:
         provide_chromium(python)
     os.chdir(ROOT)
-    selection = ["-m", ""] if everything else []  # pyproject.toml holds the default one
+    selection = ["-m", "", "-rs"] if everything else []  # pyproject.toml holds the default one; skips are said with their reasons
     others = [argument for argument in arguments if argument != "--all"]
     become(python, ["-m", "pytest", *selection, *others])
 

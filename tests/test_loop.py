@@ -182,7 +182,7 @@ class Kill(BaseException):
 )
 def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, before):
     """The worst moment of each stage: its work is done, and the journal does not know it yet."""
-    quick = incumbent_source(lab).replace("session.start()", "raise ValueError('quick')")
+    quick = incumbent_source(lab).replace("session.start()", "session.start()\n    raise ValueError('quick')")
     put_candidate(lab, incumbent_source(lab) + "x = 1\n" if before == "scored" else quick)
     append = Journal.append
 

@@ -31,7 +31,7 @@ class Night:
             self.add("run_started", experiment=number, run=run, kind="score", seed=run, device_batch_limit=None)
             self.add("trained", experiment=number, run=run, **trained(**facts))
             self.add("scored", experiment=number, run=run, status="ok", cause="", val_bpb=score, doubts=list(doubts))
-        for run in range(len(scores) if audited else 0):
+        for run in range(len(scores) if audited and number else 0):
             self.add(
                 "audited",
                 experiment=number,
@@ -74,12 +74,6 @@ def test_what_is_about_to_be_kept_is_audited_closely_first_and_each_of_its_runs(
 
 def test_what_is_discarded_anyway_is_not_audited_closely():
     assert next_step(Night().idea(1, [1.05], audited=False, decide=False).entries).kind == "decide"
-
-
-def test_the_baseline_is_audited_closely_once_all_its_seeds_are_scored():
-    night = Night()
-    before = [e for e in night.entries if e["event"] not in ("audited", "decided", "committed")]
-    assert (next_step(before).kind, next_step(before).experiment) == ("audit", 0)
 
 
 @pytest.mark.parametrize("where", ["doubts", "closely"])

@@ -314,11 +314,13 @@ def test_an_honest_training_passes_each_wall_and_its_result_names_it(tmp_path, e
     assert (tmp_path / "run" / "weights.safetensors").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_training_killed_by_the_system_ran_out_of_memory_behind_each_wall(tmp_path, each_wall):
     result, _ = train(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert result["status"] == "oom"
 
 
+@pytest.mark.slow
 def test_a_training_is_limited_behind_each_wall(tmp_path, each_wall):
     code = (
         "import json, resource as r\n"
@@ -360,6 +362,7 @@ def test_no_process_outlives_a_training_by_leaving_its_group(tmp_path, each_wall
     assert [token for token in tokens if named(token)] == []
 
 
+@pytest.mark.slow
 def test_only_without_bubblewrap_can_a_process_stay_that_hides_both_its_mark_and_its_folder(tmp_path, each_wall):
     token = uuid.uuid4().hex
     train(tmp_path, STAY + f"stay({token!r}, env={{}}, cwd='/')\n" + HONEST)
@@ -369,12 +372,14 @@ def test_only_without_bubblewrap_can_a_process_stay_that_hides_both_its_mark_and
     assert len(stayed) == (1 if each_wall == "limits" else 0)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_ended_late_leaves_nothing_alive_behind_each_wall(tmp_path, each_wall):
     token = uuid.uuid4().hex
     result, _ = train(tmp_path, STAY + OPEN + f"stay({token!r})\nsession.start()\nimport time\ntime.sleep(600)")
     assert result["status"] == "timeout" and named(token) == []
 
 
+@pytest.mark.slow
 def test_what_one_run_leaves_the_next_does_not_see(tmp_path, each_wall):
     spots = "import os, tempfile\nspots = [os.path.join(f, 'carried') for f in ('.', '..', tempfile.gettempdir(), os.environ['TORCHINDUCTOR_CACHE_DIR'])]\n"
     first = spots + "for spot in spots:\n    try: open(spot, 'w').close()\n    except OSError: pass\n"
@@ -413,6 +418,7 @@ def leave(folder):
 """
 
 
+@pytest.mark.slow
 def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, request):
     request.addfinalizer(lambda: clear(tmp_path))
     leave = (
@@ -428,6 +434,7 @@ def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, reque
     assert not [name for name in ("pipe", "link", "dead link") if os.path.lexists(copy / name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm",
     [
@@ -442,14 +449,20 @@ def test_a_training_that_clears_away_the_runs_folder_harms_itself_alone(tmp_path
     assert (tmp_path / "run" / "run.log").is_file() and (tmp_path / "run" / "events.jsonl").is_file()
 
 
-@pytest.mark.parametrize("left", ["os.symlink('/etc/passwd', name)", "os.mkfifo(name)", "os.mkdir(name)"])
+@pytest.mark.parametrize(
+    "left",
+    [
+        "os.symlink('/etc/passwd', name)",
+        *(pytest.param(f"os.{make}(name)", marks=pytest.mark.slow) for make in ("mkfifo", "mkdir")),
+    ],
+)
 def test_weights_that_are_no_file_are_a_crash(tmp_path, left):
     result, _ = train(tmp_path, HONEST + f"import os\nname = 'weights.safetensors'\nos.remove(name)\n{left}\n")
     assert result["status"] == "crash" and "weights.safetensors is not a file of its own" in result["cause"]
     assert not os.path.lexists(tmp_path / "run" / "weights.safetensors")
 
 
-@pytest.mark.parametrize("hold", ["", "os.unlink('much')"])
+@pytest.mark.parametrize("hold", ["", pytest.param("os.unlink('much')", marks=pytest.mark.slow)])
 def test_a_training_that_fills_the_disk_is_ended(tmp_path, monkeypatch, hold):
     monkeypatch.setattr(disk_share, "MOST_BYTES", 8_000_000)
     fill = f"import os, time\nfile = open('much', 'wb')\n{hold}\nfile.write(os.urandom(16_000_000)); file.flush()\n"
@@ -467,6 +480,7 @@ def test_a_wall_that_does_not_go_up_is_no_fault_of_the_idea(tmp_path, bubblewrap
     assert result["status"] == "infrastructure" and "bwrap: no space for a mount" in result["cause"]
 
 
+@pytest.mark.slow
 def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_nothing(tmp_path, each_wall):
     own, private = tmp_path / "results/run", tmp_path / "data/id/private"
     own.mkdir(parents=True)

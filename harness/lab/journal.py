@@ -5,7 +5,7 @@ command line ask what to do. Refuses a journal damaged anywhere but in its last 
 
     opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> (audited ...) -> decided -> committed -> proposed ...
 
-`audited` comes for each run of the baseline and of an idea that is about to be kept; `ruled`, a person's word on an experiment in
+`audited` comes for each run of an idea that is about to be kept; `ruled`, a person's word on an experiment in
 quarantine, between two experiments.
 """
 
@@ -373,7 +373,7 @@ def next_in_attempt(state: State, experiment: Experiment) -> Step:
         if done < baseline_runs(state):
             seeds = state.opened["seeds"]
             return train_step(state, at, seeds[done] if done < len(seeds) else run_seed(state, 0, done), "score")
-        return audit_step(attempt, at) or Step("decide", **at)
+        return Step("decide", **at)
     if attempt.failure:
         return Step("decide", **at)
     if not attempt.scores:

@@ -354,14 +354,16 @@ class Lab:
 
     def _measurement(self, step: Step) -> Measurement:
         """The run of a step, and those of the incumbent that it is compared with."""
-        rival = self.state.incumbent
+        rival, shared = (
+            self.state.incumbent,
+            (self.settings, self.data, self.integrity, find_wall(), self.folder.parent),
+        )
         runs = [run.number for run in rival.attempt.runs if run.val_bpb is not None] if rival else []
-        folders = [self.train_py(rival).parent / "runs" / f"{number:02d}" for number in runs]
+        theirs = self.train_py(rival) if rival else None
+        rivals = [Measurement(*shared, theirs, theirs.parent / "runs" / f"{number:02d}") for number in runs]
         train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
         folder = self.run_folder(step.experiment, step.attempt, step.run)
-        return Measurement(
-            self.settings, self.data, self.integrity, find_wall(), self.folder.parent, train_py, folder, folders
-        )
+        return Measurement(*shared, train_py, folder, rivals)
 
     def _audit_once(self, step: Step, listen: Listener) -> None:
         """Look closely at a run of an idea that is about to be kept, and ask the private holdout."""

@@ -28,7 +28,7 @@ from harness.scoring.audit import Audit, audit_model
 from harness.scoring.channel import Launch, ScoreError
 from harness.scoring.scorer import Score, score_model
 
-PROBES, CLOSE_PROBES = 128, 1024  # of each scored run; of each run of an idea that is about to be kept
+PROBES, CLOSE_PROBES = 128, 512  # of each scored run; of each run of an idea that is about to be kept
 Progress = Callable[[float], None]
 
 
@@ -36,7 +36,7 @@ Progress = Callable[[float], None]
 class Measurement:
     """One trained run and all that measuring it needs.
 
-    results: the folder of all runs; folder: this run's; rival: folders of the incumbent's scored runs, none for a baseline.
+    results: the folder of all runs; folder: this run's; rival: the incumbent's scored runs, none for a baseline.
     """
 
     settings: Settings
@@ -46,7 +46,7 @@ class Measurement:
     results: Path
     train_py: Path
     folder: Path
-    rival: Sequence[Path] = ()
+    rival: Sequence[Measurement] = ()
 
     @property
     def weights(self) -> Path:
@@ -68,10 +68,16 @@ class Measurement:
         fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None}
         with self._judged(fields, "audit_seconds"):
             self._audit(fields, CLOSE_PROBES)
-            score = self._run("holdout", progress)
-            save_losses(self.folder / "holdout_losses.npy", score.losses)
+            for run in (self, *self.rival):
+                run.measure_holdout(progress)
             fields["holdout"] = self._holdout_words()
         return fields
+
+    def measure_holdout(self, progress: Progress) -> None:
+        """Leave the losses on the private holdout beside the run's others, unless they are there or its weights are not."""
+        path = self.folder / "holdout_losses.npy"
+        if not path.exists() and self.weights.exists():
+            save_losses(path, self._run("holdout", progress).losses)
 
     @contextlib.contextmanager
     def _judged(self, fields: dict, seconds: str) -> Iterator[None]:
@@ -112,17 +118,9 @@ class Measurement:
         environment = child_environment(
             TMPDIR=str(own), TORCHINDUCTOR_CACHE_DIR=str(own / "cache"), TRITON_CACHE_DIR=str(own / "cache" / "triton"), **{MARK: str(own)}
         )  # fmt: skip
-        device, hidden = (
-            settings.device["kind"],
-            [Path(path) for path in hidden_folders(settings, self.data, self.results)],
-        )
-        seen = {
-            "own": [own],
-            "readable": [self.train_py, self.weights],
-            "hidden": hidden,
-            "device": device,
-            "lasting": False,
-        }
+        device = settings.device["kind"]
+        hidden = [Path(path) for path in hidden_folders(settings, self.data, self.results)]
+        seen = {"own": [own], "readable": [self.train_py, self.weights], "hidden": hidden, "device": device, "lasting": False}  # fmt: skip
         launch = Launch(environment, lambda command: self.wall.enclose(command, **seen), walled=self.wall.walled)
         try:
             yield {
@@ -135,11 +133,11 @@ class Measurement:
 
     def _rival_losses(self, shape: tuple[int, int]) -> np.ndarray | None:
         """The incumbent's mean losses on the validation rows; None where there are none."""
-        stored = [losses for run in self.rival if (losses := load_losses(run / "losses.npy", shape)) is not None]
+        stored = [losses for run in self.rival if (losses := load_losses(run.folder / "losses.npy", shape)) is not None]
         return np.mean(stored, axis=0) if stored else None
 
     def _holdout_words(self) -> str | None:
-        """agrees or disagrees; None for a baseline, and where the incumbent's losses are gone."""
+        """agrees or disagrees; None where the incumbent's losses or weights are gone."""
         pairs = {split: self._both(split) for split in ("val", "holdout")}
         if not all(pairs.values()):
             return None
@@ -152,7 +150,9 @@ class Measurement:
             -1, self.data.max_seq_len + 1
         )
         targets, token_bytes = rows[:, 1:], np.load(self.data.train_dir / "token_bytes.npy", allow_pickle=False)
-        stored = [load_losses(folder / name, targets.shape) for folder in (self.folder, *self.rival)]
+        stored = [
+            load_losses(folder / name, targets.shape) for folder in (self.folder, *(run.folder for run in self.rival))
+        ]
         own, *rivals = [holdout.row_nats(losses, targets, token_bytes) for losses in stored if losses is not None]
         return holdout.Losses(token_bytes[targets].sum(axis=1), [own], rivals) if rivals else None
 

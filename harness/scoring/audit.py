@@ -143,12 +143,12 @@ def judge_probes(differences: np.ndarray, intact: np.ndarray, uniform: np.ndarra
     if own_gap > max(STANDARD_ERRORS * own_error, SMALLEST_GAP):
         words = f"its losses are {own_gap:.4f} nats lower on average than what it predicts in another process"
         return "cheating" if own_gap > OVERWHELMING * own_error else "gap", words, figures
-    if r0 > NOT_REPRODUCIBLE:
-        words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
-        return "not reproducible", words, figures
     if abs(gap) > max(STANDARD_ERRORS * error, SMALLEST_GAP):
         words = f"its losses are {gap:.4f} nats lower on average than what it predicts without seeing what follows"
         return "cheating" if abs(gap) > OVERWHELMING * error else "gap", words, figures
+    if r0 > NOT_REPRODUCIBLE:
+        words = f"not reproducible: on the rows it was scored on its losses differ by {r0:.3f} nats (rms) in another process"
+        return "not reproducible", words, figures
     limit = max(SMALLEST_DIFFERENCE, TIMES_INTACT * float(np.abs(own).max()))
     if largest > limit:
         beyond = int((np.abs(spliced) > limit).sum())
