@@ -24,8 +24,8 @@ from harness.lab.runner import child_environment
 from harness.lab.settings import Settings, hidden_folders
 from harness.lab.wall import Wall
 from harness.scoring import holdout
-from harness.scoring.audit import Audit, audit_model
-from harness.scoring.channel import Launch, ScoreError
+from harness.scoring.audit import Audit, audit_model, audit_server
+from harness.scoring.channel import Launch, ModelServer, ScoreError
 from harness.scoring.scorer import Score, score_model
 
 PROBES, CLOSE_PROBES = 128, 512  # of each scored run; of each run of an idea that is about to be kept
@@ -55,11 +55,11 @@ class Measurement:
     def score(self, progress: Progress) -> dict:
         """Fields of `scored`: val_bpb by server A, then a quick audit by server B."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
-        with self._judged(fields, "score_seconds"):
+        with self._judged(fields, "score_seconds"), self._server("server_audit") as given, self._early(given) as server:
             score = self._run("val", progress)
             save_losses(self.folder / "losses.npy", score.losses)
             fields |= {"nats": score.nats, "scored_bytes": score.scored_bytes, "scored_tokens": score.scored_tokens}
-            self._audit(fields, PROBES)
+            self._audit(fields, PROBES, server, given)
             fields["val_bpb"] = round(score.val_bpb, 6)
         return fields
 
@@ -67,7 +67,8 @@ class Measurement:
         """Fields of `audited`: many more probes, and whether the private holdout agrees with the gain."""
         fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None}
         with self._judged(fields, "audit_seconds"):
-            self._audit(fields, CLOSE_PROBES)
+            with self._server("server_audit") as given:
+                self._audit(fields, CLOSE_PROBES, None, given)
             for run in (self, *self.rival):
                 run.measure_holdout(progress)
             fields["holdout"] = self._holdout_words()
@@ -96,13 +97,23 @@ class Measurement:
         with self._server(f"server_{split}") as given:
             return score_model(self.data, self.train_py, self.weights, split=split, progress=progress, **given)
 
-    def _audit(self, fields: dict, probes: int) -> None:
-        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that."""
+    @contextlib.contextmanager
+    def _early(self, given: dict) -> Iterator[ModelServer | None]:
+        """Server B, importing torch while A works, where a wall keeps the two apart; None elsewhere: then it starts when A is dead."""
+        server = audit_server(self.data, self.train_py, self.weights, **given) if self.wall.walled else None
+        try:
+            yield server
+        finally:
+            if server:
+                server.close()
+
+    def _audit(self, fields: dict, probes: int, server: ModelServer | None, given: dict) -> None:
+        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that. server: started before, or None."""
         losses = np.load(self.folder / "losses.npy", allow_pickle=False)
-        with self._server("server_audit") as given:
-            found: Audit = audit_model(
-                self.data, self.train_py, self.weights, losses, self._rival_losses(losses.shape), probes=probes, seed=secrets.randbits(32), **given
-            )  # fmt: skip
+        found: Audit = audit_model(
+            self.data, self.train_py, self.weights, losses, self._rival_losses(losses.shape),
+            probes=probes, seed=secrets.randbits(32), server=server, **given,
+        )  # fmt: skip
         fields["audit"] = found.as_dict()
         if found.verdict == "cheating":
             raise ScoreError("cheating", found.words)

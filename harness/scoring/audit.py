@@ -187,6 +187,23 @@ def look(
     return "cheating", words, figures, looks  # three standard errors happen by chance, twice in a row hardly
 
 
+def audit_server(
+    data: PreparedData,
+    train_py: Path,
+    weights: Path,
+    *,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    launch: Launch,
+    folder: Path,
+    limit_seconds: float,
+) -> ModelServer:
+    """Server B, started; it knows nothing of a candidate until it is entered. Close it, if it never is."""
+    header = server_header(data, train_py, weights, device=device, dtype=dtype, threads=threads, mode="logits")
+    return ModelServer(header, launch, folder, Deadline(limit_seconds))
+
+
 def audit_model(
     data: PreparedData,
     train_py: Path,
@@ -196,22 +213,20 @@ def audit_model(
     *,
     probes: int,
     seed: int,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    launch: Launch,
-    folder: Path,
-    limit_seconds: float,
+    server: ModelServer | None = None,
+    **given: object,
 ) -> Audit:
     """Compare recorded losses (n, T) of the validation rows with what another process predicts. incumbent: its losses (n, T), or None.
 
-    seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. Raises ScoreError with the status of the run.
+    seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. given: as of `audit_server`; server: one that it
+    started before. Raises ScoreError with the status of the run.
     """
     started = time.monotonic()
     recorded = Recorded(open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
-    header = server_header(data, train_py, weights, device=device, dtype=dtype, threads=threads, mode="logits")
-    with ModelServer(header, launch, folder, Deadline(limit_seconds)) as server:
-        verdict, words, figures, looks = look(server, recorded, probes, header["batch_rows"], seed)
+    server = server or audit_server(data, train_py, weights, **given)
+    server.deadline = Deadline(given["limit_seconds"])
+    with server:
+        verdict, words, figures, looks = look(server, recorded, probes, server.header["batch_rows"], seed)
     scored = data.manifest["scored"]["val"]
     bpb_per_nat = scored["tokens"] / scored["bytes"] / math.log(2)
     floor = max(STANDARD_ERRORS * figures["standard_error"], SMALLEST_GAP) * bpb_per_nat

@@ -100,7 +100,10 @@ class Exchanges:
 
 
 class ModelServer:
-    """A child process that serves one candidate; a context manager that always leaves its process group dead."""
+    """A child process that serves one candidate; a context manager that always leaves its process group dead.
+
+    The process starts at once and imports what it needs; it is told of a candidate, and loads it, when the context is entered.
+    """
 
     def __init__(self, header: dict, launch: Launch, folder: Path, deadline: Deadline) -> None:
         """header: see `server`. folder: the child's working folder, and its log's."""
@@ -113,7 +116,7 @@ class ModelServer:
             start_new_session=True,
         )  # fmt: skip
         self._pipes = Exchanges(self.process.stdin, self.process.stdout)
-        self._sequence = 0
+        self._sequence, self._closed = 0, False
 
     def __enter__(self) -> ModelServer:
         try:
@@ -129,7 +132,10 @@ class ModelServer:
         self.close()
 
     def close(self) -> None:
-        """Kill the server and all it started."""
+        """Kill the server and all it started; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self._pipes.close()
         if self.walled and self.process.poll() is None:
             for inner in inner_processes(self.process.pid):
