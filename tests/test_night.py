@@ -27,6 +27,7 @@ def outputs_text(path) -> str:
     return json.dumps([cell.get("outputs", []) for cell in cells], ensure_ascii=False)
 
 
+@pytest.mark.slow
 def test_a_night_from_nothing(tmp_path, cache):
     checkout = copy_checkout(tmp_path / "lab")
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
