@@ -1,7 +1,9 @@
 """The gate: what may be trained."""
 
 import contextlib
+import os
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from harness.lab.profiles import PROFILES
 from harness.search.bank import ON_CARDS
 from harness.search.constants import rewrite_constants
 from harness.search.gate import check_candidate, source_hash
+from harness.search.gate_policy import ALLOWED_WORDS
 from harness.search.patch import PatchError
 
 TEMPLATE = (Path(__file__).parent.parent / "train_template.py").read_text(encoding="utf-8")
@@ -122,6 +125,17 @@ REFUSED = {
     "__builtins__['open']": "uses __builtins__",
     "def f(x=open):\n    return x": "uses open",
     "class A:\n    read = open": "uses open",
+    "def f(open=open):\n    return open('x')": "uses open",
+    "def f(*, exec=exec):\n    exec('1')": "uses exec",
+    "f = lambda open=open: open('x')": "uses open",
+    "FILES = [open(name) for open in [open] for name in 'ab']": "uses open",
+    "def f(open: open('x')):\n    pass": "uses open",
+    "@exec\ndef f(exec):\n    return exec": "uses exec",
+    "def f(torch=torch):\n    torch.save({}, 'x')": "passes the module torch on",
+    "import enum\nenum.bltns.open('x')": r"uses enum\.bltns",
+    "contextlib.chdir('/')": r"uses contextlib\.chdir",
+    "np.zeros(3).dump('x')": r"uses \.dump",
+    "torch.cuda.tunable.write_file('x')": r"uses torch\.cuda\.tunable",
     "torch.save({}, 'x')": r"uses torch\.save",
     "state = torch.load('x')": r"uses torch\.load",
     "from torch import load as read": r"uses torch\.load",
@@ -230,6 +244,8 @@ HONEST = [
     "def forward(self, input):\n    return F.relu(input)",
     "def compile(model):\n    return model\n\nMODEL = compile(None)",
     "def f():\n    vars = [1.0, 2.0]\n    return [input for input in vars]",
+    "def f(input, open=None, *, vars=3):\n    return lambda x=input: [open(x) for open in input if vars]",
+    "@functools.lru_cache(maxsize=None)\ndef f(dump=len):\n    return dump",
     "def f(model):\n    return getattr(model, '_orig_mod', model)",
     "def f(model):\n    setattr(model, 'scale', nn.Parameter(torch.ones(())))",
     "def f(model, names):\n    return [getattr(model, name) for name in names]",
@@ -304,6 +320,36 @@ def test_a_file_that_breaks_its_reader_gets_a_reason_and_a_hash(what):
     (reason,) = check_candidate(SOURCE + UNREADABLE[what])
     assert re.match("train.py (is not valid Python.*: .{10}|nests something too deeply)", reason)
     assert source_hash(UNREADABLE[what]) not in (source_hash(""), source_hash(SOURCE))
+
+
+HIDDEN = "# nothing to see +AAo-import os+ADs- print(os.getpid())\n"
+
+
+@pytest.mark.parametrize(
+    "first", ["# coding: utf-7\n", "#!/usr/bin/python\n# -*- coding: utf_7 -*-\n", "# vim: fileencoding=no_such\n"]
+)
+def test_a_file_that_python_reads_in_another_encoding_is_refused(first):
+    (reason,) = check_candidate(first + HIDDEN + SOURCE)
+    assert "declares an encoding" in reason
+
+
+def test_what_the_encoding_hides_is_run_by_python(tmp_path, capfd):
+    """Else the refusal above would guard against nothing."""
+    (tmp_path / "train.py").write_text("# coding: utf-7\n" + HIDDEN)
+    runpy.run_path(str(tmp_path / "train.py"))
+    assert capfd.readouterr().out.strip() == str(os.getpid())
+
+
+def test_utf_8_may_be_declared():
+    assert check_candidate("# -*- coding: utf-8 -*-\n" + SOURCE) == []
+    assert check_candidate("# one line\n\n# coding: utf-7 is plain words from the third line on\n" + SOURCE) == []
+
+
+def test_reasons_are_few_and_short_whatever_the_file():
+    many = reasons_for("open\n" * 10_000)
+    assert len(many) == 21 and many[-1].startswith("and 9,980 more")
+    (long,) = reasons_for("import " + "a" * 100_000)
+    assert len(long) < 600 and long.endswith(ALLOWED_WORDS)
 
 
 def test_a_file_too_long_for_an_idea_is_refused_before_it_is_parsed():

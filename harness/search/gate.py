@@ -6,11 +6,14 @@ that a proposer can act on; an empty list lets it pass. What it may touch is in 
 
 import ast
 import hashlib
+import io
+import tokenize
 from collections.abc import Collection, Iterator
 
 from harness.search.constants import Constant, ConstantsError, parse_constants
 from harness.search.gate_walk import policy_reasons
 
+MOST_REASONS = 20  # as many as a proposer can act on at once; the journal and a prompt hold them
 MOST_BYTES = 200_000  # eight times the template: room for any idea, none for weights or text written out as literals
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # of ast: no Python, a null byte, nested too deeply
 
@@ -20,6 +23,10 @@ def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
     size = len(source.encode(errors="replace"))
     if size > MOST_BYTES:
         return [f"train.py has {size:,} bytes, {MOST_BYTES:,} are allowed: compute what is written out"]
+    if not _is_utf8(source):
+        return [
+            "train.py declares an encoding, under which Python would read another file than people do: delete that line, it is UTF-8"
+        ]
     try:
         reasons = _reasons(source)
     except (RecursionError, MemoryError):
@@ -29,7 +36,21 @@ def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
         return [f"train.py is not valid Python{f' at line {line}' if line else ''}: {getattr(error, 'msg', error)}"]
     if not reasons and source_hash(source) in tried:
         reasons.append("this train.py was tried before (comments and layout do not count): propose something else")
-    return reasons
+    more = len(reasons) - MOST_REASONS
+    return (
+        reasons
+        if more <= 0
+        else [*reasons[:MOST_REASONS], f"and {more:,} more reasons, which are told once these are mended"]
+    )
+
+
+def _is_utf8(source: str) -> bool:
+    """False for `# coding: utf-7` and its like, by Python's own rule: there a comment may hold lines of code."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(source.encode(errors="replace")).readline)
+    except SyntaxError:
+        return False
+    return encoding.startswith("utf-8")
 
 
 def _reasons(source: str) -> list[str]:

@@ -52,6 +52,7 @@ PARTS = (
     _refused(
         OUTSIDE,
         "os sys io subprocess socket shutil pathlib tempfile glob pickle marshal importlib builtins inspect gc threading ctypes signal types platform "
+        "bltns open copyreg chdir gzip bz2 lzma sqlite3 tunable mp "
         "multiprocessing concurrent asyncio logging linecache traceback weakref pkgutil zipfile urllib requests "
         "save load from_file hub package serialization storage distributed futures cpp_extension load_library load_url model_zoo tensorboard onnx "
         "UntypedStorage TypedStorage collect_env classes DataLoader cudart ipc_collect save_cache_artifacts load_cache_artifacts "
@@ -78,7 +79,7 @@ SEEDED_BY_CALLER = {"random.Random", "numpy.random.default_rng", "numpy.random.G
 
 # Attributes of anything, whatever it is.
 ATTRIBUTES = (
-    _refused(OUTSIDE, "tofile share_memory share_memory_ from_file memmap untyped_storage")
+    _refused(OUTSIDE, "tofile dump share_memory share_memory_ from_file memmap untyped_storage")
     | _refused(PATCHING, "f_globals f_locals f_back gi_frame cr_frame ag_frame tb_frame")
     | _refused(CLOCK, "elapsed_time")
 )

@@ -10,6 +10,8 @@ import ast
 
 from harness.search import gate_policy as policy
 
+MOST_LETTERS = 160  # of a candidate's own words in a reason
+
 
 def policy_reasons(tree: ast.Module) -> list[str]:
     """Return what in a train.py is refused, in the order of lines, each reason once."""
@@ -63,6 +65,7 @@ class _Reader(ast.NodeVisitor):
             self.sessions.add(target.id)
 
     def refuse(self, node: ast.AST, what: str, instead: str) -> None:
+        what = what if len(what) <= MOST_LETTERS else what[:MOST_LETTERS] + "..."
         self.found.append((node.lineno, f"line {node.lineno} {what}: {instead}"))
 
     def path(self, node: ast.AST | None) -> str | None:
@@ -211,9 +214,20 @@ class _Reader(ast.NodeVisitor):
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def in_scope(self, node: ast.AST) -> None:
+        outside = _evaluated_outside(node)
+        for child in outside:
+            self.visit(child)
         self.local.append(_locals(node))
-        self.generic_visit(node)
+        for child in ast.iter_child_nodes(node):
+            self.visit_inside(child, outside)
         self.local.pop()
+
+    def visit_inside(self, node: ast.AST, outside: list[ast.AST]) -> None:
+        if isinstance(node, (ast.arguments, ast.arg, ast.comprehension)):
+            for child in ast.iter_child_nodes(node):
+                self.visit_inside(child, outside)
+        elif not any(node is other for other in outside):
+            self.visit(node)
 
     visit_Lambda = visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = in_scope
 
@@ -225,6 +239,16 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, *_CO
 def is_dunder(name: str) -> bool:
     """True for __names__ with two underscores on both sides."""
     return len(name) > 4 and name.startswith("__") and name.endswith("__")
+
+
+def _evaluated_outside(scope: ast.AST) -> list[ast.AST]:
+    """What of a function, lambda or comprehension is evaluated around it, before its own names exist."""
+    if isinstance(scope, _COMPREHENSIONS):
+        return [scope.generators[0].iter]
+    defaults = [*scope.args.defaults, *(default for default in scope.args.kw_defaults if default)]
+    annotations = [node.annotation for node in ast.walk(scope.args) if isinstance(node, ast.arg) and node.annotation]
+    returned = getattr(scope, "returns", None)
+    return [*defaults, *annotations, *([returned] if returned else []), *getattr(scope, "decorator_list", [])]
 
 
 def _locals(scope: ast.AST) -> set[str]:
