@@ -198,7 +198,7 @@ def test_test_script_passes_arguments_to_pytest(checkout, tmp_path):
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     assert "PYTEST ['-k', 'journal']" in checkout.start("-k", "journal", script="test.py", PATH=path)[1]
     status, output = checkout.start("--all", "-x", script="test.py", PATH=path)
-    assert (status, output.splitlines()[-1]) == (0, "PYTEST ['-m', '', '-x']")
+    assert (status, output.splitlines()[-1]) == (0, "PYTEST ['-m', '', '-rs', '-x']")
 
 
 def test_a_copied_environment_is_not_trusted(tmp_path):
