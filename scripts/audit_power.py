@@ -1,6 +1,7 @@
 """Measure the audit: false alarms on honest models, the smallest leak it finds, and the seconds it takes.
 
     python scripts/audit_power.py                                       about ten minutes on two cores
+    python scripts/audit_power.py --seconds                             the last table alone, two minutes
     python scripts/audit_power.py --quick                               tiny counts: shows that all parts run, the figures mean nothing
     python scripts/audit_power.py --write results/benchmarks/audit.md
 
@@ -17,7 +18,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,8 +33,13 @@ from _bench_setup import Bench, make_bench  # noqa: E402
 from models_for_audit import DISHONEST, HONEST, UNSTEADY, Honest, bigrams, load, made, save  # noqa: E402
 
 from harness.data.manifest import PreparedData  # noqa: E402
+from harness.lab.integrity import Integrity  # noqa: E402
+from harness.lab.measuring import PROBES as MEASURED_PROBES  # noqa: E402
+from harness.lab.measuring import Measurement  # noqa: E402
 from harness.lab.runner import child_environment  # noqa: E402
-from harness.scoring.audit import Recorded, audit_model, judge_probes, look, make_probes  # noqa: E402
+from harness.lab.settings import harness_hash  # noqa: E402
+from harness.lab.wall import find_wall  # noqa: E402
+from harness.scoring.audit import Recorded, judge_probes, look, make_probes  # noqa: E402
 from harness.scoring.channel import Deadline, Launch, ModelServer  # noqa: E402
 from harness.scoring.scorer import open_rows, open_token_bytes, score_model, server_header  # noqa: E402
 
@@ -183,36 +188,23 @@ def power_table(bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts:
 # --- Seconds
 
 
-def seconds_table(bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts: Counts) -> list[str]:
-    """What isolation adds to each scored run: both servers less an evaluation in this process."""
-    settings, run = bench.settings, bench.work / "short"
-    torch.set_num_threads(settings.threads or 1)
-    given = {"device": "cpu", "dtype": settings.dtype, "threads": settings.threads}
-    paths = (bench.train_py, run / "weights.safetensors")
-
-    def start() -> float:
-        began = time.monotonic()
-        with ModelServer(server_header(bench.data, *paths, mode="logits", **given), LAUNCH, run, Deadline(600)):
-            return time.monotonic() - began
-
-    def audit(probes: int) -> float:
-        return audit_model(
-            bench.data, *paths, losses, incumbent, probes=probes, seed=1, launch=LAUNCH, folder=run, limit_seconds=600, **given
-        ).seconds  # fmt: skip
-
-    def median(measure: Callable[[], float]) -> float:
-        return statistics.median(measure() for _ in range(counts.repeats))
-
-    here, scored, started = median(lambda: evaluate_here(bench)), median(lambda: bench.score("short").seconds), median(start)
-    quick, close = (median(lambda probes=probes: audit(probes)) for probes in (PROBED, max(PROBES)))
+def seconds_table(bench: Bench, repeats: int) -> list[str]:
+    """What isolation adds to each scored run: the lab's own measurement, both servers and the hashes after it, less an evaluation in this process."""
+    integrity, wall = Integrity(bench.data, harness_hash()), find_wall()
+    run = Measurement(bench.settings, bench.data, integrity, wall, bench.work, bench.train_py, bench.work / "short")
+    torch.set_num_threads(bench.settings.threads or 1)
+    found = [run.score(lambda share: None) for _ in range(repeats)]
+    if bad := [each["cause"] for each in found if each["status"] != "ok"]:
+        raise SystemExit(f"a run could not be measured: {bad[0]}")
+    whole, audit = (statistics.median(values) for values in zip(*((each["score_seconds"], each["audit"]["seconds"]) for each in found), strict=True))
+    here = statistics.median(evaluate_here(bench) for _ in range(repeats))
+    tokens = found[0]["scored_tokens"]
     return [
         "| part | seconds |", "|---|---|",
-        f"| evaluation of {losses.size:,} tokens in one process, nothing kept apart | {here:.2f} |",
-        f"| server A: start, the same evaluation, pipe, sums | {scored:.2f} |",
-        f"| server B: start alone | {started:.2f} |",
-        f"| audit of {PROBED} probes, start included | {quick:.2f} |",
-        f"| audit of {max(PROBES)} probes, start included (only before a keep) | {close:.2f} |",
-        f"| **isolation adds to each scored run** | **{scored + quick - here:.2f}** |",
+        f"| evaluation of {tokens:,} tokens in one process, nothing kept apart | {here:.2f} |",
+        f"| the same as in a night, wall: {wall.kind}, {MEASURED_PROBES} probes | {whole:.2f} |",
+        f"| of this the audit, from the end of server A on | {audit:.2f} |",
+        f"| **isolation adds to each scored run** | **{whole - here:.2f}** |",
     ]  # fmt: skip
 
 
@@ -268,7 +260,7 @@ def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
         demo.train(name, seed, counts.seconds or demo.profile.budget_seconds)
         scores.append(demo.score(name))
     own, rival = scores
-    seconds_lines = seconds_table(demo, own.losses, rival.losses, counts)
+    seconds_lines = seconds_table(demo, counts.repeats)
     return PAGE.format(
         honest=len(HONEST), steps=counts.steps, probed=PROBED, seeds=counts.seeds, audits=sum(total.values()), alarms=sum(total.values()) - total["agrees"],
         honest_table="\n".join(honest_lines), dishonest_table="\n".join(dishonest_lines), power=POWER, draws=counts.draws, bpb=own.val_bpb,
@@ -281,11 +273,18 @@ def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny counts")
+    parser.add_argument("--seconds", action="store_true", help="the last table alone")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write what is printed")
     options = parser.parse_args()
     counts = Counts(seeds=2, steps=2, draws=5, repeats=1, seconds=1.0) if options.quick else Counts()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
+        if options.seconds:
+            bench = make_bench("demo", None, Path(work) / "demo", print)
+            bench.work.mkdir()
+            bench.train("short", 1, counts.seconds or 10.0)
+            print("\n".join(seconds_table(bench, 2 * counts.repeats - 1)))
+            return
         page = report(Path(work), counts, lambda line: print(line, file=sys.stderr, flush=True))
     print(page)
     if options.write:

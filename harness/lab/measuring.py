@@ -28,7 +28,7 @@ from harness.scoring.audit import Audit, audit_model, audit_server
 from harness.scoring.channel import Launch, ModelServer, ScoreError
 from harness.scoring.scorer import Score, score_model
 
-PROBES, CLOSE_PROBES = 128, 512  # of each scored run; of each run of an idea that is about to be kept
+PROBES, CLOSE_PROBES = 64, 512  # of each scored run; of each run of an idea that is about to be kept
 Progress = Callable[[float], None]
 
 
