@@ -40,8 +40,8 @@ from harness.lab.runner import child_environment  # noqa: E402
 from harness.lab.settings import harness_hash  # noqa: E402
 from harness.lab.wall import find_wall  # noqa: E402
 from harness.scoring.audit import Recorded, judge_probes, look, make_probes  # noqa: E402
-from harness.scoring.channel import Deadline, Launch, ModelServer  # noqa: E402
-from harness.scoring.scorer import open_rows, open_token_bytes, score_model, server_header  # noqa: E402
+from harness.scoring.channel import Launch  # noqa: E402
+from harness.scoring.scorer import open_rows, open_token_bytes, score_model, start_server  # noqa: E402
 
 LAUNCH = Launch(child_environment())
 PROBES = (64, 128, 512, 1024)
@@ -87,10 +87,9 @@ def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> I
     rows = open_rows(data, "val")
     incumbent = -bigrams(data)[rows[:, :-1], rows[:, 1:]]
     recorded = Recorded(rows, losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
-    header = server_header(data, *paths, mode="logits", **given)
-    with ModelServer(header, LAUNCH, folder, Deadline(600)) as server:
+    with start_server(data, *paths, "logits", launch=LAUNCH, folder=folder, limit_seconds=600, **given) as server:
         for seed in range(counts.seeds):
-            verdict, _, figures, _ = look(server, recorded, PROBED, header["batch_rows"], seed)
+            verdict, _, figures, _ = look(server, recorded, PROBED, server.header["batch_rows"], seed)
             yield verdict, figures
 
 

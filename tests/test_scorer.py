@@ -13,8 +13,8 @@ from torch import nn
 from harness.lab.runner import child_environment
 from harness.lab.wall import find_wall
 from harness.scoring import channel
-from harness.scoring.channel import Deadline, Exchanges, Launch, ModelServer, ScoreError
-from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model, server_header
+from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
+from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model, start_server
 
 UNIFORM = """
 import torch
@@ -123,18 +123,18 @@ def test_behind_a_wall_nothing_of_a_server_is_left_either(tiny_data, tmp_path):
         pytest.skip(f"bubblewrap: {wall.why}")
     (tmp_path / "train.py").write_text(UNIFORM.format(body="return torch.zeros(*idx.shape, self.n)"))
     save_model(Weights(), str(tmp_path / "weights.safetensors"))
-    header = server_header(
-        tiny_data,
-        tmp_path / "train.py",
-        tmp_path / "weights.safetensors",
-        device="cpu",
-        dtype="float32",
-        threads=1,
-        mode="losses",
-    )
     seen = {"own": [tmp_path], "readable": [], "hidden": [tiny_data.folder], "device": "cpu"}
     launch = Launch(child_environment(), lambda command: wall.enclose(command, **seen), walled=True)
-    with ModelServer(header, launch, tmp_path, Deadline(120.0)) as server:
+    paths = (tmp_path / "train.py", tmp_path / "weights.safetensors")
+    given = {
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": 1,
+        "launch": launch,
+        "folder": tmp_path,
+        "limit_seconds": 120.0,
+    }
+    with start_server(tiny_data, *paths, "losses", **given) as server:
         inside = psutil.Process(server.process.pid).children(recursive=True)
         assert inside
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in inside)

@@ -24,9 +24,9 @@ from harness.lab.runner import child_environment
 from harness.lab.settings import Settings, hidden_folders
 from harness.lab.wall import Wall
 from harness.scoring import holdout
-from harness.scoring.audit import Audit, audit_model, audit_server
+from harness.scoring.audit import Audit, audit_model
 from harness.scoring.channel import Launch, ModelServer, ScoreError
-from harness.scoring.scorer import Score, score_model
+from harness.scoring.scorer import Score, open_rows, open_token_bytes, score_model, start_server
 
 PROBES, CLOSE_PROBES = 64, 512  # of each scored run; of each run of an idea that is about to be kept
 Progress = Callable[[float], None]
@@ -100,7 +100,7 @@ class Measurement:
     @contextlib.contextmanager
     def _early(self, given: dict) -> Iterator[ModelServer | None]:
         """Server B, importing torch while A works, where a wall keeps the two apart; None elsewhere: then it starts when A is dead."""
-        server = audit_server(self.data, self.train_py, self.weights, **given) if self.wall.walled else None
+        server = start_server(self.data, self.train_py, self.weights, "logits", **given) if self.wall.walled else None
         try:
             yield server
         finally:
@@ -157,10 +157,7 @@ class Measurement:
     def _both(self, split: str) -> holdout.Losses | None:
         """This run's and the incumbent's nats of each row on one text."""
         name = "losses.npy" if split == "val" else "holdout_losses.npy"
-        rows = np.memmap(self.data.private_dir / f"{split}.bin", dtype="<u2", mode="r").reshape(
-            -1, self.data.max_seq_len + 1
-        )
-        targets, token_bytes = rows[:, 1:], np.load(self.data.train_dir / "token_bytes.npy", allow_pickle=False)
+        targets, token_bytes = open_rows(self.data, split)[:, 1:], open_token_bytes(self.data)
         stored = [
             load_losses(folder / name, targets.shape) for folder in (self.folder, *(run.folder for run in self.rival))
         ]

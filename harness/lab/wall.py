@@ -217,7 +217,7 @@ def try_bubblewrap() -> Wall:
     for users in (
         True,
         False,
-    ):  # the second for root where user namespaces are forbidden; an ordinary user has none without
+    ):  # the second is for root where user namespaces are forbidden; an ordinary user has no wall without
         try:
             return tested(program, users)
         except (OSError, subprocess.SubprocessError, WallError) as error:

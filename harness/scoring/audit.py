@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.manifest import PreparedData
-from harness.scoring.channel import Deadline, Launch, ModelServer, ScoreError
-from harness.scoring.scorer import open_rows, open_token_bytes, server_header
+from harness.scoring.channel import Deadline, ModelServer, ScoreError
+from harness.scoring.scorer import open_rows, open_token_bytes, start_server
 
 INTACT_SHARE = 0.25  # of the probes, at least: how far honest losses differ is known well from a few dozen
 NOT_REPRODUCIBLE = 0.05  # nats, root mean square on intact rows
@@ -187,23 +187,6 @@ def look(
     return "cheating", words, figures, looks  # three standard errors happen by chance, twice in a row hardly
 
 
-def audit_server(
-    data: PreparedData,
-    train_py: Path,
-    weights: Path,
-    *,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    launch: Launch,
-    folder: Path,
-    limit_seconds: float,
-) -> ModelServer:
-    """Server B, started; it knows nothing of a candidate until it is entered. Close it, if it never is."""
-    header = server_header(data, train_py, weights, device=device, dtype=dtype, threads=threads, mode="logits")
-    return ModelServer(header, launch, folder, Deadline(limit_seconds))
-
-
 def audit_model(
     data: PreparedData,
     train_py: Path,
@@ -218,12 +201,12 @@ def audit_model(
 ) -> Audit:
     """Compare recorded losses (n, T) of the validation rows with what another process predicts. incumbent: its losses (n, T), or None.
 
-    seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. given: as of `audit_server`; server: one that it
-    started before. Raises ScoreError with the status of the run.
+    seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. given: as of `start_server`; server: one that it
+    started before, in mode `logits`. Raises ScoreError with the status of the run.
     """
     started = time.monotonic()
     recorded = Recorded(open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
-    server = server or audit_server(data, train_py, weights, **given)
+    server = server or start_server(data, train_py, weights, "logits", **given)
     server.deadline = Deadline(given["limit_seconds"])
     with server:
         verdict, words, figures, looks = look(server, recorded, probes, server.header["batch_rows"], seed)

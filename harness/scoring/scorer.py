@@ -70,20 +70,11 @@ def open_token_bytes(data: PreparedData) -> np.ndarray:
     return np.load(data.train_dir / "token_bytes.npy", allow_pickle=False)
 
 
-def server_header(
-    data: PreparedData, train_py: Path, weights: Path, *, device: str, dtype: str, threads: int | None, mode: str
-) -> dict:
-    """What a model server is told. mode: `losses` of all targets, or `logits` at one position of each row."""
-    return {
-        "mode": mode, "train_py": str(train_py), "weights": str(weights), "n_vocab": data.n_vocab, "max_seq_len": data.max_seq_len,
-        "batch_rows": data.manifest["eval_batch_rows"], "device": device, "dtype": dtype, "threads": threads,
-    }  # fmt: skip
-
-
-def score_model(
+def start_server(
     data: PreparedData,
     train_py: Path,
     weights: Path,
+    mode: str,
     *,
     device: str,
     dtype: str,
@@ -91,19 +82,36 @@ def score_model(
     launch: Launch,
     folder: Path,
     limit_seconds: float,
+) -> ModelServer:
+    """A model server, started; it knows nothing of the candidate until it is entered. Close it, if it never is.
+
+    mode: `losses` of all targets, or `logits` at one position of each row. folder: the server's working folder and log.
+    """
+    header = {
+        "mode": mode, "train_py": str(train_py), "weights": str(weights), "n_vocab": data.n_vocab, "max_seq_len": data.max_seq_len,
+        "batch_rows": data.manifest["eval_batch_rows"], "device": device, "dtype": dtype, "threads": threads,
+    }  # fmt: skip
+    return ModelServer(header, launch, folder, Deadline(limit_seconds))
+
+
+def score_model(
+    data: PreparedData,
+    train_py: Path,
+    weights: Path,
+    *,
     split: str = "val",
     progress: Callable[[float], None] = lambda share: None,
+    **given: object,
 ) -> Score:
-    """Measure bits per byte of a candidate's weights on the rows of a split, `val` or `holdout`. folder: the server's working folder and log.
+    """Measure bits per byte of a candidate's weights on the rows of a split, `val` or `holdout`. given: as of `start_server`.
 
     Raises ScoreError with the status of the run.
     """
     started = time.monotonic()
     rows, token_bytes = open_rows(data, split), open_token_bytes(data)
-    header = server_header(data, train_py, weights, device=device, dtype=dtype, threads=threads, mode="losses")
-    batch_rows = header["batch_rows"]
+    batch_rows = data.manifest["eval_batch_rows"]
     losses = np.full((len(rows), data.max_seq_len), np.nan, dtype=np.float32)
-    with ModelServer(header, launch, folder, Deadline(limit_seconds)) as server:
+    with start_server(data, train_py, weights, "losses", **given) as server:
         for first, batch in iter_batches(rows, batch_rows):
             losses[first : first + batch_rows] = server.losses(batch)[: len(rows) - first]
             progress(min(1.0, (first + batch_rows) / len(rows)))
