@@ -9,6 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # fake_source and journals are plain modules beside the tests
 from labs import baseline, cache, lab  # noqa: E402, F401 - fixtures
 
+from harness.lab.wall import VARIABLE, Wall, find_wall  # noqa: E402
+
 os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children find the package in a bare checkout
 
 
@@ -48,3 +50,20 @@ def chromium():
                 miss = pytest.fail if os.environ.get("CI") else pytest.skip
                 miss("no chromium: install one (Debian: apt install chromium) or run scripts/test.py --all")
     return path
+
+
+@pytest.fixture
+def bubblewrap() -> Wall:
+    found = find_wall("auto")
+    if not found.walled:
+        pytest.skip(f"bubblewrap: {found.why}")
+    return found
+
+
+@pytest.fixture(params=["bubblewrap", "limits"])
+def each_wall(request, monkeypatch) -> str:
+    """Runs are behind this wall."""
+    if request.param == "bubblewrap" and not find_wall("auto").walled:
+        pytest.skip(f"bubblewrap: {find_wall('auto').why}")
+    monkeypatch.setenv(VARIABLE, request.param)
+    return request.param

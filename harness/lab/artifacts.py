@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.files import open_atomic, write_json_atomic
-from harness.lab.foreign import remove_tree
 from harness.lab.journal import Experiment
 from harness.lab.runner import summary_block
 from harness.lab.settings import Settings
+from harness.lab.untrusted_files import remove_tree
 
 
 def append_summary(log: Path, log_bytes: int, result: dict) -> None:

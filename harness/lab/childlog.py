@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.data.text import without_escapes
-from harness.lab.foreign import keep_ours
+from harness.lab.untrusted_files import keep_ours
 
 LOG_CAP_BYTES = 4_000_000
 EVENTS_CAP = 20_000

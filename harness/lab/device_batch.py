@@ -17,10 +17,10 @@ from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic
 from harness.data.manifest import PreparedData
-from harness.lab.foreign import remove_tree
 from harness.lab.leftovers import kill_leftover
 from harness.lab.runner import run_training
 from harness.lab.settings import Settings, training_request
+from harness.lab.untrusted_files import remove_tree
 
 PROBE_SECONDS = 5.0  # of training: a few steps on a card that is worth the name
 HEADROOM = 0.85  # share of a card's memory: its driver, fragments, and ideas that need a little more take the rest

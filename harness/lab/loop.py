@@ -20,7 +20,6 @@ from harness.data.manifest import PreparedData
 from harness.lab import history, rulings
 from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weights, update_best
 from harness.lab.decisions import commit_facts, decision
-from harness.lab.foreign import remove_tree
 from harness.lab.integrity import Integrity
 from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step
 from harness.lab.leftovers import kill_leftover
@@ -38,6 +37,7 @@ from harness.lab.proposing import (
 from harness.lab.results import results_from_journal, write_results
 from harness.lab.runner import REPOSITORY, WEIGHTS_SECONDS, run_training
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder, training_request
+from harness.lab.untrusted_files import remove_tree
 from harness.lab.wall import find_wall
 from harness.search.gate import check_candidate
 from harness.search.patch import make_diff

@@ -17,11 +17,11 @@ import numpy as np
 
 from harness.data.manifest import PreparedData
 from harness.lab.artifacts import save_losses
-from harness.lab.foreign import remove_tree
 from harness.lab.integrity import Integrity
 from harness.lab.leftovers import MARK, kill_escaped
 from harness.lab.runner import child_environment
 from harness.lab.settings import Settings, hidden_folders
+from harness.lab.untrusted_files import remove_tree
 from harness.lab.wall import Wall
 from harness.scoring import holdout
 from harness.scoring.audit import Audit, audit_model

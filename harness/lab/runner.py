@@ -23,8 +23,8 @@ from harness.data.files import write_json_atomic
 from harness.data.text import without_escapes
 from harness.lab.childlog import CappedLog, EventLog, number
 from harness.lab.disk_share import DiskShare
-from harness.lab.foreign import keep_plain_files, remove_tree, take_file
 from harness.lab.leftovers import MARK, kill_child, kill_escaped, note_process
+from harness.lab.untrusted_files import keep_plain_files, remove_tree, take_file
 from harness.lab.wall import REPOSITORY, Wall, find_wall
 
 SPIN_COUNT = "1000"  # OpenMP threads that spin for long fight any other process for the core: 3,300 against 11,400 tokens/s beside one

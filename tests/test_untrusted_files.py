@@ -10,7 +10,7 @@ import pytest
 
 from harness.lab import disk_share
 from harness.lab.disk_share import DiskShare, disk_use, removed_bytes
-from harness.lab.foreign import keep_plain_files, remove_tree, take_file
+from harness.lab.untrusted_files import keep_plain_files, remove_tree, take_file
 
 
 def make_socket(path):
