@@ -67,14 +67,14 @@ def template(**constants: object) -> str:
     return rewrite_constants(TEMPLATE.read_text(encoding="utf-8"), {"NGRAM_ROWS": 1024} | constants)
 
 
-ATTENTION = '''
+ATTENTION = """
 def parts(self):
     self.qkv, self.out = nn.Linear(W, 3 * W), nn.Linear(W, W)
 def mix(self, x):
     q, k, v = self.qkv(x).unflatten(-1, (3, 2, W // 2)).permute(2, 0, 3, 1, 4)
     return x + self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
-'''
-ROUTED = '''
+"""
+ROUTED = """
 def parts(self):
     self.route = nn.Linear(W, 8)
     self.experts = nn.ModuleList(nn.Sequential(nn.Linear(W, 64), nn.ReLU(), nn.Linear(64, W)) for _ in range(8))
@@ -87,7 +87,7 @@ def mix(self, x):
         token, place = torch.where(chosen == i)
         out = out.index_add(0, token, (expert(x[token]) * share[token, place, None]).to(out.dtype))
     return (x + out).view(-1, self.T, W)
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from checkout import ROOT, git
 from labs import incumbent_source, point_at, put_candidate, row, run_experiment
@@ -18,6 +19,7 @@ from harness.lab.journal import Journal
 from harness.lab.loop import Lab, LoopError
 from harness.lab.records import records_from_journal
 from harness.lab.results import read_results
+from harness.lab.wall import try_bubblewrap
 
 
 def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
@@ -52,7 +54,9 @@ def test_a_better_file_is_kept_and_everything_agrees(lab):
 def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch):
     old = git(loop.REPOSITORY, "rev-parse", "autoresearch/t")
     measure = measuring.score_model
-    monkeypatch.setattr(decisions, "quarantine_reasons", lambda *facts: [])  # a start-up of a loaded machine is not the point here
+    monkeypatch.setattr(
+        decisions, "quarantine_reasons", lambda *facts: []
+    )  # a start-up of a loaded machine is not the point here
     lab.journal.entries[0]["prior"] = {"sigma": 0.3, "df": 4, "note": "so that gains of 3 bits are beyond doubt"}
     for number in (1, 2):
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
@@ -121,7 +125,7 @@ def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_i
 
     def train(request, listen):
         limits.append(request.device_batch_limit)
-        (Path(request.folder)).mkdir(parents=True)
+        Path(request.folder).mkdir(parents=True, exist_ok=True)
         (Path(request.folder) / "run.log").write_text("")
         rows = request.device_batch_limit or 8
         return {"status": "oom", "cause": "CUDA out of memory", "device_batch_size": rows, "memory_mb": None}
@@ -132,6 +136,26 @@ def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_i
     with pytest.raises(LoopError, match=r"CUDA out of memory; .* smaller model: .*\(--set\)"):
         lab.run_baseline()
     assert limits == [None, 4, 2, 1]
+
+
+def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(lab, monkeypatch):
+    if not try_bubblewrap().walled:
+        pytest.skip(try_bubblewrap().why)
+    waiting = []
+
+    def servers():
+        return [p for p in psutil.Process().children(recursive=True) if "harness.scoring.server" in p.cmdline()]
+
+    def train(request, listen):
+        waiting.extend(servers())
+        (Path(request.folder) / "run.log").write_text("")
+        return {"status": "crash", "cause": "a bad idea", "device_batch_size": 8, "memory_mb": None}
+
+    monkeypatch.setattr(loop, "run_training", train)
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    assert run_experiment(lab)["status"] == "crash"
+    assert waiting and not servers()
+    assert sorted(path.name for path in lab.run_folder(1, 0, 0).iterdir()) == ["result.json", "run.log"]
 
 
 @pytest.mark.parametrize("source, reason", [("def f(:\n", "not valid Python"), (None, "tried before")])

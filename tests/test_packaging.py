@@ -61,7 +61,11 @@ def third_party_imports(*folders: str) -> dict[str, str]:
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
             sources[str(path)] = re.sub(r"^[%!].*$", "", code, flags=re.MULTILINE)
-    ours = {"harness", "train_template", *(path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).glob("*.py"))}
+    ours = {
+        "harness",
+        "train_template",
+        *(path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).glob("*.py")),
+    }
     found = {}
     for name, text in sources.items():
         for node in ast.walk(ast.parse(text)):
@@ -122,7 +126,10 @@ def test_environment_yml_has_no_versions_of_its_own():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, from_pip = conda["dependencies"]
     assert conda["channels"] == ["conda-forge", "nodefaults"]
-    assert python.startswith("python=") and Version(python[7:]) in Requirement(f"x{PROJECT['project']['requires-python']}").specifier
+    assert (
+        python.startswith("python=")
+        and Version(python[7:]) in Requirement(f"x{PROJECT['project']['requires-python']}").specifier
+    )
     assert pip == "pip" and from_pip == {"pip": ["-r requirements.lock", "-e ."]}
 
 

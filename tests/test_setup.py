@@ -57,8 +57,14 @@ class Checkout:
         keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
         offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull}
         command = [launcher or self.launcher, self.root / "scripts" / script, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.root.parent,
-                                env=keep | offline | environment)
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.root.parent,
+            env=keep | offline | environment,
+        )
 
     def start(self, *arguments: str, **options) -> tuple[int, str]:
         child = self.begin(*arguments, **options)
@@ -227,7 +233,9 @@ def test_emptying_keeps_the_stamp_until_the_end(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [_venv.STAMP]
 
 
-@pytest.mark.parametrize(("text", "stamp"), [('{"complete": tr', {}), ("[1]", {}), ('{"complete": true}', {"complete": True})])
+@pytest.mark.parametrize(
+    ("text", "stamp"), [('{"complete": tr', {}), ("[1]", {}), ('{"complete": true}', {"complete": True})]
+)
 def test_a_damaged_stamp_counts_as_an_unfinished_setup(tmp_path, text, stamp):
     assert _venv.read_stamp(tmp_path) is None
     (tmp_path / _venv.STAMP).write_text(text)
@@ -246,8 +254,10 @@ def test_without_ensurepip_other_ways_are_tried_in_order(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("script", ["overnight.py", "test.py"])
 def test_old_python_gets_one_clear_sentence(script):
-    program = ("import runpy, sys; sys.version_info = (3, 9, 2, 'final', 0); sys.path.insert(0, sys.argv[1]); "
-               "runpy.run_path(sys.argv[1] + '/' + sys.argv[2], run_name='__main__')")
+    program = (
+        "import runpy, sys; sys.version_info = (3, 9, 2, 'final', 0); sys.path.insert(0, sys.argv[1]); "
+        "runpy.run_path(sys.argv[1] + '/' + sys.argv[2], run_name='__main__')"
+    )
     done = subprocess.run([sys.executable, "-c", program, SCRIPTS, script], capture_output=True, text=True)
     assert done.returncode == 1
     assert "Python 3.11 or newer is needed" in done.stderr and "is Python 3.9." in done.stderr
@@ -274,35 +284,65 @@ def test_old_python_is_told_of_a_newer_one_on_the_machine():
 
 def test_find_missing_reads_markers_and_versions():
     here = _check.find_version("packaging")
-    wanted = [f"packaging=={here}", "packaging==0.1", "packaging==0.2 ; python_version < '3'", "no-such-thing==1.0", "%%"]
+    wanted = [
+        f"packaging=={here}",
+        "packaging==0.1",
+        "packaging==0.2 ; python_version < '3'",
+        "no-such-thing==1.0",
+        "%%",
+    ]
     missing = _check.find_missing(wanted)
     assert missing[:2] == [f"packaging==0.1 (found {here})", "no-such-thing==1.0 (found none)"]
     assert len(missing) == 3 and "'%%'" in missing[2]
 
 
-@pytest.mark.parametrize(("version", "recent"), [
-    ("2.11.0", True), ("2.13.0+cu130", True), ("3.0.0", True), ("2.12.0a0+git1234", True),
-    ("2.10.1", False), ("1.13", False), (None, False), ("unknown", False),
-])
+@pytest.mark.parametrize(
+    ("version", "recent"),
+    [
+        ("2.11.0", True),
+        ("2.13.0+cu130", True),
+        ("3.0.0", True),
+        ("2.12.0a0+git1234", True),
+        ("2.10.1", False),
+        ("1.13", False),
+        (None, False),
+        ("unknown", False),
+    ],
+)
 def test_which_torch_is_recent_enough(version, recent):
     assert _check.is_recent_torch(version) is recent
 
 
-@pytest.mark.parametrize(("index", "card", "platform", "arguments"), [
-    (None, None, "linux", [("torch==2.13.0", "--index-url", _install.PYTORCH_CPU_INDEX, *_install.BRIEFLY), ("torch==2.13.0",)]),
-    (None, "NVIDIA H200", "linux", [("torch==2.13.0",)]),
-    (None, None, "darwin", [("torch==2.13.0",)]),
-    ("https://x/rocm", "NVIDIA H200", "linux", [("torch==2.13.0", "--index-url", "https://x/rocm"),
-                                                ("torch>=2.11", "--index-url", "https://x/rocm")]),
-])
+@pytest.mark.parametrize(
+    ("index", "card", "platform", "arguments"),
+    [
+        (
+            None,
+            None,
+            "linux",
+            [("torch==2.13.0", "--index-url", _install.PYTORCH_CPU_INDEX, *_install.BRIEFLY), ("torch==2.13.0",)],
+        ),
+        (None, "NVIDIA H200", "linux", [("torch==2.13.0",)]),
+        (None, None, "darwin", [("torch==2.13.0",)]),
+        (
+            "https://x/rocm",
+            "NVIDIA H200",
+            "linux",
+            [("torch==2.13.0", "--index-url", "https://x/rocm"), ("torch>=2.11", "--index-url", "https://x/rocm")],
+        ),
+    ],
+)
 def test_where_torch_is_taken_from(index, card, platform, arguments):
     assert [source.arguments for source in _install.torch_sources("torch==2.13.0", index, card, platform)] == arguments
 
 
-@pytest.mark.parametrize(("output", "calls"), [
-    ("connection failed", ["brief", "default"]),
-    ("Downloading torch.whl\nRead timed out", ["brief", "patient"]),
-])
+@pytest.mark.parametrize(
+    ("output", "calls"),
+    [
+        ("connection failed", ["brief", "default"]),
+        ("Downloading torch.whl\nRead timed out", ["brief", "patient"]),
+    ],
+)
 def test_pytorch_org_is_tried_briefly_and_again_only_when_it_answered(output, calls, tmp_path):
     made = []
 
@@ -317,11 +357,14 @@ def test_pytorch_org_is_tried_briefly_and_again_only_when_it_answered(output, ca
 
 
 @needs_posix
-@pytest.mark.parametrize(("script", "card"), [
-    ("echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA H200 (UUID: GPU-2)'", "NVIDIA H200"),
-    ("echo 'No devices found.'", None),
-    ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", None),
-])
+@pytest.mark.parametrize(
+    ("script", "card"),
+    [
+        ("echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA H200 (UUID: GPU-2)'", "NVIDIA H200"),
+        ("echo 'No devices found.'", None),
+        ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", None),
+    ],
+)
 def test_find_nvidia_card(script, card, tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
@@ -329,22 +372,29 @@ def test_find_nvidia_card(script, card, tmp_path, monkeypatch):
     assert _install.find_nvidia_card() == card
 
 
-@pytest.mark.parametrize(("output", "word"), [
-    ("OSError: [Errno 28] No space left on device", "disk"),
-    ("SSLError(SSLCertVerificationError(1, 'CERTIFICATE_VERIFY_FAILED", "PIP_CERT"),
-    ("ProxyError('Cannot connect to proxy.', NewConnectionError", "HTTPS_PROXY"),
-    ("NewConnectionError: Name or service not known\nNo matching distribution found", "network"),
-    ("ERROR: No matching distribution found for x==1", "another Python"),
-    ("something else", "lines above"),
-])
+@pytest.mark.parametrize(
+    ("output", "word"),
+    [
+        ("OSError: [Errno 28] No space left on device", "disk"),
+        ("SSLError(SSLCertVerificationError(1, 'CERTIFICATE_VERIFY_FAILED", "PIP_CERT"),
+        ("ProxyError('Cannot connect to proxy.', NewConnectionError", "HTTPS_PROXY"),
+        ("NewConnectionError: Name or service not known\nNo matching distribution found", "network"),
+        ("ERROR: No matching distribution found for x==1", "another Python"),
+        ("something else", "lines above"),
+    ],
+)
 def test_advice_names_the_cause(output, word):
     assert word in _install.advise(output)
 
 
 def test_progress_counts_what_applies_here(capsys):
     progress = _install.Progress(3)
-    for line in ("Ignoring colorama: markers 'x' don't match\n", "Collecting numpy==2.4.6\n",
-                 "Processing /m/pandas-3.1.1-cp311-linux.whl (from -r x)\n", "Installing collected packages: numpy, pandas\n"):
+    for line in (
+        "Ignoring colorama: markers 'x' don't match\n",
+        "Collecting numpy==2.4.6\n",
+        "Processing /m/pandas-3.1.1-cp311-linux.whl (from -r x)\n",
+        "Installing collected packages: numpy, pandas\n",
+    ):
         progress.read(line)
     assert progress.seen == progress.total == 2
     assert "unpacking 2 packages" in capsys.readouterr().out

@@ -70,6 +70,7 @@ class Lab:
         self.integrity = Integrity(self.data, self.settings.harness_hash)
         self.number: int | None = None  # the experiment that `begin` chose; stages touch no other
         self._held = contextlib.ExitStack()
+        self._early, self._server_a = contextlib.ExitStack(), None  # a server that waits for the run in training
 
     def hold(self) -> Lab:
         """Take the run's lock, see what the last holder left, and mend it. Raises BusyError naming the holder."""
@@ -86,6 +87,7 @@ class Lab:
 
     def release(self) -> None:
         """Let others work on the run."""
+        self._stop_waiting()
         _HOLDING.pop(self.folder, None)
         self._held.close()
 
@@ -139,7 +141,8 @@ class Lab:
         if step.kind == "close":
             folder = self.run_folder(step.experiment, step.attempt, step.run)
             kill_leftover(folder)
-            remove_tree(folder / "work")
+            for left in (folder / "work", *folder.glob("server_*")):
+                remove_tree(left)
             self._append_trained(step, {"status": "interrupted", "cause": "the harness ended in mid-run"}, log_bytes=0)
         self.write_table()
         rulings.apply_all(self)
@@ -311,6 +314,7 @@ class Lab:
         facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": limit, "fewer_rows": fewer}
         self.journal.append("run_started", **place, **facts)
         listen(context)
+        self._server_a = self._early.enter_context(self._measurement(step).started_early("val"))
         try:
             result = run_training(request, lambda event: listen(context | event))
         except KeyboardInterrupt:
@@ -321,6 +325,13 @@ class Lab:
         write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
         self._append_trained(step, result, log_bytes=(folder / "run.log").stat().st_size)
         listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
+        if result["status"] != "ok":
+            self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        """End the model server that was started with a training, if there is one."""
+        self._early.close()
+        self._server_a = None
 
     def _device_is_there(self) -> bool:
         """Whether a card still answers as it did when the run began; a crash on a dead one is not the idea's fault."""
@@ -340,7 +351,10 @@ class Lab:
         folder = self.run_folder(step.experiment, step.attempt, step.run)
         context = {"stage": "scoring", "experiment": step.experiment, "run": step.run}
         listen(context | {"share": 0.0})
-        fields = self._measurement(step).score(lambda share: listen(context | {"share": share}))
+        try:
+            fields = self._measurement(step).score(lambda share: listen(context | {"share": share}), self._server_a)
+        finally:
+            self._stop_waiting()
         run = self.experiment.attempt.runs[-1]
         result = read_json(folder / "result.json") | fields
         write_json_atomic(folder / "result.json", result)

@@ -7,7 +7,9 @@ losses.npy, holdout_losses.npy. Each server has a folder of its own, so that not
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,14 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
+class Early:
+    """A model server that runs already, and what it and the functions that use it are told. It knows of a candidate only once it is entered."""
+
+    server: ModelServer
+    given: dict
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One trained run and all that measuring it needs.
 
@@ -52,14 +62,14 @@ class Measurement:
     def weights(self) -> Path:
         return self.folder / "weights.safetensors"
 
-    def score(self, progress: Progress) -> dict:
-        """Fields of `scored`: val_bpb by server A, then a quick audit by server B."""
+    def score(self, progress: Progress, server_a: Early | None = None) -> dict:
+        """Fields of `scored`: val_bpb by server A, then a quick audit by server B. server_a: of `started_early`, where there is one."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
-        with self._judged(fields, "score_seconds"), self._server("server_audit") as given, self._early(given) as server:
-            score = self._run("val", progress)
+        with self._judged(fields, "score_seconds"), self.started_early("audit") as server_b:
+            score = self._run("val", progress, server_a)
             save_losses(self.folder / "losses.npy", score.losses)
             fields |= {"nats": score.nats, "scored_bytes": score.scored_bytes, "scored_tokens": score.scored_tokens}
-            self._audit(fields, PROBES, server, given)
+            self._audit(fields, PROBES, server_b)
             fields["val_bpb"] = round(score.val_bpb, 6)
         return fields
 
@@ -67,8 +77,7 @@ class Measurement:
         """Fields of `audited`: many more probes, and whether the private holdout agrees with the gain."""
         fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None}
         with self._judged(fields, "audit_seconds"):
-            with self._server("server_audit") as given:
-                self._audit(fields, CLOSE_PROBES, None, given)
+            self._audit(fields, CLOSE_PROBES)
             for run in (self, *self.rival):
                 run.measure_holdout(progress)
             fields["holdout"] = self._holdout_words()
@@ -93,27 +102,42 @@ class Measurement:
             fields |= {"status": "cheating", "cause": cause, "val_bpb": None}
         fields[seconds] = round(time.monotonic() - started, 3)
 
-    def _run(self, split: str, progress: Progress) -> Score:
-        with self._server(f"server_{split}") as given:
-            return score_model(self.data, self.train_py, self.weights, split=split, progress=progress, **given)
-
     @contextlib.contextmanager
-    def _early(self, given: dict) -> Iterator[ModelServer | None]:
-        """Server B, importing torch while A works, where a wall keeps the two apart; None elsewhere: then it starts when A is dead."""
-        server = start_server(self.data, self.train_py, self.weights, "logits", **given) if self.wall.walled else None
-        try:
-            yield server
-        finally:
-            if server:
+    def started_early(self, split: str) -> Iterator[Early | None]:
+        """A server for `val` or `audit` that imports torch while something else goes on, where a wall keeps the two apart; None elsewhere.
+
+        Start the first with the training, whose own start it shares; while the clock ticks it waits. It ends with the context.
+        """
+        if not self.wall.walled:
+            yield None
+            return
+        with self._server(split) as given:
+            server = start_server(self.data, self.train_py, mode="logits" if split == "audit" else "losses", **given)
+            try:
+                yield Early(server, given)
+            finally:
                 server.close()
 
-    def _audit(self, fields: dict, probes: int, server: ModelServer | None, given: dict) -> None:
-        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that. server: started before, or None."""
+    def _run(self, split: str, progress: Progress, early: Early | None = None) -> Score:
+        with self._ready(split, early) as (server, given):
+            return score_model(self.data, self.train_py, split=split, progress=progress, server=server, **given)
+
+    @contextlib.contextmanager
+    def _ready(self, name: str, early: Early | None) -> Iterator[tuple[ModelServer | None, dict]]:
+        """The server that was started early, or None and what one is told; from here on its weights are there."""
+        with contextlib.nullcontext(early.given) if early else self._server(name) as given:
+            if not given["weights"].exists():
+                show(self.weights, given["weights"])
+            yield early and early.server, given
+
+    def _audit(self, fields: dict, probes: int, early: Early | None = None) -> None:
+        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that."""
         losses = np.load(self.folder / "losses.npy", allow_pickle=False)
-        found: Audit = audit_model(
-            self.data, self.train_py, self.weights, losses, self._rival_losses(losses.shape),
-            probes=probes, seed=secrets.randbits(32), server=server, **given,
-        )  # fmt: skip
+        with self._ready("audit", early) as (server, given):
+            found: Audit = audit_model(
+                self.data, self.train_py, losses=losses, incumbent=self._rival_losses(losses.shape),
+                probes=probes, seed=secrets.randbits(32), server=server, **given,
+            )  # fmt: skip
         fields["audit"] = found.as_dict()
         if found.verdict == "cheating":
             raise ScoreError("cheating", found.words)
@@ -121,26 +145,31 @@ class Measurement:
 
     @contextlib.contextmanager
     def _server(self, name: str) -> Iterator[dict]:
-        """A fresh folder for one model server, and what every server is told; the folder is gone afterwards."""
-        own = self.folder / name
-        remove_tree(own)
-        own.mkdir(parents=True)
+        """Fresh folders for one model server, and what every server is told; the folders are gone afterwards.
+
+        It works in the first. In the second, which it may only read, it finds its weights: they may come after its start.
+        """
+        own, shown = self.folder / f"server_{name}", self.folder / f"server_{name}_weights"
+        for folder in (own, shown):
+            remove_tree(folder)
+            folder.mkdir(parents=True)
         settings = self.settings
         environment = child_environment(
             TMPDIR=str(own), TORCHINDUCTOR_CACHE_DIR=str(own / "cache"), TRITON_CACHE_DIR=str(own / "cache" / "triton"), **{MARK: str(own)}
         )  # fmt: skip
         device = settings.device["kind"]
         hidden = [Path(path) for path in hidden_folders(settings, self.data, self.results)]
-        seen = {"own": [own], "readable": [self.train_py, self.weights], "hidden": hidden, "device": device, "lasting": False}  # fmt: skip
+        seen = {"own": [own], "readable": [self.train_py, shown], "hidden": hidden, "device": device, "lasting": False}  # fmt: skip
         launch = Launch(environment, lambda command: self.wall.enclose(command, **seen), walled=self.wall.walled)
         try:
             yield {
-                "device": device, "dtype": settings.dtype, "threads": settings.threads, "launch": launch, "folder": own,
-                "limit_seconds": score_limit_seconds(settings),
+                "weights": shown / "weights.safetensors", "device": device, "dtype": settings.dtype, "threads": settings.threads,
+                "launch": launch, "folder": own, "limit_seconds": score_limit_seconds(settings),
             }  # fmt: skip
         finally:
             kill_escaped(own)
             remove_tree(own)
+            remove_tree(shown)
 
     def _rival_losses(self, shape: tuple[int, int]) -> np.ndarray | None:
         """The incumbent's mean losses on the validation rows; None where there are none."""
@@ -163,6 +192,17 @@ class Measurement:
         ]
         own, *rivals = [holdout.row_nats(losses, targets, token_bytes) for losses in stored if losses is not None]
         return holdout.Losses(token_bytes[targets].sum(axis=1), [own], rivals) if rivals else None
+
+
+def show(file: Path, place: Path) -> None:
+    """Put a second name of a file in another folder, or a copy where the disk knows no second names. Raises ScoreError `infrastructure`."""
+    try:
+        os.link(file, place)
+    except OSError:
+        try:
+            shutil.copyfile(file, place)
+        except OSError as error:
+            raise ScoreError("infrastructure", f"{file.name} could not be handed to a model server: {error}") from error
 
 
 def load_losses(path: Path, shape: tuple[int, int]) -> np.ndarray | None:

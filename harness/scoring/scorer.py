@@ -101,17 +101,20 @@ def score_model(
     *,
     split: str = "val",
     progress: Callable[[float], None] = lambda share: None,
+    server: ModelServer | None = None,
     **given: object,
 ) -> Score:
-    """Measure bits per byte of a candidate's weights on the rows of a split, `val` or `holdout`. given: as of `start_server`.
+    """Measure bits per byte of a candidate's weights on the rows of a split, `val` or `holdout`.
 
-    Raises ScoreError with the status of the run.
+    given: as of `start_server`; server: one that it started before, in mode `losses`. Raises ScoreError with the status of the run.
     """
     started = time.monotonic()
     rows, token_bytes = open_rows(data, split), open_token_bytes(data)
     batch_rows = data.manifest["eval_batch_rows"]
     losses = np.full((len(rows), data.max_seq_len), np.nan, dtype=np.float32)
-    with start_server(data, train_py, weights, "losses", **given) as server:
+    server = server or start_server(data, train_py, weights, "losses", **given)
+    server.deadline = Deadline(given["limit_seconds"])
+    with server:
         for first, batch in iter_batches(rows, batch_rows):
             losses[first : first + batch_rows] = server.losses(batch)[: len(rows) - first]
             progress(min(1.0, (first + batch_rows) / len(rows)))
