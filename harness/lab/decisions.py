@@ -5,7 +5,7 @@ In: the state. Out: plain data. Pure; the verdict itself is `harness.search.keep
 
 from __future__ import annotations
 
-from harness.lab.journal import Experiment, State, verdict
+from harness.lab.journal import NOT_HELD_AGAINST, Experiment, State, verdict
 from harness.lab.quarantine import quarantine_reasons
 
 
@@ -33,15 +33,12 @@ def decision(state: State, budget_seconds: float) -> dict:
     if not attempt.checked["ok"]:
         words = "refused before training: " + "; ".join(attempt.checked["reasons"])
         return entry | {"decision": "discard", "status": "invalid_patch", "kind": "invalid_patch", "verdict": words}
-    if attempt.failure:
-        run = attempt.failure
-        return entry | {
-            "decision": "discard",
-            "status": run.status,
-            "kind": run.status,
-            "verdict": f"{run.status}: {run.cause}",
-            "val_bpb": None,
-        }
+    if run := attempt.failure:
+        status, words = run.status, f"{run.status}: {run.cause}"
+        if status in NOT_HELD_AGAINST:
+            words = f"crash: {len(attempt.unsure)} times it ended for a reason that it says is not its own, and nobody else saw: {run.cause}"
+            status = "crash"
+        return entry | {"decision": "discard", "status": status, "kind": status, "verdict": words, "val_bpb": None}
     found = verdict(state, experiment)
     entry |= {"gain": round(found.gain, 6), "threshold": found.threshold, "status": "ok"}
     reasons = quarantine_reasons(state, experiment, found.gain, budget_seconds) if found.decision == "keep" else []

@@ -6,7 +6,7 @@ command line ask what to do. Refuses a journal damaged anywhere but in its last 
     opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> (audited ...) -> decided -> committed -> proposed ...
 
 `audited` comes for each run of an idea that is about to be kept; `ruled`, a person's word on an experiment in
-quarantine, between two experiments.
+quarantine, and `controlled`, a trial of the best file after several ideas failed alike, between two experiments.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ EVENTS = (
     "decided",
     "committed",
     "ruled",
+    "controlled",
     "note",
 )
 NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
+MOST_UNSURE = 3  # runs of one attempt that may end so by its own word; the last of them is held against it
 MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipped noise
 MAX_SHRINKS = 8  # trainings of one attempt that may run out of memory before fewer rows are no longer tried: 256 rows come down to 1
 
@@ -183,6 +185,11 @@ class Run:
         )
 
     @property
+    def excused(self) -> bool:
+        """Ended for a reason that the harness itself saw, and that lies outside of train.py."""
+        return self.status in NOT_HELD_AGAINST and (self.trained or {}).get("sure", True)
+
+    @property
     def val_bpb(self) -> float | None:
         """The run's score; None unless every look at it so far found nothing against it."""
         return self.scored["val_bpb"] if self.scored and self.status == "ok" else None
@@ -224,9 +231,14 @@ class Attempt:
     @property
     def failure(self) -> Run | None:
         """The first run whose failure is held against the idea."""
-        forgiven = [run.number for run in self.shrunk]
-        failed = (run for run in self.runs if run.status not in (None, "ok", *NOT_HELD_AGAINST))
+        forgiven = [run.number for run in self.shrunk] + [run.number for run in self.unsure[: MOST_UNSURE - 1]]
+        failed = (run for run in self.runs if run.status not in (None, "ok") and not run.excused)
         return next((run for run in failed if run.number not in forgiven), None)
+
+    @property
+    def unsure(self) -> list[Run]:
+        """Runs that ended for reasons outside of train.py as far as only the training itself can tell."""
+        return [run for run in self.runs if run.status in NOT_HELD_AGAINST and not run.excused]
 
 
 @dataclass
@@ -262,11 +274,16 @@ class Experiment:
 
 @dataclass
 class State:
-    """A run as its journal tells it. kept: the baseline and what was kept, in the order in which it became the incumbent."""
+    """A run as its journal tells it. kept: the baseline and what was kept, in the order in which it became the incumbent.
+
+    controlled: the newest entry that shows that the best file still trains, 0 for none; excused: experiments that failed while it did not.
+    """
 
     opened: dict | None = None
     experiments: list[Experiment] = field(default_factory=list)
     kept: list[Experiment] = field(default_factory=list)
+    controlled: int = 0
+    excused: set[int] = field(default_factory=set)
 
     @property
     def incumbent(self) -> Experiment | None:
@@ -301,7 +318,11 @@ def fold(entries: Iterable[dict]) -> State:
         event = entry["event"]
         if event == "opened":
             state.opened = entry
-        if event in ("opened", "note"):
+        if event == "controlled" and entry["status"] == "ok":
+            state.controlled = entry["seq"]
+        elif event == "controlled":
+            state.excused |= set(entry["suspects"])
+        if event in ("opened", "controlled", "note"):
             continue
         if entry["experiment"] == len(state.experiments):
             state.experiments.append(Experiment(entry["experiment"]))

@@ -111,6 +111,15 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether somebody has stopped a process or one below it (SIGSTOP), so that it neither works nor ends."""
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        return any(process.status() == psutil.STATUS_STOPPED for process in family)
+    except psutil.Error:  # it ends just now
+        return False
+
+
 def note_process(folder: Path, pid: int) -> None:
     """Write down which process trains here, so that a later start can end it if we die."""
     try:

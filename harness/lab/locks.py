@@ -1,21 +1,27 @@
-"""One writer per run.
+"""One writer per run; and who else's clock ticks on the same device.
 
 In: a run's folder and what the caller is. Out: a held lock, or a BusyError that says who holds it. The lock is the operating system's, so it
-ends with its process, however that ends; the note beside it only names the holder.
+ends with its process, however that ends; the note beside it only names the holder. Trainings on one device are allowed side by side, since nobody
+can know that they disturb each other, but are told of each other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from harness.data.files import read_json, write_json_atomic
 from harness.lab.journal import now
+
+
+LOOK_SECONDS = 1.0  # who only looks whether a lock is held, holds it for a moment
 
 
 class BusyError(RuntimeError):
@@ -51,7 +57,7 @@ def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
     """Hold the run's lock `name` ("night" or "experiment"). Raises BusyError naming the holder and giving the advice."""
     lock = FileLock(folder / f".{name}.lock", is_singleton=True, thread_local=False)  # one kernel may take it twice
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_SECONDS, poll_interval=0.02)
     except Timeout:
         raise BusyError(f"run {folder.name} is in use by {holder(folder, name)}. {advice}") from None
     try:
@@ -62,3 +68,58 @@ def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+class OnTheClock:
+    """A training on a device, noted in the user's cache folder while this context lasts. others: the runs that trained there beside it.
+
+    Without a home folder to write in, nobody knows of anybody.
+    """
+
+    def __init__(self, device: str, run: Path) -> None:
+        self.folder = Path("~/.cache/autoresearch-lab/on-the-clock").expanduser() / re.sub(r"\W+", "-", device)
+        self.run, self._seen = str(run), set()
+        self._note = self.folder / f"{os.getpid()}.json"
+
+    def __enter__(self) -> OnTheClock:
+        me = {
+            "pid": os.getpid(),
+            "create_time": psutil.Process().create_time(),
+            "host": socket.gethostname(),
+            "run": self.run,
+        }
+        with contextlib.suppress(OSError, RuntimeError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(self._note, me)
+        self.look()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.look()
+        with contextlib.suppress(OSError):
+            self._note.unlink()
+
+    @property
+    def others(self) -> list[str]:
+        """Folders of the other runs, as far as they were seen."""
+        return sorted(self._seen)
+
+    def look(self) -> None:
+        """See who is there; notes of the dead are removed."""
+        for path in self.folder.glob("*.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                note = read_json(path)
+                if path == self._note or note["host"] != socket.gethostname():
+                    continue
+                if lives(note):
+                    self._seen.add(note["run"])
+                else:
+                    path.unlink()
+
+
+def lives(note: dict) -> bool:
+    """Whether the process of a note is still that process."""
+    try:
+        return abs(psutil.Process(note["pid"]).create_time() - note["create_time"]) < 1.0
+    except psutil.Error:
+        return False

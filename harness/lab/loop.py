@@ -12,18 +12,18 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic, write_text_atomic
 from harness.data.manifest import PreparedData
-from harness.lab import history, rulings
+from harness.lab import history, outcomes, rulings
 from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weights, update_best
 from harness.lab.decisions import commit_facts, decision
 from harness.lab.integrity import Integrity
-from harness.lab.journal import Experiment, Journal, State, Step, fold, next_step
+from harness.lab.journal import NOT_HELD_AGAINST, Experiment, Journal, State, Step, fold, next_step
 from harness.lab.leftovers import kill_leftover
-from harness.lab.locks import hold
+from harness.lab.locks import OnTheClock, hold
 from harness.lab.measuring import Measurement
 from harness.lab.profiles import ProfileError, detect_device
 from harness.lab.proposing import (
@@ -44,6 +44,7 @@ from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
 
 FREE_DISK_MB = 500
+TEMPORARY = ".*.tmp"  # a file that `open_atomic` had not finished
 WEIGHTS_SPARE, WEIGHTS_FACTOR = (
     10.0,
     4.0,
@@ -52,8 +53,16 @@ NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 Listener = Callable[[dict], None]
 
 
+CONTROL_SECONDS = 10.0  # of training, at most, to see whether the best file still trains
+FAULTS = 3  # runs in a row that fail for reasons outside of train.py before a night pauses
+
+
 class LoopError(RuntimeError):
     """The loop cannot go on; the message says what to do. Nothing is lost: the same command continues."""
+
+
+class Paused(LoopError):
+    """It cannot go on now, but may later, without anybody's doing: a night waits and looks again."""
 
 
 _HOLDING: dict[Path, Lab] = {}  # in this process: a cell that is run again takes over from itself
@@ -71,6 +80,7 @@ class Lab:
         self.number: int | None = None  # the experiment that `begin` chose; stages touch no other
         self._held = contextlib.ExitStack()
         self._early, self._server_a = contextlib.ExitStack(), None  # a server that waits for the run in training
+        self._faults: list[str] = []  # causes, of runs in a row that failed for reasons outside of train.py
 
     def hold(self) -> Lab:
         """Take the run's lock, see what the last holder left, and mend it. Raises BusyError naming the holder."""
@@ -136,14 +146,22 @@ class Lab:
     # --- stages --------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Close a run whose harness died, ending the process it may have left, and derive results.tsv again."""
+        """Close a run whose harness died, end the process and remove the files it may have left, and derive results.tsv again."""
         step = self.step
         if step.kind == "close":
-            folder = self.run_folder(step.experiment, step.attempt, step.run)
-            kill_leftover(folder)
-            for left in (folder / "work", *folder.glob("server_*")):
-                remove_tree(left)
+            kill_leftover(self.run_folder(step.experiment, step.attempt, step.run))
             self._append_trained(step, {"status": "interrupted", "cause": "the harness ended in mid-run"}, log_bytes=0)
+        lefts = [self.folder / "control", *self.folder.glob(TEMPORARY), *(self.folder / "best").glob(TEMPORARY)]
+        if experiments := self.state.experiments:
+            newest = self.train_py(experiments[-1]).parent
+            lefts += [
+                *newest.glob(TEMPORARY),
+                *newest.glob("runs/*/work"),
+                *newest.glob("runs/*/server_*"),
+                *newest.glob(f"runs/*/{TEMPORARY}"),
+            ]
+        for left in lefts:
+            remove_tree(left)
         self.write_table()
         rulings.apply_all(self)
 
@@ -158,8 +176,35 @@ class Lab:
             raise LoopError(
                 f"run {self.settings.tag} has no finished baseline: run notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first"
             )
+        if step.kind == "propose":
+            self._control()
         self.number = step.experiment
         return self.number
+
+    def _control(self) -> None:
+        """Where the last ideas failed alike, see whether the best file still trains and is scored; raise Paused when it does not."""
+        suspects = outcomes.failed_alike(self.state)
+        if not suspects:
+            return
+        incumbent, folder = self.state.incumbent, self.folder / "control"
+        remove_tree(folder)
+        seconds = min(CONTROL_SECONDS, self.settings.budget_seconds)
+        train_py, seed = self.train_py(incumbent), incumbent.attempt.runs[-1].started["seed"]
+        limit = incumbent.attempt.runs[-1].started.get("device_batch_limit")
+        request = training_request(self.settings, self.data, folder, train_py, seed, self.folder.parent)
+        result = run_training(dataclasses.replace(request, budget_seconds=seconds, device_batch_limit=limit))
+        if result["status"] == "ok":
+            result = self._measure(train_py, folder).score(lambda share: None)
+        numbers, cause = [e.number for e in suspects], suspects[-1].attempt.failure.cause
+        remove_tree(folder)
+        facts = {"status": result["status"], "cause": result["cause"], "suspects": numbers, "suspected": cause}
+        self.journal.append("controlled", **facts)
+        if result["status"] != "ok":
+            self.release()
+            raise Paused(
+                f"experiments {numbers[0]} to {numbers[-1]} all ended with {cause!r}, and so does the best file so far, tried again: {result['status']}: "
+                f"{result['cause']}. It is this machine or the harness, not the ideas, and they are not blamed"
+            )
 
     def next_stage(self) -> Step:
         """What the journal asks for, as far as it concerns the chosen experiment."""
@@ -206,7 +251,9 @@ class Lab:
         if step.kind != "check":
             return
         source = (self.attempt_folder(step.experiment, step.attempt) / "train.py").read_text(encoding="utf-8")
-        tried = {attempt.proposed["sha256"] for e in self.state.experiments[:-1] for attempt in e.attempts}
+        state = self.state
+        before = [e for e in state.experiments[:-1] if e.number not in state.excused]
+        tried = {attempt.proposed["sha256"] for e in before for attempt in e.attempts}
         reasons = check_candidate(source, tried)
         self.journal.append(
             "checked", experiment=step.experiment, attempt=step.attempt, ok=not reasons, reasons=reasons
@@ -220,8 +267,8 @@ class Lab:
         listen gets {"stage": "training" | "scoring" | "auditing", "run", "run_kind", ...} as things happen.
         """
         while (step := self.next_stage()).kind in ("train", "score", "audit", "close"):
-            self._stop_if_infrastructure_fails()
             self._run_stage(step, listen)
+            self._pause_after_faults()
 
     def _run_stage(self, step: Step, listen: Listener) -> None:
         """One of train, score, audit, close; nothing for other steps."""
@@ -281,6 +328,7 @@ class Lab:
                 stages[step.kind]()
             else:
                 self._run_stage(step, listen)
+                self._pause_after_faults()
                 self._stop_if_baseline_failed()
 
     def write_table(self) -> Path | None:
@@ -315,13 +363,17 @@ class Lab:
         self.journal.append("run_started", **place, **facts)
         listen(context)
         self._server_a = self._early.enter_context(self._measurement(step).started_early("val"))
+        device = self.settings.device
         try:
-            result = run_training(request, lambda event: listen(context | event))
+            with OnTheClock(f"{device['kind']} {device['name']}", self.folder) as clock:
+                result = run_training(request, lambda event: listen(context | event))
         except KeyboardInterrupt:
             self._append_trained(step, {"status": "interrupted", "cause": "stopped by hand"}, log_bytes=0)
             raise
         if result["status"] in ("crash", "timeout") and not self._device_is_there():
-            result |= {"status": "infrastructure", "cause": f"the device is gone; the training said: {result['cause']}"}
+            said = f"the device is gone; the training said: {result['cause']}"
+            result |= {"status": "infrastructure", "cause": said, "sure": True}
+        result["shared_with"] = clock.others
         write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
         self._append_trained(step, result, log_bytes=(folder / "run.log").stat().st_size)
         listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
@@ -368,16 +420,17 @@ class Lab:
 
     def _measurement(self, step: Step) -> Measurement:
         """The run of a step, and those of the incumbent that it is compared with."""
-        rival, shared = (
-            self.state.incumbent,
-            (self.settings, self.data, self.integrity, find_wall(), self.folder.parent),
-        )
+        rival = self.state.incumbent
         runs = [run.number for run in rival.attempt.runs if run.val_bpb is not None] if rival else []
         theirs = self.train_py(rival) if rival else None
-        rivals = [Measurement(*shared, theirs, theirs.parent / "runs" / f"{number:02d}") for number in runs]
+        rivals = [self._measure(theirs, theirs.parent / "runs" / f"{number:02d}") for number in runs]
         train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
-        folder = self.run_folder(step.experiment, step.attempt, step.run)
-        return Measurement(*shared, train_py, folder, rivals)
+        return self._measure(train_py, self.run_folder(step.experiment, step.attempt, step.run), rivals)
+
+    def _measure(self, train_py: Path, folder: Path, rivals: Sequence[Measurement] = ()) -> Measurement:
+        return Measurement(
+            self.settings, self.data, self.integrity, find_wall(), self.folder.parent, train_py, folder, rivals
+        )
 
     def _audit_once(self, step: Step, listen: Listener) -> None:
         """Look closely at a run of an idea that is about to be kept, and ask the private holdout."""
@@ -389,13 +442,17 @@ class Lab:
         self.journal.append("audited", experiment=step.experiment, attempt=step.attempt, run=step.run, **fields)
         listen(context | {"event": "audited", "status": fields["status"], "cause": fields["cause"]})
 
-    def _stop_if_infrastructure_fails(self) -> None:
-        """A fault of ours repeats the run; three in a row are not bad luck."""
-        last = [run for run in self.experiment.attempt.runs if run.status != "interrupted"][-3:]
-        if len(last) == 3 and all(run.status == "infrastructure" for run in last):
-            cause = last[-1].cause
-            raise LoopError(
-                f"three runs in a row failed for reasons outside of train.py: {cause}. Mend that, then run the same command again"
+    def _pause_after_faults(self) -> None:
+        """A fault of the machine repeats the run; several in a row are not bad luck. Counted here, so that who comes back tries again."""
+        run = self.experiment.attempt.runs[-1]
+        if run.status == "infrastructure" and (run.excused or self.experiment.number == 0):
+            self._faults.append(run.cause)
+        elif run.status is not None:
+            self._faults.clear()
+        if len(self._faults) >= FAULTS:
+            times, cause = len(self._faults), self._faults[-1]
+            raise Paused(
+                f"{times} runs in a row failed for reasons outside of train.py: {cause}. Mend that; nothing is lost"
             )
 
     def _stop_if_template_refused(self) -> None:
@@ -408,7 +465,7 @@ class Lab:
 
     def _stop_if_baseline_failed(self) -> None:
         runs = self.experiment.attempt.runs
-        if not runs or runs[-1].status in (None, "ok", "interrupted") or runs[-1].fewer_rows:
+        if not runs or runs[-1].status in (None, "ok", *NOT_HELD_AGAINST) or runs[-1].fewer_rows:
             return
         last = runs[-1]
         cause = last.cause

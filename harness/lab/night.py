@@ -12,10 +12,12 @@ from pathlib import Path
 
 from harness.data.manifest import open_prepared
 from harness.lab import epochs, history, pages, report, rulings, start
+from harness.lab.clock import wall_seconds
 from harness.lab.execute import NotebookProcess, make_context
-from harness.lab.journal import fold, next_step, now, read_journal
+from harness.lab.findings import duration
+from harness.lab.journal import NOT_HELD_AGAINST, fold, next_step, now, read_journal
 from harness.lab.locks import BusyError, hold, is_held
-from harness.lab.loop import Lab, LoopError
+from harness.lab.loop import Lab, LoopError, Paused
 from harness.lab.parameters import check_tag
 from harness.lab.plan import Night, command_line, enough, plan_words
 from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
@@ -26,6 +28,9 @@ from harness.lab.terminal import Terminal
 STOP_FILE = "STOP"
 LOOK_SECONDS = 0.5
 TRIES = 3  # executions of a notebook that end without the journal getting anywhere
+PAUSES = (60.0, 120.0, 300.0, 900.0)  # seconds before a paused night looks again: the first time, the second, ...
+GIVE_UP_SECONDS = 6 * 3600.0  # paused in a row
+DIED = ("DeadProcess", "DeadKernelError", "Hung")  # ends of a notebook that a machine short of memory brings about
 FINAL_ERRORS = (
     "LoopError",
     "SettingsError",
@@ -42,6 +47,10 @@ FINAL_ERRORS = (
 
 
 NO_JOURNAL = ("01_prepare", "04_analysis")
+
+
+class GaveUp(LoopError):
+    """It paused for too long."""
 
 
 class StopNow(KeyboardInterrupt):
@@ -86,7 +95,10 @@ class Stopper:
 
 
 def run_night(night: Night) -> int:
-    """Run or continue a night; return the exit status: 0 done or stopped as asked, 1 it cannot go on, 130 stopped at once."""
+    """Run or continue a night; return the exit status.
+
+    0 done or stopped as asked, 1 it cannot go on, 3 it paused for too long, 130 stopped at once.
+    """
     check_tag(night.tag)
     make_folder(night.folder)
     advice = f"See it with: python3 scripts/overnight.py --status --tag {night.tag}; or choose another tag"
@@ -101,7 +113,7 @@ def run_night(night: Night) -> int:
             return 130
         except (LoopError, SettingsError) as error:
             terminal.say(f"cannot go on: {error}")
-            return 1
+            return 3 if isinstance(error, GaveUp) else 1
         finally:
             terminal.close()
 
@@ -142,6 +154,9 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
             "overrides": night.overrides,
         }
         run_notebook(night, terminal, stopper, context, "02_baseline", "02_baseline", common | asked)
+        if next_step(night.entries()).experiment == 0:
+            terminal.say(f"stopped as asked; continue with: {command_line(night)}")
+            return 0
     state = fold(night.entries())
     terminal.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
     if warning := epochs.warning(epochs.of_baseline(state, open_prepared(read_settings(night.folder).data_folder))):
@@ -184,7 +199,39 @@ def what_to_prepare(night: Night) -> dict:
 def run_notebook(
     night: Night, terminal: Terminal, stopper: Stopper, context, name: str, page: str, parameters: dict
 ) -> None:
-    """Execute a notebook until the journal has what it is there for; a dead or hung one is started again, TRIES times in vain at most."""
+    """Execute a notebook until the journal has what it is there for, waiting where it cannot be had now; return early when asked to stop."""
+    paused, reached, pauses = 0.0, -1, 0
+    while True:
+        try:
+            return try_notebook(night, terminal, stopper, context, name, page, parameters)
+        except Paused as error:
+            if (made := progress_made(night.entries())) > reached:
+                paused, reached, pauses = 0.0, made, 0
+            if paused >= GIVE_UP_SECONDS:
+                raise GaveUp(f"paused for {paused / 3600:.0f} hours, and still: {error}") from error
+            paused += pause(night, terminal, stopper, PAUSES[min(pauses, len(PAUSES) - 1)], str(error))
+            pauses += 1
+            if stopper.wanted() or night.seconds_left() <= 0:
+                return None
+
+
+def pause(night: Night, terminal: Terminal, stopper: Stopper, seconds: float, why: str) -> float:
+    """Wait until it is time to look again, or to stop; return how long that was."""
+    terminal.say(f"paused: {why}. It looks again in {duration(seconds)}; Ctrl-C ends the night")
+    began = wall_seconds()
+    while (waited := wall_seconds() - began) < seconds and not stopper.wanted() and night.seconds_left() > 0:
+        terminal.status(f"paused for {duration(waited)}")
+        time.sleep(LOOK_SECONDS)
+    return max(waited, LOOK_SECONDS)
+
+
+def try_notebook(
+    night: Night, terminal: Terminal, stopper: Stopper, context, name: str, page: str, parameters: dict
+) -> None:
+    """Execute a notebook until the journal has what it is there for; a dead or hung one is started again, TRIES times in vain at most.
+
+    Raises Paused where it may go on later, LoopError where it cannot.
+    """
     output = night.folder / "notebooks" / f"{page}.ipynb"
     failures, reached = 0, progress_made(night.entries())
     while True:
@@ -200,12 +247,14 @@ def run_notebook(
                 )
             return
         kind, message = failure or ("Unfinished", "the notebook ended before its work was done")
+        if kind == "Paused":
+            raise Paused(message)
         if kind in FINAL_ERRORS:
             raise LoopError(message)
         made = progress_made(night.entries())
         failures, reached = (failures + 1 if made <= reached else 1), made
         if failures >= TRIES:
-            raise LoopError(
+            raise (Paused if kind in DIED else LoopError)(
                 f"notebook {name} failed {TRIES} times in a row with {kind}: {first_line(message)}. See {output}"
             )
         terminal.say(f"the notebook of {page} ended with {kind} ({first_line(message)}): starting it again")
@@ -214,8 +263,9 @@ def run_notebook(
 
 
 def progress_made(entries: list[dict]) -> int:
-    """How many entries stand for finished work: a run that was begun and cut off is none, however often it happens."""
-    return sum(entry["event"] != "run_started" and entry.get("status") != "interrupted" for entry in entries)
+    """How many entries stand for finished work: a run that was cut off, or failed through no fault of its own, is none, however often that happens."""
+    idle = ("run_started", "controlled")
+    return sum(entry["event"] not in idle and entry.get("status") not in NOT_HELD_AGAINST for entry in entries)
 
 
 def first_line(text: str) -> str:

@@ -6,10 +6,10 @@ In: the command line's wishes and the journal. Out: whether another experiment f
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.lab.clock import wall_seconds
 from harness.lab.journal import JournalReader
 from harness.lab.records import parse_time
 from harness.lab.settings import read_settings, results_folder
@@ -30,7 +30,7 @@ class Night:
     device: str = "auto"
     results: str = ""
     cache: str = ""
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=wall_seconds)
     _reader: JournalReader | None = None
 
     @property
@@ -46,7 +46,7 @@ class Night:
         """Of the night's hours; infinite when only experiments are counted."""
         if self.experiments and not self.hours:
             return float("inf")
-        return 3600 * (self.hours or DEFAULT_HOURS) - (time.monotonic() - self.started)
+        return 3600 * (self.hours or DEFAULT_HOURS) - (wall_seconds() - self.started)
 
 
 def experiments_done(night: Night) -> int:

@@ -33,12 +33,19 @@ def words_of(entry: dict) -> str:
         return f"experiment {number}: once more, with at most {entry['device_batch_limit']} rows at a time"
     if entry["event"] == "trained" and entry["status"] != "ok":
         return f"experiment {number}: {entry['status']}: {entry['cause']}"
+    if entry["event"] == "trained" and entry.get("shared_with"):
+        others = ", ".join(Path(run).name for run in entry["shared_with"])
+        return f"experiment {number}: its clock was shared with run {others}, which trains on this device too: both do worse than alone"
     if entry["event"] == "scored":
         return f"experiment {number}, run {entry['run']}: " + (
             f"val_bpb {entry['val_bpb']:.6f}" if entry["val_bpb"] else f"{entry['status']}: {entry['cause']}"
         )
     if entry["event"] == "audited" and entry["status"] != "ok":
         return f"experiment {number}, run {entry['run']}: {entry['status']}: {entry['cause']}"
+    if entry["event"] == "controlled":
+        numbers = ", ".join(map(str, entry["suspects"]))
+        alike = f"experiments {numbers} all ended with {entry['suspected']!r}: ours?"
+        return f"{alike} The best file so far, tried again, {'trains and is scored: it is theirs' if entry['status'] == 'ok' else 'fails too'}"
     if entry["event"] == "ruled":
         return f"experiment {number}: {'accepted' if entry['accept'] else 'refused'} by a person"
     if entry["event"] == "decided" and number:

@@ -94,7 +94,7 @@ def proposal_request(
         "parent_experiment": state.incumbent.number,
         "proposer": "tpe",
         "incumbent_val_bpb": state.incumbent.mean,
-        "history": [history_row(e) for e in state.experiments],
+        "history": [history_row(e) for e in state.experiments if e.number not in state.excused],
         "limits": {
             "max_seq_len": data.max_seq_len,
             "n_vocab": data.n_vocab,

@@ -22,13 +22,16 @@ from pathlib import Path
 from harness.data.files import write_json_atomic
 from harness.data.text import without_escapes
 from harness.lab.childlog import CappedLog, EventLog, number
+from harness.lab.clock import Sleep
 from harness.lab.disk_share import DiskShare
-from harness.lab.leftovers import MARK, kill_child, kill_escaped, note_process
+from harness.lab.leftovers import MARK, is_stopped, kill_child, kill_escaped, note_process
 from harness.lab.untrusted_files import keep_plain_files, remove_tree, take_file
 from harness.lab.wall import REPOSITORY, Wall, find_wall
 
 SPIN_COUNT = "1000"  # OpenMP threads that spin for long fight any other process for the core: 3,300 against 11,400 tokens/s beside one
 WEIGHTS_SECONDS = 20.0  # from the end of training to weights on disk, unless the request says less
+SILENT_SECONDS = 2.0  # without a word from the child before it is asked whether somebody has stopped it
+ABSENT_SECONDS = 5.0  # between two looks at the child: then it was us who stood still
 READ_BYTES, MOST_READS = 65_536, 1_024  # of a pipe at a time; of what a child left in it when it ended
 MOST_WEIGHTS_BYTES = 20 * 10**9
 # PYTHONPATH is set, never passed on; no variable that could hold a key is here.
@@ -104,13 +107,25 @@ def watch(
     share: DiskShare,
     started: float,
 ) -> tuple[str, str]:
-    """Pass output on until the child ends or must be stopped; return ("", "") or (status, why it was). Never blocks past a limit."""
+    """Pass output on until the child ends or must be stopped; return ("", "") or (status, why it was). Never blocks past a limit.
+
+    A child that was stopped is not waited for, and one that we did not look at for a while is not blamed for being late: its clock is not to be trusted.
+    """
+    heard = looked = time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, log)
         selector.register(channel, selectors.EVENT_READ, events)
         while process.poll() is None:
+            now = time.monotonic()
+            if now - looked > ABSENT_SECONDS:
+                return "interrupted", f"the harness stood still for {now - looked:.0f} s in mid-run"
+            looked = now
             limit, overdue = time_limit(request, events)
-            left = limit - (time.monotonic() - started)
+            left = limit - (now - started)
+            if now - heard > SILENT_SECONDS:
+                if is_stopped(process.pid):
+                    return "interrupted", "the training was stopped in mid-run (SIGSTOP), and not by the harness"
+                heard = now
             if left <= 0:
                 return "timeout", overdue
             if too_much := share.exceeded():
@@ -120,6 +135,7 @@ def watch(
             for key, _ in selector.select(min(left, 0.5)) if selector.get_map() else ():
                 chunk = os.read(key.fd, READ_BYTES)
                 if chunk:
+                    heard = now
                     key.data.feed(chunk)
                 else:
                     selector.unregister(key.fileobj)
@@ -161,10 +177,15 @@ def signal_name(number: int) -> str:
     return next((known.name for known in signal.Signals if known == number), str(number))
 
 
+def is_sure(status: str, events: EventLog) -> bool:
+    """Whether it is beyond the child's reach to have brought about an end that is not held against it: it had not begun, or did not say so itself."""
+    return "launched" not in events.last if status == "infrastructure" else status != "interrupted"
+
+
 def make_result(status: str, cause: str, events: EventLog, total_seconds: float, budget_seconds: float = 0.0) -> dict:
     """The run's result: status and times by our clock, the rest as the session reported it.
 
-    weights_seconds: from the end of training to the end of the process, since what it does in between is for nobody to see.
+    sure: see `outcomes`. weights_seconds: from the end of training to the end of the process, since what it does in between is for nobody to see.
     """
     finish = events.last.get("finish", {})
     ready, stop = events.at("ready"), events.at("stop")
@@ -175,6 +196,7 @@ def make_result(status: str, cause: str, events: EventLog, total_seconds: float,
     return {
         "status": status,
         "cause": cause,
+        "sure": is_sure(status, events),
         "startup_seconds": ready,
         "training_seconds": training_seconds,
         "overshoot_seconds": round(training_seconds - budget_seconds, 3) if training_seconds is not None else None,
@@ -198,7 +220,7 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
     remove_tree(work)
     work.mkdir(parents=True)
     write_json_atomic(folder / "run.json", asdict(request))
-    wall = find_wall()
+    wall, sleep = find_wall(), Sleep()
     started = time.monotonic()
     with (
         contextlib.closing(CappedLog(folder / "run.log")) as log,
@@ -213,7 +235,11 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
         finally:
             keep_plain_files(cache)  # it may be copied for others
             remove_tree(work)
-    return make_result(status, cause, events, total_seconds, request.budget_seconds) | {"wall": wall.kind}
+    result = make_result(status, cause, events, total_seconds, request.budget_seconds) | {"wall": wall.kind}
+    if slept := sleep.seconds:
+        (folder / "weights.safetensors").unlink(missing_ok=True)
+        result |= {"status": "interrupted", "cause": f"the machine slept for {slept:.0f} s in mid-run", "sure": True}
+    return result
 
 
 def train_and_watch(

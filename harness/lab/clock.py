@@ -1,0 +1,34 @@
+"""The clock on the wall, which goes on while a machine sleeps, beside the one that trainings are timed by, which does not.
+
+In: nothing. Out: seconds; only differences mean anything. Linux's CLOCK_MONOTONIC, which Python's `time.monotonic` reads, stands still in sleep, and so
+does macOS's; CLOCK_BOOTTIME (macOS: CLOCK_MONOTONIC as `clock_gettime` has it) goes on. Neither is moved when somebody sets the date.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+NOTICED_SECONDS = 2.0  # a shorter sleep is not told from a busy machine
+
+
+def wall_seconds() -> float:
+    """Seconds since some moment, sleep included where the system says so."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+    return time.monotonic()
+
+
+class Sleep:
+    """How long the machine has slept since this was made."""
+
+    def __init__(self) -> None:
+        self._began = wall_seconds() - time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """0 where it did not, and where nobody can tell."""
+        slept = wall_seconds() - time.monotonic() - self._began
+        return slept if slept >= NOTICED_SECONDS else 0.0
