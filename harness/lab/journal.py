@@ -315,33 +315,38 @@ def fold(entries: Iterable[dict]) -> State:
     """Add up a journal's entries."""
     state = State()
     for entry in entries:
-        event = entry["event"]
-        if event == "opened":
-            state.opened = entry
-        if event == "controlled" and entry["status"] == "ok":
-            state.controlled = entry["seq"]
-        elif event == "controlled":
-            state.excused |= set(entry["suspects"])
-        if event in ("opened", "controlled", "note"):
-            continue
-        if entry["experiment"] == len(state.experiments):
-            state.experiments.append(Experiment(entry["experiment"]))
-        experiment = state.experiments[entry["experiment"]]
-        if event == "proposed":
-            experiment.attempts.append(Attempt(entry))
-        elif event == "checked":
-            experiment.attempt.checked = entry
-        elif event == "run_started":
-            experiment.attempt.runs.append(Run(entry))
-        elif event in ("trained", "scored"):
-            setattr(experiment.attempt.runs[-1], event, entry)
-        elif event == "audited":
-            experiment.attempt.runs[entry["run"]].audited = entry
-        elif event in ("decided", "committed", "ruled"):
-            setattr(experiment, event, entry)
-        if entry.get("decision") in ("baseline", "keep") or (event == "ruled" and entry["becomes_incumbent"]):
-            state.kept.append(experiment)
+        take_in(state, entry)
     return state
+
+
+def take_in(state: State, entry: dict) -> None:
+    """Add one more entry to what was added up."""
+    event = entry["event"]
+    if event == "opened":
+        state.opened = entry
+    if event == "controlled" and entry["status"] == "ok":
+        state.controlled = entry["seq"]
+    elif event == "controlled":
+        state.excused |= set(entry["suspects"])
+    if event in ("opened", "controlled", "note"):
+        return
+    if entry["experiment"] == len(state.experiments):
+        state.experiments.append(Experiment(entry["experiment"]))
+    experiment = state.experiments[entry["experiment"]]
+    if event == "proposed":
+        experiment.attempts.append(Attempt(entry))
+    elif event == "checked":
+        experiment.attempt.checked = entry
+    elif event == "run_started":
+        experiment.attempt.runs.append(Run(entry))
+    elif event in ("trained", "scored"):
+        setattr(experiment.attempt.runs[-1], event, entry)
+    elif event == "audited":
+        experiment.attempt.runs[entry["run"]].audited = entry
+    elif event in ("decided", "committed", "ruled"):
+        setattr(experiment, event, entry)
+    if entry.get("decision") in ("baseline", "keep") or (event == "ruled" and entry["becomes_incumbent"]):
+        state.kept.append(experiment)
 
 
 # --- What comes next ----------------------------------------------------------------------------------------------
@@ -365,7 +370,11 @@ def next_step(entries: Sequence[dict]) -> Step:
 
     `close` marks a run whose process died with its harness; it costs that run and nothing else.
     """
-    state = fold(entries)
+    return step_after(fold(entries))
+
+
+def step_after(state: State) -> Step:
+    """What comes next in a run that stands so."""
     if state.opened is None:
         return Step("open")
     if not state.experiments:

@@ -20,7 +20,6 @@ from filelock import FileLock, Timeout
 from harness.data.files import read_json, write_json_atomic
 from harness.lab.journal import now
 
-
 LOOK_SECONDS = 1.0  # who only looks whether a lock is held, holds it for a moment
 
 
