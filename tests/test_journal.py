@@ -32,12 +32,21 @@ def run(
     kind: str = "score",
     rows: int | None = None,
     limit: int | None = None,
+    sure: bool = True,
 ) -> list[dict]:
     """The entries of one run: started (with at most `limit` rows at a time), trained (with `rows`), scored."""
     at = {"experiment": experiment, "attempt": 0, "run": number}
     events = [
         {"event": "run_started", **at, "kind": kind, "seed": 1, "device_batch_limit": limit},
-        {"event": "trained", **at, "status": status, "cause": "", "memory_mb": 1.0, "device_batch_size": rows},
+        {
+            "event": "trained",
+            **at,
+            "status": status,
+            "cause": "",
+            "memory_mb": 1.0,
+            "device_batch_size": rows,
+            "sure": sure,
+        },
     ]
     return events + [{"event": "scored", **at, "status": "ok", "cause": "", "val_bpb": val_bpb}] * (status == "ok")
 
@@ -157,6 +166,12 @@ def test_an_infrastructure_fault_runs_the_same_candidate_again_and_is_not_held_a
     step = next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="infrastructure"))[:-2]))
     assert (step.kind, step.run, step.attempt) == ("train", 1, 0)
     assert next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="crash"))[:-2])).kind == "decide"
+
+
+def test_a_fault_that_only_the_training_tells_of_is_forgiven_twice():
+    unsure = [run(1, n, status="infrastructure", sure=False) for n in range(3)]
+    assert after(*unsure[:2]).kind == "train" and after(*unsure).kind == "decide"
+    assert after(*[run(1, n, status="infrastructure", sure=True) for n in range(5)]).kind == "train"
 
 
 def after(*runs: list[dict], opened: dict = OPENED) -> Step:

@@ -14,9 +14,10 @@ import pytest
 from checkout import ROOT, git
 from labs import incumbent_source, point_at, put_candidate, row, run_experiment
 
-from harness.lab import decisions, history, loop, measuring, progress
+from harness.lab import decisions, history, locks, loop, measuring, outcomes, progress
 from harness.lab.journal import Journal
-from harness.lab.loop import Lab, LoopError
+from harness.lab.loop import Lab, LoopError, Paused
+from harness.lab.proposing import proposal_request
 from harness.lab.records import records_from_journal
 from harness.lab.results import read_results
 from harness.lab.wall import try_bubblewrap
@@ -279,15 +280,115 @@ def test_a_full_disk_is_said_before_a_run_is_begun(lab, monkeypatch):
     assert lab.journal.entries[-1]["event"] == "checked"
 
 
-def test_three_infrastructure_faults_in_a_row_stop_the_loop(lab):
+def failing(status: str, cause: str, **facts):
+    """A stand-in for a training that ends so."""
+
+    def train(request, listen=None):
+        Path(request.folder).mkdir(parents=True, exist_ok=True)
+        (Path(request.folder) / "run.log").write_text("")
+        return {"status": status, "cause": cause, "device_batch_size": 8, "memory_mb": None} | facts
+
+    return train
+
+
+def ready_to_train(lab):
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     lab.begin()
     lab.propose()
     lab.check()
-    for run in range(3):
-        lab.journal.append("run_started", experiment=1, attempt=0, run=run, kind="score", seed=1)
-        lab.journal.append(
-            "trained", experiment=1, attempt=0, run=run, status="infrastructure", cause="the disk is on fire"
+
+
+def test_faults_of_the_machine_pause_the_loop_and_whoever_comes_back_tries_again(lab, monkeypatch):
+    ready_to_train(lab)
+    real = loop.run_training
+    monkeypatch.setattr(loop, "run_training", failing("infrastructure", "the disk is on fire", sure=True))
+    for pause in (1, 2):
+        lab._faults.clear()  # another process
+        with pytest.raises(Paused, match="3 runs in a row .* the disk is on fire"):
+            lab.train()
+        assert len(lab.experiment.attempt.runs) == 3 * pause and lab.step.kind == "train"
+    monkeypatch.setattr(loop, "run_training", real)
+    lab.train()
+    lab.decide()
+    assert lab.experiment.decided["status"] == "ok" and lab.experiment.decided["verdict"]
+
+
+def test_a_file_that_blames_the_machine_each_time_is_a_crash_and_costs_the_night_nothing_else(lab, monkeypatch):
+    ready_to_train(lab)
+    monkeypatch.setattr(loop, "run_training", failing("infrastructure", "OSError: No space left", sure=False))
+    lab.train()
+    lab.decide()
+    decided = lab.experiment.decided
+    assert (decided["decision"], decided["status"], len(lab.experiment.attempt.runs)) == ("discard", "crash", 3)
+    assert "3 times" in decided["verdict"] and "No space left" in decided["verdict"]
+    lab.commit()
+    assert row(lab, 1) == (0.0, 0.0, "crash")
+
+
+@pytest.fixture
+def alike(lab, monkeypatch):
+    """A run whose last three ideas ended with the same words, but for numbers; the next has not begun."""
+    real = loop.run_training
+    for number in range(1, 4):
+        monkeypatch.setattr(
+            loop, "run_training", failing("crash", f"RuntimeError: no kernel for {number}x8 at /x/{number}")
         )
-    with pytest.raises(LoopError, match="disk is on fire"):
+        put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
+        run_experiment(lab)
+        lab.number = None
+    monkeypatch.setattr(loop, "run_training", real)
+    return lab
+
+
+def test_ideas_that_fail_alike_are_believed_to_be_bad_where_the_best_file_still_works(alike):
+    alike.begin()
+    controlled = alike.journal.entries[-1]
+    assert (controlled["event"], controlled["status"], controlled["suspects"]) == ("controlled", "ok", [1, 2, 3])
+    assert "it is theirs" in progress.words_of(controlled) and not (alike.folder / "control").exists()
+    assert alike.state.excused == set() and not outcomes.failed_alike(alike.state)
+    length = len(alike.journal.entries)
+    alike.begin()
+    assert len(alike.journal.entries) == length  # not looked at twice
+
+
+def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, monkeypatch):
+    ideas = [alike.train_py(e).read_text() for e in alike.state.experiments[1:]]
+    monkeypatch.setattr(loop, "run_training", failing("crash", "RuntimeError: no kernel"))
+    with pytest.raises(Paused, match=r"experiments 1 to 3 all ended with .* not the ideas"):
+        alike.begin()
+    assert alike.state.excused == {1, 2, 3}
+    with alike:
+        request = proposal_request(alike.step, alike.folder, alike.state, alike.settings, alike.data, "", "")
+        assert [row["experiment"] for row in request["history"]] == [0]
+        put_candidate(alike, ideas[0])
+        alike.number = None
+        alike.begin()  # they are excused: nothing to look at again
+        alike.propose()
+        alike.check()
+        assert alike.experiment.attempt.checked["ok"]  # and may be tried again
+
+
+def test_two_runs_on_one_device_know_of_each_other(lab, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    device = f"{lab.settings.device['kind']} {lab.settings.device['name']}"
+    lines = (
+        "import sys",
+        "from pathlib import Path",
+        "from harness.lab.locks import OnTheClock",
+        "with OnTheClock(sys.argv[1], Path('/runs/other')):",
+        "    print('on', flush=True)",
+        "    input()",
+    )
+    other = "\n".join(lines)
+    with subprocess.Popen(
+        [sys.executable, "-c", other, device], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        ready_to_train(lab)
+        monkeypatch.setattr(loop, "run_training", failing("crash", "a bad idea"))
         lab.train()
+        process.kill()
+    trained = lab.experiment.attempt.runs[0].trained
+    assert trained["shared_with"] == ["/runs/other"]
+    with locks.OnTheClock(device, lab.folder) as clock:  # the other was killed, and its note is gone
+        assert clock.others == [] and len(list(clock.folder.glob("*.json"))) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.lab import clock, leftovers, runner
 from harness.lab.childlog import CappedLog, EventLog, parse_event
 from harness.lab.leftovers import kill_leftover
 from harness.lab.runner import TrainingRequest, child_environment, drain, run_training, summary_block
@@ -27,7 +28,7 @@ session.finish(model, depth=1)
 """  # fmt: skip
 
 
-def train(folder: Path, source: str, **changes) -> tuple[dict, str]:
+def train(folder: Path, source: str, listen=lambda event: None, **changes) -> tuple[dict, str]:
     """Run a train.py; return (result, log)."""
     folder.mkdir(exist_ok=True)
     train_py = folder / "train.py"
@@ -36,7 +37,7 @@ def train(folder: Path, source: str, **changes) -> tuple[dict, str]:
         "folder": str(folder / "run"), "train_py": str(train_py), "train_dir": str(folder), "n_vocab": 257, "max_seq_len": 64, "seed": 1,
         "budget_seconds": 0.3, "startup_limit_seconds": 30, "device": "cpu", "dtype": "float32", "compile": False, "threads": 1,
     }  # fmt: skip
-    result = run_training(TrainingRequest(**request | changes))
+    result = run_training(TrainingRequest(**request | changes), listen)
     return result, (folder / "run" / "run.log").read_text()
 
 
@@ -106,6 +107,37 @@ def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tm
     result, _ = train(tmp_path, stubborn)
     assert result["status"] == "timeout" and "budget" in result["cause"]
     assert time.monotonic() - started < 60
+
+
+def test_a_training_that_somebody_stopped_is_interrupted_and_dead(tmp_path):
+    stopped = OPEN + "import os, signal\nsession.start()\nos.kill(os.getpid(), signal.SIGSTOP)"
+    result, _ = train(tmp_path, stopped, budget_seconds=60)
+    assert result["status"] == "interrupted" and "SIGSTOP" in result["cause"] and not result["sure"]
+    assert not processes_below(tmp_path)
+
+
+def test_a_run_in_which_the_machine_slept_is_interrupted_whatever_it_says(tmp_path, monkeypatch):
+    awake = clock.wall_seconds
+    hours = iter([0.0])
+    monkeypatch.setattr(clock, "wall_seconds", lambda: awake() + next(hours, 3600.0))
+    result, _ = train(tmp_path, HONEST)
+    assert result["status"] == "interrupted" and "slept for 3600 s" in result["cause"] and result["sure"]
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_a_harness_that_stood_still_does_not_blame_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "ABSENT_SECONDS", 0.5)
+
+    def slow(event):
+        if event["event"] == "ready":
+            time.sleep(1.0)
+
+    result, _ = train(tmp_path, HONEST.replace("session.progress < 1", "True"), listen=slow, budget_seconds=30)
+    assert result["status"] == "interrupted" and "stood still" in result["cause"]
+
+
+def processes_below(folder) -> list:
+    return [p for p in psutil.process_iter() if leftovers.belongs(p, folder)]
 
 
 def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):

@@ -76,7 +76,7 @@ class OnTheClock:
     """
 
     def __init__(self, device: str, run: Path) -> None:
-        self.folder = Path("~/.cache/autoresearch-lab/on-the-clock").expanduser() / re.sub(r"\W+", "-", device)
+        self.folder = Path(os.path.expanduser("~/.cache/autoresearch-lab/on-the-clock")) / re.sub(r"\W+", "-", device)
         self.run, self._seen = str(run), set()
         self._note = self.folder / f"{os.getpid()}.json"
 
@@ -87,7 +87,7 @@ class OnTheClock:
             "host": socket.gethostname(),
             "run": self.run,
         }
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(self._note, me)
         self.look()

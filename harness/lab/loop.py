@@ -480,7 +480,7 @@ class Lab:
     def _check_disk(self) -> None:
         free = shutil.disk_usage(self.folder).free // 2**20
         if free < FREE_DISK_MB:
-            raise LoopError(
+            raise Paused(
                 f"only {free} MB are free in {self.folder}, a run needs {FREE_DISK_MB}: make room, then run the same command again"
             )
 

@@ -1,0 +1,80 @@
+"""A night that cannot go on for now waits, looks again, and gives up only after hours: real driver, real papermill, a disk that says it is full."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from checkout import copy_checkout, environment
+
+from harness.lab.journal import fold, read_journal
+
+FULL = """
+_room = shutil.disk_usage
+shutil.disk_usage = lambda path: _room(path)._replace(free=0) if Path({flag!r}).exists() else _room(path)
+"""
+
+
+@pytest.fixture
+def night(tmp_path):
+    """(flag: the disk is full while this file exists, run folder, start(give up after) -> a driver that looks again at once)."""
+    checkout, flag = copy_checkout(tmp_path / "lab"), tmp_path / "full"
+    flag.touch()
+    with (checkout / "harness" / "lab" / "loop.py").open("a") as file:
+        file.write(FULL.format(flag=str(flag)))
+    run, started = checkout / "results" / "t", []
+
+    def start(give_up: float, *more: str) -> subprocess.Popen:
+        lines = (
+            "import sys",
+            "from harness.__main__ import main",
+            "from harness.lab import night",
+            f"night.PAUSES, night.GIVE_UP_SECONDS = (0.1,), {give_up}",
+            f"sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments', '1', *{more!r}]))",
+        )
+        command = [sys.executable, "-c", "\n".join(lines)]
+        given = environment(checkout, tmp_path / "cache")
+        started.append(
+            subprocess.Popen(command, cwd=checkout, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
+        return started[-1]
+
+    yield flag, run, start
+    for process in started:
+        process.kill()
+        process.stdout.close()
+
+
+def wait_for_words(run, words: str, process: subprocess.Popen) -> None:
+    """Until the night has said so since it was started last."""
+    until, log = time.monotonic() + 120, run / "night.log"
+    while not log.exists() or words not in log.read_text():
+        assert process.poll() is None and time.monotonic() < until, process.stdout.read().decode()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_night_without_room_waits_gives_up_late_and_goes_on_when_there_is_room(night):
+    flag, run, start = night
+    assert start(0.0).wait(timeout=200) == 3
+    assert (
+        "paused: only 0 MB" in (run / "night.log").read_text()
+        and "cannot go on: paused for" in (run / "night.log").read_text()
+    )
+    (run / "night.log").unlink()
+    waiting = start(3600.0)
+    wait_for_words(run, "paused", waiting)
+    flag.unlink()
+    assert waiting.wait(timeout=250) == 0
+    state = fold(read_journal(run / "journal.jsonl"))
+    assert [e.number for e in state.experiments] == [0, 1] and all(e.committed for e in state.experiments)
+
+
+@pytest.mark.slow
+def test_a_paused_night_can_be_stopped(night):
+    flag, run, start = night
+    waiting = start(3600.0)
+    wait_for_words(run, "paused", waiting)
+    (run / "STOP").write_text("")
+    assert waiting.wait(timeout=100) == 0
+    assert "stopped as asked" in (run / "night.log").read_text()
