@@ -451,6 +451,7 @@ class Lab:
             self._faults.clear()
         if len(self._faults) >= FAULTS:
             times, cause = len(self._faults), self._faults[-1]
+            self._faults.clear()  # who comes back gets as many tries
             raise Paused(
                 f"{times} runs in a row failed for reasons outside of train.py: {cause}. Mend that; nothing is lost"
             )
