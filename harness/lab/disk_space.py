@@ -14,7 +14,9 @@ import os
 import shutil
 from pathlib import Path
 
-SPARE_BYTES = 300 * 10**6  # what a run takes besides weights, losses and compile cache: logs, pages, git objects, everybody's temporary files
+SPARE_BYTES = (
+    300 * 10**6
+)  # what a run takes besides weights, losses and compile cache: logs, pages, git objects, everybody's temporary files
 UNKNOWN_BYTES = 500 * 10**6  # what the first training of all needs: how large its weights are is not known yet
 WEIGHTS_TIMES, LOSSES_TIMES, CACHE_TIMES = 4, 2, 2
 PAGES_BYTES = 10**9  # of notebooks/: beyond it the oldest pages go
@@ -27,7 +29,9 @@ TO_DO = "make room, then run the same command again: nothing is lost"
 def lacking(folder: Path) -> str:
     """Why another training should not begin, "" when there is room for it. folder: the run's."""
     free, needed = free_bytes(folder), needed_bytes(folder)
-    return "" if free >= needed else f"only {in_words(free)} are free in {folder}, a run needs {in_words(needed)}: {TO_DO}"
+    return (
+        "" if free >= needed else f"only {in_words(free)} are free in {folder}, a run needs {in_words(needed)}: {TO_DO}"
+    )
 
 
 def needed_bytes(folder: Path) -> int:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from harness.data.manifest import open_prepared
-from harness.lab import epochs, history, pages, report, rulings, start
+from harness.lab import disk_space, epochs, history, pages, report, rulings, start
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.journal import fold, next_step, now, read_journal
 from harness.lab.locks import BusyError, hold, is_held
@@ -102,6 +102,11 @@ def run_night(night: Night) -> int:
         except (LoopError, SettingsError) as error:
             terminal.say(f"cannot go on: {error}")
             return 1
+        except OSError as error:
+            if not disk_space.is_full(error):
+                raise
+            terminal.say(f"cannot go on: {disk_space.full_words(night.folder, error)}")
+            return 1
         finally:
             terminal.close()
 
@@ -146,6 +151,7 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     terminal.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
     if warning := epochs.warning(epochs.of_baseline(state, open_prepared(read_settings(night.folder).data_folder))):
         terminal.say(warning)
+    terminal.say(f"disk: {disk_space.words(night.folder)}")
     terminal.say(f"3 of 4, experiments: {plan_words(night)}")
     while not stopper.wanted() and not enough(night):
         number = next_step(night.entries()).experiment
@@ -202,6 +208,8 @@ def run_notebook(
         kind, message = failure or ("Unfinished", "the notebook ended before its work was done")
         if kind in FINAL_ERRORS:
             raise LoopError(message)
+        if full := disk_space.lacking(night.folder):
+            raise LoopError(f"{full} (the notebook of {page} ended with {kind}: {first_line(message)})")
         made = progress_made(night.entries())
         failures, reached = (failures + 1 if made <= reached else 1), made
         if failures >= TRIES:
