@@ -134,6 +134,11 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     common = {"tag": night.tag, "results_dir": night.results}
     if why := history.why_no_history(REPOSITORY):
         terminal.say(f"no git history: {why}")
+    elif where := history.checked_out(REPOSITORY, night.tag):
+        branch = f"autoresearch/{night.tag}"
+        terminal.say(
+            f"{where} has the branch {branch} checked out: each keep moves it on; `git reset --hard` there shows the newest"
+        )
     wishes = what_to_prepare(night)
     terminal.say(f"1 of 4, prepare data (profile {wishes['profile']})")
     run_notebook(night, terminal, stopper, context, "01_prepare", "01_prepare", wishes)
