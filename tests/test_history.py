@@ -1,9 +1,12 @@
 """Git by plumbing, against a real repository; the oracle is git itself."""
 
+import os
+import signal
 import subprocess
 
 import pytest
 
+from harness.lab import history
 from harness.lab.history import (
     CommitPlan,
     HistoryError,
@@ -115,3 +118,139 @@ def test_no_repository_is_no_history_and_says_so(tmp_path, repository):
     assert head_commit(inside) is None  # an archive unpacked in somebody else's repository
     assert "without history" in why_no_history(inside)
     assert why_no_history(repository) == ""
+
+
+# --- other gits, dead and alive -------------------------------------------------------------------------------------
+
+
+def lock_of(repository, ref: str):
+    path = repository / ".git" / f"{ref}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.mark.parametrize("ref", [experiment_ref("t", 0), branch_name("t")])
+def test_a_lock_that_a_killed_git_left_on_our_ref_is_removed(repository, train_py, ref):
+    lock_of(repository, ref).touch()
+    commit = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
+    assert git(repository, "rev-parse", ref) == commit and not lock_of(repository, ref).exists()
+
+
+def git_that_waits(repository) -> subprocess.Popen:
+    """A git of the user that is at work in the repository until its standard input is closed."""
+    return subprocess.Popen(
+        ["git", "-C", str(repository), "hash-object", "--stdin"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+
+
+def test_a_lock_is_not_removed_while_a_git_works_and_the_night_waits_for_it(repository, train_py, monkeypatch):
+    lock, at_work, other = lock_of(repository, experiment_ref("t", 0)), history.gits_at_work, git_that_waits(repository)
+    lock.touch()
+    seen = []
+
+    def look(folder):
+        assert lock.exists()
+        seen.append(at_work(folder))
+        if len(seen) == 3:
+            lock.unlink()  # as its git does in the end
+        return seen[-1]
+
+    monkeypatch.setattr(history, "gits_at_work", look)
+    commit = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
+    other.communicate()
+    assert len(seen) == 3 and all(other.pid in pids for pids in seen)
+    assert git(repository, "rev-parse", experiment_ref("t", 0)) == commit
+
+
+def test_a_lock_that_is_not_ours_is_left_alone_and_named(repository, train_py, monkeypatch):
+    git(
+        repository, "symbolic-ref", "HEAD", branch_name("t")
+    )  # whose branch it is shares its lock: git takes HEAD's too
+    head = repository / ".git" / "HEAD.lock"
+    head.touch()
+    monkeypatch.setattr(history, "LOCK_SECONDS", 0.0)
+    with pytest.raises(HistoryError, match=r"if none does, delete .*HEAD\.lock, then run the same command again"):
+        set_ref(repository, branch_name("t"), git(repository, "rev-parse", "main"), None)
+    assert head.exists()
+    head.unlink()
+    set_ref(repository, branch_name("t"), git(repository, "rev-parse", "main"), None)
+
+
+def test_a_lock_on_the_packed_refs_stops_nothing(repository, train_py):
+    (repository / ".git" / "packed-refs.lock").touch()
+    baseline = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
+    train_py.write_text("x = 2\n")
+    record_experiment(repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True)
+    assert git(repository, "log", "--format=%s", "autoresearch/t") == "0001: better\n0000: baseline\nstart"
+
+
+def test_refs_that_somebody_packed_are_found_and_moved(repository, train_py):
+    baseline = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
+    git(repository, "pack-refs", "--all", "--prune")
+    assert record_experiment(repository, "t", 0, plan(repository), train_py, advance=True) == baseline
+    train_py.write_text("x = 2\n")
+    keep = record_experiment(repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True)
+    assert git(repository, "rev-parse", "autoresearch/t") == keep
+
+
+def test_a_branch_that_somebody_has_checked_out_goes_on_and_is_said(repository, train_py, tmp_path):
+    baseline = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
+    assert history.checked_out(repository, "t") == ""
+    git(repository, "worktree", "add", "-q", str(tmp_path / "looking"), "autoresearch/t")
+    assert history.checked_out(repository, "t") == str(tmp_path / "looking")
+    train_py.write_text("x = 2\n")
+    keep = record_experiment(repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True)
+    assert git(repository, "rev-parse", "autoresearch/t") == keep
+    assert (tmp_path / "looking" / "train.py").read_text() == "x = 1\n"  # not touched
+    assert (
+        git(tmp_path / "looking", "reset", "--hard", "-q") == ""
+        and (tmp_path / "looking" / "train.py").read_text() == "x = 2\n"
+    )
+
+
+def test_a_clean_up_that_takes_what_no_ref_holds_yet_costs_nothing(repository, train_py, monkeypatch):
+    move, prunes = history.move_ref, []
+
+    def after_a_clean_up(folder, ref, target, expected):
+        if len(prunes) < 2:
+            prunes.append(git(repository, "prune", "--expire=now", "-v"))
+        move(folder, ref, target, expected)
+
+    monkeypatch.setattr(history, "move_ref", after_a_clean_up)
+    commit = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
+    assert commit in prunes[0] and commit in prunes[1]
+    assert git(repository, "show", f"{experiment_ref('t', 0)}:train.py") == "x = 1"
+
+
+def test_clean_ups_that_go_on_all_the_time_lose_no_experiment(repository, train_py):
+    """With a git that gathers objects and refs in the same repository all the while, as `gc` does; what is younger than two weeks stays, as in gc."""
+    command = "while true; do git gc -q; git pack-refs --all; done"
+    other = subprocess.Popen(["sh", "-c", command], cwd=repository, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        parent, commits = None, []
+        for number in range(12):
+            train_py.write_text(f"x = {number}\n")
+            made = plan(repository, parent, f"{number:04d}: idea\n")
+            commits.append(record_experiment(repository, "t", number, made, train_py, advance=True))
+            parent = commits[-1]
+    finally:
+        os.killpg(other.pid, signal.SIGKILL)
+        other.wait()
+    assert git(repository, "rev-list", "--reverse", "autoresearch/t").split()[1:] == commits
+    assert git(repository, "fsck", "--no-dangling") == ""
+
+
+@pytest.mark.parametrize(
+    "said, to_do",
+    [
+        ("error: unable to write file .git/objects/ab: No space left on device", "make room"),
+        ("error: insufficient permission for adding an object to repository database", "the right to write"),
+        ("fatal: not a git repository (or any of the parent directories): .git", "put .git back"),
+    ],
+)
+def test_what_git_refuses_says_what_to_do(tmp_path, monkeypatch, said, to_do):
+    (tmp_path / "git").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 128\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(HistoryError, match=to_do):
+        history.read_ref(tmp_path, "refs/heads/x")

@@ -261,22 +261,57 @@ def test_the_incumbent_is_the_last_keep_and_the_noise_pools_its_groups():
     )  # two baseline seeds; of the decided attempts the first run, selected for being low, is left out
 
 
-@pytest.mark.parametrize("cut", [1, 7, 40])
-def test_a_cut_last_line_is_put_aside_and_nothing_else_is_lost(tmp_path, cut):
-    path = tmp_path / "journal.jsonl"
-    lines = [json.dumps(entry).encode() + b"\n" for entry in NIGHT[:5]]
-    path.write_bytes(b"".join(lines[:4]) + lines[4][:-cut])
-    if cut == 1:  # only the line end is missing: the entry is whole
-        assert len(read_journal(path)) == 5
-        journal = Journal(path)
-        journal.append("note", text="next")
-        assert [entry["seq"] for entry in read_journal(path)] == [0, 1, 2, 3, 4, 5]
-        return
-    assert read_journal(path) == NIGHT[:4]
+LINES = [
+    json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    for entry in script(OPENED, *experiment(0, []), {"event": "note", "text": "é 漢\u2028"})
+]
+LAST = LINES[-1]
+
+
+def mended(path, whole: list[bytes]) -> str:
+    """Open a damaged journal whose entries on `whole` lines are good, and see that it goes on from there; return what is said."""
+    assert [json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in read_journal(path)] == whole
     journal = Journal(path)
+    assert path.read_bytes() == b"".join(whole)
     journal.append("note", text="goes on")
-    assert [entry["seq"] for entry in read_journal(path)] == [0, 1, 2, 3, 4]
-    assert lines[4][:-cut] in (tmp_path / "journal.jsonl.cut").read_bytes()
+    assert [entry["seq"] for entry in read_journal(path)] == list(range(len(whole) + 1))
+    assert Journal(path).mended == ""
+    return journal.mended
+
+
+@pytest.mark.parametrize("length", range(1, len(LAST)))
+def test_a_last_line_cut_anywhere_is_put_aside_and_nothing_else_is_lost(tmp_path, length):
+    path, aside = tmp_path / "journal.jsonl", tmp_path / "journal.jsonl.cut"
+    path.write_bytes(b"".join(LINES[:-1]) + LAST[:length])
+    if length == len(LAST) - 1:  # only the line end is missing: the entry is whole
+        assert mended(path, LINES) == "" and not aside.exists()
+    else:
+        assert f"({length} bytes)" in mended(path, LINES[:-1])
+        assert aside.read_bytes() == LAST[:length] + b"\n"
+
+
+@pytest.mark.parametrize(
+    "end", [b"\0" * 512, b"\0" * 512 + b"\n", LAST[:30] + b"\0" * 5000, b"\r\n", b"\xff\xfe\r\x0b\n", b"{}\n", b"null", LINES[0], b"\n\n"]
+)  # fmt: skip
+def test_what_a_power_cut_leaves_at_the_end_is_put_aside(tmp_path, end):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"".join(LINES) + end)
+    assert f"({len(end)} bytes)" in mended(path, LINES)
+    assert (tmp_path / "journal.jsonl.cut").read_bytes() == end + b"\n"
+
+
+def test_a_first_line_cut_short_leaves_an_empty_journal(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(LINES[0][:20])
+    assert "put aside" in mended(path, [])
+
+
+def test_what_is_cut_a_second_time_joins_what_is_aside(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    for cut in (b"first", b"second"):
+        path.write_bytes(LINES[0] + cut)
+        Journal(path)
+    assert (tmp_path / "journal.jsonl.cut").read_bytes() == b"first\nsecond\n"
 
 
 def test_an_append_that_fails_half_way_leaves_no_half_line(tmp_path, monkeypatch):

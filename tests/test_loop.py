@@ -14,7 +14,7 @@ import pytest
 from checkout import ROOT, git
 from labs import incumbent_source, point_at, put_candidate, row, run_experiment
 
-from harness.lab import decisions, history, locks, loop, measuring, outcomes, progress
+from harness.lab import decisions, disk_space, history, locks, loop, measuring, outcomes, progress
 from harness.lab.journal import Journal
 from harness.lab.loop import Lab, LoopError, Paused
 from harness.lab.proposing import proposal_request
@@ -274,7 +274,7 @@ def test_a_full_disk_is_said_before_a_run_is_begun(lab, monkeypatch):
     lab.begin()
     lab.propose()
     lab.check()
-    monkeypatch.setattr(loop.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1})())
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1})())
     with pytest.raises(LoopError, match="make room"):
         lab.train()
     assert lab.journal.entries[-1]["event"] == "checked"

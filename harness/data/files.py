@@ -10,12 +10,15 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 CHUNK_BYTES = 1 << 20
+TEMPORARY = ".tmp"
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     before the rename, and the folder after it where the system allows that.
     """
     target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.{os.getpid()}-", suffix=TEMPORARY, dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -40,6 +43,52 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.unlink(name)
         raise
     sync_folder(target.parent)
+
+
+def append_whole(file: FileIO, data: bytes, sync: bool = False) -> None:
+    """Write data at the end of a file that is open unbuffered. Raises OSError, the file as long as it was, when not all of it could be written.
+
+    sync: return only when it would survive a power cut.
+    """
+    end = file.seek(0, os.SEEK_END)
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]
+        if sync:
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(end)
+        raise
+
+
+def remove_temporaries(folder: str | os.PathLike[str]) -> list[str]:
+    """Remove the temporary files that writers which are dead now left in a folder; return their names.
+
+    A living writer's stay: its number is in the name. (Where somebody else has that number since, the file waits for the next look.)
+    """
+    removed = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            writer = re.fullmatch(r"\..+\.(\d+)-\w+" + re.escape(TEMPORARY), entry.name)
+            if writer and not _is_alive(int(writer[1])):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+                    removed.append(entry.name)
+    return removed
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end it there; a file that stays is the lesser harm
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:

@@ -1,64 +1,92 @@
 """What a training says, made harmless before it is kept: its output as run.log, its events as events.jsonl.
 
 In: bytes from the child's pipes, whatever they are. Out: two files of bounded size, without terminal escapes, forged summary lines marked, each event
-stamped by our own clock on arrival.
+stamped by our own clock on arrival. A full disk costs lines of these files, never the training: what came is counted, and what it says is still known.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.data.files import append_whole
 from harness.data.text import without_escapes
 from harness.lab.untrusted_files import keep_ours
 
-LOG_CAP_BYTES = 4_000_000
-EVENTS_CAP = 20_000
+LOG_CAP_BYTES, LINE_CAP_BYTES = 4_000_000, 65_536
+EVENTS_CAP, EVENTS_CAP_BYTES = 20_000, 4_000_000
 EVENT_CAP_BYTES = 4_096
 EVENTS = ("launched", "open", "batch", "ready", "step", "stop", "finish", "failed")
 STEP_NUMBERS = ("step", "progress", "train_loss", "tok_per_sec")
 SUMMARY_KEYS = (
     "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth",
 )  # fmt: skip
+STEP = re.compile(rb'"event"\s*:\s*"step"')
 FORGED = re.compile(rf"^\s*(---|({'|'.join(SUMMARY_KEYS)})\s*:)")
+
+
+class WholeLines:
+    """A file that takes text whole or not at all: where the disk is full nothing of it stays."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, path.open("w+b", buffering=0)
+        self.size = 0
+
+    def append(self, text: str) -> bool:
+        """Write the text at the end; False, with the file as it was, when there is no room."""
+        data = text.encode("utf-8", "replace")
+        try:
+            append_whole(self._file, data)
+        except OSError:
+            return False
+        self.size += len(data)
+        return True
+
+    def close(self) -> None:
+        with contextlib.closing(self._file):
+            keep_ours(self._file, self._path)
 
 
 class CappedLog:
     """run.log: text from the child, escapes removed, lines that look like our summary marked, at most LOG_CAP_BYTES."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("w+", encoding="utf-8")
+        self._file = WholeLines(path)
         self._rest = b""
-        self._written = self.dropped_bytes = 0
+        self.dropped_bytes = 0
         self.last_line = ""
 
     def feed(self, chunk: bytes) -> None:
+        if self._file.size > LOG_CAP_BYTES:  # a flood: no time of ours for it, the training's clock may be ticking
+            self.dropped_bytes += len(self._rest) + len(chunk)
+            self._rest = b""
+            return
         *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             self._write(line)
-        if len(self._rest) > 65_536:  # a line without end
+        if len(self._rest) > LINE_CAP_BYTES:  # a line without end
             self._write(self._rest)
             self._rest = b""
 
     def _write(self, line: bytes) -> None:
-        if self._written > LOG_CAP_BYTES:
+        if self._file.size > LOG_CAP_BYTES:
             self.dropped_bytes += len(line) + 1
             return
         text = without_escapes(line.decode("utf-8", errors="replace"))
         self.last_line = text.strip() or self.last_line
         text = f"| {text}" if FORGED.match(text) else text
-        self._written += self._file.write(text + "\n")
-        self._file.flush()
+        if not self._file.append(text + "\n"):
+            self.dropped_bytes += len(line) + 1
 
     def close(self) -> None:
         if self._rest:
             self._write(self._rest)
         if self.dropped_bytes:
-            self._file.write(f"[{self.dropped_bytes} more bytes of output were not kept]\n")
-        keep_ours(self._file, self._path)
+            self._file.append(f"[{self.dropped_bytes} more bytes of output were not kept]\n")
         self._file.close()
 
 
@@ -66,9 +94,9 @@ class EventLog:
     """events.jsonl: the session's events, each stamped with seconds since launch by our own clock."""
 
     def __init__(self, path: Path, started: float, on_event: Callable[[dict], None]) -> None:
-        self._path, self._file = path, path.open("w+", encoding="utf-8")
+        self._file = WholeLines(path)
         self._started, self._on_event = started, on_event
-        self._rest, self._count = b"", 0
+        self._rest, self._steps = b"", 0
         self.last: dict[str, dict] = {}  # by event name
         self.slowest: float | None = None  # the longest time between two steps' reports, seconds
 
@@ -77,28 +105,29 @@ class EventLog:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         self._rest = b"" if len(self._rest) > EVENT_CAP_BYTES else self._rest
         for line in lines:
-            event = parse_event(line)
-            if event is None or (event["event"] in self.last and event["event"] != "step"):
+            event = None if self._flooded and STEP.search(line) else parse_event(line)
+            if event is None or (self._flooded if event["event"] == "step" else event["event"] in self.last):
                 continue  # a second `ready` or `stop` would be a way to move the clock
-            self._count += 1
-            if self._count > EVENTS_CAP:
-                continue
+            self._steps += event["event"] == "step"
             stamped = {"t": round(now, 4)} | event
             if event["event"] == "step" and "step" in self.last:
                 self.slowest = max(self.slowest or 0.0, now - self.last["step"]["t"])
             self.last[event["event"]] = stamped
             if event["event"] == "launched":  # our own program's, before any of train.py runs: nothing to tell anybody
                 continue
-            self._file.write(json.dumps(stamped, ensure_ascii=False) + "\n")
-            self._file.flush()
+            if self._file.size < EVENTS_CAP_BYTES:
+                self._file.append(json.dumps(stamped, ensure_ascii=False) + "\n")
             self._on_event(stamped)
+
+    @property
+    def _flooded(self) -> bool:
+        return self._steps >= EVENTS_CAP
 
     def at(self, name: str) -> float | None:
         """Seconds since launch at which the event arrived, None if it has not."""
         return self.last[name]["t"] if name in self.last else None
 
     def close(self) -> None:
-        keep_ours(self._file, self._path)
         self._file.close()
 
 

@@ -28,6 +28,9 @@ PRELOAD = [
 ]
 
 
+MOST_CUT = 3
+
+
 def make_context() -> BaseContext:
     """A forkserver with papermill loaded; where there is none (Windows), plain spawn."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -82,13 +85,14 @@ class NotebookProcess:
 
 
 def put_aside(output: Path) -> None:
-    """Keep the page of an execution that was cut off, beside the one that will replace it."""
+    """Keep the page of an execution that was cut off, beside the one that will replace it; of one page's the newest MOST_CUT."""
     if not output.exists():
         return
-    number = 1
-    while (aside := output.with_suffix(f".cut{number}.ipynb")).exists():
-        number += 1
-    os.replace(output, aside)
+    asides = [output.with_suffix(f".cut{number}.ipynb") for number in range(1, MOST_CUT + 1)]
+    if all(aside.exists() for aside in asides):
+        for older, newer in zip(asides, asides[1:], strict=False):
+            os.replace(newer, older)
+    os.replace(output, next(aside for aside in asides if not aside.exists()))
 
 
 def end_with_driver() -> None:

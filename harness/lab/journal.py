@@ -11,7 +11,6 @@ quarantine, and `controlled`, a trial of the best file after several ideas faile
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.data.files import write_bytes_atomic
+from harness.data.files import append_whole, sync_folder, write_bytes_atomic
 from harness.search.keep import Noise, Prior, Verdict, estimate_noise, judge, noise_groups
 
 EVENTS = (
@@ -107,41 +106,41 @@ class JournalReader:
 
 
 class Journal:
-    """The journal open for appending, by the one process that holds the run's lock."""
+    """The journal open for appending, by the one process that holds the run's lock. mended: what was put aside when it was opened, in words."""
 
     def __init__(self, path: str | os.PathLike[str], mend: bool = True) -> None:
         self.path = Path(path)
         self.entries = read_journal(self.path)
-        if mend:
-            self._mend_tail()
+        self.mended = self._mend_tail() if mend else ""
 
-    def _mend_tail(self) -> None:
-        """Put a cut last line aside as journal.jsonl.cut, so that the next line starts on its own."""
-        if not self.path.exists():
-            return
-        raw = self.path.read_bytes()
-        whole = b"".join(raw.splitlines(keepends=True)[: len(self.entries)])
-        whole = whole if whole.endswith(b"\n") or not whole else whole + b"\n"
-        if whole != raw:
-            with self.path.with_suffix(".jsonl.cut").open("ab") as aside:
-                aside.write(raw[len(whole) :] + b"\n")
-            write_bytes_atomic(self.path, whole)
+    def _mend_tail(self) -> str:
+        """Put a damaged end aside as journal.jsonl.cut, so that the next line starts on its own; return what was done, "" for nothing.
+
+        A whole entry that lacks only its line end stays.
+        """
+        raw = self.path.read_bytes() if self.path.exists() else b""
+        whole = b"".join(line + b"\n" for line in raw.split(b"\n")[: len(self.entries)])
+        if whole == raw:
+            return ""
+        rest = raw[len(whole) :]
+        if rest:
+            aside = self.path.with_suffix(".jsonl.cut")
+            with aside.open("ab", buffering=0) as file:
+                append_whole(file, rest + b"\n", sync=True)
+        write_bytes_atomic(self.path, whole)
+        if not rest:
+            return ""
+        return f"the journal ended in the middle of a line ({len(rest)} bytes), as a kill or a power cut leaves it: they were put aside in {aside.name}"
 
     def append(self, event: str, **fields: object) -> dict:
-        """Write one entry, synced to disk before this returns, and return it."""
+        """Write one entry, synced to disk before this returns, and return it. On OSError (a full disk) the journal is as it was."""
         assert event in EVENTS, event
         entry = {"seq": len(self.entries), "time": now(), "event": event} | fields
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        size = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with self.path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:  # a full disk: leave no half line for the next entry to be glued to
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, size)
-            raise
+        with self.path.open("ab", buffering=0) as file:
+            append_whole(file, line, sync=True)
+        if not self.entries:
+            sync_folder(self.path.parent)
         self.entries.append(entry)
         return entry
 

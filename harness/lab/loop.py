@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic, write_text_atomic
 from harness.data.manifest import PreparedData
-from harness.lab import history, outcomes, rulings
-from harness.lab.artifacts import append_summary, drop_compile_caches, drop_weights, update_best
+from harness.lab import disk_space, history, outcomes, rulings
+from harness.lab.artifacts import (
+    append_summary,
+    drop_compile_caches,
+    drop_old_pages,
+    drop_unwanted_weights,
+    remove_leftovers,
+    update_best,
+)
 from harness.lab.decisions import commit_facts, decision
 from harness.lab.integrity import Integrity
 from harness.lab.journal import NOT_HELD_AGAINST, Experiment, Journal, State, Step, fold, next_step
@@ -43,8 +50,6 @@ from harness.search.gate import check_candidate
 from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
 
-FREE_DISK_MB = 500
-TEMPORARY = ".*.tmp"  # a file that `open_atomic` had not finished
 WEIGHTS_SPARE, WEIGHTS_FACTOR = (
     10.0,
     4.0,
@@ -65,6 +70,21 @@ class Paused(LoopError):
     """It cannot go on now, but may later, without anybody's doing: a night waits and looks again."""
 
 
+def says_when_full(stage: Callable) -> Callable:
+    """A stage of Lab that says what to do when the disk is full, whatever it was writing. It can be repeated once there is room."""
+
+    @functools.wraps(stage)
+    def carried_out(lab: Lab, *arguments, **options):
+        try:
+            return stage(lab, *arguments, **options)
+        except (OSError, RuntimeError) as error:
+            if not disk_space.is_full(error):
+                raise
+            raise Paused(disk_space.full_words(lab.folder, error)) from error
+
+    return carried_out
+
+
 _HOLDING: dict[Path, Lab] = {}  # in this process: a cell that is run again takes over from itself
 
 
@@ -82,6 +102,7 @@ class Lab:
         self._early, self._server_a = contextlib.ExitStack(), None  # a server that waits for the run in training
         self._faults: list[str] = []  # causes, of runs in a row that failed for reasons outside of train.py
 
+    @says_when_full
     def hold(self) -> Lab:
         """Take the run's lock, see what the last holder left, and mend it. Raises BusyError naming the holder."""
         if os.environ.get(NIGHT_VARIABLE):
@@ -92,6 +113,8 @@ class Lab:
         self._held.enter_context(hold(self.folder, "experiment", "an experiment", advice))
         _HOLDING[self.folder] = self
         self.journal = Journal(self.folder / "journal.jsonl")
+        if self.journal.mended and self.journal.entries:
+            self.journal.append("note", text=self.journal.mended)
         self.recover()
         return self
 
@@ -151,17 +174,9 @@ class Lab:
         if step.kind == "close":
             kill_leftover(self.run_folder(step.experiment, step.attempt, step.run))
             self._append_trained(step, {"status": "interrupted", "cause": "the harness ended in mid-run"}, log_bytes=0)
-        lefts = [self.folder / "control", *self.folder.glob(TEMPORARY), *(self.folder / "best").glob(TEMPORARY)]
-        if experiments := self.state.experiments:
-            newest = self.train_py(experiments[-1]).parent
-            lefts += [
-                *newest.glob(TEMPORARY),
-                *newest.glob("runs/*/work"),
-                *newest.glob("runs/*/server_*"),
-                *newest.glob(f"runs/*/{TEMPORARY}"),
-            ]
-        for left in lefts:
-            remove_tree(left)
+        remove_tree(self.folder / "control")
+        newest = self.state.experiments[-1:]
+        remove_leftovers(self.folder, self.folder / "experiments" / f"{newest[0].number:04d}" if newest else None)
         self.write_table()
         rulings.apply_all(self)
 
@@ -211,6 +226,7 @@ class Lab:
         step = self.step
         return step if self.number in (None, step.experiment) else Step("nothing", self.number)
 
+    @says_when_full
     def propose(self) -> None:
         """Write the next experiment's train.py, by the propose process; for experiment 0 the template under the profile's constants."""
         step = self.next_stage()
@@ -245,6 +261,7 @@ class Lab:
             program_sha256=hashlib.sha256(program.encode()).hexdigest(),
         )
 
+    @says_when_full
     def check(self) -> None:
         """Let the gate look at the candidate before any time is spent on it."""
         step = self.next_stage()
@@ -259,6 +276,7 @@ class Lab:
             "checked", experiment=step.experiment, attempt=step.attempt, ok=not reasons, reasons=reasons
         )
 
+    @says_when_full
     def train(self, listen: Listener = lambda event: None) -> None:
         """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising, and look closely at
         what is about to be kept. A training that ran out of memory is repeated with half the rows at a time, and is no failure until a single
@@ -281,6 +299,7 @@ class Lab:
         elif step.kind == "close":
             self.recover()
 
+    @says_when_full
     def decide(self) -> None:
         """Write the decision, with everything that its commit will be made of."""
         step = self.next_stage()
@@ -300,6 +319,7 @@ class Lab:
             }
         self.journal.append("decided", **entry, git=git)
 
+    @says_when_full
     def commit(self) -> None:
         """Make the experiment's commit and refs, update best/ and results.tsv, and drop weights that nobody needs any more."""
         step = self.next_stage()
@@ -319,6 +339,7 @@ class Lab:
         self.journal.append("committed", experiment=experiment.number, commit=commit)
         self.write_table()
 
+    @says_when_full
     def run_baseline(self, listen: Listener = lambda event: None) -> None:
         """Carry experiment 0 from wherever it is to its commit. Raises LoopError when the template itself fails."""
         stages = {"propose": self.propose, "check": self.check, "decide": self.decide, "commit": self.commit}
@@ -373,6 +394,7 @@ class Lab:
         if result["status"] in ("crash", "timeout") and not self._device_is_there():
             said = f"the device is gone; the training said: {result['cause']}"
             result |= {"status": "infrastructure", "cause": said, "sure": True}
+        result |= self._blame_the_disk(result)
         result["shared_with"] = clock.others
         write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
         self._append_trained(step, result, log_bytes=(folder / "run.log").stat().st_size)
@@ -394,6 +416,12 @@ class Lab:
         except ProfileError:
             return False
 
+    def _blame_the_disk(self, result: dict) -> dict:
+        """What changes of a failure when the disk, which had room for the run before and has lost what the run itself took, has none now."""
+        if result["status"] not in ("crash", "timeout") or not (words := disk_space.lacking(self.folder)):
+            return {}
+        return {"status": "infrastructure", "cause": f"{words}; what failed said: {result['cause']}"}
+
     def _append_trained(self, step: Step, result: dict, log_bytes: int) -> None:
         self.journal.append(
             "trained", experiment=step.experiment, attempt=step.attempt, run=step.run, **result, log_bytes=log_bytes
@@ -407,6 +435,7 @@ class Lab:
             fields = self._measurement(step).score(lambda share: listen(context | {"share": share}), self._server_a)
         finally:
             self._stop_waiting()
+        fields |= self._blame_the_disk(fields)
         run = self.experiment.attempt.runs[-1]
         result = read_json(folder / "result.json") | fields
         write_json_atomic(folder / "result.json", result)
@@ -479,18 +508,18 @@ class Lab:
         )
 
     def _check_disk(self) -> None:
-        free = shutil.disk_usage(self.folder).free // 2**20
-        if free < FREE_DISK_MB:
-            raise Paused(
-                f"only {free} MB are free in {self.folder}, a run needs {FREE_DISK_MB}: make room, then run the same command again"
-            )
+        """Raise Paused where there is no room for another run."""
+        if words := disk_space.lacking(self.folder):
+            raise Paused(words)
 
     def _tidy(self, experiment: Experiment, kept: bool) -> None:
-        """Weights and losses stay for the baseline, the incumbent and what is in quarantine, compile caches for nobody."""
+        """Weights and losses stay for the baseline, the incumbent and the newest in quarantine, compile caches for nobody, pages within their share."""
+        state = self.state
         drop_compile_caches(self.train_py(experiment).parent)
-        others = [e for e in self.state.kept[1:-1]][-1:] if kept else [] if experiment.in_quarantine else [experiment]
-        for other in others:
-            drop_weights(self.train_py(other).parent)
+        replaced = state.kept[1:-1][-1:] if kept else []
+        waiting = [e for e in state.experiments if e.in_quarantine]
+        drop_unwanted_weights([experiment, *replaced, *waiting], state, lambda each: self.train_py(each).parent)
+        drop_old_pages(self.folder)
 
 
 def weights_limit(state: State) -> float:

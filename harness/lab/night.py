@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from harness.data.manifest import open_prepared
-from harness.lab import epochs, history, pages, report, rulings, start
+from harness.lab import disk_space, epochs, history, pages, report, rulings, start
 from harness.lab.clock import wall_seconds
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.findings import duration
@@ -114,6 +114,11 @@ def run_night(night: Night) -> int:
         except (LoopError, SettingsError) as error:
             terminal.say(f"cannot go on: {error}")
             return 3 if isinstance(error, GaveUp) else 1
+        except OSError as error:
+            if not disk_space.is_full(error):
+                raise
+            terminal.say(f"cannot go on: {disk_space.full_words(night.folder, error)}")
+            return 1
         finally:
             terminal.close()
 
@@ -141,6 +146,11 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     common = {"tag": night.tag, "results_dir": night.results}
     if why := history.why_no_history(REPOSITORY):
         terminal.say(f"no git history: {why}")
+    elif where := history.checked_out(REPOSITORY, night.tag):
+        branch = f"autoresearch/{night.tag}"
+        terminal.say(
+            f"{where} has the branch {branch} checked out: each keep moves it on; `git reset --hard` there shows the newest"
+        )
     wishes = what_to_prepare(night)
     terminal.say(f"1 of 4, prepare data (profile {wishes['profile']})")
     run_notebook(night, terminal, stopper, context, "01_prepare", "01_prepare", wishes)
@@ -161,6 +171,7 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     terminal.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
     if warning := epochs.warning(epochs.of_baseline(state, open_prepared(read_settings(night.folder).data_folder))):
         terminal.say(warning)
+    terminal.say(f"disk: {disk_space.words(night.folder)}")
     terminal.say(f"3 of 4, experiments: {plan_words(night)}")
     while not stopper.wanted() and not enough(night):
         number = next_step(night.entries()).experiment
@@ -251,6 +262,8 @@ def try_notebook(
             raise Paused(message)
         if kind in FINAL_ERRORS:
             raise LoopError(message)
+        if full := disk_space.lacking(night.folder):
+            raise Paused(f"{full} (the notebook of {page} ended with {kind}: {first_line(message)})")
         made = progress_made(night.entries())
         failures, reached = (failures + 1 if made <= reached else 1), made
         if failures >= TRIES:

@@ -23,6 +23,8 @@ START_SECONDS = 300.0  # for everything that is neither training nor scoring: a 
 def words_of(entry: dict) -> str:
     """A journal entry as a line for the terminal; "" for what needs no line."""
     number = entry.get("experiment")
+    if entry["event"] == "note":
+        return entry["text"]
     if entry["event"] == "proposed":
         return f"experiment {number}: {entry['title']} ({entry['category']})" if number else ""
     if entry["event"] == "checked" and not entry["ok"]:

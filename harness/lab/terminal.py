@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from harness.data.files import append_whole
 from harness.lab.journal import now
 
 
@@ -22,7 +23,7 @@ class Terminal:
         self.stream = stream or sys.stdout
         self.live = self.stream.isatty()
         self.started = time.monotonic()
-        self._log = log.open("a", encoding="utf-8")
+        self._log = log.open("ab", buffering=0)
         self._last = 0.0
         self._width = 0
 
@@ -32,8 +33,7 @@ class Terminal:
         self._write("\r" + " " * self._width + "\r" if self._width else "", f"[{stamp}] {text}\n")
         self._width = 0
         with contextlib.suppress(OSError):  # a full disk: the journal has the facts, and the loop will say so
-            self._log.write(f"{now()} {text}\n")
-            self._log.flush()
+            append_whole(self._log, f"{now()} {text}\n".encode("utf-8", "replace"))
 
     def status(self, text: str) -> None:
         """Where things stand: rewritten in place on a terminal, a line every ten seconds elsewhere."""

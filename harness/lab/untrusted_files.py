@@ -12,7 +12,7 @@ import secrets
 import stat
 import time
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 REMOVE_SECONDS = 60.0  # what is still being written by somebody who got away does not hold us
 DEEPEST = 5  # folders below one another that are kept, and again that are walked down: with the longest names, a path the system still takes
@@ -40,7 +40,7 @@ def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
     return ""
 
 
-def keep_ours(file: IO[str], path: Path) -> None:
+def keep_ours(file: BinaryIO, path: Path) -> None:
     """Put a file that we hold open for reading and writing back in its place, if a child moved it away or put something else there."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(file.fileno())):
@@ -48,7 +48,7 @@ def keep_ours(file: IO[str], path: Path) -> None:
     remove_tree(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     file.seek(0)
-    path.write_text(file.read(), encoding="utf-8")
+    path.write_bytes(file.read())
 
 
 def keep_plain_files(folder: Path, depth: int = DEEPEST) -> None:
