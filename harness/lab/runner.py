@@ -45,6 +45,7 @@ class TrainingRequest:
     """One training. folder: the run's, made here. train_dir: all of the data it may see. Times in seconds.
 
     device_batch_limit: rows that it may hold at once, None for as many as it likes. hidden: folders that a wall empties for it.
+    clock_step_seconds: what each optimizer step counts for on its clock, 0 for the real clock; the runner's own limits are of real time always.
     """
 
     folder: str
@@ -63,6 +64,7 @@ class TrainingRequest:
     device_batch_limit: int | None = None
     weights_limit_seconds: float = WEIGHTS_SECONDS
     hidden: tuple[str, ...] = ()
+    clock_step_seconds: float = 0.0
 
     def allowance_seconds(self, slowest: float | None) -> float:
         """How long after the budget the end of training may arrive: one slow step, not more training.
