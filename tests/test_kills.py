@@ -1,11 +1,14 @@
 """Nights that are killed, and the clock that makes a training the same on every machine."""
 
 import json
+import sys
 
+import _kills
 import pytest
 from test_runner import OPEN, train
 
 from harness.lab.profiles import PROFILES, ProfileError, override, parse_overrides
+from harness.lab.wall import find_wall
 
 COUNTED = """
 import time
@@ -50,3 +53,32 @@ def test_the_step_clock_is_a_size_of_the_profile_and_the_real_clock_unless_asked
     )  # its noise was measured on the real clock
     with pytest.raises(ProfileError, match="positive"):
         override(tiny, {"clock_step_seconds": 0.0})
+
+
+SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in the order in which the moments come
+    ("opened", "driver", 0),
+    ("proposed", "papermill", 1),
+    ("run started, training", "server A", 1),
+    ("trained, being scored", "kernel", 1),
+    ("run started, starting up", "forkserver", 2),
+    ("decided", "driver", 2),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc")
+def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tmp_path, cache):
+    alone = _kills.SmallNight(_kills.make_checkout(tmp_path / "alone"), cache)
+    killed = _kills.SmallNight(_kills.make_checkout(tmp_path / "killed"), cache)
+    blows = [_kills.Blow(_kills.BY_NAME[moment], victim, experiment) for moment, victim, experiment in SAMPLE]
+    said = []
+    alone.start(2)  # beside the other: under the step clock that changes nothing
+    try:
+        assert _kills.run_through(killed, 2, blows, said.append) == [], said
+        assert alone.wait() == 0 and _kills.findings(alone, 2) == [], alone.last_words()
+    finally:
+        alone.end()
+        killed.end()
+    waits = find_wall().walled  # server A starts with the training only where a wall keeps the two apart
+    assert [blow.fell for blow in blows] == [blow.victim != "server A" or waits for blow in blows], said
+    assert _kills.told(killed) == _kills.told(alone)
