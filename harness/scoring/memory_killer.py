@@ -1,7 +1,7 @@
 """Whether the system ended a process for lack of memory, or somebody else did.
 
-In: the count before a child was started. Out: the answer, where the system counts (Linux). Without it every SIGKILL that we did not send must be taken for want of
-memory, and an idea would answer for what a person or another program did.
+In: the count before a child was started. Out: the answer, where the system counts (Linux). Elsewhere every SIGKILL that we did not send must be taken for
+want of memory, and an idea answers for what a person or another program did.
 """
 
 from __future__ import annotations
