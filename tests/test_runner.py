@@ -69,7 +69,6 @@ FAILURES = {
     "syntax": ("def broken(:\n", "crash", "SyntaxError"),
     "out of memory": (OPEN + "raise MemoryError('no room')", "oom", "MemoryError"),
     "torch out of memory": (OPEN + "raise torch.OutOfMemoryError('CUDA out of memory')", "oom", "OutOfMemoryError"),
-    "killed for memory": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "oom", "memory"),
     "nan": (
         OPEN
         + "session.start()\nfor i in range(9):\n    session.log(i, torch.tensor(float('nan')), 8)\n    session._next_log = 0",
@@ -97,6 +96,18 @@ def test_every_failure_is_a_result_with_its_status_and_cause(tmp_path, name):
     source, status, cause = FAILURES[name]
     result, _ = train(tmp_path, source)
     assert result["status"] == status and cause in result["cause"], result
+
+
+KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize("counts, status", [([7, 8], "oom"), ([None], "oom"), ([7, 7], "infrastructure")])
+def test_a_kill_is_for_memory_only_where_the_system_says_so_or_says_nothing(tmp_path, monkeypatch, counts, status):
+    told = iter(counts)
+    for module in ("harness.lab.runner", "harness.scoring.memory_killer"):
+        monkeypatch.setattr(f"{module}.memory_kills", lambda: next(told))
+    result, _ = train(tmp_path, KILL)
+    assert result["status"] == status and "memory" in result["cause"]
 
 
 def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tmp_path):

@@ -7,16 +7,19 @@ is, is never read from the notebook: the journal has it.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import psutil
 
+from harness.lab.leftovers import alive
 from harness.lab.runner import REPOSITORY
 
 PRELOAD = [
@@ -52,11 +55,23 @@ class NotebookProcess:
         )
         self.process.start()
         sender.close()
+        try:
+            self._child: psutil.Process | None = psutil.Process(self.process.pid)
+        except psutil.NoSuchProcess:  # ended already
+            self._child = None
 
     def running(self, wait_seconds: float) -> bool:
-        """Wait up to wait_seconds; True while the child lives."""
+        """Wait up to wait_seconds; True while the child lives.
+
+        Where the server that forked it has been killed, multiprocessing takes the child for dead, but it works on, and can report to us.
+        """
         self.process.join(wait_seconds)
-        return self.process.is_alive()
+        if self.process.is_alive():
+            return True
+        lives = self._child is not None and alive(self._child)
+        if lives:
+            time.sleep(wait_seconds)
+        return lives
 
     def failure(self) -> tuple[str, str] | None:
         """(exception name, message) of a child that has ended badly, None when it did its work."""
@@ -71,16 +86,13 @@ class NotebookProcess:
 
     def kill(self) -> None:
         """End the child and all it started: kernel, training, model server."""
-        try:
-            family = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            family = []
-        self.process.kill()
+        family = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self._child is not None:
+                family = [self._child, *self._child.children(recursive=True)]
         for member in family:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-            except psutil.NoSuchProcess:
-                continue
         self.process.join(10)
 
 

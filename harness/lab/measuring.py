@@ -124,7 +124,11 @@ class Measurement:
 
     @contextlib.contextmanager
     def _ready(self, name: str, early: Early | None) -> Iterator[tuple[ModelServer | None, dict]]:
-        """The server that was started early, or None and what one is told; from here on its weights are there."""
+        """The server that was started early, or None and what one is told; from here on its weights are there.
+
+        One that died while it waited is forgotten: it knew nothing of the candidate, so that cannot have been the candidate's doing.
+        """
+        early = early if early and early.server.process.poll() is None else None
         with contextlib.nullcontext(early.given) if early else self._server(name) as given:
             if not given["weights"].exists():
                 show(self.weights, given["weights"])

@@ -32,7 +32,10 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes in tokens, times in seconds. constants rewrite the template's; tested says where the profile was really run."""
+    """Sizes in tokens, times in seconds. constants rewrite the template's; tested says where the profile was really run.
+
+    clock_step_seconds: what each optimizer step counts for, so that a training is the same however busy the machine is; 0 is the real clock. For tests.
+    """
 
     name: str
     source: str
@@ -46,6 +49,7 @@ class Profile:
     tested: str
     prior: Prior | None = None
     constants: dict[str, object] = field(default_factory=dict)
+    clock_step_seconds: float = 0.0
 
 
 # The template's defaults suit a CPU, where tables are cheap and products dear. On cards a night begins from what was measured there
@@ -184,6 +188,7 @@ def choose_profile(name: str, device: dict) -> Profile:
 
 OVERRIDABLE = (
     "source", "vocab_size", "max_seq_len", "eval_tokens", "budget_seconds", "baseline_seeds", "startup_limit_seconds", "compile",
+    "clock_step_seconds",
 )  # fmt: skip
 NOT_IN_PRIOR = (
     "baseline_seeds",

@@ -27,6 +27,7 @@ from harness.lab.disk_share import DiskShare
 from harness.lab.leftovers import MARK, is_stopped, kill_child, kill_escaped, note_process
 from harness.lab.untrusted_files import keep_plain_files, remove_tree, take_file
 from harness.lab.wall import REPOSITORY, Wall, find_wall
+from harness.scoring.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
 
 SPIN_COUNT = "1000"  # OpenMP threads that spin for long fight any other process for the core: 3,300 against 11,400 tokens/s beside one
 WEIGHTS_SECONDS = 20.0  # from the end of training to weights on disk, unless the request says less
@@ -48,6 +49,7 @@ class TrainingRequest:
     """One training. folder: the run's, made here. train_dir: all of the data it may see. Times in seconds.
 
     device_batch_limit: rows that it may hold at once, None for as many as it likes. hidden: folders that a wall empties for it.
+    clock_step_seconds: what each optimizer step counts for on its clock, 0 for the real clock; the runner's own limits are of real time always.
     """
 
     folder: str
@@ -66,6 +68,7 @@ class TrainingRequest:
     device_batch_limit: int | None = None
     weights_limit_seconds: float = WEIGHTS_SECONDS
     hidden: tuple[str, ...] = ()
+    clock_step_seconds: float = 0.0
 
     def allowance_seconds(self, slowest: float | None) -> float:
         """How long after the budget the end of training may arrive: one slow step, not more training.
@@ -152,8 +155,8 @@ def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
             sink.feed(chunk)
 
 
-def outcome(returncode: int, log: CappedLog, events: EventLog) -> tuple[str, str]:
-    """Return (status, cause) of a run that ended by itself. returncode: negative for a signal."""
+def outcome(returncode: int, log: CappedLog, events: EventLog, kills_before: int | None = None) -> tuple[str, str]:
+    """Return (status, cause) of a run that ended by itself. returncode: negative for a signal. kills_before: of `memory_kills`, when it was started."""
     if "launched" not in events.last and returncode not in (0, -signal.SIGKILL):
         return "infrastructure", f"the training could not be started: {log.last_line[:300]}"
     if "failed" in events.last:
@@ -162,6 +165,8 @@ def outcome(returncode: int, log: CappedLog, events: EventLog) -> tuple[str, str
         return (status if status in ("oom", "nan", "infrastructure") else "crash"), without_escapes(
             str(failed.get("cause", ""))
         )[:500]
+    if returncode == -signal.SIGKILL and memory_was_there(kills_before):
+        return "infrastructure", f"the training was {KILLED_FROM_OUTSIDE}"
     if returncode == -signal.SIGKILL:
         return "oom", "killed by the system, most likely because memory ran out"
     if returncode != 0:
@@ -250,7 +255,7 @@ def train_and_watch(
     work, cache = folder / "work", folder / "compile_cache"
     read_end, write_end = os.pipe()
     environment = run_environment(request, write_end)
-    parent = 0 if wall.walled else os.getpid()
+    parent, kills_before = 0 if wall.walled else os.getpid(), memory_kills()
     command = wall.enclose(
         [sys.executable, "-m", "harness.training.launch", request.train_py, str(parent)],
         own=[work, cache],
@@ -278,7 +283,7 @@ def train_and_watch(
         drain(read_end, events)
         process.stdout.close()
         os.close(read_end)
-    return (status, cause) if status else outcome(wall.returncode(process.returncode), log, events)
+    return (status, cause) if status else outcome(wall.returncode(process.returncode), log, events, kills_before)
 
 
 def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:

@@ -135,6 +135,7 @@ def training_request(
         dtype=settings.dtype,
         compile=settings.compile,
         threads=settings.threads,
+        clock_step_seconds=settings.profile.get("clock_step_seconds", 0.0),
         hidden=hidden_folders(settings, data, results or results_folder()),
     )
 

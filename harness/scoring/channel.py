@@ -25,6 +25,7 @@ from typing import IO
 import numpy as np
 
 from harness.data.text import without_escapes
+from harness.scoring.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
 
 SEQUENCE = struct.Struct("<I")
 LOG_TAIL_BYTES = 20_000
@@ -108,6 +109,7 @@ class ModelServer:
     def __init__(self, header: dict, launch: Launch, folder: Path, deadline: Deadline) -> None:
         """header: see `server`. folder: the child's working folder, and its log's."""
         self.header, self.walled, self.deadline, self.log_path = header, launch.walled, deadline, folder / "server.log"
+        self._memory_kills = memory_kills()
         parent = 0 if launch.walled else os.getpid()
         command = launch.enclose([sys.executable, "-m", "harness.scoring.server", str(parent)])
         self._log = self.log_path.open("wb")
@@ -175,6 +177,8 @@ class ModelServer:
         except subprocess.TimeoutExpired:
             status = None
         killed = status in (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second: as a wall's own process reports it
+        if killed and memory_was_there(self._memory_kills):
+            return ScoreError("infrastructure", f"the model server was {KILLED_FROM_OUTSIDE}")
         cause = last_line(self.log_path) or f"model server ended with status {status} and no message"
         return ScoreError("oom" if killed or "out of memory" in cause.lower() else "crash", cause)
 

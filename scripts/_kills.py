@@ -1,0 +1,472 @@
+"""What kill_matrix.py kills: a night in a copy of the checkout, its processes by role, and the moments at which one of them dies.
+
+In: a folder of our own. Out: a night that runs, dies and goes on, and sentences on what was wrong afterwards. Linux only: it reads /proc. A moment is a state
+of the journal, never a time: the kernel, which alone writes the journal, is stopped as soon as the state is seen, so that it still holds when the victim dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checkout import copy_checkout, environment, git
+
+from harness.data.files import write_json_atomic
+from harness.lab.journal import JournalReader, State, fold, read_journal
+from harness.lab.leftovers import MARK
+from harness.lab.results import read_results
+from harness.search.gate import source_hash
+
+LOOK_SECONDS = 0.001
+FIND_SECONDS = 0.03  # between two looks for who is there: a kernel takes seconds to start
+DEAD_SECONDS = 60.0  # for all processes of a night whose driver died to be gone
+NIGHT_SECONDS = 420.0  # for one experiment and what surrounds it, on a busy machine
+STEP_CLOCK = "clock_step_seconds=0.5 budget_seconds=20"  # 40 steps a training, however long they take
+
+VICTIMS = ("driver", "papermill", "forkserver", "kernel", "trainer", "server A", "server B")
+RUNS_THROUGHOUT = ("driver", "papermill", "forkserver", "kernel")
+REACH = re.compile(r"return [\d.]+ \* torch\.tanh\(logits / [\d.]+\)")
+TEMPLATE_END = "return LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP) if LOGIT_SOFTCAP else logits"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A state of the journal in which a night can be killed. event: of its last line; ready: whether the training's clock runs, None where that is no matter.
+
+    victims: who can be there then.
+    """
+
+    name: str
+    event: str
+    victims: tuple[str, ...] = RUNS_THROUGHOUT
+    ready: bool | None = None
+
+    def holds(self, entries: Sequence[dict], experiment: int | None, run_folder: Callable[[dict], Path]) -> bool:
+        """Whether the journal is in this state, in the given experiment (None: in any)."""
+        if not entries or entries[-1]["event"] != self.event:
+            return False
+        last = entries[-1]
+        if experiment is not None and last.get("experiment", 0) != experiment:
+            return False
+        if self.ready is None:
+            return self.event == "decided" or last.get("status", "ok") == "ok"
+        return is_ready(run_folder(last)) is self.ready
+
+
+MOMENTS = (
+    Moment("opened", "opened"),
+    Moment("proposed", "proposed"),
+    Moment("checked", "checked"),
+    Moment("run started, starting up", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=False),
+    Moment("run started, training", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True),
+    Moment("trained, being scored", "trained", (*RUNS_THROUGHOUT, "server A", "server B")),
+    Moment("scored", "scored", (*RUNS_THROUGHOUT, "server A", "server B")),  # a close audit goes on, before a keep
+    Moment("audited", "audited"),
+    Moment("decided", "decided"),
+    Moment("committed", "committed"),
+)
+BY_NAME = {moment.name: moment for moment in MOMENTS}
+KEEPS_ONLY = {("scored", "server A"), ("scored", "server B")} | {("audited", victim) for victim in VICTIMS}
+
+
+def is_ready(run: Path) -> bool:
+    """Whether the run's training has started its clock."""
+    try:
+        return b'"event": "ready"' in (run / "events.jsonl").read_bytes()
+    except OSError:
+        return False
+
+
+# --- Processes -------------------------------------------------------------------------------------------------------
+
+
+def children(pid: int) -> list[int]:
+    """The living children of all threads of a process."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """All that a process started, and that started."""
+    for child in children(pid):
+        yield child
+        yield from descendants(child)
+
+
+def words_of(pid: int) -> list[str]:
+    """The command of a process, [] when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def state_of(pid: int) -> str:
+    """R, S, T, Z ... as the system says it; "" when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def alive(pid: int | None) -> bool:
+    return pid is not None and state_of(pid) not in ("", "Z", "X")
+
+
+def mark_of(pid: int) -> str:
+    """The folder that a child of edited code works in, as its environment says."""
+    try:
+        parts = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return next((part.decode().partition("=")[2] for part in parts if part.startswith(MARK.encode() + b"=")), "")
+
+
+def find_roles(driver: int) -> dict[str, int]:
+    """Who is there, {role: process id}. Who runs behind a wall is found, not the wall's own process."""
+    roles = {"driver": driver} if alive(driver) else {}
+    for child in children(driver):
+        if "from multiprocessing.forkserver import main" in " ".join(words_of(child)):
+            roles["forkserver"] = child
+            for page in children(child):
+                roles["papermill"] = page
+                for kernel in children(page):
+                    if "ipykernel_launcher" in words_of(kernel):
+                        roles["kernel"] = kernel
+    for pid in descendants(roles["kernel"]) if "kernel" in roles else ():
+        words = words_of(pid)
+        if not words or os.path.basename(words[0]) == "bwrap":
+            continue
+        if "harness.training.launch" in words:
+            roles["trainer"] = pid
+        elif "harness.scoring.server" in words:
+            roles["server B" if mark_of(pid).endswith("server_audit") else "server A"] = pid
+    return {role: pid for role, pid in roles.items() if alive(pid)}
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Living processes that work in the folder or name it in their command."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        pid = int(entry.name)
+        with contextlib.suppress(OSError):
+            mine = str(folder) in " ".join(words_of(pid)) or Path(os.readlink(entry / "cwd")).is_relative_to(folder)
+            if mine and alive(pid):
+                found.append(pid)
+    return found
+
+
+@contextlib.contextmanager
+def stopped(pid: int | None) -> Iterator[None]:
+    """A process, if there is one, that does nothing for the while; it need not outlive it."""
+    if not alive(pid):
+        yield
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + 1.0
+    while state_of(pid) not in ("T", "t", "Z", "") and time.monotonic() < until:
+        pass  # it stops at its next instruction
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+# --- A night ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SmallNight:
+    """One run in a checkout of its own: started, killed, started again."""
+
+    checkout: Path
+    cache: Path
+    tag: str = "t"
+    wishes: str = STEP_CLOCK
+    options: tuple[str, ...] = ("--profile", "tiny")
+    process: subprocess.Popen | None = None
+    starts: int = 0
+    _reader: JournalReader | None = None
+    _roles: dict[str, int] = field(default_factory=dict)
+    _looked: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        return self.checkout / "results" / self.tag
+
+    def entries(self) -> list[dict]:
+        self._reader = self._reader or JournalReader(self.folder / "journal.jsonl")
+        return self._reader.entries()
+
+    def state(self) -> State:
+        return fold(read_journal(self.folder / "journal.jsonl"))
+
+    def run_folder(self, entry: dict) -> Path:
+        place = f"{entry['experiment']:04d}/attempts/{entry['attempt']:02d}/runs/{entry['run']:02d}"
+        return self.folder / "experiments" / place
+
+    @property
+    def log(self) -> Path:
+        return self.checkout.parent / f"{self.tag}.{self.starts}.log"
+
+    def start(self, experiments: int, **options: object) -> subprocess.Popen:
+        """The command of a night; the same one continues it."""
+        self.starts += 1
+        wishes = [word for wish in self.wishes.split() for word in ("--set", wish)]
+        command = [sys.executable, "-m", "harness", "overnight", *self.options, "--tag", self.tag]
+        command += ["--experiments", str(experiments), *wishes]
+        with self.log.open("w") as log:
+            given = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, "start_new_session": True} | options
+            self.process = subprocess.Popen(command, cwd=self.checkout, env=environment(self.checkout, self.cache), **given)
+        self._roles = {}
+        return self.process
+
+    def roles(self, fresh: bool = False) -> dict[str, int]:
+        """Who is there; looked up anew now and then, or when asked for."""
+        if fresh or time.monotonic() - self._looked > FIND_SECONDS:
+            self._roles, self._looked = find_roles(self.process.pid), time.monotonic()
+        return self._roles
+
+    def last_words(self) -> str:
+        """The last line that the driver wrote."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][-300:] if lines else "nothing"
+
+    def wait(self, seconds: float = NIGHT_SECONDS) -> int | None:
+        """The driver's exit status, None when it did not end in time; then it is ended here."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.end()
+            return None
+
+    def wait_until_gone(self) -> list[int]:
+        """Processes of this checkout that are still there after a while."""
+        until = time.monotonic() + DEAD_SECONDS
+        while (left := processes_in(self.checkout)) and time.monotonic() < until:
+            time.sleep(0.05)
+        return left
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for pid in [self.process.pid] * (self.process is not None and self.process.poll() is None) + processes_in(self.checkout):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process:
+            self.process.wait()
+
+    def is_at(self, moment: Moment, experiment: int | None) -> bool:
+        return moment.holds(self.entries(), experiment, self.run_folder)
+
+    def strike(self, moment: Moment, victim: str, experiment: int | None, send: int = signal.SIGKILL) -> int | None:
+        """Wait for the moment and send the victim a signal; return who got it, None when the night ended or the moment passed without the victim.
+
+        experiment None: in whatever experiment the moment comes first.
+        """
+        while self.process.poll() is None:
+            kernel = self.roles().get("kernel")
+            if not self.is_at(moment, experiment):
+                if experiment is not None and self.is_past(moment, experiment):
+                    return None
+                time.sleep(LOOK_SECONDS)
+                continue
+            with stopped(kernel):
+                if not self.is_at(moment, experiment):
+                    continue
+                pid = self.roles(fresh=True).get(victim)
+                if pid is not None:
+                    os.kill(pid, send)
+                    return pid
+            time.sleep(5 * LOOK_SECONDS)
+        return None
+
+    def is_past(self, moment: Moment, experiment: int) -> bool:
+        """Whether the moment does not come again in this experiment: it ends in `decided` and `committed`, what was before can be repeated."""
+        entries = self.entries()
+        if moment.event == "committed":
+            return bool(entries) and entries[-1].get("experiment", 0) > experiment
+        ends = "committed" if moment.event == "decided" else "decided"
+        return any(entry["event"] == ends and entry["experiment"] == experiment for entry in entries)
+
+    def plant(self, experiment: int, reach: float) -> None:
+        """Leave a finished proposal that will be kept: the incumbent's file with logits that reach further. No driver may run."""
+        state = self.state()
+        incumbent = state.incumbent
+        attempt = f"experiments/{incumbent.number:04d}/attempts/{len(incumbent.attempts) - 1:02d}/train.py"
+        source = REACH.sub(f"return {reach} * torch.tanh(logits / {reach})", (self.folder / attempt).read_text())
+        folder = self.folder / f"experiments/{experiment:04d}/attempts/00"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "train.py").write_text(source)
+        told = {"title": f"reach {reach}", "hypothesis": "it can say more", "category": "tune", "proposer": "kill_matrix", "bank_id": None}
+        write_json_atomic(folder / "proposal.json", told | {"sha256": source_hash(source), "constants_changed": {}})
+
+
+def make_checkout(folder: Path, short_reach: bool = False) -> Path:
+    """A copy of this checkout to kill nights in. short_reach: its template starts with logits that cannot reach far, so that better files are known."""
+    checkout = copy_checkout(folder)
+    if short_reach:
+        template = checkout / "train_template.py"
+        source = template.read_text()
+        assert source.count(TEMPLATE_END) == 1, "the template's last line of forward has changed"
+        template.write_text(source.replace(TEMPLATE_END, "return 1.0 * torch.tanh(logits / 1.0)"))
+        git(checkout, "commit", "-qam", "logits that cannot reach far")
+    return checkout
+
+
+# --- Judging ---------------------------------------------------------------------------------------------------------
+
+
+def findings(night: SmallNight, experiments: int) -> list[str]:
+    """What does not agree in a run at rest that should have so many experiments: [] when all is well."""
+    found = [f"process {pid} is left: {' '.join(words_of(pid))[:120]}" for pid in night.wait_until_gone()]
+    entries = read_journal(night.folder / "journal.jsonl")
+    for event in ("proposed", "decided", "committed"):
+        numbers = [entry["experiment"] for entry in entries if entry["event"] == event]
+        if numbers != list(range(experiments + 1)):
+            found.append(f"{event}: experiments {numbers}, expected 0 to {experiments}, each once")
+    rows = len(read_results(night.folder / "results.tsv"))
+    if rows != experiments + 1:
+        found.append(f"results.tsv has {rows} rows, expected {experiments + 1}")
+    refs = git(night.checkout, "for-each-ref", "--format=%(refname:lstrip=3)", f"refs/experiments/{night.tag}").split()
+    if refs != [f"{number:04d}" for number in range(experiments + 1)]:
+        found.append(f"git has refs of experiments {' '.join(refs)}")
+    left = [path for name in ("work", "server_*", "*.tmp") for path in (night.folder / "experiments").rglob(name)]
+    found += [f"{path.relative_to(night.folder)} is left" for path in left]
+    return found + checked(night.folder)
+
+
+def checked(folder: Path) -> list[str]:
+    """What `overnight.py --check` would say."""
+    try:
+        from harness.lab.checking import check_run
+    except ImportError:
+        return []
+    return check_run(folder)
+
+
+def cost(night: SmallNight, experiment: int) -> str:
+    """What the experiment lost: the statuses of its runs that did not end well."""
+    experiments = night.state().experiments
+    if experiment >= len(experiments):
+        return "not there"
+    lost = [run.status or "unfinished" for run in experiments[experiment].attempt.runs if run.status != "ok"]
+    return ", ".join(lost)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What came of one kill. killed: whether the moment came with its victim."""
+
+    moment: str
+    victim: str
+    killed: bool
+    cost: str = ""
+    wrong: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def kill_once(night: SmallNight, moment: Moment, victim: str, experiment: int, experiments: int) -> Cell:
+    """Run the night up to so many experiments, kill the victim at the moment in the given one, let the night go on, and look at what is there."""
+    began, wrong = time.monotonic(), []
+    night.start(experiments)
+    killed = night.strike(moment, victim, experiment) is not None
+    status = night.wait()
+    if victim == "driver" and killed:
+        wrong += [f"process {pid} outlived the driver" for pid in night.wait_until_gone()]
+        night.start(experiments)
+        status = night.wait()
+    elif status != 0:
+        wrong.append(f"the night ended with {status}: {night.last_words()}")
+        night.wait_until_gone()
+        night.start(experiments)
+        status = night.wait()
+    if status != 0:
+        wrong.append(f"started again, the night ended with {status}: {night.last_words()}")
+    wrong += findings(night, experiments)
+    return Cell(moment.name, victim, killed, cost(night, experiment), tuple(wrong), round(time.monotonic() - began, 1))
+
+
+# --- Many kills in one night -----------------------------------------------------------------------------------------
+
+TOLD = ("title", "sha256", "parent")
+
+
+def told(night: SmallNight) -> list[dict]:
+    """What a night says of each experiment, times and run numbers left out."""
+    rows = []
+    for experiment in night.state().experiments:
+        attempt, decided = experiment.attempt, experiment.decided or {}
+        row = {name: attempt.proposed.get(name) for name in TOLD}
+        row |= {name: decided.get(name) for name in ("val_bpb", "decision", "status", "n_runs", "gain", "incumbent")}
+        rows.append(row | {"scores": attempt.scores})
+    return rows
+
+
+@dataclass
+class Blow:
+    """A kill that is planned: which moment of which experiment, whom."""
+
+    moment: Moment
+    victim: str
+    experiment: int
+    fell: bool = False
+
+
+def run_through(night: SmallNight, experiments: int, blows: Sequence[Blow], say: Callable[[str], None]) -> list[str]:
+    """Run a night to its end while the blows fall, in their order; return what was wrong."""
+    wrong: list[str] = []
+    night.start(experiments)
+    for blow in blows:
+        if night.process.poll() is not None:
+            start_again(night, experiments, wrong, say)
+        pid = night.strike(blow.moment, blow.victim, blow.experiment)
+        blow.fell = pid is not None
+        say(f"experiment {blow.experiment}, {blow.moment.name}: {blow.victim} {'killed' if blow.fell else 'was not there'}")
+        if blow.fell and blow.victim == "driver":
+            night.process.wait()
+            start_again(night, experiments, wrong, say)
+        elif blow.fell:
+            wait_until_dead(pid)
+    for _ in range(len(blows) + 1):
+        if (status := night.wait()) == 0:
+            return wrong + findings(night, experiments)
+        say(f"the night ended with {status}: {night.last_words()}")
+        start_again(night, experiments, wrong, say)
+    return [*wrong, "the night does not come to its end"]
+
+
+def start_again(night: SmallNight, experiments: int, wrong: list[str], say: Callable[[str], None]) -> None:
+    """The same command once more, after all of the last is gone."""
+    wrong += [f"process {pid} outlived the driver: {' '.join(words_of(pid))[:120]}" for pid in night.wait_until_gone()]
+    night.end()
+    say("started again")
+    night.start(experiments)
+
+
+def wait_until_dead(pid: int) -> None:
+    until = time.monotonic() + DEAD_SECONDS
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+
+
+def forget(night: SmallNight) -> None:
+    """Remove the checkout."""
+    night.end()
+    shutil.rmtree(night.checkout, ignore_errors=True)

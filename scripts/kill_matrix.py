@@ -1,0 +1,243 @@
+"""Kill a night in every way and look at what is left: states of the journal x victims, at random, and in the other ways in which a night dies.
+
+    python scripts/kill_matrix.py                                     the matrix, about half an hour on two cores
+    python scripts/kill_matrix.py --repeats 3                         each cell three times
+    python scripts/kill_matrix.py --only "trained, being scored:kernel"   one cell; may be given again
+    python scripts/kill_matrix.py --random 20                         one night killed 20 times at random, and one left alone: are their journals the same?
+    python scripts/kill_matrix.py --others                            a closed terminal, stopped processes, signals
+    python scripts/kill_matrix.py --demo                              a real demo killed five times at random
+    ... --write results/benchmarks/kills.md                           replaces what the file has of the same part
+
+In: this checkout, copied; data as `overnight.py` prepares it. Out: Markdown, and exit status 1 if anything did not agree. Linux only. A night dies only where
+the journal is in a stated state, so that a cell says the same on a slow machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+
+from _bench_setup import table  # noqa: E402
+from _fatal import OTHERS, meet  # noqa: E402
+from _kills import (  # noqa: E402
+    BY_NAME,
+    KEEPS_ONLY,
+    MOMENTS,
+    NIGHT_SECONDS,
+    RUNS_THROUGHOUT,
+    VICTIMS,
+    Blow,
+    Cell,
+    Moment,
+    SmallNight,
+    kill_once,
+    make_checkout,
+    run_through,
+    told,
+)
+
+from harness.lab.wall import find_wall  # noqa: E402
+
+PARTS = {"matrix": "## States x victims", "random": "## Killed at random", "others": "## Other ways to die", "demo": "## A real demo"}
+FIRST_REACH, REACH_STEP = 1.2, 0.15  # how far the logits of planted ideas reach: each further than the last
+
+
+def say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+
+
+# --- The matrix
+
+
+def all_cells() -> list[tuple[Moment, str]]:
+    return [(moment, victim) for moment in MOMENTS for victim in VICTIMS if victim in moment.victims]
+
+
+def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, cache: Path) -> list[Cell]:
+    """Kill once for each cell; `opened` in runs of their own, since it comes once in each, all others in one long run."""
+    checkout = make_checkout(work / "lab", short_reach=True)
+    results: list[Cell] = []
+
+    def note(cell: Cell) -> None:
+        results.append(cell)
+        what = "killed" if cell.killed else "not there"
+        say(f"{cell.moment} x {cell.victim}: {what}, {cell.seconds} s; {cell.cost or 'nothing lost'}; {'; '.join(cell.wrong) or 'all agrees'}")
+
+    cells = [cell for cell in wanted for _ in range(repeats)]
+    for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].event == "opened"):
+        night = SmallNight(checkout, cache, f"opened{number}")
+        note(kill_once(night, moment, victim, 0, 1))
+    night, experiment = SmallNight(checkout, cache), 0
+    night.start(1)
+    if night.wait() != 0:
+        raise SystemExit(f"the night without kills failed: {night.last_words()}; see {night.log}")
+    experiment = 1
+    for moment, victim in (cell for cell in cells if cell[0].event != "opened"):
+        experiment += 1
+        if (moment.name, victim) in KEEPS_ONLY or (experiment % 3 == 0):
+            night.plant(experiment, round(FIRST_REACH + REACH_STEP * experiment, 2))
+        note(kill_once(night, moment, victim, experiment, experiment))
+    return results
+
+
+def matrix_section(cells: Sequence[Cell]) -> str:
+    """Two tables: how often all agreed afterwards, and what was lost."""
+    lines = [
+        "Each cell: after how many of the kills everything agreed, once the same command had been given again or the night had gone on by itself: every",
+        "experiment once, `results.tsv`, git's refs, `best/` and pages as the journal says (`overnight.py --check`), no process left. `-`: this victim is not",
+        "there then. The kernel holds the loop and the scorer: killed while a run is being scored, it is the scorer.",
+        "",
+        grid(cells, lambda group: f"{sum(cell.killed and not cell.wrong for cell in group)}/{sum(cell.killed for cell in group)}"),
+        "",
+        "What each kill cost, as the journal names it: `interrupted`, that run was repeated; nothing where the cell is empty.",
+        "",
+        grid(cells, lambda group: ", ".join(sorted({cell.cost for cell in group if cell.killed and cell.cost}))),
+    ]
+    wrong = [f"- {cell.moment} x {cell.victim}: {sentence}" for cell in cells for sentence in cell.wrong]
+    seconds = sum(cell.seconds for cell in cells)
+    lines += ["", f"{sum(cell.killed for cell in cells)} kills in {seconds / 60:.0f} minutes."]
+    return "\n".join([*lines, *(["", "Not as it should be:", *wrong] if wrong else [])])
+
+
+def grid(cells: Sequence[Cell], words) -> str:
+    """A table of moments x victims."""
+    rows = []
+    for moment in MOMENTS:
+        groups = [[cell for cell in cells if (cell.moment, cell.victim) == (moment.name, victim)] for victim in VICTIMS]
+        rows.append((moment.name, *("-" if victim not in moment.victims else words(group) for victim, group in zip(VICTIMS, groups, strict=True))))
+    return table(["the journal's last line", *VICTIMS], rows)
+
+
+# --- At random
+
+
+def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) -> list[Blow]:
+    """Kills spread over the night's experiments, in the order in which their moments come; what comes only before a keep is left out."""
+    rng = random.Random(seed)
+    order = {moment.name: place for place, moment in enumerate(MOMENTS)}
+    possible = [(m, v) for m, v in all_cells() if v in victims and m.event not in ("opened", "audited") and (m.name, v) not in KEEPS_ONLY]
+    blows = [Blow(*rng.choice(possible), 1 + number % experiments) for number in range(kills)]
+    return sorted(blows, key=lambda blow: (blow.experiment, order[blow.moment.name]))
+
+
+def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path, victims: Sequence[str] = VICTIMS) -> tuple[str, bool]:
+    """A night left alone and one killed at random; return the section and whether their journals say the same."""
+    alone = SmallNight(make_checkout(work / "alone"), cache)
+    alone.start(experiments)
+    if alone.wait(NIGHT_SECONDS * experiments) != 0:
+        raise SystemExit(f"the night without kills failed: {alone.last_words()}; see {alone.log}")
+    killed = SmallNight(make_checkout(work / "killed"), cache)
+    blows = draw_blows(kills, experiments, seed, victims)
+    wrong = run_through(killed, experiments, blows, say)
+    expected, found = told(alone), told(killed)
+    differ = [f"experiment {n}: {a} alone, {b} killed" for n, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b]
+    wrong += differ + [f"{len(expected)} experiments alone, {len(found)} killed"] * (len(expected) != len(found))
+    interrupted = sum(run.status == "interrupted" for e in killed.state().experiments for run in e.attempt.runs)
+    fell = [blow for blow in blows if blow.fell]
+    words = [
+        f"Profile tiny, a step clock of 40 steps a training, {experiments} experiments, seed {seed}. Of {len(blows)} kills drawn {len(fell)} fell (the others'",
+        f"moment had passed, or their victim was not there), {killed.starts - 1} new starts of the driver, {interrupted} runs interrupted and repeated.",
+        f"The journals {'differ' if differ else 'say the same'}: title, sha256, parent, scores, val_bpb, gain, decision, status and number of",
+        "runs of each experiment.",
+        "",
+        table(["experiment", "the journal's last line", "killed"], [(b.experiment, b.moment.name, b.victim) for b in fell]),
+    ]
+    return "\n".join(words + ["", *(f"- {sentence}" for sentence in wrong)] * bool(wrong)), not wrong
+
+
+# --- A real demo
+
+
+def run_demo(kills: int, seed: int, work: Path, cache: Path) -> tuple[str, bool]:
+    """The demo of the README, with the real clock, killed at random moments."""
+    night = SmallNight(make_checkout(work / "demo"), cache, "demo", wishes="", options=("--demo",))
+    experiments = 6
+    blows = draw_blows(kills, experiments, seed, RUNS_THROUGHOUT)
+    wrong = run_through(night, experiments, blows, say)
+    rows = [(b.experiment, b.moment.name, b.victim if b.fell else f"{b.victim}: not there") for b in blows]
+    state = night.state()
+    ended = f"{len(state.experiments) - 1} experiments, best {state.incumbent.mean:.4f} (baseline {state.experiments[0].mean:.4f})"
+    verdict = "`--check`: everything agrees." if not wrong else "Not as it should be:"
+    words = [f"{ended}; {night.starts - 1} new starts. {verdict}", "", table(["experiment", "the journal's last line", "killed"], rows)]
+    return "\n".join(words + [f"- {sentence}" for sentence in wrong]), not wrong
+
+
+# --- The other ways
+
+
+def run_others(names: Iterable[str], work: Path, cache: Path) -> tuple[str, bool]:
+    rows, good = [], True
+    night = SmallNight(make_checkout(work / "others"), cache)
+    night.start(1)
+    if night.wait() != 0:
+        raise SystemExit(f"the night without faults failed: {night.last_words()}; see {night.log}")
+    for experiment, name in enumerate(names, start=2):
+        found = meet(name, night, experiment)
+        good = good and not found.wrong
+        rows.append((name, found.words, "; ".join(found.wrong) or "all agrees"))
+        say(f"{name}: {found.words}: {rows[-1][2]}")
+    return table(["what happens", "what the night does", "afterwards"], rows), good
+
+
+def write_part(path: Path, part: str, text: str) -> None:
+    """Put a part's text under its heading, in place of what was there."""
+    head = "# A night killed in every way\n\nMade by `scripts/kill_matrix.py`, which says how.\n"
+    before = path.read_text(encoding="utf-8") if path.exists() else head
+    sections = before.split("\n## ")
+    kept = {f"## {section.splitlines()[0]}": f"## {section}".strip() for section in sections[1:]}
+    kept[PARTS[part]] = f"{PARTS[part]}\n\n{text}"
+    ordered = [kept[heading] for heading in PARTS.values() if heading in kept]
+    path.write_text("\n\n".join([sections[0].strip(), *ordered]) + "\n", encoding="utf-8")
+
+
+def parse_cell(text: str) -> tuple[Moment, str]:
+    name, _, victim = text.rpartition(":")
+    if name not in BY_NAME or victim not in BY_NAME[name].victims:
+        raise argparse.ArgumentTypeError(f"no cell {text!r}: write STATE:VICTIM, of {', '.join(BY_NAME)} and {', '.join(VICTIMS)}")
+    return BY_NAME[name], victim
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=1, help="kills of each cell")
+    parser.add_argument("--only", type=parse_cell, action="append", help="a cell, STATE:VICTIM")
+    parser.add_argument("--random", type=int, metavar="KILLS", help="a night killed so often at random")
+    parser.add_argument("--experiments", type=int, default=10, help="of the night killed at random")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--demo", action="store_true", help="a real demo killed five times")
+    parser.add_argument("--others", nargs="*", metavar="NAME", choices=[*OTHERS, []], help="the other ways to die, or some of them")
+    parser.add_argument("--write", type=Path, help="the Markdown file that gets the result")
+    parser.add_argument("--work", type=Path, help="where to run; kept (default: a temporary folder)")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/autoresearch-lab", help="where prepared data is kept")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        if options.demo:
+            part, (text, good) = "demo", run_demo(5, options.seed, work, options.cache)
+        elif options.random:
+            part, (text, good) = "random", run_random(options.random, options.experiments, options.seed, work, options.cache)
+        elif options.others is not None:
+            part, (text, good) = "others", run_others(options.others or OTHERS, work, options.cache)
+        else:
+            cells = run_matrix(options.only or all_cells(), options.repeats, work, options.cache)
+            part, text, good = "matrix", matrix_section(cells), not any(cell.wrong for cell in cells)
+    where = f"Python {platform.python_version()}, {platform.system()}, wall: {find_wall().kind}."
+    text = f"{text}\n\n{where}"
+    print(text)
+    if options.write:
+        write_part(options.write, part, text)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

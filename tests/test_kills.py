@@ -1,0 +1,84 @@
+"""Nights that are killed, and the clock that makes a training the same on every machine."""
+
+import json
+import sys
+
+import _kills
+import pytest
+from test_runner import OPEN, train
+
+from harness.lab.profiles import PROFILES, ProfileError, override, parse_overrides
+from harness.lab.wall import find_wall
+
+COUNTED = """
+import time
+torch.manual_seed(session.seed)
+model = torch.nn.Linear(4, 4)
+session.start()
+step = 0
+while session.progress < 1:
+    time.sleep(WAIT)
+    model.weight.data += (1 - session.progress) * torch.randn(4, 4)
+    session.log(step, torch.tensor(1.0), tokens=8)
+    step += 1
+session.finish(model, depth=1)
+"""
+
+
+def test_under_the_step_clock_a_training_is_the_same_however_slow_the_machine_is(tmp_path):
+    trained = []
+    for wait in (0, 0.02):
+        folder = tmp_path / f"{wait}"
+        source = OPEN + COUNTED.replace("WAIT", str(wait))
+        result, log = train(folder, source, budget_seconds=8.0, clock_step_seconds=0.5)
+        assert result["status"] == "ok" and result["num_steps"] == 16, log
+        events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
+        progress = [event["progress"] for event in events if event["event"] == "step"]
+        trained.append((progress, (folder / "run" / "weights.safetensors").read_bytes()))
+    assert trained[0] == trained[1] and trained[0][0][-1] == 1.0
+
+
+def test_a_file_that_never_logs_a_step_is_ended_by_the_real_clock(tmp_path):
+    endless = OPEN + "import time\nsession.start()\nwhile session.progress < 1:\n    time.sleep(0.01)"
+    result, _ = train(tmp_path, endless, clock_step_seconds=0.1)
+    assert result["status"] == "timeout"
+
+
+def test_the_step_clock_is_a_size_of_the_profile_and_the_real_clock_unless_asked_for():
+    tiny = PROFILES["tiny"]
+    changed = override(tiny, parse_overrides("clock_step_seconds=0.5"))
+    assert tiny.clock_step_seconds == 0.0 and changed.clock_step_seconds == 0.5
+    assert (
+        override(PROFILES["demo"], {"clock_step_seconds": 0.5}).prior is None
+    )  # its noise was measured on the real clock
+    with pytest.raises(ProfileError, match="positive"):
+        override(tiny, {"clock_step_seconds": 0.0})
+
+
+SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in the order in which the moments come
+    ("opened", "driver", 0),
+    ("proposed", "papermill", 1),
+    ("run started, training", "server A", 1),
+    ("trained, being scored", "kernel", 1),
+    ("run started, starting up", "forkserver", 2),
+    ("decided", "driver", 2),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc")
+def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tmp_path, cache):
+    alone = _kills.SmallNight(_kills.make_checkout(tmp_path / "alone"), cache)
+    killed = _kills.SmallNight(_kills.make_checkout(tmp_path / "killed"), cache)
+    blows = [_kills.Blow(_kills.BY_NAME[moment], victim, experiment) for moment, victim, experiment in SAMPLE]
+    said = []
+    alone.start(2)  # beside the other: under the step clock that changes nothing
+    try:
+        assert _kills.run_through(killed, 2, blows, said.append) == [], said
+        assert alone.wait() == 0 and _kills.findings(alone, 2) == [], alone.last_words()
+    finally:
+        alone.end()
+        killed.end()
+    waits = find_wall().walled  # server A starts with the training only where a wall keeps the two apart
+    assert [blow.fell for blow in blows] == [blow.victim != "server A" or waits for blow in blows], said
+    assert _kills.told(killed) == _kills.told(alone)
