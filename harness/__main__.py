@@ -84,6 +84,11 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
         help=f"the whole loop on the embedded corpus: a baseline and {DEMO_EXPERIMENTS} experiments of 25 s",
     )
     what.add_argument("--status", action="store_true", help="one screen on a run, and exit")
+    what.add_argument(
+        "--check",
+        action="store_true",
+        help="whether all files of a run agree with its journal: exit status 0, or 1 with what does not",
+    )
     what.add_argument("--stop", action="store_true", help="ask a running night to stop after its experiment, and exit")
     what.add_argument("--report", action="store_true", help="write and print the report of a run so far, and exit")
     for word, meaning in (("accept", "keep it if it beats the best"), ("refuse", "leave it a discard")):
@@ -140,6 +145,8 @@ def run_overnight(options: argparse.Namespace) -> int:
     from harness.lab.profiles import full_spec
     from harness.lab.settings import results_folder
 
+    if options.check:
+        return say_check(results_folder(options.results) / newest_tag(options))
     if options.status or options.stop or options.report:
         folder = results_folder(options.results) / newest_tag(options)
         if options.report:
@@ -172,6 +179,15 @@ def run_overnight(options: argparse.Namespace) -> int:
             cache=absolute(options.cache),
         )  # fmt: skip
     )
+
+
+def say_check(folder: Path) -> int:
+    """Print what does not agree with the journal; return the exit status."""
+    from harness.lab.checking import check_run
+
+    findings = check_run(folder)
+    print("\n".join(findings) or f"{folder.name}: everything agrees with the journal")
+    return 1 if findings else 0
 
 
 def absolute(path: str) -> str:
