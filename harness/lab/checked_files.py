@@ -18,6 +18,7 @@ from harness.search.gate import source_hash
 
 HEAVY = ("weights.safetensors", "losses.npy", "holdout_losses.npy")  # of a run: they go with a discard
 SCRATCH = ("work", "server_", "compile_cache")  # beginnings of folders that a run has only while something works in it
+BETWEEN = ("control", "best.tmp", "best.old")  # folders of a run that are there for a moment only
 ON_DISK = ("result.json", "run.log", "events.jsonl", "run.json")  # of a run that came to its own end
 
 
@@ -158,11 +159,11 @@ def check_weights(look: Look) -> Iterator[str]:
             wanted = [folder / "runs" / f"{number:02d}" / name for number in scored for name in HEAVY[:2]]
             gone = [look.name(path) for path in wanted if not path.exists()]
             if gone and experiment.number not in moving:
-                yield f"{', '.join(gone)} of the {'best' if experiment.number else 'baseline'} gone: later audits have less to compare with"
+                yield f"the {'best' if experiment.number else 'baseline'} has no {', '.join(gone)}: later audits have less to compare with"
         elif experiment.number not in moving and not experiment.in_quarantine:
             left = [path for run in names_in(folder / "runs") for path in heavy_files(folder / "runs" / run)]
             if left:
-                yield f"{', '.join(map(look.name, left))} of a decided experiment left: delete what takes room"
+                yield f"{', '.join(map(look.name, left))} should be gone, experiment {experiment.number} is decided: delete what takes room"
 
 
 def heavy_files(folder: Path) -> list[Path]:
@@ -179,6 +180,8 @@ def check_best(look: Look) -> Iterator[str]:
         provenance = read_json(best / "provenance.json")
         named, commit = provenance["experiment"], provenance["commit"]
     except (OSError, ValueError, KeyError, TypeError):
+        if len(look.candidates) > 1 and not best.exists():  # the old one is away, the new one not yet there
+            return
         yield f"best/provenance.json cannot be read: the best is experiment {incumbent.number}; {mend}"
         return
     if named not in [e.number for e in look.candidates]:
@@ -213,10 +216,17 @@ def same_file(one: Path, other: Path) -> bool:
         return False
 
 
+def left_behind(name: str) -> str:
+    return f"{name} was left behind by something that was killed: the same command removes it"
+
+
 def check_left_behind(look: Look) -> Iterator[str]:
     """No half-written file, and no folder that something worked in, outlives its work. Looks only where nobody works."""
     if look.busy:
         return
+    if look.at_rest:
+        for name in set(names_in(look.folder)) & set(BETWEEN):
+            yield left_behind(name)
     working = None if look.at_rest else f"{look.step.experiment:04d}"
     for parent, folders, files in os.walk(look.folder):
         place = Path(parent)
@@ -229,5 +239,5 @@ def check_left_behind(look: Look) -> Iterator[str]:
             scratch = [name for name in folders if len(inside) == 6 and name.startswith(SCRATCH)]
             left = scratch + [name for name in files if name.startswith(".") and name.endswith(".tmp")]
         for name in sorted(left):
-            yield f"{look.name(place / name)} was left behind by something that was killed: delete it when no night runs"
+            yield left_behind(look.name(place / name))
         folders[:] = [name for name in folders if name != "compile_cache" and not name.startswith(SCRATCH)]

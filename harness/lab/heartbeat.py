@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from harness.data.files import read_json
+from harness.lab.clock import wall_seconds
 from harness.lab.journal import now
 
 NAME = "heartbeat.json"
@@ -30,16 +31,33 @@ def beat(folder: Path, stage: str, **facts: object) -> None:
 
 
 def end(folder: Path, code: int, words: str) -> None:
-    """Say that the driver has ended by itself, and how. Only the process that held the night last may say so of a run."""
+    """Say that the driver has ended by itself, and how: words that begin with "done" for all that was asked.
+
+    Only the process that held the night last may say so of a run.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError):
         if read_json(folder / ".night.holder.json")["pid"] == os.getpid():
             write(folder, f"ended: {words}", {"exit_code": code})
 
 
+def last_line(log: Path) -> str:
+    """The last sentence of a night.log, without its time; "" when there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[-1].partition(" ")[2] if lines else ""
+
+
 def write(folder: Path, stage: str, facts: dict) -> None:
     """Replace the file. One process at a time does, the holder of the night's lock, so the new one needs no name of its own."""
     _written[folder] = time.monotonic()
-    life = {"pid": os.getpid(), "create_time": psutil.Process().create_time(), "time": now(), "boot_seconds": boot_seconds()}
+    life = {
+        "pid": os.getpid(),
+        "create_time": psutil.Process().create_time(),
+        "time": now(),
+        "boot_seconds": wall_seconds(),
+    }
     text = json.dumps(life | {"boot_id": boot_id(), "stage": stage} | facts, ensure_ascii=False) + "\n"
     new = folder / f"{NAME}.new"
     with contextlib.suppress(OSError):  # a full disk: the loop will say so
@@ -61,7 +79,7 @@ def age_seconds(heartbeat: dict) -> float | None:
     """How long ago it was written, sleep included; None for one of an earlier start of this machine, or of another machine."""
     if heartbeat.get("boot_id") != boot_id():
         return None
-    age = boot_seconds() - heartbeat["boot_seconds"]
+    age = wall_seconds() - heartbeat["boot_seconds"]
     return age if age >= 0 else None
 
 
@@ -75,11 +93,6 @@ def writer(heartbeat: dict) -> psutil.Process | None:
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except (psutil.Error, TypeError):
         return None
-
-
-def boot_seconds() -> float:
-    """Seconds since this machine started, those asleep included where the system counts them."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def boot_id() -> str | None:

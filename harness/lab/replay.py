@@ -55,6 +55,9 @@ def misplaced(state: State, entry: dict, budget_seconds: float | None) -> str:
     step = step_after(state)
     if event == "ruled":
         return ruled_wrongly(state, step, entry)
+    if event == "controlled":
+        between = step.kind == "propose" and step.experiment > 0
+        return "" if between else f"{words_of(entry)} stands within an experiment"
     if event not in ANSWERS.values():
         return ""
     if event != ANSWERS[step.kind] or not same_place(entry, step):
