@@ -1,6 +1,6 @@
 """Whole runs without a training: the journal is what `next_step` asks for, files and commits are written by the harness's own functions.
 
-For tests of what looks at runs from outside. Scores are made up; a third of the ideas crash, some gain, one is refused.
+For tests of what looks at runs from outside. Scores are made up; a third of the ideas crash, some gain, some are refused, number 13 waits in quarantine.
 """
 
 import dataclasses
@@ -82,8 +82,19 @@ class Simulated:
         folder = self.run_folder(step.experiment, step.run)
         folder.mkdir(parents=True)
         status = "crash" if step.experiment % 3 == 2 else "ok"
-        result = {"status": status, "cause": "" if status == "ok" else f"error {step.experiment}", "tok_per_sec": 1000.0 - step.experiment}
-        result |= {"startup_seconds": 1.0, "training_seconds": 1.0, "total_seconds": 2.5, "num_steps": 100, "weights_seconds": 0.1, "memory_mb": 100.0}
+        result = {
+            "status": status,
+            "cause": "" if status == "ok" else f"error {step.experiment}",
+            "tok_per_sec": 1000.0 - step.experiment,
+        }
+        result |= {
+            "startup_seconds": 1.0,
+            "training_seconds": 1.0,
+            "total_seconds": 2.5,
+            "num_steps": 100,
+            "weights_seconds": 0.1,
+            "memory_mb": 100.0,
+        }
         for name in ("run.log", "events.jsonl"):
             (folder / name).write_text("")
         write_json_atomic(folder / "run.json", {})
@@ -99,7 +110,14 @@ class Simulated:
         value = round(2.0 - gain + self.random.uniform(0, 0.001), 6) if step.experiment else 2.0 + step.run / 1000
         place = {"experiment": step.experiment, "attempt": 0, "run": step.run}
         path = self.run_folder(step.experiment, step.run) / "result.json"
-        fields = {"status": "ok", "cause": "", "val_bpb": value, "doubts": [], "audit": None, "score_seconds": 0.5}
+        fields = {
+            "status": "ok",
+            "cause": "",
+            "val_bpb": value,
+            "doubts": ["odd"] if step.experiment == 13 else [],
+            "audit": None,
+            "score_seconds": 0.5,
+        }
         write_json_atomic(path, json.loads(path.read_text()) | fields)
         append_summary(path.with_name("run.log"), 0, fields)
         self.journal.append("scored", **place, **fields)
@@ -114,7 +132,12 @@ class Simulated:
         if self.settings.base_commit:
             parent = state.incumbent.commit if state.incumbent else self.settings.base_commit
             message = history.commit_message(step.experiment, entry["title"], commit_facts(entry))
-            git = {"parent": parent, "tree_of": self.settings.base_commit, "date": "1763935200 +0000", "message": message}
+            git = {
+                "parent": parent,
+                "tree_of": self.settings.base_commit,
+                "date": "1763935200 +0000",
+                "message": message,
+            }
         self.journal.append("decided", **entry, git=git)
 
     def commit(self, step) -> None:
@@ -149,6 +172,8 @@ class Simulated:
         folder = self.folder / "notebooks"
         folder.mkdir(exist_ok=True)
         if experiment:
-            (folder / f"{experiment:04d}.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}\n')
+            (folder / f"{experiment:04d}.ipynb").write_text(
+                '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}\n'
+            )
             (folder / f"{experiment:04d}.html").write_text("<p>a page</p>")
         pages.write_index(self.folder)

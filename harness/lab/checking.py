@@ -44,7 +44,7 @@ TOLD = re.compile(r" experiment (\d+): (?:keep|discard|quarantine): ")  # in nig
 def check_run(folder: Path, repository: Path | None = None) -> list[str]:
     """Return what does not agree with the run's journal, [] for nothing.
 
-    repository: whose git history and harness the run has; by default the checkout that the run lies in, else this one.
+    repository: whose git history the run has; by default the checkout that the run lies in, else this one.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -69,7 +69,7 @@ def look_once(folder: Path, repository: Path) -> tuple[list[str], bool]:
     except JournalError as error:
         return [str(error)], busy
     settings, findings = find_settings(folder, entries)
-    same = settings is not None and harness_hash(repository / "harness") == settings.harness_hash
+    same = settings is not None and harness_hash() == settings.harness_hash
     state, wrong = replay(entries, settings.budget_seconds if same else None)
     findings += [wrong] if wrong else []
     findings += check_table(folder, entries)
@@ -95,7 +95,7 @@ def find_settings(folder: Path, entries: list[dict]) -> tuple[Settings | None, l
         return None, [f"run.json has not the fields of this version ({error}): restore it from a backup"]
     opened = entries[0].get("tag", settings.tag) if entries else settings.tag
     if settings.tag != opened:
-        return settings, [f"run.json is of run {settings.tag}, the journal of run {opened}"]
+        return None, [f"run.json is of run {settings.tag}, the journal of run {opened}"]
     return settings, []
 
 
@@ -124,27 +124,27 @@ def check_table(folder: Path, entries: list[dict]) -> list[str]:
 
 def check_history(look: Look) -> Iterator[str]:
     """Refs and branch are where the journal says, and each commit has the experiment's train.py."""
-    tag = look.folder.name
     if look.settings is None or not look.settings.base_commit:
         return
+    tag = look.settings.tag
     committed = [e for e in look.state.experiments if e.committed and e.decided.get("git")]
     try:
-        refs = read_refs(look.repository, look.settings.tag)
+        refs = read_refs(look.repository, tag)
         blobs = train_blobs(look.repository, [e.committed["commit"] for e in committed if e.committed["commit"]])
     except history.HistoryError as error:
         yield f"the git history of run {tag} cannot be read: {error}"
         return
-    tag = look.settings.tag
     for experiment in committed:
         ref, commit = history.experiment_ref(tag, experiment.number), experiment.committed["commit"]
+        train_py = look.train_py(experiment)
         if commit is None:
             yield f"experiment {experiment.number} has no commit, though one was planned"
         elif refs.get(ref) != commit:
             yield f"{ref} is at {short(refs.get(ref))}, the journal says {short(commit)}: git update-ref {ref} {commit}"
-        elif blobs.get(commit) not in (None, blob_hash(look.train_py(experiment), len(commit))):
-            yield f"{look.name(look.train_py(experiment))} is not the train.py of commit {short(commit)}: git show {short(commit)}:train.py has it"
         elif commit not in blobs:
             yield f"commit {short(commit)} of experiment {experiment.number} has no train.py that git can read: run git fsck"
+        elif blob_hash(train_py, len(commit)) not in (None, blobs[commit]):
+            yield f"{look.name(train_py)} is not the train.py of commit {short(commit)}: git show {short(commit)}:train.py has it"
     known = {history.experiment_ref(tag, e.number) for e in [*committed, *([look.pending] if look.pending else [])]}
     for ref in sorted(set(refs) - known - {history.branch_name(tag)}):
         yield f"{ref} is there, and the journal knows no commit of it: git update-ref -d {ref}"

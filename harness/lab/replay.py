@@ -34,12 +34,13 @@ def replay(entries: Sequence[dict], budget_seconds: float | None) -> tuple[State
     which seed, keep or discard) is taken as it stands.
     """
     state = State()
+    step = step_after(state)
     for entry in entries:
         try:
-            wrong = misplaced(state, entry, budget_seconds)
+            wrong = misplaced(state, step, entry, budget_seconds)
             if not wrong:
                 take_in(state, entry)
-                step_after(state)
+                step = step_after(state)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             wrong = f"`{entry['event']}` has not the fields it needs ({type(error).__name__}: {error})"
         if wrong:
@@ -47,12 +48,11 @@ def replay(entries: Sequence[dict], budget_seconds: float | None) -> tuple[State
     return state, ""
 
 
-def misplaced(state: State, entry: dict, budget_seconds: float | None) -> str:
+def misplaced(state: State, step: Step, entry: dict, budget_seconds: float | None) -> str:
     """Why this entry cannot come next, in words; "" when it can."""
     event = entry["event"]
     if event == "note":
         return ""
-    step = step_after(state)
     if event == "ruled":
         return ruled_wrongly(state, step, entry)
     if event == "controlled":
@@ -88,7 +88,7 @@ def ruled_wrongly(state: State, step: Step, entry: dict) -> str:
 
 def follows_loosely(experiment: Experiment, entry: dict) -> bool:
     """Whether some rule could have chosen this entry: another run, a look at one that is there, or a decision."""
-    if (entry["experiment"], entry["attempt"]) != (experiment.number, len(experiment.attempts) - 1):
+    if (entry.get("experiment"), entry.get("attempt")) != (experiment.number, len(experiment.attempts) - 1):
         return False
     runs = experiment.attempt.runs
     if entry["event"] == "run_started":
