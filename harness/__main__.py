@@ -7,12 +7,25 @@ stderr and exit status 1, not a traceback.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.lab.plan import Night
 
 DEMO_EXPERIMENTS = 6
+EXIT_STATUSES = """exit status:
+  0    done, or stopped as asked; --check: everything agrees
+  1    cannot go on, the message says what to do; --check: something does not agree
+  2    wrong usage
+  3    paused for too long, and gave up; the same command tries again
+  4    busy: another night holds the tag
+  130  stopped at once (Ctrl-C twice, SIGTERM); the same command repeats what was in flight
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,11 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         return run_overnight(options) if options.command == "overnight" else run_train(options)
+    except BusyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 4
     except (
         DataError,
         HistoryError,
         JournalError,
-        BusyError,
         LoopError,
         ParameterError,
         ProfileError,
@@ -75,21 +90,34 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     from harness.data.sources import USAGE
 
     night = commands.add_parser(
-        "overnight", help="run, continue or watch a night of experiments", prog="scripts/overnight.py"
+        "overnight",
+        help="run, continue or watch a night of experiments",
+        prog="scripts/overnight.py",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    night.set_defaults(complain=night.error)
     what = night.add_mutually_exclusive_group()
     what.add_argument(
         "--demo",
         action="store_true",
         help=f"the whole loop on the embedded corpus: a baseline and {DEMO_EXPERIMENTS} experiments of 25 s",
     )
-    what.add_argument("--status", action="store_true", help="one screen on a run, and exit")
+    what.add_argument("--status", action="store_true", help="one screen on a run, and exit; with --json for scripts")
+    what.add_argument(
+        "--check",
+        action="store_true",
+        help="whether all files of a run agree with its journal: exit status 0, or 1 with what does not",
+    )
     what.add_argument("--stop", action="store_true", help="ask a running night to stop after its experiment, and exit")
     what.add_argument("--report", action="store_true", help="write and print the report of a run so far, and exit")
     for word, meaning in (("accept", "keep it if it beats the best"), ("refuse", "leave it a discard")):
         what.add_argument(
             f"--{word}", type=int, metavar="N", help=f"say of experiment N, which is in quarantine: {meaning}, and exit"
         )
+    night.add_argument(
+        "--json", action="store_true", help="with --status: one JSON object (harness/lab/watching.py, KEYS)"
+    )
     night.add_argument(
         "--tag",
         default="",
@@ -134,19 +162,25 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
 
 
 def run_overnight(options: argparse.Namespace) -> int:
-    """Watch, stop, report on, rule in, or run a night."""
+    """Watch, check, stop, report on, rule in, or run a night."""
     from harness.lab import night, report
     from harness.lab.plan import Night
     from harness.lab.profiles import full_spec
     from harness.lab.settings import results_folder
 
-    if options.status or options.stop or options.report:
+    if options.json and not options.status:
+        options.complain("--json goes with --status")
+    if options.status or options.check or options.stop or options.report:
         folder = results_folder(options.results) / newest_tag(options)
+        if options.status:
+            return say_status(folder, options.json)
+        if options.check:
+            return say_check(folder)
         if options.report:
             path = report.write_report(folder)
             print(path.read_text(encoding="utf-8") + f"\nwritten to {path}")
         else:
-            print(night.status_of(folder) if options.status else night.ask_to_stop(folder))
+            print(night.ask_to_stop(folder))
         return 0
     if options.accept is not None or options.refuse is not None:
         accept = options.accept is not None
@@ -159,7 +193,7 @@ def run_overnight(options: argparse.Namespace) -> int:
     for change in [change for change in options.set if change.startswith("source=")]:
         options.set.remove(change)
         options.source = options.source or change.removeprefix("source=")
-    return night.run_night(
+    return run_and_say_how_it_ended(
         Night(
             tag=tag,
             profile=profile,
@@ -172,6 +206,39 @@ def run_overnight(options: argparse.Namespace) -> int:
             cache=absolute(options.cache),
         )  # fmt: skip
     )
+
+
+def run_and_say_how_it_ended(wishes: Night) -> int:
+    """Run a night, and leave in its heartbeat that it has ended by itself, and how: else it died."""
+    from harness.lab import heartbeat, night, plan
+
+    try:
+        code = night.run_night(wishes)
+    except Exception as error:
+        heartbeat.end(wishes.folder, 1, f"cannot go on: {error}")
+        raise
+    words = {130: "stopped at once"}.get(code) or heartbeat.last_line(wishes.folder / "night.log")
+    if code == 0:
+        words = "done" if (wishes.folder / "run.json").exists() and plan.enough(wishes) else "stopped as asked"
+    heartbeat.end(wishes.folder, code, words)
+    return code
+
+
+def say_status(folder: Path, as_json: bool) -> int:
+    """Print one screen or one object on a run."""
+    from harness.lab import watching
+
+    print(json.dumps(watching.look_at(folder), ensure_ascii=False, indent=1) if as_json else watching.screen(folder))
+    return 0
+
+
+def say_check(folder: Path) -> int:
+    """Print what does not agree with the journal; return the exit status."""
+    from harness.lab.checking import check_run
+
+    findings = check_run(folder)
+    print("\n".join(findings) or f"{folder.name}: everything agrees with the journal")
+    return 1 if findings else 0
 
 
 def absolute(path: str) -> str:

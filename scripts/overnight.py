@@ -22,7 +22,7 @@ import sys
 from _setup import ROOT, become, find_environment, find_usable, python_or_exit
 
 HARNESS = ["-m", "harness", "overnight"]
-LOOKING = {"--status", "--stop", "--report", "--accept", "--refuse"}  # asked of a night in progress, whose environment must not change under it
+LOOKING = {"--status", "--check", "--stop", "--report", "--accept", "--refuse"}  # asked of a night in progress, whose environment must not change under it
 HELP = {"-h", "--help"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from checkout import git
 from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
 
-from harness.lab import history, loop, measuring, night, quarantine, rulings
+from harness.lab import history, loop, measuring, night, quarantine, rulings, watching
 from harness.lab.journal import Journal
 from harness.lab.loop import Lab
 from harness.lab.records import records_from_journal
@@ -46,7 +46,7 @@ def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
     assert read_results(lab.folder / "results.tsv")[1].description == "quarantined: too good"
     assert git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
     assert (lab.run_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
-    assert "--accept N" in night.status_of(lab.folder)
+    assert "--accept N" in watching.screen(lab.folder)
 
 
 def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):

@@ -420,7 +420,7 @@ class Lab:
         """What changes of a failure when the disk, which had room for the run before and has lost what the run itself took, has none now."""
         if result["status"] not in ("crash", "timeout") or not (words := disk_space.lacking(self.folder)):
             return {}
-        return {"status": "infrastructure", "cause": f"{words}; what failed said: {result['cause']}"}
+        return {"status": "infrastructure", "cause": f"{words}; what failed said: {result['cause']}", "sure": True}
 
     def _append_trained(self, step: Step, result: dict, log_bytes: int) -> None:
         self.journal.append(

@@ -11,18 +11,18 @@ import time
 from pathlib import Path
 
 from harness.data.manifest import open_prepared
-from harness.lab import disk_space, epochs, history, pages, report, rulings, start
+from harness.lab import disk_space, epochs, heartbeat, history, pages, report, rulings, start
 from harness.lab.clock import wall_seconds
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.findings import duration
-from harness.lab.journal import NOT_HELD_AGAINST, fold, next_step, now, read_journal
+from harness.lab.journal import NOT_HELD_AGAINST, fold, next_step
 from harness.lab.locks import BusyError, hold, is_held
 from harness.lab.loop import Lab, LoopError, Paused
 from harness.lab.parameters import check_tag
 from harness.lab.plan import Night, command_line, enough, plan_words
 from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
 from harness.lab.runner import REPOSITORY
-from harness.lab.settings import Settings, SettingsError, check_same_text, read_settings
+from harness.lab.settings import SettingsError, check_same_text, read_settings
 from harness.lab.terminal import Terminal
 
 STOP_FILE = "STOP"
@@ -231,6 +231,7 @@ def pause(night: Night, terminal: Terminal, stopper: Stopper, seconds: float, wh
     terminal.say(f"paused: {why}. It looks again in {duration(seconds)}; Ctrl-C ends the night")
     began = wall_seconds()
     while (waited := wall_seconds() - began) < seconds and not stopper.wanted() and night.seconds_left() > 0:
+        heartbeat.beat(night.folder, f"paused: {why}", command=command_line(night))
         terminal.status(f"paused for {duration(waited)}")
         time.sleep(LOOK_SECONDS)
     return max(waited, LOOK_SECONDS)
@@ -303,6 +304,8 @@ def watch(night: Night, terminal: Terminal, process: NotebookProcess, limit: flo
             if time.monotonic() - changed > most:
                 process.kill()
                 return f"nothing happened in {stage} for {most:.0f} s"
+            facts = {"still_seconds": round(time.monotonic() - changed, 1), "limit_seconds": most}
+            heartbeat.beat(night.folder, standing.words(), command=command_line(night), **facts)
             terminal.status(standing.words())
     except BaseException:  # whatever ends this watch ends the child too, or it would train on unwatched
         process.kill()
@@ -359,11 +362,3 @@ def rule(folder: Path, experiment: int, accept: bool) -> str:
         if found.ruled
         else f"noted: it takes effect once experiment {lab.step.experiment} is finished"
     )
-
-
-def status_of(folder: Path) -> str:
-    """One screen on a run."""
-    entries = read_journal(folder / "journal.jsonl")
-    settings: Settings = read_settings(folder)
-    running = "a night is running" if is_held(folder, "night") else "no night is running"
-    return f"{running}\n" + report.status_text(entries, settings.__dict__, now())

@@ -5,6 +5,7 @@ titles, diffs and logs in it were written by others. Pages are small (no theme, 
 hundred of them. Refuses a notebook that is not one with PageError.
 """
 
+import contextlib
 import html
 import json
 import re
@@ -115,12 +116,16 @@ def _page(title: str, body: str, style: str) -> str:
 
 
 def write_index(run_dir: str | Path) -> Path:
-    """Write notebooks/index.html of a run, newest experiment first, with links to the pages there are; return it."""
+    """Write notebooks/index.html of a run, newest experiment first, with links to the pages there are; return it.
+
+    A page whose making was cut off after its experiment was done is made up for.
+    """
     run_dir = Path(run_dir)
     entries = read_journal(run_dir / "journal.jsonl")
     records, flight = records_from_journal(entries), in_flight(entries)
     folder = run_dir / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
+    export_missing(folder, records)
     present = {path.name for path in folder.iterdir()}
     rows = [_row(record, present) for record in reversed(records)]
     if flight and not any(record.experiment == flight.experiment for record in records):
@@ -140,6 +145,15 @@ def write_index(run_dir: str | Path) -> Path:
     target = folder / "index.html"
     write_text_atomic(target, _page(f"Run {run_dir.name}", "\n".join(body), INDEX_STYLE))
     return target
+
+
+def export_missing(folder: Path, records: Sequence[Record]) -> None:
+    """Make the HTML page of every decided experiment that has a notebook and no page."""
+    for record in records:
+        notebook = folder / f"{record.experiment:04d}.ipynb"
+        if notebook.exists() and not notebook.with_suffix(".html").exists():
+            with contextlib.suppress(PageError):  # its writing was cut off, too
+                export_notebook(notebook)
 
 
 def _counts(records: Sequence[Record]) -> str:

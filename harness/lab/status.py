@@ -32,8 +32,13 @@ def status_text(
     *,
     deadline: datetime | None = None,
     experiments_left: int | None = None,
+    state: str = "",
+    more: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """One screen on a run in progress: state, best so far, the last five, time. now, deadline: with time zone."""
+    """One screen on a run in progress: state, best so far, the last five, time. now, deadline: with time zone.
+
+    state: what is known of it, if more than the journal tells; more: further rows, (name, words).
+    """
     now = (parse_time(now) if isinstance(now, str) else now) or datetime.now(UTC)
     records, facts = records_from_journal(entries), plain_settings(settings)
     budget = finite(facts["budget_seconds"])
@@ -44,7 +49,7 @@ def status_text(
     ]
     rows = [
         ("run", ", ".join([tag_of(settings), *(word for word in stated if word)])),
-        ("state", _state(entries, now, budget or 0.0)),
+        ("state", state or _state(entries, now, budget or 0.0)),
     ]
     base, best, sigma = baseline_of(records), best_of(records), latest_sigma(records)
     if base:
@@ -66,6 +71,7 @@ def status_text(
     rows += [
         ("tried", f"{len(outcomes)}" + (f": {counts}" if counts else "")),
         ("time", _time_words(entries, records, now, deadline, experiments_left)),
+        *more,
     ]
     lines = [f"{name:10} {text}" for name, text in rows]
     recent = [

@@ -1,0 +1,243 @@
+"""Whether what lies under experiments/ and in best/ is what the journal speaks of. Part of `harness.lab.checking`.
+
+In: a Look, one reading of a run. Out: sentences, each one thing that does not agree. Reads only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from harness.data.files import read_json
+from harness.lab.journal import Attempt, Experiment, Run, State, Step, step_after
+from harness.lab.settings import Settings
+from harness.search.gate import source_hash
+
+HEAVY = ("weights.safetensors", "losses.npy", "holdout_losses.npy")  # of a run: they go with a discard
+SCRATCH = ("work", "server_", "compile_cache")  # beginnings of folders that a run has only while something works in it
+BETWEEN = ("control", "best.tmp", "best.old")  # folders of a run that are there for a moment only
+ON_DISK = ("result.json", "run.log", "events.jsonl", "run.json")  # of a run that came to its own end
+
+
+@dataclass
+class Look:
+    """One reading of a run. busy: somebody works on it now. asked: experiments on which a person's word waits to take effect."""
+
+    folder: Path
+    repository: Path
+    settings: Settings | None
+    entries: list[dict]
+    state: State
+    busy: bool
+    asked: frozenset[int]
+
+    @cached_property
+    def step(self) -> Step:
+        return step_after(self.state)
+
+    @cached_property
+    def settled(self) -> list[Experiment]:
+        """Baseline and keeps whose commit is made: the last is the incumbent that files speak of."""
+        return [experiment for experiment in self.state.kept if experiment.committed]
+
+    @property
+    def pending(self) -> Experiment | None:
+        """The experiment that is decided and whose commit is being made: its files may have come or gone already."""
+        return self.state.experiments[-1] if self.step.kind == "commit" else None
+
+    @property
+    def candidates(self) -> list[Experiment]:
+        """The incumbent, and those that may be taking its place just now."""
+        asked = [
+            self.state.experiments[number] for number in sorted(self.asked) if number < len(self.state.experiments)
+        ]
+        coming = [self.pending] if self.pending and self.pending in self.state.kept else []
+        return list({e.number: e for e in [*self.settled[-1:], *coming, *asked]}.values())
+
+    @property
+    def at_rest(self) -> bool:
+        """Nobody works on the run, and it stands between two experiments."""
+        return not self.busy and self.step.kind in ("propose", "open")
+
+    def attempt_folder(self, experiment: Experiment, attempt: int = -1) -> Path:
+        number = attempt % len(experiment.attempts)
+        return self.folder / "experiments" / f"{experiment.number:04d}" / "attempts" / f"{number:02d}"
+
+    def train_py(self, experiment: Experiment) -> Path:
+        return self.attempt_folder(experiment) / "train.py"
+
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names in a folder, none when there is no folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def check_experiments(look: Look) -> Iterator[str]:
+    """Every experiment, attempt and run of the journal has its folder and files, and there are no others."""
+    known = {f"{experiment.number:04d}" for experiment in look.state.experiments}
+    if look.step.kind == "propose":  # being written, or written when a kill came
+        known.add(f"{look.step.experiment:04d}")
+    yield from unknown(look, look.folder / "experiments", known, "experiment")
+    for experiment in look.state.experiments:
+        for number, attempt in enumerate(experiment.attempts):
+            yield from check_attempt(look, experiment, attempt, look.attempt_folder(experiment, number))
+        attempts = {f"{number:02d}" for number in range(len(experiment.attempts))}
+        yield from unknown(look, look.attempt_folder(experiment).parent, attempts, "attempt")
+
+
+def unknown(look: Look, folder: Path, known: set[str], what: str) -> Iterator[str]:
+    for name in names_in(folder):
+        if name not in known and not name.endswith(".tmp"):
+            yield f"{look.name(folder / name)} is no {what} of the journal: move it elsewhere"
+
+
+def check_attempt(look: Look, experiment: Experiment, attempt: Attempt, folder: Path) -> Iterator[str]:
+    """Its train.py is the one that was proposed; its runs are there.
+
+    Hashing a syntax tree takes 25 ms. Where there is a commit, that is compared with the file, byte for byte (see `checking`).
+    """
+    path = folder / "train.py"
+    settled = experiment.committed and experiment.committed.get("commit") and experiment not in look.settled[-1:]
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"{look.name(path)} cannot be read ({error.__class__.__name__}): restore it from {history_of(look, experiment)}"
+    else:
+        if not settled and source_hash(source) != attempt.proposed["sha256"]:
+            yield f"{look.name(path)} is not the file that was proposed, trained and scored: restore it from {history_of(look, experiment)}"
+    yield from unknown(look, folder / "runs", {f"{run.number:02d}" for run in attempt.runs}, "run")
+    for run in attempt.runs:
+        yield from check_run_folder(look, run, folder / "runs" / f"{run.number:02d}")
+
+
+def history_of(look: Look, experiment: Experiment) -> str:
+    if experiment.committed and experiment.committed.get("commit"):
+        return f"git show {experiment.committed['commit'][:10]}:train.py"
+    return "a backup"
+
+
+def check_run_folder(look: Look, run: Run, folder: Path) -> Iterator[str]:
+    """A run that came to its own end has its files, and its result.json says what the journal says."""
+    if run.trained is None or run.status == "interrupted":
+        return
+    names = names_in(folder)
+    missing = [name for name in ON_DISK if name not in names]
+    if missing:
+        yield f"{look.name(folder)} has no {', '.join(missing)}: restore it from a backup if you need its log"
+    if "result.json" not in names or run.scored is None:
+        return
+    try:
+        found = read_json(folder / "result.json").get("val_bpb")
+    except (OSError, ValueError, AttributeError):
+        yield f"{look.name(folder / 'result.json')} cannot be read: restore it from a backup"
+        return
+    if found != run.scored["val_bpb"]:
+        yield f"{look.name(folder / 'result.json')} has val_bpb {found}, the journal {run.scored['val_bpb']}"
+
+
+def check_weights(look: Look) -> Iterator[str]:
+    """Weights and losses of baseline and incumbent are there, those of others are gone once decided; so are compile caches."""
+    staying = [look.settled[0], look.settled[-1]] if look.settled else []
+    moving = {e.number for e in look.candidates if e not in staying} | look.asked
+    if look.pending or look.asked:
+        moving |= {e.number for e in look.settled[1:]}  # the old incumbent's go when a new one comes
+    for experiment in look.state.experiments:
+        if not experiment.committed:
+            continue
+        folder = look.attempt_folder(experiment)
+        if experiment in staying:
+            scored = [run.number for run in experiment.attempt.runs if run.val_bpb is not None]
+            wanted = [folder / "runs" / f"{number:02d}" / name for number in scored for name in HEAVY[:2]]
+            gone = [look.name(path) for path in wanted if not path.exists()]
+            if gone and experiment.number not in moving:
+                yield f"the {'best' if experiment.number else 'baseline'} has no {', '.join(gone)}: later audits have less to compare with"
+        elif experiment.number not in moving and not experiment.in_quarantine:
+            left = [path for run in names_in(folder / "runs") for path in heavy_files(folder / "runs" / run)]
+            if left:
+                yield f"{', '.join(map(look.name, left))} should be gone, experiment {experiment.number} is decided: delete what takes room"
+
+
+def heavy_files(folder: Path) -> list[Path]:
+    return [folder / name for name in names_in(folder) if name in HEAVY]
+
+
+def check_best(look: Look) -> Iterator[str]:
+    """best/ holds the incumbent's train.py, weights and provenance; while another takes its place, either's."""
+    if not look.settled:  # the baseline's commit makes it
+        return
+    best, incumbent = look.folder / "best", look.settled[-1]
+    mend = "copy it from the incumbent's folder under experiments/"
+    try:
+        provenance = read_json(best / "provenance.json")
+        named, commit = provenance["experiment"], provenance["commit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        if len(look.candidates) > 1 and not best.exists():  # the old one is away, the new one not yet there
+            return
+        yield f"best/provenance.json cannot be read: the best is experiment {incumbent.number}; {mend}"
+        return
+    if named not in [e.number for e in look.candidates]:
+        yield f"best/provenance.json names experiment {named}, the journal's best is {incumbent.number}: {mend}"
+    elif named == incumbent.number and commit != incumbent.commit:
+        yield f"best/provenance.json names commit {commit}, the journal {incumbent.commit} for experiment {named}"
+    for name, sources in (("train.py", candidate_files(look)), ("weights.safetensors", candidate_weights(look))):
+        if sources and not any(same_file(best / name, path) for path in sources):
+            yield f"best/{name} is not that of experiment {incumbent.number}: {mend}"
+
+
+def candidate_files(look: Look) -> list[Path]:
+    return [look.train_py(experiment) for experiment in look.candidates]
+
+
+def candidate_weights(look: Look) -> list[Path]:
+    """The first weights of each; [] when some are gone, which is said elsewhere."""
+    found = []
+    for experiment in look.candidates:
+        first = next((run.number for run in experiment.attempt.runs if run.val_bpb is not None), 0)
+        found.append(look.attempt_folder(experiment) / "runs" / f"{first:02d}" / "weights.safetensors")
+    return found if all(path.exists() for path in found) else []
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both are there and alike: by size and for small ones byte for byte, since weights may be gigabytes."""
+    try:
+        if one.stat().st_size != other.stat().st_size:
+            return False
+        return one.stat().st_size > 2**22 or one.read_bytes() == other.read_bytes()
+    except OSError:
+        return False
+
+
+def left_behind(name: str) -> str:
+    return f"{name} was left behind by something that was killed: the same command removes it"
+
+
+def check_left_behind(look: Look) -> Iterator[str]:
+    """No half-written file, and no folder that something worked in, outlives its work. Looks only where nobody works."""
+    if look.busy:
+        return
+    if look.at_rest:
+        for name in set(names_in(look.folder)) & set(BETWEEN):
+            yield left_behind(name)
+    working = None if look.at_rest else f"{look.step.experiment:04d}"
+    for parent, folders, files in os.walk(look.folder):
+        place = Path(parent)
+        inside = place.relative_to(look.folder).parts
+        if working and (inside[:2] == ("experiments", working) or inside[:1] != ("experiments",)):
+            left = []  # the next start finishes it
+        elif working and look.step.kind == "audit":  # the incumbent's runs are measured with a candidate's
+            left = []
+        else:
+            scratch = [name for name in folders if len(inside) == 6 and name.startswith(SCRATCH)]
+            left = scratch + [name for name in files if name.startswith(".") and name.endswith(".tmp")]
+        for name in sorted(left):
+            yield left_behind(look.name(place / name))
+        folders[:] = [name for name in folders if name != "compile_cache" and not name.startswith(SCRATCH)]

@@ -1,0 +1,270 @@
+"""The checker: nothing to say at any moment of a run in order, and the right thing about each way to be out of order."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkout import git, make_repository
+from labs import incumbent_source, put_candidate, run_experiment
+from simulated_runs import Simulated
+
+from harness.lab import checking, loop
+from harness.lab.checking import check_run
+from harness.lab.journal import Journal
+from harness.lab.leftovers import MARK
+
+LAST = 13  # baseline, keeps 1 and 9, crashes, one refused, and 13 in quarantine
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A simulated run between two experiments, and its repository: made once, copied by each test."""
+    folder = tmp_path_factory.mktemp("simulated")
+    repository = folder / "checkout"
+    repository.mkdir()
+    (repository / "train_template.py").write_text("DEPTH = 1\n")
+    run = Simulated(folder / "results" / "t", make_repository(repository))
+    run.until("propose", LAST + 1)
+    decisions = [e.decided["decision"] for e in run.state.experiments]
+    assert (decisions.count("keep"), decisions[LAST]) == (2, "quarantine")
+    return folder
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def findings(copy: Path) -> list[str]:
+    return check_run(copy / "results" / "t", copy / "checkout")
+
+
+def rewrite(copy: Path, change) -> None:
+    """Change the journal's entries and number them anew."""
+    path = copy / "results" / "t" / "journal.jsonl"
+    entries = change([json.loads(line) for line in path.read_text().splitlines()])
+    path.write_text("".join(json.dumps(entry | {"seq": seq}) + "\n" for seq, entry in enumerate(entries)))
+
+
+def altered(event: str, experiment: int, **fields):
+    """A change of every such entry."""
+    hit = {"event": event, "experiment": experiment}
+    return lambda entries: [entry | (fields if hit.items() <= entry.items() else {}) for entry in entries]
+
+
+def without(event: str, experiment: int):
+    hit = {"event": event, "experiment": experiment}
+    return lambda entries: [entry for entry in entries if not hit.items() <= entry.items()]
+
+
+def twice(event: str, experiment: int):
+    hit = {"event": event, "experiment": experiment}
+    return lambda entries: [entry for each in entries for entry in [each] * (2 if hit.items() <= each.items() else 1)]
+
+
+def test_a_run_in_order_has_no_findings_with_and_without_history(copy, tmp_path):
+    assert findings(copy) == []
+    bare = Simulated(tmp_path / "bare" / "results" / "b").until("propose", 6)
+    assert check_run(bare.folder, copy / "checkout") == []
+    assert check_run(tmp_path / "nowhere") == [f"there is no run in {tmp_path / 'nowhere'}"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (without("checked", 3), "`run_started` of experiment 3, attempt 0, run 0 stands where `checked`"),
+        (without("decided", 4), "`committed` of experiment 4 stands where `decided`"),
+        (without("proposed", 6), "`checked` of experiment 6, attempt 0 stands where `proposed`"),
+        (twice("committed", 4), "`committed` of experiment 4 stands where `proposed` of experiment 5"),
+        (twice("decided", 4), "`decided` of experiment 4, attempt 0 stands where `committed` of experiment 4"),
+        (altered("run_started", 3, seed=1), "has seed 1, the rules ask for 3008"),
+        (altered("decided", 3, decision="keep"), "has decision keep, its runs give discard"),
+        (altered("scored", 9, val_bpb=1.5), "val_bpb 1.960561, its runs give 1.5"),
+        (lambda entries: [{k: v for k, v in e.items() if k != "status"} for e in entries], "has not the fields it needs"),
+    ],
+)  # fmt: skip
+def test_entries_that_no_step_asked_for_are_found(copy, change, words):
+    rewrite(copy, change)
+    assert any(words in finding for finding in findings(copy)), findings(copy)
+
+
+def test_what_rules_chose_is_not_judged_under_another_harness_but_the_order_is(copy):
+    rewrite(copy, altered("run_started", 3, seed=1))
+    path = copy / "results" / "t" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"harness_hash": "a" * 64}))
+    assert findings(copy) == []
+    rewrite(copy, without("checked", 3))
+    assert len(findings(copy)) == 1
+
+
+def damaged_line(run: Path) -> None:
+    path = run / "journal.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"event": "checked"', b'"event": "chec', 1))
+
+
+def write(name: str, text: str = "x", mode: str = "w"):
+    def change(run: Path) -> None:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        with (run / name).open(mode) as file:
+            file.write(text)
+
+    return change
+
+
+def remove(name: str):
+    return lambda run: shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+
+
+def replace(name: str, old: str, new: str):
+    def change(run: Path) -> None:
+        text = (run / name).read_text()
+        assert old in text
+        (run / name).write_text(text.replace(old, new))
+
+    return change
+
+
+def in_git(*arguments: str):
+    return lambda run: git(run.parents[1] / "checkout", *arguments)
+
+
+FIRST, BEST, LOST = (f"experiments/{number:04d}/attempts/00" for number in (0, 9, 3))
+WEIGHTS = "runs/00/weights.safetensors"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (damaged_line, ["journal.jsonl, line 3 is damaged"]),
+        (write("run.json", "{"), ["run.json is not valid JSON"]),
+        (remove("run.json"), ["no run in"]),
+        (replace("run.json", '"tag": "t"', '"tag": "u"'), ["run.json is of run u, the journal of run t"]),
+        (replace("results.tsv", "2.01", "1.01"), ["results.tsv, line 5, is not what the journal gives"]),
+        (write("results.tsv", "one more\n", "a"), ["results.tsv, line 16, is not"]),
+        (remove("results.tsv"), ["results.tsv is missing"]),
+        (in_git("update-ref", "-d", "refs/experiments/t/0003"), ["refs/experiments/t/0003 is at nowhere"]),
+        (in_git("update-ref", "refs/experiments/t/0003", "main"), ["refs/experiments/t/0003 is at"]),
+        (in_git("update-ref", "refs/experiments/t/0099", "main"), ["refs/experiments/t/0099 is there"]),
+        (in_git("update-ref", "refs/heads/autoresearch/t", "main"), ["the branch autoresearch/t is at"]),
+        (in_git("update-ref", "-d", "refs/heads/autoresearch/t"), ["the branch autoresearch/t is at nowhere"]),
+        (lambda run: shutil.rmtree(run.parents[1] / "checkout" / ".git"), ["the git history of run t cannot be read"]),
+        (write(f"{LOST}/train.py", "DEPTH = 8\n"), [f"{LOST}/train.py is not the train.py of commit"]),
+        (write(f"{BEST}/train.py", "DEPTH = 8\n"), ["is not the file that was proposed", "best/train.py", "of commit"]),
+        (remove(f"{LOST}/train.py"), [f"{LOST}/train.py cannot be read"]),
+        (write("best/train.py", "DEPTH = 8\n"), ["best/train.py is not that of experiment 9"]),
+        (write("best/weights.safetensors"), ["best/weights.safetensors is not that of experiment 9"]),
+        (remove("best/weights.safetensors"), ["best/weights.safetensors is not that of experiment 9"]),
+        (replace("best/provenance.json", '"experiment": 9', '"experiment": 1'), ["names experiment 1, the journal's best is 9"]),
+        (remove("best/provenance.json"), ["best/provenance.json cannot be read: the best is experiment 9"]),
+        (remove(f"{BEST}/{WEIGHTS}"), [f"the best has no {BEST}/{WEIGHTS}"]),
+        (remove(f"{FIRST}/runs/01/losses.npy"), [f"the baseline has no {FIRST}/runs/01/losses.npy"]),
+        (write(f"{LOST}/{WEIGHTS}"), [f"{LOST}/{WEIGHTS} should be gone, experiment 3 is decided"]),
+        (write("experiments/0099/x"), ["experiments/0099 is no experiment of the journal"]),
+        (write("experiments/0003/attempts/01/x"), ["experiments/0003/attempts/01 is no attempt"]),
+        (write(f"{LOST}/runs/01/x"), [f"{LOST}/runs/01 is no run"]),
+        (remove(f"{LOST}/runs/00"), [f"{LOST}/runs/00 has no result.json, run.log, events.jsonl, run.json"]),
+        (replace(f"{LOST}/runs/00/result.json", '"val_bpb": 2.01', '"val_bpb": 1.01'), ["result.json has val_bpb 1.01"]),
+        (write(f"{LOST}/runs/00/result.json", "{"), ["result.json cannot be read"]),
+        (remove("notebooks/0003.html"), ["notebooks/0003.html is missing"]),
+        (write("notebooks/0003.ipynb", '{"cells": ['), ["notebooks/0003.ipynb is cut short"]),
+        (write("night.log", "2026-11-23T22:00:00Z experiment 14: keep: better\n", "a"), []),  # not done yet
+        (lambda run: (write("night.log", "… experiment 3: discard: worse\n", "a")(run), remove("notebooks/0003.ipynb")(run)),
+         ["notebooks/0003.ipynb is missing"]),
+        (remove("notebooks/index.html"), ["notebooks/index.html does not list experiment"]),
+        (replace("notebooks/index.html", "<td class=\"\">0003</td>", "<td class=\"\">0099</td>"), ["list experiment 3", "lists experiment 99"]),
+        (replace("notebooks/index.html", ">kept</td>", ">discarded</td>"), ["index.html has discarded"]),
+        (write(f"{LOST}/runs/00/work/x"), [f"{LOST}/runs/00/work was left behind"]),
+        (write(f"{LOST}/runs/00/server_val_weights/x"), [f"{LOST}/runs/00/server_val_weights was left behind"]),
+        (write("best/.weights.safetensors.123-x.tmp"), ["best/.weights.safetensors.123-x.tmp was left behind"]),
+        (write("control/run.log"), ["control was left behind"]),
+    ],
+)  # fmt: skip
+def test_each_thing_out_of_order_is_said_once_and_nothing_else(copy, change, words):
+    change(copy / "results" / "t")
+    found = findings(copy)
+    assert all(any(word in finding for finding in found) for word in words), found
+    assert all(any(word in finding for word in words) for finding in found), found
+
+
+def test_a_cut_last_line_and_a_proposal_that_nobody_noted_are_no_findings(copy):
+    write("journal.jsonl", '{"seq": 99, "event": "prop', "a")(copy / "results" / "t")
+    write(f"experiments/{LAST + 1:04d}/attempts/00/train.py")(copy / "results" / "t")
+    assert findings(copy) == []
+
+
+def test_an_experiment_by_hand_after_a_night_needs_no_page(copy):
+    for name in ("0013.ipynb", "0013.html"):
+        remove(f"notebooks/{name}")(copy / "results" / "t")
+    assert findings(copy) == []
+
+
+def test_a_process_that_is_left_is_found_by_its_mark_and_by_where_it_works(copy):
+    work = copy / "results" / "t" / LOST / "runs" / "00" / "work"
+    for environment, folder in ((os.environ | {MARK: str(work)}, copy), (os.environ, work)):
+        work.mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", "input()"], env=environment, cwd=folder, stdin=subprocess.PIPE
+        )
+        try:
+            shutil.rmtree(work) if folder != work else None
+            assert any(f"process {process.pid} still works in t" in finding for finding in findings(copy))
+        finally:
+            process.kill()
+            process.communicate()
+    shutil.rmtree(work)
+    assert findings(copy) == []
+
+
+def test_nothing_is_found_before_and_after_any_entry_of_a_run(tmp_path, monkeypatch):
+    """A kill can come at any of these moments."""
+    repository = tmp_path / "checkout"
+    repository.mkdir()
+    (repository / "train_template.py").write_text("DEPTH = 1\n")
+    run = Simulated(tmp_path / "results" / "t", make_repository(repository))
+    monkeypatch.setattr(checking, "harness_hash", lambda package: run.settings.harness_hash)
+    append, looked = Journal.append, []
+
+    def look(moment: str) -> None:
+        looked.append(moment)
+        assert check_run(run.folder, repository) == [], moment
+
+    def watched(self, event, **fields):
+        look(f"before {event} of {fields.get('experiment')}")
+        entry = append(self, event, **fields)
+        look(f"after {event} of {fields.get('experiment')}")
+        return entry
+
+    monkeypatch.setattr(Journal, "append", watched)
+    run.until("propose", 2)
+    run.until("commit", 9)
+    run.make_commit()
+    look("the refs are there, best/ is not")
+    run.until("propose", 10)
+    assert len(looked) > 100
+
+
+@pytest.mark.slow
+def test_a_real_run_has_no_findings_at_any_entry(lab, monkeypatch):
+    append = Journal.append
+
+    def watched(self, event, **fields):
+        entry = append(self, event, **fields)
+        assert check_run(lab.folder, loop.REPOSITORY) == [], event
+        return entry
+
+    monkeypatch.setattr(Journal, "append", watched)
+    monkeypatch.setattr(checking, "harness_hash", lambda package: lab.settings.harness_hash)
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    run_experiment(lab)
+    lab.number = None
+    put_candidate(
+        lab, incumbent_source(lab).replace("model = build_model", "raise ValueError\n    model = build_model")
+    )
+    assert run_experiment(lab)["status"] == "crash"
+    lab.release()
+    assert check_run(lab.folder, loop.REPOSITORY) == []
