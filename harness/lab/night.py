@@ -114,11 +114,6 @@ def run_night(night: Night) -> int:
         except (LoopError, SettingsError) as error:
             terminal.say(f"cannot go on: {error}")
             return 3 if isinstance(error, GaveUp) else 1
-        except OSError as error:
-            if not disk_space.is_full(error):
-                raise
-            terminal.say(f"cannot go on: {disk_space.full_words(night.folder, error)}")
-            return 1
         finally:
             terminal.close()
 
@@ -176,10 +171,8 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     while not stopper.wanted() and not enough(night):
         number = next_step(night.entries()).experiment
         run_notebook(night, terminal, stopper, context, "03_agent_loop", f"{number:04d}", common)
-        pages.write_index(night.folder)
     terminal.say("4 of 4, analysis")
     run_notebook(night, terminal, stopper, context, "04_analysis", "04_analysis", common)
-    pages.write_index(night.folder)
     say_where(night, terminal, stopper.wanted())
     return 0
 
@@ -214,16 +207,24 @@ def run_notebook(
     paused, reached, pauses = 0.0, -1, 0
     while True:
         try:
-            return try_notebook(night, terminal, stopper, context, name, page, parameters)
+            try_notebook(night, terminal, stopper, context, name, page, parameters)
+            if night.entries():
+                pages.write_index(night.folder)
+            return
         except Paused as error:
-            if (made := progress_made(night.entries())) > reached:
-                paused, reached, pauses = 0.0, made, 0
-            if paused >= GIVE_UP_SECONDS:
-                raise GaveUp(f"paused for {paused / 3600:.0f} hours, and still: {error}") from error
-            paused += pause(night, terminal, stopper, PAUSES[min(pauses, len(PAUSES) - 1)], str(error))
-            pauses += 1
-            if stopper.wanted() or night.seconds_left() <= 0:
-                return None
+            why = str(error)
+        except OSError as error:
+            if not disk_space.is_full(error):
+                raise
+            why = disk_space.full_words(night.folder, error)
+        if (made := progress_made(night.entries())) > reached:
+            paused, reached, pauses = 0.0, made, 0
+        if paused >= GIVE_UP_SECONDS:
+            raise GaveUp(f"paused for {paused / 3600:.0f} hours, and still: {why}")
+        paused += pause(night, terminal, stopper, PAUSES[min(pauses, len(PAUSES) - 1)], why)
+        pauses += 1
+        if stopper.wanted() or night.seconds_left() <= 0:
+            return
 
 
 def pause(night: Night, terminal: Terminal, stopper: Stopper, seconds: float, why: str) -> float:
