@@ -19,7 +19,7 @@ IDLE_SECONDS = 120  # a gap this long that no run explains is waiting: a stopped
 
 @dataclass(frozen=True)
 class Record:
-    """One decided experiment. Scores in bits per byte, memory in GB, minutes since the journal was opened.
+    """One decided experiment. Scores in bits per byte, memory in GB, minutes since the journal was opened (never going back, as a clock may).
 
     outcome is one of OUTCOMES. running_best is the lowest val_bpb kept up to here. noise_of_gain is sigma times
     sqrt(1/n + 1/n of the incumbent): one standard deviation of the gain. seconds holds one figure per TIME_KINDS.
@@ -122,6 +122,7 @@ def _record(
     result, sigma, runs = outcome(entry), positive(entry.get("sigma")), int(entry.get("n_runs") or 0)
     rival = before.get(entry.get("incumbent"))
     last_best = next(reversed(before.values())).running_best if before else None
+    before_it = max((r.minutes for r in before.values() if r.minutes is not None), default=0.0)
     scores = [value for value in (last_best, score if result in KEPT else None) if value is not None]
     return Record(
         experiment=number,
@@ -146,7 +147,7 @@ def _record(
         attempt=entry.get("attempt"),
         incumbent=entry.get("incumbent"),
         cause=cause if result == "crashed" else "",
-        minutes=(time - start).total_seconds() / 60 if time and start else None,
+        minutes=max(before_it, (time - start).total_seconds() / 60) if time and start else None,
         running_best=min(scores, default=None),
         seconds=seconds,
     )
