@@ -88,6 +88,27 @@ def test_doubts_are_raised_when_there_is_reason():
     assert doubts_of(calm) == ""
 
 
+def test_what_the_machine_did_to_a_night_is_said():
+    entries = journals.make_journal(4, crash_rate=0.0)
+    trained = [entry for entry in entries if entry["event"] == "trained"]
+    trained[-1]["shared_with"] = ["/results/`other`"]
+    trained[-2]["status"] = "interrupted"
+    entries.append(
+        {
+            "seq": len(entries),
+            "time": entries[-1]["time"],
+            "event": "controlled",
+            "status": "crash",
+            "cause": "",
+            "suspects": [2, 3],
+            "suspected": "no kernel",
+        }
+    )
+    text = doubts_of(entries)
+    assert "1 training shared the device with `'other'`" in text and "1 training ended for reasons outside" in text
+    assert "Experiments 0002, 0003 failed alike (`no kernel`)" in text
+
+
 def test_untrusted_titles_stay_code():
     entries = journals.make_journal(12, crash_rate=0)
     for entry in entries:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from harness.lab.findings import candidates_of, latest_sigma, plural, quoted
 from harness.lab.records import Record, baseline_of, best_of, finite, in_flight, positive
+from harness.lab.results import NO_ROW_STATUSES
 
 MANY_EPOCHS = 4  # beyond about this many passes over one corpus, validation stops ranking settings as fresh data would
 SPEED_DRIFT = 0.1  # relative difference in tokens per second between trainings of one file
@@ -59,6 +60,7 @@ def _doubts_of_runs(entries: Sequence[dict], records: Sequence[Record]) -> list[
     crashed = sum(record.outcome == "crashed" for record in tried)
     if tried and crashed / len(tried) > MANY_CRASHES:
         found.append(f"{crashed} of {len(tried)} tries crashed: look at the failures before the next night.")
+    found += _doubts_of_the_machine(entries)
     quarantined = sum(record.outcome == "quarantined" for record in tried)
     if quarantined:
         found.append(
@@ -83,3 +85,25 @@ def _speed_drift(entries: Sequence[dict]) -> float:
         if entry.get("event") == "trained" and entry.get("status") == "ok" and speed:
             speeds.setdefault((entry.get("experiment"), entry.get("attempt")), []).append(speed)
     return max((max(group) / min(group) - 1 for group in speeds.values()), default=0.0)
+
+
+def _doubts_of_the_machine(entries: Sequence[dict]) -> list[str]:
+    """What happened to trainings that was not the ideas' doing."""
+    trained, found = [entry for entry in entries if entry.get("event") == "trained"], []
+    shared = sum(bool(entry.get("shared_with")) for entry in trained)
+    if shared:
+        others = {name.rpartition("/")[2] for entry in trained for name in entry.get("shared_with") or []}
+        named = ", ".join(quoted(name) for name in sorted(others))
+        found.append(
+            f"{plural(shared, 'training')} shared the device with {named}: it had less than its budget's worth."
+        )
+    repeated = sum(entry.get("status") in NO_ROW_STATUSES for entry in trained)
+    if repeated:
+        found.append(f"{plural(repeated, 'training')} ended for reasons outside of train.py, and had to be repeated.")
+    for entry in entries:
+        if entry.get("event") == "controlled" and entry.get("status") != "ok":
+            numbers = ", ".join(f"{number:04d}" for number in entry.get("suspects") or [])
+            found.append(
+                f"Experiments {numbers} failed alike ({quoted(entry.get('suspected'))}), and then the best file did, too: the machine's fault. Try them again."
+            )
+    return list(dict.fromkeys(found))
