@@ -186,7 +186,8 @@ class Run:
     @property
     def excused(self) -> bool:
         """Ended for a reason that the harness itself saw, and that lies outside of train.py."""
-        return self.status in NOT_HELD_AGAINST and (self.trained or {}).get("sure", True)
+        ends = (entry for entry in (self.audited, self.scored, self.trained) if entry and entry["status"] != "ok")
+        return self.status in NOT_HELD_AGAINST and next(ends).get("sure", True)
 
     @property
     def val_bpb(self) -> float | None:

@@ -96,7 +96,7 @@ class Measurement:
         try:
             yield
         except ScoreError as error:
-            fields |= {"status": error.status, "cause": error.cause}
+            fields |= {"status": error.status, "cause": error.cause, "sure": error.sure}
         if changed := self.integrity.changed():
             cause = f"{', '.join(changed)} changed while this run was trained or scored: its score is not believed"
             fields |= {"status": "cheating", "cause": cause, "val_bpb": None}

@@ -34,12 +34,14 @@ WAIT_SECONDS = 5.0  # for what was killed to end
 
 
 class ScoreError(RuntimeError):
-    """A score could not be measured; `status` is the run's: crash, nan, oom, timeout, cheating or infrastructure."""
+    """A score could not be measured; `status` is the run's: crash, nan, oom, timeout, cheating or infrastructure.
 
-    def __init__(self, status: str, cause: str) -> None:
+    sure: False for an end that a candidate may have brought about itself, and that is not held against it at once.
+    """
+
+    def __init__(self, status: str, cause: str, sure: bool = True) -> None:
         super().__init__(cause)
-        self.status = status
-        self.cause = cause
+        self.status, self.cause, self.sure = status, cause, sure
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class ModelServer:
             status = None
         killed = status in (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second: as a wall's own process reports it
         if killed and memory_was_there(self._memory_kills):
-            return ScoreError("infrastructure", f"the model server was {KILLED_FROM_OUTSIDE}")
+            return ScoreError("infrastructure", f"the model server was {KILLED_FROM_OUTSIDE}", sure=False)
         cause = last_line(self.log_path) or f"model server ended with status {status} and no message"
         return ScoreError("oom" if killed or "out of memory" in cause.lower() else "crash", cause)
 
