@@ -21,6 +21,7 @@ from pathlib import Path
 from checkout import copy_checkout, environment, git
 
 from harness.data.files import write_json_atomic
+from harness.lab.checking import check_run
 from harness.lab.journal import JournalReader, State, fold, read_journal
 from harness.lab.leftovers import MARK
 from harness.lab.results import read_results
@@ -353,16 +354,7 @@ def disagreements(night: SmallNight, experiments: int) -> list[str]:
     refs = git(night.checkout, "for-each-ref", "--format=%(refname:lstrip=3)", f"refs/experiments/{night.tag}").split()
     if refs != [f"{number:04d}" for number in range(experiments + 1)]:
         found.append(f"git has refs of experiments {' '.join(refs)}")
-    return found + checked(night.folder)
-
-
-def checked(folder: Path) -> list[str]:
-    """What `overnight.py --check` would say."""
-    try:
-        from harness.lab.checking import check_run
-    except ImportError:
-        return []
-    return check_run(folder)
+    return found + check_run(night.folder)
 
 
 def cost(night: SmallNight, experiment: int) -> str:
