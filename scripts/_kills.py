@@ -33,7 +33,7 @@ DEAD_SECONDS = 60.0  # for all processes of a night whose driver died to be gone
 NIGHT_SECONDS = 420.0  # for one experiment and what surrounds it, on a busy machine
 STEP_CLOCK = "clock_step_seconds=0.5 budget_seconds=20"  # 40 steps a training, however long they take
 
-VICTIMS = ("driver", "papermill", "forkserver", "kernel", "trainer", "server A", "server B")
+VICTIMS = ("driver", "papermill", "forkserver", "kernel", "proposer", "trainer", "server A", "server B")
 RUNS_THROUGHOUT = ("driver", "papermill", "forkserver", "kernel")
 REACH = re.compile(r"return [\d.]+ \* torch\.tanh\(logits / [\d.]+\)")
 TEMPLATE_END = "return LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP) if LOGIT_SOFTCAP else logits"
@@ -73,7 +73,7 @@ MOMENTS = (
     Moment("scored", "scored", (*RUNS_THROUGHOUT, "server A", "server B")),  # a close audit goes on, before a keep
     Moment("audited", "audited"),
     Moment("decided", "decided"),
-    Moment("committed", "committed"),
+    Moment("committed", "committed", (*RUNS_THROUGHOUT, "proposer")),  # of the next idea
 )
 BY_NAME = {moment.name: moment for moment in MOMENTS}
 KEEPS_ONLY = {("scored", "server A"), ("scored", "server B")} | {("audited", victim) for victim in VICTIMS}
@@ -155,6 +155,8 @@ def find_roles(driver: int) -> dict[str, int]:
             roles["trainer"] = pid
         elif "harness.scoring.server" in words:
             roles["server B" if mark_of(pid).endswith("server_audit") else "server A"] = pid
+        elif "harness.search.propose" in words:
+            roles["proposer"] = pid
     return {role: pid for role, pid in roles.items() if alive(pid)}
 
 
