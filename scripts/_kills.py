@@ -21,6 +21,7 @@ from pathlib import Path
 from checkout import copy_checkout, environment, git
 
 from harness.data.files import write_json_atomic
+from harness.lab.checking import check_run
 from harness.lab.journal import JournalReader, State, fold, read_journal
 from harness.lab.leftovers import MARK
 from harness.lab.results import read_results
@@ -32,7 +33,7 @@ DEAD_SECONDS = 60.0  # for all processes of a night whose driver died to be gone
 NIGHT_SECONDS = 420.0  # for one experiment and what surrounds it, on a busy machine
 STEP_CLOCK = "clock_step_seconds=0.5 budget_seconds=20"  # 40 steps a training, however long they take
 
-VICTIMS = ("driver", "papermill", "forkserver", "kernel", "trainer", "server A", "server B")
+VICTIMS = ("driver", "papermill", "forkserver", "kernel", "proposer", "trainer", "server A", "server B")
 RUNS_THROUGHOUT = ("driver", "papermill", "forkserver", "kernel")
 REACH = re.compile(r"return [\d.]+ \* torch\.tanh\(logits / [\d.]+\)")
 TEMPLATE_END = "return LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP) if LOGIT_SOFTCAP else logits"
@@ -72,7 +73,7 @@ MOMENTS = (
     Moment("scored", "scored", (*RUNS_THROUGHOUT, "server A", "server B")),  # a close audit goes on, before a keep
     Moment("audited", "audited"),
     Moment("decided", "decided"),
-    Moment("committed", "committed"),
+    Moment("committed", "committed", (*RUNS_THROUGHOUT, "proposer")),  # of the next idea
 )
 BY_NAME = {moment.name: moment for moment in MOMENTS}
 KEEPS_ONLY = {("scored", "server A"), ("scored", "server B")} | {("audited", victim) for victim in VICTIMS}
@@ -154,6 +155,8 @@ def find_roles(driver: int) -> dict[str, int]:
             roles["trainer"] = pid
         elif "harness.scoring.server" in words:
             roles["server B" if mark_of(pid).endswith("server_audit") else "server A"] = pid
+        elif "harness.search.propose" in words:
+            roles["proposer"] = pid
     return {role: pid for role, pid in roles.items() if alive(pid)}
 
 
@@ -306,11 +309,9 @@ class SmallNight:
         return any(entry["event"] == ends and entry["experiment"] == experiment for entry in entries)
 
     def plant(self, experiment: int, reach: float) -> None:
-        """Leave a finished proposal that will be kept: the incumbent's file with logits that reach further. No driver may run."""
-        state = self.state()
-        incumbent = state.incumbent
-        attempt = f"experiments/{incumbent.number:04d}/attempts/{len(incumbent.attempts) - 1:02d}/train.py"
-        source = REACH.sub(f"return {reach} * torch.tanh(logits / {reach})", (self.folder / attempt).read_text())
+        """Leave a finished proposal that is better than what reaches less far: the baseline's file with logits that reach further."""
+        baseline = (self.folder / "experiments/0000/attempts/00/train.py").read_text()
+        source = REACH.sub(f"return {reach} * torch.tanh(logits / {reach})", baseline)
         folder = self.folder / f"experiments/{experiment:04d}/attempts/00"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "train.py").write_text(source)
@@ -336,7 +337,15 @@ def make_checkout(folder: Path, short_reach: bool = False) -> Path:
 def findings(night: SmallNight, experiments: int) -> list[str]:
     """What does not agree in a run at rest that should have so many experiments: [] when all is well."""
     found = [f"process {pid} is left: {' '.join(words_of(pid))[:120]}" for pid in night.wait_until_gone()]
-    entries = read_journal(night.folder / "journal.jsonl")
+    left = [path for name in ("work", "server_*", "*.tmp") for path in (night.folder / "experiments").rglob(name)]
+    found += [f"{path.relative_to(night.folder)} is left" for path in left]
+    return found + disagreements(night, experiments)
+
+
+def disagreements(night: SmallNight, experiments: int) -> list[str]:
+    """What does not agree in a run, at rest or in the middle of its next experiment, in which so many are finished."""
+    found = []
+    entries = [entry for entry in read_journal(night.folder / "journal.jsonl") if entry.get("experiment", 0) <= experiments]
     for event in ("proposed", "decided", "committed"):
         numbers = [entry["experiment"] for entry in entries if entry["event"] == event]
         if numbers != list(range(experiments + 1)):
@@ -347,18 +356,7 @@ def findings(night: SmallNight, experiments: int) -> list[str]:
     refs = git(night.checkout, "for-each-ref", "--format=%(refname:lstrip=3)", f"refs/experiments/{night.tag}").split()
     if refs != [f"{number:04d}" for number in range(experiments + 1)]:
         found.append(f"git has refs of experiments {' '.join(refs)}")
-    left = [path for name in ("work", "server_*", "*.tmp") for path in (night.folder / "experiments").rglob(name)]
-    found += [f"{path.relative_to(night.folder)} is left" for path in left]
-    return found + checked(night.folder)
-
-
-def checked(folder: Path) -> list[str]:
-    """What `overnight.py --check` would say."""
-    try:
-        from harness.lab.checking import check_run
-    except ImportError:
-        return []
-    return check_run(folder)
+    return found + check_run(night.folder)
 
 
 def cost(night: SmallNight, experiment: int) -> str:
@@ -400,6 +398,31 @@ def kill_once(night: SmallNight, moment: Moment, victim: str, experiment: int, e
     if status != 0:
         wrong.append(f"started again, the night ended with {status}: {night.last_words()}")
     wrong += findings(night, experiments)
+    return Cell(moment.name, victim, killed, cost(night, experiment), tuple(wrong), round(time.monotonic() - began, 1))
+
+
+def kill_in_passing(night: SmallNight, moment: Moment, victim: str, experiment: int, experiments: int) -> Cell:
+    """Kill the victim at the moment in an experiment of a long night, and look at the run once the next experiment has begun."""
+    began, wrong = time.monotonic(), []
+    killed = night.strike(moment, victim, experiment) is not None
+    if victim == "driver" and killed:
+        night.process.wait()
+        wrong += [f"process {pid} outlived the driver" for pid in night.wait_until_gone()]
+        night.start(experiments)
+    until = time.monotonic() + NIGHT_SECONDS
+    while not any(entry["event"] == "proposed" and entry["experiment"] > experiment for entry in night.entries()):
+        if (status := night.process.poll()) is not None or time.monotonic() > until:
+            wrong.append(f"the night {'stood still' if status is None else f'ended with {status}'}: {night.last_words()}")
+            night.end()
+            if len(wrong) > 2:
+                break
+            night.start(experiments)
+            until = time.monotonic() + NIGHT_SECONDS
+        time.sleep(10 * LOOK_SECONDS)
+    with contextlib.ExitStack() as still:
+        for role in RUNS_THROUGHOUT:
+            still.enter_context(stopped(night.roles(fresh=True).get(role)))
+        wrong += disagreements(night, experiment)
     return Cell(moment.name, victim, killed, cost(night, experiment), tuple(wrong), round(time.monotonic() - began, 1))
 
 

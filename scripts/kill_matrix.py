@@ -34,11 +34,14 @@ from _kills import (  # noqa: E402
     MOMENTS,
     NIGHT_SECONDS,
     RUNS_THROUGHOUT,
+    STEP_CLOCK,
     VICTIMS,
     Blow,
     Cell,
     Moment,
     SmallNight,
+    findings,
+    kill_in_passing,
     kill_once,
     make_checkout,
     run_through,
@@ -48,7 +51,8 @@ from _kills import (  # noqa: E402
 from harness.lab.wall import find_wall  # noqa: E402
 
 PARTS = {"matrix": "## States x victims", "random": "## Killed at random", "others": "## Other ways to die", "demo": "## A real demo"}
-FIRST_REACH, REACH_STEP = 1.2, 0.15  # how far the logits of planted ideas reach: each further than the last
+BETTER_IDEAS = ("scored", "audited", "decided", "committed")  # these moments are met with an idea that is audited closely, since it may be kept
+REACH_STEP = 1.08  # how much further the logits of each such idea reach than those of the last
 
 
 def say(text: str) -> None:
@@ -76,17 +80,31 @@ def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, c
     for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].event == "opened"):
         night = SmallNight(checkout, cache, f"opened{number}")
         note(kill_once(night, moment, victim, 0, 1))
-    night, experiment = SmallNight(checkout, cache), 0
-    night.start(1)
-    if night.wait() != 0:
-        raise SystemExit(f"the night without kills failed: {night.last_words()}; see {night.log}")
-    experiment = 1
-    for moment, victim in (cell for cell in cells if cell[0].event != "opened"):
-        experiment += 1
-        if (moment.name, victim) in KEEPS_ONLY or (experiment % 3 == 0):
-            night.plant(experiment, round(FIRST_REACH + REACH_STEP * experiment, 2))
-        note(kill_once(night, moment, victim, experiment, experiment))
+    cells = [cell for cell in cells if cell[0].event != "opened"]
+    if not cells:
+        return results
+    night = SmallNight(checkout, cache, wishes=f"{STEP_CLOCK} baseline_seeds=3")
+    run_to_end(night, 1)
+    reach = 1.0
+    for experiment, (moment, _) in enumerate(cells, start=2):
+        if moment.event in BETTER_IDEAS:
+            reach *= REACH_STEP
+            night.plant(experiment, round(reach, 3))
+    experiments = len(cells) + 2  # one more than is killed, so that each is looked at in the same way
+    night.start(experiments)
+    for experiment, (moment, victim) in enumerate(cells, start=2):
+        note(kill_in_passing(night, moment, victim, experiment, experiments))
+    status, wrong = night.wait(), findings(night, experiments)
+    if status != 0 or wrong:
+        raise SystemExit(f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see {night.log}")
     return results
+
+
+def run_to_end(night: SmallNight, experiments: int) -> None:
+    """A night that nobody kills."""
+    night.start(experiments)
+    if night.wait(NIGHT_SECONDS * experiments) != 0:
+        raise SystemExit(f"the night without kills failed: {night.last_words()}; see {night.log}")
 
 
 def matrix_section(cells: Sequence[Cell]) -> str:
@@ -132,9 +150,7 @@ def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) 
 def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path, victims: Sequence[str] = VICTIMS) -> tuple[str, bool]:
     """A night left alone and one killed at random; return the section and whether their journals say the same."""
     alone = SmallNight(make_checkout(work / "alone"), cache)
-    alone.start(experiments)
-    if alone.wait(NIGHT_SECONDS * experiments) != 0:
-        raise SystemExit(f"the night without kills failed: {alone.last_words()}; see {alone.log}")
+    run_to_end(alone, experiments)
     killed = SmallNight(make_checkout(work / "killed"), cache)
     blows = draw_blows(kills, experiments, seed, victims)
     wrong = run_through(killed, experiments, blows, say)
@@ -177,9 +193,7 @@ def run_demo(kills: int, seed: int, work: Path, cache: Path) -> tuple[str, bool]
 def run_others(names: Iterable[str], work: Path, cache: Path) -> tuple[str, bool]:
     rows, good = [], True
     night = SmallNight(make_checkout(work / "others"), cache)
-    night.start(1)
-    if night.wait() != 0:
-        raise SystemExit(f"the night without faults failed: {night.last_words()}; see {night.log}")
+    run_to_end(night, 1)
     for experiment, name in enumerate(names, start=2):
         found = meet(name, night, experiment)
         good = good and not found.wrong

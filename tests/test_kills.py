@@ -58,6 +58,7 @@ def test_the_step_clock_is_a_size_of_the_profile_and_the_real_clock_unless_asked
 SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in the order in which the moments come
     ("opened", "driver", 0),
     ("proposed", "papermill", 1),
+    ("run started, training", "trainer", 1),
     ("run started, training", "server A", 1),
     ("trained, being scored", "kernel", 1),
     ("run started, starting up", "forkserver", 2),

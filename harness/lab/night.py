@@ -30,7 +30,12 @@ LOOK_SECONDS = 0.5
 TRIES = 3  # executions of a notebook that end without the journal getting anywhere
 PAUSES = (60.0, 120.0, 300.0, 900.0)  # seconds before a paused night looks again: the first time, the second, ...
 GIVE_UP_SECONDS = 6 * 3600.0  # paused in a row
-DIED = ("DeadProcess", "DeadKernelError", "Hung")  # ends of a notebook that a machine short of memory brings about
+DIED = (
+    "DeadProcess",
+    "DeadKernelError",
+    "Hung",
+    "ProposerGone",
+)  # ends of a notebook that a machine short of memory brings about
 FINAL_ERRORS = (
     "LoopError",
     "SettingsError",

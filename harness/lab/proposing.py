@@ -27,8 +27,8 @@ class ProposalError(RuntimeError):
     """The proposer made no proposal; the message says why. Nothing is lost: the same command continues."""
 
 
-class ProposerTimeout(RuntimeError):
-    """The proposer hung; asking again may help."""
+class ProposerGone(RuntimeError):
+    """The proposer hung or was killed; asking again may help."""
 
 
 def read_proposal(folder: Path) -> dict | None:
@@ -60,7 +60,7 @@ def propose_baseline(folder: Path, template: str, settings: Settings) -> dict:
 
 
 def run_proposer(folder: Path, request: dict) -> dict:
-    """Run the propose process, the only place where a proposer's code or key may be. Raises ProposalError or ProposerTimeout."""
+    """Run the propose process, the only place where a proposer's code or key may be. Raises ProposalError or ProposerGone."""
     write_json_atomic(folder / "request.json", request)
     command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json")]
     environment = child_environment()
@@ -69,9 +69,11 @@ def run_proposer(folder: Path, request: dict) -> dict:
             command, env=environment, capture_output=True, text=True, timeout=PROPOSE_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ProposerTimeout(
+        raise ProposerGone(
             f"the proposer gave no answer within {PROPOSE_SECONDS} s; run the same command again to continue"
         ) from None
+    if done.returncode < 0:
+        raise ProposerGone(f"the proposer was ended by signal {-done.returncode}; run the same command again to continue")
     proposal = read_proposal(folder)
     if done.returncode or proposal is None:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
