@@ -12,7 +12,7 @@ from checkout import git, make_repository
 from labs import incumbent_source, put_candidate, run_experiment
 from simulated_runs import Simulated
 
-from harness.lab import checking, loop
+from harness.lab import checking, loop, pages
 from harness.lab.checking import check_run
 from harness.lab.journal import Journal
 from harness.lab.leftovers import MARK
@@ -195,6 +195,14 @@ def test_a_cut_last_line_and_a_proposal_that_nobody_noted_are_no_findings(copy):
     write("journal.jsonl", '{"seq": 99, "event": "prop', "a")(copy / "results" / "t")
     write(f"experiments/{LAST + 1:04d}/attempts/00/train.py")(copy / "results" / "t")
     assert findings(copy) == []
+
+
+def test_a_page_whose_making_was_cut_off_is_made_up_for(copy):
+    run = copy / "results" / "t"
+    remove("notebooks/0013.html")(run)
+    assert "notebooks/0013.html is missing: the same command writes it again" in findings(copy)
+    pages.write_index(run)
+    assert findings(copy) == [] and "this notebook" in (run / "notebooks" / "0013.html").read_text()
 
 
 def test_an_experiment_by_hand_after_a_night_needs_no_page(copy):
