@@ -164,7 +164,7 @@ def test_a_second_driver_is_refused_and_stop_from_another_terminal_works(begun, 
     night = start("--experiments", "5")
     wait_for(run, "run_started", 1, night)
     second = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "5")
-    assert second.returncode == 1 and f"process {night.pid}" in second.stderr and "in use by" in second.stderr
+    assert second.returncode == 4 and f"process {night.pid}" in second.stderr and "in use by" in second.stderr
     assert "a night is running" in overnight(checkout, cache, "--status", "--tag", "t").stdout
     stop = overnight(checkout, cache, "--stop", "--tag", "t")
     assert "stops after the experiment in flight" in stop.stdout

@@ -8,6 +8,7 @@ from checkout import git
 from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
 
 from harness.lab import history, loop, measuring, night, quarantine, rulings, watching
+from harness.lab.checking import check_run
 from harness.lab.journal import Journal
 from harness.lab.loop import Lab
 from harness.lab.records import records_from_journal
@@ -38,6 +39,8 @@ def made(baseline, tmp_path_factory):
 def quarantined(made, tmp_path):
     with copy_of(made, tmp_path) as lab:
         yield lab
+        lab.release()
+        assert check_run(lab.folder, loop.REPOSITORY) == []
 
 
 def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
@@ -125,6 +128,7 @@ def test_a_kill_in_the_middle_is_made_up_for(quarantined, monkeypatch, moment):
     with monkeypatch.context() as patch, pytest.raises(Kill):
         patch.setattr(Journal, "append", killed)
         night.rule(lab.folder, 1, accept=True)
+    assert check_run(lab.folder, loop.REPOSITORY) == []
     with Lab(lab.folder) as again:
         events = [entry["event"] for entry in again.journal.entries]
         commit = again.state.incumbent.commit

@@ -133,8 +133,8 @@ def drop_old_pages(folder: Path, most_bytes: int = PAGES_BYTES) -> list[str]:
     too_much = sum(sizes.values()) - most_bytes
     removed = []
     for page in sorted(filter(is_old_page, sizes), key=lambda page: (".cut" not in page.name, page.name)):
-        if too_much <= 0:
-            break
+        if too_much <= 0 and page.stem != Path(removed[-1] if removed else "").stem:
+            break  # a notebook goes with its page
         page.unlink(missing_ok=True)
         too_much -= sizes[page]
         removed.append(page.name)

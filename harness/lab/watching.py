@@ -29,6 +29,7 @@ from harness.lab.status import status_text
 
 SLOW_SECONDS = 30.0  # a heartbeat older than this: the driver writes one every five seconds
 OTHERS_SECONDS = 15.0  # who took a run up so long after the last heartbeat was not started by that night
+CONTINUES = "the same command continues"
 RECENT = 5  # experiments, for the drift and the list
 
 KEYS = {  # of `--status --json`: name and meaning. Numbers are null where there are none
@@ -108,17 +109,25 @@ def life_of(folder: Path, step: Step) -> Life:
     ended = heartbeat is not None and heartbeat["stage"].startswith("ended: ")
     if is_held(folder, "experiment") and (heartbeat is None or ended or taken_up_since(folder, heartbeat)):
         pid = note_of(folder, "experiment").get("pid")
-        return Life("by hand", f"a notebook works on it, process {pid}", heartbeat=heartbeat)
-    between = step.kind in ("open", "propose")
+        return Life("by hand", f"no night is running; a notebook works on it, process {pid}", heartbeat=heartbeat)
     if heartbeat is None:
-        why = "nobody works on it" if between else f"nobody works on experiment {step.experiment}, which is unfinished"
-        return Life("idle", f"no night is running: {why}")
+        why = "" if step.kind in ("open", "propose") else f", and experiment {step.experiment} is unfinished"
+        return Life("idle", f"no night is running{why}")
+    last = note_of(folder, "night").get("pid", heartbeat["pid"])
+    if last != heartbeat["pid"]:
+        return Life(
+            "died",
+            f"no night is running: its driver, process {last}, died as it started; {CONTINUES}",
+            heartbeat=heartbeat,
+        )
     if not ended:
-        words = f"no night is running: its driver, process {heartbeat['pid']}, died (last seen at: {heartbeat['stage']}); the same command continues"
+        words = (
+            f"no night is running: its driver, process {last}, died (last seen at: {heartbeat['stage']}); {CONTINUES}"
+        )
         return Life("died", words, heartbeat=heartbeat)
-    code, words = heartbeat.get("exit_code"), heartbeat["stage"].removeprefix("ended: ")
+    words = heartbeat["stage"].removeprefix("ended: ")
     state = "finished" if words.startswith("done") else "stopped"
-    return Life(state, f"no night is running: {words}", exit_code=code, heartbeat=heartbeat)
+    return Life(state, f"no night is running: {words}", exit_code=heartbeat.get("exit_code"), heartbeat=heartbeat)
 
 
 def living(folder: Path, heartbeat: dict | None) -> Life:

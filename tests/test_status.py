@@ -1,0 +1,223 @@
+"""A run seen from outside, with real processes that hold its lock, stop, die and end: what --status and --status --json say of it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from checkout import ROOT, copy_checkout, environment
+from simulated_runs import Simulated
+
+from harness.__main__ import main
+from harness.lab import heartbeat, watching
+from harness.lab.heartbeat import age_seconds, beat, read_heartbeat, writer
+from harness.lab.journal import read_journal
+
+DRIVER = """
+import os, sys
+from pathlib import Path
+from harness.lab import heartbeat
+from harness.lab.locks import hold
+folder = Path(sys.argv[1])
+with hold(folder, sys.argv[2], "a night", ""):
+    for line in sys.stdin:
+        word, _, rest = line.strip().partition(" ")
+        if word == "beat":
+            heartbeat.write(folder, rest, {"command": "the same command", "still_seconds": 4.0, "limit_seconds": 60.0})
+        if word == "slow":
+            heartbeat.write(folder, "training", {"still_seconds": 61.0, "limit_seconds": 60.0})
+        if word == "end":
+            heartbeat.end(folder, 0, rest)
+            break
+        print("did", flush=True)
+"""
+
+
+class Driver:
+    """A process that holds a run's lock and does what it is told."""
+
+    def __init__(self, folder: Path, lock: str = "night") -> None:
+        command = [sys.executable, "-c", DRIVER, str(folder), lock]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.tell("look")
+
+    def tell(self, words: str) -> None:
+        self.process.stdin.write(words + "\n")
+        self.process.stdin.flush()
+        self.process.stdout.readline()
+
+    def end(self, words: str = "") -> None:
+        self.tell(f"end {words}") if words else self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Simulated(tmp_path_factory.mktemp("simulated") / "results" / "t").until("close", 6)
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    return shutil.copytree(made.folder, tmp_path / "results" / "t")
+
+
+@pytest.fixture
+def driver(folder):
+    driver = Driver(folder)
+    yield driver
+    driver.process.kill()
+    driver.process.communicate()
+
+
+def state(folder: Path) -> str:
+    return watching.look_at(folder)["state"]
+
+
+def wait_until_stopped(pid: int) -> None:
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        pass
+
+
+def test_the_states_of_a_driver_that_lives(folder, driver):
+    assert state(folder) == "running"  # it has just started
+    driver.tell("beat training")
+    found = watching.look_at(folder)
+    assert (found["state"], found["pid"], found["stage_limit_seconds"]) == ("running", driver.process.pid, 60.0)
+    assert found["stage_seconds"] >= 4 and found["next_command"].endswith("--tag t --stop")
+    driver.tell("slow")
+    assert state(folder) == "slow"
+    driver.tell("beat paused: the disk is full")
+    assert state(folder) == "paused" and "paused: the disk is full" in watching.screen(folder)
+
+
+def test_stopped_is_slow_and_killed_is_dead_at_once(folder, driver):
+    driver.tell("beat training")
+    driver.process.send_signal(signal.SIGSTOP)
+    wait_until_stopped(driver.process.pid)
+    assert state(folder) == "slow" and f"kill -CONT {driver.process.pid}" in watching.screen(folder)
+    driver.process.send_signal(signal.SIGCONT)
+    driver.tell("beat training")
+    assert state(folder) == "running"
+    driver.end()
+    found = watching.look_at(folder)
+    assert (found["state"], found["pid"], found["next_command"]) == ("died", None, "the same command")
+    assert "died (last seen at: training); the same command continues" in watching.screen(folder)
+
+
+@pytest.mark.parametrize("words, expected", [("done", "finished"), ("stopped as asked", "stopped")])
+def test_a_driver_that_ended_by_itself_did_not_die(folder, driver, words, expected):
+    driver.tell("beat training")
+    driver.end(words)
+    found = watching.look_at(folder)
+    assert (found["state"], found["exit_code"]) == (expected, 0) and words in found["why"]
+
+
+def test_the_next_driver_that_dies_before_its_first_heartbeat_is_told_from_the_one_before(folder, driver):
+    driver.tell("beat training")
+    driver.end("done")
+    Driver(folder).end()
+    assert state(folder) == "died" and "died as it started" in watching.screen(folder)
+
+
+def test_an_old_heartbeat_is_slow_and_one_of_another_process_or_start_is_nobody_s(folder, driver, monkeypatch):
+    driver.tell("beat training")
+    found = read_heartbeat(folder)
+    assert writer(found).pid == driver.process.pid and 0 <= age_seconds(found) < 30
+    assert writer(found | {"create_time": found["create_time"] - 60}) is None  # the number was given to another process
+    assert writer(found | {"boot_id": "another"}) is None and age_seconds(found | {"boot_id": "another"}) is None
+    monkeypatch.setattr(heartbeat, "wall_seconds", lambda: found["boot_seconds"] + 31)
+    assert state(folder) == "slow" and "no sign of life for 31 s" in watching.screen(folder)
+
+
+def test_a_notebook_by_hand_is_no_night(folder):
+    by_hand = Driver(folder, "experiment")
+    try:
+        assert state(folder) == "by hand"
+    finally:
+        by_hand.end()
+    assert state(folder) == "idle" and "experiment 6 is unfinished" in watching.screen(folder)
+
+
+def test_a_heartbeat_is_written_every_five_seconds_at_most_and_never_ends_a_night(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
+    stages = []
+    for seconds in (0.0, 4.9, 0.2, 5.0):
+        clock[0] += seconds
+        beat(tmp_path, f"at {clock[0]:.1f}", seen=1)
+        stages.append(read_heartbeat(tmp_path)["stage"])
+    assert stages == ["at 100.0", "at 100.0", "at 105.1", "at 110.1"]
+    clock[0] += 10
+    beat(tmp_path / "nowhere", "as on a full disk")
+    assert read_heartbeat(tmp_path / "nowhere") is None and os.listdir(tmp_path) == ["heartbeat.json"]
+
+
+def test_the_object_for_scripts_has_the_documented_keys_at_every_moment(tmp_path, capsys):
+    run, seen = Simulated(tmp_path / "results" / "t"), set()
+    for number in range(4):
+        for kind in ("propose", "check", "close", "score", "commit"):
+            if number or kind != "propose":
+                run.until(kind, number) if kind != "score" or number != 2 else None
+            found = watching.look_at(run.folder)
+            seen.add(found["stage"])
+            assert list(found) == list(watching.KEYS) and json.loads(json.dumps(found, allow_nan=False)) == found
+            screen = watching.screen(run.folder).splitlines()
+            assert len(screen) <= 22 and max(map(len, screen)) <= 160
+    assert seen == {"preparing", "proposing", "checking", "starting", "scoring", "committing"}
+    assert main(["overnight", "--status", "--json", "--tag", "t", "--results", str(tmp_path / "results")]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(watching.KEYS)
+
+
+def test_figures_are_those_of_the_journal(folder, made):
+    found = watching.look_at(folder)
+    assert (found["experiment"], found["title"], found["stage"]) == (6, "depth 6", "starting")
+    assert (found["experiments"], found["kept"], found["discarded"], found["crashed"]) == (5, 1, 2, 2)
+    assert (found["best_experiment"], found["baseline_val_bpb"]) == (1, pytest.approx(2.0005))
+    assert found["gain"] == pytest.approx(found["baseline_val_bpb"] - made.state.experiments[1].mean, abs=1e-6)
+    assert [each["experiment"] for each in found["last_five"]] == [1, 2, 3, 4, 5]
+    assert (found["tokens_per_second"], found["drift"]) == (997.0, -0.003)  # of experiments 1, 3 and 4, against 1000
+    assert found["run_bytes"] > 0 and found["free_bytes"] > 0
+
+
+def test_exit_statuses(folder, driver, capsys):
+    results = ["--results", str(folder.parent), "--tag", "t"]
+    assert main(["overnight", "--profile", "tiny", *results]) == 4
+    assert f"process {driver.process.pid}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as wrong:
+        main(["overnight", "--json", *results])
+    assert wrong.value.code == 2 and "--json goes with --status" in capsys.readouterr().err
+    driver.end("done")
+    assert main(["overnight", "--check", *results]) == 0
+    assert capsys.readouterr().out == "t: everything agrees with the journal\n"
+    (folder / "results.tsv").write_text("mine\n")
+    assert main(["overnight", "--check", *results]) == 1 and "results.tsv, line 1" in capsys.readouterr().out
+    assert main(["overnight", "--status", "--results", str(folder.parent), "--tag", "nowhere"]) == 1
+
+
+@pytest.mark.slow
+def test_a_real_night_is_running_stopped_and_dead(tmp_path):
+    checkout = copy_checkout(tmp_path / "lab")
+    run, cache = checkout / "results" / "t", tmp_path / "cache"
+    command = [sys.executable, "-m", "harness", "overnight", "--profile", "tiny", "--tag", "t", "--experiments", "1"]
+    with (tmp_path / "log").open("w") as log:
+        night = subprocess.Popen(command, cwd=checkout, env=environment(checkout, cache), stdout=log, stderr=log)
+    try:
+        while not any(entry["event"] == "run_started" for entry in read_journal(run / "journal.jsonl")):
+            assert night.poll() is None, (tmp_path / "log").read_text()
+        assert state(run) == "running"
+        night.send_signal(signal.SIGSTOP)
+        wait_until_stopped(night.pid)
+        assert state(run) == "slow"
+        night.send_signal(signal.SIGCONT)
+    finally:
+        night.kill()
+        night.wait()
+    found = watching.look_at(run)
+    assert found["state"] == "died" and found["next_command"] == (
+        "python3 scripts/overnight.py --tag t --profile tiny --experiments 1"
+    )
