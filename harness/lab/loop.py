@@ -77,6 +77,8 @@ def says_when_full(stage: Callable) -> Callable:
     def carried_out(lab: Lab, *arguments, **options):
         try:
             return stage(lab, *arguments, **options)
+        except LoopError:
+            raise
         except (OSError, RuntimeError) as error:
             if not disk_space.is_full(error):
                 raise
