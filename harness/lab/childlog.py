@@ -57,11 +57,11 @@ class CappedLog:
     def __init__(self, path: Path) -> None:
         self._file = WholeLines(path)
         self._rest = b""
-        self.dropped_bytes = 0
+        self._taken = self.dropped_bytes = 0  # bytes that came: what is left of them without escapes may be nothing
         self.last_line = ""
 
     def feed(self, chunk: bytes) -> None:
-        if self._file.size > LOG_CAP_BYTES:  # a flood: no time of ours for it, the training's clock may be ticking
+        if self._taken > LOG_CAP_BYTES:  # a flood: no time of ours for it, the training's clock may be ticking
             self.dropped_bytes += len(self._rest) + len(chunk)
             self._rest = b""
             return
@@ -73,9 +73,10 @@ class CappedLog:
             self._rest = b""
 
     def _write(self, line: bytes) -> None:
-        if self._file.size > LOG_CAP_BYTES:
+        if self._taken > LOG_CAP_BYTES:
             self.dropped_bytes += len(line) + 1
             return
+        self._taken += len(line) + 1
         text = without_escapes(line.decode("utf-8", errors="replace"))
         self.last_line = text.strip() or self.last_line
         text = f"| {text}" if FORGED.match(text) else text
