@@ -11,7 +11,7 @@ import pytest
 from checkout import ROOT, make_repository
 
 from harness.data.files import write_json_atomic
-from harness.lab import loop, profiles, rulings, settings, start
+from harness.lab import carrying, loop, profiles, rulings, settings, start
 from harness.lab.loop import Lab
 from harness.lab.results import read_results
 from harness.search.gate import source_hash
@@ -47,7 +47,7 @@ detect_once = functools.cache(
 def point_at(patch: pytest.MonkeyPatch, repository) -> None:
     for module in (loop, rulings, settings, start):
         patch.setattr(module, "REPOSITORY", repository)
-    for module in (loop, settings, start):
+    for module in (carrying, settings, start):
         patch.setattr(module, "detect_device", lambda kind="auto", try_compile=False: detect_once("auto"))
 
 

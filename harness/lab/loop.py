@@ -7,32 +7,29 @@ when it is done already and can be repeated after a kill at any moment. Refuses 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from harness.data.files import read_json, write_json_atomic, write_text_atomic
+from harness.data.files import write_text_atomic
 from harness.data.manifest import PreparedData
-from harness.lab import disk_space, history, outcomes, rulings
+from harness.lab import disk_space, history, rulings
 from harness.lab.artifacts import (
-    append_summary,
     drop_compile_caches,
     drop_old_pages,
     drop_unwanted_weights,
     remove_leftovers,
     update_best,
 )
+from harness.lab.carrying import Listener, LoopError, Paused, Runs
 from harness.lab.decisions import commit_facts, decision
 from harness.lab.integrity import Integrity
 from harness.lab.journal import NOT_HELD_AGAINST, Experiment, Journal, State, Step, fold, next_step
 from harness.lab.leftovers import kill_leftover
-from harness.lab.locks import OnTheClock, hold
-from harness.lab.measuring import Measurement
-from harness.lab.profiles import ProfileError, detect_device
+from harness.lab.locks import hold
 from harness.lab.proposing import (
     ProposalError,
     measures,
@@ -42,32 +39,14 @@ from harness.lab.proposing import (
     run_proposer,
 )
 from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import REPOSITORY, WEIGHTS_SECONDS, run_training
-from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder, training_request
+from harness.lab.runner import REPOSITORY
+from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
 from harness.lab.untrusted_files import remove_tree
-from harness.lab.wall import find_wall
 from harness.search.gate import check_candidate
 from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
 
-WEIGHTS_SPARE, WEIGHTS_FACTOR = (
-    10.0,
-    4.0,
-)  # seconds for a machine that stalls, and times what the baseline took to write its weights
 NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
-Listener = Callable[[dict], None]
-
-
-CONTROL_SECONDS = 10.0  # of training, at most, to see whether the best file still trains
-FAULTS = 3  # runs in a row that fail for reasons outside of train.py before a night pauses
-
-
-class LoopError(RuntimeError):
-    """The loop cannot go on; the message says what to do. Nothing is lost: the same command continues."""
-
-
-class Paused(LoopError):
-    """It cannot go on now, but may later, without anybody's doing: a night waits and looks again."""
 
 
 def says_when_full(stage: Callable) -> Callable:
@@ -101,8 +80,7 @@ class Lab:
         self.integrity = Integrity(self.data, self.settings.harness_hash)
         self.number: int | None = None  # the experiment that `begin` chose; stages touch no other
         self._held = contextlib.ExitStack()
-        self._early, self._server_a = contextlib.ExitStack(), None  # a server that waits for the run in training
-        self._faults: list[str] = []  # causes, of runs in a row that failed for reasons outside of train.py
+        self.runs = Runs(self)
 
     @says_when_full
     def hold(self) -> Lab:
@@ -122,7 +100,7 @@ class Lab:
 
     def release(self) -> None:
         """Let others work on the run."""
-        self._stop_waiting()
+        self.runs.end_waiting()
         _HOLDING.pop(self.folder, None)
         self._held.close()
 
@@ -160,6 +138,9 @@ class Lab:
     def run_folder(self, experiment: int, attempt: int, run: int) -> Path:
         return self.attempt_folder(experiment, attempt) / "runs" / f"{run:02d}"
 
+    def folder_of(self, step: Step) -> Path:
+        return self.run_folder(step.experiment, step.attempt, step.run)
+
     def train_py(self, experiment: Experiment) -> Path:
         """The exact file of the experiment's last attempt."""
         return self.attempt_folder(experiment.number, len(experiment.attempts) - 1) / "train.py"
@@ -174,8 +155,8 @@ class Lab:
         """Close a run whose harness died, end the process and remove the files it may have left, and derive results.tsv again."""
         step = self.step
         if step.kind == "close":
-            kill_leftover(self.run_folder(step.experiment, step.attempt, step.run))
-            self._append_trained(step, {"status": "interrupted", "cause": "the harness ended in mid-run"}, log_bytes=0)
+            kill_leftover(self.folder_of(step))
+            self.note_run("trained", step, status="interrupted", cause="the harness ended in mid-run", log_bytes=0)
         remove_tree(self.folder / "control")
         newest = self.state.experiments[-1:]
         remove_leftovers(self.folder, self.folder / "experiments" / f"{newest[0].number:04d}" if newest else None)
@@ -194,34 +175,13 @@ class Lab:
                 f"run {self.settings.tag} has no finished baseline: run notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first"
             )
         if step.kind == "propose":
-            self._control()
+            try:
+                self.runs.control()
+            except Paused:
+                self.release()
+                raise
         self.number = step.experiment
         return self.number
-
-    def _control(self) -> None:
-        """Where the last ideas failed alike, see whether the best file still trains and is scored; raise Paused when it does not."""
-        suspects = outcomes.failed_alike(self.state)
-        if not suspects:
-            return
-        incumbent, folder = self.state.incumbent, self.folder / "control"
-        remove_tree(folder)
-        seconds = min(CONTROL_SECONDS, self.settings.budget_seconds)
-        train_py, seed = self.train_py(incumbent), incumbent.attempt.runs[-1].started["seed"]
-        limit = incumbent.attempt.runs[-1].started.get("device_batch_limit")
-        request = training_request(self.settings, self.data, folder, train_py, seed, self.folder.parent)
-        result = run_training(dataclasses.replace(request, budget_seconds=seconds, device_batch_limit=limit))
-        if result["status"] == "ok":
-            result = self._measure(train_py, folder).score(lambda share: None)
-        numbers, cause = [e.number for e in suspects], suspects[-1].attempt.failure.cause
-        remove_tree(folder)
-        facts = {"status": result["status"], "cause": result["cause"], "suspects": numbers, "suspected": cause}
-        self.journal.append("controlled", **facts)
-        if result["status"] != "ok":
-            self.release()
-            raise Paused(
-                f"experiments {numbers[0]} to {numbers[-1]} all ended with {cause!r}, and so does the best file so far, tried again: {result['status']}: "
-                f"{result['cause']}. It is this machine or the harness, not the ideas, and they are not blamed"
-            )
 
     def next_stage(self) -> Step:
         """What the journal asks for, as far as it concerns the chosen experiment."""
@@ -288,18 +248,13 @@ class Lab:
         """
         while (step := self.next_stage()).kind in ("train", "score", "audit", "close"):
             self._run_stage(step, listen)
-            self._pause_after_faults()
 
     def _run_stage(self, step: Step, listen: Listener) -> None:
         """One of train, score, audit, close; nothing for other steps."""
-        if step.kind == "train":
-            self._train_once(step, listen)
-        elif step.kind == "score":
-            self._score_once(step, listen)
-        elif step.kind == "audit":
-            self._audit_once(step, listen)
-        elif step.kind == "close":
+        if step.kind == "close":
             self.recover()
+        else:
+            self.runs.carry_out(step, listen)
 
     @says_when_full
     def decide(self) -> None:
@@ -351,8 +306,11 @@ class Lab:
                 stages[step.kind]()
             else:
                 self._run_stage(step, listen)
-                self._pause_after_faults()
                 self._stop_if_baseline_failed()
+
+    def note_run(self, event: str, step: Step, **facts: object) -> None:
+        """Add an entry on the run of a step to the journal."""
+        self.journal.append(event, experiment=step.experiment, attempt=step.attempt, run=step.run, **facts)
 
     def write_table(self) -> Path | None:
         """Derive results.tsv; return the copy that was made of a file edited by hand, if it was."""
@@ -365,127 +323,6 @@ class Lab:
 
     def _template(self) -> str:
         return (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
-
-    def _train_once(self, step: Step, listen: Listener) -> None:
-        self._check_disk()
-        settings = self.settings
-        folder = self.run_folder(step.experiment, step.attempt, step.run)
-        train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
-        limit = step.device_batch_limit
-        request = dataclasses.replace(
-            training_request(settings, self.data, folder, train_py, step.seed, self.folder.parent),
-            compile_cache=str(self.folder / "compile_cache"),
-            device_batch_limit=limit,
-            weights_limit_seconds=weights_limit(self.state),
-        )
-        context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind}
-        context |= {"seed": step.seed, "budget_seconds": request.budget_seconds}
-        place = {"experiment": step.experiment, "attempt": step.attempt, "run": step.run}
-        fewer = bool(self.experiment.attempt.shrunk)  # than the attempt began with: for those who read line by line
-        facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": limit, "fewer_rows": fewer}
-        self.journal.append("run_started", **place, **facts)
-        listen(context)
-        self._server_a = self._early.enter_context(self._measurement(step).started_early("val"))
-        device = self.settings.device
-        try:
-            with OnTheClock(f"{device['kind']} {device['name']}", self.folder) as clock:
-                result = run_training(request, lambda event: listen(context | event))
-        except KeyboardInterrupt:
-            self._append_trained(step, {"status": "interrupted", "cause": "stopped by hand"}, log_bytes=0)
-            raise
-        if result["status"] in ("crash", "timeout") and not self._device_is_there():
-            said = f"the device is gone; the training said: {result['cause']}"
-            result |= {"status": "infrastructure", "cause": said, "sure": True}
-        result |= self._blame_the_disk(result)
-        result["shared_with"] = clock.others
-        write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
-        self._append_trained(step, result, log_bytes=(folder / "run.log").stat().st_size)
-        listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
-        if result["status"] != "ok":
-            self._stop_waiting()
-
-    def _stop_waiting(self) -> None:
-        """End the model server that was started with a training, if there is one."""
-        self._early.close()
-        self._server_a = None
-
-    def _device_is_there(self) -> bool:
-        """Whether a card still answers as it did when the run began; a crash on a dead one is not the idea's fault."""
-        if self.settings.device["kind"] == "cpu":
-            return True
-        try:
-            return detect_device()["name"] == self.settings.device["name"]
-        except ProfileError:
-            return False
-
-    def _blame_the_disk(self, result: dict) -> dict:
-        """What changes of a failure when the disk, which had room for the run before and has lost what the run itself took, has none now."""
-        if result["status"] not in ("crash", "timeout") or not (words := disk_space.lacking(self.folder)):
-            return {}
-        return {"status": "infrastructure", "cause": f"{words}; what failed said: {result['cause']}", "sure": True}
-
-    def _append_trained(self, step: Step, result: dict, log_bytes: int) -> None:
-        self.journal.append(
-            "trained", experiment=step.experiment, attempt=step.attempt, run=step.run, **result, log_bytes=log_bytes
-        )
-
-    def _score_once(self, step: Step, listen: Listener) -> None:
-        folder = self.run_folder(step.experiment, step.attempt, step.run)
-        context = {"stage": "scoring", "experiment": step.experiment, "run": step.run}
-        listen(context | {"share": 0.0})
-        try:
-            fields = self._measurement(step).score(lambda share: listen(context | {"share": share}), self._server_a)
-        finally:
-            self._stop_waiting()
-        fields |= self._blame_the_disk(fields)
-        run = self.experiment.attempt.runs[-1]
-        result = read_json(folder / "result.json") | fields
-        write_json_atomic(folder / "result.json", result)
-        if fields["val_bpb"] is not None:
-            append_summary(folder / "run.log", run.trained["log_bytes"], result)
-        self.journal.append("scored", experiment=step.experiment, attempt=step.attempt, run=step.run, **fields)
-        listen(
-            context
-            | {"event": "scored", "val_bpb": fields["val_bpb"], "status": fields["status"], "cause": fields["cause"]}
-        )
-
-    def _measurement(self, step: Step) -> Measurement:
-        """The run of a step, and those of the incumbent that it is compared with."""
-        rival = self.state.incumbent
-        runs = [run.number for run in rival.attempt.runs if run.val_bpb is not None] if rival else []
-        theirs = self.train_py(rival) if rival else None
-        rivals = [self._measure(theirs, theirs.parent / "runs" / f"{number:02d}") for number in runs]
-        train_py = self.attempt_folder(step.experiment, step.attempt) / "train.py"
-        return self._measure(train_py, self.run_folder(step.experiment, step.attempt, step.run), rivals)
-
-    def _measure(self, train_py: Path, folder: Path, rivals: Sequence[Measurement] = ()) -> Measurement:
-        return Measurement(
-            self.settings, self.data, self.integrity, find_wall(), self.folder.parent, train_py, folder, rivals
-        )
-
-    def _audit_once(self, step: Step, listen: Listener) -> None:
-        """Look closely at a run of an idea that is about to be kept, and ask the private holdout."""
-        context = {"stage": "auditing", "experiment": step.experiment, "run": step.run}
-        listen(context | {"share": 0.0})
-        fields = self._measurement(step).audit(lambda share: listen(context | {"share": share}))
-        folder = self.run_folder(step.experiment, step.attempt, step.run)
-        write_json_atomic(folder / "result.json", read_json(folder / "result.json") | {"audited": fields})
-        self.journal.append("audited", experiment=step.experiment, attempt=step.attempt, run=step.run, **fields)
-        listen(context | {"event": "audited", "status": fields["status"], "cause": fields["cause"]})
-
-    def _pause_after_faults(self) -> None:
-        """A fault of the machine repeats the run; several in a row are not bad luck. Counted here, so that who comes back tries again."""
-        run = self.experiment.attempt.runs[-1]
-        if run.status == "infrastructure" and (run.excused or self.experiment.number == 0):
-            self._faults.append(run.cause)
-        elif run.status is not None:
-            self._faults.clear()
-        if len(self._faults) >= FAULTS:
-            times, cause = len(self._faults), self._faults[-1]
-            self._faults.clear()  # who comes back gets as many tries
-            raise Paused(
-                f"{times} runs in a row failed for reasons outside of train.py: {cause}. Mend that; nothing is lost"
-            )
 
     def _stop_if_template_refused(self) -> None:
         checked = self.experiment.attempt.checked if self.experiment else None
@@ -509,11 +346,6 @@ class Lab:
             "if train_template.py was, mend it and start a new tag"
         )
 
-    def _check_disk(self) -> None:
-        """Raise Paused where there is no room for another run."""
-        if words := disk_space.lacking(self.folder):
-            raise Paused(words)
-
     def _tidy(self, experiment: Experiment, kept: bool) -> None:
         """Weights and losses stay for the baseline, the incumbent and the newest in quarantine, compile caches for nobody, pages within their share."""
         state = self.state
@@ -522,13 +354,6 @@ class Lab:
         waiting = [e for e in state.experiments if e.in_quarantine]
         drop_unwanted_weights([experiment, *replaced, *waiting], state, lambda each: self.train_py(each).parent)
         drop_old_pages(self.folder)
-
-
-def weights_limit(state: State) -> float:
-    """Seconds from the end of a training to its weights: what the baseline took several times over, since whoever takes longer may be training on."""
-    baseline = state.experiments[0].attempt.runs if state.incumbent else []
-    took = [run.trained["weights_seconds"] for run in baseline if run.trained and run.trained.get("weights_seconds")]
-    return min(WEIGHTS_SECONDS, WEIGHTS_SPARE + WEIGHTS_FACTOR * max(took)) if took else WEIGHTS_SECONDS
 
 
 def open_lab(tag: str, results: str = "") -> Lab:

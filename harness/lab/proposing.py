@@ -73,7 +73,9 @@ def run_proposer(folder: Path, request: dict) -> dict:
             f"the proposer gave no answer within {PROPOSE_SECONDS} s; run the same command again to continue"
         ) from None
     if done.returncode < 0:
-        raise ProposerGone(f"the proposer was ended by signal {-done.returncode}; run the same command again to continue")
+        raise ProposerGone(
+            f"the proposer was ended by signal {-done.returncode}; run the same command again to continue"
+        )
     proposal = read_proposal(folder)
     if done.returncode or proposal is None:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -1,0 +1,234 @@
+"""The runs of an experiment, carried out: training, scoring, the close look, and the trial of the best file after ideas that failed alike.
+
+In: a Lab and the step that its journal asks for. Out: one more entry in the journal, and the run's files. What is to be done is never decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.data.files import read_json, write_json_atomic
+from harness.lab import disk_space, outcomes
+from harness.lab.artifacts import append_summary
+from harness.lab.journal import Experiment, State, Step
+from harness.lab.locks import OnTheClock
+from harness.lab.measuring import Measurement
+from harness.lab.profiles import ProfileError, detect_device
+from harness.lab.runner import WEIGHTS_SECONDS, TrainingRequest, run_training
+from harness.lab.settings import training_request
+from harness.lab.untrusted_files import remove_tree
+from harness.lab.wall import find_wall
+
+if TYPE_CHECKING:
+    from harness.lab.loop import Lab
+
+Listener = Callable[[dict], None]
+WEIGHTS_SPARE = 10.0  # seconds for a machine that stalls, and
+WEIGHTS_FACTOR = 4.0  # times what the baseline took to write its weights
+CONTROL_SECONDS = 10.0  # of training, at most, to see whether the best file still trains
+FAULTS = 3  # runs in a row that fail for reasons outside of train.py before a night pauses
+
+
+class LoopError(RuntimeError):
+    """The loop cannot go on; the message says what to do. Nothing is lost: the same command continues."""
+
+
+class Paused(LoopError):
+    """It cannot go on now, but may later, without anybody's doing: a night waits and looks again."""
+
+
+class Runs:
+    """What a Lab does for one run at a time."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._waiting, self._server_a = (
+            contextlib.ExitStack(),
+            None,
+        )  # a model server that waits for the run in training
+        self._faults: list[str] = []  # causes, of runs in a row that failed for reasons outside of train.py
+
+    def carry_out(self, step: Step, listen: Listener) -> None:
+        """One of train, score and audit; nothing for other steps. Raises Paused where the machine fails again and again."""
+        stages = {"train": self._train, "score": self._score, "audit": self._audit}
+        if step.kind in stages:
+            stages[step.kind](step, listen)
+            self._pause_after_faults()
+
+    def end_waiting(self) -> None:
+        """End the model server that was started with a training, if there is one."""
+        self._waiting.close()
+        self._server_a = None
+
+    def control(self) -> None:
+        """Where the last ideas failed alike, see whether the best file still trains and is scored; raise Paused when it does not."""
+        lab, suspects = self.lab, outcomes.failed_alike(self.lab.state)
+        if not suspects:
+            return
+        result = self._try_again(lab.state.incumbent)
+        numbers, cause = [e.number for e in suspects], suspects[-1].attempt.failure.cause
+        facts = {"status": result["status"], "cause": result["cause"], "suspects": numbers, "suspected": cause}
+        lab.journal.append("controlled", **facts)
+        if result["status"] != "ok":
+            raise Paused(
+                f"experiments {numbers[0]} to {numbers[-1]} all ended with {cause!r}, and so does the best file so far, tried again: {result['status']}: "
+                f"{result['cause']}. It is this machine or the harness, not the ideas, and they are not blamed"
+            )
+
+    def _try_again(self, experiment: Experiment) -> dict:
+        """Train an experiment's file for a moment and score it, outside of its runs; return how that ended."""
+        lab, folder = self.lab, self.lab.folder / "control"
+        remove_tree(folder)
+        last = experiment.attempt.runs[-1].started
+        step = Step("train", seed=last["seed"], device_batch_limit=last.get("device_batch_limit"))
+        request = self._request(step, lab.train_py(experiment), folder)
+        seconds = min(CONTROL_SECONDS, request.budget_seconds)
+        result = run_training(dataclasses.replace(request, budget_seconds=seconds))
+        if result["status"] == "ok":
+            result = self._measurement(lab.train_py(experiment), folder).score(lambda share: None)
+        remove_tree(folder)
+        return result
+
+    # --- the stages ----------------------------------------------------------------------------------------------------
+
+    def _train(self, step: Step, listen: Listener) -> None:
+        lab = self.lab
+        if words := disk_space.lacking(lab.folder):
+            raise Paused(words)
+        train_py, folder = lab.attempt_folder(step.experiment, step.attempt) / "train.py", lab.folder_of(step)
+        request = self._request(step, train_py, folder)
+        context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind}
+        context |= {"seed": step.seed, "budget_seconds": request.budget_seconds}
+        fewer = bool(lab.experiment.attempt.shrunk)  # than the attempt began with: for those who read line by line
+        facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
+        lab.note_run("run_started", step, **facts, fewer_rows=fewer)
+        listen(context)
+        try:
+            result = self._trained(step, request, lambda event: listen(context | event))
+        except KeyboardInterrupt:
+            lab.note_run("trained", step, status="interrupted", cause="stopped by hand", log_bytes=0)
+            raise
+        result |= self._blame_the_machine(result)
+        write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
+        lab.note_run("trained", step, **result, log_bytes=(folder / "run.log").stat().st_size)
+        listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
+        if result["status"] != "ok":
+            self.end_waiting()
+
+    def _trained(self, step: Step, request: TrainingRequest, listen: Listener) -> dict:
+        """Train, with a model server starting beside it; return the runner's result and whose clocks ticked on this device meanwhile."""
+        device = self.lab.settings.device
+        try:
+            self._server_a = self._waiting.enter_context(self._measurement_of(step).started_early("val"))
+            with OnTheClock(f"{device['kind']} {device['name']}", self.lab.folder) as clock:
+                result = run_training(request, listen)
+        except BaseException:
+            self.end_waiting()
+            raise
+        return result | {"shared_with": clock.others}
+
+    def _score(self, step: Step, listen: Listener) -> None:
+        lab, folder = self.lab, self.lab.folder_of(step)
+        context = {"stage": "scoring", "experiment": step.experiment, "run": step.run}
+        listen(context | {"share": 0.0})
+        try:
+            fields = self._measurement_of(step).score(lambda share: listen(context | {"share": share}), self._server_a)
+        finally:
+            self.end_waiting()
+        fields |= self._blame_the_disk(fields)
+        result = read_json(folder / "result.json") | fields
+        write_json_atomic(folder / "result.json", result)
+        if fields["val_bpb"] is not None:
+            append_summary(folder / "run.log", lab.experiment.attempt.runs[-1].trained["log_bytes"], result)
+        lab.note_run("scored", step, **fields)
+        found = {name: fields[name] for name in ("val_bpb", "status", "cause")}
+        listen(context | {"event": "scored"} | found)
+
+    def _audit(self, step: Step, listen: Listener) -> None:
+        """Look closely at a run of an idea that is about to be kept, and ask the private holdout."""
+        context, folder = (
+            {"stage": "auditing", "experiment": step.experiment, "run": step.run},
+            self.lab.folder_of(step),
+        )
+        listen(context | {"share": 0.0})
+        fields = self._measurement_of(step).audit(lambda share: listen(context | {"share": share}))
+        write_json_atomic(folder / "result.json", read_json(folder / "result.json") | {"audited": fields})
+        self.lab.note_run("audited", step, **fields)
+        listen(context | {"event": "audited", "status": fields["status"], "cause": fields["cause"]})
+
+    # --- what they need ------------------------------------------------------------------------------------------------
+
+    def _request(self, step: Step, train_py: Path, folder: Path) -> TrainingRequest:
+        lab = self.lab
+        request = training_request(lab.settings, lab.data, folder, train_py, step.seed, lab.folder.parent)
+        return dataclasses.replace(
+            request,
+            compile_cache=str(lab.folder / "compile_cache"),
+            device_batch_limit=step.device_batch_limit,
+            weights_limit_seconds=weights_limit(lab.state),
+        )
+
+    def _measurement_of(self, step: Step) -> Measurement:
+        """The run of a step, and those of the incumbent that it is compared with."""
+        lab, rival = self.lab, self.lab.state.incumbent
+        scored = [run.number for run in rival.attempt.runs if run.val_bpb is not None] if rival else []
+        theirs = lab.train_py(rival) if rival else None
+        rivals = [self._measurement(theirs, theirs.parent / "runs" / f"{number:02d}") for number in scored]
+        train_py = lab.attempt_folder(step.experiment, step.attempt) / "train.py"
+        return self._measurement(train_py, lab.folder_of(step), rivals)
+
+    def _measurement(self, train_py: Path, folder: Path, rivals: Sequence[Measurement] = ()) -> Measurement:
+        lab = self.lab
+        shared = (lab.settings, lab.data, lab.integrity, find_wall(), lab.folder.parent)
+        return Measurement(*shared, train_py, folder, rivals)
+
+    # --- whose fault it was --------------------------------------------------------------------------------------------
+
+    def _blame_the_machine(self, result: dict) -> dict:
+        """What changes of a training's failure where the device is gone, or the disk has no room."""
+        if result["status"] in ("crash", "timeout") and not self._device_is_there():
+            said = f"the device is gone; the training said: {result['cause']}"
+            return {"status": "infrastructure", "cause": said, "sure": True}
+        return self._blame_the_disk(result)
+
+    def _blame_the_disk(self, result: dict) -> dict:
+        """What changes of a failure when the disk, which had room for the run before and has lost what the run itself took, has none now."""
+        if result["status"] not in ("crash", "timeout") or not (words := disk_space.lacking(self.lab.folder)):
+            return {}
+        return {"status": "infrastructure", "cause": f"{words}; what failed said: {result['cause']}", "sure": True}
+
+    def _device_is_there(self) -> bool:
+        """Whether a card still answers as it did when the run began; a crash on a dead one is not the idea's fault."""
+        device = self.lab.settings.device
+        if device["kind"] == "cpu":
+            return True
+        try:
+            return detect_device()["name"] == device["name"]
+        except ProfileError:
+            return False
+
+    def _pause_after_faults(self) -> None:
+        """A fault of the machine repeats the run; several in a row are not bad luck. Counted here, so that who comes back tries again."""
+        experiment = self.lab.experiment
+        run = experiment.attempt.runs[-1]
+        if run.status == "infrastructure" and (run.excused or experiment.number == 0):
+            self._faults.append(run.cause)
+        elif run.status is not None:
+            self._faults.clear()
+        if len(self._faults) >= FAULTS:
+            times, cause = len(self._faults), self._faults[-1]
+            self._faults.clear()  # who comes back gets as many tries
+            raise Paused(
+                f"{times} runs in a row failed for reasons outside of train.py: {cause}. Mend that; nothing is lost"
+            )
+
+
+def weights_limit(state: State) -> float:
+    """Seconds from the end of a training to its weights: what the baseline took several times over, since whoever takes longer may be training on."""
+    baseline = state.experiments[0].attempt.runs if state.incumbent else []
+    took = [run.trained["weights_seconds"] for run in baseline if run.trained and run.trained.get("weights_seconds")]
+    return min(WEIGHTS_SECONDS, WEIGHTS_SPARE + WEIGHTS_FACTOR * max(took)) if took else WEIGHTS_SECONDS
