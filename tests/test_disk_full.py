@@ -15,10 +15,11 @@ from labs import copy_of, incumbent_source, put_candidate
 from small_disk import mounted
 
 from harness.lab import artifacts, decisions, disk_space, history, loop, measuring
+from harness.lab.checking import check_run
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.journal import Journal, fold, read_journal
-from harness.lab.loop import Lab, LoopError
-from harness.lab.results import format_results, read_results, results_from_journal
+from harness.lab.loop import Lab, Paused
+from harness.lab.results import read_results
 from harness.lab.terminal import Terminal
 
 INSIDE = "AUTORESEARCH_TEST_MAY_MOUNT"  # set where these tests run in a namespace of their own
@@ -150,29 +151,7 @@ def to_the_end(lab: Lab) -> None:
         again.begin()
         for stage in (again.propose, again.check, again.train, again.decide, again.commit):
             stage()
-        assert everything_agrees(again) == []
-
-
-def everything_agrees(lab: Lab) -> list[str]:
-    """What does not."""
-    state, folder = lab.state, lab.folder
-    wrong = [
-        f"ref {e.number}"
-        for e in state.experiments
-        if git(loop.REPOSITORY, "show", f"{history.experiment_ref('t', e.number)}:train.py")
-        != lab.train_py(e).read_text().rstrip("\n")
-    ]
-    best = json.loads((folder / "best" / "provenance.json").read_text())
-    wrong += ["branch"] * (git(loop.REPOSITORY, "rev-parse", "autoresearch/t") != state.incumbent.commit)
-    wrong += ["best"] * (best["experiment"] != state.incumbent.number)
-    wrong += ["best/train.py"] * (
-        (folder / "best" / "train.py").read_bytes() != lab.train_py(state.incumbent).read_bytes()
-    )
-    table = format_results(results_from_journal(lab.journal.entries))
-    wrong += ["results.tsv"] * ((folder / "results.tsv").read_text() != table)
-    wrong += [str(path) for pattern in ("**/.*.tmp", "**/work", "**/server_*") for path in folder.glob(pattern)]
-    wrong += [f"experiment {e.number} has no commit" for e in state.experiments if not e.committed]
-    return wrong
+    assert check_run(lab.folder, loop.REPOSITORY) == []
 
 
 def begin(lab: Lab, source: str | None = None) -> None:
@@ -216,7 +195,7 @@ def test_weights_that_find_no_room_are_not_held_against_the_idea(full_lab):
         if event.get("event") == "step" and event["progress"] > 0.3:
             disk.fill()
 
-    with pytest.raises(LoopError, match="make room, then run the same command again"):
+    with pytest.raises(Paused, match="make room, then run the same command again"):
         lab.train(listen)
     assert [run.status for run in lab.experiment.attempt.runs] in (["infrastructure"], [None])
     disk.make_room()
@@ -245,7 +224,7 @@ def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
         disk.fill()
         save(path, losses)
 
-    with monkeypatch.context() as patch, pytest.raises(LoopError, match="the disk is full.*make room"):
+    with monkeypatch.context() as patch, pytest.raises(Paused, match="the disk is full.*make room"):
         patch.setattr(measuring, "save_losses", save_on_a_full_disk)
         lab.train()
     assert lab.journal.entries[-1]["event"] == "trained" and not (lab.run_folder(1, 0, 0) / "losses.npy").exists()
@@ -293,7 +272,7 @@ def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measure
                 disk.fill()
             return append(event, **fields, pad="x" * 5_000)
 
-        with monkeypatch.context() as patch, pytest.raises(LoopError, match="make room, then run the same command"):
+        with monkeypatch.context() as patch, pytest.raises(Paused, match="make room, then run the same command"):
             if place in ("decided", "committed"):
                 patch.setattr(lab.journal, "append", full)
             if place == "git":
@@ -316,8 +295,9 @@ def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measure
             again.number = 1
             again.decide()
             again.commit()
-            assert everything_agrees(again) == [] and again.state.incumbent.number == 1
-            assert read_journal(lab.folder / "journal.jsonl")[: len(entries)] == entries
+            assert again.state.incumbent.number == 1
+        assert check_run(lab.folder, loop.REPOSITORY) == []
+        assert read_journal(lab.folder / "journal.jsonl")[: len(entries)] == entries
 
 
 def lower(score):
@@ -368,14 +348,17 @@ def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache
             )
             disk.fill()
             wait_until(night, lambda: "make room" in said.read_text(), may_end=True)
+            night.terminate()  # it would look again by itself, in a minute
+            wait_until(night, lambda: False, may_end=True)
+            assert night.returncode == 130
             disk.make_room()
-            if night.poll() is not None:  # it ended rather than waited
-                night = start()
+            night = start()
             wait_until(night, lambda: False, may_end=True, seconds=200)
             assert night.returncode == 0, said.read_text()
         finally:
             night.kill()
             night.wait()
+        assert check_run(run) == []
         state = fold(read_journal(run / "journal.jsonl"))
         assert [e.number for e in state.experiments] == [0, 1] and all(e.committed for e in state.experiments)
         assert all(

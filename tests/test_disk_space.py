@@ -123,7 +123,7 @@ def test_pages_keep_within_their_share_cut_ones_go_first_then_the_oldest(tmp_pat
         put(tmp_path / "notebooks" / name, 4096)
     assert drop_old_pages(tmp_path) == []
     assert drop_old_pages(tmp_path, most_bytes=12 * 4096) == ["0003.cut1.ipynb", "0004.cut1.ipynb"]
-    assert drop_old_pages(tmp_path, most_bytes=9 * 4096) == ["0001.html", "0001.ipynb", "0002.html"]
+    assert drop_old_pages(tmp_path, most_bytes=9 * 4096) == ["0001.html", "0001.ipynb", "0002.html", "0002.ipynb"]
     drop_old_pages(tmp_path, most_bytes=0)
     assert {path.name for path in (tmp_path / "notebooks").iterdir()} == {
         "01_prepare.ipynb",
