@@ -61,31 +61,34 @@ class CappedLog:
         self.last_line = ""
 
     def feed(self, chunk: bytes) -> None:
-        if self._taken > LOG_CAP_BYTES:  # a flood: no time of ours for it, the training's clock may be ticking
+        if self._is_full:  # a flood: no time of ours for it, the training's clock may be ticking
             self.dropped_bytes += len(self._rest) + len(chunk)
             self._rest = b""
             return
         *lines, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        for line in lines:
-            self._write(line)
         if len(self._rest) > LINE_CAP_BYTES:  # a line without end
-            self._write(self._rest)
+            lines.append(self._rest)
             self._rest = b""
+        self._write(lines)
 
-    def _write(self, line: bytes) -> None:
-        if self._taken > LOG_CAP_BYTES:
-            self.dropped_bytes += len(line) + 1
+    @property
+    def _is_full(self) -> bool:
+        return max(self._taken, self._file.size) > LOG_CAP_BYTES
+
+    def _write(self, lines: list[bytes]) -> None:
+        """Write the lines of one chunk, all of them or none."""
+        if not lines:
             return
-        self._taken += len(line) + 1
-        text = without_escapes(line.decode("utf-8", errors="replace"))
-        self.last_line = text.strip() or self.last_line
-        text = f"| {text}" if FORGED.match(text) else text
-        if not self._file.append(text + "\n"):
-            self.dropped_bytes += len(line) + 1
+        came = sum(map(len, lines)) + len(lines)
+        self._taken += came
+        texts = [without_escapes(line.decode("utf-8", errors="replace")) for line in lines]
+        self.last_line = next((text.strip() for text in reversed(texts) if text.strip()), self.last_line)
+        if not self._file.append("".join(f"| {text}\n" if FORGED.match(text) else f"{text}\n" for text in texts)):
+            self.dropped_bytes += came
 
     def close(self) -> None:
-        if self._rest:
-            self._write(self._rest)
+        if self._rest and not self._is_full:
+            self._write([self._rest])
         if self.dropped_bytes:
             self._file.append(f"[{self.dropped_bytes} more bytes of output were not kept]\n")
         self._file.close()

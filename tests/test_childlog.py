@@ -1,0 +1,67 @@
+"""Files of a training that says too much, or nonsense: bounded on disk and in memory, and what matters is still known."""
+
+import json
+import time
+
+import pytest
+
+from harness.lab import childlog
+from harness.lab.childlog import EVENTS_CAP_BYTES, LOG_CAP_BYTES, CappedLog, EventLog
+
+STEP = {"event": "step", "step": 1, "progress": 0.5, "train_loss": 1.0, "tok_per_sec": 1.0}
+
+
+def event_line(**fields) -> bytes:
+    return json.dumps(STEP | fields).encode() + b"\n"
+
+
+@pytest.fixture
+def events(tmp_path):
+    told = []
+    log = EventLog(tmp_path / "events.jsonl", time.monotonic(), told.append)
+    log.told = told
+    return log
+
+
+def test_steps_without_end_are_not_kept_and_the_end_of_training_is_still_known(events, tmp_path, monkeypatch):
+    monkeypatch.setattr(childlog, "EVENTS_CAP", 100)
+    for _ in range(10):
+        events.feed(event_line() * 50)
+        events.feed(event_line().replace(b"step", b"\\u0073tep", 1) * 50)  # the same event, spelt otherwise
+    events.feed(b'{"event": "stop"}\n{"event": "finish", "num_steps": 1000}\n')
+    events.close()
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["step"] * 100 + ["stop", "finish"] and len(events.told) == 102
+    assert events.last["finish"]["num_steps"] == 1000 and events.at("stop") is not None
+
+
+def test_long_events_end_at_so_many_bytes(events, tmp_path):
+    for _ in range(20):
+        events.feed(event_line(words="x" * 3_900) * 100)
+    events.feed(b'{"event": "finish"}\n')
+    events.close()
+    assert EVENTS_CAP_BYTES <= (tmp_path / "events.jsonl").stat().st_size < EVENTS_CAP_BYTES + 5_000
+    assert "finish" in events.last
+
+
+@pytest.mark.parametrize("block", [b"a line of text\n" * 1000, b"y" * 15_000, b"\0" * 15_000, b"\xff\xfe\r" * 5_000])
+def test_output_without_end_is_counted_and_not_kept(tmp_path, block):
+    log = CappedLog(tmp_path / "run.log")
+    for _ in range(1_000):
+        log.feed(block)
+    log.close()
+    text = (tmp_path / "run.log").read_text()
+    assert len(text.encode()) < LOG_CAP_BYTES + 250_000  # one chunk more, in characters of three bytes
+    kept = int(text.splitlines()[-1].removeprefix("[").split()[0])
+    assert 15_000_000 - LOG_CAP_BYTES - 100_000 < kept <= 15_000_000 and text.endswith(
+        " more bytes of output were not kept]\n"
+    )
+
+
+def test_a_file_that_was_put_in_the_logs_place_is_replaced_by_ours(tmp_path):
+    log = CappedLog(tmp_path / "run.log")
+    log.feed("ours é\n".encode())
+    (tmp_path / "run.log").unlink()
+    (tmp_path / "run.log").write_text("theirs")
+    log.close()
+    assert (tmp_path / "run.log").read_text() == "ours é\n"
