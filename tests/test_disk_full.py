@@ -325,7 +325,7 @@ def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache
             "--tag",
             "t",
             "--experiments",
-            "2",
+            "1",
         ]
 
         def start():
