@@ -206,6 +206,8 @@ def environment_words(settings: Settings) -> str:
     device = settings.device
     tested = settings.profile["tested"]
     label = f" ({tested})" if tested.startswith("never") else ""
+    steps = settings.profile.get("clock_step_seconds")
+    label += " under the step clock of tests, which compares with nothing else" if steps else ""
     return (
         f"profile {settings.profile['name']}{label}, {settings.budget_seconds:g} s a training, {device['kind']} ({device['name']}), {settings.dtype}, "
         f"{'compiled' if settings.compile else 'eager'}, torch {settings.versions['torch']}, Python {sys.version.split()[0]}, data {settings.data_id}"
