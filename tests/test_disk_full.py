@@ -1,5 +1,6 @@
 """A disk that is full for real, at each place where a night writes: nothing is lost or half written, and with room the same stages go on."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -204,15 +205,21 @@ def test_weights_that_find_no_room_are_not_held_against_the_idea(full_lab):
     assert state.experiments[1].decided["status"] == "ok"
 
 
-@pytest.mark.slow
-def test_an_idea_that_fails_with_room_on_the_disk_has_failed(full_lab):
+@pytest.mark.parametrize("room", [True, False])
+def test_a_failure_is_the_ideas_only_while_the_disk_has_room(full_lab, monkeypatch, room):
     disk, lab = full_lab
-    broken = incumbent_source(lab).replace(
-        "model = build_model", "raise ValueError('No space left on device')\n    model = build_model"
-    )
+    broken = incumbent_source(lab).replace("model = build_model", "raise ValueError('bad')\n    model = build_model")
     begin(lab, broken)
-    lab.train()
-    assert [run.status for run in lab.experiment.attempt.runs] == ["crash"]
+
+    def listen(event):
+        if event["stage"] == "training" and not room:
+            monkeypatch.setattr(disk_space, "SPARE_BYTES", 10**12)  # what a run needs is no longer there
+
+    with contextlib.nullcontext() if room else pytest.raises(Paused, match="make room"):
+        lab.train(listen)
+    run = lab.experiment.attempt.runs[-1]
+    assert run.status == ("crash" if room else "infrastructure") and "ValueError: bad" in run.cause
+    assert ("are free" in run.cause) is not room and bool(lab.experiment.attempt.failure) is room
 
 
 def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
