@@ -18,13 +18,13 @@ from harness.lab.rulings import RulingError
 
 @pytest.fixture(scope="module")
 def made(baseline, tmp_path_factory):
-    """The run with one more experiment, whose gain of 3 bits per byte nobody believes; made once, copied by each test."""
+    """The run with one more experiment, whose 0.01 bits per byte nobody believes; made once, copied by each test."""
     folder = tmp_path_factory.mktemp("quarantined")
     measure = measuring.score_model
 
     def flattered(*arguments, split="val", **options):
         score = measure(*arguments, split=split, **options)
-        return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0)
+        return dataclasses.replace(score, val_bpb=0.01)
 
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
         put_candidate(lab, incumbent_source(lab) + "x = 1\n", "too good")
