@@ -401,8 +401,13 @@ def kill_once(night: SmallNight, moment: Moment, victim: str, experiment: int, e
     return Cell(moment.name, victim, killed, cost(night, experiment), tuple(wrong), round(time.monotonic() - began, 1))
 
 
-def kill_in_passing(night: SmallNight, moment: Moment, victim: str, experiment: int, experiments: int) -> Cell:
-    """Kill the victim at the moment in an experiment of a long night, and look at the run once the next experiment has begun."""
+def kill_in_passing(
+    night: SmallNight, moment: Moment, victim: str, experiment: int, experiments: int, then: Callable[[], None]
+) -> Cell:
+    """Kill the victim at the moment in an experiment of a long night, and look at the run once the next experiment has begun.
+
+    then: what is done before the night, which stands still for the look, goes on.
+    """
     began, wrong = time.monotonic(), []
     killed = night.strike(moment, victim, experiment) is not None
     if victim == "driver" and killed:
@@ -423,6 +428,7 @@ def kill_in_passing(night: SmallNight, moment: Moment, victim: str, experiment: 
         for role in RUNS_THROUGHOUT:
             still.enter_context(stopped(night.roles(fresh=True).get(role)))
         wrong += disagreements(night, experiment)
+        then()
     return Cell(moment.name, victim, killed, cost(night, experiment), tuple(wrong), round(time.monotonic() - began, 1))
 
 

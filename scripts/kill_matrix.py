@@ -15,12 +15,15 @@ the journal is in a stated state, so that a cell says the same on a slow machine
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,17 +69,23 @@ def all_cells() -> list[tuple[Moment, str]]:
     return [(moment, victim) for moment in MOMENTS for victim in VICTIMS if victim in moment.victims]
 
 
-def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, cache: Path) -> list[Cell]:
-    """Kill once for each cell; `opened` in runs of their own, since it comes once in each, all others in one long run."""
-    checkout = make_checkout(work / "lab", short_reach=True)
-    results: list[Cell] = []
+def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, cache: Path, kept: Path) -> list[Cell]:
+    """Kill once for each cell; `opened` in runs of their own, since it comes once in each, all others in one long run.
+
+    kept: a file with a line for each cell; what it has already is not done again.
+    """
+    results = [Cell(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = Counter((cell.moment, cell.victim) for cell in results)
+    checkout = make_checkout(Path(tempfile.mkdtemp(prefix="matrix-", dir=work)) / "lab", short_reach=True)
 
     def note(cell: Cell) -> None:
         results.append(cell)
+        with kept.open("a") as file:
+            file.write(json.dumps(asdict(cell)) + "\n")
         what = "killed" if cell.killed else "not there"
         say(f"{cell.moment} x {cell.victim}: {what}, {cell.seconds} s; {cell.cost or 'nothing lost'}; {'; '.join(cell.wrong) or 'all agrees'}")
 
-    cells = [cell for cell in wanted for _ in range(repeats)]
+    cells = [(moment, victim) for moment, victim in wanted for _ in range(repeats - done[moment.name, victim])]
     for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].event == "opened"):
         night = SmallNight(checkout, cache, f"opened{number}")
         note(kill_once(night, moment, victim, 0, 1))
@@ -85,15 +94,19 @@ def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, c
         return results
     night = SmallNight(checkout, cache, wishes=f"{STEP_CLOCK} baseline_seeds=3")
     run_to_end(night, 1)
-    reach = 1.0
-    for experiment, (moment, _) in enumerate(cells, start=2):
-        if moment.event in BETTER_IDEAS:
-            reach *= REACH_STEP
-            night.plant(experiment, round(reach, 3))
+
+    def plant(number: int) -> None:
+        """A better idea for the cell of that number, if it is to be met with one."""
+        if number < len(cells) and cells[number][0].event in BETTER_IDEAS:
+            better = sum(moment.event in BETTER_IDEAS for moment, _ in cells[: number + 1])
+            night.plant(number + 2, round(REACH_STEP**better, 3))
+
+    plant(0)
+    plant(1)
     experiments = len(cells) + 2  # one more than is killed, so that each is looked at in the same way
     night.start(experiments)
-    for experiment, (moment, victim) in enumerate(cells, start=2):
-        note(kill_in_passing(night, moment, victim, experiment, experiments))
+    for number, (moment, victim) in enumerate(cells):
+        note(kill_in_passing(night, moment, victim, number + 2, experiments, lambda number=number: plant(number + 2)))
     status, wrong = night.wait(), findings(night, experiments)
     if status != 0 or wrong:
         raise SystemExit(f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see {night.log}")
@@ -224,6 +237,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1, help="kills of each cell")
     parser.add_argument("--only", type=parse_cell, action="append", help="a cell, STATE:VICTIM")
+    parser.add_argument("--cells", type=Path, help="a file that keeps the matrix's cells, so that one that was cut off goes on")
     parser.add_argument("--random", type=int, metavar="KILLS", help="a night killed so often at random")
     parser.add_argument("--experiments", type=int, default=10, help="of the night killed at random")
     parser.add_argument("--seed", type=int, default=1)
@@ -243,7 +257,8 @@ def main() -> int:
         elif options.others is not None:
             part, (text, good) = "others", run_others(options.others or OTHERS, work, options.cache)
         else:
-            cells = run_matrix(options.only or all_cells(), options.repeats, work, options.cache)
+            kept = options.cells or work / "cells.jsonl"
+            cells = run_matrix(options.only or all_cells(), options.repeats, work, options.cache, kept)
             part, text, good = "matrix", matrix_section(cells), not any(cell.wrong for cell in cells)
     where = f"Python {platform.python_version()}, {platform.system()}, wall: {find_wall().kind}."
     text = f"{text}\n\n{where}"

@@ -67,6 +67,7 @@ SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in th
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two whole nights, side by side; a minute and a half on two idle cores
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc")
 def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tmp_path, cache):
     alone = _kills.SmallNight(_kills.make_checkout(tmp_path / "alone"), cache)
