@@ -109,7 +109,7 @@ def stop_trainer(night: SmallNight, experiment: int) -> tuple[str, int]:
     """A training that is stopped, not dead: nothing of it moves any more."""
     night.start(experiment)
     night.strike(TRAINING, "trainer", experiment, signal.SIGSTOP)
-    return "the training is ended at its limit", 0
+    return "sees that nothing comes from it any more, and ends it", 0
 
 
 def cut_power(night: SmallNight, experiment: int) -> tuple[str, int]:
