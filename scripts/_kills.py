@@ -136,17 +136,22 @@ def mark_of(pid: int) -> str:
     return next((part.decode().partition("=")[2] for part in parts if part.startswith(MARK.encode() + b"=")), "")
 
 
-def find_roles(driver: int) -> dict[str, int]:
-    """Who is there, {role: process id}. Who runs behind a wall is found, not the wall's own process."""
+def find_roles(driver: int, page: int | None = None) -> dict[str, int]:
+    """Who is there, {role: process id}. Who runs behind a wall is found, not the wall's own process.
+
+    page: papermill's process as it was last seen; when its server is killed it lives on, and nobody's child leads to it.
+    """
     roles = {"driver": driver} if alive(driver) else {}
+    pages = [page] if page is not None and alive(page) else []
     for child in children(driver):
         if "from multiprocessing.forkserver import main" in " ".join(words_of(child)):
             roles["forkserver"] = child
-            for page in children(child):
-                roles["papermill"] = page
-                for kernel in children(page):
-                    if "ipykernel_launcher" in words_of(kernel):
-                        roles["kernel"] = kernel
+            pages += children(child)
+    for page in pages:
+        roles["papermill"] = page
+        for kernel in children(page):
+            if "ipykernel_launcher" in words_of(kernel):
+                roles["kernel"] = kernel
     for pid in descendants(roles["kernel"]) if "kernel" in roles else ():
         words = words_of(pid)
         if not words or os.path.basename(words[0]) == "bwrap":
@@ -244,7 +249,8 @@ class SmallNight:
     def roles(self, fresh: bool = False) -> dict[str, int]:
         """Who is there; looked up anew now and then, or when asked for."""
         if fresh or time.monotonic() - self._looked > FIND_SECONDS:
-            self._roles, self._looked = find_roles(self.process.pid), time.monotonic()
+            page = self._roles.get("papermill")
+            self._roles, self._looked = find_roles(self.process.pid, page), time.monotonic()
         return self._roles
 
     def last_words(self) -> str:

@@ -1,12 +1,17 @@
 """Nights that are killed, and the clock that makes a training the same on every machine."""
 
 import json
+import os
+import signal
 import sys
+from multiprocessing import forkserver
 
 import _kills
+import nbformat
 import pytest
 from test_runner import OPEN, train
 
+from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.profiles import PROFILES, ProfileError, override, parse_overrides
 from harness.lab.wall import find_wall
 
@@ -53,6 +58,26 @@ def test_the_step_clock_is_a_size_of_the_profile_and_the_real_clock_unless_asked
     )  # its noise was measured on the real clock
     with pytest.raises(ProfileError, match="positive"):
         override(tiny, {"clock_step_seconds": 0.0})
+
+
+def test_a_page_is_started_though_its_server_is_killed_while_it_is_asked(tmp_path, monkeypatch):
+    notebook = tmp_path / "page.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")]), notebook)
+    answer, killed = forkserver.read_signed, []
+
+    def read(descriptor):
+        if not killed:
+            killed.append(forkserver._forkserver._forkserver_pid)
+            os.kill(killed[0], signal.SIGKILL)  # the pipe ends: no answer ever comes
+            os.waitid(os.P_PID, killed[0], os.WEXITED | os.WNOWAIT)
+        return answer(descriptor)
+
+    monkeypatch.setattr(forkserver, "read_signed", read)
+    page = NotebookProcess(make_context(), notebook, tmp_path / "out" / "page.ipynb", {})
+    while page.running(0.1):
+        pass
+    assert killed and page.failure() is None
+    assert "2" in (tmp_path / "out" / "page.ipynb").read_text()
 
 
 SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in the order in which the moments come

@@ -31,6 +31,7 @@ PRELOAD = [
 ]
 
 
+STARTS = 3  # times that the server is asked for a process
 MOST_CUT = 3
 
 
@@ -53,7 +54,13 @@ class NotebookProcess:
         self.process = context.Process(
             target=execute, args=(str(notebook), str(output), parameters, sender), name=f"papermill {output.name}"
         )
-        self.process.start()
+        for tries_left in reversed(range(STARTS)):
+            try:
+                self.process.start()
+                break
+            except (EOFError, OSError):  # its server was killed while it was asked: asked again, another is started
+                if not tries_left:
+                    raise
         sender.close()
         try:
             self._child: psutil.Process | None = psutil.Process(self.process.pid)
