@@ -464,17 +464,32 @@ class Blow:
     fell: bool = False
 
 
-def run_through(night: SmallNight, experiments: int, blows: Sequence[Blow], say: Callable[[str], None]) -> list[str]:
-    """Run a night to its end while the blows fall, in their order; return what was wrong."""
+def in_order(blow: Blow) -> tuple[int, int]:
+    """Where a blow stands among others: its moments come in this order."""
+    return blow.experiment, MOMENTS.index(blow.moment)
+
+
+def run_through(
+    night: SmallNight, experiments: int, blows: Sequence[Blow], say: Callable[[str], None], insist: bool = False
+) -> list[str]:
+    """Run a night to its end while the blows fall, in their order; return what was wrong.
+
+    insist: a blow whose victim was not there, or whose moment had passed, is meant for the next experiment then.
+    """
     wrong: list[str] = []
     night.start(experiments)
-    for blow in blows:
+    waiting = list(blows)
+    while waiting:
+        blow = waiting.pop(0)
         if night.process.poll() is not None:
             start_again(night, experiments, wrong, say)
         pid = night.strike(blow.moment, blow.victim, blow.experiment)
         blow.fell = pid is not None
         say(f"experiment {blow.experiment}, {blow.moment.name}: {blow.victim} {'killed' if blow.fell else 'was not there'}")
-        if blow.fell and blow.victim == "driver":
+        if insist and not blow.fell and blow.experiment < experiments:
+            blow.experiment += 1
+            waiting = sorted([*waiting, blow], key=in_order)
+        elif blow.fell and blow.victim == "driver":
             night.process.wait()
             start_again(night, experiments, wrong, say)
         elif blow.fell:

@@ -44,6 +44,7 @@ from _kills import (  # noqa: E402
     Moment,
     SmallNight,
     findings,
+    in_order,
     kill_in_passing,
     kill_once,
     make_checkout,
@@ -154,10 +155,9 @@ def grid(cells: Sequence[Cell], words) -> str:
 def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) -> list[Blow]:
     """Kills spread over the night's experiments, in the order in which their moments come; what comes only before a keep is left out."""
     rng = random.Random(seed)
-    order = {moment.name: place for place, moment in enumerate(MOMENTS)}
     possible = [(m, v) for m, v in all_cells() if v in victims and m.event not in ("opened", "audited") and (m.name, v) not in KEEPS_ONLY]
     blows = [Blow(*rng.choice(possible), 1 + number % experiments) for number in range(kills)]
-    return sorted(blows, key=lambda blow: (blow.experiment, order[blow.moment.name]))
+    return sorted(blows, key=in_order)
 
 
 def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path, victims: Sequence[str] = VICTIMS) -> tuple[str, bool]:
@@ -166,7 +166,7 @@ def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path,
     run_to_end(alone, experiments)
     killed = SmallNight(make_checkout(work / "killed"), cache)
     blows = draw_blows(kills, experiments, seed, victims)
-    wrong = run_through(killed, experiments, blows, say)
+    wrong = run_through(killed, experiments, blows, say, insist=True)
     expected, found = told(alone), told(killed)
     differ = [f"experiment {n}: {a} alone, {b} killed" for n, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b]
     wrong += differ + [f"{len(expected)} experiments alone, {len(found)} killed"] * (len(expected) != len(found))
@@ -191,7 +191,7 @@ def run_demo(kills: int, seed: int, work: Path, cache: Path) -> tuple[str, bool]
     night = SmallNight(make_checkout(work / "demo"), cache, "demo", wishes="", options=("--demo",))
     experiments = 6
     blows = draw_blows(kills, experiments, seed, RUNS_THROUGHOUT)
-    wrong = run_through(night, experiments, blows, say)
+    wrong = run_through(night, experiments, blows, say, insist=True)
     rows = [(b.experiment, b.moment.name, b.victim if b.fell else f"{b.victim}: not there") for b in blows]
     state = night.state()
     ended = f"{len(state.experiments) - 1} experiments, best {state.incumbent.mean:.4f} (baseline {state.experiments[0].mean:.4f})"
