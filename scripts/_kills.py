@@ -481,7 +481,8 @@ def run_through(
     waiting = list(blows)
     while waiting:
         blow = waiting.pop(0)
-        if night.process.poll() is not None:
+        if (status := night.process.poll()) is not None:
+            wrong.append(f"the night ended with {status}, though nobody killed its driver: {night.last_words()}")
             start_again(night, experiments, wrong, say)
         pid = night.strike(blow.moment, blow.victim, blow.experiment)
         blow.fell = pid is not None
@@ -497,7 +498,7 @@ def run_through(
     for _ in range(len(blows) + 1):
         if (status := night.wait()) == 0:
             return wrong + findings(night, experiments)
-        say(f"the night ended with {status}: {night.last_words()}")
+        wrong.append(f"the night ended with {status}, though nobody killed its driver: {night.last_words()}")
         start_again(night, experiments, wrong, say)
     return [*wrong, "the night does not come to its end"]
 
