@@ -13,6 +13,7 @@ import psutil
 import pytest
 from checkout import copy_checkout, environment, git, overnight
 
+from harness.lab.checking import check_run
 from harness.lab.journal import fold, read_journal
 from harness.lab.results import read_results
 
@@ -28,7 +29,7 @@ def outputs_text(path) -> str:
 
 
 @pytest.mark.slow
-def test_a_night_from_nothing(tmp_path, cache):
+def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     checkout = copy_checkout(tmp_path / "lab")
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -77,6 +78,12 @@ def test_a_night_from_nothing(tmp_path, cache):
     report = overnight(checkout, cache, "--report", "--tag", "t")
     assert report.returncode == 0 and "Result" in report.stdout
 
+    for experiments, rows in (("2", 3), ("3", 4)):  # the same command adds nothing, more experiments are added
+        done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", experiments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(read_results(run / "results.tsv")) == rows
+    assert check_run(run) == []
+
 
 @pytest.fixture
 def begun(tmp_path, cache):
@@ -121,15 +128,6 @@ def processes_of(checkout) -> list[psutil.Process]:
         if mine and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
-
-
-@pytest.mark.slow
-def test_a_finished_night_started_again_adds_nothing_and_more_experiments_are_added(begun, cache):
-    checkout, run, start = begun
-    for experiments, rows in (("1", 2), ("1", 2), ("2", 3)):
-        done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", experiments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert len(read_results(run / "results.tsv")) == rows
 
 
 @pytest.mark.slow
