@@ -25,25 +25,6 @@ def tiny_data(tmp_path_factory):
     return prepare(FakeSource(make_texts(400)), 256, 64, 4096, cache=folder, workers=1, progress=lambda line: None)
 
 
-LONGEST = (
-    "test_exploits",
-    "test_night",
-    "test_kills",
-    "test_bench",
-    "test_pauses",
-    "test_disk_full",
-    "test_browser",
-    "test_gpu_check",
-    "test_loop",
-)
-
-
-def pytest_collection_modifyitems(items):
-    """Files that take minutes come first: begun last, one of them would keep a single process busy at the end."""
-    place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
-
-
 def pytest_runtest_setup(item):
     """A test marked gpu skips itself where there is no CUDA card."""
     if item.get_closest_marker("gpu"):
