@@ -17,6 +17,7 @@ import psutil
 from harness.data.files import read_json
 from harness.lab.clock import wall_seconds
 from harness.lab.journal import now
+from harness.lab.leftovers import living
 
 NAME = "heartbeat.json"
 EVERY_SECONDS = 5.0
@@ -87,12 +88,7 @@ def writer(heartbeat: dict) -> psutil.Process | None:
     """The process that wrote it, if it lives: not one that got its number since."""
     if heartbeat.get("boot_id") != boot_id():
         return None
-    try:
-        process = psutil.Process(heartbeat["pid"])
-        same = abs(process.create_time() - heartbeat["create_time"]) < 1
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except (psutil.Error, TypeError):
-        return None
+    return living(heartbeat["pid"], heartbeat["create_time"])
 
 
 def boot_id() -> str | None:

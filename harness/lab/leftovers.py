@@ -111,6 +111,15 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+def living(pid: int, create_time: float) -> psutil.Process | None:
+    """The process that had this number since then, None when it has ended, whoever has its number now."""
+    try:
+        process = psutil.Process(pid)
+        return process if abs(process.create_time() - create_time) < 1.0 and alive(process) else None
+    except (psutil.Error, TypeError):  # the second: numbers of a note that somebody edited
+        return None
+
+
 def is_stopped(pid: int) -> bool:
     """Whether somebody has stopped a process or one below it (SIGSTOP), so that it neither works nor ends."""
     try:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from harness.data.files import read_json, write_json_atomic
 from harness.lab.journal import now
+from harness.lab.leftovers import living
 
 LOOK_SECONDS = 1.0  # who only looks whether a lock is held, holds it for a moment
 
@@ -110,15 +111,7 @@ class OnTheClock:
                 note = read_json(path)
                 if path == self._note or note["host"] != socket.gethostname():
                     continue
-                if lives(note):
+                if living(note["pid"], note["create_time"]):
                     self._seen.add(note["run"])
                 else:
                     path.unlink()
-
-
-def lives(note: dict) -> bool:
-    """Whether the process of a note is still that process."""
-    try:
-        return abs(psutil.Process(note["pid"]).create_time() - note["create_time"]) < 1.0
-    except psutil.Error:
-        return False

@@ -7,9 +7,7 @@ losses.npy, holdout_losses.npy. Each server has a folder of its own, so that not
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.manifest import PreparedData
-from harness.lab.artifacts import save_losses
+from harness.lab.artifacts import link_or_copy, save_losses
 from harness.lab.integrity import Integrity
 from harness.lab.leftovers import MARK, kill_escaped
 from harness.lab.runner import child_environment
@@ -131,7 +129,12 @@ class Measurement:
         early = early if early and early.server.process.poll() is None else None
         with contextlib.nullcontext(early.given) if early else self._server(name) as given:
             if not given["weights"].exists():
-                show(self.weights, given["weights"])
+                try:
+                    link_or_copy(self.weights, given["weights"])
+                except OSError as error:
+                    raise ScoreError(
+                        "infrastructure", f"weights could not be handed to a model server: {error}"
+                    ) from error
             yield early and early.server, given
 
     def _audit(self, fields: dict, probes: int, early: Early | None = None) -> None:
@@ -196,17 +199,6 @@ class Measurement:
         ]
         own, *rivals = [holdout.row_nats(losses, targets, token_bytes) for losses in stored if losses is not None]
         return holdout.Losses(token_bytes[targets].sum(axis=1), [own], rivals) if rivals else None
-
-
-def show(file: Path, place: Path) -> None:
-    """Put a second name of a file in another folder, or a copy where the disk knows no second names. Raises ScoreError `infrastructure`."""
-    try:
-        os.link(file, place)
-    except OSError:
-        try:
-            shutil.copyfile(file, place)
-        except OSError as error:
-            raise ScoreError("infrastructure", f"{file.name} could not be handed to a model server: {error}") from error
 
 
 def load_losses(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
