@@ -136,6 +136,20 @@ def test_a_run_in_which_the_machine_slept_is_interrupted_whatever_it_says(tmp_pa
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
+def test_a_run_in_which_the_machine_slept_is_ended_as_soon_as_it_wakes(tmp_path, monkeypatch):
+    awake, slept = clock.wall_seconds, []
+    monkeypatch.setattr(clock, "wall_seconds", lambda: awake() + sum(slept))
+
+    def sleep(event):
+        if event["event"] == "ready":
+            slept.append(3600.0)
+
+    endless = HONEST.replace("session.progress < 1", "True")
+    result, _ = train(tmp_path, endless, listen=sleep, budget_seconds=600)
+    assert result["status"] == "interrupted" and "slept for 3600 s" in result["cause"] and result["sure"]
+    assert not processes_below(tmp_path)
+
+
 def test_a_harness_that_stood_still_does_not_blame_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "ABSENT_SECONDS", 0.5)
 

@@ -109,6 +109,7 @@ def watch(
     request: TrainingRequest,
     share: DiskShare,
     started: float,
+    sleep: Sleep,
 ) -> tuple[str, str]:
     """Pass output on until the child ends or must be stopped; return ("", "") or (status, why it was). Never blocks past a limit.
 
@@ -123,6 +124,8 @@ def watch(
             if now - looked > ABSENT_SECONDS:
                 return "interrupted", f"the harness stood still for {now - looked:.0f} s in mid-run"
             looked = now
+            if slept := sleep.seconds:
+                return "interrupted", f"the machine slept for {slept:.0f} s in mid-run"
             limit, overdue = time_limit(request, events)
             left = limit - (now - started)
             if now - heard > SILENT_SECONDS:
@@ -232,7 +235,7 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
         contextlib.closing(EventLog(folder / "events.jsonl", started, on_event)) as events,
     ):
         try:
-            status, cause = train_and_watch(request, wall, log, events, started)
+            status, cause = train_and_watch(request, wall, log, events, started, sleep)
             total_seconds = time.monotonic() - started
             if status == "ok":
                 cause = take_file(work, "weights.safetensors", folder / "weights.safetensors", MOST_WEIGHTS_BYTES)
@@ -248,7 +251,7 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
 
 
 def train_and_watch(
-    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, started: float
+    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, started: float, sleep: Sleep
 ) -> tuple[str, str]:
     """Start the child, pass its output on, and leave nothing of it alive; return (status, cause)."""
     folder = Path(request.folder)
@@ -275,7 +278,9 @@ def train_and_watch(
     try:
         os.close(write_end)
         note_process(folder, process.pid)
-        status, cause = watch(process, read_end, log, events, request, DiskShare([work, cache], process.pid), started)
+        status, cause = watch(
+            process, read_end, log, events, request, DiskShare([work, cache], process.pid), started, sleep
+        )
     finally:
         kill_child(process, wall.walled)
         kill_escaped(work)
