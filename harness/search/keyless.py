@@ -127,10 +127,9 @@ def _tune(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
 
 
 def tried_hashes(request: Mapping[str, Any]) -> set[str]:
-    """Hashes of everything trained in this run, and of the incumbent itself."""
-    return {row["sha256"] for row in request["history"] if row.get("sha256")} | {
-        source_hash(request["parent_train_py"])
-    }
+    """Hashes of everything tried in this run, earlier attempts of an experiment too, and of the incumbent itself."""
+    tried = {sha for row in request["history"] for sha in (row.get("tried") or [row.get("sha256")]) if sha}
+    return tried | {source_hash(request["parent_train_py"])}
 
 
 def limits_of(request: Mapping[str, Any]) -> Limits:

@@ -5,12 +5,13 @@ its name and options, and where its key lies). Out, in its `out_dir`: train.py, 
 atomically; exit 0. Or one line on standard error and exit 1, and no proposal.json. The journal is not read, nothing is
 trained. This process alone may hold the key.
 
-`operators` says whose turn it is. When the model cannot be asked, the proposal is the keyless one, and says why. The same
-request gives the same answer, from a model whose replies are the same.
+`operators` says whose turn it is. When the model cannot be asked, the proposal is the keyless one, and says why; a repair is
+given up. The same request gives the same answer, from a model whose replies are the same.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.data.files import read_json
@@ -32,18 +33,35 @@ def propose(request: Mapping[str, Any]) -> Proposal:
     category = request.get("force_category")
     if category is not None and category not in CATEGORIES:
         raise ProposalError(f"force_category is {category!r}: it must be one of {', '.join(CATEGORIES)}")
+    if request.get("repair"):
+        return _repair(request, settings)
     turn = choose_turn(request, settings)
     if turn.who == "llm":
-        return _ask_model(request, turn, settings)
+        return _from_model(request, turn, settings)
     return propose_keyless(request, settings, turn.operator == "structural")
 
 
-def _ask_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> Proposal:
-    why = "unreachable: the language model's part is not built yet"
+def _from_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> Proposal:
+    """Return the model's proposal; where it has none, the keyless one, which says why and carries what was spent."""
+    from harness.search.llm import ask_model, propose_llm  # here: a keyless night needs no client
+
+    proposal, why, used = ask_model(request, lambda chat: propose_llm(request, turn, settings, chat))
+    if proposal is not None:
+        return proposal
     instead = keyless_turn(request, why, structural=turn.forced)
     proposal = propose_keyless(request, settings, instead.operator == "structural")
-    proposal.llm_failed = why
-    return proposal
+    note = f"the model was to propose this ({turn.operator}); {why}"
+    return replace(proposal, llm_failed=why, note="; ".join(filter(None, (note, proposal.note))), **used)
+
+
+def _repair(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
+    """Return the model's repair of a failed attempt, or a proposal that says why there is none: another idea would be no repair."""
+    from harness.search.llm import ask_model, gave_up, repair_llm
+
+    if not request.get("llm"):
+        return gave_up("no language model is set for this run")
+    proposal, why, used = ask_model(request, lambda chat: repair_llm(request, settings, chat))
+    return proposal or gave_up(why, **used)
 
 
 def _read_request(path: str) -> Mapping[str, Any]:
