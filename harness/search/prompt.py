@@ -27,6 +27,11 @@ REPLY_CHARACTERS = 24_000  # of the model's own reply that stands in the chat wh
 
 Messages = list[dict[str, str]]
 
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 TASK = """\
 You are the researcher of an automated lab that works through the night. It trains small language models, each from nothing, each for the \
 same fixed budget of time, and measures val_bpb of each: bits per byte of text that no training has seen, lower is better. Training twice with \
@@ -49,8 +54,8 @@ compilation before start() are not timed; the budget is.
 - The constants block between its two marker lines holds one constant a line, with its annotation: `NAME = literal  # unit, LOW..HIGH scale: \
 meaning` with scale int, pow2, linear or log, or `# unit, {{a, b}}: meaning`, or `# unit, fixed: meaning`. Values lie in their \
 ranges. A number worth searching that your edit brings gets such a line; an optimiser searches it from then on. Constants are set in the block only.
-- Allowed imports: {ALLOWED_WORDS}. {SESSION_WORDS}.
-- Refused before training: {OUTSIDE}; {PATCHING}; {SEED}; {PRIVATE}."""
+- {_capital(ALLOWED_WORDS)}. {_capital(SESSION_WORDS)}. No other packages.
+- Refused before training: whatever breaks one of these. {_capital(OUTSIDE)}. {_capital(PATCHING)}. {_capital(SEED)}. {_capital(PRIVATE)}."""
 
 REPLY = """\
 # How to answer
@@ -99,9 +104,7 @@ def build_messages(
     if room < LEAST_ROOM:
         need = context_tokens - room + LEAST_ROOM
         raise PromptError(
-            f"program.md, train.py and the rules need {need:,} tokens and context_tokens is {context_tokens:,}: set context_tokens={need:,} or more".replace(
-                f"context_tokens={need:,}", f"context_tokens={need}"
-            )
+            f"program.md, train.py and the rules need {need} tokens and there are {context_tokens}: set context_tokens={need} or more"
         )
     details = _details(request, turn, source, min(MOST_DETAIL, int(room * DETAIL_SHARE)))
     table = attempts.table_of_attempts(request["history"], room - count_tokens(details) - 20)
