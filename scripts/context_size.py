@@ -39,7 +39,7 @@ CAUSES = {
     "timeout": "no weights 60 s after the budget",
     "invalid_patch": "line 12: a constant must be complete on one line",
 }
-WORDS = "gate the residual stream by a learnt scalar of each head and layer so that early layers may be skipped".split()
+WORDS = ("gate", "the", "residual", "stream", "by", "a", "learnt", "scalar", "of", "each", "head", "so", "that", "early", "layers", "may", "be", "skipped")
 
 
 def make_history(count: int, folder: Path) -> list[dict]:
@@ -170,10 +170,10 @@ def main() -> None:
         [
             "# What the language model is told, by the length of a run",
             "",
-            "Made by `python scripts/context_size.py --write` from made-up runs (fixed seed), the committed template and program.md. The budget is the",
-            f"option `context_tokens`, {LlmOptions().context_tokens:,} by default; a server that finds that too long is asked again with half. *Same beginning*: the",
-            f"share of a prompt that equals the one before, which a server's prompt cache need not read again; mean of {CACHE_PAIRS}, keeps of the made-up run",
-            "change only the numbers, since its incumbent stays the template.",
+            "Made by `python scripts/context_size.py --write` from made-up runs (fixed seed), the committed template and program.md. The budget is",
+            f"the option `context_tokens`, {LlmOptions().context_tokens:,} by default; a server that finds that too long is asked again with half. *Same beginning*:",
+            f"the share of a prompt that equals the one before, which a server's prompt cache need not read again; mean of {CACHE_PAIRS}; keeps of",
+            "the made-up run change only numbers, since its incumbent stays the template.",
             "",
             *measure(counter),
             "",
