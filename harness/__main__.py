@@ -47,9 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="sizes of the profile, such as budget_seconds=60",
     )
     options = parser.parse_args(arguments)
+    options.own_process = arguments is None  # which may begin itself anew; a caller's may not
     from harness.data import DataError
     from harness.lab.history import HistoryError
     from harness.lab.journal import JournalError
+    from harness.lab.keys import KeyFileError
     from harness.lab.locks import BusyError
     from harness.lab.loop import LoopError
     from harness.lab.parameters import ParameterError
@@ -69,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         DataError,
         HistoryError,
         JournalError,
+        KeyFileError,
         LoopError,
         ParameterError,
         ProfileError,
@@ -152,6 +155,26 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
         help="any size of the profile (vocab_size=1024) or constant of the template (DEPTH=4)",
     )
     night.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    night.add_argument(
+        "--proposer",
+        default="",
+        choices=("tpe", "llm", "hybrid"),
+        help="who has the ideas: tpe (no key), a language model, or both in turn "
+        "(default: hybrid where OPENAI_API_KEY or OPENAI_BASE_URL is set, else tpe)",
+    )
+    night.add_argument(
+        "--model",
+        default="",
+        metavar="NAME",
+        help="of the language model (default: $AUTORESEARCH_MODEL, else the only one that the endpoint serves)",
+    )
+    night.add_argument(
+        "--llm",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="base_url=http://localhost:11434/v1, temperature=0.7, budget_usd=5, price_input=..., deadline_seconds=...",
+    )
     night.add_argument("--results", default="", metavar="FOLDER", help="where runs are kept (default: results/)")
     night.add_argument(
         "--cache",
@@ -163,7 +186,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
 
 def run_overnight(options: argparse.Namespace) -> int:
     """Watch, check, stop, report on, rule in, or run a night."""
-    from harness.lab import night, report
+    from harness.lab import keys, night, report
     from harness.lab.plan import Night
     from harness.lab.profiles import full_spec
     from harness.lab.settings import results_folder
@@ -187,6 +210,8 @@ def run_overnight(options: argparse.Namespace) -> int:
         folder = results_folder(options.results) / newest_tag(options)
         print(night.rule(folder, options.accept if accept else options.refuse, accept))
         return 0
+    if options.own_process:
+        keys.start_without(keep=options.proposer != "tpe")
     tag = options.tag or ("demo" if options.demo else date.today().strftime("%b%d").lower())
     experiments = options.experiments or (DEMO_EXPERIMENTS if options.demo else 0)
     profile = options.profile or ("demo" if options.demo else "auto")
@@ -204,19 +229,24 @@ def run_overnight(options: argparse.Namespace) -> int:
             device=options.device,
             results=absolute(options.results),
             cache=absolute(options.cache),
+            proposer=options.proposer,
+            model=options.model,
+            llm=" ".join(options.llm),
         )  # fmt: skip
     )
 
 
 def run_and_say_how_it_ended(wishes: Night) -> int:
     """Run a night, and leave in its heartbeat that it has ended by itself, and how: else it died."""
-    from harness.lab import heartbeat, night, plan
+    from harness.lab import heartbeat, keys, night, plan
 
     try:
         code = night.run_night(wishes)
     except Exception as error:
         heartbeat.end(wishes.folder, 1, f"cannot go on: {error}")
         raise
+    finally:
+        keys.forget()
     words = {130: "stopped at once"}.get(code) or heartbeat.last_line(wishes.folder / "night.log")
     if code == 0:
         words = "done" if (wishes.folder / "run.json").exists() and plan.enough(wishes) else "stopped as asked"
@@ -279,8 +309,11 @@ def newest_tag(options: argparse.Namespace) -> str:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train one file by hand and print its summary."""
+    from harness.lab import keys
     from harness.lab.start import train_by_hand
 
+    if options.own_process:
+        keys.start_without(keep=False)
     print(train_by_hand(options.train_py, options.profile, options.device, " ".join(options.set)), end="")
     return 0
 

@@ -19,7 +19,7 @@ DEFAULT_HOURS = 8.0
 
 @dataclass
 class Night:
-    """What was asked for. experiments and hours: 0 is no limit; both 0 is eight hours."""
+    """What was asked for. experiments and hours: 0 is no limit; both 0 is eight hours. proposer, model, llm: as notebook 03 takes them."""
 
     tag: str
     profile: str = "auto"
@@ -30,6 +30,9 @@ class Night:
     device: str = "auto"
     results: str = ""
     cache: str = ""
+    proposer: str = ""
+    model: str = ""
+    llm: str = ""
     started: float = field(default_factory=wall_seconds)
     _reader: JournalReader | None = None
 
@@ -84,7 +87,9 @@ def command_line(night: Night) -> str:
     wishes = {
         "--profile": night.profile if night.profile != "auto" else "", "--experiments": night.experiments or "", "--results": night.results,
         "--hours": f"{night.hours:g}" if night.hours else "", "--cache": night.cache, "--source": night.source,
+        "--proposer": night.proposer, "--model": night.model,
     }  # fmt: skip
     words += [word for option, value in wishes.items() if value for word in (option, str(value))]
     words += [word for change in night.overrides.split() for word in ("--set", change)]
+    words += [word for change in night.llm.split() for word in ("--llm", change)]
     return shlex.join(words)
