@@ -1,0 +1,239 @@
+"""A chat with a language model: messages in, an answer or a reason out, under one deadline.
+
+In: an endpoint, options, a model's name, a list of messages. Out: an Answer; one that is empty, refused or cut off is an Answer too, and says so. Or
+an LlmError.
+
+One retry policy, here; the SDK has none of its own. Tried again while the deadline leaves time: 429 (after its Retry-After), 5xx, broken
+connections, half a deadline of silence, replies that are no reply. A parameter that a server does not take is left out once and remembered for the
+run. Nothing is sent that a budget has no room for, nothing is read before it is saved, and a reply that was saved before a kill is not asked for again.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import tenacity
+
+from harness.search.endpoint import Endpoint, LlmOptions
+from harness.search.exchanges import Exchanges, Usage, estimate_tokens
+from harness.search.failures import LlmError, error_in, failure_of, failure_of_status
+from harness.search.reasoning import message_parts
+
+if TYPE_CHECKING:
+    import httpx2
+
+MOST_TRIES = 4
+FIRST_WAIT_SECONDS = 1.0  # then twice as long each time
+CONNECT_SECONDS = 10.0
+LEAST_SECONDS = 1.0  # with less than this left nothing is begun
+MOST_BYTES = 16 << 20  # of a reply; the longest answers are a few hundred kilobytes
+LIMITS = (
+    "max_tokens",
+    "max_completion_tokens",
+)  # the old name first: some servers ignore the new one, none ignores a name that it refuses
+CUT_CONTEXT = 0.5  # a server that counts less than this share of the prompt has cut it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said. finish_reason "length": cut off. refusal: its words, "" when it did not refuse. warning: what a person should know, or ""."""
+
+    text: str
+    reasoning: str = ""
+    finish_reason: str = ""
+    refusal: str = ""
+    usage: Usage = Usage()
+    warning: str = ""
+
+
+class Chat:
+    """Questions to one model, all under one deadline that begins with the first of them."""
+
+    def __init__(self, endpoint: Endpoint, options: LlmOptions, model: str, exchanges: Exchanges) -> None:
+        self.endpoint, self.options, self.model, self.exchanges = endpoint, options, model, exchanges
+        self._ends: float | None = None
+
+    def seconds_left(self) -> float:
+        """What is left of the deadline."""
+        return self.options.deadline_seconds if self._ends is None else self._ends - time.monotonic()
+
+    def ask(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+        """Return the model's answer to a chat of {"role", "content"}. Raises LlmError.
+
+        The same messages asked again in one folder get the same answer, without a request.
+        """
+        if self._ends is None:
+            self._ends = time.monotonic() + self.options.deadline_seconds
+        messages = [{"role": m["role"], "content": self.endpoint.redact(_encodable(m["content"]))} for m in messages]
+        known = self.exchanges.dropped(self.model)
+        left_out, for_now = set(known), False
+        while True:
+            body = self._body(messages, left_out)
+            try:
+                answer = self._ask_patiently(body)
+            except LlmError as error:
+                if error.kind == "context_too_long" and any(name in body for name in LIMITS):
+                    left_out, for_now = (
+                        left_out | {*LIMITS},
+                        True,
+                    )  # some add the limit to the prompt: the prompt alone may fit
+                elif error.parameter not in left_out and (error.parameter in body or error.parameter == "system"):
+                    left_out = left_out | {error.parameter}
+                else:
+                    raise
+                continue
+            return self._remember(answer, left_out - known - ({*LIMITS} if for_now else set()))
+
+    def _remember(self, answer: Answer, refused: set[str]) -> Answer:
+        for name in sorted(refused):
+            self.exchanges.drop(self.model, name)
+        told = sorted(refused - {*LIMITS, "system"})
+        if not told:
+            return answer
+        warning = f"the server does not take {', '.join(told)}: left out from now on"
+        return replace(answer, warning="; ".join(part for part in (answer.warning, warning) if part))
+
+    def _body(self, messages: list[dict[str, str]], left_out: set[str]) -> dict[str, Any]:
+        if "system" in left_out and messages[0]["role"] == "system" and len(messages) > 1:
+            joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+            messages = [messages[1] | {"content": joined}, *messages[2:]]
+        wanted = {
+            "temperature": self.options.temperature,
+            "reasoning_effort": self.options.reasoning_effort or None,
+            **dict.fromkeys([name for name in LIMITS if name not in left_out][:1], self.options.max_output_tokens),
+        }
+        body = {"model": self.model, "messages": messages}
+        return body | {name: value for name, value in wanted.items() if value is not None and name not in left_out}
+
+    def _ask_patiently(self, body: dict[str, Any]) -> Answer:
+        for number, text in self.exchanges.saved_replies(body):
+            with contextlib.suppress(LlmError):  # no reply in it: it is asked for again below
+                return self._read(number, text)
+        patience = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, LlmError) and error.worth_a_retry),
+            wait=self._wait,
+            stop=lambda state: (
+                state.attempt_number >= MOST_TRIES or self.seconds_left() < state.upcoming_sleep + LEAST_SECONDS
+            ),
+            reraise=True,
+        )
+        return patience(self._send, body)
+
+    @staticmethod
+    def _wait(state: tenacity.RetryCallState) -> float:
+        asked = state.outcome.exception().retry_after
+        return FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1) if asked is None else asked
+
+    def _send(self, body: dict[str, Any]) -> Answer:
+        if self.seconds_left() < LEAST_SECONDS:
+            raise self._late()
+        number = self.exchanges.begin(body)
+        try:
+            status, text = self._post(number, body)
+            self.exchanges.save_reply(number, status, text)
+            return self._read(number, text)
+        except LlmError as error:
+            self.exchanges.failed(number, error)
+            raise
+
+    def _post(self, number: int, body: dict[str, Any]) -> tuple[int, str]:
+        """Return (status, reply as it came, without the key) of one request. Raises LlmError."""
+        import httpx2
+        import openai
+
+        seconds = self.seconds_left()
+        silence = min(seconds, self.options.deadline_seconds / 2)
+        timeout = httpx2.Timeout(silence, connect=min(CONNECT_SECONDS, seconds), pool=seconds)
+        try:
+            with self.endpoint.open_client(self._limit) as client:
+                response = client.chat.completions.with_raw_response.create(**body, timeout=timeout).http_response
+                return response.status_code, self.endpoint.redact(response.text)
+        except openai.APIStatusError as error:
+            self.exchanges.save_reply(number, error.status_code, self.endpoint.redact(error.response.text))
+            raise failure_of(error, self.endpoint.redact) from None
+        except openai.APIError as error:
+            failure = failure_of(error, self.endpoint.redact)
+            raise (
+                self._late() if failure.kind == "stalled" and self.seconds_left() < LEAST_SECONDS else failure
+            ) from None
+
+    def _late(self) -> LlmError:
+        seconds = self.options.deadline_seconds
+        return LlmError(
+            "deadline", f"no complete answer within deadline_seconds={seconds:g}", passing=True, billed=True
+        )
+
+    def _limit(self, response: "httpx2.Response") -> None:
+        """Hold a reply to the deadline and to MOST_BYTES: a server that sends a byte now and then is never silent."""
+        import httpx2
+
+        chat, stream = self, response.stream
+
+        class Limited(httpx2.SyncByteStream):
+            def __iter__(self) -> Iterator[bytes]:
+                received = 0
+                for piece in stream:
+                    received += len(piece)
+                    if chat.seconds_left() <= 0:
+                        raise httpx2.ReadTimeout("the deadline is over")
+                    if received > MOST_BYTES:
+                        raise httpx2.ReadError(f"the reply is longer than {MOST_BYTES:,} bytes")
+                    yield piece
+
+            def close(self) -> None:
+                stream.close()
+
+        response.stream = Limited()
+
+    def _read(self, number: int, text: str) -> Answer:
+        """Return the answer in a reply that is saved, and count what it took. Raises LlmError where there is none."""
+        reply = _reply_in(text, self.endpoint)
+        choice = reply["choices"][0]
+        said, reasoning, refusal = (_encodable(part) for part in message_parts(choice["message"]))
+        usage = reply.get("usage") if isinstance(reply.get("usage"), Mapping) else {}
+        prompt_tokens, completion_tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, said + reasoning)
+        finish = str(choice.get("finish_reason") or "")
+        if finish == "content_filter" and not refusal:
+            refusal = "the server's content filter held the answer back"
+        return Answer(said, reasoning, finish, refusal, taken, self._cut_context(number, prompt_tokens))
+
+    def _cut_context(self, number: int, prompt_tokens: int | None) -> str:
+        expected = estimate_tokens(self.exchanges.request(number)["messages"])
+        if not prompt_tokens or expected < 2000 or prompt_tokens > CUT_CONTEXT * expected:
+            return ""
+        return (
+            f"the server counts {prompt_tokens:,} tokens in a prompt of about {expected:,}: it may cut what does not fit its context "
+            "(Ollama: set OLLAMA_CONTEXT_LENGTH)"
+        )
+
+
+def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:
+    try:
+        reply = json.loads(text)
+        message = reply["choices"][0]["message"]
+    except (ValueError, LookupError, TypeError):
+        message = None
+    if isinstance(message, Mapping):
+        return reply
+    error = error_in(text)
+    code = error.get("code")
+    if isinstance(code, int) and 400 <= code < 600 and "choices" not in error:  # OpenRouter: 200, and the status inside
+        raise failure_of_status(code, text, endpoint.redact)
+    shown = error.get("message") or text or "nothing"
+    failure = failure_of_status(
+        502, json.dumps({"message": f"no chat completion in the reply: {shown}"}), endpoint.redact
+    )
+    raise LlmError("server", str(failure).replace("the server answers 502: ", ""), passing=True, billed=True)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which JSON may hold and UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode("utf-8")

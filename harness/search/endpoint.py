@@ -1,0 +1,197 @@
+"""Where the language model is asked: the server, its key, and which of its models.
+
+In: LlmOptions, the environment, the file of the key. Out: an Endpoint that holds the key; the model's name. As a command,
+`python -m harness.search.endpoint REQUEST.json` prints {"model": ...}, or one line on standard error: exit 2 when the server cannot be reached, 1
+for all that a person must change.
+
+Refuses: a key that no header can carry, OpenAI without a key, several models of which nobody named one. No model is built in. The key is read here
+and nowhere else; it is in no repr and no message.
+"""
+
+import ipaddress
+import json
+import os
+import re
+import sys
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.data.files import read_json
+from harness.search.failures import EndpointError, LlmError, failure_of, redact
+from harness.search.llm_options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
+
+if TYPE_CHECKING:
+    import openai
+
+LIST_SECONDS = 20.0  # a list of models is short work
+SHOWN_MODELS = 40
+REMOVED = "[key removed]"
+SECRET_LENGTH = 8  # characters; a shorter "key", as local servers take, is no secret and might be a word of an answer
+
+
+class Endpoint:
+    """A server and the key for it. Shows the key to nobody but the SDK's client."""
+
+    def __init__(self, base_url: str, key: str = "") -> None:
+        self.base_url, self._key = base_url, key
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.base_url!r}, {'with' if self._key else 'without'} a key)"
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self._key)
+
+    @property
+    def is_local(self) -> bool:
+        host = urllib.parse.urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")
+
+    def redact(self, text: str) -> str:
+        """The text without the key, as it is or as JSON or a URL would write it: a server may echo what it was sent."""
+        if len(self._key) >= SECRET_LENGTH:
+            for form in {
+                self._key,
+                json.dumps(self._key)[1:-1],
+                urllib.parse.quote(self._key, safe=""),
+                self._key.replace("/", "\\/"),
+            }:
+                text = text.replace(form, REMOVED)
+        return text
+
+    def open_client(self, on_response: Any = None) -> "openai.OpenAI":
+        """The SDK's client: no retries of its own, no redirects (the key goes to this server only), no proxy to this machine itself.
+
+        on_response: called with each httpx2 response before its body is read.
+        """
+        import httpx2
+        import openai
+
+        http = httpx2.Client(
+            follow_redirects=False,
+            trust_env=not self.is_local,
+            event_hooks={"response": [on_response] if on_response else []},
+        )
+        return openai.OpenAI(
+            api_key=self._key or "none",
+            base_url=self.base_url,
+            max_retries=0,
+            http_client=http,
+            default_headers=None if self._key else {"Authorization": openai.Omit()},
+        )
+
+
+def open_endpoint(
+    options: LlmOptions, key_file: str | os.PathLike[str] = "", environment: Mapping[str, str] | None = None
+) -> Endpoint:
+    """The endpoint with its key: the file's, else OPENAI_API_KEY, else none, which only another server than OpenAI's takes. Raises EndpointError."""
+    environment = os.environ if environment is None else environment
+    if key_file:
+        try:
+            key = Path(key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise refused(
+                "the file that held the key cannot be read: start again with OPENAI_API_KEY in the environment"
+            ) from None
+    else:
+        key = environment.get("OPENAI_API_KEY", "").strip()
+    if not re.fullmatch(r"[!-~]*", key):  # what no header can carry would be quoted in an error far from here
+        raise refused("the key in OPENAI_API_KEY has blanks or characters outside of ASCII: copy it again")
+    if not key and options.base_url == DEFAULT_BASE_URL:
+        raise refused("no key: set OPENAI_API_KEY, or base_url=http://127.0.0.1:8000/v1 for a server that needs none")
+    return Endpoint(options.base_url, key)
+
+
+def list_models(endpoint: Endpoint) -> list[str] | None:
+    """The names of the models that are served, sorted; None where the server has no such list. Raises LlmError."""
+    import openai
+
+    try:
+        with endpoint.open_client() as client:
+            raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
+        models = json.loads(raw)["data"]
+        return sorted({redact(endpoint.redact(model["id"])) for model in models})
+    except openai.APIStatusError as error:
+        if error.status_code in (404, 405, 501):
+            return None
+        raise failure_of(error, endpoint.redact) from None
+    except openai.APIError as error:
+        raise failure_of(error, endpoint.redact) from None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
+    """The model that was named, else the only one there is. Raises EndpointError, which lists what is served; LlmError when nobody answers."""
+    if options.model:
+        return options.model
+    models = list_models(endpoint)
+    if models and len(models) == 1:
+        return models[0]
+    how = "name one with --model NAME, with AUTORESEARCH_MODEL, or with the parameter `model` of notebook 03"
+    if models is None:
+        raise refused(f"{endpoint.base_url} lists no models: {how} (is it the base URL? It usually ends in /v1)")
+    if not models:
+        raise refused(f"{endpoint.base_url} serves no model yet: load one there, then {how}")
+    raise refused(f"no model is named, and {endpoint.base_url} serves {len(models)}: {how}. Served: {_listed(models)}")
+
+
+def _listed(models: Sequence[str]) -> str:
+    more = len(models) - SHOWN_MODELS
+    return ", ".join(models[:SHOWN_MODELS]) + (f" and {more} more" if more > 0 else "")
+
+
+def check_model(endpoint: Endpoint, model: str) -> None:
+    """Raise LlmError when the server cannot be reached, refuses the key or has no such model.
+
+    Some servers take names that they do not list (aliases, deployments): such a one is tried with a request for one token.
+    """
+    import openai
+
+    models = list_models(endpoint)
+    if models is not None and model in models:
+        return
+    try:
+        with endpoint.open_client() as client:
+            client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=1, timeout=LIST_SECONDS
+            )
+    except openai.APITimeoutError:
+        return  # it is at work: a name that is unknown is refused at once
+    except openai.APIError as error:
+        failure = failure_of(error, endpoint.redact)
+        if failure.kind in ("unauthorised", "unreachable"):
+            raise failure from None
+        if failure.kind == "unknown_model":
+            served = f". Served: {_listed(models)}" if models else ""
+            raise EndpointError("unknown_model", f"{failure}{served}", passing=False) from None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Choose and check the model of a request; return the exit status."""
+    if len(arguments) != 1:
+        print("usage: python -m harness.search.endpoint REQUEST.json", file=sys.stderr)
+        return 1
+    try:
+        llm = read_json(arguments[0])["llm"]
+        options = parse_options(llm.get("options", ""), llm.get("model", ""))
+        endpoint = open_endpoint(options, llm.get("key_file", ""))
+        model = choose_model(endpoint, options)
+        check_model(endpoint, model)
+    except LlmError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2 if error.kind in ("unreachable", "stalled", "server") else 1
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        print(f"{arguments[0]} is no request with an `llm` in it", file=sys.stderr)
+        return 1
+    print(json.dumps({"model": model, "base_url": endpoint.base_url}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

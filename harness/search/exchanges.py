@@ -1,0 +1,239 @@
+"""Every request to the language model and every reply, saved; what they cost; what a run may still spend.
+
+In: request bodies (never headers), replies as they came, the options with budgets and prices. Out: `exchange/NN.json` in a proposal's folder, each
+with its request before that is sent and its reply before that is read; lines in the run's ledger, `llm.jsonl`; sums of both.
+
+    sent (the most it can cost) -> answered (what the server counted) | failed (nothing, or the most, where it may have been paid for)
+
+The ledger alone is what budgets count, so a killed process, a resumed night and a proposal whose folder is gone count in full. A request that got
+its reply before the process was killed is not sent, and not paid, again. Refuses a request that could overrun a budget.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from harness.data.files import append_whole, read_json, sync_folder, write_json_atomic
+from harness.search.endpoint import LlmOptions
+from harness.search.failures import LlmError
+
+FORMAT_VERSION = 1
+COUNTED = {"prompt_tokens", "completion_tokens", "cost_usd", "estimated"}  # what each line of a call says
+BYTES_PER_TOKEN = 3  # code and English have 3.5 to 4.5, so that this counts too many rather than too few
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What requests took. estimated: part of it is our count, since no server said. cost_usd: None where no price is known."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = None
+    estimated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass
+class Ledger:
+    """A run's calls, the last word on each. dropped: (base_url, model, parameter) that a server does not take."""
+
+    calls: dict[int, dict] = field(default_factory=dict)
+    dropped: set[tuple[str, str, str]] = field(default_factory=set)
+    began: datetime | None = None
+
+    def usage(self, **place: int) -> Usage:
+        """The sum over the run, or over one place in it (experiment=3, attempt=0)."""
+        calls = [call for call in self.calls.values() if all(call.get(name) == value for name, value in place.items())]
+        costs = [call["cost_usd"] for call in calls]
+        return Usage(
+            requests=len(calls),
+            prompt_tokens=sum(call["prompt_tokens"] for call in calls),
+            completion_tokens=sum(call["completion_tokens"] for call in calls),
+            cost_usd=None if not costs or None in costs else round(sum(costs), 6),
+            estimated=any(call["estimated"] for call in calls),
+        )
+
+
+def read_ledger(path: str | os.PathLike[str]) -> Ledger:
+    """Read a run's ledger; an empty one where there is none. A line that a kill cut short is skipped."""
+    ledger = Ledger()
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return ledger
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if entry["event"] == "dropped":
+                ledger.dropped.add((entry["base_url"], entry["model"], entry["parameter"]))
+                continue
+            ledger.began = ledger.began or datetime.fromisoformat(entry["time"])
+            if entry.keys() >= COUNTED:
+                ledger.calls[entry["call"]] = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    return ledger
+
+
+def estimate_tokens(value: Any) -> int:
+    """About how many tokens a text or a request's messages are, rather too many than too few."""
+    text = value if isinstance(value, str) else "".join(message["content"] for message in value)
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
+
+
+class Exchanges:
+    """The exchanges of one proposal. place: {"experiment": n, "attempt": n}."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        ledger: str | os.PathLike[str],
+        options: LlmOptions,
+        place: Mapping[str, int],
+    ) -> None:
+        self.folder, self.ledger_path, self.options, self.place = Path(folder), Path(ledger), options, dict(place)
+
+    def saved_replies(self, body: Mapping[str, Any]) -> list[tuple[int, str]]:
+        """(number, reply) of each earlier exchange with this very request that was answered."""
+        saved = [(number, self._read(number)) for number in self._numbers()]
+        return [
+            (number, entry["reply"])
+            for number, entry in saved
+            if entry.get("status") == 200 and entry.get("request") == body
+        ]
+
+    def request(self, number: int) -> dict[str, Any]:
+        """The body of an exchange's request."""
+        return self._read(number)["request"]
+
+    def begin(self, body: Mapping[str, Any]) -> int:
+        """Save a request that is about to be sent; return its number. Raises LlmError when it could overrun a budget, before anything is saved."""
+        ledger = read_ledger(self.ledger_path)
+        most = self._usage(estimate_tokens(body["messages"]), self.options.max_output_tokens, estimated=True)
+        self._check_budgets(ledger, most)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = max(self._numbers(), default=0) + 1
+        call = max(ledger.calls, default=0) + 1
+        sent = {
+            "format_version": FORMAT_VERSION,
+            "call": call,
+            **self.place,
+            "base_url": self.options.base_url,
+            "sent": _now(),
+        }
+        self._write(number, sent | {"request": dict(body)})
+        self._append("sent", call, most)
+        return number
+
+    def save_reply(self, number: int, status: int, text: str) -> None:
+        """Save a reply as it came, before anybody reads it."""
+        self._write(number, self._read(number) | {"received": _now(), "status": status, "reply": text})
+
+    def answered(self, number: int, prompt_tokens: int | None, completion_tokens: int | None, answer: str) -> Usage:
+        """Note in the ledger what an exchange took; None: the server did not say, so it is estimated and flagged. Return that."""
+        entry = self._read(number)
+        said = prompt_tokens is not None and completion_tokens is not None
+        prompt = estimate_tokens(entry["request"]["messages"]) if prompt_tokens is None else prompt_tokens
+        completion = estimate_tokens(answer) if completion_tokens is None else completion_tokens
+        usage = self._usage(prompt, completion, estimated=not said)
+        before = read_ledger(self.ledger_path).calls.get(entry["call"], {})
+        if before.get("event") != "answered":  # a reply that is read again was counted before
+            self._append("answered", entry["call"], usage)
+        return usage
+
+    def failed(self, number: int, error: LlmError) -> None:
+        """Note that an exchange came to nothing. Where the server may have answered into the void it keeps counting as the most it can cost."""
+        entry = self._read(number)
+        self._write(number, entry | {"failure": {"kind": error.kind, "message": str(error)}})
+        if not error.billed:
+            self._append("failed", entry["call"], self._usage(0, 0), kind=error.kind)
+
+    def drop(self, model: str, parameter: str) -> None:
+        """Remember for the whole run that a model does not take a parameter."""
+        self._add(
+            {
+                "event": "dropped",
+                "time": _now(),
+                "base_url": self.options.base_url,
+                "model": model,
+                "parameter": parameter,
+            }
+        )
+
+    def dropped(self, model: str) -> set[str]:
+        """The parameters that a model is known not to take."""
+        known = read_ledger(self.ledger_path).dropped
+        return {parameter for url, name, parameter in known if (url, name) == (self.options.base_url, model)}
+
+    def usage(self) -> dict[str, Any]:
+        """What this proposal took so far, as it goes into proposal.json."""
+        return dataclasses.asdict(read_ledger(self.ledger_path).usage(**self.place))
+
+    def _check_budgets(self, ledger: Ledger, most: Usage) -> None:
+        options, spent = self.options, ledger.usage()
+        dollars = sum(self._cost_of_call(call) or 0.0 for call in ledger.calls.values())
+        said = ""
+        if options.budget_requests and spent.requests + 1 > options.budget_requests:
+            said = f"all {options.budget_requests:,} requests of budget_requests are made"
+        elif options.budget_tokens and spent.tokens + most.tokens > options.budget_tokens:
+            said = f"{spent.tokens:,} of budget_tokens={options.budget_tokens:,} are spent, and the next request can take {most.tokens:,}"
+        elif options.budget_usd and dollars + (most.cost_usd or 0.0) > options.budget_usd:
+            said = f"{dollars:.4f} of budget_usd={options.budget_usd:g} are spent, and the next request can cost {most.cost_usd:.4f}"
+        elif (
+            options.budget_hours
+            and ledger.began
+            and datetime.now(UTC) - ledger.began > timedelta(hours=options.budget_hours)
+        ):
+            said = f"the {options.budget_hours:g} hours of budget_hours since the first request are over"
+        if said:
+            raise LlmError("budget", f"{said}; give more with --llm", passing=False)
+
+    def _cost_of_call(self, call: Mapping[str, Any]) -> float | None:
+        """A call's cost; by the present prices where none was known when it was made."""
+        known = call["cost_usd"]
+        return known if known is not None else self._usage(call["prompt_tokens"], call["completion_tokens"]).cost_usd
+
+    def _usage(self, prompt_tokens: int, completion_tokens: int, estimated: bool = False) -> Usage:
+        """One request's usage, with its cost where the prices are known."""
+        prices, cost = (self.options.price_input, self.options.price_output), None
+        if None not in prices:
+            cost = round((prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6, 8)
+        return Usage(1, prompt_tokens, completion_tokens, cost, estimated)
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdecimal())
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:02d}.json"
+
+    def _read(self, number: int) -> dict:
+        return read_json(self._path(number))
+
+    def _write(self, number: int, entry: Mapping[str, Any]) -> None:
+        write_json_atomic(self._path(number), entry)
+
+    def _append(self, event: str, call: int, usage: Usage, **more: Any) -> None:
+        self._add({"event": event, "call": call, "time": _now(), **self.place, **dataclasses.asdict(usage), **more})
+
+    def _add(self, entry: Mapping[str, Any]) -> None:
+        new = not self.ledger_path.exists()
+        cut = not new and not self.ledger_path.read_bytes().endswith(b"\n")
+        with self.ledger_path.open(
+            "ab", buffering=0
+        ) as file:  # a line that a kill cut short is closed, so that it spoils no other
+            append_whole(file, (b"\n" if cut and file.tell() else b"") + json.dumps(entry).encode() + b"\n", sync=True)
+        if new:
+            sync_folder(self.ledger_path.parent)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

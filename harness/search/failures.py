@@ -1,0 +1,177 @@
+"""What goes wrong between us and a language model's server, in words and in kinds that a caller can act on.
+
+In: an exception of the SDK, or a reply with an error in it. Out: an LlmError. Refuses to quote more of a server's message than a line, and none of
+it before the key is out of it.
+"""
+
+import email.utils
+import json
+import re
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import openai
+
+KINDS = (
+    "setup", "unauthorised", "unknown_model", "rate_limited", "server", "stalled", "unreachable", "context_too_long", "bad_request",
+    "budget", "deadline",
+)  # fmt: skip
+RETRIED = ("rate_limited", "server", "stalled", "unreachable")
+SHOWN_CHARACTERS = 300  # of a server's own message
+
+_SECRETS = re.compile(r"\b(Bearer\s+)\S+|\b(sk-)[\w*.-]{6,}|(://)[^/\s@]+(?=@)", re.IGNORECASE)
+_CONTEXT = re.compile(
+    r"context[ _-]?(length|window|size|limit)|maximum context|prompt is too long|input is too long|too many (input )?tokens"
+    r"|exceeds? the (available|maximum|model)|reduce the length",
+    re.IGNORECASE,
+)
+_NO_MODEL = re.compile(
+    r"model[^.]{0,200}?(not found|does ?n[o']t exist|not exist|not available|is not supported|not a valid)|not a valid model|unknown model"
+    r"|invalid model|no such model|model_not_found",
+    re.IGNORECASE,
+)
+_NO_CREDIT = re.compile(
+    r"insufficient_quota|insufficient (credit|balance|fund)|exceeded your current quota|billing", re.IGNORECASE
+)
+
+
+class LlmError(RuntimeError):
+    """The model gave no answer. kind: one of KINDS; passing: it may go away by itself; retry_after: seconds the server asks for, None unsaid.
+
+    parameter: the name of the one parameter that the server says it does not take, "" when it names none.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        passing: bool,
+        retry_after: float | None = None,
+        parameter: str = "",
+        billed: bool = False,
+    ) -> None:
+        assert kind in KINDS, kind
+        super().__init__(message)
+        self.kind, self.passing, self.retry_after, self.parameter = kind, passing, retry_after, parameter
+        self.billed = billed  # the request was sent and no answer came back: it may be paid for all the same
+
+    @property
+    def worth_a_retry(self) -> bool:
+        return self.passing and self.kind in RETRIED
+
+
+class EndpointError(LlmError):
+    """A person must change something before this endpoint can be used; the message says what."""
+
+
+def redact(text: str) -> str:
+    """The text without whatever looks like a key: after Bearer, after sk-, or before the host in a URL."""
+    return _SECRETS.sub(lambda found: f"{found[1] or found[2] or found[3]}[removed]", text)
+
+
+def failure_of(error: "openai.APIError", clean: Callable[[str], str]) -> LlmError:
+    """Return the LlmError for an exception of the SDK. clean: takes the key out of a text."""
+    import httpx2
+    import openai
+
+    cause = error.__cause__
+    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError | httpx2.UnsupportedProtocol):
+        where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
+        return LlmError("unreachable", f"nobody answers at {where}: {_line(cause, clean)}", passing=True)
+    if isinstance(error, openai.APITimeoutError):
+        return LlmError(
+            "stalled",
+            "the server took the request and sent nothing in time (deadline_seconds gives it longer)",
+            passing=True,
+            billed=True,
+        )
+    if isinstance(error, openai.APIStatusError):
+        response = error.response
+        return failure_of_status(response.status_code, response.text, clean, retry_after(response.headers))
+    return LlmError("server", f"the connection broke off: {_line(cause or error, clean)}", passing=True, billed=True)
+
+
+def failure_of_status(status: int, text: str, clean: Callable[[str], str], wait: float | None = None) -> LlmError:
+    """Return the LlmError for a reply's status and text."""
+    error = error_in(text)
+    message, code = str(error.get("message") or ""), str(error.get("code") or error.get("type") or "")
+    said = f"the server answers {status}: {_line(message or text or 'nothing more', clean)}"
+    if status in (401, 403):
+        return LlmError(
+            "unauthorised",
+            f"{said} (the key is refused: set OPENAI_API_KEY to one that this server knows)",
+            passing=False,
+        )
+    if status == 402 or (status == 429 and _NO_CREDIT.search(f"{code} {message}")):
+        return LlmError("unauthorised", f"{said} (the account has no credit left)", passing=False)
+    if status == 429:
+        asked = f"; it asks to wait {wait:.0f} s" if wait is not None else ""
+        return LlmError("rate_limited", said + asked, passing=True, retry_after=wait)
+    if status in (408, 409, 425) or status >= 500:
+        failure = LlmError("server", said, passing=True, retry_after=wait, billed=status in (408, 504, 524))
+    elif status == 413 or "context_length" in code or "exceed_context_size" in code or _CONTEXT.search(message):
+        failure = LlmError(
+            "context_too_long", f"{said} (set a smaller context_tokens or max_output_tokens)", passing=False
+        )
+    elif "model_not_found" in code or (status in (400, 404, 422) and _NO_MODEL.search(message)):
+        failure = LlmError("unknown_model", said, passing=False)
+    elif status in (404, 405) or 300 <= status < 400:
+        failure = LlmError("bad_request", f"{said} (is it the base URL? It usually ends in /v1)", passing=False)
+    else:
+        failure = LlmError("bad_request", said, passing=False)
+    failure.parameter = _parameter(error)
+    return failure
+
+
+def error_in(text: str) -> dict[str, Any]:
+    """The error in a reply, as {"message", "code", "param", ...}, from the shapes that servers give it; {} when there is none."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(body, Mapping):
+        return {}
+    found = body.get("error", body.get("detail", body))
+    if isinstance(found, str):
+        return {"message": found}
+    if isinstance(found, list):  # FastAPI's: [{"loc": ["body", "temperature"], "msg": "..."}]
+        first = found[0] if found and isinstance(found[0], Mapping) else {}
+        place = first.get("loc") if isinstance(first.get("loc"), list) else []
+        return {"message": str(first.get("msg", "")), "param": str(place[-1]) if place else None}
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _parameter(error: Mapping[str, Any]) -> str:
+    """The parameter that an error is about: the one it names as such, else the first one quoted in its message."""
+    named = error.get("param")
+    if isinstance(named, str) and named:
+        return "system" if "role" in named else named
+    message = str(error.get("message") or "")
+    if re.search(r"system.{0,20} role|role.{0,30}system|System message", message, re.IGNORECASE):
+        return "system"
+    quoted = re.search(r"\b(max_completion_tokens|max_tokens|temperature|reasoning_effort)\b", message)
+    return quoted[1] if quoted else ""
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a reply asks to wait, from Retry-After (seconds or a date) or retry-after-ms; None where it says nothing usable."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return float(text) * unit
+        if text:
+            try:
+                return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+            except ValueError:
+                continue
+    return None
+
+
+def _line(text: object, clean: Callable[[str], str]) -> str:
+    """One line of a server's words, without the key, without control characters, and not too long."""
+    plain = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in clean(str(text)))
+    plain = " ".join(redact(plain).split())
+    return plain if len(plain) <= SHOWN_CHARACTERS else f"{plain[:SHOWN_CHARACTERS]} ..."

@@ -1,0 +1,126 @@
+"""The answer of a model apart from its reasoning.
+
+In: the assistant's message as a server sent it (a plain dict). Out: its text, its reasoning and its refusal, each "" when there is none.
+Reasoning comes in fields of its own, in parts of a typed list, between tags (closed, never closed since the reply was cut off, or with the opening
+tag left behind in the prompt) or in Harmony's channels, whole or with their special tokens lost. What stands inside a SEARCH/REPLACE block is code
+and stays as it is. Refuses nothing: a text without any of these is all answer.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+FIELDS = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+)  # DeepSeek and older vLLM; vLLM, OpenRouter, Ollama; Ollama's own API
+NAMES = "think|thinking|thought|thoughts|reasoning|seed:think|mm:think"  # of tags; the last two are Seed-OSS's and MiniMax's
+TAG = re.compile(
+    rf"^[ \t]*(?P<open><(?:{NAMES})>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>|<\|channel>(?:thought)?)"
+    rf"|(?P<close></(?:{NAMES})>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>|<channel\|>)",
+    re.MULTILINE | re.IGNORECASE,
+)
+EDIT = re.compile(
+    r"^[ \t]*<{5,}[ \t]*SEARCH\b(?:(?!^[ \t]*<{5,}[ \t]*SEARCH\b).)*?^[ \t]*>{5,}[ \t]*REPLACE\b", re.M | re.S
+)
+CHANNEL = re.compile(
+    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    re.S,
+)
+LOST_CHANNELS = re.compile(
+    r"\Aanalysis(?P<thought>.*)assistant\s*final(?P<answer>.*)\Z", re.S
+)  # "analysisWe need ...assistantfinalTitle: ..."
+GRANITE = re.compile(
+    r"\A\s*Here(?: is|'s) my thought process:(?P<thought>.*?)Here(?: is|'s) my response:(?P<answer>.*)\Z", re.S
+)
+AROUND = re.compile(
+    r"\A\s*(?:<answer>|<\|START_RESPONSE\|>|<\|begin_of_solution\|>)\s*|\s*(?:</answer>|<\|END_RESPONSE\|>|<\|end_of_solution\|>)\s*\Z"
+)
+END = re.compile(r"(?:\s*(?:<\|(?:im_end|eot_id|end|return|endoftext|end_of_text)\|>|<end_of_turn>|</s>))+\s*\Z")
+
+
+def message_parts(message: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return (text, reasoning, refusal) of an assistant's message."""
+    text, thoughts, refusals = _content(message.get("content"))
+    text, inside = split_reasoning(text)
+    fields = dict.fromkeys(
+        found for name in FIELDS if (found := _text(message.get(name)))
+    )  # some servers give it under two names
+    reasoning = "\n".join(part for part in (*fields, thoughts, inside) if part)
+    return text, reasoning, _text(message.get("refusal")) or refusals
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """Return (answer, reasoning) of a text."""
+    for form in (_split_channels, _split_sentences, _split_tags):
+        answer, reasoning = form(text)
+        if answer != text:
+            answer = AROUND.sub("", answer)  # the counterpart of the tags around a thought
+            break
+    return END.sub("", answer).strip("\n"), reasoning.strip()
+
+
+def _split_channels(text: str) -> tuple[str, str]:
+    channels = list(CHANNEL.finditer(text))
+    if not channels:
+        return text, ""
+    before = text[: channels[0].start()].removesuffix("<|start|>assistant")
+    parts = [("analysis", before)] + [(channel[1], channel[2]) for channel in channels]
+    answer = "".join(body for name, body in parts if name == "final")
+    return answer, "\n".join(body for name, body in parts if name != "final" and body.strip())
+
+
+def _split_sentences(text: str) -> tuple[str, str]:
+    found = LOST_CHANNELS.match(text) or GRANITE.match(text)
+    return (found["answer"], found["thought"]) if found else (text, "")
+
+
+def _split_tags(text: str) -> tuple[str, str]:
+    code = [found.span() for found in EDIT.finditer(text)]
+    answer, reasoning, end, thinking = "", "", 0, False
+    for tag in TAG.finditer(text):
+        if not thinking and any(start < tag.start() < stop for start, stop in code):
+            continue
+        before = text[end : tag.start()]
+        if thinking and tag["open"]:
+            continue  # a thought that quotes the tag
+        if tag["open"]:
+            answer += before
+        elif thinking:
+            reasoning += before
+        else:  # its opening tag was in the prompt: all so far was thought
+            answer, reasoning = "", reasoning + answer + before
+        thinking, end = bool(tag["open"]), tag.end()
+    rest = text[end:]
+    return (answer, reasoning + rest) if thinking else (answer + rest, reasoning)
+
+
+def _content(content: Any) -> tuple[str, str, str]:
+    """Return (text, reasoning, refusal) of a content: a text, nothing, or a list of typed parts."""
+    if not isinstance(content, list):
+        return _text(content), "", ""
+    texts, thoughts, refusals = [], [], []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind in ("text", "output_text"):
+            texts.append(_text(part))
+        elif kind == "refusal":
+            refusals.append(_text(part.get("refusal")))
+        elif kind in ("thinking", "reasoning", "reasoning_text", "summary_text"):
+            thoughts.append(_text(part))
+    return "".join(texts), "\n".join(thoughts), "\n".join(refusals)
+
+
+def _text(value: Any) -> str:
+    """The text in a value of unknown shape: itself, that of its parts, or that under one of the usual names."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(_text(part) for part in value)
+    if isinstance(value, Mapping):
+        return next(
+            (_text(value[name]) for name in ("text", "content", "thinking", "reasoning", "summary") if name in value),
+            "",
+        )
+    return ""
