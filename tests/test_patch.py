@@ -29,7 +29,7 @@ def block(search: str, replace: str) -> str:
 
 def test_blocks_are_read_between_prose():
     text = "I would try this:\n" + block("a\nb", "c") + "\nand\n" + block("d", "") + "done"
-    assert parse_edits(text) == [Edit("a\nb", "c"), Edit("d", "")]
+    assert parse_edits(text) == [Edit("a\nb\n", "c\n"), Edit("d\n", "\n")]
 
 
 @pytest.mark.parametrize(

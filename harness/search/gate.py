@@ -69,16 +69,19 @@ def source_hash(source: str) -> str:
     A source that cannot be parsed is hashed as text.
     """
     try:
-        tree = ast.parse(source)
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(
-                node
-            ):
-                node.body = node.body[1:]
+        tree = without_docstrings(ast.parse(source))
         text = ast.dump(tree)
     except UNREADABLE:
         text = source
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """Return the tree, changed in place, without the docstrings of its module, classes and functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(node):
+            node.body = node.body[1:]
+    return tree
 
 
 def _has_docstring(node: ast.AST) -> bool:

@@ -9,17 +9,25 @@ In: a source and edits, each some whole lines to find and the lines to put there
     >>>>>>> REPLACE
 
 Out: the new source, or a PatchError; never a source with some of the edits, never the old one in disguise. The lines
-to find must stand in the source exactly once: to the letter or, failing that, all shifted by the same indentation (the
-replacement is shifted with them). An edit that finds nothing, finds two places, or changes nothing is an error, and
-the message shows the nearest lines, so that a proposer can correct itself.
+to find must stand in the source exactly once: to the letter or, failing that, but for trailing blanks and for one
+indentation that all of them have too much or too little (the replacement is then shifted with them) or, failing that,
+without the blank lines they begin and end with. An edit that finds nothing, finds two places, or changes nothing is an
+error, and the message shows the nearest lines, so that a proposer can correct itself. Line ends stay as they are in
+the source, whatever those of the edits.
 """
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_HEAD, _MIDDLE, _TAIL = r"<{5,9} ?SEARCH", r"={5,9}", r">{5,9} ?REPLACE"
+# A marker stands alone on its line; models vary its length, its spacing and what they add to it.
+_HEAD = re.compile(r"(?:<{3,}|-{5,})\s*SEARCH[\s:<>]*(?:\S+\.py)?:?|<{5,}", re.IGNORECASE)
+_MIDDLE = re.compile(r"={4,}")
+_TAIL = re.compile(r"(?:>{3,}|\+{5,})\s*REPLACE[\s:<>]*|>{5,}", re.IGNORECASE)
+_LIKE_A_MARKER = re.compile(r"<{5,}.*|>{5,}.*|[<>+-]{3,}\s*(SEARCH|REPLACE)\b.*")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # not str.splitlines, which also cuts at form feeds and the like
+_MOST_SHOWN = 40  # lines of the source in a message
 
 
 class PatchError(ValueError):
@@ -28,49 +36,116 @@ class PatchError(ValueError):
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace the lines `search` by the lines `replace` (both without a final newline)."""
+    """Replace the lines `search` by the lines `replace`: texts of whole lines, the newline of the last may lack.
+
+    in_a_list: the whole block stood indented, as in a list, so that its indentation need not be the source's.
+    """
 
     search: str
     replace: str
+    in_a_list: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """An edit and the lines of a text, from `start` up to `stop` (0-based, exclusive), that say it."""
+
+    start: int
+    stop: int
+    edit: Edit
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text without their ends, cut where Python cuts a source."""
+    return [line.rstrip("\r\n") for line in _LINE.findall(text)]
+
+
+def join_lines(lines: Iterable[str]) -> str:
+    """Return the text of whole lines; '' for none, which is not the same as an empty line."""
+    return "".join(line + "\n" for line in lines)
 
 
 def parse_edits(text: str) -> list[Edit]:
-    """Return the edits in a text; lines outside of blocks are prose and skipped. Raises PatchError on a cut block."""
-    edits: list[Edit] = []
-    part, search, replace = None, [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        mark = line.strip()
-        if re.fullmatch(_HEAD, mark):
-            if part:
-                raise PatchError(f"line {number} of the edits: a new SEARCH begins before the last block was closed")
-            part, search, replace = "search", [], []
-        elif part == "search" and re.fullmatch(_MIDDLE, mark):
+    """Return the edits in a text; lines outside of blocks are prose and skipped. Raises PatchError on a malformed block."""
+    blocks = find_blocks(split_lines(text))
+    if not blocks:
+        raise PatchError("no SEARCH/REPLACE block found")
+    return [block.edit for block in blocks]
+
+
+def find_blocks(lines: Sequence[str]) -> list[Block]:
+    """Return the SEARCH/REPLACE blocks among the lines of a text.
+
+    Raises PatchError on a block that is cut or that can be read in two ways: to skip it would apply the others alone.
+    """
+    blocks: list[Block] = []
+    part, start, search, replace = "", 0, [], []
+    for number, line in enumerate(lines):
+        marker = _marker(line, number)
+        if marker == "head" and not part:
+            part, start, search, replace = "search", number, [], []
+        elif marker == "middle" and part == "search":
             part = "replace"
-        elif part == "replace" and re.fullmatch(_TAIL, mark):
-            edits.append(Edit("\n".join(search), "\n".join(replace)))
-            part = None
+        elif marker == "tail" and part == "replace":
+            blocks.append(Block(start, number + 1, _edit(lines[start], search, replace)))
+            part = ""
+        elif marker and (part or marker == "tail" and "REPLACE" in line.upper()):
+            raise PatchError(f"line {number + 1} of the reply: {_MISPLACED[marker, part]}")
         elif part:
             (search if part == "search" else replace).append(line)
     if part:
-        raise PatchError("the last SEARCH/REPLACE block is not closed: was the answer cut off?")
-    if not edits:
-        raise PatchError("no SEARCH/REPLACE block found")
-    return edits
+        raise PatchError("the last SEARCH/REPLACE block is not closed: was the reply cut off?")
+    return blocks
+
+
+_MISPLACED = {
+    ("head", "search"): "a new SEARCH begins before the last block was closed",
+    ("head", "replace"): "a new SEARCH begins before the last block was closed by >>>>>>> REPLACE",
+    ("middle", "replace"): "a second ======= within one block, so that its two parts cannot be told apart",
+    ("tail", "search"): "REPLACE ends a block that has no line ======= between what to find and what to put there",
+    ("tail", ""): "REPLACE ends a block that no line <<<<<<< SEARCH began",
+}
+
+
+def _marker(line: str, number: int) -> str:
+    """Return head, middle, tail, or '' for a line that is none. Raises PatchError on one that may be meant as one."""
+    bare = line.strip(" \t*`")
+    for name, pattern in (("head", _HEAD), ("middle", _MIDDLE), ("tail", _TAIL)):
+        if pattern.fullmatch(bare):
+            return name
+    if _LIKE_A_MARKER.fullmatch(bare):
+        raise PatchError(
+            f"line {number + 1} of the reply: {bare[:60]!r} is no marker; a block has the lines '<<<<<<< SEARCH', '=======' "
+            "and '>>>>>>> REPLACE' with nothing else on them"
+        )
+    return ""
+
+
+def _edit(head: str, search: list[str], replace: list[str]) -> Edit:
+    """Return the edit of a block; one that stands indented with its markers loses that indentation."""
+    indent = _indent(head)
+    in_a_list = bool(indent) and all(line.startswith(indent) for line in search + replace if line.strip())
+    if in_a_list:
+        search, replace = ([line.removeprefix(indent) for line in part] for part in (search, replace))
+    return Edit(join_lines(search), join_lines(replace), in_a_list)
 
 
 def apply_edits(source: str, edits: Sequence[Edit]) -> str:
-    """Return the source with all edits applied, one after the other. Raises PatchError, and then nothing is applied."""
-    lines = source.splitlines()
+    """Return the source with all edits applied, one after the other; a block that is given twice is one edit.
+
+    Raises PatchError, and then nothing is applied.
+    """
+    rows = _LINE.findall(source)
+    end = rows[0][len(rows[0].rstrip("\r\n")) :] or "\n" if rows else "\n"
+    closed = not rows or rows[-1].endswith(("\r", "\n"))
+    if not closed:
+        rows[-1] += end
     for number, edit in enumerate(edits, 1):
-        name = f"edit {number} of {len(edits)}"
-        search, replace = edit.search.splitlines(), edit.replace.splitlines()
-        if not any(line.strip() for line in search):
-            raise PatchError(f"{name}: the lines to find are empty; name the lines it goes next to")
-        if search == replace:
-            raise PatchError(f"{name}: it replaces lines by themselves and so changes nothing")
-        start, shift = _find(lines, search, name)
-        lines[start : start + len(search)] = [_shifted(line, shift) for line in replace]
-    result = "\n".join(lines) + ("\n" if source.endswith("\n") or not source else "")
+        if edit not in edits[: number - 1]:
+            name = f"edit {number} of {len(edits)}"
+            start, stop, lines = _place([row.rstrip("\r\n") for row in rows], edit, name)
+            rows[start:stop] = [line + end for line in lines]
+    result = "".join(rows) if closed else "".join(rows).removesuffix(end)
     if result == source:
         raise PatchError("the edits change nothing taken together")
     return result
@@ -86,30 +161,84 @@ def make_diff(old: str, new: str) -> str:
     return "".join(out)
 
 
-def _find(lines: list[str], search: list[str], name: str) -> tuple[int, int]:
-    """Return where the searched lines begin, and by how many columns they are indented more (less: negative)."""
+def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]]:
+    """Return where an edit begins and ends in the source's lines, and the lines to put there."""
+    search, replace = split_lines(edit.search), split_lines(edit.replace)
+    if not any(line.strip() for line in search):
+        raise PatchError(f"{name}: the lines to find are empty; name the lines it goes next to")
+    found = [] if edit.in_a_list else _find_exact(lines, search)
+    found = found or _find_shifted(lines, search)
+    if not found:
+        search, replace = _without_blank_edges(search, replace)
+        found = _find_shifted(lines, search)
+    if not found:
+        raise PatchError(f"{name}: the lines to find are not in the source; did you mean\n{_nearest(lines, search)}")
+    if len(found) > 1:
+        places = ", ".join(str(start + 1) for start, _ in found[:5])
+        raise PatchError(
+            f"{name}: the lines to find stand {len(found)} times (lines {places}); add lines around them until they stand once"
+        )
+    start, shift = found[0]
+    stop, new = start + len(search), [_shifted(line, shift, name) for line in replace]
+    if lines[start:stop] == new:
+        raise PatchError(f"{name}: it replaces lines by themselves and so changes nothing")
+    return start, stop, new
+
+
+Shift = tuple[str, str]  # blanks to take from the beginning of each line, blanks to put there; one of them is ""
+
+
+def _find_exact(lines: list[str], search: list[str]) -> list[tuple[int, Shift]]:
     size = len(search)
-    exact = [i for i in range(len(lines) - size + 1) if lines[i : i + size] == search]
-    found = [(i, 0) for i in exact] or _find_shifted(lines, search)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        places = ", ".join(str(i + 1) for i, _ in found[:5])
-        raise PatchError(f"{name}: the lines to find stand {len(found)} times (lines {places}); add lines around them")
-    raise PatchError(f"{name}: the lines to find are not in the source; did you mean\n{_nearest(lines, search)}")
+    return [(i, ("", "")) for i in range(len(lines) - size + 1) if lines[i : i + size] == search]
 
 
-def _find_shifted(lines: list[str], search: list[str]) -> list[tuple[int, int]]:
-    """Return the places that match but for trailing blanks and one indentation shift common to all non-empty lines."""
-    bare = [line.strip() for line in search]
+def _find_shifted(lines: list[str], search: list[str]) -> list[tuple[int, Shift]]:
+    """Return the places that match but for trailing blanks and one shift common to all lines that are not blank."""
+    bare, size = [line.strip() for line in search], len(search)
+    stripped = [line.strip() for line in lines]
     found = []
-    for start in range(len(lines) - len(search) + 1):
-        window = lines[start : start + len(search)]
-        if [line.strip() for line in window] == bare:
-            shifts = {_indent(a) - _indent(b) for a, b in zip(window, search, strict=True) if b.strip()}
-            if len(shifts) == 1:
+    for start in range(len(lines) - size + 1):
+        if stripped[start : start + size] == bare:
+            pairs = zip(lines[start : start + size], search, strict=True)
+            shifts = {_shift(_indent(line), _indent(wanted)) for line, wanted in pairs if wanted.strip()}
+            if len(shifts) == 1 and None not in shifts:
                 found.append((start, shifts.pop()))
     return found
+
+
+def _shift(present: str, wanted: str) -> Shift | None:
+    """Return what turns the indentation `wanted` into the one that is present; None if no shift does."""
+    if present.endswith(wanted):
+        return "", present.removesuffix(wanted)
+    return (wanted.removesuffix(present), "") if wanted.endswith(present) else None
+
+
+def _shifted(line: str, shift: Shift, name: str) -> str:
+    less, more = shift
+    if not line.strip():
+        return line
+    if not line.startswith(less):
+        raise PatchError(
+            f"{name}: the lines to find are indented deeper than in the source, and the replacement cannot be moved with "
+            "them, since a line of it is indented less; copy the lines with their indentation"
+        )
+    return more + line.removeprefix(less)
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _without_blank_edges(search: list[str], replace: list[str]) -> tuple[list[str], list[str]]:
+    """Return both without the blank lines that the search begins and ends with, of which the source has none."""
+    filled = [i for i, line in enumerate(search) if line.strip()]
+    before, after = filled[0], len(search) - 1 - filled[-1]
+    while before and replace and not replace[0].strip():
+        before, replace = before - 1, replace[1:]
+    while after and replace and not replace[-1].strip():
+        after, replace = after - 1, replace[:-1]
+    return search[filled[0] : filled[-1] + 1], replace
 
 
 def _nearest(lines: list[str], search: list[str], context: int = 1) -> str:
@@ -120,16 +249,5 @@ def _nearest(lines: list[str], search: list[str], context: int = 1) -> str:
     scores = [match.ratio() if match.real_quick_ratio() > 0.3 else 0.0 for match in likeness]
     best = max(range(len(lines)), key=scores.__getitem__, default=0)
     start = max(0, best - anchor - context)
-    stretch = enumerate(lines[start : best - anchor + len(search) + context], start + 1)
-    return "\n".join(f"{number:5d} | {line}" for number, line in stretch)
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip(" "))
-
-
-def _shifted(line: str, shift: int) -> str:
-    """Return the line indented by shift columns more; it never loses more than its own blanks."""
-    if not line.strip() or not shift:
-        return line
-    return " " * shift + line if shift > 0 else line[min(-shift, _indent(line)) :]
+    stretch = lines[start : best - anchor + len(search) + context][:_MOST_SHOWN]
+    return "\n".join(f"{number:5d} | {line}" for number, line in enumerate(stretch, start + 1))

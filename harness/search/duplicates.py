@@ -1,0 +1,163 @@
+"""Has this been tried? What a train.py does apart from its numbers, and whether a candidate comes too near to an earlier one.
+
+In: a candidate, the train.py it was made from, and the history as plain rows. Out: a hash of the structure; a sentence that quotes
+the earlier result, '' when there is none. Near means either of two things. The same code with no annotated constant further off
+than NEAR of its range: no run could tell the two apart. Or the same change of code on an earlier incumbent, where it failed or lost
+clearly; one that lost narrowly may gain on another incumbent. Comments, layout and docstrings never count.
+"""
+
+import ast
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.search.constants import Constant, ConstantsError, parse_constants
+from harness.search.gate import UNREADABLE, without_docstrings
+
+NEAR = 0.02  # of a constant's annotated range
+CLEARLY = 2.0  # sigma of one run: a loss beyond it is no matter of luck
+_NOT_THE_IDEAS = ("infrastructure", "interrupted")  # statuses that say nothing about an idea
+Row = Mapping[str, Any]
+
+
+def structure_hash(source: str) -> str:
+    """Return the sha256 of a train.py's syntax tree without docstrings and without the annotated constants' values.
+
+    '' for a source that cannot be read. Two sources of one structure differ in nothing but the numbers that are searched.
+    """
+    try:
+        lines = {constant.line for constant in parse_constants(source).values()}
+        tree = without_docstrings(ast.parse(source))
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and node.lineno in lines:
+                node.value = ast.Constant(None)
+        text = ast.dump(tree)
+    except (ConstantsError, *UNREADABLE):
+        return ""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def near_duplicate(candidate: str, parent_source: str, history: Sequence[Row]) -> str:
+    """Return why a candidate need not be trained, quoting the earlier result; '' when nothing like it was tried.
+
+    history: rows with structure, constants, parent, folder, title, decision, status, val_bpb, gain, sigma, cause; those of an earlier
+    version may lack any of them. The folder's train.py is read where the code itself must be compared; a lost one compares with nothing.
+    """
+    structure = structure_hash(candidate)
+    if not structure:
+        return ""
+    rows = [row for row in history if row.get("status") not in _NOT_THE_IDEAS]
+    constants = parse_constants(candidate)
+    for row in reversed(rows):
+        if row.get("structure") == structure:
+            differences = _differences(constants, row.get("constants") or {})
+            if differences is not None:
+                return f"{_quoted(row)}: the same code{_numbers(differences)}. Propose something that differs more"
+    change = _change(parent_source, candidate)
+    for row in reversed(rows) if any(change) else ():
+        if not _may_come_again(row) and _change_of(row, history) == change:
+            return f"{_quoted(row)}: the same change, made to an earlier train.py. Propose another one"
+    return ""
+
+
+def _differences(constants: Mapping[str, Constant], earlier: Row) -> dict[str, tuple[Any, Any]] | None:
+    """Return {name: (then, now)} of constants that differ, all by little; None when one differs by more."""
+    if set(constants) != set(earlier):
+        return None
+    pairs = {name: (_tuple(earlier[name]), constant.value) for name, constant in constants.items()}
+    differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return differing if all(_distance(constants[name], *pair) <= NEAR for name, pair in differing.items()) else None
+
+
+def _distance(constant: Constant, a: Any, b: Any) -> float:
+    """Return how far two values lie apart as a share of the annotated range, 1 for values that have no distance."""
+    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (a, b, constant.low, constant.high))
+    if not numbers:
+        return 1.0
+    if constant.scale in ("log", "pow2"):
+        if min(a, b, constant.low) <= 0:
+            return 1.0
+        return abs(math.log(a / b)) / math.log(constant.high / constant.low)
+    return abs(a - b) / (constant.high - constant.low)
+
+
+def _numbers(differences: Mapping[str, tuple[Any, Any]]) -> str:
+    listed = ", ".join(f"{name} {then!r} then and {now!r} now" for name, (then, now) in differences.items())
+    return (
+        f", and no number is further off than {NEAR:.0%} of its range ({listed})"
+        if listed
+        else " with the same numbers"
+    )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+
+
+def _may_come_again(row: Row) -> bool:
+    """A narrow loss may turn into a gain on another incumbent; what was kept is in the incumbent, or was left behind with it."""
+    gain, sigma = row.get("gain"), row.get("sigma")
+    if row.get("decision") == "keep" or not isinstance(gain, (int, float)):
+        return row.get("decision") == "keep"
+    return isinstance(sigma, (int, float)) and gain >= -CLEARLY * sigma
+
+
+def _change_of(row: Row, history: Sequence[Row]) -> tuple[Counter, Counter]:
+    """Return the change that an earlier experiment made to its parent; an empty one where a file is lost."""
+    parents = {other.get("experiment"): other for other in history}
+    sources = [_source(row), _source(parents.get(row.get("parent"), {}))]
+    return _change(sources[1], sources[0]) if all(sources) else (Counter(), Counter())
+
+
+def _source(row: Row) -> str:
+    try:
+        return (Path(row["folder"]) / "train.py").read_text(encoding="utf-8") if row.get("folder") else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _change(before: str, after: str) -> tuple[Counter, Counter]:
+    """Return the statements that a change takes away and those that it brings, wherever they stand."""
+    old, new = Counter(_statements(before)), Counter(_statements(after))
+    return old - new, new - old
+
+
+def _statements(source: str) -> Iterator[str]:
+    """Yield each statement of a source as normalised text, of a compound one its head."""
+    try:
+        tree = without_docstrings(ast.parse(source))
+    except UNREADABLE:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)):
+            head = {name: value for name, value in ast.iter_fields(node) if name not in _BODIES}
+            yield type(node).__name__ + repr({name: _dumped(value) for name, value in head.items()})
+
+
+_BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
+
+
+def _dumped(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_dumped(item) for item in value]
+    return ast.dump(value) if isinstance(value, ast.AST) else value
+
+
+def _quoted(row: Row) -> str:
+    """Return an earlier experiment and its result, in words."""
+    title = f" ({row['title']})" if row.get("title") else ""
+    score, gain, sigma = (row.get(key) for key in ("val_bpb", "gain", "sigma"))
+    if not isinstance(score, (int, float)):
+        cause = f": {row['cause']}" if row.get("cause") else ""
+        return (
+            f"this was tried as experiment {row.get('experiment')}{title}, which ended with {row.get('status')}{cause}"
+        )
+    found = f"{row.get('decision') or 'undecided'}, val_bpb {score:.5f}"
+    if isinstance(gain, (int, float)):
+        found += f", {abs(gain):.5f} {'better' if gain > 0 else 'worse'} than its parent"
+        if isinstance(sigma, (int, float)) and sigma > 0:
+            found += f", {abs(gain) / sigma:.1f} sigma"
+    return f"this was tried as experiment {row.get('experiment')}{title}: {found}"

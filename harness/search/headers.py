@@ -1,0 +1,112 @@
+"""The header of a model's reply: title, hypothesis, category and expected delta, in the spellings that models use.
+
+In: the lines of a reply without its code. Out: the fields as plain text on one line each. Read are `Title: x`, `**Title:** x`,
+`# Title` with x below, `- Title - x`, `Idea 2: x` and their like; nothing is refused here, a field that is not found is empty.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.search.program import CATEGORIES
+
+_MOST = {"title": 160, "hypothesis": 2000, "category": 80, "expected": 200}  # characters
+_KEY = (
+    r"(?P<title>title|name|(?:idea|option|proposal|approach|experiment)\s*#?\s*(?:\d+|[A-D])\b)"
+    r"|(?P<hypothesis>hypothesis|rationale)|(?P<category>category)|(?P<expected>expected\b[^:=*]{0,60}?)"
+)
+_MARK = r"[*_`\"']*"
+_HEADER = re.compile(
+    rf"\s*(?:[-*+>]\s+|\d+[.)]\s+)*(?P<hashes>#{{1,6}}\s*)?(?P<bold>{_MARK})(?:{_KEY}){_MARK}"
+    rf"(?:\s*[:=]\s*|\s+[-–—]+\s+|\s*$|\s+(?=[-+−~]?\d)){_MARK}\s*(?P<value>.*)",
+    re.IGNORECASE,
+)
+_KINDS = {
+    "tune": "tune|tuning|hyper-?parameters?",
+    "architecture": "architectur\\w*|model",
+    "optimizer": "optimi[sz]\\w*",
+    "schedule": "schedul\\w*",
+    "simplify": "simplif\\w*",
+}
+_NUMBER = re.compile(r"(?<![\w.])([-+−–]?)\s?(\d+(?:\.\d+)?(?:e-?\d+)?|\.\d+)(?![\w.]*\d)(?!\s?%)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A field of the header, the line it stands on, and what stands behind it there."""
+
+    line: int
+    key: str
+    value: str
+
+
+def find_headers(lines: Sequence[str]) -> list[Header]:
+    """Return the fields among lines; one whose value stands below it has that line's."""
+    found = []
+    for number, line in enumerate(lines):
+        if match := _HEADER.fullmatch(line):
+            key = next(key for key in _MOST if match[key])
+            value = _plain(match["value"]) or next(
+                (_plain(below) for below in lines[number + 1 :] if below.strip()), ""
+            )
+            found.append(Header(number, key, value))
+    return found
+
+
+def header_values(lines: Sequence[str], headers: Sequence[Header], first: int, last: int) -> dict[str, str]:
+    """Return title, hypothesis, category and expected from lines first up to last, '' where they are missing.
+
+    Of a field that comes twice the first counts. A hypothesis may have several lines; without a title its first sentence is the
+    title, and before that a heading.
+    """
+    said = dict.fromkeys(_MOST, "")
+    for header in headers:
+        if not said[header.key]:
+            said[header.key] = header.value
+            if header.key == "hypothesis":
+                said["hypothesis"] = _paragraph(lines, header, {h.line for h in headers}, last)
+    if not said["title"]:
+        headings = [_plain(line) for line in lines[first:last] if re.match(r"#{1,6} \S", line)]
+        said["title"] = headings[0] if headings else re.split(r"(?<=[.!?])\s", said["hypothesis"])[0].rstrip(".")
+    return {key: text[: _MOST[key]] for key, text in said.items()}
+
+
+def _paragraph(lines: Sequence[str], header: Header, others: set[int], last: int) -> str:
+    """Return the lines from a field's to the next blank one, fence or field."""
+    match = _HEADER.fullmatch(lines[header.line])
+    texts = [match["value"]] if match and _plain(match["value"]) else []
+    for number in range(header.line + 1, last):
+        line = lines[number]
+        if number in others or re.match(r"\s*(```|~~~|#{1,6} |<{3,})", line) or (texts and not line.strip()):
+            break
+        if line.strip():
+            texts.append(line)
+    return _plain(" ".join(texts))
+
+
+def read_category(text: str) -> str:
+    """Return the one of CATEGORIES that is named first, '' if none is."""
+    words = {kind: re.search(rf"\b({_KINDS[kind]})\b", text, re.IGNORECASE) for kind in CATEGORIES}
+    found = {kind: match.start() for kind, match in words.items() if match}
+    return min(found, key=found.__getitem__, default="")
+
+
+def read_delta(text: str) -> float | None:
+    """Return the change of val_bpb that is expected, negative is better; None where no number is stated, or only a share of it.
+
+    Of "-0.002 to -0.004" the middle. "0.003 lower" and "improves by 0.003" are -0.003.
+    """
+    numbers = [(-1.0 if sign in ("-", "−", "–") else 1.0) * float(digits) for sign, digits in _NUMBER.findall(text)[:2]]
+    if not numbers:
+        return None
+    better = re.search(r"\b(lower|better|gain|improve\w*|reduc\w*|decreas\w*|drop|less)\b", text, re.IGNORECASE)
+    delta = sum(numbers) / len(numbers)
+    delta = -abs(delta) if better and all(number >= 0 for number in numbers) else delta
+    return delta if math.isfinite(delta) and abs(delta) < 10 else None
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line, without control characters and the markdown around it."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(shown.split()).strip('*`"# ').strip()

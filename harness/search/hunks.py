@@ -1,0 +1,112 @@
+"""Unified diffs in a reply, read as edits: each hunk is the lines to find and the lines to put there.
+
+In: the lines of a text. Out: an edit per hunk, whose context and removed lines must then stand in the source like those of
+any other edit. Line numbers and counts in a hunk's header are not believed: models rarely get them right. Refused: a diff
+of another file, a hunk with nothing to find its place by, and a line inside of a hunk that says neither "there", "goes" nor
+"comes", since what it was meant to be would be a guess.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from harness.search.patch import Block, Edit, PatchError, join_lines
+
+_FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*([\w.+-]*).*")
+_HUNK = re.compile(r"@@.*")
+_FILE = re.compile(r"(?:---|\+\+\+) (?P<path>\S+).*")
+_GIT = re.compile(r"(diff --git|index [0-9a-f]+\.\.|new file mode|old mode|new mode|similarity index).*")
+_OURS = ("train.py", "train_template.py")
+
+
+@dataclass
+class _Hunk:
+    start: int
+    search: list[str] = field(default_factory=list)
+    replace: list[str] = field(default_factory=list)
+    stop: int = 0
+
+    def add(self, line: str, number: int) -> None:
+        sign, text = line[:1], line[1:]
+        if sign in ("", " ", "-"):  # "": an empty line of context whose blank was lost
+            self.search.append(text)
+        if sign in ("", " ", "+"):
+            self.replace.append(text)
+        self.stop = number + 1
+
+    def block(self) -> Block:
+        search, replace = self.search, self.replace
+        while search and replace and not search[-1].strip() and not replace[-1].strip():  # as after the last hunk
+            search, replace = search[:-1], replace[:-1]
+        if not any(line.strip() for line in search):
+            raise PatchError(
+                f"line {self.start + 1} of the reply: the hunk has no line of the present train.py in it to find its place by"
+            )
+        return Block(self.start, self.stop, Edit(join_lines(search), join_lines(replace)))
+
+
+def find_hunks(lines: Sequence[str]) -> list[Block]:
+    """Return the hunks of the unified diffs among the lines of a text. Raises PatchError."""
+    blocks: list[Block] = []
+    for start, stop, tagged in _stretches(lines):
+        blocks += _hunks(lines, start, stop, tagged)
+    return blocks
+
+
+def _stretches(lines: Sequence[str]) -> Iterator[tuple[int, int, bool]]:
+    """Yield the stretches between fences: start, stop, and whether the fence above says that it is a diff."""
+    start, tagged = 0, False
+    for number, line in enumerate([*lines, "```"]):
+        if fence := _FENCE.fullmatch(line):
+            yield start, number, tagged
+            start, tagged = number + 1, fence[2].lower() in ("diff", "patch")
+
+
+def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Block]:
+    """Return the hunks of one stretch; what stands before the first header is prose, if the fence does not say diff."""
+    headed = any(_HUNK.fullmatch(line) for line in lines[start:stop])
+    if not headed and not tagged:
+        return []
+    hunks: list[_Hunk] = []
+    inside = False
+    for number in range(start, stop):
+        line = lines[number]
+        if _HUNK.fullmatch(line):
+            hunks.append(_Hunk(number))
+            inside = True
+        elif _begins_a_file(lines, number):
+            _check_path(lines, number)
+            inside = False
+        elif _FILE.fullmatch(line) and number and _begins_a_file(lines, number - 1) or _GIT.fullmatch(line):
+            inside = False
+        elif inside or (tagged and not headed):
+            if not hunks:
+                hunks.append(_Hunk(number))
+            if line[:1] not in ("", " ", "+", "-", "\\"):
+                _check_prose(lines, number, stop)
+                break
+            if not line.startswith("\\"):  # "\ No newline at end of file"
+                hunks[-1].add(line, number)
+    return [hunk.block() for hunk in hunks]
+
+
+def _begins_a_file(lines: Sequence[str], number: int) -> bool:
+    """--- and +++ one after the other: a removed line that begins with two dashes looks like the first alone."""
+    return lines[number].startswith("--- ") and number + 1 < len(lines) and lines[number + 1].startswith("+++ ")
+
+
+def _check_path(lines: Sequence[str], number: int) -> None:
+    for line in lines[number : number + 2]:
+        match = _FILE.fullmatch(line)
+        if not match or PurePosixPath(match["path"]).name not in _OURS:
+            raise PatchError(f"line {number + 1} of the reply: {line.strip()!r}: only train.py may be changed")
+
+
+def _check_prose(lines: Sequence[str], number: int, stop: int) -> None:
+    """A line that is none of a diff ends it, if no line of a diff follows."""
+    if any(re.match(r"[+\- ]|@@", line) for line in lines[number:stop]):
+        raise PatchError(
+            f"line {number + 1} of the reply: {lines[number][:60]!r} stands inside of a diff and begins with none of ' ', '+' and "
+            "'-': give the change as SEARCH/REPLACE blocks"
+        )

@@ -1,0 +1,231 @@
+"""A model's reply: what it says about its idea, and the train.py that it asks for.
+
+In: the text of a reply (without its reasoning), then the present train.py. Out: title, hypothesis, category, expected delta and
+the change in one of three forms, SEARCH/REPLACE blocks, a unified diff or the whole file; then the new train.py. What a model
+puts around these (prose, fences, markdown, spellings of a header) is looked through. What can be read in two ways is refused:
+two ideas, two forms, code left out by "...", a piece of a file. Nothing here ever returns the present train.py, or a part of a change.
+"""
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.search.constants import BEGIN, END
+from harness.search.gate import UNREADABLE
+from harness.search.headers import Header, find_headers, header_values, read_category, read_delta
+from harness.search.hunks import find_hunks
+from harness.search.patch import Edit, apply_edits, find_blocks, join_lines, split_lines
+
+FENCE = re.compile(r"\s*(?:`{3,}|~{3,}).*")
+_WHOLE = (BEGIN, END, "def build_model(", "__main__")  # what every train.py has, and no piece of one
+
+
+class ReplyError(ValueError):
+    """The reply cannot be used; the message tells the model why and what to send instead."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One idea. category: '' where none of the known ones is named. Either edits or whole is None."""
+
+    title: str
+    hypothesis: str
+    category: str
+    expected_delta: float | None
+    edits: tuple[Edit, ...] | None
+    whole: str | None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a change and where in the reply it stands."""
+
+    start: int
+    stop: int
+    form: str
+    edit: Edit | None = None
+    whole: str | None = None
+
+
+def parse_reply(text: str) -> Reply:
+    """Return what a reply asks for. Raises ReplyError, or PatchError on a malformed block or diff."""
+    lines = split_lines(text)
+    pieces = _pieces(lines)
+    prose = _without(lines, pieces)
+    headers = find_headers(prose)
+    first, last = _one_idea(headers, pieces, len(lines))
+    pieces = [piece for piece in pieces if first <= piece.start < last]
+    _check_form(pieces)
+    said = header_values(prose, [header for header in headers if first <= header.line < last], first, last)
+    if not said["title"]:
+        raise ReplyError("the reply names no idea: begin it with a line 'Title: ...' and one 'Hypothesis: ...'")
+    wholes = {piece.whole for piece in pieces if piece.whole is not None}
+    if len(wholes) > 1:
+        raise ReplyError("the reply holds two different whole files: send one")
+    return Reply(
+        said["title"],
+        said["hypothesis"],
+        read_category(said["category"]),
+        read_delta(said["expected"]),
+        None if wholes else tuple(piece.edit for piece in pieces if piece.edit),
+        wholes.pop() if wholes else None,
+    )
+
+
+def apply_reply(reply: Reply, source: str) -> str:
+    """Return the train.py that a reply makes of the present one. Raises ReplyError or PatchError; it never returns source."""
+    if reply.whole is not None:
+        _check_elided(reply.whole, source, "the whole file")
+        changed = reply.whole
+        if split_lines(changed) == split_lines(source):
+            raise ReplyError("the whole file is the present train.py: it changes nothing")
+    else:
+        edits = [_unfenced(edit, source) for edit in reply.edits or ()]
+        for number, edit in enumerate(edits, 1):
+            _check_elided(edit.search, source, f"edit {number}, SEARCH")
+            _check_elided(edit.replace, source, f"edit {number}, REPLACE")
+        changed = apply_edits(source, edits)
+    _check_python(changed)
+    return changed
+
+
+def _pieces(lines: Sequence[str]) -> list[_Piece]:
+    """Return all parts of changes in a reply, in the order of the forms: what is one form's is not searched for the next."""
+    pieces = []
+    for form, find in (("SEARCH/REPLACE blocks", find_blocks), ("a unified diff", find_hunks)):
+        pieces += [_Piece(b.start, b.stop, form, edit=b.edit) for b in find(_without(lines, pieces))]
+    return pieces + _find_wholes(_without(lines, pieces))
+
+
+def _without(lines: Sequence[str], pieces: Sequence[_Piece]) -> list[str]:
+    rest = list(lines)
+    for piece in pieces:
+        rest[piece.start : piece.stop] = [""] * (piece.stop - piece.start)
+    return rest
+
+
+def _find_wholes(lines: Sequence[str]) -> list[_Piece]:
+    """Return the whole files: each stands alone between two fences, or below the prose of a reply without fences."""
+    found, start = [], 0
+    for number, line in enumerate([*lines, "```"]):
+        if FENCE.fullmatch(line):
+            if _is_whole(lines[start:number]):
+                begin = _first_of_file(lines, start, number)
+                found.append(_Piece(begin, number, "a whole file", whole=_whole(lines[begin:number])))
+            start = number + 1
+    return found
+
+
+def _is_whole(lines: Sequence[str]) -> bool:
+    text = "\n".join(lines)
+    return all(part in text for part in _WHOLE)
+
+
+def _first_of_file(lines: Sequence[str], start: int, stop: int) -> int:
+    """Return where a file begins, prose may stand above it: at the first line of code from which all below is Python."""
+    for number in range(start, stop):
+        if re.match(r"\"\"\"|'''|from |import |#", lines[number]) and _is_whole(lines[number:stop]):
+            try:
+                ast.parse("\n".join(lines[number:stop]))
+                return number
+            except UNREADABLE:
+                continue
+    return start
+
+
+def _whole(lines: Sequence[str]) -> str:
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _one_idea(headers: Sequence[Header], pieces: Sequence[_Piece], size: int) -> tuple[int, int]:
+    """Return the lines from, to of the one idea that comes with a change. Raises ReplyError when two do."""
+    titles = [header for header in headers if header.key == "title"]
+    if len({header.value.casefold() for header in titles}) < 2:
+        return 0, size
+    bounds = [0, *(header.line for header in titles[1:]), size]
+    ideas = [
+        (first, last, header)
+        for header, first, last in zip(titles, bounds, bounds[1:], strict=False)
+        if any(first <= piece.start < last for piece in pieces)
+    ]
+    if len(ideas) > 1:
+        names = " and ".join(repr(header.value[:60]) for *_, header in ideas)
+        raise ReplyError(f"the reply holds {len(ideas)} ideas, {names}: send one, the better one, alone")
+    return ideas[0][:2] if ideas else (0, size)
+
+
+def _check_form(pieces: Sequence[_Piece]) -> None:
+    forms = list(dict.fromkeys(piece.form for piece in pieces))
+    if len(forms) > 1:
+        raise ReplyError(
+            f"the reply gives its change as {' and as '.join(forms)}: give it once, as SEARCH/REPLACE blocks"
+        )
+    if not forms:
+        raise ReplyError(
+            "the reply holds no change: give it as SEARCH/REPLACE blocks (or the whole train.py, from its docstring to its last line; "
+            "a piece of it in a fence does not say where it goes)"
+        )
+
+
+def _unfenced(edit: Edit, source: str) -> Edit:
+    """Return the edit without fences at the edges of its two parts, unless the source has such lines itself."""
+    if any(FENCE.fullmatch(line) for line in split_lines(source)):
+        return edit
+    search, replace = split_lines(edit.search), split_lines(edit.replace)
+    bare = _without_fences(search)
+    filled = [line for line in replace if line.strip()]
+    paired = len(filled) > 1 and all(FENCE.fullmatch(line) for line in (filled[0], filled[-1]))
+    if bare != search or paired:
+        replace = _without_fences(replace)
+    return Edit(join_lines(bare), join_lines(replace), edit.in_a_list)
+
+
+def _without_fences(lines: list[str]) -> list[str]:
+    filled = [i for i, line in enumerate(lines) if line.strip()]
+    if filled and FENCE.fullmatch(lines[filled[0]]):
+        lines = lines[filled[0] + 1 :]
+        filled = [i for i, line in enumerate(lines) if line.strip()]
+    if filled and FENCE.fullmatch(lines[filled[-1]]):
+        lines = lines[: filled[-1]]
+    return lines
+
+
+_KEPT = r"(unchanged|the same|same as|as before|as is|omitted|remains?|stays?|for brevity|not changed|no changes?)"
+_ELIDED = re.compile(
+    r"(#|//|\[|<|\()?\s*("
+    r"(\.{3}|…)\W*"  # "...", alone or as a comment
+    r"|(\.{3}|…).*\b(rest|remain\w*|existing|previous|other|unchanged|same|code|omitted|here)\b.*"
+    r"|.*\b(rest|remain\w*|existing|previous|other|unchanged|same|code|omitted|here)\b.*(\.{3}|…)\W*"
+    rf"|\(?(the )?(rest|remainder|remaining|everything else|other \w+|existing|previous|original)\b.*\b{_KEPT}\b.*"
+    r"|\(?(the )?(rest|remainder) of (the |this )?(\w+ )?(code|file|class|function|method|module|script|block|loop|model)\b.*"
+    r"|\(?(existing|previous|original|unchanged) (code|lines|implementation)\b.{0,20}"
+    r"|\W*(unchanged|no changes?|same as (before|above))\W*"
+    r")",
+    re.IGNORECASE,
+)
+
+
+def _check_elided(text: str, source: str, where: str) -> None:
+    """Raise ReplyError on a line that stands for code left out; one that the source has is a line like any other."""
+    own = {line.strip() for line in split_lines(source)}
+    for line in split_lines(text):
+        bare = line.strip()
+        looks = bare.startswith(("#", "//", "...", "…", "[", "<", "(")) and _ELIDED.fullmatch(bare)
+        if looks and bare not in own:
+            raise ReplyError(
+                f"{where}: the line {bare[:80]!r} stands for code left out, which cannot be put back for sure: write every line, or make "
+                "several smaller blocks, each with only the lines around its change"
+            )
+
+
+def _check_python(source: str) -> None:
+    try:
+        ast.parse(source)
+    except UNREADABLE as error:
+        number = getattr(error, "lineno", None) or 0
+        lines = split_lines(source)[max(0, number - 3) : number + 1]
+        shown = "".join(f"\n{n:5d} | {line[:160]}" for n, line in enumerate(lines, max(0, number - 3) + 1))
+        raise ReplyError(
+            f"the changed train.py would not be valid Python: {getattr(error, 'msg', error)} at line {number}{shown}"
+        ) from None
