@@ -1,4 +1,4 @@
-"""The command line: `python -m harness overnight ...` and `python -m harness train FILE`.
+"""The command line: `python -m harness overnight ...`, `python -m harness try FILE ...` and `python -m harness train FILE`.
 
 A thin shell over `harness.lab`; scripts/overnight.py sets the environment up and comes here. Errors that a person can act on are one line on
 stderr and exit status 1, not a traceback.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -26,6 +27,16 @@ EXIT_STATUSES = """exit status:
   4    busy: another night holds the tag
   130  stopped at once (Ctrl-C twice, SIGTERM); the same command repeats what was in flight
 """
+TRY_STATUSES = """exit status (stdout has one JSON object in each case but 2, progress is on stderr):
+  0    the idea was run and decided: read "outcome" (kept, simplified, discarded, quarantined)
+  1    cannot go on: "reason" says what to do
+  2    wrong usage
+  3    paused: the machine or the disk fails; the same command goes on later
+  4    busy: a night or a notebook works on the run
+  5    refused before anything was run: "reasons" say what to change
+  6    it was run, and crashed: "reason" and "log_tail" say why. It counts as an experiment
+  130  stopped at once (Ctrl-C twice, SIGTERM); the same command repeats what was in flight
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     add_overnight(commands)
+    add_try(commands)
     train = commands.add_parser("train", help="train and score one file by hand, outside of any run")
     train.add_argument("train_py", type=Path)
     train.add_argument("--profile", default="auto")
@@ -47,9 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="sizes of the profile, such as budget_seconds=60",
     )
     options = parser.parse_args(arguments)
+    options.own_process = arguments is None  # which may begin itself anew; a caller's may not
     from harness.data import DataError
+    from harness.lab.carrying import Paused
     from harness.lab.history import HistoryError
     from harness.lab.journal import JournalError
+    from harness.lab.keys import KeyFileError
     from harness.lab.locks import BusyError
     from harness.lab.loop import LoopError
     from harness.lab.parameters import ParameterError
@@ -60,15 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from harness.search.constants import ConstantsError
     from harness.search.program import ProgramError
 
+    run = {"overnight": run_overnight, "try": run_try, "train": run_train}[options.command]
     try:
-        return run_overnight(options) if options.command == "overnight" else run_train(options)
-    except BusyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 4
+        return run(options)
+    except (BusyError, Paused) as error:
+        return say_error(options, error, 4 if isinstance(error, BusyError) else 3)
     except (
         DataError,
         HistoryError,
         JournalError,
+        KeyFileError,
         LoopError,
         ParameterError,
         ProfileError,
@@ -78,11 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ProgramError,
         ConstantsError,
     ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return say_error(options, error, 1)
     except OSError as error:
-        print(f"error: {error}. Nothing is lost: mend that, and run the same command again", file=sys.stderr)
-        return 1
+        return say_error(options, f"{error}. Nothing is lost: mend that, and run the same command again", 1)
+
+
+def say_error(options: argparse.Namespace, error: object, status: int) -> int:
+    """What is wrong, on one line of stderr, and as JSON where that was promised; return the exit status."""
+    if options.command == "try":
+        print(json.dumps({"tag": options.tag, "outcome": "error", "reason": str(error)}, ensure_ascii=False))
+    print(f"error: {error}", file=sys.stderr)
+    return status
 
 
 def add_overnight(commands: argparse._SubParsersAction) -> None:
@@ -132,8 +154,8 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     night.add_argument(
         "--experiments",
         type=lambda text: int(at_least_zero(text)),
-        default=0,
-        help="stop when the run has this many in all",
+        default=None,
+        help="stop when the run has this many in all; 0: the baseline alone",
     )
     night.add_argument("--profile", default="", help="auto, large, small, cpu, demo or tiny (default: by the hardware)")
     night.add_argument("--source", default="", help=f"the corpus: {USAGE} (default: the profile's)")
@@ -152,6 +174,26 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
         help="any size of the profile (vocab_size=1024) or constant of the template (DEPTH=4)",
     )
     night.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    night.add_argument(
+        "--proposer",
+        default="",
+        choices=("tpe", "llm", "hybrid"),
+        help="who has the ideas: tpe (no key), a language model, or both in turn "
+        "(default: hybrid where OPENAI_API_KEY or OPENAI_BASE_URL is set, else tpe)",
+    )
+    night.add_argument(
+        "--model",
+        default="",
+        metavar="NAME",
+        help="of the language model (default: $AUTORESEARCH_MODEL, else the only one that the endpoint serves)",
+    )
+    night.add_argument(
+        "--llm",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="base_url=http://localhost:11434/v1, temperature=0.7, budget_usd=5, price_input=..., deadline_seconds=...",
+    )
     night.add_argument("--results", default="", metavar="FOLDER", help="where runs are kept (default: results/)")
     night.add_argument(
         "--cache",
@@ -163,7 +205,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
 
 def run_overnight(options: argparse.Namespace) -> int:
     """Watch, check, stop, report on, rule in, or run a night."""
-    from harness.lab import night, report
+    from harness.lab import keys, night, report
     from harness.lab.plan import Night
     from harness.lab.profiles import full_spec
     from harness.lab.settings import results_folder
@@ -187,8 +229,10 @@ def run_overnight(options: argparse.Namespace) -> int:
         folder = results_folder(options.results) / newest_tag(options)
         print(night.rule(folder, options.accept if accept else options.refuse, accept))
         return 0
+    if options.own_process:
+        keys.start_without(keep=options.proposer != "tpe")
     tag = options.tag or ("demo" if options.demo else date.today().strftime("%b%d").lower())
-    experiments = options.experiments or (DEMO_EXPERIMENTS if options.demo else 0)
+    experiments = DEMO_EXPERIMENTS if options.demo and options.experiments is None else options.experiments
     profile = options.profile or ("demo" if options.demo else "auto")
     for change in [change for change in options.set if change.startswith("source=")]:
         options.set.remove(change)
@@ -204,19 +248,24 @@ def run_overnight(options: argparse.Namespace) -> int:
             device=options.device,
             results=absolute(options.results),
             cache=absolute(options.cache),
+            proposer=options.proposer,
+            model=options.model,
+            llm=" ".join(options.llm),
         )  # fmt: skip
     )
 
 
 def run_and_say_how_it_ended(wishes: Night) -> int:
     """Run a night, and leave in its heartbeat that it has ended by itself, and how: else it died."""
-    from harness.lab import heartbeat, night, plan
+    from harness.lab import heartbeat, keys, night, plan
 
     try:
         code = night.run_night(wishes)
     except Exception as error:
         heartbeat.end(wishes.folder, 1, f"cannot go on: {error}")
         raise
+    finally:
+        keys.forget()
     words = {130: "stopped at once"}.get(code) or heartbeat.last_line(wishes.folder / "night.log")
     if code == 0:
         words = "done" if (wishes.folder / "run.json").exists() and plan.enough(wishes) else "stopped as asked"
@@ -277,10 +326,67 @@ def newest_tag(options: argparse.Namespace) -> str:
     return max(journals, key=lambda path: path.stat().st_mtime).parent.name
 
 
+def add_try(commands: argparse._SubParsersAction) -> None:
+    """Declare the options of one idea from outside."""
+    from harness.search.program import CATEGORIES
+
+    one = commands.add_parser(
+        "try",
+        help="run one idea of your own, or of your coding agent's, as the next experiment of a run",
+        epilog=TRY_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    one.add_argument("train_py", type=Path, help="the changed copy of the run's best/train.py")
+    one.add_argument("--idea", required=True, metavar="WORDS", help="what it changes, in a few words")
+    one.add_argument("--hypothesis", default="", metavar="WORDS", help="why that should help")
+    one.add_argument(
+        "--category", default="", choices=CATEGORIES, help="kind of change (default: tune, if only numbers changed)"
+    )
+    one.add_argument(
+        "--expect",
+        type=float,
+        default=None,
+        metavar="DELTA",
+        help="expected change of val_bpb: -0.003 is better by that",
+    )
+    one.add_argument("--by", default="", metavar="NAME", help="who has the idea, such as claude-code")
+    one.add_argument("--tag", default="", help="the run (default: the one worked on last)")
+    one.add_argument("--results", default="", metavar="FOLDER", help="where runs are kept (default: results/)")
+
+
+def run_try(options: argparse.Namespace) -> int:
+    """Run one idea; print what came of it as JSON."""
+    from harness.lab import keys
+    from harness.lab.parameters import check_tag
+    from harness.lab.settings import results_folder
+
+    if options.own_process:
+        keys.start_without(keep=False)  # no model is asked, and edited code runs below this process
+    from harness.lab.night import StopNow
+    from harness.lab.trying import Idea, Refused, refusal, try_idea
+
+    folder = results_folder(options.results) / check_tag(newest_tag(options))
+    source = options.train_py.read_text(encoding="utf-8")
+    idea = Idea(source, options.idea, options.hypothesis, options.category, options.expect, options.by)
+    try:
+        found = try_idea(folder, idea, sys.stderr, again=shlex.join([sys.executable, *sys.orig_argv[1:]]))
+        status = 6 if found["outcome"] == "crashed" else 0
+    except Refused as error:
+        found, status = refusal(folder, error), 5
+    except StopNow:
+        found = {"tag": folder.name, "outcome": "stopped", "reason": "stopped at once: the same command goes on"}
+        status = 130
+    print(json.dumps(found, ensure_ascii=False, indent=1))
+    return status
+
+
 def run_train(options: argparse.Namespace) -> int:
     """Train one file by hand and print its summary."""
+    from harness.lab import keys
     from harness.lab.start import train_by_hand
 
+    if options.own_process:
+        keys.start_without(keep=False)
     print(train_by_hand(options.train_py, options.profile, options.device, " ".join(options.set)), end="")
     return 0
 

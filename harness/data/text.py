@@ -1,4 +1,4 @@
-"""Foreign text made harmless to show: one character in, one or none out. Standard library only."""
+"""Foreign text made harmless to show. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ ESCAPES = re.compile(
 def without_escapes(text: str) -> str:
     """The text without what could move a terminal's cursor, change its title, or reorder what is read."""
     return ESCAPES.sub("", text)
+
+
+def one_line(text: object) -> str:
+    """The text as one line of what can be seen: whitespace of any kind as single spaces, no escapes, nothing invisible."""
+    words = " ".join(without_escapes(str(text)).split())
+    return "".join(character for character in words if character.isprintable())

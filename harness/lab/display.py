@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from harness.data.text import without_escapes
+from harness.lab.costs import run_usage, usage_words
 from harness.lab.history import experiment_ref
 from harness.lab.journal import Experiment
 from harness.lab.loop import Lab
@@ -24,8 +26,8 @@ CELL = f"padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid {LINE}"
 
 
 def escape(text: object) -> str:
-    """Foreign text as HTML text, at most 2,000 characters."""
-    return html.escape(str(text)[:2000])
+    """Foreign text as HTML text, at most 2,000 characters, without what would reorder or hide any of it."""
+    return html.escape(without_escapes(str(text)[:2000]))
 
 
 def box(body: str, colour: str = LINE) -> str:
@@ -90,12 +92,7 @@ class LiveTraining:
             found = "nothing found" if event["status"] == "ok" else f"{event['status']}: {event['cause']}"
             self.done.append(f"run {event['run']}: close audit: {found}")
         elif event.get("event") == "scored":
-            result = (
-                f"val_bpb {event['val_bpb']:.6f}"
-                if event["val_bpb"] is not None
-                else f"{event['status']}: {event['cause']}"
-            )
-            self.done.append(f"run {event['run']}: {result}")
+            self.done.append(f"run {event['run']}: {scored_words(event)}")
         else:
             return False
         return True
@@ -139,6 +136,15 @@ class LiveTraining:
         return box(lines + now + bar + "<div>" + sparkline(self.points) + "</div>", BLUE)
 
 
+def scored_words(event: dict) -> str:
+    """How a scoring ended; a smoke run's gives no score."""
+    if event["val_bpb"] is not None:
+        return f"val_bpb {event['val_bpb']:.6f}"
+    if event["status"] == "ok":
+        return "the first steps and one scored batch went well"
+    return f"{event['status']}: {event['cause']}"
+
+
 def in_notebook() -> bool:
     """True inside an IPython kernel."""
     ipython = sys.modules.get("IPython")
@@ -170,59 +176,17 @@ def state_page(lab: Lab, last: int = 6) -> str:
             f"<div>incumbent: experiment {incumbent.number}, {escape(title)}, <b>val_bpb {incumbent.mean:.6f}</b> ({len(incumbent.attempt.scores)} runs)</div>"
         )
         lines.append(f"<div>noise: {escape(state.noise.words)}</div>")
+    if cost := usage_words(run_usage(lab.folder)):
+        lines.append(f"<div>language model so far: {escape(cost)}</div>")
     rows = [(e.number, e.decided["decision"], score_text(e), e.decided["title"]) for e in decided[-last:]]
     return box("".join(lines)) + (table(("experiment", "decision", "val_bpb", "idea"), rows) if rows else "")
-
-
-def idea_page(experiment: Experiment) -> str:
-    """The idea and why."""
-    proposed = experiment.attempt.proposed
-    changed = [(name, old, new) for name, (old, new) in (proposed.get("constants_changed") or {}).items()]
-    origin = f"{proposed['category']}, proposed by {proposed['proposer']}, from experiment {proposed['parent']}"
-    lines = [
-        f"<div><b>experiment {experiment.number}: {escape(proposed['title'])}</b></div>",
-        f"<div>{escape(proposed['hypothesis'] or '')}</div>",
-        f'<div style="color:{SOFT}">{escape(origin)}</div>',
-    ]
-    skipped = proposed.get("not_applicable") or []
-    if skipped:
-        lines.append(
-            f'<div style="color:{SOFT}">not applicable to this file: {escape(", ".join(map(str, skipped)))}</div>'
-        )
-    return box("".join(lines), BLUE) + (table(("constant", "was", "now"), changed) if changed else "")
-
-
-def diff_page(diff: str, most: int = 200) -> str:
-    """A unified diff in colour, escaped, cut after `most` lines."""
-    lines = diff.splitlines()
-    colour = {"+": GREEN, "-": RED, "@": BLUE}
-    shown = "".join(
-        f'<div style="color:{colour.get(line[:1], INK)};white-space:pre">{escape(line) or " "}</div>'
-        for line in lines[:most]
-    )
-    more = f'<div style="color:{SOFT}">{len(lines) - most} more lines in train.diff</div>' if len(lines) > most else ""
-    return f'<div style="font-family:monospace;font-size:12px;overflow-x:auto;border:1px solid {LINE};padding:6px">{shown}{more}</div>'
-
-
-def check_page(experiment: Experiment) -> str:
-    """What the gate said."""
-    checked = experiment.attempt.checked
-    if checked["ok"]:
-        return box(
-            "passes the gate: it parses, keeps the contract, imports and touches only what is allowed, and was not tried before",
-            GREEN,
-        )
-    return box(
-        "<div>refused before training:</div>"
-        + "".join(f"<div>{escape(reason)}</div>" for reason in checked["reasons"]),
-        RED,
-    )
 
 
 def score_page(lab: Lab, experiment: Experiment) -> str:
     """The score beside the incumbent's, in bits per byte and in sigma."""
     runs = [
         (
+            number,
             run.number,
             run.started["kind"],
             run.started["seed"],
@@ -231,9 +195,10 @@ def score_page(lab: Lab, experiment: Experiment) -> str:
             rate_text(run),
             audit_text(run),
         )
-        for run in experiment.attempt.runs
+        for number, attempt in enumerate(experiment.attempts)
+        for run in attempt.runs
     ]
-    page = table(("run", "kind", "seed", "val_bpb", "training", "tokens/s", "audit"), runs)
+    page = table(("attempt", "run", "kind", "seed", "val_bpb", "training", "tokens/s", "audit"), runs)
     if experiment.mean is not None and experiment.number and lab.state.noise.df:
         reference = experiment.decided["incumbent"] if experiment.decided else lab.state.incumbent.number
         before = lab.state.experiments[reference]

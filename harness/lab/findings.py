@@ -104,6 +104,24 @@ def gain_over_baseline(records: Sequence[Record]) -> str:
     )
 
 
+def hypothesis_words(expected_delta: float, gain: float | None, noise: float | None) -> tuple[str, str]:
+    """Whether an expected change of val_bpb (negative is better) came true: (verdict, the figures in a sentence).
+
+    noise: one standard deviation of the gain. Held means: as expected within SURE of those, and no change at all would not be.
+    """
+    if gain is None:
+        return "not tested", f"expected {expected_delta:+.4f} bpb, and nothing was measured"
+    figures = f"expected {expected_delta:+.4f} bpb, measured {-gain:+.4f}"
+    if noise is None:
+        return "cannot be told", f"{figures}; the noise of a run was not measured"
+    figures += f" ± {SURE * noise:.4f} ({SURE} standard deviations)"
+    as_expected, beyond_noise = abs(gain + expected_delta) <= SURE * noise, abs(gain) > SURE * noise
+    if as_expected:
+        return ("held", figures) if beyond_noise else ("cannot be told", f"{figures}: as much as nothing, too")
+    same_side = beyond_noise and gain * expected_delta < 0
+    return ("held in direction, not in size" if same_side else "did not hold"), figures
+
+
 def say_run(run: RunData) -> str:
     """Which run this is and how far it has come."""
     facts, flight, base = plain_settings(run.settings), in_flight(run.entries), baseline_of(run.records)

@@ -21,6 +21,7 @@ from harness.lab.loop import Lab, LoopError, Paused
 from harness.lab.parameters import check_tag
 from harness.lab.plan import Night, command_line, enough, plan_words
 from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
+from harness.lab.proposers import deadline_seconds, settle
 from harness.lab.runner import REPOSITORY
 from harness.lab.settings import SettingsError, check_same_text, read_settings
 from harness.lab.terminal import Terminal
@@ -142,6 +143,8 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
         settings = read_settings(night.folder)
         start.check_same_wishes(settings, night.profile, night.source, night.overrides)
         check_same_text(settings)
+    ideas = settle(night)
+    terminal.say(ideas.words)
     context = make_context()
     common = {"tag": night.tag, "results_dir": night.results}
     if why := history.why_no_history(REPOSITORY):
@@ -173,9 +176,10 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
         terminal.say(warning)
     terminal.say(f"disk: {disk_space.words(night.folder)}")
     terminal.say(f"3 of 4, experiments: {plan_words(night)}")
+    ideas_of = {"proposer": ideas.proposer, "model": ideas.model, "llm": night.llm}
     while not stopper.wanted() and not enough(night):
         number = next_step(night.entries()).experiment
-        run_notebook(night, terminal, stopper, context, "03_agent_loop", f"{number:04d}", common)
+        run_notebook(night, terminal, stopper, context, "03_agent_loop", f"{number:04d}", common | ideas_of)
     terminal.say("4 of 4, analysis")
     run_notebook(night, terminal, stopper, context, "04_analysis", "04_analysis", common)
     say_where(night, terminal, stopper.wanted())
@@ -298,6 +302,7 @@ def watch(night: Night, terminal: Terminal, process: NotebookProcess, limit: flo
     limit: seconds for a notebook that writes no journal. Returns "" or what it hung in. On StopNow process and children are killed.
     """
     told, changed, standing = len(night.entries()), time.monotonic(), Standing(night)
+    model_seconds = deadline_seconds(night)
     settings = read_settings(night.folder) if (night.folder / "run.json").exists() else None
     try:
         while process.running(LOOK_SECONDS):
@@ -306,7 +311,7 @@ def watch(night: Night, terminal: Terminal, process: NotebookProcess, limit: flo
                 tell(terminal, entries[told:])
                 told, changed = len(entries), time.monotonic()
                 settings = settings or read_settings(night.folder)
-            most, stage = (limit, "this notebook") if limit else stage_limit(settings, entries)
+            most, stage = (limit, "this notebook") if limit else stage_limit(settings, entries, model_seconds)
             if time.monotonic() - changed > most:
                 process.kill()
                 return f"nothing happened in {stage} for {most:.0f} s"

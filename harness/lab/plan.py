@@ -19,17 +19,24 @@ DEFAULT_HOURS = 8.0
 
 @dataclass
 class Night:
-    """What was asked for. experiments and hours: 0 is no limit; both 0 is eight hours."""
+    """What was asked for. experiments: in all, 0 for the baseline alone; hours: 0 is no limit; neither is eight hours.
+
+    proposer, model, llm: as notebook 03 takes them. again: the command that goes on, where it is not overnight.py's.
+    """
 
     tag: str
     profile: str = "auto"
     hours: float = 0.0
-    experiments: int = 0
+    experiments: int | None = None
     source: str = ""
     overrides: str = ""
     device: str = "auto"
     results: str = ""
     cache: str = ""
+    proposer: str = ""
+    model: str = ""
+    llm: str = ""
+    again: str = ""
     started: float = field(default_factory=wall_seconds)
     _reader: JournalReader | None = None
 
@@ -44,7 +51,7 @@ class Night:
 
     def seconds_left(self) -> float:
         """Of the night's hours; infinite when only experiments are counted."""
-        if self.experiments and not self.hours:
+        if self.experiments is not None and not self.hours:
             return float("inf")
         return 3600 * (self.hours or DEFAULT_HOURS) - (wall_seconds() - self.started)
 
@@ -56,7 +63,7 @@ def experiments_done(night: Night) -> int:
 
 def enough(night: Night) -> bool:
     """True when the night's limits leave no room for another experiment."""
-    if night.experiments and experiments_done(night) >= night.experiments:
+    if night.experiments is not None and experiments_done(night) >= night.experiments:
         return True
     return night.seconds_left() < seconds_per_experiment(night)
 
@@ -73,6 +80,8 @@ def seconds_per_experiment(night: Night) -> float:
 def plan_words(night: Night) -> str:
     """What will be done, as said at the start."""
     done = experiments_done(night)
+    if night.experiments == 0:
+        return "none, the baseline was all that was asked for"
     goal = f"{night.experiments} in all" if night.experiments else f"for {night.hours or DEFAULT_HOURS:g} hours"
     begun = f", {done} already done" if done else ""
     return f"{goal}{begun}, about {seconds_per_experiment(night):.0f} s each"
@@ -80,11 +89,16 @@ def plan_words(night: Night) -> str:
 
 def command_line(night: Night) -> str:
     """The command that goes on with this night."""
+    if night.again:
+        return night.again
     words = ["python3", "scripts/overnight.py", "--tag", night.tag]
+    most = "" if night.experiments is None else str(night.experiments)
     wishes = {
-        "--profile": night.profile if night.profile != "auto" else "", "--experiments": night.experiments or "", "--results": night.results,
+        "--profile": night.profile if night.profile != "auto" else "", "--experiments": most, "--results": night.results,
         "--hours": f"{night.hours:g}" if night.hours else "", "--cache": night.cache, "--source": night.source,
+        "--proposer": night.proposer, "--model": night.model,
     }  # fmt: skip
     words += [word for option, value in wishes.items() if value for word in (option, str(value))]
     words += [word for change in night.overrides.split() for word in ("--set", change)]
+    words += [word for change in night.llm.split() for word in ("--llm", change)]
     return shlex.join(words)

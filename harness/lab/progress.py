@@ -80,15 +80,17 @@ class Standing:
         if number == 0:
             runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
             return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {self.stage()}"
-        if self.step.kind == "propose" and self.night.experiments and number > self.night.experiments:
+        most = self.night.experiments
+        if self.step.kind == "propose" and most is not None and number > most:
             return "analysis"
-        of = f"/{self.night.experiments}" if self.night.experiments else ""
+        of = f"/{most}" if most is not None else ""
         best = f"best {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
         return f"experiment {number}{of} · {self.stage()} · {best} · {self.left()} left"
 
     def left(self) -> str:
         """Time left of the night, as far as it can be known."""
-        counted = self.night.experiments - experiments_done(self.night) if self.night.experiments else float("inf")
+        most = self.night.experiments
+        counted = float("inf") if most is None else most - experiments_done(self.night)
         seconds = max(0.0, min(counted * self.each, self.night.seconds_left()))
         return f"about {seconds / 3600:.1f} h" if seconds > 5400 else f"about {max(1, round(seconds / 60))} min"
 
@@ -115,15 +117,21 @@ def last_event(folder: Path) -> dict:
         return {}
 
 
-def stage_limit(settings: Settings | None, entries: Sequence[dict]) -> tuple[float, str]:
-    """Return (seconds the journal may stand still, what is being done). settings: None before the run is opened."""
+def stage_limit(settings: Settings | None, entries: Sequence[dict], model_seconds: float = 0.0) -> tuple[float, str]:
+    """Return (seconds the journal may stand still, what is being done). settings: None before the run is opened.
+
+    model_seconds: what a language model may take for one proposal.
+    """
     if not entries or settings is None:
         return PREPARE_SECONDS, "preparing data"
     if entries[-1]["event"] == "run_started":
         limit = settings.profile["startup_limit_seconds"] + 1.05 * settings.budget_seconds + WEIGHTS_SECONDS
         return limit + 60, "training"
-    if entries[-1]["event"] == "trained" or next_step(entries).kind == "audit":
+    step = next_step(entries)
+    if entries[-1]["event"] == "trained" or step.kind == "audit":
         return 2 * score_limit_seconds(settings) + 60, "scoring"
+    if step.kind == "propose":
+        return START_SECONDS + model_seconds, "a proposal"
     return START_SECONDS, f"what comes after {entries[-1]['event']}"
 
 
