@@ -120,6 +120,8 @@ UNUSABLE = [
     (number("DEPTH", 20), "DEPTH must lie in 1..4"),
     (number("MLP_RATIO", 8), "fixed or forbidden"),
     (reply(line_of("TOTAL_BATCH_SIZE"), line_of("TOTAL_BATCH_SIZE").replace("2048", "384")), "power of two"),
+    (reply(line_of("DEPTH"), line_of("DEPTH").replace("1..24", "1..99")), "range of DEPTH is not yours"),
+    ("```python\nx = x + 1\n```", "no change"),
     (number("WARMUP_RATIO", 0.2) + number("WARMDOWN_RATIO", 1.0).partition("\n\n")[2], "together exceed the budget"),
 ]  # fmt: skip
 
