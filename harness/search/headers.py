@@ -14,7 +14,7 @@ from harness.search.program import CATEGORIES
 _MOST = {"title": 160, "idea": 160, "hypothesis": 2000, "category": 80, "expected": 200}  # characters
 _KEY = (
     r"(?P<title>title)|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*#?\s*(?:\d+|[A-D])\b)"
-    r"|(?P<hypothesis>hypothesis|rationale)|(?P<category>category)|(?P<expected>expected\b[^:=*]{0,60}?)"
+    r"|(?P<hypothesis>hypothesis|rationale)|(?P<category>category)|(?P<expected>expected(?![a-z])[^:=*]{0,60}?)"
 )
 _MARK = r"[*_`\"']*"
 _HEADER = re.compile(
@@ -50,6 +50,8 @@ def find_headers(lines: Sequence[str]) -> list[Header]:
             value = _plain(match["value"]) or next(
                 (_plain(below) for below in lines[number + 1 :] if below.strip()), ""
             )
+            if key == "expected":  # "Expected gain: 0.002" says there which way
+                value = f"{_plain(match[key])}: {value}"
             found.append(Header(number, key, value))
     return found
 

@@ -183,7 +183,17 @@ def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]
     stop, new = start + len(search), [_shifted(line, shift, name) for line in replace]
     if lines[start:stop] == new:
         raise PatchError(f"{name}: it replaces lines by themselves and so changes nothing")
+    _check_head(lines[start], new[0] if new else "", name)
     return start, stop, new
+
+
+def _check_head(present: str, new: str, name: str) -> None:
+    """Raise PatchError on a replacement that forgot its indentation: Python may take a method at column 0 for a function."""
+    if new.strip() == present.strip() and new.rstrip().endswith(":") and indent(new) != indent(present):
+        raise PatchError(
+            f"{name}: the replacement begins with the line {new.strip()!r} at another indentation than the source has it; copy its "
+            "indentation or, if it is to move, let SEARCH and REPLACE begin with the line above"
+        )
 
 
 def _shifted(line: str, shift: Shift, name: str) -> str:
