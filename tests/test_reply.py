@@ -223,6 +223,13 @@ def test_a_title_is_found_or_asked_for():
         parse_reply(ONE)
 
 
+def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():
+    last = f"{HEADER}\n{block(RATE + '?', NEW_RATE)}"
+    mended = parse_reply(f"Here is the block again:\n{ONE}", before=last)
+    assert (mended.title, mended.category, mended.expected_delta) == ("GELU and a higher rate", "architecture", -0.003)
+    assert parse_reply(f"Title: Another\n{ONE}", before=last).title == "Another"
+
+
 def test_a_file_with_fences_of_its_own_is_edited_to_the_letter():
     source = SOURCE.replace("This is the only file", "```\nThis is the only file", 1)
     edit = block(
