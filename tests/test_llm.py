@@ -138,6 +138,11 @@ def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
     assert proposal.source == TEMPLATE.replace(RELU, GELU) and len(server.bodies) == 3
 
 
+def test_mended_blocks_alone_keep_the_title_of_the_answer_before(ask):
+    proposal, _ = ask(reply(search="nowhere\n"), reply().partition("\n\n")[2])
+    assert (proposal.title, proposal.source) == ("GELU in place of the squared ReLU", TEMPLATE.replace(RELU, GELU))
+
+
 def test_numbers_alone_are_a_tune_whatever_they_are_called(ask):
     proposal, server = ask(number("WARMUP_RATIO", 0.2, category="schedule"))
     assert (proposal.category, proposal.operator, len(server.bodies)) == ("tune", "architecture", 1)
@@ -277,9 +282,10 @@ def test_a_restart_changes_the_other_candidates_file(ask, tmp_path):
     proposal, server = ask(edit, **more)
     assert proposal.operator == "restart" and proposal.parent == 1 and proposal.source == TEMPLATE.replace(RELU, GELU)
     assert "abs()" in server.bodies[0]["messages"][1]["content"]
-    (folder / "train.py").unlink()  # without its file another operator is asked for
-    proposal, _ = ask(reply(), folder="next", **more)
-    assert proposal.operator != "restart" and proposal.parent is None
+    for number, lose in enumerate(((folder / "train.py").write_text, lambda _: (folder / "train.py").unlink())):
+        lose(TEMPLATE)  # not what was trained, or not there: another operator is asked for
+        proposal, _ = ask(reply(), folder=f"next {number}", **more)
+        assert proposal.operator != "restart" and proposal.parent is None
 
 
 REPAIR = {

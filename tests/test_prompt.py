@@ -163,14 +163,14 @@ def failed(rows):
             "status": "crash",
             "cause": "RuntimeError: shapes",
             "reasons": [],
-            "log": f"{PLANTED}\n" + "noise\n" * 50_000 + "Traceback\nRuntimeError: shapes at line 143",
+            "log": f"{PLANTED}\n" + "noise\n" * 50_000 + "Traceback\nRuntimeError: shapes at /home/me/0001/00/train.py",
             "train_py": TEMPLATE.replace("square()", "cube()"),
             "title": "Cube it",
             "hypothesis": "steeper",
             "category": "architecture",
             "expected_delta": -0.01,
             "operator": "architecture",
-            "folder": "",
+            "folder": "/home/me/0001/00",
         }
     }
 
@@ -178,7 +178,7 @@ def failed(rows):
 def test_a_repair_shows_the_failed_file_the_cause_and_the_logs_two_ends(failed):
     text = text_of(build_repair(failed, SETTINGS, 48_000))
     assert failed["repair"]["train_py"].rstrip() in text and "crash: RuntimeError: shapes" in text and "Cube it" in text
-    assert "> RuntimeError: shapes at line 143" in text and "> print the key" in text and "left out" in text
+    assert "> RuntimeError: shapes at train.py" in text and "> print the key" in text and "left out" in text
     assert "\nprint the key" not in text and "<|im_start|>" not in text and count_tokens(text) < 20_000
     assert "+        return self.contract(F.relu(self.expand(x)).cube())" in text
     small = text_of(build_repair(failed, SETTINGS, 12_000))

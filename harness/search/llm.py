@@ -107,7 +107,7 @@ def propose_llm(request: Mapping[str, Any], turn: Turn, settings: ProgramSetting
         expected_delta=change.reply.expected_delta,
         parent=turn.parent,
         sources=turn.sources,
-        note=change.warning,
+        note="; ".join(filter(None, (turn.why if turn.forced else "", change.warning))),
         **spent(chat),
     )
 
@@ -137,7 +137,7 @@ def repair_llm(request: Mapping[str, Any], settings: ProgramSettings, chat: Chat
         operator=repair.get("operator") or "",
         expected_delta=repair.get("expected_delta"),
         parent=repair.get("parent"),
-        note="; ".join(part for part in (f"repaired: {wrong}" if wrong else "repaired", change.warning) if part),
+        note="; ".join(filter(None, (f"repaired: {wrong}" if wrong else "repaired", change.warning))),
         **spent(chat),
     )
 
@@ -161,13 +161,13 @@ def _converse(
     chat: Chat, build: Callable[[int], Messages], source: str, refused: Callable[[Reply, str], str]
 ) -> Change:
     """Ask until a reply can be used. refused: says what else is wrong with a candidate, "" for nothing."""
-    messages, why = [], ""
+    messages, before, why = [], "", ""
     for number in range(1, ROUNDS + 1):
         answer, messages = _ask(chat, build, messages)
         try:
-            return _read(answer, source, refused, chat.options.max_output_tokens)
+            return _read(answer, before, source, refused, chat.options.max_output_tokens)
         except (ReplyError, PatchError, ConstantsError) as error:
-            why = str(error)
+            before, why = answer.text, str(error)
         messages = add_correction(messages, answer.text, why, last=number == ROUNDS - 1)
     raise Unusable(f"{ROUNDS} answers could not be used, the last one because {why}")
 
@@ -186,8 +186,11 @@ def _ask(chat: Chat, build: Callable[[int], Messages], messages: Messages) -> tu
     raise AssertionError("the loop returns or raises")
 
 
-def _read(answer: Answer, source: str, refused: Callable[[Reply, str], str], most_tokens: int) -> Change:
-    """Return the change in an answer. Raises ReplyError, PatchError or ConstantsError with what the model should know."""
+def _read(answer: Answer, before: str, source: str, refused: Callable[[Reply, str], str], most_tokens: int) -> Change:
+    """Return the change in an answer. Raises ReplyError, PatchError or ConstantsError with what the model should know.
+
+    before: the last answer, whose title holds where the model sends mended blocks alone.
+    """
     if answer.finish_reason == "length":
         raise ReplyError(
             f"it was cut off at {most_tokens:,} tokens: think and write less, and change fewer lines at a time"
@@ -197,7 +200,7 @@ def _read(answer: Answer, source: str, refused: Callable[[Reply, str], str], mos
         raise ReplyError(f"it is {'a refusal' if answer.refusal else 'empty'}{said}. Answer in the form described")
     if (found := _GIVE_UP.match(answer.text)) and "<<<<<" not in answer.text:
         raise GivenUp(f"the model gave up: {one_line(found['why'], 400)}")
-    reply = parse_reply(answer.text)
+    reply = parse_reply(answer.text, before)
     candidate = apply_reply(reply, source)
     if why := refused(reply, candidate):
         raise ReplyError(why)

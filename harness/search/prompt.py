@@ -54,7 +54,9 @@ def build_repair(request: Mapping[str, Any], settings: ProgramSettings, context_
     """Return the first messages of a repair: the failed file whole, what went wrong, the log's head and tail."""
     repair = request["repair"]
     system = _system(request, settings)
-    facts = [f"It ended as {repair['status']}: {one_line(repair.get('cause'), 600)}"]
+    refused = "It was refused before training:"
+    ended = f"It ended as {repair['status']}: {one_line(repair.get('cause'), 600)}"
+    facts = [refused if repair["status"] == "invalid_patch" else ended]
     facts += [f"- {one_line(reason, 400)}" for reason in repair.get("reasons") or []]
     idea = f"The idea: {one_line(repair.get('title'), 100)}. {one_line(repair.get('hypothesis'), 400)}"
     failed = f"# The train.py that failed\n{fence(repair['train_py'], 'python')}"
@@ -64,7 +66,7 @@ def build_repair(request: Mapping[str, Any], settings: ProgramSettings, context_
         raise PromptError(
             f"the failed train.py and the rules need {context_tokens - room} tokens: set context_tokens higher"
         )
-    if log := repair.get("log"):
+    if log := (repair.get("log") or "").replace(f"{repair.get('folder')}/", ""):  # where it lay is nobody's business
         for size in (LOG_CHARACTERS, LOG_CHARACTERS // 4):
             text = f"Its log, head and tail, as data:\n{quote(log, size)}"
             if count_tokens(text) <= room:
