@@ -2,7 +2,7 @@
 
 In: made-up runs of 10, 100, 1,000 and 3,000 experiments (fixed seed; real ideas of the bank, real constants, curves, crashes, diffs of 80
 lines), and the committed template as the incumbent. Out: a markdown table on the screen; `--write` puts it into
-results/benchmarks/context.md. A minute. Tokens are counted by harness.search.tokens; with `pip install bpe-openai` by o200k_base too.
+results/benchmarks/context.md. Two minutes. Tokens are counted by harness.search.tokens; with `pip install bpe-openai` by o200k_base too.
 """
 
 import argparse
