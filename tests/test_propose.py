@@ -54,7 +54,7 @@ BASELINE = history_row(0, TEMPLATE, decision="baseline", category="baseline", pa
 
 def request(experiment=1, history=(BASELINE,), settings="", source=TEMPLATE, **more):
     return {
-        "format_version": 1,
+        "format_version": 2,
         "experiment": experiment,
         "attempt": 0,
         "run_seed": 7,
@@ -114,12 +114,12 @@ def test_the_process_writes_a_proposal(tmp_path):
     ("content", "words"),
     [
         ("{", "not valid JSON"),
-        ({"format_version": 3}, "format 2"),
+        ({"format_version": 1}, "format 2"),
         (request(program_md="no block"), "settings"),
         (request(settings='allowed_categories = ["tun"]'), "did you mean tune"),
         (request(proposer="oracle"), "oracle"),
         (request(source="x = 1\n"), "constants"),
-        ({"format_version": 1, "proposer": "tpe"}, "lacks"),
+        ({"format_version": 2, "proposer": "tpe"}, "lacks"),
     ],
 )
 def test_failures_are_one_line_and_leave_no_proposal(tmp_path, capsys, content, words):
@@ -197,7 +197,7 @@ def test_ranges_and_fixed_names_hold():
 
 def test_ideas_that_do_not_apply_are_reported():
     first = next(idea for idea in IDEAS if idea.patch)
-    changed = parse_edits(first.patch)[-1].search  # a line that it looks for, changed by other hands
+    changed = parse_edits(first.patch)[-1].search.rstrip()  # a line that it looks for, changed by other hands
     source = TEMPLATE.replace(changed, changed + "  # mine")
     then = applicable(source)
     assert first not in then

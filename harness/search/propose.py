@@ -69,7 +69,7 @@ def _read_request(path: str) -> Mapping[str, Any]:
         request = read_json(path)
     except ValueError as error:
         raise ProposalError(str(error)) from None
-    if not isinstance(request, dict) or request.get("format_version") not in (1, FORMAT_VERSION):
+    if not isinstance(request, dict) or request.get("format_version") != FORMAT_VERSION:
         raise ProposalError(f"{path} is not a request of format {FORMAT_VERSION}")
     return request
 
