@@ -41,6 +41,13 @@ def refusal(status: int, message: str, headers: dict[str, str] | None = None, **
     return Response(text, status=status, headers=headers, content_type="application/json")
 
 
+class QuickServer(HTTPServer):
+    """An HTTPServer that stops at once, not after half a second."""
+
+    def thread_target(self) -> None:
+        self.server.serve_forever(poll_interval=0.01)
+
+
 class FakeOpenAI:
     """answer: what to reply to the number-th request. models: what is served. usage: whether replies report tokens.
 
@@ -61,7 +68,7 @@ class FakeOpenAI:
         self.usage = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self.errors: list[BaseException] = []
         self.closing = threading.Event()  # an answer that stalls waits for this
-        self.server = HTTPServer(host="127.0.0.1", port=port, threaded=True)
+        self.server = QuickServer(host="127.0.0.1", port=port, threaded=True)
         self.server.expect_request("/v1/models", method="GET").respond_with_handler(self._list)
         self.server.expect_request("/v1/chat/completions", method="POST").respond_with_handler(self._complete)
         self._lock = threading.Lock()

@@ -114,7 +114,7 @@ def test_the_process_writes_a_proposal(tmp_path):
     ("content", "words"),
     [
         ("{", "not valid JSON"),
-        ({"format_version": 2}, "format 1"),
+        ({"format_version": 3}, "format 2"),
         (request(program_md="no block"), "settings"),
         (request(settings='allowed_categories = ["tun"]'), "did you mean tune"),
         (request(proposer="oracle"), "oracle"),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Listener = Callable[[dict], None]
 WEIGHTS_SPARE = 10.0  # seconds for a machine that stalls, and
 WEIGHTS_FACTOR = 4.0  # times what the baseline took to write its weights
+SMOKE_STEPS, SMOKE_SECONDS = 3, 60.0  # optimizer steps of a smoke run; the real time that they may take
 CONTROL_SECONDS = 10.0  # of training, at most, to see whether the best file still trains
 FAULTS = 3  # runs in a row that fail for reasons outside of train.py before a night pauses
 
@@ -133,10 +134,15 @@ class Runs:
 
     def _score(self, step: Step, listen: Listener) -> None:
         lab, folder = self.lab, self.lab.folder_of(step)
-        context = {"stage": "scoring", "experiment": step.experiment, "run": step.run}
+        run_kind = lab.experiment.attempt.runs[step.run].started["kind"]
+        context = {"stage": "scoring", "experiment": step.experiment, "run": step.run, "run_kind": run_kind}
         listen(context | {"share": 0.0})
         try:
-            fields = self._measurement_of(step).score(lambda share: listen(context | {"share": share}), self._server_a)
+            measurement = self._measurement_of(step)
+            if run_kind == "smoke":
+                fields = measurement.try_out(self._server_a)
+            else:
+                fields = measurement.score(lambda share: listen(context | {"share": share}), self._server_a)
         finally:
             self.end_waiting()
         fields |= self._blame_the_disk(fields)
@@ -165,6 +171,10 @@ class Runs:
     def _request(self, step: Step, train_py: Path, folder: Path) -> TrainingRequest:
         lab = self.lab
         request = training_request(lab.settings, lab.data, folder, train_py, step.seed, lab.folder.parent)
+        if step.run_kind == "smoke":  # a few steps, by a clock that counts them, however long they take
+            request = dataclasses.replace(
+                request, budget_seconds=SMOKE_SECONDS, clock_step_seconds=SMOKE_SECONDS / SMOKE_STEPS
+            )
         return dataclasses.replace(
             request,
             compile_cache=str(lab.folder / "compile_cache"),

@@ -90,7 +90,11 @@ def check_experiments(look: Look) -> Iterator[str]:
     for experiment in look.state.experiments:
         for number, attempt in enumerate(experiment.attempts):
             yield from check_attempt(look, experiment, attempt, look.attempt_folder(experiment, number))
-        attempts = {f"{number:02d}" for number in range(len(experiment.attempts))}
+        repairing = look.step.kind == "propose" and look.step.attempt and look.step.experiment == experiment.number
+        tried = len(experiment.attempts) + bool(
+            experiment.unrepaired or repairing
+        )  # the last left only its exchange, so far
+        attempts = {f"{number:02d}" for number in range(tried)}
         yield from unknown(look, look.attempt_folder(experiment).parent, attempts, "attempt")
 
 

@@ -25,6 +25,14 @@ STEP_NUMBERS = ("step", "progress", "train_loss", "tok_per_sec")
 SUMMARY_KEYS = (
     "val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth",
 )  # fmt: skip
+MARKS = (
+    10,
+    25,
+    50,
+    75,
+    100,
+)  # % of the budget at which the loss is noted: trainings of other speed can be compared there
+MARK_WIDTH = 5  # % before each over which it is averaged
 STEP = re.compile(rb'"event"\s*:\s*"step"')
 FORGED = re.compile(rf"^\s*(---|({'|'.join(SUMMARY_KEYS)})\s*:)")
 
@@ -103,6 +111,7 @@ class EventLog:
         self._rest, self._steps = b"", 0
         self.last: dict[str, dict] = {}  # by event name
         self.slowest: float | None = None  # the longest time between two steps' reports, seconds
+        self._curve: dict[int, list[float]] = {mark: [] for mark in MARKS}
 
     def feed(self, chunk: bytes) -> None:
         now = time.monotonic() - self._started
@@ -117,11 +126,23 @@ class EventLog:
             if event["event"] == "step" and "step" in self.last:
                 self.slowest = max(self.slowest or 0.0, now - self.last["step"]["t"])
             self.last[event["event"]] = stamped
+            if event["event"] == "step":
+                self._take_loss(100 * event["progress"], event["train_loss"])
             if event["event"] == "launched":  # our own program's, before any of train.py runs: nothing to tell anybody
                 continue
             if self._file.size < EVENTS_CAP_BYTES:
                 self._file.append(json.dumps(stamped, ensure_ascii=False) + "\n")
             self._on_event(stamped)
+
+    def _take_loss(self, percent: float, loss: float) -> None:
+        for mark, losses in self._curve.items():
+            if mark - MARK_WIDTH < percent <= mark:
+                losses.append(loss)
+
+    @property
+    def losses(self) -> dict[str, float | None]:
+        """The training loss, nats, at each of MARKS; None where no step was reported near it."""
+        return {str(mark): round(sum(v) / len(v), 4) if v else None for mark, v in self._curve.items()}
 
     @property
     def _flooded(self) -> bool:

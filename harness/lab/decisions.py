@@ -59,8 +59,19 @@ def commit_facts(entry: dict) -> list[str]:
 
 def history_row(experiment: Experiment) -> dict:
     """What a proposer may know of an experiment: plain data."""
-    proposed, decided = experiment.attempt.proposed, experiment.decided or {}
-    told = ("title", "category", "constants", "sha256", "bank_id", "parent")
-    found = ("status", "decision", "val_bpb", "gain", "sigma")
-    row = {key: proposed.get(key) for key in told} | {key: decided.get(key) for key in found}
-    return {"experiment": experiment.number} | row
+    attempt, decided = experiment.attempt, experiment.decided or {}
+    told = (
+        "title", "hypothesis", "category", "operator", "proposer", "expected_delta", "constants", "sha256", "structure", "bank_id", "parent",
+        "sources", "llm_failed",
+    )  # fmt: skip
+    found = ("status", "decision", "kind", "val_bpb", "gain", "sigma", "n_runs")
+    measured = ("memory_mb", "tok_per_sec", "num_steps", "losses")
+    row = {key: attempt.proposed.get(key) for key in told} | {key: decided.get(key) for key in found}
+    trained = next(
+        (run.trained for run in reversed(attempt.runs) if run.trained and run.started["kind"] != "smoke"), {}
+    )
+    row |= {key: trained.get(key) for key in measured}
+    failure = attempt.failure
+    cause = failure.cause if failure else decided.get("verdict", "")
+    row["tried"] = [each.proposed["sha256"] for each in experiment.attempts]
+    return {"experiment": experiment.number, "attempts": len(experiment.attempts), "cause": cause} | row

@@ -5,6 +5,7 @@ command line ask what to do. Refuses a journal damaged anywhere but in its last 
 
     opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> (audited ...) -> decided -> committed -> proposed ...
 
+An idea whose proposer can mend it is proposed again, as a further attempt, when it was refused or failed early; `unrepaired` says that it could not be.
 `audited` comes for each run of an idea that is about to be kept; `ruled`, a person's word on an experiment in
 quarantine, and `controlled`, a trial of the best file after several ideas failed alike, between two experiments.
 """
@@ -33,11 +34,16 @@ EVENTS = (
     "committed",
     "ruled",
     "controlled",
+    "unrepaired",
     "note",
 )
 NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
 MOST_UNSURE = 3  # runs of one attempt that may end so by its own word; the last of them is held against it
 MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipped noise
+MOST_REPAIRS = 2  # further attempts of an experiment whose proposer can mend what failed
+REPAIRERS = ("llm",)  # proposers that can
+EARLY_SECONDS = 60.0  # of a run: what fails within them, start-up not counted, is mended, not given up
+MENDED = ("crash", "oom", "nan", "timeout")  # statuses of runs that a repair may change
 MAX_SHRINKS = 8  # trainings of one attempt that may run out of memory before fewer rows are no longer tried: 256 rows come down to 1
 
 
@@ -220,6 +226,12 @@ class Attempt:
     runs: list[Run] = field(default_factory=list)
 
     @property
+    def tried_out(self) -> bool:
+        """Whether a smoke run, where one is asked for, has gone well."""
+        passed = any(run.started["kind"] == "smoke" and run.status == "ok" for run in self.runs)
+        return passed or not self.proposed.get("smoke")
+
+    @property
     def scores(self) -> list[float]:
         return [run.val_bpb for run in self.runs if run.val_bpb is not None]
 
@@ -250,6 +262,7 @@ class Experiment:
     decided: dict | None = None
     committed: dict | None = None
     ruled: dict | None = None
+    unrepaired: dict | None = None
 
     @property
     def attempt(self) -> Attempt:
@@ -261,6 +274,15 @@ class Experiment:
         return sum(scores) / len(scores) if scores else None
 
     @property
+    def can_be_mended(self) -> bool:
+        """Whether its proposer is asked for another attempt: the last one was refused, or failed in its smoke run or its first minute."""
+        if self.unrepaired or not self.number or len(self.attempts) > MOST_REPAIRS:
+            return False
+        if self.attempt.proposed.get("proposer") not in REPAIRERS or self.attempt.checked is None:
+            return False
+        return not self.attempt.checked["ok"] or failed_early(self.attempt)
+
+    @property
     def commit(self) -> str | None:
         """Where the branch stood when this was the incumbent: its own commit, or the one that a person's word made."""
         entry = self.ruled if self.ruled and self.ruled.get("commit") else self.committed
@@ -270,6 +292,18 @@ class Experiment:
     def in_quarantine(self) -> bool:
         """Waits for a person's word."""
         return bool(self.decided and self.decided["decision"] == "quarantine" and not self.ruled)
+
+
+def failed_early(attempt: Attempt) -> bool:
+    """Whether the attempt's failure came in its smoke run, or within EARLY_SECONDS of training."""
+    run = attempt.failure
+    if run is None or run.status not in MENDED or run.trained is None:
+        return False
+    if run.started["kind"] == "smoke":
+        return True
+    trained = run.trained
+    spent = (trained.get("total_seconds") or 0.0) - (trained.get("startup_seconds") or 0.0)
+    return trained["status"] != "ok" and spent <= EARLY_SECONDS
 
 
 @dataclass
@@ -343,7 +377,7 @@ def take_in(state: State, entry: dict) -> None:
         setattr(experiment.attempt.runs[-1], event, entry)
     elif event == "audited":
         experiment.attempt.runs[entry["run"]].audited = entry
-    elif event in ("decided", "committed", "ruled"):
+    elif event in ("decided", "committed", "ruled", "unrepaired"):
         setattr(experiment, event, entry)
     if entry.get("decision") in ("baseline", "keep") or (event == "ruled" and entry["becomes_incumbent"]):
         state.kept.append(experiment)
@@ -393,6 +427,8 @@ def next_in_attempt(state: State, experiment: Experiment) -> Step:
     at = {"experiment": experiment.number, "attempt": len(experiment.attempts) - 1}
     if attempt.checked is None:
         return Step("check", **at)
+    if experiment.can_be_mended:
+        return Step("propose", experiment.number, len(experiment.attempts))
     if not attempt.checked["ok"]:
         return Step("decide", **at)
     if attempt.runs and attempt.runs[-1].status is None:
@@ -406,6 +442,8 @@ def next_in_attempt(state: State, experiment: Experiment) -> Step:
         return Step("decide", **at)
     if attempt.failure:
         return Step("decide", **at)
+    if not attempt.tried_out:
+        return train_step(state, at, run_seed(state, experiment.number, 0), "smoke")
     if not attempt.scores:
         return train_step(state, at, run_seed(state, experiment.number, 0), "score")
     found = verdict(state, experiment).decision

@@ -28,11 +28,15 @@ from harness.lab.carrying import Listener, LoopError, Paused, Runs
 from harness.lab.decisions import commit_facts, decision
 from harness.lab.integrity import Integrity
 from harness.lab.journal import NOT_HELD_AGAINST, Experiment, Journal, State, Step, fold, next_step
+from harness.lab.keys import KeyFileError
 from harness.lab.leftovers import kill_leftover
 from harness.lab.locks import hold
 from harness.lab.proposing import (
+    Asking,
     ProposalError,
+    make_asking,
     measures,
+    needs_smoke_run,
     proposal_request,
     propose_baseline,
     read_proposal,
@@ -42,10 +46,15 @@ from harness.lab.results import results_from_journal, write_results
 from harness.lab.runner import REPOSITORY
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
 from harness.lab.untrusted_files import remove_tree
+from harness.search.endpoint import EndpointError
 from harness.search.gate import check_candidate
 from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
 
+TOLD = (
+    "title", "hypothesis", "category", "proposer", "bank_id", "sha256", "constants_changed", "operator", "expected_delta", "model", "exchange", "usage",
+    "sources", "llm_failed", "note",
+)  # fmt: skip
 NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 
 
@@ -81,6 +90,7 @@ class Lab:
         self.number: int | None = None  # the experiment that `begin` chose; stages touch no other
         self._held = contextlib.ExitStack()
         self.runs = Runs(self)
+        self.asking = Asking()
 
     @says_when_full
     def hold(self) -> Lab:
@@ -174,7 +184,7 @@ class Lab:
             raise LoopError(
                 f"run {self.settings.tag} has no finished baseline: run notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first"
             )
-        if step.kind == "propose":
+        if step.kind == "propose" and not step.attempt:
             try:
                 self.runs.control()
             except Paused:
@@ -189,51 +199,79 @@ class Lab:
         return step if self.number in (None, step.experiment) else Step("nothing", self.number)
 
     @says_when_full
-    def propose(self) -> None:
-        """Write the next experiment's train.py, by the propose process; for experiment 0 the template under the profile's constants."""
+    def propose(self, proposer: str = "", model: str = "", llm: str = "") -> None:
+        """Write the next experiment's train.py, by the propose process; for experiment 0 the template under the profile's constants.
+
+        proposer: tpe, llm, hybrid, or "" for hybrid where a language model is known and tpe elsewhere. model, llm: which model, and its options
+        as NAME=VALUE. They hold for repairs of the experiment too. Raises LoopError where nothing can be proposed.
+        """
+        try:
+            self.asking = make_asking(proposer, model, llm)
+        except (ProposalError, EndpointError, KeyFileError) as error:
+            raise LoopError(str(error)) from error
         step = self.next_stage()
-        if step.kind != "propose":
-            return
+        if step.kind == "propose" and not step.attempt:
+            self._propose(step)
+
+    def _propose(self, step: Step) -> None:
+        """One attempt of an experiment: its first, or a repair of the last."""
         folder = self.attempt_folder(step.experiment, step.attempt)
         folder.mkdir(parents=True, exist_ok=True)
-        parent, program = self.state.incumbent, self.program_text()
-        before = self.train_py(parent).read_text(encoding="utf-8") if parent else self._template()
+        state, program = self.state, self.program_text()
+        before = self._source_of(state.incumbent)
         proposal = read_proposal(folder)
-        if proposal is None and parent:
-            request = proposal_request(step, folder, self.state, self.settings, self.data, before, program)
+        if proposal is None and state.incumbent:
+            facts = (step, folder, state, self.settings, self.data, before, program)
             try:
-                proposal = run_proposer(folder, request)
+                request = proposal_request(*facts, self.asking, self.attempt_folder)
+                proposal = run_proposer(folder, request, self.asking)
             except ProposalError as error:
                 raise LoopError(str(error)) from error
         elif proposal is None:
             proposal = propose_baseline(folder, before, self.settings)
+        if proposal.get("gave_up"):
+            facts = {key: proposal.get(key) for key in ("usage", "exchange")}
+            self.journal.append(
+                "unrepaired", experiment=step.experiment, attempt=step.attempt, why=proposal["gave_up"], **facts
+            )
+            return
+        parent = self._parent(state, proposal)
+        before = self._source_of(parent)
         after = (folder / "train.py").read_text(encoding="utf-8")
         write_text_atomic(folder / "train.diff", make_diff(before, after))
         self.journal.append(
             "proposed",
             experiment=step.experiment,
             attempt=step.attempt,
-            **{
-                key: proposal.get(key)
-                for key in ("title", "hypothesis", "category", "proposer", "bank_id", "sha256", "constants_changed")
-            },
+            **{key: proposal.get(key) for key in TOLD},
             not_applicable=proposal.get("not_applicable", []),
             parent=parent.number if parent else None,
+            smoke=parent is not None and needs_smoke_run(proposal["proposer"], after, before),
             **measures(after),
             program_sha256=hashlib.sha256(program.encode()).hexdigest(),
         )
 
+    def _parent(self, state: State, proposal: dict) -> Experiment | None:
+        """What a proposal is a change of: the incumbent, or another experiment that it names and that has a score."""
+        named = proposal.get("parent")
+        scored = [e for e in state.experiments if e.number == named and e.decided and e.mean is not None]
+        return scored[0] if scored else state.incumbent
+
+    def _source_of(self, experiment: Experiment | None) -> str:
+        return self.train_py(experiment).read_text(encoding="utf-8") if experiment else self._template()
+
     @says_when_full
     def check(self) -> None:
-        """Let the gate look at the candidate before any time is spent on it."""
-        step = self.next_stage()
-        if step.kind != "check":
-            return
+        """Let the gate look at the candidate before any time is spent on it; one that its proposer can mend is proposed again."""
+        while (step := self.next_stage()).kind == "check" or is_repair(step):
+            self._check(step) if step.kind == "check" else self._propose(step)
+
+    def _check(self, step: Step) -> None:
         source = (self.attempt_folder(step.experiment, step.attempt) / "train.py").read_text(encoding="utf-8")
         state = self.state
         before = [e for e in state.experiments[:-1] if e.number not in state.excused]
-        tried = {attempt.proposed["sha256"] for e in before for attempt in e.attempts}
-        reasons = check_candidate(source, tried)
+        attempts = [attempt for e in before for attempt in e.attempts] + state.experiments[-1].attempts[:-1]
+        reasons = check_candidate(source, {attempt.proposed["sha256"] for attempt in attempts})
         self.journal.append(
             "checked", experiment=step.experiment, attempt=step.attempt, ok=not reasons, reasons=reasons
         )
@@ -242,12 +280,12 @@ class Lab:
     def train(self, listen: Listener = lambda event: None) -> None:
         """Train and score until the keep rule has seen enough: once, or again on fresh seeds when the result is promising, and look closely at
         what is about to be kept. A training that ran out of memory is repeated with half the rows at a time, and is no failure until a single
-        row is too much.
+        row is too much. One that fails early is proposed again by who can mend it.
 
         listen gets {"stage": "training" | "scoring" | "auditing", "run", "run_kind", ...} as things happen.
         """
-        while (step := self.next_stage()).kind in ("train", "score", "audit", "close"):
-            self._run_stage(step, listen)
+        while (step := self.next_stage()).kind in ("train", "score", "audit", "close") or is_repair(step):
+            self.check() if is_repair(step) else self._run_stage(step, listen)
 
     def _run_stage(self, step: Step, listen: Listener) -> None:
         """One of train, score, audit, close; nothing for other steps."""
@@ -299,7 +337,12 @@ class Lab:
     @says_when_full
     def run_baseline(self, listen: Listener = lambda event: None) -> None:
         """Carry experiment 0 from wherever it is to its commit. Raises LoopError when the template itself fails."""
-        stages = {"propose": self.propose, "check": self.check, "decide": self.decide, "commit": self.commit}
+        stages = {
+            "propose": lambda: self._propose(self.step),
+            "check": self.check,
+            "decide": self.decide,
+            "commit": self.commit,
+        }
         while (step := self.step).experiment == 0:
             self._stop_if_template_refused()
             if step.kind in stages:
@@ -349,11 +392,17 @@ class Lab:
     def _tidy(self, experiment: Experiment, kept: bool) -> None:
         """Weights and losses stay for the baseline, the incumbent and the newest in quarantine, compile caches for nobody, pages within their share."""
         state = self.state
-        drop_compile_caches(self.train_py(experiment).parent)
+        for attempt in range(len(experiment.attempts)):
+            drop_compile_caches(self.attempt_folder(experiment.number, attempt))
         replaced = state.kept[1:-1][-1:] if kept else []
         waiting = [e for e in state.experiments if e.in_quarantine]
         drop_unwanted_weights([experiment, *replaced, *waiting], state, lambda each: self.train_py(each).parent)
         drop_old_pages(self.folder)
+
+
+def is_repair(step: Step) -> bool:
+    """Whether what comes next is another attempt of an experiment."""
+    return step.kind == "propose" and step.attempt > 0
 
 
 def open_lab(tag: str, results: str = "") -> Lab:

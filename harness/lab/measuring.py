@@ -26,7 +26,7 @@ from harness.lab.wall import Wall
 from harness.scoring import holdout
 from harness.scoring.audit import Audit, audit_model
 from harness.scoring.channel import Launch, ModelServer, ScoreError
-from harness.scoring.scorer import Score, open_rows, open_token_bytes, score_model, start_server
+from harness.scoring.scorer import Score, open_rows, open_token_bytes, score_model, score_one_batch, start_server
 
 PROBES, CLOSE_PROBES = 64, 512  # of each scored run; of each run of an idea that is about to be kept
 Progress = Callable[[float], None]
@@ -69,6 +69,14 @@ class Measurement:
             fields |= {"nats": score.nats, "scored_bytes": score.scored_bytes, "scored_tokens": score.scored_tokens}
             self._audit(fields, PROBES, server_b)
             fields["val_bpb"] = round(score.val_bpb, 6)
+        return fields
+
+    def try_out(self, server_a: Early | None = None) -> dict:
+        """Fields of `scored` for a smoke run, whose weights are of no more use: whether they can be scored at all."""
+        fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
+        with self._judged(fields, "score_seconds"), self._ready("val", server_a) as (server, given):
+            score_one_batch(self.data, self.train_py, server=server, **given)
+        self.weights.unlink(missing_ok=True)
         return fields
 
     def audit(self, progress: Progress) -> dict:

@@ -1,26 +1,36 @@
 """Where the next train.py comes from: the template for the baseline, the propose process for everything after it.
 
-In: the run's state, settings, data and program.md. Out: train.py and proposal.json in the attempt's folder. What was finished and not
-noted in the journal is found again. Refuses to go on without a proposal: running the incumbent once more would be no experiment.
+In: the run's state, settings, data, program.md, and who is to be asked. Out: train.py and proposal.json in the attempt's folder. What was finished and not
+noted in the journal is found again. Refuses to go on without a proposal: running the incumbent once more would be no experiment. A language model that
+cannot be asked costs nothing but its proposal: `tpe` makes one instead, and says why.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic, write_text_atomic
 from harness.data.manifest import PreparedData
+from harness.lab import keys
 from harness.lab.decisions import history_row
-from harness.lab.journal import State, Step
+from harness.lab.journal import Experiment, State, Step
 from harness.lab.runner import child_environment
 from harness.lab.settings import Settings
 from harness.search.constants import ConstantsError, constant_values, rewrite_constants
+from harness.search.duplicates import structure_hash
+from harness.search.endpoint import LlmOptions, parse_options
 from harness.search.gate import source_hash
 from harness.search.keep import count_code_lines
 
-PROPOSE_SECONDS = 120
+PROPOSERS = ("tpe", "llm", "hybrid")
+PROPOSE_SECONDS = 120.0  # for what needs no language model
+LOG_BYTES = 20_000  # of either end of a failed run's log that a repair is told of
+SMOKED = ("llm", "external")  # proposers whose code is new to everybody: a few steps come before the whole training
 
 
 class ProposalError(RuntimeError):
@@ -31,10 +41,45 @@ class ProposerGone(RuntimeError):
     """The proposer hung or was killed; asking again may help."""
 
 
+@dataclass(frozen=True)
+class Asking:
+    """Who is asked for ideas. proposer: of PROPOSERS; options: of the language model, text as the user gave it; key_file: where its key is, "" for none.
+
+    environment: what the propose process gets besides, and no other child.
+    """
+
+    proposer: str = "tpe"
+    model: str = ""
+    options: str = ""
+    key_file: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def parsed(self) -> LlmOptions:
+        return parse_options(self.options, self.model)
+
+
+def make_asking(proposer: str = "", model: str = "", options: str = "") -> Asking:
+    """Who is to be asked: the given proposer, else `hybrid` where a key or an endpoint of one's own is known, else `tpe`.
+
+    Raises EndpointError for options that cannot be read, KeyFileError for a key file that is not safe, ProposalError for an unknown proposer.
+    """
+    if proposer not in ("", *PROPOSERS):
+        raise ProposalError(f"proposer is {proposer!r}: it must be one of {', '.join(PROPOSERS)}")
+    proposer = proposer or ("hybrid" if keys.has_endpoint(options) else "tpe")
+    if proposer == "tpe":
+        return Asking()
+    parse_options(options, model)
+    key_file, environment = keys.for_proposer()
+    return Asking(proposer, model, options, key_file, tuple(environment.items()))
+
+
 def read_proposal(folder: Path) -> dict | None:
-    """A proposal that was finished but not noted in the journal: a kill came between."""
+    """A proposal that was finished but not noted in the journal: a kill came between. One that gave up a repair has no train.py."""
     try:
         proposal = read_json(folder / "proposal.json")
+        if proposal.get("gave_up"):
+            return proposal
         source = (folder / "train.py").read_text(encoding="utf-8")
     except (FileNotFoundError, ValueError):
         return None
@@ -59,19 +104,26 @@ def propose_baseline(folder: Path, template: str, settings: Settings) -> dict:
     return proposal
 
 
-def run_proposer(folder: Path, request: dict) -> dict:
-    """Run the propose process, the only place where a proposer's code or key may be. Raises ProposalError or ProposerGone."""
+def run_proposer(folder: Path, request: dict, asking: Asking = Asking()) -> dict:  # noqa: B008 (frozen)
+    """Run the propose process, the only place where a proposer's code or key may be. Raises ProposalError or ProposerGone.
+
+    One that waits too long for a language model is killed; `tpe` proposes instead.
+    """
+    limit = PROPOSE_SECONDS + (asking.parsed.deadline_seconds if request.get("llm") else 0.0)
     write_json_atomic(folder / "request.json", request)
     command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json")]
-    environment = child_environment()
+    environment = child_environment(**dict(asking.environment))
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=PROPOSE_SECONDS, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
-        raise ProposerGone(
-            f"the proposer gave no answer within {PROPOSE_SECONDS} s; run the same command again to continue"
-        ) from None
+        if not request.get("llm"):
+            raise ProposerGone(
+                f"the proposer gave no answer within {limit:.0f} s; run the same command again to continue"
+            ) from None
+        why = f"the language model gave no answer within {limit:.0f} s, and its process was killed"
+        if request.get("repair"):
+            return {"gave_up": why}
+        return run_proposer(folder, request | {"proposer": "tpe", "llm": None}) | {"llm_failed": why}
     if done.returncode < 0:
         raise ProposerGone(
             f"the proposer was ended by signal {-done.returncode}; run the same command again to continue"
@@ -84,11 +136,34 @@ def run_proposer(folder: Path, request: dict) -> dict:
 
 
 def proposal_request(
-    step: Step, folder: Path, state: State, settings: Settings, data: PreparedData, parent_source: str, program: str
+    step: Step,
+    folder: Path,
+    state: State,
+    settings: Settings,
+    data: PreparedData,
+    parent_source: str,
+    program: str,
+    asking: Asking = Asking(),  # noqa: B008 (frozen)
+    attempt_folder: Callable[[int, int], Path] | None = None,
 ) -> dict:
-    """What the propose process is told: the run's history as plain rows, so that `search` never reads a journal."""
+    """What the propose process is told: the run's history as plain rows, so that `search` never reads a journal. No secret is in it.
+
+    attempt_folder: from experiment and attempt to where its files are.
+    """
+    others = [e for e in state.experiments if e.number not in state.excused and e.number != step.experiment]
+    rows = [history_row(e) for e in others]
+    if attempt_folder:
+        rows = [
+            row | {"folder": str(attempt_folder(e.number, len(e.attempts) - 1))}
+            for row, e in zip(rows, others, strict=True)
+        ]
+    llm = {
+        "model": asking.model, "options": asking.options, "key_file": asking.key_file, "ledger": str(ledger_path(folder.parents[3])),
+    }  # fmt: skip
+    noise, profile, device = state.noise, settings.profile, settings.device
+    repair = step.attempt > 0 and attempt_folder is not None
     return {
-        "format_version": 1,
+        "format_version": 2,
         "experiment": step.experiment,
         "attempt": step.attempt,
         "run_seed": settings.run_seed,
@@ -96,9 +171,22 @@ def proposal_request(
         "program_md": program,
         "parent_train_py": parent_source,
         "parent_experiment": state.incumbent.number,
-        "proposer": "tpe",
+        "proposer": asking.proposer,
+        "llm": None if asking.proposer == "tpe" else llm,
         "incumbent_val_bpb": state.incumbent.mean,
-        "history": [history_row(e) for e in state.experiments if e.number not in state.excused],
+        "sigma": noise.sigma if noise.df else None,
+        "about": {
+            "profile": profile["name"],
+            "budget_seconds": settings.budget_seconds,
+            "device": device["name"],
+            "device_kind": device["kind"],
+            "dtype": settings.dtype,
+            "n_vocab": data.n_vocab,
+            "max_seq_len": data.max_seq_len,
+            "data_id": settings.data_id,
+        },
+        "repair": repair_facts(state.experiments[-1], attempt_folder) if repair else None,
+        "history": rows,
         "limits": {
             "max_seq_len": data.max_seq_len,
             "n_vocab": data.n_vocab,
@@ -110,10 +198,52 @@ def proposal_request(
     }
 
 
+def ledger_path(run_folder: Path) -> Path:
+    """Where a run's requests to language models are counted."""
+    return run_folder / "llm.jsonl"
+
+
+def repair_facts(experiment: Experiment, attempt_folder: Callable[[int, int], Path]) -> dict:
+    """What failed, for who is to mend it: the file, why, and both ends of its log, which its training wrote and nobody should trust."""
+    number = len(experiment.attempts) - 1
+    folder, attempt, run = attempt_folder(experiment.number, number), experiment.attempt, experiment.attempt.failure
+    told = ("title", "hypothesis", "category", "expected_delta", "operator", "parent")
+    return {
+        "attempt": number,
+        "status": run.status if run else "invalid_patch",
+        "cause": run.cause if run else "",
+        "reasons": attempt.checked["reasons"] if attempt.checked else [],
+        "log": both_ends(folder / "runs" / f"{run.number:02d}" / "run.log") if run else "",
+        "train_py": (folder / "train.py").read_text(encoding="utf-8"),
+        "folder": str(folder),
+    } | {key: attempt.proposed.get(key) for key in told}
+
+
+def both_ends(path: Path, most: int = LOG_BYTES) -> str:
+    """The first and the last `most` bytes of a log; "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(most)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(len(head), size - most))
+            tail = file.read()
+    except OSError:
+        return ""
+    left_out = size - len(head) - len(tail)
+    middle = f"\n[{left_out} bytes left out]\n".encode() if left_out else b""
+    return (head + middle + tail).decode(errors="replace")
+
+
+def needs_smoke_run(proposer: str, source: str, parent_source: str) -> bool:
+    """Whether a few steps should come before the whole training: code that nobody has run yet, not merely other numbers."""
+    return proposer in SMOKED and structure_hash(source) != structure_hash(parent_source)
+
+
 def measures(source: str) -> dict:
     """What the journal notes of a train.py for later comparisons; None where the file is too broken to tell, which the gate will say."""
+    structure = structure_hash(source)
     try:
-        return {"constants": constant_values(source), "code_lines": count_code_lines(source)}
+        return {"constants": constant_values(source), "code_lines": count_code_lines(source), "structure": structure}
     except (
         ConstantsError,
         SyntaxError,
@@ -121,4 +251,4 @@ def measures(source: str) -> dict:
         RecursionError,
         MemoryError,
     ):  # the last two: nested too deeply for the parser
-        return {"constants": None, "code_lines": None}
+        return {"constants": None, "code_lines": None, "structure": structure}

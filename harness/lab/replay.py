@@ -58,6 +58,9 @@ def misplaced(state: State, step: Step, entry: dict, budget_seconds: float | Non
     if event == "controlled":
         between = step.kind == "propose" and step.experiment > 0
         return "" if between else f"{words_of(entry)} stands within an experiment"
+    if event == "unrepaired":
+        at = (step.kind, step.experiment, step.attempt) == ("propose", entry["experiment"], entry["attempt"])
+        return "" if at and step.attempt else f"{words_of(entry)} stands where {words_of_step(step)} was to come"
     if event not in ANSWERS.values():
         return ""
     if event != ANSWERS[step.kind] or not same_place(entry, step):

@@ -214,6 +214,7 @@ def make_result(status: str, cause: str, events: EventLog, total_seconds: float,
         "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
         "attention": events.last.get("open", {}).get("attention"),
         "device_batch_size": int(rows) if rows and rows >= 1 else None,
+        "losses": events.losses,
         **{key: number(finish.get(key)) for key in reported},
     }
 

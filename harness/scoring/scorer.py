@@ -94,6 +94,21 @@ def start_server(
     return ModelServer(header, launch, folder, Deadline(limit_seconds))
 
 
+def score_one_batch(
+    data: PreparedData, train_py: Path, weights: Path, *, server: ModelServer | None = None, **given: object
+) -> None:
+    """See whether a candidate's weights can be scored at all: one batch of training rows at the real shape. Raises ScoreError; measures nothing.
+
+    given, server: as of `score_model`.
+    """
+    batch_rows = data.manifest["eval_batch_rows"]
+    _, batch = next(iter_batches(open_rows(data, "train")[:batch_rows], batch_rows))
+    server = server or start_server(data, train_py, weights, "losses", **given)
+    server.deadline = Deadline(given["limit_seconds"])
+    with server:
+        check_losses(server.losses(batch))
+
+
 def score_model(
     data: PreparedData,
     train_py: Path,

@@ -72,18 +72,12 @@ class Endpoint:
         import httpx2
         import openai
 
-        http = httpx2.Client(
-            follow_redirects=False,
-            trust_env=not self.is_local,
-            event_hooks={"response": [on_response] if on_response else []},
-        )
-        return openai.OpenAI(
-            api_key=self._key or "none",
-            base_url=self.base_url,
-            max_retries=0,
-            http_client=http,
-            default_headers=None if self._key else {"Authorization": openai.Omit()},
-        )
+        hooks = {"request": [], "response": [on_response] if on_response else []}
+        if not self._key:  # the SDK insists on a key; this takes the word back out
+            hooks["request"].append(lambda request: request.headers.pop("Authorization", None))
+        http = httpx2.Client(follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks)
+        key = self._key or "none"
+        return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
 
 
 def open_endpoint(
