@@ -17,7 +17,7 @@ import ast
 import hashlib
 import math
 import random
-from collections.abc import Mapping
+from typing import Any
 
 from harness.search.constants import Constant, parse_constants
 from harness.search.limits import Limits, estimate_memory_mb, reasons_against
@@ -68,7 +68,7 @@ class Landscape:
             self.levels[key] = self.levels[structure(parent)] + own
         return self.levels[key]
 
-    def _penalty(self, constants: Mapping[str, Constant]) -> float:
+    def _penalty(self, constants: dict[str, Constant]) -> float:
         """Sigma lost to not being at the optimum."""
         away = {name: self._away(constant) for name, constant in constants.items() if constant.searched}
         total = sum(self._weight(name) * distance**2 for name, distance in away.items())
@@ -80,24 +80,35 @@ class Landscape:
 
     def _away(self, constant: Constant) -> float:
         """How far above its optimum a constant is, as a share of its range."""
-        optimum = self._place(self.first[constant.name]) + self._rng("optimum", constant.name).gauss(0, OFFSET)
-        return self._place(constant) - min(max(optimum, 0.0), 1.0)
+        optimum = place(self.first[constant.name]) + self._rng("optimum", constant.name).gauss(0, OFFSET)
+        return place(constant) - min(max(optimum, 0.0), 1.0)
 
     def _weight(self, name: str) -> float:
         return WEIGHT * math.exp(self._rng("weight", name).gauss(0, SPREAD))
 
-    @staticmethod
-    def _place(constant: Constant) -> float:
-        """Where in its range a constant's value lies, on the annotation's scale."""
-        if constant.scale == "choice":
-            return constant.choices.index(constant.value) / max(1, len(constant.choices) - 1)
-        low, high, value = constant.low, constant.high, constant.value
-        if constant.scale in ("log", "pow2"):
-            return math.log(value / low) / math.log(high / low)
-        return (value - low) / (high - low)
-
     def _rng(self, *words: str) -> random.Random:
         return random.Random(f"{self.seed} {' '.join(words)}")
+
+
+def place(constant: Constant) -> float:
+    """Where in its range a constant's value lies, on the annotation's scale: 0 to 1, or beyond where a profile put it there."""
+    low, high, value = constant.low, constant.high, constant.value
+    if constant.scale == "choice":
+        return constant.choices.index(value) / max(1, len(constant.choices) - 1)
+    if constant.scale in ("log", "pow2"):
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
+
+
+def value_at(constant: Constant, place: float) -> Any:
+    """The value that a constant has at a place of its range."""
+    low, high = constant.low, constant.high
+    if constant.scale == "choice":
+        return constant.choices[round(place * (len(constant.choices) - 1))]
+    if constant.scale == "pow2":
+        return 2 ** round(math.log2(low) + place * math.log2(high / low))
+    value = low * (high / low) ** place if constant.scale == "log" else low + place * (high - low)
+    return round(value) if constant.is_int else value
 
 
 def structure(source: str) -> str:
