@@ -127,7 +127,8 @@ def _edit(head: str, search: list[str], replace: list[str]) -> Edit:
     blanks = indent(head)
     in_a_list = bool(blanks) and all(line.startswith(blanks) for line in search + replace if line.strip())
     if in_a_list:
-        search, replace = ([line.removeprefix(blanks) for line in part] for part in (search, replace))
+        unmoved = lambda line: line.removeprefix(blanks) if line.strip() else line  # noqa: E731
+        search, replace = map(unmoved, search), map(unmoved, replace)
     return Edit(join_lines(search), join_lines(replace), in_a_list)
 
 
@@ -154,10 +155,9 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> str:
 
 def make_diff(old: str, new: str) -> str:
     """Return the unified diff from old to new, '' when they are equal; `git apply` takes it."""
+    sides = [re.findall(r"[^\n]*\n|[^\n]+", text) for text in (old, new)]  # lines as git sees them
     out = []
-    for line in difflib.unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), "a/train.py", "b/train.py"
-    ):
+    for line in difflib.unified_diff(*sides, "a/train.py", "b/train.py"):
         out.append(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n")
     return "".join(out)
 
