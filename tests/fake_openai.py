@@ -116,7 +116,8 @@ class FakeOpenAI:
         with self._lock:
             self.usage["requests"] += 1
             for name in ("prompt_tokens", "completion_tokens"):
-                self.usage[name] += (reply.get("usage") or {}).get(name, 0)
+                reported = (reply.get("usage") or {}).get(name, 0)
+                self.usage[name] += reported if isinstance(reported, int) else 0
         return Response(json.dumps(reply), content_type="application/json")
 
     @staticmethod

@@ -8,8 +8,10 @@ Refuses: a key that no header can carry, OpenAI without a key, several models of
 and nowhere else; it is in no repr and no message.
 """
 
+import functools
 import ipaddress
 import json
+import logging
 import os
 import re
 import sys
@@ -23,6 +25,8 @@ from harness.search.failures import EndpointError, LlmError, failure_of, redact
 from harness.search.llm_options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
 
 if TYPE_CHECKING:
+    import ssl
+
     import openai
 
 LIST_SECONDS = 20.0  # a list of models is short work
@@ -75,9 +79,25 @@ class Endpoint:
         hooks = {"request": [], "response": [on_response] if on_response else []}
         if not self._key:  # the SDK insists on a key; this takes the word back out
             hooks["request"].append(lambda request: request.headers.pop("Authorization", None))
-        http = httpx2.Client(follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks)
+        for name in (
+            "openai",
+            "httpx2",
+            "httpcore2",
+        ):  # at their finest they would log a server's headers, which may echo ours
+            logging.getLogger(name).setLevel(logging.WARNING)
+        http = httpx2.Client(
+            verify=_certificates(), follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks
+        )
         key = self._key or "none"
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
+
+
+@functools.cache
+def _certificates() -> "ssl.SSLContext":
+    """Whom to trust, read once: that takes a tenth of a second."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def open_endpoint(
