@@ -423,6 +423,15 @@ def test_every_request_and_reply_is_saved_as_it_was(tmp_path):
     assert not {"headers", "authorization"} & {name.lower() for entry in entries for name in entry}
 
 
+def test_the_answer_is_saved_for_people_without_what_a_terminal_obeys(tmp_path):
+    ask(lambda body, number: "<think>hm\x1b[2J</think>Title: x\n\ty\x1b]0;owned\x07\u202e", tmp_path)
+    text = (tmp_path / "exp-1/exchange/01.txt").read_text()
+    assert (
+        text
+        == "scripted: 6 + 3 tokens, ended with stop\n\n--- reasoning ---\nhm[2J\n\n--- answer ---\nTitle: x\n\ty]0;owned\n"
+    )
+
+
 def test_a_request_is_saved_before_it_is_sent(tmp_path):
     def answer(body, number):
         entries = saved(tmp_path)

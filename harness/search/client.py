@@ -199,6 +199,8 @@ class Chat:
         finish = str(choice.get("finish_reason") or "")
         if finish == "content_filter" and not refusal:
             refusal = "the server's content filter held the answer back"
+        first = f"{self.model}: {taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens, ended with {finish or 'no reason'}"
+        self.exchanges.write_readable(number, first, {"reasoning": reasoning, "answer": said, "refusal": refusal})
         return Answer(said, reasoning, finish, refusal, taken, self._cut_context(number, prompt_tokens))
 
     def _cut_context(self, number: int, prompt_tokens: int | None) -> str:

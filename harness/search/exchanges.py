@@ -1,7 +1,8 @@
 """Every request to the language model and every reply, saved; what they cost; what a run may still spend.
 
 In: request bodies (never headers), replies as they came, the options with budgets and prices. Out: `exchange/NN.json` in a proposal's folder, each
-with its request before that is sent and its reply before that is read; lines in the run's ledger, `llm.jsonl`; sums of both.
+with its request before that is sent and its reply before that is read; NN.txt, the answer for people to read; lines in the run's ledger, `llm.jsonl`;
+sums of both.
 
     sent (the most it can cost) -> answered (what the server counted) | failed (nothing, or the most, where it may have been paid for)
 
@@ -12,13 +13,14 @@ its reply before the process was killed is not sent, and not paid, again. Refuse
 import dataclasses
 import json
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from harness.data.files import append_whole, read_json, sync_folder, write_json_atomic
+from harness.data.files import append_whole, read_json, sync_folder, write_json_atomic, write_text_atomic
 from harness.search.endpoint import LlmOptions
 from harness.search.failures import LlmError
 
@@ -137,6 +139,14 @@ class Exchanges:
     def save_reply(self, number: int, status: int, text: str) -> None:
         """Save a reply as it came, before anybody reads it."""
         self._write(number, self._read(number) | {"received": _now(), "status": status, "reply": text})
+
+    def write_readable(self, number: int, first: str, parts: Mapping[str, str]) -> None:
+        """Write NN.txt beside an exchange, for people: a first line, {heading: text}. Control characters go: a terminal would obey them."""
+        text = "\n\n".join(
+            [first, *(f"--- {heading} ---\n{body.strip()}" for heading, body in parts.items() if body.strip())]
+        )
+        plain = "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
+        write_text_atomic(self._path(number).with_suffix(".txt"), plain + "\n")
 
     def answered(self, number: int, prompt_tokens: int | None, completion_tokens: int | None, answer: str) -> Usage:
         """Note in the ledger what an exchange took; None: the server did not say, so it is estimated and flagged. Return that."""
