@@ -126,9 +126,9 @@ def test_what_passes_is_tried_again(tmp_path, fault):
     assert len(saved(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("fault", ["429", "500", "broken off", "an error inside 200", "a page inside 200"])
 def test_what_does_not_pass_is_given_up(tmp_path, fault):
-    error, server = ask_in_vain(lambda body, number: fault(), tmp_path)
+    error, server = ask_in_vain(lambda body, number: PASSING[fault](), tmp_path)
     assert error.kind in ("rate_limited", "server") and error.passing
     assert len(server.bodies) == client.MOST_TRIES
 
@@ -233,7 +233,7 @@ def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
         FakeOpenAI(lambda body, number: Response(flood())) as server,
         pytest.raises(LlmError, match="longer than 100,000 bytes"),
     ):
-        open_chat(server, tmp_path).ask(MESSAGES)
+        open_chat(server, tmp_path, "deadline_seconds=5").ask(MESSAGES)
 
 
 def test_a_context_that_is_too_long(tmp_path):
