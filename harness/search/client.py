@@ -37,7 +37,7 @@ LIMITS = (
 OPTIONAL = {"temperature", "reasoning_effort", *LIMITS}
 SYSTEM = "system"  # what is left out where a model knows no such role: its message goes into the first one of the user
 ROOM = "room"  # left out for one prompt only: any limit of the answer
-CUT_CONTEXT = 0.5  # a server that counts less than this share of the prompt has cut it
+CUT_CONTEXT = 0.4  # a server that counts less than this share of the prompt has cut it
 
 
 @dataclass(frozen=True)
