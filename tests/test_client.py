@@ -126,9 +126,9 @@ def test_what_passes_is_tried_again(tmp_path, fault):
     assert len(saved(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("fault", ["429", "500", "broken off", "an error inside 200", "a page inside 200"])
 def test_what_does_not_pass_is_given_up(tmp_path, fault):
-    error, server = ask_in_vain(lambda body, number: fault(), tmp_path)
+    error, server = ask_in_vain(lambda body, number: PASSING[fault](), tmp_path)
     assert error.kind in ("rate_limited", "server") and error.passing
     assert len(server.bodies) == client.MOST_TRIES
 
@@ -233,7 +233,7 @@ def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
         FakeOpenAI(lambda body, number: Response(flood())) as server,
         pytest.raises(LlmError, match="longer than 100,000 bytes"),
     ):
-        open_chat(server, tmp_path).ask(MESSAGES)
+        open_chat(server, tmp_path, "deadline_seconds=5").ask(MESSAGES)
 
 
 def test_a_context_that_is_too_long(tmp_path):
@@ -428,7 +428,7 @@ def test_the_answer_is_saved_for_people_without_what_a_terminal_obeys(tmp_path):
     text = (tmp_path / "exp-1/exchange/01.txt").read_text()
     assert (
         text
-        == "scripted: 6 + 3 tokens, ended with stop\n\n--- reasoning ---\nhm[2J\n\n--- answer ---\nTitle: x\n\ty]0;owned\n"
+        == "scripted: 9 + 11 tokens, ended with stop\n\n--- reasoning ---\nhm[2J\n\n--- answer ---\nTitle: x\n\ty]0;owned\n"
     )
 
 
@@ -467,7 +467,7 @@ def test_what_was_answered_before_a_kill_is_not_paid_again(tmp_path):
         child = subprocess.Popen(command, cwd=ROOT, env=environment)
         assert child.wait(60) == -signal.SIGKILL
         unanswered = read_ledger(tmp_path / "llm.jsonl").usage()
-        assert unanswered.requests == 2 and unanswered.estimated and unanswered.completion_tokens > 16000
+        assert unanswered.requests == 2 and unanswered.estimated and unanswered.completion_tokens == 16000 + 2
         chat = open_chat(server, tmp_path)
         assert chat.ask(MESSAGES).text == "reply 1"
         assert len(server.bodies) == 2
@@ -477,7 +477,7 @@ def test_what_was_answered_before_a_kill_is_not_paid_again(tmp_path):
         assert len(server.bodies) == 3
     usage = read_ledger(tmp_path / "llm.jsonl").usage()
     assert usage.requests == 3
-    assert usage.completion_tokens == 16000 + 2 + 2  # the killed one counts as the most it can have cost
+    assert usage.completion_tokens == 16000 + 2 * 2  # the killed one counts as the most it can have cost
 
 
 def test_a_reply_that_was_saved_but_not_counted_is_counted_once(tmp_path):
