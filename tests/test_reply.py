@@ -99,6 +99,10 @@ REFUSED = {
     "the same below": (block(FORWARD, NEW_FORWARD + "\n\n# (the remaining methods stay the same)"), "stands for code left out"),
     "two places": (block("        x = norm(x)", "        x = x"), "not in the source|stand . times"),
     "ambiguous": (block('    """', "    pass"), r"stand \d+ times \(lines"),
+    "in a list, so that the indentation tells nothing": (
+        indented(block("        loss.backward()", "        pass"), "    "),
+        r"stand 2 times",
+    ),
     "one of two is missing": (BLOCKS + block("import numpy as np", "import numpy"), "edit 3 of 3: .* did you mean"),
     "the same twice over": (block(FORWARD, FORWARD), "changes nothing"),
     "whole, unchanged": (f"```python\n{SOURCE}```", "changes nothing"),
@@ -201,6 +205,14 @@ def test_a_header_in_the_spellings_of_models(header):
 )
 def test_a_delta_that_is_not_stated_is_not_made_up(text, delta):
     assert parse_reply(f"Title: T\nExpected delta: {text}\n{ONE}").expected_delta == delta
+
+
+def test_dots_that_the_file_has_are_lines_like_any_other():
+    own = "        # ... existing code ..."
+    head, tail = FORWARD.split("\n")
+    source = SOURCE.replace(FORWARD, f"{head}\n{own}\n{tail}")
+    edit = block(f"{head}\n{own}", f"{head}\n{own}\n        x = x")
+    assert apply_reply(parse_reply(f"Title: T\n{edit}"), source) == source.replace(own, f"{own}\n        x = x")
 
 
 def test_a_title_is_found_or_asked_for():
