@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-from checkout import copy_checkout, environment, git, overnight
+from checkout import environment, git, overnight
+from labs import copy_with_harness
 
-from harness.__main__ import TRY_STATUSES
 from harness.lab import keys, trying
 from harness.lab.checking import check_run
 from harness.lab.journal import fold, read_journal
 from harness.lab.loop import Lab, LoopError
 from harness.lab.trying import Idea, Refused, check_idea, place_idea, refusal
+from harness.options import TRY_STATUSES
 from harness.search.constants import constant_values, rewrite_constants
 
 STRUCTURAL = ("F.relu(self.expand(x)).square()", "F.gelu(self.expand(x))")
@@ -120,15 +121,12 @@ def try_it(checkout: Path, cache: Path, train_py: Path, *arguments: str, **extra
 
 
 @pytest.mark.slow
-def test_an_agent_tries_ideas_from_the_command_line(tmp_path, tmp_path_factory):
-    cache, checkout = tmp_path_factory.mktemp("cache"), copy_checkout(tmp_path / "lab")
+def test_an_agent_tries_ideas_from_the_command_line(tmp_path, baseline, cache):
+    checkout = copy_with_harness(baseline, tmp_path / "lab")
     run, file = checkout / "results" / "t", tmp_path / "idea.py"
     file.write_text("")
-    status, found, said = try_it(checkout, cache, file, "--idea", "too early")
+    status, found, said = try_it(checkout, cache, file, "--idea", "no such run", "--tag", "u")
     assert status == 1 and found["outcome"] == "error" and "no run" in found["reason"] and found["reason"] in said
-    first = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "0")
-    assert first.returncode == 0 and len(fold(read_journal(run / "journal.jsonl")).experiments) == 1
-
     source = (run / "best" / "train.py").read_text()
     file.write_text(rewrite_constants(source, {"MATRIX_LR": 0.1}))
     planted = {keys.KEY: "sk-planted-9", "HOME": str(tmp_path)}
@@ -153,10 +151,9 @@ def test_an_agent_tries_ideas_from_the_command_line(tmp_path, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, tmp_path_factory):
-    cache, checkout = tmp_path_factory.mktemp("cache"), copy_checkout(tmp_path / "lab")
+def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, baseline, cache):
+    checkout = copy_with_harness(baseline, tmp_path / "lab")
     run, file = checkout / "results" / "t", tmp_path / "idea.py"
-    assert overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "0").returncode == 0
     source = (run / "best" / "train.py").read_text()
     file.write_text(rewrite_constants(source, {"MATRIX_LR": 0.1}))
     other = tmp_path / "other.py"
