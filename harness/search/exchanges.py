@@ -31,7 +31,7 @@ BYTES_PER_TOKEN = 3  # code and English have 3.5 to 4.5, so that this counts too
 
 @dataclass(frozen=True)
 class Usage:
-    """What requests took. requests: those that reached a server. estimated: part of it is our count, since no server said. cost_usd: None where no price is known."""
+    """What requests took, those that reached a server. estimated: part of it is our count, as no server said. cost_usd: None where no price is known."""
 
     requests: int = 0
     prompt_tokens: int = 0
