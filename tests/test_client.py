@@ -190,7 +190,8 @@ def test_nobody_there(tmp_path):
         open_chat(url, tmp_path, "price_input=1 price_output=1").ask(MESSAGES)
     assert error.value.kind == "unreachable" and error.value.passing
     usage = read_ledger(tmp_path / "llm.jsonl").usage()
-    assert (usage.requests, usage.tokens, usage.cost_usd, usage.estimated) == (client.MOST_TRIES, 0, 0, False)
+    assert (usage.requests, usage.tokens, usage.cost_usd, usage.estimated) == (0, 0, 0, False)
+    assert len(saved(tmp_path)) == client.MOST_TRIES
 
 
 def test_silence_is_tried_again_after_half_the_deadline(tmp_path):
