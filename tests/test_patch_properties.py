@@ -15,6 +15,8 @@ from harness.search.constants import BEGIN, END
 from harness.search.patch import Edit, PatchError, apply_edits, join_lines, make_diff, parse_edits
 from harness.search.reply import ReplyError, apply_reply, parse_reply
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*invalid escape sequence")  # of a line that is put in a text
+
 always = settings(
     max_examples=int(os.environ.get("EXAMPLES", "60")),
     derandomize="EXAMPLES" not in os.environ,  # the same in every usual run: a failure is the change's, not the dice's
@@ -197,13 +199,19 @@ def written(form, source, target, context):
             for edit in edits_between(source, target, context)
         ]
         return blocks(edits)
+    if form == "trimmed blocks":
+        edits = [
+            Edit(edit.search.lstrip(" \t"), edit.replace.lstrip(" \t"))
+            for edit in edits_between(source, target, context)
+        ]
+        return blocks(edits)
     if form == "blocks in a list":
         return moved(blocks(edits_between(source, target, context)), "   ")
     diff = make_diff(join_lines(source), join_lines(target))
     return f"```diff\n{diff}```\n" if form == "diff" else diff + "\nThat is all.\n"
 
 
-FORMS = ("whole", "bare whole", "blocks", "indented blocks", "blocks in a list", "diff", "bare diff")
+FORMS = ("whole", "bare whole", "blocks", "indented blocks", "trimmed blocks", "blocks in a list", "diff", "bare diff")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -56,6 +56,7 @@ RECOVERED = {
     "other markers": BLOCKS.replace("<<<<<<<", "-------").replace(">>>>>>>", "+++++++"),
     "dedented": DEDENTED,
     "indented": block(indented(RATE, "  "), indented(NEW_RATE, "  ")) + block(indented(FORWARD, "  "), indented(NEW_FORWARD, "  ")),
+    "first line trimmed": block(RATE, NEW_RATE) + block(FORWARD.strip(), NEW_FORWARD.strip()),
     "in a list": "1. the rate\n" + indented(block(RATE, NEW_RATE), "   ") + "2. the gate\n" + indented(block(FORWARD, NEW_FORWARD), "   "),
     "blank lines at the edges": block(f"\n{RATE}\n\n", f"\n{NEW_RATE}\n\n") + block(FORWARD, NEW_FORWARD),
     "a block twice": BLOCKS + "To sum up:\n" + BLOCKS,
@@ -106,6 +107,7 @@ REFUSED = {
     "one of two is missing": (BLOCKS + block("import numpy as np", "import numpy"), "edit 3 of 3: .* did you mean"),
     "the same twice over": (block(FORWARD, FORWARD), "changes nothing"),
     "whole, unchanged": (f"```python\n{SOURCE}```", "changes nothing"),
+    "first lines trimmed that differ": (block(FORWARD.strip(), NEW_FORWARD.strip().replace("x:", "y:")), "they part at line"),
     "uneven indentation": (block(FORWARD.replace("        return", "      return"), NEW_FORWARD), "they part at line"),
     "indentation lost": (block(FORWARD, textwrap.dedent(NEW_FORWARD)), "at another indentation"),
     "indentation of a line lost": (block(FORWARD, NEW_FORWARD.replace("        x =", "x =")), "not be valid Python"),
@@ -221,6 +223,13 @@ def test_a_title_is_found_or_asked_for():
     assert len(parse_reply(f"Title: {'long ' * 99}\n{ONE}").title) <= 160
     with pytest.raises(ReplyError, match="begin it with a line 'Title"):
         parse_reply(ONE)
+
+
+def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():
+    last = f"{HEADER}\n{block(RATE + '?', NEW_RATE)}"
+    mended = parse_reply(f"Here is the block again:\n{ONE}", before=last)
+    assert (mended.title, mended.category, mended.expected_delta) == ("GELU and a higher rate", "architecture", -0.003)
+    assert parse_reply(f"Title: Another\n{ONE}", before=last).title == "Another"
 
 
 def test_a_file_with_fences_of_its_own_is_edited_to_the_letter():

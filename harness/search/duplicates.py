@@ -7,6 +7,7 @@ clearly; one that lost narrowly may gain on another incumbent. Comments, layout 
 """
 
 import ast
+import functools
 import hashlib
 import heapq
 import math
@@ -29,6 +30,7 @@ _NOT_THE_IDEAS = ("infrastructure", "interrupted")  # statuses that say nothing 
 Row = Mapping[str, Any]
 
 
+@functools.lru_cache(maxsize=64)
 def structure_hash(source: str) -> str:
     """Return the sha256 of a train.py's syntax tree without docstrings and without the annotated constants' values.
 

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.search.places import Shift, find_exact, find_shifted, indent, nearest, without_blank_edges
+from harness.search.places import Shift, find_exact, find_shifted, find_trimmed, indent, nearest, without_blank_edges
 
 # A marker stands alone on its line; models vary its length, its spacing and what they add to it.
 _HEAD = re.compile(r"(?:<{3,}|-{5,})\s*SEARCH[\s:<>]*(?:\S+\.py)?:?|<{5,}", re.IGNORECASE)
@@ -172,6 +172,8 @@ def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]
     if not found:
         search, replace = without_blank_edges(search, replace)
         found = find_shifted(lines, search)
+    if not found and replace[:1] == search[:1] and (found := find_trimmed(lines, search)):
+        replace = [lines[found[0][0]], *replace[1:]]
     if not found:
         raise PatchError(f"{name}: the lines to find are not in the source; did you mean\n{nearest(lines, search)}")
     if len(found) > 1:

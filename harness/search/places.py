@@ -30,6 +30,15 @@ def find_shifted(lines: list[str], search: list[str]) -> list[tuple[int, Shift]]
     return found
 
 
+def find_trimmed(lines: list[str], search: list[str]) -> list[tuple[int, Shift]]:
+    """Return the places that match to the letter but for the indentation of the first line, which has none."""
+    if len(search) < 2 or indent(search[0]):
+        return []
+    return [
+        (i - 1, ("", "")) for i, _ in find_exact(lines, search[1:]) if i and lines[i - 1].strip() == search[0].strip()
+    ]
+
+
 def _shift(present: str, wanted: str) -> Shift | None:
     """Return what turns the indentation `wanted` into the one that is present; None if no shift does."""
     if present.endswith(wanted):

@@ -48,8 +48,11 @@ class _Piece:
     whole: str | None = None
 
 
-def parse_reply(text: str) -> Reply:
-    """Return what a reply asks for. Raises ReplyError, or PatchError on a malformed block or diff."""
+def parse_reply(text: str, before: str = "") -> Reply:
+    """Return what a reply asks for. Raises ReplyError, or PatchError on a malformed block or diff.
+
+    before: the model's last reply in the same chat: of one that only mends its change the header is there.
+    """
     lines = split_lines(text)
     pieces = _pieces(lines)
     prose = _without(lines, pieces)
@@ -58,6 +61,8 @@ def parse_reply(text: str) -> Reply:
     pieces = [piece for piece in pieces if first <= piece.start < last]
     _check_form(pieces)
     said = header_values(prose, [header for header in headers if first <= header.line < last], first, last)
+    earlier = split_lines(before)
+    said = said if said["title"] else header_values(earlier, find_headers(earlier), 0, len(earlier))
     if not said["title"]:
         raise ReplyError("the reply names no idea: begin it with a line 'Title: ...' and one 'Hypothesis: ...'")
     wholes = {piece.whole for piece in pieces if piece.whole is not None}
