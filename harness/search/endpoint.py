@@ -8,8 +8,10 @@ Refuses: a key that no header can carry, OpenAI without a key, several models of
 and nowhere else; it is in no repr and no message.
 """
 
+import functools
 import ipaddress
 import json
+import logging
 import os
 import re
 import sys
@@ -23,6 +25,8 @@ from harness.search.failures import EndpointError, LlmError, failure_of, redact
 from harness.search.llm_options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
 
 if TYPE_CHECKING:
+    import ssl
+
     import openai
 
 LIST_SECONDS = 20.0  # a list of models is short work
@@ -55,12 +59,8 @@ class Endpoint:
     def redact(self, text: str) -> str:
         """The text without the key, as it is or as JSON or a URL would write it: a server may echo what it was sent."""
         if len(self._key) >= SECRET_LENGTH:
-            for form in {
-                self._key,
-                json.dumps(self._key)[1:-1],
-                urllib.parse.quote(self._key, safe=""),
-                self._key.replace("/", "\\/"),
-            }:
+            in_json, in_url = json.dumps(self._key)[1:-1], urllib.parse.quote(self._key, safe="")
+            for form in {self._key, in_json, in_json.replace("/", "\\/"), in_url}:
                 text = text.replace(form, REMOVED)
         return text
 
@@ -75,9 +75,29 @@ class Endpoint:
         hooks = {"request": [], "response": [on_response] if on_response else []}
         if not self._key:  # the SDK insists on a key; this takes the word back out
             hooks["request"].append(lambda request: request.headers.pop("Authorization", None))
-        http = httpx2.Client(follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks)
+        for name in (
+            "openai",
+            "httpx2",
+            "httpcore2",
+        ):  # debug lines would quote a server's headers, which may echo ours
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            trusted = _certificates()
+            http = httpx2.Client(verify=trusted, follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks)
+        except (ImportError, ValueError, OSError, httpx2.InvalidURL):  # not quoted: a proxy's URL may hold a password
+            raise refused(
+                "a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE, SSL_CERT_DIR) that the environment names cannot be used"
+            ) from None
         key = self._key or "none"
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
+
+
+@functools.cache
+def _certificates() -> "ssl.SSLContext":
+    """Whom to trust, read once: that takes a tenth of a second."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def open_endpoint(
@@ -108,8 +128,8 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
     try:
         with endpoint.open_client() as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        models = json.loads(raw)["data"]
-        return sorted({redact(endpoint.redact(model["id"])) for model in models})
+        names = {redact(endpoint.redact(model["id"])) for model in json.loads(raw)["data"]}
+        return sorted(name for name in names if name.isprintable())
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
             return None
