@@ -93,11 +93,11 @@ def test_later_edits_see_earlier_ones_and_all_or_none_apply():
 @pytest.mark.parametrize("seed", range(5))
 def test_git_applies_the_diff(tmp_path, seed):
     rng = random.Random(seed)
-    lines = [f"line {rng.randrange(5)}" for _ in range(40)]
+    lines = [rng.choice(("line 1", "line 2", "", "\x0c", "line\u20283", "    \\")) for _ in range(40)]
     changed = [line for line in lines if rng.random() > 0.1] + ["tail"] * rng.randrange(2)
     old, new = "\n".join(lines) + "\n" * rng.randrange(2), "\n".join(changed) + "\n" * rng.randrange(2)
-    (tmp_path / "train.py").write_text(old)
+    (tmp_path / "train.py").write_bytes(old.encode())
     command = ["git", "apply", "--unidiff-zero", "-"]
-    subprocess.run(command, cwd=tmp_path, input=make_diff(old, new), text=True, check=True)
-    assert (tmp_path / "train.py").read_text() == new
+    subprocess.run(command, cwd=tmp_path, input=make_diff(old, new).encode(), check=True)
+    assert (tmp_path / "train.py").read_bytes() == new.encode()
     assert make_diff(old, old) == ""

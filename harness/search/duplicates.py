@@ -7,8 +7,11 @@ clearly; one that lost narrowly may gain on another incumbent. Comments, layout 
 """
 
 import ast
+import functools
 import hashlib
+import heapq
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +19,18 @@ from typing import Any
 
 from harness.search.constants import Constant, ConstantsError, parse_constants
 from harness.search.gate import UNREADABLE, without_docstrings
+from harness.search.patch import make_diff
 
 NEAR = 0.02  # of a constant's annotated range
 CLEARLY = 2.0  # sigma of one run: a loss beyond it is no matter of luck
+MOST_COMPARED = (
+    5  # earlier changes whose code is compared, those with most words in common: to read a thousand takes minutes
+)
 _NOT_THE_IDEAS = ("infrastructure", "interrupted")  # statuses that say nothing about an idea
 Row = Mapping[str, Any]
 
 
+@functools.lru_cache(maxsize=64)
 def structure_hash(source: str) -> str:
     """Return the sha256 of a train.py's syntax tree without docstrings and without the annotated constants' values.
 
@@ -56,9 +64,19 @@ def near_duplicate(candidate: str, parent_source: str, history: Sequence[Row]) -
             differences = _differences(constants, row.get("constants") or {})
             if differences is not None:
                 return f"{_quoted(row)}: the same code{_numbers(differences)}. Propose something that differs more"
+    return _made_before(candidate, parent_source, rows)
+
+
+def _made_before(candidate: str, parent_source: str, rows: Sequence[Row]) -> str:
+    """Return the sentence about an earlier experiment that changed the same statements in the same way, '' if none did."""
+    words = _words(make_diff(parent_source, candidate))
+    likeness = [(_likeness(words, _words(_read(row, "train.diff"))), row) for row in rows if not _may_come_again(row)]
+    likeliest = heapq.nlargest(MOST_COMPARED, likeness, key=lambda pair: pair[0])
     change = _change(parent_source, candidate)
-    for row in reversed(rows) if any(change) else ():
-        if not _may_come_again(row) and _change_of(row, history) == change:
+    parents = {row.get("experiment"): row for row in rows}
+    for alike, row in likeliest if any(change) else ():
+        before, after = _read(parents.get(row.get("parent"), {}), "train.py"), _read(row, "train.py")
+        if alike and before and after and _change(before, after) == change:
             return f"{_quoted(row)}: the same change, made to an earlier train.py. Propose another one"
     return ""
 
@@ -105,18 +123,20 @@ def _may_come_again(row: Row) -> bool:
     return isinstance(sigma, (int, float)) and gain >= -CLEARLY * sigma
 
 
-def _change_of(row: Row, history: Sequence[Row]) -> tuple[Counter, Counter]:
-    """Return the change that an earlier experiment made to its parent; an empty one where a file is lost."""
-    parents = {other.get("experiment"): other for other in history}
-    sources = [_source(row), _source(parents.get(row.get("parent"), {}))]
-    return _change(sources[1], sources[0]) if all(sources) else (Counter(), Counter())
-
-
-def _source(row: Row) -> str:
+def _read(row: Row, name: str) -> str:
+    """Return a file of an experiment's last attempt, '' when it is lost."""
     try:
-        return (Path(row["folder"]) / "train.py").read_text(encoding="utf-8") if row.get("folder") else ""
+        return (Path(row["folder"]) / name).read_text(encoding="utf-8") if row.get("folder") else ""
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _words(diff: str) -> set[str]:
+    return set(re.findall(r"\w+", " ".join(line for line in diff.splitlines() if line[:1] in ("+", "-"))))
+
+
+def _likeness(a: set[str], b: set[str]) -> float:
+    return len(a & b) / len(a | b) if a | b else 0.0
 
 
 def _change(before: str, after: str) -> tuple[Counter, Counter]:

@@ -5,6 +5,7 @@ that a proposer can act on; an empty list lets it pass. What it may touch is in 
 """
 
 import ast
+import functools
 import hashlib
 import io
 import tokenize
@@ -63,6 +64,7 @@ def _reasons(source: str) -> list[str]:
     return reasons
 
 
+@functools.lru_cache(maxsize=64)
 def source_hash(source: str) -> str:
     """Return the sha256 of what a source does: its syntax tree without docstrings, so layout and comments do not count.
 

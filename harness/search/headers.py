@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from harness.search.program import CATEGORIES
 
-_MOST = {"title": 160, "hypothesis": 2000, "category": 80, "expected": 200}  # characters
+_MOST = {"title": 160, "idea": 160, "hypothesis": 2000, "category": 80, "expected": 200}  # characters
 _KEY = (
-    r"(?P<title>title|name|(?:idea|option|proposal|approach|experiment)\s*#?\s*(?:\d+|[A-D])\b)"
-    r"|(?P<hypothesis>hypothesis|rationale)|(?P<category>category)|(?P<expected>expected\b[^:=*]{0,60}?)"
+    r"(?P<title>title)|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*#?\s*(?:\d+|[A-D])\b)"
+    r"|(?P<hypothesis>hypothesis|rationale)|(?P<category>category)|(?P<expected>expected(?![a-z])[^:=*]{0,60}?)"
 )
 _MARK = r"[*_`\"']*"
 _HEADER = re.compile(
@@ -50,6 +50,8 @@ def find_headers(lines: Sequence[str]) -> list[Header]:
             value = _plain(match["value"]) or next(
                 (_plain(below) for below in lines[number + 1 :] if below.strip()), ""
             )
+            if key == "expected":  # "Expected gain: 0.002" says there which way
+                value = f"{_plain(match[key])}: {value}"
             found.append(Header(number, key, value))
     return found
 
@@ -57,8 +59,8 @@ def find_headers(lines: Sequence[str]) -> list[Header]:
 def header_values(lines: Sequence[str], headers: Sequence[Header], first: int, last: int) -> dict[str, str]:
     """Return title, hypothesis, category and expected from lines first up to last, '' where they are missing.
 
-    Of a field that comes twice the first counts. A hypothesis may have several lines; without a title its first sentence is the
-    title, and before that a heading.
+    Of a field that comes twice the first counts. A hypothesis may have several lines. Without a title a numbered idea's is taken,
+    else a heading, else the first sentence of the hypothesis.
     """
     said = dict.fromkeys(_MOST, "")
     for header in headers:
@@ -66,9 +68,9 @@ def header_values(lines: Sequence[str], headers: Sequence[Header], first: int, l
             said[header.key] = header.value
             if header.key == "hypothesis":
                 said["hypothesis"] = _paragraph(lines, header, {h.line for h in headers}, last)
-    if not said["title"]:
-        headings = [_plain(line) for line in lines[first:last] if re.match(r"#{1,6} \S", line)]
-        said["title"] = headings[0] if headings else re.split(r"(?<=[.!?])\s", said["hypothesis"])[0].rstrip(".")
+    headings = [_plain(line) for line in lines[first:last] if re.match(r"#{1,6} \S", line)]
+    sentence = re.split(r"(?<=[.!?])\s", said["hypothesis"])[0].rstrip(".")
+    said["title"] = said["title"] or said["idea"] or (headings or [sentence])[0]
     return {key: text[: _MOST[key]] for key, text in said.items()}
 
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from harness.search.patch import Block, Edit, PatchError, join_lines
 
-_FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*([\w.+-]*).*")
+_FENCE = re.compile(r"(?:`{3,}|~{3,})\s*([\w.+-]*).*")  # not indented: that would be a line of the diff
 _HUNK = re.compile(r"@@.*")
 _FILE = re.compile(r"(?:---|\+\+\+) (?P<path>\S+).*")
 _GIT = re.compile(r"(diff --git|index [0-9a-f]+\.\.|new file mode|old mode|new mode|similarity index).*")
@@ -60,7 +60,7 @@ def _stretches(lines: Sequence[str]) -> Iterator[tuple[int, int, bool]]:
     for number, line in enumerate([*lines, "```"]):
         if fence := _FENCE.fullmatch(line):
             yield start, number, tagged
-            start, tagged = number + 1, fence[2].lower() in ("diff", "patch")
+            start, tagged = number + 1, fence[1].lower() in ("diff", "patch")
 
 
 def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Block]:

@@ -21,13 +21,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.search.places import Shift, find_exact, find_shifted, find_trimmed, indent, nearest, without_blank_edges
+
 # A marker stands alone on its line; models vary its length, its spacing and what they add to it.
 _HEAD = re.compile(r"(?:<{3,}|-{5,})\s*SEARCH[\s:<>]*(?:\S+\.py)?:?|<{5,}", re.IGNORECASE)
 _MIDDLE = re.compile(r"={4,}")
 _TAIL = re.compile(r"(?:>{3,}|\+{5,})\s*REPLACE[\s:<>]*|>{5,}", re.IGNORECASE)
 _LIKE_A_MARKER = re.compile(r"<{5,}.*|>{5,}.*|[<>+-]{3,}\s*(SEARCH|REPLACE)\b.*")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # not str.splitlines, which also cuts at form feeds and the like
-_MOST_SHOWN = 40  # lines of the source in a message
 
 
 class PatchError(ValueError):
@@ -123,10 +124,11 @@ def _marker(line: str, number: int) -> str:
 
 def _edit(head: str, search: list[str], replace: list[str]) -> Edit:
     """Return the edit of a block; one that stands indented with its markers loses that indentation."""
-    indent = _indent(head)
-    in_a_list = bool(indent) and all(line.startswith(indent) for line in search + replace if line.strip())
+    blanks = indent(head)
+    in_a_list = bool(blanks) and all(line.startswith(blanks) for line in search + replace if line.strip())
     if in_a_list:
-        search, replace = ([line.removeprefix(indent) for line in part] for part in (search, replace))
+        unmoved = lambda line: line.removeprefix(blanks) if line.strip() else line  # noqa: E731
+        search, replace = map(unmoved, search), map(unmoved, replace)
     return Edit(join_lines(search), join_lines(replace), in_a_list)
 
 
@@ -153,10 +155,9 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> str:
 
 def make_diff(old: str, new: str) -> str:
     """Return the unified diff from old to new, '' when they are equal; `git apply` takes it."""
+    sides = [re.findall(r"[^\n]*\n|[^\n]+", text) for text in (old, new)]  # lines as git sees them
     out = []
-    for line in difflib.unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), "a/train.py", "b/train.py"
-    ):
+    for line in difflib.unified_diff(*sides, "a/train.py", "b/train.py"):
         out.append(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n")
     return "".join(out)
 
@@ -166,13 +167,15 @@ def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]
     search, replace = split_lines(edit.search), split_lines(edit.replace)
     if not any(line.strip() for line in search):
         raise PatchError(f"{name}: the lines to find are empty; name the lines it goes next to")
-    found = [] if edit.in_a_list else _find_exact(lines, search)
-    found = found or _find_shifted(lines, search)
+    found = [] if edit.in_a_list else find_exact(lines, search)
+    found = found or find_shifted(lines, search)
     if not found:
-        search, replace = _without_blank_edges(search, replace)
-        found = _find_shifted(lines, search)
+        search, replace = without_blank_edges(search, replace)
+        found = find_shifted(lines, search)
+    if not found and replace[:1] == search[:1] and (found := find_trimmed(lines, search)):
+        replace = [lines[found[0][0]], *replace[1:]]
     if not found:
-        raise PatchError(f"{name}: the lines to find are not in the source; did you mean\n{_nearest(lines, search)}")
+        raise PatchError(f"{name}: the lines to find are not in the source; did you mean\n{nearest(lines, search)}")
     if len(found) > 1:
         places = ", ".join(str(start + 1) for start, _ in found[:5])
         raise PatchError(
@@ -182,36 +185,17 @@ def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]
     stop, new = start + len(search), [_shifted(line, shift, name) for line in replace]
     if lines[start:stop] == new:
         raise PatchError(f"{name}: it replaces lines by themselves and so changes nothing")
+    _check_head(lines[start], new[0] if new else "", name)
     return start, stop, new
 
 
-Shift = tuple[str, str]  # blanks to take from the beginning of each line, blanks to put there; one of them is ""
-
-
-def _find_exact(lines: list[str], search: list[str]) -> list[tuple[int, Shift]]:
-    size = len(search)
-    return [(i, ("", "")) for i in range(len(lines) - size + 1) if lines[i : i + size] == search]
-
-
-def _find_shifted(lines: list[str], search: list[str]) -> list[tuple[int, Shift]]:
-    """Return the places that match but for trailing blanks and one shift common to all lines that are not blank."""
-    bare, size = [line.strip() for line in search], len(search)
-    stripped = [line.strip() for line in lines]
-    found = []
-    for start in range(len(lines) - size + 1):
-        if stripped[start : start + size] == bare:
-            pairs = zip(lines[start : start + size], search, strict=True)
-            shifts = {_shift(_indent(line), _indent(wanted)) for line, wanted in pairs if wanted.strip()}
-            if len(shifts) == 1 and None not in shifts:
-                found.append((start, shifts.pop()))
-    return found
-
-
-def _shift(present: str, wanted: str) -> Shift | None:
-    """Return what turns the indentation `wanted` into the one that is present; None if no shift does."""
-    if present.endswith(wanted):
-        return "", present.removesuffix(wanted)
-    return (wanted.removesuffix(present), "") if wanted.endswith(present) else None
+def _check_head(present: str, new: str, name: str) -> None:
+    """Raise PatchError on a replacement that forgot its indentation: Python may take a method at column 0 for a function."""
+    if new.strip() == present.strip() and new.rstrip().endswith(":") and indent(new) != indent(present):
+        raise PatchError(
+            f"{name}: the replacement begins with the line {new.strip()!r} at another indentation than the source has it; copy its "
+            "indentation or, if it is to move, let SEARCH and REPLACE begin with the line above"
+        )
 
 
 def _shifted(line: str, shift: Shift, name: str) -> str:
@@ -224,30 +208,3 @@ def _shifted(line: str, shift: Shift, name: str) -> str:
             "them, since a line of it is indented less; copy the lines with their indentation"
         )
     return more + line.removeprefix(less)
-
-
-def _indent(line: str) -> str:
-    return line[: len(line) - len(line.lstrip(" \t"))]
-
-
-def _without_blank_edges(search: list[str], replace: list[str]) -> tuple[list[str], list[str]]:
-    """Return both without the blank lines that the search begins and ends with, of which the source has none."""
-    filled = [i for i, line in enumerate(search) if line.strip()]
-    before, after = filled[0], len(search) - 1 - filled[-1]
-    while before and replace and not replace[0].strip():
-        before, replace = before - 1, replace[1:]
-    while after and replace and not replace[-1].strip():
-        after, replace = after - 1, replace[:-1]
-    return search[filled[0] : filled[-1] + 1], replace
-
-
-def _nearest(lines: list[str], search: list[str], context: int = 1) -> str:
-    """Return the stretch of source most like the searched lines, with line numbers."""
-    bare = [line.strip() for line in search]
-    anchor = max(range(len(bare)), key=lambda i: len(bare[i]))  # the longest line says most
-    likeness = [difflib.SequenceMatcher(None, bare[anchor], line.strip()) for line in lines]
-    scores = [match.ratio() if match.real_quick_ratio() > 0.3 else 0.0 for match in likeness]
-    best = max(range(len(lines)), key=scores.__getitem__, default=0)
-    start = max(0, best - anchor - context)
-    stretch = lines[start : best - anchor + len(search) + context][:_MOST_SHOWN]
-    return "\n".join(f"{number:5d} | {line}" for number, line in enumerate(stretch, start + 1))

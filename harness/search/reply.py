@@ -48,8 +48,11 @@ class _Piece:
     whole: str | None = None
 
 
-def parse_reply(text: str) -> Reply:
-    """Return what a reply asks for. Raises ReplyError, or PatchError on a malformed block or diff."""
+def parse_reply(text: str, before: str = "") -> Reply:
+    """Return what a reply asks for. Raises ReplyError, or PatchError on a malformed block or diff.
+
+    before: the model's last reply in the same chat: of one that only mends its change the header is there.
+    """
     lines = split_lines(text)
     pieces = _pieces(lines)
     prose = _without(lines, pieces)
@@ -58,6 +61,8 @@ def parse_reply(text: str) -> Reply:
     pieces = [piece for piece in pieces if first <= piece.start < last]
     _check_form(pieces)
     said = header_values(prose, [header for header in headers if first <= header.line < last], first, last)
+    earlier = split_lines(before)
+    said = said if said["title"] else header_values(earlier, find_headers(earlier), 0, len(earlier))
     if not said["title"]:
         raise ReplyError("the reply names no idea: begin it with a line 'Title: ...' and one 'Hypothesis: ...'")
     wholes = {piece.whole for piece in pieces if piece.whole is not None}
@@ -123,9 +128,10 @@ def _is_whole(lines: Sequence[str]) -> bool:
 
 
 def _first_of_file(lines: Sequence[str], start: int, stop: int) -> int:
-    """Return where a file begins, prose may stand above it: at the first line of code from which all below is Python."""
+    """Return where a file begins that prose may stand above: at the first line of code from which all below is Python."""
     for number in range(start, stop):
-        if re.match(r"\"\"\"|'''|from |import |#", lines[number]) and _is_whole(lines[number:stop]):
+        begins = re.match(r"\"\"\"|'''|from |import ", lines[number]) or (number == start > 0)
+        if begins and _is_whole(lines[number:stop]):
             try:
                 ast.parse("\n".join(lines[number:stop]))
                 return number
@@ -139,20 +145,26 @@ def _whole(lines: Sequence[str]) -> str:
 
 
 def _one_idea(headers: Sequence[Header], pieces: Sequence[_Piece], size: int) -> tuple[int, int]:
-    """Return the lines from, to of the one idea that comes with a change. Raises ReplyError when two do."""
-    titles = [header for header in headers if header.key == "title"]
-    if len({header.value.casefold() for header in titles}) < 2:
-        return 0, size
-    bounds = [0, *(header.line for header in titles[1:]), size]
-    ideas = [
-        (first, last, header)
-        for header, first, last in zip(titles, bounds, bounds[1:], strict=False)
-        if any(first <= piece.start < last for piece in pieces)
-    ]
-    if len(ideas) > 1:
-        names = " and ".join(repr(header.value[:60]) for *_, header in ideas)
-        raise ReplyError(f"the reply holds {len(ideas)} ideas, {names}: send one, the better one, alone")
-    return ideas[0][:2] if ideas else (0, size)
+    """Return the lines, from and to, of the one idea that comes with a change. Raises ReplyError when two do.
+
+    Ideas begin at titles that differ or, in a reply without titles, at numbered ideas; two numbered ideas with a change each are two
+    under one title too.
+    """
+    bounds = 0, size
+    for key in ("idea", "title"):
+        heads = [header for header in headers if header.key == key]
+        if len({header.value.casefold() for header in heads}) < 2:
+            continue
+        starts = [0, *(header.line for header in heads[1:]), size]
+        spans = list(zip(heads, starts, starts[1:], strict=False))
+        changing = [span for span in spans if any(span[1] <= piece.start < span[2] for piece in pieces)]
+        if len(changing) > 1:
+            names = " and ".join(repr(header.value[:60]) for header, *_ in changing)
+            raise ReplyError(f"the reply holds {len(changing)} ideas, {names}: send one, the better one, alone")
+        titled = any(header.key == "title" for header in headers)
+        if changing and (key == "title" or not titled):
+            bounds = changing[0][1:]
+    return bounds
 
 
 def _check_form(pieces: Sequence[_Piece]) -> None:
@@ -191,13 +203,14 @@ def _without_fences(lines: list[str]) -> list[str]:
     return lines
 
 
-_KEPT = r"(unchanged|the same|same as|as before|as is|omitted|remains?|stays?|for brevity|not changed|no changes?)"
+_LEFT_OUT = r"\b(rest|remain\w*|existing|previous|other|unchanged|same|code|omitted|here)\b"
+_KEPT = r"\b(unchanged|the same|same as|as before|as is|omitted|remains?|stays?|for brevity|not changed|no changes?)\b"
 _ELIDED = re.compile(
-    r"(#|//|\[|<|\()?\s*("
-    r"(\.{3}|…)\W*"  # "...", alone or as a comment
-    r"|(\.{3}|…).*\b(rest|remain\w*|existing|previous|other|unchanged|same|code|omitted|here)\b.*"
-    r"|.*\b(rest|remain\w*|existing|previous|other|unchanged|same|code|omitted|here)\b.*(\.{3}|…)\W*"
-    rf"|\(?(the )?(rest|remainder|remaining|everything else|other \w+|existing|previous|original)\b.*\b{_KEPT}\b.*"
+    r"\.{3}|…|(#|//|\[|<|\()\s*(\.{3}|…)[\s\])>*-]*"  # dots, alone or as a comment
+    rf"|((#|//|\[|<|\()\s*)?(\.{{3}}|…).*{_LEFT_OUT}.*"
+    r"|(#|//|\[|<|\()\s*("
+    rf".*{_LEFT_OUT}.*(\.{{3}}|…)\W*"
+    rf"|\(?(the )?(rest|remainder|remaining|everything else|other \w+|existing|previous|original)\b.*{_KEPT}.*"
     r"|\(?(the )?(rest|remainder) of (the |this )?(\w+ )?(code|file|class|function|method|module|script|block|loop|model)\b.*"
     r"|\(?(existing|previous|original|unchanged) (code|lines|implementation)\b.{0,20}"
     r"|\W*(unchanged|no changes?|same as (before|above))\W*"
@@ -211,8 +224,7 @@ def _check_elided(text: str, source: str, where: str) -> None:
     own = {line.strip() for line in split_lines(source)}
     for line in split_lines(text):
         bare = line.strip()
-        looks = bare.startswith(("#", "//", "...", "…", "[", "<", "(")) and _ELIDED.fullmatch(bare)
-        if looks and bare not in own:
+        if _ELIDED.fullmatch(bare) and bare not in own:
             raise ReplyError(
                 f"{where}: the line {bare[:80]!r} stands for code left out, which cannot be put back for sure: write every line, or make "
                 "several smaller blocks, each with only the lines around its change"

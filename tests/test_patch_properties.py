@@ -1,0 +1,269 @@
+"""For every source, every change of it and every way to write that down: the text that was meant or an error, never anything else.
+
+EXAMPLES=1000 in the environment looks longer and at other examples than the usual ones.
+"""
+
+import ast
+import difflib
+import os
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from harness.search.constants import BEGIN, END
+from harness.search.patch import Edit, PatchError, apply_edits, join_lines, make_diff, parse_edits
+from harness.search.reply import ReplyError, apply_reply, parse_reply
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*invalid escape sequence")  # of a line that is put in a text
+
+always = settings(
+    max_examples=int(os.environ.get("EXAMPLES", "60")),
+    derandomize="EXAMPLES" not in os.environ,  # the same in every usual run: a failure is the change's, not the dice's
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+AWKWARD = (
+    *("", "    ", "a", "    a", "\ta", "a  ", "        a", "def f():", "    def f():", "b", "\x0cc", "c\u2028d"),
+    *(
+        "...",
+        "# rest unchanged",
+        "```",
+        "```python",
+        "    ```",
+        "~~~",
+        "=======",
+        "====",
+        "  =======",
+        "> a",
+        "- a",
+        "+ a",
+    ),
+    *(
+        "<<<<<<< SEARCH",
+        ">>>>>>> REPLACE",
+        ">>>>>>>",
+        "<<<<<<<",
+        "    >>>>>>> REPLACE",
+        "------- SEARCH",
+        "+++++++ REPLACE",
+    ),
+    *(
+        "@@ -1 +1 @@",
+        "--- a/train.py",
+        "+++ b/train.py",
+        "-- a",
+        "++ a",
+        "\\ No newline at end of file",
+        "Title: a",
+        "# Idea 2: a",
+    ),
+)
+
+
+@st.composite
+def changes(draw, most=10):
+    """A list of awkward lines and what becomes of it: each is kept, dropped, replaced or has one put before it."""
+    lines = st.sampled_from(AWKWARD)
+    source, target = draw(st.lists(lines, max_size=most)), []
+    for line in source:
+        fate = draw(st.sampled_from(("keep", "keep", "keep", "drop", "replace", "insert")))
+        target += [draw(lines)] if fate in ("replace", "insert") else []
+        target += [line] if fate in ("keep", "insert") else []
+    assume(source != target)
+    return source, target
+
+
+@st.composite
+def distinct_changes(draw):
+    """The same of lines of which no two are alike, at any indentation, some of them blank."""
+    indents = st.sampled_from(("", "    ", "        ", "\t"))
+    numbers = draw(st.lists(st.integers(0, 30), unique=True, min_size=2, max_size=10))
+    source = [f"{draw(indents)}line {number}" for number in numbers]
+    target = []
+    for line in source:
+        fate = draw(st.sampled_from(("keep", "keep", "keep", "drop", "replace")))
+        target += [f"{draw(indents)}new {len(target)}"] if fate == "replace" else [line] if fate == "keep" else []
+    assume(source != target)
+    return source, target
+
+
+def edits_between(source, target, context):
+    """The edits that lead from source to target, each with so many lines of context."""
+    matcher = difflib.SequenceMatcher(None, source, target, autojunk=False)
+    for group in matcher.get_grouped_opcodes(context):
+        (_, a, _, c, _), (_, _, b, _, d) = group[0], group[-1]
+        yield Edit(join_lines(source[a:b]), join_lines(target[c:d]))
+
+
+def blocks(edits):
+    return "".join(f"<<<<<<< SEARCH\n{edit.search}=======\n{edit.replace}>>>>>>> REPLACE\n" for edit in edits)
+
+
+def moved(text, by):
+    return join_lines(by + line if line.strip() else line for line in text.split("\n")[:-1])
+
+
+def like_a_marker(line):
+    return any(mark in line for mark in ("<<<", ">>>", "===", "---", "+++"))
+
+
+def applied(source, edits):
+    """The result, or None for an error."""
+    try:
+        return apply_edits(source, edits)
+    except PatchError:
+        return None
+
+
+@always
+@given(changes(), st.integers(0, 3), st.sampled_from(("\n", "\r\n", "\r")), st.booleans())
+def test_edits_give_the_target_or_an_error(change, context, newline, closed):
+    texts = [newline.join(lines) + (newline if closed and lines else "") for lines in change]
+    assume(closed or len(change[0]) > 1 and change[0][-1])  # an empty last line without an end is no line
+    assert applied(texts[0], list(edits_between(*change, context))) in (texts[1], None)
+
+
+@always
+@given(distinct_changes(), st.integers(1, 3), st.sampled_from(("\n", "\r\n")))
+def test_edits_of_lines_that_stand_once_apply(change, context, newline):
+    source, target = (newline.join([*lines, ""]) for lines in change)
+    assert applied(source, list(edits_between(*change, context))) == target
+
+
+@always
+@given(distinct_changes(), st.integers(1, 3), st.sampled_from(("  ", "    ", "\t")))
+def test_edits_that_are_indented_too_much_are_moved_back(change, context, by):
+    source, target = map(join_lines, change)
+    edits = [Edit(moved(edit.search, by), moved(edit.replace, by)) for edit in edits_between(*change, context)]
+    assert applied(source, edits) == target
+
+
+@always
+@given(changes(), st.integers(0, 3), st.sampled_from(("  ", "    ", "\t")))
+def test_moved_edits_give_the_target_or_an_error(change, context, by):
+    source, target = map(join_lines, change)
+    edits = [Edit(moved(edit.search, by), moved(edit.replace, by)) for edit in edits_between(*change, context)]
+    assume(not any(edit.search in source for edit in edits))  # what stands there to the letter is what is meant
+    assert applied(source, edits) in (target, None)
+
+
+@always
+@given(changes(), st.integers(0, 3))
+def test_blocks_are_read_as_they_are_written_or_refused(change, context):
+    edits = list(edits_between(*change, context))
+    try:
+        read = parse_edits(blocks(edits))
+    except PatchError:
+        return
+    plain = [[line for line in blocks(each).split("\n") if not like_a_marker(line)] for each in (read, edits)]
+    assert plain[0] == plain[1]
+    if not any(map(like_a_marker, sum(change, []))):
+        assert read == edits
+
+
+@always
+@given(distinct_changes(), st.integers(1, 3), st.sampled_from(("%s", "```python\n%s```\n", "1. so:\n\n%s\n")))
+def test_blocks_of_plain_lines_are_always_read(change, context, around):
+    edits = list(edits_between(*change, context))
+    assert parse_edits(around % blocks(edits)) == edits
+
+
+TAIL = [
+    BEGIN,
+    END,
+    "def build_model(vocab_size, max_seq_len):",
+    "    return None",
+    'if __name__ == "__main__":',
+    "    pass",
+]
+
+
+def python(lines, number=1):
+    """A train.py with these lines in a text of it."""
+    return ['"""A text.', *lines, '"""', f"number = {number}", *TAIL]
+
+
+def written(form, source, target, context):
+    if form == "whole":
+        return f"```python\n{join_lines(target)}```\n"
+    if form == "bare whole":
+        return join_lines(target)
+    if form == "blocks":
+        return f"```\n{blocks(edits_between(source, target, context))}```\n"
+    if form == "indented blocks":
+        edits = [
+            Edit(moved(edit.search, "    "), moved(edit.replace, "    "))
+            for edit in edits_between(source, target, context)
+        ]
+        return blocks(edits)
+    if form == "trimmed blocks":
+        edits = [
+            Edit(edit.search.lstrip(" \t"), edit.replace.lstrip(" \t"))
+            for edit in edits_between(source, target, context)
+        ]
+        return blocks(edits)
+    if form == "blocks in a list":
+        return moved(blocks(edits_between(source, target, context)), "   ")
+    diff = make_diff(join_lines(source), join_lines(target))
+    return f"```diff\n{diff}```\n" if form == "diff" else diff + "\nThat is all.\n"
+
+
+FORMS = ("whole", "bare whole", "blocks", "indented blocks", "trimmed blocks", "blocks in a list", "diff", "bare diff")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@always
+@given(changes(most=6), st.integers(0, 3), st.sampled_from((1, 2)), st.sampled_from(("\n", "\r\n")))
+def test_a_reply_gives_the_target_or_an_error(form, change, context, number, newline):
+    source, target = python(change[0]), python(change[1], number)
+    if form == "indented blocks":
+        moved_searches = [moved(edit.search, "    ") for edit in edits_between(source, target, context)]
+        assume(not any(search in join_lines(source) for search in moved_searches))
+    text = "Title: T\n\n" + written(form, source, target, context)
+    try:
+        result = apply_reply(parse_reply(text.replace("\n", newline)), join_lines(source))
+    except (ReplyError, PatchError):
+        return
+    assert result == join_lines(target)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@always
+@given(distinct_changes(), st.sampled_from((1, 2)))
+def test_a_reply_of_plain_lines_is_never_refused(form, change, number):
+    source, target = python(change[0]), python(change[1], number)
+    text = "Title: T\n\n" + written(form, source, target, 3)
+    assert apply_reply(parse_reply(text), join_lines(source)) == join_lines(target)
+
+
+PIECES = st.sampled_from(
+    (
+        *AWKWARD,
+        "Title: T",
+        "**Category:** tune",
+        "Expected delta: -1",
+        "```diff",
+        "+b",
+        "-a",
+        " a",
+        "x = 1",
+        '"""',
+        *python(["a"]),
+    )
+)
+
+
+@always
+@given(st.lists(PIECES, max_size=25), st.sampled_from(("\n", "\r\n")))
+def test_any_text_is_read_or_refused_and_the_present_file_is_never_the_answer(lines, newline):
+    source = join_lines(python(["a", "b"]))
+    try:
+        result = apply_reply(parse_reply(newline.join(lines)), source)
+    except (ReplyError, PatchError) as refusal:
+        assert str(refusal)
+    else:
+        assert result != source
+        ast.parse(result)
