@@ -6,7 +6,8 @@
 
     python3 scripts/overnight.py --demo                      the whole loop in minutes, no GPU, no key
     python3 scripts/overnight.py --tag nov23 --hours 8       a real night; the same tag again continues it
-    python3 scripts/overnight.py --tag nov23 --experiments N the same, so many experiments
+    python3 scripts/overnight.py --tag nov23 --experiments N the same, so many experiments (0: the baseline alone)
+    ... --model NAME --llm budget_tokens=2000000             with a language model: OPENAI_API_KEY or OPENAI_BASE_URL is set
     python3 scripts/overnight.py --tag nov23 --status        how it goes (--json: for scripts); also --stop (after this experiment), --report
     python3 scripts/overnight.py --tag nov23 --check         whether all its files agree with its journal
     python3 scripts/overnight.py --tag nov23 --accept N      keep experiment N, which is in quarantine; --refuse N: do not

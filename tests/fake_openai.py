@@ -22,9 +22,9 @@ from werkzeug import Request, Response
 Reply = str | dict | Response
 
 
-def count_tokens(value: Any) -> int:
-    """The server's own idea of a token: a word, or a piece between blanks."""
-    return len(json.dumps(value).split()) if not isinstance(value, str) else len(value.split())
+def count_tokens(text: str) -> int:
+    """The server's own idea of a token: four characters."""
+    return -(-len(text) // 4)
 
 
 def completion(text: str | None, model: str = "scripted", finish_reason: str = "stop", **message: Any) -> dict:

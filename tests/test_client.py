@@ -126,9 +126,9 @@ def test_what_passes_is_tried_again(tmp_path, fault):
     assert len(saved(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("fault", ["429", "500", "broken off", "an error inside 200", "a page inside 200"])
 def test_what_does_not_pass_is_given_up(tmp_path, fault):
-    error, server = ask_in_vain(lambda body, number: fault(), tmp_path)
+    error, server = ask_in_vain(lambda body, number: PASSING[fault](), tmp_path)
     assert error.kind in ("rate_limited", "server") and error.passing
     assert len(server.bodies) == client.MOST_TRIES
 
@@ -190,7 +190,8 @@ def test_nobody_there(tmp_path):
         open_chat(url, tmp_path, "price_input=1 price_output=1").ask(MESSAGES)
     assert error.value.kind == "unreachable" and error.value.passing
     usage = read_ledger(tmp_path / "llm.jsonl").usage()
-    assert (usage.requests, usage.tokens, usage.cost_usd, usage.estimated) == (client.MOST_TRIES, 0, 0, False)
+    assert (usage.requests, usage.tokens, usage.cost_usd, usage.estimated) == (0, 0, 0, False)
+    assert len(saved(tmp_path)) == client.MOST_TRIES
 
 
 def test_silence_is_tried_again_after_half_the_deadline(tmp_path):
@@ -233,7 +234,7 @@ def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
         FakeOpenAI(lambda body, number: Response(flood())) as server,
         pytest.raises(LlmError, match="longer than 100,000 bytes"),
     ):
-        open_chat(server, tmp_path).ask(MESSAGES)
+        open_chat(server, tmp_path, "deadline_seconds=5").ask(MESSAGES)
 
 
 def test_a_context_that_is_too_long(tmp_path):
@@ -423,6 +424,15 @@ def test_every_request_and_reply_is_saved_as_it_was(tmp_path):
     assert not {"headers", "authorization"} & {name.lower() for entry in entries for name in entry}
 
 
+def test_the_answer_is_saved_for_people_without_what_a_terminal_obeys(tmp_path):
+    ask(lambda body, number: "<think>hm\x1b[2J</think>Title: x\n\ty\x1b]0;owned\x07\u202e", tmp_path)
+    text = (tmp_path / "exp-1/exchange/01.txt").read_text()
+    assert (
+        text
+        == "scripted: 9 + 11 tokens, ended with stop\n\n--- reasoning ---\nhm[2J\n\n--- answer ---\nTitle: x\n\ty]0;owned\n"
+    )
+
+
 def test_a_request_is_saved_before_it_is_sent(tmp_path):
     def answer(body, number):
         entries = saved(tmp_path)
@@ -458,7 +468,7 @@ def test_what_was_answered_before_a_kill_is_not_paid_again(tmp_path):
         child = subprocess.Popen(command, cwd=ROOT, env=environment)
         assert child.wait(60) == -signal.SIGKILL
         unanswered = read_ledger(tmp_path / "llm.jsonl").usage()
-        assert unanswered.requests == 2 and unanswered.estimated and unanswered.completion_tokens > 16000
+        assert unanswered.requests == 2 and unanswered.estimated and unanswered.completion_tokens == 16000 + 2
         chat = open_chat(server, tmp_path)
         assert chat.ask(MESSAGES).text == "reply 1"
         assert len(server.bodies) == 2
@@ -468,7 +478,7 @@ def test_what_was_answered_before_a_kill_is_not_paid_again(tmp_path):
         assert len(server.bodies) == 3
     usage = read_ledger(tmp_path / "llm.jsonl").usage()
     assert usage.requests == 3
-    assert usage.completion_tokens == 16000 + 2 + 2  # the killed one counts as the most it can have cost
+    assert usage.completion_tokens == 16000 + 2 * 2  # the killed one counts as the most it can have cost
 
 
 def test_a_reply_that_was_saved_but_not_counted_is_counted_once(tmp_path):

@@ -167,6 +167,31 @@ def test_nobody_there_and_a_key_that_is_refused():
     assert "planted" not in str(error.value)
 
 
+def test_a_key_that_the_server_quotes_in_part_is_not_shown():
+    with QuickServer() as server:
+        masked = refusal(401, "Incorrect API key provided: sk-plan****cdef. Get one at https://host/keys.\x1b[2J")
+        server.expect_request("/v1/models").respond_with_response(masked)
+        with pytest.raises(LlmError) as error:
+            choose_model(Endpoint(server.url_for("/v1"), KEY), LlmOptions())
+    assert "plan" not in str(error.value) and "cdef" not in str(error.value)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", f"socks5://me:{KEY}@127.0.0.1:1"),
+        ("HTTPS_PROXY", f"me:{KEY}@:::"),
+        ("HTTP_PROXY", f"ftp://me:{KEY}@x"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_said_without_its_password(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(EndpointError, match="a proxy .* cannot be used") as error:
+        choose_model(Endpoint("https://192.0.2.1/v1"), LlmOptions())
+    assert "planted" not in str(error.value)
+
+
 def test_a_model_that_is_not_listed_is_tried_with_one_token():
     def answer(body, number):
         assert body["max_tokens"] == 1

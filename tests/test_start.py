@@ -8,12 +8,12 @@ import shutil
 import pytest
 from checkout import ROOT
 
-from harness.__main__ import add_overnight, overrides_of
 from harness.lab import plan, profiles, settings, start
 from harness.lab.loop import Lab, LoopError, open_lab
 from harness.lab.parameters import ParameterError
 from harness.lab.profiles import ProfileError
 from harness.lab.settings import SettingsError
+from harness.options import add_overnight, overrides_of
 from harness.search.constants import ConstantsError, constant_values, rewrite_constants
 
 

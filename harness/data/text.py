@@ -9,6 +9,10 @@ ESCAPES = re.compile(
     r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
 
+NO_MATHS = (
+    "mathjax_ignore"  # class of an HTML element in which JupyterLab typesets no mathematics, whose \href is a link
+)
+
 
 def without_escapes(text: str) -> str:
     """The text without what could move a terminal's cursor, change its title, or reorder what is read."""

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from harness.data.text import without_escapes
+from harness.data.text import NO_MATHS, without_escapes
 from harness.lab.costs import run_usage, usage_words
 from harness.lab.history import experiment_ref
 from harness.lab.journal import Experiment
@@ -103,7 +103,7 @@ class LiveTraining:
             return
         from IPython.display import HTML, display
 
-        page = HTML(self.page(event))
+        page = HTML(as_text(self.page(event)))
         if self.handle is None:
             self.handle = display(page, display_id=True)
         else:
@@ -156,7 +156,12 @@ def show(page: str) -> None:
     """Display HTML in a notebook."""
     from IPython.display import HTML, display
 
-    display(HTML(page))
+    display(HTML(as_text(page)))
+
+
+def as_text(page: str) -> str:
+    """HTML in which no dollar sign or backslash of anybody's means anything."""
+    return f'<div class="{NO_MATHS}">{page}</div>'
 
 
 # --- The parts of a lab-book page -----------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from harness.data.text import one_line
+
 ZERO = "0" * 40
 AUTHOR = ("autoresearch", "autoresearch@localhost")
 
@@ -239,5 +241,5 @@ def record_experiment(
 
 def commit_message(experiment: int, title: str, facts: list[str]) -> str:
     """Subject: number and idea. Body: one fact a line."""
-    subject = " ".join(title.split()) or "no title"
-    return f"{experiment:04d}: {subject[:100]}\n\n" + "\n".join(facts) + "\n"
+    subject = one_line(title) or "no title"
+    return f"{experiment:04d}: {subject[:100]}\n\n" + "\n".join(map(one_line, facts)) + "\n"

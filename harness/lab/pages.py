@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.data.files import write_text_atomic
+from harness.data.text import one_line
 from harness.lab.findings import headline, plural
 from harness.lab.journal import read_journal
 from harness.lab.records import KEPT, Record, in_flight, records_from_journal
@@ -130,7 +131,7 @@ def write_index(run_dir: str | Path) -> Path:
     rows = [_row(record, present) for record in reversed(records)]
     if flight and not any(record.experiment == flight.experiment for record in records):
         name = f"{flight.experiment:04d}"
-        cells = [name, f"running: {flight.step}", flight.title, "", "", "", _links(name, present)]
+        cells = [name, f"running: {flight.step}", one_line(flight.title), "", "", "", _links(name, present)]
         rows.insert(0, _cells(cells, "no"))
     heads = ["experiment", "decision", "idea", "val_bpb", "gain", "runs", "pages"]
     head = "".join(f"<th{' class=number' if word in ('val_bpb', 'gain', 'runs') else ''}>{word}</th>" for word in heads)
@@ -168,7 +169,7 @@ def _row(record: Record, present: set[str]) -> str:
     gain = "" if record.gain is None else f"{record.gain:+.6f}"
     detail = record.status.replace("_", " ") if record.outcome == "crashed" and record.status != "crash" else ""
     decision = f"{record.outcome} ({detail})" if detail else record.outcome
-    cells = [name, decision, record.title, score, gain, str(record.n_runs or ""), _links(name, present)]
+    cells = [name, decision, one_line(record.title), score, gain, str(record.n_runs or ""), _links(name, present)]
     return _cells(cells, record.outcome.split()[0])
 
 

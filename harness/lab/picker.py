@@ -8,6 +8,7 @@ import base64
 import html
 from pathlib import Path
 
+from harness.data.text import NO_MATHS, one_line, without_escapes
 from harness.lab.findings import plural
 from harness.lab.plots_process import plot_curves
 from harness.lab.runs import RunData, attempt_folder, default_results_dir, list_runs, load_run, run_folders
@@ -71,13 +72,13 @@ def experiment_html(run: RunData, experiment: int | None) -> str:
     facts += [f"{record.memory_gb:.1f} GB"] if record.memory_gb is not None else []
     said, attempt = record.cause or record.verdict, attempt_folder(run, record.experiment)
     parts = [
-        f"<h4>{html.escape(run.tag)} {record.experiment:04d}: <code>{html.escape(record.title)}</code></h4>",
-        f"<p>{html.escape(', '.join(facts))}{html.escape('. ' + said if said else '')}</p>",
+        f"<h4>{html.escape(run.tag)} {record.experiment:04d}: <code>{html.escape(one_line(record.title))}</code></h4>",
+        f"<p>{html.escape(', '.join(facts))}{html.escape('. ' + one_line(said) if said else '')}</p>",
         _curve(run, record.experiment),
         _details("diff against its parent", _read_head(attempt / "train.diff" if attempt else None, DIFF_LINES)),
         _details("end of the last training's log", log_tail(run, record.experiment)),
     ]
-    return "".join(parts)
+    return f'<div class="{NO_MATHS}">{"".join(parts)}</div>'
 
 
 def log_tail(run: RunData, experiment: int, lines: int = LOG_LINES) -> str:
@@ -99,7 +100,9 @@ def _read_head(path: Path | None, lines: int) -> str:
 
 
 def _details(title: str, text: str) -> str:
-    body = f'<pre style="{BOX}">{html.escape(text)}</pre>' if text.strip() else "<p>nothing on disk</p>"
+    body = (
+        f'<pre style="{BOX}">{html.escape(without_escapes(text))}</pre>' if text.strip() else "<p>nothing on disk</p>"
+    )
     return f"<details open><summary>{title}</summary>{body}</details>"
 
 

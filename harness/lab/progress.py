@@ -26,7 +26,9 @@ def words_of(entry: dict) -> str:
     if entry["event"] == "note":
         return entry["text"]
     if entry["event"] == "proposed":
-        return f"experiment {number}: {entry['title']} ({entry['category']})" if number else ""
+        return proposed_words(entry) if number else ""
+    if entry["event"] == "unrepaired":
+        return f"experiment {number}: not repaired: {entry['why']}"
     if entry["event"] == "checked" and not entry["ok"]:
         return f"experiment {number}: refused: {'; '.join(entry['reasons'])}"
     if entry["event"] == "run_started" and entry["kind"] == "confirm":
@@ -38,6 +40,8 @@ def words_of(entry: dict) -> str:
     if entry["event"] == "trained" and entry.get("shared_with"):
         others = ", ".join(Path(run).name for run in entry["shared_with"])
         return f"experiment {number}: its clock was shared with run {others}, which trains on this device too: both do worse than alone"
+    if entry["event"] == "scored" and entry["val_bpb"] is None and entry["status"] == "ok":
+        return ""  # of a smoke run
     if entry["event"] == "scored":
         return f"experiment {number}, run {entry['run']}: " + (
             f"val_bpb {entry['val_bpb']:.6f}" if entry["val_bpb"] else f"{entry['status']}: {entry['cause']}"
@@ -53,6 +57,15 @@ def words_of(entry: dict) -> str:
     if entry["event"] == "decided" and number:
         return f"experiment {number}: {entry['decision']}: {entry['verdict']}"
     return ""
+
+
+def proposed_words(entry: dict) -> str:
+    """A proposal: its idea and who had it; that the language model could not be asked, where that is so."""
+    repair = f", repair {entry['attempt']}" if entry.get("attempt") else ""
+    by = f", {entry['model']}" if entry.get("model") else ""
+    words = f"experiment {entry['experiment']}{repair}: {entry['title']} ({entry['category']}{by})"
+    failed = entry.get("llm_failed")
+    return f"{words}; it is {entry['proposer']}'s, since the language model could not: {failed}" if failed else words
 
 
 class Standing:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.data.files import read_json, write_bytes_atomic, write_text_atomic
+from harness.lab.costs import run_usage, usage_words
 from harness.lab.doubts import doubts
 from harness.lab.facts import plain_settings
 from harness.lab.findings import (
@@ -25,6 +26,7 @@ from harness.lab.journal import read_journal
 from harness.lab.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
 from harness.lab.results import clean_description
 from harness.lab.status import status_text
+from harness.search.exchanges import Usage
 
 __all__ = ["morning_report", "status_text", "write_report"]
 NEAR_MISSES = 5
@@ -41,7 +43,7 @@ def write_report(run_dir: str | Path) -> Path:
     folder = run_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "progress.png", plot_progress(load_run(run_dir.parent, run_dir.name)).png())
-    text = morning_report(entries, {"tag": run_dir.name, **settings})
+    text = morning_report(entries, {"tag": run_dir.name, **settings}, run_usage(run_dir))
     first, rest = text.split("\n", 1)
     write_text_atomic(
         folder / "report.md", f"{first}\n\n![every experiment and the running best](progress.png)\n{rest}"
@@ -49,8 +51,8 @@ def write_report(run_dir: str | Path) -> Path:
     return folder / "report.md"
 
 
-def morning_report(entries: Sequence[dict], settings: object) -> str:
-    """The report as Markdown. settings: run.json as a dict, or the dataclass."""
+def morning_report(entries: Sequence[dict], settings: object, usage: Usage | None = None) -> str:
+    """The report as Markdown. settings: run.json as a dict, or the dataclass. usage: of the language model, by its ledger."""
     records, tag = records_from_journal(entries), tag_of(settings)
     sections = [
         f"# Run {tag}: {headline(records)}",
@@ -59,6 +61,7 @@ def morning_report(entries: Sequence[dict], settings: object) -> str:
         _kept(records),
         _near_misses(records),
         _failures(records),
+        _model(entries, records, usage or Usage()),
         "## Time\n\n" + say_time(entries),
         _doubts(entries, records),
         _check_out(records, tag),
@@ -145,6 +148,32 @@ def _failures(records: Sequence[Record]) -> str:
         more = f", and {len(common) - 3} other causes" if len(common) > 3 else ""
         lines.append(f"- {status.replace('_', ' ')}: {len(failed)}. {', '.join(common[:3])}{more}")
     return "## Failures\n\n" + "\n".join(lines)
+
+
+def _model(entries: Sequence[dict], records: Sequence[Record], usage: Usage) -> str:
+    """Whose ideas came to what, and what the language model cost; nothing where none was asked."""
+    proposed = [entry for entry in entries if entry.get("event") == "proposed"]
+    models = list(dict.fromkeys(entry["model"] for entry in proposed if entry.get("model")))
+    failed = [entry for entry in proposed if entry.get("llm_failed")]
+    if not (usage.requests or models or failed):
+        return ""
+    lines = ["## Whose ideas", ""]
+    tried = candidates_of(records)
+    for name in dict.fromkeys(record.proposer for record in tried):
+        theirs = [record.outcome for record in tried if record.proposer == name]
+        kept = sum(word in ("kept", "simplified") for word in theirs)
+        lines.append(f"- {name}: {plural(len(theirs), 'idea')}, {kept} kept, {theirs.count('crashed')} crashed.")
+    lines += [f"- Models: {', '.join(quoted(model, 60) for model in models)}."] if models else []
+    if usage.requests:
+        lines.append(f"- The language model took {usage_words(usage)}.")
+    repairs = sum(bool(entry.get("attempt")) for entry in proposed)
+    lines += [f"- {plural(repairs, 'failed idea')} went back to it for repair."] if repairs else []
+    if failed:
+        last = quoted(failed[-1]["llm_failed"], 120)
+        lines.append(
+            f"- {plural(len(failed), 'time')} it could not be asked, and tpe proposed instead; the last time: {last}."
+        )
+    return "\n".join(lines)
 
 
 def _doubts(entries: Sequence[dict], records: Sequence[Record]) -> str:

@@ -18,6 +18,7 @@ from harness.data.files import write_json_atomic, write_text_atomic
 from harness.data.text import one_line, without_escapes
 from harness.lab import heartbeat, pages
 from harness.lab.carrying import LoopError, Paused
+from harness.lab.decisions import history_row
 from harness.lab.execute import make_context
 from harness.lab.history import experiment_ref
 from harness.lab.journal import Experiment, State, fold, read_journal
@@ -28,10 +29,12 @@ from harness.lab.plan import Night
 from harness.lab.records import records_from_journal
 from harness.lab.terminal import Terminal
 from harness.lab.untrusted_files import remove_tree
-from harness.search.constants import constant_values
-from harness.search.duplicates import structure_hash
+from harness.search.constants import ConstantsError, constant_values
+from harness.search.duplicates import near_duplicate, structure_hash
 from harness.search.gate import check_candidate, source_hash
-from harness.search.program import CATEGORIES, parse_program, reasons_against
+from harness.search.keyless import obey_program
+from harness.search.patch import PatchError
+from harness.search.program import ProgramError, parse_program
 
 PROPOSER = "external"
 TITLE, HYPOTHESIS = 120, 1000  # characters
@@ -91,7 +94,7 @@ def try_idea(folder: Path, idea: Idea, stream: TextIO, again: str = "") -> dict:
         try:
             with lab:
                 number = place_idea(lab, idea)
-            night = Night(tag=folder.name, results=str(folder.parent), proposer="tpe", again=again)
+            night = Night(tag=folder.name, experiments=number, results=str(folder.parent), proposer="tpe", again=again)
             carry_out(night, number, stream)
         except BaseException as error:
             words = "stopped at once" if isinstance(error, StopNow) else f"cannot go on: {error}"
@@ -120,19 +123,41 @@ def check_idea(lab: Lab, idea: Idea) -> str:
         for attempt in e.attempts
         if e.number not in state.excused
     }
-    reasons = check_candidate(idea.source, tried)
     before, category = lab.train_py(state.incumbent).read_text(encoding="utf-8"), idea.category
-    if not reasons:
-        category = category or ("tune" if structure_hash(idea.source) == structure_hash(before) else "")
-        reasons = reasons_against(parse_program(lab.program_text()), idea.title, category, idea.source, before)
-        if not category:
-            kinds = ", ".join(name for name in CATEGORIES if name != "tune")
-            reasons = [f"it changes more than numbers: say what kind of change it is with --category (one of {kinds})"]
+    reasons = check_candidate(idea.source, tried)
+    if not reasons and not category:
+        category = "tune" if structure_hash(idea.source) == structure_hash(before) else ""
+    reasons = reasons or program_reasons(lab, idea, category, before)
     if not one_line(idea.title):
         reasons.append('say what the idea is: --idea "wider embeddings"')
     if reasons:
         raise Refused(reasons, tried.get(sha))
     return category
+
+
+def program_reasons(lab: Lab, idea: Idea, category: str, before: str) -> list[str]:
+    """What program.md, and what was tried already, have against an idea that the gate lets pass."""
+    settings = parse_program(lab.program_text())
+    rows = [
+        history_row(e) | {"folder": str(lab.train_py(e).parent)}
+        for e in lab.state.experiments
+        if e.number not in lab.state.excused
+    ]
+    reasons = []
+    if not category:
+        kinds = ", ".join(name for name in settings.allowed_categories if name != "tune")
+        reasons.append(f"it changes more than numbers: say what kind of change it is with --category (one of {kinds})")
+    elif category not in settings.allowed_categories:
+        reasons.append(f"program.md allows ideas of {', '.join(settings.allowed_categories)}, not {category}")
+    if entry := settings.forbids(None, idea.title):
+        reasons.append(f"program.md forbids {entry!r}: propose something else")
+    try:
+        obey_program(settings, before, idea.source, rows)
+    except (PatchError, ConstantsError, ProgramError) as error:
+        reasons.append(f"by the constants' annotations and program.md: {error}")
+    if earlier := near_duplicate(idea.source, before, rows):
+        reasons.append(earlier)
+    return reasons
 
 
 def place_idea(lab: Lab, idea: Idea) -> int:
@@ -189,7 +214,7 @@ def told(folder: Path, number: int) -> dict:
         "tag": folder.name, "outcome": record.outcome, "experiment": number, "title": record.title, "reason": one_line(decided["verdict"]),
         "status": decided["status"], "val_bpb": decided["val_bpb"], "scores": experiment.attempt.scores, "gain": decided["gain"],
         "gain_in_sigma": round(decided["gain"] / sigma, 2) if sigma and decided["gain"] is not None else None,
-        "threshold": decided["threshold"], "sigma": sigma, "memory_gb": record.memory_gb, "tokens_per_second": trained.get("tok_per_sec"),
+        "threshold": rounded(decided["threshold"]), "sigma": rounded(sigma), "memory_gb": record.memory_gb, "tokens_per_second": trained.get("tok_per_sec"),
         "num_steps": trained.get("num_steps"), "log": str(log) if log else None,
         "log_tail": log_tail(log) if log and record.outcome == "crashed" else None, "train_py": str(files / "train.py"),
         "page": str(page) if page.exists() else None, "commit": experiment.commit,
@@ -198,14 +223,14 @@ def told(folder: Path, number: int) -> dict:
     }  # fmt: skip
 
 
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
 def refusal(folder: Path, refused: Refused) -> dict:
     """A refused idea by KEYS."""
     entries = read_journal(folder / "journal.jsonl")
-    earlier = (
-        told(folder, refused.earlier)
-        if refused.earlier and fold(entries).experiments[refused.earlier].decided
-        else None
-    )
+    earlier = None if refused.earlier is None else told(folder, refused.earlier)
     return {
         "tag": folder.name, "outcome": "refused", "reason": "nothing was run and nothing was written down", "reasons": refused.reasons,
         "earlier": earlier, "best": best_of(folder, fold(entries)), "next": "change the file or the words as the reasons say, and try again",

@@ -17,7 +17,9 @@ from pathlib import Path
 import psutil
 
 from harness.data.files import read_json
+from harness.data.text import one_line
 from harness.lab import disk_space
+from harness.lab.costs import run_usage, usage_words
 from harness.lab.findings import candidates_of, duration, latest_sigma
 from harness.lab.heartbeat import age_seconds, read_heartbeat, writer
 from harness.lab.journal import State, Step, fold, read_journal, step_after
@@ -54,6 +56,8 @@ KEYS = {  # of `--status --json`: name and meaning. Numbers are null where there
     "last_five": "decided experiments: experiment, outcome, val_bpb, gain, title",
     "tokens_per_second": "of training, median of the last five scored experiments",
     "drift": "that over the baseline's, less 1",
+    "llm_requests": "to a language model so far, 0 where none was asked", "llm_prompt_tokens": "of these", "llm_completion_tokens": "of these",
+    "llm_cost_usd": "of these, by the prices that were given", "llm_estimated": "whether part of that is our own count",
     "run_bytes": "on disk, of this run", "free_bytes": "on its disk", "needed_bytes": "that a next training needs",
     "next_command": "what goes on with it, or stops it when it runs",
 }  # fmt: skip
@@ -86,6 +90,7 @@ def look_at(folder: Path) -> dict:
         **flight(folder, settings, entries, state, step, life),
         **scores(entries),
         **speed(state),
+        **model_use(folder),
         "run_bytes": sum(disk_space.stored(folder).values()), "free_bytes": disk_space.free_bytes(folder), "needed_bytes": disk_space.needed_bytes(folder),
         "next_command": next_command(folder, life),
     }  # fmt: skip
@@ -253,6 +258,15 @@ def speed(state: State) -> dict:
     return {"tokens_per_second": rounded(median), "drift": round(median / base - 1, 4) if median and base else None}
 
 
+def model_use(folder: Path) -> dict:
+    """What the language model took."""
+    usage = run_usage(folder)
+    return {
+        "llm_requests": usage.requests, "llm_prompt_tokens": usage.prompt_tokens, "llm_completion_tokens": usage.completion_tokens,
+        "llm_cost_usd": usage.cost_usd, "llm_estimated": usage.estimated,
+    }  # fmt: skip
+
+
 def tokens_per_second(experiment: object) -> float | None:
     """The median over the scored runs of an experiment's last attempt; None without any."""
     runs = experiment.attempt.runs if experiment.attempts else []
@@ -286,12 +300,16 @@ def state_words(found: dict) -> str:
     what = "the baseline" if found["experiment"] == 0 else f"experiment {found['experiment']}"
     still, limit = found["stage_seconds"], found["stage_limit_seconds"]
     since = f" for {duration(still)} of at most {duration(limit)}" if still is not None else ""
-    return f"{words}; {what}, {found['stage']}{share}{since}" + (f": {found['title'][:50]}" if found["title"] else "")
+    return f"{words}; {what}, {found['stage']}{share}{since}" + (
+        f": {one_line(found['title'])[:50]}" if found["title"] else ""
+    )
 
 
 def more_rows(folder: Path, found: dict) -> list[tuple[str, str]]:
-    """Disk, and the drift where there is any to tell."""
+    """Disk; what the language model took and the drift, where there is any to tell."""
     rows = [("disk", disk_space.words(folder))]
+    if used := usage_words(run_usage(folder)):
+        rows.append(("model", used))
     if found["drift"] is not None:
         rows.append(("drift", f"{found['tokens_per_second']:,.0f} tokens/s of late, {drift_words(found['drift'])}"))
     return rows

@@ -34,7 +34,10 @@ LIMITS = (
     "max_tokens",
     "max_completion_tokens",
 )  # the old name first: some servers ignore the new one, none ignores a name that it refuses
-CUT_CONTEXT = 0.5  # a server that counts less than this share of the prompt has cut it
+OPTIONAL = {"temperature", "reasoning_effort", *LIMITS}
+SYSTEM = "system"  # what is left out where a model knows no such role: its message goes into the first one of the user
+ROOM = "room"  # left out for one prompt only: any limit of the answer
+CUT_CONTEXT = 0.4  # a server that counts less than this share of the prompt has cut it
 
 
 @dataclass(frozen=True)
@@ -68,45 +71,38 @@ class Chat:
         if self._ends is None:
             self._ends = time.monotonic() + self.options.deadline_seconds
         messages = [{"role": m["role"], "content": self.endpoint.redact(_encodable(m["content"]))} for m in messages]
-        known = self.exchanges.dropped(self.model)
-        left_out, for_now = set(known), False
+        known, left_out = self.exchanges.dropped(self.model), set()
         while True:
-            body = self._body(messages, left_out)
+            body = self._body(messages, known | left_out)
             try:
                 answer = self._ask_patiently(body)
             except LlmError as error:
-                if error.kind == "context_too_long" and any(name in body for name in LIMITS):
-                    left_out, for_now = (
-                        left_out | {*LIMITS},
-                        True,
-                    )  # some add the limit to the prompt: the prompt alone may fit
-                elif error.parameter not in left_out and (error.parameter in body or error.parameter == "system"):
-                    left_out = left_out | {error.parameter}
-                else:
+                more = _to_leave_out(error, body)
+                if not more or more in known | left_out:
                     raise
-                continue
-            return self._remember(answer, left_out - known - ({*LIMITS} if for_now else set()))
+                left_out.add(more)
+            else:
+                return self._remember(answer, left_out - {ROOM})
 
     def _remember(self, answer: Answer, refused: set[str]) -> Answer:
         for name in sorted(refused):
             self.exchanges.drop(self.model, name)
-        told = sorted(refused - {*LIMITS, "system"})
+        told = sorted(refused - {*LIMITS, SYSTEM})
         if not told:
             return answer
         warning = f"the server does not take {', '.join(told)}: left out from now on"
         return replace(answer, warning="; ".join(part for part in (answer.warning, warning) if part))
 
     def _body(self, messages: list[dict[str, str]], left_out: set[str]) -> dict[str, Any]:
-        if "system" in left_out and messages[0]["role"] == "system" and len(messages) > 1:
+        if SYSTEM in left_out and messages[0]["role"] == "system" and len(messages) > 1:
             joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
             messages = [messages[1] | {"content": joined}, *messages[2:]]
-        wanted = {
-            "temperature": self.options.temperature,
-            "reasoning_effort": self.options.reasoning_effort or None,
-            **dict.fromkeys([name for name in LIMITS if name not in left_out][:1], self.options.max_output_tokens),
-        }
-        body = {"model": self.model, "messages": messages}
-        return body | {name: value for name, value in wanted.items() if value is not None and name not in left_out}
+        wanted = {"temperature": self.options.temperature, "reasoning_effort": self.options.reasoning_effort or None}
+        limit = next((name for name in LIMITS if name not in left_out and ROOM not in left_out), None)
+        if limit:
+            wanted[limit] = self.options.max_output_tokens
+        sent = {name: value for name, value in wanted.items() if value is not None and name not in left_out}
+        return {"model": self.model, "messages": messages} | sent
 
     def _ask_patiently(self, body: dict[str, Any]) -> Answer:
         for number, text in self.exchanges.saved_replies(body):
@@ -115,12 +111,13 @@ class Chat:
         patience = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, LlmError) and error.worth_a_retry),
             wait=self._wait,
-            stop=lambda state: (
-                state.attempt_number >= MOST_TRIES or self.seconds_left() < state.upcoming_sleep + LEAST_SECONDS
-            ),
+            stop=self._is_enough,
             reraise=True,
         )
         return patience(self._send, body)
+
+    def _is_enough(self, state: tenacity.RetryCallState) -> bool:
+        return state.attempt_number >= MOST_TRIES or self.seconds_left() < state.upcoming_sleep + LEAST_SECONDS
 
     @staticmethod
     def _wait(state: tenacity.RetryCallState) -> float:
@@ -199,6 +196,8 @@ class Chat:
         finish = str(choice.get("finish_reason") or "")
         if finish == "content_filter" and not refusal:
             refusal = "the server's content filter held the answer back"
+        first = f"{self.model}: {taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens, ended with {finish or 'no reason'}"
+        self.exchanges.write_readable(number, first, {"reasoning": reasoning, "answer": said, "refusal": refusal})
         return Answer(said, reasoning, finish, refusal, taken, self._cut_context(number, prompt_tokens))
 
     def _cut_context(self, number: int, prompt_tokens: int | None) -> str:
@@ -209,6 +208,13 @@ class Chat:
             f"the server counts {prompt_tokens:,} tokens in a prompt of about {expected:,}: it may cut what does not fit its context "
             "(Ollama: set OLLAMA_CONTEXT_LENGTH)"
         )
+
+
+def _to_leave_out(error: LlmError, body: Mapping[str, Any]) -> str:
+    """What a request may be tried again without, "" for nothing."""
+    if error.kind == "context_too_long" and any(name in body for name in LIMITS):
+        return ROOM  # some add the room for the answer to the prompt: the prompt alone may fit
+    return error.parameter if error.parameter == SYSTEM or error.parameter in body.keys() & OPTIONAL else ""
 
 
 def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:

@@ -59,12 +59,8 @@ class Endpoint:
     def redact(self, text: str) -> str:
         """The text without the key, as it is or as JSON or a URL would write it: a server may echo what it was sent."""
         if len(self._key) >= SECRET_LENGTH:
-            for form in {
-                self._key,
-                json.dumps(self._key)[1:-1],
-                urllib.parse.quote(self._key, safe=""),
-                self._key.replace("/", "\\/"),
-            }:
+            in_json, in_url = json.dumps(self._key)[1:-1], urllib.parse.quote(self._key, safe="")
+            for form in {self._key, in_json, in_json.replace("/", "\\/"), in_url}:
                 text = text.replace(form, REMOVED)
         return text
 
@@ -83,11 +79,15 @@ class Endpoint:
             "openai",
             "httpx2",
             "httpcore2",
-        ):  # at their finest they would log a server's headers, which may echo ours
+        ):  # debug lines would quote a server's headers, which may echo ours
             logging.getLogger(name).setLevel(logging.WARNING)
-        http = httpx2.Client(
-            verify=_certificates(), follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks
-        )
+        try:
+            trusted = _certificates()
+            http = httpx2.Client(verify=trusted, follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks)
+        except (ImportError, ValueError, OSError, httpx2.InvalidURL):  # not quoted: a proxy's URL may hold a password
+            raise refused(
+                "a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE, SSL_CERT_DIR) that the environment names cannot be used"
+            ) from None
         key = self._key or "none"
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
 
@@ -128,8 +128,8 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
     try:
         with endpoint.open_client() as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        models = json.loads(raw)["data"]
-        return sorted({redact(endpoint.redact(model["id"])) for model in models})
+        names = {redact(endpoint.redact(model["id"])) for model in json.loads(raw)["data"]}
+        return sorted(name for name in names if name.isprintable())
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
             return None

@@ -1,7 +1,8 @@
 """Every request to the language model and every reply, saved; what they cost; what a run may still spend.
 
 In: request bodies (never headers), replies as they came, the options with budgets and prices. Out: `exchange/NN.json` in a proposal's folder, each
-with its request before that is sent and its reply before that is read; lines in the run's ledger, `llm.jsonl`; sums of both.
+with its request before that is sent and its reply before that is read; NN.txt, the answer for people to read; lines in the run's ledger, `llm.jsonl`;
+sums of both.
 
     sent (the most it can cost) -> answered (what the server counted) | failed (nothing, or the most, where it may have been paid for)
 
@@ -12,24 +13,25 @@ its reply before the process was killed is not sent, and not paid, again. Refuse
 import dataclasses
 import json
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from harness.data.files import append_whole, read_json, sync_folder, write_json_atomic
+from harness.data.files import append_whole, read_json, sync_folder, write_json_atomic, write_text_atomic
 from harness.search.endpoint import LlmOptions
 from harness.search.failures import LlmError
 
 FORMAT_VERSION = 1
-COUNTED = {"prompt_tokens", "completion_tokens", "cost_usd", "estimated"}  # what each line of a call says
+COUNTED = {"requests", "prompt_tokens", "completion_tokens", "cost_usd", "estimated"}  # what each line of a call says
 BYTES_PER_TOKEN = 3  # code and English have 3.5 to 4.5, so that this counts too many rather than too few
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What requests took. estimated: part of it is our count, since no server said. cost_usd: None where no price is known."""
+    """What requests took, those that reached a server. estimated: part of it is our count, as no server said. cost_usd: None where no price is known."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -55,7 +57,7 @@ class Ledger:
         calls = [call for call in self.calls.values() if all(call.get(name) == value for name, value in place.items())]
         costs = [call["cost_usd"] for call in calls]
         return Usage(
-            requests=len(calls),
+            requests=sum(call["requests"] for call in calls),
             prompt_tokens=sum(call["prompt_tokens"] for call in calls),
             completion_tokens=sum(call["completion_tokens"] for call in calls),
             cost_usd=None if not costs or None in costs else round(sum(costs), 6),
@@ -123,20 +125,22 @@ class Exchanges:
         self.folder.mkdir(parents=True, exist_ok=True)
         number = max(self._numbers(), default=0) + 1
         call = max(ledger.calls, default=0) + 1
-        sent = {
-            "format_version": FORMAT_VERSION,
-            "call": call,
-            **self.place,
-            "base_url": self.options.base_url,
-            "sent": _now(),
-        }
-        self._write(number, sent | {"request": dict(body)})
+        about = {"format_version": FORMAT_VERSION, "call": call, **self.place, "base_url": self.options.base_url}
+        self._write(number, about | {"sent": _now(), "request": dict(body)})
         self._append("sent", call, most)
         return number
 
     def save_reply(self, number: int, status: int, text: str) -> None:
         """Save a reply as it came, before anybody reads it."""
         self._write(number, self._read(number) | {"received": _now(), "status": status, "reply": text})
+
+    def write_readable(self, number: int, first: str, parts: Mapping[str, str]) -> None:
+        """Write NN.txt beside an exchange, for people: a first line, {heading: text}. Control characters go: a terminal would obey them."""
+        text = "\n\n".join(
+            [first, *(f"--- {heading} ---\n{body.strip()}" for heading, body in parts.items() if body.strip())]
+        )
+        plain = "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
+        write_text_atomic(self._path(number).with_suffix(".txt"), plain + "\n")
 
     def answered(self, number: int, prompt_tokens: int | None, completion_tokens: int | None, answer: str) -> Usage:
         """Note in the ledger what an exchange took; None: the server did not say, so it is estimated and flagged. Return that."""
@@ -155,19 +159,14 @@ class Exchanges:
         entry = self._read(number)
         self._write(number, entry | {"failure": {"kind": error.kind, "message": str(error)}})
         if not error.billed:
-            self._append("failed", entry["call"], self._usage(0, 0), kind=error.kind)
+            nothing = self._usage(0, 0)
+            arrived = error.kind != "unreachable"
+            self._append("failed", entry["call"], dataclasses.replace(nothing, requests=int(arrived)), kind=error.kind)
 
     def drop(self, model: str, parameter: str) -> None:
         """Remember for the whole run that a model does not take a parameter."""
-        self._add(
-            {
-                "event": "dropped",
-                "time": _now(),
-                "base_url": self.options.base_url,
-                "model": model,
-                "parameter": parameter,
-            }
-        )
+        where = {"base_url": self.options.base_url, "model": model}
+        self._add({"event": "dropped", "time": _now(), **where, "parameter": parameter})
 
     def dropped(self, model: str) -> set[str]:
         """The parameters that a model is known not to take."""
@@ -225,13 +224,11 @@ class Exchanges:
         self._add({"event": event, "call": call, "time": _now(), **self.place, **dataclasses.asdict(usage), **more})
 
     def _add(self, entry: Mapping[str, Any]) -> None:
-        new = not self.ledger_path.exists()
-        cut = not new and not self.ledger_path.read_bytes().endswith(b"\n")
-        with self.ledger_path.open(
-            "ab", buffering=0
-        ) as file:  # a line that a kill cut short is closed, so that it spoils no other
-            append_whole(file, (b"\n" if cut and file.tell() else b"") + json.dumps(entry).encode() + b"\n", sync=True)
-        if new:
+        before = self.ledger_path.read_bytes() if self.ledger_path.exists() else b""
+        cut = before and not before.endswith(b"\n")  # by a kill: that line is closed, so that it spoils no other
+        with self.ledger_path.open("ab", buffering=0) as file:
+            append_whole(file, (b"\n" if cut else b"") + json.dumps(entry).encode() + b"\n", sync=True)
+        if not before:
             sync_folder(self.ledger_path.parent)
 
 

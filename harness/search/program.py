@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.search.constants import Constant, ConstantsError, checked_value, parse_constants
+from harness.search.constants import Constant, ConstantsError, checked_value
 
 CATEGORIES = ("tune", "architecture", "optimizer", "schedule", "simplify")
 _KEYS = ("allowed_categories", "forbidden_ideas", "ranges", "fixed")
@@ -106,32 +106,6 @@ def narrow_constants(
             values = settings.ranges.get(name)
             space[name] = constant if values is None else _narrowed(constant, values, settings.lines)
     return space
-
-
-def reasons_against(settings: ProgramSettings, title: str, category: str, source: str, before: str) -> list[str]:
-    """Return what program.md has against an idea, each a sentence to act on, [] for nothing.
-
-    source: the train.py of the idea; before: the one that it changes, whose annotations hold, since an idea may not widen its own.
-    """
-    reasons = []
-    if category not in settings.allowed_categories:
-        reasons.append(f"program.md allows ideas of {', '.join(settings.allowed_categories)}, not {category or 'none'}")
-    if entry := settings.forbids(None, title):
-        reasons.append(f"program.md forbids {entry!r}: propose something else")
-    was = parse_constants(before)
-    for name, constant in parse_constants(source).items():
-        old = was.get(name, constant)
-        if name in was and (constant.value, type(constant.value)) == (old.value, type(old.value)):
-            continue
-        if name in was and (name in settings.fixed or settings.forbids(name, name)):
-            reasons.append(f"program.md fixes {name} at {old.value!r}")
-            continue
-        try:
-            values = settings.ranges.get(name)
-            checked_value(old if values is None else _narrowed(old, values, settings.lines), constant.value)
-        except ConstantsError as error:
-            reasons.append(f"{error} ({'by its annotation' if values is None else 'by program.md'})")
-    return reasons
 
 
 def _narrowed(constant: Constant, values: tuple[Any, ...], lines: Mapping[str, int]) -> Constant:

@@ -1,0 +1,152 @@
+"""What a page shows of an idea: words that nobody here wrote are text, whatever they hold; figures are the run's."""
+
+import html.parser
+import json
+
+import pytest
+
+from harness.lab import display, display_ideas, keys, pages, progress, report, watching
+from harness.lab.costs import usage_of, usage_words
+from harness.lab.findings import hypothesis_words
+from harness.lab.journal import Attempt, Experiment, Run
+from harness.lab.records import Record
+from harness.lab.terminal import Terminal
+from harness.search.exchanges import Usage
+
+NASTY = (
+    'wider <img src="http://evil/x.png"> <script>steal()</script> [here](http://evil) ![x](http://evil/y.png) $\\href{http://evil}{x}$ '
+    "\x1b]0;owned\x07\x1b[2J\u202egnp.exe </div></table>"
+)
+USAGE = {"requests": 2, "prompt_tokens": 21400, "completion_tokens": 1900, "cost_usd": 0.0345, "estimated": False}
+
+
+class Elements(html.parser.HTMLParser):
+    """The elements of a page, and where it leads."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.add(tag)
+        self.links += [value for name, value in attributes if name in ("href", "src", "action", "formaction")]
+
+
+def proposed(**more) -> dict:
+    return {
+        "event": "proposed", "experiment": 1, "attempt": 0, "title": NASTY, "hypothesis": NASTY, "category": "architecture", "proposer": "llm",
+        "model": NASTY, "operator": "architecture", "expected_delta": -0.01, "parent": 0, "constants_changed": {NASTY: [NASTY, NASTY]},
+        "not_applicable": [NASTY], "usage": USAGE, "exchange": "exchange", "llm_failed": "", "note": NASTY,
+    } | more  # fmt: skip
+
+
+@pytest.fixture
+def repaired(lab):
+    """An experiment with a refused attempt, its repair, and a second that could not be made; with saved exchanges."""
+    for attempt in range(3):
+        folder = lab.attempt_folder(1, attempt)
+        (folder / "exchange").mkdir(parents=True)
+        (folder / "exchange" / "01.json").write_text("{}")
+        (folder / "train.py").write_text(f"x = {attempt}  # {NASTY}\n")
+    attempts = [
+        Attempt(proposed(), checked={"ok": False, "reasons": [NASTY, "line 3 imports os"]}),
+        Attempt(proposed(attempt=1, note="repaired: " + NASTY), checked={"ok": True, "reasons": []}),
+    ]
+    attempts[1].runs.append(Run({"run": 0, "kind": "smoke"}, {"status": "crash", "cause": NASTY}))
+    return Experiment(1, attempts, unrepaired={"why": NASTY, "usage": USAGE, "exchange": "exchange"})
+
+
+def test_words_of_others_are_text_on_every_part_of_the_page_and_the_only_links_are_to_saved_exchanges(lab, repaired):
+    parts = [
+        display_ideas.idea_page(lab, repaired),
+        display_ideas.diff_page(f"+{NASTY}\n-{NASTY}"),
+        display_ideas.check_page(repaired),
+        display_ideas.repairs_page(lab, repaired),
+    ]
+    for part in parts:
+        assert Elements(part).tags <= {"div", "b", "table", "tr", "th", "td", "a"}
+        assert "\x1b" not in part and "\u202e" not in part and "wider &lt;img src=" in part
+    found = Elements("".join(parts)).links
+    assert len(found) == 3 and all(link.endswith("/exchange/01.json") and not link.startswith("http") for link in found)
+    assert "line 3 imports os" in parts[2] and "line 3 imports os" in parts[3]
+    assert "2 requests, 21,400 tokens in and 1,900 out, 0.0345 USD" in parts[3] and "Not repaired: " in parts[3]
+    assert f'class="{display.NO_MATHS}"' in display.as_text("")
+
+
+def test_links_work_from_a_nights_page_and_from_a_notebook_by_hand(lab, monkeypatch):
+    path = lab.attempt_folder(3) / "exchange" / "02.json"
+    monkeypatch.setenv(display_ideas.NIGHT_VARIABLE, "1")
+    page = display_ideas.link(lab, path, "02")
+    assert page == '<a href="../experiments/0003/attempts/00/exchange/02.json">02</a>'
+    monkeypatch.delenv(display_ideas.NIGHT_VARIABLE)
+    monkeypatch.chdir(lab.folder.parent)
+    assert 'href="t/experiments/0003/attempts/00/exchange/02.json"' in display_ideas.link(lab, path, "02")
+
+
+def test_terminal_index_report_and_commit_have_nothing_of_it_but_text(tmp_path, lab):
+    entry = proposed(llm_failed="unreachable: " + NASTY)
+    with (tmp_path / "shown").open("w+") as shown:
+        terminal = Terminal(tmp_path / "night.log", shown)
+        terminal.say(progress.words_of(entry) + "\nforged line")
+        terminal.status(NASTY)
+        terminal.close()
+        shown.seek(0)
+        said = shown.read()
+    for text in (said, (tmp_path / "night.log").read_text()):
+        assert "\x1b" not in text and "\u202e" not in text and "forged line" in text.splitlines()[0]
+    assert "it is llm's, since the language model could not: unreachable" in said
+    row = pages._row(Record(1, "discarded", title=NASTY, val_bpb=1.0, n_runs=1, gain=-0.01), set())
+    assert Elements(row).tags == {"tr", "td"} and "\x1b" not in row and "\u202e" not in row
+    text = report._model([entry], [], Usage(**USAGE))
+    assert "2 requests" in text and not [
+        line for line in text.splitlines() if "http://evil" in line and "`" not in line
+    ]
+
+
+def test_whether_a_hypothesis_held_depends_on_the_noise():
+    assert hypothesis_words(-0.010, 0.011, 0.001)[0] == "held"
+    assert hypothesis_words(-0.010, 0.004, 0.001)[0] == "held in direction, not in size"
+    assert hypothesis_words(-0.010, -0.011, 0.001)[0] == "did not hold"
+    assert hypothesis_words(-0.010, 0.0, 0.001)[0] == "did not hold"
+    assert hypothesis_words(-0.010, 0.009, 0.008)[0] == "cannot be told"
+    assert (
+        hypothesis_words(+0.005, -0.0055, 0.001)[0] == "held"
+    )  # it was expected to cost, and to be worth that otherwise
+    assert (
+        hypothesis_words(-0.010, 0.011, None)[0] == "cannot be told"
+        and hypothesis_words(-0.010, None, 0.001)[0] == "not tested"
+    )
+    assert (
+        hypothesis_words(-0.010, 0.011, 0.001)[1]
+        == "expected -0.0100 bpb, measured -0.0110 ± 0.0020 (2 standard deviations)"
+    )
+
+
+def test_a_cost_that_nobody_knows_is_called_unknown_and_an_estimate_an_estimate():
+    assert usage_words(usage_of(None)) == ""
+    assert usage_words(usage_of(USAGE)) == "2 requests, 21,400 tokens in and 1,900 out, 0.0345 USD by the prices given"
+    free = usage_words(usage_of(USAGE | {"cost_usd": None, "estimated": True, "requests": 1}))
+    assert free == "1 request, about 21,400 tokens in and 1,900 out, cost unknown (no prices were given)"
+
+
+def test_an_exported_key_is_said_on_the_page_and_a_smoke_run_is_no_score(lab, repaired, monkeypatch):
+    assert keys.KEY not in display_ideas.idea_page(lab, repaired)
+    monkeypatch.setenv(keys.KEY, "sk-planted")
+    page = display_ideas.idea_page(lab, repaired)
+    assert f"{keys.KEY} is in the environment of this kernel" in page and "sk-planted" not in page
+    live = display.LiveTraining()
+    live.done.clear()
+    smoke = {"stage": "scoring", "event": "scored", "run": 0, "val_bpb": None, "status": "ok", "cause": ""}
+    assert live._note_end(smoke) and live.done == ["run 0: the first steps and one scored batch went well"]
+    assert progress.words_of({"event": "scored", "experiment": 1} | smoke) == ""
+
+
+def test_the_page_and_the_status_say_what_the_model_took_so_far(lab):
+    line = {"event": "answered", "call": 1, "time": "2026-11-24T10:00:00.000Z", "experiment": 1, "attempt": 0} | USAGE
+    (lab.folder / "llm.jsonl").write_text(json.dumps(line) + "\n")
+    assert "language model so far: 1 request, 21,400 tokens in" in display.state_page(lab)
+    found = watching.look_at(lab.folder)
+    assert (found["llm_requests"], found["llm_prompt_tokens"], found["llm_cost_usd"]) == (1, 21400, 0.0345)
+    assert "model      1 request, 21,400 tokens in and 1,900 out, 0.0345 USD" in watching.screen(lab.folder)
