@@ -14,7 +14,7 @@ from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
 from harness.search.constants import constant_values, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.keyless import propose_keyless
-from harness.search.program import parse_program
+from harness.search.program import ProgramError, parse_program
 from harness.search.propose import propose
 
 KEY = "sk-planted-0123456789abcdef"
@@ -141,6 +141,11 @@ def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
 def test_mended_blocks_alone_keep_the_title_of_the_answer_before(ask):
     proposal, _ = ask(reply(search="nowhere\n"), reply().partition("\n\n")[2])
     assert (proposal.title, proposal.source) == ("GELU in place of the squared ReLU", TEMPLATE.replace(RELU, GELU))
+
+
+def test_a_program_that_cannot_be_obeyed_is_the_humans_to_mend_and_nobody_is_asked(ask):
+    with pytest.raises(ProgramError, match="DEPHT.*DEPTH"):
+        ask(lambda body, count: pytest.fail("the model was asked"), settings="[ranges]\nDEPHT = [1, 4]")
 
 
 def test_numbers_alone_are_a_tune_whatever_they_are_called(ask):

@@ -89,7 +89,7 @@ def _structural(request: Mapping[str, Any], settings: ProgramSettings, not_appli
 def obey_program(settings: ProgramSettings, source: str, candidate: str, history: Sequence[Mapping[str, Any]]) -> None:
     """Raise PatchError or ConstantsError when an idea changes a constant that the program fixes, leaves its range, or moves the range."""
     before, after = parse_constants(source), parse_constants(candidate)
-    space = narrow_constants(settings, {**after, **before}, _known_names(history))
+    space = narrow_constants(settings, {**after, **before}, known_names(history))
     for name in {*before, *after}:
         if name in before and name in after and _range_of(before[name]) != _range_of(after[name]):
             raise PatchError(f"the range of {name} is not yours to change: leave its annotation as it is")
@@ -105,7 +105,7 @@ def _range_of(constant: Constant) -> tuple[Any, ...]:
     return constant.scale, constant.low, constant.high, constant.choices
 
 
-def _known_names(history: Sequence[Mapping[str, Any]]) -> set[str]:
+def known_names(history: Sequence[Mapping[str, Any]]) -> set[str]:
     """Names of constants that a program may mention besides the incumbent's own: the bank's, and those of the run so far."""
     return new_constants().union(*(row.get("constants") or {} for row in history))
 
@@ -125,7 +125,7 @@ def _near_miss(idea: Idea, history: Sequence[Mapping[str, Any]], parent: int) ->
 def _tune(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
     source, history = request["parent_train_py"], request["history"]
     constants = parse_constants(source)
-    space = narrow_constants(settings, constants, _known_names(history))
+    space = narrow_constants(settings, constants, known_names(history))
     values = {name: constant.value for name, constant in constants.items()}
     for again in range(20):
         change = propose_change(space, values, history, limits_of(request), _seed(request, again))

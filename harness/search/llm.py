@@ -3,29 +3,29 @@
 In: the request, the turn, the program's settings, a chat. Out: a Proposal that carries the change, what was used and where the
 exchange is saved. All or nothing: a reply whose change does not apply, breaks program.md, was tried before or is no change is
 never trained, and nothing falls back to the unpatched file. Raises Unusable after the last round; LlmError where the model
-cannot be asked. What the gate refuses is trained by nobody either, but is an attempt, which comes back here to be mended.
+cannot be asked, ProgramError before anybody is asked. What the gate refuses is trained by nobody either, but is an attempt, which
+comes back here to be mended.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.search.acceptance import against_program, against_turn, category_of
 from harness.search.client import Answer, Chat
-from harness.search.constants import ConstantsError, constant_values
-from harness.search.duplicates import near_duplicate, structure_hash
+from harness.search.constants import ConstantsError, parse_constants
+from harness.search.duplicates import near_duplicate
 from harness.search.endpoint import choose_model, open_endpoint, parse_options
 from harness.search.exchanges import Exchanges
 from harness.search.failures import LlmError
 from harness.search.fences import one_line
 from harness.search.gate import source_hash
-from harness.search.keyless import limits_of, obey_program, tried_hashes
-from harness.search.limits import reasons_against
+from harness.search.keyless import known_names
 from harness.search.operators import Turn, choose_turn
 from harness.search.patch import PatchError
-from harness.search.program import CATEGORIES, ProgramError, ProgramSettings
+from harness.search.program import ProgramSettings, narrow_constants
 from harness.search.prompt import Messages, PromptError, add_correction, build_messages, build_repair
 from harness.search.proposal import Proposal
 from harness.search.reply import Reply, ReplyError, apply_reply, parse_reply
@@ -85,13 +85,14 @@ def ask_model(
 
 
 def propose_llm(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings, chat: Chat) -> Proposal:
-    """Return the model's proposal for a turn of its."""
+    """Return the model's proposal for a turn of its own."""
+    narrow_constants(settings, parse_constants(request["parent_train_py"]), known_names(request["history"]))
     turn, source = _start(request, turn, settings)
 
     def refused(reply: Reply, candidate: str) -> str:
         return (
-            _against_program(request, settings, reply, candidate)
-            or _against_turn(turn, settings, source, reply, candidate)
+            against_program(request, settings, reply, candidate)
+            or against_turn(turn, settings, source, reply, candidate)
             or near_duplicate(candidate, source, request["history"])
         )
 
@@ -101,7 +102,7 @@ def propose_llm(request: Mapping[str, Any], turn: Turn, settings: ProgramSetting
         change.source,
         one_line(change.reply.title, TITLE_CHARACTERS),
         one_line(change.reply.hypothesis, HYPOTHESIS_CHARACTERS),
-        _category(turn, settings, source, change),
+        category_of(turn, settings, source, change.reply, change.source),
         proposer="llm",
         operator=turn.operator,
         expected_delta=change.reply.expected_delta,
@@ -120,7 +121,7 @@ def repair_llm(request: Mapping[str, Any], settings: ProgramSettings, chat: Chat
     def refused(reply: Reply, candidate: str) -> str:
         if source_hash(candidate) == source_hash(source):
             return "it does what the failed file does: only comments or layout differ"
-        return _against_program(request, settings, reply, candidate)
+        return against_program(request, settings, reply, candidate)
 
     build = lambda tokens: build_repair(request, settings, tokens)  # noqa: E731
     try:
@@ -221,48 +222,3 @@ def _start(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) ->
         history[index] = {**history[index], "folder": ""}
         turn = choose_turn({**request, "history": history}, settings)
     return turn, request["parent_train_py"]
-
-
-def _against_program(request: Mapping[str, Any], settings: ProgramSettings, reply: Reply, candidate: str) -> str:
-    """Return what program.md, the machine or the past has against a candidate, "" for nothing. Raises PatchError, ConstantsError."""
-    if entry := settings.forbids(None, reply.title):
-        return f"program.md forbids {entry!r}: propose another idea"
-    try:
-        obey_program(settings, request["parent_train_py"], candidate, request["history"])
-    except ProgramError as error:  # a constant that program.md names is gone
-        return f"program.md speaks of a constant that this change removes ({error}): leave it in place"
-    values = constant_values(candidate)
-    if reasons := reasons_against(values, limits_of(request), proven=constant_values(request["parent_train_py"])):
-        return "it cannot run here: " + "; ".join(reasons)
-    if source_hash(candidate) in tried_hashes(request):
-        return "this very train.py was tried before, see the table of attempts: propose something else"
-    return ""
-
-
-def _against_turn(turn: Turn, settings: ProgramSettings, source: str, reply: Reply, candidate: str) -> str:
-    """Return how a candidate is not what was asked for, "" if it is."""
-    numbers_only = _same_structure(candidate, source)
-    if turn.operator == "tune" and not numbers_only:
-        return "only values of constants were asked for this time: leave the code as it is"
-    if numbers_only and (turn.forced or "tune" not in settings.allowed_categories):
-        return "it changes nothing but numbers: change the code"
-    if not numbers_only and reply.category and reply.category not in settings.allowed_categories:
-        return f"program.md does not allow the category {reply.category}: it allows {', '.join(settings.allowed_categories)}"
-    return ""
-
-
-def _category(turn: Turn, settings: ProgramSettings, source: str, change: Change) -> str:
-    """Return what a change is: numbers are `tune` whatever they are called; code is what the model says, or what was asked for."""
-    if _same_structure(change.source, source):
-        return "tune"
-    structural = [name for name in settings.allowed_categories if name != "tune"]
-    for name in (change.reply.category, turn.operator, *structural):
-        if name in CATEGORIES and name in structural:
-            return name
-    return "architecture"
-
-
-@lru_cache(maxsize=4)
-def _same_structure(candidate: str, source: str) -> bool:
-    """Say whether two files differ in nothing but numbers."""
-    return structure_hash(candidate) == structure_hash(source)
