@@ -2,10 +2,11 @@
 
 In: made-up runs of 10, 100, 1,000 and 3,000 experiments (fixed seed; real ideas of the bank, real constants, curves, crashes, diffs of 80
 lines), and the committed template as the incumbent. Out: a markdown table on the screen; `--write` puts it into
-results/benchmarks/context.md. Two minutes. Tokens are counted by harness.search.tokens; with `pip install bpe-openai` by o200k_base too.
+results/benchmarks/context.md. Two minutes. Tokens are counted by harness.search.tokens, with `--count-with` by a real tokenizer too.
 """
 
 import argparse
+import importlib
 import os
 import random
 import re
@@ -159,18 +160,17 @@ def compare_counts(counter: Callable[[str], int]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", action="store_true", help="write results/benchmarks/context.md")
+    parser.add_argument("--count-with", metavar="MODULE", help="count by o200k_base too, as tiktoken (downloads it) or bpe_openai (brings it) has it")
     arguments = parser.parse_args()
-    try:
-        import bpe_openai
-
-        counter = lambda text: len(bpe_openai.get_encoding("o200k_base").encode(text))  # noqa: E731
-    except ImportError:
-        counter = None
+    counter = None
+    if arguments.count_with:
+        encoding = importlib.import_module(arguments.count_with).get_encoding("o200k_base")
+        counter = lambda text: len(encoding.encode(text))  # noqa: E731
     text = "\n".join(
         [
             "# What the language model is told, by the length of a run",
             "",
-            "Made by `python scripts/context_size.py --write` from made-up runs (fixed seed), the committed template and program.md.",
+            "Made by `python scripts/context_size.py --write --count-with bpe_openai` from made-up runs (fixed seed), the committed template and program.md.",
             f"The budget is the option `context_tokens`, {LlmOptions().context_tokens:,} by default; a server that finds that too long is asked with half.",
             f"*Same beginning*: the share of a prompt that equals the one before, which a server's prompt cache need not read again; mean of {CACHE_PAIRS}.",
             "Keeps of the made-up runs change only the numbers: their incumbent stays the template.",
