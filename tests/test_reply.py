@@ -92,7 +92,7 @@ REFUSED = {
     "no change": ("I would raise the rate.", "holds no change"),
     "a piece in a fence": (f"```python\n{NEW_FORWARD}\n```", "holds no change"),
     "cut off in a block": (OPEN, "not closed: was the reply cut off"),
-    "cut off in a file": (f"```python\n{WANTED[:9000]}", "holds no change"),
+    "cut off in a file": (f"```python\n{WANTED[:9000]}", "whole train.py this one lacks 'def build_model.*', '__main__'"),
     "file with a line broken": (f"```python\n{WANTED.replace('F.gelu(x)', 'F.gelu(x')}```", "not be valid Python"),
     "dots in the search": (block("class FeedForward(nn.Module):\n    ...\n" + FORWARD, "pass"), "stands for code left out"),
     "dots in the replacement": (block(FORWARD, NEW_FORWARD + "\n    # ... existing code ..."), "stands for code left out"),

@@ -59,7 +59,7 @@ def parse_reply(text: str, before: str = "") -> Reply:
     headers = find_headers(prose)
     first, last = _one_idea(headers, pieces, len(lines))
     pieces = [piece for piece in pieces if first <= piece.start < last]
-    _check_form(pieces)
+    _check_form(pieces, prose)
     said = header_values(prose, [header for header in headers if first <= header.line < last], first, last)
     earlier = split_lines(before)
     said = said if said["title"] else header_values(earlier, find_headers(earlier), 0, len(earlier))
@@ -167,16 +167,23 @@ def _one_idea(headers: Sequence[Header], pieces: Sequence[_Piece], size: int) ->
     return bounds
 
 
-def _check_form(pieces: Sequence[_Piece]) -> None:
+def _check_form(pieces: Sequence[_Piece], prose: Sequence[str]) -> None:
     forms = list(dict.fromkeys(piece.form for piece in pieces))
     if len(forms) > 1:
         raise ReplyError(
             f"the reply gives its change as {' and as '.join(forms)}: give it once, as SEARCH/REPLACE blocks"
         )
     if not forms:
+        text = "\n".join(prose)
+        lacking = [part for part in _WHOLE if part not in text]
+        whole = (
+            f" (of a whole train.py this one lacks {', '.join(map(repr, lacking))})"
+            if len(lacking) < len(_WHOLE)
+            else ""
+        )
         raise ReplyError(
-            "the reply holds no change: give it as SEARCH/REPLACE blocks (or the whole train.py, from its docstring to its last line; "
-            "a piece of it in a fence does not say where it goes)"
+            f"the reply holds no change{whole}: give it as SEARCH/REPLACE blocks, or as the whole train.py from its docstring to its last "
+            "line; a piece of it in a fence does not say where it goes"
         )
 
 
