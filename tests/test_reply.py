@@ -1,5 +1,6 @@
 """What is read out of a model's reply: the change that was meant, to the letter, or a reason that the model can act on."""
 
+import contextlib
 import textwrap
 from pathlib import Path
 
@@ -223,6 +224,23 @@ def test_a_title_is_found_or_asked_for():
     assert len(parse_reply(f"Title: {'long ' * 99}\n{ONE}").title) <= 160
     with pytest.raises(ReplyError, match="begin it with a line 'Title"):
         parse_reply(ONE)
+
+
+@pytest.mark.timeout(60)  # patterns that try all ways to read such a line would take hours
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# " + "rest the same " * 20000,
+        "Expected " + "a " * 50000,
+        "- " * 50000,
+        "Expected: " + "1e-" * 30000,
+        "*" * 100000,
+    ],
+)
+def test_a_reply_that_never_ends_is_read_too(line):
+    for text in (line, block(RATE, line), "import os\n" * 3000 + WANTED + "(", f"```\n{block(RATE, NEW_RATE) * 300}"):
+        with contextlib.suppress(ReplyError, PatchError):
+            apply_reply(parse_reply(f"Title: T\n{line}\n{text}"), SOURCE)
 
 
 def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():
