@@ -106,6 +106,16 @@ def moved(text, by):
     return join_lines(by + line if line.strip() else line for line in text.split("\n")[:-1])
 
 
+def indented(edit):
+    return Edit(moved(edit.search, "    "), moved(edit.replace, "    "))
+
+
+def trimmed(edit):
+    """The edit without the indentation of its first line, if that is a line of context."""
+    search, replace = edit.search.split("\n"), edit.replace.split("\n")
+    return edit if search[0] != replace[0] else Edit(edit.search.lstrip(" \t"), edit.replace.lstrip(" \t"))
+
+
 def like_a_marker(line):
     return any(mark in line for mark in ("<<<", ">>>", "===", "---", "+++"))
 
@@ -193,18 +203,13 @@ def written(form, source, target, context):
         return join_lines(target)
     if form == "blocks":
         return f"```\n{blocks(edits_between(source, target, context))}```\n"
-    if form == "indented blocks":
-        edits = [
-            Edit(moved(edit.search, "    "), moved(edit.replace, "    "))
-            for edit in edits_between(source, target, context)
-        ]
-        return blocks(edits)
-    if form == "trimmed blocks":
-        edits = [
-            Edit(edit.search.lstrip(" \t"), edit.replace.lstrip(" \t"))
-            for edit in edits_between(source, target, context)
-        ]
-        return blocks(edits)
+    if form in ("indented blocks", "trimmed blocks"):
+        edits = list(edits_between(source, target, context))
+        changed = [indented(edit) if form == "indented blocks" else trimmed(edit) for edit in edits]
+        assume(
+            not any(new.search in join_lines(source) for new, edit in zip(changed, edits, strict=True) if new != edit)
+        )
+        return blocks(changed)  # what stands there to the letter is what is meant
     if form == "blocks in a list":
         return moved(blocks(edits_between(source, target, context)), "   ")
     diff = make_diff(join_lines(source), join_lines(target))
@@ -219,9 +224,6 @@ FORMS = ("whole", "bare whole", "blocks", "indented blocks", "trimmed blocks", "
 @given(changes(most=6), st.integers(0, 3), st.sampled_from((1, 2)), st.sampled_from(("\n", "\r\n")))
 def test_a_reply_gives_the_target_or_an_error(form, change, context, number, newline):
     source, target = python(change[0]), python(change[1], number)
-    if form == "indented blocks":
-        moved_searches = [moved(edit.search, "    ") for edit in edits_between(source, target, context)]
-        assume(not any(search in join_lines(source) for search in moved_searches))
     text = "Title: T\n\n" + written(form, source, target, context)
     try:
         result = apply_reply(parse_reply(text.replace("\n", newline)), join_lines(source))

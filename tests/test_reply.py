@@ -1,5 +1,6 @@
 """What is read out of a model's reply: the change that was meant, to the letter, or a reason that the model can act on."""
 
+import contextlib
 import textwrap
 from pathlib import Path
 
@@ -92,7 +93,7 @@ REFUSED = {
     "no change": ("I would raise the rate.", "holds no change"),
     "a piece in a fence": (f"```python\n{NEW_FORWARD}\n```", "holds no change"),
     "cut off in a block": (OPEN, "not closed: was the reply cut off"),
-    "cut off in a file": (f"```python\n{WANTED[:9000]}", "holds no change"),
+    "cut off in a file": (f"```python\n{WANTED[:9000]}", "whole train.py this one lacks 'def build_model.*', '__main__'"),
     "file with a line broken": (f"```python\n{WANTED.replace('F.gelu(x)', 'F.gelu(x')}```", "not be valid Python"),
     "dots in the search": (block("class FeedForward(nn.Module):\n    ...\n" + FORWARD, "pass"), "stands for code left out"),
     "dots in the replacement": (block(FORWARD, NEW_FORWARD + "\n    # ... existing code ..."), "stands for code left out"),
@@ -223,6 +224,23 @@ def test_a_title_is_found_or_asked_for():
     assert len(parse_reply(f"Title: {'long ' * 99}\n{ONE}").title) <= 160
     with pytest.raises(ReplyError, match="begin it with a line 'Title"):
         parse_reply(ONE)
+
+
+@pytest.mark.timeout(60)  # patterns that try all ways to read such a line would take hours
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# " + "rest the same " * 20000,
+        "Expected " + "a " * 50000,
+        "- " * 50000,
+        "Expected: " + "1e-" * 30000,
+        "*" * 100000,
+    ],
+)
+def test_a_reply_that_never_ends_is_read_too(line):
+    for text in (line, block(RATE, line), "import os\n" * 3000 + WANTED + "(", f"```\n{block(RATE, NEW_RATE) * 300}"):
+        with contextlib.suppress(ReplyError, PatchError):
+            apply_reply(parse_reply(f"Title: T\n{line}\n{text}"), SOURCE)
 
 
 def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():

@@ -23,9 +23,7 @@ from harness.search.patch import make_diff
 
 NEAR = 0.02  # of a constant's annotated range
 CLEARLY = 2.0  # sigma of one run: a loss beyond it is no matter of luck
-MOST_COMPARED = (
-    5  # earlier changes whose code is compared, those with most words in common: to read a thousand takes minutes
-)
+MOST_COMPARED = 5  # earlier changes, those with most words in common: to read a thousand whole takes minutes
 _NOT_THE_IDEAS = ("infrastructure", "interrupted")  # statuses that say nothing about an idea
 Row = Mapping[str, Any]
 

@@ -7,6 +7,7 @@ two ideas, two forms, code left out by "...", a piece of a file. Nothing here ev
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def parse_reply(text: str, before: str = "") -> Reply:
     headers = find_headers(prose)
     first, last = _one_idea(headers, pieces, len(lines))
     pieces = [piece for piece in pieces if first <= piece.start < last]
-    _check_form(pieces)
+    _check_form(pieces, prose)
     said = header_values(prose, [header for header in headers if first <= header.line < last], first, last)
     earlier = split_lines(before)
     said = said if said["title"] else header_values(earlier, find_headers(earlier), 0, len(earlier))
@@ -129,9 +130,11 @@ def _is_whole(lines: Sequence[str]) -> bool:
 
 def _first_of_file(lines: Sequence[str], start: int, stop: int) -> int:
     """Return where a file begins that prose may stand above: at the first line of code from which all below is Python."""
-    for number in range(start, stop):
-        begins = re.match(r"\"\"\"|'''|from |import ", lines[number]) or (number == start > 0)
-        if begins and _is_whole(lines[number:stop]):
+    begins = (n for n in range(start, stop) if re.match(r"\"\"\"|'''|from |import ", lines[n]) or n == start > 0)
+    for number in itertools.islice(
+        begins, 20
+    ):  # further down there is no prose before a file, only a file that is broken
+        if _is_whole(lines[number:stop]):
             try:
                 ast.parse("\n".join(lines[number:stop]))
                 return number
@@ -167,16 +170,23 @@ def _one_idea(headers: Sequence[Header], pieces: Sequence[_Piece], size: int) ->
     return bounds
 
 
-def _check_form(pieces: Sequence[_Piece]) -> None:
+def _check_form(pieces: Sequence[_Piece], prose: Sequence[str]) -> None:
     forms = list(dict.fromkeys(piece.form for piece in pieces))
     if len(forms) > 1:
         raise ReplyError(
             f"the reply gives its change as {' and as '.join(forms)}: give it once, as SEARCH/REPLACE blocks"
         )
     if not forms:
+        text = "\n".join(prose)
+        lacking = [part for part in _WHOLE if part not in text]
+        whole = (
+            f" (of a whole train.py this one lacks {', '.join(map(repr, lacking))})"
+            if len(lacking) < len(_WHOLE)
+            else ""
+        )
         raise ReplyError(
-            "the reply holds no change: give it as SEARCH/REPLACE blocks (or the whole train.py, from its docstring to its last line; "
-            "a piece of it in a fence does not say where it goes)"
+            f"the reply holds no change{whole}: give it as SEARCH/REPLACE blocks, or as the whole train.py from its docstring to its last "
+            "line; a piece of it in a fence does not say where it goes"
         )
 
 
@@ -224,7 +234,8 @@ def _check_elided(text: str, source: str, where: str) -> None:
     own = {line.strip() for line in split_lines(source)}
     for line in split_lines(text):
         bare = line.strip()
-        if _ELIDED.fullmatch(bare) and bare not in own:
+        short = len(bare) < 200  # a line that says "and so on" is; the pattern takes its time over a long one
+        if short and _ELIDED.fullmatch(bare) and bare not in own:
             raise ReplyError(
                 f"{where}: the line {bare[:80]!r} stands for code left out, which cannot be put back for sure: write every line, or make "
                 "several smaller blocks, each with only the lines around its change"
