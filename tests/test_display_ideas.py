@@ -108,7 +108,13 @@ def test_terminal_index_report_and_commit_have_nothing_of_it_but_text(tmp_path, 
     assert "it is llm's, since the language model could not: unreachable" in said
     row = pages._row(Record(1, "discarded", title=NASTY, val_bpb=1.0, n_runs=1, gain=-0.01), set())
     assert Elements(row).tags == {"tr", "td"} and "\x1b" not in row and "\u202e" not in row
-    text = report._model([entry], [], Usage(**USAGE))
+    tried = [
+        Record(1, "kept", proposer="llm"),
+        Record(2, "crashed", proposer="tpe"),
+        Record(3, "crashed", proposer="llm"),
+    ]
+    text = report._model([entry, entry | {"proposer": "tpe"}], tried, Usage(**USAGE))
+    assert "llm (`wider" in text and ": 2 ideas, 1 kept, 1 crashed" in text and "- tpe: 1 idea, 0 kept" in text
     assert "2 requests" in text and not [
         line for line in text.splitlines() if "http://evil" in line and "`" not in line
     ]
