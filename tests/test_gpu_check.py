@@ -282,37 +282,6 @@ def test_without_a_device_an_operators_own_time_counts_once():
     }
 
 
-BARE_RUN = """
-import json, sys, time
-import _gpu_runs, gpu_check
-from _gpu_parts import run_part
-from _gpu_settings import dry_settings
-settings = dry_settings(sys.argv[1], False)
-rows = run_part("_gpu_corpus", ["corpus"], settings, time.monotonic() + 250, 25)
-rows |= run_part("_gpu_profile", ["default"], settings, time.monotonic() + 250, 25)
-absent = [name for name in ("rustbpe", "filelock", "psutil", "optuna", "pyarrow") if name in sys.modules]
-print(json.dumps([rows, absent]))
-"""
-
-
-@pytest.mark.slow
-def test_with_four_packages_alone_the_template_is_driven_and_a_step_split(tmp_path):
-    environment = bare_environment(tmp_path) | {"PYTHONPATH": f"{tmp_path}:{ROOT}:{ROOT / 'scripts'}"}
-    command = [sys.executable, "-c", BARE_RUN, str(tmp_path / "work")]
-    (tmp_path / "work").mkdir()
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows, absent = json.loads(done.stdout)
-    assert absent == [] and rows["corpus"]["tokenizer"] == "carried in" and rows["corpus"]["note"] == ""
-    row = rows["default"]
-    assert "failed" not in row, row
-    assert all(
-        row["split_ms"][name] > 0
-        for name in ("linears", "head", "attention", "elementwise", "loss", "optimizer", "loader")
-    ), row
-    assert row["split_ms"]["unclassified"] < 0.25 * sum(row["split_ms"].values()), row
-
-
 @pytest.mark.slow
 def test_the_whole_dry_run_works_bare(tmp_path):
     environment = bare_environment(tmp_path)
@@ -330,6 +299,11 @@ def test_the_whole_dry_run_works_bare(tmp_path):
     assert list(results) == list(gpu_check.PARTS)
     for part in ("corpus", "training", "profile", "start-up", "evaluation"):
         assert not [row for row in results[part].values() if "failed" in row], results[part]
+    assert (results["corpus"]["corpus"]["tokenizer"], results["corpus"]["corpus"]["note"]) == ("carried in", "")
+    row = results["profile"]["default"]
+    named = ("linears", "head", "attention", "elementwise", "loss", "optimizer", "loader")
+    assert all(row["split_ms"][name] > 0 for name in named), row
+    assert row["split_ms"]["unclassified"] < 0.25 * sum(row["split_ms"].values()), row
     assert results["training"]["original/ladder"]["steps"] >= _gpu_training.LEAST_STEPS
     text = (tmp_path / "out.md").read_text(encoding="utf-8")
     assert (

@@ -4,9 +4,9 @@ import ast
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
 
 from harness.search.bank import ON_A_CPU, ON_CARDS
 from harness.search.constants import constant_values, rewrite_constants
@@ -14,25 +14,6 @@ from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError, parse_edits
 from harness.search.propose import main, propose
 from harness.search.tpe import ProposalError
-
-ROOT = Path(__file__).parent.parent
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
-PROGRAM = "# Goals\n\n```settings\n%s\n```\n"
-
-
-def history_row(experiment, source, bank_id=None, decision="discard", score=1.6, status="ok", category=None, parent=0):
-    return {
-        "experiment": experiment,
-        "title": "t",
-        "category": category or ("architecture" if bank_id else "tune"),
-        "status": status,
-        "decision": decision,
-        "val_bpb": score,
-        "constants": constant_values(source),
-        "sha256": source_hash(source),
-        "bank_id": bank_id,
-        "parent": parent,
-    }
 
 
 def applicable(source, ideas=ON_A_CPU):
@@ -49,26 +30,6 @@ def applicable(source, ideas=ON_A_CPU):
 
 IDEAS = applicable(TEMPLATE)
 ARCHITECTURE = next(idea.id for idea in IDEAS if idea.category == "architecture")
-BASELINE = history_row(0, TEMPLATE, decision="baseline", category="baseline", parent=None)
-
-
-def request(experiment=1, history=(BASELINE,), settings="", source=TEMPLATE, **more):
-    return {
-        "format_version": 1,
-        "experiment": experiment,
-        "attempt": 0,
-        "run_seed": 7,
-        "out_dir": "unused",
-        "program_md": PROGRAM % settings,
-        "parent_train_py": source,
-        "parent_experiment": 0,
-        "proposer": "tpe",
-        "history": list(history),
-        "incumbent_val_bpb": 1.6,
-        "limits": {"max_seq_len": 256, "memory_mb": 64000, "device_kind": "cpu", "n_vocab": 2049},
-        "force_category": None,
-        "allow_structural": True,
-    } | more
 
 
 def night(experiments, settings="", **more):
@@ -114,12 +75,12 @@ def test_the_process_writes_a_proposal(tmp_path):
     ("content", "words"),
     [
         ("{", "not valid JSON"),
-        ({"format_version": 3}, "format 2"),
+        ({"format_version": 1}, "format 2"),
         (request(program_md="no block"), "settings"),
         (request(settings='allowed_categories = ["tun"]'), "did you mean tune"),
         (request(proposer="oracle"), "oracle"),
         (request(source="x = 1\n"), "constants"),
-        ({"format_version": 1, "proposer": "tpe"}, "lacks"),
+        ({"format_version": 2, "proposer": "tpe"}, "lacks"),
     ],
 )
 def test_failures_are_one_line_and_leave_no_proposal(tmp_path, capsys, content, words):
@@ -197,7 +158,7 @@ def test_ranges_and_fixed_names_hold():
 
 def test_ideas_that_do_not_apply_are_reported():
     first = next(idea for idea in IDEAS if idea.patch)
-    changed = parse_edits(first.patch)[-1].search  # a line that it looks for, changed by other hands
+    changed = parse_edits(first.patch)[-1].search.rstrip()  # a line that it looks for, changed by other hands
     source = TEMPLATE.replace(changed, changed + "  # mine")
     then = applicable(source)
     assert first not in then

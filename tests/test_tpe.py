@@ -114,6 +114,16 @@ def test_failures_teach_feasibility():
             assert abs(math.log(a / b)) >= 0.05 * reach
 
 
+def test_a_failure_that_the_incumbent_outlived_rules_nothing_out():
+    """It diverged at this MATRIX_LR once, with another value of something else; the incumbent trains at it, and goes on being searched."""
+    hot = row(1, VALUES | {"MATRIX_LR": 0.1}, None, "nan")
+    kept = VALUES | {"MATRIX_LR": 0.1, "SCALAR_LR": 0.1}
+    history = [BASELINE, hot, row(2, kept, 1.4)]
+    space = {name: SPACE[name] for name in ("MATRIX_LR", "UNEMBEDDING_LR", "SHIFT_LR")}
+    changes = [propose_change(space, kept, history, LIMITS, seed).values for seed in range(8)]
+    assert any("MATRIX_LR" not in change for change in changes)
+
+
 def test_a_failed_structural_idea_says_nothing_of_the_numbers():
     history = [
         BASELINE,

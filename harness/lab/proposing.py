@@ -111,7 +111,7 @@ def run_proposer(folder: Path, request: dict, asking: Asking = Asking()) -> dict
     """
     limit = PROPOSE_SECONDS + (asking.parsed.deadline_seconds if request.get("llm") else 0.0)
     write_json_atomic(folder / "request.json", request)
-    command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json")]
+    command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json"), str(os.getpid())]
     environment = child_environment(**dict(asking.environment))
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)

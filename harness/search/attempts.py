@@ -15,9 +15,8 @@ from harness.search.operators import near_misses
 from harness.search.tokens import count_tokens
 
 FULL, SHORT, BRIEF = range(3)
-STEP = (
-    20  # lines change their detail so many at a time: a prompt's beginning stays as it was, and a server's cache holds
-)
+STEP = 20  # lines lose detail in steps, so that a prompt begins as the one before did, which a server has in its cache
+OLD_STEP = 100  # the same for all but the newest
 CURVE = ("10", "25", "50", "75", "100")  # % of the budget
 MOST_VALUES = 8  # of one constant
 DIFF_CHARACTERS = 2500
@@ -32,17 +31,27 @@ COLUMNS = (
 
 
 def table_of_attempts(history: Sequence[Row], most_tokens: int) -> str:
-    """Return all attempts, a line each, in as much detail as the room allows."""
-    recent = max(0, (len(history) // STEP - 1) * STEP)
-    for older, newer in ((FULL, FULL), (SHORT, FULL), (BRIEF, FULL), (BRIEF, SHORT), (BRIEF, BRIEF)):
-        lines = [attempt_line(row, newer if i >= recent else older) for i, row in enumerate(history)]
-        if count_tokens(text := "\n".join([COLUMNS, *lines])) <= most_tokens:
-            return text
-    for cut in range(STEP, len(history) + STEP, STEP):
-        text = "\n".join([COLUMNS, *_counted(history[:cut]), *lines[cut:]])
-        if count_tokens(text) <= most_tokens:
-            break
-    return text
+    """Return all attempts, a line each, in as much detail as the room allows: the oldest lose theirs first."""
+    size = len(history)
+    recent = max(0, (size // STEP - 1) * STEP)
+    lines = {detail: [attempt_line(row, detail) for row in history] for detail in (FULL, SHORT, BRIEF)}
+    tokens = {detail: [count_tokens(line) + 1 for line in lines[detail]] for detail in lines}
+    details = [FULL] * size
+    used = count_tokens(COLUMNS) + sum(tokens[FULL])
+    old, new = (0, recent, OLD_STEP), (recent, size, STEP)
+    for detail, (begin, end, step) in ((SHORT, old), (BRIEF, old), (SHORT, new), (BRIEF, new)):
+        for start in range(begin, end, step):
+            for i in range(start, min(start + step, end)) if used > most_tokens else ():
+                used += tokens[detail][i] - tokens[details[i]][i]
+                details[i] = detail
+    shown = [lines[detail][i] for i, detail in enumerate(details)]
+    for cut in range(0, size + STEP, STEP):
+        used -= sum(tokens[BRIEF][max(0, cut - STEP) : cut])
+        if used <= most_tokens:
+            counted = _counted(history[:cut])
+            if used + count_tokens("\n".join(counted)) <= most_tokens:
+                return "\n".join([COLUMNS, *counted, *shown[cut:]])
+    return "\n".join([COLUMNS, *_counted(history)])
 
 
 def attempt_line(row: Row, detail: int = FULL) -> str:
@@ -132,6 +141,8 @@ def diff_of(row: Row, most_characters: int = DIFF_CHARACTERS) -> str:
 
 def _counted(rows: Sequence[Row]) -> list[str]:
     """Return one line for each category and outcome of rows that have no line of their own any more."""
+    if not rows:
+        return []
     counts = Counter((row.get("category") or "", _outcome(row)) for row in rows)
     first, last = rows[0]["experiment"], rows[-1]["experiment"]
     return [

@@ -14,7 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.search.bank import ideas_for, new_constants
-from harness.search.constants import ConstantsError, checked_value, constant_values, parse_constants, rewrite_constants
+from harness.search.constants import (
+    Constant,
+    ConstantsError,
+    checked_value,
+    constant_values,
+    parse_constants,
+    rewrite_constants,
+)
 from harness.search.gate import check_candidate, source_hash
 from harness.search.idea import Idea
 from harness.search.limits import Limits, reasons_against
@@ -80,16 +87,22 @@ def _structural(request: Mapping[str, Any], settings: ProgramSettings, not_appli
 
 
 def obey_program(settings: ProgramSettings, source: str, candidate: str, history: Sequence[Mapping[str, Any]]) -> None:
-    """Raise PatchError or ConstantsError when an idea changes a constant that the program fixes, or leaves its range."""
+    """Raise PatchError or ConstantsError when an idea changes a constant that the program fixes, leaves its range, or moves the range."""
     before, after = parse_constants(source), parse_constants(candidate)
-    space = narrow_constants(settings, {**before, **after}, _known_names(history))
+    space = narrow_constants(settings, {**after, **before}, _known_names(history))
     for name in {*before, *after}:
+        if name in before and name in after and _range_of(before[name]) != _range_of(after[name]):
+            raise PatchError(f"the range of {name} is not yours to change: leave its annotation as it is")
         if name in before and name in after and before[name].value == after[name].value:
             continue
         if name in before and name not in space:
             raise PatchError(f"{name} is fixed or forbidden")
         if name in after and name in space:
             checked_value(space[name], after[name].value)
+
+
+def _range_of(constant: Constant) -> tuple[Any, ...]:
+    return constant.scale, constant.low, constant.high, constant.choices
 
 
 def _known_names(history: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -9,6 +9,7 @@ cannot be asked. What the gate refuses is trained by nobody either, but is an at
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def _against_program(request: Mapping[str, Any], settings: ProgramSettings, repl
 
 def _against_turn(turn: Turn, settings: ProgramSettings, source: str, reply: Reply, candidate: str) -> str:
     """Return how a candidate is not what was asked for, "" if it is."""
-    numbers_only = structure_hash(candidate) == structure_hash(source)
+    numbers_only = _same_structure(candidate, source)
     if turn.operator == "tune" and not numbers_only:
         return "only values of constants were asked for this time: leave the code as it is"
     if numbers_only and (turn.forced or "tune" not in settings.allowed_categories):
@@ -249,10 +250,16 @@ def _against_turn(turn: Turn, settings: ProgramSettings, source: str, reply: Rep
 
 def _category(turn: Turn, settings: ProgramSettings, source: str, change: Change) -> str:
     """Return what a change is: numbers are `tune` whatever they are called; code is what the model says, or what was asked for."""
-    if structure_hash(change.source) == structure_hash(source):
+    if _same_structure(change.source, source):
         return "tune"
     structural = [name for name in settings.allowed_categories if name != "tune"]
     for name in (change.reply.category, turn.operator, *structural):
         if name in CATEGORIES and name in structural:
             return name
     return "architecture"
+
+
+@lru_cache(maxsize=4)
+def _same_structure(candidate: str, source: str) -> bool:
+    """Say whether two files differ in nothing but numbers."""
+    return structure_hash(candidate) == structure_hash(source)

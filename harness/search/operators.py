@@ -12,9 +12,10 @@ Who
   at on every turn: that costs no call.
 
 What the model is asked for
-- The operator that was asked for least, one that brought k keeps counting 1 + k times less; ties by the order of OPERATORS.
-- `combine` once two near misses were not combined yet; `restart` from another good candidate once RESTART_AFTER results
-  in a row were flat. Numbers (`tune`) are TPE's in a hybrid.
+- The operator that was asked for least, one that brought k keeps counting 1 + k times less; ties by the order of OPERATORS;
+  never the same twice in a row where there is another.
+- `combine` once two near misses were not combined yet; `restart` once RESTART_AFTER results in a row were flat, from the best
+  candidate that is not far behind the incumbent and not in its line. Numbers (`tune`) are TPE's in a hybrid.
 - After FLAT results without a keep and without structure in them, a structural one is forced: numbers alone will not do.
 """
 
@@ -33,7 +34,8 @@ MOST_WAIT = 8  # experiments after a failure of the model
 FLAT = 5  # results without a keep and without structure
 RESTART_AFTER = 10  # results without a keep
 NEAR_MISS_SIGMA = 1.0  # a loss up to this is a near miss
-NEAR_MISS_BPB = 0.003  # the same where no sigma is known
+GOOD_SIGMA = 3.0  # a candidate as far behind the incumbent is worth a restart
+UNKNOWN_SIGMA = 0.003  # bpb, where none is known
 
 Row = Mapping[str, Any]
 
@@ -91,7 +93,7 @@ def keyless_turn(request: Mapping[str, Any], why: str, structural: bool = False)
 def near_misses(history: Sequence[Row]) -> list[Row]:
     """Return the discarded results that lost by no more than the noise, or gained less than counts, best first."""
     found = [row for row in history if row.get("decision") == "discard" and row.get("gain") is not None]
-    found = [row for row in found if row["gain"] >= -NEAR_MISS_SIGMA * (row.get("sigma") or NEAR_MISS_BPB)]
+    found = [row for row in found if row["gain"] >= -NEAR_MISS_SIGMA * (row.get("sigma") or UNKNOWN_SIGMA)]
     return sorted(found, key=lambda row: (-row["gain"], row["experiment"]))
 
 
@@ -108,6 +110,8 @@ def _model_turn(operators: Mapping[str, tuple[int, ...]], rows: Sequence[Row], f
         return len(uses) / (1 + sum(row.get("decision") == "keep" for row in uses))
 
     names = [name for name in operators if not (forced and name == "tune")]
+    last = asked[-1].get("operator") if asked else None
+    names = [name for name in names if name != last] or names
     operator = min(names, key=lambda name: (burden(name), OPERATORS.index(name)))
     why = f"{operator}: the operator that was asked for least, by its keeps"
     if forced:
@@ -151,14 +155,15 @@ def _pair(rows: Sequence[Row]) -> tuple[int, ...]:
 
 
 def _other_candidate(request: Mapping[str, Any], rows: Sequence[Row]) -> int | None:
-    """Return the best scored experiment that is no ancestor of the incumbent and was not restarted from yet."""
+    """Return the best good experiment that is no ancestor of the incumbent and was not restarted from yet."""
     parents = {row["experiment"]: row.get("parent") for row in request["history"]}
     line, number = set(), request["parent_experiment"]
     while number is not None and number not in line:
         line.add(number)
         number = parents.get(number)
     done = {row.get("parent") for row in rows if row.get("operator") == "restart"}
-    others = [row for row in rows if row.get("decision") in ("keep", "discard") and row.get("val_bpb") is not None]
+    most = (request.get("incumbent_val_bpb") or 0.0) + GOOD_SIGMA * (request.get("sigma") or UNKNOWN_SIGMA)
+    others = [row for row in rows if row.get("decision") in ("keep", "discard") and (row.get("val_bpb") or most) < most]
     others = [row for row in others if row.get("folder") and row["experiment"] not in line | done]
     return min(others, key=lambda row: (row["val_bpb"], row["experiment"]))["experiment"] if others else None
 

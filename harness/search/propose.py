@@ -21,6 +21,7 @@ from harness.search.operators import Turn, choose_turn, keyless_turn
 from harness.search.program import CATEGORIES, ProgramError, ProgramSettings, parse_program
 from harness.search.proposal import FORMAT_VERSION, Proposal, write_proposal
 from harness.search.tpe import ProposalError
+from harness.training.parent import die_with_parent
 
 PROPOSERS = ("tpe", "llm", "hybrid")
 
@@ -69,16 +70,18 @@ def _read_request(path: str) -> Mapping[str, Any]:
         request = read_json(path)
     except ValueError as error:
         raise ProposalError(str(error)) from None
-    if not isinstance(request, dict) or request.get("format_version") not in (1, FORMAT_VERSION):
+    if not isinstance(request, dict) or request.get("format_version") != FORMAT_VERSION:
         raise ProposalError(f"{path} is not a request of format {FORMAT_VERSION}")
     return request
 
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out one request; return the exit status."""
-    if len(arguments) != 1:
-        print("usage: python -m harness.search.propose REQUEST.json", file=sys.stderr)
+    if len(arguments) not in (1, 2):
+        print("usage: python -m harness.search.propose REQUEST.json [PARENT]", file=sys.stderr)
         return 1
+    if len(arguments) == 2:  # the process id of who asks: an answer that nobody waits for should not be paid for
+        die_with_parent(int(arguments[1]))
     try:
         request = _read_request(arguments[0])
         write_proposal(request, propose(request))

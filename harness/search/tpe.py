@@ -99,6 +99,8 @@ class _Past:
             changed = [name for name in space if name in parent and row["constants"].get(name) != parent[name]]
             if row["status"] in FAILURES and row.get("category") == "tune" and changed:
                 self.failures.append((row["constants"], changed, row["status"]))
+        # What the incumbent itself repeats was no fault of those values alone; held against them, it would rule out almost every step.
+        self.failures = [failure for failure in self.failures if not self._repeats(values, *failure)]
 
     def accepts(self, candidate: Mapping[str, Any]) -> bool:
         """Say whether a full set of values is new, far enough from those tried, able to run, and no known failure."""

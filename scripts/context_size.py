@@ -1,0 +1,190 @@
+"""Measure what the language model is told as a run grows: its length, what survives, what a server's prompt cache can hold.
+
+In: made-up runs of 10, 100, 1,000 and 3,000 experiments (fixed seed; real ideas of the bank, real constants, curves, crashes, diffs of 80
+lines), and the committed template as the incumbent. Out: a markdown table on the screen; `--write` puts it into
+results/benchmarks/context.md. A minute. Tokens are counted by harness.search.tokens; with `pip install bpe-openai` by o200k_base too.
+"""
+
+import argparse
+import os
+import random
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from harness.search.bank import ON_CARDS  # noqa: E402
+from harness.search.constants import parse_constants  # noqa: E402
+from harness.search.llm_options import LlmOptions  # noqa: E402
+from harness.search.operators import Turn  # noqa: E402
+from harness.search.program import parse_program  # noqa: E402
+from harness.search.prompt import build_messages  # noqa: E402
+from harness.search.tokens import count_tokens  # noqa: E402
+
+TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
+PROGRAM = (ROOT / "program.md").read_text(encoding="utf-8")
+SIZES = (10, 100, 1000, 3000)
+CACHE_PAIRS = 20  # prompts compared with the one before
+SMALL_CONTEXT = 16_000  # tokens: a local model's
+CAUSES = {
+    "crash": "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2048x384 and 512x512), in forward of Attention at line 143",
+    "oom": "out of memory: 812 MB more were asked for, 79,312 MB of 81,559 MB are in use",
+    "nan": "the training loss became nan at step 41",
+    "timeout": "no weights 60 s after the budget",
+    "invalid_patch": "line 12: a constant must be complete on one line",
+}
+WORDS = ("gate", "the", "residual", "stream", "by", "a", "learnt", "scalar", "of", "each", "head", "so", "that", "early", "layers", "may", "be", "skipped")
+
+
+def make_history(count: int, folder: Path) -> list[dict]:
+    """Return the rows of a made-up run of so many experiments after the baseline, with diffs in the folder."""
+    rng = random.Random(7)
+    constants = {name: c for name, c in parse_constants(TEMPLATE).items() if c.scale in ("linear", "log")}
+    values = {name: c.value for name, c in parse_constants(TEMPLATE).items()}
+    rows, best = [_row(0, "baseline", "baseline", "ok", 1.6, 0.0, values, rng)], 1.6
+    for number in range(1, count + 1):
+        changed = dict(values)
+        if rng.random() < 0.55:
+            name = rng.choice(sorted(constants))
+            changed[name] = float(f"{values[name] * rng.uniform(0.6, 1.7) + 1e-3:.3g}")
+            title, category = f"{name} {values[name]:g} -> {changed[name]:g}", "tune"
+        else:
+            idea = rng.choice(ON_CARDS)
+            title, category = f"{idea.title}, {' '.join(rng.sample(WORDS, 5))}", idea.category
+        gain = rng.gauss(-0.002, 0.004)
+        status = rng.choices(["ok", *CAUSES], [88, 5, 2, 2, 1, 2])[0]
+        keep = status == "ok" and gain > 0.0035
+        row = _row(number, title, category, status, best - gain, gain, changed, rng, keep)
+        row["parent"] = max((r["experiment"] for r in rows if r["decision"] == "keep"), default=0)
+        if keep:
+            best -= gain
+        if category != "tune":
+            row["folder"] = str(folder / f"{number:04d}")
+            Path(row["folder"]).mkdir(parents=True, exist_ok=True)
+            diff = "".join(f"+        x = x + self.part_{i}(norm(x)) * {rng.random():.3f}\n" for i in range(80))
+            (Path(row["folder"]) / "train.diff").write_text(f"--- a/train.py\n+++ b/train.py\n@@ -1,0 +1,80 @@\n{diff}", encoding="utf-8")
+        rows.append(row)
+    return rows
+
+
+def _row(number: int, title: str, category: str, status: str, score: float, gain: float, constants: dict, rng: random.Random, keep: bool = False) -> dict:
+    scored = status == "ok"
+    kind = "gain" if keep else "within noise" if abs(gain) < 0.0035 else "worse"
+    return {
+        "experiment": number, "title": title, "category": category, "operator": category, "proposer": "llm" if category != "tune" else "tpe", "status": status,
+        "hypothesis": f"It should help because {' '.join(WORDS)}, at this size and within this budget.", "constants": constants, "parent": None,
+        "decision": "baseline" if not number else "keep" if keep else "discard", "kind": kind if scored else status, "folder": "",
+        "val_bpb": score if scored else None, "gain": gain if scored and number else None, "sigma": 0.0018, "cause": CAUSES.get(status, kind),
+        "memory_mb": 1000 + 400 * rng.random(), "tok_per_sec": 15000 + 2000 * rng.random(), "num_steps": 2000 + rng.randrange(300),
+        "losses": {share: 8 / (1 + i) ** 0.6 + rng.random() / 50 for i, share in enumerate(("10", "25", "50", "75", "100"))} if scored else None,
+        "attempts": 1, "llm_failed": "", "n_runs": 1,
+    }  # fmt: skip
+
+
+def make_request(history: Sequence[dict]) -> dict:
+    """Return a request whose history is the given one and whose incumbent is the template."""
+    kept = [row for row in history if row["decision"] == "keep"] or [history[0]]
+    return {
+        "format_version": 2, "experiment": len(history), "attempt": 0, "run_seed": 7, "out_dir": "unused", "program_md": PROGRAM, "proposer": "hybrid",
+        "parent_train_py": TEMPLATE, "parent_experiment": kept[-1]["experiment"], "incumbent_val_bpb": kept[-1]["val_bpb"], "sigma": 0.0018,
+        "history": list(history), "force_category": None, "allow_structural": True, "repair": None,
+        "limits": {"max_seq_len": 512, "n_vocab": 4097, "memory_mb": 81559, "device_kind": "cuda"},
+        "about": {"profile": "small", "budget_seconds": 300.0, "device": "a card", "device_kind": "cuda", "dtype": "bfloat16"},
+    }  # fmt: skip
+
+
+def prompt(history: Sequence[dict], context_tokens: int) -> str:
+    """Return the two messages of an ordinary turn as one text."""
+    request = make_request(history)
+    turn = Turn("llm", "architecture", "")
+    messages = build_messages(request, turn, parse_program(PROGRAM), context_tokens, TEMPLATE)
+    return "\n".join(message["content"] for message in messages)
+
+
+def lines_of_their_own(text: str, history: Sequence[dict]) -> int:
+    """Return how many attempts have a line of their own in the table."""
+    table = text.partition("# Attempts so far")[2].partition("\n\n")[0]
+    found = {int(match[1]) for match in re.finditer(r"^(\d+)(?: \| | [-+])", table, re.MULTILINE)}
+    return len(found & {row["experiment"] for row in history})
+
+
+def same_beginning(history: Sequence[dict], context_tokens: int) -> float:
+    """Return the share of a prompt that equals the beginning of the one before."""
+    text, before = prompt(history, context_tokens), prompt(history[:-1], context_tokens)
+    return len(os.path.commonprefix([text, before])) / len(text)
+
+
+def measure(counter: Callable[[str], int] | None) -> list[str]:
+    """Return the table's lines."""
+    budget = LlmOptions().context_tokens
+    lines = [
+        "| experiments | budget | tokens, our count | tokens, o200k_base | train.py whole | attempts with a line | same beginning | made in |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = make_history(max(SIZES), Path(folder))
+        for context_tokens in (budget, SMALL_CONTEXT):
+            for size in SIZES:
+                began = time.perf_counter()
+                text = prompt(rows[: size + 1], context_tokens)
+                seconds = time.perf_counter() - began
+                shared = statistics.mean(same_beginning(rows[: size + 1 - back], context_tokens) for back in range(min(size - 1, CACHE_PAIRS)))
+                real = f"{counter(text):,}" if counter else "not counted"
+                whole = "yes" if TEMPLATE.rstrip() in text else "NO"
+                lines.append(
+                    f"| {size:,} | {context_tokens:,} | {count_tokens(text):,} | {real} | {whole} | "
+                    f"{lines_of_their_own(text, rows[: size + 1]):,} of {size + 1:,} | {shared:.0%} | {seconds:.2f} s |"
+                )
+    return lines
+
+
+def compare_counts(counter: Callable[[str], int]) -> list[str]:
+    """Return the table of our count against a tokenizer's."""
+    names = ("train_template.py", "program.md", "README.md", "harness/search/tpe.py", "results/sample/results.tsv", "results/benchmarks/keep_rule.md")
+    names += ("results/sample/experiments/0001/attempts/00/train.diff", "results/sample/experiments/0001/attempts/00/runs/00/run.log")
+    lines = ["| text | characters | our count | o200k_base | ours is higher by |", "|---|---|---|---|---|"]
+    for name in names:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        ours, real = count_tokens(text), counter(text)
+        lines.append(f"| {name} | {len(text):,} | {ours:,} | {real:,} | {ours / real - 1:.0%} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--write", action="store_true", help="write results/benchmarks/context.md")
+    arguments = parser.parse_args()
+    try:
+        import bpe_openai
+
+        counter = lambda text: len(bpe_openai.get_encoding("o200k_base").encode(text))  # noqa: E731
+    except ImportError:
+        counter = None
+    text = "\n".join(
+        [
+            "# What the language model is told, by the length of a run",
+            "",
+            "Made by `python scripts/context_size.py --write` from made-up runs (fixed seed), the committed template and program.md.",
+            f"The budget is the option `context_tokens`, {LlmOptions().context_tokens:,} by default; a server that finds that too long is asked with half.",
+            f"*Same beginning*: the share of a prompt that equals the one before, which a server's prompt cache need not read again; mean of {CACHE_PAIRS}.",
+            "Keeps of the made-up runs change only the numbers: their incumbent stays the template.",
+            "",
+            *measure(counter),
+            "",
+            "Where fewer attempts than there were have a line, the oldest are counted together by category and outcome.",
+            *(["", "## Our count of tokens", "", *compare_counts(counter)] if counter else []),
+        ]
+    )
+    print(text)
+    if arguments.write:
+        (ROOT / "results/benchmarks/context.md").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

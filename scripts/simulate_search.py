@@ -1,0 +1,200 @@
+"""Measure the proposers on made-up landscapes: what each finds in as many trainings, judged by the real keep rule.
+
+In: fixed seeds and scripts/_landscape.py. Out: markdown tables on the screen; `--write` puts them into results/benchmarks/search.md. Every
+experiment is one call of harness.search.propose, as in a night, and every verdict is harness.search.keep's; only the training is made up.
+"""
+
+import argparse
+import dataclasses
+import math
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from _landscape import BASELINE, LIMITS, SIGMA, Landscape, place, value_at  # noqa: E402
+
+from harness.search.constants import BEGIN, END, Constant, constant_values, parse_constants, rewrite_constants  # noqa: E402
+from harness.search.gate import check_candidate, source_hash  # noqa: E402
+from harness.search.keep import Prior, estimate_noise, judge, noise_groups  # noqa: E402
+from harness.search.limits import reasons_against  # noqa: E402
+from harness.search.propose import Proposal, propose  # noqa: E402
+
+RUNS = 100  # trainings of a night: baseline seeds and confirmations among them
+SEEDS = 2  # of the baseline
+MAX_LOOKS = 3
+MARKS = (25, 50, 100)  # trainings after which the gain is noted
+TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
+# For the numbers the file is its constants block alone: the rest would only be read and hashed, a hundred times a night.
+NUMBERS = TEMPLATE[TEMPLATE.index(BEGIN) : TEMPLATE.index(END)] + END + "\n"
+
+
+@dataclass
+class Night:
+    """What one simulated night came to; true gains over the baseline in sigma of one run."""
+
+    gains: dict[int, float] = field(default_factory=dict)  # after so many trainings
+    experiments: int = 0
+    keeps: int = 0
+    failures: int = 0
+
+
+def random_everywhere(request: dict) -> Proposal:
+    """Textbook random search: every constant anew, anywhere in its range."""
+    return _random(request, everything=True)
+
+
+def random_steps(request: dict) -> Proposal:
+    """One to three constants of the incumbent anew, anywhere in their ranges: random search that builds on what was kept."""
+    return _random(request)
+
+
+def random_near(request: dict) -> Proposal:
+    """The same within a seventh of the range to either side: about where tpe draws, so the part of tpe that is not learning."""
+    return _random(request, reach=0.15)
+
+
+def _random(request: dict, everything: bool = False, reach: float = 1.0) -> Proposal:
+    """A candidate that obeys the same rules of `limits` as tpe's, and is new."""
+    rng = random.Random(f"{request['run_seed']} {request['experiment']}")
+    source = request["parent_train_py"]
+    space = {name: constant for name, constant in parse_constants(source).items() if constant.searched}
+    tried = {row["sha256"] for row in request["history"]}
+    while True:
+        names = list(space) if everything else rng.sample(sorted(space), rng.choice((1, 1, 2, 2, 3)))
+        values = {name: _draw(space[name], reach, rng) for name in names}
+        candidate = rewrite_constants(source, values)
+        if source_hash(candidate) not in tried and not reasons_against(constant_values(candidate), LIMITS):
+            return Proposal(candidate, "random", "", "tune")
+
+
+def _draw(constant: Constant, reach: float, rng: random.Random) -> Any:
+    """A value whose place in the constant's range is at most reach away from the present one."""
+    here = place(constant)
+    return value_at(constant, rng.uniform(max(0.0, here - reach), min(1.0, here + reach)))
+
+
+PROPOSERS: dict[str, Callable[[dict], Proposal]] = {
+    "random everywhere": random_everywhere,
+    "random": random_steps,
+    "random, near": random_near,
+    "tpe": propose,
+}
+
+
+def simulate(proposer: str, template: str, seed: int) -> Night:
+    """One night on the landscape of that seed."""
+    landscape, noise_rng = Landscape(seed, template), random.Random(f"noise {seed} {proposer}")
+    night, left = Night(), RUNS
+    baseline = [BASELINE + noise_rng.gauss(0, SIGMA) for _ in range(SEEDS)]
+    sources, incumbent, scores, best = {0: template}, 0, baseline, BASELINE
+    rows = [_row(0, template, None, "baseline", "ok", "baseline", baseline)]
+    decided: list[list[float]] = []
+    left -= SEEDS
+    while left:
+        number = len(rows)
+        proposal = PROPOSERS[proposer](_request(number, sources[incumbent], incumbent, rows, seed))
+        sources[number] = proposal.source
+        status, truth = landscape.run(proposal.source, sources[incumbent])
+        if template is TEMPLATE and check_candidate(proposal.source, set()):
+            status, truth = "invalid_patch", None
+        runs: list[float] = []
+        decision = "discard"
+        while left:
+            left -= status != "invalid_patch"  # which costs no training
+            if truth is None:
+                night.failures += 1
+                break
+            runs.append(truth + noise_rng.gauss(0, SIGMA))
+            verdict = judge(runs, scores, estimate_noise(noise_groups(baseline, decided, runs), Prior(SIGMA, 4)), MAX_LOOKS)
+            decision = verdict.decision
+            if decision != "confirm":
+                break
+        decided += [runs] if runs else []
+        rows.append(_row(number, proposal.source, incumbent, proposal.category, status, decision, runs, proposal))
+        if decision == "keep":
+            incumbent, scores, best = number, runs, truth
+            night.keeps += 1
+        night.experiments = number
+        for mark in MARKS:
+            if RUNS - left <= mark:
+                night.gains[mark] = (BASELINE - best) / SIGMA
+    return night
+
+
+def _row(number: int, source: str, parent: int | None, category: str, status: str, decision: str, runs: list[float], proposal: Proposal | None = None) -> dict:
+    """A row of the history as a proposer sees it."""
+    return {
+        "experiment": number,
+        "title": proposal.title if proposal else "baseline",
+        "hypothesis": proposal.hypothesis if proposal else "",
+        "category": category,
+        "bank_id": proposal.bank_id if proposal else None,
+        "constants": constant_values(source),
+        "sha256": source_hash(source),
+        "parent": parent,
+        "status": status,
+        "decision": decision,
+        "val_bpb": statistics.fmean(runs) if runs else None,
+    }
+
+
+def _request(number: int, source: str, incumbent: int, rows: list[dict], seed: int) -> dict:
+    return {
+        "format_version": 1,
+        "experiment": number,
+        "attempt": 0,
+        "run_seed": seed,
+        "out_dir": "",
+        "program_md": "```settings\n```\n",
+        "parent_train_py": source,
+        "parent_experiment": incumbent,
+        "proposer": "tpe",
+        "history": rows,
+        "incumbent_val_bpb": rows[incumbent]["val_bpb"],
+        "allow_structural": source.count("\n") > 100,
+        "limits": dataclasses.asdict(LIMITS),
+    }
+
+
+def table(template: str, proposers: Sequence[str], nights: int) -> list[str]:
+    """A row for each proposer, on the same landscapes: means, with the standard error over nights."""
+    head = ["proposer", *(f"gain after {mark}" for mark in MARKS), "a training", "against the first", "experiments", "keeps", "failed"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    first: list[Night] = []
+    for proposer in proposers:
+        with ProcessPoolExecutor(max_workers=2) as pool:
+            done = list(pool.map(simulate, [proposer] * nights, [template] * nights, range(nights)))
+        first = first or done
+        gains = [_mean_and_error([night.gains[mark] for night in done]) for mark in MARKS]
+        mean = lambda values: f"{statistics.fmean(values):.1f}"  # noqa: E731
+        per_training = statistics.fmean(night.gains[RUNS] for night in done) / RUNS
+        ratio = statistics.fmean(n.gains[RUNS] for n in done) / statistics.fmean(n.gains[RUNS] for n in first)
+        cells = [proposer, *gains, f"{per_training:.3f}", f"{ratio:.2f}x", mean([n.experiments for n in done]), mean([n.keeps for n in done])]
+        lines.append(f"| {' | '.join([*cells, mean([n.failures for n in done])])} |")
+    return lines
+
+
+def _mean_and_error(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nights", type=int, default=40, help="nights of each proposer, each on a landscape of its own")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    print("\n".join(table(NUMBERS, ("random", "random everywhere", "random, near", "tpe"), arguments.nights)))
+    print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
