@@ -49,6 +49,8 @@ def repaired(lab):
         folder = lab.attempt_folder(1, attempt)
         (folder / "exchange").mkdir(parents=True)
         (folder / "exchange" / "01.json").write_text("{}")
+        if attempt < 2:
+            (folder / "exchange" / "01.txt").write_text(NASTY)  # the third was never answered
         (folder / "train.py").write_text(f"x = {attempt}  # {NASTY}\n")
     attempts = [
         Attempt(proposed(), checked={"ok": False, "reasons": [NASTY, "line 3 imports os"]}),
@@ -69,7 +71,14 @@ def test_words_of_others_are_text_on_every_part_of_the_page_and_the_only_links_a
         assert Elements(part).tags <= {"div", "b", "table", "tr", "th", "td", "a"}
         assert "\x1b" not in part and "\u202e" not in part and "wider &lt;img src=" in part
     found = Elements("".join(parts)).links
-    assert len(found) == 3 and all(link.endswith("/exchange/01.json") and not link.startswith("http") for link in found)
+    kinds = [
+        "01/exchange/01.txt",
+        "01/exchange/01.json",
+        "01/exchange/01.txt",
+        "01/exchange/01.json",
+        "02/exchange/01.json",
+    ]
+    assert [link.partition("/attempts/")[2] for link in found] == kinds and not any("http" in link for link in found)
     assert "line 3 imports os" in parts[2] and "line 3 imports os" in parts[3]
     assert "2 requests, 21,400 tokens in and 1,900 out, 0.0345 USD" in parts[3] and "Not repaired: " in parts[3]
     assert f'class="{display.NO_MATHS}"' in display.as_text("")
@@ -99,7 +108,13 @@ def test_terminal_index_report_and_commit_have_nothing_of_it_but_text(tmp_path, 
     assert "it is llm's, since the language model could not: unreachable" in said
     row = pages._row(Record(1, "discarded", title=NASTY, val_bpb=1.0, n_runs=1, gain=-0.01), set())
     assert Elements(row).tags == {"tr", "td"} and "\x1b" not in row and "\u202e" not in row
-    text = report._model([entry], [], Usage(**USAGE))
+    tried = [
+        Record(1, "kept", proposer="llm"),
+        Record(2, "crashed", proposer="tpe"),
+        Record(3, "crashed", proposer="llm"),
+    ]
+    text = report._model([entry, entry | {"proposer": "tpe"}], tried, Usage(**USAGE))
+    assert "llm (`wider" in text and ": 2 ideas, 1 kept, 1 crashed" in text and "- tpe: 1 idea, 0 kept" in text
     assert "2 requests" in text and not [
         line for line in text.splitlines() if "http://evil" in line and "`" not in line
     ]
@@ -144,7 +159,11 @@ def test_an_exported_key_is_said_on_the_page_and_a_smoke_run_is_no_score(lab, re
 
 
 def test_the_page_and_the_status_say_what_the_model_took_so_far(lab):
-    line = {"event": "answered", "call": 1, "time": "2026-11-24T10:00:00.000Z", "experiment": 1, "attempt": 0} | USAGE
+    line = (
+        {"event": "answered", "call": 1, "time": "2026-11-24T10:00:00.000Z", "experiment": 1, "attempt": 0}
+        | USAGE
+        | {"requests": 1}
+    )
     (lab.folder / "llm.jsonl").write_text(json.dumps(line) + "\n")
     assert "language model so far: 1 request, 21,400 tokens in" in display.state_page(lab)
     found = watching.look_at(lab.folder)

@@ -50,14 +50,20 @@ def origin_words(proposed: dict) -> list[str]:
 
 
 def exchange_line(lab: Lab, experiment: Experiment, attempt: int, noted: dict | None = None) -> str:
-    """What an attempt's talk with the language model took, with links to every saved request and reply; "" without one."""
+    """What an attempt's talk with the language model took, with links to every answer, request and reply; "" without one."""
     noted = noted or experiment.attempts[attempt].proposed
     words = usage_words(usage_of(noted.get("usage")))
     files = sorted((lab.attempt_folder(experiment.number, attempt) / "exchange").glob("*.json"))
-    links = ", ".join(link(lab, path, path.stem) for path in files)
+    links = ", ".join(f"{answer_link(lab, path)} ({link(lab, path, 'request and reply')})" for path in files)
     if not words and not links:
         return ""
     return f'<div style="color:{SOFT}">{escape(words)}{"; exchange: " + links if links else ""}</div>'
+
+
+def answer_link(lab: Lab, exchange: Path) -> str:
+    """An exchange's number, as a link to the answer in words where there was one."""
+    words = exchange.with_suffix(".txt")
+    return link(lab, words, f"answer {exchange.stem}") if words.exists() else escape(f"no answer {exchange.stem}")
 
 
 def link(lab: Lab, path: Path, words: str) -> str:

@@ -153,17 +153,19 @@ def _failures(records: Sequence[Record]) -> str:
 def _model(entries: Sequence[dict], records: Sequence[Record], usage: Usage) -> str:
     """Whose ideas came to what, and what the language model cost; nothing where none was asked."""
     proposed = [entry for entry in entries if entry.get("event") == "proposed"]
-    models = list(dict.fromkeys(entry["model"] for entry in proposed if entry.get("model")))
     failed = [entry for entry in proposed if entry.get("llm_failed")]
-    if not (usage.requests or models or failed):
+    tried, names = candidates_of(records), {}
+    for entry in proposed:
+        if entry.get("model") and entry["proposer"] != "tpe":
+            names.setdefault(entry["proposer"], {})[quoted(entry["model"], 60)] = True
+    if not (usage.requests or names or failed):
         return ""
     lines = ["## Whose ideas", ""]
-    tried = candidates_of(records)
     for name in dict.fromkeys(record.proposer for record in tried):
         theirs = [record.outcome for record in tried if record.proposer == name]
         kept = sum(word in ("kept", "simplified") for word in theirs)
-        lines.append(f"- {name}: {plural(len(theirs), 'idea')}, {kept} kept, {theirs.count('crashed')} crashed.")
-    lines += [f"- Models: {', '.join(quoted(model, 60) for model in models)}."] if models else []
+        by = f"{name} ({', '.join(names[name])})" if name in names else name
+        lines.append(f"- {by}: {plural(len(theirs), 'idea')}, {kept} kept, {theirs.count('crashed')} crashed.")
     if usage.requests:
         lines.append(f"- The language model took {usage_words(usage)}.")
     repairs = sum(bool(entry.get("attempt")) for entry in proposed)
