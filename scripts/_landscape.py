@@ -17,10 +17,10 @@ import ast
 import hashlib
 import math
 import random
-from typing import Any
 
 from harness.search.constants import Constant, parse_constants
 from harness.search.limits import Limits, estimate_memory_mb, reasons_against
+from harness.search.response import place
 
 SIGMA = 0.001  # bpb, of one run
 BASELINE = 1.5  # bpb
@@ -80,35 +80,14 @@ class Landscape:
 
     def _away(self, constant: Constant) -> float:
         """How far above its optimum a constant is, as a share of its range."""
-        optimum = place(self.first[constant.name]) + self._rng("optimum", constant.name).gauss(0, OFFSET)
-        return place(constant) - min(max(optimum, 0.0), 1.0)
+        optimum = place(constant, self.first[constant.name].value) + self._rng("optimum", constant.name).gauss(0, OFFSET)
+        return place(constant, constant.value) - min(max(optimum, 0.0), 1.0)
 
     def _weight(self, name: str) -> float:
         return WEIGHT * math.exp(self._rng("weight", name).gauss(0, SPREAD))
 
     def _rng(self, *words: str) -> random.Random:
         return random.Random(f"{self.seed} {' '.join(words)}")
-
-
-def place(constant: Constant) -> float:
-    """Where in its range a constant's value lies, on the annotation's scale: 0 to 1, or beyond where a profile put it there."""
-    low, high, value = constant.low, constant.high, constant.value
-    if constant.scale == "choice":
-        return constant.choices.index(value) / max(1, len(constant.choices) - 1)
-    if constant.scale in ("log", "pow2"):
-        return math.log(value / low) / math.log(high / low)
-    return (value - low) / (high - low)
-
-
-def value_at(constant: Constant, place: float) -> Any:
-    """The value that a constant has at a place of its range."""
-    low, high = constant.low, constant.high
-    if constant.scale == "choice":
-        return constant.choices[round(place * (len(constant.choices) - 1))]
-    if constant.scale == "pow2":
-        return 2 ** round(math.log2(low) + place * math.log2(high / low))
-    value = low * (high / low) ** place if constant.scale == "log" else low + place * (high - low)
-    return round(value) if constant.is_int else value
 
 
 def structure(source: str) -> str:

@@ -20,13 +20,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from _landscape import BASELINE, LIMITS, SIGMA, Landscape, place, value_at  # noqa: E402
+from _landscape import BASELINE, LIMITS, SIGMA, Landscape, structure  # noqa: E402
 
 from harness.search.constants import BEGIN, END, Constant, constant_values, parse_constants, rewrite_constants  # noqa: E402
 from harness.search.gate import check_candidate, source_hash  # noqa: E402
 from harness.search.keep import Prior, estimate_noise, judge, noise_groups  # noqa: E402
 from harness.search.limits import reasons_against  # noqa: E402
-from harness.search.propose import Proposal, propose  # noqa: E402
+from harness.search.proposal import Proposal  # noqa: E402
+from harness.search.propose import propose  # noqa: E402
+from harness.search.response import place, value_at  # noqa: E402
 
 RUNS = 100  # trainings of a night: baseline seeds and confirmations among them
 SEEDS = 2  # of the baseline
@@ -78,7 +80,7 @@ def _random(request: dict, everything: bool = False, reach: float = 1.0) -> Prop
 
 def _draw(constant: Constant, reach: float, rng: random.Random) -> Any:
     """A value whose place in the constant's range is at most reach away from the present one."""
-    here = place(constant)
+    here = place(constant, constant.value)
     return value_at(constant, rng.uniform(max(0.0, here - reach), min(1.0, here + reach)))
 
 
@@ -140,10 +142,14 @@ def _row(number: int, source: str, parent: int | None, category: str, status: st
         "bank_id": proposal.bank_id if proposal else None,
         "constants": constant_values(source),
         "sha256": source_hash(source),
+        "structure": structure(source),
         "parent": parent,
         "status": status,
         "decision": decision,
         "val_bpb": statistics.fmean(runs) if runs else None,
+        "n_runs": len(runs),
+        "sigma": SIGMA,
+        "proposer": proposal.proposer if proposal else "harness",
     }
 
 
