@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -84,10 +85,17 @@ def _draw(constant: Constant, reach: float, rng: random.Random) -> Any:
     return value_at(constant, rng.uniform(max(0.0, here - reach), min(1.0, here + reach)))
 
 
+def draws_only(request: dict) -> Proposal:
+    """tpe as it was before it judged all runs together: known directions, and TPE's draws from blocks of constants."""
+    with mock.patch("harness.search.response.draw_steps", lambda *_: ()):
+        return propose(request)
+
+
 PROPOSERS: dict[str, Callable[[dict], Proposal]] = {
     "random everywhere": random_everywhere,
     "random": random_steps,
     "random, near": random_near,
+    "TPE's draws alone": draws_only,
     "tpe": propose,
 }
 
@@ -198,7 +206,7 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=40, help="nights of each proposer, each on a landscape of its own")
     arguments = parser.parse_args()
     started = time.monotonic()
-    print("\n".join(table(NUMBERS, ("random", "random everywhere", "random, near", "tpe"), arguments.nights)))
+    print("\n".join(table(NUMBERS, ("random", "random everywhere", "random, near", "TPE's draws alone", "tpe"), arguments.nights)))
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
 
 
