@@ -1,11 +1,11 @@
 """A made-up response of val_bpb to train.py: what a night would have measured, without training anything.
 
 In: a seed and the template. Out: for any candidate's source its true val_bpb, or the status it fails with; each run adds noise of SIGMA.
-Nothing here was fitted to a proposer. Scales are those of the original's night (125 experiments on one H100, noise about 0.0005): the
-optimum of the constants lies about 50 sigma of one run below the template, most of it in a handful of constants, and about a quarter of
-the structural ideas help.
+Scales are those of the original's night (125 experiments on one H100, noise about 0.0005): the optimum of the constants lies 50 sigma of one
+run below the template, most of it in a handful of constants, and about a quarter of the structural ideas help.
 
-- Every constant has an optimum of its own, near the template's value (normal, OFFSET of its range), and a weight (log-normal: few matter).
+- Every constant has an optimum of its own, near the template's value (normal, OFFSET of its range), and a weight (log-normal: few matter; all
+  scaled so that POSSIBLE is there to be gained).
   Its response is quadratic in the place within its range, on the annotation's own scale. Constants that only some files have are drawn by
   name, so that one which a structural idea brings answers like any other.
 - Neighbours in a shuffled order interact: the best value of one moves with the other.
@@ -17,15 +17,16 @@ import ast
 import hashlib
 import math
 import random
-from typing import Any
 
 from harness.search.constants import Constant, parse_constants
 from harness.search.limits import Limits, estimate_memory_mb, reasons_against
+from harness.search.response import place
 
 SIGMA = 0.001  # bpb, of one run
 BASELINE = 1.5  # bpb
 OFFSET = 0.12  # of a range: how far from its optimum the template's value is, one standard deviation
-WEIGHT, SPREAD = 40.0, 1.5  # median weight in sigma per squared range, and the deviation of its logarithm
+SPREAD = 1.5  # standard deviation of the logarithm of a weight
+POSSIBLE = 50.0  # sigma from the template to the optimum of its constants
 INTERACTION = 0.45  # of the geometric mean of two weights, at most; below 0.5 the response stays convex
 HOT = 0.35  # of a range above its optimum, where a learning rate diverges; several of them together, twice that
 HELPFUL, HELP, HARM = 0.25, 3.0, 6.0  # share of the structures that help; mean gain and mean loss in sigma
@@ -43,7 +44,8 @@ class Landscape:
         self._rng("order").shuffle(names)
         self.pairs = list(zip(names, names[1:], strict=False))
         self.levels = {structure(template): 0.0}  # sigma, positive is better
-        self.zero = self._penalty(self.first)
+        self.scale = 1.0  # of the weights
+        self.scale = POSSIBLE / self._penalty(self.first)
 
     def run(self, source: str, parent: str) -> tuple[str, float | None]:
         """Return (status, true val_bpb or None) of a candidate made from parent."""
@@ -57,7 +59,7 @@ class Landscape:
         heat = [self._away(constant) for name, constant in constants.items() if name.endswith("_LR")]
         if max(heat) > HOT or sum(max(0.0, share) for share in heat) > 2 * HOT:
             return "nan", None
-        return "ok", BASELINE + SIGMA * (self._penalty(constants) - self.zero - self.level(source, parent))
+        return "ok", BASELINE + SIGMA * (self._penalty(constants) - POSSIBLE - self.level(source, parent))
 
     def level(self, source: str, parent: str) -> float:
         """Sigma by which a file's structure is better than the template's."""
@@ -80,35 +82,14 @@ class Landscape:
 
     def _away(self, constant: Constant) -> float:
         """How far above its optimum a constant is, as a share of its range."""
-        optimum = place(self.first[constant.name]) + self._rng("optimum", constant.name).gauss(0, OFFSET)
-        return place(constant) - min(max(optimum, 0.0), 1.0)
+        optimum = place(constant, self.first[constant.name].value) + self._rng("optimum", constant.name).gauss(0, OFFSET)
+        return place(constant, constant.value) - min(max(optimum, 0.0), 1.0)
 
     def _weight(self, name: str) -> float:
-        return WEIGHT * math.exp(self._rng("weight", name).gauss(0, SPREAD))
+        return self.scale * math.exp(self._rng("weight", name).gauss(0, SPREAD))
 
     def _rng(self, *words: str) -> random.Random:
         return random.Random(f"{self.seed} {' '.join(words)}")
-
-
-def place(constant: Constant) -> float:
-    """Where in its range a constant's value lies, on the annotation's scale: 0 to 1, or beyond where a profile put it there."""
-    low, high, value = constant.low, constant.high, constant.value
-    if constant.scale == "choice":
-        return constant.choices.index(value) / max(1, len(constant.choices) - 1)
-    if constant.scale in ("log", "pow2"):
-        return math.log(value / low) / math.log(high / low)
-    return (value - low) / (high - low)
-
-
-def value_at(constant: Constant, place: float) -> Any:
-    """The value that a constant has at a place of its range."""
-    low, high = constant.low, constant.high
-    if constant.scale == "choice":
-        return constant.choices[round(place * (len(constant.choices) - 1))]
-    if constant.scale == "pow2":
-        return 2 ** round(math.log2(low) + place * math.log2(high / low))
-    value = low * (high / low) ** place if constant.scale == "log" else low + place * (high - low)
-    return round(value) if constant.is_int else value
 
 
 def structure(source: str) -> str:

@@ -16,17 +16,20 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from _landscape import BASELINE, LIMITS, SIGMA, Landscape, place, value_at  # noqa: E402
+from _landscape import BASELINE, LIMITS, SIGMA, Landscape, structure  # noqa: E402
 
 from harness.search.constants import BEGIN, END, Constant, constant_values, parse_constants, rewrite_constants  # noqa: E402
 from harness.search.gate import check_candidate, source_hash  # noqa: E402
 from harness.search.keep import Prior, estimate_noise, judge, noise_groups  # noqa: E402
 from harness.search.limits import reasons_against  # noqa: E402
-from harness.search.propose import Proposal, propose  # noqa: E402
+from harness.search.proposal import Proposal  # noqa: E402
+from harness.search.propose import propose  # noqa: E402
+from harness.search.response import place, value_at  # noqa: E402
 
 RUNS = 100  # trainings of a night: baseline seeds and confirmations among them
 SEEDS = 2  # of the baseline
@@ -78,14 +81,21 @@ def _random(request: dict, everything: bool = False, reach: float = 1.0) -> Prop
 
 def _draw(constant: Constant, reach: float, rng: random.Random) -> Any:
     """A value whose place in the constant's range is at most reach away from the present one."""
-    here = place(constant)
+    here = place(constant, constant.value)
     return value_at(constant, rng.uniform(max(0.0, here - reach), min(1.0, here + reach)))
+
+
+def draws_only(request: dict) -> Proposal:
+    """tpe as it was before it judged all runs together: known directions, and TPE's draws from blocks of constants."""
+    with mock.patch("harness.search.response.draw_steps", lambda *_: ()):
+        return propose(request)
 
 
 PROPOSERS: dict[str, Callable[[dict], Proposal]] = {
     "random everywhere": random_everywhere,
     "random": random_steps,
     "random, near": random_near,
+    "TPE's draws alone": draws_only,
     "tpe": propose,
 }
 
@@ -140,10 +150,14 @@ def _row(number: int, source: str, parent: int | None, category: str, status: st
         "bank_id": proposal.bank_id if proposal else None,
         "constants": constant_values(source),
         "sha256": source_hash(source),
+        "structure": structure(source),
         "parent": parent,
         "status": status,
         "decision": decision,
         "val_bpb": statistics.fmean(runs) if runs else None,
+        "n_runs": len(runs),
+        "sigma": SIGMA,
+        "proposer": proposal.proposer if proposal else "harness",
     }
 
 
@@ -192,7 +206,7 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=40, help="nights of each proposer, each on a landscape of its own")
     arguments = parser.parse_args()
     started = time.monotonic()
-    print("\n".join(table(NUMBERS, ("random", "random everywhere", "random, near", "tpe"), arguments.nights)))
+    print("\n".join(table(NUMBERS, ("random", "random everywhere", "random, near", "TPE's draws alone", "tpe"), arguments.nights)))
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
 
 

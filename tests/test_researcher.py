@@ -3,9 +3,14 @@
 from functools import partial
 
 import pytest
+from checkout import overnight
 from fake_openai import FakeOpenAI, completion
+from labs import copy_with_harness
 from scripted_replies import REPLIES, TEMPLATE, ScriptedReply
+from scripted_researcher import Scripted
 
+from harness.lab.checking import check_run
+from harness.lab.journal import fold, read_journal
 from harness.search.constants import constant_values
 from harness.search.duplicates import structure_hash
 from harness.search.gate import check_candidate, source_hash
@@ -85,3 +90,34 @@ def test_a_reply_comes_to_what_was_meant_or_to_nothing(name, outcomes):
     assert proposal.title == reply.title and len(bodies) == 1
     assert proposal.hypothesis and proposal.expected_delta is not None
     assert bool(check_candidate(proposal.source, set())) == (name == "diary")
+
+
+def play_night(checkout, cache, researcher: Scripted, experiments: int, profile: str = "tiny") -> tuple:
+    """Run a night of the `llm` proposer with a scripted researcher; return (what it printed, the server)."""
+    with FakeOpenAI(researcher) as server:
+        llm = ("--proposer", "llm", "--llm", f"base_url={server.url}")
+        done = overnight(checkout, cache, "--profile", profile, "--tag", "t", "--experiments", str(experiments), *llm)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, server
+
+
+@pytest.mark.slow
+def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
+    """As asked; malformed and recovered; refused and mended in the chat; crashed and repaired; refused by the gate and repaired; hopeless."""
+    names = ("leaky", "nested fences", "ambiguous", "gated linear unit, half done", "diary", "cut off")
+    researcher, checkout = Scripted(*names), copy_with_harness(baseline, tmp_path / "lab")
+    play_night(checkout, cache, researcher, len(names))
+    run = checkout / "results" / "t"
+    state = fold(read_journal(run / "journal.jsonl"))
+    leaky, nested, ambiguous, gated, diary, cut_off = state.experiments[1:]
+    print(
+        [
+            (
+                e.number,
+                [(a.proposed["proposer"], a.proposed["title"], a.proposed.get("llm_failed")) for a in e.attempts],
+            )
+            for e in state.experiments
+        ],
+        researcher.said,
+    )
+    assert check_run(run) == []
