@@ -258,6 +258,7 @@ def in_flight(entries: Sequence[dict]) -> InFlight | None:
         "trained": "scoring" if last.get("status") == "ok" else "about to decide",
         "scored": "about to decide",
         "audited": "about to decide",
+        "unrepaired": "about to decide",
     }.get(last.get("event", ""), str(last.get("event")))
     default = "baseline" if last["experiment"] == 0 else "(no title yet)"
     return InFlight(last["experiment"], last.get("attempt") or 0, title or default, step, parse_time(last.get("time")))
