@@ -2,7 +2,7 @@
 
 In: made-up runs of 10, 100, 1,000 and 3,000 experiments (fixed seed; real ideas of the bank, real constants, curves, crashes, diffs of 80
 lines), and the committed template as the incumbent. Out: a markdown table on the screen; `--write` puts it into
-results/benchmarks/context.md. Two minutes. Tokens are counted by harness.search.tokens, with `--count-with` by a real tokenizer too.
+results/benchmarks/context.md. Two minutes. Tokens are counted by harness.search.llm.tokens, with `--count-with` by a real tokenizer too.
 """
 
 import argparse
@@ -22,11 +22,11 @@ sys.path.insert(0, str(ROOT))
 
 from harness.search.bank import ON_CARDS  # noqa: E402
 from harness.search.constants import parse_constants  # noqa: E402
-from harness.search.llm_options import LlmOptions  # noqa: E402
+from harness.search.llm.options import LlmOptions  # noqa: E402
+from harness.search.llm.prompt import build_messages  # noqa: E402
+from harness.search.llm.tokens import count_tokens  # noqa: E402
 from harness.search.operators import Turn  # noqa: E402
 from harness.search.program import parse_program  # noqa: E402
-from harness.search.prompt import build_messages  # noqa: E402
-from harness.search.tokens import count_tokens  # noqa: E402
 
 TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 PROGRAM = (ROOT / "program.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Thirty replies of an imagined language model, each with what a careful person would make of it.
 
-Written against train_template.py (some against the file that an earlier one leaves), in the form that harness/search/prompt.py asks for or
+Written against train_template.py (some against the file that an earlier one leaves), in the form that harness/search/llm/prompt.py asks for or
 in the ways in which models miss it, and without looking at the code that reads and applies them. `source()` is the file a reply is about,
 `intended()` the file that its author meant, by plain replacements that are written down here once more; None where nobody could tell
 or nothing may be guessed, so that the reply must be refused and asked for again.

@@ -12,7 +12,7 @@ import pytest
 from fake_openai import FakeOpenAI
 
 from harness.lab import keys
-from harness.search.exchanges import read_ledger
+from harness.search.llm.exchanges import read_ledger
 
 KEY = "sk-planted-0123456789-in-nothing"
 WAIT_SECONDS = 200  # for a night to come so far, on a busy machine

@@ -13,11 +13,11 @@ import pytest
 from fake_openai import FakeOpenAI, completion, refusal
 from werkzeug import Response
 
-from harness.search import client
-from harness.search.client import Answer, Chat
-from harness.search.endpoint import Endpoint, parse_options
-from harness.search.exchanges import Exchanges, read_ledger
-from harness.search.failures import LlmError
+from harness.search.llm import client
+from harness.search.llm.client import Answer, Chat
+from harness.search.llm.endpoint import Endpoint, parse_options
+from harness.search.llm.exchanges import Exchanges, read_ledger
+from harness.search.llm.failures import LlmError
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-planted-0123456789abcdef"

@@ -11,7 +11,7 @@ from harness.lab.findings import hypothesis_words
 from harness.lab.journal import Attempt, Experiment, Run
 from harness.lab.records import Record
 from harness.lab.terminal import Terminal
-from harness.search.exchanges import Usage
+from harness.search.llm.exchanges import Usage
 
 NASTY = (
     'wider <img src="http://evil/x.png"> <script>steal()</script> [here](http://evil) ![x](http://evil/y.png) $\\href{http://evil}{x}$ '

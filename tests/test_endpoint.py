@@ -11,9 +11,9 @@ import pytest
 from fake_openai import FakeOpenAI, QuickServer, completion, refusal
 from werkzeug import Response
 
-from harness.search.endpoint import Endpoint, check_model, choose_model, main, open_endpoint
-from harness.search.failures import EndpointError, LlmError, redact
-from harness.search.llm_options import DEFAULT_BASE_URL, LlmOptions, parse_options
+from harness.search.llm.endpoint import Endpoint, check_model, choose_model, main, open_endpoint
+from harness.search.llm.failures import EndpointError, LlmError, redact
+from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options
 
 KEY = "sk-planted-0123456789abcdef"
 ROOT = Path(__file__).parents[1]
@@ -237,7 +237,7 @@ def test_the_command_for_a_nights_start(tmp_path):
     (tmp_path / "key").write_text(KEY)
     with FakeOpenAI(lambda body, number: completion("Hi"), ["a", "b"]) as server:
         llm = {"model": "", "options": f"base_url={server.url}", "key_file": str(tmp_path / "key")}
-        command = [sys.executable, "-m", "harness.search.endpoint", write_request(tmp_path, llm)]
+        command = [sys.executable, "-m", "harness.search.llm.endpoint", write_request(tmp_path, llm)]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "AUTORESEARCH_MODEL": "b"}
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert (done.returncode, json.loads(done.stdout)["model"], done.stderr) == (0, "b", "")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.search.exchanges import Exchanges, estimate_tokens, read_ledger
-from harness.search.failures import LlmError
-from harness.search.llm_options import parse_options
+from harness.search.llm.exchanges import Exchanges, estimate_tokens, read_ledger
+from harness.search.llm.failures import LlmError
+from harness.search.llm.options import parse_options
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x" * 3000}]}  # 1000 tokens by our count
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.search.reasoning import message_parts, split_reasoning
+from harness.search.llm.reasoning import message_parts, split_reasoning
 
 ANSWER = "Title: wider MLP\n\n<<<<<<< SEARCH\nMLP_RATIO = 4\n=======\nMLP_RATIO = 5\n>>>>>>> REPLACE"
 THOUGHT = "The MLP is narrow.\n\nMaybe 5?"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import PatchError, make_diff
-from harness.search.reply import ReplyError, apply_reply, parse_reply
 
 SOURCE = (Path(__file__).parent.parent / "train_template.py").read_text(encoding="utf-8")
 RATE = "MATRIX_LR = 0.04           # per step, 0.004..0.3 log: Muon, hidden matrices"

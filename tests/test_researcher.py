@@ -14,7 +14,7 @@ from harness.lab.journal import fold, read_journal
 from harness.search.constants import constant_values
 from harness.search.duplicates import structure_hash
 from harness.search.gate import check_candidate, source_hash
-from harness.search.llm import ask_model, propose_llm
+from harness.search.llm.proposals import ask_model, propose_llm
 from harness.search.operators import Turn
 from harness.search.program import parse_program
 

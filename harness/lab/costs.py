@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.lab.findings import plural
-from harness.search.exchanges import Usage, read_ledger
+from harness.search.llm.exchanges import Usage, read_ledger
 
 
 def run_usage(folder: Path) -> Usage:

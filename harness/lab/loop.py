@@ -46,8 +46,8 @@ from harness.lab.results import results_from_journal, write_results
 from harness.lab.runner import REPOSITORY
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
 from harness.lab.untrusted_files import remove_tree
-from harness.search.endpoint import EndpointError
 from harness.search.gate import check_candidate
+from harness.search.llm.endpoint import EndpointError
 from harness.search.patch import make_diff
 from harness.training.parent import die_with_parent
 

@@ -20,10 +20,10 @@ from harness.lab import keys
 from harness.lab.carrying import LoopError
 from harness.lab.plan import Night
 from harness.lab.runner import child_environment
-from harness.search.endpoint import parse_options
+from harness.search.llm.endpoint import parse_options
 
 ASK_SECONDS = 120.0  # for the list of models and one word from the model
-UNREACHABLE = 2  # exit status of `python -m harness.search.endpoint`
+UNREACHABLE = 2  # exit status of `python -m harness.search.llm.endpoint`
 HOW = "export OPENAI_API_KEY, or OPENAI_BASE_URL=http://127.0.0.1:11434/v1 for a server of your own (Ollama there; llama.cpp, vLLM and LM Studio have theirs)"
 LIMITS = ("budget_tokens", "budget_usd", "budget_requests", "budget_hours")
 
@@ -75,7 +75,7 @@ def ask_endpoint(night: Night) -> tuple[int, str]:
         request = Path(folder) / "request.json"
         llm = {"model": night.model, "options": night.llm, "key_file": key_file}
         write_json_atomic(request, {"llm": llm})
-        command = [sys.executable, "-m", "harness.search.endpoint", str(request)]
+        command = [sys.executable, "-m", "harness.search.llm.endpoint", str(request)]
         run = {"env": child_environment(**extra), "capture_output": True, "text": True, "check": False}
         try:
             done = subprocess.run(command, **run, timeout=ASK_SECONDS)

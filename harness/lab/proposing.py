@@ -23,9 +23,9 @@ from harness.lab.runner import child_environment
 from harness.lab.settings import Settings
 from harness.search.constants import ConstantsError, constant_values, rewrite_constants
 from harness.search.duplicates import structure_hash
-from harness.search.endpoint import LlmOptions, parse_options
 from harness.search.gate import source_hash
 from harness.search.keep import count_code_lines
+from harness.search.llm.endpoint import LlmOptions, parse_options
 
 PROPOSERS = ("tpe", "llm", "hybrid")
 PROPOSE_SECONDS = 120.0  # for what needs no language model

@@ -26,7 +26,7 @@ from harness.lab.journal import read_journal
 from harness.lab.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
 from harness.lab.results import clean_description
 from harness.lab.status import status_text
-from harness.search.exchanges import Usage
+from harness.search.llm.exchanges import Usage
 
 __all__ = ["morning_report", "status_text", "write_report"]
 NEAR_MISSES = 5

@@ -44,7 +44,7 @@ def propose(request: Mapping[str, Any]) -> Proposal:
 
 def _from_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> Proposal:
     """Return the model's proposal; where it has none, the keyless one, which says why and carries what was spent."""
-    from harness.search.llm import ask_model, propose_llm  # here: a keyless night needs no client
+    from harness.search.llm.proposals import ask_model, propose_llm  # here: a keyless night needs no client
 
     proposal, why, used = ask_model(request, lambda chat: propose_llm(request, turn, settings, chat))
     if proposal is not None:
@@ -57,7 +57,7 @@ def _from_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSetting
 
 def _repair(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
     """Return the model's repair of a failed attempt, or a proposal that says why there is none: another idea would be no repair."""
-    from harness.search.llm import ask_model, gave_up, repair_llm
+    from harness.search.llm.proposals import ask_model, gave_up, repair_llm
 
     if not request.get("llm"):
         return gave_up("no language model is set for this run")

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from harness.search.endpoint import Endpoint, LlmOptions
-from harness.search.exchanges import Exchanges, Usage, estimate_tokens
-from harness.search.failures import LlmError, error_in, failure_of, failure_of_status
-from harness.search.reasoning import message_parts
+from harness.search.llm.endpoint import Endpoint, LlmOptions
+from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
+from harness.search.llm.failures import LlmError, error_in, failure_of, failure_of_status
+from harness.search.llm.reasoning import message_parts
 
 if TYPE_CHECKING:
     import httpx2

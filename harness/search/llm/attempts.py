@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.search.fences import clean, fence, head_and_tail, one_line
+from harness.search.llm.fences import clean, fence, head_and_tail, one_line
+from harness.search.llm.tokens import count_tokens
 from harness.search.operators import near_misses
-from harness.search.tokens import count_tokens
 
 FULL, SHORT, BRIEF = range(3)
 STEP = 20  # lines lose detail in steps, so that a prompt begins as the one before did, which a server has in its cache

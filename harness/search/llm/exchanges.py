@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.files import append_whole, read_json, sync_folder, write_json_atomic, write_text_atomic
-from harness.search.endpoint import LlmOptions
-from harness.search.failures import LlmError
+from harness.search.llm.endpoint import LlmOptions
+from harness.search.llm.failures import LlmError
 
 FORMAT_VERSION = 1
 COUNTED = {"requests", "prompt_tokens", "completion_tokens", "cost_usd", "estimated"}  # what each line of a call says

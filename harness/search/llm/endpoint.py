@@ -1,7 +1,7 @@
 """Where the language model is asked: the server, its key, and which of its models.
 
 In: LlmOptions, the environment, the file of the key. Out: an Endpoint that holds the key; the model's name. As a command,
-`python -m harness.search.endpoint REQUEST.json` prints {"model": ...}, or one line on standard error: exit 2 when the server cannot be reached, 1
+`python -m harness.search.llm.endpoint REQUEST.json` prints {"model": ...}, or one line on standard error: exit 2 when the server cannot be reached, 1
 for all that a person must change.
 
 Refuses: a key that no header can carry, OpenAI without a key, several models of which nobody named one. No model is built in. The key is read here
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data.files import read_json
-from harness.search.failures import EndpointError, LlmError, failure_of, redact
-from harness.search.llm_options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
+from harness.search.llm.failures import EndpointError, LlmError, failure_of, redact
+from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
 
 if TYPE_CHECKING:
     import ssl
@@ -189,7 +189,7 @@ def check_model(endpoint: Endpoint, model: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Choose and check the model of a request; return the exit status."""
     if len(arguments) != 1:
-        print("usage: python -m harness.search.endpoint REQUEST.json", file=sys.stderr)
+        print("usage: python -m harness.search.llm.endpoint REQUEST.json", file=sys.stderr)
         return 1
     try:
         llm = read_json(arguments[0])["llm"]

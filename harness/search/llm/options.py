@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.search.failures import EndpointError
+from harness.search.llm.failures import EndpointError
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from harness.search.constants import BEGIN, END
 from harness.search.gate import UNREADABLE
-from harness.search.headers import Header, find_headers, header_values, read_category, read_delta
-from harness.search.hunks import find_hunks
+from harness.search.llm.headers import Header, find_headers, header_values, read_category, read_delta
+from harness.search.llm.hunks import find_hunks
 from harness.search.patch import Edit, apply_edits, find_blocks, join_lines, split_lines
 
 FENCE = re.compile(r"\s*(?:`{3,}|~{3,}).*")

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.search.acceptance import against_program, against_turn, category_of
-from harness.search.client import Answer, Chat
 from harness.search.constants import ConstantsError, parse_constants
 from harness.search.duplicates import near_duplicate
-from harness.search.endpoint import choose_model, open_endpoint, parse_options
-from harness.search.exchanges import Exchanges
-from harness.search.failures import LlmError
-from harness.search.fences import one_line
 from harness.search.gate import source_hash
 from harness.search.keyless import known_names
+from harness.search.llm.acceptance import against_program, against_turn, category_of
+from harness.search.llm.client import Answer, Chat
+from harness.search.llm.endpoint import choose_model, open_endpoint, parse_options
+from harness.search.llm.exchanges import Exchanges
+from harness.search.llm.failures import LlmError
+from harness.search.llm.fences import one_line
+from harness.search.llm.prompt import Messages, PromptError, add_correction, build_messages, build_repair
+from harness.search.llm.reply import Reply, ReplyError, apply_reply, parse_reply
 from harness.search.operators import Turn, choose_turn
 from harness.search.patch import PatchError
 from harness.search.program import ProgramSettings, narrow_constants
-from harness.search.prompt import Messages, PromptError, add_correction, build_messages, build_repair
 from harness.search.proposal import Proposal
-from harness.search.reply import Reply, ReplyError, apply_reply, parse_reply
 
 ROUNDS = 3
 LESS_CONTEXT = 2  # times that the context is halved for a server that finds it too long

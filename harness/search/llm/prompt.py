@@ -10,14 +10,14 @@ attempt's outcome. Raises PromptError when those alone are too long. Text of oth
 from collections.abc import Mapping
 from typing import Any
 
-from harness.search import attempts
 from harness.search.constants import ConstantsError, constant_values
-from harness.search.fences import fence, one_line, quote
-from harness.search.instructions import ASKED, MEND, REPLY, RULES, TASK
+from harness.search.llm import attempts
+from harness.search.llm.fences import fence, one_line, quote
+from harness.search.llm.instructions import ASKED, MEND, REPLY, RULES, TASK
+from harness.search.llm.tokens import count_tokens
 from harness.search.operators import Turn
 from harness.search.patch import make_diff
 from harness.search.program import ProgramSettings
-from harness.search.tokens import count_tokens
 
 LEAST_ROOM = 300  # tokens for the table of attempts
 DETAIL_SHARE = 0.25  # of the room: for what is not the table
