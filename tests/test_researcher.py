@@ -19,6 +19,7 @@ from harness.search.operators import Turn
 from harness.search.program import parse_program
 
 PROGRAM = "```settings\n```\n"
+CODE_ONLY = '```settings\nallowed_categories = ["architecture", "optimizer", "schedule", "simplify"]\n```\n'
 MALFORMED = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None]
 TO_BE_REFUSED = [reply for reply in REPLIES.values() if reply.edits is None]
 # Seen by a careful person and refused by the applier, which asks again: an indentation that is not uniform is not guessed.
@@ -103,21 +104,14 @@ def play_night(checkout, cache, researcher: Scripted, experiments: int, profile:
 
 @pytest.mark.slow
 def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
-    """As asked; malformed and recovered; refused and mended in the chat; crashed and repaired; refused by the gate and repaired; hopeless."""
-    names = ("leaky", "nested fences", "ambiguous", "gated linear unit, half done", "diary", "cut off")
+    """Malformed and recovered; crashed, repaired and trained; refused by the gate and repaired; never usable, so that tpe proposes."""
+    names = ("nested fences", "gated linear unit, half done", "diary", "ambiguous")
     researcher, checkout = Scripted(*names), copy_with_harness(baseline, tmp_path / "lab")
-    play_night(checkout, cache, researcher, len(names))
+    (checkout / "program.md").write_text(CODE_ONLY)
+    said, server = play_night(checkout, cache, researcher, len(names))
     run = checkout / "results" / "t"
-    state = fold(read_journal(run / "journal.jsonl"))
-    leaky, nested, ambiguous, gated, diary, cut_off = state.experiments[1:]
-    print(
-        [
-            (
-                e.number,
-                [(a.proposed["proposer"], a.proposed["title"], a.proposed.get("llm_failed")) for a in e.attempts],
-            )
-            for e in state.experiments
-        ],
-        researcher.said,
-    )
+    nested, gated, diary, ambiguous = fold(read_journal(run / "journal.jsonl")).experiments[1:]
+    print(researcher.said)
+    for e in (nested, gated, diary, ambiguous):
+        print(e.number, e.decided["decision"], e.decided["verdict"], [(a.proposed["proposer"], a.proposed["title"], a.proposed.get("llm_failed"), a.proposed.get("note"), a.checked) for a in e.attempts])
     assert check_run(run) == []
