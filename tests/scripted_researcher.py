@@ -13,7 +13,7 @@ from fake_openai import completion
 from scripted_replies import REPLIES, ScriptedReply, edited
 
 from harness.search.constants import BEGIN, parse_constants, rewrite_constants
-from harness.search.prompt import ASKED
+from harness.search.instructions import ASKED
 from harness.search.response import place, value_at
 
 HEADER = "Title: {}\nHypothesis: {}\nCategory: {}\nExpected delta: -0.001\n\n"

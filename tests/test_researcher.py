@@ -11,6 +11,7 @@ from scripted_researcher import Scripted
 
 from harness.lab.checking import check_run
 from harness.lab.journal import fold, read_journal
+from harness.lab.results import read_results
 from harness.search.constants import constant_values
 from harness.search.duplicates import structure_hash
 from harness.search.gate import check_candidate, source_hash
@@ -108,10 +109,25 @@ def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
     names = ("nested fences", "gated linear unit, half done", "diary", "ambiguous")
     researcher, checkout = Scripted(*names), copy_with_harness(baseline, tmp_path / "lab")
     (checkout / "program.md").write_text(CODE_ONLY)
-    said, server = play_night(checkout, cache, researcher, len(names))
+    _, server = play_night(checkout, cache, researcher, len(names))
     run = checkout / "results" / "t"
     nested, gated, diary, ambiguous = fold(read_journal(run / "journal.jsonl")).experiments[1:]
-    print(researcher.said)
-    for e in (nested, gated, diary, ambiguous):
-        print(e.number, e.decided["decision"], e.decided["verdict"], [(a.proposed["proposer"], a.proposed["title"], a.proposed.get("llm_failed"), a.proposed.get("note"), a.checked) for a in e.attempts])
+    says = {"first": [], "again": [], "repair": []}
+    for name, how in researcher.said:
+        says[how].append(name)
+    assert says["first"] == list(names)
+    assert says["repair"] == ["gated linear unit, half done", "diary"] and says["again"] == ["ambiguous"] * 2
+    assert [[a.proposed["proposer"] for a in e.attempts] for e in (nested, gated, diary, ambiguous)] == [
+        ["llm"], ["llm", "llm"], ["llm", "llm"], ["tpe"]
+    ]  # fmt: skip
+    assert gated.attempts[0].failure.status == "crash" and diary.attempts[0].checked["ok"] is False
+    assert "not_applicable" in ambiguous.attempt.proposed["llm_failed"]
+    for experiment in (nested, gated, diary, ambiguous):
+        assert experiment.decided["status"] == "ok" and experiment.decided["val_bpb"] > 0
+    assert "F.silu(gate) * value" in (run / "experiments/0002/attempts/01/train.py").read_text()
+    usage = [e.proposed["usage"] for found in (nested, gated, diary, ambiguous) for e in found.attempts]
+    assert sum(used["requests"] for used in usage) == len(researcher.said) == server.usage["requests"]
+    for kind in ("prompt_tokens", "completion_tokens"):
+        assert sum(used[kind] for used in usage) == server.usage[kind]  # to the token, by the server's own count
+    assert len(read_results(run / "results.tsv")) == 5
     assert check_run(run) == []

@@ -28,7 +28,7 @@ CURVED = 2.0  # curvature expected for a slope: an incumbent lies near the best 
 ROUNDS = 3  # of finding each constant's own size
 LEVEL = 10.0  # sigma: how far apart structures may lie
 UNLIKE = 0.25  # sigma squared: what a sum of curves leaves unexplained
-THOMPSON = 1.0  # of the uncertainty that a draw has
+THOMPSON = 0.4  # of the uncertainty that a draw has: a night is too short to explore more
 FAILED = 10.0  # sigma lost, as good as
 UNKNOWN_SIGMA = 0.003  # bpb, where no noise is known yet
 
