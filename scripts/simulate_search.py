@@ -40,7 +40,8 @@ SEEDS = 2  # of the baseline
 MAX_LOOKS = 3
 MARKS = (25, 50, 100)  # trainings after which the gain is noted
 TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
-ABOUT = {"profile": "cpu", "budget_seconds": 300.0, "device": "a CPU", "device_kind": "cpu", "dtype": "float32", "n_vocab": 2049, "max_seq_len": 256, "data_id": "none"}
+ABOUT = {"profile": "cpu", "budget_seconds": 300.0, "device": "a CPU", "device_kind": "cpu", "dtype": "float32"}
+ABOUT |= {"n_vocab": LIMITS.n_vocab, "max_seq_len": LIMITS.max_seq_len, "data_id": "none"}
 # For the numbers the file is its constants block alone: the rest would only be read and hashed, a hundred times a night.
 NUMBERS = TEMPLATE[TEMPLATE.index(BEGIN) : TEMPLATE.index(END)] + END + "\n"
 
@@ -261,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write results/benchmarks/search.md too")
     parser.add_argument("--nights", type=int, default=40, help="nights of each proposer of numbers, each on a landscape of its own")
-    parser.add_argument("--structural-nights", type=int, default=12, help="the same with ideas that change code")
+    parser.add_argument("--structural-nights", type=int, default=10, help="the same with ideas that change code")
     arguments = parser.parse_args()
     started = time.monotonic()
     numbers = table(NUMBERS, ("random", "random everywhere", "random, near", "TPE's draws alone", "tpe"), arguments.nights)

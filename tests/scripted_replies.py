@@ -294,10 +294,10 @@ Expected delta: -0.004
 )  # fmt: skip
 
 DIARY = ScriptedReply(  # applies as it stands, and the gate refuses it: it writes a file
-    "diary", "as asked", "Half the steps of orthogonalisation while rates are low", "optimizer",
+    "diary", "as asked", "Momentum that rises twice as fast", "optimizer",
     """\
-Title: Half the steps of orthogonalisation while rates are low
-Hypothesis: Late in training the update is small, so its exact direction matters less; the losses go to a file so that I can see the effect.
+Title: Momentum that rises twice as fast
+Hypothesis: A run takes a few hundred steps, so the ramp should end sooner; the losses go to a file so that I can see the effect.
 Category: optimizer
 Expected delta: -0.001
 
@@ -308,7 +308,7 @@ Expected delta: -0.001
         factor = lr_factor(progress)
         with open("losses.txt", "a") as diary:
             diary.write(f"{step} {total.item()}\\n")
-        optimizer.step(factor, muon_momentum(step), weight_decay(progress))
+        optimizer.step(factor, muon_momentum(2 * step), weight_decay(progress))
 >>>>>>> REPLACE
 """,
     (
@@ -318,6 +318,7 @@ Expected delta: -0.001
             '        with open("losses.txt", "a") as diary:\n'
             '            diary.write(f"{step} {total.item()}\\n")\n',
         ),
+        ("muon_momentum(step)", "muon_momentum(2 * step)"),
     ),
 )  # fmt: skip
 

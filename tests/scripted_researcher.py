@@ -13,6 +13,7 @@ from fake_openai import completion
 from scripted_replies import REPLIES, ScriptedReply, edited
 
 from harness.search.constants import BEGIN, parse_constants, rewrite_constants
+from harness.search.llm.instructions import ASKED
 from harness.search.llm.response import place, value_at
 
 HEADER = "Title: {}\nHypothesis: {}\nCategory: {}\nExpected delta: -0.001\n\n"
@@ -23,6 +24,11 @@ def source_in(body: dict) -> str:
     prompt = body["messages"][1]["content"]
     fences = re.finditer(r"^(```+)python\n(.*?\n)\1$", prompt, re.MULTILINE | re.DOTALL)
     return next(found[2] for found in fences if BEGIN in found[2])
+
+
+def asks_for_numbers(body: dict) -> bool:
+    """Whether the prompt's last section wants values of constants and no other change."""
+    return ASKED["tune"] in body["messages"][1]["content"]
 
 
 def blocks(before: str, after: str, context: int = 3) -> str:
@@ -36,7 +42,7 @@ def blocks(before: str, after: str, context: int = 3) -> str:
 
 
 class Scripted:
-    """Plays the named replies in order; a reply that is refused is given again, well-formed."""
+    """Plays the named replies in order, numbers when numbers are asked for; a reply that is refused is given again, well-formed."""
 
     def __init__(self, *names: str) -> None:
         self.left = [REPLIES[name] for name in names or REPLIES]
@@ -49,7 +55,9 @@ class Scripted:
             return self._say("repair", self._repair(source_in(body)))
         if len(messages) > 2:
             return self._say("again", self._again(source_in(body)))
-        self.now = self.left.pop(0) if self.left else self.now
+        fitting = [reply for reply in self.left if (reply.category == "tune") == asks_for_numbers(body)] or self.left
+        self.now = fitting[0] if fitting else self.now
+        self.left = [reply for reply in self.left if reply is not self.now]
         return self._say("first", completion(self.now.text, finish_reason=self.now.finish_reason))
 
     def _say(self, how: str, answer: dict | str) -> dict | str:
@@ -99,12 +107,11 @@ class Mediocre:
 
     def __call__(self, body: dict, number: int) -> str:
         source = source_in(body)
-        numbers_only = "no other change" in body["messages"][1]["content"][-3000:]
         if self.random.random() < 0.25:
             return HEADER.format("Something else", "It may help.", "architecture") + blocks(
                 source, source + "\n# more\n"
             )
-        if numbers_only or self.random.random() < 1 / 3:
+        if asks_for_numbers(body) or self.random.random() < 1 / 3:
             target, title = self._numbers(source)
             return HEADER.format(title, "It may help.", "tune") + blocks(source, target)
         target, title = self._code(source)

@@ -11,6 +11,7 @@ from scripted_researcher import Scripted
 
 from harness.lab.checking import check_run
 from harness.lab.journal import fold, read_journal
+from harness.lab.results import read_results
 from harness.search.constants import constant_values
 from harness.search.duplicates import structure_hash
 from harness.search.gate import check_candidate, source_hash
@@ -19,6 +20,7 @@ from harness.search.operators import Turn
 from harness.search.program import parse_program
 
 PROGRAM = "```settings\n```\n"
+CODE_ONLY = '```settings\nallowed_categories = ["architecture", "optimizer", "schedule", "simplify"]\n```\n'
 MALFORMED = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None]
 TO_BE_REFUSED = [reply for reply in REPLIES.values() if reply.edits is None]
 # Seen by a careful person and refused by the applier, which asks again: an indentation that is not uniform is not guessed.
@@ -103,21 +105,29 @@ def play_night(checkout, cache, researcher: Scripted, experiments: int, profile:
 
 @pytest.mark.slow
 def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
-    """As asked; malformed and recovered; refused and mended in the chat; crashed and repaired; refused by the gate and repaired; hopeless."""
-    names = ("leaky", "nested fences", "ambiguous", "gated linear unit, half done", "diary", "cut off")
+    """Malformed and recovered; crashed, repaired and trained; refused by the gate and repaired; never usable, so that tpe proposes."""
+    names = ("nested fences", "gated linear unit, half done", "diary", "ambiguous")
     researcher, checkout = Scripted(*names), copy_with_harness(baseline, tmp_path / "lab")
-    play_night(checkout, cache, researcher, len(names))
+    (checkout / "program.md").write_text(CODE_ONLY)
+    _, server = play_night(checkout, cache, researcher, len(names))
     run = checkout / "results" / "t"
-    state = fold(read_journal(run / "journal.jsonl"))
-    leaky, nested, ambiguous, gated, diary, cut_off = state.experiments[1:]
-    print(
-        [
-            (
-                e.number,
-                [(a.proposed["proposer"], a.proposed["title"], a.proposed.get("llm_failed")) for a in e.attempts],
-            )
-            for e in state.experiments
-        ],
-        researcher.said,
-    )
+    nested, gated, diary, ambiguous = fold(read_journal(run / "journal.jsonl")).experiments[1:]
+    says = {"first": [], "again": [], "repair": []}
+    for name, how in researcher.said:
+        says[how].append(name)
+    assert says["first"] == list(names)
+    assert says["repair"] == ["gated linear unit, half done", "diary"] and says["again"] == ["ambiguous"] * 2
+    assert [[a.proposed["proposer"] for a in e.attempts] for e in (nested, gated, diary, ambiguous)] == [
+        ["llm"], ["llm", "llm"], ["llm", "llm"], ["tpe"]
+    ]  # fmt: skip
+    assert gated.attempts[0].failure.status == "crash" and diary.attempts[0].checked["ok"] is False
+    assert "not_applicable" in ambiguous.attempt.proposed["llm_failed"]
+    for experiment in (nested, gated, diary, ambiguous):
+        assert experiment.decided["status"] == "ok" and experiment.decided["val_bpb"] > 0
+    assert "F.silu(gate) * value" in (run / "experiments/0002/attempts/01/train.py").read_text()
+    usage = [e.proposed["usage"] for found in (nested, gated, diary, ambiguous) for e in found.attempts]
+    assert sum(used["requests"] for used in usage) == len(researcher.said) == server.usage["requests"]
+    for kind in ("prompt_tokens", "completion_tokens"):
+        assert sum(used[kind] for used in usage) == server.usage[kind]  # to the token, by the server's own count
+    assert len(read_results(run / "results.tsv")) == 5
     assert check_run(run) == []

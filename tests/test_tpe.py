@@ -124,6 +124,19 @@ def test_a_failure_that_the_incumbent_outlived_rules_nothing_out():
     assert any("MATRIX_LR" not in change for change in changes)
 
 
+@pytest.mark.parametrize("status", ["timeout", "oom", "nan", "crash"])
+def test_no_failure_ends_a_night(status):
+    """Copies of the incumbent's own constants that failed, and failures all over the rest of the range."""
+    space = {name: SPACE[name] for name in ("MATRIX_LR", "DEPTH")}
+    other = VALUES | {"MATRIX_LR": 0.02}
+    copies = [row(number, VALUES, None, status, parent=1) for number in (2, 3)]
+    failed = [row(10 + i, VALUES | {"MATRIX_LR": 0.004 * 1.15**i, "DEPTH": 2}, None, status) for i in range(32)]
+    failed += [row(50 + i, VALUES | {"MATRIX_LR": 0.004 * 1.15**i}, None, status) for i in range(32)]
+    history = [BASELINE, row(1, other, 1.6), *copies, *failed]
+    for seed in range(3):
+        assert propose_change(space, VALUES, history, LIMITS, seed).values
+
+
 def test_a_failed_structural_idea_says_nothing_of_the_numbers():
     history = [
         BASELINE,

@@ -5,11 +5,12 @@ the names and new values of one to three constants. The study is rebuilt from th
 same request gives the same answer. Refused (ProposalError): when nothing untried is left within reach.
 
 How a point is chosen
-- Every other tune tries a direction that is known to help elsewhere (KNOWN), as long as one is left that is new here.
+- Every third tune tries a direction that is known to help elsewhere (KNOWN), as long as one is left that is new here.
 - Else `response` judges all runs of the night together and draws a step of one to three constants from it.
 - Where it has nothing new, one to three constants are drawn as a block, the others stay at the incumbent's values. TPE proposes the
   block's values within a trust region around the incumbent (a factor of two on a log scale, a few steps of an int), from
-  the runs that lie in it. When the draws run out of new points the region is doubled, twice.
+  the runs that lie in it. When the draws run out of new points the region is doubled, twice;
+  then failures no longer count, and at last every value of every constant is looked through.
 - A point is never proposed when it was tried, is a hair's breadth from one tried or from the incumbent, breaks a rule
   of `limits`, or is near a failure. Failures are infeasible trials of the study: they say where not to go, and have no
   score.
@@ -27,6 +28,7 @@ from harness.search.limits import MEMORY_CONSTANTS, Limits, effective_values, re
 
 FAILURES = ("crash", "oom", "nan", "timeout", "invalid_patch", "cheating")
 DRAWS = 60  # candidates drawn before the trust region is doubled
+KNOWN_EVERY = 3  # tunes
 LEAST_STEP = 0.02  # of a constant's range: a smaller change is none
 NEAR_FAILURE = 0.05  # of a range, in every constant that the failure had changed
 
@@ -59,7 +61,7 @@ def propose_change(
         raise ProposalError("program.md fixes or forbids every constant: free one, or allow another category")
     past = _Past(space, values, history, limits)
     tunes = sum(row.get("category") == "tune" for row in history)
-    if tunes % 2 == 0:
+    if tunes % KNOWN_EVERY == 0:
         for known in KNOWN:
             change = _known_change(known, space, values, past)
             if change:
@@ -69,12 +71,18 @@ def propose_change(
             changed = {name: value for name, value in candidate.items() if value != values[name]}
             return Change(changed, f"the best step that {past.scored} scored runs leave possible")
     rng = random.Random(seed)
-    for reach in (1.0, 2.0, 4.0):
-        for candidate in _draws(space, values, past, reach, rng):
-            if past.accepts(candidate):
-                changed = {name: value for name, value in candidate.items() if value != values[name]}
-                return Change(changed, f"proposed by TPE from {past.scored} scored runs, within reach of the incumbent")
-    raise ProposalError("no untried values are left within reach of the incumbent: widen [ranges] in program.md")
+    for failures in (past.failures, []):  # they say where not to go as long as there is elsewhere: none ends a night
+        past.failures = failures
+        for reach in (1.0, 2.0, 4.0):
+            for candidate in _draws(space, values, past, reach, rng):
+                if past.accepts(candidate):
+                    changed = {name: value for name, value in candidate.items() if value != values[name]}
+                    why = f"proposed by TPE from {past.scored} scored runs, within reach of the incumbent"
+                    return Change(changed, why)
+    for name, value in _single_changes(space, values):
+        if past.accepts({**values, name: value}):
+            return Change({name: value}, "an untried value far from the incumbent; nearer ones are used up")
+    raise ProposalError("no untried values of a single constant are left: widen [ranges] in program.md")
 
 
 class _Past:
@@ -212,6 +220,17 @@ def _draws(
             drawn = {name: _rounded(space[name], _read(space[name], trial.params[name])) for name in block}
             drawn = {name: checked_value(space[name], value) for name, value in drawn.items()}
             yield past.with_steps({**values, **drawn})
+
+
+def _single_changes(space: Mapping[str, Constant], values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every value of each constant, as finely as counts for a step, those near the incumbent first."""
+    from harness.search.response import place, value_at
+
+    for name, constant in space.items():
+        here = place(constant, values[name])
+        places = sorted((i * LEAST_STEP for i in range(round(1 / LEAST_STEP) + 1)), key=lambda there: abs(there - here))
+        for there in places:
+            yield name, checked_value(constant, _rounded(constant, value_at(constant, there)))
 
 
 def _trials(block: Mapping[str, Any], past: _Past) -> Iterator[Any]:

@@ -28,6 +28,7 @@ CURVED = 2.0  # curvature expected for a slope: an incumbent lies near the best 
 ROUNDS = 3  # of finding each constant's own size
 LEVEL = 10.0  # sigma: how far apart structures may lie
 UNLIKE = 0.25  # sigma squared: what a sum of curves leaves unexplained
+THOMPSON = 0.4  # of the uncertainty that a draw has: a night is too short to explore more
 FAILED = 10.0  # sigma lost, as good as
 UNKNOWN_SIGMA = 0.003  # bpb, where no noise is known yet
 
@@ -77,7 +78,7 @@ def draw_steps(
     spread = axes * np.sqrt(np.maximum(sizes, 0.0))
     steps = np.clip(here[:, None] + np.linspace(-REACH, REACH, 21), 0.0, 1.0) - here[:, None]
     for _ in range(STEPS):
-        slopes, curvatures = np.split(mean + spread @ rng.standard_normal(len(mean)), 2)
+        slopes, curvatures = np.split(mean + THOMPSON * spread @ rng.standard_normal(len(mean)), 2)
         gains = -(slopes[:, None] * steps + curvatures[:, None] * steps**2)
         best = gains.argmax(axis=1)
         gain = gains[np.arange(len(names)), best]
