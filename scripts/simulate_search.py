@@ -31,9 +31,9 @@ from harness.search.constants import BEGIN, END, Constant, constant_values, pars
 from harness.search.gate import check_candidate, source_hash  # noqa: E402
 from harness.search.keep import Prior, estimate_noise, judge, noise_groups  # noqa: E402
 from harness.search.limits import reasons_against  # noqa: E402
-from harness.search.llm.response import place, value_at  # noqa: E402
 from harness.search.proposal import Proposal  # noqa: E402
 from harness.search.propose import propose  # noqa: E402
+from harness.search.response import place, value_at  # noqa: E402
 
 RUNS = 100  # trainings of a night: baseline seeds and confirmations among them
 SEEDS = 2  # of the baseline
@@ -94,7 +94,7 @@ def _draw(constant: Constant, reach: float, rng: random.Random) -> Any:
 
 def draws_only(request: dict) -> Proposal:
     """tpe as it was before it judged all runs together: known directions, and TPE's draws from blocks of constants."""
-    with mock.patch("harness.search.llm.response.draw_steps", lambda *_: ()):
+    with mock.patch("harness.search.response.draw_steps", lambda *_: ()):
         return propose(request)
 
 
@@ -243,7 +243,7 @@ error; every proposer has the same landscapes. *A training*: gain after the nigh
 
 *random*: one to three constants of the incumbent anew, anywhere in their ranges, kept by the same rule. *random everywhere*: textbook random
 search, all {constants} constants anew each time; it never comes near a template that is roughly right. *random, near*: within a seventh of
-the range. *TPE's draws alone*: `tpe` before it judged all runs of a night together (`harness/search/llm/response.py`): of the trials that a block
+the range. *TPE's draws alone*: `tpe` before it judged all runs of a night together (`harness/search/response.py`): of the trials that a block
 of one to three constants sees nearly all have those constants at the incumbent's values, so TPE has nothing to learn from. The constants of
 `response.py` were chosen on landscapes of this kind under other seeds (100 to 139), where the weights were not yet scaled to one sum.
 Its model is a sum of parabolas and the landscape is one with interactions, which favours it; a real response is not so smooth.

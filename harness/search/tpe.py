@@ -184,7 +184,7 @@ def _steps(
     seed: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield full sets of values with the most promising constants of each drawn step that can go together."""
-    from harness.search.llm.response import MOST_CHANGED, draw_steps  # here: numpy takes a tenth of a second
+    from harness.search.response import MOST_CHANGED, draw_steps  # here: numpy takes a tenth of a second
 
     failed = [constants for constants, _, _ in past.failures]
     for step in draw_steps(space, values, history, failed, seed):
