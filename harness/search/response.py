@@ -22,6 +22,7 @@ from harness.search.constants import Constant
 
 REACH = 0.25  # of a range: how far a step goes, and twice as far is what it learns from
 MOST_CHANGED = 3  # constants in one step: an idea that a person can read
+MOST_RUNS = 300  # the latest: more take seconds to judge and are of incumbents long gone
 STEPS = 30  # drawn before the caller has to look elsewhere
 SLOPES = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)  # sigma per range: sizes that the likelihood chooses from
 CURVED = 2.0  # curvature expected for a slope: an incumbent lies near the best value of most constants
@@ -106,7 +107,7 @@ def _evidence(
         (row["constants"], (row["val_bpb"] - zero) / sigma, 1.0 / (row.get("n_runs") or 1), row.get("structure") or "")
         for row in scored
     ]
-    found += [(constants, FAILED, 4.0, last) for constants in failures]
+    found = found[-MOST_RUNS:] + [(constants, FAILED, 4.0, last) for constants in failures[-MOST_RUNS:]]
     places = [[place(space[name], constants.get(name, values[name])) for name in names] for constants, *_ in found]
     distances = np.array(places).reshape(len(found), len(names)) - here
     near = [i for i in range(len(found)) if np.abs(distances[i]).max(initial=0.0) <= 2 * REACH]
