@@ -2,14 +2,21 @@
 
 `Scripted` plays the thirty replies of scripted_replies.py one after the other, mends what is sent back to it, and repairs its crashes.
 `Mediocre` never runs out: it changes a number here and there, sometimes in the code, for no reason, and one answer in four cannot be used.
-Both read the train.py in the prompt as a model does, so their answers fit whatever the night has come to.
+Both read the train.py in the prompt as a model does, so their answers fit whatever the night has come to. By hand:
+
+    python tests/scripted_researcher.py         # serves the thirty until Ctrl-C, and says how to start a night with them
 """
 
 import difflib
 import random
 import re
+import sys
+import time
+from pathlib import Path
 
-from fake_openai import completion
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fake_openai import FakeOpenAI, completion
 from scripted_replies import REPLIES, ScriptedReply, edited
 
 from harness.search.constants import BEGIN, parse_constants, rewrite_constants
@@ -129,3 +136,19 @@ class Mediocre:
         old, new = self.random.choice(there)
         text = new.format(self.random.random())
         return re.sub(old, lambda _: text, source), f"Write {text}"
+
+
+def main() -> None:
+    researcher = Scripted()
+    with FakeOpenAI(researcher) as server:
+        print(f"python -m harness overnight --demo --experiments 30 --proposer llm --llm base_url={server.url}", flush=True)
+        told = 0
+        while True:
+            time.sleep(1)
+            for name, how in researcher.said[told:]:
+                print(f"{how}: {name} ({REPLIES[name].form})", flush=True)
+            told = len(researcher.said)
+
+
+if __name__ == "__main__":
+    main()
