@@ -141,7 +141,10 @@ class Mediocre:
 def main() -> None:
     researcher = Scripted()
     with FakeOpenAI(researcher) as server:
-        print(f"python -m harness overnight --demo --experiments 30 --proposer llm --llm base_url={server.url}", flush=True)
+        print(
+            f"python -m harness overnight --demo --experiments 30 --proposer llm --llm base_url={server.url}",
+            flush=True,
+        )
         told = 0
         while True:
             time.sleep(1)

@@ -145,7 +145,9 @@ def test_the_index_of_a_thousand_experiments_is_quick(tmp_path):
         started = time.perf_counter()
         write_index(folder)
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.3
+    assert (
+        min(seconds) < 3
+    )  # ten times what it takes on an idle machine: something that grows with the square would not
 
 
 def test_the_picker_shows_an_experiment_and_trusts_nobody(tmp_path):
