@@ -20,12 +20,13 @@ from _bench_machine import Rates
 from _bench_setup import Bench, BenchError, table
 
 from harness.lab.decisions import history_row
-from harness.lab.journal import JournalReader, State, fold, next_step, read_journal
+from harness.lab.journal import JournalReader, State, fold, read_journal
 from harness.lab.pages import write_index
 from harness.lab.profiles import PROFILES
 from harness.lab.records import parse_time
 from harness.lab.results import results_from_journal, write_results
 from harness.lab.runner import REPOSITORY
+from harness.lab.steps import next_step
 from harness.search.constants import constant_values
 
 EXPERIMENTS = 4  # of the night that is made here

@@ -12,10 +12,11 @@ from harness.data.files import write_json_atomic
 from harness.lab import history, pages
 from harness.lab.artifacts import append_summary, drop_weights, update_best
 from harness.lab.decisions import commit_facts, decision
-from harness.lab.journal import Journal, fold, next_step
+from harness.lab.journal import Journal, fold
 from harness.lab.profiles import PROFILES
 from harness.lab.results import results_from_journal, write_results
 from harness.lab.settings import FORMAT_VERSION, Settings, harness_hash, write_settings
+from harness.lab.steps import next_step
 from harness.search.gate import source_hash
 
 

@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from harness.lab.journal import Journal, JournalError, JournalReader, Step, fold, next_step, read_journal
+from harness.lab.journal import Journal, JournalError, JournalReader, fold, read_journal
 from harness.lab.night import progress_made
+from harness.lab.steps import Step, next_step
 
 PROPOSAL = {
     "title": "idea",

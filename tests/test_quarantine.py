@@ -3,8 +3,9 @@
 import pytest
 
 from harness.lab.decisions import decision
-from harness.lab.journal import fold, next_step
+from harness.lab.journal import fold
 from harness.lab.quarantine import quarantine_reasons, startup_limit
+from harness.lab.steps import next_step
 
 BUDGET = 300.0
 

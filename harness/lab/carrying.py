@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from harness.data.files import read_json, write_json_atomic
 from harness.lab import disk_space, outcomes
 from harness.lab.artifacts import append_summary
-from harness.lab.journal import Experiment, State, Step
+from harness.lab.journal import Experiment, State
 from harness.lab.locks import OnTheClock
 from harness.lab.measuring import Measurement
 from harness.lab.profiles import ProfileError, detect_device
 from harness.lab.runner import WEIGHTS_SECONDS, TrainingRequest, run_training
 from harness.lab.settings import training_request
+from harness.lab.steps import Step
 from harness.lab.untrusted_files import remove_tree
 from harness.lab.wall import find_wall
 

@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.data.files import read_json
-from harness.lab.journal import Attempt, Experiment, Run, State, Step, step_after
+from harness.lab.journal import Attempt, Experiment, Run, State
 from harness.lab.settings import Settings
+from harness.lab.steps import Step, step_after
 from harness.search.gate import source_hash
 
 HEAVY = ("weights.safetensors", "losses.npy", "holdout_losses.npy")  # of a run: they go with a discard

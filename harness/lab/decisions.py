@@ -5,8 +5,9 @@ In: the state. Out: plain data. Pure; the verdict itself is `harness.search.keep
 
 from __future__ import annotations
 
-from harness.lab.journal import NOT_HELD_AGAINST, Experiment, State, verdict
+from harness.lab.journal import NOT_HELD_AGAINST, Experiment, State
 from harness.lab.quarantine import quarantine_reasons
+from harness.lab.steps import verdict
 
 
 def decision(state: State, budget_seconds: float) -> dict:

@@ -27,7 +27,7 @@ from harness.lab.artifacts import (
 from harness.lab.carrying import Listener, LoopError, Paused, Runs
 from harness.lab.decisions import commit_facts, decision
 from harness.lab.integrity import Integrity
-from harness.lab.journal import NOT_HELD_AGAINST, Experiment, Journal, State, Step, fold, next_step
+from harness.lab.journal import NOT_HELD_AGAINST, Experiment, Journal, State, fold
 from harness.lab.keys import KeyFileError
 from harness.lab.leftovers import kill_leftover
 from harness.lab.locks import hold
@@ -45,6 +45,7 @@ from harness.lab.proposing import (
 from harness.lab.results import results_from_journal, write_results
 from harness.lab.runner import REPOSITORY
 from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
+from harness.lab.steps import Step, next_step
 from harness.lab.untrusted_files import remove_tree
 from harness.search.gate import check_candidate
 from harness.search.llm.endpoint import EndpointError

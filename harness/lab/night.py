@@ -15,7 +15,7 @@ from harness.lab import disk_space, epochs, heartbeat, history, pages, report, r
 from harness.lab.clock import wall_seconds
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.findings import duration
-from harness.lab.journal import NOT_HELD_AGAINST, fold, next_step
+from harness.lab.journal import NOT_HELD_AGAINST, fold
 from harness.lab.locks import BusyError, hold, is_held
 from harness.lab.loop import Lab, LoopError, Paused
 from harness.lab.parameters import check_tag
@@ -24,6 +24,7 @@ from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is
 from harness.lab.proposers import deadline_seconds, settle
 from harness.lab.runner import REPOSITORY
 from harness.lab.settings import SettingsError, check_same_text, read_settings
+from harness.lab.steps import next_step
 from harness.lab.terminal import Terminal
 
 STOP_FILE = "STOP"

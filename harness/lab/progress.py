@@ -10,11 +10,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.lab.journal import State, Step, baseline_runs, fold, next_step
+from harness.lab.journal import State, fold
 from harness.lab.measuring import score_limit_seconds
 from harness.lab.plan import Night, experiments_done, seconds_per_experiment
 from harness.lab.runner import WEIGHTS_SECONDS
 from harness.lab.settings import Settings
+from harness.lab.steps import Step, baseline_runs, next_step
 
 PREPARE_SECONDS = 6 * 3600.0  # a large corpus on a slow disk
 START_SECONDS = 300.0  # for everything that is neither training nor scoring: a kernel's start, a proposal, a commit

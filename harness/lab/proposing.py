@@ -18,9 +18,10 @@ from harness.data.files import read_json, write_json_atomic, write_text_atomic
 from harness.data.manifest import PreparedData
 from harness.lab import keys
 from harness.lab.decisions import history_row
-from harness.lab.journal import Experiment, State, Step
+from harness.lab.journal import Experiment, State
 from harness.lab.runner import child_environment
 from harness.lab.settings import Settings
+from harness.lab.steps import Step
 from harness.search.constants import ConstantsError, constant_values, rewrite_constants
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash

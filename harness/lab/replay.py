@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.lab.decisions import decision
-from harness.lab.journal import Experiment, State, Step, step_after, take_in
+from harness.lab.journal import Experiment, State, take_in
+from harness.lab.steps import Step, step_after
 
 ANSWERS = {
     "open": "opened", "propose": "proposed", "check": "checked", "train": "run_started", "close": "trained", "score": "scored",

@@ -22,12 +22,13 @@ from harness.lab import disk_space
 from harness.lab.costs import run_usage, usage_words
 from harness.lab.findings import candidates_of, duration, latest_sigma
 from harness.lab.heartbeat import age_seconds, read_heartbeat, writer
-from harness.lab.journal import State, Step, fold, read_journal, step_after
+from harness.lab.journal import State, fold, read_journal
 from harness.lab.locks import is_held
 from harness.lab.progress import last_event, stage_limit
 from harness.lab.records import baseline_of, best_of, parse_time, records_from_journal
 from harness.lab.settings import Settings, read_settings
 from harness.lab.status import status_text
+from harness.lab.steps import Step, step_after
 
 SLOW_SECONDS = 30.0  # a heartbeat older than this: the driver writes one every five seconds
 OTHERS_SECONDS = 15.0  # who took a run up so long after the last heartbeat was not started by that night

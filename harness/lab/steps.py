@@ -1,0 +1,134 @@
+"""What comes next in a run: the one pure function that driver, notebook and command line ask.
+
+In: a journal's entries, or the state that they add up to. Out: a Step. The same entries give the same step, so that a kill at any moment loses at most the
+run in flight. Nothing is read and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.lab.journal import Attempt, Experiment, State, fold
+from harness.search.keep import Verdict, judge
+
+MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipped noise
+
+
+@dataclass(frozen=True)
+class Step:
+    """kind: open, propose, check, train, close, score, audit, decide or commit. run_kind, seed and device_batch_limit belong to `train`."""
+
+    kind: str
+    experiment: int = 0
+    attempt: int = 0
+    run: int = 0
+    run_kind: str = ""
+    seed: int = 0
+    device_batch_limit: int | None = None
+
+
+def next_step(entries: Sequence[dict]) -> Step:
+    """Return what the journal asks for next. Pure: same entries, same step.
+
+    `close` marks a run whose process died with its harness; it costs that run and nothing else.
+    """
+    return step_after(fold(entries))
+
+
+def step_after(state: State) -> Step:
+    """What comes next in a run that stands so."""
+    if state.opened is None:
+        return Step("open")
+    if not state.experiments:
+        return Step("propose", 0)
+    experiment = state.experiments[-1]
+    if experiment.committed:
+        return Step("propose", experiment.number + 1)
+    if experiment.decided:
+        return Step("commit", experiment.number)
+    return next_in_attempt(state, experiment)
+
+
+def next_in_attempt(state: State, experiment: Experiment) -> Step:
+    """The next step of an experiment that is not decided yet."""
+    attempt = experiment.attempt
+    at = {"experiment": experiment.number, "attempt": len(experiment.attempts) - 1}
+    if attempt.checked is None:
+        return Step("check", **at)
+    if experiment.can_be_mended:
+        return Step("propose", experiment.number, len(experiment.attempts))
+    if not attempt.checked["ok"]:
+        return Step("decide", **at)
+    if attempt.runs and attempt.runs[-1].status is None:
+        run = attempt.runs[-1]
+        return Step("score" if run.trained else "close", **at, run=run.number)
+    if experiment.number == 0:
+        done = len(attempt.scores)
+        if done < baseline_runs(state):
+            seeds = state.opened["seeds"]
+            return train_step(state, at, seeds[done] if done < len(seeds) else run_seed(state, 0, done), "score")
+        return Step("decide", **at)
+    if attempt.failure:
+        return Step("decide", **at)
+    if not attempt.tried_out:
+        return train_step(state, at, run_seed(state, experiment.number, 0), "smoke")
+    if not attempt.scores:
+        return train_step(state, at, run_seed(state, experiment.number, 0), "score")
+    found = verdict(state, experiment).decision
+    if found == "confirm":
+        return train_step(state, at, run_seed(state, experiment.number, len(attempt.scores)), "confirm")
+    return (audit_step(attempt, at) if found == "keep" else None) or Step("decide", **at)
+
+
+def baseline_runs(state: State) -> int:
+    """How many seeds the baseline is trained on: as many as were asked for, or MOST_SEEDS where they contradict the shipped noise.
+
+    Without the prior two seeds are one degree of freedom, at which Student's quantile is 13 sigma: no idea could ever be kept.
+    """
+    asked = len(state.opened["seeds"])
+    done = len(state.experiments[0].attempt.scores) if state.experiments else 0
+    return max(asked, MOST_SEEDS) if done >= asked and state.noise.contradicted else asked
+
+
+def audit_step(attempt: Attempt, at: dict) -> Step | None:
+    """The first scored run of an attempt that nobody has looked at closely; None when all were."""
+    waiting = [run.number for run in attempt.runs if run.val_bpb is not None and run.audited is None]
+    return Step("audit", **at, run=waiting[0]) if waiting else None
+
+
+def train_step(state: State, at: dict, seed: int, run_kind: str) -> Step:
+    run, limit = len(state.experiments[-1].attempt.runs), device_batch_limit(state)
+    return Step("train", **at, run=run, run_kind=run_kind, seed=seed, device_batch_limit=limit)
+
+
+def device_batch_limit(state: State) -> int | None:
+    """Rows that the newest attempt may hold at once: what its own trainings came down to, else what the incumbent ran with, else what the probe
+    found when the run was opened; None for no limit.
+
+    An idea that needed few rows and was discarded leaves no limit behind: those after it would be slower than the incumbent for no fault of theirs.
+    """
+    if shrunk := state.experiments[-1].attempt.shrunk:
+        return shrunk[-1].fewer_rows
+    if state.incumbent:
+        return state.incumbent.attempt.runs[-1].started.get("device_batch_limit")
+    return state.opened.get("device_batch_limit")
+
+
+def run_seed(state: State, experiment: int, score: int) -> int:
+    """The seed of an experiment's n-th scored run: the harness's, fresh for each, never one of the baseline's."""
+    return max(state.opened["seeds"]) + 1000 * experiment + score
+
+
+def verdict(state: State, experiment: Experiment) -> Verdict:
+    """Ask the keep rule about an experiment that has scores."""
+    incumbent = state.incumbent
+    return judge(
+        experiment.attempt.scores,
+        incumbent.attempt.scores,
+        state.noise,
+        max_looks=state.opened.get("max_looks", 3),
+        candidate_lines=experiment.attempt.proposed.get("code_lines"),
+        incumbent_lines=incumbent.attempt.proposed.get("code_lines"),
+        best_ever=state.best_ever,
+    )
