@@ -42,9 +42,18 @@ def environment(checkout: Path, cache: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(checkout), "AUTORESEARCH_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
 
 
+def command_of(*arguments: str) -> list[str]:
+    """`python -m harness overnight ...`"""
+    return [sys.executable, "-m", "harness", "overnight", *arguments]
+
+
 def overnight(checkout: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run `python -m harness overnight ...` to its end."""
-    command = [sys.executable, "-m", "harness", "overnight", *arguments]
     return subprocess.run(
-        command, cwd=checkout, env=environment(checkout, cache), capture_output=True, text=True, timeout=280
+        command_of(*arguments),
+        cwd=checkout,
+        env=environment(checkout, cache),
+        capture_output=True,
+        text=True,
+        timeout=280,
     )

@@ -6,12 +6,13 @@ conftest.py makes the fixtures known to every test module. Candidates are put wh
 import contextlib
 import functools
 import shutil
+from pathlib import Path
 
 import pytest
 from checkout import ROOT, make_repository
 
 from harness.data.files import write_json_atomic
-from harness.lab import carrying, loop, profiles, rulings, settings, start
+from harness.lab import carrying, keys, loop, profiles, rulings, settings, start
 from harness.lab.loop import Lab
 from harness.lab.results import read_results
 from harness.search.gate import source_hash
@@ -75,6 +76,13 @@ def lab(tmp_path, baseline):
     """A copy of that run."""
     with copy_of(baseline, tmp_path) as lab:
         yield lab
+
+
+def without_keys(patch: pytest.MonkeyPatch, home: Path) -> None:
+    """A home folder of one's own, and no key, endpoint or proxy but a test's."""
+    patch.setenv("HOME", str(home))
+    for name in (keys.KEY, keys.KEY_FILE, *keys.PASSED_ON):
+        patch.delenv(name, raising=False)
 
 
 def put_candidate(lab: Lab, source: str, title: str = "an idea") -> None:

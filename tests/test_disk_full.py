@@ -11,7 +11,7 @@ import time
 
 import nbformat
 import pytest
-from checkout import ROOT, copy_checkout, environment, git, make_repository
+from checkout import ROOT, command_of, copy_checkout, environment, git, make_repository
 from labs import copy_of, incumbent_source, put_candidate
 from small_disk import mounted
 
@@ -328,18 +328,7 @@ def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache
         checkout = copy_checkout(disk.path / "lab")
         run = checkout / "results" / "t"
         said = tmp_path / "said.log"
-        command = [
-            sys.executable,
-            "-m",
-            "harness",
-            "overnight",
-            "--profile",
-            "tiny",
-            "--tag",
-            "t",
-            "--experiments",
-            "1",
-        ]
+        command = command_of("--profile", "tiny", "--tag", "t", "--experiments", "1")
 
         def start():
             with said.open("a") as log:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from checkout import ROOT
+from labs import without_keys
 
 from harness.lab import keys
 from harness.lab.runner import child_environment
@@ -20,9 +21,7 @@ PLANTED = "sk-planted-4f1c"
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """A home folder of its own, and no key but a test's."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (keys.KEY, keys.KEY_FILE, *keys.PASSED_ON):
-        monkeypatch.delenv(name, raising=False)
+    without_keys(monkeypatch, tmp_path)
     return tmp_path
 
 

@@ -17,7 +17,7 @@ from labs import incumbent_source, point_at, put_candidate, row, run_experiment
 from harness.lab import carrying, decisions, disk_space, history, locks, loop, measuring, outcomes, progress
 from harness.lab.journal import Journal
 from harness.lab.loop import Lab, LoopError, Paused
-from harness.lab.proposing import proposal_request
+from harness.lab.proposing import Asking, proposal_request
 from harness.lab.records import records_from_journal
 from harness.lab.results import read_results
 from harness.lab.wall import try_bubblewrap
@@ -357,7 +357,8 @@ def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, 
         alike.begin()
     assert alike.state.excused == {1, 2, 3}
     with alike:
-        request = proposal_request(alike.step, alike.folder, alike.state, alike.settings, alike.data, "", "")
+        facts = (alike.step, alike.folder / "experiments/0004/attempts/00", alike.state, alike.settings, alike.data)
+        request = proposal_request(*facts, "", "", Asking(), alike.attempt_folder)
         assert [row["experiment"] for row in request["history"]] == [0]
         put_candidate(alike, ideas[0])
         alike.number = None

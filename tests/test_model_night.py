@@ -4,12 +4,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 
 import psutil
 import pytest
-from checkout import environment, overnight
+from checkout import command_of, environment, overnight
 from fake_openai import FakeOpenAI, refusal
 from labs import copy_with_harness
 
@@ -62,20 +61,7 @@ def test_a_planted_key_is_nowhere_and_the_page_shows_what_was_asked(tmp_path, ba
     checkout, home = copy_with_harness(baseline, tmp_path / "lab"), tmp_path / "home"
     run = checkout / "results" / "t"
     home.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "harness",
-        "overnight",
-        "--profile",
-        "tiny",
-        "--tag",
-        "t",
-        "--experiments",
-        "1",
-        "--proposer",
-        "llm",
-    ]
+    command = command_of("--profile", "tiny", "--tag", "t", "--experiments", "1", "--proposer", "llm")
     prices = ["--llm", "price_input=1", "--llm", "price_output=10", "--llm", "budget_usd=5"]
     with FakeOpenAI(answer) as server, (tmp_path / "terminal").open("w+") as terminal:
         told = environment(checkout, cache) | {

@@ -1,7 +1,6 @@
 """Pages: what a browser would load or run from them (nothing), what they show, and the index of a run."""
 
 import html.parser
-import time
 
 import journals
 import nbformat
@@ -136,18 +135,6 @@ def test_the_index_of_a_run_that_has_little(tmp_path, entries):
     decided = sum(entry["event"] == "decided" for entry in entries)
     assert len(Tags(text).named("tr")) >= 1 + decided
     assert text.count(">crashed") == sum(e["event"] == "decided" and e["status"] != "ok" for e in entries)
-
-
-def test_the_index_of_a_thousand_experiments_is_quick(tmp_path):
-    folder = journals.write_run(tmp_path, journals.make_journal(1000), files_of=-1)
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        write_index(folder)
-        seconds.append(time.perf_counter() - started)
-    assert (
-        min(seconds) < 3
-    )  # ten times what it takes on an idle machine: something that grows with the square would not
 
 
 def test_the_picker_shows_an_experiment_and_trusts_nobody(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 from fake_openai import FakeOpenAI, refusal
+from labs import without_keys
 
 from harness.lab import keys
 from harness.lab.loop import LoopError
@@ -14,9 +15,7 @@ PLANTED = "sk-planted-3b7e"
 
 @pytest.fixture(autouse=True)
 def no_key(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (keys.KEY, keys.KEY_FILE, *keys.PASSED_ON):
-        monkeypatch.delenv(name, raising=False)
+    without_keys(monkeypatch, tmp_path)
 
 
 def night(tmp_path, **wishes) -> Night:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
-# Terminal escapes (CSI, OSC, others), control characters, and those that turn the direction of text round. Tabs and newlines stay.
+# Terminal escapes, control characters, and those that turn the direction of text round. Tabs and newlines stay.
 ESCAPES = re.compile(
-    r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor movements
+    r"|\x1b[\]PX^_][^\n]*?(?:\x07|\x1b\\|$)"  # titles, links and other strings: to their end, or the line's
+    r"|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]",
+    re.MULTILINE,
 )
 
 NO_MATHS = (

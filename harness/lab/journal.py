@@ -1,6 +1,7 @@
 """The journal of a run: append-only, one fsynced JSON line per change of state. Everything else can be derived from it.
 
-In: events with plain fields. Out: the entries, and the `State` they add up to; what comes next is for `steps` to say. Refuses a journal damaged anywhere but in its last line, which a kill may have cut.
+In: events with plain fields. Out: the entries, and the `State` they add up to; what comes next is for
+`steps` to say. Refuses a journal damaged anywhere but in its last line, which a kill may have cut.
 
     opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> (audited ...) -> decided -> committed -> proposed ...
 

@@ -19,6 +19,7 @@ from harness.data.text import without_escapes
 from harness.lab import keys
 from harness.lab.carrying import LoopError
 from harness.lab.plan import Night
+from harness.lab.proposing import default_proposer
 from harness.lab.runner import child_environment
 from harness.search.llm.endpoint import parse_options
 
@@ -39,7 +40,7 @@ class Proposers:
 
 def settle(night: Night) -> Proposers:
     """Who proposes in this night. Raises LoopError with what to change."""
-    wanted = night.proposer or ("hybrid" if keys.has_endpoint(night.llm) else "tpe")
+    wanted = night.proposer or default_proposer(night.llm)
     if wanted == "tpe":
         return Proposers("tpe", "", "ideas by tpe and the bank, which need no key")
     if not keys.has_endpoint(night.llm):
@@ -60,7 +61,7 @@ def settle(night: Night) -> Proposers:
 
 def deadline_seconds(night: Night) -> float:
     """How long a language model may take for one proposal of this night; 0 where none is asked."""
-    if (night.proposer or "hybrid") == "tpe" or not keys.has_endpoint(night.llm):
+    if (night.proposer or default_proposer(night.llm)) == "tpe":
         return 0.0
     return parse_options(night.llm, night.model).deadline_seconds
 

@@ -60,14 +60,19 @@ class Asking:
         return parse_options(self.options, self.model)
 
 
+def default_proposer(options: str = "") -> str:
+    """Who proposes unless a person says: `hybrid` where a key or an endpoint of one's own is known, else `tpe`."""
+    return "hybrid" if keys.has_endpoint(options) else "tpe"
+
+
 def make_asking(proposer: str = "", model: str = "", options: str = "") -> Asking:
-    """Who is to be asked: the given proposer, else `hybrid` where a key or an endpoint of one's own is known, else `tpe`.
+    """Who is to be asked, and with what.
 
     Raises EndpointError for options that cannot be read, KeyFileError for a key file that is not safe, ProposalError for an unknown proposer.
     """
     if proposer not in ("", *PROPOSERS):
         raise ProposalError(f"proposer is {proposer!r}: it must be one of {', '.join(PROPOSERS)}")
-    proposer = proposer or ("hybrid" if keys.has_endpoint(options) else "tpe")
+    proposer = proposer or default_proposer(options)
     if proposer == "tpe":
         return Asking()
     parse_options(options, model)
@@ -105,7 +110,7 @@ def propose_baseline(folder: Path, template: str, settings: Settings) -> dict:
     return proposal
 
 
-def run_proposer(folder: Path, request: dict, asking: Asking = Asking()) -> dict:  # noqa: B008 (frozen)
+def run_proposer(folder: Path, request: dict, asking: Asking) -> dict:
     """Run the propose process, the only place where a proposer's code or key may be. Raises ProposalError or ProposerGone.
 
     One that waits too long for a language model is killed; `tpe` proposes instead.
@@ -124,7 +129,7 @@ def run_proposer(folder: Path, request: dict, asking: Asking = Asking()) -> dict
         why = f"the language model gave no answer within {limit:.0f} s, and its process was killed"
         if request.get("repair"):
             return {"gave_up": why}
-        return run_proposer(folder, request | {"proposer": "tpe", "llm": None}) | {"llm_failed": why}
+        return run_proposer(folder, request | {"proposer": "tpe", "llm": None}, Asking()) | {"llm_failed": why}
     if done.returncode < 0:
         raise ProposerGone(
             f"the proposer was ended by signal {-done.returncode}; run the same command again to continue"
@@ -144,25 +149,19 @@ def proposal_request(
     data: PreparedData,
     parent_source: str,
     program: str,
-    asking: Asking = Asking(),  # noqa: B008 (frozen)
-    attempt_folder: Callable[[int, int], Path] | None = None,
+    asking: Asking,
+    attempt_folder: Callable[[int, int], Path],
 ) -> dict:
     """What the propose process is told: the run's history as plain rows, so that `search` never reads a journal. No secret is in it.
 
     attempt_folder: from experiment and attempt to where its files are.
     """
     others = [e for e in state.experiments if e.number not in state.excused and e.number != step.experiment]
-    rows = [history_row(e) for e in others]
-    if attempt_folder:
-        rows = [
-            row | {"folder": str(attempt_folder(e.number, len(e.attempts) - 1))}
-            for row, e in zip(rows, others, strict=True)
-        ]
+    rows = [history_row(e) | {"folder": str(attempt_folder(e.number, len(e.attempts) - 1))} for e in others]
     llm = {
         "model": asking.model, "options": asking.options, "key_file": asking.key_file, "ledger": str(ledger_path(folder.parents[3])),
     }  # fmt: skip
     noise, profile, device = state.noise, settings.profile, settings.device
-    repair = step.attempt > 0 and attempt_folder is not None
     return {
         "format_version": 2,
         "experiment": step.experiment,
@@ -180,19 +179,15 @@ def proposal_request(
             "profile": profile["name"],
             "budget_seconds": settings.budget_seconds,
             "device": device["name"],
-            "device_kind": device["kind"],
             "dtype": settings.dtype,
-            "n_vocab": data.n_vocab,
-            "max_seq_len": data.max_seq_len,
-            "data_id": settings.data_id,
         },
-        "repair": repair_facts(state.experiments[-1], attempt_folder) if repair else None,
+        "repair": repair_facts(state.experiments[-1], attempt_folder) if step.attempt else None,
         "history": rows,
         "limits": {
             "max_seq_len": data.max_seq_len,
             "n_vocab": data.n_vocab,
-            "device_kind": settings.device["kind"],
-            "memory_mb": settings.device["memory_mb"] or None,
+            "device_kind": device["kind"],
+            "memory_mb": device["memory_mb"] or None,
         },
         "force_category": None,
         "allow_structural": True,

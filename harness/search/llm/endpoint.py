@@ -45,10 +45,6 @@ class Endpoint:
         return f"Endpoint({self.base_url!r}, {'with' if self._key else 'without'} a key)"
 
     @property
-    def has_key(self) -> bool:
-        return bool(self._key)
-
-    @property
     def is_local(self) -> bool:
         host = urllib.parse.urlsplit(self.base_url).hostname or ""
         try:

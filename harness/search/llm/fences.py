@@ -9,12 +9,8 @@ gate, score and keep rule whatever it read.
 import re
 import unicodedata
 
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor movements
-    r"|\x1b[\]PX^_][^\n]*?(?:\x07|\x1b\\|$)"  # titles, links and other strings: to their end, or the line's
-    r"|\x1b[ -/]*[0-~]|\x9b[0-?]*[ -/]*[@-~]",
-    re.MULTILINE,
-)
+from harness.data.text import without_escapes
+
 _CHAT_MARKS = re.compile(
     r"<(?=[|｜])|(?<=[|｜])>"  # <|im_start|>, <｜User｜>
     r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think|thinking|reasoning|system|user|assistant)>)"
@@ -26,9 +22,8 @@ _CHAT_MARKS = re.compile(
 
 def clean(text: str) -> str:
     """Return a text as it would be read on a page: no escapes, no invisible characters, progress bars as they ended."""
-    text = _ESCAPES.sub("", text).replace("\r\n", "\n")
     text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
+    text = "".join(c for c in without_escapes(text) if c in "\n\t" or unicodedata.category(c)[0] != "C")
     return _CHAT_MARKS.sub(lambda match: match[0] + " " if match[0] != ">" else " >", text)
 
 
