@@ -10,7 +10,8 @@ import pytest
 from harness.search.constants import parse_constants
 from harness.search.known import KNOWN
 from harness.search.limits import Limits, effective_values, estimate_memory_mb, reasons_against
-from harness.search.tpe import ProposalError, _Past, propose_change
+from harness.search.past import Past
+from harness.search.tpe import ProposalError, propose_change
 
 TEMPLATE = (Path(__file__).parent.parent / "train_template.py").read_text(encoding="utf-8")
 CONSTANTS = parse_constants(TEMPLATE)
@@ -119,9 +120,9 @@ def test_a_failure_that_the_incumbent_outlived_rules_nothing_out():
     hot = row(1, VALUES | {"MATRIX_LR": 0.1}, None, "nan")
     kept = VALUES | {"MATRIX_LR": 0.1, "SCALAR_LR": 0.1}
     history = [BASELINE, hot, row(2, kept, 1.4)]
-    past = _Past(SPACE, kept, history, LIMITS)
+    past = Past(SPACE, kept, history, LIMITS)
     assert past.accepts(kept | {"UNEMBEDDING_LR": 0.01})
-    past = _Past(SPACE, VALUES, history[:2], LIMITS)
+    past = Past(SPACE, VALUES, history[:2], LIMITS)
     assert not past.accepts(VALUES | {"MATRIX_LR": 0.101, "UNEMBEDDING_LR": 0.01})  # not outlived: not again
 
 

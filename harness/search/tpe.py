@@ -24,13 +24,11 @@ from typing import Any
 
 from harness.search.constants import Constant, ConstantsError, checked_value
 from harness.search.known import KNOWN, Known
-from harness.search.limits import MEMORY_CONSTANTS, Limits, effective_values, reasons_against
+from harness.search.limits import Limits, reasons_against
+from harness.search.past import LEAST_STEP, Past
 
-FAILURES = ("crash", "oom", "nan", "timeout", "invalid_patch", "cheating")
 DRAWS = 60  # candidates drawn before the trust region is doubled
 KNOWN_EVERY = 3  # tunes
-LEAST_STEP = 0.02  # of a constant's range: a smaller change is none
-NEAR_FAILURE = 0.05  # of a range, in every constant that the failure had changed
 
 
 class ProposalError(RuntimeError):
@@ -59,7 +57,7 @@ def propose_change(
     """
     if not space:
         raise ProposalError("program.md fixes or forbids every constant: free one, or allow another category")
-    past = _Past(space, values, history, limits)
+    past = Past(space, values, history, limits)
     tunes = sum(row.get("category") == "tune" for row in history)
     if tunes % KNOWN_EVERY == 0:
         for known in KNOWN:
@@ -85,83 +83,7 @@ def propose_change(
     raise ProposalError("no untried values of a single constant are left: widen [ranges] in program.md")
 
 
-class _Past:
-    """What was tried, what failed, and therefore what is worth proposing."""
-
-    def __init__(
-        self,
-        space: Mapping[str, Constant],
-        values: Mapping[str, Any],
-        history: Sequence[Mapping[str, Any]],
-        limits: Limits,
-    ) -> None:
-        self.space, self.values, self.limits = space, values, limits
-        rows = [row for row in history if row.get("constants")]
-        by_number = {row["experiment"]: row for row in rows}
-        self.tried = [row["constants"] for row in rows]
-        self.tried_effects = [effective_values(constants) for constants in (values, *self.tried)]
-        self.runs = [
-            (row["constants"], row["val_bpb"])
-            for row in rows
-            if row.get("val_bpb") is not None and row["status"] == "ok"
-        ]
-        self.scored = len(self.runs)
-        self.failures = []  # (constants, those changed from the parent, status): a failed patch says nothing of numbers
-        for row in rows:
-            parent = by_number.get(row.get("parent"), {}).get("constants", {})
-            changed = [name for name in space if name in parent and row["constants"].get(name) != parent[name]]
-            if row["status"] in FAILURES and row.get("category") == "tune" and changed:
-                self.failures.append((row["constants"], changed, row["status"]))
-        # What the incumbent itself repeats was no fault of those values alone; held against them, it would rule out almost every step.
-        self.failures = [failure for failure in self.failures if not self._repeats(values, *failure)]
-
-    def accepts(self, candidate: Mapping[str, Any]) -> bool:
-        """Say whether a full set of values is new, far enough from those tried, able to run, and no known failure."""
-        effect = effective_values(candidate)
-        if any(self._same(effect, tried) for tried in self.tried_effects):
-            return False
-        if reasons_against(candidate, self.limits, proven=self.values):
-            return False
-        return not any(self._repeats(candidate, *failure) for failure in self.failures)
-
-    def with_steps(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the candidate without changes that are no step, or that have no effect in it."""
-        found = dict(candidate)
-        for name in self.space:
-            without = {**found, name: self.values[name]}
-            if self._same(effective_values(found), effective_values(without)):
-                found = without
-        return found
-
-    def _same(self, candidate: Mapping[str, Any], tried: Mapping[str, Any]) -> bool:
-        if candidate.keys() != tried.keys():
-            return False
-        return all(self._distance(name, candidate, tried) < LEAST_STEP for name in candidate)
-
-    def _repeats(
-        self, candidate: Mapping[str, Any], failed: Mapping[str, Any], changed: list[str], status: str
-    ) -> bool:
-        if all(self._distance(name, candidate, failed) < NEAR_FAILURE for name in changed):
-            return True
-        grown = [name for name in MEMORY_CONSTANTS if name in changed]
-        shared = [name for name in MEMORY_CONSTANTS if name in candidate and name in failed]
-        return status == "oom" and bool(grown) and all(candidate[name] >= failed[name] for name in shared)
-
-    def _distance(self, name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-        """How far apart two values are, as a share of the range; 1 for unequal choices, ints and unknown names."""
-        constant = self.space.get(name)
-        x, y = a.get(name), b.get(name)
-        if x == y:
-            return 0.0
-        numeric = constant is not None and constant.scale in ("linear", "log") and not constant.is_int
-        if not numeric or x is None or y is None or constant.high == constant.low:
-            return 1.0
-        if constant.scale == "log":
-            return abs(math.log(x / y)) / math.log(constant.high / constant.low) if min(x, y) > 0 else 1.0
-        return abs(x - y) / (constant.high - constant.low)
-
-
-def _known_change(known: Known, space: Mapping[str, Constant], values: Mapping[str, Any], past: _Past) -> Change | None:
+def _known_change(known: Known, space: Mapping[str, Constant], values: Mapping[str, Any], past: Past) -> Change | None:
     """Return the change that a known direction means here; None if it does not apply or its value was tried."""
     constant = space.get(known.name)
     if constant is None or past.limits.device_kind not in known.devices:
@@ -179,7 +101,7 @@ def _known_change(known: Known, space: Mapping[str, Constant], values: Mapping[s
 def _steps(
     space: Mapping[str, Constant],
     values: Mapping[str, Any],
-    past: _Past,
+    past: Past,
     history: Sequence[Mapping[str, Any]],
     seed: int,
 ) -> Iterator[dict[str, Any]]:
@@ -200,7 +122,7 @@ def _steps(
 
 
 def _draws(
-    space: Mapping[str, Constant], values: Mapping[str, Any], past: _Past, reach: float, rng: random.Random
+    space: Mapping[str, Constant], values: Mapping[str, Any], past: Past, reach: float, rng: random.Random
 ) -> Iterator[dict[str, Any]]:
     """Yield DRAWS full sets of values; a new block of one to three constants every few draws."""
     import optuna  # here, since it takes 0.2 s that a structural proposal need not wait for
@@ -233,7 +155,7 @@ def _single_changes(space: Mapping[str, Constant], values: Mapping[str, Any]) ->
             yield name, checked_value(constant, _rounded(constant, value_at(constant, there)))
 
 
-def _trials(block: Mapping[str, Any], past: _Past) -> Iterator[Any]:
+def _trials(block: Mapping[str, Any], past: Past) -> Iterator[Any]:
     """Yield the past as Optuna trials in the block's constants: those whose values all lie in the trust region."""
     import optuna
 
