@@ -143,6 +143,12 @@ class Lab:
         """The experiment's change of its parent's train.py, as a unified diff."""
         return (self.train_py(self.experiment).parent / "train.diff").read_text(encoding="utf-8")
 
+    def tried(self) -> dict[str, int]:
+        """Every file that the gate has looked at, by its hash, with the experiment that it was of; those of excused experiments may come again."""
+        state = self.state
+        known = [e for e in state.experiments if e.number not in state.excused]
+        return {a.proposed["sha256"]: e.number for e in known for a in e.attempts if a.checked is not None}
+
     def attempt_folder(self, experiment: int, attempt: int = 0) -> Path:
         return self.folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
 
@@ -269,10 +275,7 @@ class Lab:
 
     def _check(self, step: Step) -> None:
         source = (self.attempt_folder(step.experiment, step.attempt) / "train.py").read_text(encoding="utf-8")
-        state = self.state
-        before = [e for e in state.experiments[:-1] if e.number not in state.excused]
-        attempts = [attempt for e in before for attempt in e.attempts] + state.experiments[-1].attempts[:-1]
-        reasons = check_candidate(source, {attempt.proposed["sha256"] for attempt in attempts})
+        reasons = check_candidate(source, self.tried())
         self.journal.append(
             "checked", experiment=step.experiment, attempt=step.attempt, ok=not reasons, reasons=reasons
         )

@@ -117,12 +117,7 @@ def check_idea(lab: Lab, idea: Idea) -> str:
             f"experiment {newest.number} is unfinished ({one_line(newest.attempt.proposed['title'])[:60]}): the same command as then, or "
             f"python3 scripts/overnight.py --tag {tag} --experiments {newest.number}, finishes it"
         )
-    tried = {
-        attempt.proposed["sha256"]: e.number
-        for e in state.experiments
-        for attempt in e.attempts
-        if e.number not in state.excused
-    }
+    tried = lab.tried()
     before, category = lab.train_py(state.incumbent).read_text(encoding="utf-8"), idea.category
     reasons = check_candidate(idea.source, tried)
     if not reasons and not category:
