@@ -162,7 +162,7 @@ def test_a_harness_that_stood_still_does_not_blame_the_training(tmp_path, monkey
 
 
 def processes_below(folder) -> list:
-    return [p for p in psutil.process_iter() if leftovers.belongs(p, folder)]
+    return [p for p in psutil.process_iter() if leftovers.mark_of(p) == folder or leftovers.works_in(p, folder)]
 
 
 def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):

@@ -6,7 +6,6 @@ the run now, or because a kill left it so and the same command finishes it, is n
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import time
@@ -25,7 +24,7 @@ from harness.lab.checked_files import (
     names_in,
 )
 from harness.lab.journal import JournalError, read_journal
-from harness.lab.leftovers import MARK, alive
+from harness.lab.leftovers import alive, is_of_run
 from harness.lab.locks import is_held
 from harness.lab.records import records_from_journal
 from harness.lab.replay import replay
@@ -260,16 +259,5 @@ def ends_well(notebook: Path) -> bool:
 
 
 def processes_left(folder: Path) -> list[psutil.Process]:
-    """Living processes that carry the mark of one of the run's folders, or work in one: edited code, or a server of it."""
-    return [process for process in psutil.process_iter() if works_in(process, folder) and alive(process)]
-
-
-def works_in(process: psutil.Process, folder: Path) -> bool:
-    """Whether a process belongs to some training or server of the run. A person's shell in the run's folder does not."""
-    with contextlib.suppress(psutil.Error, OSError):  # another user's, or a zombie
-        if Path(process.environ().get(MARK, "/")).is_relative_to(folder):
-            return True
-    with contextlib.suppress(psutil.Error, OSError):
-        place = Path(process.cwd())
-        return place.is_relative_to(folder / "experiments") and len(place.relative_to(folder).parts) > 6
-    return False
+    """Living processes of the run: edited code, or a server of it."""
+    return [process for process in psutil.process_iter() if is_of_run(process, folder) and alive(process)]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.lab.leftovers import alive
+from harness.lab.leftovers import alive, kill_all_of
 from harness.lab.runner import REPOSITORY
 
 PRELOAD = [
@@ -91,8 +91,8 @@ class NotebookProcess:
         except EOFError:
             return "DeadProcess", f"the notebook's process ended with status {self.process.exitcode}"
 
-    def kill(self) -> None:
-        """End the child and all it started: kernel, training, model server."""
+    def kill(self, run: Path) -> None:
+        """End the child and all it started: kernel, training, model server. run: the folder of the run that it works on."""
         family = []
         with contextlib.suppress(psutil.NoSuchProcess):
             if self._child is not None:
@@ -101,6 +101,7 @@ class NotebookProcess:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         self.process.join(10)
+        kill_all_of(run)
 
 
 def put_aside(output: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -70,30 +71,61 @@ def kill_leftover(folder: Path) -> list[int]:
 
 
 def kill_escaped(folder: Path) -> list[int]:
-    """Kill the processes that carry the folder's mark or work in it: those that left the group. Returns their ids.
+    """Kill the processes that carry the folder's mark or work in it: those that left the group. Returns their ids."""
+    return kill_while_found(lambda process: mark_of(process) == folder or works_in(process, folder))
 
-    Again until there are none, since one that is killed may have started another meanwhile.
+
+def kill_all_of(run: Path) -> list[int]:
+    """Kill the trainings and servers of a run that nobody carries out now. Returns their ids.
+
+    Of a wall whose outer process is killed while it is being made, the inner one waits for ever, and is in no list of children.
     """
-    escaped: list[psutil.Process] = []
+    run = run.resolve()
+    return kill_while_found(lambda process: is_of_run(process, run))
+
+
+def kill_while_found(wanted: Callable[[psutil.Process], bool]) -> list[int]:
+    """Kill until there are none, since one that is killed may have started another meanwhile."""
+    killed: list[psutil.Process] = []
     until = time.monotonic() + WAIT_SECONDS
-    while (found := [each for each in psutil.process_iter() if belongs(each, folder)]) and time.monotonic() < until:
+    while time.monotonic() < until:
+        found = [process for process in psutil.process_iter() if process.pid != os.getpid() and wanted(process)]
+        if not found:
+            break
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         wait_until_dead(found)
-        escaped += found
-    return [process.pid for process in escaped]
+        killed += found
+    return [process.pid for process in killed]
 
 
-def belongs(process: psutil.Process, folder: Path) -> bool:
-    """Whether a living process, not this one, has the folder's mark in its environment or works in the folder."""
-    if process.pid == os.getpid():
-        return False
+def mark_of(process: psutil.Process) -> Path | None:
+    """The folder that a child of edited code works in, as its environment says; None for anything else."""
     with contextlib.suppress(psutil.Error, OSError):  # another user's, or a zombie
-        if process.environ().get(MARK) == str(folder):
-            return True
+        if mark := process.environ().get(MARK):
+            return Path(mark)
+    return None
+
+
+def works_in(process: psutil.Process, folder: Path) -> bool:
+    """Whether its working folder is this one, or lies in it."""
     with contextlib.suppress(psutil.Error, OSError):
         return Path(process.cwd()).is_relative_to(folder.resolve())
+    return False
+
+
+def is_of_run(process: psutil.Process, run: Path) -> bool:
+    """Whether a process carries the mark of a folder of the run, or works where only its trainings do. A person's shell in the run's folder does neither.
+
+    run: without links on the way.
+    """
+    mark = mark_of(process)
+    if mark is not None and mark.resolve().is_relative_to(run):
+        return True
+    with contextlib.suppress(psutil.Error, OSError):
+        place = Path(process.cwd())
+        return place.is_relative_to(run / "experiments") and len(place.relative_to(run).parts) > 6
     return False
 
 

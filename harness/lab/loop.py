@@ -29,7 +29,7 @@ from harness.lab.decisions import commit_facts, decision
 from harness.lab.integrity import Integrity
 from harness.lab.journal import NOT_HELD_AGAINST, Experiment, Journal, State, fold
 from harness.lab.keys import KeyFileError
-from harness.lab.leftovers import kill_leftover
+from harness.lab.leftovers import kill_all_of, kill_leftover
 from harness.lab.locks import hold
 from harness.lab.proposing import (
     Asking,
@@ -170,9 +170,12 @@ class Lab:
 
     def recover(self) -> None:
         """Close a run whose harness died, end the process and remove the files it may have left, and derive results.tsv again."""
+        self.runs.end_waiting()
         step = self.step
         if step.kind == "close":
             kill_leftover(self.folder_of(step))
+        kill_all_of(self.folder)  # whatever step the last holder died in: a server of it may live on
+        if step.kind == "close":
             self.note_run("trained", step, status="interrupted", cause="the harness ended in mid-run", log_bytes=0)
         remove_tree(self.folder / "control")
         newest = self.state.experiments[-1:]

@@ -314,13 +314,13 @@ def watch(night: Night, terminal: Terminal, process: NotebookProcess, limit: flo
                 settings = settings or read_settings(night.folder)
             most, stage = (limit, "this notebook") if limit else stage_limit(settings, entries, model_seconds)
             if time.monotonic() - changed > most:
-                process.kill()
+                process.kill(night.folder)
                 return f"nothing happened in {stage} for {most:.0f} s"
             facts = {"still_seconds": round(time.monotonic() - changed, 1), "limit_seconds": most}
             heartbeat.beat(night.folder, standing.words(), command=command_line(night), **facts)
             terminal.status(standing.words())
     except BaseException:  # whatever ends this watch ends the child too, or it would train on unwatched
-        process.kill()
+        process.kill(night.folder)
         raise
     tell(terminal, night.entries()[told:])
     return ""
