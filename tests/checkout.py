@@ -28,7 +28,7 @@ def make_repository(folder: Path) -> Path:
 def copy_checkout(folder: Path) -> Path:
     """Copy what a night needs: harness, notebooks, template and program as they are in the working tree."""
     folder.mkdir()
-    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    ignore = shutil.ignore_patterns(".ipynb_checkpoints")  # what is compiled already is valid in a copy too
     for name in ("harness", "notebooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("train_template.py", "program.md", ".gitignore"):

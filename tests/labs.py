@@ -66,7 +66,7 @@ def copy_with_harness(made, folder):
     """A checkout with that run and a harness of its own, for commands that are started in it; nothing is trained for it."""
     shutil.copytree(made / "checkout", folder)
     for name in ("harness", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     shutil.copytree(made / "results", folder / "results")
     return folder
 

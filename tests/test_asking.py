@@ -10,6 +10,7 @@ from pathlib import Path
 import _kills
 import pytest
 from fake_openai import FakeOpenAI
+from labs import copy_with_harness
 
 from harness.lab import keys
 from harness.search.llm.exchanges import read_ledger
@@ -37,7 +38,9 @@ def files_with(text: str, folder: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children end with their parents on Linux only")
-def test_a_night_killed_while_the_model_is_asked_pays_at_most_that_request_twice(tmp_path, cache, monkeypatch):
+def test_a_night_killed_while_the_model_is_asked_pays_at_most_that_request_twice(
+    tmp_path, cache, monkeypatch, baseline
+):
     asked, gone = threading.Event(), threading.Event()
 
     def answer(body, number):
@@ -47,7 +50,7 @@ def test_a_night_killed_while_the_model_is_asked_pays_at_most_that_request_twice
         return GOOD
 
     options = ("--profile", "tiny", "--proposer", "llm")
-    night = _kills.SmallNight(_kills.make_checkout(tmp_path / "lab"), cache, options=options)
+    night = _kills.SmallNight(copy_with_harness(baseline, tmp_path / "lab"), cache, wishes="", options=options)
     with FakeOpenAI(answer) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -7,20 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
 from checkout import copy_checkout, environment, git, overnight
+from labs import copy_with_harness
 
 from harness.lab.checking import check_run
 from harness.lab.journal import fold, read_journal
 from harness.lab.results import read_results
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+from harness.lab.settings import read_settings
 
 
 def outputs_text(path) -> str:
@@ -78,17 +76,21 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     report = overnight(checkout, cache, "--report", "--tag", "t")
     assert report.returncode == 0 and "Result" in report.stdout
 
-    for experiments, rows in (("2", 3), ("3", 4)):  # the same command adds nothing, more experiments are added
+    rows_file = Path(read_settings(run).data_folder) / "train" / "rows.bin"
+    for experiments, rows, said in (("2", 3, "as the run began with it"), ("3", 4, "1 of 4, prepare data")):
         done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", experiments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert len(read_results(run / "results.tsv")) == rows
+        assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+        assert (
+            len(read_results(run / "results.tsv")) == rows
+        )  # the same command adds nothing, more experiments are added
+        rows_file.unlink(missing_ok=True)  # prepared again by the next
     assert check_run(run) == []
 
 
 @pytest.fixture
-def begun(tmp_path, cache):
-    """A checkout with a night in progress: (checkout, run folder, a function that starts the night, wait for an event)."""
-    checkout = copy_checkout(tmp_path / "lab")
+def begun(tmp_path, cache, baseline):
+    """A checkout with a run whose baseline is done: (checkout, run folder, a function that starts the night)."""
+    checkout = copy_with_harness(baseline, tmp_path / "lab")
     run = checkout / "results" / "t"
     started = []
 

@@ -10,7 +10,8 @@ import signal
 import time
 from pathlib import Path
 
-from harness.data.manifest import open_prepared
+from harness.data import DataError
+from harness.data.manifest import PreparedData, open_prepared
 from harness.lab import disk_space, epochs, heartbeat, history, pages, report, rulings, start
 from harness.lab.clock import wall_seconds
 from harness.lab.execute import NotebookProcess, make_context
@@ -156,8 +157,11 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
             f"{where} has the branch {branch} checked out: each keep moves it on; `git reset --hard` there shows the newest"
         )
     wishes = what_to_prepare(night)
-    terminal.say(f"1 of 4, prepare data (profile {wishes['profile']})")
-    run_notebook(night, terminal, stopper, context, "01_prepare", "01_prepare", wishes)
+    if data := data_of_run(night):
+        terminal.say(f"1 of 4, data {data.data_id} is as the run began with it")
+    else:
+        terminal.say(f"1 of 4, prepare data (profile {wishes['profile']})")
+        run_notebook(night, terminal, stopper, context, "01_prepare", "01_prepare", wishes)
     if next_step(night.entries()).experiment == 0:
         terminal.say("2 of 4, baseline")
         asked = {
@@ -185,6 +189,16 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     run_notebook(night, terminal, stopper, context, "04_analysis", "04_analysis", common)
     say_where(night, terminal, stopper.wanted())
     return 0
+
+
+def data_of_run(night: Night) -> PreparedData | None:
+    """The data of a night that continues, where nothing of it is missing or changed; None where it is to be prepared."""
+    if not (night.folder / "run.json").exists():
+        return None
+    try:
+        return open_prepared(read_settings(night.folder).data_folder)
+    except DataError:
+        return None
 
 
 def what_to_prepare(night: Night) -> dict:
