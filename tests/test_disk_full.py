@@ -11,8 +11,8 @@ import time
 
 import nbformat
 import pytest
-from checkout import ROOT, command_of, copy_checkout, environment, git, make_repository
-from labs import copy_of, incumbent_source, put_candidate
+from checkout import ROOT, command_of, environment, git, make_repository
+from labs import copy_of, copy_with_harness, incumbent_source, put_candidate
 from small_disk import mounted
 
 from harness.lab import artifacts, decisions, disk_space, history, loop, measuring
@@ -322,10 +322,10 @@ def lower(score):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache):
+def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache, baseline):
     """Full while experiment 1 trains: log, weights, notebook, index, all that it writes then."""
     with mounted(tmp_path / "disk", 1500) as disk:
-        checkout = copy_checkout(disk.path / "lab")
+        checkout = copy_with_harness(baseline, disk.path / "lab")
         run = checkout / "results" / "t"
         said = tmp_path / "said.log"
         command = command_of("--profile", "tiny", "--tag", "t", "--experiments", "1")
