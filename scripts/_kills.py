@@ -243,12 +243,15 @@ def disagreements(night: SmallNight, experiments: int) -> list[str]:
     found = []
     entries = [entry for entry in read_journal(night.folder / "journal.jsonl") if entry.get("experiment", 0) <= experiments]
     for event in ("proposed", "decided", "committed"):
-        numbers = [entry["experiment"] for entry in entries if entry["event"] == event]
+        numbers = [entry["experiment"] for entry in entries if entry["event"] == event and not entry.get("attempt")]
         if numbers != list(range(experiments + 1)):
             found.append(f"{event}: experiments {numbers}, expected 0 to {experiments}, each once")
     rows = len(read_results(night.folder / "results.tsv"))
     if rows != experiments + 1:
         found.append(f"results.tsv has {rows} rows, expected {experiments + 1}")
+    attempts = [(entry["experiment"], entry["attempt"]) for entry in entries if entry["event"] == "proposed"]
+    if len(attempts) != len(set(attempts)):
+        found.append(f"an attempt was proposed twice: {attempts}")
     refs = git(night.checkout, "for-each-ref", "--format=%(refname:lstrip=3)", f"refs/experiments/{night.tag}").split()
     if refs != [f"{number:04d}" for number in range(experiments + 1)]:
         found.append(f"git has refs of experiments {' '.join(refs)}")

@@ -4,6 +4,7 @@
     python scripts/kill_matrix.py --repeats 3                         each cell three times
     python scripts/kill_matrix.py --only "trained, being scored:kernel"   one cell; may be given again
     python scripts/kill_matrix.py --random 20                         one night killed 20 times at random, and one left alone: are their journals the same?
+    python scripts/kill_matrix.py --random 20 --researcher            the same with ideas of a scripted language model: smoke runs, repairs, requests cut off
     python scripts/kill_matrix.py --others                            a closed terminal, stopped processes, signals
     python scripts/kill_matrix.py --demo                              a real demo killed five times at random
     ... --write results/benchmarks/kills.md                           replaces what the file has of the same part
@@ -51,10 +52,19 @@ from _kills import (  # noqa: E402
     run_through,
     told,
 )
+from fake_openai import FakeOpenAI  # noqa: E402
+from scripted_researcher import Steady  # noqa: E402
 
+from harness.lab.journal import State  # noqa: E402
 from harness.lab.wall import find_wall  # noqa: E402
 
-PARTS = {"matrix": "## States x victims", "random": "## Killed at random", "others": "## Other ways to die", "demo": "## A real demo"}
+PARTS = {
+    "matrix": "## States x victims",
+    "random": "## Killed at random",
+    "researcher": "## Killed at random, with a language model",
+    "others": "## Other ways to die",
+    "demo": "## A real demo",
+}
 BETTER_IDEAS = ("scored", "audited", "decided", "committed")  # these moments are met with an idea that is audited closely, since it may be kept
 REACH_STEP = 1.08  # how much further the logits of each such idea reach than those of the last
 
@@ -160,27 +170,38 @@ def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) 
     return sorted(blows, key=in_order)
 
 
-def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path, victims: Sequence[str] = VICTIMS) -> tuple[str, bool]:
-    """A night left alone and one killed at random; return the section and whether their journals say the same."""
-    alone = SmallNight(make_checkout(work / "alone"), cache)
+def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path, url: str = "") -> tuple[str, bool]:
+    """A night left alone and one killed at random; return the section and whether their journals say the same. url: of the language model, if there is one."""
+    options = ("--profile", "tiny", *(["--proposer", "llm", "--llm", f"base_url={url}"] if url else []))
+    alone = SmallNight(make_checkout(work / "alone"), cache, options=options)
     run_to_end(alone, experiments)
-    killed = SmallNight(make_checkout(work / "killed"), cache)
-    blows = draw_blows(kills, experiments, seed, victims)
+    killed = SmallNight(make_checkout(work / "killed"), cache, options=options)
+    blows = draw_blows(kills, experiments, seed, VICTIMS)
     wrong = run_through(killed, experiments, blows, say, insist=True)
     expected, found = told(alone), told(killed)
+    state = killed.state()
     differ = [f"experiment {n}: {a} alone, {b} killed" for n, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b]
     wrong += differ + [f"{len(expected)} experiments alone, {len(found)} killed"] * (len(expected) != len(found))
-    interrupted = sum(run.status == "interrupted" for e in killed.state().experiments for run in e.attempt.runs)
+    runs = [run for e in state.experiments for attempt in e.attempts for run in attempt.runs]
+    interrupted = sum(run.status == "interrupted" for run in runs)
     fell = [blow for blow in blows if blow.fell]
     words = [
         f"Profile tiny, a step clock of 40 steps a training, {experiments} experiments, seed {seed}. Of {len(blows)} kills drawn {len(fell)} fell (the others'",
         f"moment had passed, or their victim was not there), {killed.starts - 1} new starts of the driver, {interrupted} runs interrupted and repeated.",
         f"The journals {'differ' if differ else 'say the same'}: title, sha256, parent, scores, val_bpb, gain, decision, status and number of",
         "runs of each experiment.",
+        *([asked_words(state, sum(run.started["kind"] == "smoke" for run in runs))] if url else []),
         "",
         table(["experiment", "the journal's last line", "killed"], [(b.experiment, b.moment.name, b.victim) for b in fell]),
     ]
     return "\n".join(words + ["", *(f"- {sentence}" for sentence in wrong)] * bool(wrong)), not wrong
+
+
+def asked_words(state: State, smoke_runs: int) -> str:
+    """What the language model was there for."""
+    attempts = [attempt for e in state.experiments[1:] for attempt in e.attempts]
+    theirs = sum(attempt.proposed["proposer"] == "llm" for attempt in attempts)
+    return f"{theirs} of {len(attempts)} attempts were the model's, {len(attempts) - len(state.experiments) + 1} of them repairs; {smoke_runs} smoke runs."
 
 
 # --- A real demo
@@ -239,6 +260,7 @@ def main() -> int:
     parser.add_argument("--only", type=parse_cell, action="append", help="a cell, STATE:VICTIM")
     parser.add_argument("--cells", type=Path, help="a file that keeps the matrix's cells, so that one that was cut off goes on")
     parser.add_argument("--random", type=int, metavar="KILLS", help="a night killed so often at random")
+    parser.add_argument("--researcher", action="store_true", help="with --random: the ideas are a scripted language model's")
     parser.add_argument("--experiments", type=int, default=10, help="of the night killed at random")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--demo", action="store_true", help="a real demo killed five times")
@@ -252,6 +274,10 @@ def main() -> int:
         work.mkdir(parents=True, exist_ok=True)
         if options.demo:
             part, (text, good) = "demo", run_demo(5, options.seed, work, options.cache)
+        elif options.random and options.researcher:
+            with FakeOpenAI(Steady()) as server:
+                found = run_random(options.random, options.experiments, options.seed, work, options.cache, server.url)
+            part, (text, good) = "researcher", found
         elif options.random:
             part, (text, good) = "random", run_random(options.random, options.experiments, options.seed, work, options.cache)
         elif options.others is not None:

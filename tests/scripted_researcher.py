@@ -2,7 +2,8 @@
 
 `Scripted` plays the thirty replies of scripted_replies.py one after the other, mends what is sent back to it, and repairs its crashes.
 `Mediocre` never runs out: it changes a number here and there, sometimes in the code, for no reason, and one answer in four cannot be used.
-Both read the train.py in the prompt as a model does, so their answers fit whatever the night has come to. By hand:
+`Steady` is as mediocre, and says the same of the same journal, however often it is asked: for nights that are killed.
+All read the train.py in the prompt as a model does, so their answers fit whatever the night has come to. By hand:
 
     python tests/scripted_researcher.py         # serves the thirty until Ctrl-C, and says how to start a night with them
 """
@@ -109,7 +110,7 @@ SPOTS = (
 class Mediocre:
     """Proposes changes at random, a third of them of constants; a quarter of its answers cannot be used."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self.random = random.Random(f"mediocre {seed}")
 
     def __call__(self, body: dict, number: int) -> str:
@@ -136,6 +137,26 @@ class Mediocre:
         old, new = self.random.choice(there)
         text = new.format(self.random.random())
         return re.sub(old, lambda _: text, source), f"Write {text}"
+
+
+SQUARE, BROKEN, MENDED = "F.relu(self.expand(x)).square()", "squared(F.relu(self.expand(x)))", "F.relu(self.expand(x))"
+
+
+class Steady:
+    """Answers by the train.py and the attempts that a prompt shows, never by when or how often it is asked. Each third idea crashes, and is mended."""
+
+    def __call__(self, body: dict, number: int) -> str:
+        source, prompt = source_in(body), body["messages"][1]["content"]
+        if "# The train.py that failed" in prompt:
+            target = source.replace(BROKEN, MENDED)
+            return HEADER.format("No square", "It should run now.", "architecture") + blocks(source, target)
+        experiments = len(
+            re.findall(r"^\d+ \| ", prompt.partition("# Attempts so far")[2].partition("\n# ")[0], re.MULTILINE)
+        )
+        if experiments % 3 == 2 and source.count(SQUARE) == 1 and not asks_for_numbers(body):
+            target = source.replace(SQUARE, BROKEN)
+            return HEADER.format("Square elsewhere", "It may help.", "architecture") + blocks(source, target)
+        return Mediocre(f"{source} {experiments} {len(body['messages'])}")(body, number)
 
 
 def main() -> None:
