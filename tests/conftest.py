@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import compileall
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from labs import baseline, cache, lab  # noqa: E402, F401 - fixtures
 
 from harness.lab.wall import VARIABLE, Wall, find_wall  # noqa: E402
 
+compileall.compile_dir(
+    Path(__file__).parents[1] / "harness", quiet=1
+)  # else each child does it anew: none of them may write it
 os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children find the package in a bare checkout
 
 

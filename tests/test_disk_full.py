@@ -12,7 +12,7 @@ import time
 import nbformat
 import pytest
 from checkout import ROOT, command_of, environment, git, make_repository
-from labs import copy_of, copy_with_harness, incumbent_source, put_candidate
+from labs import copy_of, copy_with_harness, incumbent_source, put_candidate, with_prior
 from small_disk import mounted
 
 from harness.lab import artifacts, decisions, disk_space, history, loop, measuring
@@ -238,17 +238,6 @@ def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
     disk.make_room()
     to_the_end(lab)
     assert len(fold(read_journal(lab.folder / "journal.jsonl")).experiments[1].attempt.runs[0].scored["audit"]) > 0
-
-
-SURE = {"sigma": 0.3, "df": 4, "note": "so that a gain of 3 bits is beyond doubt"}
-
-
-def with_prior(lab) -> None:
-    """Put SURE into the run's journal, on disk too: whoever reads it later should come to the same verdicts."""
-    path = lab.folder / "journal.jsonl"
-    first, _, rest = path.read_text().partition("\n")
-    path.write_text(json.dumps(json.loads(first) | {"prior": SURE}) + "\n" + rest)
-    lab.journal.entries[0]["prior"] = SURE
 
 
 @pytest.fixture(scope="module")

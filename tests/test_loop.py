@@ -58,7 +58,7 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
     monkeypatch.setattr(
         decisions, "quarantine_reasons", lambda *facts: []
     )  # a start-up of a loaded machine is not the point here
-    lab.journal.entries[0]["prior"] = {"sigma": 0.3, "df": 4, "note": "so that gains of 3 bits are beyond doubt"}
+    with_prior(lab)
     for number in (1, 2):
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
 

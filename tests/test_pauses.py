@@ -5,23 +5,27 @@ import sys
 import time
 
 import pytest
-from checkout import copy_checkout, environment
+from checkout import environment
+from labs import copy_with_harness
 
 from harness.lab.journal import fold, read_journal
 
 FULL = """
+import shutil
+from pathlib import Path
 _room = shutil.disk_usage
 shutil.disk_usage = lambda path: _room(path)._replace(free=0) if Path({flag!r}).exists() and "results" in str(path) else _room(path)
 """
 
 
 @pytest.fixture
-def night(tmp_path):
+def night(tmp_path, baseline, cache):
     """(flag: the disk is full while this file exists, run folder, start(give up after) -> a driver that looks again at once)."""
-    checkout, flag = copy_checkout(tmp_path / "lab"), tmp_path / "full"
+    checkout, flag = copy_with_harness(baseline, tmp_path / "lab"), tmp_path / "full"
     flag.touch()
-    with (checkout / "harness" / "lab" / "disk_space.py").open("a") as file:
-        file.write(FULL.format(flag=str(flag)))
+    (checkout / "sitecustomize.py").write_text(
+        FULL.format(flag=str(flag))
+    )  # in every Python that has the checkout on its path
     run, started = checkout / "results" / "t", []
 
     def start(give_up: float, *more: str) -> subprocess.Popen:
@@ -33,7 +37,7 @@ def night(tmp_path):
             f"sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments', '1', *{more!r}]))",
         )
         command = [sys.executable, "-c", "\n".join(lines)]
-        given = environment(checkout, tmp_path / "cache")
+        given = environment(checkout, cache)
         started.append(
             subprocess.Popen(command, cwd=checkout, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         )

@@ -218,7 +218,7 @@ class Runs:
         if device["kind"] == "cpu":
             return True
         try:
-            return detect_device()["name"] == device["name"]
+            return detect_device(again=True)["name"] == device["name"]
         except ProfileError:
             return False
 

@@ -6,6 +6,7 @@ comes next is the journal's `next_step`, so a killed night goes on with the same
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from pathlib import Path
@@ -21,10 +22,11 @@ from harness.lab.locks import BusyError, hold, is_held
 from harness.lab.loop import Lab, LoopError, Paused
 from harness.lab.parameters import check_tag
 from harness.lab.plan import Night, command_line, enough, plan_words
+from harness.lab.profiles import ProfileError, detect_device
 from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
 from harness.lab.proposers import deadline_seconds, settle
 from harness.lab.runner import REPOSITORY
-from harness.lab.settings import SettingsError, check_same_text, read_settings
+from harness.lab.settings import SettingsError, check_same_text, device_to_ask_for, read_settings
 from harness.lab.steps import next_step
 from harness.lab.terminal import Terminal
 
@@ -147,6 +149,7 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
         check_same_text(settings)
     ideas = settle(night)
     terminal.say(ideas.words)
+    ask_once_for_the_device(night)
     context = make_context()
     common = {"tag": night.tag, "results_dir": night.results}
     if why := history.why_no_history(REPOSITORY):
@@ -189,6 +192,15 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     run_notebook(night, terminal, stopper, context, "04_analysis", "04_analysis", common)
     say_where(night, terminal, stopper.wanted())
     return 0
+
+
+def ask_once_for_the_device(night: Night) -> None:
+    """Each notebook needs to know the device; asked here, it is asked once. Where it cannot be used, the first notebook says why."""
+    kind = night.device
+    if (night.folder / "run.json").exists():
+        kind = device_to_ask_for(read_settings(night.folder))
+    with contextlib.suppress(ProfileError):
+        detect_device(kind)
 
 
 def data_of_run(night: Night) -> PreparedData | None:

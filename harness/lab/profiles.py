@@ -22,6 +22,8 @@ from harness.data.sources import open_source
 from harness.search.keep import Prior
 
 LARGE_CARD_MB = 70_000
+DEVICE_VARIABLE = "AUTORESEARCH_DEVICE"  # what was found, for this process and those that it starts
+CARD_VARIABLES = ("CUDA_", "HIP_", "ROCR_", "HSA_")
 REFUSED_STATUS = 3  # of harness.training.devices: there is a device and it cannot be used
 NEVER_RUN = "never run on such hardware"  # said wherever the profile is named, until somebody has
 
@@ -156,8 +158,38 @@ PROFILES = {
 }
 
 
-def detect_device(kind: str = "auto", try_compile: bool = False) -> dict:
-    """Ask a subprocess what torch sees on this machine; see `harness.training.devices.Device` for the fields."""
+def detect_device(kind: str = "auto", try_compile: bool = False, again: bool = False) -> dict:
+    """Return what torch sees on this machine; see `harness.training.devices.Device` for the fields. Raises ProfileError.
+
+    A subprocess is asked, which takes seconds. What it said holds for this process and those that it starts, unless asked again.
+    """
+    known = {} if again or try_compile else known_devices()
+    for asked, facts in known.items():
+        if kind == asked or (asked == "auto" and kind == facts["kind"]):
+            return facts
+    facts = ask_device(kind, try_compile)
+    os.environ[DEVICE_VARIABLE] = json.dumps({"asked_with": asked_with(), "devices": known_devices() | {kind: facts}})
+    return facts
+
+
+def known_devices() -> dict[str, dict]:
+    """What this process or one above it was told, by the kind that was asked for; nothing where another Python or other cards were asked for."""
+    try:
+        told = json.loads(os.environ.get(DEVICE_VARIABLE, ""))
+    except ValueError:
+        return {}
+    return told["devices"] if told["asked_with"] == asked_with() else {}
+
+
+def asked_with() -> list[str]:
+    """What the answer depends on, besides the machine."""
+    return [
+        sys.executable,
+        *(f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith(CARD_VARIABLES)),
+    ]
+
+
+def ask_device(kind: str, try_compile: bool) -> dict:
     from harness.lab.runner import child_environment  # needs psutil: who only reads profiles has no use for it
 
     command = [sys.executable, "-m", "harness.training.devices", "--kind", kind] + ["--try-compile"] * try_compile

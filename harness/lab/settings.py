@@ -176,7 +176,7 @@ def check_unchanged(settings: Settings) -> PreparedData:
         raise SettingsError(
             f"run {settings.tag} began with torch {settings.versions['torch']}, here is {torch_now}: start a new tag"
         )
-    device = detect_device(settings.device["kind"] if settings.device["kind"] == "cpu" else "auto")
+    device = detect_device(device_to_ask_for(settings))
     if (device["kind"], device["name"]) != (settings.device["kind"], settings.device["name"]):
         raise SettingsError(
             f"run {settings.tag} began on {settings.device['kind']} ({settings.device['name']}), this is {device['kind']} ({device['name']}): start a new tag"
@@ -188,6 +188,11 @@ def check_unchanged(settings: Settings) -> PreparedData:
             f"run {settings.tag} began on data {settings.data_id} ({settings.data_hash[:12]}), found {data.data_id} ({data.data_hash[:12]}): start a new tag"
         )
     return data
+
+
+def device_to_ask_for(settings: Settings) -> str:
+    """The kind that a run which goes on asks for: a CPU where it began on one, whatever else there is, else the best."""
+    return "cpu" if settings.device["kind"] == "cpu" else "auto"
 
 
 def check_same_text(settings: Settings) -> None:
