@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from checkout import ROOT, git
-from labs import incumbent_source, point_at, put_candidate, row, run_experiment
+from labs import incumbent_source, point_at, put_candidate, row, run_experiment, with_prior
 
 from harness.lab import carrying, decisions, disk_space, history, locks, loop, measuring, outcomes, progress
 from harness.lab.journal import Journal
