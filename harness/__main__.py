@@ -195,7 +195,7 @@ def run_try(options: argparse.Namespace) -> int:
     from harness.lab.trying import Idea, Refused, refusal, try_idea
 
     folder = results_folder(options.results) / check_tag(newest_tag(options))
-    source = options.train_py.read_bytes().decode("utf-8", errors="surrogateescape")  # which the gate then refuses
+    source = read_idea(options.train_py)
     idea = Idea(source, options.idea, options.hypothesis, options.category, options.expect, options.by)
     try:
         found = try_idea(folder, idea, sys.stderr, again=shlex.join([sys.executable, *sys.orig_argv[1:]]))
@@ -207,6 +207,17 @@ def run_try(options: argparse.Namespace) -> int:
         status = 130
     print(json.dumps(found, ensure_ascii=False, indent=1))
     return status
+
+
+def read_idea(path: Path) -> str:
+    """A candidate's text, as much of it as the gate needs to refuse it. What is no file, such as a pipe, might never end."""
+    from harness.lab.loop import LoopError
+    from harness.search.gate import MOST_BYTES
+
+    if path.exists() and not path.is_file():
+        raise LoopError(f"{path} is no file: give the changed copy of best/train.py")
+    with path.open("rb") as file:
+        return file.read(MOST_BYTES + 1).decode("utf-8", errors="surrogateescape")  # which the gate then refuses
 
 
 def run_train(options: argparse.Namespace) -> int:

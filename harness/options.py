@@ -6,6 +6,7 @@ In: nothing. Out: an argument parser. Imports nothing that is slow: help and wro
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 DEMO_EXPERIMENTS = 6
@@ -137,6 +138,14 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def finite(text: str) -> float:
+    """A number on the command line; nan and infinities are none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
 def add_try(commands: argparse._SubParsersAction) -> None:
     """Declare the options of one idea from outside."""
     from harness.search.program import CATEGORIES
@@ -155,7 +164,7 @@ def add_try(commands: argparse._SubParsersAction) -> None:
     )
     one.add_argument(
         "--expect",
-        type=float,
+        type=finite,
         default=None,
         metavar="DELTA",
         help="expected change of val_bpb: -0.003 is better by that",

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from multiprocessing import forkserver
 
@@ -11,7 +12,9 @@ import nbformat
 import pytest
 from test_runner import OPEN, train
 
+from harness.lab import locks
 from harness.lab.execute import NotebookProcess, make_context
+from harness.lab.leftovers import MARK
 from harness.lab.profiles import PROFILES, ProfileError, override, parse_overrides
 from harness.lab.wall import find_wall
 
@@ -78,6 +81,23 @@ def test_a_page_is_started_though_its_server_is_killed_while_it_is_asked(tmp_pat
         pass
     assert killed and page.failure() is None
     assert "2" in (tmp_path / "out" / "page.ipynb").read_text()
+
+
+def test_a_page_that_is_killed_takes_the_run_s_processes_along_unless_somebody_else_works_on_it(tmp_path):
+    notebook = tmp_path / "page.ipynb"
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time; time.sleep(600)")]), notebook
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    mark = {MARK: str(run / "experiments/0001/attempts/00/runs/00/work")}
+    training = subprocess.Popen(["sleep", "600"], env=os.environ | mark, start_new_session=True)
+    context = make_context()
+    with locks.hold(run, "experiment", "a notebook by hand", "wait"):
+        NotebookProcess(context, notebook, tmp_path / "out" / "page.ipynb", {}).kill(run)
+    assert training.poll() is None
+    NotebookProcess(context, notebook, tmp_path / "out" / "page.ipynb", {}).kill(run)
+    assert training.wait(10) == -signal.SIGKILL
 
 
 SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in the order in which the moments come

@@ -15,7 +15,8 @@ from checkout import ROOT, git
 from labs import incumbent_source, point_at, put_candidate, row, run_experiment, with_prior
 
 from harness.lab import carrying, decisions, disk_space, history, locks, loop, measuring, outcomes, progress
-from harness.lab.journal import Journal
+from harness.lab.checking import check_run
+from harness.lab.journal import MOST_CUT_OFF, Journal
 from harness.lab.loop import Lab, LoopError, Paused
 from harness.lab.proposing import Asking, proposal_request
 from harness.lab.records import records_from_journal
@@ -324,6 +325,21 @@ def test_a_file_that_blames_the_machine_each_time_is_a_crash_and_costs_the_night
     assert row(lab, 1) == (0.0, 0.0, "crash")
 
 
+def test_an_idea_that_takes_the_harness_down_each_time_is_a_crash(lab):
+    ready_to_train(lab)
+    for _ in range(MOST_CUT_OFF):
+        step = lab.step
+        assert step.kind == "train"
+        facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
+        lab.note_run("run_started", step, **facts, fewer_rows=False)
+        lab.recover()  # as the next start does
+    lab.decide()
+    lab.commit()
+    assert row(lab, 1) == (0.0, 0.0, "crash") and f"died {MOST_CUT_OFF} times" in lab.experiment.decided["verdict"]
+    lab.release()
+    assert check_run(lab.folder, loop.REPOSITORY) == []
+
+
 @pytest.fixture
 def alike(lab, monkeypatch):
     """A run whose last three ideas ended with the same words, but for numbers; the next has not begun."""
@@ -356,13 +372,18 @@ def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, 
     with pytest.raises(Paused, match=r"experiments 1 to 3 all ended with .* not the ideas"):
         alike.begin()
     assert alike.state.excused == {1, 2, 3}
+    with pytest.raises(Paused, match="experiments 1 to 3"):  # nothing else is tried while it does not train
+        alike.begin()
+    assert (alike.step.kind, alike.step.experiment) == ("propose", 4)
+    monkeypatch.undo()
     with alike:
         facts = (alike.step, alike.folder / "experiments/0004/attempts/00", alike.state, alike.settings, alike.data)
         request = proposal_request(*facts, "", "", Asking(), alike.attempt_folder)
         assert [row["experiment"] for row in request["history"]] == [0]
         put_candidate(alike, ideas[0])
         alike.number = None
-        alike.begin()  # they are excused: nothing to look at again
+        alike.begin()
+        assert alike.journal.entries[-1]["event"] == "controlled" and alike.state.unwell is None
         alike.propose()
         alike.check()
         assert alike.experiment.attempt.checked["ok"]  # and may be tried again

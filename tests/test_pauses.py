@@ -8,6 +8,7 @@ import pytest
 from checkout import environment
 from labs import copy_with_harness
 
+from harness.lab import locks
 from harness.lab.journal import fold, read_journal
 
 FULL = """
@@ -82,3 +83,14 @@ def test_a_paused_night_can_be_stopped(night):
     (run / "STOP").write_text("")
     assert waiting.wait(timeout=100) == 0
     assert "stopped as asked" in (run / "night.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_notebook_by_hand_between_two_experiments_is_waited_for(night):
+    flag, run, start = night
+    flag.unlink()
+    with locks.hold(run, "experiment", "an experiment", "wait"):
+        waiting = start(3600.0)
+        wait_for_words(run, "paused: run t is in use", waiting)
+    assert waiting.wait(timeout=200) == 0
+    assert [e.number for e in fold(read_journal(run / "journal.jsonl")).experiments] == [0, 1]

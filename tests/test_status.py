@@ -88,7 +88,7 @@ def test_the_states_of_a_driver_that_lives(folder, driver):
     driver.tell("beat training")
     found = watching.look_at(folder)
     assert (found["state"], found["pid"], found["stage_limit_seconds"]) == ("running", driver.process.pid, 60.0)
-    assert found["stage_seconds"] >= 4 and found["next_command"].endswith("--tag t --stop")
+    assert found["stage_seconds"] >= 4 and found["next_command"].endswith(f"--stop --tag t --results {folder.parent}")
     driver.tell("slow")
     assert state(folder) == "slow"
     driver.tell("beat paused: the disk is full")

@@ -1,5 +1,7 @@
 """One idea from outside: what is refused before anything is written, what is left for the loop, and the whole of it through the command line."""
 
+import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from harness.lab.checking import check_run
 from harness.lab.journal import fold, read_journal
 from harness.lab.loop import Lab, LoopError
 from harness.lab.trying import Idea, Refused, check_idea, place_idea, refusal
-from harness.options import TRY_STATUSES
+from harness.options import TRY_STATUSES, make_parser
 from harness.search.constants import constant_values, rewrite_constants
 
 STRUCTURAL = ("F.relu(self.expand(x)).square()", "F.gelu(self.expand(x))")
@@ -127,6 +129,14 @@ def test_an_agent_tries_ideas_from_the_command_line(tmp_path, baseline, cache):
     file.write_text("")
     status, found, said = try_it(checkout, cache, file, "--idea", "no such run", "--tag", "u")
     assert status == 1 and found["outcome"] == "error" and "no run" in found["reason"] and found["reason"] in said
+    status, found, _ = try_it(checkout, cache, Path("/dev/zero"), "--idea", "without end")
+    assert status == 1 and "is no file" in found["reason"]
+    file.write_bytes(b"x = 1\n" * 10**6)
+    status, found, _ = try_it(checkout, cache, file, "--idea", "large")
+    assert status == 5 and "bytes" in found["reasons"][0]
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as told:
+        make_parser().parse_args(["try", str(file), "--idea", "x", "--expect", "nan"])
+    assert "--expect" in told.getvalue()
     source = (run / "best" / "train.py").read_text()
     file.write_text(rewrite_constants(source, {"MATRIX_LR": 0.1}))
     planted = {keys.KEY: "sk-planted-9", "HOME": str(tmp_path)}
@@ -154,6 +164,14 @@ def test_an_agent_tries_ideas_from_the_command_line(tmp_path, baseline, cache):
 def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, baseline, cache):
     checkout = copy_with_harness(baseline, tmp_path / "lab")
     run, file = checkout / "results" / "t", tmp_path / "idea.py"
+    status, found, _ = try_it(checkout, cache, Path("/dev/zero"), "--idea", "without end")
+    assert status == 1 and "is no file" in found["reason"]
+    file.write_bytes(b"x = 1\n" * 10**6)
+    status, found, _ = try_it(checkout, cache, file, "--idea", "large")
+    assert status == 5 and "bytes" in found["reasons"][0]
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as told:
+        make_parser().parse_args(["try", str(file), "--idea", "x", "--expect", "nan"])
+    assert "--expect" in told.getvalue()
     source = (run / "best" / "train.py").read_text()
     file.write_text(rewrite_constants(source, {"MATRIX_LR": 0.1}))
     other = tmp_path / "other.py"

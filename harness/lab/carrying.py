@@ -67,12 +67,18 @@ class Runs:
         self._server_a = None
 
     def control(self) -> None:
-        """Where the last ideas failed alike, see whether the best file still trains and is scored; raise Paused when it does not."""
-        lab, suspects = self.lab, outcomes.failed_alike(self.lab.state)
-        if not suspects:
+        """Where the last ideas failed alike, see whether the best file still trains and is scored; raise Paused when it does not.
+
+        While it does not, nothing else is tried: whoever comes back looks again first.
+        """
+        lab, unwell, suspects = self.lab, self.lab.state.unwell, outcomes.failed_alike(self.lab.state)
+        if unwell:
+            numbers, cause = unwell["suspects"], unwell["suspected"]
+        elif suspects:
+            numbers, cause = [e.number for e in suspects], suspects[-1].attempt.failure.cause
+        else:
             return
         result = self._try_again(lab.state.incumbent)
-        numbers, cause = [e.number for e in suspects], suspects[-1].attempt.failure.cause
         facts = {"status": result["status"], "cause": result["cause"], "suspects": numbers, "suspected": cause}
         lab.journal.append("controlled", **facts)
         if result["status"] != "ok":

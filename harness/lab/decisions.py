@@ -5,7 +5,7 @@ In: the state. Out: plain data. Pure; the verdict itself is `harness.search.keep
 
 from __future__ import annotations
 
-from harness.lab.journal import NOT_HELD_AGAINST, Experiment, State
+from harness.lab.journal import MOST_CUT_OFF, NOT_HELD_AGAINST, Experiment, State
 from harness.lab.quarantine import quarantine_reasons
 from harness.lab.steps import verdict
 
@@ -36,7 +36,10 @@ def decision(state: State, budget_seconds: float) -> dict:
         return entry | {"decision": "discard", "status": "invalid_patch", "kind": "invalid_patch", "verdict": words}
     if run := attempt.failure:
         status, words = run.status, f"{run.status}: {run.cause}"
-        if status in NOT_HELD_AGAINST:
+        if run == attempt.fatal:
+            words = f"crash: the harness itself died {MOST_CUT_OFF} times while this trained"
+            status = "crash"
+        elif status in NOT_HELD_AGAINST:
             words = f"crash: {len(attempt.unsure)} times it ended for a reason that it says is not its own, and nobody else saw: {run.cause}"
             status = "crash"
         return entry | {"decision": "discard", "status": status, "kind": status, "verdict": words, "val_bpb": None}

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from harness.lab.leftovers import alive, kill_all_of
+from harness.lab.leftovers import alive, kill_all_of, wait_until_dead
+from harness.lab.locks import is_held
 from harness.lab.runner import REPOSITORY
 
 PRELOAD = [
@@ -52,7 +53,10 @@ class NotebookProcess:
         output.parent.mkdir(parents=True, exist_ok=True)
         self._receiver, sender = context.Pipe(duplex=False)
         self.process = context.Process(
-            target=execute, args=(str(notebook), str(output), parameters, sender), name=f"papermill {output.name}"
+            target=execute,
+            args=(str(notebook), str(output), parameters, sender),
+            name=f"papermill {output.name}",
+            daemon=True,  # one that nobody watches, since a signal came just then, is not waited for
         )
         for tries_left in reversed(range(STARTS)):
             try:
@@ -101,7 +105,9 @@ class NotebookProcess:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         self.process.join(10)
-        kill_all_of(run)
+        wait_until_dead(family)
+        if not is_held(run, "experiment"):  # else a notebook by hand works on the run, and this one did not
+            kill_all_of(run)
 
 
 def put_aside(output: Path) -> None:

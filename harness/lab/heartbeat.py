@@ -38,7 +38,8 @@ def end(folder: Path, code: int, words: str) -> None:
     """
     with contextlib.suppress(OSError, ValueError, KeyError):
         if read_json(folder / ".night.holder.json")["pid"] == os.getpid():
-            write(folder, f"ended: {words}", {"exit_code": code})
+            command = (read_heartbeat(folder) or {}).get("command")
+            write(folder, f"ended: {words}", {"exit_code": code, "command": command})
 
 
 def last_line(log: Path) -> str:

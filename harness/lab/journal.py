@@ -39,6 +39,7 @@ EVENTS = (
 )
 NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
 MOST_UNSURE = 3  # runs of one attempt that may end so by its own word; the last of them is held against it
+MOST_CUT_OFF = 10  # runs of one attempt in which the harness itself was killed: then the attempt is what kills it
 MOST_REPAIRS = 2  # further attempts of an experiment whose proposer can mend what failed
 REPAIRERS = ("llm",)  # proposers that can
 EARLY_SECONDS = 60.0  # of a run: what fails within them, start-up not counted, is mended, not given up
@@ -244,7 +245,13 @@ class Attempt:
         """The first run whose failure is held against the idea."""
         forgiven = [run.number for run in self.shrunk] + [run.number for run in self.unsure[: MOST_UNSURE - 1]]
         failed = (run for run in self.runs if run.status not in (None, "ok") and not run.excused)
-        return next((run for run in failed if run.number not in forgiven), None)
+        return next((run for run in failed if run.number not in forgiven), None) or self.fatal
+
+    @property
+    def fatal(self) -> Run | None:
+        """The last of so many runs that ended with the death of the harness that it was no accident; None for fewer."""
+        cut_off = [run for run in self.runs if run.trained and run.trained.get("cut_off")]
+        return cut_off[MOST_CUT_OFF - 1] if len(cut_off) >= MOST_CUT_OFF else None
 
     @property
     def unsure(self) -> list[Run]:
@@ -309,7 +316,8 @@ def failed_early(attempt: Attempt) -> bool:
 class State:
     """A run as its journal tells it. kept: the baseline and what was kept, in the order in which it became the incumbent.
 
-    controlled: the newest entry that shows that the best file still trains, 0 for none; excused: experiments that failed while it did not.
+    controlled: the newest entry that shows that the best file still trains, 0 for none; excused: experiments that failed while it did not. unwell:
+    the entry that says that it does not train, None where nothing says so or something has been scored since.
     """
 
     opened: dict | None = None
@@ -317,6 +325,7 @@ class State:
     kept: list[Experiment] = field(default_factory=list)
     controlled: int = 0
     excused: set[int] = field(default_factory=set)
+    unwell: dict | None = None
 
     @property
     def incumbent(self) -> Experiment | None:
@@ -358,9 +367,12 @@ def take_in(state: State, entry: dict) -> None:
     if event == "opened":
         state.opened = entry
     if event == "controlled" and entry["status"] == "ok":
-        state.controlled = entry["seq"]
+        state.controlled, state.unwell = entry["seq"], None
     elif event == "controlled":
         state.excused |= set(entry["suspects"])
+        state.unwell = entry
+    elif event == "scored" and entry["status"] == "ok":
+        state.unwell = None
     if event in ("opened", "controlled", "note"):
         return
     if entry["experiment"] == len(state.experiments):

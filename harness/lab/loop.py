@@ -44,7 +44,7 @@ from harness.lab.proposing import (
 )
 from harness.lab.results import results_from_journal, write_results
 from harness.lab.runner import REPOSITORY
-from harness.lab.settings import Settings, check_unchanged, read_settings, results_folder
+from harness.lab.settings import Settings, check_unchanged, command_on, read_settings, results_folder
 from harness.lab.steps import Step, next_step
 from harness.lab.untrusted_files import remove_tree
 from harness.search.gate import check_candidate
@@ -100,7 +100,7 @@ class Lab:
             die_with_parent(os.getppid())  # a kernel of a night must not go on alone when the night is killed
         if self.folder in _HOLDING:
             _HOLDING[self.folder].release()
-        advice = f"Wait for it, stop it (python3 scripts/overnight.py --stop --tag {self.settings.tag}), or shut down that notebook's kernel."
+        advice = f"Wait for it, stop it ({command_on(self.folder, '--stop')}), or shut down that notebook's kernel."
         self._held.enter_context(hold(self.folder, "experiment", "an experiment", advice))
         _HOLDING[self.folder] = self
         self.journal = Journal(self.folder / "journal.jsonl")
@@ -176,7 +176,8 @@ class Lab:
             kill_leftover(self.folder_of(step))
         kill_all_of(self.folder)  # whatever step the last holder died in: a server of it may live on
         if step.kind == "close":
-            self.note_run("trained", step, status="interrupted", cause="the harness ended in mid-run", log_bytes=0)
+            facts = {"status": "interrupted", "cause": "the harness ended in mid-run", "cut_off": True}
+            self.note_run("trained", step, **facts, log_bytes=0)
         remove_tree(self.folder / "control")
         newest = self.state.experiments[-1:]
         remove_leftovers(self.folder, self.folder / "experiments" / f"{newest[0].number:04d}" if newest else None)

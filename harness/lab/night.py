@@ -26,7 +26,7 @@ from harness.lab.profiles import ProfileError, detect_device
 from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
 from harness.lab.proposers import deadline_seconds, settle
 from harness.lab.runner import REPOSITORY
-from harness.lab.settings import SettingsError, check_same_text, device_to_ask_for, read_settings
+from harness.lab.settings import SettingsError, check_same_text, command_on, device_to_ask_for, read_settings
 from harness.lab.steps import next_step
 from harness.lab.terminal import Terminal
 
@@ -47,7 +47,6 @@ FINAL_ERRORS = (
     "DataError",
     "ProgramError",
     "ParameterError",
-    "BusyError",
     "ProfileError",
     "JournalError",
     "HistoryError",
@@ -84,19 +83,23 @@ class Stopper:
             )  # a closed SSH window does not end the night
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is StopNow:
+            return  # this process ends now, in good order, however often it is told to
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: object) -> None:
         if self.asked:
-            raise StopNow
+            self._terminate(number, frame)
         self.asked = True
         self.terminal.say(
             f"stopping: {what_is_being_finished(self.night)} is being finished first; Ctrl-C again stops at once"
         )
 
     def _terminate(self, number: int, frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
         raise StopNow
 
     def wanted(self) -> bool:
@@ -111,7 +114,7 @@ def run_night(night: Night) -> int:
     """
     check_tag(night.tag)
     make_folder(night.folder)
-    advice = f"See it with: python3 scripts/overnight.py --status --tag {night.tag}; or choose another tag"
+    advice = f"See it with: {command_on(night.folder, '--status')}; or choose another tag"
     with hold(night.folder, "night", "a night", advice):
         (night.folder / STOP_FILE).unlink(missing_ok=True)
         terminal = Terminal(night.folder / "night.log")
@@ -296,7 +299,7 @@ def try_notebook(
                 )
             return
         kind, message = failure or ("Unfinished", "the notebook ended before its work was done")
-        if kind == "Paused":
+        if kind in ("Paused", "BusyError"):  # the second: a notebook by hand came between two experiments
             raise Paused(message)
         if kind in FINAL_ERRORS:
             raise LoopError(message)

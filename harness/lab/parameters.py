@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 MINIMUM_TORCH = (2, 11)
+BY_HAND = "by-hand"  # in results/: `python -m harness train`
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -84,6 +85,8 @@ def check_kernel() -> None:
 
 def check_tag(tag: str) -> str:
     """Return the tag if it can name a folder and a git ref: letters, digits, dot, underscore, hyphen."""
+    if tag == BY_HAND:
+        raise ParameterError(f"tag {tag!r} is the folder of trainings by hand: choose another, such as nov23")
     if not TAG.fullmatch(tag) or ".." in tag or tag.endswith((".", ".lock")):
         raise ParameterError(
             f"tag {tag!r} cannot name a folder and a git branch: use letters, digits, '.', '_' and '-', such as nov23"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -79,6 +80,12 @@ def package_versions() -> dict[str, str]:
 def results_folder(given: str = "") -> Path:
     """The folder of all runs: the given one, or results/ of this checkout."""
     return Path(given).expanduser().resolve() if given else REPOSITORY / "results"
+
+
+def command_on(folder: Path, *options: str) -> str:
+    """What to type to do something with a run, wherever it is."""
+    where = [] if folder.parent == results_folder() else ["--results", str(folder.parent)]
+    return shlex.join(["python3", "scripts/overnight.py", *options, "--tag", folder.name, *where])
 
 
 def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict) -> Settings:

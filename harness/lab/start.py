@@ -18,7 +18,7 @@ from harness.lab.device_batch import find_device_batch
 from harness.lab.integrity import Integrity
 from harness.lab.loop import Lab, LoopError
 from harness.lab.measuring import Measurement
-from harness.lab.parameters import check_tag
+from harness.lab.parameters import BY_HAND, check_tag
 from harness.lab.profiles import Profile, choose_profile, detect_device, full_spec, override, parse_overrides
 from harness.lab.proposing import baseline_source
 from harness.lab.runner import REPOSITORY, run_training, summary_block
@@ -152,8 +152,8 @@ def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "aut
     """Train and score one file as it is, outside of any run, in results/by-hand/; return its summary block."""
     profile, facts = find_profile(profile_name, device, overrides=overrides)
     data = find_prepared(profile.source, profile.vocab_size, profile.max_seq_len, profile.eval_tokens)
-    folder = results_folder() / "by-hand" / time.strftime("%Y%m%d-%H%M%S")
-    settings = make_settings("by-hand", profile, data, facts)
+    folder = results_folder() / BY_HAND / time.strftime("%Y%m%d-%H%M%S")
+    settings = make_settings(BY_HAND, profile, data, facts)
     folder.mkdir(parents=True)
     copy = folder / "train.py"
     copy.write_bytes(train_py.read_bytes())

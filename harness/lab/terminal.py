@@ -1,20 +1,27 @@
 """The night's terminal: lines that stay, and one that is rewritten in place.
 
-In: sentences. Out: the terminal and night.log, both with the time. A terminal that hangs up does not end a night.
+In: sentences. Out: the terminal and night.log, both with the time. A terminal that hangs up does not end a night, and one that takes nothing (Ctrl-S, a
+connection that sleeps) does not hold it up: a thread writes there, and what finds no room is in night.log alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import queue
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 
 from harness.data.files import append_whole
 from harness.data.text import one_line
 from harness.lab.journal import now
+
+MOST_WAITING = 200  # pieces of text for a terminal that takes none just now
+LAST_SECONDS = 2.0  # for it to take the last of them
 
 
 class Terminal:
@@ -31,6 +38,7 @@ class Terminal:
         self._log = log.open("ab", buffering=0)
         self._last = 0.0
         self._width = 0
+        self._writer = start_writer(self.stream)
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -54,15 +62,52 @@ class Terminal:
         self._width = len(line)
 
     def _write(self, before: str, text: str) -> None:
-        try:
+        if self._writer:
+            self._writer.put(before + text)
+        else:
             self.stream.write(before + text)
-            self.stream.flush()
-        except OSError:  # the terminal hung up; the night goes on and night.log has it all
-            self.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-            self.live = False
 
     def close(self) -> None:
+        if self._writer:
+            self._writer.finish()
         self._log.close()
+
+
+def start_writer(stream) -> Writer | None:
+    """A thread for a stream that leads somewhere; None for one in memory, which never holds anybody up."""
+    try:
+        stream.flush()  # what was printed before comes before
+        return Writer(stream.fileno(), getattr(stream, "encoding", None) or "utf-8")
+    except (OSError, AttributeError, io.UnsupportedOperation):
+        return None
+
+
+class Writer(threading.Thread):
+    """Writes text to a file descriptor, as fast as that takes it, while others go on. What comes when MOST_WAITING pieces wait is left out."""
+
+    def __init__(self, descriptor: int, encoding: str) -> None:
+        super().__init__(daemon=True)
+        self.descriptor, self.encoding = descriptor, encoding
+        self.waiting: queue.Queue[bytes] = queue.Queue(MOST_WAITING)
+        self.start()
+
+    def put(self, text: str) -> None:
+        with contextlib.suppress(queue.Full):
+            self.waiting.put_nowait(text.encode(self.encoding, "replace"))
+
+    def run(self) -> None:
+        while True:
+            piece = self.waiting.get()
+            with contextlib.suppress(OSError):  # the terminal hung up; night.log has it all
+                while piece:
+                    piece = piece[os.write(self.descriptor, piece) :]
+            self.waiting.task_done()
+
+    def finish(self) -> None:
+        """Wait until all is written, but not for long."""
+        until = time.monotonic() + LAST_SECONDS
+        while self.waiting.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.005)
 
 
 def clock(seconds: float) -> str:

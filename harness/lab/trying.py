@@ -27,11 +27,12 @@ from harness.lab.loop import Lab
 from harness.lab.night import StopNow, Stopper, try_notebook
 from harness.lab.plan import Night
 from harness.lab.records import records_from_journal
+from harness.lab.settings import command_on
 from harness.lab.terminal import Terminal
 from harness.lab.untrusted_files import remove_tree
 from harness.search.constants import ConstantsError, constant_values
 from harness.search.duplicates import near_duplicate, structure_hash
-from harness.search.gate import check_candidate, source_hash
+from harness.search.gate import MOST_BYTES, check_candidate, source_hash
 from harness.search.keyless import obey_program
 from harness.search.patch import PatchError
 from harness.search.program import ProgramError, parse_program
@@ -87,10 +88,10 @@ def try_idea(folder: Path, idea: Idea, stream: TextIO, again: str = "") -> dict:
     Raises Refused; BusyError while somebody works on the run; Paused where it may go on later; LoopError, SettingsError, ... with what to do; StopNow.
     """
     lab = Lab(folder)
-    with lab:
-        check_idea(lab, idea)  # here, so that what cannot be tried leaves no trace of a night
-    advice = f"Wait for it, or stop it: python3 scripts/overnight.py --stop --tag {folder.name}"
+    advice = f"Wait for it, or stop it: {command_on(folder, '--stop')}"
     with hold(folder, "night", f"an idea of {idea.by or 'somebody'}", advice):
+        with lab:  # never beside a night, whose next experiment would find the run in use
+            check_idea(lab, idea)  # before the heartbeat, so that what cannot be tried leaves no trace of a night
         try:
             with lab:
                 number = place_idea(lab, idea)
@@ -108,14 +109,16 @@ def check_idea(lab: Lab, idea: Idea) -> str:
     """Return the idea's category. Raises Refused with everything that speaks against it, LoopError where the run is not ready for another."""
     step, state, tag = lab.step, lab.state, lab.settings.tag
     if step.experiment == 0:
-        raise LoopError(f"run {tag} has no baseline yet: python3 scripts/overnight.py --tag {tag} --experiments 0")
+        raise LoopError(f"run {tag} has no baseline yet: {command_on(lab.folder, '--experiments', '0')}")
+    if len(idea.source) > MOST_BYTES:
+        raise Refused(check_candidate(idea.source, {}))  # nothing else looks at it: that would take minutes
     newest, sha = state.experiments[-1], source_hash(idea.source)
     if newest.number == step.experiment:
         if newest.attempt.proposed["sha256"] == sha:
             return newest.attempt.proposed["category"]  # it was cut off, and goes on
         raise LoopError(
             f"experiment {newest.number} is unfinished ({one_line(newest.attempt.proposed['title'])[:60]}): the same command as then, or "
-            f"python3 scripts/overnight.py --tag {tag} --experiments {newest.number}, finishes it"
+            f"{command_on(lab.folder, '--experiments', str(newest.number))}, finishes it"
         )
     tried = lab.tried()
     before, category = lab.train_py(state.incumbent).read_text(encoding="utf-8"), idea.category

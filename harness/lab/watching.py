@@ -26,7 +26,7 @@ from harness.lab.journal import State, fold, read_journal
 from harness.lab.locks import is_held
 from harness.lab.progress import last_event, stage_limit
 from harness.lab.records import baseline_of, best_of, parse_time, records_from_journal
-from harness.lab.settings import Settings, read_settings
+from harness.lab.settings import Settings, command_on, read_settings
 from harness.lab.status import status_text
 from harness.lab.steps import Step, step_after
 
@@ -182,12 +182,11 @@ def taken_up_since(folder: Path, heartbeat: dict) -> bool:
 
 def next_command(folder: Path, life: Life) -> str:
     """What to type next."""
-    short = f"python3 scripts/overnight.py --tag {folder.name}"
     if life.state in ("running", "paused", "slow"):
-        return f"{short} --stop"
+        return command_on(folder, "--stop")
     if life.state == "finished":
-        return f"{short} --report"
-    return (life.heartbeat or {}).get("command") or short
+        return command_on(folder, "--report")
+    return (life.heartbeat or {}).get("command") or command_on(folder)
 
 
 # --- the run -------------------------------------------------------------------------------------------------------------
