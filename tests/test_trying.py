@@ -88,7 +88,7 @@ def test_an_idea_is_left_where_the_loop_takes_it_up_and_it_alone_goes_on(lab):
     }
     assert proposed["smoke"] and "F.gelu" in lab.diff()
     assert place_idea(lab, idea) == 1  # cut off here, the same goes on
-    with pytest.raises(LoopError, match="experiment 1 is unfinished .* --experiments 1, finishes it"):
+    with pytest.raises(LoopError, match="experiment 1 is unfinished .* --experiments 1 .*, finishes it"):
         place_idea(lab, Idea(changed(lab, MATRIX_LR=0.1), "another"))
     lab.check()
     assert lab.step.kind == "train" and lab.step.run_kind == "smoke"
