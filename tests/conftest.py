@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import collections
 import compileall
 import os
 import sys
@@ -27,6 +28,12 @@ def tiny_data(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("data")
     return prepare(FakeSource(make_texts(400)), 256, 64, 4096, cache=folder, workers=1, progress=lambda line: None)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: the last file of all would have one worker to itself while the others wait."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_runtest_setup(item):
