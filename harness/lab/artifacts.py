@@ -17,7 +17,7 @@ from harness.lab.disk_space import PAGES_BYTES, on_disk
 from harness.lab.journal import Experiment, State
 from harness.lab.runner import summary_block
 from harness.lab.settings import Settings
-from harness.lab.untrusted_files import remove_tree
+from harness.lab.untrusted_files import remove_tree, sync_file
 
 MOST_IN_QUARANTINE = 5  # experiments that wait for a person with their weights; of older ones the train.py stays
 MOST_CACHE_BYTES = 4 * 10**9  # of the promoted compile cache, to which each keep adds its own
@@ -60,6 +60,7 @@ def update_best(
     weights = attempt_folder / "runs" / f"{first.number:02d}" / "weights.safetensors"
     copy_atomic(attempt_folder / "train.py", made / "train.py")
     if weights.exists():
+        sync_file(weights)  # written by the training; the journal speaks of them next
         link_or_copy(weights, made / "weights.safetensors")
     provenance = {
         "experiment": experiment.number, "title": experiment.decided["title"], "val_bpb": experiment.mean, "n_runs": len(experiment.attempt.scores),
