@@ -147,13 +147,14 @@ def is_old_page(page: Path) -> bool:
     return page.name[:4].isdigit() and page.suffix in (".ipynb", ".html")
 
 
-def remove_leftovers(folder: Path, experiment_folder: Path | None) -> None:
+def remove_leftovers(folder: Path, *experiment_folders: Path | None) -> None:
     """Remove what a kill can leave for ever: temporary files of the dead in the run's folders, and folders of model servers and trainings.
 
-    experiment_folder: the newest experiment's, whose runs nobody is at work on; older ones were left tidy.
+    experiment_folders: those whose runs somebody may have been at work on, and nobody is: the newest experiment's, and for its audit the incumbent's
+    and the baseline's. Others were left tidy.
     """
     places = [folder, *(folder / name for name in ("best", "notebooks", "report", "rulings"))]
-    if experiment_folder:
+    for experiment_folder in dict.fromkeys(filter(None, experiment_folders)):
         runs = list(experiment_folder.glob("attempts/*/runs/*"))
         for left in [path for run in runs for path in (run / "work", *run.glob("server_*")) if path.is_dir()]:
             remove_tree(left)
