@@ -17,12 +17,11 @@ import psutil
 from harness.lab import history
 from harness.lab.checked_files import (
     Look,
-    check_best,
     check_experiments,
     check_left_behind,
-    check_weights,
     names_in,
 )
+from harness.lab.checked_weights import check_best, check_weights
 from harness.lab.journal import JournalError, read_journal
 from harness.lab.leftovers import alive, is_of_run
 from harness.lab.locks import is_held

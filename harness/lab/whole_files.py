@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +32,8 @@ def losses_damage(path: Path, least: int = 0) -> str:
     return damage(path, lambda file: losses_bytes(file, least), "the header of an array of losses")
 
 
-def damage(path: Path, measure, header: str) -> str:
+def damage(path: Path, measure: Callable[[BinaryIO], int], header: str) -> str:
+    """Compare a file's size with what `measure` reads in its header; header: what should be there, in words."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno()).st_size
