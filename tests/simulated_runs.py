@@ -8,6 +8,8 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
+
 from harness.data.files import write_json_atomic
 from harness.lab import history, pages
 from harness.lab.artifacts import append_summary, drop_weights, update_best
@@ -18,6 +20,9 @@ from harness.lab.results import results_from_journal, write_results
 from harness.lab.settings import FORMAT_VERSION, Settings, harness_hash, write_settings
 from harness.lab.steps import next_step
 from harness.search.gate import source_hash
+
+TENSORS = b'{"w": {"dtype": "U8", "shape": [100], "data_offsets": [0, 100]}}'
+HEADER = len(TENSORS).to_bytes(8, "little") + TENSORS  # of a safetensors file of 100 bytes
 
 
 class Simulated:
@@ -101,8 +106,8 @@ class Simulated:
         write_json_atomic(folder / "run.json", {})
         write_json_atomic(folder / "result.json", result | {"val_bpb": None})
         if status == "ok":
-            for name in ("weights.safetensors", "losses.npy"):
-                (folder / name).write_bytes(self.random.randbytes(100))
+            (folder / "weights.safetensors").write_bytes(HEADER + self.random.randbytes(100))
+            np.save(folder / "losses.npy", np.frombuffer(self.random.randbytes(100), np.float32).reshape(5, 5))
         place = {"experiment": step.experiment, "attempt": 0, "run": step.run}
         self.journal.append("trained", **place, **result, log_bytes=0)
 
@@ -115,6 +120,7 @@ class Simulated:
             "status": "ok",
             "cause": "",
             "val_bpb": value,
+            "scored_tokens": 24,
             "doubts": ["odd"] if step.experiment == 13 else [],
             "audit": None,
             "score_seconds": 0.5,
@@ -173,8 +179,10 @@ class Simulated:
         folder = self.folder / "notebooks"
         folder.mkdir(exist_ok=True)
         if experiment:
-            (folder / f"{experiment:04d}.ipynb").write_text(
-                '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}\n'
-            )
+            said = f"<div><b>experiment {experiment}: depth {experiment}</b></div>"
+            cell = {"cell_type": "code", "execution_count": 1, "metadata": {}, "source": "", "id": "idea"}
+            cell["outputs"] = [{"output_type": "display_data", "data": {"text/html": said}, "metadata": {}}]
+            page = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+            (folder / f"{experiment:04d}.ipynb").write_text(json.dumps(page) + "\n")
             (folder / f"{experiment:04d}.html").write_text("<p>a page</p>")
         pages.write_index(self.folder)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkout import git, make_repository
 from labs import incumbent_source, put_candidate, run_experiment
@@ -133,8 +134,29 @@ def in_git(*arguments: str):
     return lambda run: git(run.parents[1] / "checkout", *arguments)
 
 
-FIRST, BEST, LOST = (f"experiments/{number:04d}/attempts/00" for number in (0, 9, 3))
-WEIGHTS = "runs/00/weights.safetensors"
+def cut(name: str, size: int = 0):
+    """As a power cut may leave a file that nobody synced, or that was just made."""
+
+    def change(run: Path) -> None:
+        (run / name).open("a").close()
+        os.truncate(run / name, size)
+
+    return change
+
+
+def array(name: str, shape: tuple[int, ...]):
+    return lambda run: np.save(run / name, np.ones(shape, np.float32))
+
+
+def link_best_and_cut(run: Path) -> None:
+    """Both names of one file, as a run has them (a copied one has not)."""
+    (run / "best/weights.safetensors").unlink()
+    os.link(run / BEST / WEIGHTS, run / "best/weights.safetensors")
+    os.truncate(run / BEST / WEIGHTS, 0)
+
+
+FIRST, BEST, LOST, WAITING = (f"experiments/{number:04d}/attempts/00" for number in (0, 9, 3, LAST))
+WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +185,22 @@ WEIGHTS = "runs/00/weights.safetensors"
         (remove("best/provenance.json"), ["best/provenance.json cannot be read: the best is experiment 9"]),
         (remove(f"{BEST}/{WEIGHTS}"), [f"the best has no {BEST}/{WEIGHTS}"]),
         (remove(f"{FIRST}/runs/01/losses.npy"), [f"the baseline has no {FIRST}/runs/01/losses.npy"]),
+        (cut(f"{BEST}/{WEIGHTS}"), [f"{BEST}/{WEIGHTS} is empty: copy best/weights.safetensors over it"]),
+        (cut(f"{BEST}/{WEIGHTS}", 7), [f"{BEST}/{WEIGHTS} has not a safetensors header: copy best"]),
+        (cut(f"{FIRST}/{WEIGHTS}", 100), [f"{FIRST}/{WEIGHTS} has 100 bytes, and 172 by its own header: restore it from a backup"]),
+        (write(f"{WAITING}/{WEIGHTS}", "x", "a"), [f"{WAITING}/{WEIGHTS} has 173 bytes, and 172 by its own header"]),
+        (cut("best/weights.safetensors"), ["best/weights.safetensors is not that of experiment 9: copy it"]),
+        (link_best_and_cut, [f"{BEST}/{WEIGHTS} is empty: restore it from a backup"]),
+        (lambda run: (cut("best/weights.safetensors", 9)(run), remove(f"{BEST}/{WEIGHTS}")(run)),
+         ["the best has no", "best/weights.safetensors has not a safetensors header: restore it"]),
+        (write(f"{FIRST}/{LOSSES}", "junk" * 57), [f"{FIRST}/{LOSSES} has not the header of an array of losses: restore"]),
+        (cut(f"{BEST}/{LOSSES}"), [f"{BEST}/{LOSSES} is empty: restore it from a backup"]),
+        (cut(f"{BEST}/{LOSSES}", 227), [f"{BEST}/{LOSSES} has 227 bytes, and 228 by its own header"]),
+        (array(f"{BEST}/{LOSSES}", (1, 23)), [f"{BEST}/{LOSSES} has not the header of an array of losses"]),
+        (cut(f"{BEST}/runs/00/holdout_losses.npy"), [f"{BEST}/runs/00/holdout_losses.npy is empty: delete it"]),
+        (cut(f"{LOST}/runs/00/run.log"), [f"{LOST}/runs/00/run.log is empty, though the run came to its end"]),
+        (lambda run: shutil.copy(run / "notebooks/0003.ipynb", run / "notebooks/0004.ipynb"),
+         ["notebooks/0004.ipynb is the page of experiment 3: restore it from a backup, or delete it"]),
         (write(f"{LOST}/{WEIGHTS}"), [f"{LOST}/{WEIGHTS} should be gone, experiment 3 is decided"]),
         (write("experiments/0099/x"), ["experiments/0099 is no experiment of the journal"]),
         (write("experiments/0003/attempts/01/x"), ["experiments/0003/attempts/01 is no attempt"]),

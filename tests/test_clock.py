@@ -1,11 +1,15 @@
 """Clocks that are wrong: one that stands still in sleep, one that somebody set back in mid-run."""
 
+import json
 import time
 from datetime import timedelta
 
+import pytest
 from journals import make_journal, make_settings, write_run
+from simulated_runs import Simulated
 
 from harness.lab import clock
+from harness.lab.plan import Night, seconds_per_experiment
 from harness.lab.records import parse_time, records_from_journal, time_use
 from harness.lab.report import write_report
 from harness.lab.status import status_text
@@ -40,3 +44,16 @@ def test_a_date_set_back_in_mid_run_breaks_no_table_page_or_report(tmp_path):
     assert "last five" in status_text(lines, make_settings())
     folder = write_run(tmp_path, lines)
     assert "Result" in write_report(folder).read_text()
+
+
+@pytest.mark.parametrize("set_by", [timedelta(days=-1), timedelta(minutes=-4), timedelta(days=1)])
+def test_a_date_that_is_set_changes_nothing_about_how_long_an_experiment_takes(tmp_path, set_by):
+    run = Simulated(tmp_path / "t").until("propose", 6)
+    path, last = run.folder / "journal.jsonl", timedelta(seconds=100)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    began = parse_time(lines[0]["time"])
+    for line in lines:
+        number = line.get("experiment", 0)
+        line["time"] = (began + number * last + (set_by if number > 3 else timedelta())).isoformat()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert seconds_per_experiment(Night("t", results=str(tmp_path))) == 100.0

@@ -180,6 +180,17 @@ def test_what_a_kill_leaves_in_a_run_is_gone_when_it_is_taken_up_again(tmp_path)
     ]
 
 
+def test_what_a_killed_audit_leaves_in_the_best_ones_runs_goes_too(tmp_path):
+    newest, best = (tmp_path / f"experiments/{number:04d}" for number in (7, 3))
+    for experiment in (newest, best):
+        put(experiment / "attempts/00/runs/00/weights.safetensors")
+        put(experiment / "attempts/00/runs/00/server_holdout/server.log")
+        killed_while_writing(experiment / "attempts/00/runs/00/holdout_losses.npy")
+    remove_leftovers(tmp_path, newest, best, best)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(left) == 2 and {path.name for path in left} == {"weights.safetensors"}
+
+
 @pytest.mark.parametrize(
     "there", [("best", "best.tmp"), ("best", "best.old"), ("best.tmp", "best.old"), ("best", "best.tmp", "best.old")]
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from checkout import ROOT
 from labs import without_keys
 
 from harness.lab import keys
+from harness.lab.leftovers import identity
 from harness.lab.runner import child_environment
 
 PLANTED = "sk-planted-4f1c"
@@ -52,15 +54,31 @@ def test_a_process_started_with_a_key_begins_again_without_it_and_its_file_goes_
 def test_only_files_of_the_dead_are_forgotten_with_ones_own(home):
     own = keys.write_key(PLANTED)
     assert own.read_text() == PLANTED and mode(own) == 0o600 and mode(own.parent) == 0o700
-    host, _, since = own.stem.rsplit(",", 2)
-    parent = psutil.Process().parent()
-    living = own.with_name(f"{host},{parent.pid},{parent.create_time():.2f}.key")
-    reused = own.with_name(f"{host},{parent.pid},{parent.create_time() - 60:.2f}.key")
-    elsewhere = own.with_name(f"another-{host},{2**22 + 1},{since}.key")
+    host, _, who = own.stem.rsplit(",", 2)
+    parent = os.getppid()
+    living, reused = (own.with_name(f"{host},{parent},{each}.key") for each in (identity(parent), f"1{who}"))
+    elsewhere = own.with_name(f"another-{host},{2**22 + 1},{who}.key")
     for path in (living, reused, elsewhere):
         path.write_text(PLANTED)
     keys.forget()
     assert [path.exists() for path in (own, living, reused, elsewhere)] == [False, True, False, True]
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="there the date of a process's start moves with the clock"
+)
+def test_a_clock_that_is_set_takes_no_living_night_its_key(home, monkeypatch):
+    own, parent = keys.write_key(PLANTED), psutil.Process().parent()
+    dated = own.with_name(
+        f"{socket.gethostname()},{parent.pid},{parent.create_time():.2f}.key"
+    )  # as older versions named it
+    ended = own.with_name(f"{socket.gethostname()},{2**22 + 1},{parent.create_time():.2f}.key")
+    for path in (dated, ended):
+        path.write_text(PLANTED)
+    booted = psutil.boot_time() + 60
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted)
+    keys.forget_dead()
+    assert [path.exists() for path in (own, dated, ended)] == [True, True, False]
 
 
 def test_edited_code_behind_the_wall_does_not_see_the_file(tmp_path, bubblewrap):

@@ -1,13 +1,29 @@
 """Ending every process of a run, and no other: marked ones, a wall that was killed while it was being made, and a person's shell beside them."""
 
+import json
 import os
+import pty
 import subprocess
+import sys
 import time
 
 import psutil
 import pytest
 
-from harness.lab.leftovers import MARK, alive, is_of_run, kill_all_of
+from harness.lab import leftovers
+from harness.lab.leftovers import (
+    MARK,
+    alive,
+    identity,
+    is_of_run,
+    kill_all_of,
+    kill_escaped,
+    kill_leftover,
+    living,
+    may_live,
+    note_process,
+)
+from harness.lab.locks import OnTheClock
 
 RUN = "experiments/0001/attempts/00/runs/00"
 TRIES = 50
@@ -72,6 +88,120 @@ def test_a_shell_that_stands_in_a_run_is_left_alone(sleepers, tmp_path, place):
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
     shell = sleepers(folder=tmp_path / place)
     assert kill_all_of(tmp_path) == [] and shell.poll() is None
+
+
+@pytest.mark.parametrize("place", [f"{RUN}/work", f"{RUN}/compile_cache"])
+def test_a_shell_on_a_terminal_is_left_alone_even_where_trainings_work(tmp_path, place):
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    shell, terminal = pty.fork()
+    if not shell:
+        os.chdir(folder)
+        os.execvp("sh", ["sh", "-c", "echo here; sleep 600"])
+    try:
+        assert os.read(terminal, 100).startswith(b"here")
+        assert kill_all_of(tmp_path) == kill_escaped(folder) == [] and alive(psutil.Process(shell))
+    finally:
+        os.kill(shell, 9)
+        os.waitpid(shell, 0)
+        os.close(terminal)
+
+
+def test_what_carries_a_mark_is_ended_on_a_terminal_too(tmp_path):
+    shell, terminal = pty.fork()
+    if not shell:
+        os.execvpe("sh", ["sh", "-c", "echo here; sleep 600"], os.environ | {MARK: str(tmp_path / RUN / "work")})
+    assert os.read(terminal, 100).startswith(b"here")
+    assert shell in kill_all_of(tmp_path)
+    os.waitpid(shell, 0)
+    os.close(terminal)
+
+
+@pytest.fixture
+def clock_set(monkeypatch):
+    """Set the clock on the wall ahead: clock_set(seconds)."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("there the date of a process's start does not move with the clock")
+    booted = psutil.boot_time()
+
+    def ahead(seconds):
+        for module in (psutil, psutil._pslinux):
+            monkeypatch.setattr(module, "boot_time", lambda: booted + seconds)
+
+    return ahead
+
+
+def test_a_process_is_known_by_what_no_clock_moves(sleepers, clock_set):
+    process = sleepers()
+    who, date = identity(process.pid), psutil.Process(process.pid).create_time()
+    assert living(process.pid, who) and living(process.pid, date)
+    clock_set(60)
+    assert identity(process.pid) == who and living(process.pid, who) and may_live(process.pid, who)
+    assert not living(process.pid, date) and may_live(process.pid, date)  # nobody knows
+    process.kill()
+    assert not may_live(process.pid, who)  # nobody has asked for its end yet
+    process.wait()
+    assert not any(knows(process.pid, each) for knows in (living, may_live) for each in (who, date))
+    assert not may_live(os.getpid(), who)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_a_name_with_brackets_and_spaces_hides_nothing(sleepers, tmp_path):
+    program = tmp_path / "a) 1 2 (b"
+    program.symlink_to("/bin/sleep")
+    process = sleepers(str(program), "600")
+    while psutil.Process(process.pid).name() != program.name:
+        time.sleep(0.01)
+    ours, its = (int(identity(pid).partition("@")[0]) for pid in (os.getpid(), process.pid))
+    assert ours < its < ours + 10**7
+    assert not leftovers.has_terminal(psutil.Process(process.pid))
+
+
+def test_what_a_dead_runner_left_is_ended_whatever_the_clock_says_and_nothing_that_may_be_anothers(
+    sleepers, tmp_path, clock_set
+):
+    mine, others, dated = sleepers(), sleepers(), sleepers()
+    for name, process in (("mine", mine), ("others", others), ("dated", dated), ("rebooted", others)):
+        (tmp_path / name).mkdir()
+        note_process(tmp_path / name, process.pid)
+
+    def renote(name, **fields):
+        path = tmp_path / name / "process.json"
+        path.write_text(json.dumps({k: v for k, v in (json.loads(path.read_text()) | fields).items() if v}))
+
+    renote("others", identity=identity(os.getpid()))
+    renote("dated", identity=None)
+    renote("rebooted", pid=2**22 + 1, identity=identity(mine.pid)[:-1] + "x")
+    clock_set(60)
+    assert [kill_leftover(tmp_path / name) for name in ("others", "dated", "rebooted", "mine")] == [
+        [],
+        [],
+        [],
+        [mine.pid],
+    ]
+    clock_set(0)
+    assert kill_leftover(tmp_path / "dated") == [dated.pid] and others.poll() is None
+
+
+def test_who_trains_beside_us_is_seen_whatever_the_clock_says(sleepers, tmp_path, monkeypatch, clock_set):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with OnTheClock("cpu", tmp_path / "other") as other:
+        own = json.loads(other._note.read_text())
+        process = sleepers()
+        notes = {"theirs": {"identity": identity(process.pid)}, "dated": {}, "ended": {"identity": own["identity"]}}
+        for name, who in notes.items():
+            note = {
+                "pid": process.pid,
+                "create_time": psutil.Process(process.pid).create_time(),
+                "host": own["host"],
+                "run": name,
+            }
+            (other.folder / f"{name}.json").write_text(json.dumps(note | who))
+        clock_set(60)
+        other.look()
+        assert other.others == ["theirs"] and sorted(path.stem for path in other.folder.glob("*.json")) == sorted(
+            ["dated", "theirs", str(os.getpid())]
+        )
 
 
 def test_another_run_whose_name_begins_alike_is_left_alone(sleepers, tmp_path):

@@ -53,6 +53,14 @@ def test_a_plain_file_is_taken_and_can_be_read_whatever_its_mode(work, tmp_path)
     assert not (work / "weights").exists()
 
 
+def test_what_is_taken_is_synced_with_its_folder_before_anybody_speaks_of_it(work, tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle)))
+    (work / "weights").write_text("1")
+    assert take_file(work, "weights", tmp_path / "taken", 10) == ""
+    assert synced == [(tmp_path / "taken").stat().st_ino, tmp_path.stat().st_ino]
+
+
 @pytest.mark.parametrize("kind", NO_FILES)
 def test_what_is_no_file_of_its_own_is_not_taken(work, tmp_path, kind):
     NO_FILES[kind](work / "weights")

@@ -17,7 +17,7 @@ from harness.lab.disk_space import PAGES_BYTES, on_disk
 from harness.lab.journal import Experiment, State
 from harness.lab.runner import summary_block
 from harness.lab.settings import Settings
-from harness.lab.untrusted_files import remove_tree
+from harness.lab.untrusted_files import remove_tree, sync_file
 
 MOST_IN_QUARANTINE = 5  # experiments that wait for a person with their weights; of older ones the train.py stays
 MOST_CACHE_BYTES = 4 * 10**9  # of the promoted compile cache, to which each keep adds its own
@@ -60,6 +60,7 @@ def update_best(
     weights = attempt_folder / "runs" / f"{first.number:02d}" / "weights.safetensors"
     copy_atomic(attempt_folder / "train.py", made / "train.py")
     if weights.exists():
+        sync_file(weights)  # written by the training; the journal speaks of them next
         link_or_copy(weights, made / "weights.safetensors")
     provenance = {
         "experiment": experiment.number, "title": experiment.decided["title"], "val_bpb": experiment.mean, "n_runs": len(experiment.attempt.scores),
@@ -146,13 +147,14 @@ def is_old_page(page: Path) -> bool:
     return page.name[:4].isdigit() and page.suffix in (".ipynb", ".html")
 
 
-def remove_leftovers(folder: Path, experiment_folder: Path | None) -> None:
+def remove_leftovers(folder: Path, *experiment_folders: Path | None) -> None:
     """Remove what a kill can leave for ever: temporary files of the dead in the run's folders, and folders of model servers and trainings.
 
-    experiment_folder: the newest experiment's, whose runs nobody is at work on; older ones were left tidy.
+    experiment_folders: those whose runs somebody may have been at work on, and nobody is: the newest experiment's, and for its audit the incumbent's
+    and the baseline's. Others were left tidy.
     """
     places = [folder, *(folder / name for name in ("best", "notebooks", "report", "rulings"))]
-    if experiment_folder:
+    for experiment_folder in dict.fromkeys(filter(None, experiment_folders)):
         runs = list(experiment_folder.glob("attempts/*/runs/*"))
         for left in [path for run in runs for path in (run / "work", *run.glob("server_*")) if path.is_dir()]:
             remove_tree(left)

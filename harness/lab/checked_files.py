@@ -1,4 +1,4 @@
-"""Whether what lies under experiments/ and in best/ is what the journal speaks of. Part of `harness.lab.checking`.
+"""Whether what lies under experiments/ is what the journal speaks of. Part of `harness.lab.checking`; weights, losses and best/ are in `checked_weights`.
 
 In: a Look, one reading of a run. Out: sentences, each one thing that does not agree. Reads only.
 """
@@ -17,7 +17,6 @@ from harness.lab.settings import Settings
 from harness.lab.steps import Step, step_after
 from harness.search.gate import source_hash
 
-HEAVY = ("weights.safetensors", "losses.npy", "holdout_losses.npy")  # of a run: they go with a discard
 SCRATCH = ("work", "server_", "compile_cache")  # beginnings of folders that a run has only while something works in it
 BETWEEN = ("control", "best.tmp", "best.old")  # folders of a run that are there for a moment only
 ON_DISK = ("result.json", "run.log", "events.jsonl", "run.json")  # of a run that came to its own end
@@ -138,6 +137,8 @@ def check_run_folder(look: Look, run: Run, folder: Path) -> Iterator[str]:
     missing = [name for name in ON_DISK if name not in names]
     if missing:
         yield f"{look.name(folder)} has no {', '.join(missing)}: restore it from a backup if you need its log"
+    else:
+        yield from check_log(look, run, folder / "run.log")
     if "result.json" not in names or run.scored is None:
         return
     try:
@@ -149,76 +150,12 @@ def check_run_folder(look: Look, run: Run, folder: Path) -> Iterator[str]:
         yield f"{look.name(folder / 'result.json')} has val_bpb {found}, the journal {run.scored['val_bpb']}"
 
 
-def check_weights(look: Look) -> Iterator[str]:
-    """Weights and losses of baseline and incumbent are there, those of others are gone once decided; so are compile caches."""
-    staying = [look.settled[0], look.settled[-1]] if look.settled else []
-    moving = {e.number for e in look.candidates if e not in staying} | look.asked
-    if look.pending or look.asked:
-        moving |= {e.number for e in look.settled[1:]}  # the old incumbent's go when a new one comes
-    for experiment in look.state.experiments:
-        if not experiment.committed:
-            continue
-        folder = look.attempt_folder(experiment)
-        if experiment in staying:
-            scored = [run.number for run in experiment.attempt.runs if run.val_bpb is not None]
-            wanted = [folder / "runs" / f"{number:02d}" / name for number in scored for name in HEAVY[:2]]
-            gone = [look.name(path) for path in wanted if not path.exists()]
-            if gone and experiment.number not in moving:
-                yield f"the {'best' if experiment.number else 'baseline'} has no {', '.join(gone)}: later audits have less to compare with"
-        elif experiment.number not in moving and not experiment.in_quarantine:
-            left = [path for run in names_in(folder / "runs") for path in heavy_files(folder / "runs" / run)]
-            if left:
-                yield f"{', '.join(map(look.name, left))} should be gone, experiment {experiment.number} is decided: delete what takes room"
-
-
-def heavy_files(folder: Path) -> list[Path]:
-    return [folder / name for name in names_in(folder) if name in HEAVY]
-
-
-def check_best(look: Look) -> Iterator[str]:
-    """best/ holds the incumbent's train.py, weights and provenance; while another takes its place, either's."""
-    if not look.settled:  # the baseline's commit makes it
-        return
-    best, incumbent = look.folder / "best", look.settled[-1]
-    mend = "copy it from the incumbent's folder under experiments/"
-    try:
-        provenance = read_json(best / "provenance.json")
-        named, commit = provenance["experiment"], provenance["commit"]
-    except (OSError, ValueError, KeyError, TypeError):
-        if len(look.candidates) > 1 and not best.exists():  # the old one is away, the new one not yet there
-            return
-        yield f"best/provenance.json cannot be read: the best is experiment {incumbent.number}; {mend}"
-        return
-    if named not in [e.number for e in look.candidates]:
-        yield f"best/provenance.json names experiment {named}, the journal's best is {incumbent.number}: {mend}"
-    elif named == incumbent.number and commit != incumbent.commit:
-        yield f"best/provenance.json names commit {commit}, the journal {incumbent.commit} for experiment {named}"
-    for name, sources in (("train.py", candidate_files(look)), ("weights.safetensors", candidate_weights(look))):
-        if sources and not any(same_file(best / name, path) for path in sources):
-            yield f"best/{name} is not that of experiment {incumbent.number}: {mend}"
-
-
-def candidate_files(look: Look) -> list[Path]:
-    return [look.train_py(experiment) for experiment in look.candidates]
-
-
-def candidate_weights(look: Look) -> list[Path]:
-    """The first weights of each; [] when some are gone, which is said elsewhere."""
-    found = []
-    for experiment in look.candidates:
-        first = next((run.number for run in experiment.attempt.runs if run.val_bpb is not None), 0)
-        found.append(look.attempt_folder(experiment) / "runs" / f"{first:02d}" / "weights.safetensors")
-    return found if all(path.exists() for path in found) else []
-
-
-def same_file(one: Path, other: Path) -> bool:
-    """Whether both are there and alike: by size and for small ones byte for byte, since weights may be gigabytes."""
-    try:
-        if one.stat().st_size != other.stat().st_size:
-            return False
-        return one.stat().st_size > 2**22 or one.read_bytes() == other.read_bytes()
-    except OSError:
-        return False
+def check_log(look: Look, run: Run, log: Path) -> Iterator[str]:
+    """It has all that the training wrote, and of a run with a score its summary."""
+    known, size = run.trained.get("log_bytes") or 0, log.stat().st_size
+    if size < known or (size == known and run.scored and run.scored["val_bpb"] is not None):
+        left = f"has {size} of more than {known} bytes" if size else "is empty"
+        yield f"{look.name(log)} {left}, though the run came to its end: restore it from a backup if you need it"
 
 
 def left_behind(name: str) -> str:

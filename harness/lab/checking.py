@@ -17,12 +17,11 @@ import psutil
 from harness.lab import history
 from harness.lab.checked_files import (
     Look,
-    check_best,
     check_experiments,
     check_left_behind,
-    check_weights,
     names_in,
 )
+from harness.lab.checked_weights import check_best, check_weights
 from harness.lab.journal import JournalError, read_journal
 from harness.lab.leftovers import alive, is_of_run
 from harness.lab.locks import is_held
@@ -36,6 +35,8 @@ LOOKS, WAIT_SECONDS = 5, 0.4  # at a run that somebody works on: what is only se
 INDEX_ROW = re.compile(
     r'<tr><td class="">(\d{4})</td><td class="[^"]*">([^<]*)</td><td class="title">[^<]*</td><td class="number">([^<]*)</td>'
 )
+PAGE_NUMBER = re.compile(rb"<div><b>experiment (\d{1,9}): ")  # of `display_ideas.idea_page`
+MOST_PAGE_BYTES = 10**7
 AGAIN = "the same command writes it again"
 TOLD = re.compile(r" experiment (\d+): (?:keep|discard|quarantine): ")  # in night.log: a night saw it decided
 
@@ -219,6 +220,8 @@ def check_pages(look: Look) -> Iterator[str]:
             continue  # its page may be in the making
         if not ends_well(folder / f"{number:04d}.ipynb"):
             yield f"notebooks/{number:04d}.ipynb is cut short: the experiment itself is whole; delete the page"
+        elif (stated := stated_number(folder / f"{number:04d}.ipynb")) not in (None, number):
+            yield f"notebooks/{number:04d}.ipynb is the page of experiment {stated}: restore it from a backup, or delete it"
         elif f"{number:04d}.html" not in names:
             yield f"notebooks/{number:04d}.html is missing: {AGAIN}"
         if number not in listed:
@@ -256,6 +259,13 @@ def ends_well(notebook: Path) -> bool:
         size = file.seek(0, 2)
         file.seek(max(0, size - 64))
         return file.read().rstrip().endswith(b"}")
+
+
+def stated_number(notebook: Path) -> int | None:
+    """Which experiment a page is of, as the cell that shows its idea says; None where it does not say. Foreign text on a page has no tags."""
+    with notebook.open("rb") as file:
+        found = PAGE_NUMBER.search(file.read(MOST_PAGE_BYTES))
+    return int(found[1]) if found else None
 
 
 def processes_left(folder: Path) -> list[psutil.Process]:

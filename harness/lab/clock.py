@@ -1,14 +1,17 @@
 """The clock on the wall, which goes on while a machine sleeps, beside the one that trainings are timed by, which does not.
 
 In: nothing. Out: seconds; only differences mean anything. Linux's CLOCK_MONOTONIC, which Python's `time.monotonic` reads, stands still in sleep, and so
-does macOS's; CLOCK_BOOTTIME (macOS: CLOCK_MONOTONIC as `clock_gettime` has it) goes on. Neither is moved when somebody sets the date.
+does macOS's; CLOCK_BOOTTIME (macOS: CLOCK_MONOTONIC as `clock_gettime` has it) goes on. Neither is moved when somebody sets the date. They begin anew with
+each start of the machine, which has a name for that.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NOTICED_SECONDS = 2.0  # a shorter sleep is not told from a busy machine
 
 
@@ -19,6 +22,14 @@ def wall_seconds() -> float:
     if sys.platform == "darwin":
         return time.clock_gettime(time.CLOCK_MONOTONIC)
     return time.monotonic()
+
+
+def boot_id() -> str | None:
+    """A name of this start of the machine; None where the system gives none."""
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
 
 
 class Sleep:

@@ -19,9 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
-from harness.lab.leftovers import living
+from harness.lab.leftovers import identity, may_live
 from harness.lab.wall import (
     EMPTIED,
     EMPTY,
@@ -147,18 +145,19 @@ def own_folder(folder: Path) -> None:
 
 
 def own_name() -> str:
-    """A name that tells for ever whose file it is: machine, process, and since when that process lives, which outlasts an exec."""
-    return f"{socket.gethostname()},{os.getpid()},{psutil.Process().create_time():.2f}"
+    """A name that tells for ever whose file it is: machine, process, and that process's identity, which outlasts an exec."""
+    who = identity(os.getpid())
+    return f"{socket.gethostname()},{os.getpid()},{who if isinstance(who, str) else f'{who:.2f}'}"
 
 
-def files() -> Iterator[tuple[Path, int, float]]:
-    """This machine's key files with process and its start: of the folder in a home that machines share only its own."""
+def files() -> Iterator[tuple[Path, int, str | float]]:
+    """This machine's key files with process and its identity: of the folder in a home that machines share only its own."""
     for folder in places():
         for path in folder.glob("*.key"):
-            host, pid, since = (path.stem.rsplit(",", 2) + ["", ""])[:3]
+            host, pid, who = (path.stem.rsplit(",", 2) + ["", ""])[:3]
             with contextlib.suppress(ValueError):
                 if host == socket.gethostname():
-                    yield path, int(pid), float(since)
+                    yield path, int(pid), who if "@" in who else float(who)
 
 
 def forget() -> None:
@@ -170,9 +169,9 @@ def forget() -> None:
 
 
 def forget_dead() -> None:
-    """Remove key files of processes that have ended."""
-    for path, pid, since in files():
-        if living(pid, since) is None:
+    """Remove key files of processes that have ended for certain: without its file a living night could ask nothing any more."""
+    for path, pid, who in files():
+        if not may_live(pid, who):
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -1,7 +1,9 @@
 """Ends every process that a child left behind, however it tried to stay.
 
 In: a process group, or the folder that a child worked in. Out: nothing of it lives. Without a wall a process that left its group, emptied its environment
-and changed its folder is not found: nothing tells it from anybody else's.
+and changed its folder, or took a terminal, is not found: nothing tells it from anybody else's.
+
+Which process a number is of is told by what no change of the date moves (see `identity`). Of one that may be another's nothing is ended.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +21,11 @@ from pathlib import Path
 import psutil
 
 from harness.data.files import write_json_atomic
+from harness.lab.clock import boot_id
 
 MARK = "AUTORESEARCH_CHILD"  # in the environment of every child that runs edited code: the folder it works in
+TERMINAL = 4  # place in `stat_fields` of the controlling terminal's number, 0 for none
+STARTED = 19  # place of the process's first moment, in ticks since the machine's
 WAIT_SECONDS = 5.0  # for what was killed to end
 
 
@@ -53,12 +59,10 @@ def kill_leftover(folder: Path) -> list[int]:
     try:
         noted = json.loads((folder / "process.json").read_text(encoding="utf-8"))
         group, since = int(noted["pid"]), float(noted["create_time"])
-        leader = psutil.Process(group).create_time()
-    except psutil.NoSuchProcess:
-        leader = since
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        who = noted.get("identity", since)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
-    if abs(leader - since) > 1.0 or psutil.boot_time() > since + 1.0:
+    if not (may_lead(group, who) if isinstance(who, str) else may_have_led(group, since)):
         return []
     members = []
     for process in psutil.process_iter():
@@ -109,14 +113,23 @@ def mark_of(process: psutil.Process) -> Path | None:
 
 
 def works_in(process: psutil.Process, folder: Path) -> bool:
-    """Whether its working folder is this one, or lies in it."""
+    """Whether its working folder is this one, or lies in it, and no person sits before it."""
     with contextlib.suppress(psutil.Error, OSError):
-        return Path(process.cwd()).is_relative_to(folder.resolve())
+        return Path(process.cwd()).is_relative_to(folder.resolve()) and not has_terminal(process)
     return False
 
 
+def has_terminal(process: psutil.Process) -> bool:
+    """Whether a process is attached to a terminal, as a person's shell is and a training or server, which leads a session of its own, is not.
+
+    Raises psutil.Error or OSError where there is no telling. psutil knows only terminals that this container shows.
+    """
+    fields = stat_fields(process.pid)
+    return fields[TERMINAL] != "0" if fields else process.terminal() is not None
+
+
 def is_of_run(process: psutil.Process, run: Path) -> bool:
-    """Whether a process carries the mark of a folder of the run, or works where only its trainings do. A person's shell in the run's folder does neither.
+    """Whether a process carries the mark of a folder of the run, or works where only its trainings do. A person's shell does neither, wherever it stands.
 
     run: without links on the way.
     """
@@ -125,7 +138,8 @@ def is_of_run(process: psutil.Process, run: Path) -> bool:
         return True
     with contextlib.suppress(psutil.Error, OSError):
         place = Path(process.cwd())
-        return place.is_relative_to(run / "experiments") and len(place.relative_to(run).parts) > 6
+        inside = place.is_relative_to(run / "experiments") and len(place.relative_to(run).parts) > 6
+        return inside and not has_terminal(process)
     return False
 
 
@@ -143,13 +157,68 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def living(pid: int, create_time: float) -> psutil.Process | None:
-    """The process that had this number since then, None when it has ended, whoever has its number now."""
+def identity(pid: int) -> str | float:
+    """Who a process is, to be written down: on Linux its first moment by a clock that nobody sets, with the name of this start of the machine.
+
+    Elsewhere the date of its start, which those systems keep as it was. Linux, and psutil there, reckon that date anew from the clock on the wall,
+    so that it moves when somebody sets that. Raises psutil.NoSuchProcess.
+    """
+    fields, boot = stat_fields(pid), boot_id()
+    return f"{fields[STARTED]}@{boot}" if fields and boot else psutil.Process(pid).create_time()
+
+
+def stat_fields(pid: int) -> list[str]:
+    """What Linux says of a process after its name, which may hold anything (see proc(5)); [] elsewhere, and when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def living(pid: int, who: str | float) -> psutil.Process | None:
+    """The process that had this number and identity, None when it has ended, whoever has its number now.
+
+    who: of `identity`, or the date of its start, which is all that older versions noted.
+    """
     try:
         process = psutil.Process(pid)
-        return process if abs(process.create_time() - create_time) < 1.0 and alive(process) else None
+        same = identity(pid) == who if isinstance(who, str) else abs(process.create_time() - who) < 1.0
+        return process if same and alive(process) else None
     except (psutil.Error, TypeError):  # the second: numbers of a note that somebody edited
         return None
+
+
+def may_live(pid: int, who: str | float) -> bool:
+    """Whether that process lives for all that is known: False only where it has ended for certain, so that what is its own may go."""
+    if living(pid, who):
+        return True
+    try:
+        found = identity(pid)
+    except psutil.Error as error:
+        return not isinstance(error, psutil.NoSuchProcess)
+    certain = isinstance(found, str) if isinstance(who, str) else not sys.platform.startswith("linux")
+    return not certain
+
+
+def may_lead(group: int, who: str) -> bool:
+    """Whether a group's number is still that of the leader with this identity, or nobody's in the same start of the machine."""
+    if who.partition("@")[2] != boot_id():
+        return False
+    try:
+        return identity(group) == who
+    except psutil.Error as error:
+        return isinstance(error, psutil.NoSuchProcess)
+
+
+def may_have_led(group: int, since: float) -> bool:
+    """The same of a note by an older version, which knew a leader by the date alone: not where that has moved since."""
+    try:
+        leader = psutil.Process(group).create_time()
+    except psutil.NoSuchProcess:
+        leader = since
+    except psutil.Error:
+        return False
+    return abs(leader - since) <= 1.0 and psutil.boot_time() <= since + 1.0
 
 
 def is_stopped(pid: int) -> bool:
@@ -164,7 +233,7 @@ def is_stopped(pid: int) -> bool:
 def note_process(folder: Path, pid: int) -> None:
     """Write down which process trains here, so that a later start can end it if we die."""
     try:
-        created = psutil.Process(pid).create_time()
+        note = {"pid": pid, "create_time": psutil.Process(pid).create_time(), "identity": identity(pid)}
     except psutil.NoSuchProcess:
         return
-    write_json_atomic(folder / "process.json", {"pid": pid, "create_time": created})
+    write_json_atomic(folder / "process.json", note)

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from harness.data.files import read_json, write_json_atomic
 from harness.lab.journal import now
-from harness.lab.leftovers import living
+from harness.lab.leftovers import identity, living, may_live
 
 LOOK_SECONDS = 1.0  # who only looks whether a lock is held, holds it for a moment
 
@@ -84,7 +84,8 @@ class OnTheClock:
     def __enter__(self) -> OnTheClock:
         me = {
             "pid": os.getpid(),
-            "create_time": psutil.Process().create_time(),
+            "create_time": psutil.Process().create_time(),  # for older versions
+            "identity": identity(os.getpid()),
             "host": socket.gethostname(),
             "run": self.run,
         }
@@ -111,7 +112,8 @@ class OnTheClock:
                 note = read_json(path)
                 if path == self._note or note["host"] != socket.gethostname():
                     continue
-                if living(note["pid"], note["create_time"]):
+                pid, who = note["pid"], note.get("identity", note["create_time"])
+                if living(pid, who):
                     self._seen.add(note["run"])
-                else:
+                elif not may_live(pid, who):
                     path.unlink()

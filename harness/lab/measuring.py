@@ -84,9 +84,10 @@ class Measurement:
         fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None}
         with self._judged(fields, "audit_seconds"):
             self._audit(fields, CLOSE_PROBES)
-            for run in (self, *self.rival):
-                run.measure_holdout(progress)
+            self.measure_holdout(progress)
+            failed = [words for run in self.rival if (words := run.measure_holdout_of_rival(progress))]
             fields["holdout"] = self._holdout_words()
+            fields["audit"]["words"] += "".join(failed)
         return fields
 
     def measure_holdout(self, progress: Progress) -> None:
@@ -94,6 +95,20 @@ class Measurement:
         path = self.folder / "holdout_losses.npy"
         if not path.exists() and self.weights.exists():
             save_losses(path, self._run("holdout", progress).losses)
+
+    def measure_holdout_of_rival(self, progress: Progress) -> str:
+        """The same for a run of the incumbent: what fails there is not the candidate's fault. Return what the audit should say of it, "" for nothing.
+
+        Raises ScoreError `infrastructure` where the machine was to blame, which a repetition may mend.
+        """
+        try:
+            self.measure_holdout(progress)
+        except ScoreError as error:
+            if error.status == "infrastructure":
+                raise ScoreError(error.status, f"of the best, on the private holdout: {error.cause}") from error
+            name = f"{self.train_py.parent.parent.parent.name}, run {self.folder.name}"
+            return f"; not compared on the private holdout with the best (experiment {name}), which failed there: {error.cause}"
+        return ""
 
     @contextlib.contextmanager
     def _judged(self, fields: dict, seconds: str) -> Iterator[None]:
@@ -210,10 +225,10 @@ class Measurement:
 
 
 def load_losses(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Losses (rows, T) that an earlier run left; None where there are none of this shape."""
+    """Losses (rows, T) that an earlier run left; None where there are none of this shape, or of a file that was emptied or cut."""
     try:
         losses = np.load(path, allow_pickle=False)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, EOFError):
         return None
     return losses if losses.shape == shape else None
 

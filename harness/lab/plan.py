@@ -73,7 +73,9 @@ def seconds_per_experiment(night: Night) -> float:
     ends = [parse_time(entry["time"]) for entry in night.entries() if entry["event"] == "committed"][-11:]
     gaps = [(after - before).total_seconds() for before, after in zip(ends, ends[1:], strict=False)]
     budget = read_settings(night.folder).budget_seconds
-    gaps = [gap for gap in gaps if gap < 20 * budget + 300]  # a pause between two evenings is no experiment
+    gaps = [
+        gap for gap in gaps if 0 <= gap < 20 * budget + 300
+    ]  # a pause is no experiment, and less than nothing a clock that was set back
     return sum(gaps) / len(gaps) if gaps else 1.1 * budget + 15
 
 

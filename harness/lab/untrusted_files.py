@@ -14,12 +14,17 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.data.files import sync_folder
+
 REMOVE_SECONDS = 60.0  # what is still being written by somebody who got away does not hold us
 DEEPEST = 5  # folders below one another that are kept, and again that are walked down: with the longest names, a path the system still takes
 
 
 def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
-    """Move a plain file out of the child's folder; return "" or, with nothing moved, why what is there is none."""
+    """Move a plain file out of the child's folder; return "" or, with nothing moved, why what is there is none.
+
+    A child syncs nothing. What was taken would survive a power cut when this returns, since a journal speaks of it next.
+    """
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
@@ -37,7 +42,18 @@ def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
         return f"there is no {name}"
     finally:
         os.close(opened)
+    sync_file(target)
+    sync_folder(target.parent)
     return ""
+
+
+def sync_file(path: Path) -> None:
+    """Return only when what is in a file, whoever wrote it, would survive a power cut. Raises OSError where the disk could not take it after all."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def keep_ours(file: BinaryIO, path: Path) -> None:

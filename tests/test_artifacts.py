@@ -1,0 +1,17 @@
+"""The files a run leaves: on the disk before the journal speaks of them."""
+
+import os
+
+from simulated_runs import Simulated
+
+from harness.lab.artifacts import update_best
+
+
+def test_the_best_weights_are_synced_with_their_folder_before_the_commit_is_noted(tmp_path, monkeypatch):
+    run = Simulated(tmp_path / "t").until("commit", 0)
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle)))
+    update_best(run.folder, run.state.experiments[0], run.attempt(0), run.settings, None)
+    best = run.folder / "best"
+    weights = synced.index((best / "weights.safetensors").stat().st_ino)
+    assert weights < synced.index(best.stat().st_ino, weights) and run.folder.stat().st_ino == synced[-1]
