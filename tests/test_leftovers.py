@@ -22,6 +22,7 @@ from harness.lab.leftovers import (
     living,
     may_live,
     note_process,
+    wait_until_dead,
 )
 from harness.lab.locks import OnTheClock
 
@@ -139,6 +140,7 @@ def test_a_process_is_known_by_what_no_clock_moves(sleepers, clock_set):
     assert identity(process.pid) == who and living(process.pid, who) and may_live(process.pid, who)
     assert not living(process.pid, date) and may_live(process.pid, date)  # nobody knows
     process.kill()
+    wait_until_dead([psutil.Process(process.pid)])
     assert not may_live(process.pid, who)  # nobody has asked for its end yet
     process.wait()
     assert not any(knows(process.pid, each) for knows in (living, may_live) for each in (who, date))

@@ -15,13 +15,12 @@ from pathlib import Path
 import psutil
 
 from harness.data.files import read_json
-from harness.lab.clock import wall_seconds
+from harness.lab.clock import boot_id, wall_seconds
 from harness.lab.journal import now
-from harness.lab.leftovers import living
+from harness.lab.leftovers import identity, living
 
 NAME = "heartbeat.json"
 EVERY_SECONDS = 5.0
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _written: dict[Path, float] = {}  # when this process wrote which
 
 
@@ -56,7 +55,8 @@ def write(folder: Path, stage: str, facts: dict) -> None:
     _written[folder] = time.monotonic()
     life = {
         "pid": os.getpid(),
-        "create_time": psutil.Process().create_time(),
+        "create_time": psutil.Process().create_time(),  # for older versions
+        "identity": identity(os.getpid()),
         "time": now(),
         "boot_seconds": wall_seconds(),
     }
@@ -89,12 +89,4 @@ def writer(heartbeat: dict) -> psutil.Process | None:
     """The process that wrote it, if it lives: not one that got its number since."""
     if heartbeat.get("boot_id") != boot_id():
         return None
-    return living(heartbeat["pid"], heartbeat["create_time"])
-
-
-def boot_id() -> str | None:
-    """A name of this start of the machine; None where the system gives none."""
-    try:
-        return BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
+    return living(heartbeat["pid"], heartbeat.get("identity", heartbeat["create_time"]))

@@ -179,8 +179,9 @@ class Lab:
             facts = {"status": "interrupted", "cause": "the harness ended in mid-run", "cut_off": True}
             self.note_run("trained", step, **facts, log_bytes=0)
         remove_tree(self.folder / "control")
-        newest = self.state.experiments[-1:]
-        remove_leftovers(self.folder, self.folder / "experiments" / f"{newest[0].number:04d}" if newest else None)
+        state = self.state
+        numbers = sorted({e.number for e in (*state.experiments[:1], *state.kept[-1:], *state.experiments[-1:])})
+        remove_leftovers(self.folder, *(self.folder / "experiments" / f"{number:04d}" for number in numbers))
         self.write_table()
         rulings.apply_all(self)
 
