@@ -13,7 +13,7 @@ import pytest
 from fake_openai import FakeOpenAI, completion, refusal
 from werkzeug import Response
 
-from harness.search.llm import client
+from harness.search.llm import client, replies
 from harness.search.llm.client import Answer, Chat
 from harness.search.llm.endpoint import Endpoint, parse_options
 from harness.search.llm.exchanges import Exchanges, read_ledger
@@ -114,7 +114,16 @@ PASSING = {
     "no choices": lambda: Response(json.dumps({"choices": []})),
     "no message": lambda: Response(json.dumps({"choices": [{"message": None}]})),
     "a list": lambda: Response("[1]"),
+    "lists without end": lambda: Response("[" * 200_000),
+    "a content in too many lists": lambda: Response(json.dumps(completion(nested("x", 600)))),
+    "a status with lists without end": lambda: Response('{"error": ' + "[" * 200_000, status=500),
 }
+
+
+def nested(value, deep: int):
+    for _ in range(deep):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
@@ -131,6 +140,37 @@ def test_what_does_not_pass_is_given_up(tmp_path, fault):
     error, server = ask_in_vain(lambda body, number: PASSING[fault](), tmp_path)
     assert error.kind in ("rate_limited", "server") and error.passing
     assert len(server.bodies) == client.MOST_TRIES
+
+
+def test_a_saved_reply_that_cannot_be_read_is_asked_for_again(tmp_path, monkeypatch):
+    with FakeOpenAI(lambda body, number: "Title: x" if number > 1 else Response("[" * 200_000)) as server:
+        monkeypatch.setattr(client, "MOST_TRIES", 1)
+        with pytest.raises(LlmError, match="no chat completion in the reply"):
+            open_chat(server, tmp_path).ask(MESSAGES)
+        assert open_chat(server, tmp_path).ask(MESSAGES).text == "Title: x"
+        assert len(server.bodies) == 2
+        for error in (LookupError, RecursionError, AttributeError, MemoryError, OverflowError):
+            monkeypatch.setattr(
+                client, "message_parts", lambda message, error=error: (_ for _ in ()).throw(error("sk-x"))
+            )
+            with pytest.raises(LlmError) as failure:
+                open_chat(server, tmp_path).ask(MESSAGES)
+            told = failure.value
+            assert (told.kind, told.passing, told.billed) == ("server", True, True)
+            assert str(told) == f"the reply cannot be read ({error.__name__})"
+
+
+@pytest.mark.parametrize("charset", ["zlib_codec", "rot13", "utf-16", "nonsense", "hex"])
+def test_a_body_is_utf8_whatever_its_charset_says(tmp_path, charset):
+    kind = f"application/json; charset={charset}"
+    said = json.dumps(completion("Title: ü"), ensure_ascii=False).encode() + b"\n"
+    answer, _ = ask(lambda body, number: Response(said, content_type=kind), tmp_path / "a")
+    assert answer.text == "Title: ü"
+    broken = said.replace("ü".encode(), b"\xff")
+    assert ask(lambda body, number: Response(broken, content_type=kind), tmp_path / "b")[0].text == "Title: \ufffd"
+    no = json.dumps({"error": {"message": "no"}})
+    error, _ = ask_in_vain(lambda body, number: Response(no, 400, content_type=kind), tmp_path / "c")
+    assert (error.kind, str(error)) == ("bad_request", "the server answers 400: no")
 
 
 def no_model(name: str) -> Response:
@@ -222,7 +262,7 @@ def test_a_server_that_is_never_silent_is_held_to_the_deadline(tmp_path):
 
 
 def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(replies, "MOST_BYTES", 100_000)
 
     def flood():
         while not server.closing.is_set():
@@ -379,6 +419,7 @@ def test_the_count_is_the_servers_own(tmp_path):
         {"prompt_tokens": None, "completion_tokens": "7"},
         {"prompt_tokens": 7},
         {"prompt_tokens": -1, "completion_tokens": True},
+        {"prompt_tokens": 10**400, "completion_tokens": 10**10},
     ],
 )
 def test_usage_that_is_missing_is_estimated_and_flagged(tmp_path, reported):

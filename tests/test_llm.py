@@ -10,10 +10,12 @@ from types import FunctionType
 import pytest
 from fake_openai import FakeOpenAI, completion, refusal
 from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
+from werkzeug import Response
 
 from harness.search.constants import constant_values, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.keyless import propose_keyless
+from harness.search.llm import client
 from harness.search.program import ProgramError, parse_program
 from harness.search.propose import propose
 
@@ -183,6 +185,23 @@ def test_a_server_that_refuses_is_tpes_turn(ask, answer, kind):
     proposal, _ = ask(answer)
     assert proposal.proposer == "tpe" and proposal.llm_failed.startswith(f"{kind}: ")
     assert proposal.source != TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response("[" * 200_000),
+        Response(json.dumps(completion(reply())), content_type="text/plain; charset=zlib_codec", status=500),
+        completion(reply()) | {"choices": [{"message": {"content": reply(), "refusal": {"text": {"text": []}}}, "finish_reason": {}}] * 2},
+    ],
+    ids=["lists without end", "a codec that decodes no text", "odd fields"],
+)  # fmt: skip
+def test_a_malformed_reply_ends_no_night(ask, answer, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.01)
+    for _ in range(2):  # the second time on what the first one saved
+        proposal, _ = ask(answer)
+        assert proposal.source != TEMPLATE
+        assert proposal.llm_failed.startswith("server: ") or proposal.proposer == "llm"
 
 
 def test_nobody_there_is_tpes_turn(tmp_path):

@@ -99,3 +99,11 @@ def test_refusals():
 @pytest.mark.parametrize("content", [None, "", 3, [], [None], [{"type": "image"}], {"odd": 1}])
 def test_nothing_to_read_is_an_empty_text(content):
     assert message_parts({"content": content}) == ("", "", "")
+
+
+def test_a_content_nested_without_end_is_no_text():
+    content = "x"
+    for _ in range(600):
+        content = [content]
+    assert message_parts({"content": content}) == ("", "", "")
+    assert message_parts({"content": [[[{"text": ["x", "y"]}]]]}) == ("xy", "", "")

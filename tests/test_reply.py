@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.search.llm import reply as reply_module
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import PatchError, make_diff
 
@@ -130,6 +131,29 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_reason(name):
     text, why = REFUSED[name]
     with pytest.raises((ReplyError, PatchError), match=rf"(?s){why}"):
         apply_reply(parse_reply(HEADER + "\n" + text), SOURCE)
+
+
+def test_code_that_cannot_be_read_is_refused():
+    for deep in ("-" * 100_000 + "1", "1" + " + 1" * 40_000, "not " * 9000 + "x"):
+        with pytest.raises(ReplyError, match="nest something too deeply|not be valid Python"):
+            apply_reply(parse_reply(f"{HEADER}\n{block(FORWARD, NEW_FORWARD + chr(10) + 'x = ' + deep)}"), SOURCE)
+
+
+@pytest.mark.parametrize("form", ["blocks", "one block", "one SEARCH", "whole file", "growing"])
+def test_a_file_that_the_gate_would_find_too_long_is_refused_before_anything_reads_it(form, monkeypatch):
+    reads = []
+    monkeypatch.setattr(reply_module.ast, "parse", lambda *_, **__: reads.append(1))
+    long = "\n".join(f"TABLE_{number} = [{'1, ' * 60}]" for number in range(4500))
+    text = {
+        "blocks": "".join(block(RATE, f"{RATE}\n{part}") for part in (long[:150_000], long[150_000:300_000])),
+        "one block": block(FORWARD, f"{NEW_FORWARD}\n{long}"),
+        "one SEARCH": block(long, "pass"),
+        "whole file": f"```python\n{WANTED}{long}\n```",
+        "growing": block(FORWARD, f"{NEW_FORWARD}\n{long[:190_000]}"),
+    }[form]
+    with pytest.raises(ReplyError, match=r"would have [\d,]+ bytes or more, and 200,000 are allowed"):
+        apply_reply(parse_reply(f"{HEADER}\n{text}"), SOURCE)
+    assert not reads
 
 
 ONE, TWO = block(RATE, NEW_RATE), block(FORWARD, NEW_FORWARD)

@@ -73,8 +73,8 @@ def evaluate_literal(text: str) -> Any:
             if type(base) is int and type(exponent) is int and 0 <= exponent <= 64 and abs(base) <= 64:
                 return base**exponent
         return ast.literal_eval(node)
-    except (ValueError, SyntaxError, TypeError):
-        raise ConstantsError(f"{text.strip()!r} is not a Python literal") from None
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise ConstantsError(f"{text.strip()[:200]!r} is not a Python literal") from None
 
 
 def parse_constants(source: str) -> dict[str, Constant]:

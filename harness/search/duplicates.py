@@ -143,12 +143,15 @@ def _change(before: str, after: str) -> tuple[Counter, Counter]:
     return old - new, new - old
 
 
-def _statements(source: str) -> Iterator[str]:
-    """Yield each statement of a source as normalised text, of a compound one its head."""
+def _statements(source: str) -> list[str]:
+    """Return each statement of a source as normalised text, of a compound one its head; none of a source that cannot be read."""
     try:
-        tree = without_docstrings(ast.parse(source))
+        return list(_heads(without_docstrings(ast.parse(source))))
     except UNREADABLE:
-        return
+        return []
+
+
+def _heads(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)):
             head = {name: value for name, value in ast.iter_fields(node) if name not in _BODIES}

@@ -11,25 +11,23 @@ run. Nothing is sent that a budget has no room for, nothing is read before it is
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tenacity
 
 from harness.search.llm.endpoint import Endpoint, LlmOptions
 from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
-from harness.search.llm.failures import LlmError, error_in, failure_of, failure_of_status
+from harness.search.llm.failures import UNREADABLE, LlmError, error_in, failure_of, failure_of_status
 from harness.search.llm.reasoning import message_parts
-
-if TYPE_CHECKING:
-    import httpx2
+from harness.search.llm.replies import parse_json
 
 MOST_TRIES = 4
 FIRST_WAIT_SECONDS = 1.0  # then twice as long each time
 CONNECT_SECONDS = 10.0
 LEAST_SECONDS = 1.0  # with less than this left nothing is begun
-MOST_BYTES = 16 << 20  # of a reply; the longest answers are a few hundred kilobytes
+MOST_TOKENS = 10**9  # that a reply may say it took; more is no count
 LIMITS = (
     "max_tokens",
     "max_completion_tokens",
@@ -145,7 +143,7 @@ class Chat:
         silence = min(seconds, self.options.deadline_seconds / 2)
         timeout = httpx2.Timeout(silence, connect=min(CONNECT_SECONDS, seconds), pool=seconds)
         try:
-            with self.endpoint.open_client(self._limit) as client:
+            with self.endpoint.open_client(self.seconds_left) as client:
                 response = client.chat.completions.with_raw_response.create(**body, timeout=timeout).http_response
                 return response.status_code, self.endpoint.redact(response.text)
         except openai.APIStatusError as error:
@@ -163,30 +161,15 @@ class Chat:
             "deadline", f"no complete answer within deadline_seconds={seconds:g}", passing=True, billed=True
         )
 
-    def _limit(self, response: "httpx2.Response") -> None:
-        """Hold a reply to the deadline and to MOST_BYTES: a server that sends a byte now and then is never silent."""
-        import httpx2
-
-        chat, stream = self, response.stream
-
-        class Limited(httpx2.SyncByteStream):
-            def __iter__(self) -> Iterator[bytes]:
-                received = 0
-                for piece in stream:
-                    received += len(piece)
-                    if chat.seconds_left() <= 0:
-                        raise httpx2.ReadTimeout("the deadline is over")
-                    if received > MOST_BYTES:
-                        raise httpx2.ReadError(f"the reply is longer than {MOST_BYTES:,} bytes")
-                    yield piece
-
-            def close(self) -> None:
-                stream.close()
-
-        response.stream = Limited()
-
     def _read(self, number: int, text: str) -> Answer:
-        """Return the answer in a reply that is saved, and count what it took. Raises LlmError where there is none."""
+        """Return the answer in a reply that is saved, and count what it took. Raises LlmError where there is none, or none that can be read."""
+        try:
+            return self._answer_in(number, text)
+        except UNREADABLE as error:
+            what = f"the reply cannot be read ({type(error).__name__})"
+            raise LlmError("server", what, passing=True, billed=True) from None
+
+    def _answer_in(self, number: int, text: str) -> Answer:
         reply = _reply_in(text, self.endpoint)
         choice = reply["choices"][0]
         said, reasoning, refusal = (_encodable(part) for part in message_parts(choice["message"]))
@@ -219,7 +202,7 @@ def _to_leave_out(error: LlmError, body: Mapping[str, Any]) -> str:
 
 def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:
     try:
-        reply = json.loads(text)
+        reply = parse_json(text)
         message = reply["choices"][0]["message"]
     except (ValueError, LookupError, TypeError):
         message = None
@@ -237,7 +220,7 @@ def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
 
 
 def _encodable(text: str) -> str:

@@ -15,14 +15,16 @@ import logging
 import os
 import re
 import sys
+import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.data.files import read_json
-from harness.search.llm.failures import EndpointError, LlmError, failure_of, redact
+from harness.search.llm.failures import UNREADABLE, EndpointError, LlmError, failure_of, redact
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
+from harness.search.llm.replies import limit_reply, parse_json
 
 if TYPE_CHECKING:
     import ssl
@@ -60,15 +62,15 @@ class Endpoint:
                 text = text.replace(form, REMOVED)
         return text
 
-    def open_client(self, on_response: Any = None) -> "openai.OpenAI":
+    def open_client(self, seconds_left: Callable[[], float]) -> "openai.OpenAI":
         """The SDK's client: no retries of its own, no redirects (the key goes to this server only), no proxy to this machine itself.
 
-        on_response: called with each httpx2 response before its body is read.
+        seconds_left: until when a reply must be there, asked again and again while it comes.
         """
         import httpx2
         import openai
 
-        hooks = {"request": [], "response": [on_response] if on_response else []}
+        hooks = {"request": [], "response": [functools.partial(limit_reply, seconds_left=seconds_left)]}
         if not self._key:  # the SDK insists on a key; this takes the word back out
             hooks["request"].append(lambda request: request.headers.pop("Authorization", None))
         for name in (
@@ -79,7 +81,13 @@ class Endpoint:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             trusted = _certificates()
-            http = httpx2.Client(verify=trusted, follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks)
+            http = httpx2.Client(
+                headers={"Accept-Encoding": "identity"},
+                verify=trusted,
+                follow_redirects=False,
+                trust_env=not self.is_local,
+                event_hooks=hooks,
+            )
         except (ImportError, ValueError, OSError, httpx2.InvalidURL):  # not quoted: a proxy's URL may hold a password
             raise refused(
                 "a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE, SSL_CERT_DIR) that the environment names cannot be used"
@@ -122,9 +130,9 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
     import openai
 
     try:
-        with endpoint.open_client() as client:
+        with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        names = {redact(endpoint.redact(model["id"])) for model in json.loads(raw)["data"]}
+        names = {redact(endpoint.redact(model["id"])) for model in parse_json(raw)["data"]}
         return sorted(name for name in names if name.isprintable())
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
@@ -132,8 +140,13 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
         raise failure_of(error, endpoint.redact) from None
     except openai.APIError as error:
         raise failure_of(error, endpoint.redact) from None
-    except (ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return None
+
+
+def _seconds_left(seconds: float) -> Callable[[], float]:
+    ends = time.monotonic() + seconds
+    return lambda: ends - time.monotonic()
 
 
 def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
@@ -167,8 +180,8 @@ def check_model(endpoint: Endpoint, model: str) -> None:
     if models is not None and model in models:
         return
     try:
-        with endpoint.open_client() as client:
-            client.chat.completions.create(
+        with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
+            client.chat.completions.with_raw_response.create(
                 model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=1, timeout=LIST_SECONDS
             )
     except openai.APITimeoutError:

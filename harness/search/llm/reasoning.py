@@ -15,6 +15,7 @@ FIELDS = (
     "reasoning",
     "thinking",
 )  # DeepSeek and older vLLM; vLLM, OpenRouter, Ollama; Ollama's own API
+DEEPEST = 20  # lists in lists of parts
 NAMES = "think|thinking|thought|thoughts|reasoning|seed:think|mm:think"  # of tags; the last two are Seed-OSS's and MiniMax's
 TAG = re.compile(
     rf"^[ \t]*(?P<open><(?:{NAMES})>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>|<\|channel>(?:thought)?)"
@@ -112,15 +113,21 @@ def _content(content: Any) -> tuple[str, str, str]:
     return "".join(texts), "\n".join(thoughts), "\n".join(refusals)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, depth: int = 0) -> str:
     """The text in a value of unknown shape: itself, that of its parts, or that under one of the usual names."""
     if isinstance(value, str):
         return value
+    if depth == DEEPEST:
+        return ""
     if isinstance(value, list):
-        return "".join(_text(part) for part in value)
+        return "".join(_text(part, depth + 1) for part in value)
     if isinstance(value, Mapping):
         return next(
-            (_text(value[name]) for name in ("text", "content", "thinking", "reasoning", "summary") if name in value),
+            (
+                _text(value[name], depth + 1)
+                for name in ("text", "content", "thinking", "reasoning", "summary")
+                if name in value
+            ),
             "",
         )
     return ""

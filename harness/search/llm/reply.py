@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.search.constants import BEGIN, END
-from harness.search.gate import UNREADABLE
+from harness.search.gate import MOST_BYTES, UNREADABLE
 from harness.search.llm.headers import Header, find_headers, header_values, read_category, read_delta
 from harness.search.llm.hunks import find_hunks
 from harness.search.patch import Edit, apply_edits, find_blocks, join_lines, split_lines
@@ -81,6 +81,9 @@ def parse_reply(text: str, before: str = "") -> Reply:
 
 def apply_reply(reply: Reply, source: str) -> str:
     """Return the train.py that a reply makes of the present one. Raises ReplyError or PatchError; it never returns source."""
+    _check_size(reply.whole or "")
+    for part in ("search", "replace"):
+        _check_size("".join(getattr(edit, part) for edit in reply.edits or ()))
     if reply.whole is not None:
         _check_elided(reply.whole, source, "the whole file")
         changed = reply.whole
@@ -92,6 +95,7 @@ def apply_reply(reply: Reply, source: str) -> str:
             _check_elided(edit.search, source, f"edit {number}, SEARCH")
             _check_elided(edit.replace, source, f"edit {number}, REPLACE")
         changed = apply_edits(source, edits)
+        _check_size(changed)
     _check_python(changed)
     return changed
 
@@ -134,9 +138,10 @@ def _first_of_file(lines: Sequence[str], start: int, stop: int) -> int:
     for number in itertools.islice(
         begins, 20
     ):  # further down there is no prose before a file, only a file that is broken
-        if _is_whole(lines[number:stop]):
+        text = "\n".join(lines[number:stop])
+        if len(text) <= MOST_BYTES and _is_whole(lines[number:stop]):  # a longer one is refused, wherever it begins
             try:
-                ast.parse("\n".join(lines[number:stop]))
+                ast.parse(text)
                 return number
             except UNREADABLE:
                 continue
@@ -242,9 +247,22 @@ def _check_elided(text: str, source: str, where: str) -> None:
             )
 
 
+def _check_size(source: str) -> None:
+    """Raise ReplyError on what the gate would refuse as too long, before anything reads it: that would take minutes."""
+    size = len(source.encode(errors="replace"))
+    if size > MOST_BYTES:
+        raise ReplyError(
+            f"the changed train.py would have {size:,} bytes or more, and {MOST_BYTES:,} are allowed: compute what is written out"
+        )
+
+
 def _check_python(source: str) -> None:
     try:
         ast.parse(source)
+    except (RecursionError, MemoryError):
+        raise ReplyError(
+            "the changed train.py would nest something too deeply to be read: split long expressions over statements"
+        ) from None
     except UNREADABLE as error:
         number = getattr(error, "lineno", None) or 0
         lines = split_lines(source)[max(0, number - 3) : number + 1]
