@@ -180,7 +180,7 @@ def test_of_a_thousand_experiments_only_the_likeliest_are_read_whole(tried, base
 
 
 def test_an_earlier_file_that_nests_too_deeply_is_compared_with_nothing(tried, baseline):
-    deep = tried(3, GELU + "x = 1" + " + 1" * 900 + "\n", gain=-0.1)
+    deep = tried(3, GELU + "x = 1" + " + 1" * 2000 + "\n", gain=-0.1)
     assert (
         near_duplicate(OTHER_GELU, OTHER, [baseline, deep, tried(5, OTHER, title="Clamp", decision="keep", gain=0.01)])
         == ""

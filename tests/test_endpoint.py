@@ -93,6 +93,27 @@ def test_a_key_is_redacted_as_json_and_urls_write_it():
         assert "12345" not in endpoint.redact(echo)
 
 
+@pytest.mark.parametrize("key", [KEY, 'sk-a/b"c\\d+12345'])
+def test_a_key_is_redacted_whichever_of_its_characters_are_escaped(key):
+    endpoint = Endpoint("http://x/v1", key)
+    escape = {
+        "lower": lambda c: f"\\u{ord(c):04x}",
+        "upper": lambda c: f"\\u{ord(c):04X}",
+        "json in json": lambda c: f"\\\\u{ord(c):04x}",
+        "url": lambda c: f"%{ord(c):02X}",
+        "url, lower": lambda c: f"%{ord(c):02x}",
+        "url in url": lambda c: f"%25{ord(c):02x}",
+        "backslashes": lambda c: c if c.isalnum() else f"\\{c}",
+        "json": lambda c: json.dumps(c)[1:-1],
+    }
+    for form in escape.values():
+        for every in (1, 2, 3):
+            echo = "".join(form(c) if n % every == 0 else c for n, c in enumerate(key))
+            assert endpoint.redact(f'["{echo}", "x\\n"]') == '["[key removed]", "x\\n"]'
+    backslashes = "\\" * 250_000  # a pattern that tries all ways to begin would take hours
+    assert endpoint.redact(backslashes) == backslashes
+
+
 def test_what_looks_like_a_key_is_redacted_though_nobody_knows_it():
     told = redact(
         "Incorrect API key provided: sk-abcd****wxyz. Authorization: Bearer abc.def; proxy http://me:pw@host/"

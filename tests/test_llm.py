@@ -405,6 +405,34 @@ def test_the_process_keeps_the_key_out_of_all_it_writes(tmp_path):
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize("where", ["answer", "reasoning", "refusal", "error"])
+def test_a_key_that_comes_back_in_another_spelling_is_left_nowhere(tmp_path, where):
+    """Escaped, the key is not seen in the text of the reply; parsed, it is the key again."""
+    escaped = "".join(f"\\u{ord(c):04x}" for c in KEY[:5]) + KEY[5:-4] + "".join(f"\\u{ord(c):04X}" for c in KEY[-4:])
+    doubled, in_url = escaped.replace("\\", "\\\\"), "".join(f"%{ord(c):02X}" for c in KEY)
+
+    def answer(body, count):
+        said = reply(title="GELU ECHO, DOUBLED, URL")
+        whole = {
+            "answer": completion(said, finish_reason="stop"),
+            "reasoning": completion(said, reasoning_content="ECHO DOUBLED"),
+            "refusal": completion(None, refusal="ECHO DOUBLED", finish_reason="ECHO"),
+            "error": {"error": {"message": "you sent ECHO", "code": "ECHO"}},
+        }[where]
+        text = json.dumps(whole).replace("ECHO", escaped).replace("DOUBLED", doubled).replace("URL", in_url)
+        return Response(text, 400 if where == "error" else 200, content_type="application/json")
+
+    with FakeOpenAI(answer) as server:
+        asked = request_of(server.url, tmp_path / "out", tmp_path / "llm.jsonl")
+        done = run_process(tmp_path / "out", asked, OPENAI_API_KEY=KEY)
+    assert done.returncode == 0
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert "[key removed]" in "".join(written)
+    for text in (*written, done.stdout, done.stderr):
+        for form in (KEY, KEY[5:-4], escaped, doubled, in_url, escaped[:30].replace("\\", "\\\\")):
+            assert form not in text
+
+
 def test_the_process_gives_up_a_repair_without_a_train_py(tmp_path):
     folder = tmp_path / "01"
     with FakeOpenAI(lambda body, count: "GIVE UP: hopeless") as server:

@@ -68,7 +68,7 @@ class Chat:
         """
         if self._ends is None:
             self._ends = time.monotonic() + self.options.deadline_seconds
-        messages = [{"role": m["role"], "content": self.endpoint.redact(_encodable(m["content"]))} for m in messages]
+        messages = [{"role": m["role"], "content": self._clean(m["content"])} for m in messages]
         known, left_out = self.exchanges.dropped(self.model), set()
         while True:
             body = self._body(messages, known | left_out)
@@ -172,16 +172,20 @@ class Chat:
     def _answer_in(self, number: int, text: str) -> Answer:
         reply = _reply_in(text, self.endpoint)
         choice = reply["choices"][0]
-        said, reasoning, refusal = (_encodable(part) for part in message_parts(choice["message"]))
+        said, reasoning, refusal = (self._clean(part) for part in message_parts(choice["message"]))
         usage = reply.get("usage") if isinstance(reply.get("usage"), Mapping) else {}
         prompt_tokens, completion_tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, said + reasoning)
-        finish = str(choice.get("finish_reason") or "")
+        finish = self._clean(str(choice.get("finish_reason") or ""))
         if finish == "content_filter" and not refusal:
             refusal = "the server's content filter held the answer back"
         first = f"{self.model}: {taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens, ended with {finish or 'no reason'}"
         self.exchanges.write_readable(number, first, {"reasoning": reasoning, "answer": said, "refusal": refusal})
         return Answer(said, reasoning, finish, refusal, taken, self._cut_context(number, prompt_tokens))
+
+    def _clean(self, text: str) -> str:
+        """A part of a reply as it may be kept, without the key: in JSON that could be written in more ways than one."""
+        return self.endpoint.redact(_encodable(text))
 
     def _cut_context(self, number: int, prompt_tokens: int | None) -> str:
         expected = estimate_tokens(self.exchanges.request(number)["messages"])

@@ -55,12 +55,12 @@ class Endpoint:
             return host == "localhost" or host.endswith(".localhost")
 
     def redact(self, text: str) -> str:
-        """The text without the key, as it is or as JSON or a URL would write it: a server may echo what it was sent."""
-        if len(self._key) >= SECRET_LENGTH:
-            in_json, in_url = json.dumps(self._key)[1:-1], urllib.parse.quote(self._key, safe="")
-            for form in {self._key, in_json, in_json.replace("/", "\\/"), in_url}:
-                text = text.replace(form, REMOVED)
-        return text
+        """The text without the key, as it is or in any way that JSON or a URL may write it: a server may echo what it was sent."""
+        return self._forms.sub(REMOVED, text) if len(self._key) >= SECRET_LENGTH else text
+
+    @functools.cached_property
+    def _forms(self) -> re.Pattern[str]:
+        return re.compile("".join(map(_forms_of, self._key)))
 
     def open_client(self, seconds_left: Callable[[], float]) -> "openai.OpenAI":
         """The SDK's client: no retries of its own, no redirects (the key goes to this server only), no proxy to this machine itself.
@@ -94,6 +94,12 @@ class Endpoint:
             ) from None
         key = self._key or "none"
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
+
+
+def _forms_of(character: str) -> str:
+    """The pattern of a character of a key: raw, as \\u00XX or %XX; JSON inside JSON has more backslashes, a URL in a URL %25XX."""
+    code, before = f"{ord(character):02x}", "" if character.isalnum() else r"\\{0,8}"
+    return rf"(?:{before}{re.escape(character)}|(?i:\\{{1,8}}u00{code}|%(?:25){{0,4}}{code}))"
 
 
 @functools.cache
