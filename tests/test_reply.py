@@ -267,6 +267,41 @@ def test_a_reply_that_never_ends_is_read_too(line):
             apply_reply(parse_reply(f"Title: T\n{line}\n{text}"), SOURCE)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Idea" + " " * 250_000,
+        "Hypothesis:\n" * 80_000,
+        "Title:\n" * 70_000 + "\n" * 500_000,
+        "```diff\n" + "\n" * 900_000,
+        "Title: x\n" * 100_000,
+        " \n" * 250_000,
+        "```\n" * 60_000,
+        "...\n" * 60_000,
+        "=======\n" * 30_000,
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_lines_without_end_are_read_once(text):
+    with pytest.raises((ReplyError, PatchError)):
+        apply_reply(parse_reply(text), SOURCE)
+    with pytest.raises((ReplyError, PatchError)):
+        apply_reply(parse_reply(f"{HEADER}\n{block(text, text)}"), SOURCE)
+
+
+def test_more_edits_than_any_idea_needs_are_refused():
+    blocks = "".join(block(RATE, f"{NEW_RATE}\n# {number}") for number in range(201))
+    with pytest.raises(ReplyError, match="201 edits, 200 are applied"):
+        apply_reply(parse_reply(f"{HEADER}\n{blocks}"), SOURCE)
+    repeated = parse_reply(f"{HEADER}\n{ONE * 5000}")
+    assert apply_reply(repeated, SOURCE) == SOURCE.replace(RATE, NEW_RATE)
+
+
+def test_a_reply_longer_than_any_is_not_read():
+    with pytest.raises(ReplyError, match="has 1,000,001 characters, 1,000,000 are read"):
+        parse_reply("x" * 1_000_001)
+
+
 def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():
     last = f"{HEADER}\n{block(RATE + '?', NEW_RATE)}"
     mended = parse_reply(f"Here is the block again:\n{ONE}", before=last)

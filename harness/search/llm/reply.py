@@ -18,6 +18,8 @@ from harness.search.llm.headers import Header, find_headers, header_values, read
 from harness.search.llm.hunks import find_hunks
 from harness.search.patch import Edit, apply_edits, find_blocks, join_lines, split_lines
 
+MOST_CHARACTERS = 1_000_000  # of a reply, fifteen times what max_output_tokens leaves room for
+MOST_EDITS = 200
 FENCE = re.compile(r"\s*(?:`{3,}|~{3,}).*")
 _WHOLE = (BEGIN, END, "def build_model(", "__main__")  # what every train.py has, and no piece of one
 
@@ -54,6 +56,8 @@ def parse_reply(text: str, before: str = "") -> Reply:
 
     before: the model's last reply in the same chat: of one that only mends its change the header is there.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise ReplyError(f"the reply has {len(text):,} characters, {MOST_CHARACTERS:,} are read: write less")
     lines = split_lines(text)
     pieces = _pieces(lines)
     prose = _without(lines, pieces)
@@ -90,7 +94,12 @@ def apply_reply(reply: Reply, source: str) -> str:
         if split_lines(changed) == split_lines(source):
             raise ReplyError("the whole file is the present train.py: it changes nothing")
     else:
-        edits = [_unfenced(edit, source) for edit in reply.edits or ()]
+        given = list(dict.fromkeys(reply.edits or ()))
+        if len(given) > MOST_EDITS:
+            raise ReplyError(
+                f"the reply holds {len(given):,} edits, {MOST_EDITS} are applied: make one change, with fewer"
+            )
+        edits = [_unfenced(edit, source) for edit in given]
         for number, edit in enumerate(edits, 1):
             _check_elided(edit.search, source, f"edit {number}, SEARCH")
             _check_elided(edit.replace, source, f"edit {number}, REPLACE")
