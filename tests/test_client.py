@@ -1,5 +1,6 @@
 """A chat against a real server through the real SDK: everything that a server may do, and what it costs."""
 
+import gzip
 import json
 import os
 import signal
@@ -13,11 +14,11 @@ import pytest
 from fake_openai import FakeOpenAI, completion, refusal
 from werkzeug import Response
 
-from harness.search.llm import client, replies
+from harness.search.llm import client, failures, replies
 from harness.search.llm.client import Answer, Chat
 from harness.search.llm.endpoint import Endpoint, parse_options
 from harness.search.llm.exchanges import Exchanges, read_ledger
-from harness.search.llm.failures import LlmError
+from harness.search.llm.failures import LlmError, failure_of_status
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-planted-0123456789abcdef"
@@ -273,6 +274,36 @@ def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
         pytest.raises(LlmError, match="longer than 100,000 bytes"),
     ):
         open_chat(server, tmp_path, "deadline_seconds=5").ask(MESSAGES)
+
+
+def test_a_compressed_reply_is_not_taken(tmp_path):
+    small = gzip.compress(json.dumps(completion("x" * 50_000_000)).encode())
+    error, server = ask_in_vain(lambda body, number: Response(small, headers={"Content-Encoding": "gzip"}), tmp_path)
+    assert server.headers[0]["accept-encoding"] == "identity"
+    assert (error.kind, error.passing) == ("server", True)
+    assert (
+        str(error)
+        == "the reply is not taken: it is compressed (Content-Encoding: gzip), though the request said identity"
+    )
+    assert all("reply" not in entry for entry in saved(tmp_path))
+    packed = gzip.compress(b"no")  # of a refusal the status is enough
+    error, _ = ask_in_vain(lambda body, number: Response(packed, 401, {"Content-Encoding": "gzip"}), tmp_path / "b")
+    assert error.kind == "unauthorised" and "answers 401: nothing more" in str(error)
+    plain = Response(json.dumps(completion("x")), headers={"Content-Encoding": "identity"})
+    assert ask(lambda body, number: plain, tmp_path / "c")[0].text == "x"
+
+
+def test_a_long_message_of_a_server_is_cut_before_it_is_looked_at(tmp_path):
+    seen = []
+    said = KEY + "\x07" * 3_000_000 + "context length"
+    failure = failure_of_status(500, said, lambda text: seen.append(len(text)) or text.replace(KEY, "[key removed]"))
+    assert str(failure) == "the server answers 500: [key removed]" and max(seen) == len(said)  # the key first
+    calls = []
+    category = failures.unicodedata.category
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(failures.unicodedata, "category", lambda c: calls.append(c) or category(c))
+        failure_of_status(500, said, lambda text: text)
+    assert len(calls) <= failures.READ_CHARACTERS
 
 
 def test_a_context_that_is_too_long(tmp_path):

@@ -1,8 +1,8 @@
 """Where the language model is asked: the server, its key, and which of its models.
 
 In: LlmOptions, the environment, the file of the key. Out: an Endpoint that holds the key; the model's name. As a command,
-`python -m harness.search.llm.endpoint REQUEST.json` prints {"model": ...}, or one line on standard error: exit 2 when the server cannot be reached, 1
-for all that a person must change.
+`python -m harness.search.llm.endpoint REQUEST.json` prints {"model": ...}, or one line on standard error: exit 2 when the server cannot be reached or
+is too busy, 1 for all that a person must change.
 
 Refuses: a key that no header can carry, OpenAI without a key, several models of which nobody named one. No model is built in. The key is read here
 and nowhere else; it is in no repr and no message.
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str]) -> int:
         check_model(endpoint, model)
     except LlmError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
-        return 2 if error.kind in ("unreachable", "stalled", "server") else 1
+        return 2 if error.passing else 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         print(f"{arguments[0]} is no request with an `llm` in it", file=sys.stderr)
         return 1

@@ -85,20 +85,17 @@ def parse_reply(text: str, before: str = "") -> Reply:
 
 def apply_reply(reply: Reply, source: str) -> str:
     """Return the train.py that a reply makes of the present one. Raises ReplyError or PatchError; it never returns source."""
-    _check_size(reply.whole or "")
-    for part in ("search", "replace"):
-        _check_size("".join(getattr(edit, part) for edit in reply.edits or ()))
+    given = list(dict.fromkeys(reply.edits or ()))  # a block given twice is one
+    if len(given) > MOST_EDITS:
+        raise ReplyError(f"the reply holds {len(given):,} edits, {MOST_EDITS} are applied: make one change, with fewer")
+    for text in (reply.whole or "", "".join(edit.search for edit in given), "".join(edit.replace for edit in given)):
+        _check_size(text)
     if reply.whole is not None:
         _check_elided(reply.whole, source, "the whole file")
         changed = reply.whole
         if split_lines(changed) == split_lines(source):
             raise ReplyError("the whole file is the present train.py: it changes nothing")
     else:
-        given = list(dict.fromkeys(reply.edits or ()))
-        if len(given) > MOST_EDITS:
-            raise ReplyError(
-                f"the reply holds {len(given):,} edits, {MOST_EDITS} are applied: make one change, with fewer"
-            )
         edits = [_unfenced(edit, source) for edit in given]
         for number, edit in enumerate(edits, 1):
             _check_elided(edit.search, source, f"edit {number}, SEARCH")
