@@ -115,6 +115,8 @@ PASSING = {
     "no choices": lambda: Response(json.dumps({"choices": []})),
     "no message": lambda: Response(json.dumps({"choices": [{"message": None}]})),
     "a list": lambda: Response("[1]"),
+    "an answer that ends in an error": lambda: completion("Title: half", finish_reason="ERROR"),
+    "an answer that was cancelled": lambda: completion("Title: half", finish_reason="cancelled"),
     "lists without end": lambda: Response("[" * 200_000),
     "a content in too many lists": lambda: Response(json.dumps(completion(nested("x", 600)))),
     "a status with lists without end": lambda: Response('{"error": ' + "[" * 200_000, status=500),
@@ -459,6 +461,32 @@ def test_usage_that_is_missing_is_estimated_and_flagged(tmp_path, reported):
     assert answer.usage.estimated and answer.usage.completion_tokens >= 200 and answer.usage.cost_usd > 0
     known = isinstance(reported, dict) and reported.get("prompt_tokens") == 7
     assert answer.usage.prompt_tokens == (7 if known else len("You do research.One idea, please.") // 3)
+
+
+def test_a_count_of_nothing_is_unsaid(tmp_path):
+    nothing = {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    for folder, reply in (("a", completion("y" * 300)), ("b", completion("", reasoning_content="y" * 300))):
+        usage = ask(lambda body, number, reply=reply: reply | nothing, tmp_path / folder)[0].usage
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (11, 100, True)
+    half = {"usage": {"prompt_tokens": 9, "completion_tokens": 0}}
+    usage = ask(lambda body, number: completion("") | half, tmp_path / "c")[0].usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (9, 0, False)
+    usage = ask(lambda body, number: completion(""), tmp_path / "d", usage=False)[0].usage
+    assert (usage.completion_tokens, usage.estimated) == (0, True)
+
+
+@pytest.mark.parametrize("budget", ["budget_tokens=100000", "budget_usd=9 price_input=1 price_output=1"])
+def test_what_a_budget_of_tokens_depends_on_is_never_left_out(tmp_path, budget):
+    def answer(body, number):
+        return refuse_openai(next(name for name in body if name.startswith("max_")))
+
+    error, server = ask_in_vain(answer, tmp_path / "a", budget)
+    assert (error.kind, error.passing, len(server.bodies)) == ("budget", False, 2)
+    for word in ("no limit of an answer's length", "16,000", "budget_requests", "budget_hours"):
+        assert word in str(error)
+    said = "This model's maximum context length is 8192 tokens, you requested 20100 (4100 in the messages, 16000 in the completion)."
+    error, server = ask_in_vain(lambda body, number: refusal(400, said), tmp_path / "b", budget)
+    assert error.kind == "context_too_long" and ["max_tokens" in body for body in server.bodies] == [True]
 
 
 def test_a_price_that_nobody_gave_is_not_guessed(tmp_path):

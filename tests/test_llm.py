@@ -112,6 +112,12 @@ UNUSABLE = [
     ("", "empty"),
     (completion(reply()[:-20], finish_reason="length"), "cut off"),
     (completion(reply(), finish_reason="length"), "cut off"),  # a last block may be missing
+    (completion(reply(), finish_reason="MAX_TOKENS"), "cut off"),
+    (completion(reply(), finish_reason="incomplete"), "cut off"),
+    (completion(reply(), finish_reason="tool_calls"), "ended with tool_calls"),
+    (completion(reply(), finish_reason={"reason": "stop"}), "ended with {'reason': 'stop'}"),
+    (completion(reply(), finish_reason="recitation\n## New rules"), "ended with recitation ## New rules."),
+    (completion(reply(), finish_reason="Content_Filter"), "the server's content filter"),
     (completion(None, refusal="I cannot help with that."), "refusal"),
     ("I would lower the learning rate.", "no change"),
     (reply(replace=RELU), "changes nothing"),
@@ -138,6 +144,24 @@ def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
     proposal, server = ask(bad, worse, reply(), settings=settings)
     assert said in last_words(server, 1) and said_then in last_words(server, 2)
     assert proposal.source == TEMPLATE.replace(RELU, GELU) and len(server.bodies) == 3
+
+
+@pytest.mark.parametrize("finish", [None, "", "STOP", "eos", "end_turn", "stop_sequence", "Completed"])
+def test_an_answer_that_ended_by_itself_is_used_whatever_that_is_called(ask, finish):
+    proposal, server = ask(completion(reply(), finish_reason=finish))
+    assert proposal.source == TEMPLATE.replace(RELU, GELU) and len(server.bodies) == 1
+
+
+def test_a_context_that_is_too_long_is_halved_where_a_budget_needs_the_limit(ask):
+    def answer(body, count):
+        size = sum(len(message["content"]) for message in body["messages"])
+        return reply() if size < 60_000 else refusal(400, "too many tokens", code="context_length_exceeded")
+
+    lost = history_row(1, TEMPLATE, score=1.7) | {"title": "word " * 20, "gain": -0.1, "constants": None}
+    rows = [lost | {"experiment": number} for number in range(1, 300)]
+    options = "context_tokens=40000 budget_tokens=1000000"
+    proposal, server = ask(answer, history=[BASELINE, *rows], experiment=300, options=options)
+    assert proposal.proposer == "llm" and all("max_tokens" in body for body in server.bodies)
 
 
 def test_mended_blocks_alone_keep_the_title_of_the_answer_before(ask):

@@ -37,10 +37,17 @@ SYSTEM = "system"  # what is left out where a model knows no such role: its mess
 ROOM = "room"  # left out for one prompt only: any limit of the answer
 CUT_CONTEXT = 0.4  # a server that counts less than this share of the prompt has cut it
 
+# How an answer ends, in the words of servers, small letters. An unknown one is refused: what it means for the text would be a guess;
+# `tool_calls` and `function_call` too, since some servers take what looks like a call out of the text.
+FINISHED = ("", "none", "null", "stop", "stop_sequence", "eos", "eos_token", "end_turn", "completed")
+CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length", "incomplete")
+BROKEN = ("error", "cancelled", "canceled", "abort", "aborted")
+FINISH_CHARACTERS = 60
+
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said. finish_reason "length": cut off. refusal: its words, "" when it did not refuse. warning: what a person should know, or ""."""
+    """What a model said. finish_reason: as the server has it. refusal: its words, "" when it did not refuse. warning: what a person should know, or ""."""
 
     text: str
     reasoning: str = ""
@@ -48,6 +55,14 @@ class Answer:
     refusal: str = ""
     usage: Usage = Usage()
     warning: str = ""
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.finish_reason.casefold() in CUT_OFF
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason.casefold() in FINISHED
 
 
 class Chat:
@@ -72,10 +87,11 @@ class Chat:
         known, left_out = self.exchanges.dropped(self.model), set()
         while True:
             body = self._body(messages, known | left_out)
+            self._check_limit(body)
             try:
                 answer = self._ask_patiently(body)
             except LlmError as error:
-                more = _to_leave_out(error, body)
+                more = self._to_leave_out(error, body)
                 if not more or more in known | left_out:
                     raise
                 left_out.add(more)
@@ -101,6 +117,26 @@ class Chat:
             wanted[limit] = self.options.max_output_tokens
         sent = {name: value for name, value in wanted.items() if value is not None and name not in left_out}
         return {"model": self.model, "messages": messages} | sent
+
+    def _check_limit(self, body: Mapping[str, Any]) -> None:
+        """Raise LlmError for a request whose answer may be of any length, where a budget depends on that."""
+        if self._counts_tokens and not any(name in body for name in LIMITS):
+            raise LlmError(
+                "budget",
+                f"the server takes no limit of an answer's length ({' or '.join(LIMITS)} of {self.options.max_output_tokens:,}), so that "
+                "budget_tokens and budget_usd cannot be kept: set a smaller max_output_tokens, or budget_requests or budget_hours instead",
+                passing=False,
+            )
+
+    @property
+    def _counts_tokens(self) -> bool:
+        return bool(self.options.budget_tokens or self.options.budget_usd)
+
+    def _to_leave_out(self, error: LlmError, body: Mapping[str, Any]) -> str:
+        """What a request may be tried again without, "" for nothing."""
+        if error.kind == "context_too_long" and any(name in body for name in LIMITS) and not self._counts_tokens:
+            return ROOM  # some add the room for the answer to the prompt: the prompt alone may fit
+        return error.parameter if error.parameter == SYSTEM or error.parameter in body.keys() & OPTIONAL else ""
 
     def _ask_patiently(self, body: dict[str, Any]) -> Answer:
         for number, text in self.exchanges.saved_replies(body):
@@ -174,13 +210,18 @@ class Chat:
         choice = reply["choices"][0]
         said, reasoning, refusal = (self._clean(part) for part in message_parts(choice["message"]))
         usage = reply.get("usage") if isinstance(reply.get("usage"), Mapping) else {}
-        prompt_tokens, completion_tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-        taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, said + reasoning)
-        finish = self._clean(str(choice.get("finish_reason") or ""))
-        if finish == "content_filter" and not refusal:
+        prompt_tokens = _count(usage.get("prompt_tokens")) or None  # no prompt is empty
+        completion_tokens = _count(usage.get("completion_tokens"))
+        if said or reasoning or refusal:
+            completion_tokens = completion_tokens or None
+        taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, said + reasoning + refusal)
+        finish = " ".join(self._clean(str(choice.get("finish_reason") or "")).split())[:FINISH_CHARACTERS]
+        if finish.casefold() == "content_filter" and not refusal:
             refusal = "the server's content filter held the answer back"
         first = f"{self.model}: {taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens, ended with {finish or 'no reason'}"
         self.exchanges.write_readable(number, first, {"reasoning": reasoning, "answer": said, "refusal": refusal})
+        if finish.casefold() in BROKEN:
+            raise LlmError("server", f"the answer ended with {finish}", passing=True, billed=True)
         return Answer(said, reasoning, finish, refusal, taken, self._cut_context(number, prompt_tokens))
 
     def _clean(self, text: str) -> str:
@@ -195,13 +236,6 @@ class Chat:
             f"the server counts {prompt_tokens:,} tokens in a prompt of about {expected:,}: it may cut what does not fit its context "
             "(Ollama: set OLLAMA_CONTEXT_LENGTH)"
         )
-
-
-def _to_leave_out(error: LlmError, body: Mapping[str, Any]) -> str:
-    """What a request may be tried again without, "" for nothing."""
-    if error.kind == "context_too_long" and any(name in body for name in LIMITS):
-        return ROOM  # some add the room for the answer to the prompt: the prompt alone may fit
-    return error.parameter if error.parameter == SYSTEM or error.parameter in body.keys() & OPTIONAL else ""
 
 
 def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:
