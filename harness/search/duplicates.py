@@ -19,11 +19,13 @@ from typing import Any
 
 from harness.search.constants import Constant, ConstantsError, parse_constants
 from harness.search.gate import UNREADABLE, without_docstrings
+from harness.search.llm.fences import one_line
 from harness.search.patch import make_diff
 
 NEAR = 0.02  # of a constant's annotated range
 CLEARLY = 2.0  # sigma of one run: a loss beyond it is no matter of luck
 MOST_COMPARED = 5  # earlier changes, those with most words in common: to read a thousand whole takes minutes
+TITLE_CHARACTERS, CAUSE_CHARACTERS = 100, 160
 _NOT_THE_IDEAS = ("infrastructure", "interrupted")  # statuses that say nothing about an idea
 Row = Mapping[str, Any]
 
@@ -168,11 +170,11 @@ def _dumped(value: Any) -> Any:
 
 
 def _quoted(row: Row) -> str:
-    """Return an earlier experiment and its result, in words."""
-    title = f" ({row['title']})" if row.get("title") else ""
+    """Return an earlier experiment and its result, in words; those of others on one line, cleaned and cut, as in a prompt's table."""
+    title = f" ({one_line(row['title'], TITLE_CHARACTERS)})" if row.get("title") else ""
     score, gain, sigma = (row.get(key) for key in ("val_bpb", "gain", "sigma"))
     if not isinstance(score, (int, float)):
-        cause = f": {row['cause']}" if row.get("cause") else ""
+        cause = f": {one_line(row['cause'], CAUSE_CHARACTERS)}" if row.get("cause") else ""
         return (
             f"this was tried as experiment {row.get('experiment')}{title}, which ended with {row.get('status')}{cause}"
         )
