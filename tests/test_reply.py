@@ -174,6 +174,42 @@ def test_two_ideas_are_sent_back(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"Title: A\n{ONE}\nTitle: A\n{TWO}", "gives 'A' 2 times, with a different change"),
+        (f"**Title:** A\n{ONE}\nOn reflection:\n\n# Title: a\n{ONE}{TWO}", "gives 'A' 2 times"),
+        (f"Title: A\n```python\n{WANTED}```\nTitle: A\n```python\n{SOURCE}```", "gives 'A' 2 times"),
+        (f"I could do this:\n{ONE}\nNo.\n{HEADER}\n{TWO}", "nobody can tell whether the first ones are a draft"),
+        (f"{ONE}\nOption A: x\n{TWO}", "draft"),
+        (f"{HEADER}\n{ONE}\nAlternatively (second idea), the gate:\n\n{TWO}", "reads as if a second idea followed"),
+        (f"{HEADER}\n{ONE}\n**Alternatively:**\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\n## Second idea\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\n2. Another option: the gate\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\nOr, alternatively\n{TWO}", "second idea"),
+    ],
+)
+def test_two_readings_of_one_reply_are_sent_back(text, why):
+    with pytest.raises(ReplyError, match=why):
+        parse_reply(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}\n{BLOCKS}\n{HEADER}\n{BLOCKS}",  # the same twice over
+        f"{BLOCKS}\n{HEADER}",
+        f"# GELU\n{ONE}\nRationale: smooth.\n\n{TWO}",
+        f"{BLOCKS}\n{HEADER}\nTo sum up:\n{BLOCKS}",
+        f"Alternatively one could wait.\n{HEADER}\n{BLOCKS}\nAlternatively, try the optimizer next time.",
+        f"{HEADER}\n{ONE}\nThe second change: the gate. Another idea would be to widen it.\n\n{TWO}",
+        f"{HEADER}\n{ONE}\nAnother approach would be slower, so:\n\n{TWO}",
+    ],
+)
+def test_one_change_that_is_talked_about_is_one(text):
+    assert apply_reply(parse_reply(text), SOURCE) == WANTED
+
+
+@pytest.mark.parametrize(
     ("text", "title", "category"),
     [
         (
