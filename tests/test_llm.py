@@ -12,7 +12,13 @@ from fake_openai import FakeOpenAI, completion, refusal
 from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
 from werkzeug import Response
 
-from harness.search.constants import constant_values, parse_constants, rewrite_constants
+from harness.search.constants import (
+    ConstantsError,
+    constant_values,
+    evaluate_literal,
+    parse_constants,
+    rewrite_constants,
+)
 from harness.search.gate import check_candidate, source_hash
 from harness.search.keyless import propose_keyless
 from harness.search.llm import client
@@ -226,6 +232,42 @@ def test_a_malformed_reply_ends_no_night(ask, answer, monkeypatch):
         proposal, _ = ask(answer)
         assert proposal.source != TEMPLATE
         assert proposal.llm_failed.startswith("server: ") or proposal.proposer == "llm"
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"HUGE = 5  # u, 1..{HUGE} int: m",
+        f"HUGE = 5  # u, 1..{HUGE} log: m",
+        f"HUGE = {HUGE}  # u, fixed: m",
+        f"HUGE = [1, {HUGE}]  # u, fixed: m",
+        f"HUGE = 1  # u, {{1, {HUGE}}}: m",
+        "HUGE = 64**64  # u, fixed: m",
+        "HUGE = 1  # u, " + ".." * 80_000,  # the pattern of an annotation tries all pairs of places
+    ],
+    ids=lambda line: line[:40],
+)
+def test_a_constant_that_nothing_can_compute_with_is_sent_back(ask, line):
+    proposal, server = ask(reply(line_of("DEPTH"), line_of("DEPTH") + line + "\n"), reply())
+    assert "line 28, HUGE: " in last_words(server) and len(server.bodies) == 2
+    assert proposal.source == TEMPLATE.replace(RELU, GELU)
+
+
+def test_a_literal_nested_too_deeply_is_none():
+    for deep in ("-" * 3000 + "1", "(" * 3000 + "1", "-" * 100_000 + "1"):
+        with pytest.raises(ConstantsError, match="is not a Python literal"):
+            evaluate_literal(deep)
+
+
+def test_a_rule_that_cannot_be_computed_is_broken(ask):
+    source = TEMPLATE.replace(line_of("KV_GROUP"), "")
+    for value in ("0", "'x'", "[1]"):
+        edit = reply(line_of("DEPTH"), f"{line_of('DEPTH')}KV_GROUP = {value}  # heads, fixed: m\n")
+        _, server = ask(edit, reply(), source=source, parent_train_py=source, folder=f"attempt {value[0]}")
+        assert "cannot be computed with" in last_words(server)
 
 
 def test_nobody_there_is_tpes_turn(tmp_path):

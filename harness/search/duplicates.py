@@ -98,7 +98,8 @@ def _distance(constant: Constant, a: Any, b: Any) -> float:
     if constant.scale in ("log", "pow2"):
         if min(a, b, constant.low) <= 0:
             return 1.0
-        return abs(math.log(a / b)) / math.log(constant.high / constant.low)
+        span = math.log(constant.high) - math.log(constant.low)
+        return abs(math.log(a) - math.log(b)) / span if span else 1.0
     return abs(a - b) / (constant.high - constant.low)
 
 
