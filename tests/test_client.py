@@ -1,5 +1,6 @@
 """A chat against a real server through the real SDK: everything that a server may do, and what it costs."""
 
+import gzip
 import json
 import os
 import signal
@@ -13,11 +14,11 @@ import pytest
 from fake_openai import FakeOpenAI, completion, refusal
 from werkzeug import Response
 
-from harness.search.llm import client
+from harness.search.llm import client, failures, replies
 from harness.search.llm.client import Answer, Chat
 from harness.search.llm.endpoint import Endpoint, parse_options
 from harness.search.llm.exchanges import Exchanges, read_ledger
-from harness.search.llm.failures import LlmError
+from harness.search.llm.failures import LlmError, failure_of_status
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-planted-0123456789abcdef"
@@ -114,7 +115,18 @@ PASSING = {
     "no choices": lambda: Response(json.dumps({"choices": []})),
     "no message": lambda: Response(json.dumps({"choices": [{"message": None}]})),
     "a list": lambda: Response("[1]"),
+    "an answer that ends in an error": lambda: completion("Title: half", finish_reason="ERROR"),
+    "an answer that was cancelled": lambda: completion("Title: half", finish_reason="cancelled"),
+    "lists without end": lambda: Response("[" * 200_000),
+    "a content in too many lists": lambda: Response(json.dumps(completion(nested("x", 600)))),
+    "a status with lists without end": lambda: Response('{"error": ' + "[" * 200_000, status=500),
 }
+
+
+def nested(value, deep: int):
+    for _ in range(deep):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
@@ -131,6 +143,37 @@ def test_what_does_not_pass_is_given_up(tmp_path, fault):
     error, server = ask_in_vain(lambda body, number: PASSING[fault](), tmp_path)
     assert error.kind in ("rate_limited", "server") and error.passing
     assert len(server.bodies) == client.MOST_TRIES
+
+
+def test_a_saved_reply_that_cannot_be_read_is_asked_for_again(tmp_path, monkeypatch):
+    with FakeOpenAI(lambda body, number: "Title: x" if number > 1 else Response("[" * 200_000)) as server:
+        monkeypatch.setattr(client, "MOST_TRIES", 1)
+        with pytest.raises(LlmError, match="no chat completion in the reply"):
+            open_chat(server, tmp_path).ask(MESSAGES)
+        assert open_chat(server, tmp_path).ask(MESSAGES).text == "Title: x"
+        assert len(server.bodies) == 2
+        for error in (LookupError, RecursionError, AttributeError, MemoryError, OverflowError):
+            monkeypatch.setattr(
+                client, "message_parts", lambda message, error=error: (_ for _ in ()).throw(error("sk-x"))
+            )
+            with pytest.raises(LlmError) as failure:
+                open_chat(server, tmp_path).ask(MESSAGES)
+            told = failure.value
+            assert (told.kind, told.passing, told.billed) == ("server", True, True)
+            assert str(told) == f"the reply cannot be read ({error.__name__})"
+
+
+@pytest.mark.parametrize("charset", ["zlib_codec", "rot13", "utf-16", "nonsense", "hex"])
+def test_a_body_is_utf8_whatever_its_charset_says(tmp_path, charset):
+    kind = f"application/json; charset={charset}"
+    said = json.dumps(completion("Title: ü"), ensure_ascii=False).encode() + b"\n"
+    answer, _ = ask(lambda body, number: Response(said, content_type=kind), tmp_path / "a")
+    assert answer.text == "Title: ü"
+    broken = said.replace("ü".encode(), b"\xff")
+    assert ask(lambda body, number: Response(broken, content_type=kind), tmp_path / "b")[0].text == "Title: \ufffd"
+    no = json.dumps({"error": {"message": "no"}})
+    error, _ = ask_in_vain(lambda body, number: Response(no, 400, content_type=kind), tmp_path / "c")
+    assert (error.kind, str(error)) == ("bad_request", "the server answers 400: no")
 
 
 def no_model(name: str) -> Response:
@@ -222,7 +265,7 @@ def test_a_server_that_is_never_silent_is_held_to_the_deadline(tmp_path):
 
 
 def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(replies, "MOST_BYTES", 100_000)
 
     def flood():
         while not server.closing.is_set():
@@ -233,6 +276,36 @@ def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
         pytest.raises(LlmError, match="longer than 100,000 bytes"),
     ):
         open_chat(server, tmp_path, "deadline_seconds=5").ask(MESSAGES)
+
+
+def test_a_compressed_reply_is_not_taken(tmp_path):
+    small = gzip.compress(json.dumps(completion("x" * 50_000_000)).encode())
+    error, server = ask_in_vain(lambda body, number: Response(small, headers={"Content-Encoding": "gzip"}), tmp_path)
+    assert server.headers[0]["accept-encoding"] == "identity"
+    assert (error.kind, error.passing) == ("server", True)
+    assert (
+        str(error)
+        == "the reply is not taken: it is compressed (Content-Encoding: gzip), though the request said identity"
+    )
+    assert all("reply" not in entry for entry in saved(tmp_path))
+    packed = gzip.compress(b"no")  # of a refusal the status is enough
+    error, _ = ask_in_vain(lambda body, number: Response(packed, 401, {"Content-Encoding": "gzip"}), tmp_path / "b")
+    assert error.kind == "unauthorised" and "answers 401: nothing more" in str(error)
+    plain = Response(json.dumps(completion("x")), headers={"Content-Encoding": "identity"})
+    assert ask(lambda body, number: plain, tmp_path / "c")[0].text == "x"
+
+
+def test_a_long_message_of_a_server_is_cut_before_it_is_looked_at(tmp_path):
+    seen = []
+    said = KEY + "\x07" * 3_000_000 + "context length"
+    failure = failure_of_status(500, said, lambda text: seen.append(len(text)) or text.replace(KEY, "[key removed]"))
+    assert str(failure) == "the server answers 500: [key removed]" and max(seen) == len(said)  # the key first
+    calls = []
+    category = failures.unicodedata.category
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(failures.unicodedata, "category", lambda c: calls.append(c) or category(c))
+        failure_of_status(500, said, lambda text: text)
+    assert len(calls) <= failures.READ_CHARACTERS
 
 
 def test_a_context_that_is_too_long(tmp_path):
@@ -379,6 +452,7 @@ def test_the_count_is_the_servers_own(tmp_path):
         {"prompt_tokens": None, "completion_tokens": "7"},
         {"prompt_tokens": 7},
         {"prompt_tokens": -1, "completion_tokens": True},
+        {"prompt_tokens": 10**400, "completion_tokens": 10**10},
     ],
 )
 def test_usage_that_is_missing_is_estimated_and_flagged(tmp_path, reported):
@@ -387,6 +461,32 @@ def test_usage_that_is_missing_is_estimated_and_flagged(tmp_path, reported):
     assert answer.usage.estimated and answer.usage.completion_tokens >= 200 and answer.usage.cost_usd > 0
     known = isinstance(reported, dict) and reported.get("prompt_tokens") == 7
     assert answer.usage.prompt_tokens == (7 if known else len("You do research.One idea, please.") // 3)
+
+
+def test_a_count_of_nothing_is_unsaid(tmp_path):
+    nothing = {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+    for folder, reply in (("a", completion("y" * 300)), ("b", completion("", reasoning_content="y" * 300))):
+        usage = ask(lambda body, number, reply=reply: reply | nothing, tmp_path / folder)[0].usage
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (11, 100, True)
+    half = {"usage": {"prompt_tokens": 9, "completion_tokens": 0}}
+    usage = ask(lambda body, number: completion("") | half, tmp_path / "c")[0].usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (9, 0, False)
+    usage = ask(lambda body, number: completion(""), tmp_path / "d", usage=False)[0].usage
+    assert (usage.completion_tokens, usage.estimated) == (0, True)
+
+
+@pytest.mark.parametrize("budget", ["budget_tokens=100000", "budget_usd=9 price_input=1 price_output=1"])
+def test_what_a_budget_of_tokens_depends_on_is_never_left_out(tmp_path, budget):
+    def answer(body, number):
+        return refuse_openai(next(name for name in body if name.startswith("max_")))
+
+    error, server = ask_in_vain(answer, tmp_path / "a", budget)
+    assert (error.kind, error.passing, len(server.bodies)) == ("budget", False, 2)
+    for word in ("no limit of an answer's length", "16,000", "budget_requests", "budget_hours"):
+        assert word in str(error)
+    said = "This model's maximum context length is 8192 tokens, you requested 20100 (4100 in the messages, 16000 in the completion)."
+    error, server = ask_in_vain(lambda body, number: refusal(400, said), tmp_path / "b", budget)
+    assert error.kind == "context_too_long" and ["max_tokens" in body for body in server.bodies] == [True]
 
 
 def test_a_price_that_nobody_gave_is_not_guessed(tmp_path):

@@ -5,13 +5,16 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from fake_openai import FakeOpenAI, QuickServer, completion, refusal
 from werkzeug import Response
 
-from harness.search.llm.endpoint import Endpoint, check_model, choose_model, main, open_endpoint
+from harness.search.llm import endpoint as endpoint_module
+from harness.search.llm import replies
+from harness.search.llm.endpoint import Endpoint, check_model, choose_model, list_models, main, open_endpoint
 from harness.search.llm.failures import EndpointError, LlmError, redact
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options
 
@@ -91,6 +94,27 @@ def test_a_key_is_redacted_as_json_and_urls_write_it():
     endpoint = Endpoint("http://x/v1", 'a/b"c\\d+12345')
     for echo in (json.dumps({"k": 'a/b"c\\d+12345'}), "k=a%2Fb%22c%5Cd%2B12345"):
         assert "12345" not in endpoint.redact(echo)
+
+
+@pytest.mark.parametrize("key", [KEY, 'sk-a/b"c\\d+12345'])
+def test_a_key_is_redacted_whichever_of_its_characters_are_escaped(key):
+    endpoint = Endpoint("http://x/v1", key)
+    escape = {
+        "lower": lambda c: f"\\u{ord(c):04x}",
+        "upper": lambda c: f"\\u{ord(c):04X}",
+        "json in json": lambda c: f"\\\\u{ord(c):04x}",
+        "url": lambda c: f"%{ord(c):02X}",
+        "url, lower": lambda c: f"%{ord(c):02x}",
+        "url in url": lambda c: f"%25{ord(c):02x}",
+        "backslashes": lambda c: c if c.isalnum() else f"\\{c}",
+        "json": lambda c: json.dumps(c)[1:-1],
+    }
+    for form in escape.values():
+        for every in (1, 2, 3):
+            echo = "".join(form(c) if n % every == 0 else c for n, c in enumerate(key))
+            assert endpoint.redact(f'["{echo}", "x\\n"]') == '["[key removed]", "x\\n"]'
+    backslashes = "\\" * 250_000  # a pattern that tries all ways to begin would take hours
+    assert endpoint.redact(backslashes) == backslashes
 
 
 def test_what_looks_like_a_key_is_redacted_though_nobody_knows_it():
@@ -207,6 +231,60 @@ def test_a_model_that_is_not_listed_is_tried_with_one_token():
             check_model(endpoint, "lsited")
 
 
+def test_a_list_of_models_and_a_probe_without_end_are_not_read(monkeypatch):
+    monkeypatch.setattr(replies, "MOST_BYTES", 100_000)
+    sent = []
+
+    def endless():
+        while len(sent) < 10_000:
+            sent.append(1)
+            yield b" " * 10_000
+
+    with QuickServer() as server:
+        server.expect_request("/v1/models").respond_with_handler(lambda _: Response(endless()))
+        with pytest.raises(LlmError, match="longer than 100,000 bytes") as error:
+            list_models(Endpoint(server.url_for("/v1")))
+        assert error.value.kind == "server"
+    with FakeOpenAI(lambda body, number: Response(endless()), ["listed"]) as server:
+        sent.clear()
+        check_model(Endpoint(server.url), "other")  # what is no refusal is no trouble
+    assert len(sent) < 10_000
+
+
+def test_a_server_that_drips_its_list_of_models_is_left(monkeypatch):
+    monkeypatch.setattr(endpoint_module, "LIST_SECONDS", 0.3)
+    over = threading.Event()
+
+    def drip():
+        while not over.wait(0.02):
+            yield b" "
+
+    with QuickServer() as server:
+        server.expect_request("/v1/models").respond_with_handler(lambda _: Response(drip()))
+        with pytest.raises(LlmError) as error:
+            list_models(Endpoint(server.url_for("/v1")))
+        over.set()
+    assert error.value.kind == "stalled"
+
+
+@pytest.mark.parametrize(
+    "listed", ["[" * 200_000, '{"data": [{"id": 3}]}', '{"data": [{"id": []}]}', '{"data": {"id": "x"}}']
+)
+def test_a_list_of_models_that_is_none(listed):
+    with QuickServer() as server:
+        server.expect_request("/v1/models").respond_with_data(
+            listed, content_type="application/json; charset=zlib_codec"
+        )
+        assert list_models(Endpoint(server.url_for("/v1"), KEY)) is None
+
+
+@pytest.mark.parametrize("said", ["[" * 200_000, "", "{}"])
+def test_a_probe_whose_reply_is_none_is_no_trouble(said):
+    with FakeOpenAI(lambda body, number: Response(said, content_type="application/json"), ["listed"]) as server:
+        check_model(Endpoint(server.url), "other")
+        assert len(server.bodies) == 1
+
+
 def test_a_redirect_takes_the_key_nowhere():
     with FakeOpenAI(lambda body, number: "Hi") as elsewhere, QuickServer() as server:
         moved = Response(status=307, headers={"Location": f"{elsewhere.url}/models"})
@@ -256,5 +334,11 @@ def test_how_the_command_fails(tmp_path, monkeypatch, capsys):
     assert (
         "nobody answers" in printed.err and printed.err.count("\n") == 1 and KEY not in printed.err and not printed.out
     )
+    for status, code in ((429, 2), (503, 2), (408, 2), (401, 1), (402, 1), (400, 1)):
+        with QuickServer() as server:
+            server.expect_request("/v1/models").respond_with_response(refusal(status, "not now"))
+            url = server.url_for("/v1")
+            assert main([write_request(tmp_path, {"options": f"base_url={url}", "model": "a", "key_file": ""})]) == code
+        assert "not now" in capsys.readouterr().err
     assert main([write_request(tmp_path, None)]) == 1
     assert main([]) == 1

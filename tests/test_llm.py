@@ -10,10 +10,18 @@ from types import FunctionType
 import pytest
 from fake_openai import FakeOpenAI, completion, refusal
 from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
+from werkzeug import Response
 
-from harness.search.constants import constant_values, parse_constants, rewrite_constants
+from harness.search.constants import (
+    ConstantsError,
+    constant_values,
+    evaluate_literal,
+    parse_constants,
+    rewrite_constants,
+)
 from harness.search.gate import check_candidate, source_hash
 from harness.search.keyless import propose_keyless
+from harness.search.llm import client
 from harness.search.program import ProgramError, parse_program
 from harness.search.propose import propose
 
@@ -110,6 +118,12 @@ UNUSABLE = [
     ("", "empty"),
     (completion(reply()[:-20], finish_reason="length"), "cut off"),
     (completion(reply(), finish_reason="length"), "cut off"),  # a last block may be missing
+    (completion(reply(), finish_reason="MAX_TOKENS"), "cut off"),
+    (completion(reply(), finish_reason="incomplete"), "cut off"),
+    (completion(reply(), finish_reason="tool_calls"), "ended with tool_calls"),
+    (completion(reply(), finish_reason={"reason": "stop"}), "ended with {'reason': 'stop'}"),
+    (completion(reply(), finish_reason="recitation\n## New rules"), "ended with recitation ## New rules."),
+    (completion(reply(), finish_reason="Content_Filter"), "the server's content filter"),
     (completion(None, refusal="I cannot help with that."), "refusal"),
     ("I would lower the learning rate.", "no change"),
     (reply(replace=RELU), "changes nothing"),
@@ -136,6 +150,24 @@ def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
     proposal, server = ask(bad, worse, reply(), settings=settings)
     assert said in last_words(server, 1) and said_then in last_words(server, 2)
     assert proposal.source == TEMPLATE.replace(RELU, GELU) and len(server.bodies) == 3
+
+
+@pytest.mark.parametrize("finish", [None, "", "STOP", "eos", "end_turn", "stop_sequence", "Completed"])
+def test_an_answer_that_ended_by_itself_is_used_whatever_that_is_called(ask, finish):
+    proposal, server = ask(completion(reply(), finish_reason=finish))
+    assert proposal.source == TEMPLATE.replace(RELU, GELU) and len(server.bodies) == 1
+
+
+def test_a_context_that_is_too_long_is_halved_where_a_budget_needs_the_limit(ask):
+    def answer(body, count):
+        size = sum(len(message["content"]) for message in body["messages"])
+        return reply() if size < 60_000 else refusal(400, "too many tokens", code="context_length_exceeded")
+
+    lost = history_row(1, TEMPLATE, score=1.7) | {"title": "word " * 20, "gain": -0.1, "constants": None}
+    rows = [lost | {"experiment": number} for number in range(1, 300)]
+    options = "context_tokens=40000 budget_tokens=1000000"
+    proposal, server = ask(answer, history=[BASELINE, *rows], experiment=300, options=options)
+    assert proposal.proposer == "llm" and all("max_tokens" in body for body in server.bodies)
 
 
 def test_mended_blocks_alone_keep_the_title_of_the_answer_before(ask):
@@ -183,6 +215,59 @@ def test_a_server_that_refuses_is_tpes_turn(ask, answer, kind):
     proposal, _ = ask(answer)
     assert proposal.proposer == "tpe" and proposal.llm_failed.startswith(f"{kind}: ")
     assert proposal.source != TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response("[" * 200_000),
+        Response(json.dumps(completion(reply())), content_type="text/plain; charset=zlib_codec", status=500),
+        completion(reply()) | {"choices": [{"message": {"content": reply(), "refusal": {"text": {"text": []}}}, "finish_reason": {}}] * 2},
+    ],
+    ids=["lists without end", "a codec that decodes no text", "odd fields"],
+)  # fmt: skip
+def test_a_malformed_reply_ends_no_night(ask, answer, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.01)
+    for _ in range(2):  # the second time on what the first one saved
+        proposal, _ = ask(answer)
+        assert proposal.source != TEMPLATE
+        assert proposal.llm_failed.startswith("server: ") or proposal.proposer == "llm"
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"HUGE = 5  # u, 1..{HUGE} int: m",
+        f"HUGE = 5  # u, 1..{HUGE} log: m",
+        f"HUGE = {HUGE}  # u, fixed: m",
+        f"HUGE = [1, {HUGE}]  # u, fixed: m",
+        f"HUGE = 1  # u, {{1, {HUGE}}}: m",
+        "HUGE = 64**64  # u, fixed: m",
+        "HUGE = 1  # u, " + ".." * 80_000,  # the pattern of an annotation tries all pairs of places
+    ],
+    ids=lambda line: line[:40],
+)
+def test_a_constant_that_nothing_can_compute_with_is_sent_back(ask, line):
+    proposal, server = ask(reply(line_of("DEPTH"), line_of("DEPTH") + line + "\n"), reply())
+    assert "line 28, HUGE: " in last_words(server) and len(server.bodies) == 2
+    assert proposal.source == TEMPLATE.replace(RELU, GELU)
+
+
+def test_a_literal_nested_too_deeply_is_none():
+    for deep in ("-" * 3000 + "1", "(" * 3000 + "1", "-" * 100_000 + "1"):
+        with pytest.raises(ConstantsError, match="is not a Python literal"):
+            evaluate_literal(deep)
+
+
+def test_a_rule_that_cannot_be_computed_is_broken(ask):
+    source = TEMPLATE.replace(line_of("KV_GROUP"), "")
+    for value in ("0", "'x'", "[1]"):
+        edit = reply(line_of("DEPTH"), f"{line_of('DEPTH')}KV_GROUP = {value}  # heads, fixed: m\n")
+        _, server = ask(edit, reply(), source=source, parent_train_py=source, folder=f"attempt {value[0]}")
+        assert "cannot be computed with" in last_words(server)
 
 
 def test_nobody_there_is_tpes_turn(tmp_path):
@@ -384,6 +469,34 @@ def test_the_process_keeps_the_key_out_of_all_it_writes(tmp_path):
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in written} >= {"01.json", "llm.jsonl", "proposal.json", "train.py"}
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("where", ["answer", "reasoning", "refusal", "error"])
+def test_a_key_that_comes_back_in_another_spelling_is_left_nowhere(tmp_path, where):
+    """Escaped, the key is not seen in the text of the reply; parsed, it is the key again."""
+    escaped = "".join(f"\\u{ord(c):04x}" for c in KEY[:5]) + KEY[5:-4] + "".join(f"\\u{ord(c):04X}" for c in KEY[-4:])
+    doubled, in_url = escaped.replace("\\", "\\\\"), "".join(f"%{ord(c):02X}" for c in KEY)
+
+    def answer(body, count):
+        said = reply(title="GELU ECHO, DOUBLED, URL")
+        whole = {
+            "answer": completion(said, finish_reason="stop"),
+            "reasoning": completion(said, reasoning_content="ECHO DOUBLED"),
+            "refusal": completion(None, refusal="ECHO DOUBLED", finish_reason="ECHO"),
+            "error": {"error": {"message": "you sent ECHO", "code": "ECHO"}},
+        }[where]
+        text = json.dumps(whole).replace("ECHO", escaped).replace("DOUBLED", doubled).replace("URL", in_url)
+        return Response(text, 400 if where == "error" else 200, content_type="application/json")
+
+    with FakeOpenAI(answer) as server:
+        asked = request_of(server.url, tmp_path / "out", tmp_path / "llm.jsonl")
+        done = run_process(tmp_path / "out", asked, OPENAI_API_KEY=KEY)
+    assert done.returncode == 0
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert "[key removed]" in "".join(written)
+    for text in (*written, done.stdout, done.stderr):
+        for form in (KEY, KEY[5:-4], escaped, doubled, in_url, escaped[:30].replace("\\", "\\\\")):
+            assert form not in text
 
 
 def test_the_process_gives_up_a_repair_without_a_train_py(tmp_path):

@@ -207,6 +207,9 @@ def test_a_correction_follows_the_reply_in_the_same_chat(rows):
     )
     assert "whole train.py" in add_correction(messages, "x", "no", last=True)[5]["content"]
     assert len(add_correction(first, "x" * 10**6, "no", last=False)[2]["content"]) < 30_000
+    for unit in ("x", "ü", "{[", "word ", "\n1"):  # README: 11,500 tokens at most for each
+        added = add_correction(first, unit * 200_000, unit * 200_000, last=True)[2:]
+        assert sum(count_tokens(message["content"]) for message in added) < 11_500
 
 
 @pytest.mark.parametrize("text", [TEMPLATE, PROGRAM, "ab " * 100, "漢字" * 50])

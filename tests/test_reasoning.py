@@ -64,6 +64,37 @@ def test_a_tag_named_in_a_sentence_is_a_word():
     assert split_reasoning("Title: a <think> tag\nx") == ("Title: a <think> tag\nx", "")
 
 
+SIZE = 250_000  # patterns that look at each of so many blanks once for each of them take ten minutes and more
+DEGENERATE = ["\n", " ", " \n", "```\n", "...\n", "Title: x\n", "<think>\n", "=======\n"]
+
+
+@pytest.mark.parametrize("unit", DEGENERATE, ids=repr)
+def test_a_text_that_never_ends_is_read_once(unit):
+    text = unit * (SIZE // len(unit))
+    if unit.startswith("<think>"):
+        assert split_reasoning(f"a\n{text}b") == ("a", (text[len("<think>") :] + "b").strip())
+    else:
+        assert split_reasoning(f"a{text}b") == (f"a{text}b", "")
+        assert split_reasoning(f"<think>x</think>a{text}</s>") == (f"a{text}".rstrip(), "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "reasoning"),
+    [
+        ("<think>x</think>a" + "</answer> \n" * 20_000, "a", "x"),
+        ("a" + "</s> <|im_end|>\n" * 20_000, "a", ""),
+        ("a" + "</answer>" + " \n" * 100_000 + "b", "a</answer>" + " \n" * 100_000 + "b", ""),
+        ("<|channel|>" + "a" * SIZE, "<|channel|>" + "a" * SIZE, ""),
+        ("x</think>" * 25_000 + "a", "a", "x" * 25_000),
+        ("<think>x</think>" * 15_000 + "a", "a", "x" * 15_000),
+    ],
+    ids=["answers", "ends", "an answer, blanks", "a channel's name", "closing tags", "thoughts"],
+)
+def test_tags_that_never_end_are_read_once(text, answer, reasoning):
+    found, thought = split_reasoning(text)
+    assert (found, thought.replace("<think>", "")) == (answer, reasoning)
+
+
 @given(st.text(alphabet="abc <>/|=\n[]", max_size=200))
 def test_a_text_without_any_form_stays_whole(text):
     assert split_reasoning(text) == (text.strip("\n"), "")
@@ -99,3 +130,11 @@ def test_refusals():
 @pytest.mark.parametrize("content", [None, "", 3, [], [None], [{"type": "image"}], {"odd": 1}])
 def test_nothing_to_read_is_an_empty_text(content):
     assert message_parts({"content": content}) == ("", "", "")
+
+
+def test_a_content_nested_without_end_is_no_text():
+    content = "x"
+    for _ in range(600):
+        content = [content]
+    assert message_parts({"content": content}) == ("", "", "")
+    assert message_parts({"content": [[[{"text": ["x", "y"]}]]]}) == ("xy", "", "")

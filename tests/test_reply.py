@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.search.llm import reply as reply_module
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import PatchError, make_diff
 
@@ -132,6 +133,29 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_reason(name):
         apply_reply(parse_reply(HEADER + "\n" + text), SOURCE)
 
 
+def test_code_that_cannot_be_read_is_refused():
+    for deep in ("-" * 100_000 + "1", "1" + " + 1" * 40_000, "not " * 9000 + "x"):
+        with pytest.raises(ReplyError, match="nest something too deeply|not be valid Python"):
+            apply_reply(parse_reply(f"{HEADER}\n{block(FORWARD, NEW_FORWARD + chr(10) + 'x = ' + deep)}"), SOURCE)
+
+
+@pytest.mark.parametrize("form", ["blocks", "one block", "one SEARCH", "whole file", "growing"])
+def test_a_file_that_the_gate_would_find_too_long_is_refused_before_anything_reads_it(form, monkeypatch):
+    reads = []
+    monkeypatch.setattr(reply_module.ast, "parse", lambda *_, **__: reads.append(1))
+    long = "\n".join(f"TABLE_{number} = [{'1, ' * 60}]" for number in range(4500))
+    text = {
+        "blocks": "".join(block(RATE, f"{RATE}\n{part}") for part in (long[:150_000], long[150_000:300_000])),
+        "one block": block(FORWARD, f"{NEW_FORWARD}\n{long}"),
+        "one SEARCH": block(long, "pass"),
+        "whole file": f"```python\n{WANTED}{long}\n```",
+        "growing": block(FORWARD, f"{NEW_FORWARD}\n{long[:190_000]}"),
+    }[form]
+    with pytest.raises(ReplyError, match=r"would have [\d,]+ bytes or more, and 200,000 are allowed"):
+        apply_reply(parse_reply(f"{HEADER}\n{text}"), SOURCE)
+    assert not reads
+
+
 ONE, TWO = block(RATE, NEW_RATE), block(FORWARD, NEW_FORWARD)
 
 
@@ -147,6 +171,42 @@ ONE, TWO = block(RATE, NEW_RATE), block(FORWARD, NEW_FORWARD)
 def test_two_ideas_are_sent_back(text):
     with pytest.raises(ReplyError, match="2 ideas, .* send one"):
         parse_reply(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"Title: A\n{ONE}\nTitle: A\n{TWO}", "gives 'A' 2 times, with a different change"),
+        (f"**Title:** A\n{ONE}\nOn reflection:\n\n# Title: a\n{ONE}{TWO}", "gives 'A' 2 times"),
+        (f"Title: A\n```python\n{WANTED}```\nTitle: A\n```python\n{SOURCE}```", "gives 'A' 2 times"),
+        (f"I could do this:\n{ONE}\nNo.\n{HEADER}\n{TWO}", "nobody can tell whether the first ones are a draft"),
+        (f"{ONE}\nOption A: x\n{TWO}", "draft"),
+        (f"{HEADER}\n{ONE}\nAlternatively (second idea), the gate:\n\n{TWO}", "reads as if a second idea followed"),
+        (f"{HEADER}\n{ONE}\n**Alternatively:**\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\n## Second idea\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\n2. Another option: the gate\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\nOr, alternatively\n{TWO}", "second idea"),
+    ],
+)
+def test_two_readings_of_one_reply_are_sent_back(text, why):
+    with pytest.raises(ReplyError, match=why):
+        parse_reply(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}\n{BLOCKS}\n{HEADER}\n{BLOCKS}",  # the same twice over
+        f"{BLOCKS}\n{HEADER}",
+        f"# GELU\n{ONE}\nRationale: smooth.\n\n{TWO}",
+        f"{BLOCKS}\n{HEADER}\nTo sum up:\n{BLOCKS}",
+        f"Alternatively one could wait.\n{HEADER}\n{BLOCKS}\nAlternatively, try the optimizer next time.",
+        f"{HEADER}\n{ONE}\nThe second change: the gate. Another idea would be to widen it.\n\n{TWO}",
+        f"{HEADER}\n{ONE}\nAnother approach would be slower, so:\n\n{TWO}",
+    ],
+)
+def test_one_change_that_is_talked_about_is_one(text):
+    assert apply_reply(parse_reply(text), SOURCE) == WANTED
 
 
 @pytest.mark.parametrize(
@@ -241,6 +301,41 @@ def test_a_reply_that_never_ends_is_read_too(line):
     for text in (line, block(RATE, line), "import os\n" * 3000 + WANTED + "(", f"```\n{block(RATE, NEW_RATE) * 300}"):
         with contextlib.suppress(ReplyError, PatchError):
             apply_reply(parse_reply(f"Title: T\n{line}\n{text}"), SOURCE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Idea" + " " * 250_000,
+        "Hypothesis:\n" * 80_000,
+        "Title:\n" * 70_000 + "\n" * 500_000,
+        "```diff\n" + "\n" * 900_000,
+        "Title: x\n" * 100_000,
+        " \n" * 250_000,
+        "```\n" * 60_000,
+        "...\n" * 60_000,
+        "=======\n" * 30_000,
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_lines_without_end_are_read_once(text):
+    with pytest.raises((ReplyError, PatchError)):
+        apply_reply(parse_reply(text), SOURCE)
+    with pytest.raises((ReplyError, PatchError)):
+        apply_reply(parse_reply(f"{HEADER}\n{block(text, text)}"), SOURCE)
+
+
+def test_more_edits_than_any_idea_needs_are_refused():
+    blocks = "".join(block(RATE, f"{NEW_RATE}\n# {number}") for number in range(201))
+    with pytest.raises(ReplyError, match="201 edits, 200 are applied"):
+        apply_reply(parse_reply(f"{HEADER}\n{blocks}"), SOURCE)
+    repeated = parse_reply(f"{HEADER}\n{ONE * 5000}")
+    assert apply_reply(repeated, SOURCE) == SOURCE.replace(RATE, NEW_RATE)
+
+
+def test_a_reply_longer_than_any_is_not_read():
+    with pytest.raises(ReplyError, match="has 1,000,001 characters, 1,000,000 are read"):
+        parse_reply("x" * 1_000_001)
 
 
 def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():

@@ -25,6 +25,8 @@ from typing import Any
 
 BEGIN = "# === constants ==="
 END = "# === end of constants ==="
+MOST_WHOLE = 2**63
+MOST_COMMENT = 1000  # characters of an annotation
 SIGNIFICANT_DIGITS = 4  # of a rewritten float: short enough to read in a diff, fine enough for any schedule or rate
 
 _UNIT, _MEANING = r"#\s*(?P<unit>[^,]*),\s*", r"\s*:\s*(?P<meaning>.*\S)\s*"
@@ -65,16 +67,25 @@ class Constant:
 
 
 def evaluate_literal(text: str) -> Any:
-    """Return the value of a Python literal or of a power such as 2**14. Raises ConstantsError."""
+    """Return the value of a Python literal or of a power such as 2**14. Raises ConstantsError.
+
+    A whole number beyond MOST_WHOLE is refused: some arithmetic with it is an OverflowError.
+    """
     try:
         node = ast.parse(text.strip(), mode="eval").body
+        for part in ast.walk(node):
+            if isinstance(part, ast.Constant) and type(part.value) is int and part.value > MOST_WHOLE:
+                raise ConstantsError(f"{text.strip()[:40]!r} has a number larger than {MOST_WHOLE:,}")
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
             base, exponent = ast.literal_eval(node.left), ast.literal_eval(node.right)
-            if type(base) is int and type(exponent) is int and 0 <= exponent <= 64 and abs(base) <= 64:
+            whole = type(base) is int and type(exponent) is int and 0 <= exponent <= 64 and abs(base) <= 64
+            if whole and abs(base**exponent) <= MOST_WHOLE:
                 return base**exponent
         return ast.literal_eval(node)
-    except (ValueError, SyntaxError, TypeError):
-        raise ConstantsError(f"{text.strip()!r} is not a Python literal") from None
+    except ConstantsError:
+        raise
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise ConstantsError(f"{text.strip()[:200]!r} is not a Python literal") from None
 
 
 def parse_constants(source: str) -> dict[str, Constant]:
@@ -231,6 +242,8 @@ def _read_line(number: int, tokens: list[tokenize.TokenInfo]) -> tuple[Constant,
 
 def _annotated(name: str, value: Any, comment: str, line: int) -> Constant:
     """Return the constant that an annotation describes; its value may lie outside (a profile may put it there)."""
+    if len(comment) > MOST_COMMENT:
+        raise ConstantsError(f"the comment has {len(comment):,} characters, {MOST_COMMENT:,} are read")
     if match := _FIXED.fullmatch(comment):
         return Constant(name, value, match["unit"].strip(), "fixed", None, None, None, match["meaning"], line)
     if match := _CHOICE.fullmatch(comment):

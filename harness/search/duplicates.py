@@ -19,11 +19,13 @@ from typing import Any
 
 from harness.search.constants import Constant, ConstantsError, parse_constants
 from harness.search.gate import UNREADABLE, without_docstrings
+from harness.search.llm.fences import one_line
 from harness.search.patch import make_diff
 
 NEAR = 0.02  # of a constant's annotated range
 CLEARLY = 2.0  # sigma of one run: a loss beyond it is no matter of luck
 MOST_COMPARED = 5  # earlier changes, those with most words in common: to read a thousand whole takes minutes
+TITLE_CHARACTERS, CAUSE_CHARACTERS = 100, 160
 _NOT_THE_IDEAS = ("infrastructure", "interrupted")  # statuses that say nothing about an idea
 Row = Mapping[str, Any]
 
@@ -96,7 +98,8 @@ def _distance(constant: Constant, a: Any, b: Any) -> float:
     if constant.scale in ("log", "pow2"):
         if min(a, b, constant.low) <= 0:
             return 1.0
-        return abs(math.log(a / b)) / math.log(constant.high / constant.low)
+        span = math.log(constant.high) - math.log(constant.low)
+        return abs(math.log(a) - math.log(b)) / span if span else 1.0
     return abs(a - b) / (constant.high - constant.low)
 
 
@@ -143,12 +146,15 @@ def _change(before: str, after: str) -> tuple[Counter, Counter]:
     return old - new, new - old
 
 
-def _statements(source: str) -> Iterator[str]:
-    """Yield each statement of a source as normalised text, of a compound one its head."""
+def _statements(source: str) -> list[str]:
+    """Return each statement of a source as normalised text, of a compound one its head; none of a source that cannot be read."""
     try:
-        tree = without_docstrings(ast.parse(source))
+        return list(_heads(without_docstrings(ast.parse(source))))
     except UNREADABLE:
-        return
+        return []
+
+
+def _heads(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)):
             head = {name: value for name, value in ast.iter_fields(node) if name not in _BODIES}
@@ -165,11 +171,11 @@ def _dumped(value: Any) -> Any:
 
 
 def _quoted(row: Row) -> str:
-    """Return an earlier experiment and its result, in words."""
-    title = f" ({row['title']})" if row.get("title") else ""
+    """Return an earlier experiment and its result, in words; those of others on one line, cleaned and cut, as in a prompt's table."""
+    title = f" ({one_line(row['title'], TITLE_CHARACTERS)})" if row.get("title") else ""
     score, gain, sigma = (row.get(key) for key in ("val_bpb", "gain", "sigma"))
     if not isinstance(score, (int, float)):
-        cause = f": {row['cause']}" if row.get("cause") else ""
+        cause = f": {one_line(row['cause'], CAUSE_CHARACTERS)}" if row.get("cause") else ""
         return (
             f"this was tried as experiment {row.get('experiment')}{title}, which ended with {row.get('status')}{cause}"
         )

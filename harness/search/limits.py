@@ -46,8 +46,15 @@ def reasons_against(values: Values, limits: Limits, proven: Values | None = None
         if limits.memory_mb and all(name in proven for name in _MEMORY_RULE.names):
             limits = replace(limits, memory_mb=max(limits.memory_mb, estimate_memory_mb(proven, limits, 1)))
         known = [rule for rule in rules if all(name in proven for name in rule.names)]
-        rules = [rule for rule in rules if rule not in known or not rule.broken(proven, limits)]
-    return [sentence for sentence in (rule.broken(values, limits) for rule in rules) if sentence]
+        rules = [rule for rule in rules if rule not in known or not _broken(rule, proven, limits)]
+    return [sentence for sentence in (_broken(rule, values, limits) for rule in rules) if sentence]
+
+
+def _broken(rule: Rule, values: Values, limits: Limits) -> str | None:
+    try:
+        return rule.broken(values, limits)
+    except (ArithmeticError, TypeError):  # a zero, a word or a list where the rule expects a number
+        return f"{', '.join(rule.names)} and what belongs to them cannot be computed with"
 
 
 def effective_values(values: Values) -> dict[str, Any]:

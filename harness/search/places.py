@@ -50,11 +50,12 @@ def without_blank_edges(search: list[str], replace: list[str]) -> tuple[list[str
     """Return both without the blank lines that the search begins and ends with, of which the source has none."""
     filled = [i for i, line in enumerate(search) if line.strip()]
     before, after = filled[0], len(search) - 1 - filled[-1]
-    while before and replace and not replace[0].strip():
-        before, replace = before - 1, replace[1:]
-    while after and replace and not replace[-1].strip():
-        after, replace = after - 1, replace[:-1]
-    return search[filled[0] : filled[-1] + 1], replace
+    first, stop = 0, len(replace)
+    while first < min(before, stop) and not replace[first].strip():
+        first += 1
+    while stop > max(first, len(replace) - after) and not replace[stop - 1].strip():
+        stop -= 1
+    return search[filled[0] : filled[-1] + 1], replace[first:stop]
 
 
 def nearest(lines: list[str], search: list[str], context: int = 1) -> str:

@@ -11,25 +11,23 @@ run. Nothing is sent that a budget has no room for, nothing is read before it is
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tenacity
 
 from harness.search.llm.endpoint import Endpoint, LlmOptions
 from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
-from harness.search.llm.failures import LlmError, error_in, failure_of, failure_of_status
+from harness.search.llm.failures import UNREADABLE, LlmError, error_in, failure_of, failure_of_status
 from harness.search.llm.reasoning import message_parts
-
-if TYPE_CHECKING:
-    import httpx2
+from harness.search.llm.replies import parse_json
 
 MOST_TRIES = 4
 FIRST_WAIT_SECONDS = 1.0  # then twice as long each time
 CONNECT_SECONDS = 10.0
 LEAST_SECONDS = 1.0  # with less than this left nothing is begun
-MOST_BYTES = 16 << 20  # of a reply; the longest answers are a few hundred kilobytes
+MOST_TOKENS = 10**9  # that a reply may say it took; more is no count
 LIMITS = (
     "max_tokens",
     "max_completion_tokens",
@@ -39,10 +37,17 @@ SYSTEM = "system"  # what is left out where a model knows no such role: its mess
 ROOM = "room"  # left out for one prompt only: any limit of the answer
 CUT_CONTEXT = 0.4  # a server that counts less than this share of the prompt has cut it
 
+# How an answer ends, in the words of servers, small letters. An unknown one is refused: what it means for the text would be a guess;
+# `tool_calls` and `function_call` too, since some servers take what looks like a call out of the text.
+FINISHED = ("", "none", "null", "stop", "stop_sequence", "eos", "eos_token", "end_turn", "completed")
+CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length", "incomplete")
+BROKEN = ("error", "cancelled", "canceled", "abort", "aborted")
+FINISH_CHARACTERS = 60
+
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said. finish_reason "length": cut off. refusal: its words, "" when it did not refuse. warning: what a person should know, or ""."""
+    """What a model said. finish_reason: as the server has it. refusal: its words, "" when it did not refuse. warning: what a person should know, or ""."""
 
     text: str
     reasoning: str = ""
@@ -50,6 +55,14 @@ class Answer:
     refusal: str = ""
     usage: Usage = Usage()
     warning: str = ""
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.finish_reason.casefold() in CUT_OFF
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason.casefold() in FINISHED
 
 
 class Chat:
@@ -70,14 +83,15 @@ class Chat:
         """
         if self._ends is None:
             self._ends = time.monotonic() + self.options.deadline_seconds
-        messages = [{"role": m["role"], "content": self.endpoint.redact(_encodable(m["content"]))} for m in messages]
+        messages = [{"role": m["role"], "content": self._clean(m["content"])} for m in messages]
         known, left_out = self.exchanges.dropped(self.model), set()
         while True:
             body = self._body(messages, known | left_out)
+            self._check_limit(body)
             try:
                 answer = self._ask_patiently(body)
             except LlmError as error:
-                more = _to_leave_out(error, body)
+                more = self._to_leave_out(error, body)
                 if not more or more in known | left_out:
                     raise
                 left_out.add(more)
@@ -103,6 +117,26 @@ class Chat:
             wanted[limit] = self.options.max_output_tokens
         sent = {name: value for name, value in wanted.items() if value is not None and name not in left_out}
         return {"model": self.model, "messages": messages} | sent
+
+    def _check_limit(self, body: Mapping[str, Any]) -> None:
+        """Raise LlmError for a request whose answer may be of any length, where a budget depends on that."""
+        if self._counts_tokens and not any(name in body for name in LIMITS):
+            raise LlmError(
+                "budget",
+                f"the server takes no limit of an answer's length ({' or '.join(LIMITS)} of {self.options.max_output_tokens:,}), so that "
+                "budget_tokens and budget_usd cannot be kept: set a smaller max_output_tokens, or budget_requests or budget_hours instead",
+                passing=False,
+            )
+
+    @property
+    def _counts_tokens(self) -> bool:
+        return bool(self.options.budget_tokens or self.options.budget_usd)
+
+    def _to_leave_out(self, error: LlmError, body: Mapping[str, Any]) -> str:
+        """What a request may be tried again without, "" for nothing."""
+        if error.kind == "context_too_long" and any(name in body for name in LIMITS) and not self._counts_tokens:
+            return ROOM  # some add the room for the answer to the prompt: the prompt alone may fit
+        return error.parameter if error.parameter == SYSTEM or error.parameter in body.keys() & OPTIONAL else ""
 
     def _ask_patiently(self, body: dict[str, Any]) -> Answer:
         for number, text in self.exchanges.saved_replies(body):
@@ -145,7 +179,7 @@ class Chat:
         silence = min(seconds, self.options.deadline_seconds / 2)
         timeout = httpx2.Timeout(silence, connect=min(CONNECT_SECONDS, seconds), pool=seconds)
         try:
-            with self.endpoint.open_client(self._limit) as client:
+            with self.endpoint.open_client(self.seconds_left) as client:
                 response = client.chat.completions.with_raw_response.create(**body, timeout=timeout).http_response
                 return response.status_code, self.endpoint.redact(response.text)
         except openai.APIStatusError as error:
@@ -163,42 +197,36 @@ class Chat:
             "deadline", f"no complete answer within deadline_seconds={seconds:g}", passing=True, billed=True
         )
 
-    def _limit(self, response: "httpx2.Response") -> None:
-        """Hold a reply to the deadline and to MOST_BYTES: a server that sends a byte now and then is never silent."""
-        import httpx2
-
-        chat, stream = self, response.stream
-
-        class Limited(httpx2.SyncByteStream):
-            def __iter__(self) -> Iterator[bytes]:
-                received = 0
-                for piece in stream:
-                    received += len(piece)
-                    if chat.seconds_left() <= 0:
-                        raise httpx2.ReadTimeout("the deadline is over")
-                    if received > MOST_BYTES:
-                        raise httpx2.ReadError(f"the reply is longer than {MOST_BYTES:,} bytes")
-                    yield piece
-
-            def close(self) -> None:
-                stream.close()
-
-        response.stream = Limited()
-
     def _read(self, number: int, text: str) -> Answer:
-        """Return the answer in a reply that is saved, and count what it took. Raises LlmError where there is none."""
+        """Return the answer in a reply that is saved, and count what it took. Raises LlmError where there is none, or none that can be read."""
+        try:
+            return self._answer_in(number, text)
+        except UNREADABLE as error:
+            what = f"the reply cannot be read ({type(error).__name__})"
+            raise LlmError("server", what, passing=True, billed=True) from None
+
+    def _answer_in(self, number: int, text: str) -> Answer:
         reply = _reply_in(text, self.endpoint)
         choice = reply["choices"][0]
-        said, reasoning, refusal = (_encodable(part) for part in message_parts(choice["message"]))
+        said, reasoning, refusal = (self._clean(part) for part in message_parts(choice["message"]))
         usage = reply.get("usage") if isinstance(reply.get("usage"), Mapping) else {}
-        prompt_tokens, completion_tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-        taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, said + reasoning)
-        finish = str(choice.get("finish_reason") or "")
-        if finish == "content_filter" and not refusal:
+        prompt_tokens = _count(usage.get("prompt_tokens")) or None  # no prompt is empty
+        completion_tokens = _count(usage.get("completion_tokens"))
+        if said or reasoning or refusal:
+            completion_tokens = completion_tokens or None
+        taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, said + reasoning + refusal)
+        finish = " ".join(self._clean(str(choice.get("finish_reason") or "")).split())[:FINISH_CHARACTERS]
+        if finish.casefold() == "content_filter" and not refusal:
             refusal = "the server's content filter held the answer back"
         first = f"{self.model}: {taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens, ended with {finish or 'no reason'}"
         self.exchanges.write_readable(number, first, {"reasoning": reasoning, "answer": said, "refusal": refusal})
+        if finish.casefold() in BROKEN:
+            raise LlmError("server", f"the answer ended with {finish}", passing=True, billed=True)
         return Answer(said, reasoning, finish, refusal, taken, self._cut_context(number, prompt_tokens))
+
+    def _clean(self, text: str) -> str:
+        """A part of a reply as it may be kept, without the key: in JSON that could be written in more ways than one."""
+        return self.endpoint.redact(_encodable(text))
 
     def _cut_context(self, number: int, prompt_tokens: int | None) -> str:
         expected = estimate_tokens(self.exchanges.request(number)["messages"])
@@ -210,16 +238,9 @@ class Chat:
         )
 
 
-def _to_leave_out(error: LlmError, body: Mapping[str, Any]) -> str:
-    """What a request may be tried again without, "" for nothing."""
-    if error.kind == "context_too_long" and any(name in body for name in LIMITS):
-        return ROOM  # some add the room for the answer to the prompt: the prompt alone may fit
-    return error.parameter if error.parameter == SYSTEM or error.parameter in body.keys() & OPTIONAL else ""
-
-
 def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:
     try:
-        reply = json.loads(text)
+        reply = parse_json(text)
         message = reply["choices"][0]["message"]
     except (ValueError, LookupError, TypeError):
         message = None
@@ -237,7 +258,7 @@ def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
 
 
 def _encodable(text: str) -> str:

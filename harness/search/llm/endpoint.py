@@ -1,8 +1,8 @@
 """Where the language model is asked: the server, its key, and which of its models.
 
 In: LlmOptions, the environment, the file of the key. Out: an Endpoint that holds the key; the model's name. As a command,
-`python -m harness.search.llm.endpoint REQUEST.json` prints {"model": ...}, or one line on standard error: exit 2 when the server cannot be reached, 1
-for all that a person must change.
+`python -m harness.search.llm.endpoint REQUEST.json` prints {"model": ...}, or one line on standard error: exit 2 when the server cannot be reached or
+is too busy, 1 for all that a person must change.
 
 Refuses: a key that no header can carry, OpenAI without a key, several models of which nobody named one. No model is built in. The key is read here
 and nowhere else; it is in no repr and no message.
@@ -15,14 +15,16 @@ import logging
 import os
 import re
 import sys
+import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.data.files import read_json
-from harness.search.llm.failures import EndpointError, LlmError, failure_of, redact
+from harness.search.llm.failures import UNREADABLE, EndpointError, LlmError, failure_of, redact
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
+from harness.search.llm.replies import limit_reply, parse_json
 
 if TYPE_CHECKING:
     import ssl
@@ -53,22 +55,22 @@ class Endpoint:
             return host == "localhost" or host.endswith(".localhost")
 
     def redact(self, text: str) -> str:
-        """The text without the key, as it is or as JSON or a URL would write it: a server may echo what it was sent."""
-        if len(self._key) >= SECRET_LENGTH:
-            in_json, in_url = json.dumps(self._key)[1:-1], urllib.parse.quote(self._key, safe="")
-            for form in {self._key, in_json, in_json.replace("/", "\\/"), in_url}:
-                text = text.replace(form, REMOVED)
-        return text
+        """The text without the key, as it is or in any way that JSON or a URL may write it: a server may echo what it was sent."""
+        return self._forms.sub(REMOVED, text) if len(self._key) >= SECRET_LENGTH else text
 
-    def open_client(self, on_response: Any = None) -> "openai.OpenAI":
+    @functools.cached_property
+    def _forms(self) -> re.Pattern[str]:
+        return re.compile("".join(map(_forms_of, self._key)))
+
+    def open_client(self, seconds_left: Callable[[], float]) -> "openai.OpenAI":
         """The SDK's client: no retries of its own, no redirects (the key goes to this server only), no proxy to this machine itself.
 
-        on_response: called with each httpx2 response before its body is read.
+        seconds_left: until when a reply must be there, asked again and again while it comes.
         """
         import httpx2
         import openai
 
-        hooks = {"request": [], "response": [on_response] if on_response else []}
+        hooks = {"request": [], "response": [functools.partial(limit_reply, seconds_left=seconds_left)]}
         if not self._key:  # the SDK insists on a key; this takes the word back out
             hooks["request"].append(lambda request: request.headers.pop("Authorization", None))
         for name in (
@@ -79,13 +81,25 @@ class Endpoint:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             trusted = _certificates()
-            http = httpx2.Client(verify=trusted, follow_redirects=False, trust_env=not self.is_local, event_hooks=hooks)
+            http = httpx2.Client(
+                headers={"Accept-Encoding": "identity"},
+                verify=trusted,
+                follow_redirects=False,
+                trust_env=not self.is_local,
+                event_hooks=hooks,
+            )
         except (ImportError, ValueError, OSError, httpx2.InvalidURL):  # not quoted: a proxy's URL may hold a password
             raise refused(
                 "a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE, SSL_CERT_DIR) that the environment names cannot be used"
             ) from None
         key = self._key or "none"
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
+
+
+def _forms_of(character: str) -> str:
+    """The pattern of a character of a key: raw, as \\u00XX or %XX; JSON inside JSON has more backslashes, a URL in a URL %25XX."""
+    code, before = f"{ord(character):02x}", "" if character.isalnum() else r"\\{0,8}"
+    return rf"(?:{before}{re.escape(character)}|(?i:\\{{1,8}}u00{code}|%(?:25){{0,4}}{code}))"
 
 
 @functools.cache
@@ -122,9 +136,9 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
     import openai
 
     try:
-        with endpoint.open_client() as client:
+        with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        names = {redact(endpoint.redact(model["id"])) for model in json.loads(raw)["data"]}
+        names = {redact(endpoint.redact(model["id"])) for model in parse_json(raw)["data"]}
         return sorted(name for name in names if name.isprintable())
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
@@ -132,8 +146,13 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
         raise failure_of(error, endpoint.redact) from None
     except openai.APIError as error:
         raise failure_of(error, endpoint.redact) from None
-    except (ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return None
+
+
+def _seconds_left(seconds: float) -> Callable[[], float]:
+    ends = time.monotonic() + seconds
+    return lambda: ends - time.monotonic()
 
 
 def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
@@ -167,8 +186,8 @@ def check_model(endpoint: Endpoint, model: str) -> None:
     if models is not None and model in models:
         return
     try:
-        with endpoint.open_client() as client:
-            client.chat.completions.create(
+        with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
+            client.chat.completions.with_raw_response.create(
                 model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=1, timeout=LIST_SECONDS
             )
     except openai.APITimeoutError:
@@ -195,7 +214,7 @@ def main(arguments: Sequence[str]) -> int:
         check_model(endpoint, model)
     except LlmError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
-        return 2 if error.kind in ("unreachable", "stalled", "server") else 1
+        return 2 if error.passing else 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         print(f"{arguments[0]} is no request with an `llm` in it", file=sys.stderr)
         return 1

@@ -5,12 +5,13 @@ it before the key is out of it.
 """
 
 import email.utils
-import json
 import re
 import time
 import unicodedata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from harness.search.llm.replies import parse_json
 
 if TYPE_CHECKING:
     import openai
@@ -21,6 +22,16 @@ KINDS = (
 )  # fmt: skip
 RETRIED = ("rate_limited", "server", "stalled", "unreachable")
 SHOWN_CHARACTERS = 300  # of a server's own message
+READ_CHARACTERS = 4000  # of it, to find out what it is about
+UNREADABLE = (
+    RecursionError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    AttributeError,
+    MemoryError,
+)  # what a reply that is like no other can make of code that reads it
 
 _SECRETS = re.compile(r"\b(Bearer\s+)\S+|\b(sk-)[\w*.-]{6,}|(://)[^/\s@]+(?=@)", re.IGNORECASE)
 _CONTEXT = re.compile(
@@ -91,13 +102,16 @@ def failure_of(error: "openai.APIError", clean: Callable[[str], str]) -> LlmErro
     if isinstance(error, openai.APIStatusError):
         response = error.response
         return failure_of_status(response.status_code, response.text, clean, retry_after(response.headers))
+    if isinstance(cause, httpx2.DecodingError):
+        return LlmError("server", f"the reply is not taken: {_line(cause, clean)}", passing=True, billed=True)
     return LlmError("server", f"the connection broke off: {_line(cause or error, clean)}", passing=True, billed=True)
 
 
 def failure_of_status(status: int, text: str, clean: Callable[[str], str], wait: float | None = None) -> LlmError:
     """Return the LlmError for a reply's status and text."""
     error = error_in(text)
-    message, code = str(error.get("message") or ""), str(error.get("code") or error.get("type") or "")
+    message = clean(str(error.get("message") or ""))[:READ_CHARACTERS]
+    code = str(error.get("code") or error.get("type") or "")[:READ_CHARACTERS]
     said = f"the server answers {status}: {_line(message or text or 'nothing more', clean)}"
     if status in (401, 403):
         return LlmError(
@@ -122,14 +136,14 @@ def failure_of_status(status: int, text: str, clean: Callable[[str], str], wait:
         failure = LlmError("bad_request", f"{said} (is it the base URL? It usually ends in /v1)", passing=False)
     else:
         failure = LlmError("bad_request", said, passing=False)
-    failure.parameter = _parameter(error)
+    failure.parameter = _parameter(error | {"message": message})
     return failure
 
 
 def error_in(text: str) -> dict[str, Any]:
     """The error in a reply, as {"message", "code", "param", ...}, from the shapes that servers give it; {} when there is none."""
     try:
-        body = json.loads(text)
+        body = parse_json(text)
     except ValueError:
         return {}
     if not isinstance(body, Mapping):
@@ -165,13 +179,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if text:
             try:
                 return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-            except ValueError:
+            except (ValueError, OverflowError, OSError):
                 continue
     return None
 
 
 def _line(text: object, clean: Callable[[str], str]) -> str:
     """One line of a server's words, without the key, without control characters, and not too long."""
-    plain = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in clean(str(text)))
+    said = clean(str(text))[:READ_CHARACTERS]  # the key first: half of it would not be known as one
+    plain = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in said)
     plain = " ".join(redact(plain).split())
     return plain if len(plain) <= SHOWN_CHARACTERS else f"{plain[:SHOWN_CHARACTERS]} ..."

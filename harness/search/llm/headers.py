@@ -13,7 +13,7 @@ from harness.search.program import CATEGORIES
 
 _MOST = {"title": 160, "idea": 160, "hypothesis": 2000, "category": 80, "expected": 200}  # characters
 _KEY = (
-    r"(?P<title>title)|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*#?\s*(?:\d+|[A-D])\b)"
+    r"(?P<title>title)|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*+#?\s*+(?:\d+|[A-D])\b)"
     r"|(?P<hypothesis>hypothesis|rationale)|(?P<category>category)|(?P<expected>expected(?![a-z])[^:=*]{0,60}?)"
 )
 _MARK = r"[*_`\"']*"
@@ -43,17 +43,24 @@ class Header:
 
 def find_headers(lines: Sequence[str]) -> list[Header]:
     """Return the fields among lines; one whose value stands below it has that line's."""
-    found = []
+    found, below = [], _lines_below(lines)
     for number, line in enumerate(lines):
         if match := _HEADER.fullmatch(line):
             key = next(key for key in _MOST if match[key])
-            value = _plain(match["value"]) or next(
-                (_plain(below) for below in lines[number + 1 :] if below.strip()), ""
-            )
+            value = _plain(match["value"]) or _plain(below[number])
             if key == "expected":  # "Expected gain: 0.002" says there which way
                 value = f"{_plain(match[key])}: {value}"
             found.append(Header(number, key, value))
     return found
+
+
+def _lines_below(lines: Sequence[str]) -> list[str]:
+    """Return for each line the next one below it that is not blank, "" where there is none."""
+    below, next_one = [], ""
+    for line in reversed(lines):
+        below.append(next_one)
+        next_one = line if line.strip() else next_one
+    return below[::-1]
 
 
 def header_values(lines: Sequence[str], headers: Sequence[Header], first: int, last: int) -> dict[str, str]:
@@ -62,12 +69,12 @@ def header_values(lines: Sequence[str], headers: Sequence[Header], first: int, l
     Of a field that comes twice the first counts. A hypothesis may have several lines. Without a title a numbered idea's is taken,
     else a heading, else the first sentence of the hypothesis.
     """
-    said = dict.fromkeys(_MOST, "")
+    said, others = dict.fromkeys(_MOST, ""), {header.line for header in headers}
     for header in headers:
         if not said[header.key]:
             said[header.key] = header.value
             if header.key == "hypothesis":
-                said["hypothesis"] = _paragraph(lines, header, {h.line for h in headers}, last)
+                said["hypothesis"] = _paragraph(lines, header, others, last)
     headings = [_plain(line) for line in lines[first:last] if re.match(r"#{1,6} \S", line)]
     sentence = re.split(r"(?<=[.!?])\s", said["hypothesis"])[0].rstrip(".")
     said["title"] = said["title"] or said["idea"] or (headings or [sentence])[0]

@@ -38,7 +38,7 @@ class _Hunk:
     def block(self) -> Block:
         search, replace = self.search, self.replace
         while search and replace and not search[-1].strip() and not replace[-1].strip():  # as after the last hunk
-            search, replace = search[:-1], replace[:-1]
+            del search[-1], replace[-1]
         if not any(line.strip() for line in search):
             raise PatchError(
                 f"line {self.start + 1} of the reply: the hunk has no line of the present train.py in it to find its place by"
@@ -100,7 +100,7 @@ def _check_path(lines: Sequence[str], number: int) -> None:
     for line in lines[number : number + 2]:
         match = _FILE.fullmatch(line)
         if not match or PurePosixPath(match["path"]).name not in _OURS:
-            raise PatchError(f"line {number + 1} of the reply: {line.strip()!r}: only train.py may be changed")
+            raise PatchError(f"line {number + 1} of the reply: {line.strip()[:80]!r}: only train.py may be changed")
 
 
 def _check_prose(lines: Sequence[str], number: int, stop: int) -> None:

@@ -23,7 +23,9 @@ LEAST_ROOM = 300  # tokens for the table of attempts
 DETAIL_SHARE = 0.25  # of the room: for what is not the table
 MOST_DETAIL = 8000  # tokens
 LOG_CHARACTERS = 6000
-REPLY_CHARACTERS = 24_000  # of the model's own reply that stands in the chat when it is corrected
+MOST_CHARACTERS = 24_000  # of either of the next two
+REPLY_TOKENS = 8000  # of the model's own reply that stands in the chat when it is corrected
+REASON_TOKENS = 3000  # of the reason; README says what a correction adds at most
 
 Messages = list[dict[str, str]]
 
@@ -85,12 +87,19 @@ def add_correction(messages: Messages, reply: str, why: str, last: bool) -> Mess
     how = "Answer once more, completely: the four lines and all blocks, against the train.py above as it stands; nothing of your last answer was applied."
     if last:
         how += " This is the last try. If blocks did not match, give the whole train.py in one ```python fence instead."
-    said = reply if len(reply) <= REPLY_CHARACTERS else reply[:REPLY_CHARACTERS] + "\n[cut]"
     return [
         *messages,
-        {"role": "assistant", "content": said.strip() or "(no answer)"},
-        {"role": "user", "content": f"That answer cannot be used: {why}\n\n{how}"},
+        {"role": "assistant", "content": _cut(reply, REPLY_TOKENS).strip() or "(no answer)"},
+        {"role": "user", "content": f"That answer cannot be used: {_cut(why, REASON_TOKENS)}\n\n{how}"},
     ]
+
+
+def _cut(text: str, most_tokens: int) -> str:
+    """Return a text, or as much of its beginning as is about so many tokens at most."""
+    whole, text = len(text), text[:MOST_CHARACTERS]
+    while (tokens := count_tokens(text)) > most_tokens:
+        text = text[: len(text) * most_tokens // tokens]
+    return text if len(text) == whole else f"{text}\n[cut]"
 
 
 def _chat(system: str, user: str) -> Messages:

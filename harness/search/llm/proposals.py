@@ -192,9 +192,13 @@ def _read(answer: Answer, before: str, source: str, refused: Callable[[Reply, st
 
     before: the last answer, whose title holds where the model sends mended blocks alone.
     """
-    if answer.finish_reason == "length":
+    if answer.is_cut_off:
         raise ReplyError(
             f"it was cut off at {most_tokens:,} tokens: think and write less, and change fewer lines at a time"
+        )
+    if not answer.is_finished and not answer.refusal:
+        raise ReplyError(
+            f"it ended with {one_line(answer.finish_reason, 60)}. Answer in plain text, in the form described"
         )
     if answer.refusal or not answer.text.strip():
         said = f": {one_line(answer.refusal, 200)}" if answer.refusal else ""

@@ -7,7 +7,7 @@ and stays as it is. Refuses nothing: a text without any of these is all answer.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 FIELDS = (
@@ -15,6 +15,7 @@ FIELDS = (
     "reasoning",
     "thinking",
 )  # DeepSeek and older vLLM; vLLM, OpenRouter, Ollama; Ollama's own API
+DEEPEST = 20  # lists in lists of parts
 NAMES = "think|thinking|thought|thoughts|reasoning|seed:think|mm:think"  # of tags; the last two are Seed-OSS's and MiniMax's
 TAG = re.compile(
     rf"^[ \t]*(?P<open><(?:{NAMES})>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>|<\|channel>(?:thought)?)"
@@ -25,7 +26,7 @@ EDIT = re.compile(
     r"^[ \t]*<{5,}[ \t]*SEARCH\b(?:(?!^[ \t]*<{5,}[ \t]*SEARCH\b).)*?^[ \t]*>{5,}[ \t]*REPLACE\b", re.M | re.S
 )
 CHANNEL = re.compile(
-    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    r"<\|channel\|>\s*+(\w++)[^<]*+(?:<\|constrain\|>[^<]*+)?+<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
     re.S,
 )
 LOST_CHANNELS = re.compile(
@@ -34,10 +35,13 @@ LOST_CHANNELS = re.compile(
 GRANITE = re.compile(
     r"\A\s*Here(?: is|'s) my thought process:(?P<thought>.*?)Here(?: is|'s) my response:(?P<answer>.*)\Z", re.S
 )
-AROUND = re.compile(
-    r"\A\s*(?:<answer>|<\|START_RESPONSE\|>|<\|begin_of_solution\|>)\s*|\s*(?:</answer>|<\|END_RESPONSE\|>|<\|end_of_solution\|>)\s*\Z"
+BEFORE = re.compile(r"\A\s*(?:<answer>|<\|START_RESPONSE\|>|<\|begin_of_solution\|>)\s*")
+BEHIND = ("</answer>", "<|END_RESPONSE|>", "<|end_of_solution|>")
+ENDS = (
+    *(f"<|{name}|>" for name in ("im_end", "eot_id", "end", "return", "endoftext", "end_of_text")),
+    "<end_of_turn>",
+    "</s>",
 )
-END = re.compile(r"(?:\s*(?:<\|(?:im_end|eot_id|end|return|endoftext|end_of_text)\|>|<end_of_turn>|</s>))+\s*\Z")
 
 
 def message_parts(message: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -56,9 +60,27 @@ def split_reasoning(text: str) -> tuple[str, str]:
     for form in (_split_channels, _split_sentences, _split_tags):
         answer, reasoning = form(text)
         if answer != text:
-            answer = AROUND.sub("", answer)  # the counterpart of the tags around a thought
+            answer = _without_last(BEFORE.sub("", answer), BEHIND)  # the counterpart of the tags around a thought
             break
-    return END.sub("", answer).strip("\n"), reasoning.strip()
+    return _without_last(answer, ENDS).strip("\n"), reasoning.strip()
+
+
+def _without_last(text: str, marks: tuple[str, ...]) -> str:
+    """The text without the marks that it ends with and the blanks around them; a pattern for that looks at every blank of a text again and again."""
+    stop = len(text)
+    while True:
+        end = _bare(text, stop)
+        mark = next((mark for mark in marks if text.endswith(mark, 0, end)), "")
+        if not mark:
+            return text[:stop]
+        stop = _bare(text, end - len(mark))
+
+
+def _bare(text: str, stop: int) -> int:
+    """Where the text up to `stop` ends but for blanks."""
+    while stop and text[stop - 1].isspace():
+        stop -= 1
+    return stop
 
 
 def _split_channels(text: str) -> tuple[str, str]:
@@ -77,23 +99,37 @@ def _split_sentences(text: str) -> tuple[str, str]:
 
 
 def _split_tags(text: str) -> tuple[str, str]:
-    code = [found.span() for found in EDIT.finditer(text)]
-    answer, reasoning, end, thinking = "", "", 0, False
+    code = _Spans(found.span() for found in EDIT.finditer(text))
+    answer, reasoning, end, thinking = [], [], 0, False
     for tag in TAG.finditer(text):
-        if not thinking and any(start < tag.start() < stop for start, stop in code):
+        if code.hold(tag.start()) and not thinking:
             continue
         before = text[end : tag.start()]
         if thinking and tag["open"]:
             continue  # a thought that quotes the tag
         if tag["open"]:
-            answer += before
+            answer.append(before)
         elif thinking:
-            reasoning += before
+            reasoning.append(before)
         else:  # its opening tag was in the prompt: all so far was thought
-            answer, reasoning = "", reasoning + answer + before
+            reasoning += [*answer, before]
+            answer = []
         thinking, end = bool(tag["open"]), tag.end()
-    rest = text[end:]
-    return (answer, reasoning + rest) if thinking else (answer + rest, reasoning)
+    (reasoning if thinking else answer).append(text[end:])
+    return "".join(answer), "".join(reasoning)
+
+
+class _Spans:
+    """Stretches of a text in its order, asked about places in the same order."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._spans = iter(spans)
+        self._start, self._stop = next(self._spans, (0, 0))
+
+    def hold(self, place: int) -> bool:
+        while self._stop <= place and (span := next(self._spans, None)):
+            self._start, self._stop = span
+        return self._start < place < self._stop
 
 
 def _content(content: Any) -> tuple[str, str, str]:
@@ -112,15 +148,21 @@ def _content(content: Any) -> tuple[str, str, str]:
     return "".join(texts), "\n".join(thoughts), "\n".join(refusals)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, depth: int = 0) -> str:
     """The text in a value of unknown shape: itself, that of its parts, or that under one of the usual names."""
     if isinstance(value, str):
         return value
+    if depth == DEEPEST:
+        return ""
     if isinstance(value, list):
-        return "".join(_text(part) for part in value)
+        return "".join(_text(part, depth + 1) for part in value)
     if isinstance(value, Mapping):
         return next(
-            (_text(value[name]) for name in ("text", "content", "thinking", "reasoning", "summary") if name in value),
+            (
+                _text(value[name], depth + 1)
+                for name in ("text", "content", "thinking", "reasoning", "summary")
+                if name in value
+            ),
             "",
         )
     return ""

@@ -7,18 +7,27 @@ two ideas, two forms, code left out by "...", a piece of a file. Nothing here ev
 """
 
 import ast
+import bisect
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.search.constants import BEGIN, END
-from harness.search.gate import UNREADABLE
+from harness.search.gate import MOST_BYTES, UNREADABLE
 from harness.search.llm.headers import Header, find_headers, header_values, read_category, read_delta
 from harness.search.llm.hunks import find_hunks
 from harness.search.patch import Edit, apply_edits, find_blocks, join_lines, split_lines
 
+MOST_CHARACTERS = 1_000_000  # of a reply, fifteen times what max_output_tokens leaves room for
+MOST_EDITS = 200
+MOST_NAMED = 5  # ideas, in a message
 FENCE = re.compile(r"\s*(?:`{3,}|~{3,}).*")
+_ANOTHER = re.compile(
+    r"[\s>#*_\d.)-]{0,20}(?:or,? )?(?:alternatively\b|(?:a |an |the )?(?:second|other|another|alternative|different) "
+    r"(?:idea|option|proposal|approach|alternative|variant)\b(?!\s+(?:would|could|might|may|is|was|that)\b))",
+    re.IGNORECASE,
+)
 _WHOLE = (BEGIN, END, "def build_model(", "__main__")  # what every train.py has, and no piece of one
 
 
@@ -48,19 +57,26 @@ class _Piece:
     edit: Edit | None = None
     whole: str | None = None
 
+    @property
+    def change(self) -> Edit | str | None:
+        return self.edit or self.whole
+
 
 def parse_reply(text: str, before: str = "") -> Reply:
     """Return what a reply asks for. Raises ReplyError, or PatchError on a malformed block or diff.
 
     before: the model's last reply in the same chat: of one that only mends its change the header is there.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise ReplyError(f"the reply has {len(text):,} characters, {MOST_CHARACTERS:,} are read: write less")
     lines = split_lines(text)
-    pieces = _pieces(lines)
+    pieces = sorted(_pieces(lines), key=lambda piece: piece.start)
     prose = _without(lines, pieces)
     headers = find_headers(prose)
     first, last = _one_idea(headers, pieces, len(lines))
     pieces = [piece for piece in pieces if first <= piece.start < last]
     _check_form(pieces, prose)
+    _check_alternatives(prose, pieces)
     said = header_values(prose, [header for header in headers if first <= header.line < last], first, last)
     earlier = split_lines(before)
     said = said if said["title"] else header_values(earlier, find_headers(earlier), 0, len(earlier))
@@ -81,17 +97,23 @@ def parse_reply(text: str, before: str = "") -> Reply:
 
 def apply_reply(reply: Reply, source: str) -> str:
     """Return the train.py that a reply makes of the present one. Raises ReplyError or PatchError; it never returns source."""
+    given = list(dict.fromkeys(reply.edits or ()))  # a block given twice is one
+    if len(given) > MOST_EDITS:
+        raise ReplyError(f"the reply holds {len(given):,} edits, {MOST_EDITS} are applied: make one change, with fewer")
+    for text in (reply.whole or "", "".join(edit.search for edit in given), "".join(edit.replace for edit in given)):
+        _check_size(text)
     if reply.whole is not None:
         _check_elided(reply.whole, source, "the whole file")
         changed = reply.whole
         if split_lines(changed) == split_lines(source):
             raise ReplyError("the whole file is the present train.py: it changes nothing")
     else:
-        edits = [_unfenced(edit, source) for edit in reply.edits or ()]
+        edits = [_unfenced(edit, source) for edit in given]
         for number, edit in enumerate(edits, 1):
             _check_elided(edit.search, source, f"edit {number}, SEARCH")
             _check_elided(edit.replace, source, f"edit {number}, REPLACE")
         changed = apply_edits(source, edits)
+        _check_size(changed)
     _check_python(changed)
     return changed
 
@@ -134,9 +156,10 @@ def _first_of_file(lines: Sequence[str], start: int, stop: int) -> int:
     for number in itertools.islice(
         begins, 20
     ):  # further down there is no prose before a file, only a file that is broken
-        if _is_whole(lines[number:stop]):
+        text = "\n".join(lines[number:stop])
+        if len(text) <= MOST_BYTES and _is_whole(lines[number:stop]):  # a longer one is refused, wherever it begins
             try:
-                ast.parse("\n".join(lines[number:stop]))
+                ast.parse(text)
                 return number
             except UNREADABLE:
                 continue
@@ -151,23 +174,57 @@ def _one_idea(headers: Sequence[Header], pieces: Sequence[_Piece], size: int) ->
     """Return the lines, from and to, of the one idea that comes with a change. Raises ReplyError when two do.
 
     Ideas begin at titles that differ or, in a reply without titles, at numbered ideas; two numbered ideas with a change each are two
-    under one title too.
+    under one title too, and so are two changes that differ under one title given twice.
     """
     bounds = 0, size
+    _check_draft(headers, pieces)
     for key in ("idea", "title"):
         heads = [header for header in headers if header.key == key]
-        if len({header.value.casefold() for header in heads}) < 2:
-            continue
         starts = [0, *(header.line for header in heads[1:]), size]
-        spans = list(zip(heads, starts, starts[1:], strict=False))
-        changing = [span for span in spans if any(span[1] <= piece.start < span[2] for piece in pieces)]
-        if len(changing) > 1:
-            names = " and ".join(repr(header.value[:60]) for header, *_ in changing)
-            raise ReplyError(f"the reply holds {len(changing)} ideas, {names}: send one, the better one, alone")
+        spans = zip(heads, starts, starts[1:], strict=False)
+        changing = [(*span, made) for span in spans if (made := _made(pieces, *span[1:]))]
+        names = list(dict.fromkeys(head.value.casefold() for head, *_ in changing))
+        if len(names) > 1:
+            said = " and ".join(repr(header.value[:60]) for header, *_ in changing[:MOST_NAMED])
+            raise ReplyError(f"the reply holds {len(changing)} ideas, {said}: send one, the better one, alone")
+        if len({made for *_, made in changing}) > 1:
+            raise ReplyError(
+                f"the reply gives {changing[0][0].value[:60]!r} {len(changing)} times, with a different change each time: send the last "
+                "word on it alone"
+            )
         titled = any(header.key == "title" for header in headers)
-        if changing and (key == "title" or not titled):
-            bounds = changing[0][1:]
+        if changing and len({head.value.casefold() for head in heads}) > 1 and (key == "title" or not titled):
+            bounds = changing[0][1:3]
     return bounds
+
+
+def _check_draft(headers: Sequence[Header], pieces: Sequence[_Piece]) -> None:
+    """Raise ReplyError when changes stand above the title and others below it: was the first a draft, or a part?"""
+    first = next((header for key in ("title", "idea") for header in headers if header.key == key), None)
+    if first is None:
+        return
+    above = {piece.change for piece in pieces if piece.start < first.line}
+    below = {piece.change for piece in pieces if piece.start > first.line}
+    if above and below - above:
+        raise ReplyError(
+            f"blocks stand above the line {first.value[:60]!r} and others below it, so that nobody can tell whether the first "
+            "ones are a draft: send one change, complete, below the four lines"
+        )
+
+
+def _check_alternatives(prose: Sequence[str], pieces: Sequence[_Piece]) -> None:
+    """Raise ReplyError when a line between two changes says that what follows is another idea."""
+    for number in range(pieces[0].stop, pieces[-1].start):
+        if _ANOTHER.match(prose[number]):
+            raise ReplyError(
+                f"the line {prose[number].strip()[:60]!r} between two blocks reads as if a second idea followed: send one, the better one, alone"
+            )
+
+
+def _made(pieces: Sequence[_Piece], start: int, stop: int) -> frozenset[Edit | str | None]:
+    """Return the changes that stand from one line up to another."""
+    first, last = (bisect.bisect_left(pieces, line, key=lambda piece: piece.start) for line in (start, stop))
+    return frozenset(piece.change for piece in pieces[first:last])
 
 
 def _check_form(pieces: Sequence[_Piece], prose: Sequence[str]) -> None:
@@ -242,9 +299,22 @@ def _check_elided(text: str, source: str, where: str) -> None:
             )
 
 
+def _check_size(source: str) -> None:
+    """Raise ReplyError on what the gate would refuse as too long, before anything reads it: that would take minutes."""
+    size = len(source.encode(errors="replace"))
+    if size > MOST_BYTES:
+        raise ReplyError(
+            f"the changed train.py would have {size:,} bytes or more, and {MOST_BYTES:,} are allowed: compute what is written out"
+        )
+
+
 def _check_python(source: str) -> None:
     try:
         ast.parse(source)
+    except (RecursionError, MemoryError):
+        raise ReplyError(
+            "the changed train.py would nest something too deeply to be read: split long expressions over statements"
+        ) from None
     except UNREADABLE as error:
         number = getattr(error, "lineno", None) or 0
         lines = split_lines(source)[max(0, number - 3) : number + 1]
