@@ -1,25 +1,19 @@
 """The language model as a researcher: thirty scripted replies over real HTTP, and whole nights that they drive."""
 
-from functools import partial
-
 import pytest
 from checkout import overnight
-from fake_openai import FakeOpenAI, completion
+from fake_openai import FakeOpenAI
 from labs import copy_with_harness
-from scripted_replies import REPLIES, TEMPLATE, ScriptedReply
+from scripted_outcomes import give_each, recovered
+from scripted_replies import REPLIES
 from scripted_researcher import Scripted
 
 from harness.lab.checking import check_run
 from harness.lab.journal import fold, read_journal
 from harness.lab.results import read_results
-from harness.search.constants import constant_values
 from harness.search.duplicates import structure_hash
-from harness.search.gate import check_candidate, source_hash
-from harness.search.llm.proposals import ask_model, propose_llm
-from harness.search.operators import Turn
-from harness.search.program import parse_program
+from harness.search.gate import check_candidate
 
-PROGRAM = "```settings\n```\n"
 CODE_ONLY = '```settings\nallowed_categories = ["architecture", "optimizer", "schedule", "simplify"]\n```\n'
 MALFORMED = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None]
 TO_BE_REFUSED = [reply for reply in REPLIES.values() if reply.edits is None]
@@ -27,48 +21,9 @@ TO_BE_REFUSED = [reply for reply in REPLIES.values() if reply.edits is None]
 NOT_RECOVERED = {"first line"}
 
 
-def request(folder, url: str, source: str = TEMPLATE) -> dict:
-    """A request for the first experiment of a night."""
-    baseline = {
-        "experiment": 0,
-        "title": "baseline",
-        "category": "baseline",
-        "status": "ok",
-        "decision": "baseline",
-        "val_bpb": 1.5,
-    }
-    baseline |= {"constants": constant_values(source), "sha256": source_hash(source), "bank_id": None, "parent": None}
-    about = {"profile": "cpu", "budget_seconds": 60.0, "device": "a CPU", "device_kind": "cpu", "dtype": "float32"}
-    llm = {"model": "", "options": f"base_url={url}", "key_file": "", "ledger": str(folder / "llm.jsonl")}
-    return {
-        "format_version": 2, "experiment": 1, "attempt": 0, "run_seed": 7, "out_dir": str(folder / "attempt"), "program_md": PROGRAM,
-        "parent_train_py": source, "parent_experiment": 0, "proposer": "llm", "llm": llm, "sigma": 0.001, "incumbent_val_bpb": 1.5,
-        "about": about | {"n_vocab": 2049, "max_seq_len": 256, "data_id": "data"}, "repair": None, "history": [baseline],
-        "limits": {"max_seq_len": 256, "n_vocab": 2049, "memory_mb": 64000, "device_kind": "cpu"},
-    }  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[str, tuple]:
-    """Each reply given by a server that says the same in every round: (the proposal or None, why not, requests)."""
-    found, saying = {}, {}
-
-    def answer(body: dict, number: int) -> dict:
-        return completion(saying["reply"].text, finish_reason=saying["reply"].finish_reason)
-
-    with FakeOpenAI(answer) as server:
-        for reply in REPLIES.values():
-            saying["reply"] = reply
-            asked, before = request(tmp_path_factory.mktemp("night"), server.url, reply.source()), len(server.bodies)
-            turn, settings = Turn("llm", reply.category or "architecture", "it is its turn"), parse_program(PROGRAM)
-            proposal, why, _ = ask_model(asked, partial(propose_llm, asked, turn, settings))
-            found[reply.name] = proposal, why, server.bodies[before:]
-    return found
-
-
-def recovered(reply: ScriptedReply, outcomes: dict) -> bool:
-    proposal = outcomes[reply.name][0]
-    return proposal is not None and proposal.source == reply.intended()
+    return give_each(tmp_path_factory.mktemp("replies"))
 
 
 def test_the_share_of_the_replies_that_is_recovered(outcomes):

@@ -1,0 +1,61 @@
+"""Give the thirty scripted replies of a language model to the real client, and count what is made of them.
+
+In: tests/scripted_replies.py, written without looking at the code that reads them. Out: a markdown table on the screen; `--write` puts it into
+results/benchmarks/replies.md. Seconds. A reply is recovered where the train.py that its author meant is proposed, to the letter, without a question back.
+"""
+
+import argparse
+import logging
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+
+from _bench_setup import table  # noqa: E402
+from scripted_outcomes import give_each, recovered  # noqa: E402
+from scripted_replies import REPLIES, ScriptedReply  # noqa: E402
+
+HEAD = "# What is made of thirty scripted replies\n\nMade by `scripts/recover_replies.py`, which says how. No real model wrote these.\n"
+REASON_CHARACTERS = 150
+
+
+def words_of(reply: ScriptedReply, found: dict) -> str:
+    proposal, why, bodies = found[reply.name]
+    if proposal is None:
+        shown = why.removeprefix("not_applicable: ").partition("the last one because ")[2] or why
+        return f"refused {len(bodies)} times: {shown[:REASON_CHARACTERS]}{'...' if len(shown) > REASON_CHARACTERS else ''}".replace("|", "/")
+    return "as meant" if recovered(reply, found) else "**something else**"
+
+
+def report(found: dict) -> str:
+    """Counts and the table."""
+    asked = [reply for reply in REPLIES.values() if reply.well_formed]
+    malformed = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None]
+    hopeless = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is None]
+    rows = [(reply.name, reply.form, words_of(reply, found)) for reply in REPLIES.values()]
+    lines = [
+        f"- as asked: {sum(recovered(reply, found) for reply in asked)} of {len(asked)} applied as meant",
+        f"- malformed, but a careful person sees what is meant: {sum(recovered(reply, found) for reply in malformed)} of {len(malformed)} applied as meant",
+        f"- nobody could tell what is meant: {sum(found[reply.name][0] is None for reply in hopeless)} of {len(hopeless)} refused",
+        f"- applied otherwise than meant: {sum(found[r.name][0] is not None and not recovered(r, found) for r in REPLIES.values())}",
+    ]
+    return "\n".join([HEAD, *lines, "", table(["reply", "form", "what was made of it"], rows), "", f"Python {platform.python_version()}."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into results/benchmarks/replies.md")
+    options = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    with tempfile.TemporaryDirectory(prefix="replies-") as folder:
+        text = report(give_each(Path(folder)))
+    print(text)
+    if options.write:
+        (ROOT / "results/benchmarks/replies.md").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
