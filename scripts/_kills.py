@@ -243,7 +243,8 @@ def disagreements(night: SmallNight, experiments: int) -> list[str]:
     found = []
     entries = [entry for entry in read_journal(night.folder / "journal.jsonl") if entry.get("experiment", 0) <= experiments]
     for event in ("proposed", "decided", "committed"):
-        numbers = [entry["experiment"] for entry in entries if entry["event"] == event and not entry.get("attempt")]
+        repeats = event == "proposed"  # by repairs, which are looked at below
+        numbers = [entry["experiment"] for entry in entries if entry["event"] == event and not (repeats and entry["attempt"])]
         if numbers != list(range(experiments + 1)):
             found.append(f"{event}: experiments {numbers}, expected 0 to {experiments}, each once")
     rows = len(read_results(night.folder / "results.tsv"))

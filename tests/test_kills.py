@@ -83,6 +83,28 @@ def test_a_page_is_started_though_its_server_is_killed_while_it_is_asked(tmp_pat
     assert "2" in (tmp_path / "out" / "page.ipynb").read_text()
 
 
+def test_a_page_is_started_though_its_dead_server_still_counts_as_alive(tmp_path, monkeypatch):
+    notebook = tmp_path / "page.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")]), notebook)
+    context = make_context()
+    forkserver.ensure_running()
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGKILL)
+    os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+    wait, looks = os.waitpid, []
+
+    def look(pid, options):
+        looks.append(pid)
+        return (0, 0) if len(looks) <= 4 else wait(pid, options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forkserver.os, "waitpid", look)
+        page = NotebookProcess(context, notebook, tmp_path / "out" / "page.ipynb", {})
+    while page.running(0.1):
+        pass
+    assert len(looks) > 4 and page.failure() is None
+
+
 def test_a_page_that_is_killed_takes_the_run_s_processes_along_unless_somebody_else_works_on_it(tmp_path):
     notebook = tmp_path / "page.ipynb"
     nbformat.write(

@@ -32,7 +32,8 @@ PRELOAD = [
 ]
 
 
-STARTS = 3  # times that the server is asked for a process
+STARTS = 10  # times that the server is asked for a process
+AGAIN_SECONDS = 0.2  # before the next time: one that was killed refuses connections for a moment before it counts as dead
 MOST_CUT = 3
 
 
@@ -65,6 +66,7 @@ class NotebookProcess:
             except (EOFError, OSError):  # its server was killed while it was asked: asked again, another is started
                 if not tries_left:
                     raise
+                time.sleep(AGAIN_SECONDS)
         sender.close()
         try:
             self._child: psutil.Process | None = psutil.Process(self.process.pid)
