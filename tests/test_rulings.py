@@ -130,6 +130,10 @@ def test_a_kill_in_the_middle_is_made_up_for(quarantined, monkeypatch, moment):
         patch.setattr(Journal, "append", killed)
         night.rule(lab.folder, 1, accept=True)
     assert check_run(lab.folder, loop.REPOSITORY) == []
+    if moment == "before the entry":  # branch and best/ are moved already
+        with pytest.raises(RulingError, match="--accept 1 finishes that"):
+            night.rule(lab.folder, 1, accept=False)
+        rulings.ask(lab.folder, 1, accept=True)
     with Lab(lab.folder) as again:
         events = [entry["event"] for entry in again.journal.entries]
         commit = again.state.incumbent.commit

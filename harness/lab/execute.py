@@ -33,7 +33,9 @@ PRELOAD = [
 
 
 STARTS = 10  # times that the server is asked for a process
-AGAIN_SECONDS = 0.2  # before the next time: one that was killed refuses connections for a moment before it counts as dead
+AGAIN_SECONDS = (
+    0.2  # before the next time: one that was killed refuses connections for a moment before it counts as dead
+)
 MOST_CUT = 3
 
 

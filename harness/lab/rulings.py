@@ -26,14 +26,31 @@ class RulingError(ValueError):
 
 
 def ask(folder: Path, experiment: int, accept: bool) -> None:
-    """Write the word down; a second word before it took effect replaces the first. Raises RulingError."""
+    """Write the word down; a second word before it took effect replaces the first. Raises RulingError.
+
+    One whose effect has begun, which a kill cut short, can only be finished.
+    """
     find_quarantined(fold(read_journal(folder / "journal.jsonl")), experiment)
+    if begun(ruling_path(folder, experiment)):
+        if accept:
+            return
+        raise RulingError(
+            f"experiment {experiment} is being accepted already: --accept {experiment} finishes that; to go back, take an earlier train.py from git"
+        )
     (folder / "rulings").mkdir(exist_ok=True)
     write_json_atomic(ruling_path(folder, experiment), {"experiment": experiment, "accept": accept, "asked": now()})
 
 
 def ruling_path(folder: Path, experiment: int) -> Path:
     return folder / "rulings" / f"{experiment:04d}.json"
+
+
+def begun(path: Path) -> bool:
+    """Whether branch or best/ may have been moved for this word."""
+    try:
+        return bool(read_json(path).get("begun"))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def find_quarantined(state: State, number: int) -> Experiment:
@@ -61,6 +78,9 @@ def apply(lab: Lab, path: Path) -> str:
     experiment = lab.state.experiments[word["experiment"]]
     if experiment.in_quarantine:  # else a kill came between the journal's entry and the file's end
         becomes = word["accept"] and experiment.mean < lab.state.incumbent.mean
+        if becomes and not word.get("begun"):
+            word["begun"] = True
+            write_json_atomic(path, word)
         commit = move_branch(lab, experiment, path, word) if becomes else None
         if becomes:
             update_best(lab.folder, experiment, lab.train_py(experiment).parent, lab.settings, commit)
