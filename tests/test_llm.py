@@ -281,6 +281,17 @@ def test_nobody_there_is_tpes_turn(tmp_path):
     assert proposal.proposer == "tpe" and proposal.llm_failed.startswith("unreachable: ")
 
 
+def test_a_turn_that_is_tpes_though_a_model_is_there_says_why(ask):
+    failed = history_row(1, TEMPLATE, score=1.7) | {
+        "proposer": "tpe",
+        "operator": "tune",
+        "gain": -0.1,
+        "llm_failed": "server: it is down",
+    }
+    proposal, server = ask(reply(), experiment=2, proposer="llm", history=[history_row(0, TEMPLATE), failed])
+    assert (proposal.proposer, server.bodies) == ("tpe", []) and "asked again in 1 experiment" in proposal.note
+
+
 def test_a_spent_budget_costs_no_call(ask):
     _, first = ask(reply(), options="budget_requests=1")
     proposal, server = ask(reply(), options="budget_requests=1", folder="next", experiment=2)

@@ -39,7 +39,10 @@ def propose(request: Mapping[str, Any]) -> Proposal:
     turn = choose_turn(request, settings)
     if turn.who == "llm":
         return _from_model(request, turn, settings)
-    return propose_keyless(request, settings, turn.operator == "structural")
+    proposal = propose_keyless(request, settings, turn.operator == "structural")
+    if request["proposer"] == "tpe":
+        return proposal
+    return replace(proposal, note="; ".join(filter(None, (turn.why, proposal.note))))  # a page should say why it is not the model's
 
 
 def _from_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> Proposal:
