@@ -23,7 +23,7 @@ from checkout import copy_checkout, environment, git
 
 from harness.data.files import write_json_atomic
 from harness.lab.checking import check_run
-from harness.lab.journal import JournalReader, State, fold, read_journal
+from harness.lab.journal import NOT_HELD_AGAINST, JournalReader, State, fold, read_journal
 from harness.lab.results import read_results
 from harness.search.gate import source_hash
 
@@ -35,6 +35,7 @@ STEP_CLOCK = "clock_step_seconds=0.5 budget_seconds=20"  # 40 steps a training, 
 
 VICTIMS = ("driver", "papermill", "forkserver", "kernel", "proposer", "trainer", "server A", "server B")
 RUNS_THROUGHOUT = ("driver", "papermill", "forkserver", "kernel")
+CONTROL = "control"  # the folder in which the best file is trained again, after ideas that failed alike
 REACH = re.compile(r"return [\d.]+ \* torch\.tanh\(logits / [\d.]+\)")
 TEMPLATE_END = "return LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP) if LOGIT_SOFTCAP else logits"
 
@@ -43,24 +44,29 @@ TEMPLATE_END = "return LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP) if LOG
 class Moment:
     """A state of the journal in which a night can be killed. event: of its last line; ready: whether the training's clock runs, None where that is no matter.
 
-    victims: who can be there then.
+    victims: who can be there then; run: the kind of run that goes on, "" where that is no matter. CONTROL is no run of an experiment, and no line tells that
+    it has begun. rare: it does not come in every night, and is not met by chance.
     """
 
     name: str
     event: str
     victims: tuple[str, ...] = RUNS_THROUGHOUT
     ready: bool | None = None
+    run: str = ""
+    rare: bool = False
 
-    def holds(self, entries: Sequence[dict], experiment: int | None, run_folder: Callable[[dict], Path]) -> bool:
-        """Whether the journal is in this state, in the given experiment (None: in any)."""
+    def holds(self, entries: Sequence[dict], experiment: int | None, folder: Path) -> bool:
+        """Whether the journal is in this state, in the given experiment (None: in any). folder: the run's."""
         if not entries or entries[-1]["event"] != self.event:
             return False
         last = entries[-1]
-        if experiment is not None and last.get("experiment", 0) != experiment:
+        if experiment is not None and experiment_of(entries) != experiment:
+            return False
+        if self.run not in ("", CONTROL, last.get("kind")):
             return False
         if self.ready is None:
             return self.event == "decided" or last.get("status", "ok") == "ok"
-        return is_ready(run_folder(last)) is self.ready
+        return is_ready(folder / CONTROL if self.run == CONTROL else folder / run_place(last)) is self.ready
 
 
 MOMENTS = (
@@ -69,14 +75,27 @@ MOMENTS = (
     Moment("checked", "checked"),
     Moment("run started, starting up", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=False),
     Moment("run started, training", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True),
+    Moment("run started, confirming", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True, run="confirm", rare=True),
     Moment("trained, being scored", "trained", (*RUNS_THROUGHOUT, "server A", "server B")),
     Moment("scored", "scored", (*RUNS_THROUGHOUT, "server A", "server B")),  # a close audit goes on, before a keep
-    Moment("audited", "audited"),
+    Moment("audited", "audited", rare=True),
     Moment("decided", "decided"),
     Moment("committed", "committed", (*RUNS_THROUGHOUT, "proposer")),  # of the next idea
+    Moment("committed, control training", "committed", (*RUNS_THROUGHOUT, "trainer"), ready=True, run=CONTROL, rare=True),
+    Moment("controlled", "controlled", (*RUNS_THROUGHOUT, "proposer"), rare=True),
 )
 BY_NAME = {moment.name: moment for moment in MOMENTS}
 KEEPS_ONLY = {("scored", "server A"), ("scored", "server B")} | {("audited", victim) for victim in VICTIMS}
+
+
+def experiment_of(entries: Sequence[dict]) -> int:
+    """The experiment that the journal was last about."""
+    return next((entry["experiment"] for entry in reversed(entries) if "experiment" in entry), 0)
+
+
+def run_place(entry: dict) -> str:
+    """Where a run's folder is in its run's, by an entry of it."""
+    return f"experiments/{entry['experiment']:04d}/attempts/{entry['attempt']:02d}/runs/{entry['run']:02d}"
 
 
 def is_ready(run: Path) -> bool:
@@ -115,10 +134,6 @@ class SmallNight:
 
     def state(self) -> State:
         return fold(read_journal(self.folder / "journal.jsonl"))
-
-    def run_folder(self, entry: dict) -> Path:
-        place = f"{entry['experiment']:04d}/attempts/{entry['attempt']:02d}/runs/{entry['run']:02d}"
-        return self.folder / "experiments" / place
 
     @property
     def log(self) -> Path:
@@ -172,7 +187,7 @@ class SmallNight:
             self.process.wait()
 
     def is_at(self, moment: Moment, experiment: int | None) -> bool:
-        return moment.holds(self.entries(), experiment, self.run_folder)
+        return moment.holds(self.entries(), experiment, self.folder)
 
     def strike(self, moment: Moment, victim: str, experiment: int | None, send: int = signal.SIGKILL) -> int | None:
         """Wait for the moment and send the victim a signal; return who got it, None when the night ended or the moment passed without the victim.
@@ -199,19 +214,26 @@ class SmallNight:
     def is_past(self, moment: Moment, experiment: int) -> bool:
         """Whether the moment does not come again in this experiment: it ends in `decided` and `committed`, what was before can be repeated."""
         entries = self.entries()
-        if moment.event == "committed":
-            return bool(entries) and entries[-1].get("experiment", 0) > experiment
+        if moment.event in ("committed", "controlled"):
+            return experiment_of(entries) > experiment
         ends = "committed" if moment.event == "decided" else "decided"
         return any(entry["event"] == ends and entry["experiment"] == experiment for entry in entries)
 
-    def plant(self, experiment: int, reach: float) -> None:
+    def plant_better(self, experiment: int, reach: float) -> None:
         """Leave a finished proposal that is better than what reaches less far: the baseline's file with logits that reach further."""
+        self._plant(experiment, f"reach {reach}", f"return {reach} * torch.tanh(logits / {reach})")
+
+    def plant_failure(self, experiment: int) -> None:
+        """Leave a finished proposal that fails as all of these do, whichever it is."""
+        self._plant(experiment, f"failure {experiment}", f"raise ValueError('idea {experiment} does not fit')")
+
+    def _plant(self, experiment: int, title: str, end: str) -> None:
         baseline = (self.folder / "experiments/0000/attempts/00/train.py").read_text()
-        source = REACH.sub(f"return {reach} * torch.tanh(logits / {reach})", baseline)
+        source = REACH.sub(end, baseline)
         folder = self.folder / f"experiments/{experiment:04d}/attempts/00"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "train.py").write_text(source)
-        told = {"title": f"reach {reach}", "hypothesis": "it can say more", "category": "tune", "proposer": "kill_matrix", "bank_id": None}
+        told = {"title": title, "hypothesis": "it can say more", "category": "tune", "proposer": "kill_matrix", "bank_id": None}
         write_json_atomic(folder / "proposal.json", told | {"sha256": source_hash(source), "constants_changed": {}})
 
 
@@ -260,12 +282,13 @@ def disagreements(night: SmallNight, experiments: int) -> list[str]:
 
 
 def cost(night: SmallNight, experiment: int) -> str:
-    """What the experiment lost: the statuses of its runs that did not end well."""
+    """What the experiment lost: the statuses of its runs, and of trials of the best file after it, that were cut off."""
     experiments = night.state().experiments
     if experiment >= len(experiments):
         return "not there"
-    lost = [run.status or "unfinished" for run in experiments[experiment].attempt.runs if run.status != "ok"]
-    return ", ".join(lost)
+    lost = [run.status or "unfinished" for run in experiments[experiment].attempt.runs if run.status in (None, *NOT_HELD_AGAINST)]
+    controls = [entry for entry in night.entries() if entry["event"] == "controlled" and entry["suspects"][-1] == experiment]
+    return ", ".join(lost + [f"control: {entry['status']}" for entry in controls if entry["status"] != "ok"])
 
 
 @dataclass(frozen=True)

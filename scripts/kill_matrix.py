@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from _bench_setup import table  # noqa: E402
 from _fatal import OTHERS, meet  # noqa: E402
 from _kills import (  # noqa: E402
     BY_NAME,
+    CONTROL,
     KEEPS_ONLY,
     MOMENTS,
     NIGHT_SECONDS,
@@ -56,6 +57,7 @@ from fake_openai import FakeOpenAI  # noqa: E402
 from scripted_researcher import Steady  # noqa: E402
 
 from harness.lab.journal import State  # noqa: E402
+from harness.lab.outcomes import ALIKE  # noqa: E402
 from harness.lab.wall import find_wall  # noqa: E402
 
 PARTS = {
@@ -81,7 +83,7 @@ def all_cells() -> list[tuple[Moment, str]]:
 
 
 def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, cache: Path, kept: Path) -> list[Cell]:
-    """Kill once for each cell; `opened` in runs of their own, since it comes once in each, all others in one long run.
+    """Kill once for each cell: `opened` and confirmations in runs of their own, controls in one long run of ideas that fail, all others in another.
 
     kept: a file with a line for each cell; what it has already is not done again.
     """
@@ -100,7 +102,13 @@ def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, c
     for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].event == "opened"):
         night = SmallNight(checkout, cache, f"opened{number}")
         note(kill_once(night, moment, victim, 0, 1))
-    cells = [cell for cell in cells if cell[0].event != "opened"]
+    for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].run == "confirm"):
+        night = SmallNight(checkout, cache, f"confirm{number}", wishes=f"{STEP_CLOCK} baseline_seeds=1")  # one: the noise is unknown, and a gain is confirmed
+        run_to_end(night, 0)
+        night.plant_better(1, REACH_STEP)
+        note(kill_once(night, moment, victim, 1, 1))
+    kill_at_controls([cell for cell in cells if is_at_control(cell[0])], SmallNight(checkout, cache, "unwell"), note)
+    cells = [cell for cell in cells if not (cell[0].event == "opened" or cell[0].run == "confirm" or is_at_control(cell[0]))]
     if not cells:
         return results
     night = SmallNight(checkout, cache, wishes=f"{STEP_CLOCK} baseline_seeds=3")
@@ -110,7 +118,7 @@ def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, c
         """A better idea for the cell of that number, if it is to be met with one."""
         if number < len(cells) and cells[number][0].event in BETTER_IDEAS:
             better = sum(moment.event in BETTER_IDEAS for moment, _ in cells[: number + 1])
-            night.plant(number + 2, round(REACH_STEP**better, 3))
+            night.plant_better(number + 2, round(REACH_STEP**better, 3))
 
     plant(0)
     plant(1)
@@ -118,16 +126,41 @@ def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, c
     night.start(experiments)
     for number, (moment, victim) in enumerate(cells):
         note(kill_in_passing(night, moment, victim, number + 2, experiments, lambda number=number: plant(number + 2)))
+    end(night, experiments)
+    return results
+
+
+def is_at_control(moment: Moment) -> bool:
+    return moment.run == CONTROL or moment.event == "controlled"
+
+
+def kill_at_controls(cells: Sequence[tuple[Moment, str]], night: SmallNight, note: Callable[[Cell], None]) -> None:
+    """One night in which, for each cell, an idea of its own is followed by ALIKE that fail alike; after them the best file is tried again."""
+    if not cells:
+        return
+    run_to_end(night, 0)
+    each = ALIKE + 1
+    experiments = each * len(cells) + 1  # one more than is killed, so that each is looked at in the same way
+    for number in range(1, experiments):
+        if number % each != 1:
+            night.plant_failure(number)
+    night.start(experiments)
+    for number, (moment, victim) in enumerate(cells, start=1):
+        note(kill_in_passing(night, moment, victim, each * number, experiments, lambda: None))
+    end(night, experiments)
+
+
+def end(night: SmallNight, experiments: int) -> None:
+    """Wait for a long night's end and look at the whole of it."""
     status, wrong = night.wait(), findings(night, experiments)
     if status != 0 or wrong:
         raise SystemExit(f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see {night.log}")
-    return results
 
 
 def run_to_end(night: SmallNight, experiments: int) -> None:
     """A night that nobody kills."""
     night.start(experiments)
-    if night.wait(NIGHT_SECONDS * experiments) != 0:
+    if night.wait(NIGHT_SECONDS * max(1, experiments)) != 0:
         raise SystemExit(f"the night without kills failed: {night.last_words()}; see {night.log}")
 
 
@@ -165,7 +198,7 @@ def grid(cells: Sequence[Cell], words) -> str:
 def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) -> list[Blow]:
     """Kills spread over the night's experiments, in the order in which their moments come; what comes only before a keep is left out."""
     rng = random.Random(seed)
-    possible = [(m, v) for m, v in all_cells() if v in victims and m.event not in ("opened", "audited") and (m.name, v) not in KEEPS_ONLY]
+    possible = [(m, v) for m, v in all_cells() if v in victims and not m.rare and m.event != "opened" and (m.name, v) not in KEEPS_ONLY]
     blows = [Blow(*rng.choice(possible), 1 + number % experiments) for number in range(kills)]
     return sorted(blows, key=in_order)
 
