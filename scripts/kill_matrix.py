@@ -141,12 +141,16 @@ def kill_at_controls(cells: Sequence[tuple[Moment, str]], night: SmallNight, not
     run_to_end(night, 0)
     each = ALIKE + 1
     experiments = each * len(cells) + 1  # one more than is killed, so that each is looked at in the same way
-    for number in range(1, experiments):
-        if number % each != 1:
-            night.plant_failure(number)
+
+    def plant(number: int) -> None:
+        """The failures of the cell of that number, after the idea that it begins with."""
+        for failure in range(each * number + 2, min(each * (number + 1), experiments) + 1):
+            night.plant_failure(failure)
+
+    plant(0)
     night.start(experiments)
-    for number, (moment, victim) in enumerate(cells, start=1):
-        note(kill_in_passing(night, moment, victim, each * number, experiments, lambda: None))
+    for number, (moment, victim) in enumerate(cells):
+        note(kill_in_passing(night, moment, victim, each * (number + 1), experiments, lambda number=number: plant(number + 1)))
     end(night, experiments)
 
 
