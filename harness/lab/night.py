@@ -152,6 +152,8 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
         check_same_text(settings)
     ideas = settle(night)
     terminal.say(ideas.words)
+    if full := disk_space.lacking(night.folder):
+        terminal.say(f"as it stands no training can begin: {full}")
     ask_once_for_the_device(night)
     context = make_context()
     common = {"tag": night.tag, "results_dir": night.results}

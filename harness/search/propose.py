@@ -42,7 +42,9 @@ def propose(request: Mapping[str, Any]) -> Proposal:
     proposal = propose_keyless(request, settings, turn.operator == "structural")
     if request["proposer"] == "tpe":
         return proposal
-    return replace(proposal, note="; ".join(filter(None, (turn.why, proposal.note))))  # a page should say why it is not the model's
+    return replace(
+        proposal, note="; ".join(filter(None, (turn.why, proposal.note)))
+    )  # a page should say why it is not the model's
 
 
 def _from_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> Proposal:
