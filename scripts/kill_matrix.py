@@ -1,6 +1,7 @@
 """Kill a night in every way and look at what is left: states of the journal x victims, at random, and in the other ways in which a night dies.
 
     python scripts/kill_matrix.py                                     the matrix, about half an hour on two cores
+    AUTORESEARCH_WALL=limits python scripts/kill_matrix.py            the same where no wall can be had: a part of its own
     python scripts/kill_matrix.py --repeats 3                         each cell three times
     python scripts/kill_matrix.py --only "trained, being scored:kernel"   one cell; may be given again
     python scripts/kill_matrix.py --random 20                         one night killed 20 times at random, and one left alone: are their journals the same?
@@ -62,6 +63,7 @@ from harness.lab.wall import find_wall  # noqa: E402
 
 PARTS = {
     "matrix": "## States x victims",
+    "limits": "## States x victims, without a wall",
     "random": "## Killed at random",
     "researcher": "## Killed at random, with a language model",
     "others": "## Other ways to die",
@@ -322,7 +324,8 @@ def main() -> int:
         else:
             kept = options.cells or work / "cells.jsonl"
             cells = run_matrix(options.only or all_cells(), options.repeats, work, options.cache, kept)
-            part, text, good = "matrix", matrix_section(cells), not any(cell.wrong for cell in cells)
+            part = "limits" if find_wall().kind == "limits" else "matrix"
+            text, good = matrix_section(cells), not any(cell.wrong for cell in cells)
     where = f"Python {platform.python_version()}, {platform.system()}, wall: {find_wall().kind}."
     text = f"{text}\n\n{where}"
     print(text)
