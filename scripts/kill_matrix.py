@@ -175,7 +175,8 @@ def matrix_section(cells: Sequence[Cell]) -> str:
     lines = [
         "Each cell: after how many of the kills everything agreed, once the same command had been given again or the night had gone on by itself: every",
         "experiment once, `results.tsv`, git's refs, `best/` and pages as the journal says (`overnight.py --check`), no process left. `-`: this victim is not",
-        "there then. The kernel holds the loop and the scorer: killed while a run is being scored, it is the scorer.",
+        "there then. The kernel holds the loop and the scorer: killed while a run is being scored, it is the scorer. 0/0: nobody to kill;",
+        "without a wall server A starts with the scoring.",
         "",
         grid(cells, lambda group: f"{sum(cell.killed and not cell.wrong for cell in group)}/{sum(cell.killed for cell in group)}"),
         "",
