@@ -174,14 +174,14 @@ def test_the_products_of_a_step_are_those_reckoned_by_hand(toy):
         inner + head
     )  # one forward, two backward
     assert sorted(products.values()) == [1] * 6
-    rates = measure_rates(toy)
+    rates, dtype = measure_rates(toy), toy.settings.dtype  # bfloat16 where the processor multiplies it itself
     assert rates.flops_per_token == 6 * (inner + head)
-    slowest, fastest = min(rates.alone["float32"].values()), max(rates.alone["float32"].values())
-    assert slowest <= rates.model["float32"] <= fastest
+    slowest, fastest = min(rates.alone[dtype].values()), max(rates.alone[dtype].values())
+    assert slowest <= rates.model[dtype] <= fastest
     alone = alone_ms(toy, rates)  # a batch is two passes
-    assert sum(alone.values()) == pytest.approx(2000 * tokens * rates.flops_per_token / rates.model["float32"])
+    assert sum(alone.values()) == pytest.approx(2000 * tokens * rates.flops_per_token / rates.model[dtype])
     assert alone["head"] == pytest.approx(
-        2000 * sum(p.flops / rate for p, rate in rates.alone["float32"].items() if n_vocab in p.a[0] + p.b[0])
+        2000 * sum(p.flops / rate for p, rate in rates.alone[dtype].items() if n_vocab in p.a[0] + p.b[0])
     )
 
 
@@ -205,7 +205,7 @@ def test_the_tables_of_seeds_state_mean_spread_and_share_of_the_machine(toy):
     flops = 2000 * rates.flops_per_token  # the toy has no count of its own
     assert figure(achieved["achieved, GFLOP/s, by the template's own count"][0]) == pytest.approx(flops / 1e9, rel=0.01)
     share = next(figure(cells[0]) for name, cells in achieved.items() if "the model's own shapes" in name)
-    assert share == pytest.approx(100 * flops / rates.model["float32"], rel=0.01)
+    assert share == pytest.approx(100 * flops / rates.model[toy.settings.dtype], rel=0.01)
 
 
 def test_a_stamp_stands_behind_what_is_there_and_time_is_counted_once():
