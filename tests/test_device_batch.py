@@ -140,6 +140,7 @@ def settings(tiny_data, tmp_path, monkeypatch):
     return dataclasses.replace(made, data_folder=str(tmp_path / "cache" / made.data_id))
 
 
+@pytest.mark.slow
 def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(settings, tiny_data, tmp_path, monkeypatch):
     said: list[str] = []
     assert find_device_batch(settings, tiny_data, CARD, tmp_path / "run", said.append) == 4

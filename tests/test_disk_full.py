@@ -188,6 +188,7 @@ def test_a_log_that_finds_no_room_costs_its_lines_and_not_the_training(full_lab)
     to_the_end(lab)
 
 
+@pytest.mark.slow
 def test_weights_that_find_no_room_are_not_held_against_the_idea(full_lab):
     disk, lab = full_lab
     begin(lab)
@@ -205,6 +206,7 @@ def test_weights_that_find_no_room_are_not_held_against_the_idea(full_lab):
     assert state.experiments[1].decided["status"] == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [True, False])
 def test_a_failure_is_the_ideas_only_while_the_disk_has_room(full_lab, monkeypatch, room):
     disk, lab = full_lab
@@ -222,6 +224,7 @@ def test_a_failure_is_the_ideas_only_while_the_disk_has_room(full_lab, monkeypat
     assert ("are free" in run.cause) is not room and bool(lab.experiment.attempt.failure) is room
 
 
+@pytest.mark.slow
 def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
     disk, lab = full_lab
     begin(lab)
@@ -254,6 +257,7 @@ def measured(baseline, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["decided", "git", "best", "committed", "results.tsv"])
 def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measured, monkeypatch, place):
     monkeypatch.setattr(disk_space, "SPARE_BYTES", 10**6)

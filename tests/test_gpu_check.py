@@ -109,6 +109,7 @@ def run(task, settings):
 """
 
 
+@pytest.mark.slow
 def test_a_task_that_raises_dies_or_hangs_costs_its_own_row_only(tmp_path):
     (tmp_path / "faulty_part.py").write_text(FAULTY, encoding="utf-8")
     settings = dry_settings(str(tmp_path), False)

@@ -33,6 +33,7 @@ session.finish(model, depth=1)
 """
 
 
+@pytest.mark.slow
 def test_under_the_step_clock_a_training_is_the_same_however_slow_the_machine_is(tmp_path):
     trained = []
     for wait in (0, 0.02):
@@ -46,6 +47,7 @@ def test_under_the_step_clock_a_training_is_the_same_however_slow_the_machine_is
     assert trained[0] == trained[1] and trained[0][0][-1] == 1.0
 
 
+@pytest.mark.slow
 def test_a_file_that_never_logs_a_step_is_ended_by_the_real_clock(tmp_path):
     endless = OPEN + "import time\nsession.start()\nwhile session.progress < 1:\n    time.sleep(0.01)"
     result, _ = train(tmp_path, endless, clock_step_seconds=0.1)

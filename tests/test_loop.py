@@ -97,6 +97,7 @@ def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
     assert json.loads((lab.run_folder(1, 0, 0) / "result.json").read_text())["val_bpb"] is None
 
 
+@pytest.mark.slow
 def test_out_of_memory_becomes_a_smaller_device_batch_and_no_lost_idea(lab):
     line = next(line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line)
     too_much = "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
@@ -299,6 +300,7 @@ def ready_to_train(lab):
     lab.check()
 
 
+@pytest.mark.slow
 def test_faults_of_the_machine_pause_the_loop_and_whoever_comes_back_tries_again(lab, monkeypatch):
     ready_to_train(lab)
     real = carrying.run_training
@@ -355,6 +357,7 @@ def alike(lab, monkeypatch):
     return lab
 
 
+@pytest.mark.slow
 def test_ideas_that_fail_alike_are_believed_to_be_bad_where_the_best_file_still_works(alike):
     alike.begin()
     controlled = alike.journal.entries[-1]
@@ -366,6 +369,7 @@ def test_ideas_that_fail_alike_are_believed_to_be_bad_where_the_best_file_still_
     assert len(alike.journal.entries) == length  # not looked at twice
 
 
+@pytest.mark.slow
 def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, monkeypatch):
     ideas = [alike.train_py(e).read_text() for e in alike.state.experiments[1:]]
     monkeypatch.setattr(carrying, "run_training", failing("crash", "RuntimeError: no kernel"))

@@ -59,6 +59,7 @@ def kinds(attempt) -> list[tuple[str, str]]:
     return [(run.started["kind"], run.status) for run in attempt.runs]
 
 
+@pytest.mark.slow
 def test_new_code_is_tried_for_a_few_steps_before_its_training(lab):
     put_attempt(lab, 0, changed(lab, HARMLESS))
     heard = []
@@ -73,6 +74,7 @@ def test_new_code_is_tried_for_a_few_steps_before_its_training(lab):
     assert check_run(lab.folder, loop.REPOSITORY) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposer", ["llm", "tpe"])
 def test_other_numbers_and_ideas_of_the_bank_need_no_smoke_run(lab, proposer):
     change = ("MATRIX_LR = 0.04 ", "MATRIX_LR = 0.05 ") if proposer == "llm" else HARMLESS
@@ -91,6 +93,7 @@ def test_what_the_gate_refuses_is_mended_before_anything_is_trained(lab):
     assert check_run(lab.folder, loop.REPOSITORY) == []
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_smoke_run_is_mended_and_its_end_told(lab, monkeypatch):
     crash = (
         FIRST_LINE,
@@ -133,6 +136,7 @@ def test_what_only_scoring_shows_is_seen_before_the_budget_is_spent(lab):
     assert (experiment.decided["status"], experiment.decided["decision"]) == ("nan", "discard")
 
 
+@pytest.mark.slow
 def test_a_repair_that_cannot_be_made_leaves_the_failure_as_it_was(lab):
     put_attempt(lab, 0, changed(lab, (FIRST_LINE, "raise ValueError('no')\n    model = build_model")))
     put_attempt(lab, 1, None, usage={"requests": 1})

@@ -110,6 +110,7 @@ def test_a_kill_is_for_memory_only_where_the_system_says_so_or_says_nothing(tmp_
     assert result["status"] == status and "memory" in result["cause"]
 
 
+@pytest.mark.slow
 def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tmp_path):
     stubborn = (
         OPEN + "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsession.start()\ntime.sleep(600)"
@@ -120,6 +121,7 @@ def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tm
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.slow
 def test_a_training_that_somebody_stopped_is_interrupted_and_dead(tmp_path):
     stopped = OPEN + "import os, signal\nsession.start()\nos.kill(os.getpid(), signal.SIGSTOP)"
     result, _ = train(tmp_path, stopped, budget_seconds=60)
@@ -165,6 +167,7 @@ def processes_below(folder) -> list:
     return [p for p in psutil.process_iter() if leftovers.mark_of(p) == folder or leftovers.works_in(p, folder)]
 
 
+@pytest.mark.slow
 def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
     silent = (
         "import os, time\nfor fd in range(1, 64):\n    try: os.close(fd)\n    except OSError: pass\ntime.sleep(600)"
@@ -173,6 +176,7 @@ def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
     assert result["status"] == "timeout" and "start-up" in result["cause"]
 
 
+@pytest.mark.slow
 def test_a_second_start_of_the_clock_does_not_move_it(tmp_path):
     restart = OPEN + "import time\nsession.start()\nwhile True:\n    time.sleep(0.2)\n    session._send('ready')"
     result, _ = train(tmp_path, restart)

@@ -101,6 +101,7 @@ def test_a_model_that_cannot_be_scored_has_a_status_and_a_cause(tiny_data, tmp_p
     assert caught.value.status == status and cause in caught.value.cause
 
 
+@pytest.mark.slow
 def test_a_model_that_never_answers_is_a_timeout(tiny_data, tmp_path):
     with pytest.raises(ScoreError) as caught:
         score(tiny_data, tmp_path, "import time; time.sleep(600)", limit_seconds=5)
@@ -143,6 +144,7 @@ def test_behind_a_wall_nothing_of_a_server_is_left_either(tiny_data, tmp_path):
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in inside)
 
 
+@pytest.mark.slow
 def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path, monkeypatch):
     started, popen = [], channel.subprocess.Popen
     monkeypatch.setattr(

@@ -146,6 +146,7 @@ def test_two_setups_at_once_take_turns(checkout):
     assert sum("waiting for it" in output for output in outputs) == 1
 
 
+@pytest.mark.slow
 def test_installed_torch_is_reused_and_never_replaced(checkout, tmp_path):
     checkout.start()
     owner = checkout.make_launcher(tmp_path / "owner")
