@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import journals
@@ -223,6 +224,14 @@ def test_a_gain_is_stated_with_its_noise(tmp_path):
     assert "0.0100 bits per byte below" in text
     assert f"{0.01 / (0.002 * math.sqrt(1 + 1 / 3)):.1f} standard deviations" in text and "trained once" in text
     assert "`a 'nasty' /title/`" in text
+
+
+def test_only_what_was_kept_for_its_gain_is_judged_by_it(tmp_path):
+    run = load_run(journals.write_run(tmp_path, journals.make_journal(30)).parent, "nov23")
+    text = findings.say_gains(run)
+    assert "bits per byte" in text and "standard deviations" in text
+    simpler = [replace(r, outcome="simplified") if r.outcome == "kept" else r for r in run.records]
+    assert findings.say_gains(replace(run, records=simpler)).startswith("Nothing was kept for its gain")
 
 
 def test_tables_escape_what_proposers_wrote(tmp_path):

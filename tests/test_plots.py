@@ -90,6 +90,20 @@ def test_labels_do_not_hide_one_another(runs, tag):
         assert ax.bbox.contains(box.x0, box.y0) and ax.bbox.contains(box.x1, box.y1)
 
 
+@pytest.mark.parametrize("best", [1.3552, 1.3516, 1.2])
+def test_the_values_of_best_and_baseline_do_not_cover_each_other(tmp_path, best):
+    entries = journals.make_journal(0, unfinished=False)
+    base = next(e for e in entries if e["event"] == "decided")
+    base.update(val_bpb=1.3553, sigma=0.02)
+    told = {"seq": len(entries), "experiment": 1, "decision": "keep", "kind": "gain", "title": "better", "incumbent": 0}
+    entries.append(base | told | {"val_bpb": best, "gain": 1.3553 - best})
+    figure = plots.plot_progress(load_run(journals.write_run(tmp_path, entries).parent, "nov23"))
+    figure.draw_without_rendering()
+    values = (f"{best:.4f}", "1.3553")
+    lower, upper = (next(t for t in figure.axes[0].texts if t.get_text() == value) for value in values)
+    assert lower.get_window_extent().y1 <= upper.get_window_extent().y0
+
+
 def test_limits_keep_anchors_and_cut_outliers():
     low, high = focused_limits([1.0, 0.99, 0.98, 1.002, 55.0, 0.1], [1.0, 0.98], sigma=0.001)
     assert 0.9 < low < 0.98 and 1.002 < high < 1.1

@@ -173,6 +173,9 @@ def say_gains(run: RunData) -> str:
     kept = [r for r in run.records if r.outcome in ("kept", "simplified") and r.gain is not None]
     if not kept:
         return "Nothing was kept, so there is no list of gains."
+    judged = [record for record in kept if record.outcome == "kept"]
+    if not judged:
+        return "Nothing was kept for its gain: what was kept is simpler, and its difference is within the noise."
     gains = sorted((record.gain for record in kept if record.gain > 0), reverse=True)
     total, carried = sum(gains), 0
     while carried < len(gains) and sum(gains[:carried]) < 0.8 * total:
@@ -186,10 +189,9 @@ def say_gains(run: RunData) -> str:
             else f"The largest {carried} keeps of {len(kept)} carry"
         )
         text = f"{most} 80% or more of the summed gain of {total:.4f} bits per byte."
-    judged = [record for record in kept if record.noise_of_gain and record.outcome == "kept"]
     if not any(record.noise_of_gain for record in kept):
         return text + " Without a measured noise, small ones may be luck."
-    small = sum(record.gain < 2 * record.noise_of_gain for record in judged)
+    small = sum(record.gain < 2 * record.noise_of_gain for record in judged if record.noise_of_gain)
     if not small:
         return text + " Each kept for its gain gained at least two standard deviations of its own difference."
     return text + f" {small} kept for their gain gained less than two standard deviations: confirm them."

@@ -91,14 +91,17 @@ def _draw_running_best(ax: Axes, frame: pd.DataFrame, run: RunData) -> list[np.n
         label = "±2 sigma of one run"
         ax.fill_between(x, best - 2 * sigma, best + 2 * sigma, step="post", color=SKY, alpha=0.18, lw=0, label=label)
     ax.step(x, best, where="post", color=BLUE, lw=1.7, label="running best", zorder=2.5)
-    beside = {"textcoords": "offset points", "xytext": (5, 0), "va": "center", "fontsize": 9, "fontweight": "bold"}
-    ax.annotate(f"{best[-1]:.4f}", (end, best[-1]), color=BLUE, **beside)
     lines = [np.column_stack([np.repeat(x, 2)[1:], np.repeat(best, 2)[:-1]])]
-    base = run.baseline
+    ends, base = [(best[-1], BLUE)], run.baseline
     if base is not None and base["val_bpb"] > best[-1]:
         lines.append(np.array([[x[0], base["val_bpb"]], [end, base["val_bpb"]]]))
         ax.plot(*lines[-1].T, color=INK, lw=0.9, ls=(0, (5, 4)), zorder=1.5)
-        ax.annotate(f"{base['val_bpb']:.4f}", (end, base["val_bpb"]), color=INK, **beside)
+        ends.append((base["val_bpb"], INK))
+    beside = {"textcoords": "offset points", "xytext": (5, 0), "fontsize": 9, "fontweight": "bold"}
+    heights = ax.transData.transform([(end, value) for value, _ in ends])[:, 1] * 72 / ax.figure.dpi
+    close = len(ends) > 1 and np.ptp(heights) < 12  # points: the words would cover each other, so they go apart
+    for (value, colour), side in zip(ends, ("top", "bottom"), strict=False):
+        ax.annotate(f"{value:.4f}", (end, value), color=colour, va=side if close else "center", **beside)
     return lines
 
 
