@@ -20,6 +20,9 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from harness.data import DataError
+from harness.data.cpus import cpu_count
+
+__all__ = ["cpu_count", "map_in_processes", "peak_rss_mb"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -112,11 +115,6 @@ def _answer(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception |
         return function(task), None
     except Exception as error:  # not hidden: it is raised again in the parent
         return None, error
-
-
-def cpu_count() -> int:
-    """CPUs this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_rss_mb() -> int:

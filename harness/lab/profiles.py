@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.data import DataError
+from harness.data.cpus import cpu_count
 from harness.data.sources import open_source
 from harness.search.keep import Prior
 
@@ -287,6 +288,4 @@ def full_spec(source: str) -> str:
 
 def worker_threads(device: dict) -> int | None:
     """Threads for torch on a CPU: the cores this process may use; None leaves a GPU's host side alone."""
-    if device["kind"] != "cpu":
-        return None
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cpu_count() if device["kind"] == "cpu" else None
