@@ -166,7 +166,8 @@ class Corpus:
             write_group(task)
         self.tokenizer = train_tokenizer(iter_tokenizer_text(self.shards, self.n_shards, 20_000_000), VOCAB_SIZE)
         self.tokenizer.save(folder / "tokenizer.json")
-        documents = (d for index in range(self.n_shards) for d in read_shard(self.shards / "any", index).documents)
+        folders = [self.shards / "any"]
+        documents = (d for index in range(self.n_shards) for d in read_shard(folders, index).documents)
         self.texts = [document.text.decode() for document in documents]
         self.bytes = sum(map(len, self.texts))  # they are ASCII
 

@@ -44,15 +44,19 @@ class FakeSource(Source):
 
 
 class PartedSource(FakeSource):
-    """The given texts in parts of `size` texts, of which the first `private` are private; every part skips one text."""
+    """The given texts in parts of `size` texts; every part skips one text.
 
-    def __init__(self, texts: list[str], size: int, private: int = 0) -> None:
+    private: how many parts, the first ones, evaluation is made from; pool: theirs, the others are
+    `train`. 0: all are `any`.
+    """
+
+    def __init__(self, texts: list[str], size: int, private: int = 0, pool: str = "private") -> None:
         super().__init__(texts)
-        self.size, self.private = size, private
+        self.size, self.private, self.pool = size, private, pool
 
     def parts(self) -> list[Part]:
         count = -(-len(self.texts) // self.size)
-        pools = ["private"] * self.private + ["train" if self.private else "any"] * (count - self.private)
+        pools = [self.pool] * self.private + ["train" if self.private else "any"] * (count - self.private)
         return [Part(str(index), pool) for index, pool in enumerate(pools)]
 
     def iter_part(self, part: Part) -> Iterator[Document]:

@@ -2,13 +2,16 @@
 
 import html
 import re
+from dataclasses import replace
 
 import pytest
 from fake_source import PartedSource, make_texts
 
 from harness.data.prepare import prepare
+from harness.data.splits import EVAL_SPLITS
 from harness.lab import data_pages
 
+PRIVATE = [f"{split}.bin" for split in EVAL_SPLITS]
 HOSTILE = "<script>alert('row')</script> & <img src=x onerror=alert(1)>\n"
 
 
@@ -35,8 +38,19 @@ def test_the_splits_are_the_manifests(data):
         assert row[0] == f"{data.manifest['documents'][split]:,}"
         assert row[2] == f"{data.manifest['tokens'][split]:,}"
         assert row[3] == f"{data.manifest['rows'][split]:,}"
-    assert [row[0] for row in cells(page)[1:]] == ["train", "val", "holdout"]
+    assert [row[0] for row in cells(page)[1:]] == ["train", *EVAL_SPLITS]
     assert "tokens per byte" in page
+
+
+def test_what_the_source_says_of_evaluation_and_what_old_data_lacks_is_shown(data):
+    source = data.manifest["source"] | {"evaluation_note": "chosen among <tests>"}
+    old = {name: {"train": 1, "val": 1, "holdout": 1} for name in ("rows", "scored", "documents")}
+    noted = replace(data, manifest=data.manifest | {"source": source})
+    assert "chosen among &lt;tests&gt;" in data_pages.counts_page(noted)
+    assert "without" not in data_pages.counts_page(noted)
+    page = data_pages.counts_page(replace(data, manifest=data.manifest | old))
+    assert "older version, without: unseen" in page
+    assert [row[0] for row in cells(page)[1:]] == ["train", "val", "holdout"]
 
 
 def test_what_was_read_went_somewhere(data):
@@ -46,7 +60,7 @@ def test_what_was_read_went_somewhere(data):
     assert skipped == 9
     read = numbers.pop("read from the source")
     assert read == sum(numbers.values()) == 450
-    assert len(numbers) == 6  # three splits, copies, copies of evaluation text, unused private text
+    assert len(numbers) == 7  # four splits, copies, copies of evaluation text, unused private text
 
 
 def test_the_figure_counts_every_training_document(data):
@@ -67,10 +81,10 @@ def test_sample_rows_are_training_text_shown_as_text(data):
 
 
 def test_sample_rows_open_no_private_file(data, tmp_path):
-    for name in ("val.bin", "holdout.bin"):
+    for name in PRIVATE:
         (data.private_dir / name).rename(tmp_path / name)
     try:
         assert data_pages.sample_rows_page(data) and data_pages.dropped_page(data) and data_pages.lengths_page(data)
     finally:
-        for name in ("val.bin", "holdout.bin"):
+        for name in PRIVATE:
             (tmp_path / name).rename(data.private_dir / name)

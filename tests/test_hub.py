@@ -14,10 +14,11 @@ from fake_source import make_texts
 
 from harness.data import DataError
 from harness.data.hub import ClimbMix, TinyStories
-from harness.data.manifest import open_prepared
+from harness.data.manifest import FORMAT_VERSION, open_prepared
 from harness.data.prepare import find_prepared, name_data
 from harness.data.rows import open_rows
 from harness.data.sources import Part, open_source
+from harness.data.splits import EVAL_SPLITS
 from harness.data.tokenizer import load_tokenizer
 
 REPO = Path(__file__).resolve().parents[1]
@@ -76,7 +77,7 @@ def markers(text):
 def check_splits(data, private, train):
     """Evaluation is made from private texts alone, and none of the texts in it is trained on."""
     private, train = markers("\n".join(private)), markers("\n".join(train))
-    text = pieces_of(data, "private/val.bin") + pieces_of(data, "private/holdout.bin")
+    text = b"".join(pieces_of(data, f"private/{split}.bin") for split in EVAL_SPLITS)
     evaluated = {marker for marker in private | train if marker.encode() in text}
     text = pieces_of(data, "train/rows.bin")
     trained = {marker for marker in private | train if marker.encode() in text}
@@ -97,7 +98,7 @@ def test_climbmix_is_downloaded_prepared_and_found_without_a_network(tmp_path):
         assert run(hub.url, tmp_path, cache, "climbmix:2").returncode == 0
         assert {name for _, name, *_ in hub.requests} == {"shard_00001.parquet"}  # the others are there
     data = find_prepared("climbmix:2", **KINDS, cache=cache)
-    assert data.data_id == f"climbmix-2-{ClimbMix.revision[:8]}-v320-t32-e1600"
+    assert data.data_id == f"climbmix-2-{ClimbMix.revision[:8]}-v320-t32-e1600-f{FORMAT_VERSION}"
     check_splits(data, TEXTS[:100], TEXTS[100:])
     shutil.rmtree(cache / "downloads")
     again = run("http://127.0.0.1:9", tmp_path, cache, "climbmix:2")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from harness.data.manifest import open_prepared
+from harness.data.manifest import FILES, open_prepared
 from harness.lab.integrity import Integrity
 from harness.lab.settings import harness_hash
 
@@ -36,7 +36,7 @@ def test_a_file_added_to_the_harness_is_noticed(watched):
 
 @pytest.mark.parametrize(
     "name",
-    ["train/token_bytes.npy", "train/tokenizer.json", "train/rows.bin", "private/val.bin", "private/holdout.bin"],
+    [name for name in FILES if name != "train/meta.json"],
 )
 def test_a_changed_file_of_the_data_is_named_even_with_its_old_size_and_time(watched, name):
     path = watched.data.folder / name

@@ -20,16 +20,18 @@ from fake_source import FakeSource, make_texts
 
 from harness.data import DataError, rows, stages
 from harness.data import prepare as prepare_module
-from harness.data.manifest import FILES, open_prepared
+from harness.data.manifest import FILES, FORMAT_VERSION, UNSEEN, open_prepared, without_format
 from harness.data.packing import pack_rows
 from harness.data.prepare import default_cache, find_prepared, prepare
 from harness.data.rows import open_rows
-from harness.data.splits import content_key
+from harness.data.splits import EVAL_SPLITS, content_key
 from harness.data.tokenizer import load_tokenizer
+from harness.scoring.scorer import open_rows as open_split
 
 TEXTS = make_texts(400)
 COPIES = [TEXTS[0].upper(), TEXTS[1].replace("\n", "\n\n"), TEXTS[2]]
 SIZES = {"vocab_size": 320, "max_seq_len": 32, "eval_tokens": 3200}
+SPLITS = ("train", *EVAL_SPLITS)
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -63,18 +65,19 @@ def read_pieces(data, name):
 
 def test_the_manifest_counts_what_is_there(data):
     manifest = data.manifest
-    counts = {split: manifest["documents"][split] for split in ("train", "val", "holdout")}
+    counts = {split: manifest["documents"][split] for split in SPLITS}
     assert sum(counts.values()) == len(TEXTS)
     assert manifest["documents"]["duplicates_dropped"] == len(COPIES)
     assert sum(manifest["bytes"][split] for split in counts) == sum(len(text.encode()) for text in TEXTS)
-    assert manifest["rows"]["val"] == manifest["rows"]["holdout"] == 3200 // 32
+    assert {manifest["rows"][split] for split in EVAL_SPLITS} == {3200 // 32}
     assert manifest["eval_tokens"] == manifest["eval_tokens_requested"] == 3200
     assert manifest["eval_batch_rows"] == 16384 // 32
     assert (data.vocab_size, data.n_vocab, data.bos_id, data.max_seq_len) == (320, 321, 320, 32)
     assert set(manifest["files"]) == set(FILES)
     assert manifest["prepare"]["peak_rss_mb"] > 0 and not manifest["prepare"]["resumed"]
-    for split, name in (("train", "train/rows.bin"), ("val", "private/val.bin"), ("holdout", "private/holdout.bin")):
-        assert os.path.getsize(data.folder / name) == manifest["rows"][split] * 33 * 2
+    for split in SPLITS:
+        assert os.path.getsize(data.rows_path(split)) == manifest["rows"][split] * 33 * 2
+        assert open_split(data, split).shape == (manifest["rows"][split], 33)
 
 
 def test_training_rows_hold_all_the_text_of_their_documents(data):
@@ -87,27 +90,25 @@ def test_training_rows_hold_all_the_text_of_their_documents(data):
 
 def test_no_document_is_in_two_splits(data):
     markers = {}
-    for split, name in (("train", "train/rows.bin"), ("val", "private/val.bin"), ("holdout", "private/holdout.bin")):
-        joined = b"\0".join(read_pieces(data, name))
+    for split in SPLITS:
+        joined = b"\0".join(read_pieces(data, data.rows_path(split)))
         markers[split] = set(re.findall(rb"marker [0-9a-f]{16}", joined))
         assert len(markers[split]) > 0.5 * data.manifest["documents"][split]  # the others were cut in two
-    assert not markers["train"] & markers["val"]
-    assert not markers["train"] & markers["holdout"]
-    assert not markers["val"] & markers["holdout"]
+    assert len(set.union(*markers.values())) == sum(map(len, markers.values()))
 
 
 def test_private_documents_are_the_first_in_hash_order(data):
     order = sorted(TEXTS, key=content_key)
-    n_val, n_holdout = data.manifest["documents"]["val"], data.manifest["documents"]["holdout"]
-    for name, texts in (("val", order[:n_val]), ("holdout", order[n_val : n_val + n_holdout])):
-        pieces = read_pieces(data, f"private/{name}.bin")
-        text = b"\0".join(text.encode() for text in texts)
-        assert all(piece in text for piece in pieces)
-        assert data.manifest["kept_share"][name] > 0.98
+    for split in EVAL_SPLITS:
+        texts = [order.pop(0).encode() for _ in range(data.manifest["documents"][split])]
+        text = b"\0".join(texts)
+        assert all(piece in text for piece in read_pieces(data, f"private/{split}.bin"))
+        assert data.manifest["bytes"][split] == sum(map(len, texts))
+        assert data.manifest["kept_share"][split] > 0.98
 
 
 def test_scored_targets_and_their_bytes(data):
-    for split in ("val", "holdout"):
+    for split in EVAL_SPLITS:
         ids = open_rows(data.private_dir / f"{split}.bin", 32)
         content = Counter(ids[:, 1:].ravel().tolist())
         del content[data.bos_id]
@@ -203,12 +204,51 @@ def test_a_manifest_that_is_none_is_refused(data, tmp_path, content):
         open_prepared(folder)
 
 
+def make_old(folder):
+    """Turn a prepared folder into one of format 2, which had no unseen rows."""
+    (folder / UNSEEN).unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["format_version"] = 2
+    del manifest["files"][UNSEEN]
+    for counts in ("documents", "bytes", "tokens", "rows", "scored", "kept_share"):
+        del manifest[counts]["unseen"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_data_of_format_2_opens_and_says_what_it_lacks(data, tmp_path):
+    folder = copy_of(data, tmp_path)
+    assert data.lacks == ()
+    make_old(folder)
+    old = open_prepared(folder)
+    assert old.lacks == ("unseen",) and old.data_hash != data.data_hash
+    for split in ("train", "val", "holdout"):
+        assert np.array_equal(open_split(old, split), open_split(data, split))
+    with pytest.raises(DataError, match="without the split 'unseen'.*start a new tag"):
+        open_split(old, "unseen")
+    (folder / "private" / "val.bin").unlink()
+    with pytest.raises(DataError, match=r"val\.bin \(missing\)"):
+        open_prepared(folder)
+
+
+def test_an_unseen_file_that_format_3_should_have_is_missed(data, tmp_path):
+    folder = copy_of(data, tmp_path)
+    (folder / UNSEEN).unlink()
+    with pytest.raises(DataError, match=r"unseen\.bin \(missing\)"):
+        open_prepared(folder)
+
+
+def test_the_id_tells_formats_apart(data):
+    assert data.data_id.endswith(f"-v320-t32-e3200-f{FORMAT_VERSION}")
+    assert without_format(data.data_id) == data.data_id.removesuffix(f"-f{FORMAT_VERSION}")
+    assert without_format("fake-f3-v320-t32-e3200") == "fake-f3-v320-t32-e3200"  # one of format 2
+
+
 def test_a_small_corpus_shrinks_the_evaluation_and_records_it(tmp_path):
     lines = []
     small = prepare_small(tmp_path, TEXTS[:120], eval_tokens=32_000, progress=lines.append)
     manifest = small.manifest
     assert manifest["eval_tokens"] < manifest["eval_tokens_requested"] == 32_000
-    assert manifest["rows"]["val"] == manifest["rows"]["holdout"] == manifest["eval_tokens"] // 32
+    assert {manifest["rows"][split] for split in EVAL_SPLITS} == {manifest["eval_tokens"] // 32}
     assert manifest["rows"]["train"] > manifest["rows"]["val"]
     assert any("the corpus is small" in line for line in lines)
 
@@ -341,7 +381,8 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
     finished = prepare_small(tmp_path, progress=lines.append)
     assert finished.data_hash == data.data_hash
     assert finished.manifest["prepare"]["resumed"] and "going on with" in lines[0]
-    expected = {"tokenizer": n_shards + 2, "private": n_shards + 2, "rows": n_shards - 3, "files": 0}
+    whole = n_shards + len(EVAL_SPLITS)
+    expected = {"tokenizer": whole, "private": whole, "rows": n_shards - 3, "files": 0}
     if place != "read":  # what was finished was not packed again
         assert len(packed) == expected[place]
     assert sorted(path.name for path in finished.train_dir.iterdir()) == sorted(

@@ -10,10 +10,10 @@ from test_prepare import REPO, SIZES, prepare_small, quiet, read_pieces
 
 from harness.data import stages
 from harness.data.prepare import prepare
-from harness.data.splits import content_key
+from harness.data.splits import EVAL_SPLITS, content_key
 
 TEXTS = make_texts(400)
-SPLITS = {"train": "train/rows.bin", "val": "private/val.bin", "holdout": "private/holdout.bin"}
+SPLITS = {"train": "train/rows.bin"} | {split: f"private/{split}.bin" for split in EVAL_SPLITS}
 
 
 @pytest.fixture(autouse=True)
@@ -56,18 +56,24 @@ def pooled(tmp_path, split_texts):
     return prepare_parts(tmp_path, PartedSource([*private, *own, *leaks], 100, private=2), workers=2)
 
 
-def test_private_parts_give_the_evaluation_and_their_copies_are_dropped_from_training(pooled, split_texts):
-    private, own = split_texts
+def find_markers(data):
+    """The markers of each split's documents; no document is in two."""
     found = {
-        split: markers(piece.decode(errors="replace") for piece in read_pieces(pooled, name))
+        split: markers(piece.decode(errors="replace") for piece in read_pieces(data, name))
         for split, name in SPLITS.items()
     }
-    assert found["val"] and found["holdout"] and not found["val"] & found["holdout"]
-    assert found["val"] | found["holdout"] <= markers(private)
-    assert not found["train"] & (found["val"] | found["holdout"])
+    assert all(found.values())
+    assert len(set.union(*found.values())) == sum(map(len, found.values()))
+    return found
+
+
+def test_private_parts_give_the_evaluation_and_their_copies_are_dropped_from_training(pooled, split_texts):
+    private, own = split_texts
+    found = find_markers(pooled)
+    assert set.union(*(found[split] for split in EVAL_SPLITS)) <= markers(private)
     assert found["train"] & markers(private)  # a copy of private text that no evaluation uses may be trained on
     documents = pooled.manifest["documents"]
-    taken = documents["val"] + documents["holdout"]
+    taken = sum(documents[split] for split in EVAL_SPLITS)
     assert documents["equal_to_evaluation"] == taken
     assert documents["private_unused"] == 199 - taken
     assert documents["train"] == 299 + 199 - taken
@@ -75,6 +81,25 @@ def test_private_parts_give_the_evaluation_and_their_copies_are_dropped_from_tra
     for count in (documents, pooled.manifest["bytes"]):
         read = count.pop("read")
         assert sum(count.values()) == read
+
+
+def test_evaluation_is_chosen_among_the_any_parts_and_what_it_leaves_is_trained_on(tmp_path):
+    eligible, own = make_texts(400, seed=1), make_texts(300, seed=2)
+    copies = [text.replace("\n", "\n\n") for text in eligible]
+
+    for texts in ([*eligible, *own], [*eligible, *own, *copies]):
+        source = PartedSource(texts, 100, private=4, pool="any")
+        data = prepare_parts(tmp_path / str(len(texts)), source, workers=2)
+        found, documents = find_markers(data), data.manifest["documents"]
+        taken = sum(documents[split] for split in EVAL_SPLITS)
+        order = sorted(eligible, key=content_key)
+        assert set.union(*(found[split] for split in EVAL_SPLITS)) <= markers(order[:taken])
+        assert documents["train"] == 700 - taken
+        assert documents["duplicates_dropped"] == len(texts) - 700
+        assert documents["equal_to_evaluation"] == documents["private_unused"] == 0
+        kept = sum(len(text.encode()) for text in [*own, *order[taken:]])
+        assert data.manifest["bytes"]["train"] == kept
+        assert sum(map(len, read_pieces(data, SPLITS["train"]))) == data.manifest["bytes"]["train"]
 
 
 def test_a_source_that_fails_half_way_is_not_read_from_the_start(tmp_path):
@@ -129,7 +154,7 @@ def test_a_source_of_a_script_is_read_by_the_script_itself(tmp_path):
 
 def test_documents_are_counted_by_their_length(tmp_path):
     data = prepare(FakeSource(TEXTS), 256, 256, 3200, cache=tmp_path, workers=1, progress=quiet)  # bytes are tokens
-    taken = data.manifest["documents"]["val"] + data.manifest["documents"]["holdout"]
+    taken = sum(data.manifest["documents"][split] for split in EVAL_SPLITS)
     sizes = [len(text.encode()) for text in sorted(TEXTS, key=content_key)[taken:]]
     lengths = data.manifest["train_lengths"]
     assert lengths["cut"] == sum(size > 256 for size in sizes)

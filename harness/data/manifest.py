@@ -2,12 +2,14 @@
 
 In: a prepared folder, `<cache>/<data_id>/`, with its `manifest.json`. Out: a `PreparedData` that later stages take
 their paths, sizes and hashes from. Refuses a folder without a manifest, of another format version, or with a file
-missing or changed, naming the files. Needs neither torch nor the tokenizer.
+missing or changed, naming the files. Data of format 2 still opens, and says which split it lacks.
+Needs neither torch nor the tokenizer.
 """
 
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +17,12 @@ from typing import Any
 
 from harness.data import DataError
 from harness.data.files import read_json, sha256_file, write_json_atomic
+from harness.data.splits import EVAL_SPLITS
 
-FORMAT_VERSION = 2
+# Part of the data id: raise it when the same text is split, tokenised or packed otherwise
+FORMAT_VERSION = 3
+READABLE = (2, FORMAT_VERSION)
+UNSEEN = "private/unseen.bin"  # format 2 has none
 MANIFEST = "manifest.json"
 FILES = (
     "train/meta.json",
@@ -25,6 +31,7 @@ FILES = (
     "train/rows.bin",
     "private/val.bin",
     "private/holdout.bin",
+    UNSEEN,
 )
 KEYS = ("data_id", "source", "vocab_size", "n_vocab", "max_seq_len", "eval_tokens", "eval_batch_rows", "rows", "files")
 REMEDY = "run notebooks/01_prepare.ipynb again: it makes the same data anew"
@@ -48,8 +55,24 @@ class PreparedData:
 
     @property
     def private_dir(self) -> Path:
-        """Validation and holdout rows: for prepare and the scorer alone."""
+        """Rows of the evaluation splits: for prepare and the scorer alone."""
         return self.folder / "private"
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """The evaluation splits that this data has none of: format 2 had no `unseen`."""
+        return tuple(split for split in EVAL_SPLITS if split not in self.manifest["scored"])
+
+    def rows_path(self, split: str) -> Path:
+        """The file of a split's rows, `train` or one of EVAL_SPLITS. DataError if this lacks it."""
+        if split in self.lacks:
+            raise DataError(
+                f"the data in {self.folder} is of an older version, without the split {split!r}: "
+                "run notebooks/01_prepare.ipynb and start a new tag"
+            )
+        if split == "train":
+            return self.train_dir / "rows.bin"
+        return self.private_dir / f"{split}.bin"
 
     @property
     def vocab_size(self) -> int:
@@ -107,6 +130,11 @@ class PreparedData:
             write_json_atomic(self.folder / MANIFEST, self.manifest)
 
 
+def without_format(data_id: str) -> str:
+    """A data id less the format at its end, which format 2 left out: the text and the sizes."""
+    return re.sub(r"-f\d+\Z", "", data_id)
+
+
 def describe_files(folder: Path, names: Iterable[str] = FILES) -> dict[str, dict[str, Any]]:
     """The manifest's entry of each file: bytes, sha256, mtime_ns."""
     entries = {}
@@ -127,10 +155,13 @@ def open_prepared(folder: str | os.PathLike[str]) -> PreparedData:
     except (OSError, ValueError) as error:
         raise DataError(f"manifest of {folder} cannot be read ({error}); {REMEDY}") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
-        raise DataError(f"data in {folder} has format version {version!r}, this code reads {FORMAT_VERSION}; {REMEDY}")
+    if version not in READABLE:
+        raise DataError(
+            f"data in {folder} has format version {version!r}, this code reads "
+            f"{' and '.join(map(str, READABLE))}; {REMEDY}"
+        )
     missing = [key for key in KEYS if key not in manifest]
-    if missing or set(manifest["files"]) != set(FILES):
+    if missing or set(manifest["files"]) != set(FILES) - ({UNSEEN} if version == 2 else set()):
         raise DataError(f"manifest of {folder} is incomplete ({', '.join(missing) or 'files'}); {REMEDY}")
     data = PreparedData(folder, manifest)
     data.verify()

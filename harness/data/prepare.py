@@ -62,8 +62,9 @@ def prepare(
 ) -> PreparedData:
     """Prepare `source` unless that is done, going on where an interrupted prepare stopped; return the result.
 
-    vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of validation, and as many of
-    holdout. workers: processes, by default one per CPU. progress: is given one line of text at a time.
+    vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of
+    validation, as many of holdout, and at most splits.UNSEEN_TOKENS more of `unseen`.
+    workers: processes, by default one per CPU. progress: is given one line of text at a time.
     download_workers: files downloaded at a time. Raises DataError with what to do.
     """
     job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)

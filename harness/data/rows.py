@@ -1,15 +1,15 @@
 """From shards of text to files of rows: the evaluation rows in one go, the training rows shard by shard.
 
-In: shards, a tokenizer. Out: `val.bin` and `holdout.bin`, `rows.bin` with the training rows of all shards in order, and
-counts of each. `make_train_part` is what worker processes run: everything it needs is in its argument, and its result,
-some megabytes of rows, goes to the one process that writes. Memory is that of a few shards, or of the evaluation
-documents.
+In: shards, a tokenizer. Out: a file of rows for each evaluation split, `rows.bin` with the training
+rows of all shards in order, and counts of each. `make_train_part` is what worker processes run:
+everything it needs is in its argument, and its result, some megabytes of rows, goes to the one
+process that writes. Memory is that of a few shards, or of the evaluation documents.
 """
 
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,14 @@ import numpy as np
 from harness.data.files import open_atomic, read_json, write_json_atomic
 from harness.data.packing import ROW_DTYPE, count_content, count_targets, pack_rows
 from harness.data.shards import ShardDocument, pool_folders, read_shard
-from harness.data.splits import POOL_SHARE, choose_eval, hash_fraction, row_slots
+from harness.data.splits import (
+    EVAL_SPLITS,
+    POOL_SHARE,
+    SplitChoice,
+    choose_eval,
+    hash_fraction,
+    row_slots,
+)
 from harness.data.tokenizer import Tokenizer, load_tokenizer
 from harness.data.workers import peak_rss_mb
 
@@ -97,9 +104,11 @@ def iter_tokenizer_text(shards: Path, n_shards: int, max_bytes: int) -> Iterator
     """Training documents that can never be private, in hash order, which is a random sample, up to `max_bytes`."""
     left = max_bytes
     evaluation, training = pool_folders(shards)
-    share = POOL_SHARE if evaluation == training else 0.0
+    share = POOL_SHARE if evaluation in training else 0.0
     for index in range(int(share * n_shards), n_shards):
-        barred = set() if share else {document.key for document in read_shard(evaluation, index).documents}
+        barred = set()
+        if not share:
+            barred = {document.key for document in read_shard([evaluation], index).documents}
         for key, text in read_shard(training, index).documents:
             if hash_fraction(key) < share or key in barred:
                 continue
@@ -112,43 +121,52 @@ def iter_tokenizer_text(shards: Path, n_shards: int, max_bytes: int) -> Iterator
 def make_eval_rows(
     shards: Path, n_shards: int, tokenizer: Tokenizer, rows: int, max_seq_len: int, private: Path
 ) -> Counts:
-    """Write val.bin and holdout.bin into `private`, of `rows` rows each or of fewer where the corpus is too small.
+    """Write the files of EVAL_SPLITS into `private`, with `rows` rows of validation.
 
-    Returns {rows, last_key, val: counts, holdout: counts}; documents up to last_key (hex) are taken.
+    There are fewer where the corpus is too small. Returns {last_key, split: its counts}; documents
+    up to last_key (hex) are taken.
     """
     encoded: list[EncodedDocument] = []
     evaluation, training = pool_folders(shards)
-    share = POOL_SHARE if evaluation == training else 1.0
+    share = POOL_SHARE if evaluation in training else 1.0
 
     def iter_lengths() -> Iterator[int]:
-        documents = (document for index in range(n_shards) for document in read_shard(evaluation, index).documents)
+        shard_documents = (read_shard([evaluation], index).documents for index in range(n_shards))
+        documents = chain.from_iterable(shard_documents)
         for key, text in takewhile(lambda document: hash_fraction(document.key) < share, documents):
             encoded.append(EncodedDocument(key, len(text), tokenizer.encode(text.decode("utf-8"))))
             yield len(encoded[-1].ids)
 
-    choice = choose_eval(iter_lengths(), rows, max_seq_len)
-    end = choice.n_val + choice.n_holdout
-    result: Counts = {"rows": choice.rows, "last_key": encoded[end - 1].key.hex()}
-    for split, documents in (("val", encoded[: choice.n_val]), ("holdout", encoded[choice.n_val : end])):
-        packed, result[split] = _pack_exactly(documents, choice.rows, choice.limit, max_seq_len, tokenizer.bos_id)
+    choices = choose_eval(iter_lengths(), rows, max_seq_len)
+    result: Counts = {}
+    end = 0
+    for split, choice in zip(EVAL_SPLITS, choices, strict=True):
+        start, end = end, end + choice.documents
+        taken = encoded[start:end]
+        packed, result[split] = _pack_exactly(taken, choice, max_seq_len, tokenizer.bos_id)
         with open_atomic(private / f"{split}.bin") as file:
             file.write(packed.data)
-    return result
+    return result | {"last_key": encoded[end - 1].key.hex()}
 
 
 def _pack_exactly(
-    documents: Sequence[EncodedDocument], rows: int, limit: int | None, max_seq_len: int, bos_id: int
+    documents: Sequence[EncodedDocument], choice: SplitChoice, max_seq_len: int, bos_id: int
 ) -> tuple[np.ndarray, Counts]:
-    """Exactly `rows` rows, all full, from documents known to fill them; what does not fit stays unused and private."""
+    """Exactly the chosen number of rows, all full, from documents known to fill them.
+
+    What does not fit stays unused and private.
+    """
+    rows = choice.rows
     offered, room = [], rows * (max_seq_len + 1)
     for document in documents:
-        ids = document.ids[:limit][:room]
+        ids = document.ids[: choice.limit][:room]
         offered.append(ids)
         room -= row_slots(len(ids), max_seq_len)
     packed = pack_rows(np.concatenate(offered), [len(ids) for ids in offered], max_seq_len, bos_id)[:rows]
     assert len(packed) == rows, (len(packed), rows)
     content = count_content(packed, bos_id)
     counts = {
+        "rows": rows,
         "documents": len(documents),
         "bytes": sum(document.text_bytes for document in documents),
         "tokens": content,
@@ -183,10 +201,10 @@ def _read_training(task: PartTask) -> tuple[list[bytes], dict[str, int]]:
     """The shard's training texts, and what was not taken: copies, copies of evaluation text, private text left over."""
     evaluation, training = pool_folders(task.shards)
     shard = read_shard(training, task.index)
-    private = shard if evaluation == training else read_shard(evaluation, task.index)
+    private = shard if training == [evaluation] else read_shard([evaluation], task.index)
     taken = {document.key for document in private.documents if document.key <= task.last_key}
     dropped = {"duplicates": shard.duplicates, "duplicate_bytes": shard.duplicate_bytes}
-    if private is not shard:
+    if evaluation not in training:
         leaked = [document for document in shard.documents if document.key in taken]
         unused = [document for document in private.documents if document.key not in taken]
         dropped["duplicates"] += private.duplicates

@@ -28,7 +28,7 @@ from harness.data.workers import peak_rss_mb
 BLOCK_BYTES = 32 << 20  # text that a writer holds before it is ordered by shard and written
 MAX_GROUPS = 256  # of one pool: reading a shard opens the files of every group
 RECORD = struct.Struct("<32sQ")  # key, bytes of UTF-8 text that follow
-POOLS = ({"any"}, {"private", "train"})  # what a source's parts may be, together
+POOLS = ({"any"}, {"any", "train"}, {"private", "train"})  # what a source's parts may be, together
 
 
 class ShardDocument(NamedTuple):
@@ -65,7 +65,7 @@ def make_group_tasks(source: Source, folder: Path, n_shards: int) -> list[GroupT
     pools = {part.pool for part in parts}
     if pools not in POOLS:
         raise ValueError(
-            f"the parts of {source.name} are {sorted(pools)}: all must be any, or some private and some train"
+            f"the parts of {source.name} are {sorted(pools)}: all must be any, or some any or private and some train"
         )
     tasks = []
     for pool in sorted(pools):
@@ -116,11 +116,11 @@ def write_group(task: GroupTask) -> dict[str, Any]:
     return counts
 
 
-def read_shard(folder: Path, index: int) -> Shard:
-    """A shard of one pool, its documents sorted by key; of equal ones the first that the source gave is kept."""
+def read_shard(folders: Sequence[Path], index: int) -> Shard:
+    """A shard of the pools in `folders`, its documents by key; of equal ones the first is kept."""
     kept: dict[bytes, ShardDocument] = {}
     records = duplicate_bytes = 0
-    for raw in _iter_slices(folder, index):  # one at a time: of a text that is there a million times one is held
+    for raw in _iter_slices(folders, index):  # one at a time: of a text that is there a million times one is held
         position = 0
         while position < len(raw):
             key, size = RECORD.unpack_from(raw, position)
@@ -134,9 +134,9 @@ def read_shard(folder: Path, index: int) -> Shard:
     return Shard(documents, records - len(documents), duplicate_bytes)
 
 
-def _iter_slices(folder: Path, index: int) -> Iterator[bytes]:
+def _iter_slices(folders: Sequence[Path], index: int) -> Iterator[bytes]:
     """What each block of each group holds of one shard, in order."""
-    for path in sorted(folder.glob("*.docs")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*.docs"))):
         starts = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)[index : index + 2]
         with open(path, "rb", buffering=0) as file:
             for start, end in starts.T.tolist():
@@ -145,8 +145,9 @@ def _iter_slices(folder: Path, index: int) -> Iterator[bytes]:
                     yield file.read(end - start)
 
 
-def pool_folders(shards: Path) -> tuple[Path, Path]:
-    """Where the documents lie that evaluation is chosen from, and those that training is: the same folder unless the
-    source sets text aside itself."""
-    private = shards / "private"
-    return (private, shards / "train") if private.exists() else (shards / "any", shards / "any")
+def pool_folders(shards: Path) -> tuple[Path, list[Path]]:
+    """The folder of what evaluation is chosen from, and the folders of what training is."""
+    if (shards / "private").exists():
+        return shards / "private", [shards / "train"]
+    folders = (shards / "any", shards / "train")
+    return folders[0], [folder for folder in folders if folder.exists()]

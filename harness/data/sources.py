@@ -27,8 +27,10 @@ class Document(NamedTuple):
 class Part(NamedTuple):
     """A piece of a source that can be read by itself, so that several processes can share the reading.
 
-    pool: `any`, the documents' hashes decide what is set aside for evaluation; `private` and `train`, the source does:
-    evaluation is made from `private` parts alone, and equal documents of `train` parts are dropped.
+    pool: `any`, the documents' hashes decide which are set aside for evaluation, the others are
+    trained on. `private`, evaluation is made from these parts alone, and none of them is trained
+    on. `train`, all are trained on, but for those equal to one of evaluation. All parts are `any`,
+    or some are `any` or `private` and some `train`.
     """
 
     name: str
@@ -85,8 +87,12 @@ class Source(ABC):
         assert not plan, f"{self.name} has nothing to download"
 
     def parts(self) -> list[Part]:
-        """What iter_part takes, in a fixed order; `private` parts first. One part unless a source says otherwise."""
+        """What iter_part takes, in a fixed order; `train` parts last. One unless overridden."""
         return [Part("all")]
+
+    def evaluation_note(self) -> str:
+        """One line for people on what evaluation is chosen from, if there is something to say."""
+        return ""
 
     @abstractmethod
     def iter_part(self, part: Part) -> Iterator[Document]:

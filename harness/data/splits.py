@@ -1,20 +1,27 @@
 """Which document belongs where: decided by its own content, so that nothing else can move it.
 
-In: texts; the token counts of documents in hash order. Out: a text's key, and how many documents validation and holdout
-take. Refuses a corpus too small for an evaluation of MIN_EVAL_ROWS rows.
+In: texts; the token counts of documents in hash order. Out: a text's key, and how many documents
+each evaluation split takes. Refuses a corpus too small for splits of MIN_EVAL_ROWS rows.
+
+    val       decides val_bpb
+    holdout   says whether a gain is there on other text, too
+    unseen    smaller; for the audit: no process that scores val or holdout ever gets it
 
 key = SHA-256 of the text with white space collapsed and letters lower-cased, so that copies that differ in layout only
 are one document. The key read as a fraction in [0, 1) places it:
 
-    0                      POOL_SHARE                                   1
-    | validation | holdout | train ...          | train, also read by the tokenizer |
+    0                           POOL_SHARE                                   1
+    | val | holdout | unseen | train ...     | train, also read by the tokenizer |
 
-Validation takes whole documents from the left until its rows are full, then holdout, and all the rest is train. How
-many that is depends on the tokenizer; the tokenizer therefore only ever reads documents right of POOL_SHARE.
+Validation takes whole documents from the left until its rows are full, then holdout, then unseen,
+and all the rest is train. How many that is depends on the tokenizer; the tokenizer therefore only
+ever reads documents right of POOL_SHARE.
 
-Where the source itself sets text aside (parts of the pools `private` and `train`), validation and holdout are taken in
-the same way, but from all of the private documents; the rest of those stays unused, and train is the train documents less
-those equal to one of validation or holdout. The tokenizer then reads train documents equal to no private one.
+A source may keep text out of evaluation (parts of the pool `train`). Evaluation is then chosen in
+the same way among its other parts, and train documents equal to one of evaluation are dropped.
+Where those other parts are `any`, what evaluation leaves of them is train as well. Where they are
+`private`, evaluation is taken from all of them, the rest of them stays unused, and the tokenizer
+reads train documents equal to no private one.
 """
 
 import hashlib
@@ -23,20 +30,21 @@ from typing import NamedTuple
 
 from harness.data import DataError
 
-POOL_SHARE = 0.25  # validation and holdout together never take more of the corpus than this
+EVAL_SPLITS = ("val", "holdout", "unseen")  # in the order in which they take documents
+POOL_SHARE = 0.25  # they together never take more of the corpus than this
+UNSEEN_TOKENS = 1 << 15  # of the unseen split, at most; no more than of validation either
 MIN_EVAL_ROWS = 8  # fewer rows than this measure nothing
 DOCUMENT_SHARE = 1 / 8  # no document fills more of an evaluation split than this while there are others
 
 
-class EvalChoice(NamedTuple):
-    """Documents in hash order: the first `n_val` are validation, the next `n_holdout` holdout, `rows` rows of each.
+class SplitChoice(NamedTuple):
+    """`rows` rows from the next `documents` documents, in hash order, after the split before.
 
     A document gives at most `limit` tokens to its split (None: all it has).
     """
 
     rows: int
-    n_val: int
-    n_holdout: int
+    documents: int
     limit: int | None
 
 
@@ -55,29 +63,34 @@ def row_slots(tokens: int, max_seq_len: int) -> int:
     return tokens + -(-tokens // max_seq_len)
 
 
-def choose_eval(lengths: Iterable[int], rows: int, max_seq_len: int) -> EvalChoice:
-    """Choose the documents of validation and holdout from `lengths`, the pool's token counts in hash order.
+def split_rows(rows: int, max_seq_len: int) -> tuple[int, int, int]:
+    """Rows of each of EVAL_SPLITS, where validation has `rows`."""
+    return rows, rows, min(rows, max(MIN_EVAL_ROWS, UNSEEN_TOKENS // max_seq_len))
 
-    Reads no more of `lengths` than it needs. Where the pool is too small for `rows` rows of each, the most that it can
-    fill: first by taking long documents whole, then with fewer rows. DataError below MIN_EVAL_ROWS.
+
+def choose_eval(lengths: Iterable[int], rows: int, max_seq_len: int) -> list[SplitChoice]:
+    """Choose the documents of EVAL_SPLITS from `lengths`, the pool's token counts in hash order.
+
+    Reads no more of `lengths` than it needs. Where the pool is too small for `rows` rows of
+    validation, the most that it can fill: first by taking long documents whole, then with fewer
+    rows. DataError below MIN_EVAL_ROWS.
     """
     seen: list[int] = []
-    limit = max(max_seq_len, int(rows * max_seq_len * DOCUMENT_SHARE))
-    ends = _split_ends(_remember(lengths, seen), rows, max_seq_len, limit)
-    if len(ends) == 2:
-        return EvalChoice(rows, ends[0], ends[1] - ends[0], limit)
+    choices = _fill_splits(_remember(lengths, seen), rows, max_seq_len, DOCUMENT_SHARE)
+    if len(choices) == len(EVAL_SPLITS):
+        return choices
     low, high = 0, rows  # the most rows that whole documents fill; more rows never fit where fewer did not
     while low < high:
         middle = (low + high + 1) // 2
-        fits = len(_split_ends(seen, middle, max_seq_len, None)) == 2
+        fits = len(_fill_splits(seen, middle, max_seq_len, None)) == len(EVAL_SPLITS)
         low, high = (middle, high) if fits else (low, middle - 1)
     if low < MIN_EVAL_ROWS:
         raise DataError(
-            f"the corpus is too small: the part set aside for evaluation fills {low} rows of {max_seq_len} tokens for "
-            f"validation and as many for holdout, {MIN_EVAL_ROWS} are the least: use more text or a smaller max_seq_len"
+            f"the corpus is too small: the part set aside for evaluation fills {low} rows of "
+            f"{max_seq_len} tokens in each of {', '.join(EVAL_SPLITS)}, {MIN_EVAL_ROWS} are the "
+            "least: use more text or a smaller max_seq_len"
         )
-    ends = _split_ends(seen, low, max_seq_len, None)
-    return EvalChoice(low, ends[0], ends[1] - ends[0], None)
+    return _fill_splits(seen, low, max_seq_len, None)
 
 
 def _remember(values: Iterable[int], seen: list[int]) -> Iterator[int]:
@@ -86,15 +99,23 @@ def _remember(values: Iterable[int], seen: list[int]) -> Iterator[int]:
         yield value
 
 
-def _split_ends(lengths: Iterable[int], rows: int, max_seq_len: int, limit: int | None) -> list[int]:
-    """Up to two ends: validation is documents [0, ends[0]), holdout [ends[0], ends[1])."""
-    ends: list[int] = []
-    slots = 0
-    for number, tokens in enumerate(lengths, start=1):
-        slots += row_slots(tokens if limit is None else min(tokens, limit), max_seq_len)
-        if slots >= rows * (max_seq_len + 1):
-            ends.append(number)
-            slots = 0
-            if len(ends) == 2:
-                break
-    return ends
+def _fill_splits(
+    lengths: Iterable[int], rows: int, max_seq_len: int, document_share: float | None
+) -> list[SplitChoice]:
+    """The splits that `lengths` fill, in order; fewer than there are where they do not suffice.
+
+    document_share: the most of its split that one document may fill; None: all of it.
+    """
+    choices: list[SplitChoice] = []
+    left = iter(lengths)
+    for wanted in split_rows(rows, max_seq_len):
+        limit = document_share and max(max_seq_len, int(wanted * max_seq_len * document_share))
+        documents = slots = 0
+        while slots < wanted * (max_seq_len + 1):
+            tokens = next(left, None)
+            if tokens is None:
+                return choices
+            slots += row_slots(tokens if limit is None else min(tokens, limit), max_seq_len)
+            documents += 1
+        choices.append(SplitChoice(wanted, documents, limit))
+    return choices

@@ -2,7 +2,7 @@
 
     read       documents -> shards/                     by worker processes, duplicates still in
     tokenizer  shards -> out/train/tokenizer.json       learnt from training text alone
-    private    shards -> out/private/*.bin              validation and holdout rows
+    private    shards -> out/private/*.bin              rows of the evaluation splits
     rows       shards -> out/train/rows.bin             by worker processes
     describe   out/ -> the manifest's contents
 
@@ -40,6 +40,7 @@ from harness.data.rows import (
 )
 from harness.data.shards import make_group_tasks, write_group
 from harness.data.sources import Source
+from harness.data.splits import EVAL_SPLITS
 from harness.data.tokenizer import BYTE_TOKENS, load_tokenizer, train_tokenizer
 from harness.data.workers import map_in_processes
 
@@ -65,7 +66,8 @@ class Job:
 
     @property
     def data_id(self) -> str:
-        return f"{self.source_id}-v{self.vocab_size}-t{self.max_seq_len}-e{self.eval_tokens}"
+        sizes = f"v{self.vocab_size}-t{self.max_seq_len}-e{self.eval_tokens}"
+        return f"{self.source_id}-{sizes}-f{FORMAT_VERSION}"
 
     @property
     def folder(self) -> Path:
@@ -164,7 +166,7 @@ def tokenizer_stage(job: Job, n_shards: int, progress: Progress) -> None:
 
 
 def private_stage(job: Job, n_shards: int, progress: Progress) -> Counts:
-    """Validation and holdout rows; see rows.make_eval_rows for the counts."""
+    """Rows of the evaluation splits; see rows.make_eval_rows for the counts."""
     done = job.work / "private.json"
     if done.exists():
         return read_json(done)
@@ -172,10 +174,15 @@ def private_stage(job: Job, n_shards: int, progress: Progress) -> Counts:
     tokenizer, wanted = load_tokenizer(job.tokenizer_path), job.eval_tokens // job.max_seq_len
     private = make_eval_rows(job.shards, n_shards, tokenizer, wanted, job.max_seq_len, job.out / "private")
     write_json_atomic(done, private)
-    rows, n_val, n_holdout = private["rows"], private["val"]["documents"], private["holdout"]["documents"]
-    tick.last(f"{rows:,} rows for validation from {n_val:,} documents, {rows:,} for holdout from {n_holdout:,}")
+    counts = [(split, private[split]["rows"], private[split]["documents"]) for split in EVAL_SPLITS]
+    words = (f"{split} {rows:,} from {documents:,}" for split, rows, documents in counts)
+    tick.last(f"rows from documents: {', '.join(words)}")
+    if note := job.source.evaluation_note():
+        tick.last(note)
+    rows = private["val"]["rows"]
     if rows < wanted:
-        tick.last(f"the corpus is small: {rows * job.max_seq_len:,} tokens each, not {job.eval_tokens:,}")
+        tokens = rows * job.max_seq_len
+        tick.last(f"the corpus is small: {tokens:,} tokens of validation, not {job.eval_tokens:,}")
     return private
 
 
@@ -192,7 +199,7 @@ def rows_stage(job: Job, n_shards: int, last_private_key: str, workers: int, pro
         train = {name: value if value.ndim else int(value) for name, value in file.counts.items()}
         train["peak_rss_mb"] = file.peak_rss_mb
     if not train["rows"]:
-        raise DataError("the corpus is too small: validation and holdout take all of it; use more text")
+        raise DataError("the corpus is too small: evaluation takes all of it; use more text")
     meta = {"max_seq_len": job.max_seq_len, "n_rows": train["rows"]}
     meta.update(n_vocab=job.vocab_size + 1, bos_id=job.vocab_size, data_id=job.data_id)
     write_json_atomic(job.out / "train" / "meta.json", meta)
@@ -209,20 +216,25 @@ def describe_stage(job: Job, read: Counts, private: Counts, train: Counts) -> di
     token_bytes = tokenizer.token_bytes()
     targets = {
         split: count_file_targets(job.out / "private" / f"{split}.bin", job.max_seq_len, tokenizer.n_vocab)
-        for split in ("val", "holdout")
+        for split in EVAL_SPLITS
     }
-    counts = {"train": train, "val": private["val"], "holdout": private["holdout"]}
-    documents, text_bytes, tokens = (
-        {split: entry[key] for split, entry in counts.items()} for key in ("documents", "bytes", "tokens")
+    counts = {"train": train} | {split: private[split] for split in EVAL_SPLITS}
+    documents, text_bytes, tokens, rows = (
+        {split: entry[key] for split, entry in counts.items()} for key in ("documents", "bytes", "tokens", "rows")
     )
     return {
         "format_version": FORMAT_VERSION,
         "data_id": job.data_id,
-        "source": {"name": job.source.name, "id": job.source_id, "skipped": read["skipped"]},
+        "source": {
+            "name": job.source.name,
+            "id": job.source_id,
+            "skipped": read["skipped"],
+            "evaluation_note": job.source.evaluation_note(),
+        },
         "vocab_size": tokenizer.vocab_size,
         "n_vocab": tokenizer.n_vocab,
         "max_seq_len": job.max_seq_len,
-        "eval_tokens": private["rows"] * job.max_seq_len,
+        "eval_tokens": rows["val"] * job.max_seq_len,
         "eval_tokens_requested": job.eval_tokens,
         "eval_batch_rows": max(1, EVAL_BATCH_TOKENS // job.max_seq_len),
         "documents": {
@@ -239,9 +251,12 @@ def describe_stage(job: Job, read: Counts, private: Counts, train: Counts) -> di
             "equal_to_evaluation": train.get("leaked_bytes", 0),
             "private_unused": train.get("unused_bytes", 0),
         },
-        "tokens": {**tokens, "private_unused": private["val"]["unused_tokens"] + private["holdout"]["unused_tokens"]},
-        "rows": {"train": train["rows"], "val": private["rows"], "holdout": private["rows"]},
-        "scored": {split: score_totals(targets[split], token_bytes) for split in ("val", "holdout")},
+        "tokens": {
+            **tokens,
+            "private_unused": sum(private[split]["unused_tokens"] for split in EVAL_SPLITS),
+        },
+        "rows": rows,
+        "scored": {split: score_totals(targets[split], token_bytes) for split in EVAL_SPLITS},
         "kept_share": {split: entry["tokens"] / entry["offered_tokens"] for split, entry in counts.items()},
         "tokens_per_byte": train["tokens"] / train["bytes"],
         "unigram_bpb": unigram_bpb(train["targets"], targets["val"], token_bytes),

@@ -13,14 +13,12 @@ from harness.data.rows import open_rows
 from harness.data.tokenizer import load_tokenizer
 from harness.lab.display import AMBER, BLUE, INK, LINE, SOFT, box, escape, table
 
-SPLITS = ("train", "val", "holdout")
-
 
 def counts_page(data: PreparedData) -> str:
     """Documents, bytes, tokens, rows and the share of text kept, by split."""
     m = data.manifest
     rows = []
-    for split in SPLITS:
+    for split in m["rows"]:
         tokens, text = m["tokens"][split], m["bytes"][split]
         cells = (
             f"{m['documents'][split]:,}",
@@ -39,6 +37,10 @@ def counts_page(data: PreparedData) -> str:
         lines.append(
             f"<div>the corpus is small: {m['eval_tokens']:,} evaluation tokens instead of {m['eval_tokens_requested']:,}</div>"
         )
+    if note := m["source"].get("evaluation_note"):  # absent in data of format 2
+        lines.append(f"<div>{escape(note)}</div>")
+    if data.lacks:
+        lines.append(f"<div>prepared by an older version, without: {', '.join(data.lacks)}</div>")
     return box("".join(lines)) + table(("split", "documents", "text", "tokens", "rows", "kept"), rows)
 
 
@@ -50,14 +52,15 @@ def dropped_page(data: PreparedData) -> str:
         "train": "training",
         "val": "validation",
         "holdout": "holdout",
+        "unseen": "unseen: a smaller private split, for the audit alone",
         "duplicates_dropped": "dropped: equal to another document but for layout and case",
-        "equal_to_evaluation": "dropped: equal to a document of validation or holdout",
+        "equal_to_evaluation": "dropped: equal to a document of an evaluation split",
         "private_unused": "set aside by the source for evaluation, not needed",
     }
     rows = [
         (words, f"{documents[name]:,}", f"{text[name] / 1e6:,.2f} MB")
         for name, words in names.items()
-        if documents[name] or name == "duplicates_dropped"
+        if documents.get(name) or name == "duplicates_dropped"
     ]
     skipped = sorted(data.manifest["source"]["skipped"].items())
     rows += [(f"not read: {reason}", f"{count:,}", "") for reason, count in skipped]

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.data.files import read_json, write_json_atomic
-from harness.data.manifest import PreparedData, open_prepared
+from harness.data.manifest import PreparedData, open_prepared, without_format
 from harness.data.prepare import name_data
 from harness.lab import history
 from harness.lab.journal import now
@@ -203,9 +203,15 @@ def device_to_ask_for(settings: Settings) -> str:
 
 
 def check_same_text(settings: Settings) -> None:
-    """Raise SettingsError when the run's source no longer holds the text that the run began with."""
+    """Raise SettingsError unless the run's source still gives the text and splits it began with."""
     sizes = (settings.profile[name] for name in ("vocab_size", "max_seq_len", "eval_tokens"))
     found = name_data(settings.profile["source"], *sizes, Path(settings.data_folder).parent)
+    if without_format(found) == without_format(settings.data_id) and found != settings.data_id:
+        raise SettingsError(
+            f"run {settings.tag} began on data {settings.data_id}, but this checkout splits the "
+            f"same text otherwise (now {found}): its scores would not be comparable. Check out "
+            f"{(settings.base_commit or 'the old version')[:12]} again, or start a new tag"
+        )
     if found != settings.data_id:
         raise SettingsError(
             f"run {settings.tag} began on data {settings.data_id}, but the text of {settings.profile['source']} has changed since (now "

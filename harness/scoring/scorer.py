@@ -60,9 +60,11 @@ def iter_batches(rows: np.ndarray, batch_rows: int) -> Iterator[tuple[int, np.nd
 
 
 def open_rows(data: PreparedData, split: str) -> np.ndarray:
-    """The rows (n, T + 1) uint16 of `val`, `holdout` or `train`, memory-mapped."""
-    path = data.train_dir / "rows.bin" if split == "train" else data.private_dir / f"{split}.bin"
-    return np.memmap(path, dtype="<u2", mode="r").reshape(-1, data.max_seq_len + 1)
+    """The rows (n, T + 1) uint16 of `train`, `val`, `holdout` or `unseen`, memory-mapped.
+
+    DataError where data of an older format lacks the split.
+    """
+    return np.memmap(data.rows_path(split), dtype="<u2", mode="r").reshape(-1, data.max_seq_len + 1)
 
 
 def open_token_bytes(data: PreparedData) -> np.ndarray:
