@@ -56,7 +56,7 @@ def run(task: str, settings: Settings) -> dict:
 def library_texts(max_bytes: int) -> Iterator[str]:
     """Files of the Python library, up to `max_bytes`."""
     source = PythonStdlib()
-    for document in source.iter_part(source.parts()[0]):
+    for document in (document for part in source.parts() for document in source.iter_part(part)):
         max_bytes -= len(document.text)
         if max_bytes < 0:
             return

@@ -1,12 +1,19 @@
 """Sources stream every usable document once."""
 
+import re
+import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+from fake_source import make_texts
+from test_prepare import read_pieces
 
-from harness.data import DataError
+from harness.data import DataError, stdlib
+from harness.data.prepare import prepare
 from harness.data.sources import open_source
+from harness.data.splits import EVAL_SPLITS
 from harness.data.stdlib import PythonStdlib
 
 
@@ -52,11 +59,81 @@ def test_the_id_follows_the_content_and_nothing_else(tmp_path):
 
 def test_this_interpreters_own_library():
     source = open_source("python-stdlib")
-    names = {document.name for document in source.iter_part(source.parts()[0])}
+    parts = source.parts()
+    names = {document.name for part in parts for document in source.iter_part(part)}
+    assert ("among all files" in source.evaluation_note()) == (len(parts) == 1)
     assert {"os.py", "json/decoder.py"} <= names
     assert not any("site-packages" in name for name in names)
     assert source.total_bytes() > 5_000_000
     assert source.folder == Path(sysconfig.get_path("stdlib"))
+
+
+LIBRARY = ("json/decoder.py", "test.py", "unittest/case.py")
+NOT_IMPORTED = ("test/test_json.py", "unittest/test/test_case.py", "idlelib/idle_test/a.py")
+
+
+@pytest.fixture
+def library(tmp_path):
+    for number, name in enumerate((*LIBRARY, *NOT_IMPORTED)):
+        (tmp_path / "library" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "library" / name).write_text(f"x = {number}\n")
+    return PythonStdlib(tmp_path / "library")
+
+
+def names_of(source, part):
+    return [document.name for document in source.iter_part(part)]
+
+
+def test_only_library_files_that_nothing_imports_are_offered_to_evaluation(library, monkeypatch):
+    monkeypatch.setattr(stdlib, "NOT_IMPORTED_BYTES", 3 * len("x = 1\n"))
+    eligible, others = library.parts()
+    assert (eligible.pool, others.pool) == ("any", "train")
+    assert set(names_of(library, eligible)) == set(NOT_IMPORTED)
+    assert set(names_of(library, others)) == set(LIBRARY)
+    assert "files that nothing else imports (idlelib, test" in library.evaluation_note()
+
+
+def test_a_library_without_enough_such_files_offers_all_and_says_so(library):
+    [part] = library.parts()
+    assert part.pool == "any"
+    assert set(names_of(library, part)) == {*LIBRARY, *NOT_IMPORTED}
+    assert "among all files: only 0.0 MB" in library.evaluation_note()
+
+
+@pytest.mark.slow
+def test_a_training_imports_no_file_offered_to_evaluation():
+    """Nor do the packages that a training may use; torch compiling a model imports the most."""
+    script = (
+        "import sys, torch, numpy, tiktoken, safetensors.torch, torch._dynamo, torch._inductor.compile_fx\n"
+        "import harness.training.session\n"
+        "print(*(m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    source = PythonStdlib()
+    imported = set(source._paths()) & {Path(line) for line in done.stdout.splitlines()}
+    assert len(imported) > 100
+    assert [path for path in imported if not source._is_imported(path)] == []
+
+
+def test_what_evaluation_of_the_library_holds_is_text_that_nothing_imports(tmp_path, monkeypatch):
+    texts = make_texts(400)
+    for number, text in enumerate(texts):
+        folder = tmp_path / "library" / ("test" if number < 200 else "json")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(stdlib, "NOT_IMPORTED_BYTES", 10_000)
+    source, lines = PythonStdlib(tmp_path / "library"), []
+    data = prepare(source, 320, 32, 800, cache=tmp_path / "cache", workers=1, progress=lines.append)
+    own = b"\0".join(text.encode() for text in texts[:200])
+    taken = [piece for split in EVAL_SPLITS for piece in read_pieces(data, data.rows_path(split))]
+    assert taken and all(piece in own for piece in taken)
+    trained = b"\0".join(read_pieces(data, data.rows_path("train")))
+    markers = [set(re.findall(rb"marker [0-9a-f]{16}", text)) for text in (trained, b"\0".join(taken))]
+    assert all(markers) and not markers[0] & markers[1]
+    assert data.manifest["source"]["evaluation_note"] == source.evaluation_note()
+    assert any(source.evaluation_note() in line for line in lines)
+    documents = data.manifest["documents"]
+    assert documents["train"] == 400 - sum(documents[split] for split in EVAL_SPLITS)
 
 
 def test_unknown_and_empty_sources_are_named(tmp_path):

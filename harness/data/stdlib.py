@@ -1,6 +1,11 @@
 """The corpus that is on every machine: Python's own library sources, no download.
 
 In: the folder of an interpreter's library. Out: a `Source` of its .py files. Refuses an interpreter that ships none.
+
+The interpreter reads its library to run it, so that text which is imported anyway cannot be kept
+from a training. Evaluation is therefore chosen among files that nothing else imports, where there
+are enough of them; in builds without the tests (Debian's) it is chosen among all files. Either way
+what is not chosen is trained on.
 """
 
 import hashlib
@@ -18,6 +23,11 @@ from harness.data.sources import Document, Part, Source
 # Not the library itself: what was installed beside it, and what differs from build to build of one version.
 SKIPPED_FOLDERS = re.compile(r"(site-packages|dist-packages|__pycache__|config-.*)\Z")
 SKIPPED_FILES = re.compile(r"_sysconfigdata.*\.py\Z")
+# The library's own tests and two programs; a change here needs a new manifest.FORMAT_VERSION.
+NOT_IMPORTED_FOLDERS = {"test", "tests", "idlelib", "turtledemo"}
+# A quarter of it (splits.POOL_SHARE) is two splits of 2^18 tokens and the unseen one, at 3.5 bytes
+# a token.
+NOT_IMPORTED_BYTES = 8_000_000
 
 
 class PythonStdlib(Source):
@@ -47,9 +57,24 @@ class PythonStdlib(Source):
     def total_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._paths())
 
+    def parts(self) -> list[Part]:
+        if self._not_imported_bytes() < NOT_IMPORTED_BYTES:
+            return [Part("all")]
+        return [Part("not imported"), Part("imported", "train")]
+
+    def evaluation_note(self) -> str:
+        size = self._not_imported_bytes()
+        files = f"{size / 1e6:.1f} MB of files that nothing else imports"
+        if size < NOT_IMPORTED_BYTES:
+            least = f"{NOT_IMPORTED_BYTES / 1e6:.0f} MB"
+            return f"evaluation is chosen among all files: only {files} are here, not {least}"
+        return f"evaluation is chosen among {files} ({', '.join(sorted(NOT_IMPORTED_FOLDERS))})"
+
     def iter_part(self, part: Part) -> Iterator[Document]:
         self.skipped = Counter()
         for path in self._paths():
+            if part.name != "all" and self._is_imported(path) != (part.name == "imported"):
+                continue
             raw = _read(path)
             text = _decode(raw)
             if raw is None:
@@ -60,6 +85,13 @@ class PythonStdlib(Source):
                 self.skipped["empty"] += 1
             else:
                 yield Document(path.relative_to(self.folder).as_posix(), text)
+
+    def _is_imported(self, path: Path) -> bool:
+        """Whether something else in the library, or a package, may import this file."""
+        return NOT_IMPORTED_FOLDERS.isdisjoint(path.relative_to(self.folder).parts[:-1])
+
+    def _not_imported_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._paths() if not self._is_imported(path))
 
     def _paths(self) -> list[Path]:
         """Every library source in sorted order.
