@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     options.own_process = arguments is None  # which may begin itself anew; a caller's may not
     from harness.data import DataError
+    from harness.lab.by_hand import ByHandError
     from harness.lab.carrying import Paused
     from harness.lab.history import HistoryError
     from harness.lab.journal import JournalError
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BusyError, Paused) as error:
         return say_error(options, error, 4 if isinstance(error, BusyError) else 3)
     except (
+        ByHandError,
         DataError,
         HistoryError,
         JournalError,
@@ -223,7 +225,7 @@ def read_idea(path: Path) -> str:
 def run_train(options: argparse.Namespace) -> int:
     """Train one file by hand and print its summary."""
     from harness.lab import keys
-    from harness.lab.start import train_by_hand
+    from harness.lab.by_hand import train_by_hand
 
     if options.own_process:
         keys.start_without(keep=False)
@@ -232,4 +234,8 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # of a training by hand, or before a night has begun
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)

@@ -28,6 +28,12 @@ TRY_STATUSES = """exit status (stdout has one JSON object in each case but 2, pr
   6    it was run, and crashed: "reason" and "log_tail" say why. It counts as an experiment
   130  stopped at once (Ctrl-C twice, SIGTERM); the same command repeats what was in flight
 """
+TRAIN_STATUSES = """exit status:
+  0    trained and scored
+  1    cannot be trained or scored: the message says why
+  2    wrong usage
+  130  stopped (Ctrl-C)
+"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -176,16 +182,26 @@ def add_try(commands: argparse._SubParsersAction) -> None:
 
 def add_train(commands: argparse._SubParsersAction) -> None:
     """Declare the options of a training by hand."""
-    train = commands.add_parser("train", help="train and score one file by hand, outside of any run")
-    train.add_argument("train_py", type=Path)
-    train.add_argument("--profile", default="auto")
-    train.add_argument("--device", default="auto")
+    train = commands.add_parser(
+        "train",
+        help="train and score one file by hand, outside of any run",
+        description="Train and score one train.py in results/by-hand/, and print the summary.",
+        epilog=TRAIN_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("train_py", type=Path, help="such as train_template.py")
+    train.add_argument(
+        "--profile",
+        default="auto",
+        help="auto, large, small, cpu, demo or tiny (default: by the hardware)",
+    )
+    train.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     train.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="sizes of the profile, such as budget_seconds=60",
+        help="any size of the profile (budget_seconds=60) or constant of the file (DEPTH=4)",
     )
 
 

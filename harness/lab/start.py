@@ -6,7 +6,6 @@ In: what a notebook or the command line was given, mostly nothing. Out: prepared
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -15,23 +14,19 @@ from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
 from harness.lab import history
 from harness.lab.device_batch import find_device_batch
-from harness.lab.integrity import Integrity
-from harness.lab.loop import Lab, LoopError
-from harness.lab.measuring import Measurement
-from harness.lab.parameters import BY_HAND, check_tag
+from harness.lab.loop import Lab
+from harness.lab.parameters import check_tag
 from harness.lab.profiles import Profile, choose_profile, detect_device, full_spec, override, parse_overrides
 from harness.lab.proposing import baseline_source
-from harness.lab.runner import REPOSITORY, run_training, summary_block
+from harness.lab.runner import REPOSITORY
 from harness.lab.settings import (
     Settings,
     SettingsError,
     make_settings,
     read_settings,
     results_folder,
-    training_request,
     write_settings,
 )
-from harness.lab.wall import find_wall
 from harness.search.constants import rewrite_constants
 
 MAX_LOOKS = 3  # runs a candidate may get in all
@@ -146,59 +141,3 @@ def open_journal(lab: Lab) -> None:
             "profile": settings.profile["name"],
         }
         lab.journal.append("opened", **facts, max_looks=MAX_LOOKS, device_batch_limit=limit)
-
-
-def train_by_hand(train_py: Path, profile_name: str = "auto", device: str = "auto", overrides: str = "") -> str:
-    """Train and score one file as it is, outside of any run, in results/by-hand/; return its summary block."""
-    profile, facts = find_profile(profile_name, device, overrides=overrides)
-    data = find_prepared(profile.source, profile.vocab_size, profile.max_seq_len, profile.eval_tokens)
-    folder = results_folder() / BY_HAND / time.strftime("%Y%m%d-%H%M%S")
-    settings = make_settings(BY_HAND, profile, data, facts)
-    folder.mkdir(parents=True)
-    copy = folder / "train.py"
-    copy.write_bytes(train_py.read_bytes())
-    request = training_request(settings, data, folder / "run", copy, settings.run_seed)
-    print(
-        f"profile {profile.name}: training {train_py.name} for {profile.budget_seconds:g} s on {facts['kind']}; log and weights in {folder}",
-        flush=True,
-    )
-    result = run_training(request, print_step())
-    if result["status"] != "ok":
-        raise LoopError(
-            f"{train_py.name} ended with {result['status']}: {result['cause']}; see {folder / 'run' / 'run.log'}"
-        )
-    return summary_block(result | measure_by_hand(settings, data, folder))
-
-
-def measure_by_hand(settings: Settings, data: PreparedData, folder: Path) -> dict:
-    """Score the weights of a training by hand, as a night would; an audit's doubts are said."""
-    measurement = Measurement(
-        settings,
-        data,
-        Integrity(data, settings.harness_hash),
-        find_wall(),
-        folder.parents[1],
-        folder / "train.py",
-        folder / "run",
-    )
-    fields = measurement.score(lambda share: None)
-    if fields["status"] != "ok":
-        raise LoopError(f"scoring ended with {fields['status']}: {fields['cause']}")
-    for doubt in fields["doubts"]:
-        print(f"the audit doubts this score: {doubt}", flush=True)
-    return fields
-
-
-def print_step() -> Callable[[dict], None]:
-    """A listener that prints a line at most every five seconds."""
-    last = [0.0]
-
-    def listen(event: dict) -> None:
-        if event["event"] == "step" and time.monotonic() - last[0] >= 5:
-            last[0] = time.monotonic()
-            print(
-                f"  {100 * event['progress']:3.0f}%  step {event['step']}  loss {event['train_loss']:.4f}  {event['tok_per_sec']:,.0f} tokens/s",
-                flush=True,
-            )
-
-    return listen

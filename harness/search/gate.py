@@ -45,6 +45,14 @@ def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
     )
 
 
+def check_contract(source: str) -> list[str]:
+    """Return why a file could not be trained at all, [] if it could: what it lacks, whatever the policy says of the rest."""
+    try:
+        return list(_missing_parts(ast.parse(source)))
+    except UNREADABLE:
+        return check_candidate(source)
+
+
 def _is_utf8(source: str) -> bool:
     """False for `# coding: utf-7` and its like, by Python's own rule: there a comment may hold lines of code."""
     try:
@@ -92,6 +100,11 @@ def _has_docstring(node: ast.AST) -> bool:
 
 
 def _missing_parts(tree: ast.Module) -> Iterator[str]:
+    if any(_imports_prepare(node) for node in ast.walk(tree)):
+        yield (
+            "this is a train.py of karpathy/autoresearch (it imports prepare), whose contract is another: here batches, seed, clock and "
+            "log come from harness.training.session; carry its model, optimizer and numbers over into a copy of train_template.py"
+        )
     builders = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build_model"]
     if len(builders) != 1:
         yield "train.py must define build_model(vocab_size, max_seq_len) once, at its top level"
@@ -105,6 +118,12 @@ def _missing_parts(tree: ast.Module) -> Iterator[str]:
     for name, purpose in (("start", "starts the clock"), ("finish", "hands over the weights")):
         if name not in called:
             yield f"train.py must call session.{name}(), which {purpose}"
+
+
+def _imports_prepare(node: ast.AST) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "prepare"
+    return isinstance(node, ast.Import) and any(alias.name == "prepare" for alias in node.names)
 
 
 def _is_main_guard(test: ast.expr) -> bool:
