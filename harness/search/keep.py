@@ -137,9 +137,8 @@ def standing(scores: Sequence[float], speeds: Sequence[float | None], sigma: flo
     sqrt(1 + 1/n) drops them all. speeds: steps per charged second, None where unknown. A run whose
     speed is more than SPEED_TOLERANCE off the counted runs' median is disturbed and does not count;
     but two in a row that agree in speed say that the machine has changed for good, and these two
-    alone count from there on. sigma: of the noise as it was known without the newest run, lest a
-    jump excuse itself; nan when unknown, and then no score drops any. Raises ValueError on lists of
-    unequal length and on scores that are not finite.
+    alone count from there on. sigma: of estimate_noise; nan when unknown, and then no score drops
+    any. Raises ValueError on lists of unequal length and on scores that are not finite.
     """
     if len(scores) != len(speeds):
         raise ValueError(f"{len(scores)} scores, but {len(speeds)} speeds")
@@ -167,12 +166,13 @@ def standing(scores: Sequence[float], speeds: Sequence[float | None], sigma: flo
 def noise_groups(
     baseline: Sequence[float], decided: Sequence[Sequence[float]], candidate: Sequence[float] = ()
 ) -> list[list[float]]:
-    """Return the groups for estimate_noise, from the runs that count.
+    """Return the groups for estimate_noise: of the baseline, each decided attempt, the candidate.
 
-    They are the runs of the baseline, of each decided attempt, and of the candidate. A decided
-    attempt was confirmed because its first run was low, so that run overstates the noise (measured:
-    by 15 to 20% of sigma at the end of a night) and is left out. The candidate's own runs all count
-    while it is judged.
+    Give of each the runs that judged it, without those that were disturbed (standing with sigma
+    nan), and without later refreshes as the incumbent: those are of another time, so a machine that
+    changed in between would pass for noise. A decided attempt was confirmed because its first run
+    was low, so that run overstates the noise (measured: by 15 to 20% of sigma at the end of a
+    night) and is left out. The candidate's own runs all count while it is judged.
     """
     return [list(baseline), *(list(runs[1:]) for runs in decided), list(candidate)]
 
@@ -269,14 +269,14 @@ def judge(
         words += f"; {fewer} statements fewer are worth run {n2 + 1} of {SIMPLER_RUNS}"
     else:
         decision, kind = "discard", "worse" if gain <= -threshold else "within noise"
-        words += ", within the noise" * (kind == "within noise")
+        words += ", within the noise" * (kind == "within noise" and noise.df >= KNOWN_DF)
         if shorter and smallest_gain is None:
             words += f"; {fewer} statements fewer count only once a gain was kept"
         elif shorter:
             words += f"; {loss}, when {max(margin, 0):.4f} may still be lost"
     if decision == "keep" and not fresh:
         decision, kind = "refresh", "refresh"
-        words += ", but the incumbent has no run from the same time"
+        words += "; the incumbent has no run from the same time"
     spent = loss_bound if kind == "simplification" else None
     return Verdict(decision, kind, gain, threshold, f"{words}: {decision}", spent)
 
