@@ -64,7 +64,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     what.add_argument(
         "--demo",
         action="store_true",
-        help=f"the whole loop on the embedded corpus: a baseline and {DEMO_EXPERIMENTS} experiments of 25 s",
+        help=f"the whole loop on the embedded corpus: a baseline and {DEMO_EXPERIMENTS} experiments of 20 s",
     )
     what.add_argument("--status", action="store_true", help="one screen on a run, and exit; with --json for scripts")
     what.add_argument(

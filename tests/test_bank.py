@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.lab.profiles import PROFILES
-from harness.search.bank import ON_A_CPU, ON_CARDS, ideas_for, new_constants
+from harness.search.bank import ON_A_CPU, ON_CARDS, ideas_for, known_ideas, largest_known_gain, new_constants
 from harness.search.constants import constant_values, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.idea import Idea
@@ -174,6 +174,13 @@ def test_there_are_two_orders_of_the_same_ideas():
     assert len(IDEAS) == len(ON_CARDS) == len(ON_A_CPU) and set(ON_CARDS) == set(ON_A_CPU)
     assert ideas_for("cpu") == ON_A_CPU and ideas_for("cuda") == ideas_for("mps") == ON_CARDS
     assert {idea.category for idea in ON_CARDS} == {"architecture", "optimizer", "schedule", "simplify"}
+
+
+def test_gains_that_were_measured_hold_for_the_kind_of_device_they_were_measured_on():
+    assert [idea.id for idea in known_ideas("cpu")] == ["short-convolution", "token-tables"]
+    assert largest_known_gain("cpu") == IDEAS["short-convolution"].known_gain == 0.35
+    for kind in ("cuda", "mps"):
+        assert known_ideas(kind) == () and largest_known_gain(kind) == 0.0
 
 
 @by_id
@@ -381,6 +388,14 @@ def should_apply(name: str, values: dict) -> bool:
         "longer-runs": tables > 0,
     }
     return told.get(name, True)
+
+
+def test_the_demo_starts_from_a_plain_gpt_within_the_templates_ranges():
+    source = rewrite_constants(TEMPLATE, PROFILES["demo"].constants)
+    values = constant_values(source)
+    assert values["SHIFT_TAPS"] == values["NGRAM_TABLES"] == 0
+    assert check_candidate(source) == []
+    assert [name for name in ("short-convolution", "token-tables") if IDEAS[name].apply(source) == source] == []
 
 
 @pytest.mark.parametrize("profile", PROFILES)

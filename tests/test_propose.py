@@ -8,6 +8,7 @@ import sys
 import pytest
 from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
 
+from harness.lab.profiles import PROFILES
 from harness.search.bank import ON_A_CPU, ON_CARDS
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
@@ -108,6 +109,38 @@ def test_a_night_without_repeats_and_with_structure_early():
     assert len({source_hash(proposal.source) for proposal in proposals}) == len(proposals)
     assert all(proposal.category == "tune" for proposal in proposals if proposal.bank_id is None)
     assert all(check_candidate(proposal.source) == [] for proposal in proposals)
+
+
+@pytest.mark.parametrize("decision", ["keep", "discard"])
+def test_a_demo_begins_with_what_was_measured_to_gain_on_its_kind_of_device(decision):
+    """From its plain start, under the shipped program; on a card the turns are the usual ones."""
+    start = rewrite_constants(TEMPLATE, PROFILES["demo"].constants)
+    program = (ROOT / "program.md").read_text(encoding="utf-8")
+
+    def ids(kind: str) -> list[str | None]:
+        source, history = start, [history_row(0, start, decision="baseline", category="baseline")]
+        for experiment in range(1, 5):
+            asked = request(experiment, history, source=source, program_md=program)
+            proposal = propose(asked | {"limits": asked["limits"] | {"device_kind": kind}})
+            assert check_candidate(proposal.source, {source_hash(source)}) == []
+            source = proposal.source if decision == "keep" else source
+            row = history_row(experiment, proposal.source, proposal.bank_id, decision)
+            history.append(row | {"category": proposal.category})
+        return [row["bank_id"] for row in history[1:]]
+
+    first, second, third, fourth = ids("cpu")
+    assert (first, second, third) == ("short-convolution", "token-tables", None) and fourth
+    first, second, third, fourth = ids("cuda")
+    assert (first, second, third, fourth) == ("short-convolution", None, None, "token-tables")
+
+
+def test_what_is_known_to_gain_waits_where_another_kind_is_asked_for():
+    start = rewrite_constants(TEMPLATE, PROFILES["demo"].constants)
+    for more in ({"force_category": "tune"}, {"allow_structural": False}, {"attempt": 1}):
+        assert propose(request(2, source=start, **more)).bank_id is None
+    forbidden = 'forbidden_ideas = ["short-convolution"]'
+    assert propose(request(2, settings=forbidden, source=start)).bank_id == "token-tables"
+    assert propose(request(2)).not_applicable == []  # the template has them already: numbers, as ever
 
 
 def test_structure_changes_code_outside_of_the_block():

@@ -27,6 +27,16 @@ def ideas_for(device_kind: str) -> tuple[Idea, ...]:
     return ON_A_CPU if device_kind == "cpu" else ON_CARDS
 
 
+def known_ideas(device_kind: str) -> tuple[Idea, ...]:
+    """Return the ideas whose gain was measured on this kind of device, in its order: on cards nothing was."""
+    return tuple(idea for idea in ON_A_CPU if idea.known_gain) if device_kind == "cpu" else ()
+
+
+def largest_known_gain(device_kind: str) -> float:
+    """Return the largest gain of an idea that was measured on this kind of device, in bpb; 0 where none was."""
+    return max((idea.known_gain for idea in known_ideas(device_kind)), default=0.0)
+
+
 def new_constants() -> set[str]:
     """Return the names of the constants that the ideas bring, so that a program may speak of them beforehand."""
     return set().union(*(idea.new_constants() for idea in ON_CARDS))

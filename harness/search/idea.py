@@ -23,6 +23,7 @@ class Idea:
 
     patch: SEARCH/REPLACE blocks, or "". values: from the constants, those that the patch brought among them, to the new values of
     some; raises PatchError where the idea makes no sense. without: names of constants that nothing reads after the patch.
+    known_gain: bpb that it gained here on a CPU, far beyond the noise; 0 where nothing of the kind was measured.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Idea:
     patch: str = ""
     values: Callable[[Values], Values] | None = None
     without: tuple[str, ...] = ()
+    known_gain: float = 0.0
 
     def apply(self, source: str) -> str:
         """Return the source with the idea in it. Raises PatchError where it does not apply."""

@@ -3,17 +3,18 @@
 In: the request, the settings of program.md, and whether it is the bank's turn. Out: a Proposal; the same request gives
 the same one. Raises ProgramError, ConstantsError, ProposalError.
 
-Ideas come in the order for the device and obey the program's ranges and fixed constants too. One that was tried comes
-again only when no other applies, once for each new incumbent, and only if it was a near miss. When the bank has nothing
-to offer, numbers are tuned; when tuning is not allowed, an idea comes out of turn. `force_category` asks for another
-kind; when it has nothing to offer, the proposal says so in its note and is of the usual kind.
+Ideas come in the order for the device and obey the program's ranges and fixed constants too. Those with a gain that was
+measured on this kind of device wait for no turn: they come first of all. One that was tried comes again only when no
+other applies, once for each new incumbent, and only if it was a near miss. When the bank has nothing to offer, numbers
+are tuned; when tuning is not allowed, an idea comes out of turn. `force_category` asks for another kind; when it has
+nothing to offer, the proposal says so in its note and is of the usual kind.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.search.bank import ideas_for, new_constants
+from harness.search.bank import ideas_for, known_ideas, new_constants
 from harness.search.constants import (
     Constant,
     ConstantsError,
@@ -37,12 +38,15 @@ def propose_keyless(request: Mapping[str, Any], settings: ProgramSettings, struc
     """Return the proposal. structural: it is the bank's turn."""
     not_applicable: list[str] = []
     proposal = None
+    ideas = ideas_for(limits_of(request).device_kind)
     if structural:
-        proposal = _structural(request, settings, not_applicable)
+        proposal = _structural(request, settings, ideas, not_applicable)
+    elif request["attempt"] == 0 and request.get("force_category") is None:
+        proposal = _structural(request, settings, _untried_known(request), [])
     if proposal is None and "tune" in settings.allowed_categories:
         proposal = _tune(request, settings)
     if proposal is None:  # tuning is not allowed: a structural idea out of turn
-        proposal = _structural(request, settings, not_applicable)
+        proposal = _structural(request, settings, ideas, not_applicable)
     if proposal is None:
         allowed = ", ".join(settings.allowed_categories)
         raise ProposalError(
@@ -56,14 +60,22 @@ def propose_keyless(request: Mapping[str, Any], settings: ProgramSettings, struc
     return proposal
 
 
-def _structural(request: Mapping[str, Any], settings: ProgramSettings, not_applicable: list[str]) -> Proposal | None:
-    """Return the next idea of the bank, None when there is none; adds those that do not apply to not_applicable."""
+def _untried_known(request: Mapping[str, Any]) -> list[Idea]:
+    """Return the ideas that were measured to gain on this kind of device, and not tried in this run."""
+    tried = {row.get("bank_id") for row in request["history"]}
+    return [idea for idea in known_ideas(limits_of(request).device_kind) if idea.id not in tried]
+
+
+def _structural(
+    request: Mapping[str, Any], settings: ProgramSettings, ideas: Sequence[Idea], not_applicable: list[str]
+) -> Proposal | None:
+    """Return the next of the ideas, None when there is none; adds those that do not apply to not_applicable."""
     if not request.get("allow_structural", True):
         return None
     source, history, limits = request["parent_train_py"], request["history"], limits_of(request)
     allowed = [
         idea
-        for idea in ideas_for(limits.device_kind)
+        for idea in ideas
         if idea.category in settings.allowed_categories and not settings.forbids(idea.id, idea.title)
     ]
     forced = request.get("force_category")

@@ -4,7 +4,8 @@ In: the request (its history as plain rows) and the settings of program.md. Out:
 the same turn. Nothing is read and nobody is asked.
 
 Who
-- `tpe`: the keyless proposer, always. Experiments 1, 4, 7, ... of its own are the bank's, the others are numbers.
+- `tpe`: the keyless proposer, always. Experiments 1, 4, 7, ... of its own are the bank's, the others are numbers, unless
+  the bank has an untried idea whose gain was measured on this kind of device (see `keyless`).
 - `llm`: the model, always; `hybrid`: the model for structure and TPE with the bank for the rest. There the model has
   every second experiment, and half as many after each SHARE_AFTER ideas without a keep, down to every eighth, so that a
   mediocre model does not hold a night back; a keep gives it half again.
