@@ -44,7 +44,7 @@ def loader_section(bench: Bench, rates: Rates) -> str:
     """Batches as a training takes them, without the training."""
     rows, tokens = bench.device_batch_rows, bench.device_batch_rows * bench.data.max_seq_len
     began = time.perf_counter()
-    batches = TrainRows(bench.data.train_dir).batches(rows, "cpu", 1)
+    batches = TrainRows.of_folder(bench.data.train_dir).batches(rows, "cpu", 1)
     next(batches)
     first = time.perf_counter() - began
     seconds, used, count = time_batches(batches, 0.05 if bench.quick else 2.0)

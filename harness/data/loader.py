@@ -1,16 +1,19 @@
 """Prepared training rows in, device batches out.
 
-In: a `train/` folder, all that a training may see. Out: an endless stream of (inputs, targets, epoch) in an order
+In: rows.bin, all that a training may see of the text. Out: an endless stream of (inputs, targets, epoch) in an order
 that the seed alone decides. Rows are memory-mapped and gathered by numpy in tens of microseconds, so nothing is
 fetched ahead and no thread exists. The order is computed as it is needed: drawing a permutation of ten million rows takes
 most of a second, which a run would pay on its clock, and 80 MB. Refuses a folder whose files do not fit together.
 """
+
+from __future__ import annotations
 
 import itertools
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -26,26 +29,33 @@ SHUFFLE_ROUNDS = 6
 
 
 class TrainRows:
-    """The rows of `train_dir`: `rows` (n_rows, max_seq_len + 1) uint16, memory-mapped, read-only."""
+    """Training rows: `rows` (n_rows, max_seq_len + 1) uint16, memory-mapped, read-only.
 
-    def __init__(self, train_dir: str | os.PathLike[str]) -> None:
+    file: rows.bin, open for reading. bos_id: the id that begins a document, which no loss counts. DataError where
+    the file is no whole number of rows.
+    """
+
+    def __init__(self, file: BinaryIO, max_seq_len: int, bos_id: int) -> None:
+        self.max_seq_len, self.bos_id = max_seq_len, bos_id
+        size, width = os.fstat(file.fileno()).st_size, max_seq_len + 1
+        self.n_rows, rest = divmod(size, width * ROW_DTYPE.itemsize)
+        if rest or not self.n_rows:
+            raise DataError(f"rows.bin has {size} bytes, no whole rows of {width} uint16: run notebooks/01_prepare.ipynb")
+        self.rows = np.memmap(file, dtype=ROW_DTYPE, mode="r", shape=(self.n_rows, width))
+
+    @classmethod
+    def of_folder(cls, train_dir: str | os.PathLike[str]) -> TrainRows:
+        """The rows of a `train/` folder. DataError where its files do not fit together."""
         folder = Path(train_dir)
         try:
             meta = read_json(folder / "meta.json")
-            self.max_seq_len, self.n_rows = int(meta["max_seq_len"]), int(meta["n_rows"])
-            self.n_vocab, self.bos_id = int(meta["n_vocab"]), int(meta["bos_id"])
-            self.token_bytes = np.load(folder / "token_bytes.npy", allow_pickle=False)
-            size = (folder / "rows.bin").stat().st_size
+            with open(folder / "rows.bin", "rb") as file:
+                rows = cls(file, int(meta["max_seq_len"]), int(meta["bos_id"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"no training rows in {folder} ({error!r}): run notebooks/01_prepare.ipynb") from error
-        shape = (self.n_rows, self.max_seq_len + 1)
-        expected = shape[0] * shape[1] * ROW_DTYPE.itemsize
-        if size != expected or self.n_rows < 1:
-            raise DataError(
-                f"{folder / 'rows.bin'} has {size} bytes where {shape[0]} rows of {shape[1]} uint16 have {expected}: "
-                "run notebooks/01_prepare.ipynb"
-            )
-        self.rows = np.memmap(folder / "rows.bin", dtype=ROW_DTYPE, mode="r", shape=shape)
+        if rows.n_rows != meta["n_rows"]:
+            raise DataError(f"{folder / 'rows.bin'} has {rows.n_rows} rows, meta.json says {meta['n_rows']}: run notebooks/01_prepare.ipynb")
+        return rows
 
     def batches(
         self, device_batch_size: int, device: str | torch.device, seed: int

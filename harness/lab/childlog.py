@@ -110,7 +110,6 @@ class EventLog:
         self._started, self._on_event = started, on_event
         self._rest, self._steps = b"", 0
         self.last: dict[str, dict] = {}  # by event name
-        self.slowest: float | None = None  # the longest time between two steps' reports, seconds
         self._curve: dict[int, list[float]] = {mark: [] for mark in MARKS}
 
     def feed(self, chunk: bytes) -> None:
@@ -123,8 +122,6 @@ class EventLog:
                 continue  # a second `ready` or `stop` would be a way to move the clock
             self._steps += event["event"] == "step"
             stamped = {"t": round(now, 4)} | event
-            if event["event"] == "step" and "step" in self.last:
-                self.slowest = max(self.slowest or 0.0, now - self.last["step"]["t"])
             self.last[event["event"]] = stamped
             if event["event"] == "step":
                 self._take_loss(100 * event["progress"], event["train_loss"])

@@ -12,6 +12,7 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,11 +26,15 @@ from harness.lab.childlog import CappedLog, EventLog, number
 from harness.lab.clock import Sleep
 from harness.lab.disk_share import DiskShare
 from harness.lab.leftovers import MARK, is_stopped, kill_child, kill_escaped, note_process
+from harness.lab.timekeeper import Timekeeper
 from harness.lab.untrusted_files import keep_plain_files, remove_tree, take_file
 from harness.lab.wall import REPOSITORY, Wall, find_wall
 from harness.scoring.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
 
-SPIN_COUNT = "1000"  # OpenMP threads that spin for long fight any other process for the core: 3,300 against 11,400 tokens/s beside one
+# OpenMP is ours to set: time that threads spin is charged as work. Threads that spin for long also fight any other process
+# for the core: 3,300 against 11,400 tokens/s beside one. The second is that of Intel's and LLVM's libraries, in ms.
+SPIN_COUNT = "1000"
+OPENMP = {"GOMP_SPINCOUNT": SPIN_COUNT, "KMP_BLOCKTIME": "1"}
 WEIGHTS_SECONDS = 20.0  # from the end of training to weights on disk, unless the request says less
 SILENT_SECONDS = 2.0  # without a word from the child before it is asked whether somebody has stopped it
 ABSENT_SECONDS = 5.0  # between two looks at the child: then it was us who stood still
@@ -38,9 +43,8 @@ MOST_WEIGHTS_BYTES = 20 * 10**9
 # PYTHONPATH is set, never passed on; no variable that could hold a key is here.
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH",
-    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION", "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
-    "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION",
+    "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
 )  # fmt: skip
 
 
@@ -49,6 +53,7 @@ class TrainingRequest:
     """One training. folder: the run's, made here. train_dir: all of the data it may see. Times in seconds.
 
     device_batch_limit: rows that it may hold at once, None for as many as it likes. hidden: folders that a wall empties for it.
+    core_rate: the rate of `harness.training.clock`, 0 where the budget is wall time.
     clock_step_seconds: what each optimizer step counts for on its clock, 0 for the real clock; the runner's own limits are of real time always.
     """
 
@@ -68,37 +73,19 @@ class TrainingRequest:
     device_batch_limit: int | None = None
     weights_limit_seconds: float = WEIGHTS_SECONDS
     hidden: tuple[str, ...] = ()
+    core_rate: float = 0.0
     clock_step_seconds: float = 0.0
 
-    def allowance_seconds(self, slowest: float | None) -> float:
-        """How long after the budget the end of training may arrive: one slow step, not more training.
-
-        slowest: the longest wait between two reports of steps so far, None before there were two. It moves the allowance between a fiftieth of the
-        budget and a twentieth: a report is the child's word, if at a time of ours.
-        """
-        least, most = max(2.0, 0.02 * self.budget_seconds), max(3.0, 0.05 * self.budget_seconds)
-        return most if slowest is None else min(most, max(least, 1.5 * slowest))
+    @property
+    def allowance_seconds(self) -> float:
+        """How long after the budget the training is ended. What it took of that is judged before a keep (see `quarantine`)."""
+        return max(3.0, 0.05 * self.budget_seconds)
 
 
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of every child that runs, or might run, edited code: allow-listed, without keys."""
-    kept = {"GOMP_SPINCOUNT": SPIN_COUNT} | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    kept = OPENMP | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return kept | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"} | extra
-
-
-def time_limit(request: TrainingRequest, events: EventLog) -> tuple[float, str]:
-    """Return when (seconds since launch) the next event is overdue, and the sentence to say then."""
-    ready, stop = events.at("ready"), events.at("stop")
-    if ready is None:
-        return request.startup_limit_seconds, f"start-up took longer than {request.startup_limit_seconds:.0f} s"
-    if stop is None:
-        limit = request.budget_seconds + request.allowance_seconds(events.slowest)
-        return (
-            ready + limit,
-            f"training went on for more than {limit:.1f} s after its clock started (budget {request.budget_seconds:.0f} s)",
-        )
-    limit = request.weights_limit_seconds
-    return stop + limit, f"weights were not there {limit:.1f} s after the end of training"
 
 
 def watch(
@@ -106,12 +93,13 @@ def watch(
     channel: int,
     log: CappedLog,
     events: EventLog,
-    request: TrainingRequest,
+    keeper: Timekeeper,
     share: DiskShare,
-    started: float,
     sleep: Sleep,
 ) -> tuple[str, str]:
-    """Pass output on until the child ends or must be stopped; return ("", "") or (status, why it was). Never blocks past a limit.
+    """Pass output on until the weights are there, or the child ends or must be stopped; return ("", "") or (status, why it was).
+
+    Never blocks past a limit. What a training does after its weights are there is for nobody: it is ended then.
 
     A child that was stopped is not waited for, and one that we did not look at for a while is not blamed for being late: its clock is not to be trusted.
     """
@@ -119,21 +107,20 @@ def watch(
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, log)
         selector.register(channel, selectors.EVENT_READ, events)
-        while process.poll() is None:
+        while process.poll() is None and keeper.finished is None:
             now = time.monotonic()
             if now - looked > ABSENT_SECONDS:
                 return "interrupted", f"the harness stood still for {now - looked:.0f} s in mid-run"
             looked = now
             if slept := sleep.seconds:
                 return "interrupted", f"the machine slept for {slept:.0f} s in mid-run"
-            limit, overdue = time_limit(request, events)
-            left = limit - (now - started)
+            left, status, overdue = keeper.left()
             if now - heard > SILENT_SECONDS:
                 if is_stopped(process.pid):
                     return "interrupted", "the training was stopped in mid-run (SIGSTOP), and not by the harness"
                 heard = now
             if left <= 0:
-                return "timeout", overdue
+                return status, overdue
             if too_much := share.exceeded():
                 return "crash", too_much
             if not selector.get_map():  # it closed its pipes and lives on
@@ -158,8 +145,12 @@ def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
             sink.feed(chunk)
 
 
-def outcome(returncode: int, log: CappedLog, events: EventLog, kills_before: int | None = None) -> tuple[str, str]:
-    """Return (status, cause) of a run that ended by itself. returncode: negative for a signal. kills_before: of `memory_kills`, when it was started."""
+def outcome(
+    returncode: int, log: CappedLog, events: EventLog, keeper: Timekeeper, kills_before: int | None = None
+) -> tuple[str, str]:
+    """Return (status, cause) of a run whose weights are there, or that ended by itself. returncode: negative for a signal. kills_before: of `memory_kills`, when it was started."""
+    if keeper.finished and "failed" not in events.last:
+        return "ok", ""
     if "launched" not in events.last and returncode not in (0, -signal.SIGKILL):
         return "infrastructure", f"the training could not be started: {log.last_line[:300]}"
     if "failed" in events.last:
@@ -175,9 +166,7 @@ def outcome(returncode: int, log: CappedLog, events: EventLog, kills_before: int
     if returncode != 0:
         word = f"signal {signal_name(-returncode)}" if returncode < 0 else f"exit status {returncode}"
         return "crash", f"train.py ended with {word}; see run.log"
-    if "finish" not in events.last or "stop" not in events.last or "ready" not in events.last:
-        return "crash", "train.py ended without calling session.start() and session.finish(model)"
-    return "ok", ""
+    return "crash", "train.py ended without calling session.start() and session.finish(model)"
 
 
 def signal_name(number: int) -> str:
@@ -185,30 +174,44 @@ def signal_name(number: int) -> str:
     return next((known.name for known in signal.Signals if known == number), str(number))
 
 
-def is_sure(status: str, events: EventLog) -> bool:
-    """Whether it is beyond the child's reach to have brought about an end that is not held against it: it had not begun, or did not say so itself."""
-    return "launched" not in events.last if status == "infrastructure" else status != "interrupted"
+def is_sure(status: str, events: EventLog, keeper: Timekeeper) -> bool:
+    """Whether it is beyond the child's reach to have brought about an end that is not held against it: it had not begun, or did not say so itself.
+
+    A training that others starved is one: its own processes count as its own.
+    """
+    if status == "infrastructure":
+        return "launched" not in events.last or keeper.starved
+    return status != "interrupted"
 
 
-def make_result(status: str, cause: str, events: EventLog, total_seconds: float, budget_seconds: float = 0.0) -> dict:
+def make_result(status: str, cause: str, events: EventLog, keeper: Timekeeper, total_seconds: float) -> dict:
     """The run's result: status and times by our clock, the rest as the session reported it.
 
-    sure: see `outcomes`. weights_seconds: from the end of training to the end of the process, since what it does in between is for nobody to see.
+    sure: see `outcomes`. training_seconds: charged, as is what came beyond the budget (overshoot_seconds) and between
+    the stop and the weights (weights_seconds). wall_seconds: how long the training took; core_seconds: its CPU time,
+    others_core_seconds: that of others on the same cores meanwhile, both null where the clock is wall time.
+    spent_seconds: what was charged in all, also of a training that failed.
     """
-    finish = events.last.get("finish", {})
-    ready, stop = events.at("ready"), events.at("stop")
+    finish, request = events.last.get("finish", {}), keeper.request
+    stopped, now = keeper.stopped, keeper.finished or keeper.reading
     rows = number(events.last.get("batch", {}).get("device_batch_size"))
     reported = ("num_steps", "total_tokens", "epochs", "memory_mb", "num_params", "depth", "mfu_percent")
-    training_seconds = round(stop - ready, 3) if ready is not None and stop is not None else None
-    tokens = number(finish.get("total_tokens"))
+    training_seconds = stopped and round(stopped.charged, 3)
+    weights_seconds = now.charged - stopped.charged if stopped and now else None
+    tokens, of_cores = number(finish.get("total_tokens")), stopped and request.core_rate
     return {
         "status": status,
         "cause": cause,
-        "sure": is_sure(status, events),
-        "startup_seconds": ready,
+        "sure": is_sure(status, events, keeper),
+        "startup_seconds": events.at("ready"),
         "training_seconds": training_seconds,
-        "overshoot_seconds": round(training_seconds - budget_seconds, 3) if training_seconds is not None else None,
-        "weights_seconds": round(total_seconds - stop, 3) if stop is not None else None,
+        "overshoot_seconds": stopped and round(stopped.charged - request.budget_seconds, 3),
+        "weights_seconds": None if weights_seconds is None else round(weights_seconds, 3),
+        "spent_seconds": now and round(now.charged, 3),
+        "wall_seconds": stopped and round(stopped.wall, 3),
+        "core_seconds": round(stopped.total, 3) if of_cores else None,
+        "others_core_seconds": round(stopped.others, 3) if of_cores else None,
+        "other_processes_seconds": round(keeper.other_processes_seconds, 3),
         "total_seconds": round(total_seconds, 3),
         "tok_per_sec": round(tokens / training_seconds, 1) if tokens and training_seconds else None,
         "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
@@ -229,14 +232,14 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
     remove_tree(work)
     work.mkdir(parents=True)
     write_json_atomic(folder / "run.json", asdict(request))
-    wall, sleep = find_wall(), Sleep()
+    wall, sleep, keeper = find_wall(), Sleep(), Timekeeper(request, on_event)
     started = time.monotonic()
     with (
         contextlib.closing(CappedLog(folder / "run.log")) as log,
-        contextlib.closing(EventLog(folder / "events.jsonl", started, on_event)) as events,
+        contextlib.closing(EventLog(folder / "events.jsonl", started, keeper.hear)) as events,
     ):
         try:
-            status, cause = train_and_watch(request, wall, log, events, started, sleep)
+            status, cause = train_and_watch(request, wall, log, events, keeper, sleep)
             total_seconds = time.monotonic() - started
             if status == "ok":
                 cause = take_file(work, "weights.safetensors", folder / "weights.safetensors", MOST_WEIGHTS_BYTES)
@@ -244,7 +247,7 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
         finally:
             keep_plain_files(cache)  # it may be copied for others
             remove_tree(work)
-    result = make_result(status, cause, events, total_seconds, request.budget_seconds) | {"wall": wall.kind}
+    result = make_result(status, cause, events, keeper, total_seconds) | {"wall": wall.kind}
     if slept := sleep.seconds:
         (folder / "weights.safetensors").unlink(missing_ok=True)
         result |= {"status": "interrupted", "cause": f"the machine slept for {slept:.0f} s in mid-run", "sure": True}
@@ -252,44 +255,44 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
 
 
 def train_and_watch(
-    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, started: float, sleep: Sleep
+    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, keeper: Timekeeper, sleep: Sleep
 ) -> tuple[str, str]:
     """Start the child, pass its output on, and leave nothing of it alive; return (status, cause)."""
     folder = Path(request.folder)
     work, cache = folder / "work", folder / "compile_cache"
-    read_end, write_end = os.pipe()
-    environment = run_environment(request, write_end)
+    ours, theirs = socket.socketpair()
+    environment = run_environment(request, theirs.fileno())
     parent, kills_before = 0 if wall.walled else os.getpid(), memory_kills()
     command = wall.enclose(
         [sys.executable, "-m", "harness.training.launch", request.train_py, str(parent)],
         own=[work, cache],
-        readable=[Path(request.train_py), Path(request.train_dir), folder / "run.json"],
+        readable=[Path(request.train_py), folder / "run.json"],
         hidden=[Path(path) for path in request.hidden],
         device=request.device,
     )
     try:
         process = subprocess.Popen(
             command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, pass_fds=(write_end,),
+            start_new_session=True, pass_fds=(theirs.fileno(),),
         )  # fmt: skip
     except OSError as error:  # no memory for a process, no file descriptor left
-        os.close(read_end)
-        os.close(write_end)
+        ours.close()
+        theirs.close()
         return "infrastructure", f"the training could not be started: {error}"
     try:
-        os.close(write_end)
+        theirs.close()
         note_process(folder, process.pid)
-        status, cause = watch(
-            process, read_end, log, events, request, DiskShare([work, cache], process.pid), started, sleep
-        )
+        keeper.attend(process.pid, ours)
+        share = DiskShare([work, cache], process.pid)
+        status, cause = watch(process, ours.fileno(), log, events, keeper, share, sleep)
     finally:
         kill_child(process, wall.walled)
         kill_escaped(work)
         drain(process.stdout.fileno(), log)
-        drain(read_end, events)
+        drain(ours.fileno(), events)
         process.stdout.close()
-        os.close(read_end)
-    return (status, cause) if status else outcome(wall.returncode(process.returncode), log, events, kills_before)
+        ours.close()
+    return (status, cause) if status else outcome(wall.returncode(process.returncode), log, events, keeper, kills_before)
 
 
 def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:

@@ -1,8 +1,10 @@
 """What a train.py gets from the harness: device, seed, batches, clock, log, and a place for its weights.
 
-In: the run's request file (named by $AUTORESEARCH_RUN) and a pipe to the runner. Out: events on the pipe, weights.safetensors in the
-working folder. Run by hand, without a runner, a train.py is passed on to `python -m harness train`, which makes one. It measures no
-score: the runner does, from the weights, after this process is gone.
+In: the run's request file (named by $AUTORESEARCH_RUN) and a socket to the runner. Out: events on the socket,
+weights.safetensors in the working folder. The runner hands over the training rows, as an open file, when it hears
+that the start-up is over; so nothing is trained on before the clock runs. Run by hand, without a runner, a train.py is
+passed on to `python -m harness train`, which makes one. It measures no score: the runner does, from the weights, after
+this process is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import math
 import os
 import resource
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ from safetensors.torch import save_model
 
 from harness.data.loader import TrainRows
 from harness.training import attention
+from harness.training.clock import CoreClock, WallClock, own_cpu_seconds
 from harness.training.devices import Device, detect_device
 
 RUN_VARIABLE = "AUTORESEARCH_RUN"
@@ -32,6 +36,26 @@ LOGGED_STEPS = 500  # about as many step events as one run sends, however many s
 
 class NonFiniteLoss(RuntimeError):
     """The training loss became nan or infinite; the run ends with status `nan`."""
+
+
+class Copied:
+    """The weights of a model as they are now, plain tensors in main memory; what names one tensor twice still does.
+
+    Tensors of a class that train.py wrote become plain ones: writing them calls nothing of it.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._tensors: dict[str, torch.Tensor] = {}
+        copies: dict[tuple, torch.Tensor] = {}
+        for name, tensor in model.state_dict().items():
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+            if place not in copies:
+                copies[place] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+            self._tensors[str(name)] = copies[place]
+        self.num_params = sum(parameter.numel() for parameter in model.parameters())
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self._tensors
 
 
 class Session:
@@ -49,7 +73,8 @@ class Session:
         self._facts = device
         self._events_fd = events_fd
         self._opened = time.monotonic()
-        self._started: float | None = None
+        self._clock: WallClock | CoreClock | None = None
+        self._rows: TrainRows | None = None
         self._pending: tuple[dict, torch.Tensor] | None = None
         self._next_log = 0.0
         self._steps = self._tokens = self._epoch = 0
@@ -87,27 +112,37 @@ class Session:
 
     def batches(self, device_batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Endless (inputs, targets), each (device_batch_size, max_seq_len) int64 on the device; target -1 is not scored."""
-        if self._started is None:
+        if self._rows is None:
             raise RuntimeError("call session.start() before taking batches: all training is on the clock")
-        rows = TrainRows(Path(self.request["train_dir"]))
-        for inputs, targets, epoch in rows.batches(device_batch_size, self.device, self.seed):
+        for inputs, targets, epoch in self._rows.batches(device_batch_size, self.device, self.seed):
             self._epoch = epoch
             yield inputs, targets
 
     def start(self) -> None:
-        """Start the clock. Everything before (building, compiling, warming up on dummy data) is start-up and not training."""
+        """Start the clock, and get the training rows. Everything before (building, compiling, warming up on dummy data) is start-up."""
         self._synchronize()
-        self._started = time.monotonic()
-        self._send("ready", startup_seconds=self._started - self._opened)
+        self._send("ready", startup_seconds=time.monotonic() - self._opened)
+        self._rows = self._receive_rows()
+        rate, threads = self.request.get("core_rate"), self.request.get("threads")
+        self._clock = CoreClock(rate, threads, own_cpu_seconds) if rate else WallClock()
+
+    def _receive_rows(self) -> TrainRows:
+        """The training rows, which the runner sends as an open file when it has heard that the clock runs."""
+        with socket.socket(fileno=os.dup(self._events_fd)) as channel:
+            _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+        if not descriptors:
+            raise RuntimeError("the runner sent no training rows: it has ended, or the clock was started twice")
+        file = os.fdopen(descriptors[0], "rb")
+        return TrainRows(file, self.max_seq_len, bos_id=self.vocab_size - 1)
 
     @property
     def progress(self) -> float:
         """Share of the training budget used up, 0 at the start, 1 and more when it is over."""
-        if self._started is None:
+        if self._clock is None:
             raise RuntimeError("call session.start() before asking for progress: the clock is not running yet")
         if self._clock_step_seconds:  # for tests: the same number of steps on every machine, however busy it is
             return self._steps * self._clock_step_seconds / self.budget_seconds
-        return (time.monotonic() - self._started) / self.budget_seconds
+        return self._clock.read().charged / self.budget_seconds
 
     def log(self, step: int, train_loss: torch.Tensor, tokens: int, **fields: float) -> None:
         """Note one optimizer step. train_loss: scalar tensor, mean nats per token; tokens: how many the step trained on.
@@ -135,13 +170,20 @@ class Session:
         self._send("step", **event, train_loss=round(value, 5))
 
     def finish(self, model: torch.nn.Module, depth: int, flops_per_token: float = math.nan) -> None:
-        """Stop the clock, write the weights (tied ones once) and report. depth and flops_per_token are for the summary only."""
+        """Copy the weights, stop the clock, write the copy (tied weights once) and report.
+
+        depth and flops_per_token are for the summary only. After the stop no code of train.py is called: what it
+        might compute then would be training that nobody counts.
+        """
+        self._flush_log()
+        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+        copied = Copied(model)
+        facts = {"num_params": copied.num_params, "depth": int(depth)} | self._memory()
+        flops_per_token = float(flops_per_token)
         self._synchronize()
         training_seconds = self.progress * self.budget_seconds
         self._send("stop", training_seconds=training_seconds)
-        self._flush_log()
-        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-        save_model(model, "weights.tmp")
+        save_model(copied, "weights.tmp")
         os.replace("weights.tmp", WEIGHTS_NAME)
         tok_per_sec = self._tokens / training_seconds if training_seconds else 0.0  # no step, where steps are the clock
         mfu = 100 * flops_per_token * tok_per_sec / self._facts.peak_flops
@@ -152,10 +194,8 @@ class Session:
             total_tokens=self._tokens,
             tok_per_sec=tok_per_sec,
             epochs=self._epoch,
-            num_params=sum(p.numel() for p in model.parameters()),
-            depth=depth,
             mfu_percent=mfu if math.isfinite(mfu) else None,
-            **self._memory(),
+            **facts,
         )
 
     def _memory(self) -> dict[str, object]:

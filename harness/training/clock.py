@@ -1,0 +1,112 @@
+"""The clock of a training: how much of its budget is used up.
+
+In: the kernel's counters. Out: charged seconds since the start. The session inside the training and the runner
+outside of it read the same counters with this same code; the runner's reading decides. Standard library only.
+
+On a card, and on Apple's GPU, a second of the budget is a second of wall time. On a CPU it is the work that the
+template's training does in a second on a quiet machine. Who else uses the machine then changes how long a training
+takes, and not how much it learns:
+
+    charged = max(main / rate, total / threads / rate, wall - others)
+
+main is CPU time of the training's main thread, which works or waits for the other threads in every step; total is that
+of all its threads and processes; rate is the share of wall time for which the template's main thread works on a quiet
+machine. The last term is the floor on idling: a training that does not use its cores is charged for wall time, less the
+core-seconds that others used of them, since a core that others hold for a second is lost to all threads for a second.
+Measured on two cores: the main thread does as many steps a second beside one to three busy processes as beside none,
+and a training on one thread, which does more steps per core-second but fewer per second, gains nothing beside them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+STAT = Path("/proc/stat")
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+IDLE, IO_WAIT = 3, 4  # places in a line of /proc/stat of the time in which nobody used that core
+LOOK_SECONDS = 0.2  # between two looks at what others use, which changes little and takes time to read
+
+
+class ClockError(RuntimeError):
+    """This system does not say how much of its cores is in use."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Since the start, in seconds: wall time, CPU time of the main thread and in all, core-seconds of others, and the charge."""
+
+    wall: float = 0.0
+    main: float = 0.0
+    total: float = 0.0
+    others: float = 0.0
+    charged: float = 0.0
+
+
+def own_cpus() -> frozenset[int]:
+    """The numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def idle_seconds(cpus: frozenset[int]) -> float:
+    """Core-seconds since the machine's start in which nobody used these cores. Raises ClockError."""
+    try:
+        lines = STAT.read_text(encoding="ascii").splitlines()
+    except OSError as error:
+        raise ClockError(f"{STAT} cannot be read: {error.strerror}") from error
+    total, seen = 0, set()
+    for line in lines:
+        name, *fields = line.split() or [""]
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cpus and len(fields) > IO_WAIT:
+            seen.add(int(name[3:]))
+            total += int(fields[IDLE]) + int(fields[IO_WAIT])
+    if seen != cpus:
+        raise ClockError(f"{STAT} says nothing of cores {sorted(cpus - seen)}")
+    return total / TICKS
+
+
+class WallClock:
+    """Charges wall time."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def read(self) -> Reading:
+        wall = time.monotonic() - self._began
+        return Reading(wall=wall, charged=wall)
+
+
+class CoreClock:
+    """Charges work of the cores; see the module's text. It starts when it is made.
+
+    rate: share of wall time, see there. cpu: returns CPU seconds of the training's main thread and in all, from any
+    beginning. Raises ClockError where others cannot be seen.
+    """
+
+    def __init__(self, rate: float, threads: int, cpu: Callable[[], tuple[float, float]]) -> None:
+        self.rate, self.threads, self._cpu, self.cpus = rate, threads, cpu, own_cpus()
+        self._wall0, (self._main0, self._total0), self._idle0 = time.monotonic(), cpu(), idle_seconds(self.cpus)
+        self._looked, self._others, self._charged = 0.0, 0.0, 0.0
+
+    def read(self) -> Reading:
+        """What is charged by now; it never falls."""
+        wall, (main, total) = time.monotonic() - self._wall0, self._cpu()
+        main, total = main - self._main0, total - self._total0
+        if wall - self._looked >= LOOK_SECONDS:
+            idle = idle_seconds(self.cpus) - self._idle0
+            self._looked, self._others = wall, max(0.0, len(self.cpus) * wall - idle - total)
+        work = max(main, total / self.threads) / self.rate
+        self._charged = max(self._charged, work, self._looked - self._others)
+        return Reading(wall, main, total, self._others, self._charged)
+
+
+def own_cpu_seconds() -> tuple[float, float]:
+    """CPU seconds of this process: of its main thread, and in all."""
+    main = time.clock_gettime(time.pthread_getcpuclockid(threading.main_thread().ident))
+    return main, time.process_time()
