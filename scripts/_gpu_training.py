@@ -90,7 +90,7 @@ def choose_attention(choice: str, device: Device, settings: Settings) -> dict:
 def make_request(settings: Settings, device: Device) -> dict:
     """What the runner would write into the run's request file."""
     return {
-        "train_dir": str(settings.train_dir), "n_vocab": TrainRows(settings.train_dir).n_vocab, "max_seq_len": settings.max_seq_len,
+        "train_dir": str(settings.train_dir), "n_vocab": TrainRows.of_folder(settings.train_dir).bos_id + 1, "max_seq_len": settings.max_seq_len,
         "seed": 1, "budget_seconds": settings.train_seconds, "device": device.kind, "dtype": device.dtype,
         "compile": settings.compile, "threads": None,
     }  # fmt: skip
@@ -110,6 +110,10 @@ class MeasuredSession(Session):
         self.latest: torch.Tensor | None = None
         self.tokens = self.steps = 0
         self.opened = time.monotonic()
+
+    def _receive_rows(self) -> TrainRows:
+        """From the folder: no runner hands them over here."""
+        return TrainRows.of_folder(self.settings.train_dir)
 
     def wait(self) -> float:
         """The time when the device has done all it was given."""

@@ -118,7 +118,7 @@ def test_an_implausible_gain_is_quarantined_and_plausible_becomes_what_was_seen_
 def test_what_is_in_quarantine_is_not_the_incumbent_until_a_person_accepts_it():
     night = Night().idea(1, [0.5])
     assert night.decided["decision"] == "quarantine" and night.state.incumbent.number == 0
-    assert night.state.experiments[1].in_quarantine and night.state.best_ever == pytest.approx(1.0)
+    assert night.state.experiments[1].in_quarantine and night.state.incumbent.mean == pytest.approx(1.0)
     night.add("ruled", experiment=1, accept=True, becomes_incumbent=True, commit="c" * 40)
     assert night.state.incumbent.number == 1 and night.state.incumbent.commit == "c" * 40
     assert not night.state.experiments[1].in_quarantine and night.state.best_gain == pytest.approx(0.5)

@@ -115,8 +115,13 @@ def drop_unwanted_weights(
 def drop_weights(attempt_folder: Path) -> None:
     """Remove the weights and losses of all runs of an attempt."""
     for run in attempt_folder.glob("runs/*"):
-        for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy"):
-            (run / name).unlink(missing_ok=True)
+        drop_weights_of_run(run)
+
+
+def drop_weights_of_run(run_folder: Path) -> None:
+    """Remove the weights and losses of one run."""
+    for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy"):
+        (run_folder / name).unlink(missing_ok=True)
 
 
 def drop_compile_caches(attempt_folder: Path) -> None:

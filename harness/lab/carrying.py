@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from harness.data.files import read_json, write_json_atomic
 from harness.lab import disk_space, outcomes
-from harness.lab.artifacts import append_summary
-from harness.lab.journal import Experiment, State
+from harness.lab.artifacts import append_summary, drop_weights_of_run
+from harness.lab.journal import Experiment, Run, State
 from harness.lab.locks import OnTheClock
 from harness.lab.measuring import Measurement
 from harness.lab.profiles import ProfileError, detect_device
@@ -59,7 +59,7 @@ class Runs:
         stages = {"train": self._train, "score": self._score, "audit": self._audit}
         if step.kind in stages:
             stages[step.kind](step, listen)
-            self._pause_after_faults()
+            self._pause_after_faults(step)
 
     def end_waiting(self) -> None:
         """End the model server that was started with a training, if there is one."""
@@ -91,7 +91,7 @@ class Runs:
         """Train an experiment's file for a moment and score it, outside of its runs; return how that ended."""
         lab, folder = self.lab, self.lab.folder / "control"
         remove_tree(folder)
-        last = experiment.attempt.runs[-1].started
+        last = experiment.attempt.own[-1].started
         step = Step("train", seed=last["seed"], device_batch_limit=last.get("device_batch_limit"))
         request = self._request(step, lab.train_py(experiment), folder)
         seconds = min(CONTROL_SECONDS, request.budget_seconds)
@@ -107,12 +107,13 @@ class Runs:
         lab = self.lab
         if words := disk_space.lacking(lab.folder):
             raise Paused(words)
-        train_py, folder = lab.attempt_folder(step.experiment, step.attempt) / "train.py", lab.folder_of(step)
+        train_py, folder = lab.attempt_folder(*step.file) / "train.py", lab.folder_of(step)
         request = self._request(step, train_py, folder)
         context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind}
         context |= {"seed": step.seed, "budget_seconds": request.budget_seconds}
         fewer = bool(lab.experiment.attempt.shrunk)  # than the attempt began with: for those who read line by line
         facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
+        facts |= {"beside": step.experiment} if step.of else {}
         lab.note_run("run_started", step, **facts, fewer_rows=fewer)
         listen(context)
         try:
@@ -141,7 +142,8 @@ class Runs:
 
     def _score(self, step: Step, listen: Listener) -> None:
         lab, folder = self.lab, self.lab.folder_of(step)
-        run_kind = lab.experiment.attempt.runs[step.run].started["kind"]
+        run = self._run_of(step)
+        run_kind = run.started["kind"]
         context = {"stage": "scoring", "experiment": step.experiment, "run": step.run, "run_kind": run_kind}
         listen(context | {"share": 0.0})
         try:
@@ -156,8 +158,10 @@ class Runs:
         result = read_json(folder / "result.json") | fields
         write_json_atomic(folder / "result.json", result)
         if fields["val_bpb"] is not None:
-            append_summary(folder / "run.log", lab.experiment.attempt.runs[-1].trained["log_bytes"], result)
+            append_summary(folder / "run.log", run.trained["log_bytes"], result)
         lab.note_run("scored", step, **fields)
+        if run_kind == "refresh":
+            drop_weights_of_run(folder)  # later audits compare with the runs that the incumbent was judged by
         found = {name: fields[name] for name in ("val_bpb", "status", "cause")}
         listen(context | {"event": "scored"} | found)
 
@@ -192,10 +196,10 @@ class Runs:
     def _measurement_of(self, step: Step) -> Measurement:
         """The run of a step, and those of the incumbent that it is compared with."""
         lab, rival = self.lab, self.lab.state.incumbent
-        scored = [run.number for run in rival.attempt.runs if run.val_bpb is not None] if rival else []
+        scored = [run.number for run in rival.attempt.own if run.val_bpb is not None] if rival else []
         theirs = lab.train_py(rival) if rival else None
         rivals = [self._measurement(theirs, theirs.parent / "runs" / f"{number:02d}") for number in scored]
-        train_py = lab.attempt_folder(step.experiment, step.attempt) / "train.py"
+        train_py = lab.attempt_folder(*step.file) / "train.py"
         return self._measurement(train_py, lab.folder_of(step), rivals)
 
     def _measurement(self, train_py: Path, folder: Path, rivals: Sequence[Measurement] = ()) -> Measurement:
@@ -228,13 +232,28 @@ class Runs:
         except ProfileError:
             return False
 
-    def _pause_after_faults(self) -> None:
+    def _run_of(self, step: Step) -> Run:
+        experiment, attempt = step.file
+        return self.lab.state.experiments[experiment].attempts[attempt].runs[step.run]
+
+    def _fault(self, step: Step) -> str | None:
+        """What a run that is over says against the machine, "" for nothing; None while it is not over."""
+        run = self._run_of(step)
+        if run.status is None:
+            return None
+        if run.status == "infrastructure" and (run.excused or step.experiment == 0):
+            return run.cause
+        if step.of and run.val_bpb is None:
+            return f"the best file so far (experiment {step.of[0]}), trained again, ended with {run.status}: {run.cause}"
+        if step.of and run.number not in [each.number for each in self.lab.state.rivals]:
+            return f"the speed of the best file so far differs from run to run: {run.speed:.2f} steps/s in the newest"
+        return ""
+
+    def _pause_after_faults(self, step: Step) -> None:
         """A fault of the machine repeats the run; several in a row are not bad luck. Counted here, so that who comes back tries again."""
-        experiment = self.lab.experiment
-        run = experiment.attempt.runs[-1]
-        if run.status == "infrastructure" and (run.excused or experiment.number == 0):
-            self._faults.append(run.cause)
-        elif run.status is not None:
+        if fault := self._fault(step):
+            self._faults.append(fault)
+        elif fault is not None:
             self._faults.clear()
         if len(self._faults) >= FAULTS:
             times, cause = len(self._faults), self._faults[-1]
@@ -246,6 +265,6 @@ class Runs:
 
 def weights_limit(state: State) -> float:
     """Seconds from the end of a training to its weights: what the baseline took several times over, since whoever takes longer may be training on."""
-    baseline = state.experiments[0].attempt.runs if state.incumbent else []
+    baseline = state.experiments[0].attempt.own if state.incumbent else []
     took = [run.trained["weights_seconds"] for run in baseline if run.trained and run.trained.get("weights_seconds")]
     return min(WEIGHTS_SECONDS, WEIGHTS_SPARE + WEIGHTS_FACTOR * max(took)) if took else WEIGHTS_SECONDS

@@ -21,7 +21,7 @@ def decision(state: State, budget_seconds: float) -> dict:
         "experiment": experiment.number, "attempt": len(experiment.attempts) - 1, "title": proposed["title"], "category": proposed["category"],
         "proposer": proposed["proposer"], "code_lines": proposed["code_lines"], "val_bpb": experiment.mean, "n_runs": len(attempt.scores),
         "sigma": noise.sigma if noise.df else None, "df": noise.df, "noise": noise.words, "memory_gb": round(memory / 1024, 3),
-        "gain": None, "threshold": None, "incumbent": None,
+        "gain": None, "threshold": None, "loss_bound": None, "incumbent": None, "incumbent_runs": None,
     }  # fmt: skip
     if experiment.number == 0:
         return entry | {
@@ -44,7 +44,8 @@ def decision(state: State, budget_seconds: float) -> dict:
             status = "crash"
         return entry | {"decision": "discard", "status": status, "kind": status, "verdict": words, "val_bpb": None}
     found = verdict(state, experiment)
-    entry |= {"gain": round(found.gain, 6), "threshold": found.threshold, "status": "ok"}
+    entry |= {"gain": round(found.gain, 6), "threshold": found.threshold, "status": "ok", "loss_bound": found.loss_bound}
+    entry["incumbent_runs"] = len(state.rivals)
     reasons = quarantine_reasons(state, experiment, found.gain, budget_seconds) if found.decision == "keep" else []
     if reasons:
         words = f"for a person to look at: {'; '.join(reasons)}. Otherwise: {found.words}"
@@ -72,7 +73,7 @@ def history_row(experiment: Experiment) -> dict:
     measured = ("memory_mb", "tok_per_sec", "num_steps", "losses")
     row = {key: attempt.proposed.get(key) for key in told} | {key: decided.get(key) for key in found}
     trained = next(
-        (run.trained for run in reversed(attempt.runs) if run.trained and run.started["kind"] != "smoke"), {}
+        (run.trained for run in reversed(attempt.own) if run.trained and run.started["kind"] != "smoke"), {}
     )
     row |= {key: trained.get(key) for key in measured}
     failure = attempt.failure

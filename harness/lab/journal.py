@@ -6,21 +6,23 @@ In: events with plain fields. Out: the entries, and the `State` they add up to; 
     opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> (audited ...) -> decided -> committed -> proposed ...
 
 An idea whose proposer can mend it is proposed again, as a further attempt, when it was refused or failed early; `unrepaired` says that it could not be.
-`audited` comes for each run of an idea that is about to be kept; `ruled`, a person's word on an experiment in
+A run of kind `refresh` trains the incumbent again, beside an idea that may replace it, and is one more run of the incumbent. `audited` comes for each run
+of an idea that is about to be kept; `ruled`, a person's word on an experiment in
 quarantine, and `controlled`, a trial of the best file after several ideas failed alike, between two experiments.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.data.files import append_whole, sync_folder, write_bytes_atomic
-from harness.search.keep import Noise, Prior, estimate_noise, noise_groups
+from harness.search.keep import Noise, Prior, estimate_noise, noise_groups, standing
 
 EVENTS = (
     "opened",
@@ -164,6 +166,8 @@ class Run:
     """One training of an attempt; the entries it may have so far."""
 
     started: dict
+    place: int = 0  # how many trainings of this night were before it
+    clock: float = 0.0  # and how many seconds they took
     trained: dict | None = None
     scored: dict | None = None
     audited: dict | None = None
@@ -194,6 +198,11 @@ class Run:
         """Ended for a reason that the harness itself saw, and that lies outside of train.py."""
         ends = (entry for entry in (self.audited, self.scored, self.trained) if entry and entry["status"] != "ok")
         return self.status in NOT_HELD_AGAINST and next(ends).get("sure", True)
+
+    @property
+    def speed(self) -> float | None:
+        """Optimizer steps per charged second; None where that says nothing of the machine."""
+        return self.trained.get("steps_per_second") if self.trained else None
 
     @property
     def val_bpb(self) -> float | None:
@@ -232,31 +241,47 @@ class Attempt:
         return passed or not self.proposed.get("smoke")
 
     @property
+    def own(self) -> list[Run]:
+        """The runs that the attempt was judged by; later ones, as the incumbent, are of another time."""
+        return [run for run in self.runs if run.started["kind"] != "refresh"]
+
+    @property
     def scores(self) -> list[float]:
-        return [run.val_bpb for run in self.runs if run.val_bpb is not None]
+        return [run.val_bpb for run in self.own if run.val_bpb is not None]
+
+    @property
+    def steady_scores(self) -> list[float]:
+        """Those of runs that the machine did not disturb, by their speed."""
+        return [run.val_bpb for run in standing_runs(self.own, math.nan)]
 
     @property
     def shrunk(self) -> list[Run]:
         """Trainings that ran out of memory and are made up for by others that hold fewer rows at once."""
-        return [run for run in self.runs if run.fewer_rows][:MAX_SHRINKS]
+        return [run for run in self.own if run.fewer_rows][:MAX_SHRINKS]
 
     @property
     def failure(self) -> Run | None:
         """The first run whose failure is held against the idea."""
         forgiven = [run.number for run in self.shrunk] + [run.number for run in self.unsure[: MOST_UNSURE - 1]]
-        failed = (run for run in self.runs if run.status not in (None, "ok") and not run.excused)
+        failed = (run for run in self.own if run.status not in (None, "ok") and not run.excused)
         return next((run for run in failed if run.number not in forgiven), None) or self.fatal
 
     @property
     def fatal(self) -> Run | None:
         """The last of so many runs that ended with the death of the harness that it was no accident; None for fewer."""
-        cut_off = [run for run in self.runs if run.trained and run.trained.get("cut_off")]
+        cut_off = [run for run in self.own if run.trained and run.trained.get("cut_off")]
         return cut_off[MOST_CUT_OFF - 1] if len(cut_off) >= MOST_CUT_OFF else None
 
     @property
     def unsure(self) -> list[Run]:
         """Runs that ended for reasons outside of train.py as far as only the training itself can tell."""
-        return [run for run in self.runs if run.status in NOT_HELD_AGAINST and not run.excused]
+        return [run for run in self.own if run.status in NOT_HELD_AGAINST and not run.excused]
+
+
+def standing_runs(runs: Sequence[Run], sigma: float) -> list[Run]:
+    """The runs with a score that still count (see `keep.standing`): of one file, in order of time."""
+    scored = [run for run in runs if run.val_bpb is not None]
+    return [scored[index] for index in standing([r.val_bpb for r in scored], [r.speed for r in scored], sigma)]
 
 
 @dataclass
@@ -316,6 +341,7 @@ def failed_early(attempt: Attempt) -> bool:
 class State:
     """A run as its journal tells it. kept: the baseline and what was kept, in the order in which it became the incumbent.
 
+    trainings, trained_seconds: how many there were so far, and their wall time. disturbed: the newest entry that says that another run shared the device.
     controlled: the newest entry that shows that the best file still trains, 0 for none; excused: experiments that failed while it did not. unwell:
     the entry that says that it does not train, None where nothing says so or something has been scored since.
     """
@@ -326,6 +352,9 @@ class State:
     controlled: int = 0
     excused: set[int] = field(default_factory=set)
     unwell: dict | None = None
+    trainings: int = 0
+    trained_seconds: float = 0.0
+    disturbed: int = 0
 
     @property
     def incumbent(self) -> Experiment | None:
@@ -333,9 +362,20 @@ class State:
         return self.kept[-1] if self.kept else None
 
     @property
-    def best_ever(self) -> float | None:
-        """The best mean among baseline and keeps."""
-        return min((e.mean for e in self.kept if e.mean is not None), default=None)
+    def rivals(self) -> list[Run]:
+        """The incumbent's runs that an idea is compared with."""
+        return standing_runs(self.incumbent.attempt.runs, self.noise.sigma)
+
+    @property
+    def smallest_gain(self) -> float | None:
+        """The smallest gain that was kept so far, bits per byte; None before the first."""
+        gains = [e.decided.get("gain") for e in self.kept if e.decided.get("kind") != "simplification"]
+        return min(filter(None, gains), default=None)
+
+    @property
+    def simplified(self) -> float:
+        """What the simplifications kept so far may have lost together, bits per byte."""
+        return sum(e.decided.get("loss_bound") or 0.0 for e in self.kept)
 
     @property
     def best_gain(self) -> float:
@@ -346,10 +386,10 @@ class State:
     def noise(self) -> Noise:
         """sigma of one run, from the baseline's seeds, confirmations, and the profile's prior."""
         prior = self.opened.get("prior") if self.opened else None
-        baseline = self.experiments[0].attempt.scores if self.experiments else []
-        decided = [attempt.scores for e in self.experiments[1:] if e.decided for attempt in e.attempts]
+        baseline = self.experiments[0].attempt.steady_scores if self.experiments else []
+        decided = [attempt.steady_scores for e in self.experiments[1:] if e.decided for attempt in e.attempts]
         newest = self.experiments[-1] if len(self.experiments) > 1 else None
-        candidate = newest.attempt.scores if newest and not newest.decided else []
+        candidate = newest.attempt.steady_scores if newest and not newest.decided else []
         return estimate_noise(noise_groups(baseline, decided, candidate), Prior(**prior) if prior else None)
 
 
@@ -375,6 +415,10 @@ def take_in(state: State, entry: dict) -> None:
         state.unwell = None
     if event in ("opened", "controlled", "note"):
         return
+    if event == "trained":
+        state.trainings += 1
+        state.trained_seconds += entry.get("total_seconds") or 0.0
+        state.disturbed = entry["seq"] if entry.get("shared_with") else state.disturbed
     if entry["experiment"] == len(state.experiments):
         state.experiments.append(Experiment(entry["experiment"]))
     experiment = state.experiments[entry["experiment"]]
@@ -383,11 +427,9 @@ def take_in(state: State, entry: dict) -> None:
     elif event == "checked":
         experiment.attempt.checked = entry
     elif event == "run_started":
-        experiment.attempt.runs.append(Run(entry))
-    elif event in ("trained", "scored"):
-        setattr(experiment.attempt.runs[-1], event, entry)
-    elif event == "audited":
-        experiment.attempt.runs[entry["run"]].audited = entry
+        experiment.attempt.runs.append(Run(entry, state.trainings, state.trained_seconds))
+    elif event in ("trained", "scored", "audited"):
+        setattr(experiment.attempt.runs[entry["run"]], event, entry)
     elif event in ("decided", "committed", "ruled", "unrepaired"):
         setattr(experiment, event, entry)
     if entry.get("decision") in ("baseline", "keep") or (event == "ruled" and entry["becomes_incumbent"]):

@@ -156,7 +156,7 @@ class Lab:
         return self.attempt_folder(experiment, attempt) / "runs" / f"{run:02d}"
 
     def folder_of(self, step: Step) -> Path:
-        return self.run_folder(step.experiment, step.attempt, step.run)
+        return self.run_folder(*step.file, step.run)
 
     def train_py(self, experiment: Experiment) -> Path:
         """The exact file of the experiment's last attempt."""
@@ -362,7 +362,8 @@ class Lab:
 
     def note_run(self, event: str, step: Step, **facts: object) -> None:
         """Add an entry on the run of a step to the journal."""
-        self.journal.append(event, experiment=step.experiment, attempt=step.attempt, run=step.run, **facts)
+        experiment, attempt = step.file
+        self.journal.append(event, experiment=experiment, attempt=attempt, run=step.run, **facts)
 
     def write_table(self) -> Path | None:
         """Derive results.tsv; return the copy that was made of a file edited by hand, if it was."""

@@ -16,6 +16,7 @@ from harness.lab.plan import Night, experiments_done, seconds_per_experiment
 from harness.lab.runner import WEIGHTS_SECONDS
 from harness.lab.settings import Settings
 from harness.lab.steps import Step, baseline_runs, next_step
+from harness.lab.timekeeper import STARVED
 
 PREPARE_SECONDS = 6 * 3600.0  # a large corpus on a slow disk
 START_SECONDS = 300.0  # for everything that is neither training nor scoring: a kernel's start, a proposal, a commit
@@ -34,6 +35,8 @@ def words_of(entry: dict) -> str:
         return f"experiment {number}: refused: {'; '.join(entry['reasons'])}"
     if entry["event"] == "run_started" and entry["kind"] == "confirm":
         return f"experiment {number}: promising, so once more on seed {entry['seed']}"
+    if entry["event"] == "run_started" and entry["kind"] == "refresh":
+        return f"experiment {entry['beside']}: promising, so the best so far (experiment {number}) once more beside it"
     if entry["event"] == "run_started" and entry.get("fewer_rows"):
         return f"experiment {number}: once more, with at most {entry['device_batch_limit']} rows at a time"
     if entry["event"] == "trained" and entry["status"] != "ok":
@@ -113,8 +116,9 @@ class Standing:
         step = self.step
         if step.kind != "close":  # to an onlooker a run in flight looks like one to be closed; the rest are short
             return {"score": "scoring", "train": "starting a run", "audit": "a close audit"}.get(step.kind, step.kind)
-        attempt = self.night.folder / "experiments" / f"{step.experiment:04d}" / "attempts" / f"{step.attempt:02d}"
-        event = last_event(attempt / "runs" / f"{step.run:02d}")
+        experiment, attempt = step.file
+        folder = self.night.folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
+        event = last_event(folder / "runs" / f"{step.run:02d}")
         if event.get("event") != "step":
             return "writing weights" if event.get("event") in ("stop", "finish") else "starting up"
         return f"training {100 * event['progress']:.0f}%, loss {event['train_loss']:.3f}"
@@ -139,8 +143,8 @@ def stage_limit(settings: Settings | None, entries: Sequence[dict], model_second
     if not entries or settings is None:
         return PREPARE_SECONDS, "preparing data"
     if entries[-1]["event"] == "run_started":
-        limit = settings.profile["startup_limit_seconds"] + 1.05 * settings.budget_seconds + WEIGHTS_SECONDS
-        return limit + 60, "training"
+        budget = settings.budget_seconds * (STARVED if settings.core_rate else 1.05)
+        return settings.profile["startup_limit_seconds"] + budget + WEIGHTS_SECONDS + 60, "training"
     step = next_step(entries)
     if entries[-1]["event"] == "trained" or step.kind == "audit":
         return 2 * score_limit_seconds(settings) + 60, "scoring"

@@ -7,35 +7,41 @@ An experiment in quarantine is not the incumbent and costs the night nothing: `o
 
 from __future__ import annotations
 
-from harness.lab.journal import Experiment, Run, State
+from harness.lab.journal import Attempt, Experiment, Run, State
 from harness.scoring.audit import SMALLEST_GAP, STANDARD_ERRORS
+from harness.search.bank import largest_known_gain
 
-SIGMAS, TIMES_BEST_GAIN = (
-    30,
-    3,
-)  # a gain above both of these multiples is implausible: the largest of 125 real ones elsewhere was 17 sigma
-STARTUP_FACTOR, STARTUP_SECONDS, STARTUP_SHARE = (
-    1.5,
-    2.0,
-    0.05,
-)  # of the baseline's slowest; plus the larger of seconds and a share of the budget
-WEIGHTS_FACTOR, WEIGHTS_SECONDS = 4, 1.0  # times the baseline's slowest writing of weights, and seconds
-OVERSHOOT_SHARE = 0.02  # of the budget, or two of the run's own steps, whichever is more
+# A gain above all three is implausible: sigmas, times the best gain so far (the largest of 125 real ones elsewhere was 17
+# sigma), times the largest gain that the bank knows of on this kind of device.
+SIGMAS, TIMES_BEST_GAIN, TIMES_KNOWN_GAIN = 30, 3, 1.5
+# Of the baseline's slowest start-up; plus the larger of seconds and a share of the budget.
+STARTUP_FACTOR, STARTUP_SECONDS, STARTUP_SHARE = 1.5, 2.0, 0.05
+# What a training may take beyond its budget and after its stop, together: share of the budget, seconds, steps of the baseline.
+BEYOND_SHARE, BEYOND_SECONDS, BEYOND_STEPS = 0.02, 1.0, 2
+LATE_SHARE = 0.05  # of the budget: memory that runs out later than this says something of how the training went
+OTHER_PROCESSES_SHARE, OTHER_PROCESSES_SECONDS = 0.01, 0.5  # CPU time on the clock of processes besides the training's own
+ON_EVERY_DISK = "python-stdlib"  # the source whose training text is part of the interpreter
 
 
 def quarantine_reasons(state: State, experiment: Experiment, gain: float, budget_seconds: float) -> list[str]:
     """Return why a would-be keep needs a person's word, [] if nothing speaks for that. gain: bits per byte, of the keep rule."""
-    runs = [run for run in experiment.attempt.runs if run.val_bpb is not None]
-    baseline = [run for run in state.experiments[0].attempt.runs if run.val_bpb is not None]
+    runs = [run for run in experiment.attempt.own if run.val_bpb is not None]
+    baseline = [run for run in state.experiments[0].attempt.own if run.val_bpb is not None]
     reasons = [doubt for run in runs for doubt in run.doubts]
     for run in runs:
         reasons += floor_reason(run, gain)
-        reasons += [
-            *startup_reason(run, baseline, budget_seconds),
-            *overshoot_reason(run, budget_seconds),
-            *weights_reason(run, baseline),
-        ]
+        reasons += other_processes_reason(run)
+        reasons += beyond_reason(run, baseline, budget_seconds)
+        if text_is_within_reach(state, run):
+            reasons += startup_reason(run, baseline, budget_seconds)
+    reasons += forgiven_reason(experiment.attempt, budget_seconds)
     return list(dict.fromkeys([*reasons, *gain_reason(state, gain)]))
+
+
+def text_is_within_reach(state: State, run: Run) -> bool:
+    """Whether training text can be had before the clock starts: elsewhere the rows come with the clock, and a long start-up buys nothing."""
+    source = state.opened.get("source", ON_EVERY_DISK)
+    return source == ON_EVERY_DISK or run.trained.get("wall", "limits") == "limits"
 
 
 def startup_limit(baseline: list[Run], budget_seconds: float) -> float | None:
@@ -55,30 +61,34 @@ def startup_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list
     ]
 
 
-def weights_reason(run: Run, baseline: list[Run]) -> list[str]:
-    """Long before its weights are there, a training may be going on."""
-    seconds = [
-        other.trained["weights_seconds"] for other in baseline if other.trained.get("weights_seconds") is not None
-    ]
-    took = run.trained.get("weights_seconds")
-    if not seconds or took is None or took <= (limit := WEIGHTS_SECONDS + WEIGHTS_FACTOR * max(seconds)):
-        return []
-    return [
-        f"run {run.number} took {took:.1f} s to write its weights, where the baseline's allow {limit:.1f} s: did it train on?"
-    ]
+def beyond_limit(baseline: list[Run], budget_seconds: float) -> float:
+    """Seconds beyond the budget and after the stop that an honest training may take: a last step, and writing its weights."""
+    trained = [run.trained for run in baseline if run.trained.get("training_seconds") and run.trained.get("num_steps")]
+    step = max((each["training_seconds"] / each["num_steps"] for each in trained), default=0.0)
+    return max(BEYOND_SHARE * budget_seconds, BEYOND_SECONDS, BEYOND_STEPS * step)
 
 
-def overshoot_reason(run: Run, budget_seconds: float) -> list[str]:
-    """An honest training is over one step after its budget at the latest."""
-    took, steps = run.trained.get("training_seconds"), run.trained.get("num_steps")
-    if not took:
+def beyond_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list[str]:
+    """Time that the budget does not cover may be training that nobody counted. By the runner's clock, and the baseline's steps."""
+    beyond = max(0.0, run.trained.get("overshoot_seconds") or 0.0) + (run.trained.get("weights_seconds") or 0.0)
+    limit = beyond_limit(baseline, budget_seconds)
+    if beyond <= limit:
         return []
-    limit = budget_seconds + max(OVERSHOOT_SHARE * budget_seconds, 2 * took / max(1.0, steps or 1.0))
-    return (
-        []
-        if took <= limit
-        else [f"run {run.number} trained for {took:.1f} s, where {limit:.1f} s were its budget and a last step"]
-    )
+    return [f"run {run.number} took {beyond:.1f} s beyond its budget and after its stop, where a last step and writing weights may take {limit:.1f} s: did it train on?"]
+
+
+def forgiven_reason(attempt: Attempt, budget_seconds: float) -> list[str]:
+    """Runs that were made up for, and that the training may have ended itself because it did not like how they went."""
+    late = [run for run in attempt.shrunk if (run.trained.get("spent_seconds") or 0.0) > LATE_SHARE * budget_seconds]
+    return [f"run {run.number} was repeated after {run.status}, which the training itself may have brought about: {run.cause}" for run in (*attempt.unsure, *late)]
+
+
+def other_processes_reason(run: Run) -> list[str]:
+    """A training is one process. What others of it did on the clock, it may have done for somebody."""
+    used = run.trained.get("other_processes_seconds") or 0.0
+    if used <= max(OTHER_PROCESSES_SECONDS, OTHER_PROCESSES_SHARE * (run.trained.get("core_seconds") or 0.0)):
+        return []
+    return [f"processes that run {run.number} had started used {used:.1f} s of CPU time on its clock: what for?"]
 
 
 def floor_reason(run: Run, gain: float) -> list[str]:
@@ -94,9 +104,11 @@ def floor_reason(run: Run, gain: float) -> list[str]:
 def gain_reason(state: State, gain: float) -> list[str]:
     """A gain far beyond the noise and beyond all gains so far is more often a mistake than a discovery."""
     sigma = state.noise.sigma if state.noise.df else 0.0
-    limit = max(SIGMAS * sigma, TIMES_BEST_GAIN * state.best_gain)
+    known = largest_known_gain(state.opened.get("device_kind", ""))
+    limit = max(SIGMAS * sigma, TIMES_BEST_GAIN * state.best_gain, TIMES_KNOWN_GAIN * known)
     if not limit or gain <= limit:
         return []
     return [
-        f"a gain of {gain:.4f} bpb is above {SIGMAS} sigma ({SIGMAS * sigma:.4f}) and {TIMES_BEST_GAIN} times the best gain so far ({state.best_gain:.4f})"
+        f"a gain of {gain:.4f} bpb is implausible: above {SIGMAS} sigma ({SIGMAS * sigma:.4f}), {TIMES_BEST_GAIN} times the best gain so far "
+        f"({state.best_gain:.4f}) and {TIMES_KNOWN_GAIN} times the largest that the bank knows of here ({known:.4f})"
     ]

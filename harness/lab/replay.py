@@ -79,7 +79,10 @@ def misplaced(state: State, step: Step, entry: dict, budget_seconds: float | Non
 
 
 def same_place(entry: dict, step: Step) -> bool:
-    return all(entry[key] == getattr(step, key) for key in PLACES.get(entry["event"], RUN_PLACE))
+    places = PLACES.get(entry["event"], RUN_PLACE)
+    if places == RUN_PLACE:
+        return (entry["experiment"], entry["attempt"], entry["run"]) == (*step.file, step.run)
+    return all(entry[key] == getattr(step, key) for key in places)
 
 
 def ruled_wrongly(state: State, step: Step, entry: dict) -> str:
@@ -113,5 +116,6 @@ def words_of(entry: dict) -> str:
 
 
 def words_of_step(step: Step) -> str:
-    place = [f"{key} {getattr(step, key)}" for key in PLACES.get(ANSWERS[step.kind], RUN_PLACE)]
+    known = {"experiment": step.file[0], "attempt": step.file[1], "run": step.run}
+    place = [f"{key} {known[key]}" for key in PLACES.get(ANSWERS[step.kind], RUN_PLACE)]
     return f"`{ANSWERS[step.kind]}`" + (f" of {', '.join(place)}" if place else "")

@@ -198,7 +198,9 @@ def make_result(status: str, cause: str, events: EventLog, keeper: Timekeeper, t
     reported = ("num_steps", "total_tokens", "epochs", "memory_mb", "num_params", "depth", "mfu_percent")
     training_seconds = stopped and round(stopped.charged, 3)
     weights_seconds = now.charged - stopped.charged if stopped and now else None
-    tokens, of_cores = number(finish.get("total_tokens")), stopped and request.core_rate
+    tokens, steps = number(finish.get("total_tokens")), number(finish.get("num_steps"))
+    of_cores = stopped and request.core_rate
+    speed = steps / training_seconds if steps and training_seconds and not request.clock_step_seconds else None
     return {
         "status": status,
         "cause": cause,
@@ -213,6 +215,7 @@ def make_result(status: str, cause: str, events: EventLog, keeper: Timekeeper, t
         "others_core_seconds": round(stopped.others, 3) if of_cores else None,
         "other_processes_seconds": round(keeper.other_processes_seconds, 3),
         "total_seconds": round(total_seconds, 3),
+        "steps_per_second": speed and round(speed, 3),
         "tok_per_sec": round(tokens / training_seconds, 1) if tokens and training_seconds else None,
         "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
         "attention": events.last.get("open", {}).get("attention"),

@@ -10,7 +10,7 @@ import hashlib
 import platform
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,9 +21,13 @@ from harness.lab import history
 from harness.lab.journal import now
 from harness.lab.parameters import check_tag
 from harness.lab.profiles import Profile, detect_device, worker_threads
-from harness.lab.runner import REPOSITORY, TrainingRequest
+from harness.lab.runner import OPENMP, REPOSITORY, TrainingRequest
+from harness.training.clock import ClockError, idle_seconds, own_cpus
 
 FORMAT_VERSION = 1
+# Share of wall time for which the template's main thread works on a quiet machine of two cores: the rate of a CPU's
+# clock. A machine of another rate gives the same budget while it is quiet; see `harness.training.clock`.
+CORE_RATE = 0.92
 
 
 class SettingsError(RuntimeError):
@@ -32,7 +36,10 @@ class SettingsError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """run.json. profile: the Profile's fields as data; device: of `harness.training.devices`; base: git {repository state} or None."""
+    """run.json. profile: the Profile's fields as data; device: of `harness.training.devices`; base_commit: the repository's, None without git.
+
+    core_rate: of `harness.training.clock`, 0 where the budget is wall time. openmp: what every training finds set.
+    """
 
     format_version: int
     tag: str
@@ -50,6 +57,8 @@ class Settings:
     harness_hash: str
     versions: dict
     base_commit: str | None
+    core_rate: float = 0.0
+    openmp: dict = field(default_factory=dict)
 
     @property
     def budget_seconds(self) -> float:
@@ -112,7 +121,25 @@ def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict) 
         harness_hash=harness_hash(),
         versions=package_versions(),
         base_commit=history.head_commit(REPOSITORY),
+        core_rate=choose_core_rate(profile, device),
+        openmp=OPENMP,
     )
+
+
+def choose_core_rate(profile: Profile, device: dict) -> float:
+    """The rate of a CPU's clock; 0, for wall time, on other devices, where the kernel does not say who uses the cores, and under the step clock."""
+    if device["kind"] != "cpu" or profile.clock_step_seconds or why_wall_time():
+        return 0.0
+    return CORE_RATE
+
+
+def why_wall_time() -> str:
+    """Why a CPU's budget cannot be counted in work of its cores here; "" where it can."""
+    try:
+        idle_seconds(own_cpus())
+    except ClockError as error:
+        return str(error)
+    return ""
 
 
 def hidden_folders(settings: Settings, data: PreparedData, results: Path) -> tuple[str, ...]:
@@ -142,6 +169,7 @@ def training_request(
         dtype=settings.dtype,
         compile=settings.compile,
         threads=settings.threads,
+        core_rate=settings.core_rate,
         clock_step_seconds=settings.profile.get("clock_step_seconds", 0.0),
         hidden=hidden_folders(settings, data, results or results_folder()),
     )

@@ -30,6 +30,7 @@ from harness.lab.settings import (
 from harness.search.constants import rewrite_constants
 
 MAX_LOOKS = 3  # runs a candidate may get in all
+CARD_REFRESH_SECONDS = 2 * 3600.0  # of training since the incumbent's last run: on a card, which others seldom share, no keep beside an older one
 
 
 def find_profile(
@@ -140,4 +141,7 @@ def open_journal(lab: Lab) -> None:
             "prior": settings.profile["prior"],
             "profile": settings.profile["name"],
         }
+        kind = settings.device["kind"]
+        facts |= {"device_kind": kind, "source": settings.profile["source"]}
+        facts |= {"refresh_seconds": 0.0 if kind == "cpu" else CARD_REFRESH_SECONDS}
         lab.journal.append("opened", **facts, max_looks=MAX_LOOKS, device_batch_limit=limit)

@@ -223,8 +223,9 @@ def stage_of(folder: Path, step: Step) -> tuple[str, float | None]:
     }  # fmt: skip
     if step.kind != "close":  # a run in flight looks like one to be closed
         return words[step.kind], None
-    attempt = folder / "experiments" / f"{step.experiment:04d}" / "attempts" / f"{step.attempt:02d}"
-    event = last_event(attempt / "runs" / f"{step.run:02d}")
+    experiment, attempt = step.file
+    attempt_folder = folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
+    event = last_event(attempt_folder / "runs" / f"{step.run:02d}")
     if event.get("event") == "step":
         return "training", round(float(event["progress"]), 4)
     return ("writing weights", 1.0) if event.get("event") in ("stop", "finish") else ("starting", 0.0)
