@@ -117,7 +117,7 @@ def night_of(options: argparse.Namespace) -> Night:
         options.set.remove(change)
         options.source = options.source or change.removeprefix("source=")
     return Night(
-        tag=options.tag or ("demo" if options.demo else date.today().strftime("%b%d").lower()),
+        tag=(newest_tag(options) if options.close_out else options.tag) or ("demo" if options.demo else date.today().strftime("%b%d").lower()),
         profile=options.profile or ("demo" if options.demo else "auto"),
         hours=options.hours,
         experiments=DEMO_EXPERIMENTS if options.demo and options.experiments is None else options.experiments,
@@ -129,6 +129,7 @@ def night_of(options: argparse.Namespace) -> Night:
         proposer=options.proposer,
         model=options.model,
         llm=" ".join(options.llm),
+        close_out=options.close_out,
     )
 
 

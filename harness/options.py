@@ -64,7 +64,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     what.add_argument(
         "--demo",
         action="store_true",
-        help=f"the whole loop on the embedded corpus: a baseline and {DEMO_EXPERIMENTS} experiments of 20 s",
+        help=f"the whole loop on the embedded corpus: a plain baseline, {DEMO_EXPERIMENTS} experiments of 20 s, and the claim",
     )
     what.add_argument("--status", action="store_true", help="one screen on a run, and exit; with --json for scripts")
     what.add_argument(
@@ -74,6 +74,11 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     )
     what.add_argument("--stop", action="store_true", help="ask a running night to stop after its experiment, and exit")
     what.add_argument("--report", action="store_true", help="write and print the report of a run so far, and exit")
+    what.add_argument(
+        "--close-out",
+        action="store_true",
+        help="measure what the run's best is worth: best and baseline in turn on fresh seeds, and no more experiments",
+    )
     for word, meaning in (("accept", "keep it if it beats the best"), ("refuse", "leave it a discard")):
         what.add_argument(
             f"--{word}", type=int, metavar="N", help=f"say of experiment N, which is in quarantine: {meaning}, and exit"

@@ -97,7 +97,7 @@ class Runs:
         seconds = min(CONTROL_SECONDS, request.budget_seconds)
         result = run_training(dataclasses.replace(request, budget_seconds=seconds))
         if result["status"] == "ok":
-            result = self._measurement(lab.train_py(experiment), folder).score(lambda share: None)
+            result = self.measurement(lab.train_py(experiment), folder).score(lambda share: None)
         remove_tree(folder)
         return result
 
@@ -198,11 +198,12 @@ class Runs:
         lab, rival = self.lab, self.lab.state.incumbent
         scored = [run.number for run in rival.attempt.own if run.val_bpb is not None] if rival else []
         theirs = lab.train_py(rival) if rival else None
-        rivals = [self._measurement(theirs, theirs.parent / "runs" / f"{number:02d}") for number in scored]
+        rivals = [self.measurement(theirs, theirs.parent / "runs" / f"{number:02d}") for number in scored]
         train_py = lab.attempt_folder(*step.file) / "train.py"
-        return self._measurement(train_py, lab.folder_of(step), rivals)
+        return self.measurement(train_py, lab.folder_of(step), rivals)
 
-    def _measurement(self, train_py: Path, folder: Path, rivals: Sequence[Measurement] = ()) -> Measurement:
+    def measurement(self, train_py: Path, folder: Path, rivals: Sequence[Measurement] = ()) -> Measurement:
+        """Of one run, and of those that it is compared with."""
         lab = self.lab
         shared = (lab.settings, lab.data, lab.integrity, find_wall(), lab.folder.parent)
         return Measurement(*shared, train_py, folder, rivals)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from harness.data.text import NO_MATHS, without_escapes
+from harness.lab.close_out import CloseOut, words_of_claim
 from harness.lab.costs import run_usage, usage_words
 from harness.lab.history import experiment_ref
 from harness.lab.journal import Experiment
@@ -253,6 +254,27 @@ def learnt_page(lab: Lab, experiment: Experiment) -> str:
     total = lab.state.experiments[0].mean - lab.state.incumbent.mean
     words += f" So far: {len(rows)} experiments, {kept} kept, {total:+.4f} bpb better than the baseline."
     return box(escape(words))
+
+
+def claim_page(lab: Lab, found: CloseOut) -> str:
+    """The runs of the claim, and what they allow to say."""
+    if not found.claimed:
+        return box("nothing was kept, so there is nothing to claim: the baseline stands")
+    rows = [
+        (
+            run["trial"].role,
+            run["trial"].seed,
+            *(f"{run['scored'][name]:.6f}" if run["scored"].get(name) else run["scored"]["status"] for name in ("val_bpb", "holdout_bpb")),
+            f"{run['trained']['num_steps'] or 0:.0f}",
+            f"{run['trained']['wall_seconds']:.0f} s",
+        )
+        for run in found.runs
+        if run["scored"]
+    ]
+    page = table(("file", "seed", "val_bpb", "holdout_bpb", "steps", "wall time"), rows)
+    if template := found.claimed.get("template_bpb"):
+        page += box(f"the template that real nights begin with scored {template:.6f} beside them, in one run")
+    return page + box(f"<b>{escape(words_of_claim(found.claimed))}</b>", GREEN)
 
 
 def score_text(experiment: Experiment) -> str:

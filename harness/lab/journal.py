@@ -38,6 +38,8 @@ EVENTS = (
     "controlled",
     "unrepaired",
     "note",
+    "claim_begun",  # these two in close_out.jsonl alone
+    "claimed",
 )
 NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
 MOST_UNSURE = 3  # runs of one attempt that may end so by its own word; the last of them is held against it

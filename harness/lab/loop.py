@@ -270,7 +270,7 @@ class Lab:
         return scored[0] if scored else state.incumbent
 
     def _source_of(self, experiment: Experiment | None) -> str:
-        return self.train_py(experiment).read_text(encoding="utf-8") if experiment else self._template()
+        return self.train_py(experiment).read_text(encoding="utf-8") if experiment else self.template()
 
     @says_when_full
     def check(self) -> None:
@@ -374,7 +374,8 @@ class Lab:
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
-    def _template(self) -> str:
+    def template(self) -> str:
+        """The committed template, as real nights begin with it but for the profile's constants."""
         return (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
 
     def _stop_if_template_refused(self) -> None:

@@ -96,6 +96,13 @@ class Measurement:
         if not path.exists() and self.weights.exists():
             save_losses(path, self._run("holdout", progress).losses)
 
+    def score_holdout(self, progress: Progress) -> dict:
+        """Further fields of `scored` for a run of the claim, which no proposer is told of: its bits per byte on the private holdout."""
+        fields: dict = {}
+        with self._judged(fields, "holdout_seconds"):
+            fields["holdout_bpb"] = round(self._run("holdout", progress).val_bpb, 6)
+        return fields
+
     def measure_holdout_of_rival(self, progress: Progress) -> str:
         """The same for a run of the incumbent: what fails there is not the candidate's fault. Return what the audit should say of it, "" for nothing.
 

@@ -13,16 +13,17 @@ from pathlib import Path
 
 from harness.data import DataError
 from harness.data.manifest import PreparedData, open_prepared
-from harness.lab import disk_space, epochs, heartbeat, history, pages, report, rulings, start
+from harness.lab import close_out, disk_space, epochs, heartbeat, history, pages, report, rulings, start
 from harness.lab.clock import wall_seconds
+from harness.lab.close_out import claim_of, is_wanted, read_close_out, words_of_claim
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.findings import duration
-from harness.lab.journal import NOT_HELD_AGAINST, fold
+from harness.lab.journal import NOT_HELD_AGAINST, State, fold, read_journal
 from harness.lab.locks import BusyError, hold, is_held
 from harness.lab.loop import Lab, LoopError, Paused
 from harness.lab.parameters import check_tag
-from harness.lab.plan import Night, command_line, enough, plan_words
-from harness.lab.profiles import ProfileError, detect_device
+from harness.lab.plan import Night, claim_seconds, command_line, duration_words, enough, plan_words
+from harness.lab.profiles import PROFILES, ProfileError, detect_device
 from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
 from harness.lab.proposers import deadline_seconds, settle
 from harness.lab.runner import REPOSITORY
@@ -55,7 +56,7 @@ FINAL_ERRORS = (
 )
 
 
-NO_JOURNAL = ("01_prepare", "04_analysis")
+NO_JOURNAL = ("01_prepare", "05_close_out", "04_analysis")  # notebooks that do not move the run's journal on
 
 
 class GaveUp(LoopError):
@@ -150,6 +151,10 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
         settings = read_settings(night.folder)
         start.check_same_wishes(settings, night.profile, night.source, night.overrides)
         check_same_text(settings)
+    elif night.close_out:
+        raise SettingsError(f"there is no run {night.tag}, so there is nothing to claim")
+    elif night.experiments and night.profile in PROFILES:
+        terminal.say(duration_words(PROFILES[night.profile], night.experiments))
     ideas = settle(night)
     terminal.say(ideas.words)
     if full := disk_space.lacking(night.folder):
@@ -166,12 +171,12 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
         )
     wishes = what_to_prepare(night)
     if data := data_of_run(night):
-        terminal.say(f"1 of 4, data {data.data_id} is as the run began with it")
+        terminal.say(f"1 of 5, data {data.data_id} is as the run began with it")
     else:
-        terminal.say(f"1 of 4, prepare data (profile {wishes['profile']})")
+        terminal.say(f"1 of 5, prepare data (profile {wishes['profile']})")
         run_notebook(night, terminal, stopper, context, "01_prepare", "01_prepare", wishes)
     if next_step(night.entries()).experiment == 0:
-        terminal.say("2 of 4, baseline")
+        terminal.say("2 of 5, baseline")
         asked = {
             "profile": night.profile,
             "device": night.device,
@@ -188,12 +193,15 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     if warning := epochs.warning(epochs.of_baseline(state, open_prepared(read_settings(night.folder).data_folder))):
         terminal.say(warning)
     terminal.say(f"disk: {disk_space.words(night.folder)}")
-    terminal.say(f"3 of 4, experiments: {plan_words(night)}")
+    terminal.say(f"3 of 5, experiments: {plan_words(night)}")
     ideas_of = {"proposer": ideas.proposer, "model": ideas.model, "llm": night.llm}
-    while not stopper.wanted() and not enough(night):
+    while not stopper.wanted() and not night.close_out and not enough(night):
         number = next_step(night.entries()).experiment
         run_notebook(night, terminal, stopper, context, "03_agent_loop", f"{number:04d}", common | ideas_of)
-    terminal.say("4 of 4, analysis")
+    if not stopper.wanted() and is_wanted(fold(night.entries()), read_close_out(night.folder)):
+        terminal.say(f"4 of 5, the claim: {claim_plan_words(night)}")
+        run_notebook(night, terminal, stopper, context, "05_close_out", "05_close_out", common)
+    terminal.say("5 of 5, analysis")
     run_notebook(night, terminal, stopper, context, "04_analysis", "04_analysis", common)
     say_where(night, terminal, stopper.wanted())
     return 0
@@ -258,7 +266,7 @@ def run_notebook(
             if not disk_space.is_full(error):
                 raise
             why = disk_space.full_words(night.folder, error)
-        if (made := progress_made(night.entries())) > reached:
+        if (made := all_progress(night)) > reached:
             paused, reached, pauses = 0.0, made, 0
         if paused >= GIVE_UP_SECONDS:
             raise GaveUp(f"paused for {paused / 3600:.0f} hours, and still: {why}")
@@ -287,7 +295,7 @@ def try_notebook(
     Raises Paused where it may go on later, LoopError where it cannot.
     """
     output = night.folder / "notebooks" / f"{page}.ipynb"
-    failures, reached = 0, progress_made(night.entries())
+    failures, reached = 0, all_progress(night)
     while True:
         target = next_step(night.entries()).experiment
         process = NotebookProcess(context, REPOSITORY / "notebooks" / f"{name}.ipynb", output, parameters)
@@ -307,7 +315,7 @@ def try_notebook(
             raise LoopError(message)
         if full := disk_space.lacking(night.folder):
             raise Paused(f"{full} (the notebook of {page} ended with {kind}: {first_line(message)})")
-        made = progress_made(night.entries())
+        made = all_progress(night)
         failures, reached = (failures + 1 if made <= reached else 1), made
         if failures >= TRIES:
             raise (Paused if kind in DIED else LoopError)(
@@ -316,6 +324,18 @@ def try_notebook(
         terminal.say(f"the notebook of {page} ended with {kind} ({first_line(message)}): starting it again")
         if stopper.wanted():
             raise StopNow
+
+
+def all_progress(night: Night) -> int:
+    """How much finished work there is, that of the claim included."""
+    return progress_made(night.entries()) + progress_made(read_journal(night.folder / close_out.NAME))
+
+
+def claim_plan_words(night: Night) -> str:
+    """How many trainings the claim still takes, and how long that is."""
+    settings = read_settings(night.folder)
+    left = close_out.trainings_left(fold(night.entries()), read_close_out(night.folder), settings.profile["name"] == "demo")
+    return f"best and baseline in turn on fresh seeds, {left} trainings, about {claim_seconds(night, left) / 60:.0f} min"
 
 
 def progress_made(entries: list[dict]) -> int:
@@ -372,14 +392,25 @@ def say_where(night: Night, terminal: Terminal, stopped: bool) -> None:
     best, baseline = state.incumbent, state.experiments[0]
     report.write_report(night.folder)
     terminal.say(
-        f"{len(rows)} experiments, {kept} kept. Baseline {baseline.mean:.6f}, best {best.mean:.6f} (experiment {best.number}: {best.decided['title']})"
+        f"{len(rows)} experiments, {kept} kept. Baseline {baseline.mean:.6f}, branch at {best.mean:.6f} (experiment {best.number}: {best.decided['title']})"
     )
+    terminal.say(claim_words(night, state))
     shown = night.folder.relative_to(REPOSITORY) if night.folder.is_relative_to(REPOSITORY) else night.folder
     terminal.say(
         f"look at {shown}/notebooks/index.html, {shown}/report/report.md, {shown}/results.tsv; best model in {shown}/best/"
     )
     if stopped:
         terminal.say(f"stopped as asked; continue with: {command_line(night)}")
+
+
+def claim_words(night: Night, state: State) -> str:
+    """What may be said of the night: its claim, or how to have it measured."""
+    if best := claim_of(night.folder, state.incumbent.number):
+        return f"the claim: {words_of_claim(best)}"
+    if not is_wanted(state, read_close_out(night.folder)):
+        return "nothing was kept, so nothing is claimed"
+    command = command_on(night.folder, "--close-out")
+    return f"whether the best is an improvement is not measured yet ({claim_plan_words(night)}): {command}"
 
 
 def ask_to_stop(folder: Path) -> str:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.lab.close_out import read_close_out, words_of_close_out
 from harness.lab.journal import State, fold
 from harness.lab.measuring import score_limit_seconds
 from harness.lab.plan import Night, experiments_done, seconds_per_experiment
@@ -97,6 +98,8 @@ class Standing:
         if number == 0:
             runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
             return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {self.stage()}"
+        if claim := words_of_close_out(read_close_out(self.night.folder)):
+            return claim
         most = self.night.experiments
         if self.step.kind == "propose" and most is not None and number > most:
             return "analysis"
