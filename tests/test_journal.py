@@ -34,11 +34,14 @@ def run(
     rows: int | None = None,
     limit: int | None = None,
     sure: bool = True,
+    beside: int | None = None,
 ) -> list[dict]:
     """The entries of one run: started (with at most `limit` rows at a time), trained (with `rows`), scored."""
     at = {"experiment": experiment, "attempt": 0, "run": number}
+    started = {"kind": kind, "seed": 1, "device_batch_limit": limit}
+    started |= {} if beside is None else {"beside": beside}
     events = [
-        {"event": "run_started", **at, "kind": kind, "seed": 1, "device_batch_limit": limit},
+        {"event": "run_started", **at, **started},
         {
             "event": "trained",
             **at,
@@ -84,13 +87,27 @@ NIGHT = script(
     OPENED,
     *BASELINE,
     *experiment(1, run(1, 0, 1.6)),
-    *experiment(2, run(2, 0, 1.48) + run(2, 1, 1.481, kind="confirm") + audited(2, 0, 1), "keep"),
+    *experiment(2, run(2, 0, 1.496) + run(2, 1, 1.4955, kind="confirm") + audited(2, 0, 1), "keep"),
     *experiment(3, run(3, 0, status="crash")),
-    *experiment(4, run(4, 0, status="interrupted") + run(4, 1, 1.49)),
+    *experiment(4, run(4, 0, status="interrupted") + run(4, 1, 1.5)),
     *experiment(
-        5, run(5, 0, status="oom", rows=4) + run(5, 1, status="oom", rows=2, limit=2) + run(5, 2, 1.49, rows=1, limit=1)
+        5, run(5, 0, status="oom", rows=4) + run(5, 1, status="oom", rows=2, limit=2) + run(5, 2, 1.5, rows=1, limit=1)
     ),
     *experiment(6, run(6, 0, status="oom", rows=2) + run(6, 1, status="oom", rows=1, limit=1)),
+)
+# The same rules on a CPU: whatever would be kept is judged beside a run of the incumbent from its own time.
+FRESH = script(
+    OPENED | {"prior": {"sigma": 0.001, "df": 4, "note": ""}, "refresh_seconds": 0.0},
+    *BASELINE,
+    *experiment(1, run(1, 0, 1.48) + run(0, 2, 1.501, kind="refresh", beside=1) + audited(1, 0), "keep"),
+    *experiment(2, run(2, 0, 1.6)),
+    *experiment(
+        3,
+        run(3, 0, 1.46)
+        + run(1, 1, status="interrupted", kind="refresh", beside=3)
+        + run(1, 2, status="crash", kind="refresh", beside=3)
+        + run(1, 3, 1.46, kind="refresh", beside=3),
+    ),
 )
 KINDS = {
     "opened": "propose",
@@ -102,7 +119,9 @@ KINDS = {
 }
 
 
-def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry_does():
+@pytest.mark.parametrize("night", [NIGHT, FRESH], ids=["night", "with refreshes"])
+def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry_does(night):
+    """So a kill at any moment, in a refresh too, is followed by what was to come."""
     does = {
         "proposed": "propose",
         "checked": "check",
@@ -114,14 +133,20 @@ def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry
         "committed": "commit",
     }
     assert next_step([]) == Step("open")
-    for length in range(1, len(NIGHT)):
-        step, following = next_step(NIGHT[:length]), NIGHT[length]
+    beside = {}
+    for length in range(1, len(night)):
+        step, following = next_step(night[:length]), night[length]
+        place = tuple(following.get(key) for key in ("experiment", "attempt", "run"))
         assert step.kind == does[following["event"]], (length, step, following)
-        assert step.experiment == following["experiment"]
+        if following["event"] == "run_started":
+            assert step.run_kind == following["kind"]
+            beside[place] = following.get("beside", following["experiment"])
+        assert step.experiment == beside.get(place, following["experiment"])
         if following["event"] in ("run_started", "trained", "scored", "audited"):
-            assert step.run == following["run"]
-        if NIGHT[length - 1]["event"] in KINDS:
-            assert step.kind == KINDS[NIGHT[length - 1]["event"]]
+            assert (*step.file, step.run) == place
+        if night[length - 1]["event"] in KINDS:
+            assert step.kind == KINDS[night[length - 1]["event"]]
+    assert next_step(night) == Step("propose", night[-1]["experiment"] + 1)
 
 
 def test_next_step_is_pure():
@@ -143,7 +168,7 @@ def test_runs_get_seeds_of_their_own():
 def test_a_promising_result_asks_for_another_run_and_a_bad_one_for_the_decision():
     prior = {"sigma": 0.001, "df": 4, "note": ""}
     start = [OPENED | {"prior": prior}, *BASELINE]
-    promising = next_step(script(*start, *experiment(1, run(1, 0, 1.4985))[:-2]))
+    promising = next_step(script(*start, *experiment(1, run(1, 0, 1.4992))[:-2]))
     assert (promising.kind, promising.run_kind) == ("train", "confirm")
     assert next_step(script(*start, *experiment(1, run(1, 0, 1.6))[:-2])).kind == "decide"
     assert next_step(script(*start, *experiment(1, run(1, 0, 1.3))[:-2])).kind == "audit"
@@ -200,7 +225,7 @@ def test_an_interruption_does_not_forget_the_smaller_batch_and_a_confirmation_ke
     assert after(oom, run(1, 1, status="interrupted", limit=4)).device_batch_limit == 4
     assert after(oom, run(1, 1, status="infrastructure", limit=4)).device_batch_limit == 4
     prior = {"sigma": 0.001, "df": 4, "note": ""}
-    step = after(oom, run(1, 1, 1.4985, rows=4, limit=4), opened=OPENED | {"prior": prior})
+    step = after(oom, run(1, 1, 1.4992, rows=4, limit=4), opened=OPENED | {"prior": prior})
     assert (step.run_kind, step.device_batch_limit) == ("confirm", 4)
 
 
@@ -256,10 +281,21 @@ def test_a_refused_candidate_is_decided_without_training():
 
 def test_the_incumbent_is_the_last_keep_and_the_noise_pools_its_groups():
     state = fold(NIGHT)
-    assert state.incumbent.number == 2 and state.best_ever == pytest.approx(1.4805)
-    assert (
-        state.noise.df == 1
-    )  # two baseline seeds; of the decided attempts the first run, selected for being low, is left out
+    assert state.incumbent.number == 2 and state.incumbent.mean == pytest.approx(1.49575)
+    assert [run.val_bpb for run in state.rivals] == [1.496, 1.4955]
+    # two baseline seeds; of the decided attempts the first run, selected for being low, is left out
+    assert state.noise.df == 1
+
+
+def test_runs_beside_an_idea_are_the_incumbents_and_neither_its_score_nor_noise():
+    state = fold(FRESH)
+    kept = state.experiments[1]
+    assert (state.incumbent, len(kept.attempt.runs), len(kept.attempt.own)) == (kept, 4, 1)
+    assert kept.attempt.scores == [1.48] and kept.attempt.failure is None and kept.mean == 1.48
+    # 1.48 is contradicted by 1.46: it counts no longer
+    assert [run.val_bpb for run in state.rivals] == [1.46]
+    # two seeds of the baseline beside the prior's four: its third run is of another time
+    assert state.noise.df == 5
 
 
 LINES = [
