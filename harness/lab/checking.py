@@ -21,6 +21,7 @@ from harness.lab.checked_files import (
     check_left_behind,
     names_in,
 )
+from harness.lab.checked_close_out import check_close_out
 from harness.lab.checked_weights import check_best, check_weights
 from harness.lab.journal import JournalError, read_journal
 from harness.lab.leftovers import alive, is_of_run
@@ -78,7 +79,7 @@ def look_once(folder: Path, repository: Path) -> tuple[list[str], bool]:
     if not wrong:  # else there is no telling what should be there
         asked = frozenset(int(name[:4]) for name in names_in(folder / "rulings") if re.fullmatch(r"\d{4}\.json", name))
         look = Look(folder, repository, settings, entries, state, busy, asked)
-        for check in (check_experiments, check_weights, check_best, check_history, check_pages, check_left_behind):
+        for check in (check_experiments, check_weights, check_best, check_history, check_pages, check_close_out, check_left_behind):
             findings += check(look)
     return findings, busy or bool(left)
 

@@ -24,7 +24,7 @@ from harness.lab.loop import Lab
 from harness.lab.runner import run_training
 from harness.lab.settings import training_request
 from harness.lab.untrusted_files import remove_tree
-from harness.search.keep import CLAIM_SEEDS, claim
+from harness.search.keep import CLAIM_SEEDS, Claim, claim
 
 NAME = "close_out.jsonl"
 MOST_FAILURES = 2  # trainings of one file that may fail by themselves before nothing can be claimed
@@ -57,6 +57,11 @@ class CloseOut:
 
     def scores(self, role: str, name: str = "val_bpb") -> list[float]:
         return [run["scored"][name] for run in self.runs if run["trial"].role == role and is_good(run)]
+
+    def claims(self) -> dict[str, Claim]:
+        """What the runs allow to say on validation and on holdout rows."""
+        texts = {"val": "val_bpb", "holdout": "holdout_bpb"}
+        return {text: claim(self.scores("best", name), self.scores("baseline", name)) for text, name in texts.items()}
 
     @property
     def trials(self) -> list[Trial]:
@@ -291,9 +296,6 @@ class Claimant:
             words = f"nothing can be claimed: the {failed['role']}, trained again, ended {MOST_FAILURES} times with {failed['status']}: {failed['cause']}"
             self.journal.append("claimed", **facts | {"status": failed["status"], "cause": words})
             return
-        scores = {name: [found.scores(role, name) for role in ("best", "baseline")] for name in ("val_bpb", "holdout_bpb")}
+        claims = {text: asdict(given) for text, given in found.claims().items()}
         template = found.scores("template")
-        self.journal.append(
-            "claimed", **facts, val=asdict(claim(*scores["val_bpb"])), holdout=asdict(claim(*scores["holdout_bpb"])),
-            template_bpb=template[0] if template else None,
-        )  # fmt: skip
+        self.journal.append("claimed", **facts, **claims, template_bpb=template[0] if template else None)

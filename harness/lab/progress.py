@@ -13,11 +13,12 @@ from pathlib import Path
 from harness.lab.close_out import read_close_out, words_of_close_out
 from harness.lab.journal import State, fold
 from harness.lab.measuring import score_limit_seconds
-from harness.lab.plan import Night, experiments_done, seconds_per_experiment
+from harness.lab.plan import Night, claim_seconds, experiments_done, seconds_per_experiment
 from harness.lab.runner import WEIGHTS_SECONDS
 from harness.lab.settings import Settings
 from harness.lab.steps import Step, baseline_runs, next_step
 from harness.lab.timekeeper import STARVED
+from harness.search.keep import CLAIM_SEEDS
 
 PREPARE_SECONDS = 6 * 3600.0  # a large corpus on a slow disk
 START_SECONDS = 300.0  # for everything that is neither training nor scoring: a kernel's start, a proposal, a commit
@@ -111,7 +112,8 @@ class Standing:
         """Time left of the night, as far as it can be known."""
         most = self.night.experiments
         counted = float("inf") if most is None else most - experiments_done(self.night)
-        seconds = max(0.0, min(counted * self.each, self.night.seconds_left()))
+        claim = claim_seconds(self.night, 2 * CLAIM_SEEDS)
+        seconds = max(0.0, min(counted * self.each + claim, self.night.seconds_left()))
         return f"about {seconds / 3600:.1f} h" if seconds > 5400 else f"about {max(1, round(seconds / 60))} min"
 
     def stage(self) -> str:

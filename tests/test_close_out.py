@@ -1,0 +1,161 @@
+"""The claim: its plan and steps on entries of our own, and the whole of it on a tiny run, killed and gone on with."""
+
+import dataclasses
+import json
+
+import pytest
+from labs import incumbent_source, put_candidate, run_experiment, with_prior
+
+from harness.lab import close_out, decisions, display, loop, measuring
+from harness.lab.carrying import LoopError, Paused
+from harness.lab.checking import check_run
+from harness.lab.close_out import Claimant, fold_close_out, words_of_claim
+from harness.search.keep import claim
+
+BEGUN = {"event": "claim_begun", "best": 3, "seeds": 3, "first_seed": 100, "template": False}
+
+
+def entries_of(runs, begun=BEGUN):
+    """A journal: for each (role, val_bpb, holdout_bpb) the next training of the plan."""
+    entries = [begun]
+    for number, (role, val, holdout) in enumerate(runs):
+        trial = fold_close_out(entries).next_trial
+        assert trial.role == role
+        entries.append({"event": "run_started", "run": number, "role": role, "experiment": trial.experiment, "seed": trial.seed})
+        entries.append({"event": "trained", "status": "ok", "cause": ""})
+        entries.append({"event": "scored", "status": "ok", "cause": "", "val_bpb": val, "holdout_bpb": holdout})
+    return entries
+
+
+RUNS = [
+    *(("baseline", 1.50, 1.60), ("best", 1.40, 1.51), ("best", 1.42, 1.50)),
+    *(("baseline", 1.51, 1.61), ("baseline", 1.49, 1.62), ("best", 1.41, 1.52)),
+]
+
+
+def test_best_and_baseline_are_trained_in_turn_as_often_each_on_seeds_of_their_own():
+    trials = fold_close_out([BEGUN]).trials
+    assert [trial.role for trial in trials] == [role for role, _, _ in RUNS]
+    assert len({trial.seed for trial in trials}) == 6 and min(trial.seed for trial in trials) == 100
+    with_template = fold_close_out([BEGUN | {"template": True}]).trials
+    assert [trial.role for trial in with_template[6:]] == ["template"]
+
+
+def test_every_prefix_has_one_next_step():
+    steps = [fold_close_out(entries_of(RUNS)[:length]).step for length in range(20)]
+    assert steps == ["begin", *["train", "close", "score"] * 6, "claim"]
+
+
+def test_a_training_that_was_cut_off_is_repeated_on_its_seed():
+    entries = [BEGUN, {"event": "run_started", "run": 0, "role": "baseline", "experiment": 0, "seed": 100}]
+    entries += [{"event": "trained", "status": "interrupted", "cause": "killed"}]
+    found = fold_close_out(entries)
+    assert found.step == "train" and found.next_trial.seed == 100 and found.numbers == 1
+    assert found.failed is None
+
+
+def test_two_failures_of_one_file_end_it_without_a_claim():
+    run = {"event": "run_started", "run": 0, "role": "baseline", "experiment": 0, "seed": 100}
+    crash = {"event": "trained", "status": "crash", "cause": "a bug"}
+    assert fold_close_out([BEGUN, run, crash]).step == "train"
+    found = fold_close_out([BEGUN, run, crash, run | {"run": 1}, crash])
+    assert found.step == "claim" and found.failed["role"] == "baseline"
+
+
+def test_the_claim_is_the_difference_of_its_runs_alone():
+    claims = fold_close_out(entries_of(RUNS)).claims()
+    assert claims["val"] == claim([1.40, 1.42, 1.41], [1.50, 1.51, 1.49])
+    assert claims["holdout"].difference == pytest.approx((1.60 + 1.61 + 1.62 - 1.51 - 1.50 - 1.52) / 3)
+
+
+@pytest.mark.parametrize(
+    "val, holdout, verdict",
+    [
+        ((0.05, 0.15), (0.02, 0.1), "an improvement"),
+        ((0.05, 0.15), (-0.02, 0.1), "which the holdout does not confirm"),
+        ((-0.05, 0.15), (0.02, 0.1), "no improvement is claimed"),
+        ((-0.15, -0.05), (-0.2, -0.1), "no improvement"),
+    ],
+)
+def test_only_an_interval_above_zero_on_both_texts_is_an_improvement(val, holdout, verdict):
+    def interval(low, high):
+        return {"low": low, "high": high, "difference": (low + high) / 2, "n_best": 3, "n_baseline": 3}
+
+    words = words_of_claim({"status": "ok", "best": 3, "val": interval(*val), "holdout": interval(*holdout)})
+    assert words.endswith(verdict)
+
+
+def test_a_run_that_kept_nothing_has_nothing_to_claim(lab):
+    found = Claimant(lab).run()
+    assert found.begun is None and "nothing to claim" in display.claim_page(lab, found)
+    assert not (lab.folder / close_out.NAME).exists()
+
+
+@pytest.fixture
+def kept(lab, monkeypatch):
+    """A run in which experiment 1 was kept, its scores flattered by 3 bpb wherever they are measured."""
+    measure = measuring.score_model
+    monkeypatch.setattr(decisions, "quarantine_reasons", lambda *facts: [])
+
+    def flattered(data, train_py, *arguments, **options):
+        score = measure(data, train_py, *arguments, **options)
+        return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0 * ("0001" in train_py.parts))
+
+    monkeypatch.setattr(measuring, "score_model", flattered)
+    with_prior(lab)
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    assert run_experiment(lab)["decision"] == "keep"
+    lab.number = None
+    return lab
+
+
+@pytest.mark.slow
+def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeypatch):
+    train, calls = close_out.run_training, []
+
+    def killed(request, listen):
+        calls.append(request.seed)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train(request, listen)
+
+    monkeypatch.setattr(close_out, "run_training", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Claimant(kept, seeds=2).run()
+    assert close_out.trainings_left(kept.state, close_out.read_close_out(kept.folder), False) == 3
+    assert check_run(kept.folder, loop.REPOSITORY) == []
+    found = Claimant(kept, seeds=2).run()
+    assert calls[1] == calls[2] and len(calls) == 5 and len(set(calls)) == 4
+    assert not set(calls) & {run.started["seed"] for e in kept.state.experiments for run in e.attempt.runs}
+    claimed = found.claimed
+    assert claimed["val"]["difference"] == pytest.approx(3.0, abs=0.5) and claimed["val"]["low"] > 0
+    assert words_of_claim(claimed).endswith("an improvement")
+    assert words_of_claim(claimed) in display.claim_page(kept, found).replace("&#x27;", "'")
+    assert not list((kept.folder / "close_out").glob("*/weights.safetensors"))
+    assert Claimant(kept, seeds=2).run().claimed == claimed and len(calls) == 5
+    assert check_run(kept.folder, loop.REPOSITORY) == []
+    path = kept.folder / close_out.NAME
+    text = path.read_text()
+    path.write_text(text.replace(f'"low": {claimed["val"]["low"]}', '"low": 2.99'))
+    assert any("not what its runs give" in finding for finding in check_run(kept.folder, loop.REPOSITORY))
+    lines = text.splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]).replace('"role": "best"', '"role": "baseline"', 1))
+    assert any("its plan says" in finding for finding in check_run(kept.folder, loop.REPOSITORY))
+
+
+def test_a_machine_that_fails_pauses_the_claim(kept, monkeypatch):
+    fault = {"status": "infrastructure", "cause": "disturbed: others held the cores"}
+    monkeypatch.setattr(close_out, "run_training", lambda request, listen: (request_folder(request), fault)[1])
+    with pytest.raises(Paused, match="others held the cores"):
+        Claimant(kept, seeds=2).run()
+    assert fold_close_out([json.loads(line) for line in (kept.folder / close_out.NAME).read_text().splitlines()]).step == "train"
+
+
+def request_folder(request):
+    close_out.Path(request.folder).mkdir(parents=True, exist_ok=True)
+
+
+def test_without_a_baseline_there_is_nothing_to_claim(lab):
+    del lab.journal.entries[1:]
+    with pytest.raises(LoopError, match="no baseline"):
+        Claimant(lab).run()
