@@ -15,13 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from _processes import alive, find_roles, processes_in, stopped, words_of
 from checkout import copy_checkout, environment, git
 
 from harness.data.files import write_json_atomic
+from harness.lab import close_out
 from harness.lab.checking import check_run
 from harness.lab.journal import NOT_HELD_AGAINST, JournalReader, State, fold, read_journal
 from harness.lab.results import read_results
@@ -76,6 +77,7 @@ MOMENTS = (
     Moment("run started, starting up", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=False),
     Moment("run started, training", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True),
     Moment("run started, confirming", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True, run="confirm", rare=True),
+    Moment("run started, refreshing", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True, run="refresh", rare=True),
     Moment("trained, being scored", "trained", (*RUNS_THROUGHOUT, "server A", "server B")),
     Moment("scored", "scored", (*RUNS_THROUGHOUT, "server A", "server B")),  # a close audit goes on, before a keep
     Moment("audited", "audited", rare=True),
@@ -94,7 +96,9 @@ def experiment_of(entries: Sequence[dict]) -> int:
 
 
 def run_place(entry: dict) -> str:
-    """Where a run's folder is in its run's, by an entry of it."""
+    """Where a training's folder is in its run's, by an entry of it, of the claim too."""
+    if "role" in entry:
+        return f"close_out/{entry['run']:02d}"
     return f"experiments/{entry['experiment']:04d}/attempts/{entry['attempt']:02d}/runs/{entry['run']:02d}"
 
 
@@ -237,6 +241,45 @@ class SmallNight:
         write_json_atomic(folder / "proposal.json", told | {"sha256": source_hash(source), "constants_changed": {}})
 
 
+@dataclass
+class ClaimNight(SmallNight):
+    """The claim of a night that is over, as a run of its own: its entries are those of close_out.jsonl."""
+
+    def entries(self) -> list[dict]:
+        return read_journal(self.folder / close_out.NAME)
+
+    def start(self, experiments: int, **options: object) -> subprocess.Popen:
+        """The command that measures what the best is worth; the same one continues it."""
+        self.options = ("--close-out",)
+        return super().start(experiments, **options)
+
+    def forget_claim(self) -> None:
+        """As if it had never been begun."""
+        (self.folder / close_out.NAME).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "close_out", ignore_errors=True)
+
+
+CLAIM_MOMENTS = (
+    Moment("claim begun", "claim_begun", rare=True),
+    Moment("claim, training", "run_started", (*RUNS_THROUGHOUT, "trainer"), ready=True, rare=True),
+    Moment("claim, being scored", "trained", (*RUNS_THROUGHOUT, "server A"), rare=True),
+    Moment("claim, scored", "scored", rare=True),
+)
+
+
+def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int) -> Cell:
+    """Begin the claim, kill the victim at the moment, let the same command go on, and look at what is there."""
+    night.forget_claim()
+    cell = kill_once(night, moment, victim, None, experiments)
+    found = close_out.read_close_out(night.folder)
+    seeds = [run["trial"].seed for run in found.runs if close_out.is_good(run)]
+    wrong = [*cell.wrong, *(["no claim came of it"] if not found.claimed or found.claimed["status"] != "ok" else [])]
+    if sorted(seeds) != sorted(trial.seed for trial in found.trials):
+        wrong.append(f"seeds {seeds} were trained to their end")
+    lost = [run["trained"]["status"] for run in found.runs if run["trained"] and not close_out.is_good(run)]
+    return replace(cell, cost=", ".join(lost), wrong=tuple(wrong))
+
+
 def make_checkout(folder: Path, short_reach: bool = False) -> Path:
     """A copy of this checkout to kill nights in. short_reach: its template starts with logits that cannot reach far, so that better files are known."""
     checkout = copy_checkout(folder)
@@ -303,7 +346,7 @@ class Cell:
     seconds: float = 0.0
 
 
-def kill_once(night: SmallNight, moment: Moment, victim: str, experiment: int, experiments: int) -> Cell:
+def kill_once(night: SmallNight, moment: Moment, victim: str, experiment: int | None, experiments: int) -> Cell:
     """Run the night up to so many experiments, kill the victim at the moment in the given one, let the night go on, and look at what is there."""
     began, wrong = time.monotonic(), []
     night.start(experiments)
@@ -321,7 +364,8 @@ def kill_once(night: SmallNight, moment: Moment, victim: str, experiment: int, e
     if status != 0:
         wrong.append(f"started again, the night ended with {status}: {night.last_words()}")
     wrong += findings(night, experiments)
-    return Cell(moment.name, victim, killed, cost(night, experiment), tuple(wrong), round(time.monotonic() - began, 1))
+    lost = "" if experiment is None else cost(night, experiment)
+    return Cell(moment.name, victim, killed, lost, tuple(wrong), round(time.monotonic() - began, 1))
 
 
 def kill_in_passing(

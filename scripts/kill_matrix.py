@@ -7,6 +7,7 @@
     python scripts/kill_matrix.py --random 20                         one night killed 20 times at random, and one left alone: are their journals the same?
     python scripts/kill_matrix.py --random 20 --researcher            the same with ideas of a scripted language model: smoke runs, repairs, requests cut off
     python scripts/kill_matrix.py --others                            a closed terminal, stopped processes, signals
+    python scripts/kill_matrix.py --claim                             the claim at the end of a night, killed at each of its states
     python scripts/kill_matrix.py --demo                              a real demo killed five times at random
     ... --write results/benchmarks/kills.md                           replaces what the file has of the same part
 
@@ -35,6 +36,7 @@ from _bench_setup import table  # noqa: E402
 from _fatal import OTHERS, meet  # noqa: E402
 from _kills import (  # noqa: E402
     BY_NAME,
+    CLAIM_MOMENTS,
     CONTROL,
     KEEPS_ONLY,
     MOMENTS,
@@ -44,10 +46,12 @@ from _kills import (  # noqa: E402
     VICTIMS,
     Blow,
     Cell,
+    ClaimNight,
     Moment,
     SmallNight,
     findings,
     in_order,
+    kill_claim,
     kill_in_passing,
     kill_once,
     make_checkout,
@@ -67,6 +71,7 @@ PARTS = {
     "random": "## Killed at random",
     "researcher": "## Killed at random, with a language model",
     "others": "## Other ways to die",
+    "claim": "## The claim",
     "demo": "## A real demo",
 }
 BETTER_IDEAS = ("scored", "audited", "decided", "committed")  # these moments are met with an idea that is audited closely, since it may be kept
@@ -244,6 +249,30 @@ def asked_words(state: State, smoke_runs: int) -> str:
     return f"{theirs} of {len(attempts)} attempts were the model's, {len(attempts) - len(state.experiments) + 1} of them repairs; {smoke_runs} smoke runs."
 
 
+# --- The claim
+
+
+def run_claims(work: Path, cache: Path) -> tuple[str, bool]:
+    """A night that keeps one idea; then its claim, once for each state and victim."""
+    checkout = make_checkout(work / "claims", short_reach=True)
+    wishes = f"{STEP_CLOCK} baseline_seeds=3"
+    night = SmallNight(checkout, cache, "claims", wishes=wishes)
+    run_to_end(night, 0)
+    night.plant_better(1, 4.0)
+    run_to_end(night, 1)
+    if night.state().incumbent.number != 1:
+        raise SystemExit(f"the planted idea was not kept, so there is nothing to claim; see {night.log}")
+    claim, cells = ClaimNight(checkout, cache, "claims", wishes=""), []
+    for moment, victim in [(moment, victim) for moment in CLAIM_MOMENTS for victim in moment.victims]:
+        cells.append(kill_claim(claim, moment, victim, 1))
+        say(f"{moment.name} x {victim}: {cells[-1].cost or 'nothing lost'}; {'; '.join(cells[-1].wrong) or 'all agrees'}")
+    rows = [
+        (cell.moment, cell.victim, "killed" if cell.killed else "was not there", cell.cost, "; ".join(cell.wrong) or "all agrees")
+        for cell in cells
+    ]  # fmt: skip
+    return table(["close_out.jsonl's last line", "victim", "", "lost", "afterwards"], rows), not any(cell.wrong for cell in cells)
+
+
 # --- A real demo
 
 
@@ -303,6 +332,7 @@ def main() -> int:
     parser.add_argument("--researcher", action="store_true", help="with --random: the ideas are a scripted language model's")
     parser.add_argument("--experiments", type=int, default=10, help="of the night killed at random")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--claim", action="store_true", help="the claim, killed at each of its states")
     parser.add_argument("--demo", action="store_true", help="a real demo killed five times")
     parser.add_argument("--others", nargs="*", metavar="NAME", choices=[*OTHERS, []], help="the other ways to die, or some of them")
     parser.add_argument("--write", type=Path, help="the Markdown file that gets the result")
@@ -312,7 +342,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        if options.demo:
+        if options.claim:
+            part, (text, good) = "claim", run_claims(work, options.cache)
+        elif options.demo:
             part, (text, good) = "demo", run_demo(5, options.seed, work, options.cache)
         elif options.random and options.researcher:
             with FakeOpenAI(Steady()) as server:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from harness.lab import clock, leftovers, runner
-from harness.lab.childlog import CappedLog, EventLog, parse_event
+from harness.lab.childlog import CappedLog, parse_event
 from harness.lab.leftovers import kill_leftover
 from harness.lab.runner import TrainingRequest, child_environment, drain, run_training, summary_block
 

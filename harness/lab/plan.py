@@ -13,8 +13,8 @@ from pathlib import Path
 
 from harness.lab.clock import wall_seconds
 from harness.lab.journal import JournalReader
-from harness.lab.records import parse_time
 from harness.lab.profiles import Profile
+from harness.lab.records import parse_time
 from harness.lab.settings import read_settings, results_folder
 from harness.search.keep import CLAIM_SEEDS
 from harness.training.clock import ClockError, idle_seconds, own_cpus
@@ -31,7 +31,8 @@ LOOK_SECONDS = 1.0
 class Night:
     """What was asked for. experiments: in all, 0 for the baseline alone; hours: 0 is no limit; neither is eight hours.
 
-    close_out: the claim alone, no more experiments. proposer, model, llm: as notebook 03 takes them. again: the command that goes on, where it is not overnight.py's.
+    close_out: the claim alone, no more experiments. proposer, model, llm: as notebook 03 takes them. again: the
+    command that goes on, where it is not overnight.py's.
     """
 
     tag: str

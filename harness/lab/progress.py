@@ -45,7 +45,8 @@ def words_of(entry: dict) -> str:
         return f"experiment {number}: {entry['status']}: {entry['cause']}"
     if entry["event"] == "trained" and entry.get("shared_with"):
         others = ", ".join(Path(run).name for run in entry["shared_with"])
-        return f"experiment {number}: its clock was shared with run {others}, which trains on this device too: both do worse than alone"
+        effect = "do worse" if entry.get("core_seconds") is None else "take longer"
+        return f"experiment {number}: run {others} trains on this device too: both {effect} than alone"
     if entry["event"] == "scored" and entry["val_bpb"] is None and entry["status"] == "ok":
         return ""  # of a smoke run
     if entry["event"] == "scored":

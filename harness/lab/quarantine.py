@@ -74,13 +74,17 @@ def beyond_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list[
     limit = beyond_limit(baseline, budget_seconds)
     if beyond <= limit:
         return []
-    return [f"run {run.number} took {beyond:.1f} s beyond its budget and after its stop, where a last step and writing weights may take {limit:.1f} s: did it train on?"]
+    return [
+        f"run {run.number} took {beyond:.1f} s beyond its budget and after its stop, where a last step and writing weights "
+        f"may take {limit:.1f} s: did it train on?"
+    ]
 
 
 def forgiven_reason(attempt: Attempt, budget_seconds: float) -> list[str]:
     """Runs that were made up for, and that the training may have ended itself because it did not like how they went."""
     late = [run for run in attempt.shrunk if (run.trained.get("spent_seconds") or 0.0) > LATE_SHARE * budget_seconds]
-    return [f"run {run.number} was repeated after {run.status}, which the training itself may have brought about: {run.cause}" for run in (*attempt.unsure, *late)]
+    words = "which the training itself may have brought about"
+    return [f"run {run.number} was repeated after {run.status}, {words}: {run.cause}" for run in (*attempt.unsure, *late)]
 
 
 def other_processes_reason(run: Run) -> list[str]:

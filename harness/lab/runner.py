@@ -148,7 +148,10 @@ def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
 def outcome(
     returncode: int, log: CappedLog, events: EventLog, keeper: Timekeeper, kills_before: int | None = None
 ) -> tuple[str, str]:
-    """Return (status, cause) of a run whose weights are there, or that ended by itself. returncode: negative for a signal. kills_before: of `memory_kills`, when it was started."""
+    """Return (status, cause) of a run whose weights are there, or that ended by itself.
+
+    returncode: negative for a signal. kills_before: of `memory_kills`, when it was started.
+    """
     if keeper.finished and "failed" not in events.last:
         return "ok", ""
     if "launched" not in events.last and returncode not in (0, -signal.SIGKILL):

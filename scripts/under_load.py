@@ -1,0 +1,263 @@
+"""Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads, a row each, any time.
+
+    python scripts/under_load.py seeds                     ten seeds of the template's demo training under each load
+    python scripts/under_load.py seeds --load two --runs 3 three of them, beside two busy processes
+    python scripts/under_load.py demos                     two demos under each load, each with its claim
+    python scripts/under_load.py demos --without-first     the same without the idea that they would try first
+    python scripts/under_load.py table --write             what there is, as results/benchmarks/under_load.md
+
+In: this checkout; demos run in copies of it. Out: a row a training or demo in results/benchmarks/under_load.jsonl, as
+it ends. What has a row already is not done again, so the script may be stopped and called again. A load is made of
+processes that compute for ever, each in a session of its own as another user's would be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+
+from _bench_setup import Bench, table  # noqa: E402
+from checkout import command_of, copy_checkout, environment  # noqa: E402
+
+from harness.lab.close_out import read_close_out, words_of_claim  # noqa: E402
+from harness.lab.history import head_commit  # noqa: E402
+from harness.lab.journal import fold, read_journal  # noqa: E402
+from harness.lab.measuring import Measurement  # noqa: E402
+from harness.lab.start import find_profile, prepare_profile  # noqa: E402
+
+ROWS, PAGE = ROOT / "results/benchmarks/under_load.jsonl", ROOT / "results/benchmarks/under_load.md"
+BUSY = {"nobody": 0, "one": 1, "two": 2, "three": 3}
+LOADS = (*BUSY, "bursts", "leaves")  # the last: two busy processes that end once the baseline is trained
+BURST_SECONDS = 7.0
+FIRST_IDEA = "short-convolution"
+SEEDS, DEMOS = 10, 2
+
+
+class Load:
+    """Processes that compute for ever while this context lasts, as many as are wanted."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self._burners, self._ended = name, [], threading.Event()
+
+    def wanted(self) -> None:
+        """Begin the load."""
+        self._set(BUSY.get(self.name, 2))
+
+    def _set(self, count: int) -> None:
+        while len(self._burners) < count:
+            command = [sys.executable, "-c", "while True: pass"]
+            self._burners.append(subprocess.Popen(command, start_new_session=True))
+        while len(self._burners) > count:
+            burner = self._burners.pop()
+            burner.kill()
+            burner.wait()
+
+    def leave(self) -> None:
+        """The neighbour leaves, where this load is one that does."""
+        if self.name == "leaves":
+            self._set(0)
+
+    def _burst(self) -> None:
+        on = True
+        while not self._ended.wait(BURST_SECONDS):
+            on = not on
+            self._set(2 * on)
+
+    def __enter__(self) -> Load:
+        self.wanted()
+        self._thread = threading.Thread(target=self._burst, daemon=True)
+        if self.name == "bursts":
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        with contextlib.suppress(RuntimeError):  # never started
+            self._thread.join()
+        self._set(0)
+
+
+def rows_of(part: str) -> list[dict]:
+    """The rows there are of a part."""
+    lines = ROWS.read_text(encoding="utf-8").splitlines() if ROWS.exists() else []
+    return [row for row in map(json.loads, lines) if row["part"] == part]
+
+
+def note(row: dict) -> None:
+    """Append a row, and say it."""
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    row |= {"commit": (head_commit(ROOT) or "")[:10], "date": time.strftime("%Y-%m-%d")}
+    with ROWS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+# --- Trainings of one file --------------------------------------------------------------------------------------------
+
+
+def run_seeds(loads: list[str], runs: int, cache: str) -> None:
+    """The demo's baseline file, one seed after the other; loads take turns, so that they share the machine's hours."""
+    profile, device = find_profile("demo")
+    data = prepare_profile(profile, cache)
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(Path(work), profile, device, data)
+        done = {(row["load"], row["seed"]) for row in rows_of("seeds")}
+        for seed in range(1, runs + 1):
+            for load in loads:
+                if (load, seed) not in done:
+                    with Load(load):
+                        note({"part": "seeds", "load": load, "seed": seed} | train_and_score(bench, seed))
+
+
+def train_and_score(bench: Bench, seed: int) -> dict:
+    """One training and its score, as a night does them."""
+    from harness.lab.integrity import Integrity
+    from harness.lab.runner import run_training
+    from harness.lab.settings import training_request
+    from harness.lab.wall import find_wall
+
+    settings = bench.settings
+    folder = bench.work / f"run{seed}"
+    result = run_training(training_request(settings, bench.data, folder, bench.train_py, seed))
+    if result["status"] == "ok":
+        integrity = Integrity(bench.data, settings.harness_hash)
+        measured = Measurement(settings, bench.data, integrity, find_wall(), bench.work, bench.train_py, folder)
+        result |= measured.score(lambda share: None)
+    names = ("status", "cause", "val_bpb", "num_steps", "training_seconds", "wall_seconds", "others_core_seconds")
+    return {name: result.get(name) for name in names}
+
+
+# --- Demos ---------------------------------------------------------------------------------------------------------------
+
+
+def run_demos(loads: list[str], runs: int, cache: str, without_first: bool) -> None:
+    done = {(row["load"], row["number"], row["without_first"]) for row in rows_of("demos")}
+    for number in range(1, runs + 1):
+        for load in loads:
+            if (load, number, without_first) not in done:
+                row = {"part": "demos", "load": load, "number": number, "without_first": without_first}
+                note(row | run_demo(load, number, cache, without_first))
+
+
+def run_demo(load: str, number: int, cache: str, without_first: bool) -> dict:
+    """One demo in a copy of this checkout, to its end."""
+    with tempfile.TemporaryDirectory() as work:
+        checkout = copy_checkout(Path(work) / "lab")
+        if without_first:
+            program = checkout / "program.md"
+            text = program.read_text(encoding="utf-8")
+            program.write_text(text.replace("forbidden_ideas = []", f'forbidden_ideas = ["{FIRST_IDEA}"]'), encoding="utf-8")
+        tag, began = f"{load}{number}", time.monotonic()
+        where = {"cwd": checkout, "env": environment(checkout, Path(cache))}
+        with Load(load) as neighbour, (Path(work) / "demo.log").open("w") as log:
+            night = subprocess.Popen(command_of("--demo", "--tag", tag), stdout=log, stderr=log, **where)
+            journal = checkout / "results" / tag / "journal.jsonl"
+            while night.poll() is None:
+                if any(entry["event"] == "decided" for entry in read_journal(journal)):
+                    neighbour.leave()
+                time.sleep(1.0)
+        return {"minutes": round((time.monotonic() - began) / 60, 1), "exit": night.returncode} | facts_of(journal.parent)
+
+
+def facts_of(run: Path) -> dict:
+    """What a demo came to."""
+    state, claimed = fold(read_journal(run / "journal.jsonl")), read_close_out(run).claimed
+    decided = [e.decided for e in state.experiments[1:] if e.decided]
+    facts = {
+        "baseline": state.experiments[0].mean if state.experiments else None,
+        "kept": [d["title"] for d in decided if d["decision"] == "keep"],
+        "losses": [round(max(0.0, loss), 4) for loss in [-(d["gain"] or 0.0) for d in decided if d["decision"] == "keep"]],
+        "refreshes": sum(run.started["kind"] == "refresh" for e in state.kept for run in e.attempt.runs),
+        "quarantined": sum(d["decision"] == "quarantine" for d in decided),
+    }
+    if claimed and claimed["status"] == "ok":
+        facts |= {name: [round(claimed[name][key], 4) for key in ("difference", "low", "high")] for name in ("val", "holdout")}
+        facts |= {"template_bpb": claimed["template_bpb"], "words": words_of_claim(claimed)}
+    return facts
+
+
+# --- The page -------------------------------------------------------------------------------------------------------------
+
+
+def seeds_table() -> Iterator[str]:
+    rows = [row for row in rows_of("seeds") if row["val_bpb"]]
+    groups = {load: [row for row in rows if row["load"] == load] for load in LOADS}
+    idle = [row["val_bpb"] for row in groups["nobody"]]
+    if len(idle) < 2:
+        return
+    sigma, lines = statistics.stdev(idle), []
+    for load, group in groups.items():
+        if not group:
+            continue
+        scores, of = [row["val_bpb"] for row in group], lambda name, group=group: statistics.mean(row[name] for row in group)
+        error = sigma * math.sqrt(1 / len(scores) + (1 / len(idle) if load != "nobody" else 0))
+        shift = statistics.mean(scores) - statistics.mean(idle)
+        lines.append([
+            load, len(scores), f"{statistics.mean(scores):.4f}", f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else "",
+            "" if load == "nobody" else f"{shift / sigma:+.2f} ± {error / sigma:.2f}", f"{of('num_steps'):.1f}",
+            f"{of('training_seconds'):.1f}", f"{of('wall_seconds'):.1f}",
+        ])  # fmt: skip
+    yield "## One file under load\n\nThe demo's baseline file; the same seeds under each load. The shift of the mean from idle is in"
+    yield "standard deviations of the idle runs, with its standard error.\n"
+    yield table(["beside it", "seeds", "mean val_bpb", "standard deviation", "shift, sigma", "steps", "charged, s", "wall, s"], lines)
+
+
+def demos_table() -> Iterator[str]:
+    rows = rows_of("demos")
+    if not rows:
+        return
+    above = sum("val" in row and row["val"][1] > 0 for row in rows)
+    yield f"\n## Demos\n\n{above} of {len(rows)} end with a claim whose interval lies above zero on the validation text.\n"
+    lines = [
+        [
+            row["load"] + (", without the first idea" if row["without_first"] else ""), row["minutes"], f"{row['baseline']:.4f}" if row["baseline"] else "",
+            "; ".join(re.sub(r"[|]", "/", title)[:40] for title in row["kept"]),
+            "{:+.4f} ({:+.4f} to {:+.4f})".format(*row["val"]) if "val" in row else "none",
+            "{:+.4f} ({:+.4f} to {:+.4f})".format(*row["holdout"]) if "holdout" in row else "none",
+            f"{row['template_bpb']:.4f}" if row.get("template_bpb") else "",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    yield table(["beside it", "minutes", "baseline", "kept", "claim, validation", "claim, holdout", "the template, one run"], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("seeds", "demos", "table"))
+    parser.add_argument("--load", action="append", choices=LOADS, help="one of these alone; may be given again")
+    parser.add_argument("--runs", type=int, default=0, help="seeds, or demos, under each load")
+    parser.add_argument("--without-first", action="store_true", help="demos: forbid the idea that they would try first")
+    parser.add_argument("--cache", default=str(Path.home() / ".cache/autoresearch-lab"), help="of prepared data")
+    parser.add_argument("--write", action="store_true", help="table: write the page too")
+    options = parser.parse_args()
+    loads = options.load or list(LOADS)
+    parts: dict[str, Callable[[], None]] = {
+        "seeds": lambda: run_seeds([load for load in loads if load != "leaves"], options.runs or SEEDS, options.cache),
+        "demos": lambda: run_demos(loads, options.runs or DEMOS, options.cache, options.without_first),
+        "table": lambda: None,
+    }
+    parts[options.part]()
+    page = "# A CPU's budget beside others\n\nMade by `python scripts/under_load.py`, which has every row in under_load.jsonl.\n\n"
+    page += "\n".join([*seeds_table(), *demos_table()]) + "\n"
+    if options.write:
+        PAGE.write_text(page, encoding="utf-8")
+    if options.part == "table":
+        print(page)
+
+
+if __name__ == "__main__":
+    main()
