@@ -263,7 +263,7 @@ def run_claims(work: Path, cache: Path) -> tuple[str, bool]:
     if night.state().incumbent.number != 1:
         raise SystemExit(f"the planted idea was not kept, so there is nothing to claim; see {night.log}")
     claim, cells = ClaimNight(checkout, cache, "claims", wishes=""), []
-    for moment, victim in [(moment, victim) for moment in CLAIM_MOMENTS for victim in moment.victims]:
+    for moment, victim in ((m, v) for m in CLAIM_MOMENTS for v in m.victims):
         cells.append(kill_claim(claim, moment, victim, 1))
         say(f"{moment.name} x {victim}: {cells[-1].cost or 'nothing lost'}; {'; '.join(cells[-1].wrong) or 'all agrees'}")
     rows = [
