@@ -1,4 +1,4 @@
-"""The four notebooks, run from top to bottom in a real JupyterLab by a real browser, as a person would."""
+"""The notebooks, run from top to bottom in a real JupyterLab by a real browser, as a person would."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from checkout import copy_checkout, environment
 from harness.lab.results import read_results
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-NOTEBOOKS = ("01_prepare", "02_baseline", "03_agent_loop", "04_analysis")
+NOTEBOOKS = ("01_prepare", "02_baseline", "03_agent_loop", "05_close_out", "04_analysis")
 RUN_ALL = """async (path) => {
   const app = window.jupyterapp;
   await app.restored;
@@ -112,7 +112,7 @@ def run_notebook(page, name: str, screenshots: Path) -> None:
     page.screenshot(path=screenshots / f"{name}.png")
 
 
-def test_the_four_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
+def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
     checkout, url = jupyter
     screenshots = Path(os.environ.get("AUTORESEARCH_SCREENSHOTS", tmp_path))
     set_parameters(checkout / "notebooks/01_prepare.ipynb", profile="tiny")

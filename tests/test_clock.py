@@ -43,7 +43,7 @@ def test_a_date_set_back_in_mid_run_breaks_no_table_page_or_report(tmp_path):
     assert all(seconds >= 0 for seconds in time_use(lines).values())
     assert "last five" in status_text(lines, make_settings())
     folder = write_run(tmp_path, lines)
-    assert "Result" in write_report(folder).read_text()
+    assert "On the branch" in write_report(folder).read_text()
 
 
 @pytest.mark.parametrize("set_by", [timedelta(days=-1), timedelta(minutes=-4), timedelta(days=1)])

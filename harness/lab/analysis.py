@@ -25,6 +25,7 @@ from harness.lab.runs import (
     load_run,
     run_folders,
 )
+from harness.search.keep import KNOWN_DF
 
 __all__ = [
     "AnalysisError",
@@ -76,11 +77,14 @@ def keep_rate(run: RunData) -> dict[str, float]:
 
 
 def best_by_gain(run: RunData, n: int = 10) -> pd.DataFrame:
-    """The n kept experiments of the largest gain over what they replaced, with the gain in units of its noise."""
+    """The n kept experiments of the largest gain over what they replaced, as judged, with the gain in units of its noise.
+
+    Where sigma rests on few trainings no such unit is given.
+    """
     kept = run.experiments[run.experiments["outcome"].isin(["kept", "simplified"])]
     top = kept.sort_values("gain", ascending=False, kind="stable").head(n)
     table = top[["experiment", "title", "category", "val_bpb", "gain", "n_runs", "verdict"]].copy()
-    table.insert(5, "gain_in_sigma", top["gain"] / top["noise_of_gain"])
+    table.insert(5, "gain_in_sigma", (top["gain"] / top["noise_of_gain"]).where(top["df"] >= KNOWN_DF))
     return table.set_index("experiment")
 
 

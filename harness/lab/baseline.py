@@ -12,6 +12,7 @@ from harness.lab import epochs
 from harness.lab.loop import Lab
 from harness.lab.plots import plot_noise
 from harness.lab.runner import summary_block
+from harness.search.keep import judge
 
 
 def baseline_summary(lab: Lab) -> str:
@@ -34,7 +35,9 @@ def noise_words(lab: Lab) -> str:
     noise = lab.state.noise
     if not noise.df:
         return "One seed and no prior: nothing is known of the noise, so the first ideas will be trained several times."
-    return f"{noise.words.capitalize()}. A single run that differs by less than about {2 * noise.sigma:.4f} bpb proves nothing."
+    scores = lab.state.experiments[0].attempt.scores
+    threshold = judge([sum(scores) / len(scores)], scores, noise).threshold
+    return f"{noise.words.capitalize()}. A first run has to score {threshold:.4f} bpb below the baseline to be kept at once: chance alone gives less."
 
 
 def noise_figure(lab: Lab) -> Figure:

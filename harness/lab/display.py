@@ -14,15 +14,20 @@ from collections.abc import Sequence
 from harness.data.text import NO_MATHS, without_escapes
 from harness.lab.close_out import CloseOut, words_of_claim
 from harness.lab.costs import run_usage, usage_words
+from harness.lab.findings import plural
 from harness.lab.history import experiment_ref
 from harness.lab.journal import Experiment
 from harness.lab.loop import Lab
+from harness.lab.pace import cells_of_pace, pace_of, words_outside
+from harness.lab.records import noise_of_gain
 from harness.lab.settings import environment_words
 from harness.lab.wall import find_wall
+from harness.search.keep import KNOWN_DF
 
 INK, SOFT, LINE, GREEN, RED, BLUE, AMBER = "#1f2933", "#6b7785", "#d9dee5", "#1a7f4b", "#b3362b", "#2f6fb0", "#a86a00"
 COLOURS = {"keep": GREEN, "baseline": BLUE, "discard": SOFT, "quarantine": AMBER, "crash": RED}
 REFRESH_SECONDS = 0.5
+PACE = ("steps", "tokens/s", "cores held by others")
 CELL = f"padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid {LINE}"
 
 
@@ -125,7 +130,7 @@ class LiveTraining:
         rate = event.get("tok_per_sec")
         left = max(0.0, (1 - share) * event.get("budget_seconds", 0.0))
         speed = f", {rate:,.0f} tokens/s" if isinstance(rate, int | float) else ""
-        return f"{what}: training {100 * share:.0f}%, loss {self.points[-1][1]:.3f}{speed}, {left:.0f} s left"
+        return f"{what}: training {100 * share:.0f}%, loss {self.points[-1][1]:.3f}{speed}, {left:.0f} s of its budget left"
 
     def page(self, event: dict) -> str:
         """The output: runs that are over, the one in work with its bar, the curve."""
@@ -189,31 +194,53 @@ def state_page(lab: Lab, last: int = 6) -> str:
 
 
 def score_page(lab: Lab, experiment: Experiment) -> str:
-    """The score beside the incumbent's, in bits per byte and in sigma."""
-    runs = [
-        (
-            number,
-            run.number,
-            run.started["kind"],
-            run.started["seed"],
-            run_text(run),
-            seconds_text(run),
-            rate_text(run),
-            audit_text(run),
-        )
-        for number, attempt in enumerate(experiment.attempts)
-        for run in attempt.runs
+    """Every run of an experiment, its pace beside the baseline's, and the gain as the keep rule sees it."""
+    named = [(number, run) for number, attempt in enumerate(experiment.attempts) for run in attempt.runs]
+    rows = [
+        (number, run.number, run.started["kind"], run.started["seed"], run_text(run), *charge_cells(run), audit_text(run))
+        for number, run in named
     ]
-    page = table(("attempt", "run", "kind", "seed", "val_bpb", "training", "tokens/s", "audit"), runs)
-    if experiment.mean is not None and experiment.number and lab.state.noise.df:
-        reference = experiment.decided["incumbent"] if experiment.decided else lab.state.incumbent.number
-        before = lab.state.experiments[reference]
-        gain = before.mean - experiment.mean
-        page += box(
-            f"mean {experiment.mean:.6f} against {before.mean:.6f} of experiment {before.number}: "
-            f"gain {gain:+.6f} bpb, {gain / lab.state.noise.sigma:+.1f} sigma of one run"
-        )
+    page = table(("attempt", "run", "kind", "seed", "val_bpb", "charged", "wall time", "audit"), rows)
+    page += pace_table(lab, experiment)
+    page += outside_lines([(f"attempt {number}, run {run.number}", run.trained) for number, run in named])
+    if experiment.mean is not None and experiment.number:
+        page += box(escape(gain_words(lab, experiment)))
     return page
+
+
+def pace_table(lab: Lab, experiment: Experiment) -> str:
+    """Steps, tokens/s and the machine's share of an experiment, beside the baseline's; "" before it has a scored run."""
+    shown = [("this experiment", experiment)] if experiment.number else []
+    found = [
+        (name, *cells_of_pace(pace_of(run.trained for run in each.attempt.own if run.val_bpb is not None)))
+        for name, each in [*shown, ("baseline", lab.state.experiments[0])]
+    ]
+    return table(("one training", *PACE), found) if any(found[0][1:]) else ""
+
+
+def outside_lines(named: Sequence[tuple[str, dict | None]]) -> str:
+    """A line for each training: what it took that the budget does not cover."""
+    lines = [f"{name}: {words}" for name, trained in named if trained and (words := words_outside(trained))]
+    head = f'<div style="color:{SOFT}">outside the clock</div>'
+    return box(head + "".join(f"<div>{escape(line)}</div>" for line in lines)) if lines else ""
+
+
+def gain_words(lab: Lab, experiment: Experiment) -> str:
+    """The gain over the incumbent's runs that count. Sigmas are counted only where sigma is known."""
+    decided, state = experiment.decided or {}, lab.state
+    number, runs = decided.get("incumbent", state.incumbent.number), decided.get("incumbent_runs")
+    if decided.get("gain") is not None:
+        before, sigma, df = experiment.mean + decided["gain"], decided["sigma"], decided["df"]
+    else:
+        counted = [run.val_bpb for run in state.rivals]
+        before, runs = sum(counted) / len(counted), len(counted)
+        sigma, df = state.noise.sigma, state.noise.df
+    gain, of = before - experiment.mean, f" in {plural(runs, 'run')} that count" if runs else ""
+    words = f"mean {experiment.mean:.6f} against {before:.6f} of experiment {number}{of}: gain {gain:+.6f} bpb"
+    noise = noise_of_gain(sigma, len(experiment.attempt.scores), runs or 0)
+    if noise and df >= KNOWN_DF:
+        return f"{words}, {gain / noise:+.1f} sigma of that difference"
+    return f"{words}; too few trainings for saying how many sigma that is" if noise else words
 
 
 def decision_page(experiment: Experiment) -> str:
@@ -245,14 +272,14 @@ def learnt_page(lab: Lab, experiment: Experiment) -> str:
     if decided["status"] != "ok":
         words = f"{tried} does not run here ({decided['status']}). The proposer is told, and will keep away from it."
     elif decided["decision"] == "keep":
-        words = f"{tried} is the new incumbent at {experiment.mean:.6f}. The next ideas start from its train.py."
+        words = f"{tried} is on the branch now, at {experiment.mean:.6f}. The next ideas start from its train.py."
     else:
         size = f"{decided['gain']:+.4f} bpb" if decided["gain"] is not None else "no measurable difference"
         words = f"{tried} changed val_bpb by a gain of {size}, which is {decided['kind']}. It stays in the history, reachable by its ref."
     rows = [e for e in lab.state.experiments[1:] if e.decided]
     kept = sum(e.decided["decision"] == "keep" for e in rows)
-    total = lab.state.experiments[0].mean - lab.state.incumbent.mean
-    words += f" So far: {len(rows)} experiments, {kept} kept, {total:+.4f} bpb better than the baseline."
+    branch, baseline = lab.state.incumbent.mean, lab.state.experiments[0].mean
+    words += f" So far: {len(rows)} experiments, {kept} kept; branch at {branch:.4f}, baseline {baseline:.4f}, as judged, flattered by luck."
     return box(escape(words))
 
 
@@ -265,13 +292,14 @@ def claim_page(lab: Lab, found: CloseOut) -> str:
             run["trial"].role,
             run["trial"].seed,
             *(f"{run['scored'][name]:.6f}" if run["scored"].get(name) else run["scored"]["status"] for name in ("val_bpb", "holdout_bpb")),
-            f"{run['trained']['num_steps'] or 0:.0f}",
+            *cells_of_pace(pace_of([run["trained"]])),
             f"{run['trained']['wall_seconds']:.0f} s",
         )
         for run in found.runs
         if run["scored"]
     ]
-    page = table(("file", "seed", "val_bpb", "holdout_bpb", "steps", "wall time"), rows)
+    page = table(("file", "seed", "val_bpb", "holdout_bpb", *PACE, "wall time"), rows)
+    page += outside_lines([(f"{run['trial'].role}, seed {run['trial'].seed}", run["trained"]) for run in found.runs])
     if template := found.claimed.get("template_bpb"):
         page += box(f"the template that real nights begin with scored {template:.6f} beside them, in one run")
     return page + box(f"<b>{escape(words_of_claim(found.claimed))}</b>", GREEN)
@@ -286,9 +314,11 @@ def run_text(run) -> str:
     return f"{run.val_bpb:.6f}" if run.val_bpb is not None else str(run.status or "in work")
 
 
-def seconds_text(run) -> str:
-    seconds = run.trained and run.trained.get("training_seconds")
-    return f"{seconds:.1f} s" if seconds else ""
+def charge_cells(run) -> tuple[str, str]:
+    """What was charged to the budget, and the wall time that took."""
+    trained = run.trained or {}
+    found = (trained.get("training_seconds"), trained.get("wall_seconds"))
+    return tuple(f"{seconds:.1f} s" if seconds else "" for seconds in found)
 
 
 def audit_text(run) -> str:
@@ -299,8 +329,3 @@ def audit_text(run) -> str:
     probes = sum(entry["audit"]["probes"] for entry in looks)
     private = f"; private holdout {looks[-1]['holdout']}" if looks[-1].get("holdout") else ""
     return f"{looks[-1]['audit']['verdict']}, {probes} probes, wall: {looks[-1]['wall']}{private}"
-
-
-def rate_text(run) -> str:
-    rate = run.trained and run.trained.get("tok_per_sec")
-    return f"{rate:,.0f}" if rate else ""

@@ -20,6 +20,7 @@ from harness.lab.journal import Attempt, Experiment
 from harness.lab.loop import NIGHT_VARIABLE, Lab
 from harness.lab.records import noise_of_gain
 from harness.lab.wall import find_wall
+from harness.search.keep import KNOWN_DF
 from harness.search.patch import make_diff
 
 
@@ -132,8 +133,9 @@ def hypothesis_page(lab: Lab, experiment: Experiment) -> str:
     expected, decided = experiment.attempt.proposed.get("expected_delta"), experiment.decided
     if expected is None:
         return ""
-    rival = lab.state.experiments[decided["incumbent"]]
-    noise = noise_of_gain(decided["sigma"], decided["n_runs"], len(rival.attempt.scores))
+    rivals = decided.get("incumbent_runs") or len(lab.state.experiments[decided["incumbent"]].attempt.scores)
+    known = (decided["df"] or 0) >= KNOWN_DF
+    noise = noise_of_gain(decided["sigma"], decided["n_runs"], rivals) if known else None
     verdict, words = hypothesis_words(expected, decided["gain"], noise)
     colour = {"held": GREEN, "did not hold": RED}.get(verdict, SOFT)
     return box(

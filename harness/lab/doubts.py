@@ -1,17 +1,16 @@
 """A run's journal in, reasons for doubting its result out, in sentences: what an honest report must say unasked.
 
-Noise that was never measured here, a best trained once, the luckiest of many, data gone over too often, a machine that
-changed its speed, results nobody looked at. Standard library only.
+Noise that was never measured here, data gone over too often, a device that was shared, results nobody looked at. That
+luck flatters what was kept is said elsewhere, as is a machine that changed its speed. Standard library only.
 """
 
 from collections.abc import Sequence
 
 from harness.lab.findings import candidates_of, latest_sigma, plural, quoted
-from harness.lab.records import Record, baseline_of, best_of, finite, in_flight, positive
+from harness.lab.records import Record, baseline_of, in_flight, positive
 from harness.lab.results import NO_ROW_STATUSES
 
 MANY_EPOCHS = 4  # beyond about this many passes over one corpus, validation stops ranking settings as fresh data would
-SPEED_DRIFT = 0.1  # relative difference in tokens per second between trainings of one file
 MANY_CRASHES = 0.3  # share of the tries
 
 
@@ -21,7 +20,7 @@ def doubts(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
 
 
 def _doubts_of_noise(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
-    base, best, tried = baseline_of(records), best_of(records), candidates_of(records)
+    base, tried = baseline_of(records), candidates_of(records)
     opened = next((entry for entry in entries if entry.get("event") == "opened"), {})
     found = []
     if opened.get("prior"):
@@ -33,15 +32,6 @@ def _doubts_of_noise(entries: Sequence[dict], records: Sequence[Record]) -> list
         found.append(f"The baseline rests on {plural(base.n_runs, 'seed')}: its mean and sigma are rough.")
     if latest_sigma(records) is None and tried:
         found.append("The noise of a run was never measured, so no gain here can be told from luck.")
-    if best and base and best.experiment != base.experiment:
-        if best.n_runs == 1:
-            found.append(
-                f"The best, experiment {best.experiment:04d}, was trained once: train it again before quoting it."
-            )
-        if len(tried) >= 10:
-            found.append(
-                f"The best of {len(tried)} tries flatters itself: expect a little less from it on fresh seeds."
-            )
     return found
 
 
@@ -52,11 +42,6 @@ def _doubts_of_runs(entries: Sequence[dict], records: Sequence[Record]) -> list[
     )
     if epochs > MANY_EPOCHS:
         found.append(f"Trainings passed over the data up to {epochs:.1f} times: rankings may not hold on fresh text.")
-    drift = _speed_drift(entries)
-    if drift > SPEED_DRIFT:
-        found.append(
-            f"Trainings of one file differed in speed by up to {drift:.0%}: the machine was shared or throttled."
-        )
     crashed = sum(record.outcome == "crashed" for record in tried)
     if tried and crashed / len(tried) > MANY_CRASHES:
         found.append(f"{crashed} of {len(tried)} tries crashed: look at the failures before the next night.")
@@ -77,16 +62,6 @@ def _doubts_of_runs(entries: Sequence[dict], records: Sequence[Record]) -> list[
     return found
 
 
-def _speed_drift(entries: Sequence[dict]) -> float:
-    """Largest relative difference in tokens per second between trainings of the same attempt."""
-    speeds: dict[tuple, list[float]] = {}
-    for entry in entries:
-        speed = finite(entry.get("tok_per_sec"))
-        if entry.get("event") == "trained" and entry.get("status") == "ok" and speed:
-            speeds.setdefault((entry.get("experiment"), entry.get("attempt")), []).append(speed)
-    return max((max(group) / min(group) - 1 for group in speeds.values()), default=0.0)
-
-
 def _doubts_of_the_machine(entries: Sequence[dict]) -> list[str]:
     """What happened to trainings that was not the ideas' doing."""
     trained, found = [entry for entry in entries if entry.get("event") == "trained"], []
@@ -94,9 +69,9 @@ def _doubts_of_the_machine(entries: Sequence[dict]) -> list[str]:
     if shared:
         others = {name.rpartition("/")[2] for entry in trained for name in entry.get("shared_with") or []}
         named = ", ".join(quoted(name) for name in sorted(others))
-        found.append(
-            f"{plural(shared, 'training')} shared the device with {named}: it had less than its budget's worth."
-        )
+        by_wall = any(entry.get("shared_with") and entry.get("core_seconds") is None for entry in trained)
+        less = ": less was learnt in the same budget" if by_wall else ", which a budget of work does not mind"
+        found.append(f"{plural(shared, 'training')} shared the device with {named}{less}.")
     repeated = sum(entry.get("status") in NO_ROW_STATUSES for entry in trained)
     if repeated:
         found.append(f"{plural(repeated, 'training')} ended for reasons outside of train.py, and had to be repeated.")

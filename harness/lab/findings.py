@@ -1,8 +1,9 @@
 """What a run shows, in plain sentences made from its numbers, each with how sure it is: for notebooks and reports.
 
-In: records of experiments (and a RunData where times or curves are asked for). Out: text; titles in it are quoted as
-code, because they come from proposers and are not to be trusted as Markdown. Imports only the standard library, except
-where a sentence about curves or comparisons is asked for.
+Nothing but the claim is called an improvement: the scores of a night chose what was kept, so luck flatters them. In:
+records of experiments (and a RunData where times or curves are asked for). Out: text; titles in it are quoted as code,
+because they come from proposers and are not to be trusted as Markdown. Imports only the standard library, except where
+a sentence about the claim, curves or comparisons is asked for.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from harness.lab.records import (
     TIME_KINDS,
     Record,
     baseline_of,
-    best_of,
     in_flight,
-    noise_of_gain,
+    incumbent_of,
     time_use,
 )  # fmt: skip
+from harness.search.keep import KNOWN_DF
 
 if TYPE_CHECKING:
     from harness.lab.runs import RunData
 
 
-SURE = 2  # standard deviations that a gain needs to be said in a headline: a simplification may be kept without any
+SURE = 2  # standard deviations of a difference within which it may be chance
 
 
 def quoted(text: object, limit: int = 80) -> str:
@@ -67,9 +68,9 @@ def candidates_of(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record.outcome not in ("baseline", "no result")]
 
 
-def headline(records: Sequence[Record]) -> str:
-    """What the run found, in one sentence; the title of its chart and of its report."""
-    base, best, tried = baseline_of(records), best_of(records), candidates_of(records)
+def headline(records: Sequence[Record], claimed: dict | None = None) -> str:
+    """What the run came to, in one sentence; the title of its chart and of its report. claimed: of the file on the branch."""
+    base, tip, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
     crashed = sum(record.outcome == "crashed" for record in tried)
     if base is None:
         return (
@@ -80,40 +81,59 @@ def headline(records: Sequence[Record]) -> str:
     if not tried:
         return f"Baseline at {base.val_bpb:.4f} bits per byte; no other experiment decided yet"
     count = plural(len(tried), "experiment")
-    if best.experiment == base.experiment:
+    if tip.experiment == base.experiment:
         what = f"all {count} crashed" if crashed == len(tried) else f"none of {count} was kept"
         return f"The baseline stands at {base.val_bpb:.4f} bits per byte: {what}"
-    gain, noise = base.val_bpb - best.val_bpb, noise_of_gain(latest_sigma(records), best.n_runs, base.n_runs)
-    if noise and gain < SURE * noise:
-        return f"{count}, no gain beyond the noise: {best.val_bpb:.4f} is the best, {base.val_bpb:.4f} the baseline"
-    return f"{count} took val_bpb from {base.val_bpb:.4f} to {best.val_bpb:.4f}: {gain:.4f} bits per byte less"
+    if claimed and claimed["status"] == "ok":
+        return f"{count}: {_short_claim(claimed)}"
+    stands = f"{count}: branch at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f}"
+    return f"{stands}, and nothing can be claimed" if claimed else f"{stands}, not measured yet"
 
 
-def gain_over_baseline(records: Sequence[Record]) -> str:
-    """The best's gain over the baseline in bits per byte and in standard deviations of that difference."""
-    base, best, sigma = baseline_of(records), best_of(records), latest_sigma(records)
-    if base is None or best is None:
-        return "There is no baseline to measure a gain against."
-    gain, noise = base.val_bpb - best.val_bpb, noise_of_gain(sigma, best.n_runs, base.n_runs)
-    text = f"{gain:.4f} bits per byte below the baseline"
-    if noise is None:
-        return text + "; the noise of a run was not measured, so nobody can say how much of it is luck."
-    return (
-        f"{text}, which is {gain / noise:.1f} standard deviations of that difference "
-        f"(sigma of one run {sigma:.4f}; {plural(best.n_runs, 'run')} of the best, {base.n_runs} of the baseline)."
-    )
+def _short_claim(claimed: dict) -> str:
+    from harness.lab.close_out import verdict_of_claim
+
+    val = claimed["val"]
+    side = "better" if val["difference"] >= 0 else "worse"
+    interval = f"95% interval {val['low']:+.4f} to {val['high']:+.4f}"
+    return f"{abs(val['difference']):.4f} bpb {side} than the baseline on fresh seeds ({interval}): {verdict_of_claim(claimed)}"
+
+
+def say_claim(records: Sequence[Record], claimed: dict | None, command: str = "") -> str:
+    """What may be said of the file on the branch. command: measures it, where it was not measured yet."""
+    from harness.lab.close_out import words_of_claim
+
+    base, tip = baseline_of(records), incumbent_of(records)
+    if base is None:
+        return "There is no scored baseline, so nothing can be claimed."
+    if tip.experiment == base.experiment:
+        return "Nothing was kept, so there is nothing to claim: the baseline stands."
+    if claimed:
+        words = words_of_claim(claimed)
+        return f"{words[:1].upper()}{words[1:]}."
+    how = f": `{command}`" if command else ""
+    return f"Whether experiment {tip.experiment:04d}, the file on the branch, is better than the baseline is not measured yet{how}."
+
+
+def as_judged(records: Sequence[Record]) -> str:
+    """The scores of branch and baseline that the night went by."""
+    base, tip = baseline_of(records), incumbent_of(records)
+    if base is None:
+        return "There is no baseline to compare with."
+    runs = f"{plural(tip.n_runs, 'run')} of it, {base.n_runs} of the baseline"
+    return f"{tip.val_bpb:.4f} against the baseline's {base.val_bpb:.4f}, as judged during the night, flattered by luck ({runs})"
 
 
 def hypothesis_words(expected_delta: float, gain: float | None, noise: float | None) -> tuple[str, str]:
     """Whether an expected change of val_bpb (negative is better) came true: (verdict, the figures in a sentence).
 
-    noise: one standard deviation of the gain. Held means: as expected within SURE of those, and no change at all would not be.
+    noise: one standard deviation of the gain, None where it is not known. Held means: as expected within SURE of those, and no change at all would not be.
     """
     if gain is None:
         return "not tested", f"expected {expected_delta:+.4f} bpb, and nothing was measured"
     figures = f"expected {expected_delta:+.4f} bpb, measured {-gain:+.4f}"
     if noise is None:
-        return "cannot be told", f"{figures}; the noise of a run was not measured"
+        return "cannot be told", f"{figures}; too little is known of the noise of a run"
     figures += f" ± {SURE * noise:.4f} ({SURE} standard deviations)"
     as_expected, beyond_noise = abs(gain + expected_delta) <= SURE * noise, abs(gain) > SURE * noise
     if as_expected:
@@ -139,18 +159,16 @@ def say_run(run: RunData) -> str:
 
 
 def say_progress(run: RunData) -> str:
-    """The best against the baseline, and how far to believe it."""
-    base, best, tried = baseline_of(run.records), best_of(run.records), candidates_of(run.records)
+    """What may be said of the file on the branch, and the scores it was kept with."""
+    base, tip, tried = baseline_of(run.records), incumbent_of(run.records), candidates_of(run.records)
     if base is None or not tried:
         return headline(run.records) + "."
-    if best.experiment == base.experiment:
+    if tip.experiment == base.experiment:
         helped = "These ideas do not help here, or by less than the noise can show."
         nothing = "Nothing was scored, so this says nothing about the ideas."
         return f"{headline(run.records)}. {helped if any(record.val_bpb for record in tried) else nothing}"
-    scored = sum(record.val_bpb is not None for record in tried)
-    caution = f"It is the lowest of {plural(scored, 'scored candidate')}, so part of its lead may be luck"
-    caution += ", and it was trained once." if best.n_runs == 1 else f"; its mean rests on {best.n_runs} runs."
-    return f"Experiment {best.experiment:04d} ({quoted(best.title)}) is {gain_over_baseline(run.records)} {caution}"
+    claim = say_claim(run.records, run.claimed, run.claim_command)
+    return f"{claim} Experiment {tip.experiment:04d} ({quoted(tip.title)}): {as_judged(run.records)}."
 
 
 def say_outcomes(run: RunData) -> str:
@@ -169,7 +187,7 @@ def say_outcomes(run: RunData) -> str:
 
 
 def say_gains(run: RunData) -> str:
-    """How much of the total gain the largest keeps carry, and how many are small against the noise."""
+    """How much of the night's gains, as judged, the largest keeps carry, and how many are small against the noise."""
     kept = [r for r in run.records if r.outcome in ("kept", "simplified") and r.gain is not None]
     if not kept:
         return "Nothing was kept, so there is no list of gains."
@@ -181,29 +199,30 @@ def say_gains(run: RunData) -> str:
     while carried < len(gains) and sum(gains[:carried]) < 0.8 * total:
         carried += 1
     if len(kept) == 1:
-        text = f"The one keep is the whole gain of {total:.4f} bits per byte."
+        text = f"The one keep gained {total:.4f} bits per byte, as judged."
     else:
         most = (
             f"The largest keep of {len(kept)} carries"
             if carried == 1
             else f"The largest {carried} keeps of {len(kept)} carry"
         )
-        text = f"{most} 80% or more of the summed gain of {total:.4f} bits per byte."
-    if not any(record.noise_of_gain for record in kept):
-        return text + " Without a measured noise, small ones may be luck."
-    small = sum(record.gain < 2 * record.noise_of_gain for record in judged if record.noise_of_gain)
+        text = f"{most} 80% or more of the summed gain of {total:.4f} bits per byte, as judged."
+    known = [record for record in judged if record.noise_of_gain and (record.df or 0) >= KNOWN_DF]
+    if not known:
+        return text + " Too little is known of the noise to say how much of that is luck."
+    small = sum(record.gain < 2 * record.noise_of_gain for record in known)
     if not small:
         return text + " Each kept for its gain gained at least two standard deviations of its own difference."
-    return text + f" {small} kept for their gain gained less than two standard deviations: confirm them."
+    return text + f" {small} kept for their gain gained less than two standard deviations: levels are loose during a night."
 
 
 def say_curves(run: RunData) -> str:
-    """Whether the best is ahead in training loss too, and since when."""
+    """Whether the file on the branch is ahead in training loss too, and since when."""
     from harness.lab.analysis import curves, final_losses
 
-    base, best = baseline_of(run.records), best_of(run.records)
+    base, best = baseline_of(run.records), incumbent_of(run.records)
     if base is None or best is None or best.experiment == base.experiment:
-        return "Nothing better than the baseline to compare it with."
+        return "Nothing was kept that could be compared with the baseline."
     ours, theirs = curves(run, best.experiment), curves(run, base.experiment)
     if ours.empty or theirs.empty:
         return "The training curves of the two are not both on disk."
@@ -212,21 +231,21 @@ def say_curves(run: RunData) -> str:
         return "Not both trainings logged their last tenth, so their ends cannot be compared."
     lead, spread = base_end.mean() - ours_end.mean(), base_end.std()
     side = "below" if lead >= 0 else "above"
-    text = f"In its last tenth the best's training loss is {abs(lead):.3f} nats per token {side} the baseline's"
+    text = f"In its last tenth the training loss of the file on the branch is {abs(lead):.3f} nats per token {side} the baseline's"
     if math.isfinite(spread):
         text += f"; the baseline's own seeds spread by {spread:.3f} (one standard deviation)"
     return text + ". Training loss is noisier than val_bpb and decides nothing: it shows when a difference arises."
 
 
 def say_memory(run: RunData) -> str:
-    """What the improvement cost in memory."""
-    base, best = baseline_of(run.records), best_of(run.records)
+    """What the file on the branch takes of memory."""
+    base, best = baseline_of(run.records), incumbent_of(run.records)
     if base is None or best is None or base.memory_gb is None or best.memory_gb is None:
         return "There are no memory figures to compare."
     if best.experiment == base.experiment:
         return f"The baseline uses {base.memory_gb:.1f} GB at its peak."
     change = best.memory_gb / base.memory_gb - 1
-    text = f"The best uses {best.memory_gb:.1f} GB at its peak, the baseline {base.memory_gb:.1f} GB ({change:+.0%})."
+    text = f"The file on the branch uses {best.memory_gb:.1f} GB at its peak, the baseline {base.memory_gb:.1f} GB ({change:+.0%})."
     return text + " One figure each, not a mean over seeds: read nothing into a few percent."
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from harness.data.files import write_text_atomic
 from harness.data.text import one_line
-from harness.lab.findings import headline, plural
+from harness.lab.close_out import claim_of
+from harness.lab.findings import as_judged, headline, plural, say_claim
 from harness.lab.journal import read_journal
-from harness.lab.records import KEPT, Record, in_flight, records_from_journal
+from harness.lab.pace import cells_of_pace, words_of_pace
+from harness.lab.records import KEPT, Record, baseline_of, in_flight, incumbent_of, records_from_journal
 
 POLICY = (
     "default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -56,6 +58,9 @@ td.title { overflow-wrap: anywhere; width: 40%; } td:nth-child(2) { min-width: 9
 td:last-child { white-space: nowrap; padding-right: 0; }
 td a { margin-right: .6rem; }
 """
+
+
+NUMBERS = ("val_bpb", "gain", "runs", "steps", "tokens/s", "others' cores")  # columns of the index
 
 
 class PageError(ValueError):
@@ -131,14 +136,17 @@ def write_index(run_dir: str | Path) -> Path:
     rows = [_row(record, present) for record in reversed(records)]
     if flight and not any(record.experiment == flight.experiment for record in records):
         name = f"{flight.experiment:04d}"
-        cells = [name, f"running: {flight.step}", one_line(flight.title), "", "", "", _links(name, present)]
+        cells = [name, f"running: {flight.step}", one_line(flight.title), *[""] * 6, _links(name, present)]
         rows.insert(0, _cells(cells, "no"))
-    heads = ["experiment", "decision", "idea", "val_bpb", "gain", "runs", "pages"]
-    head = "".join(f"<th{' class=number' if word in ('val_bpb', 'gain', 'runs') else ''}>{word}</th>" for word in heads)
+    heads = ["experiment", "decision", "idea", *NUMBERS, "pages"]
+    head = "".join(f"<th{' class=number' if word in NUMBERS else ''}>{word}</th>" for word in heads)
+    tip = incumbent_of(records)
+    claimed = claim_of(run_dir, tip.experiment) if tip else None
     body = [
-        f"<h1>{html.escape(headline(records))}</h1>",
+        f"<h1>{html.escape(headline(records, claimed))}</h1>",
+        _words_of_scores(records, claimed),
         f'<p class="muted">Run {html.escape(run_dir.name)}. {_counts(records)} Scores in bits per byte; a gain is over '
-        "what was best then. Titles are the proposers' words.</p>",
+        f"what was on the branch then. {_words_of_pace(records)}Titles are the proposers' words.</p>",
         _other_pages(present),
         progress_svg(records),
         f"<table>\n<tr>{head}</tr>\n" + "\n".join(rows) + "\n</table>",
@@ -146,6 +154,22 @@ def write_index(run_dir: str | Path) -> Path:
     target = folder / "index.html"
     write_text_atomic(target, _page(f"Run {run_dir.name}", "\n".join(body), INDEX_STYLE))
     return target
+
+
+def _words_of_scores(records: Sequence[Record], claimed: dict | None) -> str:
+    """The claim, and the scores that the night went by, as a paragraph."""
+    tip = incumbent_of(records)
+    if tip is None or tip.experiment == 0:
+        return ""
+    judged = as_judged(records)
+    return f"<p>{html.escape(say_claim(records, claimed))} On the branch: {html.escape(judged)}.</p>"
+
+
+def _words_of_pace(records: Sequence[Record]) -> str:
+    """What the baseline's trainings came to, to compare with."""
+    base = baseline_of(records)
+    words = words_of_pace(base.pace) if base else ""
+    return f"Steps and speed are of one training, the baseline's {words}. " if words else ""
 
 
 def export_missing(folder: Path, records: Sequence[Record]) -> None:
@@ -169,12 +193,13 @@ def _row(record: Record, present: set[str]) -> str:
     gain = "" if record.gain is None else f"{record.gain:+.6f}"
     detail = record.status.replace("_", " ") if record.outcome == "crashed" and record.status != "crash" else ""
     decision = f"{record.outcome} ({detail})" if detail else record.outcome
-    cells = [name, decision, one_line(record.title), score, gain, str(record.n_runs or ""), _links(name, present)]
+    numbers = [score, gain, str(record.n_runs or ""), *cells_of_pace(record.pace)]
+    cells = [name, decision, one_line(record.title), *numbers, _links(name, present)]
     return _cells(cells, record.outcome.split()[0])
 
 
 def _cells(cells: Sequence[str], decision_class: str) -> str:
-    classes = ["", decision_class, "title", "number", "number", "number", ""]
+    classes = ["", decision_class, "title", *["number"] * len(NUMBERS), ""]
     escaped = [*(html.escape(cell) for cell in cells[:-1]), cells[-1]]
     return "<tr>" + "".join(f'<td class="{c}">{text}</td>' for c, text in zip(classes, escaped, strict=True)) + "</tr>"
 
@@ -196,12 +221,12 @@ def _other_pages(present: set[str]) -> str:
 
 
 def progress_svg(records: Sequence[Record], width: int = 960, height: int = 220) -> str:
-    """A small progress chart as inline SVG: dots by outcome and the running best; what lies outside is left out."""
+    """A small progress chart as inline SVG: dots by outcome and what was on the branch; what lies outside is left out."""
     scored = [record for record in records if record.val_bpb is not None]
     kept = [record.val_bpb for record in scored if record.outcome in KEPT]
     if len(scored) < 2 or not kept:
         return ""
-    low, high = min(kept), max(kept)
+    low, high, tip = min(kept), max(kept), incumbent_of(records)
     sigma = next((record.sigma for record in reversed(records) if record.sigma), 0.0)
     unit = max(high - low, 6 * sigma, high * 1e-4)
     low, high = low - 0.25 * unit, high + 0.4 * unit
@@ -217,14 +242,14 @@ def progress_svg(records: Sequence[Record], width: int = 960, height: int = 220)
             dots[record.outcome in KEPT].append(f"M{x} {y}h0")
     line = ""
     for record in records:
-        if record.running_best is not None:
-            x, y = place(record.experiment, record.running_best)
+        if record.on_branch is not None:
+            x, y = place(record.experiment, record.on_branch)
             line += f"H{x}V{y}" if line else f"M{x} {y}"
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="val_bpb by experiment, with the running best">\n'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="val_bpb by experiment, and what was on the branch">\n'
         f'<path d="{"".join(dots[False])}" stroke="#b4bac4" stroke-width="5" stroke-linecap="round" fill="none"/>\n'
         f'<path d="{line}" stroke="#0072b2" stroke-width="2" fill="none"/>\n'
         f'<path d="{"".join(dots[True])}" stroke="#0072b2" stroke-width="9" stroke-linecap="round" fill="none"/>\n'
         f'<text x="{x + 10:.0f}" y="{y + 5:.0f}" font-size="15" font-weight="600" fill="#0072b2">'
-        f"{min(kept):.4f}</text>\n</svg>"
+        f"{tip.val_bpb:.4f}</text>\n</svg>"
     )

@@ -72,12 +72,12 @@ def _by_category(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_curves(run: RunData, experiment: int | None = None) -> LabFigure:
-    """Training loss of one experiment (the best) against the baseline, by share of the budget used."""
+    """Training loss of one experiment (that on the branch) against the baseline, by share of the budget used."""
     base, best = run.baseline, run.best
     chosen = experiment if experiment is not None else None if best is None else int(best["experiment"])
     wanted = {} if base is None else {int(base["experiment"]): (MUTED, "baseline")}
     if chosen is not None and chosen not in wanted:
-        wanted[chosen] = (BLUE, "best" if best is not None and chosen == best["experiment"] else "chosen")
+        wanted[chosen] = (BLUE, "on the branch" if best is not None and chosen == best["experiment"] else "chosen")
     found = {number: curves(run, number) for number in wanted}
     if all(frame.empty for frame in found.values()):
         return empty_figure(

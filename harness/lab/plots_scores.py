@@ -1,7 +1,7 @@
 """Runs in, charts of their scores out: progress, memory against score, several runs overlaid, the noise of a baseline.
 
 Every function returns a Figure, touches no global state, and draws something sensible for an empty run, one of crashes
-only, and a thousand rows. A title states what its chart shows; whether that is beyond the noise it says too.
+only, and a thousand rows. A title states what its chart shows. Only the claim is called an improvement.
 """
 
 import math
@@ -33,16 +33,16 @@ from harness.lab.figures import (
 from harness.lab.findings import headline, plural
 from harness.lab.records import KEPT, OUTCOMES
 from harness.lab.runs import RunData
-from harness.search.keep import Noise, judge
+from harness.search.keep import KNOWN_DF, Noise, judge
 
 BPB = "val_bpb (bits per byte, lower is better)"
 LABELLED = 10  # more titles than this no chart holds
 
 
 def plot_progress(run: RunData) -> LabFigure:
-    """Every experiment by number: keeps labelled, the running best as a step, its noise band, crashes at the edge."""
+    """Every experiment by number: keeps labelled, what is on the branch as a step, its noise, crashes at the edge."""
     frame = run.experiments
-    title, subtitle = headline(run.records), describe(run)
+    title, subtitle = headline(run.records, run.claimed), describe(run)
     if frame["val_bpb"].notna().sum() == 0:
         return empty_figure(title, subtitle)
     figure, (ax,) = new_figure(title, subtitle, height=5.6)
@@ -51,7 +51,7 @@ def plot_progress(run: RunData) -> LabFigure:
     ax.set_ylim(focused_limits(frame["val_bpb"], [*kept["val_bpb"], *band], run.sigma))
     reach = max(len(frame), 12)
     ax.set_xlim(-0.02 * reach - 0.3, frame["experiment"].max() + 0.1 * reach)
-    lines = _draw_running_best(ax, frame, run)
+    lines = _draw_branch(ax, frame, run)
     _draw_outcomes(ax, frame, "experiment")
     mark_clipped(ax, frame["experiment"].to_numpy(), frame["val_bpb"].to_numpy())
     ax.set(xlabel="experiment", ylabel=BPB)
@@ -78,19 +78,20 @@ def describe(run: RunData) -> str:
     return "   ·   ".join(word for word in words if word)
 
 
-def _draw_running_best(ax: Axes, frame: pd.DataFrame, run: RunData) -> list[np.ndarray]:
+def _draw_branch(ax: Axes, frame: pd.DataFrame, run: RunData) -> list[np.ndarray]:
     """The step line with its end value, its noise band, the baseline's line; return the lines as points."""
-    steps = frame.dropna(subset=["running_best"])
+    steps = frame.dropna(subset=["on_branch"])
     end = frame["experiment"].max() + 0.02 * max(len(frame), 12)
     if len(steps) == 0:
         return []
     x = np.append(steps["experiment"], end).astype("float64")
-    best = np.append(steps["running_best"], steps["running_best"].iloc[-1])
-    sigma = np.append(steps["sigma"].ffill(), run.sigma)
+    best = np.append(steps["on_branch"], steps["on_branch"].iloc[-1])
+    known = steps["sigma"].where(steps["df"] >= KNOWN_DF).ffill()  # fewer trainings give no band that holds its promise
+    sigma = np.append(known, known.iloc[-1])
     if np.isfinite(sigma).any():
         label = "±2 sigma of one run"
         ax.fill_between(x, best - 2 * sigma, best + 2 * sigma, step="post", color=SKY, alpha=0.18, lw=0, label=label)
-    ax.step(x, best, where="post", color=BLUE, lw=1.7, label="running best", zorder=2.5)
+    ax.step(x, best, where="post", color=BLUE, lw=1.7, label="on the branch, as judged", zorder=2.5)
     lines = [np.column_stack([np.repeat(x, 2)[1:], np.repeat(best, 2)[:-1]])]
     ends, base = [(best[-1], BLUE)], run.baseline
     if base is not None and base["val_bpb"] > best[-1]:
@@ -128,12 +129,12 @@ def _draw_outcomes(ax: Axes, frame: pd.DataFrame, x: str) -> None:
 
 
 def plot_memory_against_score(run: RunData) -> LabFigure:
-    """Memory of each scored experiment against its val_bpb: what an improvement cost."""
+    """Memory of each scored experiment against its val_bpb: what a lower score cost."""
     frame = run.experiments.dropna(subset=["val_bpb", "memory_gb"])
     if frame.empty:
         return empty_figure("No memory figures", "Memory appears with the first scored experiment.")
     base, best = run.baseline, run.best
-    title = f"The best uses {best['memory_gb']:.1f} GB"
+    title = f"The file on the branch uses {best['memory_gb']:.1f} GB"
     if base is not None and best["experiment"] != base["experiment"]:
         title += f", the baseline {base['memory_gb']:.1f} GB"
     figure, (ax,) = new_figure(title, "lower left is better: a lower score from less memory", height=4.6)
@@ -148,8 +149,8 @@ def plot_memory_against_score(run: RunData) -> LabFigure:
 
 
 def plot_overlay(runs: Sequence[RunData]) -> LabFigure:
-    """Running best of several runs, and gain over each one's own baseline; that alone when they do not compare."""
-    drawn = [run for run in runs if run.experiments["running_best"].notna().any()]
+    """What was on the branch of several runs, and how far below its own baseline; that alone when they do not compare."""
+    drawn = [run for run in runs if run.experiments["on_branch"].notna().any()]
     if not drawn:
         return empty_figure("No scored run to overlay", "Curves appear once a run has a baseline.")
     warnings = compare_runs(drawn)
@@ -162,13 +163,13 @@ def plot_overlay(runs: Sequence[RunData]) -> LabFigure:
         _overlay_title(drawn), subtitle, height=4.9, warn=bool(warnings), ncols=1 if warnings else 2
     )
     for index, run in enumerate(drawn):
-        frame = run.experiments.dropna(subset=["running_best"])
-        best, colour = frame["running_best"], RUN_COLOURS[index % len(RUN_COLOURS)]
+        frame = run.experiments.dropna(subset=["on_branch"])
+        best, colour = frame["on_branch"], RUN_COLOURS[index % len(RUN_COLOURS)]
         for ax, values in zip(axes[::-1], (best.iloc[0] - best, best), strict=False):
             ax.step(frame["experiment"], values, where="post", color=colour, lw=1.7, label=safe(run.tag))
             ax.plot(frame["experiment"].iloc[-1:], values.iloc[-1:], "o", color=colour, ms=4.5)
     axes[0].set_ylabel(BPB)
-    axes[-1].set_ylabel("gain over own baseline (bits per byte)")
+    axes[-1].set_ylabel("gain over own baseline, as judged (bits per byte)")
     for ax in axes:
         ax.set_xlabel("experiment")
         whole_numbers(ax)
@@ -180,12 +181,12 @@ def _overlay_title(runs: Sequence[RunData]) -> str:
     gains = {run.tag: _total_gain(run) for run in runs}
     winner = max(gains, key=lambda tag: gains[tag])
     if len(runs) == 1:
-        return f"Run {winner} alone: {gains[winner]:.4f} bits per byte below its baseline"
-    return f"Run {winner} gained most over its own baseline: {gains[winner]:.4f} bits per byte"
+        return f"Run {winner} alone: branch {gains[winner]:.4f} bits per byte below its baseline, as judged"
+    return f"Run {winner} came furthest below its own baseline: {gains[winner]:.4f} bits per byte, as judged"
 
 
 def _total_gain(run: RunData) -> float:
-    best = run.experiments["running_best"].dropna()
+    best = run.experiments["on_branch"].dropna()
     return float(best.iloc[0] - best.iloc[-1])
 
 
@@ -201,7 +202,7 @@ def plot_noise(values: Sequence[float], noise: Noise) -> LabFigure:
     sigma, threshold = (noise.sigma if known else 0.0), judge([mean], list(scores), noise).threshold
     moves = f"one run moves by about {sigma:.4f} from seed to seed" if known else "its noise is unknown"
     figure, (ax,) = new_figure(f"Baseline {mean:.4f} bits per byte; {moves}", noise.words, height=3.4)
-    if known:
+    if noise.df >= KNOWN_DF:
         ax.axvspan(mean - 2 * sigma, mean + 2 * sigma, color=SKY, alpha=0.18, lw=0, label="±2 sigma of one run")
     ax.axvline(mean, color=INK, lw=1.2, label=f"mean of {plural(len(scores), 'seed')}")
     seeds = np.arange(len(scores)) + 1

@@ -6,9 +6,10 @@ standard library only, so that a status line costs no import of pandas. Missing 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from harness.lab.pace import Pace, paces_of
 from harness.lab.results import CRASH_STATUSES, NO_ROW_STATUSES
 
 OUTCOMES = ("baseline", "kept", "simplified", "discarded", "quarantined", "crashed", "no result")
@@ -21,8 +22,9 @@ IDLE_SECONDS = 120  # a gap this long that no run explains is waiting: a stopped
 class Record:
     """One decided experiment. Scores in bits per byte, memory in GB, minutes since the journal was opened (never going back, as a clock may).
 
-    outcome is one of OUTCOMES. running_best is the lowest val_bpb kept up to here. noise_of_gain is sigma times
-    sqrt(1/n + 1/n of the incumbent): one standard deviation of the gain. seconds holds one figure per TIME_KINDS.
+    outcome is one of OUTCOMES. on_branch is the val_bpb of what was kept last, up to here. noise_of_gain is sigma times
+    sqrt(1/n + 1/n of the incumbent's runs): one standard deviation of the gain. kept_at is the number of the journal's
+    line that put it on the branch. pace is of its scored runs. seconds holds one figure per TIME_KINDS.
     """
 
     experiment: int
@@ -48,7 +50,9 @@ class Record:
     attempt: int | None = None
     incumbent: int | None = None
     cause: str = ""
-    running_best: float | None = None
+    on_branch: float | None = None
+    kept_at: int | None = None
+    pace: Pace = Pace()
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIME_KINDS, math.nan))
 
 
@@ -90,14 +94,15 @@ def records_from_journal(entries: Sequence[dict]) -> list[Record]:
     start = parse_time(entries[0].get("time")) if entries else None
     commits = {e.get("experiment"): e.get("commit") for e in entries if e.get("event") == "committed"}
     rulings = {e.get("experiment"): e for e in entries if e.get("event") == "ruled"}
-    causes, seconds = _causes(entries), _seconds_by_experiment(entries)
+    causes, seconds, paces = _causes(entries), _seconds_by_experiment(entries), paces_of(entries)
     records: dict[int, Record] = {}
     for entry in entries:
         number = entry.get("experiment")
         if entry.get("event") == "decided" and number not in records:
             cause, spent = causes.get(number, ""), seconds[number]
             final = entry | _ruled(entry, rulings.get(number))
-            records[number] = _record(final, records, start, commits.get(number), cause, spent)
+            record = _record(final, records, start, commits.get(number), cause, spent)
+            records[number] = replace(record, pace=paces.get((number, entry.get("attempt")), Pace()))
     return list(records.values())
 
 
@@ -107,7 +112,8 @@ def _ruled(decided: dict, ruled: dict | None) -> dict:
         return {}
     word = "accepted" if ruled.get("accept") else "refused"
     decision = "keep" if ruled.get("becomes_incumbent") else "discard"
-    return {"decision": decision, "verdict": f"{word} by a person; it was {decided.get('verdict')}"}
+    verdict = f"{word} by a person; it was {decided.get('verdict')}"
+    return {"decision": decision, "verdict": verdict, "seq": ruled.get("seq")}
 
 
 def _record(
@@ -121,9 +127,8 @@ def _record(
     number, time, score = entry["experiment"], parse_time(entry.get("time")), positive(entry.get("val_bpb"))
     result, sigma, runs = outcome(entry), positive(entry.get("sigma")), int(entry.get("n_runs") or 0)
     rival = before.get(entry.get("incumbent"))
-    last_best = next(reversed(before.values())).running_best if before else None
+    last = next(reversed(before.values())).on_branch if before else None
     before_it = max((r.minutes for r in before.values() if r.minutes is not None), default=0.0)
-    scores = [value for value in (last_best, score if result in KEPT else None) if value is not None]
     return Record(
         experiment=number,
         time=time,
@@ -140,7 +145,7 @@ def _record(
         sigma=sigma,
         df=positive(entry.get("df")),
         threshold=finite(entry.get("threshold")),
-        noise_of_gain=noise_of_gain(sigma, runs, rival.n_runs if rival else 0),
+        noise_of_gain=noise_of_gain(sigma, runs, entry.get("incumbent_runs") or (rival.n_runs if rival else 0)),
         verdict=entry.get("verdict") or "",
         memory_gb=positive(entry.get("memory_gb")),
         commit=commit,
@@ -148,7 +153,8 @@ def _record(
         incumbent=entry.get("incumbent"),
         cause=cause if result == "crashed" else "",
         minutes=max(before_it, (time - start).total_seconds() / 60) if time and start else None,
-        running_best=min(scores, default=None),
+        on_branch=score if result in KEPT else last,
+        kept_at=entry.get("seq") if result in KEPT else None,
         seconds=seconds,
     )
 
@@ -172,10 +178,27 @@ def noise_of_gain(sigma: float | None, runs: int, incumbent_runs: int) -> float 
     return sigma * math.sqrt(1 / runs + 1 / incumbent_runs)
 
 
+def work_of(entries: Sequence[dict]) -> list[int | None]:
+    """Of each entry the experiment that it was written for.
+
+    A run of the best file that is trained again beside an idea (`refresh`) is work for that idea.
+    """
+    beside: dict[tuple, int] = {}
+    found = []
+    for entry in entries:
+        place = (entry.get("experiment"), entry.get("attempt"), entry.get("run"))
+        if entry.get("event") == "run_started" and entry.get("beside") is not None:
+            beside[place] = entry["beside"]
+        found.append(beside.get(place, entry.get("experiment")))
+    return found
+
+
 def _causes(entries: Sequence[dict]) -> dict[int, str]:
     """The last stated cause of failure of each experiment: of its checks, its training or its scoring."""
     causes: dict[int, str] = {}
-    for entry in entries:
+    for entry, number in zip(entries, work_of(entries), strict=True):
+        if number != entry.get("experiment"):
+            continue  # the best file, trained again: it says nothing about either experiment
         if entry.get("event") == "checked" and entry.get("ok") is False:
             causes[entry.get("experiment")] = "; ".join(map(str, entry.get("reasons") or []))
         elif entry.get("event") in ("trained", "scored", "audited") and entry.get("status") != "ok":
@@ -195,15 +218,15 @@ def time_use(entries: Sequence[dict]) -> dict[str, float]:
 
 
 def _seconds_by_experiment(entries: Sequence[dict]) -> dict[int | None, dict[str, float]]:
-    """Each gap between two lines belongs to the experiment of the later line.
+    """Each gap between two lines belongs to the experiment that the later line was written for.
 
     A trained line explains its total_seconds (training, and start-up with compilation), a scored line its
     score_seconds; what is left of the gap is overhead, or waiting when it is longer than IDLE_SECONDS.
     """
     spent: dict[int | None, dict[str, float]] = {}
     last = None
-    for entry in entries:
-        into = spent.setdefault(entry.get("experiment"), dict.fromkeys(TIME_KINDS, 0.0))
+    for entry, number in zip(entries, work_of(entries), strict=True):
+        into = spent.setdefault(number, dict.fromkeys(TIME_KINDS, 0.0))
         now = parse_time(entry.get("time"))
         gap = max(0.0, (now - last).total_seconds()) if now and last else 0.0
         for kind, seconds in _explained(entry):
@@ -217,7 +240,7 @@ def _seconds_by_experiment(entries: Sequence[dict]) -> dict[int | None, dict[str
 
 def _explained(entry: dict) -> list[tuple[str, float]]:
     if entry.get("event") == "trained":
-        training = positive(entry.get("training_seconds")) or 0.0
+        training = positive(entry.get("wall_seconds")) or positive(entry.get("training_seconds")) or 0.0
         startup = max(0.0, (positive(entry.get("total_seconds")) or training) - training)
         return [("training", training), ("startup", startup)]
     if entry.get("event") == "scored":
@@ -232,33 +255,31 @@ def baseline_of(records: Sequence[Record]) -> Record | None:
     return next((record for record in records if record.outcome == "baseline"), None)
 
 
-def best_of(records: Sequence[Record]) -> Record | None:
-    """The kept record (or the baseline) with the lowest val_bpb."""
-    return min((r for r in records if r.outcome in KEPT), key=lambda r: r.val_bpb, default=None)
-
-
 def incumbent_of(records: Sequence[Record]) -> Record | None:
-    """What the next candidate has to beat: the last kept one. A simplification may be a hair behind the best."""
-    return next((record for record in reversed(records) if record.outcome in KEPT), None)
+    """What is on the branch: what was kept last, in the order in which it was kept; the baseline at first."""
+    kept = [record for record in records if record.outcome in KEPT]
+    return max(kept, key=lambda record: record.experiment if record.kept_at is None else record.kept_at, default=None)
 
 
 def in_flight(entries: Sequence[dict]) -> InFlight | None:
     """The last experiment of the journal when it has no decision; None between experiments."""
-    begun = [entry for entry in entries if entry.get("experiment") is not None]
-    if not begun or begun[-1].get("event") in ("decided", "committed", "ruled"):
+    begun = [pair for pair in zip(entries, work_of(entries), strict=True) if pair[1] is not None]
+    if not begun or begun[-1][0].get("event") in ("decided", "committed", "ruled"):
         return None
-    last, title = begun[-1], ""
-    for entry in begun:
-        if entry["experiment"] == last["experiment"] and entry.get("event") == "proposed":
-            title = entry.get("title") or ""
+    (last, number), title, attempt = begun[-1], "", 0
+    for entry, of in begun:
+        if of == entry["experiment"] == number:
+            attempt = entry.get("attempt") or 0
+            title = (entry.get("title") or "") if entry.get("event") == "proposed" else title
+    training = f"training run {last.get('run', 0)} ({last.get('kind', 'score')})"
     step = {
         "proposed": "checking the idea",
         "checked": "about to train" if last.get("ok", True) else "repairing the idea",
-        "run_started": f"training run {last.get('run', 0)} ({last.get('kind', 'score')})",
+        "run_started": training if number == last["experiment"] else "training the best file again",
         "trained": "scoring" if last.get("status") == "ok" else "about to decide",
         "scored": "about to decide",
         "audited": "about to decide",
         "unrepaired": "about to decide",
     }.get(last.get("event", ""), str(last.get("event")))
-    default = "baseline" if last["experiment"] == 0 else "(no title yet)"
-    return InFlight(last["experiment"], last.get("attempt") or 0, title or default, step, parse_time(last.get("time")))
+    default = "baseline" if number == 0 else "(no title yet)"
+    return InFlight(number, attempt, title or default, step, parse_time(last.get("time")))

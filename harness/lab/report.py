@@ -1,30 +1,34 @@
 """A run's journal in, its report out: the morning's Markdown with a chart, and the one-screen status of a night.
 
-Plain and honest: a gain comes with its noise, what stands in doubt has its own section, and a night without improvement
-says so. Pure functions of the journal but for write_report. pandas and matplotlib are imported only for the chart.
+Plain and honest: what the machine did comes first, then the claim, the only thing that is called an improvement; what
+stands in doubt has its own section. Pure functions of the journal but for write_report. pandas and matplotlib are imported only for the chart.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.data.files import read_json, write_bytes_atomic, write_text_atomic
+from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.costs import run_usage, usage_words
 from harness.lab.doubts import doubts
 from harness.lab.facts import plain_settings
 from harness.lab.findings import (
+    as_judged,
     candidates_of,
-    gain_over_baseline,
     headline,
     latest_sigma,
     plural,
     quoted,
+    say_claim,
     say_time,
     signed,
     tag_of,
 )
 from harness.lab.journal import read_journal
-from harness.lab.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
+from harness.lab.pace import cells_of_pace, say_speed
+from harness.lab.records import Record, baseline_of, incumbent_of, records_from_journal
 from harness.lab.results import clean_description
+from harness.lab.settings import command_on
 from harness.lab.status import status_text
 from harness.search.llm.exchanges import Usage
 
@@ -43,27 +47,38 @@ def write_report(run_dir: str | Path) -> Path:
     folder = run_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "progress.png", plot_progress(load_run(run_dir.parent, run_dir.name)).png())
-    text = morning_report(entries, {"tag": run_dir.name, **settings}, run_usage(run_dir))
+    measured, command = read_close_out(run_dir), command_on(run_dir, "--close-out")
+    text = morning_report(entries, {"tag": run_dir.name, **settings}, run_usage(run_dir), measured, command)
     first, rest = text.split("\n", 1)
     write_text_atomic(
-        folder / "report.md", f"{first}\n\n![every experiment and the running best](progress.png)\n{rest}"
+        folder / "report.md", f"{first}\n\n![every experiment and what was on the branch](progress.png)\n{rest}"
     )
     return folder / "report.md"
 
 
-def morning_report(entries: Sequence[dict], settings: object, usage: Usage | None = None) -> str:
-    """The report as Markdown. settings: run.json as a dict, or the dataclass. usage: of the language model, by its ledger."""
+def morning_report(
+    entries: Sequence[dict], settings: object, usage: Usage | None = None, measured: CloseOut | None = None, command: str = ""
+) -> str:
+    """The report as Markdown. settings: run.json as a dict, or the dataclass. usage: of the language model, by its ledger.
+
+    measured: the newest close-out; command: what makes one. A close-out of another file than the branch's is none.
+    """
     records, tag = records_from_journal(entries), tag_of(settings)
+    tip, measured = incumbent_of(records), measured or CloseOut()
+    if not (tip and measured.claimed and measured.claimed["best"] == tip.experiment):
+        measured = CloseOut()
     sections = [
-        f"# Run {tag}: {headline(records)}",
-        _measured(entries, settings),
-        _result(records),
-        _kept(records),
+        f"# Run {tag}: {headline(records, measured.claimed)}",
+        say_speed(entries),
+        "## The claim\n\n" + say_claim(records, measured.claimed, command),
+        _template(records, settings, measured),
+        _on_the_branch(records),
         _near_misses(records),
         _failures(records),
         _model(entries, records, usage or Usage()),
         "## Time\n\n" + say_time(entries),
         _doubts(entries, records),
+        "## How it was measured\n\n" + _measured(entries, settings),
         _check_out(records, tag),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -83,47 +98,55 @@ def _measured(entries: Sequence[dict], settings: object) -> str:
     return f"{span} Measured with {', '.join(word for word in words if word) or 'settings that are not stated'}."
 
 
-def _result(records: Sequence[Record]) -> str:
-    base, best, last = baseline_of(records), best_of(records), incumbent_of(records)
+def _template(records: Sequence[Record], settings: object, measured: CloseOut) -> str:
+    """In a demo: how the file on the branch compares with the template that real nights begin from."""
+    tip = incumbent_of(records)
+    profile = settings.get("profile") if isinstance(settings, dict) else settings.profile
+    began_plain = isinstance(profile, dict) and profile.get("name") == "demo" and profile.get("constants")
+    if not began_plain or not tip or tip.experiment == 0:
+        return ""
+    began = "A demo begins from a plain GPT, so that a short night has something to find; real nights begin from a stronger template."
+    score, scores = (measured.claimed or {}).get("template_bpb"), measured.scores("best")
+    if score is None or not scores:
+        return began
+    mean = sum(scores) / len(scores)
+    side = "better" if mean <= score else "worse"
+    return (
+        f"{began} Trained once beside the claim, that template scored {score:.4f}; the file on the branch scored {mean:.4f} "
+        f"({plural(len(scores), 'fresh run')}), {abs(score - mean):.4f} bpb {side}. One run of the template gives no interval."
+    )
+
+
+def _on_the_branch(records: Sequence[Record]) -> str:
+    """What was kept during the night, with the baseline first: scores that chose it, and so are flattered."""
+    base, tip = baseline_of(records), incumbent_of(records)
     if base is None:
-        return "## Result\n\nThere is no scored baseline, so nothing can be said about improvement."
+        return ""
     sigma = latest_sigma(records)
     noise = f"sigma of one run {sigma:.4f}" if sigma else "noise not measured"
-    lines = ["## Result", "", f"- Baseline: {base.val_bpb:.4f} bits per byte ({plural(base.n_runs, 'run')}, {noise})."]
-    if best.experiment == base.experiment:
-        return "\n".join(
-            [*lines, f"- No improvement: the baseline stands. Candidates tried: {len(candidates_of(records))}."]
-        )
-    name = f"experiment {best.experiment:04d} ({quoted(best.title)})"
-    lines.append(f"- Best: {best.val_bpb:.4f} by {name}, {gain_over_baseline(records)}")
-    if last.experiment != best.experiment:
-        lines.append(
-            f"- The branch stands at experiment {last.experiment:04d} ({quoted(last.title)}, {last.val_bpb:.4f}): "
-            "simpler code at a score that the noise cannot tell from the best."
-        )
+    kept = [record for record in records if record.outcome in ("kept", "simplified")]
+    lines = ["## On the branch", "", f"Baseline: {base.val_bpb:.4f} bits per byte ({plural(base.n_runs, 'run')}, {noise})."]
+    if not kept:
+        return "\n".join([*lines, f"Nothing was kept of {plural(len(candidates_of(records)), 'experiment')}: the baseline stands."])
+    name = f"experiment {tip.experiment:04d} ({quoted(tip.title)})"
+    lines += [
+        f"The branch is at {name}: {as_judged(records)}. A gain is over what was on the branch before.", "",
+        "| experiment | idea | val_bpb | gain | runs | steps | tokens/s | cores held by others | why |", "|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for r in [base, *kept]:
+        cells = [f"{r.experiment:04d}", quoted(r.title, 60), f"{r.val_bpb:.4f}", signed(r.gain), str(r.n_runs), *cells_of_pace(r.pace)]
+        lines.append("| " + " | ".join([*cells, clean_description(r.verdict).replace("|", "/")]) + " |")
     return "\n".join(lines)
 
 
-def _kept(records: Sequence[Record]) -> str:
-    kept = [record for record in records if record.outcome in ("kept", "simplified")]
-    if not kept:
-        return "## Kept\n\nNothing."
-    head = "| experiment | idea | val_bpb | gain | runs | why |\n|---|---|---|---|---|---|\n"
-    rows = []
-    for r in kept:
-        cells = [f"{r.experiment:04d}", quoted(r.title, 60), f"{r.val_bpb:.4f}", signed(r.gain), str(r.n_runs)]
-        rows.append("| " + " | ".join([*cells, clean_description(r.verdict).replace("|", "/")]) + " |")
-    return "## Kept\n\n" + head + "\n".join(rows)
-
-
 def _near_misses(records: Sequence[Record]) -> str:
-    """Discards that scored better than what they were measured against: not proven, worth another look."""
+    """Discards that scored lower than what they were measured against: not proven, worth another look."""
     near = [r for r in records if r.outcome == "discarded" and r.gain is not None and r.gain > 0]
     near = sorted(near, key=lambda r: -r.gain)[:NEAR_MISSES]
     if not near:
         return ""
     rows = [f"- {r.experiment:04d} {quoted(r.title, 60)}: gain {signed(r.gain)}" + _asked(r) for r in near]
-    return "## Near misses\n\nBetter than the incumbent, but not by enough to rule out luck.\n\n" + "\n".join(rows)
+    return "## Near misses\n\nA lower score than what was on the branch, but not by enough to keep them.\n\n" + "\n".join(rows)
 
 
 def _asked(record: Record) -> str:
@@ -184,20 +207,20 @@ def _doubts(entries: Sequence[dict], records: Sequence[Record]) -> str:
 
 
 def _check_out(records: Sequence[Record], tag: str) -> str:
-    best, last = best_of(records), incumbent_of(records)
-    if best is None:
+    tip = incumbent_of(records)
+    if tip is None:
         return f"## Look further\n\n- All experiments: `results/{tag}/notebooks/index.html`"
     lines = [
         f"- Every experiment as a page: `results/{tag}/notebooks/index.html`",
-        f"- The best model and its train.py: `results/{tag}/best/`",
+        f"- The model on the branch and its train.py: `results/{tag}/best/`",
     ]
-    if last.commit:
+    if tip.commit:
         lines += [
-            f"- Its code: `git show {best.commit[:12]}:train.py`" if best.commit else "",
+            f"- Its code: `git show {tip.commit[:12]}:train.py`",
             f"- Continue from it: `git switch -c my-branch autoresearch/{tag}`",
             f"- What was kept, in order: `git log --oneline autoresearch/{tag}`",
             f"- Any experiment, discards and crashes too: `git show refs/experiments/{tag}/0001`",
         ]
     else:
         lines.append("- There is no git history of this run.")
-    return "## Look further\n\n" + "\n".join(line for line in lines if line)
+    return "## Look further\n\n" + "\n".join(lines)

@@ -12,9 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from harness.data.files import read_json
+from harness.lab.close_out import claim_of
 from harness.lab.journal import JournalError, read_journal
-from harness.lab.records import KEPT, TIME_KINDS, InFlight, Record, in_flight, records_from_journal
+from harness.lab.records import KEPT, TIME_KINDS, InFlight, Record, in_flight, incumbent_of, records_from_journal
 from harness.lab.results import ResultRow, clean_description, read_results
+from harness.lab.settings import command_on
 
 SAMPLE_TAG = "sample"  # a small real run of this project, committed so that the analysis reads well on a fresh clone
 COLUMNS = {
@@ -41,7 +43,10 @@ COLUMNS = {
     "incumbent": "float64",
     "cause": "str",
     "minutes": "float64",
-    "running_best": "float64",
+    "on_branch": "float64",
+    "steps": "float64",
+    "tokens_per_second": "float64",
+    "others_cores": "float64",
     **{f"{kind}_seconds": "float64" for kind in TIME_KINDS},
 }
 
@@ -54,7 +59,8 @@ class AnalysisError(ValueError):
 class RunData:
     """One run. experiments has the columns of COLUMNS, one row per decided experiment, NaN where nothing was measured.
 
-    folder is None and settings and entries are empty for a bare results.tsv.
+    claimed: the claim on what is on the branch, None while that is not measured. folder is None and settings and entries
+    are empty for a bare results.tsv.
     """
 
     tag: str
@@ -63,6 +69,7 @@ class RunData:
     entries: list[dict]
     experiments: pd.DataFrame
     records: list[Record] = field(repr=False)
+    claimed: dict | None = None
 
     @property
     def in_flight(self) -> InFlight | None:
@@ -74,8 +81,14 @@ class RunData:
 
     @property
     def best(self) -> pd.Series | None:
-        """The kept experiment (or the baseline) of the lowest val_bpb; None when nothing has a score."""
-        return _first(self.experiments[self.experiments["outcome"].isin(KEPT)].sort_values("val_bpb", kind="stable"))
+        """What is on the branch: the experiment kept last, or the baseline; None when nothing has a score."""
+        tip = incumbent_of(self.records)
+        return _first(self.experiments[self.experiments["experiment"] == tip.experiment]) if tip else None
+
+    @property
+    def claim_command(self) -> str:
+        """What to type to have the claim measured; "" for a bare table."""
+        return command_on(self.folder, "--close-out") if self.folder else ""
 
     @property
     def sigma(self) -> float:
@@ -105,22 +118,26 @@ def load_run(results_dir: str | Path, tag: str) -> RunData:
     settings = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
     entries = read_journal(journal) if journal.exists() else []
     records = records_from_journal(entries)
-    return RunData(tag, folder, settings, entries, frame_of(records), records)
+    return RunData(tag, folder, settings, entries, frame_of(records), records, claim_on_branch(folder, records))
+
+
+def claim_on_branch(folder: Path, records: Sequence[Record]) -> dict | None:
+    """The `claimed` entry on what is on the branch; None while that is not measured."""
+    tip = incumbent_of(records)
+    return claim_of(folder, tip.experiment) if tip else None
 
 
 def load_results_tsv(path: str | Path) -> RunData:
     """Read a bare table of the original's format: no times, seeds or noise. The first kept row is the baseline."""
     records: list[Record] = []
-    best = None
+    last = None
     for number, row in enumerate(read_results(path)):
         title, score = (
             clean_description(row.description),
             row.val_bpb if row.status != "crash" and row.val_bpb > 0 else None,
         )
-        result = _outcome_of_row(row, score, is_first=best is None)
-        gain = best - score if score is not None and best is not None else None
-        if result in KEPT:
-            best = score if best is None else min(best, score)
+        result = _outcome_of_row(row, score, is_first=last is None)
+        gain = last - score if score is not None and last is not None else None
         records.append(
             Record(
                 number,
@@ -134,9 +151,10 @@ def load_results_tsv(path: str | Path) -> RunData:
                 memory_gb=row.memory_gb or None,
                 commit=row.commit,
                 cause=title if score is None else "",
-                running_best=best,
+                on_branch=score if result in KEPT else last,
             )
         )
+        last = records[-1].on_branch
     return RunData(Path(path).stem, None, {}, [], frame_of(records), records)
 
 
@@ -150,7 +168,7 @@ def _outcome_of_row(row: ResultRow, score: float | None, is_first: bool) -> str:
 
 def frame_of(records: Sequence[Record]) -> pd.DataFrame:
     """Records as a frame with the columns and types of COLUMNS, also when there are none."""
-    rows = [{**vars(r), **{f"{kind}_seconds": r.seconds[kind] for kind in TIME_KINDS}} for r in records]
+    rows = [{**vars(r), **vars(r.pace), **{f"{kind}_seconds": r.seconds[kind] for kind in TIME_KINDS}} for r in records]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["commit"] = frame["commit"].fillna("")
     return frame.astype(COLUMNS)

@@ -216,6 +216,7 @@ def check_unchanged(settings: Settings) -> PreparedData:
         raise SettingsError(
             f"run {settings.tag} began on {settings.device['kind']} ({settings.device['name']}), this is {device['kind']} ({device['name']}): start a new tag"
         )
+    check_same_cores(settings, device)
     check_same_text(settings)
     data = open_prepared(settings.data_folder)
     if data.data_hash != settings.data_hash:
@@ -223,6 +224,18 @@ def check_unchanged(settings: Settings) -> PreparedData:
             f"run {settings.tag} began on data {settings.data_id} ({settings.data_hash[:12]}), found {data.data_id} ({data.data_hash[:12]}): start a new tag"
         )
     return data
+
+
+def check_same_cores(settings: Settings, device: dict) -> None:
+    """Raise SettingsError where a CPU's budget would not be the same work as before: other threads, or no way to count it."""
+    threads = worker_threads(device)
+    if threads != settings.threads:
+        raise SettingsError(
+            f"run {settings.tag} began with {settings.threads} threads, this process may use {threads} cores: its scores would not be comparable. "
+            "Give it as many as before (taskset, a container's CPU quota), or start a new tag"
+        )
+    if settings.core_rate and (why := why_wall_time()):
+        raise SettingsError(f"run {settings.tag} counts its budget in work of the cores, which cannot be read here ({why}): start a new tag")
 
 
 def device_to_ask_for(settings: Settings) -> str:
@@ -247,14 +260,23 @@ def check_same_text(settings: Settings) -> None:
         )
 
 
+def clock_words(settings: Settings) -> str:
+    """What a second of the budget is, and why where a CPU has wall time."""
+    if settings.profile.get("clock_step_seconds"):
+        return "the step clock of tests, which compares with nothing else"
+    if settings.core_rate:
+        return "a second of the budget is a second of a quiet machine's work (CPU time)"
+    why = why_wall_time() if settings.device["kind"] == "cpu" else ""
+    return "the budget is wall time" + (f", since CPU time cannot be counted here: {why}" if why else "")
+
+
 def environment_words(settings: Settings) -> str:
-    """One line: what the run trains on and with."""
+    """One line: what the run trains on and with, and what its clock counts."""
     device = settings.device
     tested = settings.profile["tested"]
     label = f" ({tested})" if tested.startswith("never") else ""
-    steps = settings.profile.get("clock_step_seconds")
-    label += " under the step clock of tests, which compares with nothing else" if steps else ""
     return (
-        f"profile {settings.profile['name']}{label}, {settings.budget_seconds:g} s a training, {device['kind']} ({device['name']}), {settings.dtype}, "
-        f"{'compiled' if settings.compile else 'eager'}, torch {settings.versions['torch']}, Python {sys.version.split()[0]}, data {settings.data_id}"
+        f"profile {settings.profile['name']}{label}, {settings.budget_seconds:g} s a training, {device['kind']} ({device['name']}), "
+        f"{settings.dtype}, {'compiled' if settings.compile else 'eager'}, torch {settings.versions['torch']}, Python {sys.version.split()[0]}, "
+        f"data {settings.data_id}; {clock_words(settings)}"
     )

@@ -4,24 +4,26 @@ Cheap enough to ask every second; standard library only.
 """
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from harness.lab.facts import plain_settings
-from harness.lab.findings import candidates_of, duration, gain_over_baseline, latest_sigma, plural, signed, tag_of
+from harness.lab.findings import candidates_of, duration, latest_sigma, plural, signed, tag_of
 from harness.lab.records import (
     OUTCOMES,
     Record,
     baseline_of,
-    best_of,
     finite,
     in_flight,
+    incumbent_of,
     parse_time,
     records_from_journal,
     time_use,
 )  # fmt: skip
 from harness.lab.results import clean_description
 
+CLAIM_WIDTH = 110  # characters of a line of the claim
 SILENT_SECONDS = 1800  # a journal that says nothing for this long, and for three budgets, has probably stopped
 
 
@@ -33,11 +35,13 @@ def status_text(
     deadline: datetime | None = None,
     experiments_left: int | None = None,
     state: str = "",
+    claim: str = "",
     more: Sequence[tuple[str, str]] = (),
 ) -> str:
     """One screen on a run in progress: state, best so far, the last five, time. now, deadline: with time zone.
 
-    state: what is known of it, if more than the journal tells; more: further rows, (name, words).
+    state: what is known of it, if more than the journal tells; claim: what may be said of the file on the branch, or how
+    far its measuring is; more: further rows, (name, words).
     """
     now = (parse_time(now) if isinstance(now, str) else now) or datetime.now(UTC)
     records, facts = records_from_journal(entries), plain_settings(settings)
@@ -51,7 +55,7 @@ def status_text(
         ("run", ", ".join([tag_of(settings), *(word for word in stated if word)])),
         ("state", state or _state(entries, now, budget or 0.0)),
     ]
-    base, best, sigma = baseline_of(records), best_of(records), latest_sigma(records)
+    base, tip, sigma = baseline_of(records), incumbent_of(records), latest_sigma(records)
     if base:
         rows.append(
             (
@@ -59,11 +63,13 @@ def status_text(
                 f"{base.val_bpb:.4f} from {plural(base.n_runs, 'run')}" + (f", sigma {sigma:.4f}" if sigma else ""),
             )
         )
-    if best and base and best.experiment != base.experiment:
-        rows.append(("best", f"{best.val_bpb:.4f}, experiment {best.experiment}: {clean_description(best.title)[:60]}"))
-        rows.append(("", gain_over_baseline(records).split(" (")[0]))
+    if tip and base and tip.experiment != base.experiment:
+        rows.append(("branch", f"{tip.val_bpb:.4f}, experiment {tip.experiment}: {clean_description(tip.title)[:60]}"))
+        rows.append(("", "as judged during the night, flattered by luck"))
+        lines = textwrap.wrap(claim or "not measured yet", CLAIM_WIDTH)
+        rows += [("" if number else "claim", line) for number, line in enumerate(lines)]
     elif base:
-        rows.append(("best", "the baseline so far"))
+        rows.append(("branch", "the baseline so far"))
     outcomes = [record.outcome for record in candidates_of(records)]
     counts = ", ".join(f"{outcomes.count(name)} {name}" for name in OUTCOMES if name in outcomes)
     waiting = [f"{r.experiment:04d}" for r in records if r.outcome == "quarantined"]

@@ -19,13 +19,14 @@ import psutil
 from harness.data.files import read_json
 from harness.data.text import one_line
 from harness.lab import disk_space
+from harness.lab.close_out import CloseOut, claim_of, read_close_out, words_of_claim, words_of_close_out
 from harness.lab.costs import run_usage, usage_words
 from harness.lab.findings import candidates_of, duration, latest_sigma
 from harness.lab.heartbeat import age_seconds, read_heartbeat, writer
 from harness.lab.journal import State, fold, read_journal
 from harness.lab.locks import is_held
 from harness.lab.progress import last_event, stage_limit
-from harness.lab.records import baseline_of, best_of, parse_time, records_from_journal
+from harness.lab.records import baseline_of, incumbent_of, parse_time, records_from_journal
 from harness.lab.settings import Settings, command_on, read_settings
 from harness.lab.status import status_text
 from harness.lab.steps import Step, step_after
@@ -45,15 +46,16 @@ KEYS = {  # of `--status --json`: name and meaning. Numbers are null where there
     "heartbeat_age_seconds": "since the driver's last sign of life",
     "experiment": "number of the experiment in flight; the next one's between two",
     "title": "its idea, \"\" before there is one",
-    "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, auditing, deciding or committing",
+    "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, auditing, deciding, committing or claiming",
     "training_share": "of the training in flight, 0 to 1",
     "stage_seconds": "how long the journal has stood still",
     "stage_limit_seconds": "how long it may before the driver takes the notebook for hung",
     "experiments": "decided, the baseline not counted",
     "kept": "of these", "discarded": "of these", "crashed": "of these", "quarantined": "of these, waiting for a person",
     "in_quarantine": "their numbers",
-    "baseline_val_bpb": "bits per byte", "best_val_bpb": "bits per byte", "best_experiment": "its number", "best_title": "its idea",
-    "gain": "best below baseline, bits per byte", "sigma": "noise of one run, bits per byte",
+    "baseline_val_bpb": "bits per byte", "best_val_bpb": "of what is on the branch, bits per byte, as judged during the night: flattered by luck",
+    "best_experiment": "its number", "best_title": "its idea", "gain": "that below the baseline's, bits per byte",
+    "claim": "what may be said of it, measured on fresh seeds; null until then", "sigma": "noise of one run, bits per byte",
     "last_five": "decided experiments: experiment, outcome, val_bpb, gain, title",
     "tokens_per_second": "of training, median of the last five scored experiments",
     "drift": "that over the baseline's, less 1",
@@ -89,7 +91,7 @@ def look_at(folder: Path) -> dict:
         "tag": folder.name, "folder": str(folder), "state": life.state, "why": life.why, "exit_code": life.exit_code, "pid": life.pid,
         "heartbeat_age_seconds": rounded(life.age),
         **flight(folder, settings, entries, state, step, life),
-        **scores(entries),
+        **scores(entries, folder),
         **speed(state),
         **model_use(folder),
         "run_bytes": sum(disk_space.stored(folder).values()), "free_bytes": disk_space.free_bytes(folder), "needed_bytes": disk_space.needed_bytes(folder),
@@ -199,6 +201,8 @@ def flight(
     number = step.experiment
     begun = state.experiments[number:]
     stage, share = stage_of(folder, step)
+    if step.kind == "propose" and life.state == "running" and is_claiming(read_close_out(folder), state):
+        stage = "claiming"
     last = parse_time(entries[-1]["time"]) if entries else None
     heartbeat = life.heartbeat or {}
     still = (datetime.now(UTC) - last).total_seconds() if last else None
@@ -231,10 +235,16 @@ def stage_of(folder: Path, step: Step) -> tuple[str, float | None]:
     return ("writing weights", 1.0) if event.get("event") in ("stop", "finish") else ("starting", 0.0)
 
 
-def scores(entries: Sequence[dict]) -> dict:
-    """Best, gain, counts and the last five, from the decided experiments."""
+def is_claiming(found: CloseOut, state: State) -> bool:
+    """Whether a close-out of what is on the branch has begun, and has not come to its end."""
+    return bool(found.begun and not found.claimed and state.incumbent and found.begun["best"] == state.incumbent.number)
+
+
+def scores(entries: Sequence[dict], folder: Path) -> dict:
+    """What is on the branch, its gain and claim, counts and the last five, from the decided experiments."""
     records = records_from_journal(entries)
-    base, best, tried = baseline_of(records), best_of(records), candidates_of(records)
+    base, best, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
+    claimed = claim_of(folder, best.experiment) if best else None
     outcomes = [record.outcome for record in tried]
     waiting = [record.experiment for record in records if record.outcome == "quarantined"]
     last = [
@@ -245,7 +255,8 @@ def scores(entries: Sequence[dict]) -> dict:
         "experiments": len(tried), "kept": sum(word in ("kept", "simplified") for word in outcomes), "discarded": outcomes.count("discarded"),
         "crashed": outcomes.count("crashed"), "quarantined": len(waiting), "in_quarantine": waiting,
         "baseline_val_bpb": base and base.val_bpb, "best_val_bpb": best and best.val_bpb, "best_experiment": best and best.experiment,
-        "best_title": best and best.title, "gain": round(base.val_bpb - best.val_bpb, 6) if base and best else None, "sigma": latest_sigma(records),
+        "best_title": best and best.title, "gain": round(base.val_bpb - best.val_bpb, 6) if base and best else None,
+        "claim": words_of_claim(claimed) if claimed else None, "sigma": latest_sigma(records),
         "last_five": last,
     }  # fmt: skip
 
@@ -286,7 +297,8 @@ def screen(folder: Path) -> str:
     """One screen on a run."""
     found, entries = look_at(folder), read_journal(folder / "journal.jsonl")
     if settings := settings_of(folder):
-        rows = status_text(entries, settings, state=state_words(found), more=[*more_rows(folder, found)])
+        claim = found["claim"] or words_of_close_out(read_close_out(folder)).removeprefix("claim: ")
+        rows = status_text(entries, settings, state=state_words(found), claim=claim, more=[*more_rows(folder, found)])
     else:
         rows = f"run        {folder.name}\nstate      {state_words(found)}"
     return f"{rows}\nnext       {found['next_command']}"
@@ -298,6 +310,8 @@ def state_words(found: dict) -> str:
     if found["state"] in ("died", "stopped", "finished", "idle", "paused"):
         return words
     share = f" {100 * found['training_share']:.0f}%" if found["stage"] == "training" else ""
+    if found["stage"] == "claiming":
+        return f"{words}; the claim is measured"
     what = "the baseline" if found["experiment"] == 0 else f"experiment {found['experiment']}"
     still, limit = found["stage_seconds"], found["stage_limit_seconds"]
     since = f" for {duration(still)} of at most {duration(limit)}" if still is not None else ""
