@@ -141,3 +141,35 @@ def test_the_shipped_noise_holds_only_for_what_it_was_measured_on():
     assert profiles.override(profiles.PROFILES["demo"], {"baseline_seeds": 3}).prior
     for change in ({"budget_seconds": 30}, {"DEPTH": 3}, {"vocab_size": 1024}):
         assert profiles.override(profiles.PROFILES["demo"], change).prior is None
+
+
+def test_where_the_shipped_noise_does_not_hold_four_seeds_measure_it():
+    demo = profiles.PROFILES["demo"]
+    assert (profiles.override(demo, {}).prior, demo.baseline_seeds) == (demo.prior, 2)
+    changed = profiles.override(demo, {"DEPTH": 3})
+    assert (changed.prior, changed.baseline_seeds) == (None, 4)
+    assert profiles.override(demo, {"DEPTH": 3, "baseline_seeds": 3}).baseline_seeds == 3
+    on_a_card = start.for_this_device(demo, {"kind": "cuda"})
+    assert (on_a_card.prior, on_a_card.baseline_seeds) == (None, 4)
+
+
+def test_a_cpu_counts_work_and_other_devices_and_clocks_wall_time(monkeypatch):
+    demo, cpu = profiles.PROFILES["demo"], {"kind": "cpu"}
+    assert settings.choose_core_rate(demo, cpu) == settings.CORE_RATE
+    assert settings.choose_core_rate(demo, {"kind": "mps"}) == 0.0
+    stepped = profiles.override(demo, {"clock_step_seconds": 0.5})
+    assert settings.choose_core_rate(stepped, cpu) == 0.0
+    monkeypatch.setattr(settings, "why_wall_time", lambda: "/proc/stat cannot be read: Permission denied")
+    assert settings.choose_core_rate(demo, cpu) == 0.0
+
+
+def test_a_run_does_not_go_on_with_other_threads_or_without_its_clock(lab, monkeypatch):
+    settings.check_same_cores(lab.settings, {"kind": "cpu"})
+    monkeypatch.setattr(settings, "worker_threads", lambda device: lab.settings.threads + 1)
+    with pytest.raises(SettingsError, match="began with . threads"):
+        settings.check_same_cores(lab.settings, {"kind": "cpu"})
+    monkeypatch.setattr(settings, "worker_threads", lambda device: lab.settings.threads)
+    monkeypatch.setattr(settings, "why_wall_time", lambda: "gone")
+    counted = dataclasses.replace(lab.settings, core_rate=0.9)
+    with pytest.raises(SettingsError, match="cannot be read here"):
+        settings.check_same_cores(counted, {"kind": "cpu"})

@@ -26,6 +26,7 @@ LARGE_CARD_MB = 70_000
 DEVICE_VARIABLE = "AUTORESEARCH_DEVICE"  # what was found, for this process and those that it starts
 CARD_VARIABLES = ("CUDA_", "HIP_", "ROCR_", "HSA_")
 REFUSED_STATUS = 3  # of harness.training.devices: there is a device and it cannot be used
+UNKNOWN_NOISE_SEEDS = 4  # of a baseline whose noise nobody has measured before
 NEVER_RUN = "never run on such hardware"  # said wherever the profile is named, until somebody has
 
 
@@ -296,8 +297,15 @@ def override(profile: Profile, changes: Mapping[str, object]) -> Profile:
     measured = not constants and all(
         value == getattr(profile, name) for name, value in fields.items() if name not in NOT_IN_PRIOR
     )
-    prior = profile.prior if measured else None
-    return dataclasses.replace(profile, **fields, prior=prior, constants=profile.constants | constants)
+    changed = profile if measured else without_prior(profile)
+    return dataclasses.replace(changed, **fields, constants=profile.constants | constants)
+
+
+def without_prior(profile: Profile) -> Profile:
+    """The profile where its shipped noise does not hold: then the baseline's own seeds must measure it, and two of them cannot."""
+    if profile.prior is None:
+        return profile
+    return dataclasses.replace(profile, prior=None, baseline_seeds=max(UNKNOWN_NOISE_SEEDS, profile.baseline_seeds))
 
 
 def full_spec(source: str) -> str:

@@ -5,7 +5,6 @@ In: what a notebook or the command line was given, mostly nothing. Out: prepared
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -16,7 +15,15 @@ from harness.lab import history
 from harness.lab.device_batch import find_device_batch
 from harness.lab.loop import Lab
 from harness.lab.parameters import check_tag
-from harness.lab.profiles import Profile, choose_profile, detect_device, full_spec, override, parse_overrides
+from harness.lab.profiles import (
+    Profile,
+    choose_profile,
+    detect_device,
+    full_spec,
+    override,
+    parse_overrides,
+    without_prior,
+)
 from harness.lab.proposing import baseline_source
 from harness.lab.runner import REPOSITORY
 from harness.lab.settings import (
@@ -126,7 +133,7 @@ def for_this_device(profile: Profile, device: dict) -> Profile:
 
     Another version of the same corpus counts as the same: seeds move a score much alike there, and seeds that say otherwise overrule it.
     """
-    return profile if profile.prior is None or device["kind"] == "cpu" else dataclasses.replace(profile, prior=None)
+    return profile if device["kind"] == "cpu" else without_prior(profile)
 
 
 def open_journal(lab: Lab) -> None:
