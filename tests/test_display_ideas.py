@@ -1,15 +1,19 @@
 """What a page shows of an idea: words that nobody here wrote are text, whatever they hold; figures are the run's."""
 
+import dataclasses
 import html.parser
 import json
+import re
 
 import pytest
+from simulated_runs import Simulated
 
-from harness.lab import display, display_ideas, keys, pages, progress, report, watching
+from harness.lab import display, display_ideas, keys, pages, progress, report, settings, watching
 from harness.lab.costs import usage_of, usage_words
 from harness.lab.findings import hypothesis_words
 from harness.lab.journal import Attempt, Experiment, Run
 from harness.lab.records import Record
+from harness.lab.settings import environment_words
 from harness.lab.terminal import Terminal
 from harness.search.llm.exchanges import Usage
 
@@ -169,3 +173,51 @@ def test_the_page_and_the_status_say_what_the_model_took_so_far(lab):
     found = watching.look_at(lab.folder)
     assert (found["llm_requests"], found["llm_prompt_tokens"], found["llm_cost_usd"]) == (1, 21400, 0.0345)
     assert "model      1 request, 21,400 tokens in and 1,900 out, 0.0345 USD" in watching.screen(lab.folder)
+
+
+def clocked(**more) -> dict:
+    """What the runner says of a training on a CPU's clock."""
+    found = {"startup_seconds": 1.9, "overshoot_seconds": 0.05, "weights_seconds": 0.31, "training_seconds": 20.05}
+    return found | {"wall_seconds": 40.0, "core_seconds": 38.0, "others_core_seconds": 30.0, "num_steps": 214} | more
+
+
+def test_the_pace_of_an_experiment_stands_beside_the_baselines_and_each_run_says_what_the_clock_does_not_count(tmp_path):
+    run = Simulated(tmp_path / "results" / "t").until("propose", 2)
+    for entry in run.journal.entries:
+        if entry["event"] == "trained":
+            entry.update(clocked(num_steps=100 if entry["experiment"] else 214))
+    page = display.score_page(run, run.state.experiments[1])
+    text = re.sub(r"<[^>]+>", "|", page)
+    assert "|this experiment||100||999||0.8|" in text and "|baseline||214||1,000||0.8|" in text
+    assert "attempt 0, run 0: 1.9 s start-up, 0.1 s beyond the budget, 0.3 s from the stop until the weights were there" in text
+    assert "|20.1 s||40.0 s|" in text
+    assert "this experiment" not in display.score_page(run, run.state.experiments[0])
+
+
+def test_a_gain_is_over_the_incumbents_runs_that_count_and_few_trainings_count_no_sigmas(tmp_path):
+    run = Simulated(tmp_path / "results" / "t").until("propose", 2)
+    experiment = run.state.experiments[1]
+    decided = experiment.decided
+    words = display.gain_words(run, experiment)
+    assert f"gain {decided['gain']:+.6f} bpb" in words and "of experiment 0 in 2 runs that count" in words and "sigma of that difference" in words
+    experiment.decided = decided | {"df": 2}
+    assert "too few trainings for saying how many sigma that is" in display.gain_words(run, experiment)
+    experiment.decided = None
+    assert "sigma" in display.gain_words(run, experiment)
+    old = {key: value for key, value in decided.items() if key != "incumbent_runs"}
+    experiment.decided = old
+    assert display.gain_words(run, experiment).endswith(f"gain {decided['gain']:+.6f} bpb")
+
+
+def test_the_page_says_what_a_second_of_the_budget_is(lab):
+    assert "step clock of tests" in environment_words(lab.settings)
+    real = dataclasses.replace(lab.settings, profile=lab.settings.profile | {"clock_step_seconds": 0.0}, core_rate=0.92)
+    assert environment_words(real).endswith("a second of the budget is a second of a quiet machine's work (CPU time)")
+    card = dataclasses.replace(real, core_rate=0.0, device=real.device | {"kind": "cuda"})
+    assert environment_words(card).endswith("the budget is wall time")
+
+
+def test_where_cpu_time_cannot_be_counted_the_page_says_why(lab, monkeypatch):
+    monkeypatch.setattr(settings, "why_wall_time", lambda: "/proc/stat cannot be read")
+    plain = dataclasses.replace(lab.settings, profile=lab.settings.profile | {"clock_step_seconds": 0.0}, core_rate=0.0)
+    assert environment_words(plain).endswith("since CPU time cannot be counted here: /proc/stat cannot be read")

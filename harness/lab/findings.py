@@ -110,7 +110,7 @@ def say_claim(records: Sequence[Record], claimed: dict | None, command: str = ""
         return "Nothing was kept, so there is nothing to claim: the baseline stands."
     if claimed:
         words = words_of_claim(claimed)
-        return f"{words[:1].upper()}{words[1:]}."
+        return f"{words[:1].upper()}{words[1:]}. That is of the file on the branch alone."
     how = f": `{command}`" if command else ""
     return f"Whether experiment {tip.experiment:04d}, the file on the branch, is better than the baseline is not measured yet{how}."
 

@@ -147,8 +147,8 @@ def _what_was_done(entries: Sequence[dict], files: Sequence[Sequence[_Training]]
         scored = [run for run in runs if run.val_bpb is not None]
         speeds = [run.trained.get("steps_per_second") for run in scored]
         disturbed += len(scored) - len(standing([run.val_bpb for run in scored], speeds, float("nan")))
-    runs = "1 run that was off by more did" if disturbed == 1 else f"{disturbed} runs that were off by more did"
-    done = [f"{runs} not count for the noise, nor as a score to beat"] if disturbed else []
+    runs = f"{disturbed} run{'s' * (disturbed != 1)} off by more than {SPEED_TOLERANCE:.0%}"
+    done = [f"{runs} did not count for the noise, nor as a score to beat"] if disturbed else []
     refreshed = sum(entry.get("event") == "run_started" and entry.get("kind") == "refresh" for entry in entries)
     if refreshed:
         done.append(f"what was on the branch was trained again {refreshed} times to compare with")

@@ -54,7 +54,7 @@ INDEX_STYLE = """
 .kept, .baseline, .simplified { font-weight: 600; } .kept { color: #0072b2; } .simplified { color: #00704f; }
 .crashed { color: #b04a00; } .quarantined { color: #8a6100; } .discarded, .no { color: var(--muted); }
 svg { width: 100%; height: auto; margin: 1rem 0; } table { width: 100%; }
-td.title { overflow-wrap: anywhere; width: 40%; } td:nth-child(2) { min-width: 9rem; }
+body { max-width: 74rem; } td.title { overflow-wrap: anywhere; width: 34%; } td:nth-child(2) { min-width: 6rem; }
 td:last-child { white-space: nowrap; padding-right: 0; }
 td a { margin-right: .6rem; }
 """

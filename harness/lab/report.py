@@ -28,7 +28,6 @@ from harness.lab.journal import read_journal
 from harness.lab.pace import cells_of_pace, say_speed
 from harness.lab.records import Record, baseline_of, incumbent_of, records_from_journal
 from harness.lab.results import clean_description
-from harness.lab.settings import command_on
 from harness.lab.status import status_text
 from harness.search.llm.exchanges import Usage
 
@@ -46,9 +45,10 @@ def write_report(run_dir: str | Path) -> Path:
     settings = read_json(run_dir / "run.json") if (run_dir / "run.json").exists() else {}
     folder = run_dir / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(folder / "progress.png", plot_progress(load_run(run_dir.parent, run_dir.name)).png())
-    measured, command = read_close_out(run_dir), command_on(run_dir, "--close-out")
-    text = morning_report(entries, {"tag": run_dir.name, **settings}, run_usage(run_dir), measured, command)
+    run = load_run(run_dir.parent, run_dir.name)
+    write_bytes_atomic(folder / "progress.png", plot_progress(run).png())
+    measured = read_close_out(run_dir)
+    text = morning_report(entries, {"tag": run_dir.name, **settings}, run_usage(run_dir), measured, run.claim_command)
     first, rest = text.split("\n", 1)
     write_text_atomic(
         folder / "report.md", f"{first}\n\n![every experiment and what was on the branch](progress.png)\n{rest}"
@@ -105,7 +105,7 @@ def _template(records: Sequence[Record], settings: object, measured: CloseOut) -
     began_plain = isinstance(profile, dict) and profile.get("name") == "demo" and profile.get("constants")
     if not began_plain or not tip or tip.experiment == 0:
         return ""
-    began = "A demo begins from a plain GPT, so that a short night has something to find; real nights begin from a stronger template."
+    began = "This demo began from a plain GPT, so that a short night has something to find; real nights begin from a stronger template."
     score, scores = (measured.claimed or {}).get("template_bpb"), measured.scores("best")
     if score is None or not scores:
         return began

@@ -87,8 +87,8 @@ class RunData:
 
     @property
     def claim_command(self) -> str:
-        """What to type to have the claim measured; "" for a bare table."""
-        return command_on(self.folder, "--close-out") if self.folder else ""
+        """What to type to have the claim measured; "" for a bare table, and for the sample, which lacks what that needs."""
+        return command_on(self.folder, "--close-out") if self.folder and self.folder.name != SAMPLE_TAG else ""
 
     @property
     def sigma(self) -> float:
