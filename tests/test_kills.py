@@ -153,3 +153,30 @@ def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tm
     waits = find_wall().walled  # server A starts with the training only where a wall keeps the two apart
     assert [blow.fell for blow in blows] == [blow.victim != "server A" or waits for blow in blows], said
     assert _kills.told(killed) == _kills.told(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # three short nights and a claim of six trainings; two minutes on idle cores
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc")
+def test_a_night_ends_with_its_claim_which_a_kill_delays_and_nothing_more(tmp_path, cache):
+    checkout = _kills.make_checkout(tmp_path / "lab", short_reach=True)
+    wishes = f"{_kills.STEP_CLOCK} baseline_seeds=3"
+    night = _kills.SmallNight(checkout, cache, wishes=wishes)
+    try:
+        night.start(0)
+        assert night.wait() == 0, night.last_words()
+        night.plant_better(1, 4.0)
+        night.start(1)
+        assert night.wait() == 0, night.last_words()
+        assert night.state().incumbent.number == 1
+        said = night.log.read_text()
+        assert "4 of 5, the claim: best and baseline in turn on fresh seeds, 6 trainings" in said
+        assert "the claim: experiment 1 is" in said and said.rstrip().count("an improvement") == 1
+        assert (night.folder / "notebooks/05_close_out.html").exists()
+        claim = _kills.ClaimNight(checkout, cache, wishes="")
+        training = next(moment for moment in _kills.CLAIM_MOMENTS if moment.name == "claim, training")
+        cell = _kills.kill_claim(claim, training, "driver", 1)
+        assert cell.killed and not cell.wrong, cell
+        assert cell.cost == "interrupted"
+    finally:
+        night.end()

@@ -32,10 +32,10 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (
-        "1 of 4",
-        "2 of 4",
-        "3 of 4",
-        "4 of 4",
+        "1 of 5",
+        "2 of 5",
+        "3 of 5",
+        "5 of 5",
         "experiment 1",
         "experiment 2",
         "2 experiments",
@@ -77,7 +77,7 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     assert report.returncode == 0 and "Result" in report.stdout
 
     rows_file = Path(read_settings(run).data_folder) / "train" / "rows.bin"
-    for experiments, rows, said in (("2", 3, "as the run began with it"), ("3", 4, "1 of 4, prepare data")):
+    for experiments, rows, said in (("2", 3, "as the run began with it"), ("3", 4, "1 of 5, prepare data")):
         done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", experiments)
         assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
         assert (

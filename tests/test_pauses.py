@@ -64,7 +64,7 @@ def test_a_night_without_room_waits_gives_up_late_and_goes_on_when_there_is_room
     assert start(0.05).wait(timeout=200) == 3
     said = (run / "night.log").read_text()
     assert "paused: only 0 MB" in said and "cannot go on: paused for" in said
-    assert "as it stands no training can begin: only 0 MB are free" in said.partition("1 of 4")[0]
+    assert "as it stands no training can begin: only 0 MB are free" in said.partition("1 of 5")[0]
     (run / "night.log").unlink()
     waiting = start(3600.0)
     wait_for_words(run, "paused", waiting)

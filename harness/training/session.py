@@ -217,7 +217,7 @@ def open_session(train_py: str) -> Session:
     """Return the session of this process; by hand (no runner above us) hand the file to `python -m harness train` instead."""
     request_path = os.environ.get(RUN_VARIABLE)
     if request_path is None:
-        command = [sys.executable, "-m", "harness", "train", os.path.abspath(train_py)]
+        command = [sys.executable, "-m", "harness", "train", os.path.abspath(train_py), *sys.argv[1:]]
         os.execv(sys.executable, command)
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     if request.get("threads"):
