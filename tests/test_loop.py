@@ -60,14 +60,9 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
         decisions, "quarantine_reasons", lambda *facts: []
     )  # a start-up of a loaded machine is not the point here
     with_prior(lab)
+    monkeypatch.setattr(measuring, "score_model", flattering(measure))
     for number in (1, 2):
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
-
-        def flattered(*arguments, gain=3.0 * number, **options):
-            score = measure(*arguments, **options)
-            return dataclasses.replace(score, val_bpb=score.val_bpb - gain)
-
-        monkeypatch.setattr(measuring, "score_model", flattered)
         decided = run_experiment(lab)
         lab.number = None
         assert (decided["decision"], decided["kind"]) == ("keep", "gain")
@@ -77,6 +72,85 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
     assert (lab.folder / "best" / "train.py").read_text() == incumbent_source(lab)
     kept = [(lab.run_folder(number, 0, 0) / "weights.safetensors").exists() for number in range(3)]
     assert kept == [True, False, True]
+    refreshes = [run for e in lab.state.experiments for run in e.attempt.runs if run.started["kind"] == "refresh"]
+    assert [run.started["beside"] for run in refreshes][:1] == [1] and len(read_results(lab.folder / "results.tsv")) == 3
+
+
+def flattering(measure):
+    """Scores that are 1 bit per byte lower for each line `x = ...` of a file."""
+
+    def flattered(data, train_py, **options):
+        score = measure(data, train_py, **options)
+        return dataclasses.replace(score, val_bpb=score.val_bpb - 1.0 * train_py.read_text().count("\nx = "))
+
+    return flattered
+
+
+def heavy(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} & {"weights.safetensors", "losses.npy", "holdout_losses.npy"}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("trained", marks=pytest.mark.slow),
+        "scored",
+        pytest.param("the weights are dropped", marks=pytest.mark.slow),
+    ],
+)
+def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
+    monkeypatch.setattr(decisions, "quarantine_reasons", lambda *facts: [])
+    monkeypatch.setattr(measuring, "score_model", flattering(measuring.score_model))
+    with_prior(lab)
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    append = Journal.append
+
+    def killed(self, event, **fields):
+        if (event, fields.get("experiment")) == (before, 0):
+            raise Kill
+        return append(self, event, **fields)
+
+    def not_dropped(folder):
+        raise Kill
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(Journal, "append", killed)
+        if before == "the weights are dropped":
+            patch.setattr(carrying, "drop_weights_of_run", not_dropped)
+        run_experiment(lab)
+    place, step = lab.run_folder(0, 0, 2), lab.step
+    expected = {"trained": "close", "scored": "score"}.get(before, "audit")
+    assert (step.kind, step.experiment, step.file) == (expected, 1, (0, 0) if expected != "audit" else (1, 0))
+    assert ("weights.safetensors" in heavy(place)) is True
+    lab.release()
+    with Lab(lab.folder) as again:
+        run_experiment(again)
+        baseline = again.state.experiments[0].attempt
+        assert [run.status for run in baseline.runs[2:]] == (["interrupted", "ok"] if before == "trained" else ["ok"])
+        assert again.experiment.decided["decision"] == "keep"
+        ended = [run.number for run in baseline.runs[2:] if run.status == "ok"]
+        assert [heavy(again.run_folder(0, 0, number)) for number in ended] == [set()]
+        assert not list(again.attempt_folder(0).glob("runs/*/compile_cache"))
+        assert "weights.safetensors" in heavy(again.run_folder(0, 0, 0))  # the baseline's own stay
+    assert check_run(lab.folder, loop.REPOSITORY) == []
+
+
+def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas_failure(lab, monkeypatch):
+    monkeypatch.setattr(measuring, "score_model", flattering(measuring.score_model))
+    with_prior(lab)
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    real = carrying.run_training
+
+    def train(request, listen):
+        of_idea = "\nx = 1" in Path(request.train_py).read_text()
+        return real(request, listen) if of_idea else failing("crash", "no kernel")(request)
+
+    monkeypatch.setattr(carrying, "run_training", train)
+    with pytest.raises(Paused, match=r"3 runs in a row .* the best file so far \(experiment 0\), trained again, .* no kernel"):
+        run_experiment(lab)
+    assert (lab.step.kind, lab.step.run_kind, lab.step.experiment) == ("train", "refresh", 1)
+    assert lab.state.experiments[1].attempt.failure is None and lab.state.experiments[0].attempt.failure is None
+    assert len(read_results(lab.folder / "results.tsv")) == 1
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ def made(baseline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quarantined")
     measure = measuring.score_model
 
-    def flattered(*arguments, split="val", **options):
-        score = measure(*arguments, split=split, **options)
-        return dataclasses.replace(score, val_bpb=0.01)
+    def flattered(data, train_py, split="val", **options):
+        score = measure(data, train_py, split=split, **options)
+        of_idea = "x = 1" in train_py.read_text()  # and not of the incumbent, trained again beside it
+        return dataclasses.replace(score, val_bpb=0.01) if of_idea else score
 
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
         put_candidate(lab, incumbent_source(lab) + "x = 1\n", "too good")

@@ -21,6 +21,7 @@ from harness.lab.artifacts import (
     drop_compile_caches,
     drop_old_pages,
     drop_unwanted_weights,
+    drop_weights_of_run,
     remove_leftovers,
     update_best,
 )
@@ -45,7 +46,7 @@ from harness.lab.proposing import (
 from harness.lab.results import results_from_journal, write_results
 from harness.lab.runner import REPOSITORY
 from harness.lab.settings import Settings, check_unchanged, command_on, read_settings, results_folder
-from harness.lab.steps import Step, next_step
+from harness.lab.steps import Step, last_attempt, next_step
 from harness.lab.untrusted_files import remove_tree
 from harness.search.gate import check_candidate
 from harness.search.llm.endpoint import EndpointError
@@ -405,10 +406,19 @@ class Lab:
         state = self.state
         for attempt in range(len(experiment.attempts)):
             drop_compile_caches(self.attempt_folder(experiment.number, attempt))
+        self._tidy_refreshes(state.experiments[experiment.decided["incumbent"] or 0])
         replaced = state.kept[1:-1][-1:] if kept else []
         waiting = [e for e in state.experiments if e.in_quarantine]
         drop_unwanted_weights([experiment, *replaced, *waiting], state, lambda each: self.train_py(each).parent)
         drop_old_pages(self.folder)
+
+    def _tidy_refreshes(self, incumbent: Experiment) -> None:
+        """Of the incumbent's runs beside an experiment no compile cache stays, and no weights that a kill saved."""
+        place = last_attempt(incumbent)
+        drop_compile_caches(self.attempt_folder(*place))
+        for run in incumbent.attempt.runs:
+            if run.started["kind"] == "refresh":
+                drop_weights_of_run(self.run_folder(*place, run.number))
 
 
 def is_repair(step: Step) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.lab.decisions import decision
-from harness.lab.journal import Experiment, State, take_in
-from harness.lab.steps import Step, step_after
+from harness.lab.journal import State, take_in
+from harness.lab.steps import Step, last_attempt, step_after
 
 ANSWERS = {
     "open": "opened", "propose": "proposed", "check": "checked", "train": "run_started", "close": "trained", "score": "scored",
@@ -65,12 +65,13 @@ def misplaced(state: State, step: Step, entry: dict, budget_seconds: float | Non
     if event not in ANSWERS.values():
         return ""
     if event != ANSWERS[step.kind] or not same_place(entry, step):
-        free = budget_seconds is None and step.kind in JUDGED and follows_loosely(state.experiments[-1], entry)
+        free = budget_seconds is None and step.kind in JUDGED and follows_loosely(state, entry)
         return "" if free else f"{words_of(entry)} stands where {words_of_step(step)} was to come"
     if budget_seconds is None:
         return ""
     if event == "run_started":
         asked = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
+        asked |= {"beside": step.experiment if step.of else None}
         return differences(entry, asked, "the rules ask for")
     if event == "decided":
         given = decision(state, budget_seconds)
@@ -93,12 +94,15 @@ def ruled_wrongly(state: State, step: Step, entry: dict) -> str:
     return f"{words_of(entry)}, which was not in quarantine then"
 
 
-def follows_loosely(experiment: Experiment, entry: dict) -> bool:
+def follows_loosely(state: State, entry: dict) -> bool:
     """Whether some rule could have chosen this entry: another run, a look at one that is there, or a decision."""
-    if (entry.get("experiment"), entry.get("attempt")) != (experiment.number, len(experiment.attempts) - 1):
+    experiment, is_run = state.experiments[-1], entry["event"] == "run_started"
+    if is_run and experiment.number and entry.get("beside") == experiment.number:
+        experiment = state.incumbent
+    if (entry.get("experiment"), entry.get("attempt")) != last_attempt(experiment):
         return False
     runs = experiment.attempt.runs
-    if entry["event"] == "run_started":
+    if is_run:
         return entry["run"] == len(runs)
     return entry["event"] == "decided" or (entry["event"] == "audited" and 0 <= entry["run"] < len(runs))
 
