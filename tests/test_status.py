@@ -185,6 +185,40 @@ def test_figures_are_those_of_the_journal(folder, made):
     assert found["run_bytes"] > 0 and found["free_bytes"] > 0
 
 
+def write_close_out(folder: Path, *entries: dict) -> None:
+    lines = [json.dumps({"seq": seq, "time": "2026-11-24T03:00:00.000Z", **entry}) + "\n" for seq, entry in enumerate(entries)]
+    (folder / "close_out.jsonl").write_text("".join(lines))
+
+
+def test_the_claim_is_said_once_it_is_measured_and_until_then_the_scores_are_called_flattered(folder):
+    assert watching.look_at(folder)["claim"] is None
+    screen = watching.screen(folder)
+    assert "branch     1." in screen and "flattered by luck" in screen and "claim      not measured yet" in screen
+    size = {"difference": 0.02, "low": 0.01, "high": 0.03, "n_best": 3, "n_baseline": 3}
+    best = watching.look_at(folder)["best_experiment"]
+    claimed = {"event": "claimed", "best": best, "status": "ok", "cause": "", "val": size, "holdout": size}
+    write_close_out(folder, {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False}, claimed)
+    assert "0.0200 bpb better than the baseline" in watching.look_at(folder)["claim"]
+    lines = watching.screen(folder).splitlines()
+    assert "0.0200 bpb better than the baseline" in next(line for line in lines if line.startswith("claim "))
+    assert len(lines) <= 22 and max(map(len, lines)) <= 160
+    write_close_out(folder, {**claimed, "event": "claim_begun", "seeds": 3, "first_seed": 9, "template": False}, claimed | {"best": best + 1})
+    assert watching.look_at(folder)["claim"] is None, "a claim on another file says nothing about this one"
+
+
+def test_a_night_that_measures_its_claim_says_so(tmp_path):
+    folder = Simulated(tmp_path / "results" / "t").until("propose", 6).folder
+    best = watching.look_at(folder)["best_experiment"]
+    write_close_out(folder, {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False})
+    assert watching.look_at(folder)["stage"] == "proposing" and "claim      training 1 of 6" in watching.screen(folder)
+    night = Driver(folder)
+    try:
+        night.tell("beat claim: training 1 of 6")
+        assert watching.look_at(folder)["stage"] == "claiming" and "the claim is measured" in watching.screen(folder)
+    finally:
+        night.end()
+
+
 def test_exit_statuses(folder, driver, capsys):
     results = ["--results", str(folder.parent), "--tag", "t"]
     assert main(["overnight", "--profile", "tiny", *results]) == 4
