@@ -258,7 +258,7 @@ def run_claims(work: Path, cache: Path) -> tuple[str, bool]:
     wishes = f"{STEP_CLOCK} baseline_seeds=3"
     night = SmallNight(checkout, cache, "claims", wishes=wishes)
     run_to_end(night, 0)
-    night.plant_better(1, 4.0)
+    night.plant_better(1, 1.08)
     run_to_end(night, 1)
     if night.state().incumbent.number != 1:
         raise SystemExit(f"the planted idea was not kept, so there is nothing to claim; see {night.log}")

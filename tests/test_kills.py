@@ -165,7 +165,7 @@ def test_a_night_ends_with_its_claim_which_a_kill_delays_and_nothing_more(tmp_pa
     try:
         night.start(0)
         assert night.wait() == 0, night.last_words()
-        night.plant_better(1, 4.0)
+        night.plant_better(1, 1.08)
         night.start(1)
         assert night.wait() == 0, night.last_words()
         assert night.state().incumbent.number == 1
