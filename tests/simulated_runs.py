@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.data.files import write_json_atomic
 from harness.lab import history, pages
-from harness.lab.artifacts import append_summary, drop_weights, update_best
+from harness.lab.artifacts import append_summary, drop_weights, drop_weights_of_run, update_best
 from harness.lab.decisions import commit_facts, decision
 from harness.lab.journal import Journal, fold
 from harness.lab.profiles import PROFILES
@@ -63,7 +63,8 @@ class Simulated:
 
     def open(self, step) -> None:
         prior = {"sigma": 0.001, "df": 4, "note": "made up"}
-        self.journal.append("opened", tag=self.folder.name, seeds=[7, 8], prior=prior, profile="tiny", max_looks=3)
+        facts = {"device_kind": "cpu", "source": "python-stdlib", "refresh_seconds": 0.0}
+        self.journal.append("opened", tag=self.folder.name, seeds=[7, 8], prior=prior, profile="tiny", max_looks=3, **facts)
 
     def propose(self, step) -> None:
         folder, number = self.attempt(step.experiment), step.experiment
@@ -80,14 +81,18 @@ class Simulated:
         self.journal.append("checked", experiment=step.experiment, attempt=0, ok=not reasons, reasons=reasons)
 
     def train(self, step) -> None:
-        place = {"experiment": step.experiment, "attempt": 0, "run": step.run}
         facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
-        self.journal.append("run_started", **place, **facts)
+        facts |= {"beside": step.experiment} if step.of else {}
+        self.journal.append("run_started", **self.place(step), **facts)
+
+    def place(self, step) -> dict:
+        experiment, attempt = step.file
+        return {"experiment": experiment, "attempt": attempt, "run": step.run}
 
     def close(self, step) -> None:
-        folder = self.run_folder(step.experiment, step.run)
+        folder = self.run_folder(step.file[0], step.run)
         folder.mkdir(parents=True)
-        status = "crash" if step.experiment % 3 == 2 else "ok"
+        status = "crash" if step.experiment % 3 == 2 and not step.of else "ok"
         result = {
             "status": status,
             "cause": "" if status == "ok" else f"error {step.experiment}",
@@ -108,30 +113,31 @@ class Simulated:
         if status == "ok":
             (folder / "weights.safetensors").write_bytes(HEADER + self.random.randbytes(100))
             np.save(folder / "losses.npy", np.frombuffer(self.random.randbytes(100), np.float32).reshape(5, 5))
-        place = {"experiment": step.experiment, "attempt": 0, "run": step.run}
-        self.journal.append("trained", **place, **result, log_bytes=0)
+        self.journal.append("trained", **self.place(step), **result, log_bytes=0)
 
     def score(self, step) -> None:
         gain = 0.02 * len(self.state.kept) if step.experiment % 4 == 1 else -0.01
         value = round(2.0 - gain + self.random.uniform(0, 0.001), 6) if step.experiment else 2.0 + step.run / 1000
-        place = {"experiment": step.experiment, "attempt": 0, "run": step.run}
-        path = self.run_folder(step.experiment, step.run) / "result.json"
+        if step.of:
+            value = self.state.incumbent.mean
+        path = self.run_folder(step.file[0], step.run) / "result.json"
         fields = {
             "status": "ok",
             "cause": "",
             "val_bpb": value,
             "scored_tokens": 24,
-            "doubts": ["odd"] if step.experiment == 13 else [],
+            "doubts": ["odd"] if step.experiment == 13 and not step.of else [],
             "audit": None,
             "score_seconds": 0.5,
         }
         write_json_atomic(path, json.loads(path.read_text()) | fields)
         append_summary(path.with_name("run.log"), 0, fields)
-        self.journal.append("scored", **place, **fields)
+        self.journal.append("scored", **self.place(step), **fields)
+        if step.of:
+            drop_weights_of_run(path.parent)
 
     def audit(self, step) -> None:
-        place = {"experiment": step.experiment, "attempt": 0, "run": step.run}
-        self.journal.append("audited", **place, status="ok", cause="", holdout=None, audit_seconds=0.5)
+        self.journal.append("audited", **self.place(step), status="ok", cause="", holdout=None, audit_seconds=0.5)
 
     def decide(self, step) -> None:
         state = self.state

@@ -84,8 +84,9 @@ def test_a_run_in_order_has_no_findings_with_and_without_history(copy, tmp_path)
         (twice("committed", 4), "`committed` of experiment 4 stands where `proposed` of experiment 5"),
         (twice("decided", 4), "`decided` of experiment 4, attempt 0 stands where `committed` of experiment 4"),
         (altered("run_started", 3, seed=1), "has seed 1, the rules ask for 3008"),
+        (lambda entries: [e | {"beside": 2} if e.get("beside") else e for e in entries], "has beside 2, the rules ask for 1"),
         (altered("decided", 3, decision="keep"), "has decision keep, its runs give discard"),
-        (altered("scored", 9, val_bpb=1.5), "val_bpb 1.960561, its runs give 1.5"),
+        (altered("scored", 9, val_bpb=1.5), "val_bpb 1.960874, its runs give 1.5"),
         (lambda entries: [{k: v for k, v in e.items() if k != "status"} for e in entries], "has not the fields it needs"),
     ],
 )  # fmt: skip

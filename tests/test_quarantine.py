@@ -143,6 +143,9 @@ def test_memory_that_runs_out_late_is_a_doubt_and_at_the_first_step_none():
     for spent, decided in ((14.0, "keep"), (16.0, "quarantine"), (None, "keep")):
         lost = {"status": "oom", "device_batch_size": 8, "spent_seconds": spent}
         assert Night().idea(1, [0.99], lost=[lost]).decided["decision"] == decided
+    for spent, decided in ((1.9, "keep"), (2.1, "quarantine")):  # where the budget is small
+        lost = {"status": "oom", "device_batch_size": 8, "spent_seconds": spent}
+        assert Night(budget=20.0).idea(1, [0.99], lost=[lost]).decided["decision"] == decided
 
 
 def test_work_of_other_processes_is_a_doubt_beyond_a_hundredth_or_half_a_second():

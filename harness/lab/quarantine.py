@@ -18,7 +18,8 @@ SIGMAS, TIMES_BEST_GAIN, TIMES_KNOWN_GAIN = 30, 3, 1.5
 STARTUP_FACTOR, STARTUP_SECONDS, STARTUP_SHARE = 1.5, 2.0, 0.05
 # What a training may take beyond its budget and after its stop, together: share of the budget, seconds, steps of the baseline.
 BEYOND_SHARE, BEYOND_SECONDS, BEYOND_STEPS = 0.02, 1.0, 2
-LATE_SHARE = 0.05  # of the budget: memory that runs out later than this says something of how the training went
+# Share of the budget, seconds: memory that runs out later than both says something of how the training went. The end of a process is in it.
+LATE_SHARE, LATE_SECONDS = 0.05, 2.0
 OTHER_PROCESSES_SHARE, OTHER_PROCESSES_SECONDS = 0.01, 0.5  # CPU time on the clock of processes besides the training's own
 ON_EVERY_DISK = "python-stdlib"  # the source whose training text is part of the interpreter
 
@@ -82,7 +83,8 @@ def beyond_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list[
 
 def forgiven_reason(attempt: Attempt, budget_seconds: float) -> list[str]:
     """Runs that were made up for, and that the training may have ended itself because it did not like how they went."""
-    late = [run for run in attempt.shrunk if (run.trained.get("spent_seconds") or 0.0) > LATE_SHARE * budget_seconds]
+    limit = max(LATE_SHARE * budget_seconds, LATE_SECONDS)
+    late = [run for run in attempt.shrunk if (run.trained.get("spent_seconds") or 0.0) > limit]
     words = "which the training itself may have brought about"
     return [f"run {run.number} was repeated after {run.status}, {words}: {run.cause}" for run in (*attempt.unsure, *late)]
 
