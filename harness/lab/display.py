@@ -197,7 +197,15 @@ def score_page(lab: Lab, experiment: Experiment) -> str:
     """Every run of an experiment, its pace beside the baseline's, and the gain as the keep rule sees it."""
     named = [(number, run) for number, attempt in enumerate(experiment.attempts) for run in attempt.runs]
     rows = [
-        (number, run.number, run.started["kind"], run.started["seed"], run_text(run), *charge_cells(run), audit_text(run))
+        (
+            number,
+            run.number,
+            run.started["kind"],
+            run.started["seed"],
+            run_text(run),
+            *charge_cells(run),
+            audit_text(run),
+        )
         for number, run in named
     ]
     page = table(("attempt", "run", "kind", "seed", "val_bpb", "charged", "wall time", "audit"), rows)
@@ -215,7 +223,8 @@ def pace_table(lab: Lab, experiment: Experiment) -> str:
         (name, *cells_of_pace(pace_of(run.trained for run in each.attempt.own if run.val_bpb is not None)))
         for name, each in [*shown, ("baseline", lab.state.experiments[0])]
     ]
-    return table(("one training", *PACE), found) if any(found[0][1:]) else ""
+    known = any(found[0][1:])
+    return f'<div style="margin-top:6px">{table(("one training", *PACE), found)}</div>' if known else ""
 
 
 def outside_lines(named: Sequence[tuple[str, dict | None]]) -> str:
@@ -279,7 +288,7 @@ def learnt_page(lab: Lab, experiment: Experiment) -> str:
     rows = [e for e in lab.state.experiments[1:] if e.decided]
     kept = sum(e.decided["decision"] == "keep" for e in rows)
     branch, baseline = lab.state.incumbent.mean, lab.state.experiments[0].mean
-    words += f" So far: {len(rows)} experiments, {kept} kept; branch at {branch:.4f}, baseline {baseline:.4f}, as judged, flattered by luck."
+    words += f" So far: {plural(len(rows), 'experiment')}, {kept} kept; branch at {branch:.4f}, baseline {baseline:.4f}, as judged, flattered by luck."
     return box(escape(words))
 
 
@@ -291,7 +300,10 @@ def claim_page(lab: Lab, found: CloseOut) -> str:
         (
             run["trial"].role,
             run["trial"].seed,
-            *(f"{run['scored'][name]:.6f}" if run["scored"].get(name) else run["scored"]["status"] for name in ("val_bpb", "holdout_bpb")),
+            *(
+                f"{run['scored'][name]:.6f}" if run["scored"].get(name) else run["scored"]["status"]
+                for name in ("val_bpb", "holdout_bpb")
+            ),
             *cells_of_pace(pace_of([run["trained"]])),
             f"{run['trained']['wall_seconds']:.0f} s",
         )

@@ -213,7 +213,10 @@ def say_gains(run: RunData) -> str:
     small = sum(record.gain < 2 * record.noise_of_gain for record in known)
     if not small:
         return text + " Each kept for its gain gained at least two standard deviations of its own difference."
-    return text + f" {small} kept for their gain gained less than two standard deviations: levels are loose during a night."
+    return (
+        text
+        + f" {small} kept for their gain gained less than two standard deviations: levels are loose during a night."
+    )
 
 
 def say_curves(run: RunData) -> str:

@@ -141,7 +141,9 @@ def _what_was_done(entries: Sequence[dict], files: Sequence[Sequence[_Training]]
     """What the lab did about trainings that the machine disturbed."""
     opened = next((entry for entry in entries if entry.get("event") == "opened"), {})
     if not any(run.trained.get("steps_per_second") for runs in files for run in runs):
-        return "The budget was wall time, so slow trainings did fewer steps and scored worse. Nothing was done about that."
+        return (
+            "The budget was wall time, so slow trainings did fewer steps and scored worse. Nothing was done about that."
+        )
     disturbed = 0
     for runs in files:
         scored = [run for run in runs if run.val_bpb is not None]

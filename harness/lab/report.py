@@ -57,7 +57,11 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def morning_report(
-    entries: Sequence[dict], settings: object, usage: Usage | None = None, measured: CloseOut | None = None, command: str = ""
+    entries: Sequence[dict],
+    settings: object,
+    usage: Usage | None = None,
+    measured: CloseOut | None = None,
+    command: str = "",
 ) -> str:
     """The report as Markdown. settings: run.json as a dict, or the dataclass. usage: of the language model, by its ledger.
 
@@ -125,16 +129,29 @@ def _on_the_branch(records: Sequence[Record]) -> str:
     sigma = latest_sigma(records)
     noise = f"sigma of one run {sigma:.4f}" if sigma else "noise not measured"
     kept = [record for record in records if record.outcome in ("kept", "simplified")]
-    lines = ["## On the branch", "", f"Baseline: {base.val_bpb:.4f} bits per byte ({plural(base.n_runs, 'run')}, {noise})."]
+    lines = [
+        "## On the branch",
+        "",
+        f"Baseline: {base.val_bpb:.4f} bits per byte ({plural(base.n_runs, 'run')}, {noise}).",
+    ]
     if not kept:
-        return "\n".join([*lines, f"Nothing was kept of {plural(len(candidates_of(records)), 'experiment')}: the baseline stands."])
+        return "\n".join(
+            [*lines, f"Nothing was kept of {plural(len(candidates_of(records)), 'experiment')}: the baseline stands."]
+        )
     name = f"experiment {tip.experiment:04d} ({quoted(tip.title)})"
     lines += [
         f"The branch is at {name}: {as_judged(records)}. A gain is over what was on the branch before.", "",
         "| experiment | idea | val_bpb | gain | runs | steps | tokens/s | cores held by others | why |", "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for r in [base, *kept]:
-        cells = [f"{r.experiment:04d}", quoted(r.title, 60), f"{r.val_bpb:.4f}", signed(r.gain), str(r.n_runs), *cells_of_pace(r.pace)]
+        cells = [
+            f"{r.experiment:04d}",
+            quoted(r.title, 60),
+            f"{r.val_bpb:.4f}",
+            signed(r.gain),
+            str(r.n_runs),
+            *cells_of_pace(r.pace),
+        ]
         lines.append("| " + " | ".join([*cells, clean_description(r.verdict).replace("|", "/")]) + " |")
     return "\n".join(lines)
 
@@ -146,7 +163,10 @@ def _near_misses(records: Sequence[Record]) -> str:
     if not near:
         return ""
     rows = [f"- {r.experiment:04d} {quoted(r.title, 60)}: gain {signed(r.gain)}" + _asked(r) for r in near]
-    return "## Near misses\n\nA lower score than what was on the branch, but not by enough to keep them.\n\n" + "\n".join(rows)
+    return (
+        "## Near misses\n\nA lower score than what was on the branch, but not by enough to keep them.\n\n"
+        + "\n".join(rows)
+    )
 
 
 def _asked(record: Record) -> str:
