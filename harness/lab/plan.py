@@ -24,6 +24,7 @@ DEFAULT_HOURS = 8.0
 # confirmations; seconds around each training, for its start, its score and its page.
 TRAININGS_EACH, SECONDS_AROUND = 1.5, 10.0
 BUSY_CORES = 0.1  # of those at hand, held by others: from here on it is said
+SHARE_LOST = 0.7  # of what others hold: the system gives a training some of that, too
 LOOK_SECONDS = 1.0
 
 
@@ -129,8 +130,8 @@ def duration_words(profile: Profile, experiments: int) -> str:
     share = busy_share()
     if share is None or share < BUSY_CORES:
         return words
-    slower = min(10.0, 1 / max(0.1, 1 - share))
-    return f"{words}; others hold {share:.0%} of them now, so it will rather be {slower * quiet:.0f}. A CPU's scores do not suffer from that"
+    slower = 1 / (1 - SHARE_LOST * share)
+    return f"{words}; others hold {share:.0%} of them now, so it will rather be {slower * quiet:.0f}"
 
 
 def busy_share() -> float | None:
