@@ -53,7 +53,7 @@ PARTS = (
         OUTSIDE,
         "os sys io subprocess socket shutil pathlib tempfile glob pickle marshal importlib builtins inspect gc threading ctypes signal types platform "
         "bltns open copyreg chdir gzip bz2 lzma sqlite3 tunable mp "
-        "multiprocessing concurrent asyncio logging linecache traceback weakref pkgutil zipfile urllib requests "
+        "fork parallel multiprocessing concurrent asyncio logging linecache traceback weakref pkgutil zipfile urllib requests "
         "save load from_file hub package serialization storage distributed futures cpp_extension load_library load_url model_zoo tensorboard onnx "
         "UntypedStorage TypedStorage collect_env classes DataLoader cudart ipc_collect save_cache_artifacts load_cache_artifacts "
         "savez savez_compressed savetxt loadtxt genfromtxt fromfile fromregex memmap open_memmap DataSource npyio ctypeslib f2py testing",
