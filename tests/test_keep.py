@@ -298,8 +298,8 @@ def test_a_run_that_contradicts_older_ones_drops_them():
 
 def test_a_disturbed_run_does_not_count():
     assert standing([1.0, 1.0, 5.0, 1.0], [100, 102, 80, 101], 0.1) == [0, 1, 3]
-    assert standing([1.0, 1.0, 5.0], [100, 104.9, None], math.nan) == [0, 1, 2]
-    assert standing([1.0, 1.0], [100, 94.9], math.nan) == [0]
+    assert standing([1.0, 1.0, 5.0], [100, 109.9, None], math.nan) == [0, 1, 2]
+    assert standing([1.0, 1.0], [100, 89.9], math.nan) == [0]
     assert standing([1.0, 1.0], [None, 50], math.nan) == [0, 1]  # nothing to compare with
 
 
