@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 
 from harness.lab import history
+from harness.lab.checked_close_out import check_close_out
 from harness.lab.checked_files import (
     Look,
     check_experiments,
     check_left_behind,
     names_in,
 )
-from harness.lab.checked_close_out import check_close_out
 from harness.lab.checked_weights import check_best, check_weights
 from harness.lab.journal import JournalError, read_journal
 from harness.lab.leftovers import alive, is_of_run
