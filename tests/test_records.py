@@ -1,4 +1,7 @@
-"""Records of a journal in which the best file is trained again beside an idea: time, causes and what is in flight are the idea's."""
+"""Records of a journal in which the best file is trained again beside an idea.
+
+Its time, its causes and what is in flight are the idea's.
+"""
 
 import pytest
 
@@ -11,7 +14,11 @@ RUN = IDEA | {"run": 0}
 
 
 def line(seconds: float, event: str, **fields) -> dict:
-    return {"time": f"2026-11-23T22:{int(seconds // 60):02d}:{seconds % 60:06.3f}Z", "event": event, **fields}
+    return {
+        "time": f"2026-11-23T22:{int(seconds // 60):02d}:{seconds % 60:06.3f}Z",
+        "event": event,
+        **fields,
+    }
 
 
 BEGUN = [
@@ -31,7 +38,9 @@ REFRESH = [
     line(146, "trained", **AGAIN, status="ok", training_seconds=30.0, total_seconds=40.0),
     line(156, "scored", **AGAIN, status="ok", val_bpb=1.5, score_seconds=10.0),
 ]
-KEPT = line(157, "decided", **IDEA, decision="keep", status="ok", val_bpb=1.4, n_runs=1, kind="gain")
+KEPT = line(
+    157, "decided", **IDEA, decision="keep", status="ok", val_bpb=1.4, n_runs=1, kind="gain"
+)
 
 
 def test_time_of_a_refresh_is_the_ideas_beside_which_it_was():
@@ -40,7 +49,9 @@ def test_time_of_a_refresh_is_the_ideas_beside_which_it_was():
     assert baseline.seconds == pytest.approx(
         {"training": 30, "startup": 10, "scoring": 10, "overhead": 3, "waiting": 0}
     )
-    assert idea.seconds == pytest.approx({"training": 60, "startup": 20, "scoring": 20, "overhead": 4, "waiting": 0})
+    assert idea.seconds == pytest.approx(
+        {"training": 60, "startup": 20, "scoring": 20, "overhead": 4, "waiting": 0}
+    )
     assert sum(time_use(entries).values()) == pytest.approx(157)
 
 
@@ -48,7 +59,12 @@ def test_a_refresh_that_failed_is_nobodys_failure():
     failed = line(146, "trained", **AGAIN, status="crash", cause="no kernel", training_seconds=None)
     crash = KEPT | {"decision": "discard", "status": "crash", "val_bpb": None}
     baseline, idea = records_from_journal([*BEGUN, REFRESH[0], failed, KEPT])
-    assert (baseline.outcome, baseline.cause, idea.outcome, idea.cause) == ("baseline", "", "kept", "")
+    assert (baseline.outcome, baseline.cause, idea.outcome, idea.cause) == (
+        "baseline",
+        "",
+        "kept",
+        "",
+    )
     # where the idea then fails by itself, that is told
     own = line(150, "trained", **IDEA, run=1, status="oom", cause="too large")
     assert records_from_journal([*BEGUN, own, REFRESH[0], failed, crash])[1].cause == "too large"

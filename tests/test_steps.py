@@ -1,4 +1,7 @@
-"""When the incumbent is trained again beside an idea, and what comes of that: whole nights played on `next_step`, nothing is trained."""
+"""When the incumbent is trained again beside an idea, and what comes of that.
+
+Whole nights are played on `next_step`; nothing is trained.
+"""
 
 import pytest
 
@@ -20,9 +23,13 @@ class Played:
     A run's score is its val_bpb, or a dict that has it beside fields of its `trained` entry.
     """
 
-    def __init__(self, refresh_seconds: float | None = CPU, baseline=(1.5, 1.502), seeds: int = 2, **opened):
+    def __init__(
+        self, refresh_seconds: float | None = CPU, baseline=(1.5, 1.502), seeds: int = 2, **opened
+    ):
         self.entries: list[dict] = []
-        self.add("opened", tag="t", seeds=list(range(1, seeds + 1)), prior=PRIOR, max_looks=3, **opened)
+        self.add(
+            "opened", tag="t", seeds=list(range(1, seeds + 1)), prior=PRIOR, max_looks=3, **opened
+        )
         if refresh_seconds is not None:
             self.entries[0]["refresh_seconds"] = refresh_seconds
         self.lines: dict[int, int] = {}
@@ -43,10 +50,13 @@ class Played:
     def decided(self) -> dict:
         return self.state.experiments[-1].decided
 
-    def idea(self, number: int, scores=(), again=(), lines: int = LINES, until: str = "", **trained) -> list[str]:
+    def idea(
+        self, number: int, scores=(), again=(), lines: int = LINES, until: str = "", **trained
+    ) -> list[str]:
         """Play an experiment to its commit; return its trainings, audits and decision in words.
 
-        scores: of its runs; again: of the incumbent's. trained: fields of its own trainings. until: what is not done.
+        scores: of its runs; again: of the incumbent's. trained: fields of its own trainings.
+        until: what is not done.
         """
         self.own, self.again, self.lines[number] = iter(scores), iter(again), lines
         done = []
@@ -56,10 +66,18 @@ class Played:
                 break
             getattr(self, step.kind)(step, trained)
             done.append(words)
-        return [words for words in done if words not in ("propose", "check", "close", "score", "commit")]
+        return [
+            words for words in done if words not in ("propose", "check", "close", "score", "commit")
+        ]
 
     def propose(self, step, trained) -> None:
-        facts = {"title": "an idea", "category": "tune", "proposer": "test", "sha256": "x", "parent": 0}
+        facts = {
+            "title": "an idea",
+            "category": "tune",
+            "proposer": "test",
+            "sha256": "x",
+            "parent": 0,
+        }
         lines = self.lines[step.experiment]
         self.add("proposed", experiment=step.experiment, attempt=0, code_lines=lines, **facts)
 
@@ -67,14 +85,20 @@ class Played:
         self.add("checked", experiment=step.experiment, attempt=0, ok=True, reasons=[])
 
     def train(self, step, trained) -> None:
-        facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
+        facts = {
+            "kind": step.run_kind,
+            "seed": step.seed,
+            "device_batch_limit": step.device_batch_limit,
+        }
         facts |= {"beside": step.experiment} if step.of else {}
         self.add("run_started", **self.place(step), **facts)
 
     def close(self, step, trained) -> None:
         score = next(self.again if step.of else self.own)
         given = dict(score) if isinstance(score, dict) else {"val_bpb": score}
-        facts = {"status": "ok", "cause": "", "memory_mb": 1.0, "total_seconds": BUDGET} | ({} if step.of else trained)
+        facts = {"status": "ok", "cause": "", "memory_mb": 1.0, "total_seconds": BUDGET} | (
+            {} if step.of else trained
+        )
         self.score_of = given.pop("val_bpb", None)
         self.add("trained", **self.place(step), **facts | given)
 
@@ -99,7 +123,7 @@ def at_speed(steps_per_second: float, val_bpb: float) -> dict:
     return {"val_bpb": val_bpb, "steps_per_second": steps_per_second}
 
 
-# --- On a CPU: always beside a run of its own time ----------------------------------------------------------------------
+# --- On a CPU: always beside a run of its own time ------------------------------------------------
 
 
 def test_what_would_be_kept_is_judged_beside_a_fresh_run_of_the_incumbent():
@@ -123,13 +147,16 @@ def test_a_refresh_takes_a_seed_of_its_own_and_the_incumbents_rows_and_every_one
     night.train(first, {})
     night.add("trained", **night.place(first), status="interrupted", cause="")
     second = night.step
-    assert (first.run, second.run) == (2, 3) and first.device_batch_limit == second.device_batch_limit == 32
+    assert (first.run, second.run) == (
+        2,
+        3,
+    ) and first.device_batch_limit == second.device_batch_limit == 32
     seeds = [entry["seed"] for entry in night.entries if entry["event"] == "run_started"]
     assert len({*seeds, second.seed}) == len(seeds) + 1
 
 
 def test_a_machine_that_became_faster_does_not_make_an_idea_look_better():
-    """All runs are better than before, the idea's as well as the incumbent's: the older ones count no longer."""
+    """All runs are better than before, the incumbent's too: the older ones count no longer."""
     night = Played()
     assert night.idea(1, [1.45], again=[1.4501]) == ["score of 1", "refresh of 0", "decide"]
     decided = night.decided
@@ -152,18 +179,30 @@ def test_one_disturbed_run_does_not_count_and_two_that_agree_say_that_the_machin
     night = Played(baseline=steady)
     done = night.idea(1, [at_speed(10.0, 1.49)], again=[at_speed(7.0, 1.53), at_speed(10.0, 1.501)])
     assert done == ["score of 1", "refresh of 0", "refresh of 0", "audit", "decide"]
-    assert [run.val_bpb for run in night.state.experiments[0].attempt.runs] == [1.5, 1.502, 1.53, 1.501]
-    assert night.decided["incumbent_runs"] == 3 and night.decided["gain"] == pytest.approx(0.011, abs=1e-6)
+    assert [run.val_bpb for run in night.state.experiments[0].attempt.runs] == [
+        1.5,
+        1.502,
+        1.53,
+        1.501,
+    ]
+    assert night.decided["incumbent_runs"] == 3 and night.decided["gain"] == pytest.approx(
+        0.011, abs=1e-6
+    )
 
     night = Played(baseline=steady)
-    done = night.idea(1, [at_speed(14.0, 1.4802)], again=[at_speed(14.0, 1.48), at_speed(14.0, 1.4801)])
+    done = night.idea(
+        1, [at_speed(14.0, 1.4802)], again=[at_speed(14.0, 1.48), at_speed(14.0, 1.4801)]
+    )
     assert done == ["score of 1", "refresh of 0", "refresh of 0", "decide"]
     assert (night.decided["decision"], night.decided["incumbent_runs"]) == ("discard", 2)
 
 
 def test_a_disturbed_run_of_the_baseline_is_made_up_for_and_tells_nothing_of_the_noise():
     first, last = at_speed(10.0, 1.5), at_speed(10.0, 1.502)
-    steady, disturbed = Played(baseline=[first, last]), Played(baseline=[first, at_speed(5.0, 1.6), last])
+    steady, disturbed = (
+        Played(baseline=[first, last]),
+        Played(baseline=[first, at_speed(5.0, 1.6), last]),
+    )
     assert len(disturbed.state.experiments[0].attempt.scores) == 3
     assert disturbed.state.noise == steady.state.noise
     assert [run.val_bpb for run in disturbed.state.rivals] == [1.5, 1.502]
@@ -175,7 +214,11 @@ def test_after_twenty_trainings_the_incumbent_is_trained_again_unasked():
     for number in range(1, REFRESH_TRAININGS + 1):
         assert night.idea(number, [1.6]) == [f"score of {number}", "decide"]
     number = REFRESH_TRAININGS + 1
-    assert night.idea(number, [1.6], again=[1.55]) == ["refresh of 0", f"score of {number}", "decide"]
+    assert night.idea(number, [1.6], again=[1.55]) == [
+        "refresh of 0",
+        f"score of {number}",
+        "decide",
+    ]
     assert [run.val_bpb for run in night.state.rivals] == [1.55]  # the older ones are contradicted
     assert night.idea(number + 1, [1.56]) == [f"score of {number + 1}", "decide"]
 
@@ -196,12 +239,14 @@ def test_journals_from_before_there_was_such_a_rule_ask_for_none():
         assert night.idea(number, [1.6])[0] == f"score of {number}"
 
 
-# --- On a card: a recent run will do ------------------------------------------------------------------------------------
+# --- On a card: a recent run will do --------------------------------------------------------------
 
 
 def test_on_a_card_the_first_keep_needs_a_refresh_and_the_next_a_recent_run():
     night = Played(CARD)
-    assert "refresh of 0" in night.idea(1, [1.49], again=[1.501])  # the baseline's own runs are never enough
+    assert "refresh of 0" in night.idea(
+        1, [1.49], again=[1.501]
+    )  # the baseline's own runs are never enough
     assert night.idea(2, [1.48]) == ["score of 2", "audit", "decide"]
     assert (night.decided["decision"], night.decided["incumbent"]) == ("keep", 1)
 
@@ -230,20 +275,27 @@ def test_on_a_card_nothing_from_before_another_run_shared_it_is_fresh():
     assert night.idea(4, [1.47]) == ["score of 4", "audit", "decide"]
 
 
-# --- Simplifications ------------------------------------------------------------------------------------------------------
+# --- Simplifications ------------------------------------------------------------------------------
 
 
 def test_a_simplification_is_kept_after_three_runs_beside_a_fresh_incumbent_and_a_kept_gain():
     night = Played()
     assert night.idea(1, [1.5011], lines=LINES - 5) == ["score of 1", "decide"]
-    assert (night.decided["decision"], "once a gain was kept" in night.decided["verdict"]) == ("discard", True)
+    assert (night.decided["decision"], "once a gain was kept" in night.decided["verdict"]) == (
+        "discard",
+        True,
+    )
     night.idea(2, [1.48], again=[1.501])
     scores = [1.4797, 1.4798, 1.4796]
     done = night.idea(3, scores, again=[1.4801], lines=LINES - 5)
     runs = ["score of 3", "confirm of 3", "confirm of 3", "refresh of 2"]
     assert done == [*runs, "audit", "audit", "audit", "decide"]
     decided = night.decided
-    assert (decided["decision"], decided["kind"], decided["n_runs"]) == ("keep", "simplification", 3)
+    assert (decided["decision"], decided["kind"], decided["n_runs"]) == (
+        "keep",
+        "simplification",
+        3,
+    )
     assert 0 < decided["loss_bound"] == night.state.simplified
     assert night.state.smallest_gain == night.state.experiments[2].decided["gain"]  # of gains alone
 
@@ -259,7 +311,7 @@ def test_simplifications_share_one_margin_for_the_whole_night():
     assert night.state.simplified <= night.state.noise.sigma
 
 
-# --- A journal with refreshes, read by others --------------------------------------------------------------------------------
+# --- A journal with refreshes, read by others -----------------------------------------------------
 
 
 @pytest.fixture
@@ -289,14 +341,28 @@ def test_a_refresh_that_stands_elsewhere_is_refused(night):
     other[place] |= {"beside": 3, "seed": 1}
     assert "has seed 1" in replay(other, BUDGET)[1]
     missing = renumbered(night.entries[:place] + night.entries[place + 3 :])
-    assert "stands where `run_started` of experiment 1, attempt 0, run 1" in replay(missing, BUDGET)[1]
+    assert (
+        "stands where `run_started` of experiment 1, attempt 0, run 1" in replay(missing, BUDGET)[1]
+    )
     entries = night.entries
-    early = renumbered(entries[: place - 3] + entries[place : place + 3] + entries[place - 3 : place] + entries[place + 3 :])
-    assert "stands where `run_started` of experiment 3, attempt 0, run 0" in replay(early, BUDGET)[1]
+    early = renumbered(
+        entries[: place - 3]
+        + entries[place : place + 3]
+        + entries[place - 3 : place]
+        + entries[place + 3 :]
+    )
+    assert (
+        "stands where `run_started` of experiment 3, attempt 0, run 0" in replay(early, BUDGET)[1]
+    )
 
 
 def test_under_another_harness_a_refresh_may_come_where_this_one_asks_for_none(night):
-    entries = renumbered([entry | {"refresh_seconds": None} if entry["event"] == "opened" else entry for entry in night.entries])
+    entries = renumbered(
+        [
+            entry | {"refresh_seconds": None} if entry["event"] == "opened" else entry
+            for entry in night.entries
+        ]
+    )
     assert "stands where `audited`" in replay(entries, BUDGET)[1]
     assert replay(entries, None)[1] == ""
     place = at_refresh(night, 3)
@@ -311,4 +377,6 @@ def renumbered(entries: list[dict]) -> list[dict]:
 def test_the_table_has_one_row_an_experiment_and_none_for_a_refresh(night):
     rows = results_from_journal(night.entries)
     assert [row.status for row in rows] == ["keep", "keep", "discard", "keep"]
-    assert [row.val_bpb for row in rows] == [pytest.approx(score) for score in (1.501, 1.49, 1.6, 1.47)]
+    assert [row.val_bpb for row in rows] == [
+        pytest.approx(score) for score in (1.501, 1.49, 1.6, 1.47)
+    ]
