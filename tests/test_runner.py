@@ -382,6 +382,24 @@ session.finish(model, depth=1)
     assert result["core_seconds"] > 1.3 or result["status"] == "timeout"
 
 
+def test_work_moved_to_another_thread_is_charged_as_that_threads(tmp_path):
+    moved = OPEN + """
+import threading, time
+model = torch.nn.Linear(2, 2)
+session.start()
+def work():
+    began = time.thread_time()
+    while time.thread_time() - began < 2.0:
+        pass
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+session.finish(model, depth=1)
+"""
+    result, _ = train(tmp_path, moved, **ON_CORES | {"threads": 8})
+    assert result["status"] == "ok" and result["training_seconds"] >= 1.9
+
+
 def test_code_of_the_model_is_called_before_the_stop_alone(tmp_path):
     sneaky = OPEN + """
 class Sneaky(torch.nn.Linear):

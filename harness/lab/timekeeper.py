@@ -37,7 +37,8 @@ class FamilyCpu:
         self._used: dict[int, float] = {}  # by process
         self._waited = 0.0  # by children of the trainer that have ended and were waited for
         self._trainer: int | None = None  # the process that trains: it has loaded torch, so it has used most by far
-        self._main = 0.0  # by the trainer's main thread
+        self._threads: dict[int, float] = {}  # of the trainer, when that was first known
+        self._busiest = 0.0  # what one of its threads has used since
 
     def look(self) -> None:
         """See who is there."""
@@ -48,27 +49,36 @@ class FamilyCpu:
                 self._members.setdefault(member.pid, member)
 
     def seconds(self) -> tuple[float, float]:
-        """Of the trainer's main thread, and of all threads of all processes together."""
+        """Of the trainer's busiest thread since the first call, and of all threads of all processes together.
+
+        The session counts its main thread; work that is moved to another one is found here.
+        """
         if time.monotonic() - self._looked >= FAMILY_SECONDS:
             self.look()
         for pid, member in list(self._members.items()):
             try:
                 times = member.cpu_times()
-                self._used[pid] = times.user + times.system
-                if pid == self._trainer:
-                    self._waited = times.children_user + times.children_system
-                    main = next(thread for thread in member.threads() if thread.id == pid)
-                    self._main = main.user_time + main.system_time
-            except (psutil.Error, StopIteration):
+            except psutil.Error:
                 del self._members[pid]
+                continue
+            self._used[pid] = times.user + times.system
+            if pid == self._trainer:
+                self._waited = times.children_user + times.children_system
+                self._read_threads(member)
         if self._trainer is None and self._used:
             self._trainer = max(self._used, key=self._used.get)
             return self.seconds()
-        return self._main, sum(self._used.values()) + self._waited
+        return self._busiest, sum(self._used.values()) + self._waited
 
-    def of_trainer(self) -> float:
-        """Of all threads of the process that trains."""
-        return self._used.get(self._trainer, 0.0)
+    def _read_threads(self, trainer: psutil.Process) -> None:
+        with contextlib.suppress(psutil.Error):  # it ends just now
+            now = {thread.id: thread.user_time + thread.system_time for thread in trainer.threads()}
+            self._threads = self._threads or now
+            self._busiest = max([self._busiest, *(used - self._threads.get(number, 0.0) for number, used in now.items())])
+
+    def of_others(self) -> float:
+        """Of all processes but the one that trains."""
+        return sum(used for pid, used in self._used.items() if pid != self._trainer) + self._waited
 
     def __contains__(self, pid: int) -> bool:
         return pid in self._used
@@ -131,15 +141,17 @@ class Timekeeper:
         self._neighbours = Neighbours() if self.request.core_rate else None
         with open(Path(self.request.train_dir) / "rows.bin", "rb") as rows:
             rate = self.request.core_rate
+            self._family.seconds()
+            self._others_before = self._family.of_others()
             self._clock = CoreClock(rate, self.request.threads, self._family.seconds) if rate else WallClock()
-            self._trained_before = self._family.of_trainer()
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 socket.send_fds(self._channel, [b"r"], [rows.fileno()])
 
     def _read(self) -> Reading:
         reading = self._clock.read()
-        if isinstance(self._clock, CoreClock):
-            self.other_processes_seconds = reading.total - (self._family.of_trainer() - self._trained_before)
+        if isinstance(self._clock, WallClock):
+            self._family.seconds()
+        self.other_processes_seconds = self._family.of_others() - self._others_before
         return reading
 
     @property
