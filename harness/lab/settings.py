@@ -27,7 +27,7 @@ from harness.training.clock import ClockError, idle_seconds, own_cpus
 FORMAT_VERSION = 1
 # Share of wall time for which the template's main thread works on a quiet machine of two cores: the rate of a CPU's
 # clock. A machine of another rate gives the same budget while it is quiet; see `harness.training.clock`.
-CORE_RATE = 0.92
+CORE_RATE = 0.89
 
 
 class SettingsError(RuntimeError):
