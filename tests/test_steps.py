@@ -380,3 +380,39 @@ def test_the_table_has_one_row_an_experiment_and_none_for_a_refresh(night):
     assert [row.val_bpb for row in rows] == [
         pytest.approx(score) for score in (1.501, 1.49, 1.6, 1.47)
     ]
+
+
+# --- Where the load is not what it was ------------------------------------------------------------
+
+
+def beside(share: float, val_bpb: float) -> dict:
+    """A run beside others that used this share of the CPU time."""
+    return {
+        "val_bpb": val_bpb,
+        "core_seconds": 40 * (1 - share),
+        "others_core_seconds": 40 * share,
+    }
+
+
+def test_an_idea_that_met_a_new_load_is_judged_beside_the_incumbent_under_that_load():
+    night = Played(baseline=[beside(0.0, 1.5), beside(0.05, 1.502)])
+    done = night.idea(1, [beside(0.5, 1.52)], again=[beside(0.5, 1.54)])
+    assert done == ["score of 1", "refresh of 0", "audit", "decide"]
+    assert night.decided["decision"] == "keep" and night.decided["incumbent_runs"] == 1
+
+
+def test_a_load_that_stays_costs_one_refresh_and_a_like_one_none():
+    night = Played(baseline=[beside(0.0, 1.5), beside(0.05, 1.502)])
+    assert night.idea(1, [beside(0.15, 1.52)]) == ["score of 1", "decide"]
+    done = night.idea(2, [beside(0.6, 1.6)], again=[beside(0.6, 1.5)])
+    assert done == ["score of 2", "refresh of 0", "decide"]
+    assert night.decided["decision"] == "discard"
+    assert night.idea(3, [beside(0.5, 1.6)]) == ["score of 3", "decide"]
+    done = night.idea(4, [beside(0.0, 1.6)], again=[beside(0.0, 1.5)])
+    assert done == ["score of 4", "refresh of 0", "decide"]
+
+
+def test_a_clock_of_wall_time_and_an_old_journal_know_of_no_load():
+    assert Played(baseline=[1.5, 1.502]).idea(1, [1.6]) == ["score of 1", "decide"]
+    old = Played(refresh_seconds=None, baseline=[beside(0.0, 1.5), beside(0.0, 1.502)])
+    assert old.idea(1, [beside(0.9, 1.6)]) == ["score of 1", "decide"]

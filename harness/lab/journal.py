@@ -207,6 +207,12 @@ class Run:
         return self.trained.get("steps_per_second") if self.trained else None
 
     @property
+    def others_share(self) -> float | None:
+        """Of the CPU time that was used on the training's cores meanwhile, the share that others used; None where nobody counted."""
+        own, others = ((self.trained or {}).get(name) for name in ("core_seconds", "others_core_seconds"))
+        return None if own is None or others is None or not own + others else others / (own + others)
+
+    @property
     def val_bpb(self) -> float | None:
         """The run's score; None unless every look at it so far found nothing against it."""
         return self.scored["val_bpb"] if self.scored and self.status == "ok" else None

@@ -7,13 +7,14 @@ run in flight. Nothing is read and nothing is written.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.lab.journal import Attempt, Experiment, State, fold
 from harness.search.keep import Verdict, judge
 
 MOST_REPEATS = 3  # runs of a baseline that are made up for because the machine disturbed them
 REFRESH_TRAININGS = 20  # since the incumbent's last one, after which it is trained again without being asked for: see keep_rule.md
+LOAD_CHANGE = 0.2  # of the CPU time used: one busy process beside two threads is a third to a half of it, two are more
 REFRESH_SEED = 500  # from here on count the seeds of the incumbent's runs beside an experiment
 MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipped noise
 
@@ -181,9 +182,9 @@ def run_seed(state: State, experiment: int, score: int) -> int:
 
 
 def verdict(state: State, experiment: Experiment) -> Verdict:
-    """Ask the keep rule about an experiment that has scores."""
+    """Ask the keep rule about an experiment that has scores; where the machine is not as it was, the incumbent is trained again first."""
     incumbent = state.incumbent
-    return judge(
+    found = judge(
         experiment.attempt.scores,
         [run.val_bpb for run in state.rivals],
         state.noise,
@@ -194,3 +195,20 @@ def verdict(state: State, experiment: Experiment) -> Verdict:
         smallest_gain=state.smallest_gain,
         simplified=state.simplified,
     )
+    if found.decision == "discard" and load_changed(state, experiment):
+        words = f"{found.words}; but others use the machine otherwise than beside the incumbent: refresh"
+        return replace(found, decision="refresh", kind="refresh", words=words)
+    return found
+
+
+def load_changed(state: State, experiment: Experiment) -> bool:
+    """Whether others used much more or less of the cores beside the experiment's first run than beside the incumbent's newest, which is older.
+
+    How much a second of CPU time does depends on who shares caches and memory: an idea that met a new load would be discarded for it.
+    """
+    if state.opened.get("refresh_seconds") is None:
+        return False
+    newest, first = state.rivals[-1], next(run for run in experiment.attempt.own if run.val_bpb is not None)
+    if newest.started["seq"] > first.started["seq"] or None in (newest.others_share, first.others_share):
+        return False
+    return abs(newest.others_share - first.others_share) > LOAD_CHANGE

@@ -202,7 +202,7 @@ def told(folder: Path, number: int) -> dict:
     state = fold(entries)
     experiment = state.experiments[number]
     decided, record = experiment.decided, next(r for r in records_from_journal(entries) if r.experiment == number)
-    last = experiment.attempt.runs[-1] if experiment.attempt.runs else None
+    last = experiment.attempt.own[-1] if experiment.attempt.runs else None
     trained = (last.trained if last else None) or {}
     files = folder / "experiments" / f"{number:04d}" / "attempts" / f"{len(experiment.attempts) - 1:02d}"
     log = files / "runs" / f"{last.number:02d}" / "run.log" if last else None
