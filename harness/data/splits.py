@@ -34,7 +34,10 @@ EVAL_SPLITS = ("val", "holdout", "unseen")  # in the order in which they take do
 POOL_SHARE = 0.25  # they together never take more of the corpus than this
 UNSEEN_TOKENS = 1 << 15  # of the unseen split, at most; no more than of validation either
 MIN_EVAL_ROWS = 8  # fewer rows than this measure nothing
-DOCUMENT_SHARE = 1 / 8  # no document fills more of an evaluation split than this while there are others
+# No document fills more of an evaluation split than this while there are others. Long documents differ more from one another
+# than their parts do: with 1/8, 26 files of the standard library's tests made a split, and a gain of 0.34 bpb on validation
+# was 0.23 on holdout.
+DOCUMENT_SHARE = 1 / 64
 
 
 class SplitChoice(NamedTuple):

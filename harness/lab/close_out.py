@@ -146,17 +146,18 @@ def claim_of(folder: Path, best: int) -> dict | None:
 
 
 def is_wanted(state: State, found: CloseOut) -> bool:
-    """Whether something was kept that no close-out has measured to its end."""
+    """Whether something was kept that no close-out has measured: one that failed is tried again."""
     if state.incumbent is None or state.incumbent.number == 0:
         return False
-    return not (found.claimed and found.begun["best"] == state.incumbent.number)
+    measured = found.claimed and found.claimed["status"] == "ok"
+    return not (measured and found.begun["best"] == state.incumbent.number)
 
 
 def trainings_left(state: State, found: CloseOut, template: bool, seeds: int = CLAIM_SEEDS) -> int:
     """How many trainings the claim still takes, were the night to end now. template: whether that is trained too."""
     if not is_wanted(state, found):
         return 0
-    if found.begun and found.begun["best"] == state.incumbent.number:
+    if found.begun and not found.claimed and found.begun["best"] == state.incumbent.number:
         return sum(trial not in {r["trial"] for r in found.runs if is_good(r)} for trial in found.trials)
     return 2 * seeds + template
 
