@@ -227,3 +227,15 @@ def test_where_cpu_time_cannot_be_counted_the_page_says_why(lab, monkeypatch):
     monkeypatch.setattr(settings, "why_wall_time", lambda: "/proc/stat cannot be read")
     plain = dataclasses.replace(lab.settings, profile=lab.settings.profile | {"clock_step_seconds": 0.0}, core_rate=0.0)
     assert environment_words(plain).endswith("since CPU time cannot be counted here: /proc/stat cannot be read")
+
+
+def test_a_run_of_the_incumbent_beside_an_idea_is_on_the_ideas_page(tmp_path):
+    run = Simulated(tmp_path / "results" / "t").until("propose", 2)
+    number = len(run.state.experiments[0].attempt.runs)
+    at = {"experiment": 0, "attempt": 0, "run": number}
+    run.journal.append("run_started", **at, kind="refresh", seed=77, device_batch_limit=None, beside=1)
+    run.journal.append("trained", **at, status="ok", cause="", **clocked())
+    run.journal.append("scored", **at, status="ok", cause="", val_bpb=1.234567)
+    cells = re.sub(r"(<[^>]+>)+", "|", display.score_page(run, run.state.experiments[1]))
+    assert f"|experiment 0|{number}|refresh|77|1.234567|" in cells
+    assert "1.234567" not in display.score_page(run, run.state.experiments[0])

@@ -194,11 +194,18 @@ def state_page(lab: Lab, last: int = 6) -> str:
 
 
 def score_page(lab: Lab, experiment: Experiment) -> str:
-    """Every run of an experiment, its pace beside the baseline's, and the gain as the keep rule sees it."""
-    named = [(number, run) for number, attempt in enumerate(experiment.attempts) for run in attempt.runs]
+    """Every run of an experiment and of the incumbent beside it, its pace beside the baseline's, and the gain as the keep rule sees it."""
+    named = [(f"attempt {number}", run) for number, attempt in enumerate(experiment.attempts) for run in attempt.own]
+    named += [
+        (f"experiment {each.number}", run)
+        for each in lab.state.experiments
+        for attempt in each.attempts
+        for run in attempt.runs
+        if run.started.get("beside") == experiment.number
+    ]
     rows = [
         (
-            number,
+            name,
             run.number,
             run.started["kind"],
             run.started["seed"],
@@ -206,11 +213,11 @@ def score_page(lab: Lab, experiment: Experiment) -> str:
             *charge_cells(run),
             audit_text(run),
         )
-        for number, run in named
+        for name, run in named
     ]
-    page = table(("attempt", "run", "kind", "seed", "val_bpb", "charged", "wall time", "audit"), rows)
+    page = table(("of", "run", "kind", "seed", "val_bpb", "charged", "wall time", "audit"), rows)
     page += pace_table(lab, experiment)
-    page += outside_lines([(f"attempt {number}, run {run.number}", run.trained) for number, run in named])
+    page += outside_lines([(f"{name}, run {run.number}", run.trained) for name, run in named])
     if experiment.mean is not None and experiment.number:
         page += box(escape(gain_words(lab, experiment)))
     return page
