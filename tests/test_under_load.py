@@ -1,0 +1,58 @@
+"""The script that measures trainings and demos under load: its loads come and go, its page says what its rows say."""
+
+import json
+import subprocess
+import sys
+
+import psutil
+import pytest
+import under_load
+from checkout import ROOT
+
+
+def burners() -> int:
+    own = psutil.Process().children()
+    return sum("while True: pass" in " ".join(child.cmdline()) for child in own)
+
+
+@pytest.mark.parametrize("name, count, left", [("nobody", 0, 0), ("two", 2, 2), ("leaves", 2, 0)])
+def test_a_load_is_there_while_it_is_wanted_and_gone_afterwards(name, count, left):
+    with under_load.Load(name) as load:
+        assert burners() == count
+        load.leave()
+        assert burners() == left
+    assert burners() == 0
+
+
+def test_bursts_come_and_go(monkeypatch):
+    monkeypatch.setattr(under_load, "BURST_SECONDS", 0.05)
+    seen = set()
+    with under_load.Load("bursts") as load:
+        for _ in range(200):
+            seen.add(len(load._burners))
+            load._ended.wait(0.01)
+    assert {0, 2} <= seen and burners() == 0
+
+
+def test_the_page_gives_the_shift_from_idle_in_standard_deviations_of_idle(tmp_path, monkeypatch):
+    monkeypatch.setattr(under_load, "ROWS", tmp_path / "rows.jsonl")
+    facts = {"part": "seeds", "num_steps": 100, "training_seconds": 20.0, "wall_seconds": 20.0}
+    scores = {"nobody": (1.9, 2.0, 2.1), "two": (2.0, 2.1, 2.2)}
+    for load, group in scores.items():
+        for seed, score in enumerate(group, start=1):
+            under_load.note(facts | {"load": load, "seed": seed, "val_bpb": score})
+    claim = {"val": [0.3, 0.2, 0.4], "holdout": [0.2, -0.1, 0.5]}
+    demo = {"part": "demos", "load": "two", "number": 1, "without_first": True, "minutes": 20.0}
+    under_load.note(demo | {"baseline": 1.9, "kept": ["a | b"], "template_bpb": None} | claim)
+    page = "\n".join([*under_load.seeds_table(), *under_load.demos_table()])
+    assert "| two | 3 | 2.1000 | 0.1000 | +1.00 ± 0.82 |" in page
+    assert "1 of 1 end with a claim whose interval lies above zero" in page
+    assert "+0.3000 (+0.2000 to +0.4000)" in page and "two, without the first idea" in page
+    assert {json.loads(line)["part"] for line in under_load.ROWS.read_text().splitlines()} == {"seeds", "demos"}
+
+
+def test_the_table_is_made_by_the_command():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/under_load.py", "table"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and done.stdout.startswith("# A CPU's budget beside others"), done.stderr
