@@ -153,7 +153,10 @@ def _what_was_done(entries: Sequence[dict], files: Sequence[Sequence[_Training]]
     done = [f"{runs} did not count for the noise, nor as a score to beat"] if disturbed else []
     refreshed = sum(entry.get("event") == "run_started" and entry.get("kind") == "refresh" for entry in entries)
     if refreshed:
-        done.append(f"what was on the branch was trained again {refreshed} times to compare with")
+        done.append(f"what was on the branch was trained again to compare with, {refreshed} time{'s' * (refreshed != 1)}")
     elif opened.get("refresh_seconds") is not None:
         done.append("what is on the branch is trained again before each keep")
-    return f"{' and '.join(done).capitalize()}." if done else "No run was off by so much that it did not count."
+    if not done:
+        return "No run was off by so much that it did not count."
+    words = " and ".join(done)
+    return f"{words[0].upper()}{words[1:]}."
