@@ -33,11 +33,16 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
 from _bench_setup import Bench, table  # noqa: E402
 from checkout import command_of, copy_checkout, environment  # noqa: E402
 
+from harness.data.manifest import PreparedData, open_prepared  # noqa: E402
 from harness.lab.close_out import read_close_out, words_of_claim  # noqa: E402
 from harness.lab.history import head_commit  # noqa: E402
+from harness.lab.integrity import Integrity  # noqa: E402
 from harness.lab.journal import fold, read_journal  # noqa: E402
 from harness.lab.measuring import Measurement  # noqa: E402
+from harness.lab.runner import run_training  # noqa: E402
+from harness.lab.settings import Settings, harness_hash, read_settings, training_request  # noqa: E402
 from harness.lab.start import find_profile, prepare_profile  # noqa: E402
+from harness.lab.wall import find_wall  # noqa: E402
 
 ROWS, PAGE = ROOT / "results/benchmarks/under_load.jsonl", ROOT / "results/benchmarks/under_load.md"
 BUSY = {"nobody": 0, "one": 1, "two": 2, "three": 3}
@@ -120,22 +125,16 @@ def run_seeds(loads: list[str], runs: int, cache: str) -> None:
             for load in loads:
                 if (load, seed) not in done:
                     with Load(load):
-                        note({"part": "seeds", "load": load, "seed": seed} | train_and_score(bench, seed))
+                        found = train_and_score(bench.settings, data, bench.train_py, bench.work / f"run{seed}", seed)
+                        note({"part": "seeds", "load": load, "seed": seed} | found)
 
 
-def train_and_score(bench: Bench, seed: int) -> dict:
+def train_and_score(settings: Settings, data: PreparedData, train_py: Path, folder: Path, seed: int) -> dict:
     """One training and its score, as a night does them."""
-    from harness.lab.integrity import Integrity
-    from harness.lab.runner import run_training
-    from harness.lab.settings import training_request
-    from harness.lab.wall import find_wall
-
-    settings = bench.settings
-    folder = bench.work / f"run{seed}"
-    result = run_training(training_request(settings, bench.data, folder, bench.train_py, seed))
+    result = run_training(training_request(settings, data, folder, train_py, seed))
     if result["status"] == "ok":
-        integrity = Integrity(bench.data, settings.harness_hash)
-        measured = Measurement(settings, bench.data, integrity, find_wall(), bench.work, bench.train_py, folder)
+        integrity = Integrity(data, settings.harness_hash)
+        measured = Measurement(settings, data, integrity, find_wall(), folder.parent, train_py, folder)
         result |= measured.score(lambda share: None)
     names = ("status", "cause", "val_bpb", "num_steps", "training_seconds", "wall_seconds", "others_core_seconds")
     return {name: result.get(name) for name in names}
@@ -170,7 +169,23 @@ def run_demo(load: str, number: int, cache: str, without_first: bool) -> dict:
                 if any(entry["event"] == "decided" for entry in read_journal(journal)):
                     neighbour.leave()
                 time.sleep(1.0)
-        return {"minutes": round((time.monotonic() - began) / 60, 1), "exit": night.returncode} | facts_of(journal.parent)
+        took = {"minutes": round((time.monotonic() - began) / 60, 1), "exit": night.returncode}
+        return took | facts_of(journal.parent) | {"true_gains": true_gains(journal.parent, Path(work) / "again")}
+
+
+def true_gains(run: Path, work: Path) -> list[float]:
+    """What each keep of a demo gained over the file before it, by fresh runs: the claim's of the first and the last, as many more of those between."""
+    state, found = fold(read_journal(run / "journal.jsonl")), read_close_out(run)
+    if not found.claimed or found.claimed["status"] != "ok":
+        return []
+    settings = dataclasses.replace(read_settings(run), harness_hash=harness_hash())
+    data, means = open_prepared(settings.data_folder), [statistics.mean(found.scores("baseline"))]
+    for kept in state.kept[1:-1]:
+        train_py = run / f"experiments/{kept.number:04d}/attempts/{len(kept.attempts) - 1:02d}/train.py"
+        folders = [(seed, work / f"{kept.number}-{seed}") for seed in range(1, found.begun["seeds"] + 1)]
+        means.append(statistics.mean(train_and_score(settings, data, train_py, folder, seed)["val_bpb"] for seed, folder in folders))
+    means.append(statistics.mean(found.scores("best")))
+    return [round(before - after, 4) for before, after in zip(means, means[1:], strict=False)]
 
 
 def facts_of(run: Path) -> dict:
@@ -180,7 +195,6 @@ def facts_of(run: Path) -> dict:
     facts = {
         "baseline": state.experiments[0].mean if state.experiments else None,
         "kept": [d["title"] for d in decided if d["decision"] == "keep"],
-        "losses": [round(max(0.0, loss), 4) for loss in [-(d["gain"] or 0.0) for d in decided if d["decision"] == "keep"]],
         "refreshes": sum(run.started["kind"] == "refresh" for e in state.kept for run in e.attempt.runs),
         "quarantined": sum(d["decision"] == "quarantine" for d in decided),
     }
@@ -225,14 +239,14 @@ def demos_table() -> Iterator[str]:
     lines = [
         [
             row["load"] + (", without the first idea" if row["without_first"] else ""), row["minutes"], f"{row['baseline']:.4f}" if row["baseline"] else "",
-            "; ".join(re.sub(r"[|]", "/", title)[:40] for title in row["kept"]),
+            "; ".join(re.sub(r"[|]", "/", title)[:40] for title in row["kept"]), ", ".join(f"{gain:+.3f}" for gain in row["true_gains"]),
             "{:+.4f} ({:+.4f} to {:+.4f})".format(*row["val"]) if "val" in row else "none",
             "{:+.4f} ({:+.4f} to {:+.4f})".format(*row["holdout"]) if "holdout" in row else "none",
             f"{row['template_bpb']:.4f}" if row.get("template_bpb") else "",
         ]
         for row in rows
     ]  # fmt: skip
-    yield table(["beside it", "minutes", "baseline", "kept", "claim, validation", "claim, holdout", "the template, one run"], lines)
+    yield table(["beside it", "minutes", "baseline", "kept", "gains of these on fresh seeds", "claim, validation", "claim, holdout", "the template, one run"], lines)
 
 
 def main() -> None:

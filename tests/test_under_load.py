@@ -43,7 +43,7 @@ def test_the_page_gives_the_shift_from_idle_in_standard_deviations_of_idle(tmp_p
             under_load.note(facts | {"load": load, "seed": seed, "val_bpb": score})
     claim = {"val": [0.3, 0.2, 0.4], "holdout": [0.2, -0.1, 0.5]}
     demo = {"part": "demos", "load": "two", "number": 1, "without_first": True, "minutes": 20.0}
-    under_load.note(demo | {"baseline": 1.9, "kept": ["a | b"], "template_bpb": None} | claim)
+    under_load.note(demo | {"baseline": 1.9, "kept": ["a | b"], "true_gains": [0.31], "template_bpb": None} | claim)
     page = "\n".join([*under_load.seeds_table(), *under_load.demos_table()])
     assert "| two | 3 | 2.1000 | 0.1000 | +1.00 ± 0.82 |" in page
     assert "1 of 1 end with a claim whose interval lies above zero" in page
