@@ -7,16 +7,14 @@ On a card, and on Apple's GPU, a second of the budget is a second of wall time. 
 template's training does in a second on a quiet machine. Who else uses the machine then changes how long a training
 takes, and not how much it learns:
 
-    charged = max(work * (1 + CROWDING * share), wall - others)        work = max(main, total / threads) / rate
+    charged = max(main / rate, total / threads / rate, wall - others)
 
 main is CPU time of the training's main thread, which works or waits for the other threads in every step; total is that
 of all its threads and processes; rate is the share of wall time for which the template's main thread works on a quiet
-machine. share is that of others in the CPU time that is used on its cores: where they run, the training's own threads
-less often run at the same time, in each other's way, and a second of CPU time does more. The last term is the floor on
-idling: a training that does not use its cores is charged for wall time, less the core-seconds that others used of them,
-since a core that others hold for a second is lost to all threads for a second. results/benchmarks/under_load.md has what
-this comes to beside busy processes. A training on one thread does more steps per core-second than one on two, and fewer
-per second: it gains nothing, with or without others.
+machine. The last term is the floor on idling: a training that does not use its cores is charged for wall time, less the
+core-seconds that others used of them, since a core that others hold for a second is lost to all threads for a second.
+Measured on two cores: the main thread does as many steps a second beside one to three busy processes as beside none,
+and a training on one thread, which does more steps per core-second but fewer per second, gains nothing beside them.
 """
 
 from __future__ import annotations
@@ -31,9 +29,6 @@ from pathlib import Path
 STAT = Path("/proc/stat")
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 IDLE, IO_WAIT = 3, 4  # places in a line of /proc/stat of the time in which nobody used that core
-# How much more a second of CPU time does, of a training with several threads, where others use all of the rest. Measured on
-# two cores, five seeds: 8 to 10% more steps beside one to three busy processes, which are half to three quarters of the use.
-CROWDING = 0.13
 LOOK_SECONDS = 0.2  # between two looks at what others use, which changes little and takes time to read
 
 
@@ -107,8 +102,7 @@ class CoreClock:
             idle = idle_seconds(self.cpus) - self._idle0
             self._looked, self._others = wall, max(0.0, len(self.cpus) * wall - idle - total)
         work = max(main, total / self.threads) / self.rate
-        share = self._others / (self._others + total) if self.threads > 1 and total else 0.0
-        self._charged = max(self._charged, work * (1 + CROWDING * share), self._looked - self._others)
+        self._charged = max(self._charged, work, self._looked - self._others)
         return Reading(wall, main, total, self._others, self._charged)
 
 
