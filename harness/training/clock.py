@@ -13,8 +13,9 @@ main is CPU time of the training's main thread, which works or waits for the oth
 of all its threads and processes; rate is the share of wall time for which the template's main thread works on a quiet
 machine. The last term is the floor on idling: a training that does not use its cores is charged for wall time, less the
 core-seconds that others used of them, since a core that others hold for a second is lost to all threads for a second.
-Measured on two cores: the main thread does as many steps a second beside one to three busy processes as beside none,
-and a training on one thread, which does more steps per core-second but fewer per second, gains nothing beside them.
+Measured on two cores, within one training while others came and went: the main thread does as many steps in a second of
+its own beside one or three busy processes as beside none (+1%; `scripts/under_load.py pace`). A training on one thread
+does more steps per core-second than one on two, and fewer per second: it gains nothing, with or without others.
 """
 
 from __future__ import annotations
