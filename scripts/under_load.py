@@ -1,5 +1,6 @@
 """Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads, a row each, any time.
 
+    python scripts/under_load.py pace                      one training while others come and go: steps per CPU second of its main thread
     python scripts/under_load.py seeds                     ten seeds of the template's demo training under each load
     python scripts/under_load.py seeds --load two --runs 3 three of them, beside two busy processes
     python scripts/under_load.py demos                     two demos under each load, each with its claim
@@ -110,6 +111,80 @@ def note(row: dict) -> None:
     with ROWS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)
+
+
+# --- One training while others come and go ---------------------------------------------------------------------------
+
+STEP_OF_TEMPLATE = "        step += 1\n"
+TELL = "        print('PACE', step, __import__('time').monotonic(), __import__('time').thread_time())\n"
+PACE_SECONDS, TOGGLE_SECONDS, SETTLE_SECONDS = 60.0, 4.0, 0.3
+LEAST_STEPS = 8  # in an interval that is to count
+
+
+def run_pace(cache: str) -> None:
+    """For one and for three busy processes: the pace of the demo's file in turn with them and without.
+
+    Within one training the machine's own drift, which is larger than the effect, meets both alike.
+    """
+    profile, device = find_profile("demo")
+    data = prepare_profile(profile, cache)
+    done = {row["load"] for row in rows_of("pace")}
+    for load in {"one", "three"} - done:
+        with tempfile.TemporaryDirectory() as work:
+            bench = Bench(Path(work), profile, device, data)
+            source = bench.train_py.read_text(encoding="utf-8")
+            assert source.count(STEP_OF_TEMPLATE) == 1, "the template's training loop has changed"
+            bench.train_py.write_text(source.replace(STEP_OF_TEMPLATE, STEP_OF_TEMPLATE + TELL), encoding="utf-8")
+            request = training_request(bench.settings, data, bench.work / "run", bench.train_py, 1)
+            with Toggled(load) as toggled:
+                run_training(dataclasses.replace(request, budget_seconds=PACE_SECONDS))
+            lines = (bench.work / "run/run.log").read_text(encoding="utf-8").splitlines()
+        steps = [tuple(map(float, line.split()[1:])) for line in lines if line.startswith("PACE ")]
+        note({"part": "pace", "load": load} | paces(steps, toggled.changes))
+
+
+def paces(steps: list[tuple[float, float, float]], changes: list[tuple[float, bool]]) -> dict:
+    """Steps per CPU second of the main thread, a figure an interval, alone and beside others. steps: (number, wall, main thread's CPU time)."""
+    found: dict[str, list[float]] = {"alone": [], "beside": []}
+    for (began, busy), (ended, _) in zip(changes, changes[1:], strict=False):
+        inside = [step for step in steps if began + SETTLE_SECONDS < step[1] < ended]
+        if len(inside) > LEAST_STEPS:
+            (first, _, before), (last, _, after) = inside[0], inside[-1]
+            found["beside" if busy else "alone"].append(round((last - first) / (after - before), 3))
+    return found
+
+
+class Toggled(Load):
+    """A load that is away for TOGGLE_SECONDS, there for twice as long, and so on. changes: (when, whether it is there from then on)."""
+
+    def __enter__(self) -> Toggled:
+        self.changes: list[tuple[float, bool]] = []
+        self._thread = threading.Thread(target=self._toggle, daemon=True)
+        self._thread.start()
+        return self
+
+    def _toggle(self) -> None:
+        on = False
+        while not self._ended.is_set():
+            self._set(BUSY[self.name] * on)
+            self.changes.append((time.monotonic(), on))
+            self._ended.wait(TOGGLE_SECONDS * (1 + on))
+            on = not on
+
+
+def pace_table() -> Iterator[str]:
+    rows = rows_of("pace")
+    if not rows:
+        return
+    yield "## One training while others come and go\n\nSteps per CPU second of the training's main thread, a mean over intervals with its"
+    yield "standard error. This is what the clock rests on: were the two alike, a training would learn as much beside others as alone.\n"
+    lines = []
+    for row in rows:
+        means = [statistics.mean(row[name]) for name in ("alone", "beside")]
+        errors = [statistics.stdev(row[name]) / math.sqrt(len(row[name])) for name in ("alone", "beside")]
+        cells = [f"{mean:.2f} ± {error:.2f}" for mean, error in zip(means, errors, strict=True)]
+        lines.append([row["load"], *cells, f"{means[1] / means[0] - 1:+.1%} ± {math.hypot(errors[0] / means[0], errors[1] / means[1]):.1%}"])
+    yield table(["busy processes", "alone", "beside them", "difference"], lines)
 
 
 # --- Trainings of one file --------------------------------------------------------------------------------------------
@@ -226,7 +301,7 @@ def seeds_table() -> Iterator[str]:
             "" if load == "nobody" else f"{shift / sigma:+.2f} ± {error / sigma:.2f}", f"{of('num_steps'):.1f}",
             f"{of('training_seconds'):.1f}", f"{of('wall_seconds'):.1f}",
         ])  # fmt: skip
-    yield "## One file under load\n\nThe demo's baseline file; the same seeds under each load. The shift of the mean from idle is in"
+    yield "\n## One file under load\n\nThe demo's baseline file; the same seeds under each load. The shift of the mean from idle is in"
     yield "standard deviations of the idle runs, with its standard error.\n"
     yield table(["beside it", "seeds", "mean val_bpb", "standard deviation", "shift, sigma", "steps", "charged, s", "wall, s"], lines)
 
@@ -254,7 +329,7 @@ def demos_table() -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("seeds", "demos", "table"))
+    parser.add_argument("parts", nargs="+", choices=("pace", "seeds", "demos", "table"), metavar="PART", help="pace, seeds, demos, table")
     parser.add_argument("--load", action="append", choices=LOADS, help="one of these alone; may be given again")
     parser.add_argument("--runs", type=int, default=0, help="seeds, or demos, under each load")
     parser.add_argument("--without-first", action="store_true", help="demos: forbid the idea that they would try first")
@@ -263,16 +338,18 @@ def main() -> None:
     options = parser.parse_args()
     loads = options.load or list(LOADS)
     parts: dict[str, Callable[[], None]] = {
+        "pace": lambda: run_pace(options.cache),
         "seeds": lambda: run_seeds([load for load in loads if load != "leaves"], options.runs or SEEDS, options.cache),
         "demos": lambda: run_demos(loads, options.runs or DEMOS, options.cache, options.without_first),
         "table": lambda: None,
     }
-    parts[options.part]()
+    for part in options.parts:
+        parts[part]()
     page = "# A CPU's budget beside others\n\nMade by `python scripts/under_load.py`, which has every row in under_load.jsonl.\n\n"
-    page += "\n".join([*seeds_table(), *demos_table()]) + "\n"
+    page += "\n".join([*pace_table(), *seeds_table(), *demos_table()]) + "\n"
     if options.write:
         PAGE.write_text(page, encoding="utf-8")
-    if options.part == "table":
+    if "table" in options.parts:
         print(page)
 
 

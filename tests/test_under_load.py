@@ -51,6 +51,24 @@ def test_the_page_gives_the_shift_from_idle_in_standard_deviations_of_idle(tmp_p
     assert {json.loads(line)["part"] for line in under_load.ROWS.read_text().splitlines()} == {"seeds", "demos"}
 
 
+def test_the_pace_is_taken_from_whole_intervals_alone_and_beside_others(tmp_path, monkeypatch):
+    steps = [(n, 0.1 * n, 0.05 * n if n < 100 else 5 + 0.04 * (n - 100)) for n in range(300)]
+    changes = [(0.0, False), (10.0, True), (20.0, False), (20.5, True)]
+    found = under_load.paces(steps, changes)
+    assert found == {"alone": [pytest.approx(20.0)], "beside": [pytest.approx(25.0)]}
+    monkeypatch.setattr(under_load, "ROWS", tmp_path / "rows.jsonl")
+    under_load.note({"part": "pace", "load": "one", "alone": [20.0, 20.2], "beside": [20.5, 20.7]})
+    assert "| one | 20.10 ± 0.10 | 20.60 ± 0.10 | +2.5% ± 0.7% |" in "\n".join(under_load.pace_table())
+
+
+def test_a_toggled_load_comes_and_goes_and_says_when(monkeypatch):
+    monkeypatch.setattr(under_load, "TOGGLE_SECONDS", 0.05)
+    with under_load.Toggled("one") as load:
+        while len(load.changes) < 5:
+            load._ended.wait(0.01)
+    assert [on for _, on in load.changes[:4]] == [False, True, False, True] and not running(load)
+
+
 def test_the_table_is_made_by_the_command():
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/under_load.py", "table"], capture_output=True, text=True, timeout=120
