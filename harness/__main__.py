@@ -144,7 +144,8 @@ def run_and_say_how_it_ended(wishes: Night) -> int:
         raise
     words = {130: "stopped at once"}.get(code) or heartbeat.last_line(wishes.folder / "night.log")
     if code == 0:
-        words = "done" if (wishes.folder / "run.json").exists() and plan.enough(wishes) else "stopped as asked"
+        all_done = wishes.close_out or ((wishes.folder / "run.json").exists() and plan.enough(wishes))
+        words = "done" if all_done else "stopped as asked"
     heartbeat.end(wishes.folder, code, words)
     return code
 

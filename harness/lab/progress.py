@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.lab.close_out import read_close_out, words_of_close_out
 from harness.lab.journal import State, fold
 from harness.lab.measuring import score_limit_seconds
-from harness.lab.plan import Night, claim_seconds, experiments_done, seconds_per_experiment
+from harness.lab.plan import Night, claim_seconds, enough, experiments_done, seconds_per_experiment
 from harness.lab.runner import WEIGHTS_SECONDS
 from harness.lab.settings import Settings
 from harness.lab.steps import Step, baseline_runs, next_step
@@ -100,7 +100,8 @@ class Standing:
         if number == 0:
             runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
             return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {self.stage()}"
-        if claim := words_of_close_out(read_close_out(self.night.folder)):
+        ended = self.night.close_out or enough(self.night)
+        if ended and (claim := words_of_close_out(read_close_out(self.night.folder))):
             return claim
         most = self.night.experiments
         if self.step.kind == "propose" and most is not None and number > most:
