@@ -135,7 +135,7 @@ def night_of(options: argparse.Namespace) -> Night:
 
 def run_and_say_how_it_ended(wishes: Night) -> int:
     """Run a night, and leave in its heartbeat that it has ended by itself, and how: else it died."""
-    from harness.lab import heartbeat, night, plan
+    from harness.lab import heartbeat, night
 
     try:
         code = night.run_night(wishes)
@@ -144,7 +144,7 @@ def run_and_say_how_it_ended(wishes: Night) -> int:
         raise
     words = {130: "stopped at once"}.get(code) or heartbeat.last_line(wishes.folder / "night.log")
     if code == 0:
-        all_done = wishes.close_out or ((wishes.folder / "run.json").exists() and plan.enough(wishes))
+        all_done = (wishes.folder / "run.json").exists() and night.is_all_done(wishes)
         words = "done" if all_done else "stopped as asked"
     heartbeat.end(wishes.folder, code, words)
     return code

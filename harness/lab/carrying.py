@@ -121,7 +121,7 @@ class Runs:
         except KeyboardInterrupt:
             lab.note_run("trained", step, status="interrupted", cause="stopped by hand", log_bytes=0)
             raise
-        result |= self._blame_the_machine(result)
+        result |= self.blame_the_machine(result)
         write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
         lab.note_run("trained", step, **result, log_bytes=(folder / "run.log").stat().st_size)
         listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
@@ -210,7 +210,7 @@ class Runs:
 
     # --- whose fault it was --------------------------------------------------------------------------------------------
 
-    def _blame_the_machine(self, result: dict) -> dict:
+    def blame_the_machine(self, result: dict) -> dict:
         """What changes of a training's failure where the device is gone, or the disk has no room."""
         if result["status"] in ("crash", "timeout") and not self._device_is_there():
             said = f"the device is gone; the training said: {result['cause']}"

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from harness.data.files import write_json_atomic
 from harness.lab import disk_space
+from harness.lab.artifacts import drop_weights_of_run
 from harness.lab.carrying import FAULTS, Listener, LoopError, Paused
 from harness.lab.journal import NOT_HELD_AGAINST, Journal, State, read_journal
 from harness.lab.leftovers import kill_leftover
+from harness.lab.locks import OnTheClock
 from harness.lab.loop import Lab
 from harness.lab.runner import run_training
 from harness.lab.settings import training_request
@@ -27,8 +29,9 @@ from harness.lab.untrusted_files import remove_tree
 from harness.search.keep import CLAIM_SEEDS, Claim, claim
 
 NAME = "close_out.jsonl"
+STOP_FILE = "STOP"  # in a run's folder: its night was asked to stop
 MOST_FAILURES = 2  # trainings of one file that may fail by themselves before nothing can be claimed
-FIRST_SEED = 1_000_000  # above those of the night's own runs; each close-out takes the next thousand
+FIRST_SEED = 1_000_000_000  # above those of the night's own runs; each close-out takes the next thousand
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class CloseOut:
     runs: list[dict] = field(default_factory=list)
     claimed: dict | None = None
     numbers: int = 0  # trainings of all close-outs so far: the next one's folder
+    newest: str = ""  # when the newest entry was written
 
     @property
     def in_flight(self) -> dict | None:
@@ -121,8 +125,9 @@ def fold_close_out(entries: Sequence[dict]) -> CloseOut:
     found = CloseOut()
     for entry in entries:
         event = entry["event"]
+        found.newest = entry.get("time", "")
         if event == "claim_begun":
-            found = CloseOut(begun=entry, numbers=found.numbers)
+            found = CloseOut(begun=entry, numbers=found.numbers, newest=found.newest)
         elif event == "run_started":
             trial = Trial(entry["role"], entry["experiment"], entry["seed"])
             found.runs.append({"trial": trial, "started": entry, "trained": None, "scored": None})
@@ -204,17 +209,21 @@ class Claimant:
         return fold_close_out(self.journal.entries)
 
     def run(self) -> CloseOut:
-        """Everything that is left to do. Raises Paused where the machine fails, or is busy, again and again."""
+        """Everything that is left to do, or what is in flight where the night was asked to stop.
+
+        Raises Paused where the machine fails, or is busy, again and again.
+        """
         state = self.lab.state
         if state.incumbent is None:
             raise LoopError("there is no baseline yet, so there is nothing to claim")
         found = self.found
         if is_wanted(state, found) and (found.claimed or not found.begun or found.begun["best"] != state.incumbent.number):
             self._begin(state)
+        self._tidy()
         steps: dict[str, Callable[[CloseOut], None]] = {
             "close": self._close, "train": self._train, "score": self._score, "claim": self._claim
         }  # fmt: skip
-        while (found := self.found).step in steps:
+        while (found := self.found).step in steps and not (self.lab.folder / STOP_FILE).exists():
             steps[found.step](found)
         return found
 
@@ -253,20 +262,31 @@ class Claimant:
         folder = self.folder_of({"started": started})
         request = training_request(lab.settings, lab.data, folder, self.train_py(trial), trial.seed, lab.folder.parent)
         request = dataclasses.replace(
-            request, compile_cache=str(lab.folder / "compile_cache"), device_batch_limit=lab.state.opened.get("device_batch_limit")
+            request, compile_cache=str(lab.folder / "compile_cache"), device_batch_limit=self._rows_at_once(trial)
         )
         context = {"stage": "training", "experiment": trial.experiment, "run": len(found.runs), "run_kind": trial.role}
         context |= {"seed": trial.seed, "budget_seconds": request.budget_seconds}
         self.listen(context)
         try:
-            result = run_training(request, lambda event: self.listen(context | event))
+            with OnTheClock(f"{lab.settings.device['kind']} {lab.settings.device['name']}", lab.folder) as clock:
+                result = run_training(request, lambda event: self.listen(context | event))
         except KeyboardInterrupt:
             self.journal.append("trained", status="interrupted", cause="stopped by hand")
             raise
+        result |= lab.runs.blame_the_machine(result) | {"shared_with": clock.others}
         write_json_atomic(folder / "result.json", result | {"seed": trial.seed})
         self.journal.append("trained", **result)
         self.listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
-        self._pause_after_faults(result)
+        if result["status"] != "ok":  # else the scoring says how it ended
+            self._tidy()
+            self._pause_after_faults(result)
+
+    def _rows_at_once(self, trial: Trial) -> int | None:
+        """As many rows as the file ran with in the night; None for no limit."""
+        state = self.lab.state
+        if trial.experiment is None:
+            return state.opened.get("device_batch_limit")
+        return state.experiments[trial.experiment].attempt.own[-1].started.get("device_batch_limit")
 
     def _score(self, found: CloseOut) -> None:
         run = found.in_flight
@@ -278,11 +298,19 @@ class Claimant:
         if fields["status"] == "ok":
             fields |= measurement.score_holdout(lambda share: None)
         self.journal.append("scored", **fields)
-        for name in ("weights.safetensors", "losses.npy"):
-            (folder / name).unlink(missing_ok=True)
-        remove_tree(folder / "compile_cache")
+        self._tidy()
         self.listen(context | {"event": "scored", **{name: fields[name] for name in ("val_bpb", "status", "cause")}})
         self._pause_after_faults(fields)
+
+    def _tidy(self) -> None:
+        """Remove what trainings that are over leave, those that a kill cut off too; weights stay while they wait to be scored."""
+        found = self.found
+        waiting = self.folder_of(found.in_flight) if found.in_flight and found.in_flight["trained"] else None
+        for folder in (self.lab.folder / "close_out").glob("[0-9]*"):
+            if folder != waiting:
+                drop_weights_of_run(folder)
+            for left in (folder / "work", folder / "compile_cache", *folder.glob("server_*")):
+                remove_tree(left)
 
     def _pause_after_faults(self, result: dict) -> None:
         self._faults = self._faults + 1 if result["status"] in NOT_HELD_AGAINST else 0

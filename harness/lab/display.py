@@ -301,8 +301,10 @@ def learnt_page(lab: Lab, experiment: Experiment) -> str:
 
 def claim_page(lab: Lab, found: CloseOut) -> str:
     """The runs of the claim, and what they allow to say."""
-    if not found.claimed:
+    if found.begun is None:
         return box("nothing was kept, so there is nothing to claim: the baseline stands")
+    if not found.claimed:
+        return box("stopped before the claim was complete: run this notebook again, and it goes on")
     rows = [
         (
             run["trial"].role,

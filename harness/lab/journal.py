@@ -258,6 +258,11 @@ class Attempt:
         return [run.val_bpb for run in self.own if run.val_bpb is not None]
 
     @property
+    def times_scored(self) -> int:
+        """How many seeds have given a score, also one that a later look took back."""
+        return sum(bool(run.scored and run.scored.get("val_bpb") is not None) for run in self.own)
+
+    @property
     def steady_scores(self) -> list[float]:
         """Those of runs that the machine did not disturb, by their speed."""
         return [run.val_bpb for run in standing_runs(self.own, math.nan)]
@@ -349,7 +354,8 @@ def failed_early(attempt: Attempt) -> bool:
 class State:
     """A run as its journal tells it. kept: the baseline and what was kept, in the order in which it became the incumbent.
 
-    trainings, trained_seconds: how many there were so far, and their wall time. disturbed: the newest entry that says that another run shared the device.
+    newest: when the newest entry was written. trainings, trained_seconds: how many there were so far, and their wall time.
+    disturbed: the newest entry that says that another run shared the device.
     controlled: the newest entry that shows that the best file still trains, 0 for none; excused: experiments that failed while it did not. unwell:
     the entry that says that it does not train, None where nothing says so or something has been scored since.
     """
@@ -360,6 +366,7 @@ class State:
     controlled: int = 0
     excused: set[int] = field(default_factory=set)
     unwell: dict | None = None
+    newest: str = ""
     trainings: int = 0
     trained_seconds: float = 0.0
     disturbed: int = 0
@@ -412,6 +419,7 @@ def fold(entries: Iterable[dict]) -> State:
 def take_in(state: State, entry: dict) -> None:
     """Add one more entry to what was added up."""
     event = entry["event"]
+    state.newest = entry.get("time", "")
     if event == "opened":
         state.opened = entry
     if event == "controlled" and entry["status"] == "ok":

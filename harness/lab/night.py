@@ -15,23 +15,30 @@ from harness.data import DataError
 from harness.data.manifest import PreparedData, open_prepared
 from harness.lab import close_out, disk_space, epochs, heartbeat, history, pages, report, rulings, start
 from harness.lab.clock import wall_seconds
-from harness.lab.close_out import claim_of, is_wanted, read_close_out, words_of_claim
+from harness.lab.close_out import STOP_FILE, claim_of, is_wanted, read_close_out, words_of_claim
 from harness.lab.execute import NotebookProcess, make_context
 from harness.lab.findings import duration
 from harness.lab.journal import NOT_HELD_AGAINST, State, fold, read_journal
 from harness.lab.locks import BusyError, hold, is_held
 from harness.lab.loop import Lab, LoopError, Paused
+from harness.lab.measuring import score_limit_seconds
 from harness.lab.parameters import check_tag
 from harness.lab.plan import Night, claim_seconds, command_line, duration_words, enough, plan_words
 from harness.lab.profiles import PROFILES, ProfileError, detect_device
-from harness.lab.progress import PREPARE_SECONDS, Standing, stage_limit, what_is_being_finished, words_of
+from harness.lab.progress import (
+    PREPARE_SECONDS,
+    Standing,
+    stage_limit,
+    training_limit,
+    what_is_being_finished,
+    words_of,
+)
 from harness.lab.proposers import deadline_seconds, settle
 from harness.lab.runner import REPOSITORY
 from harness.lab.settings import SettingsError, check_same_text, command_on, device_to_ask_for, read_settings
 from harness.lab.steps import next_step
 from harness.lab.terminal import Terminal
 
-STOP_FILE = "STOP"
 LOOK_SECONDS = 0.5
 TRIES = 3  # executions of a notebook that end without the journal getting anywhere
 PAUSES = (60.0, 120.0, 300.0, 900.0)  # seconds before a paused night looks again: the first time, the second, ...
@@ -94,6 +101,7 @@ class Stopper:
         if self.asked:
             self._terminate(number, frame)
         self.asked = True
+        (self.night.folder / STOP_FILE).write_text("stop\n", encoding="utf-8")  # the claim looks for it between two trainings
         self.terminal.say(
             f"stopping: {what_is_being_finished(self.night)} is being finished first; Ctrl-C again stops at once"
         )
@@ -299,7 +307,7 @@ def try_notebook(
     while True:
         target = next_step(night.entries()).experiment
         process = NotebookProcess(context, REPOSITORY / "notebooks" / f"{name}.ipynb", output, parameters)
-        hung = watch(night, terminal, process, PREPARE_SECONDS if name in NO_JOURNAL else None)
+        hung = watch(night, terminal, process, limit_of(night, name))
         failure = ("Hung", hung) if hung else process.failure()
         finished = failure is None if name in NO_JOURNAL else next_step(night.entries()).experiment > target
         if finished:
@@ -338,10 +346,22 @@ def claim_plan_words(night: Night) -> str:
     return f"best and baseline in turn on fresh seeds, {left} trainings, about {claim_seconds(night, left) / 60:.0f} min"
 
 
+def limit_of(night: Night, notebook: str) -> float | None:
+    """Seconds for which nothing may happen in a notebook that does not move the journal on; None where the journal tells."""
+    if notebook == "05_close_out":
+        settings = read_settings(night.folder)
+        return training_limit(settings) + 2 * score_limit_seconds(settings)
+    return PREPARE_SECONDS if notebook in NO_JOURNAL else None
+
+
 def progress_made(entries: list[dict]) -> int:
-    """How many entries stand for finished work: a run that was cut off, or failed through no fault of its own, is none, however often that happens."""
+    """How many entries stand for finished work: a run that was cut off, or failed through no fault of its own, is none, however often that happens,
+    nor is one of the incumbent beside an idea."""
     idle = ("run_started", "controlled")
-    return sum(entry["event"] not in idle and entry.get("status") not in NOT_HELD_AGAINST for entry in entries)
+    place = lambda entry: tuple(entry.get(name) for name in ("experiment", "attempt", "run"))  # noqa: E731
+    beside = {place(entry) for entry in entries if entry["event"] == "run_started" and entry.get("kind") == "refresh"}
+    done = [entry for entry in entries if entry["event"] not in idle and entry.get("status") not in NOT_HELD_AGAINST]
+    return sum(entry["event"] not in ("trained", "scored") or place(entry) not in beside for entry in done)
 
 
 def first_line(text: str) -> str:
@@ -354,6 +374,7 @@ def watch(night: Night, terminal: Terminal, process: NotebookProcess, limit: flo
     limit: seconds for a notebook that writes no journal. Returns "" or what it hung in. On StopNow process and children are killed.
     """
     told, changed, standing = len(night.entries()), time.monotonic(), Standing(night)
+    claimed = all_progress(night)
     model_seconds = deadline_seconds(night)
     settings = read_settings(night.folder) if (night.folder / "run.json").exists() else None
     try:
@@ -363,6 +384,8 @@ def watch(night: Night, terminal: Terminal, process: NotebookProcess, limit: flo
                 tell(terminal, entries[told:])
                 told, changed = len(entries), time.monotonic()
                 settings = settings or read_settings(night.folder)
+            if (made := all_progress(night)) > claimed:
+                claimed, changed = made, time.monotonic()
             most, stage = (limit, "this notebook") if limit else stage_limit(settings, entries, model_seconds)
             if time.monotonic() - changed > most:
                 process.kill(night.folder)
@@ -401,6 +424,12 @@ def say_where(night: Night, terminal: Terminal, stopped: bool) -> None:
     )
     if stopped:
         terminal.say(f"stopped as asked; continue with: {command_line(night)}")
+
+
+def is_all_done(night: Night) -> bool:
+    """Whether nothing is left of what was asked for, the claim included."""
+    measured = not is_wanted(fold(night.entries()), read_close_out(night.folder))
+    return measured and (night.close_out or enough(night))
 
 
 def claim_words(night: Night, state: State) -> str:

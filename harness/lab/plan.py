@@ -102,8 +102,8 @@ def reserved_seconds(night: Night) -> float:
 def claim_seconds(night: Night, trainings: int) -> float:
     """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored on both texts."""
     entries = night.entries()
-    trained = [entry["total_seconds"] for entry in entries if entry["event"] == "trained" and entry.get("total_seconds")]
-    scored = [entry["score_seconds"] for entry in entries if entry["event"] == "scored" and entry.get("score_seconds")]
+    trained = [entry["total_seconds"] for entry in entries if entry["event"] == "trained" and entry.get("num_steps")]
+    scored = [entry["score_seconds"] for entry in entries if entry["event"] == "scored" and entry.get("val_bpb")]
     if not (trained and scored):
         return trainings * (1.1 * read_settings(night.folder).budget_seconds + 20)
     return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
@@ -157,6 +157,7 @@ def command_line(night: Night) -> str:
         "--proposer": night.proposer, "--model": night.model,
     }  # fmt: skip
     words += [word for option, value in wishes.items() if value for word in (option, str(value))]
+    words += ["--close-out"] * night.close_out
     words += [word for change in night.overrides.split() for word in ("--set", change)]
     words += [word for change in night.llm.split() for word in ("--llm", change)]
     return shlex.join(words)

@@ -38,7 +38,7 @@ def words_of(entry: dict) -> str:
     if entry["event"] == "run_started" and entry["kind"] == "confirm":
         return f"experiment {number}: promising, so once more on seed {entry['seed']}"
     if entry["event"] == "run_started" and entry["kind"] == "refresh":
-        return f"experiment {entry['beside']}: promising, so the best so far (experiment {number}) once more beside it"
+        return f"experiment {entry['beside']}: the best so far (experiment {number}) is trained once more beside it"
     if entry["event"] == "run_started" and entry.get("fewer_rows"):
         return f"experiment {number}: once more, with at most {entry['device_batch_limit']} rows at a time"
     if entry["event"] == "trained" and entry["status"] != "ok":
@@ -150,8 +150,7 @@ def stage_limit(settings: Settings | None, entries: Sequence[dict], model_second
     if not entries or settings is None:
         return PREPARE_SECONDS, "preparing data"
     if entries[-1]["event"] == "run_started":
-        budget = settings.budget_seconds * (STARVED if settings.core_rate else 1.05)
-        return settings.profile["startup_limit_seconds"] + budget + WEIGHTS_SECONDS + 60, "training"
+        return training_limit(settings), "training"
     step = next_step(entries)
     if entries[-1]["event"] == "trained" or step.kind == "audit":
         return 2 * score_limit_seconds(settings) + 60, "scoring"
@@ -160,9 +159,17 @@ def stage_limit(settings: Settings | None, entries: Sequence[dict], model_second
     return START_SECONDS, f"what comes after {entries[-1]['event']}"
 
 
+def training_limit(settings: Settings) -> float:
+    """Seconds that one training may take in all, however busy the machine is."""
+    budget = settings.budget_seconds * (STARVED if settings.core_rate else 1.05)
+    return settings.profile["startup_limit_seconds"] + budget + WEIGHTS_SECONDS + 60
+
+
 def what_is_being_finished(night: Night) -> str:
     """The work in flight, in words."""
     step = next_step(night.entries())
+    if words_of_close_out(read_close_out(night.folder)) and (night.close_out or enough(night)):
+        return "a training of the claim"
     if step.kind == "open" or step.experiment == 0:
         return "the baseline"
     return f"experiment {step.experiment}"

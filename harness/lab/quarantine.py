@@ -63,15 +63,24 @@ def startup_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list
 
 
 def beyond_limit(baseline: list[Run], budget_seconds: float) -> float:
-    """Seconds beyond the budget and after the stop that an honest training may take: a last step, and writing its weights."""
+    """Seconds beyond the budget and after the stop that an honest training may take: a last step, and writing its weights.
+
+    Where the disk is slow the baseline took long itself: then twice as long as that.
+    """
     trained = [run.trained for run in baseline if run.trained.get("training_seconds") and run.trained.get("num_steps")]
     step = max((each["training_seconds"] / each["num_steps"] for each in trained), default=0.0)
-    return max(BEYOND_SHARE * budget_seconds, BEYOND_SECONDS, BEYOND_STEPS * step)
+    taken = max(map(seconds_beyond, baseline), default=0.0)
+    return max(BEYOND_SHARE * budget_seconds, BEYOND_SECONDS, BEYOND_STEPS * step, 2 * taken)
+
+
+def seconds_beyond(run: Run) -> float:
+    """What a run took beyond its budget, and from its stop until its weights were there."""
+    return max(0.0, run.trained.get("overshoot_seconds") or 0.0) + (run.trained.get("weights_seconds") or 0.0)
 
 
 def beyond_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list[str]:
     """Time that the budget does not cover may be training that nobody counted. By the runner's clock, and the baseline's steps."""
-    beyond = max(0.0, run.trained.get("overshoot_seconds") or 0.0) + (run.trained.get("weights_seconds") or 0.0)
+    beyond = seconds_beyond(run)
     limit = beyond_limit(baseline, budget_seconds)
     if beyond <= limit:
         return []
@@ -92,7 +101,7 @@ def forgiven_reason(attempt: Attempt, budget_seconds: float) -> list[str]:
 def other_processes_reason(run: Run) -> list[str]:
     """A training is one process. What others of it did on the clock, it may have done for somebody."""
     used = run.trained.get("other_processes_seconds") or 0.0
-    if used <= max(OTHER_PROCESSES_SECONDS, OTHER_PROCESSES_SHARE * (run.trained.get("core_seconds") or 0.0)):
+    if used <= max(OTHER_PROCESSES_SECONDS, OTHER_PROCESSES_SHARE * (run.trained.get("wall_seconds") or 0.0)):
         return []
     return [f"processes that run {run.number} had started used {used:.1f} s of CPU time on its clock: what for?"]
 

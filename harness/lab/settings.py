@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from harness.data.cpus import cpu_count
 from harness.data.files import read_json, write_json_atomic
 from harness.data.manifest import PreparedData, open_prepared, without_format
 from harness.data.prepare import name_data
@@ -135,6 +136,8 @@ def choose_core_rate(profile: Profile, device: dict) -> float:
 
 def why_wall_time() -> str:
     """Why a CPU's budget cannot be counted in work of its cores here; "" where it can."""
+    if cpu_count() < len(own_cpus()):
+        return f"a quota allows {cpu_count()} of {len(own_cpus())} cores, under which waiting cannot be told from others' work"
     try:
         idle_seconds(own_cpus())
     except ClockError as error:

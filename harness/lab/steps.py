@@ -91,10 +91,10 @@ def next_in_attempt(state: State, experiment: Experiment) -> Step:
     if not attempt.scores and is_due(state):
         return refresh_step(state, experiment, at)
     if not attempt.scores:
-        return train_step(state, at, run_seed(state, experiment.number, 0), "score")
+        return train_step(state, at, run_seed(state, experiment.number, attempt.times_scored), "score")
     found = verdict(state, experiment).decision
     if found == "confirm":
-        return train_step(state, at, run_seed(state, experiment.number, len(attempt.scores)), "confirm")
+        return train_step(state, at, run_seed(state, experiment.number, attempt.times_scored), "confirm")
     if found == "refresh":
         return refresh_step(state, experiment, at)
     return (audit_step(attempt, at) if found == "keep" else None) or Step("decide", **at)

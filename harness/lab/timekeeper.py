@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FAMILY_SECONDS = 2.0  # between two looks for processes that the training has started
 STARVED = 10  # times its budget of wall time in which a training that got so little is ended, and repeated later
+STILL_WORKS = 0.005  # of its budget, that it must have got in the last tenth of that time: else it hangs
 HELD = 0.7  # share of the cores that others must have held for that: else it was the training that left them idle
 NAMED = 3  # processes that are named to somebody whose machine is busy
 
@@ -58,8 +59,10 @@ class FamilyCpu:
         for pid, member in list(self._members.items()):
             try:
                 times = member.cpu_times()
-            except psutil.Error:
+            except psutil.Error:  # it has ended; one that its parent waited for is in the parent's times
                 del self._members[pid]
+                if pid != self._trainer:
+                    self._used.pop(pid, None)
                 continue
             self._used[pid] = times.user + times.system
             if pid == self._trainer:
@@ -119,6 +122,7 @@ class Timekeeper:
         self._clock: WallClock | CoreClock | None = None
         self.stopped: Reading | None = None  # when the training stopped
         self.finished: Reading | None = None  # when its weights were there
+        self._late: float | None = None  # the charge when the last tenth of that time began
         self.starved = False  # whether it was ended because others left it too little of the cores
         self.other_processes_seconds = 0.0  # CPU time on the clock of processes of the run besides the one that trains
 
@@ -165,8 +169,11 @@ class Timekeeper:
         if now is None:
             limit = request.startup_limit_seconds
             return limit - (time.monotonic() - self._launched), "timeout", f"start-up took longer than {limit:.0f} s"
+        if request.core_rate and self._late is None and now.wall > (STARVED - 1) * request.budget_seconds:
+            self._late = now.charged
         if request.core_rate and now.wall > STARVED * request.budget_seconds:
-            self.starved = now.others >= HELD * len(self._clock.cpus) * now.wall
+            worked = now.charged - (self._late or 0.0) >= STILL_WORKS * request.budget_seconds
+            self.starved = worked and now.others >= HELD * len(self._clock.cpus) * now.wall
             return 0.0, *self._ended_late(now)
         if self.stopped is None:
             limit = request.budget_seconds + request.allowance_seconds
@@ -180,7 +187,7 @@ class Timekeeper:
         """Status and words of a training that took so much wall time."""
         got = f"in {now.wall:.0f} s this training used {now.charged:.0f} of the {self.request.budget_seconds:.0f} s that are its budget"
         if not self.starved:
-            return "timeout", f"{got}, and left cores idle"
+            return "timeout", f"{got}, and left cores idle, or hung"
         who = self._neighbours.words(self._family) or "nobody who can be seen here: perhaps another machine on this host"
         return "infrastructure", (
             f"disturbed: {got}, since others held {now.others / now.wall:.1f} cores (in cores: {who}). "

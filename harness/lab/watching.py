@@ -237,7 +237,8 @@ def stage_of(folder: Path, step: Step) -> tuple[str, float | None]:
 
 def is_claiming(found: CloseOut, state: State) -> bool:
     """Whether a close-out of what is on the branch has begun, and has not come to its end."""
-    return bool(found.begun and not found.claimed and state.incumbent and found.begun["best"] == state.incumbent.number)
+    of_the_branch = found.begun and not found.claimed and state.incumbent and found.begun["best"] == state.incumbent.number
+    return bool(of_the_branch and found.newest >= state.newest)
 
 
 def scores(entries: Sequence[dict], folder: Path) -> dict:

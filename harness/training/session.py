@@ -120,6 +120,8 @@ class Session:
 
     def start(self) -> None:
         """Start the clock, and get the training rows. Everything before (building, compiling, warming up on dummy data) is start-up."""
+        if self._clock is not None:
+            raise RuntimeError("the clock runs already: call session.start() once")
         self._synchronize()
         self._send("ready", startup_seconds=time.monotonic() - self._opened)
         self._rows = self._receive_rows()
@@ -131,7 +133,7 @@ class Session:
         with socket.socket(fileno=os.dup(self._events_fd)) as channel:
             _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
         if not descriptors:
-            raise RuntimeError("the runner sent no training rows: it has ended, or the clock was started twice")
+            raise RuntimeError("the runner sent no training rows: it has ended")
         file = os.fdopen(descriptors[0], "rb")
         return TrainRows(file, self.max_seq_len, bos_id=self.vocab_size - 1)
 
