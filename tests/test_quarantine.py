@@ -149,13 +149,13 @@ def test_memory_that_runs_out_late_is_a_doubt_and_at_the_first_step_none():
 
 
 def test_work_of_other_processes_is_a_doubt_beyond_a_hundredth_or_half_a_second():
-    for others, core_seconds, decided in (
+    for others, wall_seconds, decided in (
         (0.5, 10.0, "keep"),
         (0.6, 10.0, "quarantine"),
         (5.9, 600.0, "keep"),
         (6.1, 600.0, "quarantine"),
     ):
-        facts = {"other_processes_seconds": others, "core_seconds": core_seconds}
+        facts = {"other_processes_seconds": others, "wall_seconds": wall_seconds}
         assert Night().idea(1, [0.99], more=facts).decided["decision"] == decided
 
 
@@ -194,3 +194,10 @@ def test_a_gain_that_an_unsteady_audit_could_have_missed_is_quarantined():
         audit = {"standard_error": error, "floor_bpb": floor}
         night.add("audited", experiment=1, run=0, status="ok", cause="", doubts=[], holdout="agrees", audit=audit)
         assert decision(night.state, BUDGET)["decision"] == decision_
+
+
+def test_where_the_baselines_own_weights_are_slow_an_ideas_may_be_twice_as_slow():
+    fast, slow = Night(budget=20.0), Night(budget=20.0, weights=3.0)
+    assert fast.idea(1, [0.99], weights=4.0).decided["decision"] == "quarantine"
+    assert slow.idea(1, [0.99], weights=4.0).decided["decision"] == "keep"
+    assert slow.idea(2, [0.98], weights=7.0).decided["decision"] == "quarantine"

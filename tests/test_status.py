@@ -209,7 +209,8 @@ def test_the_claim_is_said_once_it_is_measured_and_until_then_the_scores_are_cal
 def test_a_night_that_measures_its_claim_says_so(tmp_path):
     folder = Simulated(tmp_path / "results" / "t").until("propose", 6).folder
     best = watching.look_at(folder)["best_experiment"]
-    write_close_out(folder, {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False})
+    begun = {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False}
+    write_close_out(folder, begun | {"time": "2099-01-01T00:00:00.000Z"})
     assert watching.look_at(folder)["stage"] == "proposing" and "claim      training 1 of 6" in watching.screen(folder)
     night = Driver(folder)
     try:

@@ -65,12 +65,13 @@ def startup_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list
 def beyond_limit(baseline: list[Run], budget_seconds: float) -> float:
     """Seconds beyond the budget and after the stop that an honest training may take: a last step, and writing its weights.
 
-    Where the disk is slow the baseline took long itself: then twice as long as that.
+    Where the baseline itself took longer, its disk being slow, it is twice what that took.
     """
     trained = [run.trained for run in baseline if run.trained.get("training_seconds") and run.trained.get("num_steps")]
     step = max((each["training_seconds"] / each["num_steps"] for each in trained), default=0.0)
+    limit = max(BEYOND_SHARE * budget_seconds, BEYOND_SECONDS, BEYOND_STEPS * step)
     taken = max(map(seconds_beyond, baseline), default=0.0)
-    return max(BEYOND_SHARE * budget_seconds, BEYOND_SECONDS, BEYOND_STEPS * step, 2 * taken)
+    return limit if taken <= limit else 2 * taken
 
 
 def seconds_beyond(run: Run) -> float:
