@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -48,21 +49,24 @@ def train_run(task: str, settings: Settings) -> dict:
     request.write_text(
         json.dumps(make_request(settings, device) | {"budget_seconds": settings.startup_seconds}), encoding="utf-8"
     )
-    read_end, write_end = os.pipe()
+    ours, theirs = socket.socketpair()
     started = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "harness.training.launch", str(train_py), str(os.getpid())], cwd=folder, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, pass_fds=(write_end,),
-            env=settings.child_environment(CACHE) | {RUN_VARIABLE: str(request), EVENTS_VARIABLE: str(write_end)},
+            stdout=log, stderr=log, pass_fds=(theirs.fileno(),),
+            env=settings.child_environment(CACHE) | {RUN_VARIABLE: str(request), EVENTS_VARIABLE: str(theirs.fileno())},
         )  # fmt: skip
-    os.close(write_end)
+    theirs.close()
     times, events = {}, {}
-    with os.fdopen(read_end, "rb") as channel:  # ends with the process: this part's time limit is the one above us
+    with ours, ours.makefile("rb") as channel:  # ends with the process: this part's time limit is the one above us
         for line in channel:
             event = json.loads(line)
             times[event["event"]] = time.monotonic() - started
             events[event["event"]] = event
+            if event["event"] == "ready":  # the rows come with the clock, as the runner hands them over
+                with open(settings.train_dir / "rows.bin", "rb") as rows:
+                    socket.send_fds(ours, [b"r"], [rows.fileno()])
     process.wait()
     times["ended"] = time.monotonic() - started
     if process.returncode or "finish" not in events:
