@@ -74,7 +74,7 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     other = overnight(checkout, cache, "--profile", "cpu", "--tag", "t")
     assert other.returncode == 1 and "has profile tiny, asked for cpu" in other.stdout
     report = overnight(checkout, cache, "--report", "--tag", "t")
-    assert report.returncode == 0 and "Result" in report.stdout
+    assert report.returncode == 0 and "## The claim" in report.stdout
 
     rows_file = Path(read_settings(run).data_folder) / "train" / "rows.bin"
     for experiments, rows, said in (("2", 3, "as the run began with it"), ("3", 4, "1 of 5, prepare data")):
