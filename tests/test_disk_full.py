@@ -249,7 +249,13 @@ def measured(baseline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured")
     measure = measuring.score_model
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "score_model", lambda *arguments, **options: lower(measure(*arguments, **options)))
+
+
+        def flattered(data, train_py, *arguments, **options):
+            score = measure(data, train_py, *arguments, **options)
+            return lower(score) if "0001" in train_py.parts else score  # not the incumbent's, trained again beside it
+
+        patch.setattr(measuring, "score_model", flattered)
         with_prior(lab)
         begin(lab)
         lab.train()
