@@ -272,11 +272,11 @@ def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int)
     night.forget_claim()
     cell = kill_once(night, moment, victim, None, experiments)
     found = close_out.read_close_out(night.folder)
-    seeds = [run["trial"].seed for run in found.runs if close_out.is_good(run)]
+    seeds = [run.started["seed"] for run in found.runs if run.status == "ok"]
     wrong = [*cell.wrong, *(["no claim came of it"] if not found.claimed or found.claimed["status"] != "ok" else [])]
     if sorted(seeds) != sorted(trial.seed for trial in found.trials):
         wrong.append(f"seeds {seeds} were trained to their end")
-    lost = [run["trained"]["status"] for run in found.runs if run["trained"] and not close_out.is_good(run)]
+    lost = [run.status for run in found.runs if run.status not in (None, "ok")]
     return replace(cell, cost=", ".join(lost), wrong=tuple(wrong))
 
 

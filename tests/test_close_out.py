@@ -59,7 +59,7 @@ def test_two_failures_of_one_file_end_it_without_a_claim():
     crash = {"event": "trained", "status": "crash", "cause": "a bug"}
     assert fold_close_out([BEGUN, run, crash]).step == "train"
     found = fold_close_out([BEGUN, run, crash, run | {"run": 1}, crash])
-    assert found.step == "claim" and found.failed["role"] == "baseline"
+    assert found.step == "claim" and found.failed.started["role"] == "baseline"
 
 
 def test_the_claim_is_the_difference_of_its_runs_alone():

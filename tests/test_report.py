@@ -9,9 +9,10 @@ import journals
 import pytest
 
 from harness.lab import findings, watching
-from harness.lab.close_out import CloseOut, Trial
+from harness.lab.close_out import CloseOut
 from harness.lab.doubts import doubts
 from harness.lab.findings import headline
+from harness.lab.journal import Run
 from harness.lab.pages import write_index
 from harness.lab.plots_scores import plot_progress
 from harness.lab.records import incumbent_of, records_from_journal
@@ -45,7 +46,7 @@ def close_out(best: int, low: float = 0.01, **changes) -> CloseOut:
     difference = {"difference": 0.02, "low": low, "high": 0.03, "n_best": 3, "n_baseline": 3, "words": ""}
     claimed = {"best": best, "status": "ok", "cause": "", "val": difference, "holdout": difference, "template_bpb": None}
     runs = [
-        {"trial": Trial("best", best, seed), "trained": {}, "scored": {"status": "ok", "val_bpb": score}}
+        Run({"role": "best", "experiment": best, "seed": seed}, trained={"status": "ok"}, scored={"status": "ok", "val_bpb": score})
         for seed, score in enumerate((0.90, 0.91, 0.92))
     ]
     begun = {"best": best, "seeds": 3, "first_seed": 1, "template": False}

@@ -18,7 +18,7 @@ from harness.search.keep import judge
 def baseline_summary(lab: Lab) -> str:
     """The summary block of the baseline's last run, the mean over its seeds, and how often a training saw its text."""
     attempt = lab.state.experiments[0].attempt
-    last = [run for run in attempt.runs if run.val_bpb is not None][-1]
+    last = attempt.scored[-1]
     result = read_json(lab.run_folder(0, 0, last.number) / "result.json")
     scores = ", ".join(f"{score:.6f}" for score in attempt.scores)
     unigram = lab.data.manifest["unigram_bpb"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +49,8 @@ class Runs:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self._waiting, self._server_a = (
-            contextlib.ExitStack(),
-            None,
-        )  # a model server that waits for the run in training
+        # a model server that waits for the run in training
+        self._waiting, self._server_a = contextlib.ExitStack(), None
         self._faults: list[str] = []  # causes, of runs in a row that failed for reasons outside of train.py
 
     def carry_out(self, step: Step, listen: Listener) -> None:
@@ -59,7 +58,7 @@ class Runs:
         stages = {"train": self._train, "score": self._score, "audit": self._audit}
         if step.kind in stages:
             stages[step.kind](step, listen)
-            self._pause_after_faults(step)
+            self.pause_after_faults(self._fault(step))
 
     def end_waiting(self) -> None:
         """End the model server that was started with a training, if there is one."""
@@ -92,8 +91,7 @@ class Runs:
         lab, folder = self.lab, self.lab.folder / "control"
         remove_tree(folder)
         last = experiment.attempt.own[-1].started
-        step = Step("train", seed=last["seed"], device_batch_limit=last.get("device_batch_limit"))
-        request = self._request(step, lab.train_py(experiment), folder)
+        request = self.request(lab.train_py(experiment), folder, last["seed"], last.get("device_batch_limit"))
         seconds = min(CONTROL_SECONDS, request.budget_seconds)
         result = run_training(dataclasses.replace(request, budget_seconds=seconds))
         if result["status"] == "ok":
@@ -105,65 +103,79 @@ class Runs:
 
     def _train(self, step: Step, listen: Listener) -> None:
         lab = self.lab
-        if words := disk_space.lacking(lab.folder):
-            raise Paused(words)
-        train_py, folder = lab.attempt_folder(*step.file) / "train.py", lab.folder_of(step)
-        request = self._request(step, train_py, folder)
-        context = {"stage": "training", "experiment": step.experiment, "run": step.run, "run_kind": step.run_kind}
-        context |= {"seed": step.seed, "budget_seconds": request.budget_seconds}
+        request = self.request(
+            lab.attempt_folder(*step.file) / "train.py", lab.folder_of(step), step.seed, step.device_batch_limit
+        )
+        if step.run_kind == "smoke":  # a few steps, by a clock that counts them, however long they take
+            seconds = SMOKE_SECONDS / SMOKE_STEPS
+            request = dataclasses.replace(request, budget_seconds=SMOKE_SECONDS, clock_step_seconds=seconds)
+        context = {"experiment": step.experiment, "run": step.run, "run_kind": step.run_kind, "seed": step.seed}
         fewer = bool(lab.experiment.attempt.shrunk)  # than the attempt began with: for those who read line by line
         facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
         facts |= {"beside": step.experiment} if step.of else {}
-        lab.note_run("run_started", step, **facts, fewer_rows=fewer)
+        note = partial(lab.note_run, step=step)
+        self.train(request, self._measurement_of(step), context, listen, note, facts | {"fewer_rows": fewer})
+
+    def train(
+        self,
+        request: TrainingRequest,
+        measurement: Measurement,
+        context: dict,
+        listen: Listener,
+        note: Callable[..., object],
+        facts: dict,
+    ) -> dict:
+        """Train once, with a model server starting beside it. Return the fields of `trained`.
+
+        context: what listeners are told of it. note: writes an entry of these fields; facts: those of `run_started`.
+        """
+        if words := disk_space.lacking(self.lab.folder):
+            raise Paused(words)
+        device, folder = self.lab.settings.device, Path(request.folder)
+        context = {"stage": "training", **context, "budget_seconds": request.budget_seconds}
+        note("run_started", **facts)
         listen(context)
         try:
-            result = self._trained(step, request, lambda event: listen(context | event))
-        except KeyboardInterrupt:
-            lab.note_run("trained", step, status="interrupted", cause="stopped by hand", log_bytes=0)
+            self._server_a = self._waiting.enter_context(measurement.started_early("val"))
+            with OnTheClock(f"{device['kind']} {device['name']}", self.lab.folder) as clock:
+                result = run_training(request, lambda event: listen(context | event))
+        except BaseException as error:
+            self.end_waiting()
+            if isinstance(error, KeyboardInterrupt):
+                note("trained", status="interrupted", cause="stopped by hand", log_bytes=0)
             raise
-        result |= self.blame_the_machine(result)
-        write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": step.seed})
-        lab.note_run("trained", step, **result, log_bytes=(folder / "run.log").stat().st_size)
-        listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
+        result |= {"shared_with": clock.others}
+        result |= self._blame_the_machine(result)
+        write_json_atomic(folder / "result.json", result | {"val_bpb": None, "seed": context["seed"]})
+        note("trained", **result, log_bytes=(folder / "run.log").stat().st_size)
         if result["status"] != "ok":
             self.end_waiting()
-
-    def _trained(self, step: Step, request: TrainingRequest, listen: Listener) -> dict:
-        """Train, with a model server starting beside it; return the runner's result and whose clocks ticked on this device meanwhile."""
-        device = self.lab.settings.device
-        try:
-            self._server_a = self._waiting.enter_context(self._measurement_of(step).started_early("val"))
-            with OnTheClock(f"{device['kind']} {device['name']}", self.lab.folder) as clock:
-                result = run_training(request, listen)
-        except BaseException:
-            self.end_waiting()
-            raise
-        return result | {"shared_with": clock.others}
+        listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
+        return result
 
     def _score(self, step: Step, listen: Listener) -> None:
-        lab, folder = self.lab, self.lab.folder_of(step)
-        run = self._run_of(step)
-        run_kind = run.started["kind"]
-        context = {"stage": "scoring", "experiment": step.experiment, "run": step.run, "run_kind": run_kind}
-        listen(context | {"share": 0.0})
-        try:
-            measurement = self._measurement_of(step)
-            if run_kind == "smoke":
-                fields = measurement.try_out(self._server_a)
-            else:
-                fields = measurement.score(lambda share: listen(context | {"share": share}), self._server_a)
-        finally:
-            self.end_waiting()
-        fields |= self._blame_the_disk(fields)
+        lab, folder, run = self.lab, self.lab.folder_of(step), self._run_of(step)
+        context = {"experiment": step.experiment, "run": step.run, "run_kind": run.started["kind"]}
+        fields = self.score(self._measurement_of(step), context, listen, smoke=run.started["kind"] == "smoke")
         result = read_json(folder / "result.json") | fields
         write_json_atomic(folder / "result.json", result)
         if fields["val_bpb"] is not None:
             append_summary(folder / "run.log", run.trained["log_bytes"], result)
         lab.note_run("scored", step, **fields)
-        if run_kind == "refresh":
+        if run.started["kind"] == "refresh":
             drop_weights_of_run(folder)  # later audits compare with the runs that the incumbent was judged by
-        found = {name: fields[name] for name in ("val_bpb", "status", "cause")}
-        listen(context | {"event": "scored"} | found)
+        tell_score(fields, context, listen)
+
+    def score(self, measurement: Measurement, context: dict, listen: Listener, smoke: bool = False) -> dict:
+        """Score the run that was trained last; return the fields of `scored`."""
+        tell = share_teller({"stage": "scoring"} | context, listen)
+        tell(0.0)
+        try:
+            score = measurement.try_out if smoke else partial(measurement.score, tell)
+            fields = score(server_a=self._server_a)
+        finally:
+            self.end_waiting()
+        return fields | self._blame_the_disk(fields)
 
     def _audit(self, step: Step, listen: Listener) -> None:
         """Look closely at a run of an idea that is about to be kept, and ask the private holdout."""
@@ -171,32 +183,29 @@ class Runs:
             {"stage": "auditing", "experiment": step.experiment, "run": step.run},
             self.lab.folder_of(step),
         )
-        listen(context | {"share": 0.0})
-        fields = self._measurement_of(step).audit(lambda share: listen(context | {"share": share}))
+        tell = share_teller(context, listen)
+        tell(0.0)
+        fields = self._measurement_of(step).audit(tell)
         write_json_atomic(folder / "result.json", read_json(folder / "result.json") | {"audited": fields})
         self.lab.note_run("audited", step, **fields)
         listen(context | {"event": "audited", "status": fields["status"], "cause": fields["cause"]})
 
     # --- what they need ------------------------------------------------------------------------------------------------
 
-    def _request(self, step: Step, train_py: Path, folder: Path) -> TrainingRequest:
+    def request(self, train_py: Path, folder: Path, seed: int, device_batch_limit: int | None) -> TrainingRequest:
+        """Of a training of this run."""
         lab = self.lab
-        request = training_request(lab.settings, lab.data, folder, train_py, step.seed, lab.folder.parent)
-        if step.run_kind == "smoke":  # a few steps, by a clock that counts them, however long they take
-            request = dataclasses.replace(
-                request, budget_seconds=SMOKE_SECONDS, clock_step_seconds=SMOKE_SECONDS / SMOKE_STEPS
-            )
         return dataclasses.replace(
-            request,
+            training_request(lab.settings, lab.data, folder, train_py, seed, lab.folder.parent),
             compile_cache=str(lab.folder / "compile_cache"),
-            device_batch_limit=step.device_batch_limit,
+            device_batch_limit=device_batch_limit,
             weights_limit_seconds=weights_limit(lab.state),
         )
 
     def _measurement_of(self, step: Step) -> Measurement:
         """The run of a step, and those of the incumbent that it is compared with."""
         lab, rival = self.lab, self.lab.state.incumbent
-        scored = [run.number for run in rival.attempt.own if run.val_bpb is not None] if rival else []
+        scored = [run.number for run in rival.attempt.scored] if rival else []
         theirs = lab.train_py(rival) if rival else None
         rivals = [self.measurement(theirs, theirs.parent / "runs" / f"{number:02d}") for number in scored]
         train_py = lab.attempt_folder(*step.file) / "train.py"
@@ -210,7 +219,7 @@ class Runs:
 
     # --- whose fault it was --------------------------------------------------------------------------------------------
 
-    def blame_the_machine(self, result: dict) -> dict:
+    def _blame_the_machine(self, result: dict) -> dict:
         """What changes of a training's failure where the device is gone, or the disk has no room."""
         if result["status"] in ("crash", "timeout") and not self._device_is_there():
             said = f"the device is gone; the training said: {result['cause']}"
@@ -238,7 +247,7 @@ class Runs:
         return self.lab.state.experiments[experiment].attempts[attempt].runs[step.run]
 
     def _fault(self, step: Step) -> str | None:
-        """What a run that is over says against the machine, "" for nothing; None while it is not over."""
+        """See `pause_after_faults`."""
         run = self._run_of(step)
         if run.status is None:
             return None
@@ -250,9 +259,12 @@ class Runs:
             return f"the speed of the best file so far differs from run to run: {run.speed:.2f} steps/s in the newest"
         return ""
 
-    def _pause_after_faults(self, step: Step) -> None:
-        """A fault of the machine repeats the run; several in a row are not bad luck. Counted here, so that who comes back tries again."""
-        if fault := self._fault(step):
+    def pause_after_faults(self, fault: str | None) -> None:
+        """A fault of the machine repeats the run; several in a row are not bad luck. Counted here, so that who comes back tries again.
+
+        fault: what a run that is over says against the machine, "" for nothing; None while it is not over. Raises Paused.
+        """
+        if fault:
             self._faults.append(fault)
         elif fault is not None:
             self._faults.clear()
@@ -262,6 +274,16 @@ class Runs:
             raise Paused(
                 f"{times} runs in a row failed for reasons outside of train.py: {cause}. Mend that; nothing is lost"
             )
+
+
+def share_teller(context: dict, listen: Listener) -> Callable[[float], None]:
+    """What tells a listener how much of a stage is done."""
+    return lambda share: listen(context | {"share": share})
+
+
+def tell_score(fields: dict, context: dict, listen: Listener) -> None:
+    """Tell a listener how a scoring ended."""
+    listen({"stage": "scoring"} | context | {"event": "scored"} | {name: fields[name] for name in ("val_bpb", "status", "cause")})
 
 
 def weights_limit(state: State) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from harness.lab.checked_files import ON_DISK, Look, names_in
-from harness.lab.close_out import NAME, CloseOut, fold_close_out, is_good
+from harness.lab.close_out import NAME, CloseOut, fold_close_out
 from harness.lab.journal import JournalError, read_journal
 
 FOLLOWS = {
@@ -36,9 +36,9 @@ def check_close_out(look: Look) -> Iterator[str]:
     for name in set(names_in(look.folder / "close_out")) - known:
         yield f"close_out/{name} is no training of {NAME}: move it elsewhere"
     for run in fold_close_out(entries).runs:
-        folder = look.folder / "close_out" / f"{run['started']['run']:02d}"
+        folder = look.folder / "close_out" / f"{run.number:02d}"
         missing = [name for name in ON_DISK if name not in names_in(folder)]
-        if is_good(run) and missing:
+        if run.status == "ok" and missing:
             yield f"{look.name(folder)} has no {', '.join(missing)}: restore it from a backup if you need its log"
 
 

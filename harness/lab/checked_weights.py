@@ -30,7 +30,7 @@ def check_weights(look: Look) -> Iterator[str]:
         if not experiment.committed:
             continue
         if experiment in staying:
-            scored = [run.number for run in experiment.attempt.own if run.val_bpb is not None]
+            scored = [run.number for run in experiment.attempt.scored]
             wanted = [folder / "runs" / f"{number:02d}" / name for number in scored for name in HEAVY[:2]]
             gone = [look.name(path) for path in wanted if not path.exists()]
             if gone and experiment.number not in moving:

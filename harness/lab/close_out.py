@@ -10,21 +10,15 @@ begins with `claim_begun`; a run that found a better file afterwards gets anothe
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harness.data.files import write_json_atomic
-from harness.lab import disk_space
 from harness.lab.artifacts import drop_weights_of_run
-from harness.lab.carrying import FAULTS, Listener, LoopError, Paused
-from harness.lab.journal import NOT_HELD_AGAINST, Journal, State, read_journal
+from harness.lab.carrying import Listener, LoopError, tell_score
+from harness.lab.journal import NOT_HELD_AGAINST, Journal, Run, State, read_journal
 from harness.lab.leftovers import kill_leftover
-from harness.lab.locks import OnTheClock
 from harness.lab.loop import Lab
-from harness.lab.runner import run_training
-from harness.lab.settings import training_request
 from harness.lab.untrusted_files import remove_tree
 from harness.search.keep import CLAIM_SEEDS, Claim, claim
 
@@ -45,22 +39,21 @@ class Trial:
 
 @dataclass
 class CloseOut:
-    """The newest close-out, as its entries tell it. runs: one dict a training: trial, started, trained, scored."""
+    """The newest close-out, as its entries tell it."""
 
     begun: dict | None = None
-    runs: list[dict] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
     claimed: dict | None = None
     numbers: int = 0  # trainings of all close-outs so far: the next one's folder
     newest: str = ""  # when the newest entry was written
 
     @property
-    def in_flight(self) -> dict | None:
+    def in_flight(self) -> Run | None:
         """The training that is not over."""
-        last = self.runs[-1] if self.runs else None
-        return last if last and not is_over(last) else None
+        return self.runs[-1] if self.runs and self.runs[-1].status is None else None
 
     def scores(self, role: str, name: str = "val_bpb") -> list[float]:
-        return [run["scored"][name] for run in self.runs if run["trial"].role == role and is_good(run)]
+        return [run.scored[name] for run in self.runs if run.started["role"] == role and run.status == "ok"]
 
     def claims(self) -> dict[str, Claim]:
         """What the runs allow to say on validation and on holdout rows."""
@@ -80,19 +73,23 @@ class CloseOut:
         return wanted + [Trial("template", None, begun["first_seed"] + 2 * begun["seeds"])] * begun["template"]
 
     @property
-    def next_trial(self) -> Trial | None:
-        """The first that has no score yet; None when all have."""
-        done = {run["trial"] for run in self.runs if is_good(run)}
-        return next((trial for trial in self.trials if trial not in done), None)
+    def trials_left(self) -> list[Trial]:
+        done = {trial_of(run) for run in self.runs if run.status == "ok"}
+        return [trial for trial in self.trials if trial not in done]
 
     @property
-    def failed(self) -> dict | None:
+    def next_trial(self) -> Trial | None:
+        """The first that has no score yet; None when all have."""
+        return next(iter(self.trials_left), None)
+
+    @property
+    def failed(self) -> Run | None:
         """The last of so many failed trainings of one file that it cannot be measured."""
+        failed = [run for run in self.runs if run.status not in (None, "ok", *NOT_HELD_AGAINST)]
         for role in ("best", "baseline", "template"):
-            ends = [end_of(run) for run in self.runs if run["trial"].role == role and is_over(run) and not is_good(run)]
-            held = [end for end in ends if end["status"] not in NOT_HELD_AGAINST]
+            held = [run for run in failed if run.started["role"] == role]
             if len(held) >= MOST_FAILURES:
-                return held[-1] | {"role": role}
+                return held[-1]
         return None
 
     @property
@@ -103,21 +100,12 @@ class CloseOut:
         if self.claimed:
             return "nothing"
         if run := self.in_flight:
-            return "score" if run["trained"] else "close"
+            return "score" if run.trained else "close"
         return "claim" if self.failed or self.next_trial is None else "train"
 
 
-def is_over(run: dict) -> bool:
-    return bool(run["scored"] or (run["trained"] and run["trained"]["status"] != "ok"))
-
-
-def is_good(run: dict) -> bool:
-    return bool(run["scored"] and run["scored"]["status"] == "ok")
-
-
-def end_of(run: dict) -> dict:
-    """The entry with which a training ended."""
-    return run["scored"] or run["trained"]
+def trial_of(run: Run) -> Trial:
+    return Trial(run.started["role"], run.started["experiment"], run.started["seed"])
 
 
 def fold_close_out(entries: Sequence[dict]) -> CloseOut:
@@ -129,11 +117,10 @@ def fold_close_out(entries: Sequence[dict]) -> CloseOut:
         if event == "claim_begun":
             found = CloseOut(begun=entry, numbers=found.numbers, newest=found.newest)
         elif event == "run_started":
-            trial = Trial(entry["role"], entry["experiment"], entry["seed"])
-            found.runs.append({"trial": trial, "started": entry, "trained": None, "scored": None})
+            found.runs.append(Run(entry))
             found.numbers += 1
         elif event in ("trained", "scored"):
-            found.runs[-1][event] = entry
+            setattr(found.runs[-1], event, entry)
         elif event == "claimed":
             found.claimed = entry
     return found
@@ -163,7 +150,7 @@ def trainings_left(state: State, found: CloseOut, template: bool, seeds: int = C
     if not is_wanted(state, found):
         return 0
     if found.begun and not found.claimed and found.begun["best"] == state.incumbent.number:
-        return sum(trial not in {r["trial"] for r in found.runs if is_good(r)} for trial in found.trials)
+        return len(found.trials_left)
     return 2 * seeds + template
 
 
@@ -171,8 +158,8 @@ def words_of_close_out(found: CloseOut) -> str:
     """Where it stands, for one line."""
     if found.begun is None or found.claimed:
         return ""
-    done = sum(map(is_good, found.runs))
-    return f"claim: training {min(done + 1, len(found.trials))} of {len(found.trials)}"
+    of = len(found.trials)
+    return f"claim: training {min(of - len(found.trials_left) + 1, of)} of {of}"
 
 
 def words_of_claim(claimed: dict) -> str:
@@ -196,13 +183,17 @@ def verdict_of_claim(claimed: dict) -> str:
     return "no improvement" if val["high"] < 0 else "this may be chance, so no improvement is claimed"
 
 
+def context_of(number: int, trial: Trial) -> dict:
+    """What listeners are told of a training."""
+    return {"experiment": trial.experiment, "run": number, "run_kind": trial.role, "seed": trial.seed}
+
+
 class Claimant:
     """Carries a close-out out, step by step, while the run's lock is held."""
 
     def __init__(self, lab: Lab, listen: Listener = lambda event: None, seeds: int = CLAIM_SEEDS) -> None:
         self.lab, self.listen, self.seeds = lab, listen, seeds
         self.journal = Journal(lab.folder / NAME)
-        self._faults = 0
 
     @property
     def found(self) -> CloseOut:
@@ -235,8 +226,8 @@ class Claimant:
             "claim_begun", best=state.incumbent.number, seeds=self.seeds, first_seed=first_seed, template=template
         )
 
-    def folder_of(self, run: dict) -> Path:
-        return self.lab.folder / "close_out" / f"{run['started']['run']:02d}"
+    def folder_of(self, run: Run) -> Path:
+        return self.lab.folder / "close_out" / f"{run.number:02d}"
 
     def train_py(self, trial: Trial) -> Path:
         """The file of a trial; the template's as real nights begin with it."""
@@ -253,33 +244,14 @@ class Claimant:
         self.journal.append("trained", status="interrupted", cause="the harness ended in mid-run")
 
     def _train(self, found: CloseOut) -> None:
-        lab, trial = self.lab, found.next_trial
-        if words := disk_space.lacking(lab.folder):
-            raise Paused(words)
-        started = self.journal.append(
-            "run_started", run=found.numbers, role=trial.role, experiment=trial.experiment, seed=trial.seed
-        )
-        folder = self.folder_of({"started": started})
-        request = training_request(lab.settings, lab.data, folder, self.train_py(trial), trial.seed, lab.folder.parent)
-        request = dataclasses.replace(
-            request, compile_cache=str(lab.folder / "compile_cache"), device_batch_limit=self._rows_at_once(trial)
-        )
-        context = {"stage": "training", "experiment": trial.experiment, "run": len(found.runs), "run_kind": trial.role}
-        context |= {"seed": trial.seed, "budget_seconds": request.budget_seconds}
-        self.listen(context)
-        try:
-            with OnTheClock(f"{lab.settings.device['kind']} {lab.settings.device['name']}", lab.folder) as clock:
-                result = run_training(request, lambda event: self.listen(context | event))
-        except KeyboardInterrupt:
-            self.journal.append("trained", status="interrupted", cause="stopped by hand")
-            raise
-        result |= lab.runs.blame_the_machine(result) | {"shared_with": clock.others}
-        write_json_atomic(folder / "result.json", result | {"seed": trial.seed})
-        self.journal.append("trained", **result)
-        self.listen(context | {"event": "over", "status": result["status"], "cause": result["cause"]})
+        trial, runs = found.next_trial, self.lab.runs
+        facts = {"run": found.numbers, "role": trial.role, "experiment": trial.experiment, "seed": trial.seed}
+        train_py, folder = self.train_py(trial), self.lab.folder / "close_out" / f"{found.numbers:02d}"
+        request = runs.request(train_py, folder, trial.seed, self._rows_at_once(trial))
+        measurement = runs.measurement(train_py, folder)
+        result = runs.train(request, measurement, context_of(found.numbers, trial), self.listen, self.journal.append, facts)
         if result["status"] != "ok":  # else the scoring says how it ended
-            self._tidy()
-            self._pause_after_faults(result)
+            self._over(result)
 
     def _rows_at_once(self, trial: Trial) -> int | None:
         """As many rows as the file ran with in the night; None for no limit."""
@@ -289,41 +261,37 @@ class Claimant:
         return state.experiments[trial.experiment].attempt.own[-1].started.get("device_batch_limit")
 
     def _score(self, found: CloseOut) -> None:
-        run = found.in_flight
-        folder = self.folder_of(run)
-        context = {"stage": "scoring", "experiment": run["trial"].experiment, "run": len(found.runs) - 1, "run_kind": run["trial"].role}
-        self.listen(context | {"share": 0.0})
-        measurement = self.lab.runs.measurement(self.train_py(run["trial"]), folder)
-        fields = measurement.score(lambda share: self.listen(context | {"share": share}))
+        run, trial = found.in_flight, trial_of(found.in_flight)
+        context, runs = context_of(run.number, trial), self.lab.runs
+        measurement = runs.measurement(self.train_py(trial), self.folder_of(run))
+        fields = runs.score(measurement, context, self.listen)
         if fields["status"] == "ok":
             fields |= measurement.score_holdout(lambda share: None)
         self.journal.append("scored", **fields)
+        tell_score(fields, context, self.listen)
+        self._over(fields)
+
+    def _over(self, result: dict) -> None:
+        """A training is over."""
         self._tidy()
-        self.listen(context | {"event": "scored", **{name: fields[name] for name in ("val_bpb", "status", "cause")}})
-        self._pause_after_faults(fields)
+        self.lab.runs.pause_after_faults(result["cause"] if result["status"] in NOT_HELD_AGAINST else "")
 
     def _tidy(self) -> None:
         """Remove what trainings that are over leave, those that a kill cut off too; weights stay while they wait to be scored."""
         found = self.found
-        waiting = self.folder_of(found.in_flight) if found.in_flight and found.in_flight["trained"] else None
+        waiting = self.folder_of(found.in_flight) if found.step == "score" else None
         for folder in (self.lab.folder / "close_out").glob("[0-9]*"):
             if folder != waiting:
                 drop_weights_of_run(folder)
             for left in (folder / "work", folder / "compile_cache", *folder.glob("server_*")):
                 remove_tree(left)
 
-    def _pause_after_faults(self, result: dict) -> None:
-        self._faults = self._faults + 1 if result["status"] in NOT_HELD_AGAINST else 0
-        if self._faults >= FAULTS:
-            self._faults = 0
-            raise Paused(f"{FAULTS} trainings of the claim in a row failed for reasons outside of train.py: {result['cause']}. Nothing is lost")
-
     def _claim(self, found: CloseOut) -> None:
         """Write what the runs allow to say."""
         facts = {"best": found.begun["best"], "status": "ok", "cause": ""}
         if failed := found.failed:
-            words = f"nothing can be claimed: the {failed['role']}, trained again, ended {MOST_FAILURES} times with {failed['status']}: {failed['cause']}"
-            self.journal.append("claimed", **facts | {"status": failed["status"], "cause": words})
+            words = f"nothing can be claimed: the {failed.started['role']}, trained again, ended {MOST_FAILURES} times with {failed.status}: {failed.cause}"
+            self.journal.append("claimed", **facts | {"status": failed.status, "cause": words})
             return
         claims = {text: asdict(given) for text, given in found.claims().items()}
         template = found.scores("template")

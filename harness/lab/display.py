@@ -227,7 +227,7 @@ def pace_table(lab: Lab, experiment: Experiment) -> str:
     """Steps, tokens/s and the machine's share of an experiment, beside the baseline's; "" before it has a scored run."""
     shown = [("this experiment", experiment)] if experiment.number else []
     found = [
-        (name, *cells_of_pace(pace_of(run.trained for run in each.attempt.own if run.val_bpb is not None)))
+        (name, *cells_of_pace(pace_of(run.trained for run in each.attempt.scored)))
         for name, each in [*shown, ("baseline", lab.state.experiments[0])]
     ]
     known = any(found[0][1:])
@@ -307,20 +307,17 @@ def claim_page(lab: Lab, found: CloseOut) -> str:
         return box("stopped before the claim was complete: run this notebook again, and it goes on")
     rows = [
         (
-            run["trial"].role,
-            run["trial"].seed,
-            *(
-                f"{run['scored'][name]:.6f}" if run["scored"].get(name) else run["scored"]["status"]
-                for name in ("val_bpb", "holdout_bpb")
-            ),
-            *cells_of_pace(pace_of([run["trained"]])),
-            f"{run['trained']['wall_seconds']:.0f} s",
+            run.started["role"],
+            run.started["seed"],
+            *(f"{run.scored[name]:.6f}" if run.scored.get(name) else run.status for name in ("val_bpb", "holdout_bpb")),
+            *cells_of_pace(pace_of([run.trained])),
+            f"{run.trained['wall_seconds']:.0f} s",
         )
         for run in found.runs
-        if run["scored"]
+        if run.scored
     ]
     page = table(("file", "seed", "val_bpb", "holdout_bpb", *PACE, "wall time"), rows)
-    page += outside_lines([(f"{run['trial'].role}, seed {run['trial'].seed}", run["trained"]) for run in found.runs])
+    page += outside_lines([(f"{run.started['role']}, seed {run.started['seed']}", run.trained) for run in found.runs])
     if template := found.claimed.get("template_bpb"):
         page += box(f"the template that real nights begin with scored {template:.6f} beside them, in one run")
     return page + box(f"<b>{escape(words_of_claim(found.claimed))}</b>", GREEN)

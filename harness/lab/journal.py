@@ -254,8 +254,18 @@ class Attempt:
         return [run for run in self.runs if run.started["kind"] != "refresh"]
 
     @property
+    def trainings(self) -> list[Run]:
+        """All runs but the short ones that only try the file out."""
+        return [run for run in self.runs if run.started["kind"] != "smoke"]
+
+    @property
+    def scored(self) -> list[Run]:
+        """Those of its own runs that have a score."""
+        return [run for run in self.own if run.val_bpb is not None]
+
+    @property
     def scores(self) -> list[float]:
-        return [run.val_bpb for run in self.own if run.val_bpb is not None]
+        return [run.val_bpb for run in self.scored]
 
     @property
     def times_scored(self) -> int:

@@ -1,6 +1,6 @@
 """How fast files were trained, and who else used the machine meanwhile.
 
-In: a journal's entries, or `trained` entries of one file. Out: medians, and sentences for pages and reports. Pure;
+In: a run's state, or `trained` entries of one file. Out: medians, and sentences for pages and reports. Pure;
 standard library only.
 """
 
@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.lab.journal import Run, State
 from harness.search.keep import SPEED_TOLERANCE, standing
 
 
@@ -67,48 +68,29 @@ def words_outside(trained: dict) -> str:
     return ", ".join(known)
 
 
-@dataclass
-class _Training:
-    """One training of a file, as the journal tells it."""
-
-    kind: str
-    trained: dict | None = None
-    val_bpb: float | None = None
-
-
-def _trainings(entries: Sequence[dict]) -> dict[tuple, list[_Training]]:
-    """Trainings of each (experiment, attempt), in order, without smoke runs."""
-    found: dict[tuple, dict] = {}
-    for entry in entries:
-        event, place = entry.get("event"), (entry.get("experiment"), entry.get("attempt"))
-        runs = found.setdefault(place, {})
-        if event == "run_started" and entry.get("kind") != "smoke":
-            runs[entry.get("run")] = _Training(entry.get("kind") or "score")
-        elif event == "trained" and entry.get("run") in runs:
-            runs[entry.get("run")].trained = entry
-        elif event == "scored" and entry.get("run") in runs:
-            runs[entry.get("run")].val_bpb = entry.get("val_bpb") if entry.get("status") == "ok" else None
-    return {place: list(runs.values()) for place, runs in found.items()}
-
-
-def paces_of(entries: Sequence[dict]) -> dict[tuple, Pace]:
+def paces_of(state: State) -> dict[tuple[int, int], Pace]:
     """The pace of each (experiment, attempt), over the scored runs that it was judged by."""
     return {
-        place: pace_of(run.trained for run in runs if run.kind != "refresh" and run.val_bpb is not None)
-        for place, runs in _trainings(entries).items()
+        (experiment.number, number): pace_of(run.trained for run in attempt.scored)
+        for experiment in state.experiments
+        for number, attempt in enumerate(experiment.attempts)
     }
 
 
-def say_speed(entries: Sequence[dict]) -> str:
+def say_speed(state: State) -> str:
     """How much the machine changed its speed in this run, and what was done about it; "" while it did not.
 
     Speed is that of one file from training to training, since ideas change it, too.
     """
-    files = [_of_one_kind(runs) for runs in _trainings(entries).values()]
+    files = [
+        [run for run in attempt.trainings if run.trained and run.trained["status"] == "ok"]
+        for experiment in state.experiments
+        for attempt in experiment.attempts
+    ]
     charged = max((_spread(map(_speed, runs)) for runs in files), default=0.0)
     if charged > SPEED_TOLERANCE:
         words = f"The speed of one file differed by up to {charged:.0%} between its trainings: the machine was shared or throttled."
-        return f"{words} {_what_was_done(entries, files)}"
+        return f"{words} {_what_was_done(state, files)}"
     wall = max((_spread(map(_wall_speed, runs)) for runs in files), default=0.0)
     if wall > SPEED_TOLERANCE:
         return (
@@ -118,28 +100,23 @@ def say_speed(entries: Sequence[dict]) -> str:
     return ""
 
 
-def _of_one_kind(runs: Sequence[_Training]) -> list[_Training]:
-    return [run for run in runs if run.trained and run.trained.get("status") == "ok"]
-
-
 def _spread(values: Iterable[float | None]) -> float:
     known = [value for value in values if value]
     return max(known) / min(known) - 1 if known else 0.0
 
 
-def _speed(run: _Training) -> float | None:
+def _speed(run: Run) -> float | None:
     """Of the clock that the budget is counted by. Older journals have tokens per second alone."""
     return run.trained.get("steps_per_second") or run.trained.get("tok_per_sec")
 
 
-def _wall_speed(run: _Training) -> float | None:
+def _wall_speed(run: Run) -> float | None:
     steps, wall = run.trained.get("num_steps"), run.trained.get("wall_seconds")
     return steps / wall if steps and wall else None
 
 
-def _what_was_done(entries: Sequence[dict], files: Sequence[Sequence[_Training]]) -> str:
+def _what_was_done(state: State, files: Sequence[Sequence[Run]]) -> str:
     """What the lab did about trainings that the machine disturbed."""
-    opened = next((entry for entry in entries if entry.get("event") == "opened"), {})
     if not any(run.trained.get("steps_per_second") for runs in files for run in runs):
         return (
             "The budget was wall time, so slow trainings did fewer steps and scored worse. Nothing was done about that."
@@ -151,10 +128,10 @@ def _what_was_done(entries: Sequence[dict], files: Sequence[Sequence[_Training]]
         disturbed += len(scored) - len(standing([run.val_bpb for run in scored], speeds, float("nan")))
     runs = f"{disturbed} run{'s' * (disturbed != 1)} off by more than {SPEED_TOLERANCE:.0%}"
     done = [f"{runs} did not count for the noise, nor as a score to beat"] if disturbed else []
-    refreshed = sum(entry.get("event") == "run_started" and entry.get("kind") == "refresh" for entry in entries)
+    refreshed = sum(run.started["kind"] == "refresh" for runs in files for run in runs)
     if refreshed:
         done.append(f"what was on the branch was trained again to compare with, {refreshed} time{'s' * (refreshed != 1)}")
-    elif opened.get("refresh_seconds") is not None:
+    elif state.opened.get("refresh_seconds") is not None:
         done.append("what is on the branch is trained again before each keep")
     if not done:
         return "No run was off by so much that it did not count."

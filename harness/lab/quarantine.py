@@ -26,8 +26,8 @@ ON_EVERY_DISK = "python-stdlib"  # the source whose training text is part of the
 
 def quarantine_reasons(state: State, experiment: Experiment, gain: float, budget_seconds: float) -> list[str]:
     """Return why a would-be keep needs a person's word, [] if nothing speaks for that. gain: bits per byte, of the keep rule."""
-    runs = [run for run in experiment.attempt.own if run.val_bpb is not None]
-    baseline = [run for run in state.experiments[0].attempt.own if run.val_bpb is not None]
+    runs = experiment.attempt.scored
+    baseline = state.experiments[0].attempt.scored
     reasons = [doubt for run in runs for doubt in run.doubts]
     for run in runs:
         reasons += floor_reason(run, gain)

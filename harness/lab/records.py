@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from harness.lab.journal import fold
 from harness.lab.pace import Pace, paces_of
 from harness.lab.results import CRASH_STATUSES, NO_ROW_STATUSES
 
@@ -94,7 +95,7 @@ def records_from_journal(entries: Sequence[dict]) -> list[Record]:
     start = parse_time(entries[0].get("time")) if entries else None
     commits = {e.get("experiment"): e.get("commit") for e in entries if e.get("event") == "committed"}
     rulings = {e.get("experiment"): e for e in entries if e.get("event") == "ruled"}
-    causes, seconds, paces = _causes(entries), _seconds_by_experiment(entries), paces_of(entries)
+    causes, seconds, paces = _causes(entries), _seconds_by_experiment(entries), paces_of(fold(entries))
     records: dict[int, Record] = {}
     for entry in entries:
         number = entry.get("experiment")

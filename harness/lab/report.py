@@ -24,7 +24,7 @@ from harness.lab.findings import (
     signed,
     tag_of,
 )
-from harness.lab.journal import read_journal
+from harness.lab.journal import fold, read_journal
 from harness.lab.pace import cells_of_pace, say_speed
 from harness.lab.records import Record, baseline_of, incumbent_of, records_from_journal
 from harness.lab.results import clean_description
@@ -73,7 +73,7 @@ def morning_report(
         measured = CloseOut()
     sections = [
         f"# Run {tag}: {headline(records, measured.claimed)}",
-        say_speed(entries),
+        say_speed(fold(entries)),
         "## The claim\n\n" + say_claim(records, measured.claimed, command),
         _template(records, settings, measured),
         _on_the_branch(records),
