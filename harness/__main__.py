@@ -15,54 +15,23 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.data.text import one_line
+from harness.ground.errors import LabError
+from harness.ground.text import one_line
 from harness.options import DEMO_EXPERIMENTS, make_parser, overrides_of
 
 if TYPE_CHECKING:
-    from harness.lab.plan import Night
+    from harness.night.wishes import Night
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
     options = make_parser().parse_args(arguments)
     options.own_process = arguments is None  # which may begin itself anew; a caller's may not
-    from harness.data import DataError
-    from harness.lab.by_hand import ByHandError
-    from harness.lab.carrying import Paused
-    from harness.lab.history import HistoryError
-    from harness.lab.journal import JournalError
-    from harness.lab.keys import KeyFileError
-    from harness.lab.locks import BusyError
-    from harness.lab.loop import LoopError
-    from harness.lab.parameters import ParameterError
-    from harness.lab.profiles import ProfileError
-    from harness.lab.rulings import RulingError
-    from harness.lab.settings import SettingsError
-    from harness.lab.wall import WallError
-    from harness.search.constants import ConstantsError
-    from harness.search.program import ProgramError
-
     run = {"overnight": run_overnight, "try": run_try, "train": run_train}[options.command]
     try:
         return run(options)
-    except (BusyError, Paused) as error:
-        return say_error(options, error, 4 if isinstance(error, BusyError) else 3)
-    except (
-        ByHandError,
-        DataError,
-        HistoryError,
-        JournalError,
-        KeyFileError,
-        LoopError,
-        ParameterError,
-        ProfileError,
-        RulingError,
-        SettingsError,
-        WallError,
-        ProgramError,
-        ConstantsError,
-    ) as error:
-        return say_error(options, error, 1)
+    except LabError as error:
+        return say_error(options, error, error.exit_status)
     except OSError as error:
         return say_error(options, f"{error}. Nothing is lost: mend that, and run the same command again", 1)
 
@@ -78,8 +47,10 @@ def say_error(options: argparse.Namespace, error: object, status: int) -> int:
 
 def run_overnight(options: argparse.Namespace) -> int:
     """Watch, check, stop, report on, rule in, or run a night."""
-    from harness.lab import keys, night, report
-    from harness.lab.settings import results_folder
+    from harness.night import night
+    from harness.run.settings import results_folder
+    from harness.sandbox import keys
+    from harness.show import report
 
     if options.json and not options.status:
         options.complain("--json goes with --status")
@@ -110,8 +81,8 @@ def run_overnight(options: argparse.Namespace) -> int:
 
 def night_of(options: argparse.Namespace) -> Night:
     """What was asked for."""
-    from harness.lab.plan import Night
-    from harness.lab.profiles import full_spec
+    from harness.night.wishes import Night
+    from harness.run.profiles import full_spec
 
     for change in [change for change in options.set if change.startswith("source=")]:
         options.set.remove(change)
@@ -135,7 +106,8 @@ def night_of(options: argparse.Namespace) -> Night:
 
 def run_and_say_how_it_ended(wishes: Night) -> int:
     """Run a night, and leave in its heartbeat that it has ended by itself, and how: else it died."""
-    from harness.lab import heartbeat, night
+    from harness.night import night
+    from harness.run import heartbeat
 
     try:
         code = night.run_night(wishes)
@@ -152,15 +124,15 @@ def run_and_say_how_it_ended(wishes: Night) -> int:
 
 def say_status(folder: Path, as_json: bool) -> int:
     """Print one screen or one object on a run."""
-    from harness.lab import watching
+    from harness.show import status
 
-    print(json.dumps(watching.look_at(folder), ensure_ascii=False, indent=1) if as_json else watching.screen(folder))
+    print(json.dumps(status.look_at(folder), ensure_ascii=False, indent=1) if as_json else status.screen(folder))
     return 0
 
 
 def say_check(folder: Path) -> int:
     """Print what does not agree with the journal; return the exit status."""
-    from harness.lab.checking import check_run
+    from harness.check.check import check_run
 
     findings = check_run(folder)
     print("\n".join(findings) or f"{folder.name}: everything agrees with the journal")
@@ -174,8 +146,8 @@ def absolute(path: str) -> str:
 
 def newest_tag(options: argparse.Namespace) -> str:
     """The tag that was asked for, else the run worked on last."""
-    from harness.lab.loop import LoopError
-    from harness.lab.settings import results_folder
+    from harness.ground.errors import LoopError
+    from harness.run.settings import results_folder
 
     if options.tag:
         return options.tag
@@ -189,14 +161,13 @@ def newest_tag(options: argparse.Namespace) -> str:
 
 def run_try(options: argparse.Namespace) -> int:
     """Run one idea; print what came of it as JSON."""
-    from harness.lab import keys
-    from harness.lab.parameters import check_tag
-    from harness.lab.settings import results_folder
+    from harness.run.settings import check_tag, results_folder
+    from harness.sandbox import keys
 
     if options.own_process:
         keys.start_without(keep=False)  # no model is asked, and edited code runs below this process
-    from harness.lab.night import StopNow
-    from harness.lab.trying import Idea, Refused, refusal, try_idea
+    from harness.night.night import StopNow
+    from harness.night.try_idea import Idea, Refused, refusal, try_idea
 
     folder = results_folder(options.results) / check_tag(newest_tag(options))
     source = read_idea(options.train_py)
@@ -215,7 +186,7 @@ def run_try(options: argparse.Namespace) -> int:
 
 def read_idea(path: Path) -> str:
     """A candidate's text, as much of it as the gate needs to refuse it. What is no file, such as a pipe, might never end."""
-    from harness.lab.loop import LoopError
+    from harness.ground.errors import LoopError
     from harness.search.gate import MOST_BYTES
 
     if path.exists() and not path.is_file():
@@ -226,8 +197,8 @@ def read_idea(path: Path) -> str:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train one file by hand and print its summary."""
-    from harness.lab import keys
-    from harness.lab.by_hand import train_by_hand
+    from harness.night.by_hand import train_by_hand
+    from harness.sandbox import keys
 
     if options.own_process:
         keys.start_without(keep=False)

@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_overnight(commands: argparse._SubParsersAction) -> None:
     """Declare the overnight command's options."""
-    from harness.data.sources import USAGE
+    from harness.data.source import USAGE
 
     night = commands.add_parser(
         "overnight",
@@ -84,7 +84,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
             f"--{word}", type=int, metavar="N", help=f"say of experiment N, which is in quarantine: {meaning}, and exit"
         )
     night.add_argument(
-        "--json", action="store_true", help="with --status: one JSON object (harness/lab/watching.py, KEYS)"
+        "--json", action="store_true", help="with --status: one JSON object (harness/show/status.py, KEYS)"
     )
     night.add_argument(
         "--tag",

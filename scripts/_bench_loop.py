@@ -19,19 +19,19 @@ from pathlib import Path
 from _bench_machine import Rates
 from _bench_setup import Bench, BenchError, table
 
-from harness.lab.decisions import history_row
-from harness.lab.journal import JournalReader, State, fold, read_journal
-from harness.lab.pages import write_index
-from harness.lab.profiles import PROFILES
-from harness.lab.records import parse_time
-from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import REPOSITORY
-from harness.lab.steps import next_step
+from harness.rules.decision import history_row
+from harness.rules.next_step import next_step
+from harness.run.journal import JournalReader, State, fold, read_journal
+from harness.run.profiles import PROFILES
+from harness.run.records import parse_time
+from harness.run.results import results_from_journal, write_results
+from harness.sandbox.runner import REPOSITORY
 from harness.search.constants import constant_values
+from harness.show.index import write_index
 
 EXPERIMENTS = 4  # of the night that is made here
 NIGHT = (  # `python -m harness ...`, which ends when this process does
-    "import sys; from harness.training.parent import die_with_parent; die_with_parent(int(sys.argv[1])); "
+    "import sys; from harness.ground.parent import die_with_parent; die_with_parent(int(sys.argv[1])); "
     "from harness.__main__ import main; sys.exit(main(sys.argv[2:]))"
 )
 GAPS = {

@@ -19,8 +19,8 @@ from _bench_setup import Bench, table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 
-from harness.lab import history
-from harness.lab.runner import REPOSITORY
+from harness.run import git_history
+from harness.sandbox.runner import REPOSITORY
 
 MULTIPLYING = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 COPIED_FLOATS = 32 * 2**20  # 128 MB: more than a cache holds
@@ -157,7 +157,7 @@ def heaviest(products: Counter) -> list[tuple[str, Counter]]:
 def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
     """What everything else was measured on."""
     settings, device = bench.settings, bench.device
-    commit = history.head_commit(REPOSITORY)
+    commit = git_history.head_commit(REPOSITORY)
     facts = [
         ("processor", device["name"]),
         ("cores, threads of torch", f"{os.cpu_count()}, {torch.get_num_threads()}"),

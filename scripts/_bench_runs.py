@@ -18,9 +18,9 @@ from _bench_machine import Rates, build
 from _bench_setup import Bench, BenchError, table
 from safetensors.torch import load_model
 
-from harness.data.files import write_json_atomic
 from harness.data.loader import TrainRows
-from harness.lab.runner import child_environment
+from harness.ground.files import write_json_atomic
+from harness.sandbox.runner import child_environment
 from harness.scoring import scorer
 from harness.scoring.server import token_losses
 from harness.training import attention

@@ -17,8 +17,8 @@ from _gpu_profile import PROFILED_STEPS, padded_sizes
 from _gpu_settings import Settings
 from _gpu_split import find_phases
 
-from harness.data.files import read_json
-from harness.lab.runner import SPIN_COUNT
+from harness.ground.files import read_json
+from harness.sandbox.runner import SPIN_COUNT
 from harness.search.constants import constant_values
 
 PROFILES = 5  # of which the median counts

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 from _gpu_settings import TOKENIZER, Settings
 
-from harness.data import DataError
-from harness.data.files import write_json_atomic
 from harness.data.manifest import PreparedData
 from harness.data.packing import ROW_DTYPE, count_targets, pack_rows, score_totals
 from harness.data.splits import content_key, hash_fraction
 from harness.data.stdlib import PythonStdlib
 from harness.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from harness.ground.errors import DataError
+from harness.ground.files import write_json_atomic
 
 VOCAB_SIZE = 8192
 VAL_SHARE = 0.05
@@ -118,7 +118,7 @@ def write_eval(settings: Settings, name: str, tokens: int, tokenizer: Tokenizer,
 
 def open_eval(settings: Settings, name: str) -> PreparedData:
     """What write_eval made. Not a real prepared folder: its manifest holds no hashes."""
-    from harness.data.files import read_json
+    from harness.ground.files import read_json
 
     folder = settings.folder / "eval" / name
     return PreparedData(folder, read_json(folder / "manifest.json"))

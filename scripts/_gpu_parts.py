@@ -21,7 +21,7 @@ from pathlib import Path
 
 from _gpu_settings import Settings, load_settings
 
-from harness.training.parent import die_with_parent
+from harness.ground.parent import die_with_parent
 
 Rows = dict[str, dict]  # task -> what it measured, or {"failed": reason}
 LEAST_SECONDS = 3.0  # less is not enough to start a child

@@ -84,7 +84,7 @@ def load_settings(path: Path) -> Settings:
 
 def card_settings(work: str, compile: bool) -> Settings:
     """For a CUDA card: the original's shape, and what our profile for large cards trains."""
-    from harness.lab.profiles import PROFILES
+    from harness.run.profiles import PROFILES
 
     return Settings(
         work, "cuda", compile, max_seq_len=2048,

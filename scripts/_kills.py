@@ -21,11 +21,11 @@ from pathlib import Path
 from _processes import alive, find_roles, processes_in, stopped, words_of
 from checkout import copy_checkout, environment, git
 
-from harness.data.files import write_json_atomic
+from harness.check.check import check_run
+from harness.ground.files import write_json_atomic
 from harness.lab import close_out
-from harness.lab.checking import check_run
-from harness.lab.journal import NOT_HELD_AGAINST, JournalReader, State, fold, read_journal
-from harness.lab.results import read_results
+from harness.run.journal import NOT_HELD_AGAINST, JournalReader, State, fold, read_journal
+from harness.run.results import read_results
 from harness.search.gate import source_hash
 
 LOOK_SECONDS = 0.001

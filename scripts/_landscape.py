@@ -20,7 +20,7 @@ import random
 
 from harness.search.constants import Constant, parse_constants
 from harness.search.limits import Limits, estimate_memory_mb, reasons_against
-from harness.search.response import place
+from harness.search.response_model import place
 
 SIGMA = 0.001  # bpb, of one run
 BASELINE = 1.5  # bpb

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.lab.leftovers import MARK
+from harness.sandbox.processes import MARK
 
 
 def children(pid: int) -> list[int]:

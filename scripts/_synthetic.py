@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.data.sources import Document, Part, Source, open_source
+from harness.data.source import Document, Part, Source
+from harness.data.sources import open_source
 
 PART_BYTES = 32_000_000
 

@@ -33,14 +33,17 @@ from _bench_setup import Bench, make_bench  # noqa: E402
 from models_for_audit import DISHONEST, HONEST, UNSTEADY, Honest, bigrams, load, made, save  # noqa: E402
 
 from harness.data.manifest import PreparedData  # noqa: E402
-from harness.lab.integrity import Integrity  # noqa: E402
-from harness.lab.measuring import PROBES as MEASURED_PROBES  # noqa: E402
-from harness.lab.measuring import Measurement  # noqa: E402
-from harness.lab.runner import child_environment  # noqa: E402
-from harness.lab.settings import harness_hash  # noqa: E402
-from harness.lab.wall import find_wall  # noqa: E402
+from harness.run.settings import (  # noqa: E402
+    harness_hash,  # noqa: E402
+    score_settings,  # noqa: E402
+)
+from harness.sandbox.runner import child_environment  # noqa: E402
+from harness.sandbox.wall import find_wall  # noqa: E402
 from harness.scoring.audit import Recorded, judge_probes, look, make_probes  # noqa: E402
 from harness.scoring.channel import Launch  # noqa: E402
+from harness.scoring.integrity import Integrity  # noqa: E402
+from harness.scoring.measure import PROBES as MEASURED_PROBES  # noqa: E402
+from harness.scoring.measure import Measurement  # noqa: E402
 from harness.scoring.scorer import open_rows, open_token_bytes, score_model, start_server  # noqa: E402
 
 LAUNCH = Launch(child_environment())
@@ -193,7 +196,9 @@ def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]
     Each scored run has a training of its own, since server A starts with it. seconds: of that training.
     """
     integrity, wall = Integrity(bench.data, harness_hash()), find_wall()
-    run = Measurement(bench.settings, bench.data, integrity, wall, bench.work, bench.train_py, bench.work / "short")
+    run = Measurement(
+        score_settings(bench.settings, bench.data, bench.work), bench.data, integrity, wall, bench.train_py, bench.work / "short"
+    )
     torch.set_num_threads(bench.settings.threads or 1)
     found, beside, alone = [], [], []
     for _ in range(repeats):

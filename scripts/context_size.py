@@ -20,13 +20,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.search.bank import ON_CARDS  # noqa: E402
+from harness.search.bank.order.order import ON_CARDS  # noqa: E402
+
 from harness.search.constants import parse_constants  # noqa: E402
 from harness.search.llm.options import LlmOptions  # noqa: E402
 from harness.search.llm.prompt import build_messages  # noqa: E402
 from harness.search.llm.tokens import count_tokens  # noqa: E402
-from harness.search.operators import Turn  # noqa: E402
 from harness.search.program import parse_program  # noqa: E402
+from harness.search.turns import Turn  # noqa: E402
 
 TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 PROGRAM = (ROOT / "program.md").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 In: fixed seeds, and for one landscape a real night (tests/data/upstream-mar8-results.tsv). Out:
 markdown tables on the screen; `--write` puts them into results/benchmarks/keep_rule.md. numpy only,
-one core, about a minute. The rule under test is harness.search.keep itself, called as a night calls
+one core, about a minute. The rule under test is harness.rules.keep itself, called as a night calls
 it. All scores and gains are in sigma of one run; a training's number is the time.
 
 Two parts that share neither seeds nor landscapes: `tune` compares settings of the rule, `report`
@@ -24,18 +24,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.search import keep  # noqa: E402
-from harness.search.keep import (  # noqa: E402
-    CLAIM_SEEDS,
-    Noise,
-    Prior,
-    Verdict,
-    claim,
-    estimate_noise,
-    judge,
-    noise_groups,
-    standing,
-)
+from harness.rules import keep  # noqa: E402
+from harness.rules.keep import CLAIM_SEEDS, Verdict, claim, judge  # noqa: E402
+from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, standing  # noqa: E402
 
 Rng = np.random.Generator
 
@@ -494,7 +485,7 @@ def simplification_table(nights: int) -> str:
 
 PAGE = """# The keep rule, measured
 
-Made by `python scripts/simulate_keep.py --write` (fixed seeds; the rule is `harness/search/keep.py`
+Made by `python scripts/simulate_keep.py --write` (fixed seeds; the rule is `harness/rules/keep.py`
 itself). Gains are in sigma of one run. A night has {runs} trainings, all counted: baseline seeds,
 confirmations, refreshes and the claim's. *Greedy* keeps any lower number after one run each.
 *False keeps*: of candidates that are truly no better, a night.

@@ -1,7 +1,7 @@
 """Measure the proposers on made-up landscapes: what each finds in as many trainings, judged by the real keep rule.
 
 In: fixed seeds and scripts/_landscape.py. Out: markdown tables on the screen; `--write` puts them into results/benchmarks/search.md. Every
-experiment is one call of harness.search.propose, as in a night, and every verdict is harness.search.keep's; only the training is made up.
+experiment is one call of harness.search.propose, as in a night, and every verdict is harness.rules.keep's; only the training is made up.
 """
 
 import argparse
@@ -27,13 +27,14 @@ from _landscape import BASELINE, HELP, HELPFUL, LIMITS, POSSIBLE, SIGMA, Landsca
 from fake_openai import FakeOpenAI  # noqa: E402
 from scripted_researcher import Mediocre  # noqa: E402
 
+from harness.rules.keep import judge, noise_groups  # noqa: E402
+from harness.run.noise import Prior, estimate_noise  # noqa: E402
 from harness.search.constants import BEGIN, END, Constant, constant_values, parse_constants, rewrite_constants  # noqa: E402
 from harness.search.gate import check_candidate, source_hash  # noqa: E402
-from harness.search.keep import Prior, estimate_noise, judge, noise_groups  # noqa: E402
 from harness.search.limits import reasons_against  # noqa: E402
 from harness.search.proposal import Proposal  # noqa: E402
 from harness.search.propose import propose  # noqa: E402
-from harness.search.response import place, value_at  # noqa: E402
+from harness.search.response_model import place, value_at  # noqa: E402
 
 RUNS = 100  # trainings of a night: baseline seeds and confirmations among them
 SEEDS = 2  # of the baseline
@@ -95,7 +96,7 @@ def _draw(constant: Constant, reach: float, rng: random.Random) -> Any:
 
 def draws_only(request: dict) -> Proposal:
     """tpe as it was before it judged all runs together: known directions, and TPE's draws from blocks of constants."""
-    with mock.patch("harness.search.response.draw_steps", lambda *_: ()):
+    with mock.patch("harness.search.response_model.draw_steps", lambda *_: ()):
         return propose(request)
 
 
@@ -234,7 +235,7 @@ def _mean_and_error(values: Sequence[float], sign: str = "") -> str:
 PAGE = """# The proposers, measured
 
 Made by `python scripts/simulate_search.py --write` (fixed seeds). Nothing is trained: `scripts/_landscape.py` says what a file would have
-scored. Every experiment is a call of `harness.search.propose`, every verdict `harness/search/keep.py`'s. A night is {runs} trainings, {seeds}
+scored. Every experiment is a call of `harness.search.propose`, every verdict `harness/rules/keep.py`'s. A night is {runs} trainings, {seeds}
 of the baseline and all confirmations among them. Gains are true ones, in sigma of one run, means over nights with their standard
 error; every proposer has the same landscapes. *A training*: gain after the night over its trainings. *Beside the first*: difference on the same
 landscapes. *Failed*: crashes, out of memory, diverged, refused.
@@ -247,7 +248,7 @@ landscapes. *Failed*: crashes, out of memory, diverged, refused.
 
 *random*: one to three constants of the incumbent anew, anywhere in their ranges, kept by the same rule. *random everywhere*: textbook random
 search, all {constants} constants anew each time; it never comes near a template that is roughly right. *random, near*: within a seventh of
-the range. *TPE's draws alone*: `tpe` before it judged all runs of a night together (`harness/search/response.py`): of the trials that a block
+the range. *TPE's draws alone*: `tpe` before it judged all runs of a night together (`harness/search/response_model.py`): of the trials that a block
 of one to three constants sees nearly all have those constants at the incumbent's values, so TPE has nothing to learn from. The constants of
 `response.py` were chosen among some twenty variants on landscapes of this kind under other seeds. Its model is a sum of parabolas
 and the landscape is one too, but for its interactions, choices and failures, which favours it; a real response is not so smooth. Every third

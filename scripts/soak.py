@@ -104,7 +104,7 @@ def flood_section(gigabytes: float, work: Path) -> str:
     import psutil
     from _bench_setup import make_bench, table
 
-    from harness.lab.runner import run_training
+    from harness.sandbox.runner import run_training
 
     bench = make_bench("tiny", None, work, lambda line: print(line, file=sys.stderr, flush=True))
     train_py = work / "flood.py"

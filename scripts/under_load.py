@@ -37,14 +37,17 @@ from checkout import command_of, copy_checkout, environment  # noqa: E402
 
 from harness.data.manifest import PreparedData, open_prepared  # noqa: E402
 from harness.lab.close_out import read_close_out, words_of_claim  # noqa: E402
-from harness.lab.history import head_commit  # noqa: E402
-from harness.lab.integrity import Integrity  # noqa: E402
-from harness.lab.journal import fold, read_journal  # noqa: E402
-from harness.lab.measuring import Measurement  # noqa: E402
-from harness.lab.runner import run_training  # noqa: E402
-from harness.lab.settings import Settings, harness_hash, read_settings, training_request  # noqa: E402
 from harness.lab.start import find_profile, prepare_profile  # noqa: E402
-from harness.lab.wall import find_wall  # noqa: E402
+from harness.run.git_history import head_commit  # noqa: E402
+from harness.run.journal import fold, read_journal  # noqa: E402
+from harness.run.settings import Settings, read_settings, score_settings, training_request  # noqa: E402
+from harness.sandbox.runner import run_training  # noqa: E402
+from harness.sandbox.wall import find_wall  # noqa: E402
+from harness.scoring.integrity import (  # noqa: E402
+    Integrity,  # noqa: E402
+    harness_hash,
+)
+from harness.scoring.measure import Measurement  # noqa: E402
 
 ROWS, PAGE = ROOT / "results/benchmarks/under_load.jsonl", ROOT / "results/benchmarks/under_load.md"
 BUSY = {"nobody": 0, "one": 1, "two": 2, "three": 3}
@@ -210,7 +213,9 @@ def train_and_score(settings: Settings, data: PreparedData, train_py: Path, fold
     result = run_training(training_request(settings, data, folder, train_py, seed))
     if result["status"] == "ok":
         integrity = Integrity(data, settings.harness_hash)
-        measured = Measurement(settings, data, integrity, find_wall(), folder.parent, train_py, folder)
+        measured = Measurement(
+            score_settings(settings, data, folder.parent), data, integrity, find_wall(), train_py, folder
+        )
         result |= measured.score(lambda share: None)
     names = ("status", "cause", "val_bpb", "num_steps", "training_seconds", "wall_seconds", "others_core_seconds")
     return {name: result.get(name) for name in names}

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # fake_source and journals are plain modules beside the tests
 from labs import baseline, cache, lab  # noqa: E402, F401 - fixtures
 
-from harness.lab.wall import VARIABLE, Wall, find_wall  # noqa: E402
+from harness.sandbox.wall import VARIABLE, Wall, find_wall  # noqa: E402
 
 compileall.compile_dir(
     Path(__file__).parents[1] / "harness", quiet=1

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.data.sources import Document, Part, Source
+from harness.data.source import Document, Part, Source
 
 
 def make_texts(count: int, seed: int = 0, words: int = 120) -> list[str]:

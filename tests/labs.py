@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, make_repository
 
-from harness.data.files import write_json_atomic
-from harness.lab import keys, loop, rulings, settings, start
+from harness.ground.files import write_json_atomic
+from harness.lab import loop, ruling, start
 from harness.lab.loop import Lab
-from harness.lab.results import read_results
+from harness.run import settings
+from harness.run.results import read_results
+from harness.sandbox import keys
 from harness.search.gate import source_hash
 
 STEPS = "clock_step_seconds=0.15 budget_seconds=3"  # 20 steps a training, however busy the machine is
@@ -43,7 +45,7 @@ def baseline(tmp_path_factory, cache):
 
 
 def point_at(patch: pytest.MonkeyPatch, repository) -> None:
-    for module in (loop, rulings, settings, start):
+    for module in (loop, ruling, settings, start):
         patch.setattr(module, "REPOSITORY", repository)
 
 

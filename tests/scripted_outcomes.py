@@ -12,10 +12,10 @@ from scripted_replies import REPLIES, TEMPLATE, ScriptedReply
 
 from harness.search.constants import constant_values
 from harness.search.gate import source_hash
-from harness.search.llm.proposals import ask_model, propose_llm
-from harness.search.operators import Turn
+from harness.search.llm.converse import ask_model, propose_llm
 from harness.search.program import parse_program
 from harness.search.proposal import Proposal
+from harness.search.turns import Turn
 
 PROGRAM = "```settings\n```\n"
 

@@ -22,7 +22,7 @@ from scripted_replies import REPLIES, ScriptedReply, edited
 
 from harness.search.constants import BEGIN, parse_constants, rewrite_constants
 from harness.search.llm.instructions import ASKED
-from harness.search.response import place, value_at
+from harness.search.response_model import place, value_at
 
 HEADER = "Title: {}\nHypothesis: {}\nCategory: {}\nExpected delta: -0.001\n\n"
 

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.files import write_json_atomic
-from harness.lab import history, pages
-from harness.lab.artifacts import append_summary, drop_weights, drop_weights_of_run, update_best
-from harness.lab.decisions import commit_facts, decision
-from harness.lab.journal import Journal, fold
-from harness.lab.profiles import PROFILES
-from harness.lab.results import results_from_journal, write_results
-from harness.lab.settings import FORMAT_VERSION, Settings, harness_hash, write_settings
-from harness.lab.steps import next_step
+from harness.ground.files import write_json_atomic
+from harness.lab.kept_files import append_summary, drop_weights, drop_weights_of_run, update_best
+from harness.rules.decision import commit_facts, decision
+from harness.rules.next_step import next_step
+from harness.run import git_history
+from harness.run.journal import Journal, fold
+from harness.run.profiles import PROFILES
+from harness.run.results import results_from_journal, write_results
+from harness.run.settings import FORMAT_VERSION, Settings, write_settings
+from harness.scoring.integrity import harness_hash
 from harness.search.gate import source_hash
+from harness.show import index
 
 TENSORS = b'{"w": {"dtype": "U8", "shape": [100], "data_offsets": [0, 100]}}'
 HEADER = len(TENSORS).to_bytes(8, "little") + TENSORS  # of a safetensors file of 100 bytes
@@ -32,7 +34,7 @@ class Simulated:
         self.folder, self.repository, self.random = folder, repository, random.Random(seed)
         folder.mkdir(parents=True)
         profile = dataclasses.asdict(PROFILES["tiny"])
-        base = history.head_commit(repository) if repository else None
+        base = git_history.head_commit(repository) if repository else None
         self.settings = Settings(
             FORMAT_VERSION, folder.name, "2026-11-23T22:00:00.000Z", 7, profile, [7, 8], {"kind": "cpu", "name": "a CPU"}, "float32", False, 2,
             "data", "d" * 64, "/nowhere", harness_hash(), {"torch": "2.13.0"}, base,
@@ -144,7 +146,7 @@ class Simulated:
         entry, git = decision(state, self.settings.budget_seconds), None
         if self.settings.base_commit:
             parent = state.incumbent.commit if state.incumbent else self.settings.base_commit
-            message = history.commit_message(step.experiment, entry["title"], commit_facts(entry))
+            message = git_history.commit_message(step.experiment, entry["title"], commit_facts(entry))
             git = {
                 "parent": parent,
                 "tree_of": self.settings.base_commit,
@@ -164,9 +166,9 @@ class Simulated:
         experiment = self.state.experiments[-1]
         if not experiment.decided["git"]:
             return None
-        plan, train_py = history.CommitPlan(**experiment.decided["git"]), self.attempt(experiment.number) / "train.py"
+        plan, train_py = git_history.CommitPlan(**experiment.decided["git"]), self.attempt(experiment.number) / "train.py"
         kept = experiment in self.state.kept
-        return history.record_experiment(self.repository, self.folder.name, experiment.number, plan, train_py, kept)
+        return git_history.record_experiment(self.repository, self.folder.name, experiment.number, plan, train_py, kept)
 
     def tidy(self, commit: str | None) -> None:
         state, experiment = self.state, self.state.experiments[-1]
@@ -191,4 +193,4 @@ class Simulated:
             page = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
             (folder / f"{experiment:04d}.ipynb").write_text(json.dumps(page) + "\n")
             (folder / f"{experiment:04d}.html").write_text("<p>a page</p>")
-        pages.write_index(self.folder)
+        index.write_index(self.folder)

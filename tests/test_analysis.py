@@ -9,9 +9,10 @@ from pathlib import Path
 import journals
 import pytest
 
-from harness.lab import analysis, findings
-from harness.lab.records import in_flight, records_from_journal, time_use
-from harness.lab.runs import AnalysisError, choose_run, choose_runs, list_runs, load_results_tsv, load_run
+from harness.ground.errors import AnalysisError
+from harness.run.records import in_flight, records_from_journal, time_use
+from harness.show import analysis, sentences
+from harness.show.frame import choose_run, choose_runs, list_runs, load_results_tsv, load_run
 
 UPSTREAM = Path(__file__).parent / "data" / "upstream-mar8-results.tsv"
 
@@ -220,7 +221,7 @@ def test_scores_of_the_night_are_stated_as_what_they_are(tmp_path):
     run = load_run(
         journals.write_run(tmp_path, [*entries, {**best, "incumbent": 0, "title": "a `nasty` |title|"}]).parent, "nov23"
     )
-    text = findings.say_progress(run)
+    text = sentences.say_progress(run)
     assert "0.9900 against the baseline's 1.0000, as judged during the night, flattered by luck (1 run of it, 3 of the baseline)" in text
     assert "is not measured yet: `python3 scripts/overnight.py --close-out --tag nov23" in text
     assert "`a 'nasty' /title/`" in text and "sigma" not in text
@@ -228,13 +229,13 @@ def test_scores_of_the_night_are_stated_as_what_they_are(tmp_path):
 
 def test_only_what_was_kept_for_its_gain_is_judged_by_it(tmp_path):
     run = load_run(journals.write_run(tmp_path, journals.make_journal(30)).parent, "nov23")
-    text = findings.say_gains(run)
+    text = sentences.say_gains(run)
     assert "bits per byte" in text and "standard deviations" in text
     few = [replace(record, df=2.0) for record in run.records]
-    assert "Too little is known of the noise" in findings.say_gains(replace(run, records=few))
+    assert "Too little is known of the noise" in sentences.say_gains(replace(run, records=few))
     assert analysis.best_by_gain(replace(run, experiments=run.experiments.assign(df=2.0)))["gain_in_sigma"].isna().all()
     simpler = [replace(r, outcome="simplified") if r.outcome == "kept" else r for r in run.records]
-    assert findings.say_gains(replace(run, records=simpler)).startswith("Nothing was kept for its gain")
+    assert sentences.say_gains(replace(run, records=simpler)).startswith("Nothing was kept for its gain")
 
 
 def test_tables_escape_what_proposers_wrote(tmp_path):

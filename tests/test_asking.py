@@ -12,7 +12,7 @@ import pytest
 from fake_openai import FakeOpenAI
 from labs import copy_with_harness
 
-from harness.lab import keys
+from harness.sandbox import keys
 from harness.search.llm.exchanges import read_ledger
 
 KEY = "sk-planted-0123456789-in-nothing"

@@ -21,7 +21,7 @@ from models_for_audit import (
     made,
 )
 
-from harness.lab.runner import child_environment
+from harness.sandbox.runner import child_environment
 from harness.scoring.audit import Recorded, audit_model, judge_probes, look, losses_of, make_probes
 from harness.scoring.channel import Launch, ScoreError
 from harness.scoring.scorer import open_rows, open_token_bytes, score_model

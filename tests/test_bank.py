@@ -9,13 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness.search.bank.order.idea import Idea
+from harness.search.bank.order.order import (
+    ON_A_CPU,
+    ON_CARDS,
+    ideas_for,
+    known_ideas,
+    largest_known_gain,
+    new_constants,
+)
 
-from harness.lab.profiles import PROFILES
-from harness.search.bank import ON_A_CPU, ON_CARDS, ideas_for, known_ideas, largest_known_gain, new_constants
+from harness.rules.keep import count_code_lines
+from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
-from harness.search.idea import Idea
-from harness.search.keep import count_code_lines
 from harness.search.patch import PatchError
 
 TEMPLATE = (Path(__file__).parent.parent / "train_template.py").read_text(encoding="utf-8")

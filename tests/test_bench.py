@@ -17,8 +17,8 @@ from _bench_template import alone_ms, flops_table, pace_line, scores_table
 from bench import PARTS, measure, parse
 from journals import make_journal, write_run
 
-from harness.lab.journal import fold
-from harness.lab.steps import next_step
+from harness.rules.next_step import next_step
+from harness.run.journal import fold
 
 ROOT = Path(__file__).parents[1]
 TOY = """

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from checkout import copy_checkout, environment
 
-from harness.lab.results import read_results
+from harness.run.results import read_results
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NOTEBOOKS = ("01_prepare", "02_baseline", "03_agent_loop", "05_close_out", "04_analysis")

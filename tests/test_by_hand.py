@@ -10,11 +10,11 @@ import pytest
 from checkout import ROOT, copy_checkout, environment
 
 from harness.__main__ import main
-from harness.data import DataError
 from harness.data.hub import ClimbMix
-from harness.data.sources import RemoteFile
-from harness.lab import by_hand
-from harness.lab.profiles import PROFILES
+from harness.data.source import RemoteFile
+from harness.ground.errors import DataError
+from harness.night import by_hand
+from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, check_contract
 

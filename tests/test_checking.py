@@ -13,10 +13,12 @@ from checkout import git, make_repository
 from labs import incumbent_source, put_candidate, run_experiment
 from simulated_runs import Simulated
 
-from harness.lab import checking, loop, pages
-from harness.lab.checking import check_run
-from harness.lab.journal import Journal
-from harness.lab.leftovers import MARK
+from harness.check import check
+from harness.check.check import check_run
+from harness.lab import loop
+from harness.run.journal import Journal
+from harness.sandbox.processes import MARK
+from harness.show import index
 
 LAST = 13  # baseline, keeps 1 and 9, crashes, one refused, and 13 in quarantine
 
@@ -240,7 +242,7 @@ def test_a_page_whose_making_was_cut_off_is_made_up_for(copy):
     run = copy / "results" / "t"
     remove("notebooks/0013.html")(run)
     assert "notebooks/0013.html is missing: the same command writes it again" in findings(copy)
-    pages.write_index(run)
+    index.write_index(run)
     assert findings(copy) == [] and "this notebook" in (run / "notebooks" / "0013.html").read_text()
 
 
@@ -251,7 +253,7 @@ def test_an_experiment_by_hand_after_a_night_needs_no_page(copy):
 
 
 def test_a_process_that_is_left_is_found_by_its_mark_and_by_where_it_works(copy, monkeypatch):
-    monkeypatch.setattr(checking, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(check, "WAIT_SECONDS", 0.01)
     work = copy / "results" / "t" / LOST / "runs" / "00" / "work"
     for environment, folder in ((os.environ | {MARK: str(work)}, copy), (os.environ, work)):
         work.mkdir(exist_ok=True)
@@ -274,7 +276,7 @@ def test_nothing_is_found_before_and_after_any_entry_of_a_run(tmp_path, monkeypa
     repository.mkdir()
     (repository / "train_template.py").write_text("DEPTH = 1\n")
     run = Simulated(tmp_path / "results" / "t", make_repository(repository))
-    monkeypatch.setattr(checking, "harness_hash", lambda: run.settings.harness_hash)
+    monkeypatch.setattr(check, "harness_hash", lambda: run.settings.harness_hash)
     append, looked = Journal.append, []
 
     def look(moment: str) -> None:
@@ -306,7 +308,7 @@ def test_a_real_run_has_no_findings_at_any_entry(lab, monkeypatch):
         return entry
 
     monkeypatch.setattr(Journal, "append", watched)
-    monkeypatch.setattr(checking, "harness_hash", lambda: lab.settings.harness_hash)
+    monkeypatch.setattr(check, "harness_hash", lambda: lab.settings.harness_hash)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     run_experiment(lab)
     lab.number = None

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from harness.lab import childlog
-from harness.lab.childlog import EVENTS_CAP_BYTES, LOG_CAP_BYTES, CappedLog, EventLog
+from harness.sandbox import child_log
+from harness.sandbox.child_log import EVENTS_CAP_BYTES, LOG_CAP_BYTES, CappedLog, EventLog
 
 STEP = {"event": "step", "step": 1, "progress": 0.5, "train_loss": 1.0, "tok_per_sec": 1.0}
 
@@ -24,7 +24,7 @@ def events(tmp_path):
 
 
 def test_steps_without_end_are_not_kept_and_the_end_of_training_is_still_known(events, tmp_path, monkeypatch):
-    monkeypatch.setattr(childlog, "EVENTS_CAP", 100)
+    monkeypatch.setattr(child_log, "EVENTS_CAP", 100)
     for _ in range(10):
         events.feed(event_line() * 50)
         events.feed(event_line().replace(b"step", b"\\u0073tep", 1) * 50)  # the same event, spelt otherwise

@@ -14,7 +14,7 @@ import pytest
 from fake_openai import FakeOpenAI, completion, refusal
 from werkzeug import Response
 
-from harness.search.llm import client, failures, replies
+from harness.search.llm import client, failures, response_limits
 from harness.search.llm.client import Answer, Chat
 from harness.search.llm.endpoint import Endpoint, parse_options
 from harness.search.llm.exchanges import Exchanges, read_ledger
@@ -265,7 +265,7 @@ def test_a_server_that_is_never_silent_is_held_to_the_deadline(tmp_path):
 
 
 def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(replies, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(response_limits, "MOST_BYTES", 100_000)
 
     def flood():
         while not server.closing.is_set():
@@ -512,8 +512,8 @@ def test_nothing_is_sent_that_the_budget_has_no_room_for(tmp_path):
 
 
 def test_every_request_and_reply_is_saved_as_it_was(tmp_path):
-    replies = [refusal(500, "oops"), Response("<html>half"), "Title: x"]
-    _, server = ask(lambda body, number: replies[number - 1], tmp_path)
+    answers = [refusal(500, "oops"), Response("<html>half"), "Title: x"]
+    _, server = ask(lambda body, number: answers[number - 1], tmp_path)
     entries = saved(tmp_path)
     assert [entry["request"] for entry in entries] == server.bodies
     assert [entry["status"] for entry in entries] == [500, 200, 200]

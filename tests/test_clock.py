@@ -8,11 +8,11 @@ import pytest
 from journals import make_journal, make_settings, write_run
 from simulated_runs import Simulated
 
-from harness.lab import clock
-from harness.lab.plan import Night, seconds_per_experiment
-from harness.lab.records import parse_time, records_from_journal, time_use
-from harness.lab.report import write_report
-from harness.lab.status import status_text
+from harness.ground import clock
+from harness.night.wishes import Night, seconds_per_experiment
+from harness.run.records import parse_time, records_from_journal, time_use
+from harness.show.report import write_report
+from harness.show.status_text import status_text
 
 
 def test_sleep_is_what_the_wall_saw_and_the_training_did_not(monkeypatch):

@@ -6,11 +6,14 @@ import json
 import pytest
 from labs import incumbent_source, put_candidate, run_experiment, with_prior
 
-from harness.lab import close_out, decisions, display, loop, measuring
-from harness.lab.carrying import LoopError, Paused
-from harness.lab.checking import check_run
+from harness.check.check import check_run
+from harness.ground.errors import LoopError, Paused
+from harness.lab import close_out, loop
 from harness.lab.close_out import Claimant, fold_close_out, words_of_claim
-from harness.search.keep import claim
+from harness.rules import decision
+from harness.rules.keep import claim
+from harness.scoring import measure
+from harness.show import experiment_page
 
 BEGUN = {"event": "claim_begun", "best": 3, "seeds": 3, "first_seed": 100, "template": False}
 
@@ -87,21 +90,21 @@ def test_only_an_interval_above_zero_on_both_texts_is_an_improvement(val, holdou
 
 def test_a_run_that_kept_nothing_has_nothing_to_claim(lab):
     found = Claimant(lab).run()
-    assert found.begun is None and "nothing to claim" in display.claim_page(lab, found)
+    assert found.begun is None and "nothing to claim" in experiment_page.claim_page(lab, found)
     assert not (lab.folder / close_out.NAME).exists()
 
 
 @pytest.fixture
 def kept(lab, monkeypatch):
     """A run in which experiment 1 was kept, its scores flattered by 3 bpb wherever they are measured."""
-    measure = measuring.score_model
-    monkeypatch.setattr(decisions, "quarantine_reasons", lambda *facts: [])
+    score_model = measure.score_model
+    monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
 
     def flattered(data, train_py, *arguments, **options):
-        score = measure(data, train_py, *arguments, **options)
+        score = score_model(data, train_py, *arguments, **options)
         return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0 * ("0001" in train_py.parts))
 
-    monkeypatch.setattr(measuring, "score_model", flattered)
+    monkeypatch.setattr(measure, "score_model", flattered)
     with_prior(lab)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     assert run_experiment(lab)["decision"] == "keep"
@@ -130,7 +133,7 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     claimed = found.claimed
     assert claimed["val"]["difference"] == pytest.approx(3.0, abs=0.5) and claimed["val"]["low"] > 0
     assert words_of_claim(claimed).endswith("an improvement")
-    assert words_of_claim(claimed) in display.claim_page(kept, found).replace("&#x27;", "'")
+    assert words_of_claim(claimed) in experiment_page.claim_page(kept, found).replace("&#x27;", "'")
     assert not list((kept.folder / "close_out").glob("*/weights.safetensors"))
     assert Claimant(kept, seeds=2).run().claimed == claimed and len(calls) == 5
     assert check_run(kept.folder, loop.REPOSITORY) == []

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.search.constants import ConstantsError, constant_values, parse_constants, rewrite_constants
+from harness.ground.errors import ConstantsError
+from harness.search.constants import constant_values, parse_constants, rewrite_constants
 
 TEMPLATE = Path(__file__).parent.parent / "train_template.py"
 SOURCE = '''"""A train.py."""

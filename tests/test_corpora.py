@@ -10,15 +10,16 @@ from checkout import ROOT, make_repository
 from fake_source import make_texts
 
 from harness.__main__ import main
-from harness.data import DataError
 from harness.data.manifest import without_format
 from harness.data.sources import open_source
-from harness.lab import loop, night, profiles, settings, start
+from harness.ground.errors import DataError, ProfileError, SettingsError
+from harness.lab import loop, start
 from harness.lab.loop import Lab
-from harness.lab.plan import Night
-from harness.lab.profiles import PROFILES, ProfileError
-from harness.lab.runner import child_environment
-from harness.lab.settings import SettingsError
+from harness.night import night
+from harness.night.wishes import Night
+from harness.run import profiles, settings
+from harness.run.profiles import PROFILES
+from harness.sandbox.runner import child_environment
 
 DEVICE = {"kind": "cpu", "name": "a CPU", "dtype": "float32", "backend": "cpu", "memory_mb": 0}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.data import cpus, workers
-from harness.lab import profiles
+from harness.run import profiles
 
 ROOT = Path(__file__).parents[1]
 V2, V1 = Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/cpu")
@@ -120,7 +120,7 @@ def half_a_cpu():
 
 
 def test_a_real_quota_is_found(half_a_cpu):
-    code = "from harness.lab.profiles import worker_threads as w; print(w({'kind': 'cpu'}))"
+    code = "from harness.run.profiles import worker_threads as w; print(w({'kind': 'cpu'}))"
     command = [
         "sh",
         "-c",

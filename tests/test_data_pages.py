@@ -9,7 +9,7 @@ from fake_source import PartedSource, make_texts
 
 from harness.data.prepare import prepare
 from harness.data.splits import EVAL_SPLITS
-from harness.lab import data_pages
+from harness.show import data_page
 
 PRIVATE = [f"{split}.bin" for split in EVAL_SPLITS]
 HOSTILE = "<script>alert('row')</script> & <img src=x onerror=alert(1)>\n"
@@ -33,7 +33,7 @@ def cells(page):
 
 
 def test_the_splits_are_the_manifests(data):
-    page = data_pages.counts_page(data)
+    page = data_page.counts_page(data)
     for split, *row in cells(page)[1:]:
         assert row[0] == f"{data.manifest['documents'][split]:,}"
         assert row[2] == f"{data.manifest['tokens'][split]:,}"
@@ -46,15 +46,15 @@ def test_what_the_source_says_of_evaluation_and_what_old_data_lacks_is_shown(dat
     source = data.manifest["source"] | {"evaluation_note": "chosen among <tests>"}
     old = {name: {"train": 1, "val": 1, "holdout": 1} for name in ("rows", "scored", "documents")}
     noted = replace(data, manifest=data.manifest | {"source": source})
-    assert "chosen among &lt;tests&gt;" in data_pages.counts_page(noted)
-    assert "without" not in data_pages.counts_page(noted)
-    page = data_pages.counts_page(replace(data, manifest=data.manifest | old))
+    assert "chosen among &lt;tests&gt;" in data_page.counts_page(noted)
+    assert "without" not in data_page.counts_page(noted)
+    page = data_page.counts_page(replace(data, manifest=data.manifest | old))
     assert "older version, without: unseen" in page
     assert [row[0] for row in cells(page)[1:]] == ["train", "val", "holdout"]
 
 
 def test_what_was_read_went_somewhere(data):
-    rows = {words: documents for words, documents, _ in cells(data_pages.dropped_page(data))[1:]}
+    rows = {words: documents for words, documents, _ in cells(data_page.dropped_page(data))[1:]}
     numbers = {words: int(text.replace(",", "")) for words, text in rows.items()}
     skipped = numbers.pop("not read: empty")
     assert skipped == 9
@@ -64,17 +64,17 @@ def test_what_was_read_went_somewhere(data):
 
 
 def test_the_figure_counts_every_training_document(data):
-    page = data_pages.lengths_page(data)
+    page = data_page.lengths_page(data)
     counts = [int(text) for text in re.findall(r'font-size="9"[^>]*>(\d+)<', page)]
     assert sum(counts) == data.manifest["documents"]["train"]
     assert "longer than a row's 64 tokens" in page
     assert (
-        data_pages.short(950) == "950" and data_pages.short(12_345) == "12.3k" and data_pages.short(3 * 10**6) == "3M"
+        data_page.short(950) == "950" and data_page.short(12_345) == "12.3k" and data_page.short(3 * 10**6) == "3M"
     )
 
 
 def test_sample_rows_are_training_text_shown_as_text(data):
-    page = data_pages.sample_rows_page(data, count=40)
+    page = data_page.sample_rows_page(data, count=40)
     assert set(re.findall(r"<(\w+)", page)) == {"div"}  # our own
     assert "&lt;script&gt;" in page or "&lt;img" in page
     assert page.count("▶") >= 40
@@ -84,7 +84,7 @@ def test_sample_rows_open_no_private_file(data, tmp_path):
     for name in PRIVATE:
         (data.private_dir / name).rename(tmp_path / name)
     try:
-        assert data_pages.sample_rows_page(data) and data_pages.dropped_page(data) and data_pages.lengths_page(data)
+        assert data_page.sample_rows_page(data) and data_page.dropped_page(data) and data_page.lengths_page(data)
     finally:
         for name in PRIVATE:
             (tmp_path / name).rename(data.private_dir / name)

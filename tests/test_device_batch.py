@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.lab import device_batch, profiles
+from harness.lab import device_batch
 from harness.lab.device_batch import HEADROOM, find_device_batch, search_rows
-from harness.lab.runner import TrainingRequest, run_training
-from harness.lab.settings import make_settings
+from harness.run import profiles
+from harness.run.settings import make_settings
+from harness.sandbox.request import TrainingRequest
+from harness.sandbox.runner import run_training
 from harness.search.constants import rewrite_constants
 from harness.training.devices import Device
 from harness.training.launch import classify

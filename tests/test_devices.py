@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.lab import profiles
-from harness.lab.runner import child_environment
+from harness.run import profiles
+from harness.sandbox.runner import child_environment
 from harness.training import devices
 from harness.training.devices import DeviceError, detect_device, has_kernels
 from harness.training.peaks import PEAK_FLOPS, peak_flops
@@ -220,7 +220,7 @@ def test_the_device_is_asked_for_once_and_children_are_told(monkeypatch):
     monkeypatch.setattr(profiles, "ask_device", lambda kind, try_compile: {"kind": "cpu", "name": next(answers)})
     monkeypatch.setenv(profiles.DEVICE_VARIABLE, "")
     assert [profiles.detect_device(kind)["name"] for kind in ("auto", "auto", "cpu")] == ["first"] * 3
-    code = "from harness.lab.profiles import detect_device; print(detect_device()['name'])"
+    code = "from harness.run.profiles import detect_device; print(detect_device()['name'])"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout == "first\n"
     assert profiles.detect_device(again=True)["name"] == profiles.detect_device()["name"] == "second"

@@ -15,13 +15,17 @@ from checkout import ROOT, command_of, environment, git, make_repository
 from labs import copy_of, copy_with_harness, incumbent_source, put_candidate, with_prior
 from small_disk import mounted
 
-from harness.lab import artifacts, decisions, disk_space, history, loop, measuring
-from harness.lab.checking import check_run
-from harness.lab.execute import NotebookProcess, make_context
-from harness.lab.journal import Journal, fold, read_journal
-from harness.lab.loop import Lab, Paused
-from harness.lab.results import read_results
-from harness.lab.terminal import Terminal
+from harness.check.check import check_run
+from harness.ground.errors import Paused
+from harness.lab import kept_files, loop
+from harness.lab.loop import Lab
+from harness.night.notebook_process import NotebookProcess, make_context
+from harness.night.terminal import Terminal
+from harness.rules import decision
+from harness.run import disk_space, git_history
+from harness.run.journal import Journal, fold, read_journal
+from harness.run.results import read_results
+from harness.scoring import measure
 
 INSIDE = "AUTORESEARCH_TEST_MAY_MOUNT"  # set where these tests run in a namespace of their own
 
@@ -72,7 +76,7 @@ def test_an_atomic_file_stays_the_old_one(disk):
     path = disk.path / "results.tsv"
     path.write_text("old")
     disk.fill()
-    with pytest.raises(OSError, match="No space left"), artifacts.open_atomic(path) as file:
+    with pytest.raises(OSError, match="No space left"), kept_files.open_atomic(path) as file:
         file.write(b"x" * 10_000)
     assert path.read_text() == "old" and sorted(os.listdir(disk.path)) == ["ballast", "results.tsv"]
 
@@ -97,25 +101,25 @@ def test_a_git_object_is_made_once_there_is_room(disk, tmp_path):
     make_repository(repository)
     train_py = tmp_path / "train.py"
     train_py.write_bytes(os.urandom(20_000))
-    base = history.head_commit(repository)
-    plan = history.CommitPlan(base, base, "1700000000 +0000", "0000: baseline\n")
+    base = git_history.head_commit(repository)
+    plan = git_history.CommitPlan(base, base, "1700000000 +0000", "0000: baseline\n")
     disk.fill()
-    with pytest.raises(history.HistoryError, match="(?s)No space left on device.*make room, then run the same command"):
-        history.record_experiment(repository, "t", 0, plan, train_py, advance=True)
+    with pytest.raises(git_history.HistoryError, match="(?s)No space left on device.*make room, then run the same command"):
+        git_history.record_experiment(repository, "t", 0, plan, train_py, advance=True)
     disk.make_room()
-    commit = history.record_experiment(repository, "t", 0, plan, train_py, advance=True)
+    commit = git_history.record_experiment(repository, "t", 0, plan, train_py, advance=True)
     assert git(repository, "rev-parse", "autoresearch/t") == commit and git(repository, "fsck", "--no-dangling") == ""
 
 
 def test_a_repository_that_became_read_only_says_so_and_goes_on_when_it_can_be_written(disk, tmp_path):
     repository = copy_of_checkout(disk.path / "checkout")
-    base = history.head_commit(repository)
-    plan = history.CommitPlan(base, base, "1700000000 +0000", "0000: baseline\n")
+    base = git_history.head_commit(repository)
+    plan = git_history.CommitPlan(base, base, "1700000000 +0000", "0000: baseline\n")
     subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
-    with pytest.raises(history.HistoryError, match="(?s)Read-only file system.*make the repository writable again"):
-        history.record_experiment(repository, "t", 0, plan, repository / "train.py", advance=True)
+    with pytest.raises(git_history.HistoryError, match="(?s)Read-only file system.*make the repository writable again"):
+        git_history.record_experiment(repository, "t", 0, plan, repository / "train.py", advance=True)
     subprocess.run(["mount", "-o", "remount,rw", str(disk.path)], check=True)
-    assert history.record_experiment(repository, "t", 0, plan, repository / "train.py", advance=True)
+    assert git_history.record_experiment(repository, "t", 0, plan, repository / "train.py", advance=True)
 
 
 def copy_of_checkout(folder):
@@ -228,14 +232,14 @@ def test_a_failure_is_the_ideas_only_while_the_disk_has_room(full_lab, monkeypat
 def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
     disk, lab = full_lab
     begin(lab)
-    save = measuring.save_losses
+    save = measure.save_losses
 
     def save_on_a_full_disk(path, losses):
         disk.fill()
         save(path, losses)
 
     with monkeypatch.context() as patch, pytest.raises(Paused, match="the disk is full.*make room"):
-        patch.setattr(measuring, "save_losses", save_on_a_full_disk)
+        patch.setattr(measure, "save_losses", save_on_a_full_disk)
         lab.train()
     assert lab.journal.entries[-1]["event"] == "trained" and not (lab.run_folder(1, 0, 0) / "losses.npy").exists()
     disk.make_room()
@@ -247,15 +251,15 @@ def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
 def measured(baseline, tmp_path_factory):
     """The run with one more experiment that is about to be kept: trained, scored and looked at closely; made once, copied by each test."""
     folder = tmp_path_factory.mktemp("measured")
-    measure = measuring.score_model
+    score_model = measure.score_model
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
 
 
         def flattered(data, train_py, *arguments, **options):
-            score = measure(data, train_py, *arguments, **options)
+            score = score_model(data, train_py, *arguments, **options)
             return lower(score) if "0001" in train_py.parts else score  # not the incumbent's, trained again beside it
 
-        patch.setattr(measuring, "score_model", flattered)
+        patch.setattr(measure, "score_model", flattered)
         with_prior(lab)
         begin(lab)
         lab.train()
@@ -267,7 +271,7 @@ def measured(baseline, tmp_path_factory):
 @pytest.mark.parametrize("place", ["decided", "git", "best", "committed", "results.tsv"])
 def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measured, monkeypatch, place):
     monkeypatch.setattr(disk_space, "SPARE_BYTES", 10**6)
-    monkeypatch.setattr(decisions, "quarantine_reasons", lambda *facts: [])
+    monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
 
     def after_filling(function):
         def filled(*arguments, **options):
@@ -289,7 +293,7 @@ def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measure
             if place in ("decided", "committed"):
                 patch.setattr(lab.journal, "append", full)
             if place == "git":
-                patch.setattr(history, "make_commit", after_filling(history.make_commit))
+                patch.setattr(git_history, "make_commit", after_filling(git_history.make_commit))
             if place == "best":
                 patch.setattr(loop, "update_best", after_filling(loop.update_best))
             if place == "results.tsv":

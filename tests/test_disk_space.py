@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from harness.data.files import open_atomic, remove_temporaries
-from harness.lab import artifacts, disk_space
-from harness.lab.artifacts import MOST_IN_QUARANTINE, drop_old_pages, remove_leftovers, weights_wanted
-from harness.lab.execute import MOST_CUT, put_aside
-from harness.lab.journal import Experiment, State
+from harness.ground.files import open_atomic, remove_temporaries
+from harness.lab import kept_files
+from harness.lab.kept_files import MOST_IN_QUARANTINE, drop_old_pages, remove_leftovers, weights_wanted
+from harness.night.notebook_process import MOST_CUT, put_aside
+from harness.run import disk_space
+from harness.run.journal import Experiment, State
 
 MB = 10**6
 
@@ -103,7 +104,7 @@ def test_weights_of_what_is_not_wanted_go_and_its_train_py_stays(tmp_path):
         put(tmp_path / f"{number}/train.py")
         for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy", "result.json"):
             put(tmp_path / f"{number}/runs/00/{name}")
-    artifacts.drop_unwanted_weights(state.experiments, state, lambda experiment: tmp_path / str(experiment.number))
+    kept_files.drop_unwanted_weights(state.experiments, state, lambda experiment: tmp_path / str(experiment.number))
     left = {number: sorted(path.name for path in (tmp_path / f"{number}/runs/00").iterdir()) for number in range(8)}
     assert left[1] == left[2] == ["result.json"] and all(len(left[number]) == 4 for number in (0, *range(3, 8)))
     assert all((tmp_path / f"{number}/train.py").exists() for number in range(8))
@@ -146,7 +147,7 @@ def test_executions_that_were_cut_off_leave_so_many_pages_and_no_more(tmp_path):
 # --- what a kill leaves ----------------------------------------------------------------------------------------------
 
 KILLED = (
-    "import os, sys\nfrom harness.data.files import open_atomic\n"
+    "import os, sys\nfrom harness.ground.files import open_atomic\n"
     "with open_atomic(sys.argv[1]) as file:\n    file.write(b'half')\n    file.flush()\n    os.kill(os.getpid(), 9)"
 )
 

@@ -8,14 +8,17 @@ import re
 import pytest
 from simulated_runs import Simulated
 
-from harness.lab import display, display_ideas, keys, pages, progress, report, settings, watching
-from harness.lab.costs import usage_of, usage_words
-from harness.lab.findings import hypothesis_words
-from harness.lab.journal import Attempt, Experiment, Run
-from harness.lab.records import Record
-from harness.lab.settings import environment_words
-from harness.lab.terminal import Terminal
+from harness.night import progress
+from harness.night.terminal import Terminal
+from harness.run import settings
+from harness.run.journal import Attempt, Experiment, Run
+from harness.run.records import Record
+from harness.run.settings import environment_words
+from harness.sandbox import keys
 from harness.search.llm.exchanges import Usage
+from harness.show import experiment_page, idea_page, index, report, status
+from harness.show.costs import usage_of, usage_words
+from harness.show.sentences import hypothesis_words
 
 NASTY = (
     'wider <img src="http://evil/x.png"> <script>steal()</script> [here](http://evil) ![x](http://evil/y.png) $\\href{http://evil}{x}$ '
@@ -66,10 +69,10 @@ def repaired(lab):
 
 def test_words_of_others_are_text_on_every_part_of_the_page_and_the_only_links_are_to_saved_exchanges(lab, repaired):
     parts = [
-        display_ideas.idea_page(lab, repaired),
-        display_ideas.diff_page(f"+{NASTY}\n-{NASTY}"),
-        display_ideas.check_page(repaired),
-        display_ideas.repairs_page(lab, repaired),
+        idea_page.idea_page(lab, repaired),
+        idea_page.diff_page(f"+{NASTY}\n-{NASTY}"),
+        idea_page.check_page(repaired),
+        idea_page.repairs_page(lab, repaired),
     ]
     for part in parts:
         assert Elements(part).tags <= {"div", "b", "table", "tr", "th", "td", "a"}
@@ -85,17 +88,17 @@ def test_words_of_others_are_text_on_every_part_of_the_page_and_the_only_links_a
     assert [link.partition("/attempts/")[2] for link in found] == kinds and not any("http" in link for link in found)
     assert "line 3 imports os" in parts[2] and "line 3 imports os" in parts[3]
     assert "2 requests, 21,400 tokens in and 1,900 out, 0.0345 USD" in parts[3] and "Not repaired: " in parts[3]
-    assert f'class="{display.NO_MATHS}"' in display.as_text("")
+    assert f'class="{experiment_page.NO_MATHS}"' in experiment_page.as_text("")
 
 
 def test_links_work_from_a_nights_page_and_from_a_notebook_by_hand(lab, monkeypatch):
     path = lab.attempt_folder(3) / "exchange" / "02.json"
-    monkeypatch.setenv(display_ideas.NIGHT_VARIABLE, "1")
-    page = display_ideas.link(lab, path, "02")
+    monkeypatch.setenv(idea_page.NIGHT_VARIABLE, "1")
+    page = idea_page.link(lab, path, "02")
     assert page == '<a href="../experiments/0003/attempts/00/exchange/02.json">02</a>'
-    monkeypatch.delenv(display_ideas.NIGHT_VARIABLE)
+    monkeypatch.delenv(idea_page.NIGHT_VARIABLE)
     monkeypatch.chdir(lab.folder.parent)
-    assert 'href="t/experiments/0003/attempts/00/exchange/02.json"' in display_ideas.link(lab, path, "02")
+    assert 'href="t/experiments/0003/attempts/00/exchange/02.json"' in idea_page.link(lab, path, "02")
 
 
 def test_terminal_index_report_and_commit_have_nothing_of_it_but_text(tmp_path, lab):
@@ -110,7 +113,7 @@ def test_terminal_index_report_and_commit_have_nothing_of_it_but_text(tmp_path, 
     for text in (said, (tmp_path / "night.log").read_text()):
         assert "\x1b" not in text and "\u202e" not in text and "forged line" in text.splitlines()[0]
     assert "it is llm's, since the language model could not: unreachable" in said
-    row = pages._row(Record(1, "discarded", title=NASTY, val_bpb=1.0, n_runs=1, gain=-0.01), set())
+    row = index._row(Record(1, "discarded", title=NASTY, val_bpb=1.0, n_runs=1, gain=-0.01), set())
     assert Elements(row).tags == {"tr", "td"} and "\x1b" not in row and "\u202e" not in row
     tried = [
         Record(1, "kept", proposer="llm"),
@@ -151,11 +154,11 @@ def test_a_cost_that_nobody_knows_is_called_unknown_and_an_estimate_an_estimate(
 
 
 def test_an_exported_key_is_said_on_the_page_and_a_smoke_run_is_no_score(lab, repaired, monkeypatch):
-    assert keys.KEY not in display_ideas.idea_page(lab, repaired)
+    assert keys.KEY not in idea_page.idea_page(lab, repaired)
     monkeypatch.setenv(keys.KEY, "sk-planted")
-    page = display_ideas.idea_page(lab, repaired)
+    page = idea_page.idea_page(lab, repaired)
     assert f"{keys.KEY} is in the environment of this kernel" in page and "sk-planted" not in page
-    live = display.LiveTraining()
+    live = experiment_page.LiveTraining()
     live.done.clear()
     smoke = {"stage": "scoring", "event": "scored", "run": 0, "val_bpb": None, "status": "ok", "cause": ""}
     assert live._note_end(smoke) and live.done == ["run 0: the first steps and one scored batch went well"]
@@ -169,10 +172,10 @@ def test_the_page_and_the_status_say_what_the_model_took_so_far(lab):
         | {"requests": 1}
     )
     (lab.folder / "llm.jsonl").write_text(json.dumps(line) + "\n")
-    assert "language model so far: 1 request, 21,400 tokens in" in display.state_page(lab)
-    found = watching.look_at(lab.folder)
+    assert "language model so far: 1 request, 21,400 tokens in" in experiment_page.state_page(lab)
+    found = status.look_at(lab.folder)
     assert (found["llm_requests"], found["llm_prompt_tokens"], found["llm_cost_usd"]) == (1, 21400, 0.0345)
-    assert "model      1 request, 21,400 tokens in and 1,900 out, 0.0345 USD" in watching.screen(lab.folder)
+    assert "model      1 request, 21,400 tokens in and 1,900 out, 0.0345 USD" in status.screen(lab.folder)
 
 
 def clocked(**more) -> dict:
@@ -188,7 +191,7 @@ def test_the_pace_of_an_experiment_stands_beside_the_baselines_and_each_run_says
     for entry in run.journal.entries:
         if entry["event"] == "trained":
             entry.update(clocked(num_steps=100 if entry["experiment"] else 214))
-    page = display.score_page(run, run.state.experiments[1])
+    page = experiment_page.score_page(run, run.state.experiments[1])
     text = re.sub(r"<[^>]+>", "|", page)
     assert "|this experiment||100||999||0.8|" in text and "|baseline||214||1,000||0.8|" in text
     assert (
@@ -196,23 +199,23 @@ def test_the_pace_of_an_experiment_stands_beside_the_baselines_and_each_run_says
         in text
     )
     assert "|20.1 s||40.0 s|" in text
-    assert "this experiment" not in display.score_page(run, run.state.experiments[0])
+    assert "this experiment" not in experiment_page.score_page(run, run.state.experiments[0])
 
 
 def test_a_gain_is_over_the_incumbents_runs_that_count_and_few_trainings_count_no_sigmas(tmp_path):
     run = Simulated(tmp_path / "results" / "t").until("propose", 2)
     experiment = run.state.experiments[1]
     decided = experiment.decided
-    words = display.gain_words(run, experiment)
+    words = experiment_page.gain_words(run, experiment)
     assert f"gain {decided['gain']:+.6f} bpb" in words and "sigma of that difference" in words
     assert f"of experiment 0 in {decided['incumbent_runs']} runs that count" in words
     experiment.decided = decided | {"df": 2}
-    assert "too few trainings for saying how many sigma that is" in display.gain_words(run, experiment)
+    assert "too few trainings for saying how many sigma that is" in experiment_page.gain_words(run, experiment)
     experiment.decided = None
-    assert "sigma" in display.gain_words(run, experiment)
+    assert "sigma" in experiment_page.gain_words(run, experiment)
     old = {key: value for key, value in decided.items() if key != "incumbent_runs"}
     experiment.decided = old
-    assert display.gain_words(run, experiment).endswith(f"gain {decided['gain']:+.6f} bpb")
+    assert experiment_page.gain_words(run, experiment).endswith(f"gain {decided['gain']:+.6f} bpb")
 
 
 def test_the_page_says_what_a_second_of_the_budget_is(lab):
@@ -236,6 +239,6 @@ def test_a_run_of_the_incumbent_beside_an_idea_is_on_the_ideas_page(tmp_path):
     run.journal.append("run_started", **at, kind="refresh", seed=77, device_batch_limit=None, beside=1)
     run.journal.append("trained", **at, status="ok", cause="", **clocked())
     run.journal.append("scored", **at, status="ok", cause="", val_bpb=1.234567)
-    cells = re.sub(r"(<[^>]+>)+", "|", display.score_page(run, run.state.experiments[1]))
+    cells = re.sub(r"(<[^>]+>)+", "|", experiment_page.score_page(run, run.state.experiments[1]))
     assert f"|experiment 0|{number}|refresh|77|1.234567|" in cells
-    assert "1.234567" not in display.score_page(run, run.state.experiments[0])
+    assert "1.234567" not in experiment_page.score_page(run, run.state.experiments[0])

@@ -13,7 +13,7 @@ from fake_openai import FakeOpenAI, QuickServer, completion, refusal
 from werkzeug import Response
 
 from harness.search.llm import endpoint as endpoint_module
-from harness.search.llm import replies
+from harness.search.llm import response_limits
 from harness.search.llm.endpoint import Endpoint, check_model, choose_model, list_models, main, open_endpoint
 from harness.search.llm.failures import EndpointError, LlmError, redact
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options
@@ -232,7 +232,7 @@ def test_a_model_that_is_not_listed_is_tried_with_one_token():
 
 
 def test_a_list_of_models_and_a_probe_without_end_are_not_read(monkeypatch):
-    monkeypatch.setattr(replies, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(response_limits, "MOST_BYTES", 100_000)
     sent = []
 
     def endless():

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.lab import epochs
+from harness.show import epochs
 
 
 def state_of(*trained):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.search.llm.fences import clean, fence, head_and_tail, one_line, quote
+from harness.search.llm.quoting import clean, fence, head_and_tail, one_line, quote
 
 
 @pytest.mark.parametrize(

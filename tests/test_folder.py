@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from fake_source import make_texts
 
-from harness.data import DataError, folder, textfiles
+from harness.data import folder, textfiles
 from harness.data.folder import Folder
 from harness.data.prepare import find_prepared, prepare
 from harness.data.sources import open_source
+from harness.ground.errors import DataError
 
 SIZES = {"vocab_size": 256, "max_seq_len": 32, "eval_tokens": 3200}
 

@@ -20,7 +20,7 @@ from _gpu_split import split_trace
 from packaging.requirements import Requirement
 
 from harness.data.tokenizer import load_tokenizer
-from harness.lab.profiles import PROFILES
+from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values
 
 # A stand-in for an environment that lacks these modules: the finder of installed packages does not see them. torch brings

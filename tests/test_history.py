@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from harness.lab import history
-from harness.lab.history import (
+from harness.ground.errors import HistoryError
+from harness.run import git_history
+from harness.run.git_history import (
     CommitPlan,
-    HistoryError,
     branch_name,
     experiment_ref,
     head_commit,
@@ -144,7 +144,7 @@ def git_that_waits(repository) -> subprocess.Popen:
 
 
 def test_a_lock_is_not_removed_while_a_git_works_and_the_night_waits_for_it(repository, train_py, monkeypatch):
-    lock, at_work, other = lock_of(repository, experiment_ref("t", 0)), history.gits_at_work, git_that_waits(repository)
+    lock, at_work, other = lock_of(repository, experiment_ref("t", 0)), git_history.gits_at_work, git_that_waits(repository)
     lock.touch()
     seen = []
 
@@ -155,7 +155,7 @@ def test_a_lock_is_not_removed_while_a_git_works_and_the_night_waits_for_it(repo
             lock.unlink()  # as its git does in the end
         return seen[-1]
 
-    monkeypatch.setattr(history, "gits_at_work", look)
+    monkeypatch.setattr(git_history, "gits_at_work", look)
     commit = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
     other.communicate()
     assert len(seen) == 3 and all(other.pid in pids for pids in seen)
@@ -168,7 +168,7 @@ def test_a_lock_that_is_not_ours_is_left_alone_and_named(repository, train_py, m
     )  # whose branch it is shares its lock: git takes HEAD's too
     head = repository / ".git" / "HEAD.lock"
     head.touch()
-    monkeypatch.setattr(history, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(git_history, "LOCK_SECONDS", 0.0)
     with pytest.raises(HistoryError, match=r"if none does, delete .*HEAD\.lock, then run the same command again"):
         set_ref(repository, branch_name("t"), git(repository, "rev-parse", "main"), None)
     assert head.exists()
@@ -195,9 +195,9 @@ def test_refs_that_somebody_packed_are_found_and_moved(repository, train_py):
 
 def test_a_branch_that_somebody_has_checked_out_goes_on_and_is_said(repository, train_py, tmp_path):
     baseline = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
-    assert history.checked_out(repository, "t") == ""
+    assert git_history.checked_out(repository, "t") == ""
     git(repository, "worktree", "add", "-q", str(tmp_path / "looking"), "autoresearch/t")
-    assert history.checked_out(repository, "t") == str(tmp_path / "looking")
+    assert git_history.checked_out(repository, "t") == str(tmp_path / "looking")
     train_py.write_text("x = 2\n")
     keep = record_experiment(repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True)
     assert git(repository, "rev-parse", "autoresearch/t") == keep
@@ -209,14 +209,14 @@ def test_a_branch_that_somebody_has_checked_out_goes_on_and_is_said(repository, 
 
 
 def test_a_clean_up_that_takes_what_no_ref_holds_yet_costs_nothing(repository, train_py, monkeypatch):
-    move, prunes = history.move_ref, []
+    move, prunes = git_history.move_ref, []
 
     def after_a_clean_up(folder, ref, target, expected):
         if len(prunes) < 2:
             prunes.append(git(repository, "prune", "--expire=now", "-v"))
         move(folder, ref, target, expected)
 
-    monkeypatch.setattr(history, "move_ref", after_a_clean_up)
+    monkeypatch.setattr(git_history, "move_ref", after_a_clean_up)
     commit = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
     assert commit in prunes[0] and commit in prunes[1]
     assert git(repository, "show", f"{experiment_ref('t', 0)}:train.py") == "x = 1"
@@ -253,4 +253,4 @@ def test_what_git_refuses_says_what_to_do(tmp_path, monkeypatch, said, to_do):
     (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(HistoryError, match=to_do):
-        history.read_ref(tmp_path, "refs/heads/x")
+        git_history.read_ref(tmp_path, "refs/heads/x")

@@ -12,14 +12,15 @@ import pytest
 from fake_hub import clean_environment, serve
 from fake_source import make_texts
 
-from harness.data import DataError
 from harness.data.hub import ClimbMix, TinyStories
 from harness.data.manifest import FORMAT_VERSION, open_prepared
 from harness.data.prepare import find_prepared, name_data
 from harness.data.rows import open_rows
-from harness.data.sources import Part, open_source
+from harness.data.source import Part
+from harness.data.sources import open_source
 from harness.data.splits import EVAL_SPLITS
 from harness.data.tokenizer import load_tokenizer
+from harness.ground.errors import DataError
 
 REPO = Path(__file__).resolve().parents[1]
 SIZES = ["--vocab-size", "320", "--max-seq-len", "32", "--eval-tokens", "1600", "--workers", "1"]

@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from harness.data.manifest import FILES, open_prepared
-from harness.lab.integrity import Integrity
-from harness.lab.settings import harness_hash
+from harness.scoring.integrity import Integrity, harness_hash
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import os
 
 import pytest
 
-from harness.lab.journal import Journal, JournalError, JournalReader, fold, read_journal
-from harness.lab.night import progress_made
-from harness.lab.steps import Step, next_step
+from harness.ground.errors import JournalError
+from harness.night.night import progress_made
+from harness.rules.next_step import Step, next_step
+from harness.run.journal import Journal, JournalReader, fold, read_journal
 
 PROPOSAL = {
     "title": "idea",

@@ -6,27 +6,29 @@ import statistics
 
 import pytest
 
-from harness.search.keep import (
-    DRIFT_SIGMAS,
+from harness.ground.student_t import f_tail, t_cdf, t_quantile
+from harness.rules.keep import (
     FALSE_KEEP,
-    FEW_DF,
     LOOK_LEVELS,
     MIN_FEWER_LINES,
-    PRIOR_SHARE,
-    SIGMA_FLOOR,
     SIMPLER_RUNS,
-    Noise,
-    Prior,
     Verdict,
     claim,
     count_code_lines,
-    estimate_noise,
     judge,
     look_alpha,
+)
+from harness.run.noise import (
+    DRIFT_SIGMAS,
+    FEW_DF,
+    PRIOR_SHARE,
+    SIGMA_FLOOR,
+    Noise,
+    Prior,
+    estimate_noise,
     noise_groups,
     standing,
 )
-from harness.search.quantiles import f_tail, t_cdf, t_quantile
 
 # From printed tables of Student's t: {(p, df): quantile}.
 T_TABLE = {

@@ -13,9 +13,9 @@ import pytest
 from checkout import ROOT
 from labs import without_keys
 
-from harness.lab import keys
-from harness.lab.leftovers import identity
-from harness.lab.runner import child_environment
+from harness.sandbox import keys
+from harness.sandbox.processes import identity
+from harness.sandbox.runner import child_environment
 
 PLANTED = "sk-planted-4f1c"
 

@@ -12,11 +12,12 @@ import nbformat
 import pytest
 from test_runner import OPEN, train
 
-from harness.lab import locks
-from harness.lab.execute import NotebookProcess, make_context
-from harness.lab.leftovers import MARK
-from harness.lab.profiles import PROFILES, ProfileError, override, parse_overrides
-from harness.lab.wall import find_wall
+from harness.ground.errors import ProfileError
+from harness.night.notebook_process import NotebookProcess, make_context
+from harness.run import locks
+from harness.run.profiles import PROFILES, override, parse_overrides
+from harness.sandbox.processes import MARK
+from harness.sandbox.wall import find_wall
 
 COUNTED = """
 import time

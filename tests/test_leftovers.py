@@ -10,8 +10,9 @@ import time
 import psutil
 import pytest
 
-from harness.lab import leftovers
-from harness.lab.leftovers import (
+from harness.run.locks import OnTheClock
+from harness.sandbox import processes
+from harness.sandbox.processes import (
     MARK,
     alive,
     identity,
@@ -24,7 +25,6 @@ from harness.lab.leftovers import (
     note_process,
     wait_until_dead,
 )
-from harness.lab.locks import OnTheClock
 
 RUN = "experiments/0001/attempts/00/runs/00"
 TRIES = 50
@@ -156,7 +156,7 @@ def test_a_name_with_brackets_and_spaces_hides_nothing(sleepers, tmp_path):
         time.sleep(0.01)
     ours, its = (int(identity(pid).partition("@")[0]) for pid in (os.getpid(), process.pid))
     assert ours < its < ours + 10**7
-    assert not leftovers.has_terminal(psutil.Process(process.pid))
+    assert not processes.has_terminal(psutil.Process(process.pid))
 
 
 def test_what_a_dead_runner_left_is_ended_whatever_the_clock_says_and_nothing_that_may_be_anothers(

@@ -8,10 +8,11 @@ import pytest
 import torch
 from fake_source import FakeSource, make_texts
 
-from harness.data import DataError, loader
+from harness.data import loader
 from harness.data.loader import SHUFFLE_ROUNDS, TrainRows, shuffle
 from harness.data.prepare import prepare
 from harness.data.rows import open_rows
+from harness.ground.errors import DataError
 
 
 @pytest.fixture(scope="module")

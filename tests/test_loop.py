@@ -14,14 +14,19 @@ import pytest
 from checkout import ROOT, git
 from labs import incumbent_source, point_at, put_candidate, row, run_experiment, with_prior
 
-from harness.lab import carrying, decisions, disk_space, history, locks, loop, measuring, outcomes, progress
-from harness.lab.checking import check_run
-from harness.lab.journal import MOST_CUT_OFF, Journal
-from harness.lab.loop import Lab, LoopError, Paused
+from harness.check.check import check_run
+from harness.ground.errors import LoopError, Paused
+from harness.lab import loop, trainings
+from harness.lab.loop import Lab
 from harness.lab.proposing import Asking, proposal_request
-from harness.lab.records import records_from_journal
-from harness.lab.results import read_results
-from harness.lab.wall import try_bubblewrap
+from harness.night import progress
+from harness.rules import decision, outcomes
+from harness.run import disk_space, git_history, locks
+from harness.run.journal import MOST_CUT_OFF, Journal
+from harness.run.records import records_from_journal
+from harness.run.results import read_results
+from harness.sandbox.wall import try_bubblewrap
+from harness.scoring import measure
 
 
 def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
@@ -47,7 +52,7 @@ def test_a_better_file_is_kept_and_everything_agrees(lab):
     assert decided["status"] == "ok" and decided["gain"] == pytest.approx(gain, abs=2e-6)
     assert row(lab, 1)[2] == ("keep" if kept else "discard")
     commit = lab.experiment.committed["commit"]
-    assert git(loop.REPOSITORY, "show", f"{history.experiment_ref('t', 1)}:train.py") == source.rstrip("\n")
+    assert git(loop.REPOSITORY, "show", f"{git_history.experiment_ref('t', 1)}:train.py") == source.rstrip("\n")
     assert (git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == commit) is kept
     assert (lab.run_folder(1, 0, 0) / "weights.safetensors").exists() is kept
     assert (lab.run_folder(0, 0, 0) / "weights.safetensors").exists()  # the baseline's stay
@@ -56,12 +61,12 @@ def test_a_better_file_is_kept_and_everything_agrees(lab):
 
 def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch):
     old = git(loop.REPOSITORY, "rev-parse", "autoresearch/t")
-    measure = measuring.score_model
+    score_model = measure.score_model
     monkeypatch.setattr(
-        decisions, "quarantine_reasons", lambda *facts: []
+        decision, "quarantine_reasons", lambda *facts: []
     )  # a start-up of a loaded machine is not the point here
     with_prior(lab)
-    monkeypatch.setattr(measuring, "score_model", flattering(measure))
+    monkeypatch.setattr(measure, "score_model", flattering(score_model))
     for number in (1, 2):
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
         decided = run_experiment(lab)
@@ -77,11 +82,11 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
     assert [run.started["beside"] for run in refreshes][:1] == [1] and len(read_results(lab.folder / "results.tsv")) == 3
 
 
-def flattering(measure):
+def flattering(score_model):
     """Scores that are 1 bit per byte lower for each line `x = ...` of a file."""
 
     def flattered(data, train_py, **options):
-        score = measure(data, train_py, **options)
+        score = score_model(data, train_py, **options)
         return dataclasses.replace(score, val_bpb=score.val_bpb - 1.0 * train_py.read_text().count("\nx = "))
 
     return flattered
@@ -100,8 +105,8 @@ def heavy(folder: Path) -> set[str]:
     ],
 )
 def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
-    monkeypatch.setattr(decisions, "quarantine_reasons", lambda *facts: [])
-    monkeypatch.setattr(measuring, "score_model", flattering(measuring.score_model))
+    monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
+    monkeypatch.setattr(measure, "score_model", flattering(measure.score_model))
     with_prior(lab)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     append = Journal.append
@@ -117,7 +122,7 @@ def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
     with monkeypatch.context() as patch, pytest.raises(Kill):
         patch.setattr(Journal, "append", killed)
         if before == "the weights are dropped":
-            patch.setattr(carrying, "drop_weights_of_run", not_dropped)
+            patch.setattr(trainings, "drop_weights_of_run", not_dropped)
         run_experiment(lab)
     place, step = lab.run_folder(0, 0, 2), lab.step
     expected = {"trained": "close", "scored": "score"}.get(before, "audit")
@@ -137,16 +142,16 @@ def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
 
 
 def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas_failure(lab, monkeypatch):
-    monkeypatch.setattr(measuring, "score_model", flattering(measuring.score_model))
+    monkeypatch.setattr(measure, "score_model", flattering(measure.score_model))
     with_prior(lab)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
-    real = carrying.run_training
+    real = trainings.run_training
 
     def train(request, listen):
         of_idea = "\nx = 1" in Path(request.train_py).read_text()
         return real(request, listen) if of_idea else failing("crash", "no kernel")(request)
 
-    monkeypatch.setattr(carrying, "run_training", train)
+    monkeypatch.setattr(trainings, "run_training", train)
     with pytest.raises(Paused, match=r"3 runs in a row .* the best file so far \(experiment 0\), trained again, .* no kernel"):
         run_experiment(lab)
     assert (lab.step.kind, lab.step.run_kind, lab.step.experiment) == ("train", "refresh", 1)
@@ -168,7 +173,7 @@ def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
     decided = run_experiment(lab)
     assert (decided["decision"], decided["status"], decided["val_bpb"]) == ("discard", status, None)
     assert row(lab, 1) == (0.0, 0.0, "crash")
-    assert git(loop.REPOSITORY, "rev-parse", history.experiment_ref("t", 1)) == lab.experiment.committed["commit"]
+    assert git(loop.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == lab.experiment.committed["commit"]
     assert json.loads((lab.run_folder(1, 0, 0) / "result.json").read_text())["val_bpb"] is None
 
 
@@ -208,7 +213,7 @@ def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_i
         rows = request.device_batch_limit or 8
         return {"status": "oom", "cause": "CUDA out of memory", "device_batch_size": rows, "memory_mb": None}
 
-    monkeypatch.setattr(carrying, "run_training", train)
+    monkeypatch.setattr(trainings, "run_training", train)
     shutil.rmtree(lab.attempt_folder(0))
     del lab.journal.entries[1:]
     with pytest.raises(LoopError, match=r"CUDA out of memory; .* smaller model: .*\(--set\)"):
@@ -229,7 +234,7 @@ def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(la
         (Path(request.folder) / "run.log").write_text("")
         return {"status": "crash", "cause": "a bad idea", "device_batch_size": 8, "memory_mb": None}
 
-    monkeypatch.setattr(carrying, "run_training", train)
+    monkeypatch.setattr(trainings, "run_training", train)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     assert run_experiment(lab)["status"] == "crash"
     assert waiting and not servers()
@@ -309,14 +314,14 @@ def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, 
 
 
 def test_two_holders_of_one_run_are_refused_with_the_holders_name(lab, tmp_path):
-    code = f"from harness.lab.locks import hold\nfrom pathlib import Path\nwith hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
+    code = f"from harness.run.locks import hold\nfrom pathlib import Path\nwith hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "BusyError" in done.stderr and f"process {os.getpid()}" in done.stderr and "Wait." in done.stderr
 
 
 def test_a_cell_run_again_keeps_the_lock_and_a_release_frees_it(lab):
     name = f"Path({str(lab.folder)!r}), 'experiment'"
-    code = f"from harness.lab.locks import is_held\nfrom pathlib import Path\nprint(is_held({name}))"
+    code = f"from harness.run.locks import is_held\nfrom pathlib import Path\nprint(is_held({name}))"
 
     def held_elsewhere() -> str:
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip()
@@ -378,13 +383,13 @@ def ready_to_train(lab):
 @pytest.mark.slow
 def test_faults_of_the_machine_pause_the_loop_and_whoever_comes_back_tries_again(lab, monkeypatch):
     ready_to_train(lab)
-    real = carrying.run_training
-    monkeypatch.setattr(carrying, "run_training", failing("infrastructure", "the disk is on fire", sure=True))
+    real = trainings.run_training
+    monkeypatch.setattr(trainings, "run_training", failing("infrastructure", "the disk is on fire", sure=True))
     for pause in (1, 2):
         with pytest.raises(Paused, match="3 runs in a row .* the disk is on fire"):
             lab.train()
         assert len(lab.experiment.attempt.runs) == 3 * pause and lab.step.kind == "train"
-    monkeypatch.setattr(carrying, "run_training", real)
+    monkeypatch.setattr(trainings, "run_training", real)
     lab.train()
     lab.decide()
     assert lab.experiment.decided["status"] == "ok" and lab.experiment.decided["verdict"]
@@ -392,7 +397,7 @@ def test_faults_of_the_machine_pause_the_loop_and_whoever_comes_back_tries_again
 
 def test_a_file_that_blames_the_machine_each_time_is_a_crash_and_costs_the_night_nothing_else(lab, monkeypatch):
     ready_to_train(lab)
-    monkeypatch.setattr(carrying, "run_training", failing("infrastructure", "OSError: No space left", sure=False))
+    monkeypatch.setattr(trainings, "run_training", failing("infrastructure", "OSError: No space left", sure=False))
     lab.train()
     lab.decide()
     decided = lab.experiment.decided
@@ -420,15 +425,15 @@ def test_an_idea_that_takes_the_harness_down_each_time_is_a_crash(lab):
 @pytest.fixture
 def alike(lab, monkeypatch):
     """A run whose last three ideas ended with the same words, but for numbers; the next has not begun."""
-    real = carrying.run_training
+    real = trainings.run_training
     for number in range(1, 4):
         monkeypatch.setattr(
-            carrying, "run_training", failing("crash", f"RuntimeError: no kernel for {number}x8 at /x/{number}")
+            trainings, "run_training", failing("crash", f"RuntimeError: no kernel for {number}x8 at /x/{number}")
         )
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
         run_experiment(lab)
         lab.number = None
-    monkeypatch.setattr(carrying, "run_training", real)
+    monkeypatch.setattr(trainings, "run_training", real)
     return lab
 
 
@@ -447,7 +452,7 @@ def test_ideas_that_fail_alike_are_believed_to_be_bad_where_the_best_file_still_
 @pytest.mark.slow
 def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, monkeypatch):
     ideas = [alike.train_py(e).read_text() for e in alike.state.experiments[1:]]
-    monkeypatch.setattr(carrying, "run_training", failing("crash", "RuntimeError: no kernel"))
+    monkeypatch.setattr(trainings, "run_training", failing("crash", "RuntimeError: no kernel"))
     with pytest.raises(Paused, match=r"experiments 1 to 3 all ended with .* not the ideas"):
         alike.begin()
     assert alike.state.excused == {1, 2, 3}
@@ -474,7 +479,7 @@ def test_two_runs_on_one_device_know_of_each_other(lab, monkeypatch, tmp_path):
     lines = (
         "import sys",
         "from pathlib import Path",
-        "from harness.lab.locks import OnTheClock",
+        "from harness.run.locks import OnTheClock",
         "with OnTheClock(sys.argv[1], Path('/runs/other')):",
         "    print('on', flush=True)",
         "    input()",
@@ -485,7 +490,7 @@ def test_two_runs_on_one_device_know_of_each_other(lab, monkeypatch, tmp_path):
     ) as process:
         process.stdout.readline()
         ready_to_train(lab)
-        monkeypatch.setattr(carrying, "run_training", failing("crash", "a bad idea"))
+        monkeypatch.setattr(trainings, "run_training", failing("crash", "a bad idea"))
         lab.train()
         process.kill()
     trained = lab.experiment.attempt.runs[0].trained

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from harness.lab.measuring import load_losses
+from harness.scoring.measure import load_losses
 
 
 def test_a_candidate_is_not_blamed_for_the_emptied_weights_of_its_rival(lab):

@@ -12,8 +12,8 @@ from checkout import command_of, environment, overnight
 from fake_openai import FakeOpenAI, refusal
 from labs import copy_with_harness
 
-from harness.lab.checking import check_run
-from harness.lab.journal import fold, read_journal
+from harness.check.check import check_run
+from harness.run.journal import fold, read_journal
 
 PLANTED = "sk-planted-e91a7c44"
 SEARCH, REPLACE = (

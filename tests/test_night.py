@@ -15,10 +15,10 @@ import pytest
 from checkout import copy_checkout, environment, git, overnight
 from labs import copy_with_harness
 
-from harness.lab.checking import check_run
-from harness.lab.journal import fold, read_journal
-from harness.lab.results import read_results
-from harness.lab.settings import read_settings
+from harness.check.check import check_run
+from harness.run.journal import fold, read_journal
+from harness.run.results import read_results
+from harness.run.settings import read_settings
 
 
 def outputs_text(path) -> str:

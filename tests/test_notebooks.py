@@ -7,7 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from harness.lab.parameters import ParameterError, check_parameters, check_tag
+from harness.ground.errors import ParameterError
+from harness.lab.parameters import check_parameters
+from harness.run.settings import check_tag
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 

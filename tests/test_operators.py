@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.search.operators import (
+from harness.search.program import ProgramSettings
+from harness.search.turns import (
     FLAT,
     LEAST_SHARE,
     RESTART_AFTER,
@@ -12,7 +13,6 @@ from harness.search.operators import (
     is_structural,
     near_misses,
 )
-from harness.search.program import ProgramSettings
 
 ALL = ProgramSettings()
 BASELINE = {"experiment": 0, "category": "baseline", "decision": "baseline", "val_bpb": 1.6, "parent": None}

@@ -7,9 +7,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from harness.lab import picker
-from harness.lab.pages import PageError, export_notebook, without_active_parts, write_index
-from harness.lab.runs import load_run
+from harness.ground.errors import PageError
+from harness.show import picker
+from harness.show.frame import load_run
+from harness.show.index import export_notebook, without_active_parts, write_index
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 

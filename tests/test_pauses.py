@@ -8,8 +8,8 @@ import pytest
 from checkout import environment
 from labs import copy_with_harness
 
-from harness.lab import locks
-from harness.lab.journal import fold, read_journal
+from harness.run import locks
+from harness.run.journal import fold, read_journal
 
 FULL = """
 import shutil

@@ -11,10 +11,11 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from harness.lab import plots
-from harness.lab.figures import focused_limits
-from harness.lab.runs import load_results_tsv, load_run
-from harness.search.keep import Noise, Prior, estimate_noise, judge
+from harness.rules.keep import judge
+from harness.run.noise import Noise, Prior, estimate_noise
+from harness.show.charts import plots
+from harness.show.charts.figure import focused_limits
+from harness.show.frame import load_results_tsv, load_run
 
 UPSTREAM = Path(__file__).parent / "data" / "upstream-mar8-results.tsv"
 OF_ONE_RUN = [
@@ -164,7 +165,7 @@ def test_a_thousand_experiments_are_drawn_in_seconds(runs):
 
 
 def test_pyplot_stays_unloaded():
-    code = "import sys, harness.lab.picker; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, harness.show.picker; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["False", "False"], done.stdout + done.stderr

@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 from fake_source import FakeSource, make_texts
 
-from harness.data import DataError, rows, stages
 from harness.data import prepare as prepare_module
+from harness.data import rows, stages
 from harness.data.manifest import FILES, FORMAT_VERSION, UNSEEN, open_prepared, without_format
 from harness.data.packing import pack_rows
 from harness.data.prepare import default_cache, find_prepared, prepare
 from harness.data.rows import open_rows
 from harness.data.splits import EVAL_SPLITS, content_key
 from harness.data.tokenizer import load_tokenizer
+from harness.ground.errors import DataError
 from harness.scoring.scorer import open_rows as open_split
 
 TEXTS = make_texts(400)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from harness.ground.errors import ProgramError
 from harness.search.constants import parse_constants
-from harness.search.program import CATEGORIES, ProgramError, narrow_constants, parse_program
+from harness.search.program import CATEGORIES, narrow_constants, parse_program
 
 CONSTANTS = parse_constants(
     """\

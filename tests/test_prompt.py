@@ -6,11 +6,18 @@ import context_size
 import pytest
 from context_size import PROGRAM, TEMPLATE, lines_of_their_own, make_history, make_request
 
-from harness.search.llm.attempts import BRIEF, SHORT, attempt_line, constants_tried, table_of_attempts, training_curves
+from harness.search.llm.history_table import (
+    BRIEF,
+    SHORT,
+    attempt_line,
+    constants_tried,
+    table_of_attempts,
+    training_curves,
+)
 from harness.search.llm.prompt import PromptError, add_correction, build_messages, build_repair
 from harness.search.llm.tokens import count_tokens
-from harness.search.operators import Turn
 from harness.search.program import parse_program
+from harness.search.turns import Turn
 
 SETTINGS = parse_program(PROGRAM)
 ARCHITECTURE = Turn("llm", "architecture", "")

@@ -6,15 +6,15 @@ import subprocess
 import sys
 
 import pytest
+from harness.search.bank.order.order import ON_A_CPU, ON_CARDS
 from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
 
-from harness.lab.profiles import PROFILES
-from harness.search.bank import ON_A_CPU, ON_CARDS
+from harness.ground.errors import ProposalError
+from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError, parse_edits
 from harness.search.propose import main, propose
-from harness.search.tpe import ProposalError
 
 
 def applicable(source, ideas=ON_A_CPU):
@@ -249,7 +249,7 @@ def test_what_was_tried_is_not_proposed_again():
 
 def test_search_never_imports_torch():
     code = (
-        "import harness.search.propose, harness.search.keep, sys; print(sorted({'torch', 'optuna'} & set(sys.modules)))"
+        "import harness.search.propose, harness.rules.keep, sys; print(sorted({'torch', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"  # nor optuna before it is needed

@@ -4,11 +4,11 @@ import pytest
 from fake_openai import FakeOpenAI, refusal
 from labs import without_keys
 
-from harness.lab import keys
-from harness.lab.loop import LoopError
-from harness.lab.night import run_night
-from harness.lab.plan import Night
-from harness.lab.proposers import deadline_seconds, settle
+from harness.ground.errors import LoopError
+from harness.night.endpoint_check import deadline_seconds, settle
+from harness.night.night import run_night
+from harness.night.wishes import Night
+from harness.sandbox import keys
 
 PLANTED = "sk-planted-3b7e"
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from harness.lab.decisions import decision
-from harness.lab.journal import fold
-from harness.lab.quarantine import quarantine_reasons, startup_limit
-from harness.lab.steps import next_step
+from harness.rules.decision import decision
+from harness.rules.next_step import next_step
+from harness.rules.quarantine import quarantine_reasons, startup_limit
+from harness.run.journal import fold
 
 BUDGET = 300.0
 

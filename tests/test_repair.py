@@ -6,11 +6,11 @@ Attempts are put where the propose process would have left them; what it is aske
 import pytest
 from labs import incumbent_source, row
 
-from harness.data.files import write_json_atomic
+from harness.check.check import check_run
+from harness.ground.files import write_json_atomic
 from harness.lab import loop, proposing
-from harness.lab.checking import check_run
-from harness.lab.journal import MOST_REPAIRS
-from harness.lab.results import read_results
+from harness.run.journal import MOST_REPAIRS
+from harness.run.results import read_results
 from harness.search.gate import source_hash
 
 FIRST_LINE = "model = build_model"

@@ -8,16 +8,16 @@ from pathlib import Path
 import journals
 import pytest
 
-from harness.lab import findings, watching
 from harness.lab.close_out import CloseOut
-from harness.lab.doubts import doubts
-from harness.lab.findings import headline
-from harness.lab.journal import Run
-from harness.lab.pages import write_index
-from harness.lab.plots_scores import plot_progress
-from harness.lab.records import incumbent_of, records_from_journal
-from harness.lab.report import morning_report, status_text, write_report
-from harness.lab.runs import load_run
+from harness.run.journal import Run
+from harness.run.records import incumbent_of, records_from_journal
+from harness.show import sentences, status
+from harness.show.charts.scores import plot_progress
+from harness.show.doubts import doubts
+from harness.show.frame import load_run
+from harness.show.index import write_index
+from harness.show.report import morning_report, status_text, write_report
+from harness.show.sentences import headline
 
 NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "04_analysis.ipynb"
@@ -103,12 +103,12 @@ def test_the_claim_of_a_run_stands_in_its_report_chart_index_and_status(tmp_path
     (folder / "close_out.jsonl").write_text("\n".join(lines) + "\n")
     run = load_run(tmp_path, "nov23")
     words = "0.0200 bpb better than the baseline"
-    assert words in plot_progress(run).title_text and words in findings.say_progress(run)
+    assert words in plot_progress(run).title_text and words in sentences.say_progress(run)
     assert words in write_report(folder).read_text() and words in write_index(folder).read_text()
-    found = watching.scores(entries, folder)
+    found = status.scores(entries, folder)
     assert words in found["claim"] and found["best_experiment"] == best
     (folder / "close_out.jsonl").unlink()
-    assert watching.scores(entries, folder)["claim"] is None and words not in write_index(folder).read_text()
+    assert status.scores(entries, folder)["claim"] is None and words not in write_index(folder).read_text()
 
 
 def disturbed(speeds: list[float], **more) -> list[dict]:
@@ -164,9 +164,9 @@ def test_no_improvement_is_said_plainly():
 def test_failures_are_grouped_with_their_causes():
     entries = journals.crashes_only()
     section = morning_report(entries, {}).split("## Failures")[1].split("##")[0]
-    for status in ("oom", "timeout", "invalid_patch", "nan"):
-        count = sum(e["event"] == "decided" and e["status"] == status for e in entries)
-        assert f"- {status.replace('_', ' ')}: {count}." in section
+    for kind in ("oom", "timeout", "invalid_patch", "nan"):
+        count = sum(e["event"] == "decided" and e["status"] == kind for e in entries)
+        assert f"- {kind.replace('_', ' ')}: {count}." in section
     assert "`CUDA out of memory` x3" in section
 
 

@@ -8,9 +8,9 @@ from scripted_outcomes import give_each, recovered
 from scripted_replies import REPLIES
 from scripted_researcher import Scripted
 
-from harness.lab.checking import check_run
-from harness.lab.journal import fold, read_journal
-from harness.lab.results import read_results
+from harness.check.check import check_run
+from harness.run.journal import fold, read_journal
+from harness.run.results import read_results
 from harness.search.duplicates import structure_hash
 from harness.search.gate import check_candidate
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.search.constants import checked_value, parse_constants
-from harness.search.response import draw_steps, place, value_at
+from harness.search.response_model import draw_steps, place, value_at
 
 CONSTANTS = parse_constants((Path(__file__).parent.parent / "train_template.py").read_text(encoding="utf-8"))
 SPACE = {name: constant for name, constant in CONSTANTS.items() if constant.searched}

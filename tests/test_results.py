@@ -11,10 +11,10 @@ import journals
 import pandas as pd
 import pytest
 
-from harness.lab.results import (
+from harness.ground.errors import ResultsError
+from harness.run.results import (
     HEADER,
     ResultRow,
-    ResultsError,
     clean_description,
     format_results,
     read_results,

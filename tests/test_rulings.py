@@ -7,29 +7,34 @@ import pytest
 from checkout import git
 from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
 
-from harness.lab import history, loop, measuring, night, quarantine, rulings, watching
-from harness.lab.checking import check_run
-from harness.lab.journal import Journal
+from harness.check.check import check_run
+from harness.ground.errors import RulingError
+from harness.lab import loop, ruling
 from harness.lab.loop import Lab
-from harness.lab.records import records_from_journal
-from harness.lab.results import read_results
-from harness.lab.rulings import RulingError
+from harness.night import night
+from harness.rules import quarantine
+from harness.run import git_history
+from harness.run.journal import Journal
+from harness.run.records import records_from_journal
+from harness.run.results import read_results
+from harness.scoring import measure
+from harness.show import status
 
 
 @pytest.fixture(scope="module")
 def made(baseline, tmp_path_factory):
     """The run with one more experiment, whose 0.01 bits per byte nobody believes; made once, copied by each test."""
     folder = tmp_path_factory.mktemp("quarantined")
-    measure = measuring.score_model
+    score_model = measure.score_model
 
     def flattered(data, train_py, split="val", **options):
-        score = measure(data, train_py, split=split, **options)
+        score = score_model(data, train_py, split=split, **options)
         of_idea = "x = 1" in train_py.read_text()  # and not of the incumbent, trained again beside it
         return dataclasses.replace(score, val_bpb=0.01) if of_idea else score
 
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
         put_candidate(lab, incumbent_source(lab) + "x = 1\n", "too good")
-        patch.setattr(measuring, "score_model", flattered)
+        patch.setattr(measure, "score_model", flattered)
         patch.setattr(quarantine, "SIGMAS", 3)  # two seeds of a training of one second are a poor measure of the noise
         decided = run_experiment(lab)
     assert decided["decision"] == "quarantine", decided["verdict"]
@@ -51,7 +56,7 @@ def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
     assert read_results(lab.folder / "results.tsv")[1].description == "quarantined: too good"
     assert git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
     assert (lab.run_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
-    assert "--accept N" in watching.screen(lab.folder)
+    assert "--accept N" in status.screen(lab.folder)
 
 
 def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
@@ -65,7 +70,7 @@ def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
     assert git(loop.REPOSITORY, "show", "autoresearch/t:train.py") == lab.train_py(
         state.experiments[1]
     ).read_text().rstrip("\n")
-    assert git(loop.REPOSITORY, "rev-parse", history.experiment_ref("t", 1)) == state.experiments[1].committed["commit"]
+    assert git(loop.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == state.experiments[1].committed["commit"]
     found = read_results(lab.folder / "results.tsv")[1]
     assert (found.status, found.description) == ("keep", "too good") and not (
         lab.folder / "results.tsv.edited"
@@ -101,7 +106,7 @@ def test_a_word_during_an_experiment_takes_effect_when_it_is_over(quarantined):
     put_candidate(lab, "def f(:\n")
     lab.begin()
     lab.propose()
-    rulings.ask(lab.folder, 1, accept=True)
+    ruling.ask(lab.folder, 1, accept=True)
     lab.release()
     with Lab(lab.folder) as again:
         assert again.state.incumbent.number == 0  # not in the middle of it
@@ -134,7 +139,7 @@ def test_a_kill_in_the_middle_is_made_up_for(quarantined, monkeypatch, moment):
     if moment == "before the entry":  # branch and best/ are moved already
         with pytest.raises(RulingError, match="--accept 1 finishes that"):
             night.rule(lab.folder, 1, accept=False)
-        rulings.ask(lab.folder, 1, accept=True)
+        ruling.ask(lab.folder, 1, accept=True)
     with Lab(lab.folder) as again:
         events = [entry["event"] for entry in again.journal.entries]
         commit = again.state.incumbent.commit

@@ -11,10 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.lab import clock, leftovers, runner
-from harness.lab.childlog import CappedLog, parse_event
-from harness.lab.leftovers import kill_leftover
-from harness.lab.runner import TrainingRequest, child_environment, drain, run_training, summary_block
+from harness.ground import clock
+from harness.sandbox import processes, runner
+from harness.sandbox.child_log import CappedLog, parse_event
+from harness.sandbox.processes import kill_leftover
+from harness.sandbox.request import TrainingRequest
+from harness.sandbox.runner import child_environment, drain, run_training, summary_block
 
 OPEN = "from harness.training.session import open_session\nimport torch\nsession = open_session(__file__)\n"
 HONEST = OPEN + """
@@ -105,7 +107,7 @@ KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 @pytest.mark.parametrize("counts, status", [([7, 8], "oom"), ([None], "oom"), ([7, 7], "infrastructure")])
 def test_a_kill_is_for_memory_only_where_the_system_says_so_or_says_nothing(tmp_path, monkeypatch, counts, status):
     told = iter(counts)
-    for module in ("harness.lab.runner", "harness.scoring.memory_killer"):
+    for module in ("harness.sandbox.runner", "harness.sandbox.memory_killer"):
         monkeypatch.setattr(f"{module}.memory_kills", lambda: next(told))
     result, _ = train(tmp_path, KILL)
     assert result["status"] == status and "memory" in result["cause"]
@@ -165,7 +167,7 @@ def test_a_harness_that_stood_still_does_not_blame_the_training(tmp_path, monkey
 
 
 def processes_below(folder) -> list:
-    return [p for p in psutil.process_iter() if leftovers.mark_of(p) == folder or leftovers.works_in(p, folder)]
+    return [p for p in psutil.process_iter() if processes.mark_of(p) == folder or processes.works_in(p, folder)]
 
 
 @pytest.mark.slow
@@ -357,9 +359,9 @@ def test_on_a_cpu_the_charge_is_work_of_the_cores_and_not_wall_time(tmp_path):
 
 
 def test_a_training_that_others_starve_is_repeated_and_says_who_held_the_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.lab.timekeeper.STARVED", 0.5)
+    monkeypatch.setattr("harness.sandbox.timekeeper.STARVED", 0.5)
     for held, status, words in ((0.0, "infrastructure", "disturbed"), (1.1, "timeout", "left cores idle")):
-        monkeypatch.setattr("harness.lab.timekeeper.HELD", held)  # of the cores, by others, which the machine decides
+        monkeypatch.setattr("harness.sandbox.timekeeper.HELD", held)  # of the cores, by others, which the machine decides
         result, _ = train(tmp_path, BUSY, **ON_CORES)
         assert result["status"] == status and result["sure"] and words in result["cause"]
 

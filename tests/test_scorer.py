@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from harness.lab.runner import child_environment
-from harness.lab.wall import find_wall
+from harness.sandbox.memory_killer import memory_kills
+from harness.sandbox.runner import child_environment
+from harness.sandbox.wall import find_wall
 from harness.scoring import channel
 from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
-from harness.scoring.memory_killer import memory_kills
 from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model, start_server
 
 UNIFORM = """

@@ -6,7 +6,7 @@ from fake_source import FakeSource, PartedSource, make_texts
 from harness.data import shards
 from harness.data.rows import iter_tokenizer_text
 from harness.data.shards import make_group_tasks, read_shard, write_group
-from harness.data.sources import Part
+from harness.data.source import Part
 from harness.data.splits import POOL_SHARE, content_key, hash_fraction
 
 

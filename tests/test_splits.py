@@ -2,7 +2,6 @@
 
 import pytest
 
-from harness.data import DataError
 from harness.data.splits import (
     EVAL_SPLITS,
     MIN_EVAL_ROWS,
@@ -12,6 +11,7 @@ from harness.data.splits import (
     hash_fraction,
     row_slots,
 )
+from harness.ground.errors import DataError
 
 
 def test_layout_and_case_do_not_make_another_document():

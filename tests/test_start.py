@@ -8,13 +8,13 @@ import shutil
 import pytest
 from checkout import ROOT
 
-from harness.lab import plan, profiles, settings, start
-from harness.lab.loop import Lab, LoopError, open_lab
-from harness.lab.parameters import ParameterError
-from harness.lab.profiles import ProfileError
-from harness.lab.settings import SettingsError
+from harness.ground.errors import ConstantsError, LoopError, ParameterError, ProfileError, SettingsError
+from harness.lab import start
+from harness.lab.loop import Lab, open_lab
+from harness.night import wishes
 from harness.options import add_overnight, overrides_of
-from harness.search.constants import ConstantsError, constant_values, rewrite_constants
+from harness.run import profiles, settings
+from harness.search.constants import constant_values, rewrite_constants
 
 
 def test_another_harness_data_device_or_torch_is_refused_and_both_are_named(lab, monkeypatch):
@@ -63,7 +63,7 @@ def test_the_harness_hash_ignores_copies_that_jupyterlab_makes(tmp_path):
 
 def test_the_command_that_continues_a_night_says_all_that_was_asked_for():
     asked = {"tag": "t", "profile": "cpu", "experiments": 9, "results": "/r s", "overrides": "DEPTH=3", "hours": 2.0}
-    words = shlex.split(plan.command_line(plan.Night(**asked)))
+    words = shlex.split(wishes.command_line(wishes.Night(**asked)))
     assert words[:2] == ["python3", "scripts/overnight.py"]
     parser = argparse.ArgumentParser()
     add_overnight(parser.add_subparsers(dest="command"))

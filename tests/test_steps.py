@@ -5,11 +5,11 @@ Whole nights are played on `next_step`; nothing is trained.
 
 import pytest
 
-from harness.lab.decisions import decision
-from harness.lab.journal import fold
-from harness.lab.replay import replay
-from harness.lab.results import results_from_journal
-from harness.lab.steps import REFRESH_TRAININGS, next_step
+from harness.rules.decision import decision
+from harness.rules.next_step import REFRESH_TRAININGS, next_step
+from harness.rules.replay import replay
+from harness.run.journal import fold
+from harness.run.results import results_from_journal
 
 BUDGET = 300.0
 PRIOR = {"sigma": 0.001, "df": 4, "note": "made up"}

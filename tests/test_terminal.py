@@ -6,7 +6,7 @@ import pty
 
 import pytest
 
-from harness.lab.terminal import MOST_WAITING, Terminal
+from harness.night.terminal import MOST_WAITING, Terminal
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from harness.search.bank.order.directions import KNOWN
 
+from harness.ground.errors import ProposalError
 from harness.search.constants import parse_constants
-from harness.search.known import KNOWN
 from harness.search.limits import Limits, effective_values, estimate_memory_mb, reasons_against
 from harness.search.past import Past
-from harness.search.tpe import ProposalError, propose_change
+from harness.search.tpe import propose_change
 
 TEMPLATE = (Path(__file__).parent.parent / "train_template.py").read_text(encoding="utf-8")
 CONSTANTS = parse_constants(TEMPLATE)

@@ -13,12 +13,14 @@ import pytest
 from checkout import environment, git, overnight
 from labs import copy_with_harness
 
-from harness.lab import keys, trying
-from harness.lab.checking import check_run
-from harness.lab.journal import fold, read_journal
-from harness.lab.loop import Lab, LoopError
-from harness.lab.trying import Idea, Refused, check_idea, place_idea, refusal
+from harness.check.check import check_run
+from harness.ground.errors import LoopError
+from harness.lab.loop import Lab
+from harness.night import try_idea
+from harness.night.try_idea import Idea, Refused, check_idea, place_idea, refusal
 from harness.options import TRY_STATUSES, make_parser
+from harness.run.journal import fold, read_journal
+from harness.sandbox import keys
 from harness.search.constants import constant_values, rewrite_constants
 
 STRUCTURAL = ("F.relu(self.expand(x)).square()", "F.gelu(self.expand(x))")
@@ -107,8 +109,8 @@ def test_the_end_of_a_log_comes_without_escapes_and_short(tmp_path):
     log.write_text(
         "x" * 20_000 + "\n" + "\n".join(f"line {number}" for number in range(40)) + "\n\x1b[31mTraceback\x1b[0m\n"
     )
-    tail = trying.log_tail(log)
-    assert tail[-1] == "Traceback" and len(tail) == trying.TAIL_LINES and trying.log_tail(tmp_path / "none") == []
+    tail = try_idea.log_tail(log)
+    assert tail[-1] == "Traceback" and len(tail) == try_idea.TAIL_LINES and try_idea.log_tail(tmp_path / "none") == []
 
 
 def command(train_py: Path, *arguments: str) -> list[str]:
@@ -142,7 +144,7 @@ def test_an_agent_tries_ideas_from_the_command_line(tmp_path, baseline, cache):
     planted = {keys.KEY: "sk-planted-9", "HOME": str(tmp_path)}
     status, found, said = try_it(checkout, cache, file, "--idea", "larger steps", "--expect", "-0.01", **planted)
     assert status == 0 and found["outcome"] in ("kept", "discarded", "quarantined") and found["val_bpb"], said
-    assert set(found) <= set(trying.KEYS) and found["experiment"] == 1 and Path(found["page"]).exists()
+    assert set(found) <= set(try_idea.KEYS) and found["experiment"] == 1 and Path(found["page"]).exists()
     assert git(checkout, "rev-parse", found["ref"]) == found["commit"]
     assert "larger steps (tune, a test)" in said and not list(tmp_path.glob(".cache/autoresearch-lab/keys/*"))
     page = Path(found["page"]).read_text()

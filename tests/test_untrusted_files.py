@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from harness.lab import disk_share
-from harness.lab.disk_share import DiskShare, disk_use, removed_bytes
-from harness.lab.untrusted_files import keep_plain_files, remove_tree, take_file
+from harness.sandbox import disk_share
+from harness.sandbox.disk_share import DiskShare, disk_use, removed_bytes
+from harness.sandbox.left_files import keep_plain_files, remove_tree, take_file
 
 
 def make_socket(path):

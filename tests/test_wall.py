@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.lab import wall
-from harness.lab.runner import child_environment
-from harness.lab.wall import REPOSITORY, VARIABLE, Wall, WallError, find_wall
+from harness.ground.errors import WallError
+from harness.sandbox import wall
+from harness.sandbox.runner import child_environment
+from harness.sandbox.wall import REPOSITORY, VARIABLE, Wall, find_wall
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_child_sees_what_it_needs_and_nothing_private(bubblewrap, places):
         "validation rows": places["data"] / "id/private/val.bin", "another run": places["results"] / "other", "history": REPOSITORY / ".git",
         "tests": REPOSITORY / "tests", "results": REPOSITORY / "results", "home": Path.home() / ".bashrc",
     }  # fmt: skip
-    code = f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\nimport numpy, harness.search.keep\n"
+    code = f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\nimport numpy, harness.rules.keep\n"
     found = said(inside(bubblewrap, code + "print([name for name, path in wanted if os.path.exists(path)])", places))
     assert found == "['training rows', 'its train.py', 'the harness']"
 

@@ -13,9 +13,10 @@ import pytest
 from test_runner import HONEST, KILL, OPEN, train
 from test_untrusted_files import clear
 
-from harness.lab import disk_share
-from harness.lab.measuring import Measurement
-from harness.lab.wall import VARIABLE, Wall, find_wall
+from harness.run.settings import score_settings
+from harness.sandbox import disk_share
+from harness.sandbox.wall import VARIABLE, Wall, find_wall
+from harness.scoring.measure import Measurement
 
 
 def test_an_honest_training_passes_each_wall_and_its_result_names_it(tmp_path, each_wall):
@@ -26,7 +27,7 @@ def test_an_honest_training_passes_each_wall_and_its_result_names_it(tmp_path, e
 
 @pytest.mark.slow
 def test_a_training_killed_by_the_system_ran_out_of_memory_behind_each_wall(tmp_path, each_wall, monkeypatch):
-    monkeypatch.setattr("harness.lab.runner.memory_kills", lambda: None)  # a system that does not say whom it killed
+    monkeypatch.setattr("harness.sandbox.runner.memory_kills", lambda: None)  # a system that does not say whom it killed
     result, _ = train(tmp_path, KILL)
     assert result["status"] == "oom"
 
@@ -186,7 +187,7 @@ def test_a_wall_that_does_not_go_up_is_no_fault_of_the_idea(tmp_path, bubblewrap
     broken = Wall("bubblewrap", "", "", str(tmp_path / "bwrap"))
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: no space for a mount' >&2\nexit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
-    monkeypatch.setattr("harness.lab.runner.find_wall", lambda: broken)
+    monkeypatch.setattr("harness.sandbox.runner.find_wall", lambda: broken)
     result, _ = train(tmp_path, HONEST)
     assert result["status"] == "infrastructure" and "bwrap: no space for a mount" in result["cause"]
 
@@ -207,7 +208,9 @@ def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_
     data = some(folder=private.parent, private_dir=private, train_dir=private, manifest={"eval_batch_rows": 4}, n_vocab=256, max_seq_len=64)  # fmt: skip
     data.rows_path = lambda split: private / f"{split}.bin"
     unchanged = some(changed=lambda: [])
-    measurement = Measurement(settings, data, unchanged, find_wall(), tmp_path / "results", own / "train.py", own)
+    measurement = Measurement(
+        score_settings(settings, data, tmp_path / "results"), data, unchanged, find_wall(), own / "train.py", own
+    )
     fields = measurement.score(lambda share: None)
     assert (fields["status"], fields["cause"]) == ("crash", "ValueError: deep"), fields
     assert sorted(os.listdir(own)) == ["train.py", "weights.safetensors"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import DataError
 from harness.data.workers import map_in_processes
+from harness.ground.errors import DataError
 
 REPO = Path(__file__).resolve().parents[1]
 

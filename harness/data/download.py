@@ -21,9 +21,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
-from harness.data import DataError
-from harness.data.files import sha256_file, sync_folder, write_text_atomic
-from harness.data.sources import RemoteFile
+from harness.data.source import RemoteFile
+from harness.ground.errors import DataError
+from harness.ground.files import sha256_file, sync_folder, write_text_atomic
 
 Result = TypeVar("Result")
 

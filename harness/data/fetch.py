@@ -6,9 +6,9 @@ is too small before the first byte is loaded, and, afterwards, a text that chang
 
 import shutil
 
-from harness.data import DataError
-from harness.data.sources import RemoteFile
+from harness.data.source import RemoteFile
 from harness.data.stages import Job, Progress, Ticker, is_read, space_bytes
+from harness.ground.errors import DataError
 
 DOWNLOAD_WORKERS = 8  # files at a time, as the original loads them
 NAMED_RATE = 12.5e6  # bytes per second, 100 Mbit/s: what minutes are stated at before anything was measured

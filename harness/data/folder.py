@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.data import DataError
-from harness.data.files import read_json, sha256_file, write_json_atomic
-from harness.data.sources import Document, Part, Source
+from harness.data.source import Document, Part, Source
 from harness.data.textfiles import GZIP, KINDS, TABLE, iter_texts, kind_of
+from harness.ground.errors import DataError
+from harness.ground.files import read_json, sha256_file, write_json_atomic
 
 PART_BYTES = 64 << 20
 INFLATION = 4  # bytes of text in a byte of gzip or parquet, about; for the disk needed

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.data import DataError
 from harness.data.download import download_files, is_here, plan_files
-from harness.data.locks import wait_for_lock
-from harness.data.sources import USAGE, Document, Part, RemoteFile, Source
+from harness.data.source import USAGE, Document, Part, RemoteFile, Source
 from harness.data.textfiles import DamagedFile, iter_table
+from harness.ground.errors import DataError
+from harness.ground.locks import wait_for_lock
 
 FIELD = "text"
 

@@ -18,9 +18,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from harness.data import DataError
-from harness.data.files import read_json
 from harness.data.packing import ROW_DTYPE
+from harness.ground.errors import DataError
+from harness.ground.files import read_json
 
 PINNED_SLOTS = 4  # host buffers in flight on CUDA
 IGNORED = -1  # target id that a loss leaves out

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.data import DataError
-from harness.data.files import read_json, sha256_file, write_json_atomic
 from harness.data.splits import EVAL_SPLITS
+from harness.ground.errors import DataError
+from harness.ground.files import read_json, sha256_file, write_json_atomic
 
 # Part of the data id: raise it when the same text is split, tokenised or packed otherwise
 FORMAT_VERSION = 3

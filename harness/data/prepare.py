@@ -20,12 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.data import DataError
 from harness.data.fetch import DOWNLOAD_WORKERS, check_text_unchanged, get_text
-from harness.data.files import read_json, sync_folder, write_json_atomic
-from harness.data.locks import wait_for_lock
 from harness.data.manifest import FORMAT_VERSION, MANIFEST, PreparedData, describe_files, open_prepared
-from harness.data.sources import USAGE, Source, open_source
+from harness.data.source import USAGE, Source
+from harness.data.sources import open_source
 from harness.data.splits import MIN_EVAL_ROWS
 from harness.data.stages import (
     SHARD_BYTES,
@@ -41,6 +39,9 @@ from harness.data.stages import (
 )
 from harness.data.tokenizer import check_vocab_size
 from harness.data.workers import cpu_count, peak_rss_mb
+from harness.ground.errors import DataError
+from harness.ground.files import read_json, sync_folder, write_json_atomic
+from harness.ground.locks import wait_for_lock
 
 __all__ = ["PreparedData", "default_cache", "find_prepared", "name_data", "open_prepared", "prepare"]
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.data.files import open_atomic, read_json, write_json_atomic
 from harness.data.packing import ROW_DTYPE, count_content, count_targets, pack_rows
 from harness.data.shards import ShardDocument, pool_folders, read_shard
 from harness.data.splits import (
@@ -28,6 +27,7 @@ from harness.data.splits import (
 )
 from harness.data.tokenizer import Tokenizer, load_tokenizer
 from harness.data.workers import peak_rss_mb
+from harness.ground.files import open_atomic, read_json, write_json_atomic
 
 Counts = dict[str, Any]
 

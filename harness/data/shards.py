@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.data.files import open_atomic, read_json, write_json_atomic
-from harness.data.sources import Part, Source
+from harness.data.source import Part, Source
 from harness.data.splits import content_key, hash_fraction
 from harness.data.workers import peak_rss_mb
+from harness.ground.files import open_atomic, read_json, write_json_atomic
 
 BLOCK_BYTES = 32 << 20  # text that a writer holds before it is ordered by shard and written
 MAX_GROUPS = 256  # of one pool: reading a shard opens the files of every group

@@ -28,7 +28,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from harness.data import DataError
+from harness.ground.errors import DataError
 
 EVAL_SPLITS = ("val", "holdout", "unseen")  # in the order in which they take documents
 POOL_SHARE = 0.25  # they together never take more of the corpus than this

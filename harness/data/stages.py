@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from harness.data import DataError
-from harness.data.files import open_atomic, read_json, write_json_atomic
 from harness.data.manifest import FORMAT_VERSION
 from harness.data.packing import score_totals, unigram_bpb
 from harness.data.rows import (
@@ -39,10 +37,12 @@ from harness.data.rows import (
     make_train_part,
 )
 from harness.data.shards import make_group_tasks, write_group
-from harness.data.sources import Source
+from harness.data.source import Source
 from harness.data.splits import EVAL_SPLITS
 from harness.data.tokenizer import BYTE_TOKENS, load_tokenizer, train_tokenizer
 from harness.data.workers import map_in_processes
+from harness.ground.errors import DataError
+from harness.ground.files import open_atomic, read_json, write_json_atomic
 
 SHARD_BYTES = 4 << 20  # text per shard: what a worker holds, and the unit of parallel work
 MAX_SHARDS = 4096  # beyond this shards grow instead, lest reading one be all seeking

@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.data import DataError
-from harness.data.sources import Document, Part, Source
+from harness.data.source import Document, Part, Source
+from harness.ground.errors import DataError
 
 # Not the library itself: what was installed beside it, and what differs from build to build of one version.
 SKIPPED_FOLDERS = re.compile(r"(site-packages|dist-packages|__pycache__|config-.*)\Z")

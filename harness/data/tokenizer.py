@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.data import DataError
-from harness.data.files import read_json, write_json_atomic
+from harness.ground.errors import DataError
+from harness.ground.files import read_json, write_json_atomic
 
 if TYPE_CHECKING:
     import tiktoken

@@ -1,1 +1,1 @@
-"""The night itself: journal, runner, results, git history, loop, and what is shown of them (plots, pages, report)."""
+"""Carries the steps of a run out, and is the only room that writes one: loop, trainings, proposals, rulings, the claim."""

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harness.lab.artifacts import drop_weights_of_run
-from harness.lab.carrying import Listener, LoopError, tell_score
-from harness.lab.journal import NOT_HELD_AGAINST, Journal, Run, State, read_journal
-from harness.lab.leftovers import kill_leftover
+from harness.ground.errors import LoopError
+from harness.lab.kept_files import drop_weights_of_run
 from harness.lab.loop import Lab
-from harness.lab.untrusted_files import remove_tree
-from harness.search.keep import CLAIM_SEEDS, Claim, claim
+from harness.lab.trainings import Listener, tell_score
+from harness.rules.keep import CLAIM_SEEDS, Claim, claim
+from harness.run.journal import NOT_HELD_AGAINST, Journal, Run, State, read_journal
+from harness.sandbox.left_files import remove_tree
+from harness.sandbox.processes import kill_leftover
 
 NAME = "close_out.jsonl"
 STOP_FILE = "STOP"  # in a run's folder: its night was asked to stop

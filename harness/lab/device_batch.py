@@ -15,12 +15,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.data.files import read_json, write_json_atomic
 from harness.data.manifest import PreparedData
-from harness.lab.leftovers import kill_leftover
-from harness.lab.runner import run_training
-from harness.lab.settings import Settings, training_request
-from harness.lab.untrusted_files import remove_tree
+from harness.ground.files import read_json, write_json_atomic
+from harness.run.settings import Settings, training_request
+from harness.sandbox.left_files import remove_tree
+from harness.sandbox.processes import kill_leftover
+from harness.sandbox.runner import run_training
 
 PROBE_SECONDS = 5.0  # of training: a few steps on a card that is worth the name
 HEADROOM = 0.85  # share of a card's memory: its driver, fragments, and ideas that need a little more take the rest

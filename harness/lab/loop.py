@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.data.files import write_text_atomic
 from harness.data.manifest import PreparedData
-from harness.lab import disk_space, history, rulings
-from harness.lab.artifacts import (
+from harness.ground.errors import KeyFileError, LoopError, Paused, ProposalError
+from harness.ground.files import write_text_atomic
+from harness.ground.parent import die_with_parent
+from harness.lab import ruling
+from harness.lab.kept_files import (
     drop_compile_caches,
     drop_old_pages,
     drop_unwanted_weights,
@@ -25,16 +27,8 @@ from harness.lab.artifacts import (
     remove_leftovers,
     update_best,
 )
-from harness.lab.carrying import Listener, LoopError, Paused, Runs
-from harness.lab.decisions import commit_facts, decision
-from harness.lab.integrity import Integrity
-from harness.lab.journal import NOT_HELD_AGAINST, Experiment, Journal, State, fold
-from harness.lab.keys import KeyFileError
-from harness.lab.leftovers import kill_all_of, kill_leftover
-from harness.lab.locks import hold
 from harness.lab.proposing import (
     Asking,
-    ProposalError,
     make_asking,
     measures,
     needs_smoke_run,
@@ -43,15 +37,21 @@ from harness.lab.proposing import (
     read_proposal,
     run_proposer,
 )
-from harness.lab.results import results_from_journal, write_results
-from harness.lab.runner import REPOSITORY
-from harness.lab.settings import Settings, check_unchanged, command_on, read_settings, results_folder
-from harness.lab.steps import Step, last_attempt, next_step
-from harness.lab.untrusted_files import remove_tree
+from harness.lab.trainings import Listener, Runs
+from harness.rules.decision import commit_facts, decision
+from harness.rules.next_step import Step, last_attempt, next_step
+from harness.run import disk_space, git_history
+from harness.run.journal import NOT_HELD_AGAINST, Experiment, Journal, State, fold
+from harness.run.locks import hold
+from harness.run.results import results_from_journal, write_results
+from harness.run.settings import Settings, check_unchanged, command_on, read_settings, results_folder
+from harness.sandbox.left_files import remove_tree
+from harness.sandbox.processes import kill_all_of, kill_leftover
+from harness.sandbox.runner import REPOSITORY
+from harness.scoring.integrity import Integrity
 from harness.search.gate import check_candidate
 from harness.search.llm.endpoint import EndpointError
 from harness.search.patch import make_diff
-from harness.training.parent import die_with_parent
 
 TOLD = (
     "title", "hypothesis", "category", "proposer", "bank_id", "sha256", "constants_changed", "operator", "expected_delta", "model", "exchange", "usage",
@@ -184,7 +184,7 @@ class Lab:
         numbers = sorted({e.number for e in (*state.experiments[:1], *state.kept[-1:], *state.experiments[-1:])})
         remove_leftovers(self.folder, *(self.folder / "experiments" / f"{number:04d}" for number in numbers))
         self.write_table()
-        rulings.apply_all(self)
+        ruling.apply_all(self)
 
     def begin(self) -> int:
         """Choose the experiment to work on: the unfinished one, else the next; return its number.
@@ -315,7 +315,7 @@ class Lab:
         parent = incumbent.commit if incumbent else self.settings.base_commit
         git = None
         if parent and self.settings.base_commit:
-            message = history.commit_message(step.experiment, entry["title"], commit_facts(entry))
+            message = git_history.commit_message(step.experiment, entry["title"], commit_facts(entry))
             git = {
                 "parent": parent,
                 "tree_of": self.settings.base_commit,
@@ -334,8 +334,8 @@ class Lab:
         kept = experiment.decided["decision"] in ("baseline", "keep")
         commit = None
         if experiment.decided["git"]:
-            plan = history.CommitPlan(**experiment.decided["git"])
-            commit = history.record_experiment(
+            plan = git_history.CommitPlan(**experiment.decided["git"])
+            commit = git_history.record_experiment(
                 REPOSITORY, self.settings.tag, experiment.number, plan, self.train_py(experiment), advance=kept
             )
         if kept:

@@ -15,13 +15,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from harness.ground.errors import ParameterError
+
 MINIMUM_TORCH = (2, 11)
-BY_HAND = "by-hand"  # in results/: `python -m harness train`
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-class ParameterError(ValueError):
-    """A parameter is unknown, missing, or of the wrong type."""
 
 
 def check_parameters(namespace: Mapping[str, object], expected: Mapping[str, type]) -> None:
@@ -81,14 +77,3 @@ def check_kernel() -> None:
         raise ParameterError(
             f"this kernel runs in {sys.prefix}, the project's environment is {wanted}: choose its kernel (Kernel > Change Kernel)"
         )
-
-
-def check_tag(tag: str) -> str:
-    """Return the tag if it can name a folder and a git ref: letters, digits, dot, underscore, hyphen."""
-    if tag == BY_HAND:
-        raise ParameterError(f"tag {tag!r} is the folder of trainings by hand: choose another, such as nov23")
-    if not TAG.fullmatch(tag) or ".." in tag or tag.endswith((".", ".lock")):
-        raise ParameterError(
-            f"tag {tag!r} cannot name a folder and a git branch: use letters, digits, '.', '_' and '-', such as nov23"
-        )
-    return tag

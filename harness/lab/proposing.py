@@ -14,32 +14,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.files import read_json, write_json_atomic, write_text_atomic
 from harness.data.manifest import PreparedData
-from harness.lab import keys
-from harness.lab.decisions import history_row
-from harness.lab.journal import Experiment, State
-from harness.lab.runner import child_environment
-from harness.lab.settings import Settings
-from harness.lab.steps import Step
-from harness.search.constants import ConstantsError, constant_values, rewrite_constants
+from harness.ground.errors import ConstantsError, ProposalError, ProposerGone
+from harness.ground.files import read_json, write_json_atomic, write_text_atomic
+from harness.rules.decision import history_row
+from harness.rules.keep import count_code_lines
+from harness.rules.next_step import Step
+from harness.run.journal import Experiment, State
+from harness.run.settings import Settings
+from harness.sandbox import keys
+from harness.sandbox.runner import child_environment
+from harness.search.constants import constant_values, rewrite_constants
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash
-from harness.search.keep import count_code_lines
 from harness.search.llm.endpoint import LlmOptions, parse_options
 
 PROPOSERS = ("tpe", "llm", "hybrid")
 PROPOSE_SECONDS = 120.0  # for what needs no language model
 LOG_BYTES = 20_000  # of either end of a failed run's log that a repair is told of
 SMOKED = ("llm", "external")  # proposers whose code is new to everybody: a few steps come before the whole training
-
-
-class ProposalError(RuntimeError):
-    """The proposer made no proposal; the message says why. Nothing is lost: the same command continues."""
-
-
-class ProposerGone(RuntimeError):
-    """The proposer hung or was killed; asking again may help."""
 
 
 @dataclass(frozen=True)

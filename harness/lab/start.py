@@ -11,11 +11,12 @@ from pathlib import Path
 
 from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
-from harness.lab import history
+from harness.ground.errors import SettingsError
 from harness.lab.device_batch import find_device_batch
 from harness.lab.loop import Lab
-from harness.lab.parameters import check_tag
-from harness.lab.profiles import (
+from harness.lab.proposing import baseline_source
+from harness.run import git_history
+from harness.run.profiles import (
     Profile,
     choose_profile,
     detect_device,
@@ -24,16 +25,8 @@ from harness.lab.profiles import (
     parse_overrides,
     without_prior,
 )
-from harness.lab.proposing import baseline_source
-from harness.lab.runner import REPOSITORY
-from harness.lab.settings import (
-    Settings,
-    SettingsError,
-    make_settings,
-    read_settings,
-    results_folder,
-    write_settings,
-)
+from harness.run.settings import Settings, check_tag, make_settings, read_settings, results_folder, write_settings
+from harness.sandbox.runner import REPOSITORY
 from harness.search.constants import rewrite_constants
 
 MAX_LOOKS = 3  # runs a candidate may get in all
@@ -115,14 +108,14 @@ def check_tag_unused(tag: str, folder: Path) -> None:
     """Refuse a tag whose git refs are there from a run whose folder is gone, or whose folder holds a journal without settings."""
     if (folder / "journal.jsonl").exists():
         raise SettingsError(f"{folder} has a journal but no run.json: restore it from a backup, or choose another tag")
-    if not history.head_commit(REPOSITORY):
+    if not git_history.head_commit(REPOSITORY):
         return
-    if history.read_ref(REPOSITORY, "refs/heads/autoresearch"):
+    if git_history.read_ref(REPOSITORY, "refs/heads/autoresearch"):
         raise SettingsError(
             "git has a branch named just 'autoresearch', beside which autoresearch/<tag> cannot exist: rename it (git branch -m)"
         )
-    for ref in (history.branch_name(tag), history.experiment_ref(tag, 0)):
-        if history.read_ref(REPOSITORY, ref):
+    for ref in (git_history.branch_name(tag), git_history.experiment_ref(tag, 0)):
+        if git_history.read_ref(REPOSITORY, ref):
             raise SettingsError(
                 f"git has {ref} from an earlier run: choose another tag, or delete its refs as the README says under 'Deleting a run'"
             )

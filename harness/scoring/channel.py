@@ -24,8 +24,8 @@ from typing import IO
 
 import numpy as np
 
-from harness.data.text import without_escapes
-from harness.scoring.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
+from harness.ground.text import without_escapes
+from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
 
 SEQUENCE = struct.Struct("<I")
 LOG_TAIL_BYTES = 20_000

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model
 
+from harness.ground.parent import die_with_parent
 from harness.training import attention
-from harness.training.parent import die_with_parent
 
 SEQUENCE = struct.Struct("<I")
 LOSS_ROWS = 4  # of logits that are in float32 and in the softmax at a time: of a whole batch they would be a run's largest tensors

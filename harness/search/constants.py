@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.ground.errors import ConstantsError
+
 BEGIN = "# === constants ==="
 END = "# === end of constants ==="
 MOST_WHOLE = 2**63
@@ -34,10 +36,6 @@ _RANGE = re.compile(_UNIT + r"(?P<low>\S+?)\.\.(?P<high>\S+)\s+(?P<scale>int|pow
 _CHOICE = re.compile(_UNIT + r"\{(?P<choices>[^}]*)\}" + _MEANING)
 _FIXED = re.compile(_UNIT + "fixed" + _MEANING)
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
-
-
-class ConstantsError(ValueError):
-    """The constants block cannot be read, or a value cannot be written into it."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.search.constants import Constant, ConstantsError, parse_constants
+from harness.ground.errors import ConstantsError
+from harness.search.constants import Constant, parse_constants
 from harness.search.gate import UNREADABLE, without_docstrings
-from harness.search.llm.fences import one_line
+from harness.search.llm.quoting import one_line
 from harness.search.patch import make_diff
 
 NEAR = 0.02  # of a constant's annotated range

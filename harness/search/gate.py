@@ -11,7 +11,8 @@ import io
 import tokenize
 from collections.abc import Collection, Iterator
 
-from harness.search.constants import Constant, ConstantsError, parse_constants
+from harness.ground.errors import ConstantsError
+from harness.search.constants import Constant, parse_constants
 from harness.search.gate_walk import policy_reasons
 
 MOST_REASONS = 20  # as many as a proposer can act on at once; the journal and a prompt hold them

@@ -14,22 +14,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.search.bank import ideas_for, known_ideas, new_constants
-from harness.search.constants import (
-    Constant,
-    ConstantsError,
-    checked_value,
-    constant_values,
-    parse_constants,
-    rewrite_constants,
-)
+from harness.ground.errors import ConstantsError, ProposalError
+from harness.search.bank.order.idea import Idea
+from harness.search.bank.order.order import ideas_for, known_ideas, new_constants
+from harness.search.constants import Constant, checked_value, constant_values, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
-from harness.search.idea import Idea
 from harness.search.limits import Limits, reasons_against
 from harness.search.patch import PatchError
 from harness.search.program import ProgramSettings, narrow_constants
 from harness.search.proposal import Proposal
-from harness.search.tpe import ProposalError, propose_change
+from harness.search.tpe import propose_change
 
 NEAR_MISS = 0.003  # of the parent's val_bpb: a loss up to this may turn into a gain on another incumbent
 

@@ -25,14 +25,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.search.constants import Constant, ConstantsError, checked_value
+from harness.ground.errors import ConstantsError, ProgramError
+from harness.search.constants import Constant, checked_value
 
 CATEGORIES = ("tune", "architecture", "optimizer", "schedule", "simplify")
 _KEYS = ("allowed_categories", "forbidden_ideas", "ranges", "fixed")
-
-
-class ProgramError(ValueError):
-    """program.md cannot be obeyed as it stands; the message names the line and the remedy."""
 
 
 @dataclass(frozen=True)

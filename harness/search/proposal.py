@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.data.files import write_json_atomic, write_text_atomic
-from harness.search.constants import ConstantsError, constant_values
+from harness.ground.errors import ConstantsError
+from harness.ground.files import write_json_atomic, write_text_atomic
+from harness.search.constants import constant_values
 from harness.search.gate import source_hash
 
 FORMAT_VERSION = 2

@@ -5,7 +5,7 @@ its name and options, and where its key lies). Out, in its `out_dir`: train.py, 
 atomically; exit 0. Or one line on standard error and exit 1, and no proposal.json. The journal is not read, nothing is
 trained. This process alone may hold the key.
 
-`operators` says whose turn it is. When the model cannot be asked, the proposal is the keyless one, and says why; a repair is
+`turns` says whose turn it is. When the model cannot be asked, the proposal is the keyless one, and says why; a repair is
 given up. The same request gives the same answer, from a model whose replies are the same.
 """
 
@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.data.files import read_json
-from harness.search.constants import ConstantsError
+from harness.ground.errors import ConstantsError, ProgramError, ProposalError
+from harness.ground.files import read_json
+from harness.ground.parent import die_with_parent
 from harness.search.keyless import propose_keyless
-from harness.search.operators import Turn, choose_turn, keyless_turn
-from harness.search.program import CATEGORIES, ProgramError, ProgramSettings, parse_program
+from harness.search.program import CATEGORIES, ProgramSettings, parse_program
 from harness.search.proposal import FORMAT_VERSION, Proposal, write_proposal
-from harness.search.tpe import ProposalError
-from harness.training.parent import die_with_parent
+from harness.search.turns import Turn, choose_turn, keyless_turn
 
 PROPOSERS = ("tpe", "llm", "hybrid")
 
@@ -49,7 +48,7 @@ def propose(request: Mapping[str, Any]) -> Proposal:
 
 def _from_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> Proposal:
     """Return the model's proposal; where it has none, the keyless one, which says why and carries what was spent."""
-    from harness.search.llm.proposals import ask_model, propose_llm  # here: a keyless night needs no client
+    from harness.search.llm.converse import ask_model, propose_llm  # here: a keyless night needs no client
 
     proposal, why, used = ask_model(request, lambda chat: propose_llm(request, turn, settings, chat))
     if proposal is not None:
@@ -62,7 +61,7 @@ def _from_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSetting
 
 def _repair(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
     """Return the model's repair of a failed attempt, or a proposal that says why there is none: another idea would be no repair."""
-    from harness.search.llm.proposals import ask_model, gave_up, repair_llm
+    from harness.search.llm.converse import ask_model, gave_up, repair_llm
 
     if not request.get("llm"):
         return gave_up("no language model is set for this run")

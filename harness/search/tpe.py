@@ -6,7 +6,7 @@ same request gives the same answer. Refused (ProposalError): when nothing untrie
 
 How a point is chosen
 - Every third tune tries a direction that is known to help elsewhere (KNOWN), as long as one is left that is new here.
-- Else `response` judges all runs of the night together and draws a step of one to three constants from it.
+- Else `response_model` judges all runs of the night together and draws a step of one to three constants from it.
 - Where it has nothing new, one to three constants are drawn as a block, the others stay at the incumbent's values. TPE proposes the
   block's values within a trust region around the incumbent (a factor of two on a log scale, a few steps of an int), from
   the runs that lie in it. When the draws run out of new points the region is doubled, twice;
@@ -22,17 +22,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.search.constants import Constant, ConstantsError, checked_value
-from harness.search.known import KNOWN, Known
+from harness.ground.errors import ConstantsError, ProposalError
+from harness.search.bank.order.directions import KNOWN, Known
+from harness.search.constants import Constant, checked_value
 from harness.search.limits import Limits, reasons_against
 from harness.search.past import LEAST_STEP, Past
 
 DRAWS = 60  # candidates drawn before the trust region is doubled
 KNOWN_EVERY = 3  # tunes
-
-
-class ProposalError(RuntimeError):
-    """There is nothing to propose; the message says why and what would help."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def _steps(
     seed: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield full sets of values with the most promising constants of each drawn step that can go together."""
-    from harness.search.response import MOST_CHANGED, draw_steps  # here: numpy takes a tenth of a second
+    from harness.search.response_model import MOST_CHANGED, draw_steps  # here: numpy takes a tenth of a second
 
     failed = [constants for constants, _, _ in past.failures]
     for step in draw_steps(space, values, history, failed, seed):
@@ -146,7 +143,7 @@ def _draws(
 
 def _single_changes(space: Mapping[str, Constant], values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield every value of each constant, as finely as counts for a step, those near the incumbent first."""
-    from harness.search.response import place, value_at
+    from harness.search.response_model import place, value_at
 
     for name, constant in space.items():
         here = place(constant, values[name])

@@ -16,8 +16,8 @@ import runpy
 import sys
 import traceback
 
-from harness.data import DataError
-from harness.training.parent import die_with_parent
+from harness.ground.errors import DataError
+from harness.ground.parent import die_with_parent
 from harness.training.session import EVENTS_VARIABLE, NonFiniteLoss
 
 NOT_THE_IDEA = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk

@@ -14,8 +14,8 @@ from harness.search.gate import source_hash
 from harness.search.keyless import limits_of, obey_program, tried_hashes
 from harness.search.limits import reasons_against
 from harness.search.llm.reply import Reply
-from harness.search.operators import Turn
 from harness.search.program import CATEGORIES, ProgramSettings
+from harness.search.turns import Turn
 
 
 def against_program(request: Mapping[str, Any], settings: ProgramSettings, reply: Reply, candidate: str) -> str:

@@ -21,7 +21,7 @@ from harness.search.llm.endpoint import Endpoint, LlmOptions
 from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
 from harness.search.llm.failures import UNREADABLE, LlmError, error_in, failure_of, failure_of_status
 from harness.search.llm.reasoning import message_parts
-from harness.search.llm.replies import parse_json
+from harness.search.llm.response_limits import parse_json
 
 MOST_TRIES = 4
 FIRST_WAIT_SECONDS = 1.0  # then twice as long each time

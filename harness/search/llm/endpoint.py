@@ -21,10 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.data.files import read_json
+from harness.ground.files import read_json
 from harness.search.llm.failures import UNREADABLE, EndpointError, LlmError, failure_of, redact
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
-from harness.search.llm.replies import limit_reply, parse_json
+from harness.search.llm.response_limits import limit_reply, parse_json
 
 if TYPE_CHECKING:
     import ssl

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from harness.data.files import append_whole, read_json, sync_folder, write_json_atomic, write_text_atomic
+from harness.ground.files import append_whole, read_json, sync_folder, write_json_atomic, write_text_atomic
 from harness.search.llm.endpoint import LlmOptions
 from harness.search.llm.failures import LlmError
 

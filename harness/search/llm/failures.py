@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.search.llm.replies import parse_json
+from harness.search.llm.response_limits import parse_json
 
 if TYPE_CHECKING:
     import openai

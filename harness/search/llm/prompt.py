@@ -10,14 +10,15 @@ attempt's outcome. Raises PromptError when those alone are too long. Text of oth
 from collections.abc import Mapping
 from typing import Any
 
-from harness.search.constants import ConstantsError, constant_values
-from harness.search.llm import attempts
-from harness.search.llm.fences import fence, one_line, quote
+from harness.ground.errors import ConstantsError
+from harness.search.constants import constant_values
+from harness.search.llm import history_table
 from harness.search.llm.instructions import ASKED, MEND, REPLY, RULES, TASK
+from harness.search.llm.quoting import fence, one_line, quote
 from harness.search.llm.tokens import count_tokens
-from harness.search.operators import Turn
 from harness.search.patch import make_diff
 from harness.search.program import ProgramSettings
+from harness.search.turns import Turn
 
 LEAST_ROOM = 300  # tokens for the table of attempts
 DETAIL_SHARE = 0.25  # of the room: for what is not the table
@@ -47,7 +48,7 @@ def build_messages(
             f"program.md, train.py and the rules need {need} tokens and there are {context_tokens}: set context_tokens={need} or more"
         )
     details = _details(request, turn, source, min(MOST_DETAIL, int(room * DETAIL_SHARE)))
-    table = attempts.table_of_attempts(request["history"], room - count_tokens(details) - 20)
+    table = history_table.table_of_attempts(request["history"], room - count_tokens(details) - 20)
     parts = [whole, f"# Attempts so far\n{table}", details, task]
     return _chat(system, "\n\n".join(part for part in parts if part))
 
@@ -151,7 +152,7 @@ def _task(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> 
     )
     lines.append(ASKED[turn.operator])
     rows = {row["experiment"]: row for row in request["history"]}
-    lines += [attempts.diff_of(rows[number], 8000) or attempts.attempt_line(rows[number]) for number in turn.sources]
+    lines += [history_table.diff_of(rows[number], 8000) or history_table.attempt_line(rows[number]) for number in turn.sources]
     if turn.forced:
         lines.append("The last results were flat. Other numbers alone are not accepted now: change the code.")
     if turn.operator != "tune" and request["proposer"] == "hybrid":
@@ -165,11 +166,11 @@ def _details(request: Mapping[str, Any], turn: Turn, source: str, most_tokens: i
     sections = [
         (
             "Training loss in nats at 10, 25, 50, 75 and 100% of the budget",
-            attempts.training_curves(history, request["parent_experiment"]),
+            history_table.training_curves(history, request["parent_experiment"]),
         ),
-        ("Near misses", attempts.near_miss_lines(history)),
-        ("Constants tried: value and delta", attempts.constants_tried(history, _values(source))),
-        *(("Diffs", diff) for diff in attempts.diffs_worth_seeing(history)),
+        ("Near misses", history_table.near_miss_lines(history)),
+        ("Constants tried: value and delta", history_table.constants_tried(history, _values(source))),
+        *(("Diffs", diff) for diff in history_table.diffs_worth_seeing(history)),
     ]
     if turn.parent is not None:
         diff = make_diff(source, request["parent_train_py"])

@@ -1,0 +1,1 @@
+"""Do all files of a run agree with its journal? Reads only."""

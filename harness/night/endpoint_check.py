@@ -1,0 +1,86 @@
+"""Who has the ideas of a night: settled before any work is done, so that a mistyped model costs a minute and not the night.
+
+In: what was asked for, and what a person exported. Out: proposer, model, and sentences on them. Refuses a proposer without an endpoint, options that cannot be
+read, a key that is not taken, a model that is not served, and several served where none was named. An endpoint that cannot be reached now is no reason: the
+night begins with `tpe`, says so, and asks again later.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.ground.errors import LoopError
+from harness.ground.files import write_json_atomic
+from harness.ground.text import without_escapes
+from harness.lab.proposing import default_proposer
+from harness.night.wishes import Night
+from harness.sandbox import keys
+from harness.sandbox.runner import child_environment
+from harness.search.llm.endpoint import parse_options
+
+ASK_SECONDS = 120.0  # for the list of models and one word from the model
+UNREACHABLE = 2  # exit status of `python -m harness.search.llm.endpoint`
+HOW = "export OPENAI_API_KEY, or OPENAI_BASE_URL=http://127.0.0.1:11434/v1 for a server of your own (Ollama there; llama.cpp, vLLM and LM Studio have theirs)"
+LIMITS = ("budget_tokens", "budget_usd", "budget_requests", "budget_hours")
+
+
+@dataclass(frozen=True)
+class Proposers:
+    """proposer: tpe, llm or hybrid. model: "" until it is known. words: what a person is told of it."""
+
+    proposer: str
+    model: str
+    words: str
+
+
+def settle(night: Night) -> Proposers:
+    """Who proposes in this night. Raises LoopError with what to change."""
+    wanted = night.proposer or default_proposer(night.llm)
+    if wanted == "tpe":
+        return Proposers("tpe", "", "ideas by tpe and the bank, which need no key")
+    if not keys.has_endpoint(night.llm):
+        raise LoopError(f"--proposer {wanted} needs a language model: {HOW}")
+    status, answer = ask_endpoint(night)
+    if status == UNREACHABLE:
+        return Proposers(wanted, night.model, f"{answer}. Until it answers, ideas are by tpe; it is asked again later")
+    if status:
+        raise LoopError(answer)
+    found = json.loads(answer)
+    turns = "in turn with tpe, which takes the numbers" if wanted == "hybrid" else "alone"
+    limits = [option for option in night.llm.replace(",", " ").split() if option.startswith(LIMITS)]
+    budget = (
+        f"at most {', '.join(limits)}" if limits else "no budget is set (--llm budget_tokens=... or budget_usd=...)"
+    )
+    return Proposers(wanted, found["model"], f"ideas by {found['model']} at {found['base_url']}, {turns}; {budget}")
+
+
+def deadline_seconds(night: Night) -> float:
+    """How long a language model may take for one proposal of this night; 0 where none is asked."""
+    if (night.proposer or default_proposer(night.llm)) == "tpe":
+        return 0.0
+    return parse_options(night.llm, night.model).deadline_seconds
+
+
+def ask_endpoint(night: Night) -> tuple[int, str]:
+    """Let a process that may read the key choose and check the model; return its exit status and its answer, or the line on what is wrong."""
+    try:
+        key_file, extra = keys.for_proposer()
+    except keys.KeyFileError as error:
+        raise LoopError(str(error)) from error
+    with tempfile.TemporaryDirectory() as folder:
+        request = Path(folder) / "request.json"
+        llm = {"model": night.model, "options": night.llm, "key_file": key_file}
+        write_json_atomic(request, {"llm": llm})
+        command = [sys.executable, "-m", "harness.search.llm.endpoint", str(request)]
+        run = {"env": child_environment(**extra), "capture_output": True, "text": True, "check": False}
+        try:
+            done = subprocess.run(command, **run, timeout=ASK_SECONDS)
+        except subprocess.TimeoutExpired:
+            return UNREACHABLE, f"the language model's endpoint gave no answer within {ASK_SECONDS:.0f} s"
+    said = done.stdout if done.returncode == 0 else done.stderr
+    return done.returncode, without_escapes((said.strip().splitlines() or ["no message"])[-1])

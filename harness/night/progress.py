@@ -1,0 +1,132 @@
+"""What a night says while it runs: entries as lines, and where it stands as one line.
+
+In: the plan, the journal, the running training's last event. Out: sentences, and how long the journal may stand still before something hangs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.lab.close_out import read_close_out, words_of_close_out
+from harness.night.wishes import Night, claim_seconds, enough, experiments_done, seconds_per_experiment
+from harness.rules.keep import CLAIM_SEEDS
+from harness.rules.next_step import Step, baseline_runs, next_step
+from harness.run.journal import State, fold
+from harness.show.stage import last_event
+
+
+def words_of(entry: dict) -> str:
+    """A journal entry as a line for the terminal; "" for what needs no line."""
+    number = entry.get("experiment")
+    if entry["event"] == "note":
+        return entry["text"]
+    if entry["event"] == "proposed":
+        return proposed_words(entry) if number else ""
+    if entry["event"] == "unrepaired":
+        return f"experiment {number}: not repaired: {entry['why']}"
+    if entry["event"] == "checked" and not entry["ok"]:
+        return f"experiment {number}: refused: {'; '.join(entry['reasons'])}"
+    if entry["event"] == "run_started" and entry["kind"] == "confirm":
+        return f"experiment {number}: promising, so once more on seed {entry['seed']}"
+    if entry["event"] == "run_started" and entry["kind"] == "refresh":
+        return f"experiment {entry['beside']}: the best so far (experiment {number}) is trained once more beside it"
+    if entry["event"] == "run_started" and entry.get("fewer_rows"):
+        return f"experiment {number}: once more, with at most {entry['device_batch_limit']} rows at a time"
+    if entry["event"] == "trained" and entry["status"] != "ok":
+        return f"experiment {number}: {entry['status']}: {entry['cause']}"
+    if entry["event"] == "trained" and entry.get("shared_with"):
+        others = ", ".join(Path(run).name for run in entry["shared_with"])
+        effect = "do worse" if entry.get("core_seconds") is None else "take longer"
+        return f"experiment {number}: run {others} trains on this device too: both {effect} than alone"
+    if entry["event"] == "scored" and entry["val_bpb"] is None and entry["status"] == "ok":
+        return ""  # of a smoke run
+    if entry["event"] == "scored":
+        return f"experiment {number}, run {entry['run']}: " + (
+            f"val_bpb {entry['val_bpb']:.6f}" if entry["val_bpb"] else f"{entry['status']}: {entry['cause']}"
+        )
+    if entry["event"] == "audited" and entry["status"] != "ok":
+        return f"experiment {number}, run {entry['run']}: {entry['status']}: {entry['cause']}"
+    if entry["event"] == "controlled":
+        numbers = ", ".join(map(str, entry["suspects"]))
+        alike = f"experiments {numbers} all ended with {entry['suspected']!r}: ours?"
+        return f"{alike} The best file so far, tried again, {'trains and is scored: it is theirs' if entry['status'] == 'ok' else 'fails too'}"
+    if entry["event"] == "ruled":
+        return f"experiment {number}: {'accepted' if entry['accept'] else 'refused'} by a person"
+    if entry["event"] == "decided" and number:
+        return f"experiment {number}: {entry['decision']}: {entry['verdict']}"
+    return ""
+
+
+def proposed_words(entry: dict) -> str:
+    """A proposal: its idea and who had it; that the language model could not be asked, where that is so."""
+    repair = f", repair {entry['attempt']}" if entry.get("attempt") else ""
+    by = f", {entry['model']}" if entry.get("model") else ""
+    words = f"experiment {entry['experiment']}{repair}: {entry['title']} ({entry['category']}{by})"
+    failed = entry.get("llm_failed")
+    return f"{words}; it is {entry['proposer']}'s, since the language model could not: {failed}" if failed else words
+
+
+class Standing:
+    """Where a night stands; the journal is added up anew only when it has grown."""
+
+    def __init__(self, night: Night) -> None:
+        self.night = night
+        self._length = -1
+        self.state, self.step, self.each = State(), Step("open"), 0.0
+
+    def look(self) -> None:
+        """Take in what the journal has gained."""
+        entries = self.night.entries()
+        if len(entries) != self._length:
+            self._length = len(entries)
+            self.state, self.step = fold(entries), next_step(entries)
+            self.each = seconds_per_experiment(self.night) if entries else 0.0
+
+    def words(self) -> str:
+        """Step, experiment, best so far, time left: one line."""
+        self.look()
+        state, number = self.state, self.step.experiment
+        if state.opened is None:
+            return "preparing"
+        if number == 0:
+            runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
+            return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {self.stage()}"
+        ended = self.night.close_out or enough(self.night)
+        if ended and (claim := words_of_close_out(read_close_out(self.night.folder))):
+            return claim
+        most = self.night.experiments
+        if self.step.kind == "propose" and most is not None and number > most:
+            return "analysis"
+        of = f"/{most}" if most is not None else ""
+        best = f"best {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
+        return f"experiment {number}{of} · {self.stage()} · {best} · {self.left()} left"
+
+    def left(self) -> str:
+        """Time left of the night, as far as it can be known."""
+        most = self.night.experiments
+        counted = float("inf") if most is None else most - experiments_done(self.night)
+        claim = claim_seconds(self.night, 2 * CLAIM_SEEDS)
+        seconds = max(0.0, min(counted * self.each + claim, self.night.seconds_left()))
+        return f"about {seconds / 3600:.1f} h" if seconds > 5400 else f"about {max(1, round(seconds / 60))} min"
+
+    def stage(self) -> str:
+        """What is going on inside the experiment, with the training's last event."""
+        step = self.step
+        if step.kind != "close":  # to an onlooker a run in flight looks like one to be closed; the rest are short
+            return {"score": "scoring", "train": "starting a run", "audit": "a close audit"}.get(step.kind, step.kind)
+        experiment, attempt = step.file
+        folder = self.night.folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
+        event = last_event(folder / "runs" / f"{step.run:02d}")
+        if event.get("event") != "step":
+            return "writing weights" if event.get("event") in ("stop", "finish") else "starting up"
+        return f"training {100 * event['progress']:.0f}%, loss {event['train_loss']:.3f}"
+
+
+def what_is_being_finished(night: Night) -> str:
+    """The work in flight, in words."""
+    step = next_step(night.entries())
+    if words_of_close_out(read_close_out(night.folder)) and (night.close_out or enough(night)):
+        return "a training of the claim"
+    if step.kind == "open" or step.experiment == 0:
+        return "the baseline"
+    return f"experiment {step.experiment}"

@@ -1,0 +1,163 @@
+"""What was asked of a night, and how much of it is done.
+
+In: the command line's wishes and the journal. Out: whether another experiment fits, how long one takes, and the command that goes on.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.ground.clock import wall_seconds
+from harness.rules.keep import CLAIM_SEEDS
+from harness.run.journal import JournalReader
+from harness.run.profiles import Profile
+from harness.run.records import parse_time
+from harness.run.settings import read_settings, results_folder
+from harness.training.clock import ClockError, idle_seconds, own_cpus
+
+DEFAULT_HOURS = 8.0
+# For what is said before anything was measured: trainings of an experiment, with those of the incumbent beside it and
+# confirmations; seconds around each training, for its start, its score and its page.
+TRAININGS_EACH, SECONDS_AROUND = 1.5, 10.0
+BUSY_CORES = 0.1  # of those at hand, held by others: from here on it is said
+SHARE_LOST = 0.7  # of what others hold: the system gives a training some of that, too
+LOOK_SECONDS = 1.0
+
+
+@dataclass
+class Night:
+    """What was asked for. experiments: in all, 0 for the baseline alone; hours: 0 is no limit; neither is eight hours.
+
+    close_out: the claim alone, no more experiments. proposer, model, llm: as notebook 03 takes them. again: the
+    command that goes on, where it is not overnight.py's.
+    """
+
+    tag: str
+    profile: str = "auto"
+    hours: float = 0.0
+    experiments: int | None = None
+    source: str = ""
+    overrides: str = ""
+    device: str = "auto"
+    results: str = ""
+    cache: str = ""
+    proposer: str = ""
+    model: str = ""
+    llm: str = ""
+    again: str = ""
+    close_out: bool = False
+    started: float = field(default_factory=wall_seconds)
+    _reader: JournalReader | None = None
+
+    @property
+    def folder(self) -> Path:
+        return results_folder(self.results) / self.tag
+
+    def entries(self) -> list[dict]:
+        """The journal so far; only what is new is read from disk."""
+        self._reader = self._reader or JournalReader(self.folder / "journal.jsonl")
+        return self._reader.entries()
+
+    def seconds_left(self) -> float:
+        """Of the night's hours; infinite when only experiments are counted."""
+        if self.experiments is not None and not self.hours:
+            return float("inf")
+        return 3600 * (self.hours or DEFAULT_HOURS) - (wall_seconds() - self.started)
+
+
+def experiments_done(night: Night) -> int:
+    """Experiments with a commit, the baseline not counted."""
+    return sum(entry["event"] == "committed" and entry["experiment"] > 0 for entry in night.entries())
+
+
+def enough(night: Night) -> bool:
+    """True when the night's limits leave no room for another experiment."""
+    if night.experiments is not None and experiments_done(night) >= night.experiments:
+        return True
+    return night.seconds_left() < seconds_per_experiment(night) + reserved_seconds(night)
+
+
+def seconds_per_experiment(night: Night) -> float:
+    """Wall-clock of an experiment: the mean of the last ten, before the first the budget and what surrounds it."""
+    ends = [parse_time(entry["time"]) for entry in night.entries() if entry["event"] == "committed"][-11:]
+    gaps = [(after - before).total_seconds() for before, after in zip(ends, ends[1:], strict=False)]
+    budget = read_settings(night.folder).budget_seconds
+    gaps = [
+        gap for gap in gaps if 0 <= gap < 20 * budget + 300
+    ]  # a pause is no experiment, and less than nothing a clock that was set back
+    return sum(gaps) / len(gaps) if gaps else 1.1 * budget + 15
+
+
+def reserved_seconds(night: Night) -> float:
+    """Time that the night keeps for its claim, whatever is kept until then: no more than half of its hours."""
+    if night.seconds_left() == float("inf"):
+        return 0.0
+    return min(claim_seconds(night, 2 * CLAIM_SEEDS), 3600 * (night.hours or DEFAULT_HOURS) / 2)
+
+
+def claim_seconds(night: Night, trainings: int) -> float:
+    """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored on both texts."""
+    entries = night.entries()
+    trained = [entry["total_seconds"] for entry in entries if entry["event"] == "trained" and entry.get("num_steps")]
+    scored = [entry["score_seconds"] for entry in entries if entry["event"] == "scored" and entry.get("val_bpb")]
+    if not (trained and scored):
+        return trainings * (1.1 * read_settings(night.folder).budget_seconds + 20)
+    return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
+
+
+def plan_words(night: Night) -> str:
+    """What will be done, as said at the start."""
+    if night.close_out:
+        return "no more, the claim was all that was asked for"
+    done = experiments_done(night)
+    if night.experiments == 0:
+        return "none, the baseline was all that was asked for"
+    goal = f"{night.experiments} in all" if night.experiments else f"for {night.hours or DEFAULT_HOURS:g} hours"
+    begun = f", {done} already done" if done else ""
+    claim = f"; then the claim, if anything is kept: {claim_seconds(night, 2 * CLAIM_SEEDS) / 60:.0f} min"
+    return f"{goal}{begun}, about {seconds_per_experiment(night):.0f} s each, longer for what is promising{claim}"
+
+
+def duration_words(profile: Profile, experiments: int) -> str:
+    """How long so many experiments will take on this machine, the claim included, before anything was measured."""
+    trainings = profile.baseline_seeds + TRAININGS_EACH * experiments + 2 * CLAIM_SEEDS + (profile.name == "demo")
+    quiet = trainings * (profile.budget_seconds + SECONDS_AROUND) / 60
+    words = f"this takes about {quiet:.0f} minutes on idle cores"
+    share = busy_share()
+    if share is None or share < BUSY_CORES:
+        return words
+    slower = 1 / (1 - SHARE_LOST * share)
+    return f"{words}; others hold {share:.0%} of them now, so it will rather be {slower * quiet:.0f}"
+
+
+def busy_share() -> float | None:
+    """Share of the cores that is in use now, in one second; None where the kernel does not say."""
+    try:
+        cpus = own_cpus()
+        before, began = idle_seconds(cpus), time.monotonic()
+        time.sleep(LOOK_SECONDS)
+        return max(0.0, 1 - (idle_seconds(cpus) - before) / (len(cpus) * (time.monotonic() - began)))
+    except ClockError:
+        return None
+
+
+def command_line(night: Night) -> str:
+    """The command that goes on with this night."""
+    if night.again:
+        return night.again
+    words = ["python3", "scripts/overnight.py", "--tag", night.tag]
+    most = "" if night.experiments is None else str(night.experiments)
+    wishes = {
+        "--profile": night.profile if night.profile != "auto" else "", "--experiments": most, "--results": night.results,
+        "--hours": f"{night.hours:g}" if night.hours else "", "--cache": night.cache, "--source": night.source,
+        "--proposer": night.proposer, "--model": night.model,
+    }  # fmt: skip
+    words += [word for option, value in wishes.items() if value for word in (option, str(value))]
+    words += ["--close-out"] * night.close_out
+    words += [word for change in night.overrides.split() for word in ("--set", change)]
+    words += [word for change in night.llm.split() for word in ("--llm", change)]
+    return shlex.join(words)

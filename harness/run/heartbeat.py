@@ -1,0 +1,92 @@
+"""A night's sign of life: results/<tag>/heartbeat.json, which tells a dead driver from a slow one.
+
+In: what the driver does, every moment. Out: one small file, rewritten every five seconds at most, and read back. It says who wrote it and when by a clock
+that nobody can set, so that neither a reused process number nor a changed date is taken for life. Never ends a night: a full disk leaves the old file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+from harness.ground.clock import boot_id, wall_seconds
+from harness.ground.files import read_json
+from harness.run.journal import now
+from harness.sandbox.processes import identity, living
+
+NAME = "heartbeat.json"
+EVERY_SECONDS = 5.0
+_written: dict[Path, float] = {}  # when this process wrote which
+
+
+def beat(folder: Path, stage: str, **facts: object) -> None:
+    """Say that the driver lives and what it does, unless that was said less than five seconds ago. facts: whatever JSON can hold."""
+    if time.monotonic() - _written.get(folder, float("-inf")) >= EVERY_SECONDS:
+        write(folder, stage, facts)
+
+
+def end(folder: Path, code: int, words: str) -> None:
+    """Say that the driver has ended by itself, and how: words that begin with "done" for all that was asked.
+
+    Only the process that held the night last may say so of a run.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        if read_json(folder / ".night.holder.json")["pid"] == os.getpid():
+            command = (read_heartbeat(folder) or {}).get("command")
+            write(folder, f"ended: {words}", {"exit_code": code, "command": command})
+
+
+def last_line(log: Path) -> str:
+    """The last sentence of a night.log, without its time; "" when there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[-1].partition(" ")[2] if lines else ""
+
+
+def write(folder: Path, stage: str, facts: dict) -> None:
+    """Replace the file. One process at a time does, the holder of the night's lock, so the new one needs no name of its own."""
+    _written[folder] = time.monotonic()
+    life = {
+        "pid": os.getpid(),
+        "create_time": psutil.Process().create_time(),  # for older versions
+        "identity": identity(os.getpid()),
+        "time": now(),
+        "boot_seconds": wall_seconds(),
+    }
+    text = json.dumps(life | {"boot_id": boot_id(), "stage": stage} | facts, ensure_ascii=False) + "\n"
+    new = folder / f"{NAME}.new"
+    with contextlib.suppress(OSError):  # a full disk: the loop will say so
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, folder / NAME)
+
+
+def read_heartbeat(folder: Path) -> dict | None:
+    """The last sign of life; None when there is none that can be read."""
+    try:
+        found = read_json(folder / NAME)
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(found, dict) and {"pid", "create_time", "time", "boot_seconds", "stage"} <= set(found)
+    return found if whole else None
+
+
+def age_seconds(heartbeat: dict) -> float | None:
+    """How long ago it was written, sleep included; None for one of an earlier start of this machine, or of another machine."""
+    if heartbeat.get("boot_id") != boot_id():
+        return None
+    age = wall_seconds() - heartbeat["boot_seconds"]
+    return age if age >= 0 else None
+
+
+def writer(heartbeat: dict) -> psutil.Process | None:
+    """The process that wrote it, if it lives: not one that got its number since."""
+    if heartbeat.get("boot_id") != boot_id():
+        return None
+    return living(heartbeat["pid"], heartbeat.get("identity", heartbeat["create_time"]))

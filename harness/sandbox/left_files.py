@@ -1,0 +1,117 @@
+"""Files that a child left behind: taken, kept or removed without following, waiting for or tripping over anything they are.
+
+In: folders that edited code wrote in, its processes dead. Out: plain files, or nothing. A link would lead to what it was not shown, a pipe would hold its
+reader for ever, a folder a thousand deep is beyond `shutil.rmtree`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from harness.ground.files import sync_folder
+
+REMOVE_SECONDS = 60.0  # what is still being written by somebody who got away does not hold us
+DEEPEST = 5  # folders below one another that are kept, and again that are walked down: with the longest names, a path the system still takes
+
+
+def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
+    """Move a plain file out of the child's folder; return "" or, with nothing moved, why what is there is none.
+
+    A child syncs nothing. What was taken would survive a power cut when this returns, since a journal speaks of it next.
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        return f"the folder of {name} is gone: {error.strerror}"
+    try:
+        status = os.stat(name, dir_fd=opened, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            return f"{name} is not a file of its own, but a link, a folder or a pipe"
+        if status.st_size > most_bytes:
+            return f"{name} has {status.st_size / 1e9:.1f} GB, {most_bytes / 1e9:.1f} GB are allowed"
+        remove_tree(target)
+        os.rename(name, target, src_dir_fd=opened)
+        os.chmod(target, 0o600)
+    except FileNotFoundError:
+        return f"there is no {name}"
+    finally:
+        os.close(opened)
+    sync_file(target)
+    sync_folder(target.parent)
+    return ""
+
+
+def sync_file(path: Path) -> None:
+    """Return only when what is in a file, whoever wrote it, would survive a power cut. Raises OSError where the disk could not take it after all."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def keep_ours(file: BinaryIO, path: Path) -> None:
+    """Put a file that we hold open for reading and writing back in its place, if a child moved it away or put something else there."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(path), os.fstat(file.fileno())):
+            return
+    remove_tree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file.seek(0)
+    path.write_bytes(file.read())
+
+
+def keep_plain_files(folder: Path, depth: int = DEEPEST) -> None:
+    """Remove from a folder all but plain files and folders, so that it can be copied: no links, no pipes, nothing without end or closed to us."""
+    if folder.is_symlink() or not folder.is_dir():
+        remove_tree(folder)
+        return
+    for entry in entries_of(folder):
+        status = entry.stat(follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode) and depth:
+            keep_plain_files(Path(entry.path), depth - 1)
+        elif stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            os.chmod(entry.path, 0o600)
+        else:
+            remove_tree(Path(entry.path))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it, however deep and whatever its modes.
+
+    What cannot be removed stays: the next that needs the place says so.
+    """
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        until = time.monotonic() + REMOVE_SECONDS
+        while entries_of(path) and time.monotonic() < until:
+            empty(path, path, DEEPEST)
+        path.rmdir()
+
+
+def empty(folder: str | Path, top: Path, depth: int) -> None:
+    """Remove what is in a folder; folders further down go to `top` under short names, so that no path grows too long."""
+    for entry in entries_of(folder):
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.path)
+        elif depth:
+            empty(entry.path, top, depth - 1)
+            os.rmdir(entry.path)
+        else:
+            os.chmod(entry.path, 0o700)  # a folder that cannot be written cannot be moved
+            os.rename(entry.path, top / secrets.token_hex(16))
+
+
+def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, opened to us first."""
+    os.chmod(folder, 0o700)
+    with os.scandir(folder) as entries:
+        return list(entries)

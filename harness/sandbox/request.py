@@ -1,0 +1,41 @@
+"""What a training is asked for: plain data, which a process on this machine or another can be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WEIGHTS_SECONDS = 20.0  # from the end of training to weights on disk, unless the request says less
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """One training. folder: the run's, made here. train_dir: all of the data it may see. Times in seconds.
+
+    device_batch_limit: rows that it may hold at once, None for as many as it likes. hidden: folders that a wall empties for it.
+    core_rate: the rate of `harness.training.clock`, 0 where the budget is wall time.
+    clock_step_seconds: what each optimizer step counts for on its clock, 0 for the real clock; the runner's own limits are of real time always.
+    """
+
+    folder: str
+    train_py: str
+    train_dir: str
+    n_vocab: int
+    max_seq_len: int
+    seed: int
+    budget_seconds: float
+    startup_limit_seconds: float
+    device: str
+    dtype: str
+    compile: bool
+    threads: int | None
+    compile_cache: str | None = None
+    device_batch_limit: int | None = None
+    weights_limit_seconds: float = WEIGHTS_SECONDS
+    hidden: tuple[str, ...] = ()
+    core_rate: float = 0.0
+    clock_step_seconds: float = 0.0
+
+    @property
+    def allowance_seconds(self) -> float:
+        """How long after the budget the training is ended. What it took of that is judged before a keep (see `quarantine`)."""
+        return max(3.0, 0.05 * self.budget_seconds)

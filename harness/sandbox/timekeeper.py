@@ -1,0 +1,192 @@
+"""A training's clock as the runner reads it, from outside: this reading decides, not the session's.
+
+In: the training's request, its process, and the events it sends. Out: readings at its stop and when its weights are
+there, and what is overdue. It starts the clock at `ready`, and only then hands over the training rows, as an open
+file: behind a wall they cannot be reached before. All processes of the run are charged; the gate allows only one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from harness.sandbox.request import TrainingRequest
+from harness.training.clock import CoreClock, Reading, WallClock
+
+FAMILY_SECONDS = 2.0  # between two looks for processes that the training has started
+STARVED = 10  # times its budget of wall time in which a training that got so little is ended, and repeated later
+STILL_WORKS = 0.005  # of its budget, that it must have got in the last tenth of that time: else it hangs
+HELD = 0.7  # share of the cores that others must have held for that: else it was the training that left them idle
+NAMED = 3  # processes that are named to somebody whose machine is busy
+
+
+class FamilyCpu:
+    """CPU seconds of a process and of all that it has started, those that have ended too, as far as they were seen."""
+
+    def __init__(self, pid: int) -> None:
+        self._root, self._looked = pid, -FAMILY_SECONDS
+        self._members: dict[int, psutil.Process] = {}
+        self._used: dict[int, float] = {}  # by process
+        self._waited = 0.0  # by children of the trainer that have ended and were waited for
+        self._trainer: int | None = None  # the process that trains: it has loaded torch, so it has used most by far
+        self._threads: dict[int, float] = {}  # of the trainer, when that was first known
+        self._busiest = 0.0  # what one of its threads has used since
+
+    def look(self) -> None:
+        """See who is there."""
+        self._looked = time.monotonic()
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self._root)
+            for member in (root, *root.children(recursive=True)):
+                self._members.setdefault(member.pid, member)
+
+    def seconds(self) -> tuple[float, float]:
+        """Of the trainer's busiest thread since the first call, and of all threads of all processes together.
+
+        The session counts its main thread; work that is moved to another one is found here.
+        """
+        if time.monotonic() - self._looked >= FAMILY_SECONDS:
+            self.look()
+        for pid, member in list(self._members.items()):
+            try:
+                times = member.cpu_times()
+            except psutil.Error:  # it has ended; one that its parent waited for is in the parent's times
+                del self._members[pid]
+                if pid != self._trainer:
+                    self._used.pop(pid, None)
+                continue
+            self._used[pid] = times.user + times.system
+            if pid == self._trainer:
+                self._waited = times.children_user + times.children_system
+                self._read_threads(member)
+        if self._trainer is None and self._used:
+            self._trainer = max(self._used, key=self._used.get)
+            return self.seconds()
+        return self._busiest, sum(self._used.values()) + self._waited
+
+    def _read_threads(self, trainer: psutil.Process) -> None:
+        with contextlib.suppress(psutil.Error):  # it ends just now
+            now = {thread.id: thread.user_time + thread.system_time for thread in trainer.threads()}
+            self._threads = self._threads or now
+            self._busiest = max([self._busiest, *(used - self._threads.get(number, 0.0) for number, used in now.items())])
+
+    def of_others(self) -> float:
+        """Of all processes but the one that trains."""
+        return sum(used for pid, used in self._used.items() if pid != self._trainer) + self._waited
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._used
+
+
+class Neighbours:
+    """Who else used the cores since this was made."""
+
+    def __init__(self) -> None:
+        self._before = self._used()
+        self._began = time.monotonic()
+
+    @staticmethod
+    def _used() -> dict[tuple[int, str], float]:
+        used = {}
+        for process in psutil.process_iter(["pid", "name", "cpu_times"]):
+            if times := process.info["cpu_times"]:
+                used[process.info["pid"], process.info["name"] or "?"] = times.user + times.system
+        return used
+
+    def words(self, family: FamilyCpu) -> str:
+        """The processes outside of the training that used most, in cores on average, by name; "" where none did."""
+        seconds, by_name = max(1e-3, time.monotonic() - self._began), Counter()
+        for (pid, name), used in self._used().items():
+            if pid not in family:
+                by_name[name] += (used - self._before.get((pid, name), 0.0)) / seconds
+        busiest = [(name, cores) for name, cores in by_name.most_common(NAMED) if cores >= 0.05]
+        return ", ".join(f"{name} {cores:.1f}" for name, cores in busiest)
+
+
+class Timekeeper:
+    """The clock of one training: `hear` each of its events, and ask what is `overdue`."""
+
+    def __init__(self, request: TrainingRequest, listen: Callable[[dict], None]) -> None:
+        self.request, self._listen = request, listen
+        self._launched = time.monotonic()
+        self._channel: socket.socket | None = None
+        self._clock: WallClock | CoreClock | None = None
+        self.stopped: Reading | None = None  # when the training stopped
+        self.finished: Reading | None = None  # when its weights were there
+        self._late: float | None = None  # the charge when the last tenth of that time began
+        self.starved = False  # whether it was ended because others left it too little of the cores
+        self.other_processes_seconds = 0.0  # CPU time on the clock of processes of the run besides the one that trains
+
+    def attend(self, pid: int, channel: socket.socket) -> None:
+        """The training has been started: its first process, and our end of its channel."""
+        self._channel, self._family = channel, FamilyCpu(pid)
+
+    def hear(self, event: dict) -> None:
+        """Start the clock, or read it, where that is what an event is for; then pass the event on."""
+        if event["event"] == "ready":
+            self._start()
+        elif event["event"] == "stop" and self._clock:
+            self._family.look()
+            self.stopped = self._read()
+        elif event["event"] == "finish" and self.stopped:
+            self.finished = self._read()
+        self._listen(event)
+
+    def _start(self) -> None:
+        self._neighbours = Neighbours() if self.request.core_rate else None
+        with open(Path(self.request.train_dir) / "rows.bin", "rb") as rows:
+            rate = self.request.core_rate
+            self._family.seconds()
+            self._others_before = self._family.of_others()
+            self._clock = CoreClock(rate, self.request.threads, self._family.seconds) if rate else WallClock()
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                socket.send_fds(self._channel, [b"r"], [rows.fileno()])
+
+    def _read(self) -> Reading:
+        reading = self._clock.read()
+        if isinstance(self._clock, WallClock):
+            self._family.seconds()
+        self.other_processes_seconds = self._family.of_others() - self._others_before
+        return reading
+
+    @property
+    def reading(self) -> Reading | None:
+        """Where the clock stands; None before it runs."""
+        return self._read() if self._clock else None
+
+    def left(self) -> tuple[float, str, str]:
+        """Return (seconds, status, words): how long it may go on at least, and how it ends when that is 0 or less."""
+        request, now = self.request, self.reading
+        if now is None:
+            limit = request.startup_limit_seconds
+            return limit - (time.monotonic() - self._launched), "timeout", f"start-up took longer than {limit:.0f} s"
+        if request.core_rate and self._late is None and now.wall > (STARVED - 1) * request.budget_seconds:
+            self._late = now.charged
+        if request.core_rate and now.wall > STARVED * request.budget_seconds:
+            worked = now.charged - (self._late or 0.0) >= STILL_WORKS * request.budget_seconds
+            self.starved = worked and now.others >= HELD * len(self._clock.cpus) * now.wall
+            return 0.0, *self._ended_late(now)
+        if self.stopped is None:
+            limit = request.budget_seconds + request.allowance_seconds
+            words = f"training went on for more than {limit:.1f} s after its clock started (budget {request.budget_seconds:.0f} s)"
+            return limit - now.charged, "timeout", words
+        limit = request.weights_limit_seconds
+        words = f"weights were not there {limit:.1f} s after the end of training"
+        return self.stopped.charged + limit - now.charged, "timeout", words
+
+    def _ended_late(self, now: Reading) -> tuple[str, str]:
+        """Status and words of a training that took so much wall time."""
+        got = f"in {now.wall:.0f} s this training used {now.charged:.0f} of the {self.request.budget_seconds:.0f} s that are its budget"
+        if not self.starved:
+            return "timeout", f"{got}, and left cores idle, or hung"
+        who = self._neighbours.words(self._family) or "nobody who can be seen here: perhaps another machine on this host"
+        return "infrastructure", (
+            f"disturbed: {got}, since others held {now.others / now.wall:.1f} cores (in cores: {who}). "
+            "End them, move them, or wait until they are done"
+        )

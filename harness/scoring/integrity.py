@@ -1,0 +1,55 @@
+"""Whether harness and data are, after a run, what they were before it.
+
+In: prepared data, and the hash that the run began with. Out: the names of what changed. A file's size and times can be set by anybody, but not the time of its
+last change of state; so the large rows are hashed again only where that time moved, and all else is hashed each time (some milliseconds).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from harness.data.manifest import PreparedData
+from harness.ground.files import sha256_file
+from harness.sandbox.runner import REPOSITORY
+
+LARGE = ("train/rows.bin",)
+
+
+class Integrity:
+    """What harness and data were when this was made."""
+
+    def __init__(self, data: PreparedData, expected_harness: str, package: Path = REPOSITORY / "harness") -> None:
+        self.data, self.expected_harness, self.package = data, expected_harness, package
+        self._stamps = {name: stamp(data.folder / name) for name in LARGE}
+
+    def changed(self) -> list[str]:
+        """Names of what is no longer as it was, [] when all is."""
+        found = [] if harness_hash(self.package) == self.expected_harness else ["harness/"]
+        for name, entry in self.data.manifest["files"].items():
+            path = self.data.folder / name
+            if not path.is_file():
+                found.append(name)
+            elif name not in LARGE or stamp(path) != self._stamps[name]:
+                found += [] if sha256_file(path) == entry["sha256"] else [name]
+        return found
+
+
+def harness_hash(package: Path = REPOSITORY / "harness") -> str:
+    """Hash of all the harness's sources, names included: two runs under one hash were measured alike."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if any(part.startswith(".") for part in path.relative_to(package).parts):
+            continue  # a copy that JupyterLab made of a file somebody opened
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What cannot be changed without a trace: size, inode, time of modification and of the last change of state; None without a file."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,254 @@
+"""Measures one trained run: its score with a quick audit, and before a keep a close audit and a pass over the private holdout.
+
+In: settings, data, the run's folder with train.py, weights and, for an audit, losses.npy. Out: the fields of the journal's `scored` and `audited` entries, and
+losses.npy, holdout_losses.npy. Each server has a folder of its own, so that nothing goes from one to the next. Never raises for what a candidate does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.manifest import PreparedData
+from harness.ground.files import link_or_copy, open_atomic
+from harness.sandbox.left_files import remove_tree
+from harness.sandbox.processes import MARK, kill_escaped
+from harness.sandbox.runner import child_environment
+from harness.sandbox.wall import Wall
+from harness.scoring import holdout
+from harness.scoring.audit import Audit, audit_model
+from harness.scoring.channel import Launch, ModelServer, ScoreError
+from harness.scoring.integrity import Integrity
+from harness.scoring.scorer import Score, open_rows, open_token_bytes, score_model, score_one_batch, start_server
+
+PROBES, CLOSE_PROBES = 64, 512  # of each scored run; of each run of an idea that is about to be kept
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Early:
+    """A model server that runs already, and what it and the functions that use it are told. It knows of a candidate only once it is entered."""
+
+    server: ModelServer
+    given: dict
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How a run's weights are scored. threads: None for torch's own choice; hidden: folders that a wall empties."""
+
+    device: str
+    dtype: str
+    threads: int | None
+    limit_seconds: float
+    hidden: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One trained run and all that measuring it needs.
+
+    folder: the run's; rival: the incumbent's scored runs, none for a baseline.
+    """
+
+    settings: ScoreSettings
+    data: PreparedData
+    integrity: Integrity
+    wall: Wall
+    train_py: Path
+    folder: Path
+    rival: Sequence[Measurement] = ()
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    def score(self, progress: Progress, server_a: Early | None = None) -> dict:
+        """Fields of `scored`: val_bpb by server A, then a quick audit by server B. server_a: of `started_early`, where there is one."""
+        fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
+        with self._judged(fields, "score_seconds"), self.started_early("audit") as server_b:
+            score = self._run("val", progress, server_a)
+            save_losses(self.folder / "losses.npy", score.losses)
+            fields |= {"nats": score.nats, "scored_bytes": score.scored_bytes, "scored_tokens": score.scored_tokens}
+            self._audit(fields, PROBES, server_b)
+            fields["val_bpb"] = round(score.val_bpb, 6)
+        return fields
+
+    def try_out(self, server_a: Early | None = None) -> dict:
+        """Fields of `scored` for a smoke run, whose weights are of no more use: whether they can be scored at all."""
+        fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
+        with self._judged(fields, "score_seconds"), self._ready("val", server_a) as (server, given):
+            score_one_batch(self.data, self.train_py, server=server, **given)
+        self.weights.unlink(missing_ok=True)
+        return fields
+
+    def audit(self, progress: Progress) -> dict:
+        """Fields of `audited`: many more probes, and whether the private holdout agrees with the gain."""
+        fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None}
+        with self._judged(fields, "audit_seconds"):
+            self._audit(fields, CLOSE_PROBES)
+            self.measure_holdout(progress)
+            failed = [words for run in self.rival if (words := run.measure_holdout_of_rival(progress))]
+            fields["holdout"] = self._holdout_words()
+            fields["audit"]["words"] += "".join(failed)
+        return fields
+
+    def measure_holdout(self, progress: Progress) -> None:
+        """Leave the losses on the private holdout beside the run's others, unless they are there or its weights are not."""
+        path = self.folder / "holdout_losses.npy"
+        if not path.exists() and self.weights.exists():
+            save_losses(path, self._run("holdout", progress).losses)
+
+    def score_holdout(self, progress: Progress) -> dict:
+        """Further fields of `scored` for a run of the claim, which no proposer is told of: its bits per byte on the private holdout."""
+        fields: dict = {}
+        with self._judged(fields, "holdout_seconds"):
+            fields["holdout_bpb"] = round(self._run("holdout", progress).val_bpb, 6)
+        return fields
+
+    def measure_holdout_of_rival(self, progress: Progress) -> str:
+        """The same for a run of the incumbent: what fails there is not the candidate's fault. Return what the audit should say of it, "" for nothing.
+
+        Raises ScoreError `infrastructure` where the machine was to blame, which a repetition may mend.
+        """
+        try:
+            self.measure_holdout(progress)
+        except ScoreError as error:
+            if error.status == "infrastructure":
+                raise ScoreError(error.status, f"of the best, on the private holdout: {error.cause}") from error
+            name = f"{self.train_py.parent.parent.parent.name}, run {self.folder.name}"
+            return f"; not compared on the private holdout with the best (experiment {name}), which failed there: {error.cause}"
+        return ""
+
+    @contextlib.contextmanager
+    def _judged(self, fields: dict, seconds: str) -> Iterator[None]:
+        """Turn what goes wrong into status and cause, and look at harness and data afterwards."""
+        started = time.monotonic()
+        try:
+            yield
+        except ScoreError as error:
+            fields |= {"status": error.status, "cause": error.cause, "sure": error.sure}
+        if changed := self.integrity.changed():
+            cause = f"{', '.join(changed)} changed while this run was trained or scored: its score is not believed"
+            fields |= {"status": "cheating", "cause": cause, "val_bpb": None}
+        fields[seconds] = round(time.monotonic() - started, 3)
+
+    @contextlib.contextmanager
+    def started_early(self, split: str) -> Iterator[Early | None]:
+        """A server for `val` or `audit` that imports torch while something else goes on, where a wall keeps the two apart; None elsewhere.
+
+        Start the first with the training, whose own start it shares; while the clock ticks it waits. It ends with the context.
+        """
+        if not self.wall.walled:
+            yield None
+            return
+        with self._server(split) as given:
+            server = start_server(self.data, self.train_py, mode="logits" if split == "audit" else "losses", **given)
+            try:
+                yield Early(server, given)
+            finally:
+                server.close()
+
+    def _run(self, split: str, progress: Progress, early: Early | None = None) -> Score:
+        with self._ready(split, early) as (server, given):
+            return score_model(self.data, self.train_py, split=split, progress=progress, server=server, **given)
+
+    @contextlib.contextmanager
+    def _ready(self, name: str, early: Early | None) -> Iterator[tuple[ModelServer | None, dict]]:
+        """The server that was started early, or None and what one is told; from here on its weights are there.
+
+        One that died while it waited is forgotten: it knew nothing of the candidate, so that cannot have been the candidate's doing.
+        """
+        early = early if early and early.server.process.poll() is None else None
+        with contextlib.nullcontext(early.given) if early else self._server(name) as given:
+            if not given["weights"].exists():
+                try:
+                    link_or_copy(self.weights, given["weights"])
+                except OSError as error:
+                    raise ScoreError(
+                        "infrastructure", f"weights could not be handed to a model server: {error}"
+                    ) from error
+            yield early and early.server, given
+
+    def _audit(self, fields: dict, probes: int, early: Early | None = None) -> None:
+        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that."""
+        losses = np.load(self.folder / "losses.npy", allow_pickle=False)
+        with self._ready("audit", early) as (server, given):
+            found: Audit = audit_model(
+                self.data, self.train_py, losses=losses, incumbent=self._rival_losses(losses.shape),
+                probes=probes, seed=secrets.randbits(32), server=server, **given,
+            )  # fmt: skip
+        fields["audit"] = found.as_dict()
+        if found.verdict == "cheating":
+            raise ScoreError("cheating", found.words)
+        fields["doubts"] = [found.words] if found.verdict != "agrees" else []
+
+    @contextlib.contextmanager
+    def _server(self, name: str) -> Iterator[dict]:
+        """Fresh folders for one model server, and what every server is told; the folders are gone afterwards.
+
+        It works in the first. In the second, which it may only read, it finds its weights: they may come after its start.
+        """
+        own, shown = self.folder / f"server_{name}", self.folder / f"server_{name}_weights"
+        for folder in (own, shown):
+            remove_tree(folder)
+            folder.mkdir(parents=True)
+        settings = self.settings
+        environment = child_environment(
+            TMPDIR=str(own), TORCHINDUCTOR_CACHE_DIR=str(own / "cache"), TRITON_CACHE_DIR=str(own / "cache" / "triton"), **{MARK: str(own)}
+        )  # fmt: skip
+        device, hidden = settings.device, [Path(path) for path in settings.hidden]
+        seen = {"own": [own], "readable": [self.train_py, shown], "hidden": hidden, "device": device, "lasting": False}
+        launch = Launch(environment, lambda command: self.wall.enclose(command, **seen), walled=self.wall.walled)
+        try:
+            yield {
+                "weights": shown / "weights.safetensors", "device": device, "dtype": settings.dtype, "threads": settings.threads,
+                "launch": launch, "folder": own, "limit_seconds": settings.limit_seconds,
+            }  # fmt: skip
+        finally:
+            kill_escaped(own)
+            remove_tree(own)
+            remove_tree(shown)
+
+    def _rival_losses(self, shape: tuple[int, int]) -> np.ndarray | None:
+        """The incumbent's mean losses on the validation rows; None where there are none."""
+        stored = [losses for run in self.rival if (losses := load_losses(run.folder / "losses.npy", shape)) is not None]
+        return np.mean(stored, axis=0) if stored else None
+
+    def _holdout_words(self) -> str | None:
+        """agrees or disagrees; None where the incumbent's losses or weights are gone."""
+        pairs = {split: self._both(split) for split in ("val", "holdout")}
+        if not all(pairs.values()):
+            return None
+        return "agrees" if holdout.agrees(pairs["val"], pairs["holdout"]) else "disagrees"
+
+    def _both(self, split: str) -> holdout.Losses | None:
+        """This run's and the incumbent's nats of each row on one text."""
+        name = "losses.npy" if split == "val" else "holdout_losses.npy"
+        targets, token_bytes = open_rows(self.data, split)[:, 1:], open_token_bytes(self.data)
+        stored = [
+            load_losses(folder / name, targets.shape) for folder in (self.folder, *(run.folder for run in self.rival))
+        ]
+        own, *rivals = [holdout.row_nats(losses, targets, token_bytes) for losses in stored if losses is not None]
+        return holdout.Losses(token_bytes[targets].sum(axis=1), [own], rivals) if rivals else None
+
+
+def save_losses(path: Path, losses: np.ndarray) -> None:
+    """Write losses (rows, T) float32, nats, atomically."""
+    with open_atomic(path) as file:
+        np.save(file, losses, allow_pickle=False)
+
+
+def load_losses(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Losses (rows, T) that an earlier run left; None where there are none of this shape, or of a file that was emptied or cut."""
+    try:
+        losses = np.load(path, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return losses if losses.shape == shape else None

@@ -1,0 +1,229 @@
+"""The language model's proposals: ask, read the reply, apply it, say in the same chat what is wrong with it, at most three rounds.
+
+In: the request, the turn, the program's settings, a chat. Out: a Proposal that carries the change, what was used and where the
+exchange is saved. All or nothing: a reply whose change does not apply, breaks program.md, was tried before or is no change is
+never trained, and nothing falls back to the unpatched file. Raises Unusable after the last round; LlmError where the model
+cannot be asked, ProgramError before anybody is asked. What the gate refuses is trained by nobody either, but is an attempt, which
+comes back here to be mended.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.ground.errors import ConstantsError
+from harness.search.constants import parse_constants
+from harness.search.duplicates import near_duplicate
+from harness.search.gate import source_hash
+from harness.search.keyless import known_names
+from harness.search.llm.acceptance import against_program, against_turn, category_of
+from harness.search.llm.client import Answer, Chat
+from harness.search.llm.endpoint import choose_model, open_endpoint, parse_options
+from harness.search.llm.exchanges import Exchanges
+from harness.search.llm.failures import LlmError
+from harness.search.llm.prompt import Messages, PromptError, add_correction, build_messages, build_repair
+from harness.search.llm.quoting import one_line
+from harness.search.llm.reply import Reply, ReplyError, apply_reply, parse_reply
+from harness.search.patch import PatchError
+from harness.search.program import ProgramSettings, narrow_constants
+from harness.search.proposal import Proposal
+from harness.search.turns import Turn, choose_turn
+
+ROUNDS = 3
+LESS_CONTEXT = 2  # times that the context is halved for a server that finds it too long
+TITLE_CHARACTERS, HYPOTHESIS_CHARACTERS = 120, 800
+
+_GIVE_UP = re.compile(r"\s*\W*GIVE UP\b\W*(?P<why>.*)", re.IGNORECASE | re.DOTALL)
+
+
+class Unusable(RuntimeError):
+    """The model answered, and none of its answers could be used; the message is the last reason."""
+
+
+class GivenUp(Unusable):
+    """The model says that the failed candidate cannot be mended."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A reply, and the train.py that it makes."""
+
+    reply: Reply
+    source: str
+    warning: str
+
+
+def open_chat(request: Mapping[str, Any]) -> Chat:
+    """Return a chat with the model that a request names. Raises LlmError."""
+    llm = request.get("llm") or {}
+    options = parse_options(llm.get("options", ""), llm.get("model", ""))
+    endpoint = open_endpoint(options, llm.get("key_file", ""))
+    place = {"experiment": request["experiment"], "attempt": request["attempt"]}
+    folder = Path(request["out_dir"])
+    exchanges = Exchanges(folder / "exchange", llm.get("ledger") or folder / "llm.jsonl", options, place)
+    return Chat(endpoint, options, choose_model(endpoint, options), exchanges)
+
+
+def ask_model(
+    request: Mapping[str, Any], make: Callable[[Chat], Proposal]
+) -> tuple[Proposal | None, str, dict[str, Any]]:
+    """Return (what make makes of a chat, "", {}); where the model cannot be asked or used (None, why, what was spent)."""
+    try:
+        chat = open_chat(request)
+    except LlmError as error:
+        return None, f"{error.kind}: {error}", {}
+    try:
+        return make(chat), "", {}
+    except LlmError as error:
+        why = f"{error.kind}: {error}"
+    except PromptError as error:
+        why = f"context_too_long: {error}"
+    except Unusable as error:
+        why = f"not_applicable: {error}"
+    return None, one_line(why, HYPOTHESIS_CHARACTERS), spent(chat)
+
+
+def propose_llm(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings, chat: Chat) -> Proposal:
+    """Return the model's proposal for a turn of its own."""
+    narrow_constants(settings, parse_constants(request["parent_train_py"]), known_names(request["history"]))
+    turn, source = _start(request, turn, settings)
+
+    def refused(reply: Reply, candidate: str) -> str:
+        return (
+            against_program(request, settings, reply, candidate)
+            or against_turn(turn, settings, source, reply, candidate)
+            or near_duplicate(candidate, source, request["history"])
+        )
+
+    build = lambda tokens: build_messages(request, turn, settings, tokens, source)  # noqa: E731
+    change = _converse(chat, build, source, refused)
+    return Proposal(
+        change.source,
+        one_line(change.reply.title, TITLE_CHARACTERS),
+        one_line(change.reply.hypothesis, HYPOTHESIS_CHARACTERS),
+        category_of(turn, settings, source, change.reply, change.source),
+        proposer="llm",
+        operator=turn.operator,
+        expected_delta=change.reply.expected_delta,
+        parent=turn.parent,
+        sources=turn.sources,
+        note="; ".join(filter(None, (turn.why if turn.forced else "", change.warning))),
+        **spent(chat),
+    )
+
+
+def repair_llm(request: Mapping[str, Any], settings: ProgramSettings, chat: Chat) -> Proposal:
+    """Return the model's repair of the failed attempt that a request carries: the same idea, another file; or gave_up."""
+    repair = request["repair"]
+    source = repair["train_py"]
+
+    def refused(reply: Reply, candidate: str) -> str:
+        if source_hash(candidate) == source_hash(source):
+            return "it does what the failed file does: only comments or layout differ"
+        return against_program(request, settings, reply, candidate)
+
+    build = lambda tokens: build_repair(request, settings, tokens)  # noqa: E731
+    try:
+        change = _converse(chat, build, source, refused)
+    except Unusable as error:
+        return gave_up(str(error), **spent(chat))
+    wrong = one_line(change.reply.hypothesis, 300)
+    return Proposal(
+        change.source,
+        repair["title"],
+        repair["hypothesis"],
+        repair["category"],
+        proposer="llm",
+        operator=repair.get("operator") or "",
+        expected_delta=repair.get("expected_delta"),
+        parent=repair.get("parent"),
+        note="; ".join(filter(None, (f"repaired: {wrong}" if wrong else "repaired", change.warning))),
+        **spent(chat),
+    )
+
+
+def gave_up(why: str, **used: Any) -> Proposal:
+    """Return what stands for a repair that could not be made."""
+    return Proposal("", "", "", "", proposer="llm", gave_up=one_line(why, HYPOTHESIS_CHARACTERS), **used)
+
+
+def spent(chat: Chat) -> dict[str, Any]:
+    """Return the model, what this proposal took so far and where its exchanges are, as a Proposal has them."""
+    asked = any(chat.exchanges.folder.glob("*.json"))
+    return {
+        "model": chat.model,
+        "usage": chat.exchanges.usage() if asked else None,
+        "exchange": chat.exchanges.folder.name if asked else "",
+    }
+
+
+def _converse(
+    chat: Chat, build: Callable[[int], Messages], source: str, refused: Callable[[Reply, str], str]
+) -> Change:
+    """Ask until a reply can be used. refused: says what else is wrong with a candidate, "" for nothing."""
+    messages, before, why = [], "", ""
+    for number in range(1, ROUNDS + 1):
+        answer, messages = _ask(chat, build, messages)
+        try:
+            return _read(answer, before, source, refused, chat.options.max_output_tokens)
+        except (ReplyError, PatchError, ConstantsError) as error:
+            before, why = answer.text, str(error)
+        messages = add_correction(messages, answer.text, why, last=number == ROUNDS - 1)
+    raise Unusable(f"{ROUNDS} answers could not be used, the last one because {why}")
+
+
+def _ask(chat: Chat, build: Callable[[int], Messages], messages: Messages) -> tuple[Answer, Messages]:
+    """Ask; where the server finds the first messages too long, make them again with half the tokens."""
+    tokens = chat.options.context_tokens
+    for again in range(LESS_CONTEXT + 1):
+        asked = messages or build(tokens)
+        try:
+            return chat.ask(asked), asked
+        except LlmError as error:
+            if error.kind != "context_too_long" or messages or again == LESS_CONTEXT:
+                raise
+            tokens //= 2
+    raise AssertionError("the loop returns or raises")
+
+
+def _read(answer: Answer, before: str, source: str, refused: Callable[[Reply, str], str], most_tokens: int) -> Change:
+    """Return the change in an answer. Raises ReplyError, PatchError or ConstantsError with what the model should know.
+
+    before: the last answer, whose title holds where the model sends mended blocks alone.
+    """
+    if answer.is_cut_off:
+        raise ReplyError(
+            f"it was cut off at {most_tokens:,} tokens: think and write less, and change fewer lines at a time"
+        )
+    if not answer.is_finished and not answer.refusal:
+        raise ReplyError(
+            f"it ended with {one_line(answer.finish_reason, 60)}. Answer in plain text, in the form described"
+        )
+    if answer.refusal or not answer.text.strip():
+        said = f": {one_line(answer.refusal, 200)}" if answer.refusal else ""
+        raise ReplyError(f"it is {'a refusal' if answer.refusal else 'empty'}{said}. Answer in the form described")
+    if (found := _GIVE_UP.match(answer.text)) and "<<<<<" not in answer.text:
+        raise GivenUp(f"the model gave up: {one_line(found['why'], 400)}")
+    reply = parse_reply(answer.text, before)
+    candidate = apply_reply(reply, source)
+    if why := refused(reply, candidate):
+        raise ReplyError(why)
+    return Change(reply, candidate, answer.warning)
+
+
+def _start(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> tuple[Turn, str]:
+    """Return the turn with the train.py it changes; another turn where a restart's file is gone or is not what was trained."""
+    history = list(request["history"])
+    while turn.parent is not None:
+        index = next(i for i, row in enumerate(history) if row["experiment"] == turn.parent)
+        try:
+            source = (Path(history[index]["folder"]) / "train.py").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            source = ""
+        if source_hash(source) == history[index].get("sha256"):
+            return turn, source
+        history[index] = {**history[index], "folder": ""}
+        turn = choose_turn({**request, "history": history}, settings)
+    return turn, request["parent_train_py"]

@@ -1,0 +1,45 @@
+"""What the baseline notebook shows: the summary block, and the noise of the score.
+
+In: a Lab whose baseline is done. Out: text, and a figure.
+"""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from harness.ground.files import read_json
+from harness.lab.loop import Lab
+from harness.rules.keep import judge
+from harness.sandbox.runner import summary_block
+from harness.show import epochs
+from harness.show.charts.plots import plot_noise
+
+
+def baseline_summary(lab: Lab) -> str:
+    """The summary block of the baseline's last run, the mean over its seeds, and how often a training saw its text."""
+    attempt = lab.state.experiments[0].attempt
+    last = attempt.scored[-1]
+    result = read_json(lab.run_folder(0, 0, last.number) / "result.json")
+    scores = ", ".join(f"{score:.6f}" for score in attempt.scores)
+    unigram = lab.data.manifest["unigram_bpb"]
+    mean = lab.state.experiments[0].mean
+    passes = epochs.words(epochs.of_baseline(lab.state, lab.data))
+    return (
+        f"{summary_block(result)}\nval_bpb by seed: {scores}\n"
+        f"mean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse\n{passes}"
+    )
+
+
+def noise_words(lab: Lab) -> str:
+    """What the seeds say of the noise, and what it means for an idea."""
+    noise = lab.state.noise
+    if not noise.df:
+        return "One seed and no prior: nothing is known of the noise, so the first ideas will be trained several times."
+    scores = lab.state.experiments[0].attempt.scores
+    threshold = judge([sum(scores) / len(scores)], scores, noise).threshold
+    return f"{noise.words.capitalize()}. A first run has to score {threshold:.4f} bpb below the baseline to be kept at once: chance alone gives less."
+
+
+def noise_figure(lab: Lab) -> Figure:
+    """The baseline's runs with the estimated noise around their mean."""
+    return plot_noise(lab.state.experiments[0].attempt.scores, lab.state.noise)

@@ -1,0 +1,1 @@
+"""The figures: scores over a night, and how its trainings went."""

@@ -1,0 +1,41 @@
+"""How often one training goes over its text, and what that means for the night.
+
+In: the baseline's runs, the prepared data. Out: passes, and sentences. The figure is measured: before the baseline nobody knows the
+machine's tokens per second.
+"""
+
+from __future__ import annotations
+
+from harness.data.manifest import PreparedData
+from harness.run.journal import State
+from harness.show.doubts import MANY_EPOCHS
+
+
+def of_baseline(state: State, data: PreparedData) -> float | None:
+    """Passes over the training rows in the baseline's longest run; None when no run said how much it trained."""
+    tokens = [run.trained.get("total_tokens") for run in state.experiments[0].attempt.runs if run.trained]
+    row_tokens = data.manifest["rows"]["train"] * data.max_seq_len
+    return max((count for count in tokens if count), default=0) / row_tokens or None
+
+
+def words(passes: float | None) -> str:
+    """One or two sentences for the baseline's page."""
+    if passes is None or passes > 1:
+        return warning(passes)
+    return f"One training goes over {passes:.0%} of the training text: it sees nothing twice."
+
+
+def warning(passes: float | None) -> str:
+    """What more than one pass means; "" when there is nothing to warn of."""
+    if passes is None or passes <= 1:
+        return ""
+    found = f"One training goes over the training text {passes:.1f} times. "
+    if passes <= MANY_EPOCHS:
+        return found + (
+            f"Up to about {MANY_EPOCHS} passes rank ideas much as fresh text would; smaller or faster models see it more often still. "
+            "More text (climbmix with more shards, a larger folder) is better"
+        )
+    return found + (
+        f"Beyond about {MANY_EPOCHS} passes validation no longer ranks settings as fresh text would: what wins may win by not "
+        "memorising. Take more text (--source climbmix, tinystories or folder:PATH, as a new tag) before you trust a night of this"
+    )
