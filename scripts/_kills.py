@@ -24,8 +24,9 @@ from checkout import copy_checkout, environment, git
 from harness.check.check import check_run
 from harness.ground.files import write_json_atomic
 from harness.lab import close_out
-from harness.run.journal import NOT_HELD_AGAINST, JournalReader, State, fold, read_journal
+from harness.run.journal import JournalReader, read_journal
 from harness.run.results import read_results
+from harness.run.state import NOT_HELD_AGAINST, State, fold
 from harness.search.gate import source_hash
 
 LOOK_SECONDS = 0.001

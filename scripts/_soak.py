@@ -22,8 +22,9 @@ from _bench_loop import NIGHT
 from _bench_setup import BenchError
 
 from harness.run.disk_space import on_disk, stored
-from harness.run.journal import JournalReader, fold, read_journal
+from harness.run.journal import JournalReader, read_journal
 from harness.run.records import parse_time
+from harness.run.state import fold
 from harness.sandbox.runner import REPOSITORY
 
 LOOK_SECONDS = 0.05

@@ -62,7 +62,7 @@ from fake_openai import FakeOpenAI  # noqa: E402
 from scripted_researcher import Steady  # noqa: E402
 
 from harness.rules.outcomes import ALIKE  # noqa: E402
-from harness.run.journal import State  # noqa: E402
+from harness.run.state import State  # noqa: E402
 from harness.sandbox.wall import find_wall  # noqa: E402
 
 PARTS = {

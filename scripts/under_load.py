@@ -39,8 +39,9 @@ from harness.data.manifest import PreparedData, open_prepared  # noqa: E402
 from harness.lab.close_out import read_close_out, words_of_claim  # noqa: E402
 from harness.lab.start import find_profile, prepare_profile  # noqa: E402
 from harness.run.git_history import head_commit  # noqa: E402
-from harness.run.journal import fold, read_journal  # noqa: E402
+from harness.run.journal import read_journal  # noqa: E402
 from harness.run.settings import Settings, read_settings, score_settings, training_request  # noqa: E402
+from harness.run.state import fold  # noqa: E402
 from harness.sandbox.runner import run_training  # noqa: E402
 from harness.sandbox.wall import find_wall  # noqa: E402
 from harness.scoring.integrity import (  # noqa: E402

@@ -15,10 +15,11 @@ from harness.lab.kept_files import append_summary, drop_weights, drop_weights_of
 from harness.rules.decision import commit_facts, decision
 from harness.rules.next_step import next_step
 from harness.run import git_history
-from harness.run.journal import Journal, fold
+from harness.run.journal import Journal
 from harness.run.profiles import PROFILES
 from harness.run.results import results_from_journal, write_results
 from harness.run.settings import FORMAT_VERSION, Settings, write_settings
+from harness.run.state import fold
 from harness.scoring.integrity import harness_hash
 from harness.search.gate import source_hash
 from harness.show import index
@@ -54,7 +55,7 @@ class Simulated:
     def attempt(self, experiment: int) -> Path:
         return self.folder / "experiments" / f"{experiment:04d}" / "attempts" / "00"
 
-    def run_folder(self, experiment: int, run: int) -> Path:
+    def training_folder(self, experiment: int, run: int) -> Path:
         return self.attempt(experiment) / "runs" / f"{run:02d}"
 
     def until(self, kind: str, experiment: int) -> "Simulated":
@@ -92,7 +93,7 @@ class Simulated:
         return {"experiment": experiment, "attempt": attempt, "run": step.run}
 
     def close(self, step) -> None:
-        folder = self.run_folder(step.file[0], step.run)
+        folder = self.training_folder(step.file[0], step.run)
         folder.mkdir(parents=True)
         status = "crash" if step.experiment % 3 == 2 and not step.of else "ok"
         result = {
@@ -122,7 +123,7 @@ class Simulated:
         value = round(2.0 - gain + self.random.uniform(0, 0.001), 6) if step.experiment else 2.0 + step.run / 1000
         if step.of:
             value = self.state.incumbent.mean
-        path = self.run_folder(step.file[0], step.run) / "result.json"
+        path = self.training_folder(step.file[0], step.run) / "result.json"
         fields = {
             "status": "ok",
             "cause": "",

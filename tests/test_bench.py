@@ -18,7 +18,7 @@ from bench import PARTS, measure, parse
 from journals import make_journal, write_run
 
 from harness.rules.next_step import next_step
-from harness.run.journal import fold
+from harness.run.state import fold
 
 ROOT = Path(__file__).parents[1]
 TOY = """

@@ -23,8 +23,9 @@ from harness.night.notebook_process import NotebookProcess, make_context
 from harness.night.terminal import Terminal
 from harness.rules import decision
 from harness.run import disk_space, git_history
-from harness.run.journal import Journal, fold, read_journal
+from harness.run.journal import Journal, read_journal
 from harness.run.results import read_results
+from harness.run.state import fold
 from harness.scoring import measure
 
 INSIDE = "AUTORESEARCH_TEST_MAY_MOUNT"  # set where these tests run in a namespace of their own
@@ -184,10 +185,10 @@ def test_a_log_that_finds_no_room_costs_its_lines_and_not_the_training(full_lab)
 
     lab.train(listen)
     assert {run.status for run in lab.experiment.attempt.runs} == {"ok"}
-    log = (lab.run_folder(1, 0, 0) / "run.log").read_text()
+    log = (lab.training_folder(1, 0, 0) / "run.log").read_text()
     assert "more bytes of output were not kept]\n" in log
     assert {len(line) for line in log.splitlines() if line.startswith("x")} == {5_000}
-    for line in (lab.run_folder(1, 0, 0) / "events.jsonl").read_text().splitlines():
+    for line in (lab.training_folder(1, 0, 0) / "events.jsonl").read_text().splitlines():
         json.loads(line)
     to_the_end(lab)
 
@@ -241,7 +242,7 @@ def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Paused, match="the disk is full.*make room"):
         patch.setattr(measure, "save_losses", save_on_a_full_disk)
         lab.train()
-    assert lab.journal.entries[-1]["event"] == "trained" and not (lab.run_folder(1, 0, 0) / "losses.npy").exists()
+    assert lab.journal.entries[-1]["event"] == "trained" and not (lab.training_folder(1, 0, 0) / "losses.npy").exists()
     disk.make_room()
     to_the_end(lab)
     assert len(fold(read_journal(lab.folder / "journal.jsonl")).experiments[1].attempt.runs[0].scored["audit"]) > 0

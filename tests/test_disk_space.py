@@ -12,7 +12,7 @@ from harness.lab import kept_files
 from harness.lab.kept_files import MOST_IN_QUARANTINE, drop_old_pages, remove_leftovers, weights_wanted
 from harness.night.notebook_process import MOST_CUT, put_aside
 from harness.run import disk_space
-from harness.run.journal import Experiment, State
+from harness.run.state import Experiment, State
 
 MB = 10**6
 

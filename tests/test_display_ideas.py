@@ -11,9 +11,9 @@ from simulated_runs import Simulated
 from harness.night import progress
 from harness.night.terminal import Terminal
 from harness.run import settings
-from harness.run.journal import Attempt, Experiment, Run
 from harness.run.records import Record
 from harness.run.settings import environment_words
+from harness.run.state import Attempt, Experiment, Training
 from harness.sandbox import keys
 from harness.search.llm.exchanges import Usage
 from harness.show import experiment_page, idea_page, index, report, status
@@ -63,7 +63,7 @@ def repaired(lab):
         Attempt(proposed(), checked={"ok": False, "reasons": [NASTY, "line 3 imports os"]}),
         Attempt(proposed(attempt=1, note="repaired: " + NASTY), checked={"ok": True, "reasons": []}),
     ]
-    attempts[1].runs.append(Run({"run": 0, "kind": "smoke"}, {"status": "crash", "cause": NASTY}))
+    attempts[1].runs.append(Training({"run": 0, "kind": "smoke"}, {"status": "crash", "cause": NASTY}))
     return Experiment(1, attempts, unrepaired={"why": NASTY, "usage": USAGE, "exchange": "exchange"})
 
 

@@ -8,7 +8,8 @@ import pytest
 from harness.ground.errors import JournalError
 from harness.night.night import progress_made
 from harness.rules.next_step import Step, next_step
-from harness.run.journal import Journal, JournalReader, fold, read_journal
+from harness.run.journal import Journal, JournalReader, read_journal
+from harness.run.state import fold
 
 PROPOSAL = {
     "title": "idea",

@@ -22,9 +22,10 @@ from harness.lab.proposing import Asking, proposal_request
 from harness.night import progress
 from harness.rules import decision, outcomes
 from harness.run import disk_space, git_history, locks
-from harness.run.journal import MOST_CUT_OFF, Journal
+from harness.run.journal import Journal
 from harness.run.records import records_from_journal
 from harness.run.results import read_results
+from harness.run.state import MOST_CUT_OFF
 from harness.sandbox.wall import try_bubblewrap
 from harness.scoring import measure
 
@@ -34,7 +35,7 @@ def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
     assert len(state.experiments[0].attempt.scores) == 2 and state.noise.df == 1
     assert row(lab, 0) == (pytest.approx(state.experiments[0].mean, abs=1e-6), pytest.approx(1.0, abs=0.9), "keep")
     assert git(loop.REPOSITORY, "log", "--format=%s", "autoresearch/t") == "0000: baseline\nstart"
-    summary = (lab.run_folder(0, 0, 1) / "run.log").read_text().splitlines()
+    summary = (lab.training_folder(0, 0, 1) / "run.log").read_text().splitlines()
     assert summary[-10] == "---" and summary[-9].startswith("val_bpb:") and summary[-1].startswith("depth:")
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 0
 
@@ -54,8 +55,8 @@ def test_a_better_file_is_kept_and_everything_agrees(lab):
     commit = lab.experiment.committed["commit"]
     assert git(loop.REPOSITORY, "show", f"{git_history.experiment_ref('t', 1)}:train.py") == source.rstrip("\n")
     assert (git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == commit) is kept
-    assert (lab.run_folder(1, 0, 0) / "weights.safetensors").exists() is kept
-    assert (lab.run_folder(0, 0, 0) / "weights.safetensors").exists()  # the baseline's stay
+    assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists() is kept
+    assert (lab.training_folder(0, 0, 0) / "weights.safetensors").exists()  # the baseline's stay
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == int(kept)
 
 
@@ -76,7 +77,7 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
     assert git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()[:3] == commits[::-1] and commits[0] == old
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 2
     assert (lab.folder / "best" / "train.py").read_text() == incumbent_source(lab)
-    kept = [(lab.run_folder(number, 0, 0) / "weights.safetensors").exists() for number in range(3)]
+    kept = [(lab.training_folder(number, 0, 0) / "weights.safetensors").exists() for number in range(3)]
     assert kept == [True, False, True]
     refreshes = [run for e in lab.state.experiments for run in e.attempt.runs if run.started["kind"] == "refresh"]
     assert [run.started["beside"] for run in refreshes][:1] == [1] and len(read_results(lab.folder / "results.tsv")) == 3
@@ -124,7 +125,7 @@ def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
         if before == "the weights are dropped":
             patch.setattr(trainings, "drop_weights_of_run", not_dropped)
         run_experiment(lab)
-    place, step = lab.run_folder(0, 0, 2), lab.step
+    place, step = lab.training_folder(0, 0, 2), lab.step
     expected = {"trained": "close", "scored": "score"}.get(before, "audit")
     assert (step.kind, step.experiment, step.file) == (expected, 1, (0, 0) if expected != "audit" else (1, 0))
     assert ("weights.safetensors" in heavy(place)) is True
@@ -135,9 +136,9 @@ def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
         assert [run.status for run in baseline.runs[2:]] == (["interrupted", "ok"] if before == "trained" else ["ok"])
         assert again.experiment.decided["decision"] == "keep"
         ended = [run.number for run in baseline.runs[2:] if run.status == "ok"]
-        assert [heavy(again.run_folder(0, 0, number)) for number in ended] == [set()]
+        assert [heavy(again.training_folder(0, 0, number)) for number in ended] == [set()]
         assert not list(again.attempt_folder(0).glob("runs/*/compile_cache"))
-        assert "weights.safetensors" in heavy(again.run_folder(0, 0, 0))  # the baseline's own stay
+        assert "weights.safetensors" in heavy(again.training_folder(0, 0, 0))  # the baseline's own stay
     assert check_run(lab.folder, loop.REPOSITORY) == []
 
 
@@ -174,7 +175,7 @@ def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
     assert (decided["decision"], decided["status"], decided["val_bpb"]) == ("discard", status, None)
     assert row(lab, 1) == (0.0, 0.0, "crash")
     assert git(loop.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == lab.experiment.committed["commit"]
-    assert json.loads((lab.run_folder(1, 0, 0) / "result.json").read_text())["val_bpb"] is None
+    assert json.loads((lab.training_folder(1, 0, 0) / "result.json").read_text())["val_bpb"] is None
 
 
 @pytest.mark.slow
@@ -238,7 +239,7 @@ def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(la
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     assert run_experiment(lab)["status"] == "crash"
     assert waiting and not servers()
-    assert sorted(path.name for path in lab.run_folder(1, 0, 0).iterdir()) == ["result.json", "run.log"]
+    assert sorted(path.name for path in lab.training_folder(1, 0, 0).iterdir()) == ["result.json", "run.log"]
 
 
 @pytest.mark.parametrize("source, reason", [("def f(:\n", "not valid Python"), (None, "tried before")])
@@ -264,7 +265,7 @@ def test_a_run_whose_harness_died_is_closed_and_repeated(lab):
     lab.propose()
     lab.check()
     lab.journal.append("run_started", experiment=1, attempt=0, run=0, kind="score", seed=1)  # and then the kill
-    lab.run_folder(1, 0, 0).mkdir(parents=True)
+    lab.training_folder(1, 0, 0).mkdir(parents=True)
     lab.release()
     with Lab(lab.folder) as again:
         assert [e["status"] for e in again.journal.entries if e["event"] == "trained" and e["experiment"] == 1] == [
@@ -309,7 +310,7 @@ def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, 
     assert events.count("decided") == events.count("committed") == events.count("proposed") == 2
     assert events.count("run_started") == 3  # two of the baseline and one: nothing was trained twice
     assert len(read_results(lab.folder / "results.tsv")) == 2
-    log = (lab.run_folder(1, 0, 0) / "run.log").read_text()
+    log = (lab.training_folder(1, 0, 0) / "run.log").read_text()
     assert log.count("val_bpb:") == (before == "scored")  # scored twice, summed up once
 
 

@@ -13,7 +13,8 @@ from fake_openai import FakeOpenAI, refusal
 from labs import copy_with_harness
 
 from harness.check.check import check_run
-from harness.run.journal import fold, read_journal
+from harness.run.journal import read_journal
+from harness.run.state import fold
 
 PLANTED = "sk-planted-e91a7c44"
 SEARCH, REPLACE = (

@@ -16,9 +16,10 @@ from checkout import copy_checkout, environment, git, overnight
 from labs import copy_with_harness
 
 from harness.check.check import check_run
-from harness.run.journal import fold, read_journal
+from harness.run.journal import read_journal
 from harness.run.results import read_results
 from harness.run.settings import read_settings
+from harness.run.state import fold
 
 
 def outputs_text(path) -> str:

@@ -9,7 +9,8 @@ from checkout import environment
 from labs import copy_with_harness
 
 from harness.run import locks
-from harness.run.journal import fold, read_journal
+from harness.run.journal import read_journal
+from harness.run.state import fold
 
 FULL = """
 import shutil

@@ -5,7 +5,7 @@ import pytest
 from harness.rules.decision import decision
 from harness.rules.next_step import next_step
 from harness.rules.quarantine import quarantine_reasons, startup_limit
-from harness.run.journal import fold
+from harness.run.state import fold
 
 BUDGET = 300.0
 

@@ -9,8 +9,8 @@ from labs import incumbent_source, row
 from harness.check.check import check_run
 from harness.ground.files import write_json_atomic
 from harness.lab import loop, proposing
-from harness.run.journal import MOST_REPAIRS
 from harness.run.results import read_results
+from harness.run.state import MOST_REPAIRS
 from harness.search.gate import source_hash
 
 FIRST_LINE = "model = build_model"
@@ -68,7 +68,7 @@ def test_new_code_is_tried_for_a_few_steps_before_its_training(lab):
     assert kinds(experiment.attempt)[:2] == [("smoke", "ok"), ("score", "ok")]
     assert smoke.trained["num_steps"] == 3 and smoke.val_bpb is None and score.trained["num_steps"] > 3
     assert experiment.decided["n_runs"] == len(experiment.attempt.runs) - 1 and row(lab, 1)[2] in ("keep", "discard")
-    assert not (lab.run_folder(1, 0, 0) / "weights.safetensors").exists()
+    assert not (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()
     assert {event["run_kind"] for event in heard if event["run"] == 0} == {"smoke"}
     lab.release()
     assert check_run(lab.folder, loop.REPOSITORY) == []

@@ -9,8 +9,8 @@ import journals
 import pytest
 
 from harness.lab.close_out import CloseOut
-from harness.run.journal import Run
 from harness.run.records import incumbent_of, records_from_journal
+from harness.run.state import Training
 from harness.show import sentences, status
 from harness.show.charts.scores import plot_progress
 from harness.show.doubts import doubts
@@ -46,7 +46,7 @@ def close_out(best: int, low: float = 0.01, **changes) -> CloseOut:
     difference = {"difference": 0.02, "low": low, "high": 0.03, "n_best": 3, "n_baseline": 3, "words": ""}
     claimed = {"best": best, "status": "ok", "cause": "", "val": difference, "holdout": difference, "template_bpb": None}
     runs = [
-        Run({"role": "best", "experiment": best, "seed": seed}, trained={"status": "ok"}, scored={"status": "ok", "val_bpb": score})
+        Training({"role": "best", "experiment": best, "seed": seed}, trained={"status": "ok"}, scored={"status": "ok", "val_bpb": score})
         for seed, score in enumerate((0.90, 0.91, 0.92))
     ]
     begun = {"best": best, "seeds": 3, "first_seed": 1, "template": False}

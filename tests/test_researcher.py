@@ -9,8 +9,9 @@ from scripted_replies import REPLIES
 from scripted_researcher import Scripted
 
 from harness.check.check import check_run
-from harness.run.journal import fold, read_journal
+from harness.run.journal import read_journal
 from harness.run.results import read_results
+from harness.run.state import fold
 from harness.search.duplicates import structure_hash
 from harness.search.gate import check_candidate
 

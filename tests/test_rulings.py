@@ -55,7 +55,7 @@ def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
     assert lab.state.incumbent.number == 0 and row(lab, 1)[2] == "discard"
     assert read_results(lab.folder / "results.tsv")[1].description == "quarantined: too good"
     assert git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
-    assert (lab.run_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
+    assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
     assert "--accept N" in status.screen(lab.folder)
 
 
@@ -87,7 +87,7 @@ def test_a_refused_one_stays_a_discard_and_its_weights_go(quarantined):
         assert again.state.incumbent.number == 0
         assert records_from_journal(again.journal.entries)[1].outcome == "discarded"
     assert read_results(lab.folder / "results.tsv")[1].description == "refused: too good"
-    assert not (lab.run_folder(1, 0, 0) / "weights.safetensors").exists()
+    assert not (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()
 
 
 def test_one_word_is_enough_and_only_on_what_is_in_quarantine(quarantined):

@@ -8,8 +8,8 @@ import pytest
 from harness.rules.decision import decision
 from harness.rules.next_step import REFRESH_TRAININGS, next_step
 from harness.rules.replay import replay
-from harness.run.journal import fold
 from harness.run.results import results_from_journal
+from harness.run.state import fold
 
 BUDGET = 300.0
 PRIOR = {"sigma": 0.001, "df": 4, "note": "made up"}

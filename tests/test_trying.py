@@ -19,7 +19,8 @@ from harness.lab.loop import Lab
 from harness.night import try_idea
 from harness.night.try_idea import Idea, Refused, check_idea, place_idea, refusal
 from harness.options import TRY_STATUSES, make_parser
-from harness.run.journal import fold, read_journal
+from harness.run.journal import read_journal
+from harness.run.state import fold
 from harness.sandbox import keys
 from harness.search.constants import constant_values, rewrite_constants
 

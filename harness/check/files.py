@@ -13,8 +13,8 @@ from pathlib import Path
 
 from harness.ground.files import read_json
 from harness.rules.next_step import Step, step_after
-from harness.run.journal import Attempt, Experiment, Run, State
 from harness.run.settings import Settings
+from harness.run.state import Attempt, Experiment, State, Training
 from harness.search.gate import source_hash
 
 SCRATCH = ("work", "server_", "compile_cache")  # beginnings of folders that a run has only while something works in it
@@ -129,7 +129,7 @@ def history_of(look: Look, experiment: Experiment) -> str:
     return "a backup"
 
 
-def check_run_folder(look: Look, run: Run, folder: Path) -> Iterator[str]:
+def check_run_folder(look: Look, run: Training, folder: Path) -> Iterator[str]:
     """A run that came to its own end has its files, and its result.json says what the journal says."""
     if run.trained is None or run.status == "interrupted":
         return
@@ -150,7 +150,7 @@ def check_run_folder(look: Look, run: Run, folder: Path) -> Iterator[str]:
         yield f"{look.name(folder / 'result.json')} has val_bpb {found}, the journal {run.scored['val_bpb']}"
 
 
-def check_log(look: Look, run: Run, log: Path) -> Iterator[str]:
+def check_log(look: Look, run: Training, log: Path) -> Iterator[str]:
     """It has all that the training wrote, and of a run with a score its summary."""
     known, size = run.trained.get("log_bytes") or 0, log.stat().st_size
     if size < known or (size == known and run.scored and run.scored["val_bpb"] is not None):

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.check.files import Look, names_in
 from harness.check.whole_files import losses_damage, weights_damage
 from harness.ground.files import read_json
-from harness.run.journal import Experiment
+from harness.run.state import Experiment
 
 WEIGHTS = "weights.safetensors"
 HEAVY = (WEIGHTS, "losses.npy", "holdout_losses.npy")  # of a run: they go with a discard

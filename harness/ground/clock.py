@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -43,3 +44,8 @@ class Sleep:
         """0 where it did not, and where nobody can tell."""
         slept = wall_seconds() - time.monotonic() - self._began
         return slept if slept >= NOTICED_SECONDS else 0.0
+
+
+def utc_now() -> str:
+    """The time in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -19,7 +19,8 @@ from harness.lab.kept_files import drop_weights_of_run
 from harness.lab.loop import Lab
 from harness.lab.trainings import Listener, tell_score
 from harness.rules.keep import CLAIM_SEEDS, Claim, claim
-from harness.run.journal import NOT_HELD_AGAINST, Journal, Run, State, read_journal
+from harness.run.journal import Journal, read_journal
+from harness.run.state import NOT_HELD_AGAINST, State, Training
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_leftover
 
@@ -43,13 +44,13 @@ class CloseOut:
     """The newest close-out, as its entries tell it."""
 
     begun: dict | None = None
-    runs: list[Run] = field(default_factory=list)
+    runs: list[Training] = field(default_factory=list)
     claimed: dict | None = None
     numbers: int = 0  # trainings of all close-outs so far: the next one's folder
     newest: str = ""  # when the newest entry was written
 
     @property
-    def in_flight(self) -> Run | None:
+    def in_flight(self) -> Training | None:
         """The training that is not over."""
         return self.runs[-1] if self.runs and self.runs[-1].status is None else None
 
@@ -84,7 +85,7 @@ class CloseOut:
         return next(iter(self.trials_left), None)
 
     @property
-    def failed(self) -> Run | None:
+    def failed(self) -> Training | None:
         """The last of so many failed trainings of one file that it cannot be measured."""
         failed = [run for run in self.runs if run.status not in (None, "ok", *NOT_HELD_AGAINST)]
         for role in ("best", "baseline", "template"):
@@ -105,7 +106,7 @@ class CloseOut:
         return "claim" if self.failed or self.next_trial is None else "train"
 
 
-def trial_of(run: Run) -> Trial:
+def trial_of(run: Training) -> Trial:
     return Trial(run.started["role"], run.started["experiment"], run.started["seed"])
 
 
@@ -118,7 +119,7 @@ def fold_close_out(entries: Sequence[dict]) -> CloseOut:
         if event == "claim_begun":
             found = CloseOut(begun=entry, numbers=found.numbers, newest=found.newest)
         elif event == "run_started":
-            found.runs.append(Run(entry))
+            found.runs.append(Training(entry))
             found.numbers += 1
         elif event in ("trained", "scored"):
             setattr(found.runs[-1], event, entry)
@@ -227,7 +228,7 @@ class Claimant:
             "claim_begun", best=state.incumbent.number, seeds=self.seeds, first_seed=first_seed, template=template
         )
 
-    def folder_of(self, run: Run) -> Path:
+    def folder_of(self, run: Training) -> Path:
         return self.lab.folder / "close_out" / f"{run.number:02d}"
 
     def train_py(self, trial: Trial) -> Path:

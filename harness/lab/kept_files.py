@@ -12,8 +12,8 @@ from pathlib import Path
 
 from harness.ground.files import copy_atomic, link_or_copy, remove_temporaries, sync_folder, write_json_atomic
 from harness.run.disk_space import PAGES_BYTES, on_disk
-from harness.run.journal import Experiment, State
 from harness.run.settings import Settings
+from harness.run.state import Experiment, State
 from harness.sandbox.left_files import remove_tree, sync_file
 from harness.sandbox.runner import summary_block
 
@@ -96,10 +96,10 @@ def drop_weights(attempt_folder: Path) -> None:
         drop_weights_of_run(run)
 
 
-def drop_weights_of_run(run_folder: Path) -> None:
+def drop_weights_of_run(training_folder: Path) -> None:
     """Remove the weights and losses of one run."""
     for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy"):
-        (run_folder / name).unlink(missing_ok=True)
+        (training_folder / name).unlink(missing_ok=True)
 
 
 def drop_compile_caches(attempt_folder: Path) -> None:

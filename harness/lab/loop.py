@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.data.manifest import PreparedData
 from harness.ground.errors import KeyFileError, LoopError, Paused, ProposalError
 from harness.ground.files import write_text_atomic
 from harness.ground.parent import die_with_parent
@@ -27,6 +26,7 @@ from harness.lab.kept_files import (
     remove_leftovers,
     update_best,
 )
+from harness.lab.open_run import OpenRun
 from harness.lab.proposing import (
     Asking,
     make_asking,
@@ -39,16 +39,16 @@ from harness.lab.proposing import (
 )
 from harness.lab.trainings import Listener, Runs
 from harness.rules.decision import commit_facts, decision
-from harness.rules.next_step import Step, last_attempt, next_step
+from harness.rules.next_step import Step, last_attempt
 from harness.run import disk_space, git_history
-from harness.run.journal import NOT_HELD_AGAINST, Experiment, Journal, State, fold
+from harness.run.journal import Journal
 from harness.run.locks import hold
-from harness.run.results import results_from_journal, write_results
-from harness.run.settings import Settings, check_unchanged, command_on, read_settings, results_folder
+from harness.run.run import JOURNAL, newest_run
+from harness.run.settings import command_on, results_folder
+from harness.run.state import NOT_HELD_AGAINST, Experiment, State
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_all_of, kill_leftover
 from harness.sandbox.runner import REPOSITORY
-from harness.scoring.integrity import Integrity
 from harness.search.gate import check_candidate
 from harness.search.llm.endpoint import EndpointError
 from harness.search.patch import make_diff
@@ -80,15 +80,11 @@ def says_when_full(stage: Callable) -> Callable:
 _HOLDING: dict[Path, Lab] = {}  # in this process: a cell that is run again takes over from itself
 
 
-class Lab:
-    """One run: settings, data and journal. Its lock must be held (`with lab:`, or hold and release) while stages are carried out."""
+class Lab(OpenRun):
+    """One run and its stages. Its lock must be held (`with lab:`, or hold and release) while they are carried out."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.settings: Settings = read_settings(folder)
-        self.data: PreparedData = check_unchanged(self.settings)
-        self.journal = Journal(folder / "journal.jsonl", mend=False)  # not ours to write before `hold`
-        self.integrity = Integrity(self.data, self.settings.harness_hash)
+        super().__init__(folder)
         self.number: int | None = None  # the experiment that `begin` chose; stages touch no other
         self._held = contextlib.ExitStack()
         self.runs = Runs(self)
@@ -104,7 +100,7 @@ class Lab:
         advice = f"Wait for it, stop it ({command_on(self.folder, '--stop')}), or shut down that notebook's kernel."
         self._held.enter_context(hold(self.folder, "experiment", "an experiment", advice))
         _HOLDING[self.folder] = self
-        self.journal = Journal(self.folder / "journal.jsonl")
+        self.journal = Journal(self.folder / JOURNAL)
         if self.journal.mended and self.journal.entries:
             self.journal.append("note", text=self.journal.mended)
         self.recover()
@@ -125,14 +121,6 @@ class Lab:
     # --- what is known -------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> State:
-        return fold(self.journal.entries)
-
-    @property
-    def step(self) -> Step:
-        return next_step(self.journal.entries)
-
-    @property
     def experiment(self) -> Experiment | None:
         """The experiment that `begin` chose, else the newest; None before its proposal."""
         experiments = self.state.experiments
@@ -149,19 +137,6 @@ class Lab:
         state = self.state
         known = [e for e in state.experiments if e.number not in state.excused]
         return {a.proposed["sha256"]: e.number for e in known for a in e.attempts if a.checked is not None}
-
-    def attempt_folder(self, experiment: int, attempt: int = 0) -> Path:
-        return self.folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
-
-    def run_folder(self, experiment: int, attempt: int, run: int) -> Path:
-        return self.attempt_folder(experiment, attempt) / "runs" / f"{run:02d}"
-
-    def folder_of(self, step: Step) -> Path:
-        return self.run_folder(*step.file, step.run)
-
-    def train_py(self, experiment: Experiment) -> Path:
-        """The exact file of the experiment's last attempt."""
-        return self.attempt_folder(experiment.number, len(experiment.attempts) - 1) / "train.py"
 
     def program_text(self) -> str:
         """program.md as it stands now: editing it steers the night."""
@@ -361,23 +336,7 @@ class Lab:
                 self._run_stage(step, listen)
                 self._stop_if_baseline_failed()
 
-    def note_run(self, event: str, step: Step, **facts: object) -> None:
-        """Add an entry on the run of a step to the journal."""
-        experiment, attempt = step.file
-        self.journal.append(event, experiment=experiment, attempt=attempt, run=step.run, **facts)
-
-    def write_table(self) -> Path | None:
-        """Derive results.tsv; return the copy that was made of a file edited by hand, if it was."""
-        entries = self.journal.entries
-        last = max((number for number, entry in enumerate(entries) if entry["event"] == "ruled"), default=0)
-        before = results_from_journal(entries[:last])  # a person's word changes a row that is there already
-        return write_results(self.folder / "results.tsv", results_from_journal(entries), expected_previous=before)
-
     # --- how ---------------------------------------------------------------------------------------------------------
-
-    def template(self) -> str:
-        """The committed template, as real nights begin with it but for the profile's constants."""
-        return (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
 
     def _stop_if_template_refused(self) -> None:
         checked = self.experiment.attempt.checked if self.experiment else None
@@ -395,7 +354,7 @@ class Lab:
         cause = last.cause
         if last.status == "oom":
             cause += "; this device needs a smaller model: lower DEPTH, vocab_size or max_seq_len (--set) in a new tag"
-        log = self.run_folder(0, len(self.experiment.attempts) - 1, last.number) / "run.log"
+        log = self.training_folder(0, len(self.experiment.attempts) - 1, last.number) / "run.log"
         raise LoopError(
             f"the baseline ended with {last.status}: {cause}. See {log}. If the machine was to blame, run the same command again; "
             "if train_template.py was, mend it and start a new tag"
@@ -418,7 +377,7 @@ class Lab:
         drop_compile_caches(self.attempt_folder(*place))
         for run in incumbent.attempt.runs:
             if run.started["kind"] == "refresh":
-                drop_weights_of_run(self.run_folder(*place, run.number))
+                drop_weights_of_run(self.training_folder(*place, run.number))
 
 
 def is_repair(step: Step) -> bool:
@@ -428,12 +387,4 @@ def is_repair(step: Step) -> bool:
 
 def open_lab(tag: str, results: str = "") -> Lab:
     """Open a run; tag "" is the run that was worked on last. Raises SettingsError or LoopError saying what to run first."""
-    folder = results_folder(results)
-    if not tag:
-        journals = [path for path in folder.glob("*/journal.jsonl") if path.parent.name != "sample"]
-        if not journals:
-            raise LoopError(
-                f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first"
-            )
-        tag = max(journals, key=lambda path: path.stat().st_mtime).parent.name
-    return Lab(folder / tag)
+    return Lab(results_folder(results) / tag if tag else newest_run(results))

@@ -20,8 +20,8 @@ from harness.ground.files import read_json, write_json_atomic, write_text_atomic
 from harness.rules.decision import history_row
 from harness.rules.keep import count_code_lines
 from harness.rules.next_step import Step
-from harness.run.journal import Experiment, State
 from harness.run.settings import Settings
+from harness.run.state import Experiment, State
 from harness.sandbox import keys
 from harness.sandbox.runner import child_environment
 from harness.search.constants import constant_values, rewrite_constants
@@ -187,9 +187,9 @@ def proposal_request(
     }
 
 
-def ledger_path(run_folder: Path) -> Path:
+def ledger_path(training_folder: Path) -> Path:
     """Where a run's requests to language models are counted."""
-    return run_folder / "llm.jsonl"
+    return training_folder / "llm.jsonl"
 
 
 def repair_facts(experiment: Experiment, attempt_folder: Callable[[int, int], Path]) -> dict:

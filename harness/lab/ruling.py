@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from harness.ground.clock import utc_now
 from harness.ground.errors import RulingError
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.kept_files import drop_weights, update_best
+from harness.lab.open_run import OpenRun
 from harness.run import git_history
-from harness.run.journal import Experiment, State, fold, now, read_journal
+from harness.run.journal import read_journal
+from harness.run.state import Experiment, State, fold
 from harness.sandbox.runner import REPOSITORY
-
-if TYPE_CHECKING:
-    from harness.lab.loop import Lab
 
 
 def ask(folder: Path, experiment: int, accept: bool) -> None:
@@ -35,7 +34,7 @@ def ask(folder: Path, experiment: int, accept: bool) -> None:
             f"experiment {experiment} is being accepted already: --accept {experiment} finishes that; to go back, take an earlier train.py from git"
         )
     (folder / "rulings").mkdir(exist_ok=True)
-    write_json_atomic(ruling_path(folder, experiment), {"experiment": experiment, "accept": accept, "asked": now()})
+    write_json_atomic(ruling_path(folder, experiment), {"experiment": experiment, "accept": accept, "asked": utc_now()})
 
 
 def ruling_path(folder: Path, experiment: int) -> Path:
@@ -62,14 +61,14 @@ def find_quarantined(state: State, number: int) -> Experiment:
     )
 
 
-def apply_all(lab: Lab) -> list[str]:
+def apply_all(lab: OpenRun) -> list[str]:
     """Let every written word take effect, where the run is between two experiments; return what was done, in sentences."""
     if lab.step.kind != "propose" or lab.step.experiment == 0:
         return []
     return [apply(lab, path) for path in sorted((lab.folder / "rulings").glob("[0-9]*.json"))]
 
 
-def apply(lab: Lab, path: Path) -> str:
+def apply(lab: OpenRun, path: Path) -> str:
     """Carry one word out: git, then best/, then the journal; the file goes last."""
     word = read_json(path)
     experiment = lab.state.experiments[word["experiment"]]
@@ -92,7 +91,7 @@ def apply(lab: Lab, path: Path) -> str:
     return words(ruled)
 
 
-def move_branch(lab: Lab, experiment: Experiment, path: Path, word: dict) -> str | None:
+def move_branch(lab: OpenRun, experiment: Experiment, path: Path, word: dict) -> str | None:
     """Put the experiment's train.py on top of the branch; return the commit, None without history. What it is made of is written down first."""
     parent, base = lab.state.incumbent.commit, lab.settings.base_commit
     if not (parent and base):

@@ -10,26 +10,23 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.ground.errors import Paused, ProfileError
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.kept_files import append_summary, drop_weights_of_run
+from harness.lab.open_run import OpenRun
 from harness.rules import outcomes
 from harness.rules.next_step import Step
 from harness.run import disk_space
-from harness.run.journal import Experiment, Run, State
 from harness.run.locks import OnTheClock
 from harness.run.profiles import detect_device
 from harness.run.settings import score_settings, training_request
+from harness.run.state import Experiment, State, Training
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS, TrainingRequest
 from harness.sandbox.runner import run_training
 from harness.sandbox.wall import find_wall
 from harness.scoring.measure import Measurement
-
-if TYPE_CHECKING:
-    from harness.lab.loop import Lab
 
 Listener = Callable[[dict], None]
 WEIGHTS_SPARE = 10.0  # seconds for a machine that stalls, and
@@ -42,7 +39,7 @@ FAULTS = 3  # runs in a row that fail for reasons outside of train.py before a n
 class Runs:
     """What a Lab does for one run at a time."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: OpenRun) -> None:
         self.lab = lab
         # a model server that waits for the run in training
         self._waiting, self._server_a = contextlib.ExitStack(), None
@@ -105,7 +102,7 @@ class Runs:
             seconds = SMOKE_SECONDS / SMOKE_STEPS
             request = dataclasses.replace(request, budget_seconds=SMOKE_SECONDS, clock_step_seconds=seconds)
         context = {"experiment": step.experiment, "run": step.run, "run_kind": step.run_kind, "seed": step.seed}
-        fewer = bool(lab.experiment.attempt.shrunk)  # than the attempt began with: for those who read line by line
+        fewer = bool(lab.state.experiments[step.experiment].attempt.shrunk)  # than the attempt began with: for those who read line by line
         facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
         facts |= {"beside": step.experiment} if step.of else {}
         note = partial(lab.note_run, step=step)
@@ -237,7 +234,7 @@ class Runs:
         except ProfileError:
             return False
 
-    def _run_of(self, step: Step) -> Run:
+    def _run_of(self, step: Step) -> Training:
         experiment, attempt = step.file
         return self.lab.state.experiments[experiment].attempts[attempt].runs[step.run]
 

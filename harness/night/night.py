@@ -24,7 +24,7 @@ from harness.night.terminal import Terminal
 from harness.night.wishes import Night, claim_seconds, command_line, duration_words, enough, plan_words
 from harness.rules.next_step import next_step
 from harness.run import disk_space, git_history, heartbeat
-from harness.run.journal import NOT_HELD_AGAINST, State, fold, read_journal
+from harness.run.journal import read_journal
 from harness.run.locks import hold, is_held
 from harness.run.profiles import PROFILES, detect_device
 from harness.run.settings import (
@@ -35,6 +35,7 @@ from harness.run.settings import (
     read_settings,
     score_limit_seconds,
 )
+from harness.run.state import NOT_HELD_AGAINST, State, fold
 from harness.sandbox.runner import REPOSITORY
 from harness.show import epochs, index, report
 from harness.show.sentences import duration

@@ -11,7 +11,7 @@ from harness.lab.close_out import read_close_out, words_of_close_out
 from harness.night.wishes import Night, claim_seconds, enough, experiments_done, seconds_per_experiment
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import Step, baseline_runs, next_step
-from harness.run.journal import State, fold
+from harness.run.state import State, fold
 from harness.show.stage import last_event
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from harness.ground.files import append_whole
 from harness.ground.text import one_line
-from harness.run.journal import now
 
 MOST_WAITING = 200  # pieces of text for a terminal that takes none just now
 LAST_SECONDS = 2.0  # for it to take the last of them
@@ -46,7 +45,7 @@ class Terminal:
         self._write("\r" + " " * self._width + "\r" if self._width else "", f"[{stamp}] {text}\n")
         self._width = 0
         with contextlib.suppress(OSError):  # a full disk: the journal has the facts, and the loop will say so
-            append_whole(self._log, f"{now()} {text}\n".encode("utf-8", "replace"))
+            append_whole(self._log, f"{utc_now()} {text}\n".encode("utf-8", "replace"))
 
     def status(self, text: str) -> None:
         """Where things stand: rewritten in place on a terminal, now and then a line elsewhere."""

@@ -25,10 +25,11 @@ from harness.night.wishes import Night
 from harness.rules.decision import history_row
 from harness.run import heartbeat
 from harness.run.git_history import experiment_ref
-from harness.run.journal import Experiment, State, fold, read_journal
+from harness.run.journal import read_journal
 from harness.run.locks import hold
 from harness.run.records import records_from_journal
 from harness.run.settings import command_on
+from harness.run.state import Experiment, State, fold
 from harness.sandbox.left_files import remove_tree
 from harness.search.constants import constant_values
 from harness.search.duplicates import near_duplicate, structure_hash

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from harness.rules.next_step import verdict
 from harness.rules.quarantine import quarantine_reasons
-from harness.run.journal import MOST_CUT_OFF, NOT_HELD_AGAINST, Experiment, State
+from harness.run.state import MOST_CUT_OFF, NOT_HELD_AGAINST, Experiment, State
 
 
 def decision(state: State, budget_seconds: float) -> dict:

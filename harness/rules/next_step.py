@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.rules.keep import Verdict, judge
-from harness.run.journal import Attempt, Experiment, State, fold
+from harness.run.state import Attempt, Experiment, State, fold
 
 MOST_REPEATS = 3  # runs of a baseline that are made up for because the machine disturbed them
 REFRESH_TRAININGS = 20  # since the incumbent's last one, after which it is trained again without being asked for: see keep_rule.md

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from harness.run.journal import Experiment, State
+from harness.run.state import Experiment, State
 
 ALIKE = 3  # experiments in a row
 MACHINE_MAY_DO = ("crash", "timeout", "oom")  # statuses that a broken machine gives as well as a bad idea

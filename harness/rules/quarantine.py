@@ -7,7 +7,7 @@ An experiment in quarantine is not the incumbent and costs the night nothing: `o
 
 from __future__ import annotations
 
-from harness.run.journal import Attempt, Experiment, Run, State
+from harness.run.state import Attempt, Experiment, State, Training
 from harness.scoring.audit import SMALLEST_GAP, STANDARD_ERRORS
 from harness.search.bank.order.order import largest_known_gain
 
@@ -39,20 +39,20 @@ def quarantine_reasons(state: State, experiment: Experiment, gain: float, budget
     return list(dict.fromkeys([*reasons, *gain_reason(state, gain)]))
 
 
-def text_is_within_reach(state: State, run: Run) -> bool:
+def text_is_within_reach(state: State, run: Training) -> bool:
     """Whether training text can be had before the clock starts: elsewhere the rows come with the clock, and a long start-up buys nothing."""
     source = state.opened.get("source", ON_EVERY_DISK)
     return source == ON_EVERY_DISK or run.trained.get("wall", "limits") == "limits"
 
 
-def startup_limit(baseline: list[Run], budget_seconds: float) -> float | None:
+def startup_limit(baseline: list[Training], budget_seconds: float) -> float | None:
     """The longest start-up, seconds, that is taken for building and compiling alone; None when the baseline's is not known."""
     seconds = [run.trained["startup_seconds"] for run in baseline if run.trained.get("startup_seconds")]
     spare = max(STARTUP_SECONDS, STARTUP_SHARE * budget_seconds)
     return STARTUP_FACTOR * max(seconds) + spare if seconds else None
 
 
-def startup_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list[str]:
+def startup_reason(run: Training, baseline: list[Training], budget_seconds: float) -> list[str]:
     """A long start-up may be training that the clock does not see."""
     limit, took = startup_limit(baseline, budget_seconds), run.trained.get("startup_seconds")
     if limit is None or not took or took <= limit:
@@ -62,7 +62,7 @@ def startup_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list
     ]
 
 
-def beyond_limit(baseline: list[Run], budget_seconds: float) -> float:
+def beyond_limit(baseline: list[Training], budget_seconds: float) -> float:
     """Seconds beyond the budget and after the stop that an honest training may take: a last step, and writing its weights.
 
     Where the baseline itself took longer, its disk being slow, it is twice what that took.
@@ -74,12 +74,12 @@ def beyond_limit(baseline: list[Run], budget_seconds: float) -> float:
     return limit if taken <= limit else 2 * taken
 
 
-def seconds_beyond(run: Run) -> float:
+def seconds_beyond(run: Training) -> float:
     """What a run took beyond its budget, and from its stop until its weights were there."""
     return max(0.0, run.trained.get("overshoot_seconds") or 0.0) + (run.trained.get("weights_seconds") or 0.0)
 
 
-def beyond_reason(run: Run, baseline: list[Run], budget_seconds: float) -> list[str]:
+def beyond_reason(run: Training, baseline: list[Training], budget_seconds: float) -> list[str]:
     """Time that the budget does not cover may be training that nobody counted. By the runner's clock, and the baseline's steps."""
     beyond = seconds_beyond(run)
     limit = beyond_limit(baseline, budget_seconds)
@@ -99,7 +99,7 @@ def forgiven_reason(attempt: Attempt, budget_seconds: float) -> list[str]:
     return [f"run {run.number} was repeated after {run.status}, {words}: {run.cause}" for run in (*attempt.unsure, *late)]
 
 
-def other_processes_reason(run: Run) -> list[str]:
+def other_processes_reason(run: Training) -> list[str]:
     """A training is one process. What others of it did on the clock, it may have done for somebody."""
     used = run.trained.get("other_processes_seconds") or 0.0
     if used <= max(OTHER_PROCESSES_SECONDS, OTHER_PROCESSES_SHARE * (run.trained.get("wall_seconds") or 0.0)):
@@ -107,7 +107,7 @@ def other_processes_reason(run: Run) -> list[str]:
     return [f"processes that run {run.number} had started used {used:.1f} s of CPU time on its clock: what for?"]
 
 
-def floor_reason(run: Run, gain: float) -> list[str]:
+def floor_reason(run: Training, gain: float) -> list[str]:
     """A model that differs from itself leaves its audit blind to small leaks: to one as large as the gain, here."""
     found = run.audited and run.audited.get("audit")
     if not found or STANDARD_ERRORS * found["standard_error"] <= SMALLEST_GAP or gain >= found["floor_bpb"]:

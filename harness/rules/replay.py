@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from harness.rules.decision import decision
 from harness.rules.next_step import Step, last_attempt, step_after
-from harness.run.journal import State, take_in
+from harness.run.state import State, take_in
 
 ANSWERS = {
     "open": "opened", "propose": "proposed", "check": "checked", "train": "run_started", "close": "trained", "score": "scored",

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from harness.ground.clock import boot_id, wall_seconds
+from harness.ground.clock import boot_id, utc_now, wall_seconds
 from harness.ground.files import read_json
-from harness.run.journal import now
 from harness.sandbox.processes import identity, living
 
 NAME = "heartbeat.json"
@@ -57,7 +56,7 @@ def write(folder: Path, stage: str, facts: dict) -> None:
         "pid": os.getpid(),
         "create_time": psutil.Process().create_time(),  # for older versions
         "identity": identity(os.getpid()),
-        "time": now(),
+        "time": utc_now(),
         "boot_seconds": wall_seconds(),
     }
     text = json.dumps(life | {"boot_id": boot_id(), "stage": stage} | facts, ensure_ascii=False) + "\n"

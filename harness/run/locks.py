@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from harness.ground.clock import utc_now
 from harness.ground.errors import BusyError
 from harness.ground.files import read_json, write_json_atomic
-from harness.run.journal import now
 from harness.sandbox.processes import identity, living, may_live
 
 LOOK_SECONDS = 1.0  # who only looks whether a lock is held, holds it for a moment
@@ -60,7 +60,7 @@ def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
     try:
         write_json_atomic(
             folder / f".{name}.holder.json",
-            {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": now()},
+            {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()},
         )
         yield
     finally:

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.run.journal import Run, State
 from harness.run.noise import SPEED_TOLERANCE, standing
+from harness.run.state import State, Training
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,17 @@ def _spread(values: Iterable[float | None]) -> float:
     return max(known) / min(known) - 1 if known else 0.0
 
 
-def _speed(run: Run) -> float | None:
+def _speed(run: Training) -> float | None:
     """Of the clock that the budget is counted by. Older journals have tokens per second alone."""
     return run.trained.get("steps_per_second") or run.trained.get("tok_per_sec")
 
 
-def _wall_speed(run: Run) -> float | None:
+def _wall_speed(run: Training) -> float | None:
     steps, wall = run.trained.get("num_steps"), run.trained.get("wall_seconds")
     return steps / wall if steps and wall else None
 
 
-def _what_was_done(state: State, files: Sequence[Sequence[Run]]) -> str:
+def _what_was_done(state: State, files: Sequence[Sequence[Training]]) -> str:
     """What the lab did about trainings that the machine disturbed."""
     if not any(run.trained.get("steps_per_second") for runs in files for run in runs):
         return (

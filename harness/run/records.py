@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from harness.run.journal import fold
 from harness.run.pace import Pace, paces_of
 from harness.run.results import CRASH_STATUSES, NO_ROW_STATUSES
+from harness.run.state import fold
 
 OUTCOMES = ("baseline", "kept", "simplified", "discarded", "quarantined", "crashed", "no result")
 KEPT = ("baseline", "kept", "simplified")

@@ -18,10 +18,10 @@ from pathlib import Path
 from harness.data.cpus import cpu_count
 from harness.data.manifest import PreparedData, open_prepared, without_format
 from harness.data.prepare import name_data
+from harness.ground.clock import utc_now
 from harness.ground.errors import ParameterError, SettingsError
 from harness.ground.files import read_json, write_json_atomic
 from harness.run import git_history
-from harness.run.journal import now
 from harness.run.profiles import Profile, detect_device, worker_threads
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import OPENMP, REPOSITORY
@@ -112,7 +112,7 @@ def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict) 
     return Settings(
         format_version=FORMAT_VERSION,
         tag=check_tag(tag),
-        created=now(),
+        created=utc_now(),
         run_seed=run_seed,
         profile=asdict(profile),
         seeds=[run_seed + i for i in range(profile.baseline_seeds)],

@@ -19,7 +19,7 @@ def baseline_summary(lab: Lab) -> str:
     """The summary block of the baseline's last run, the mean over its seeds, and how often a training saw its text."""
     attempt = lab.state.experiments[0].attempt
     last = attempt.scored[-1]
-    result = read_json(lab.run_folder(0, 0, last.number) / "result.json")
+    result = read_json(lab.training_folder(0, 0, last.number) / "result.json")
     scores = ", ".join(f"{score:.6f}" for score in attempt.scores)
     unigram = lab.data.manifest["unigram_bpb"]
     mean = lab.state.experiments[0].mean

@@ -7,7 +7,7 @@ machine's tokens per second.
 from __future__ import annotations
 
 from harness.data.manifest import PreparedData
-from harness.run.journal import State
+from harness.run.state import State
 from harness.show.doubts import MANY_EPOCHS
 
 

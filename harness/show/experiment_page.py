@@ -15,11 +15,11 @@ from harness.ground.text import NO_MATHS, without_escapes
 from harness.lab.close_out import CloseOut, words_of_claim
 from harness.lab.loop import Lab
 from harness.run.git_history import experiment_ref
-from harness.run.journal import Experiment
 from harness.run.noise import KNOWN_DF
 from harness.run.pace import cells_of_pace, pace_of, words_outside
 from harness.run.records import noise_of_gain
 from harness.run.settings import environment_words
+from harness.run.state import Experiment
 from harness.sandbox.wall import find_wall
 from harness.show.costs import run_usage, usage_words
 from harness.show.sentences import plural

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.lab.loop import NIGHT_VARIABLE, Lab
-from harness.run.journal import Attempt, Experiment
 from harness.run.noise import KNOWN_DF
 from harness.run.records import noise_of_gain
+from harness.run.state import Attempt, Experiment
 from harness.sandbox import keys
 from harness.sandbox.wall import find_wall
 from harness.search.patch import make_diff

@@ -10,10 +10,11 @@ from pathlib import Path
 from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.run.facts import plain_settings
-from harness.run.journal import fold, read_journal
+from harness.run.journal import read_journal
 from harness.run.pace import cells_of_pace, say_speed
 from harness.run.records import Record, baseline_of, incumbent_of, records_from_journal
 from harness.run.results import clean_description
+from harness.run.state import fold
 from harness.search.llm.exchanges import Usage
 from harness.show.costs import run_usage, usage_words
 from harness.show.doubts import doubts

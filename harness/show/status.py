@@ -22,10 +22,11 @@ from harness.lab.close_out import CloseOut, claim_of, read_close_out, words_of_c
 from harness.rules.next_step import Step, step_after
 from harness.run import disk_space
 from harness.run.heartbeat import age_seconds, read_heartbeat, writer
-from harness.run.journal import State, fold, read_journal
+from harness.run.journal import read_journal
 from harness.run.locks import is_held
 from harness.run.records import baseline_of, incumbent_of, parse_time, records_from_journal
 from harness.run.settings import Settings, command_on, read_settings
+from harness.run.state import State, fold
 from harness.show.costs import run_usage, usage_words
 from harness.show.sentences import candidates_of, duration, latest_sigma
 from harness.show.stage import last_event, stage_limit

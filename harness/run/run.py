@@ -1,0 +1,60 @@
+"""One run, read: results/<tag>, its settings, journal, state, and where its files are.
+
+In: a folder. Out: what it tells now; only what the journal has gained is read anew. Writes nothing; works on a run in
+progress and on one whose settings are not written yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from harness.ground.errors import LoopError
+from harness.run.journal import JournalReader
+from harness.run.settings import Settings, read_settings, results_folder
+from harness.run.state import Experiment, GrowingState, State
+
+JOURNAL = "journal.jsonl"
+
+
+class Run:
+    """results/<tag>."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._reader, self._growing = JournalReader(folder / JOURNAL), GrowingState()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """run.json. Raises SettingsError where there is none, or it cannot be read."""
+        return read_settings(self.folder)
+
+    @property
+    def entries(self) -> Sequence[dict]:
+        """All whole entries of the journal so far; none where there is no journal."""
+        return self._reader.entries()
+
+    @property
+    def state(self) -> State:
+        """What the entries add up to."""
+        return self._growing.after(self.entries)
+
+    def attempt_folder(self, experiment: int, attempt: int = 0) -> Path:
+        return self.folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
+
+    def training_folder(self, experiment: int, attempt: int, training: int) -> Path:
+        return self.attempt_folder(experiment, attempt) / "runs" / f"{training:02d}"
+
+    def train_py(self, experiment: Experiment) -> Path:
+        """The exact file of the experiment's last attempt."""
+        return self.attempt_folder(experiment.number, len(experiment.attempts) - 1) / "train.py"
+
+
+def newest_run(results: str = "") -> Path:
+    """The folder of the run that was worked on last. Raises LoopError where there is none, saying what to run first."""
+    folder = results_folder(results)
+    journals = [path for path in folder.glob(f"*/{JOURNAL}") if path.parent.name != "sample"]
+    if not journals:
+        raise LoopError(f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first")
+    return max(journals, key=lambda path: path.stat().st_mtime).parent
