@@ -124,9 +124,11 @@ def run_and_say_how_it_ended(wishes: Night) -> int:
 
 def say_status(folder: Path, as_json: bool) -> int:
     """Print one screen or one object on a run."""
+    from harness.run.run import Run
     from harness.show import status
 
-    print(json.dumps(status.look_at(folder), ensure_ascii=False, indent=1) if as_json else status.screen(folder))
+    run = Run(folder)
+    print(json.dumps(status.look_at(run), ensure_ascii=False, indent=1) if as_json else status.screen(run))
     return 0
 
 

@@ -10,9 +10,10 @@ import journals
 import pytest
 
 from harness.ground.errors import AnalysisError
-from harness.run.records import in_flight, records_from_journal, time_use
+from harness.run.records import records_from_journal, time_use
 from harness.show import analysis, sentences
 from harness.show.frame import choose_run, choose_runs, list_runs, load_results_tsv, load_run
+from harness.show.stage import in_flight
 
 UPSTREAM = Path(__file__).parent / "data" / "upstream-mar8-results.tsv"
 

@@ -12,6 +12,7 @@ from harness.night import progress
 from harness.night.terminal import Terminal
 from harness.run import settings
 from harness.run.records import Record
+from harness.run.run import Run
 from harness.run.settings import environment_words
 from harness.run.state import Attempt, Experiment, Training
 from harness.sandbox import keys
@@ -173,9 +174,9 @@ def test_the_page_and_the_status_say_what_the_model_took_so_far(lab):
     )
     (lab.folder / "llm.jsonl").write_text(json.dumps(line) + "\n")
     assert "language model so far: 1 request, 21,400 tokens in" in experiment_page.state_page(lab)
-    found = status.look_at(lab.folder)
+    found = status.look_at(Run(lab.folder))
     assert (found["llm_requests"], found["llm_prompt_tokens"], found["llm_cost_usd"]) == (1, 21400, 0.0345)
-    assert "model      1 request, 21,400 tokens in and 1,900 out, 0.0345 USD" in status.screen(lab.folder)
+    assert "model      1 request, 21,400 tokens in and 1,900 out, 0.0345 USD" in status.screen(Run(lab.folder))
 
 
 def clocked(**more) -> dict:

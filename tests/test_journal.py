@@ -115,7 +115,7 @@ KINDS = {
     "opened": "propose",
     "proposed": "check",
     "checked": "train",
-    "run_started": "close",
+    "run_started": "in_flight",
     "decided": "commit",
     "committed": "propose",
 }
@@ -128,7 +128,7 @@ def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry
         "proposed": "propose",
         "checked": "check",
         "run_started": "train",
-        "trained": "close",
+        "trained": "in_flight",
         "scored": "score",
         "audited": "audit",
         "decided": "decide",

@@ -126,7 +126,7 @@ def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
             patch.setattr(trainings, "drop_weights_of_run", not_dropped)
         run_experiment(lab)
     place, step = lab.training_folder(0, 0, 2), lab.step
-    expected = {"trained": "close", "scored": "score"}.get(before, "audit")
+    expected = {"trained": "in_flight", "scored": "score"}.get(before, "audit")
     assert (step.kind, step.experiment, step.file) == (expected, 1, (0, 0) if expected != "audit" else (1, 0))
     assert ("weights.safetensors" in heavy(place)) is True
     lab.release()

@@ -5,7 +5,8 @@ Its time, its causes and what is in flight are the idea's.
 
 import pytest
 
-from harness.run.records import in_flight, records_from_journal, time_use
+from harness.run.records import records_from_journal, time_use
+from harness.show.stage import in_flight
 from harness.show.status_text import status_text
 
 FIRST, AGAIN = {"experiment": 0, "attempt": 0, "run": 0}, {"experiment": 0, "attempt": 0, "run": 1}

@@ -10,6 +10,7 @@ import pytest
 
 from harness.lab.close_out import CloseOut
 from harness.run.records import incumbent_of, records_from_journal
+from harness.run.run import Run
 from harness.run.state import Training
 from harness.show import sentences, status
 from harness.show.charts.scores import plot_progress
@@ -105,10 +106,10 @@ def test_the_claim_of_a_run_stands_in_its_report_chart_index_and_status(tmp_path
     words = "0.0200 bpb better than the baseline"
     assert words in plot_progress(run).title_text and words in sentences.say_progress(run)
     assert words in write_report(folder).read_text() and words in write_index(folder).read_text()
-    found = status.scores(entries, folder)
+    found = status.scores(Run(folder))
     assert words in found["claim"] and found["best_experiment"] == best
     (folder / "close_out.jsonl").unlink()
-    assert status.scores(entries, folder)["claim"] is None and words not in write_index(folder).read_text()
+    assert status.scores(Run(folder))["claim"] is None and words not in write_index(folder).read_text()
 
 
 def disturbed(speeds: list[float], **more) -> list[dict]:

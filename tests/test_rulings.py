@@ -17,6 +17,7 @@ from harness.run import git_history
 from harness.run.journal import Journal
 from harness.run.records import records_from_journal
 from harness.run.results import read_results
+from harness.run.run import Run
 from harness.scoring import measure
 from harness.show import status
 
@@ -56,7 +57,7 @@ def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
     assert read_results(lab.folder / "results.tsv")[1].description == "quarantined: too good"
     assert git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
     assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
-    assert "--accept N" in status.screen(lab.folder)
+    assert "--accept N" in status.screen(Run(lab.folder))
 
 
 def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):

@@ -67,7 +67,7 @@ class Played:
             getattr(self, step.kind)(step, trained)
             done.append(words)
         return [
-            words for words in done if words not in ("propose", "check", "close", "score", "commit")
+            words for words in done if words not in ("propose", "check", "in_flight", "score", "commit")
         ]
 
     def propose(self, step, trained) -> None:

@@ -80,7 +80,7 @@ def look_once(folder: Path, repository: Path) -> tuple[list[str], bool]:
     findings += [f"process {process.pid} still works in {folder.name}: end it" for process in left]
     if not wrong:  # else there is no telling what should be there
         asked = frozenset(int(name[:4]) for name in names_in(folder / "rulings") if re.fullmatch(r"\d{4}\.json", name))
-        look = Look(folder, repository, settings, entries, state, busy, asked)
+        look = Look(folder, repository, settings, entries, busy, asked)
         for check in (check_experiments, check_weights, check_best, check_history, check_pages, check_close_out, check_left_behind):
             findings += check(look)
     return findings, busy or bool(left)

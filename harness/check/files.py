@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from harness.ground.files import read_json
 from harness.rules.next_step import Step, step_after
+from harness.run.run import Run
 from harness.run.settings import Settings
-from harness.run.state import Attempt, Experiment, State, Training
+from harness.run.state import Attempt, Experiment, Training
 from harness.search.gate import source_hash
 
 SCRATCH = ("work", "server_", "compile_cache")  # beginnings of folders that a run has only while something works in it
@@ -22,17 +22,19 @@ BETWEEN = ("control", "best.tmp", "best.old")  # folders of a run that are there
 ON_DISK = ("result.json", "run.log", "events.jsonl", "run.json")  # of a run that came to its own end
 
 
-@dataclass
-class Look:
-    """One reading of a run. busy: somebody works on it now. asked: experiments on which a person's word waits to take effect."""
+class Look(Run):
+    """A run, read once: what comes while it is looked at is for the next look."""
 
-    folder: Path
-    repository: Path
-    settings: Settings | None
-    entries: list[dict]
-    state: State
-    busy: bool
-    asked: frozenset[int]
+    def __init__(
+        self, folder: Path, repository: Path, settings: Settings | None, entries: list[dict], busy: bool, asked: frozenset[int]
+    ) -> None:
+        """busy: somebody works on it now. asked: experiments on which a person's word waits to take effect."""
+        super().__init__(folder)
+        self.repository, self.settings, self.read, self.busy, self.asked = repository, settings, entries, busy, asked
+
+    @property
+    def entries(self) -> list[dict]:
+        return self.read
 
     @cached_property
     def step(self) -> Step:
@@ -62,13 +64,6 @@ class Look:
         """Nobody works on the run, and it stands between two experiments."""
         return not self.busy and self.step.kind in ("propose", "open")
 
-    def attempt_folder(self, experiment: Experiment, attempt: int = -1) -> Path:
-        number = attempt % len(experiment.attempts)
-        return self.folder / "experiments" / f"{experiment.number:04d}" / "attempts" / f"{number:02d}"
-
-    def train_py(self, experiment: Experiment) -> Path:
-        return self.attempt_folder(experiment) / "train.py"
-
     def name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
@@ -89,13 +84,13 @@ def check_experiments(look: Look) -> Iterator[str]:
     yield from unknown(look, look.folder / "experiments", known, "experiment")
     for experiment in look.state.experiments:
         for number, attempt in enumerate(experiment.attempts):
-            yield from check_attempt(look, experiment, attempt, look.attempt_folder(experiment, number))
+            yield from check_attempt(look, experiment, attempt, look.attempt_folder(experiment.number, number))
         repairing = look.step.kind == "propose" and look.step.attempt and look.step.experiment == experiment.number
         tried = len(experiment.attempts) + bool(
             experiment.unrepaired or repairing
         )  # the last left only its exchange, so far
         attempts = {f"{number:02d}" for number in range(tried)}
-        yield from unknown(look, look.attempt_folder(experiment).parent, attempts, "attempt")
+        yield from unknown(look, look.attempt_folder(experiment.number).parent, attempts, "attempt")
 
 
 def unknown(look: Look, folder: Path, known: set[str], what: str) -> Iterator[str]:

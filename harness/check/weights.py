@@ -24,7 +24,7 @@ def check_weights(look: Look) -> Iterator[str]:
     if look.pending or look.asked:
         moving |= {e.number for e in look.settled[1:]}  # the old incumbent's go when a new one comes
     for experiment in look.state.experiments:
-        folder = look.attempt_folder(experiment)
+        folder = look.train_py(experiment).parent
         if not experiment.committed or experiment in staying or experiment.in_quarantine:
             yield from check_whole(look, experiment, folder)
         if not experiment.committed:
@@ -106,7 +106,7 @@ def weights_in_best(look: Look) -> list[Path]:
     found = []
     for experiment in look.candidates:
         first = next((run.number for run in experiment.attempt.runs if run.val_bpb is not None), 0)
-        found.append(look.attempt_folder(experiment) / "runs" / f"{first:02d}" / WEIGHTS)
+        found.append(look.train_py(experiment).parent / "runs" / f"{first:02d}" / WEIGHTS)
     return found
 
 

@@ -148,10 +148,10 @@ class Lab(OpenRun):
         """Close a run whose harness died, end the process and remove the files it may have left, and derive results.tsv again."""
         self.runs.end_waiting()
         step = self.step
-        if step.kind == "close":
+        if step.kind == "in_flight":
             kill_leftover(self.folder_of(step))
         kill_all_of(self.folder)  # whatever step the last holder died in: a server of it may live on
-        if step.kind == "close":
+        if step.kind == "in_flight":
             facts = {"status": "interrupted", "cause": "the harness ended in mid-run", "cut_off": True}
             self.note_run("trained", step, **facts, log_bytes=0)
         remove_tree(self.folder / "control")
@@ -269,12 +269,12 @@ class Lab(OpenRun):
 
         listen gets {"stage": "training" | "scoring" | "auditing", "run", "run_kind", ...} as things happen.
         """
-        while (step := self.next_stage()).kind in ("train", "score", "audit", "close") or is_repair(step):
+        while (step := self.next_stage()).kind in ("train", "score", "audit", "in_flight") or is_repair(step):
             self.check() if is_repair(step) else self._run_stage(step, listen)
 
     def _run_stage(self, step: Step, listen: Listener) -> None:
         """One of train, score, audit, close; nothing for other steps."""
-        if step.kind == "close":
+        if step.kind == "in_flight":
             self.recover()
         else:
             self.runs.carry_out(step, listen)

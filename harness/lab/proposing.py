@@ -187,9 +187,9 @@ def proposal_request(
     }
 
 
-def ledger_path(training_folder: Path) -> Path:
+def ledger_path(folder: Path) -> Path:
     """Where a run's requests to language models are counted."""
-    return training_folder / "llm.jsonl"
+    return folder / "llm.jsonl"
 
 
 def repair_facts(experiment: Experiment, attempt_folder: Callable[[int, int], Path]) -> dict:

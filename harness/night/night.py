@@ -19,10 +19,10 @@ from harness.lab.close_out import STOP_FILE, claim_of, is_wanted, read_close_out
 from harness.lab.loop import Lab
 from harness.night.endpoint_check import deadline_seconds, settle
 from harness.night.notebook_process import NotebookProcess, make_context
-from harness.night.progress import Standing, what_is_being_finished, words_of
+from harness.night.progress import standing_words, what_is_being_finished, words_of
 from harness.night.terminal import Terminal
 from harness.night.wishes import Night, claim_seconds, command_line, duration_words, enough, plan_words
-from harness.rules.next_step import next_step
+from harness.rules.next_step import step_after
 from harness.run import disk_space, git_history, heartbeat
 from harness.run.journal import read_journal
 from harness.run.locks import hold, is_held
@@ -32,10 +32,9 @@ from harness.run.settings import (
     check_tag,
     command_on,
     device_to_ask_for,
-    read_settings,
     score_limit_seconds,
 )
-from harness.run.state import NOT_HELD_AGAINST, State, fold
+from harness.run.state import NOT_HELD_AGAINST, State
 from harness.sandbox.runner import REPOSITORY
 from harness.show import epochs, index, report
 from harness.show.sentences import duration
@@ -139,8 +138,8 @@ def make_folder(folder: Path) -> None:
 
 def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     """Prepare, baseline, experiments, analysis."""
-    if (night.folder / "run.json").exists():
-        settings = read_settings(night.folder)
+    if night.run.is_there:
+        settings = night.run.settings
         start.check_same_wishes(settings, night.profile, night.source, night.overrides)
         check_same_text(settings)
     elif night.close_out:
@@ -167,7 +166,7 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
     else:
         terminal.say(f"1 of 5, prepare data (profile {wishes['profile']})")
         run_notebook(night, terminal, stopper, context, "01_prepare", "01_prepare", wishes)
-    if next_step(night.entries()).experiment == 0:
+    if step_after(night.run.state).experiment == 0:
         terminal.say("2 of 5, baseline")
         asked = {
             "profile": night.profile,
@@ -177,20 +176,20 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
             "overrides": night.overrides,
         }
         run_notebook(night, terminal, stopper, context, "02_baseline", "02_baseline", common | asked)
-        if next_step(night.entries()).experiment == 0:
+        if step_after(night.run.state).experiment == 0:
             terminal.say(f"stopped as asked; continue with: {command_line(night)}")
             return 0
-    state = fold(night.entries())
+    state = night.run.state
     terminal.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
-    if warning := epochs.warning(epochs.of_baseline(state, open_prepared(read_settings(night.folder).data_folder))):
+    if warning := epochs.warning(epochs.of_baseline(state, open_prepared(night.run.settings.data_folder))):
         terminal.say(warning)
     terminal.say(f"disk: {disk_space.words(night.folder)}")
     terminal.say(f"3 of 5, experiments: {plan_words(night)}")
     ideas_of = {"proposer": ideas.proposer, "model": ideas.model, "llm": night.llm}
     while not stopper.wanted() and not night.close_out and not enough(night):
-        number = next_step(night.entries()).experiment
+        number = step_after(night.run.state).experiment
         run_notebook(night, terminal, stopper, context, "03_agent_loop", f"{number:04d}", common | ideas_of)
-    if not stopper.wanted() and is_wanted(fold(night.entries()), read_close_out(night.folder)):
+    if not stopper.wanted() and is_wanted(night.run.state, read_close_out(night.folder)):
         terminal.say(f"4 of 5, the claim: {claim_plan_words(night)}")
         run_notebook(night, terminal, stopper, context, "05_close_out", "05_close_out", common)
     terminal.say("5 of 5, analysis")
@@ -202,25 +201,25 @@ def run_steps(night: Night, terminal: Terminal, stopper: Stopper) -> int:
 def ask_once_for_the_device(night: Night) -> None:
     """Each notebook needs to know the device; asked here, it is asked once. Where it cannot be used, the first notebook says why."""
     kind = night.device
-    if (night.folder / "run.json").exists():
-        kind = device_to_ask_for(read_settings(night.folder))
+    if night.run.is_there:
+        kind = device_to_ask_for(night.run.settings)
     with contextlib.suppress(ProfileError):
         detect_device(kind)
 
 
 def data_of_run(night: Night) -> PreparedData | None:
     """The data of a night that continues, where nothing of it is missing or changed; None where it is to be prepared."""
-    if not (night.folder / "run.json").exists():
+    if not night.run.is_there:
         return None
     try:
-        return open_prepared(read_settings(night.folder).data_folder)
+        return open_prepared(night.run.settings.data_folder)
     except DataError:
         return None
 
 
 def what_to_prepare(night: Night) -> dict:
     """Parameters of the prepare notebook: the run's own when there is one, else what was asked for."""
-    if not (night.folder / "run.json").exists():
+    if not night.run.is_there:
         return {
             "profile": night.profile,
             "source": night.source,
@@ -228,7 +227,7 @@ def what_to_prepare(night: Night) -> dict:
             "device": night.device,
             "cache": night.cache,
         }
-    settings = read_settings(night.folder)
+    settings = night.run.settings
     began = settings.profile
     overrides = " ".join(f"{name}={began[name]}" for name in ("vocab_size", "max_seq_len", "eval_tokens"))
     cache = str(Path(settings.data_folder).parent)
@@ -249,7 +248,7 @@ def run_notebook(
     while True:
         try:
             try_notebook(night, terminal, stopper, context, name, page, parameters)
-            if night.entries():
+            if night.run.entries:
                 index.write_index(night.folder)
             return
         except Paused as error:
@@ -289,11 +288,11 @@ def try_notebook(
     output = night.folder / "notebooks" / f"{page}.ipynb"
     failures, reached = 0, all_progress(night)
     while True:
-        target = next_step(night.entries()).experiment
+        target = step_after(night.run.state).experiment
         process = NotebookProcess(context, REPOSITORY / "notebooks" / f"{name}.ipynb", output, parameters)
         hung = watch(night, terminal, process, limit_of(night, name))
         failure = ("Hung", hung) if hung else process.failure()
-        finished = failure is None if name in NO_JOURNAL else next_step(night.entries()).experiment > target
+        finished = failure is None if name in NO_JOURNAL else step_after(night.run.state).experiment > target
         if finished:
             if failure:
                 terminal.say(
@@ -321,20 +320,20 @@ def try_notebook(
 
 def all_progress(night: Night) -> int:
     """How much finished work there is, that of the claim included."""
-    return progress_made(night.entries()) + progress_made(read_journal(night.folder / close_out.NAME))
+    return progress_made(night.run.entries) + progress_made(read_journal(night.folder / close_out.NAME))
 
 
 def claim_plan_words(night: Night) -> str:
     """How many trainings the claim still takes, and how long that is."""
-    settings = read_settings(night.folder)
-    left = close_out.trainings_left(fold(night.entries()), read_close_out(night.folder), settings.profile["name"] == "demo")
+    settings = night.run.settings
+    left = close_out.trainings_left(night.run.state, read_close_out(night.folder), settings.profile["name"] == "demo")
     return f"best and baseline in turn on fresh seeds, {left} trainings, about {claim_seconds(night, left) / 60:.0f} min"
 
 
 def limit_of(night: Night, notebook: str) -> float | None:
     """Seconds for which nothing may happen in a notebook that does not move the journal on; None where the journal tells."""
     if notebook == "05_close_out":
-        settings = read_settings(night.folder)
+        settings = night.run.settings
         return training_limit(settings) + 2 * score_limit_seconds(settings)
     return PREPARE_SECONDS if notebook in NO_JOURNAL else None
 
@@ -358,30 +357,29 @@ def watch(night: Night, terminal: Terminal, process: NotebookProcess, limit: flo
 
     limit: seconds for a notebook that writes no journal. Returns "" or what it hung in. On StopNow process and children are killed.
     """
-    told, changed, standing = len(night.entries()), time.monotonic(), Standing(night)
+    told, changed = len(night.run.entries), time.monotonic()
     claimed = all_progress(night)
     model_seconds = deadline_seconds(night)
-    settings = read_settings(night.folder) if (night.folder / "run.json").exists() else None
     try:
         while process.running(LOOK_SECONDS):
-            entries = night.entries()
+            entries = night.run.entries
             if len(entries) > told:
                 tell(terminal, entries[told:])
                 told, changed = len(entries), time.monotonic()
-                settings = settings or read_settings(night.folder)
             if (made := all_progress(night)) > claimed:
                 claimed, changed = made, time.monotonic()
-            most, stage = (limit, "this notebook") if limit else stage_limit(settings, entries, model_seconds)
+            most, stage = (limit, "this notebook") if limit else stage_limit(night.run, model_seconds)
             if time.monotonic() - changed > most:
                 process.kill(night.folder)
                 return f"nothing happened in {stage} for {most:.0f} s"
             facts = {"still_seconds": round(time.monotonic() - changed, 1), "limit_seconds": most}
-            heartbeat.beat(night.folder, standing.words(), command=command_line(night), **facts)
-            terminal.status(standing.words())
+            words = standing_words(night)
+            heartbeat.beat(night.folder, words, command=command_line(night), **facts)
+            terminal.status(words)
     except BaseException:  # whatever ends this watch ends the child too, or it would train on unwatched
         process.kill(night.folder)
         raise
-    tell(terminal, night.entries()[told:])
+    tell(terminal, night.run.entries[told:])
     return ""
 
 
@@ -394,7 +392,7 @@ def tell(terminal: Terminal, entries: list[dict]) -> None:
 
 def say_where(night: Night, terminal: Terminal, stopped: bool) -> None:
     """The end: the figures, and where to look."""
-    state = fold(night.entries())
+    state = night.run.state
     rows = [e for e in state.experiments[1:] if e.committed]
     kept = sum(e.decided["decision"] == "keep" for e in rows)
     best, baseline = state.incumbent, state.experiments[0]
@@ -413,7 +411,7 @@ def say_where(night: Night, terminal: Terminal, stopped: bool) -> None:
 
 def is_all_done(night: Night) -> bool:
     """Whether nothing is left of what was asked for, the claim included."""
-    measured = not is_wanted(fold(night.entries()), read_close_out(night.folder))
+    measured = not is_wanted(night.run.state, read_close_out(night.folder))
     return measured and (night.close_out or enough(night))
 
 

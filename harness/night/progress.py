@@ -10,9 +10,8 @@ from pathlib import Path
 from harness.lab.close_out import read_close_out, words_of_close_out
 from harness.night.wishes import Night, claim_seconds, enough, experiments_done, seconds_per_experiment
 from harness.rules.keep import CLAIM_SEEDS
-from harness.rules.next_step import Step, baseline_runs, next_step
-from harness.run.state import State, fold
-from harness.show.stage import last_event
+from harness.rules.next_step import baseline_runs, step_after
+from harness.show.stage import stage_of
 
 
 def words_of(entry: dict) -> str:
@@ -66,65 +65,37 @@ def proposed_words(entry: dict) -> str:
     return f"{words}; it is {entry['proposer']}'s, since the language model could not: {failed}" if failed else words
 
 
-class Standing:
-    """Where a night stands; the journal is added up anew only when it has grown."""
+def standing_words(night: Night) -> str:
+    """Where a night stands, as one line: stage, experiment, best so far, time left."""
+    state = night.run.state
+    if state.opened is None:
+        return "preparing"
+    stage = stage_of(night.run)
+    if stage.experiment == 0:
+        runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
+        return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {stage.words}"
+    if (night.close_out or enough(night)) and (claim := words_of_close_out(read_close_out(night.folder))):
+        return claim
+    most = night.experiments
+    if stage.name == "proposing" and most is not None and stage.experiment > most:
+        return "analysis"
+    of = f"/{most}" if most is not None else ""
+    best = f"best {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
+    return f"experiment {stage.experiment}{of} · {stage.words} · {best} · {time_left(night)} left"
 
-    def __init__(self, night: Night) -> None:
-        self.night = night
-        self._length = -1
-        self.state, self.step, self.each = State(), Step("open"), 0.0
 
-    def look(self) -> None:
-        """Take in what the journal has gained."""
-        entries = self.night.entries()
-        if len(entries) != self._length:
-            self._length = len(entries)
-            self.state, self.step = fold(entries), next_step(entries)
-            self.each = seconds_per_experiment(self.night) if entries else 0.0
-
-    def words(self) -> str:
-        """Step, experiment, best so far, time left: one line."""
-        self.look()
-        state, number = self.state, self.step.experiment
-        if state.opened is None:
-            return "preparing"
-        if number == 0:
-            runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
-            return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {self.stage()}"
-        ended = self.night.close_out or enough(self.night)
-        if ended and (claim := words_of_close_out(read_close_out(self.night.folder))):
-            return claim
-        most = self.night.experiments
-        if self.step.kind == "propose" and most is not None and number > most:
-            return "analysis"
-        of = f"/{most}" if most is not None else ""
-        best = f"best {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
-        return f"experiment {number}{of} · {self.stage()} · {best} · {self.left()} left"
-
-    def left(self) -> str:
-        """Time left of the night, as far as it can be known."""
-        most = self.night.experiments
-        counted = float("inf") if most is None else most - experiments_done(self.night)
-        claim = claim_seconds(self.night, 2 * CLAIM_SEEDS)
-        seconds = max(0.0, min(counted * self.each + claim, self.night.seconds_left()))
-        return f"about {seconds / 3600:.1f} h" if seconds > 5400 else f"about {max(1, round(seconds / 60))} min"
-
-    def stage(self) -> str:
-        """What is going on inside the experiment, with the training's last event."""
-        step = self.step
-        if step.kind != "close":  # to an onlooker a run in flight looks like one to be closed; the rest are short
-            return {"score": "scoring", "train": "starting a run", "audit": "a close audit"}.get(step.kind, step.kind)
-        experiment, attempt = step.file
-        folder = self.night.folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
-        event = last_event(folder / "runs" / f"{step.run:02d}")
-        if event.get("event") != "step":
-            return "writing weights" if event.get("event") in ("stop", "finish") else "starting up"
-        return f"training {100 * event['progress']:.0f}%, loss {event['train_loss']:.3f}"
+def time_left(night: Night) -> str:
+    """Time left of the night, as far as it can be known."""
+    most = night.experiments
+    counted = float("inf") if most is None else most - experiments_done(night)
+    claim = claim_seconds(night, 2 * CLAIM_SEEDS)
+    seconds = max(0.0, min(counted * seconds_per_experiment(night) + claim, night.seconds_left()))
+    return f"about {seconds / 3600:.1f} h" if seconds > 5400 else f"about {max(1, round(seconds / 60))} min"
 
 
 def what_is_being_finished(night: Night) -> str:
     """The work in flight, in words."""
-    step = next_step(night.entries())
+    step = step_after(night.run.state)
     if words_of_close_out(read_close_out(night.folder)) and (night.close_out or enough(night)):
         return "a training of the claim"
     if step.kind == "open" or step.experiment == 0:

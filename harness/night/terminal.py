@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from harness.ground.clock import utc_now
 from harness.ground.files import append_whole
 from harness.ground.text import one_line
 

@@ -9,14 +9,15 @@ import shlex
 import statistics
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from harness.ground.clock import wall_seconds
 from harness.rules.keep import CLAIM_SEEDS
-from harness.run.journal import JournalReader
 from harness.run.profiles import Profile
 from harness.run.records import parse_time
-from harness.run.settings import read_settings, results_folder
+from harness.run.run import Run
+from harness.run.settings import results_folder
 from harness.training.clock import ClockError, idle_seconds, own_cpus
 
 DEFAULT_HOURS = 8.0
@@ -51,16 +52,15 @@ class Night:
     again: str = ""
     close_out: bool = False
     started: float = field(default_factory=wall_seconds)
-    _reader: JournalReader | None = None
 
     @property
     def folder(self) -> Path:
         return results_folder(self.results) / self.tag
 
-    def entries(self) -> list[dict]:
-        """The journal so far; only what is new is read from disk."""
-        self._reader = self._reader or JournalReader(self.folder / "journal.jsonl")
-        return self._reader.entries()
+    @cached_property
+    def run(self) -> Run:
+        """The run as it stands; only what is new is read from disk."""
+        return Run(self.folder)
 
     def seconds_left(self) -> float:
         """Of the night's hours; infinite when only experiments are counted."""
@@ -71,7 +71,7 @@ class Night:
 
 def experiments_done(night: Night) -> int:
     """Experiments with a commit, the baseline not counted."""
-    return sum(entry["event"] == "committed" and entry["experiment"] > 0 for entry in night.entries())
+    return sum(entry["event"] == "committed" and entry["experiment"] > 0 for entry in night.run.entries)
 
 
 def enough(night: Night) -> bool:
@@ -83,9 +83,9 @@ def enough(night: Night) -> bool:
 
 def seconds_per_experiment(night: Night) -> float:
     """Wall-clock of an experiment: the mean of the last ten, before the first the budget and what surrounds it."""
-    ends = [parse_time(entry["time"]) for entry in night.entries() if entry["event"] == "committed"][-11:]
+    ends = [parse_time(entry["time"]) for entry in night.run.entries if entry["event"] == "committed"][-11:]
     gaps = [(after - before).total_seconds() for before, after in zip(ends, ends[1:], strict=False)]
-    budget = read_settings(night.folder).budget_seconds
+    budget = night.run.settings.budget_seconds
     gaps = [
         gap for gap in gaps if 0 <= gap < 20 * budget + 300
     ]  # a pause is no experiment, and less than nothing a clock that was set back
@@ -101,11 +101,11 @@ def reserved_seconds(night: Night) -> float:
 
 def claim_seconds(night: Night, trainings: int) -> float:
     """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored on both texts."""
-    entries = night.entries()
+    entries = night.run.entries
     trained = [entry["total_seconds"] for entry in entries if entry["event"] == "trained" and entry.get("num_steps")]
     scored = [entry["score_seconds"] for entry in entries if entry["event"] == "scored" and entry.get("val_bpb")]
     if not (trained and scored):
-        return trainings * (1.1 * read_settings(night.folder).budget_seconds + 20)
+        return trainings * (1.1 * night.run.settings.budget_seconds + 20)
     return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
 
 

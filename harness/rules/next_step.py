@@ -21,7 +21,7 @@ MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipp
 
 @dataclass(frozen=True)
 class Step:
-    """kind: open, propose, check, train, close, score, audit, decide or commit. run_kind, seed and device_batch_limit belong to `train`.
+    """kind: open, propose, check, train, in_flight, score, audit, decide or commit. run_kind, seed and device_batch_limit belong to `train`.
 
     of: (experiment, attempt) whose file is trained beside this experiment, None for its own.
     """
@@ -44,7 +44,8 @@ class Step:
 def next_step(entries: Sequence[dict]) -> Step:
     """Return what the journal asks for next. Pure: same entries, same step.
 
-    `close` marks a run whose process died with its harness; it costs that run and nothing else.
+    `in_flight`: a training goes on. Who holds the run's lock and finds it knows that it died with its harness, and closes it; that costs the
+    training and nothing else.
     """
     return step_after(fold(entries))
 
@@ -75,9 +76,9 @@ def next_in_attempt(state: State, experiment: Experiment) -> Step:
         return Step("decide", **at)
     if attempt.runs and attempt.runs[-1].status is None:
         run = attempt.runs[-1]
-        return Step("score" if run.trained else "close", **at, run=run.number)
+        return Step("score" if run.trained else "in_flight", **at, run=run.number)
     if experiment.number and (run := state.incumbent.attempt.runs[-1]).status is None:
-        return Step("score" if run.trained else "close", **at, run=run.number, of=last_attempt(state.incumbent))
+        return Step("score" if run.trained else "in_flight", **at, run=run.number, of=last_attempt(state.incumbent))
     if experiment.number == 0:
         done = len(attempt.scores)
         if done < baseline_runs(state):

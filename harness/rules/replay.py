@@ -12,7 +12,7 @@ from harness.rules.next_step import Step, last_attempt, step_after
 from harness.run.state import State, take_in
 
 ANSWERS = {
-    "open": "opened", "propose": "proposed", "check": "checked", "train": "run_started", "close": "trained", "score": "scored",
+    "open": "opened", "propose": "proposed", "check": "checked", "train": "run_started", "in_flight": "trained", "score": "scored",
     "audit": "audited", "decide": "decided", "commit": "committed",
 }  # fmt: skip
 PLACES = {

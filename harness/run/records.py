@@ -57,17 +57,6 @@ class Record:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIME_KINDS, math.nan))
 
 
-@dataclass(frozen=True)
-class InFlight:
-    """The experiment that has begun and has no decision yet; step is the last thing the journal says of it."""
-
-    experiment: int
-    attempt: int
-    title: str
-    step: str
-    since: datetime | None
-
-
 def parse_time(text: object) -> datetime | None:
     """An ISO 8601 time of the journal as an aware datetime; None when it is not one."""
     try:
@@ -260,27 +249,3 @@ def incumbent_of(records: Sequence[Record]) -> Record | None:
     """What is on the branch: what was kept last, in the order in which it was kept; the baseline at first."""
     kept = [record for record in records if record.outcome in KEPT]
     return max(kept, key=lambda record: record.experiment if record.kept_at is None else record.kept_at, default=None)
-
-
-def in_flight(entries: Sequence[dict]) -> InFlight | None:
-    """The last experiment of the journal when it has no decision; None between experiments."""
-    begun = [pair for pair in zip(entries, work_of(entries), strict=True) if pair[1] is not None]
-    if not begun or begun[-1][0].get("event") in ("decided", "committed", "ruled"):
-        return None
-    (last, number), title, attempt = begun[-1], "", 0
-    for entry, of in begun:
-        if of == entry["experiment"] == number:
-            attempt = entry.get("attempt") or 0
-            title = (entry.get("title") or "") if entry.get("event") == "proposed" else title
-    training = f"training run {last.get('run', 0)} ({last.get('kind', 'score')})"
-    step = {
-        "proposed": "checking the idea",
-        "checked": "about to train" if last.get("ok", True) else "repairing the idea",
-        "run_started": training if number == last["experiment"] else "training the best file again",
-        "trained": "scoring" if last.get("status") == "ok" else "about to decide",
-        "scored": "about to decide",
-        "audited": "about to decide",
-        "unrepaired": "about to decide",
-    }.get(last.get("event", ""), str(last.get("event")))
-    default = "baseline" if number == 0 else "(no title yet)"
-    return InFlight(number, attempt, title or default, step, parse_time(last.get("time")))

@@ -31,6 +31,11 @@ class Run:
         return read_settings(self.folder)
 
     @property
+    def is_there(self) -> bool:
+        """Whether its settings are written."""
+        return (self.folder / "run.json").exists()
+
+    @property
     def entries(self) -> Sequence[dict]:
         """All whole entries of the journal so far; none where there is no journal."""
         return self._reader.entries()

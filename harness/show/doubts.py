@@ -6,9 +6,10 @@ luck flatters what was kept is said elsewhere, as is a machine that changed its 
 
 from collections.abc import Sequence
 
-from harness.run.records import Record, baseline_of, in_flight, positive
+from harness.run.records import Record, baseline_of, positive
 from harness.run.results import NO_ROW_STATUSES
 from harness.show.sentences import candidates_of, latest_sigma, plural, quoted
+from harness.show.stage import in_flight
 
 MANY_EPOCHS = 4  # beyond about this many passes over one corpus, validation stops ranking settings as fresh data would
 MANY_CRASHES = 0.3  # share of the tries
@@ -58,7 +59,7 @@ def _doubts_of_runs(entries: Sequence[dict], records: Sequence[Record]) -> list[
         )
     flight = in_flight(entries)
     if flight:
-        found.append(f"Experiment {flight.experiment:04d} is not decided yet ({flight.step}).")
+        found.append(f"Experiment {flight.experiment:04d} is not decided yet ({flight.words}).")
     return found
 
 

@@ -15,9 +15,10 @@ from harness.ground.errors import AnalysisError, LabError
 from harness.ground.files import read_json
 from harness.lab.close_out import claim_of
 from harness.run.journal import read_journal
-from harness.run.records import KEPT, TIME_KINDS, InFlight, Record, in_flight, incumbent_of, records_from_journal
+from harness.run.records import KEPT, TIME_KINDS, Record, incumbent_of, records_from_journal
 from harness.run.results import ResultRow, clean_description, read_results
 from harness.run.settings import command_on
+from harness.show.stage import Stage, in_flight
 
 SAMPLE_TAG = "sample"  # a small real run of this project, committed so that the analysis reads well on a fresh clone
 COLUMNS = {
@@ -69,7 +70,7 @@ class RunData:
     claimed: dict | None = None
 
     @property
-    def in_flight(self) -> InFlight | None:
+    def in_flight(self) -> Stage | None:
         return in_flight(self.entries)
 
     @property

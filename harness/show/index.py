@@ -19,8 +19,9 @@ from harness.ground.text import one_line
 from harness.lab.close_out import claim_of
 from harness.run.journal import read_journal
 from harness.run.pace import cells_of_pace, words_of_pace
-from harness.run.records import KEPT, Record, baseline_of, in_flight, incumbent_of, records_from_journal
+from harness.run.records import KEPT, Record, baseline_of, incumbent_of, records_from_journal
 from harness.show.sentences import as_judged, headline, plural, say_claim
+from harness.show.stage import in_flight
 
 POLICY = (
     "default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -133,7 +134,7 @@ def write_index(run_dir: str | Path) -> Path:
     rows = [_row(record, present) for record in reversed(records)]
     if flight and not any(record.experiment == flight.experiment for record in records):
         name = f"{flight.experiment:04d}"
-        cells = [name, f"running: {flight.step}", one_line(flight.title), *[""] * 6, _links(name, present)]
+        cells = [name, f"running: {flight.words}", one_line(flight.title), *[""] * 6, _links(name, present)]
         rows.insert(0, _cells(cells, "no"))
     heads = ["experiment", "decision", "idea", *NUMBERS, "pages"]
     head = "".join(f"<th{' class=number' if word in NUMBERS else ''}>{word}</th>" for word in heads)

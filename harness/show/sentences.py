@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING
 
 from harness.run.facts import plain_settings
 from harness.run.noise import KNOWN_DF
-from harness.run.records import (
-    TIME_KINDS,
-    Record,
-    baseline_of,
-    in_flight,
-    incumbent_of,
-    time_use,
-)  # fmt: skip
+from harness.run.records import TIME_KINDS, Record, baseline_of, incumbent_of, time_use
+from harness.show.stage import in_flight
 
 if TYPE_CHECKING:
     from harness.show.frame import RunData

@@ -1,6 +1,6 @@
-"""What a run does now, and how long that may take.
+"""What a run does now, and how long that may take: one vocabulary for status, terminal, pages and report.
 
-In: its settings, journal, and the events of the training in flight. Out: the newest event; seconds, and words for them.
+In: a run's state, and the newest event of the training in flight. Out: a Stage; seconds that the journal may stand still.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.rules.next_step import next_step
+from harness.rules.next_step import Step, step_after
+from harness.run.run import Run
 from harness.run.settings import Settings, score_limit_seconds
+from harness.run.state import State, fold
 from harness.sandbox.request import WEIGHTS_SECONDS
 from harness.sandbox.timekeeper import STARVED
 
@@ -19,10 +22,79 @@ from harness.sandbox.timekeeper import STARVED
 PREPARE_SECONDS = 6 * 3600.0
 # For everything that is neither training nor scoring: a kernel's start, a proposal, a commit.
 START_SECONDS = 300.0
+NAMES = {
+    "open": "preparing",
+    "propose": "proposing",
+    "check": "checking",
+    "train": "starting",
+    "in_flight": "training",
+    "score": "scoring",
+    "audit": "auditing",
+    "decide": "deciding",
+    "commit": "committing",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """name: of NAMES, or repairing, writing weights, claiming. experiment: in work; the next one's between two.
+
+    share: of the training in flight, 0 to 1; loss: its newest; both None where there is no training, or nothing is known.
+    of_best: whether it trains the best file so far again, beside the experiment. title: the idea, "" before there is one.
+    """
+
+    name: str
+    experiment: int = 0
+    attempt: int = 0
+    title: str = ""
+    share: float | None = None
+    loss: float | None = None
+    of_best: bool = False
+    since: str = ""
+
+    @property
+    def words(self) -> str:
+        """Such as "training 40%, loss 3.214"."""
+        words = f"{self.name} the best again" if self.of_best and self.name == "training" else self.name
+        words += f" {100 * self.share:.0f}%" if self.share is not None and self.name == "training" else ""
+        return f"{words}, loss {self.loss:.3f}" if self.loss is not None else words
+
+
+def stage_after(state: State, step: Step | None = None, event: dict | None = None) -> Stage:
+    """The stage of a run that stands so. event: the newest of the training in flight, {} before its first, None where nobody looked."""
+    step = step or step_after(state)
+    begun = state.experiments[step.experiment :]
+    title = begun[0].attempt.proposed.get("title") or "" if begun and begun[0].attempts else ""
+    place = {"experiment": step.experiment, "attempt": step.attempt, "title": title}
+    facts = place | {"of_best": step.of is not None, "since": state.newest}
+    if step.kind == "propose" and step.attempt:
+        return Stage("repairing", **facts)
+    if step.kind != "in_flight" or event is None:
+        return Stage(NAMES[step.kind], **facts)
+    if event.get("event") == "step":
+        return Stage("training", **facts, share=round(float(event["progress"]), 4), loss=event["train_loss"])
+    if event.get("event") in ("stop", "finish"):
+        return Stage("writing weights", **facts, share=1.0)
+    return Stage("starting", **facts, share=0.0)
+
+
+def stage_of(run: Run) -> Stage:
+    """The stage of a run, with what its training says."""
+    state = run.state
+    step = step_after(state)
+    event = last_event(run.training_folder(*step.file, step.run)) if step.kind == "in_flight" else None
+    return stage_after(state, step, event)
+
+
+def in_flight(entries: Sequence[dict]) -> Stage | None:
+    """The stage of the last experiment while it has no decision; None between experiments."""
+    state = fold(entries)
+    undecided = state.experiments and not state.experiments[-1].decided
+    return stage_after(state) if undecided else None
 
 
 def last_event(folder: Path) -> dict:
-    """The newest event of a run, {} when there is none yet."""
+    """The newest event of a training, {} when there is none yet."""
     try:
         with (folder / "events.jsonl").open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
@@ -32,25 +104,23 @@ def last_event(folder: Path) -> dict:
         return {}
 
 
-def stage_limit(settings: Settings | None, entries: Sequence[dict], model_seconds: float = 0.0) -> tuple[float, str]:
-    """Return (seconds the journal may stand still, what is being done). settings: None before the run is opened.
+def stage_limit(run: Run, model_seconds: float = 0.0) -> tuple[float, str]:
+    """Return (seconds the journal may stand still, what is being done).
 
     model_seconds: what a language model may take for one proposal.
     """
-    if not entries or settings is None:
-        return PREPARE_SECONDS, "preparing data"
-    if entries[-1]["event"] == "run_started":
-        return training_limit(settings), "training"
-    step = next_step(entries)
-    if entries[-1]["event"] == "trained" or step.kind == "audit":
-        return 2 * score_limit_seconds(settings) + 60, "scoring"
-    if step.kind == "propose":
-        return START_SECONDS + model_seconds, "a proposal"
-    return START_SECONDS, f"what comes after {entries[-1]['event']}"
+    if not run.entries or not run.is_there:
+        return PREPARE_SECONDS, NAMES["open"]
+    step = step_after(run.state)
+    name = NAMES[step.kind]
+    if step.kind == "in_flight":
+        return training_limit(run.settings), name
+    if step.kind in ("score", "audit"):
+        return 2 * score_limit_seconds(run.settings) + 60, name
+    return START_SECONDS + (model_seconds if step.kind == "propose" else 0.0), name
 
 
 def training_limit(settings: Settings) -> float:
     """Seconds that one training may take in all, however busy the machine is."""
     budget = settings.budget_seconds * (STARVED if settings.core_rate else 1.05)
     return settings.profile["startup_limit_seconds"] + budget + WEIGHTS_SECONDS + 60
-

@@ -9,8 +9,7 @@ heartbeat says whether it still looks after things, and how long the journal has
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,17 +18,17 @@ import psutil
 from harness.ground.files import read_json
 from harness.ground.text import one_line
 from harness.lab.close_out import CloseOut, claim_of, read_close_out, words_of_claim, words_of_close_out
-from harness.rules.next_step import Step, step_after
+from harness.rules.next_step import step_after
 from harness.run import disk_space
 from harness.run.heartbeat import age_seconds, read_heartbeat, writer
-from harness.run.journal import read_journal
 from harness.run.locks import is_held
 from harness.run.records import baseline_of, incumbent_of, parse_time, records_from_journal
-from harness.run.settings import Settings, command_on, read_settings
-from harness.run.state import State, fold
+from harness.run.run import Run
+from harness.run.settings import command_on
+from harness.run.state import State
 from harness.show.costs import run_usage, usage_words
 from harness.show.sentences import candidates_of, duration, latest_sigma
-from harness.show.stage import last_event, stage_limit
+from harness.show.stage import stage_limit, stage_of
 from harness.show.status_text import status_text
 
 SLOW_SECONDS = 30.0  # a heartbeat older than this: the driver writes one every five seconds
@@ -47,7 +46,7 @@ KEYS = {  # of `--status --json`: name and meaning. Numbers are null where there
     "heartbeat_age_seconds": "since the driver's last sign of life",
     "experiment": "number of the experiment in flight; the next one's between two",
     "title": "its idea, \"\" before there is one",
-    "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, auditing, deciding, committing or claiming",
+    "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, auditing, repairing, deciding, committing or claiming",
     "training_share": "of the training in flight, 0 to 1",
     "stage_seconds": "how long the journal has stood still",
     "stage_limit_seconds": "how long it may before the driver takes the notebook for hung",
@@ -82,36 +81,34 @@ class Life:
         return age_seconds(self.heartbeat) if self.heartbeat else None
 
 
-def look_at(folder: Path) -> dict:
+def look_at(run: Run) -> dict:
     """Everything there is to know of a run, by KEYS. Raises SettingsError where there is no run."""
-    entries, settings = read_journal(folder / "journal.jsonl"), settings_of(folder)
-    state = fold(entries)
-    step = step_after(state)
-    life = life_of(folder, step)
+    if not is_preparing(run):
+        _ = run.settings
+    life, folder = life_of(run), run.folder
     return {
         "tag": folder.name, "folder": str(folder), "state": life.state, "why": life.why, "exit_code": life.exit_code, "pid": life.pid,
         "heartbeat_age_seconds": rounded(life.age),
-        **flight(folder, settings, entries, state, step, life),
-        **scores(entries, folder),
-        **speed(state),
+        **work_of(run, life),
+        **scores(run),
+        **speed(run.state),
         **model_use(folder),
         "run_bytes": sum(disk_space.stored(folder).values()), "free_bytes": disk_space.free_bytes(folder), "needed_bytes": disk_space.needed_bytes(folder),
         "next_command": next_command(folder, life),
     }  # fmt: skip
 
 
-def settings_of(folder: Path) -> Settings | None:
-    """run.json; None while data is being prepared. Raises SettingsError where there is no run."""
-    if not (folder / "run.json").exists() and (folder / "night.log").exists():
-        return None
-    return read_settings(folder)
+def is_preparing(run: Run) -> bool:
+    """Whether a night prepares its data: its settings are written afterwards."""
+    return not run.is_there and (run.folder / "night.log").exists()
 
 
 # --- the driver ----------------------------------------------------------------------------------------------------------
 
 
-def life_of(folder: Path, step: Step) -> Life:
+def life_of(run: Run) -> Life:
     """Whether the night's driver lives, and how it does or ended."""
+    folder, step = run.folder, step_after(run.state)
     heartbeat = read_heartbeat(folder)
     if is_held(folder, "night"):
         return living(folder, heartbeat)
@@ -195,45 +192,23 @@ def next_command(folder: Path, life: Life) -> str:
 # --- the run -------------------------------------------------------------------------------------------------------------
 
 
-def flight(
-    folder: Path, settings: Settings | None, entries: Sequence[dict], state: State, step: Step, life: Life
-) -> dict:
-    """The experiment in flight: which, what of it, how far, for how long."""
-    number = step.experiment
-    begun = state.experiments[number:]
-    stage, share = stage_of(folder, step)
-    if step.kind == "propose" and life.state == "running" and is_claiming(read_close_out(folder), state):
-        stage = "claiming"
-    last = parse_time(entries[-1]["time"]) if entries else None
-    heartbeat = life.heartbeat or {}
+def work_of(run: Run, life: Life) -> dict:
+    """The experiment in work: which, what of it, how far, for how long."""
+    stage, state = stage_of(run), run.state
+    if stage.name == "proposing" and life.state == "running" and is_claiming(read_close_out(run.folder), state):
+        stage = replace(stage, name="claiming")
+    last, heartbeat = parse_time(state.newest), life.heartbeat or {}
     still = (datetime.now(UTC) - last).total_seconds() if last else None
     if life.state == "running" and heartbeat.get("still_seconds") is not None:  # by a clock that nobody sets
         still = heartbeat["still_seconds"] + (life.age or 0.0)
-    limit = heartbeat.get("limit_seconds") or stage_limit(settings, entries)[0]
     return {
-        "experiment": number,
-        "title": begun[0].attempt.proposed["title"] if begun else "",
-        "stage": stage,
-        "training_share": share,
+        "experiment": stage.experiment,
+        "title": stage.title,
+        "stage": stage.name,
+        "training_share": stage.share,
         "stage_seconds": rounded(max(0.0, still) if still is not None else None),
-        "stage_limit_seconds": rounded(limit),
+        "stage_limit_seconds": rounded(heartbeat.get("limit_seconds") or stage_limit(run)[0]),
     }
-
-
-def stage_of(folder: Path, step: Step) -> tuple[str, float | None]:
-    """What the journal's next step means to an onlooker, and the share of the training that is done."""
-    words = {
-        "open": "preparing", "propose": "proposing", "check": "checking", "train": "starting", "score": "scoring", "audit": "auditing",
-        "decide": "deciding", "commit": "committing",
-    }  # fmt: skip
-    if step.kind != "close":  # a run in flight looks like one to be closed
-        return words[step.kind], None
-    experiment, attempt = step.file
-    attempt_folder = folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
-    event = last_event(attempt_folder / "runs" / f"{step.run:02d}")
-    if event.get("event") == "step":
-        return "training", round(float(event["progress"]), 4)
-    return ("writing weights", 1.0) if event.get("event") in ("stop", "finish") else ("starting", 0.0)
 
 
 def is_claiming(found: CloseOut, state: State) -> bool:
@@ -242,11 +217,11 @@ def is_claiming(found: CloseOut, state: State) -> bool:
     return bool(of_the_branch and found.newest >= state.newest)
 
 
-def scores(entries: Sequence[dict], folder: Path) -> dict:
+def scores(run: Run) -> dict:
     """What is on the branch, its gain and claim, counts and the last five, from the decided experiments."""
-    records = records_from_journal(entries)
+    records = records_from_journal(run.entries)
     base, best, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
-    claimed = claim_of(folder, best.experiment) if best else None
+    claimed = claim_of(run.folder, best.experiment) if best else None
     outcomes = [record.outcome for record in tried]
     waiting = [record.experiment for record in records if record.outcome == "quarantined"]
     last = [
@@ -295,12 +270,12 @@ def rounded(value: float | None) -> float | None:
 # --- for people ------------------------------------------------------------------------------------------------------------
 
 
-def screen(folder: Path) -> str:
+def screen(run: Run) -> str:
     """One screen on a run."""
-    found, entries = look_at(folder), read_journal(folder / "journal.jsonl")
-    if settings := settings_of(folder):
+    found, folder = look_at(run), run.folder
+    if run.is_there:
         claim = found["claim"] or words_of_close_out(read_close_out(folder)).removeprefix("claim: ")
-        rows = status_text(entries, settings, state=state_words(found), claim=claim, more=[*more_rows(folder, found)])
+        rows = status_text(run.entries, run.settings, state=state_words(found), claim=claim, more=more_rows(folder, found))
     else:
         rows = f"run        {folder.name}\nstate      {state_words(found)}"
     return f"{rows}\nnext       {found['next_command']}"

@@ -14,14 +14,14 @@ from harness.run.records import (
     Record,
     baseline_of,
     finite,
-    in_flight,
     incumbent_of,
     parse_time,
     records_from_journal,
     time_use,
-)  # fmt: skip
+)
 from harness.run.results import clean_description
 from harness.show.sentences import candidates_of, duration, latest_sigma, plural, signed, tag_of
+from harness.show.stage import in_flight
 
 CLAIM_WIDTH = 110  # characters of a line of the claim
 SILENT_SECONDS = 1800  # a journal that says nothing for this long, and for three budgets, has probably stopped
@@ -99,7 +99,7 @@ def _state(entries: Sequence[dict], now: datetime, budget: float) -> str:
     silent = quiet > max(SILENT_SECONDS, 3 * budget)
     if flight:
         title = clean_description(flight.title)[:50]
-        text = f"experiment {flight.experiment}, {flight.step}, for {duration(max(quiet, 0.0))}: {title}"
+        text = f"experiment {flight.experiment}, {flight.words}, for {duration(max(quiet, 0.0))}: {title}"
         return text + (" (no sign of life: the same command continues it)" if silent else "")
     return f"between experiments for {duration(max(quiet, 0.0))}" + (
         ": stopped; the same command continues" if silent else ""
