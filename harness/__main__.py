@@ -20,7 +20,7 @@ from harness.ground.text import one_line
 from harness.options import DEMO_EXPERIMENTS, make_parser, overrides_of
 
 if TYPE_CHECKING:
-    from harness.night.wishes import Night
+    from harness.night.wishes import Wishes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def say_error(options: argparse.Namespace, error: object, status: int) -> int:
 
 def run_overnight(options: argparse.Namespace) -> int:
     """Watch, check, stop, report on, rule in, or run a night."""
-    from harness.night import night
+    from harness.night import driver
     from harness.run.settings import results_folder
     from harness.sandbox import keys
     from harness.show import report
@@ -64,30 +64,30 @@ def run_overnight(options: argparse.Namespace) -> int:
             path = report.write_report(folder)
             print(path.read_text(encoding="utf-8") + f"\nwritten to {path}")
         else:
-            print(night.ask_to_stop(folder))
+            print(driver.ask_to_stop(folder))
         return 0
     if options.accept is not None or options.refuse is not None:
         accept = options.accept is not None
         folder = results_folder(options.results) / newest_tag(options)
-        print(night.rule(folder, options.accept if accept else options.refuse, accept))
+        print(driver.rule(folder, options.accept if accept else options.refuse, accept))
         return 0
     if options.own_process:
         keys.start_without(keep=options.proposer != "tpe")
     try:
-        return run_and_say_how_it_ended(night_of(options))
+        return driver.run_night(wishes_of(options))
     finally:
         keys.forget()
 
 
-def night_of(options: argparse.Namespace) -> Night:
+def wishes_of(options: argparse.Namespace) -> Wishes:
     """What was asked for."""
-    from harness.night.wishes import Night
+    from harness.night.wishes import Wishes
     from harness.run.profiles import full_spec
 
     for change in [change for change in options.set if change.startswith("source=")]:
         options.set.remove(change)
         options.source = options.source or change.removeprefix("source=")
-    return Night(
+    return Wishes(
         tag=(newest_tag(options) if options.close_out else options.tag) or ("demo" if options.demo else date.today().strftime("%b%d").lower()),
         profile=options.profile or ("demo" if options.demo else "auto"),
         hours=options.hours,
@@ -102,24 +102,6 @@ def night_of(options: argparse.Namespace) -> Night:
         llm=" ".join(options.llm),
         close_out=options.close_out,
     )
-
-
-def run_and_say_how_it_ended(wishes: Night) -> int:
-    """Run a night, and leave in its heartbeat that it has ended by itself, and how: else it died."""
-    from harness.night import night
-    from harness.run import heartbeat
-
-    try:
-        code = night.run_night(wishes)
-    except Exception as error:
-        heartbeat.end(wishes.folder, 1, f"cannot go on: {error}")
-        raise
-    words = {130: "stopped at once"}.get(code) or heartbeat.last_line(wishes.folder / "night.log")
-    if code == 0:
-        all_done = (wishes.folder / "run.json").exists() and night.is_all_done(wishes)
-        words = "done" if all_done else "stopped as asked"
-    heartbeat.end(wishes.folder, code, words)
-    return code
 
 
 def say_status(folder: Path, as_json: bool) -> int:
@@ -148,17 +130,9 @@ def absolute(path: str) -> str:
 
 def newest_tag(options: argparse.Namespace) -> str:
     """The tag that was asked for, else the run worked on last."""
-    from harness.ground.errors import LoopError
-    from harness.run.settings import results_folder
+    from harness.run.run import newest_run
 
-    if options.tag:
-        return options.tag
-    journals = [
-        path for path in results_folder(options.results).glob("*/journal.jsonl") if path.parent.name != "sample"
-    ]
-    if not journals:
-        raise LoopError("there is no run yet: python3 scripts/overnight.py --demo makes one")
-    return max(journals, key=lambda path: path.stat().st_mtime).parent.name
+    return options.tag or newest_run(options.results).name
 
 
 def run_try(options: argparse.Namespace) -> int:
@@ -168,7 +142,7 @@ def run_try(options: argparse.Namespace) -> int:
 
     if options.own_process:
         keys.start_without(keep=False)  # no model is asked, and edited code runs below this process
-    from harness.night.night import StopNow
+    from harness.night.driver import StopNow
     from harness.night.try_idea import Idea, Refused, refusal, try_idea
 
     folder = results_folder(options.results) / check_tag(newest_tag(options))

@@ -19,6 +19,7 @@ from pathlib import Path
 from _bench_machine import Rates
 from _bench_setup import Bench, BenchError, table
 
+from harness import REPOSITORY
 from harness.rules.decision import history_row
 from harness.rules.next_step import next_step
 from harness.run.journal import JournalReader, read_journal
@@ -26,7 +27,6 @@ from harness.run.profiles import PROFILES
 from harness.run.records import parse_time
 from harness.run.results import results_from_journal, write_results
 from harness.run.state import State, fold
-from harness.sandbox.runner import REPOSITORY
 from harness.search.constants import constant_values
 from harness.show.index import write_index
 

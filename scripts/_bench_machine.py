@@ -19,8 +19,8 @@ from _bench_setup import Bench, table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 
+from harness import REPOSITORY
 from harness.run import git_history
-from harness.sandbox.runner import REPOSITORY
 
 MULTIPLYING = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 COPIED_FLOATS = 32 * 2**20  # 128 MB: more than a cache holds

@@ -11,12 +11,13 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from harness import REPOSITORY
 from harness.data.manifest import PreparedData, open_prepared
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.profiles import Profile
 from harness.run.settings import Settings, make_settings, training_request
 from harness.sandbox.request import TrainingRequest
-from harness.sandbox.runner import REPOSITORY, child_environment, run_training
+from harness.sandbox.runner import child_environment, run_training
 from harness.scoring.channel import Launch, ScoreError
 from harness.scoring.scorer import Score, score_model
 from harness.search.constants import constant_values, rewrite_constants

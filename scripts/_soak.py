@@ -21,11 +21,11 @@ import psutil
 from _bench_loop import NIGHT
 from _bench_setup import BenchError
 
+from harness import REPOSITORY
 from harness.run.disk_space import on_disk, stored
 from harness.run.journal import JournalReader, read_journal
 from harness.run.records import parse_time
 from harness.run.state import fold
-from harness.sandbox.runner import REPOSITORY
 
 LOOK_SECONDS = 0.05
 WORK = ("trained", "scored", "audited")  # entries that end what an experiment is for; the rest is what it costs

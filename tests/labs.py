@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, make_repository
 
+import harness
 from harness.ground.files import write_json_atomic
-from harness.lab import loop, ruling, start
+from harness.lab import start
 from harness.lab.loop import Lab
-from harness.run import settings
 from harness.run.results import read_results
 from harness.sandbox import keys
 from harness.search.gate import source_hash
@@ -45,8 +45,7 @@ def baseline(tmp_path_factory, cache):
 
 
 def point_at(patch: pytest.MonkeyPatch, repository) -> None:
-    for module in (loop, ruling, settings, start):
-        patch.setattr(module, "REPOSITORY", repository)
+    patch.setattr(harness, "REPOSITORY", repository)
 
 
 @contextlib.contextmanager

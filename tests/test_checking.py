@@ -13,9 +13,9 @@ from checkout import git, make_repository
 from labs import incumbent_source, put_candidate, run_experiment
 from simulated_runs import Simulated
 
+import harness
 from harness.check import check
 from harness.check.check import check_run
-from harness.lab import loop
 from harness.run.journal import Journal
 from harness.sandbox.processes import MARK
 from harness.show import index
@@ -304,7 +304,7 @@ def test_a_real_run_has_no_findings_at_any_entry(lab, monkeypatch):
 
     def watched(self, event, **fields):
         entry = append(self, event, **fields)
-        assert check_run(lab.folder, loop.REPOSITORY) == [], event
+        assert check_run(lab.folder, harness.REPOSITORY) == [], event
         return entry
 
     monkeypatch.setattr(Journal, "append", watched)
@@ -317,4 +317,4 @@ def test_a_real_run_has_no_findings_at_any_entry(lab, monkeypatch):
     )
     assert run_experiment(lab)["status"] == "crash"
     lab.release()
-    assert check_run(lab.folder, loop.REPOSITORY) == []
+    assert check_run(lab.folder, harness.REPOSITORY) == []

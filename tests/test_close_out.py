@@ -6,9 +6,10 @@ import json
 import pytest
 from labs import incumbent_source, put_candidate, run_experiment, with_prior
 
+import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
-from harness.lab import close_out, loop
+from harness.lab import close_out
 from harness.lab.close_out import Claimant, fold_close_out, words_of_claim
 from harness.rules import decision
 from harness.rules.keep import claim
@@ -126,7 +127,7 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     with pytest.raises(KeyboardInterrupt):
         Claimant(kept, seeds=2).run()
     assert close_out.trainings_left(kept.state, close_out.read_close_out(kept.folder), False) == 3
-    assert check_run(kept.folder, loop.REPOSITORY) == []
+    assert check_run(kept.folder, harness.REPOSITORY) == []
     found = Claimant(kept, seeds=2).run()
     assert calls[1] == calls[2] and len(calls) == 5 and len(set(calls)) == 4
     assert not set(calls) & {run.started["seed"] for e in kept.state.experiments for run in e.attempt.runs}
@@ -136,14 +137,14 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     assert words_of_claim(claimed) in experiment_page.claim_page(kept, found).replace("&#x27;", "'")
     assert not list((kept.folder / "close_out").glob("*/weights.safetensors"))
     assert Claimant(kept, seeds=2).run().claimed == claimed and len(calls) == 5
-    assert check_run(kept.folder, loop.REPOSITORY) == []
+    assert check_run(kept.folder, harness.REPOSITORY) == []
     path = kept.folder / close_out.NAME
     text = path.read_text()
     path.write_text(text.replace(f'"low": {claimed["val"]["low"]}', '"low": 2.99'))
-    assert any("not what its runs give" in finding for finding in check_run(kept.folder, loop.REPOSITORY))
+    assert any("not what its runs give" in finding for finding in check_run(kept.folder, harness.REPOSITORY))
     lines = text.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]).replace('"role": "best"', '"role": "baseline"', 1))
-    assert any("its plan says" in finding for finding in check_run(kept.folder, loop.REPOSITORY))
+    assert any("its plan says" in finding for finding in check_run(kept.folder, harness.REPOSITORY))
 
 
 def test_a_machine_that_fails_pauses_the_claim(kept, monkeypatch):

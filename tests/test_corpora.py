@@ -9,14 +9,15 @@ import pytest
 from checkout import ROOT, make_repository
 from fake_source import make_texts
 
+import harness
 from harness.__main__ import main
 from harness.data.manifest import without_format
 from harness.data.sources import open_source
 from harness.ground.errors import DataError, ProfileError, SettingsError
-from harness.lab import loop, start
+from harness.lab import start
 from harness.lab.loop import Lab
-from harness.night import night
-from harness.night.wishes import Night
+from harness.night import driver
+from harness.night.wishes import Wishes
 from harness.run import profiles, settings
 from harness.run.profiles import PROFILES
 from harness.sandbox.runner import child_environment
@@ -32,8 +33,7 @@ def run(tmp_path, monkeypatch):
     for name in ("train_template.py", "program.md"):
         shutil.copy(ROOT / name, repository / name)
     make_repository(repository)
-    for module in (loop, settings, start, night):
-        monkeypatch.setattr(module, "REPOSITORY", repository)
+    monkeypatch.setattr(harness, "REPOSITORY", repository)
     for module in (profiles, settings, start):
         monkeypatch.setattr(module, "detect_device", lambda kind="auto", try_compile=False: DEVICE)
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_a_changed_corpus_is_refused_with_both_names(run, tmp_path, capsys):
     (tmp_path / "corpus" / "more.txt").write_text("more\n")
     with pytest.raises(SettingsError, match="began on data folder-corpus-.* has changed since .now folder-corpus-"):
         Lab(run)
-    assert night.run_night(Night(tag="f", profile="tiny", results=str(tmp_path / "results"))) == 1
+    assert driver.run_night(Wishes(tag="f", profile="tiny", results=str(tmp_path / "results"))) == 1
     assert "cannot go on: run f began on data folder-corpus-" in capsys.readouterr().out
     (tmp_path / "corpus" / "more.txt").unlink()
     assert Lab(run)
@@ -89,7 +89,7 @@ def test_a_corpus_that_is_gone_is_named(run, tmp_path, monkeypatch, capsys):
 
 def test_the_command_line_takes_a_source_from_where_it_is_typed(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(night, "run_night", lambda night: asked.append(night) or 0)
+    monkeypatch.setattr(driver, "run_night", lambda night: asked.append(night) or 0)
     monkeypatch.chdir(tmp_path)
     for arguments in (["--source", "folder:my books"], ["--set", "source=folder:my books", "--set", "DEPTH=3"], []):
         assert main(["overnight", *arguments]) == 0

@@ -15,6 +15,7 @@ from checkout import ROOT, command_of, environment, git, make_repository
 from labs import copy_of, copy_with_harness, incumbent_source, put_candidate, with_prior
 from small_disk import mounted
 
+import harness
 from harness.check.check import check_run
 from harness.ground.errors import Paused
 from harness.lab import kept_files, loop
@@ -157,7 +158,7 @@ def to_the_end(lab: Lab) -> None:
         again.begin()
         for stage in (again.propose, again.check, again.train, again.decide, again.commit):
             stage()
-    assert check_run(lab.folder, loop.REPOSITORY) == []
+    assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
 def begin(lab: Lab, source: str | None = None) -> None:
@@ -313,7 +314,7 @@ def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measure
             again.decide()
             again.commit()
             assert again.state.incumbent.number == 1
-        assert check_run(lab.folder, loop.REPOSITORY) == []
+        assert check_run(lab.folder, harness.REPOSITORY) == []
         assert read_journal(lab.folder / "journal.jsonl")[: len(entries)] == entries
 
 

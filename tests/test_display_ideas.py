@@ -106,7 +106,7 @@ def test_terminal_index_report_and_commit_have_nothing_of_it_but_text(tmp_path, 
     entry = proposed(llm_failed="unreachable: " + NASTY)
     with (tmp_path / "shown").open("w+") as shown:
         terminal = Terminal(tmp_path / "night.log", shown)
-        terminal.say(progress.words_of(entry) + "\nforged line")
+        terminal.say(progress.line_of_entry(entry) + "\nforged line")
         terminal.status(NASTY)
         terminal.close()
         shown.seek(0)
@@ -163,7 +163,7 @@ def test_an_exported_key_is_said_on_the_page_and_a_smoke_run_is_no_score(lab, re
     live.done.clear()
     smoke = {"stage": "scoring", "event": "scored", "run": 0, "val_bpb": None, "status": "ok", "cause": ""}
     assert live._note_end(smoke) and live.done == ["run 0: the first steps and one scored batch went well"]
-    assert progress.words_of({"event": "scored", "experiment": 1} | smoke) == ""
+    assert progress.line_of_entry({"event": "scored", "experiment": 1} | smoke) == ""
 
 
 def test_the_page_and_the_status_say_what_the_model_took_so_far(lab):

@@ -41,7 +41,7 @@ def test_a_room_imports_only_from_the_rooms_before_it(path):
     [
         "harness.lab.loop",
         "harness.show.experiment_page",
-        "harness.night.night",
+        "harness.night.driver",
         "harness.search.propose",
         "harness.scoring.scorer",
     ],

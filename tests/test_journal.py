@@ -6,7 +6,7 @@ import os
 import pytest
 
 from harness.ground.errors import JournalError
-from harness.night.night import progress_made
+from harness.night.progress import progress_made
 from harness.rules.next_step import Step, next_step
 from harness.run.journal import Journal, JournalReader, read_journal
 from harness.run.state import fold

@@ -33,7 +33,7 @@ def mode(path) -> int:
 
 def test_a_process_started_with_a_key_begins_again_without_it_and_its_file_goes_when_it_ends(home):
     code = (
-        "import json, os, sys\nfrom pathlib import Path\nfrom harness.lab import keys\nkeys.start_without(keep=True)\n"
+        "import json, os, sys\nfrom pathlib import Path\nfrom harness.sandbox import keys\nkeys.start_without(keep=True)\n"
         "path, extra = keys.for_proposer()\n"
         "start = Path('/proc/self/environ').read_text() + Path('/proc/self/cmdline').read_text()\n"
         "print(json.dumps({'file': path, 'key': Path(path).read_text(), 'mode': Path(path).stat().st_mode & 0o777, 'extra': extra, 'start': start,\n"

@@ -14,9 +14,10 @@ import pytest
 from checkout import ROOT, git
 from labs import incumbent_source, point_at, put_candidate, row, run_experiment, with_prior
 
+import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
-from harness.lab import loop, trainings
+from harness.lab import trainings
 from harness.lab.loop import Lab
 from harness.lab.proposing import Asking, proposal_request
 from harness.night import progress
@@ -34,7 +35,7 @@ def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
     state = lab.state
     assert len(state.experiments[0].attempt.scores) == 2 and state.noise.df == 1
     assert row(lab, 0) == (pytest.approx(state.experiments[0].mean, abs=1e-6), pytest.approx(1.0, abs=0.9), "keep")
-    assert git(loop.REPOSITORY, "log", "--format=%s", "autoresearch/t") == "0000: baseline\nstart"
+    assert git(harness.REPOSITORY, "log", "--format=%s", "autoresearch/t") == "0000: baseline\nstart"
     summary = (lab.training_folder(0, 0, 1) / "run.log").read_text().splitlines()
     assert summary[-10] == "---" and summary[-9].startswith("val_bpb:") and summary[-1].startswith("depth:")
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 0
@@ -53,15 +54,15 @@ def test_a_better_file_is_kept_and_everything_agrees(lab):
     assert decided["status"] == "ok" and decided["gain"] == pytest.approx(gain, abs=2e-6)
     assert row(lab, 1)[2] == ("keep" if kept else "discard")
     commit = lab.experiment.committed["commit"]
-    assert git(loop.REPOSITORY, "show", f"{git_history.experiment_ref('t', 1)}:train.py") == source.rstrip("\n")
-    assert (git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == commit) is kept
+    assert git(harness.REPOSITORY, "show", f"{git_history.experiment_ref('t', 1)}:train.py") == source.rstrip("\n")
+    assert (git(harness.REPOSITORY, "rev-parse", "autoresearch/t") == commit) is kept
     assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists() is kept
     assert (lab.training_folder(0, 0, 0) / "weights.safetensors").exists()  # the baseline's stay
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == int(kept)
 
 
 def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch):
-    old = git(loop.REPOSITORY, "rev-parse", "autoresearch/t")
+    old = git(harness.REPOSITORY, "rev-parse", "autoresearch/t")
     score_model = measure.score_model
     monkeypatch.setattr(
         decision, "quarantine_reasons", lambda *facts: []
@@ -74,7 +75,7 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
         lab.number = None
         assert (decided["decision"], decided["kind"]) == ("keep", "gain")
     commits = [e.committed["commit"] for e in lab.state.experiments]
-    assert git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()[:3] == commits[::-1] and commits[0] == old
+    assert git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()[:3] == commits[::-1] and commits[0] == old
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 2
     assert (lab.folder / "best" / "train.py").read_text() == incumbent_source(lab)
     kept = [(lab.training_folder(number, 0, 0) / "weights.safetensors").exists() for number in range(3)]
@@ -139,7 +140,7 @@ def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
         assert [heavy(again.training_folder(0, 0, number)) for number in ended] == [set()]
         assert not list(again.attempt_folder(0).glob("runs/*/compile_cache"))
         assert "weights.safetensors" in heavy(again.training_folder(0, 0, 0))  # the baseline's own stay
-    assert check_run(lab.folder, loop.REPOSITORY) == []
+    assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
 def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas_failure(lab, monkeypatch):
@@ -174,7 +175,7 @@ def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
     decided = run_experiment(lab)
     assert (decided["decision"], decided["status"], decided["val_bpb"]) == ("discard", status, None)
     assert row(lab, 1) == (0.0, 0.0, "crash")
-    assert git(loop.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == lab.experiment.committed["commit"]
+    assert git(harness.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == lab.experiment.committed["commit"]
     assert json.loads((lab.training_folder(1, 0, 0) / "result.json").read_text())["val_bpb"] is None
 
 
@@ -199,7 +200,7 @@ def test_out_of_memory_becomes_a_smaller_device_batch_and_no_lost_idea(lab):
     assert len(read_results(lab.folder / "results.tsv")) == 2
     record = records_from_journal(lab.journal.entries)[1]
     assert record.outcome in ("discarded", "kept") and record.cause == "" and record.n_runs == len(runs) - 1
-    words = [progress.words_of(entry) for entry in lab.journal.entries if entry["event"] == "run_started"]
+    words = [progress.line_of_entry(entry) for entry in lab.journal.entries if entry["event"] == "run_started"]
     assert "experiment 1: once more, with at most 4 rows at a time" in words
     assert [event["status"] for event in said if event.get("event") == "over"][:2] == ["oom", "ok"]
 
@@ -420,7 +421,7 @@ def test_an_idea_that_takes_the_harness_down_each_time_is_a_crash(lab):
     lab.commit()
     assert row(lab, 1) == (0.0, 0.0, "crash") and f"died {MOST_CUT_OFF} times" in lab.experiment.decided["verdict"]
     lab.release()
-    assert check_run(lab.folder, loop.REPOSITORY) == []
+    assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
 @pytest.fixture
@@ -443,7 +444,7 @@ def test_ideas_that_fail_alike_are_believed_to_be_bad_where_the_best_file_still_
     alike.begin()
     controlled = alike.journal.entries[-1]
     assert (controlled["event"], controlled["status"], controlled["suspects"]) == ("controlled", "ok", [1, 2, 3])
-    assert "it is theirs" in progress.words_of(controlled) and not (alike.folder / "control").exists()
+    assert "it is theirs" in progress.line_of_entry(controlled) and not (alike.folder / "control").exists()
     assert alike.state.excused == set() and not outcomes.failed_alike(alike.state)
     length = len(alike.journal.entries)
     alike.begin()

@@ -34,8 +34,8 @@ def night(tmp_path, baseline, cache):
         lines = (
             "import sys",
             "from harness.__main__ import main",
-            "from harness.lab import night",
-            f"night.PAUSES, night.GIVE_UP_SECONDS = (0.1,), {give_up}",
+            "from harness.night import driver",
+            f"driver.PAUSES, driver.GIVE_UP_SECONDS = (0.1,), {give_up}",
             f"sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments', '1', *{more!r}]))",
         )
         command = [sys.executable, "-c", "\n".join(lines)]

@@ -6,6 +6,7 @@ Attempts are put where the propose process would have left them; what it is aske
 import pytest
 from labs import incumbent_source, row
 
+import harness
 from harness.check.check import check_run
 from harness.ground.files import write_json_atomic
 from harness.lab import loop, proposing
@@ -71,7 +72,7 @@ def test_new_code_is_tried_for_a_few_steps_before_its_training(lab):
     assert not (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()
     assert {event["run_kind"] for event in heard if event["run"] == 0} == {"smoke"}
     lab.release()
-    assert check_run(lab.folder, loop.REPOSITORY) == []
+    assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
 @pytest.mark.slow
@@ -90,7 +91,7 @@ def test_what_the_gate_refuses_is_mended_before_anything_is_trained(lab):
     assert experiment.decided["title"] == "attempt 1" and experiment.decided["attempt"] == 1 and experiment.mean
     assert len(read_results(lab.folder / "results.tsv")) == 2
     lab.release()
-    assert check_run(lab.folder, loop.REPOSITORY) == []
+    assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
 @pytest.mark.slow
@@ -146,7 +147,7 @@ def test_a_repair_that_cannot_be_made_leaves_the_failure_as_it_was(lab):
         len(experiment.attempts) == 1 and experiment.decided["status"] == "crash" and row(lab, 1) == (0.0, 0.0, "crash")
     )
     lab.release()
-    assert check_run(lab.folder, loop.REPOSITORY) == []
+    assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
 @pytest.mark.slow

@@ -7,11 +7,12 @@ import pytest
 from checkout import git
 from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
 
+import harness
 from harness.check.check import check_run
 from harness.ground.errors import RulingError
-from harness.lab import loop, ruling
+from harness.lab import ruling
 from harness.lab.loop import Lab
-from harness.night import night
+from harness.night import driver
 from harness.rules import quarantine
 from harness.run import git_history
 from harness.run.journal import Journal
@@ -48,14 +49,14 @@ def quarantined(made, tmp_path, monkeypatch):
     with copy_of(made, tmp_path) as lab:
         yield lab
         lab.release()
-        assert check_run(lab.folder, loop.REPOSITORY) == []
+        assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
 def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
     lab = quarantined
     assert lab.state.incumbent.number == 0 and row(lab, 1)[2] == "discard"
     assert read_results(lab.folder / "results.tsv")[1].description == "quarantined: too good"
-    assert git(loop.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
+    assert git(harness.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
     assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
     assert "--accept N" in status.screen(Run(lab.folder))
 
@@ -63,15 +64,15 @@ def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
 def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
     lab = quarantined
     lab.release()
-    assert "is accepted and the best so far" in night.rule(lab.folder, 1, accept=True)
+    assert "is accepted and the best so far" in driver.rule(lab.folder, 1, accept=True)
     with Lab(lab.folder) as again:
         state, commit = again.state, again.state.experiments[1].commit
     assert state.incumbent.number == 1 and commit == state.experiments[1].ruled["commit"]
-    assert git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()[:2] == [commit, state.experiments[0].commit]
-    assert git(loop.REPOSITORY, "show", "autoresearch/t:train.py") == lab.train_py(
+    assert git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()[:2] == [commit, state.experiments[0].commit]
+    assert git(harness.REPOSITORY, "show", "autoresearch/t:train.py") == lab.train_py(
         state.experiments[1]
     ).read_text().rstrip("\n")
-    assert git(loop.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == state.experiments[1].committed["commit"]
+    assert git(harness.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == state.experiments[1].committed["commit"]
     found = read_results(lab.folder / "results.tsv")[1]
     assert (found.status, found.description) == ("keep", "too good") and not (
         lab.folder / "results.tsv.edited"
@@ -83,7 +84,7 @@ def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
 def test_a_refused_one_stays_a_discard_and_its_weights_go(quarantined):
     lab = quarantined
     lab.release()
-    assert "is refused" in night.rule(lab.folder, 1, accept=False)
+    assert "is refused" in driver.rule(lab.folder, 1, accept=False)
     with Lab(lab.folder) as again:
         assert again.state.incumbent.number == 0
         assert records_from_journal(again.journal.entries)[1].outcome == "discarded"
@@ -96,10 +97,10 @@ def test_one_word_is_enough_and_only_on_what_is_in_quarantine(quarantined):
     lab.release()
     for number in (0, 2):
         with pytest.raises(RulingError, match="not in quarantine \\(there: 1\\)"):
-            night.rule(lab.folder, number, accept=True)
-    night.rule(lab.folder, 1, accept=False)
+            driver.rule(lab.folder, number, accept=True)
+    driver.rule(lab.folder, 1, accept=False)
     with pytest.raises(RulingError, match="there: none"):
-        night.rule(lab.folder, 1, accept=True)
+        driver.rule(lab.folder, 1, accept=True)
 
 
 def test_a_word_during_an_experiment_takes_effect_when_it_is_over(quarantined):
@@ -135,16 +136,16 @@ def test_a_kill_in_the_middle_is_made_up_for(quarantined, monkeypatch, moment):
 
     with monkeypatch.context() as patch, pytest.raises(Kill):
         patch.setattr(Journal, "append", killed)
-        night.rule(lab.folder, 1, accept=True)
-    assert check_run(lab.folder, loop.REPOSITORY) == []
+        driver.rule(lab.folder, 1, accept=True)
+    assert check_run(lab.folder, harness.REPOSITORY) == []
     if moment == "before the entry":  # branch and best/ are moved already
         with pytest.raises(RulingError, match="--accept 1 finishes that"):
-            night.rule(lab.folder, 1, accept=False)
+            driver.rule(lab.folder, 1, accept=False)
         ruling.ask(lab.folder, 1, accept=True)
     with Lab(lab.folder) as again:
         events = [entry["event"] for entry in again.journal.entries]
         commit = again.state.incumbent.commit
     assert events.count("ruled") == 1 and again.state.incumbent.number == 1
-    assert git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()[0] == commit
-    assert len(git(loop.REPOSITORY, "rev-list", "autoresearch/t").split()) == 3  # start, baseline, this one
+    assert git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()[0] == commit
+    assert len(git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()) == 3  # start, baseline, this one
     assert [found.status for found in read_results(lab.folder / "results.tsv")] == ["keep", "keep"]

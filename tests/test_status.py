@@ -23,18 +23,20 @@ from harness.show import status
 DRIVER = """
 import os, sys
 from pathlib import Path
-from harness.lab import heartbeat
+from harness.run import heartbeat
 from harness.run.locks import hold
 folder = Path(sys.argv[1])
 with hold(folder, sys.argv[2], "a night", ""):
     for line in sys.stdin:
         word, _, rest = line.strip().partition(" ")
         if word == "beat":
-            heartbeat.write(folder, rest, {"command": "the same command", "still_seconds": 4.0, "limit_seconds": 60.0})
+            state = "paused" if rest.startswith("paused") else "running"
+            facts = {"command": "the same command", "still_seconds": 4.0, "limit_seconds": 60.0}
+            heartbeat.write(folder, rest, {"state": state} | facts)
         if word == "slow":
-            heartbeat.write(folder, "training", {"still_seconds": 61.0, "limit_seconds": 60.0})
+            heartbeat.write(folder, "training", {"state": "running", "still_seconds": 61.0, "limit_seconds": 60.0})
         if word == "end":
-            heartbeat.end(folder, 0, rest)
+            heartbeat.end(folder, 0, rest, done=rest == "done")
             break
         print("did", flush=True)
 """

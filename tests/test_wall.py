@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from harness import REPOSITORY
 from harness.ground.errors import WallError
 from harness.sandbox import wall
 from harness.sandbox.runner import child_environment
-from harness.sandbox.wall import REPOSITORY, VARIABLE, Wall, find_wall
+from harness.sandbox.wall import VARIABLE, Wall, find_wall
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from harness import REPOSITORY
 from harness.check.close_out import check_close_out
 from harness.check.files import (
     Look,
@@ -31,7 +32,6 @@ from harness.run.records import records_from_journal
 from harness.run.results import format_results, results_from_journal
 from harness.run.settings import Settings, read_settings
 from harness.sandbox.processes import alive, is_of_run
-from harness.sandbox.runner import REPOSITORY
 from harness.scoring.integrity import harness_hash
 
 LOOKS, WAIT_SECONDS = 5, 0.4  # at a run that somebody works on: what is only seen once was on its way

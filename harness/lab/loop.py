@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import harness
 from harness.ground.errors import KeyFileError, LoopError, Paused, ProposalError
 from harness.ground.files import write_text_atomic
 from harness.ground.parent import die_with_parent
@@ -48,7 +49,6 @@ from harness.run.settings import command_on, results_folder
 from harness.run.state import NOT_HELD_AGAINST, Experiment, State
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_all_of, kill_leftover
-from harness.sandbox.runner import REPOSITORY
 from harness.search.gate import check_candidate
 from harness.search.llm.endpoint import EndpointError
 from harness.search.patch import make_diff
@@ -140,7 +140,7 @@ class Lab(OpenRun):
 
     def program_text(self) -> str:
         """program.md as it stands now: editing it steers the night."""
-        return (REPOSITORY / "program.md").read_text(encoding="utf-8")
+        return (harness.REPOSITORY / "program.md").read_text(encoding="utf-8")
 
     # --- stages --------------------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class Lab(OpenRun):
         if experiment.decided["git"]:
             plan = git_history.CommitPlan(**experiment.decided["git"])
             commit = git_history.record_experiment(
-                REPOSITORY, self.settings.tag, experiment.number, plan, self.train_py(experiment), advance=kept
+                harness.REPOSITORY, self.settings.tag, experiment.number, plan, self.train_py(experiment), advance=kept
             )
         if kept:
             update_best(self.folder, experiment, self.train_py(experiment).parent, self.settings, commit)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import harness
 from harness.data.manifest import PreparedData
 from harness.rules.next_step import Step, step_after
 from harness.run.journal import Journal
 from harness.run.results import results_from_journal, write_results
 from harness.run.run import JOURNAL, Run
 from harness.run.settings import check_unchanged
-from harness.sandbox.runner import REPOSITORY
 from harness.scoring.integrity import Integrity
 
 
@@ -53,4 +53,4 @@ class OpenRun(Run):
 
     def template(self) -> str:
         """The committed template, as real nights begin with it but for the profile's constants."""
-        return (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
+        return (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")

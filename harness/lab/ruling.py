@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import harness
 from harness.ground.clock import utc_now
 from harness.ground.errors import RulingError
 from harness.ground.files import read_json, write_json_atomic
@@ -18,7 +19,6 @@ from harness.lab.open_run import OpenRun
 from harness.run import git_history
 from harness.run.journal import read_journal
 from harness.run.state import Experiment, State, fold
-from harness.sandbox.runner import REPOSITORY
 
 
 def ask(folder: Path, experiment: int, accept: bool) -> None:
@@ -105,8 +105,8 @@ def move_branch(lab: OpenRun, experiment: Experiment, path: Path, word: dict) ->
         word["git"] = {"parent": parent, "tree_of": base, "date": f"{int(time.time())} +0000", "message": message}
         write_json_atomic(path, word)
     plan = git_history.CommitPlan(**word["git"])
-    commit = git_history.make_commit(REPOSITORY, plan, lab.train_py(experiment))
-    git_history.set_ref(REPOSITORY, git_history.branch_name(lab.settings.tag), commit, plan.parent)
+    commit = git_history.make_commit(harness.REPOSITORY, plan, lab.train_py(experiment))
+    git_history.set_ref(harness.REPOSITORY, git_history.branch_name(lab.settings.tag), commit, plan.parent)
     return commit
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import harness
 from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
 from harness.ground.errors import SettingsError
@@ -26,7 +27,6 @@ from harness.run.profiles import (
     without_prior,
 )
 from harness.run.settings import Settings, check_tag, make_settings, read_settings, results_folder, write_settings
-from harness.sandbox.runner import REPOSITORY
 from harness.search.constants import rewrite_constants
 
 MAX_LOOKS = 3  # runs a candidate may get in all
@@ -43,7 +43,7 @@ def find_profile(
     facts = detect_device(device)
     changes = parse_overrides(overrides) | ({"source": source} if source else {})
     profile = override(choose_profile(name or "auto", facts), changes)
-    rewrite_constants((REPOSITORY / "train_template.py").read_text(encoding="utf-8"), profile.constants, clamp=False)
+    rewrite_constants((harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8"), profile.constants, clamp=False)
     return profile, detect_device(device, try_compile=True) if profile.compile else facts
 
 
@@ -108,14 +108,14 @@ def check_tag_unused(tag: str, folder: Path) -> None:
     """Refuse a tag whose git refs are there from a run whose folder is gone, or whose folder holds a journal without settings."""
     if (folder / "journal.jsonl").exists():
         raise SettingsError(f"{folder} has a journal but no run.json: restore it from a backup, or choose another tag")
-    if not git_history.head_commit(REPOSITORY):
+    if not git_history.head_commit(harness.REPOSITORY):
         return
-    if git_history.read_ref(REPOSITORY, "refs/heads/autoresearch"):
+    if git_history.read_ref(harness.REPOSITORY, "refs/heads/autoresearch"):
         raise SettingsError(
             "git has a branch named just 'autoresearch', beside which autoresearch/<tag> cannot exist: rename it (git branch -m)"
         )
     for ref in (git_history.branch_name(tag), git_history.experiment_ref(tag, 0)):
-        if git_history.read_ref(REPOSITORY, ref):
+        if git_history.read_ref(harness.REPOSITORY, ref):
             raise SettingsError(
                 f"git has {ref} from an earlier run: choose another tag, or delete its refs as the README says under 'Deleting a run'"
             )
@@ -133,7 +133,7 @@ def open_journal(lab: Lab) -> None:
     """Write the journal's first line, unless it is there; on a card it says how many rows at a time fit."""
     settings = lab.settings
     if not lab.journal.entries:
-        template = (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
+        template = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
         limit = find_device_batch(settings, lab.data, baseline_source(template, settings), lab.folder)
         facts = {
             "tag": settings.tag,

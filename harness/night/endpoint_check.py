@@ -18,7 +18,7 @@ from harness.ground.errors import LoopError
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
 from harness.lab.proposing import default_proposer
-from harness.night.wishes import Night
+from harness.night.wishes import Wishes
 from harness.sandbox import keys
 from harness.sandbox.runner import child_environment
 from harness.search.llm.endpoint import parse_options
@@ -38,35 +38,35 @@ class Proposers:
     words: str
 
 
-def settle(night: Night) -> Proposers:
+def choose_proposers(wishes: Wishes) -> Proposers:
     """Who proposes in this night. Raises LoopError with what to change."""
-    wanted = night.proposer or default_proposer(night.llm)
+    wanted = wishes.proposer or default_proposer(wishes.llm)
     if wanted == "tpe":
         return Proposers("tpe", "", "ideas by tpe and the bank, which need no key")
-    if not keys.has_endpoint(night.llm):
+    if not keys.has_endpoint(wishes.llm):
         raise LoopError(f"--proposer {wanted} needs a language model: {HOW}")
-    status, answer = ask_endpoint(night)
+    status, answer = ask_endpoint(wishes)
     if status == UNREACHABLE:
-        return Proposers(wanted, night.model, f"{answer}. Until it answers, ideas are by tpe; it is asked again later")
+        return Proposers(wanted, wishes.model, f"{answer}. Until it answers, ideas are by tpe; it is asked again later")
     if status:
         raise LoopError(answer)
     found = json.loads(answer)
     turns = "in turn with tpe, which takes the numbers" if wanted == "hybrid" else "alone"
-    limits = [option for option in night.llm.replace(",", " ").split() if option.startswith(LIMITS)]
+    limits = [option for option in wishes.llm.replace(",", " ").split() if option.startswith(LIMITS)]
     budget = (
         f"at most {', '.join(limits)}" if limits else "no budget is set (--llm budget_tokens=... or budget_usd=...)"
     )
     return Proposers(wanted, found["model"], f"ideas by {found['model']} at {found['base_url']}, {turns}; {budget}")
 
 
-def deadline_seconds(night: Night) -> float:
+def deadline_seconds(wishes: Wishes) -> float:
     """How long a language model may take for one proposal of this night; 0 where none is asked."""
-    if (night.proposer or default_proposer(night.llm)) == "tpe":
+    if (wishes.proposer or default_proposer(wishes.llm)) == "tpe":
         return 0.0
-    return parse_options(night.llm, night.model).deadline_seconds
+    return parse_options(wishes.llm, wishes.model).deadline_seconds
 
 
-def ask_endpoint(night: Night) -> tuple[int, str]:
+def ask_endpoint(wishes: Wishes) -> tuple[int, str]:
     """Let a process that may read the key choose and check the model; return its exit status and its answer, or the line on what is wrong."""
     try:
         key_file, extra = keys.for_proposer()
@@ -74,7 +74,7 @@ def ask_endpoint(night: Night) -> tuple[int, str]:
         raise LoopError(str(error)) from error
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder) / "request.json"
-        llm = {"model": night.model, "options": night.llm, "key_file": key_file}
+        llm = {"model": wishes.model, "options": wishes.llm, "key_file": key_file}
         write_json_atomic(request, {"llm": llm})
         command = [sys.executable, "-m", "harness.search.llm.endpoint", str(request)]
         run = {"env": child_environment(**extra), "capture_output": True, "text": True, "check": False}

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil
 
+from harness import REPOSITORY
 from harness.run.locks import is_held
 from harness.sandbox.processes import alive, kill_all_of, wait_until_dead
-from harness.sandbox.runner import REPOSITORY
 
 PRELOAD = [
     "harness.night.notebook_process",

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.lab.close_out import read_close_out, words_of_close_out
-from harness.night.wishes import Night, claim_seconds, enough, experiments_done, seconds_per_experiment
+from harness.lab.close_out import (
+    claim_of,
+    is_wanted,
+    read_close_out,
+    trainings_left,
+    words_of_claim,
+    words_of_close_out,
+)
+from harness.night.wishes import Wishes, claim_seconds, experiments_done, is_enough, seconds_per_experiment
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after
+from harness.run.settings import command_on
+from harness.run.state import NOT_HELD_AGAINST
 from harness.show.stage import stage_of
 
 
-def words_of(entry: dict) -> str:
+def line_of_entry(entry: dict) -> str:
     """A journal entry as a line for the terminal; "" for what needs no line."""
     number = entry.get("experiment")
     if entry["event"] == "note":
@@ -65,39 +74,67 @@ def proposed_words(entry: dict) -> str:
     return f"{words}; it is {entry['proposer']}'s, since the language model could not: {failed}" if failed else words
 
 
-def standing_words(night: Night) -> str:
+def standing_words(wishes: Wishes) -> str:
     """Where a night stands, as one line: stage, experiment, best so far, time left."""
-    state = night.run.state
+    state = wishes.run.state
     if state.opened is None:
         return "preparing"
-    stage = stage_of(night.run)
+    stage = stage_of(wishes.run)
     if stage.experiment == 0:
         runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
         return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {stage.words}"
-    if (night.close_out or enough(night)) and (claim := words_of_close_out(read_close_out(night.folder))):
+    if (wishes.close_out or is_enough(wishes)) and (claim := words_of_close_out(read_close_out(wishes.folder))):
         return claim
-    most = night.experiments
+    most = wishes.experiments
     if stage.name == "proposing" and most is not None and stage.experiment > most:
         return "analysis"
     of = f"/{most}" if most is not None else ""
     best = f"best {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
-    return f"experiment {stage.experiment}{of} · {stage.words} · {best} · {time_left(night)} left"
+    return f"experiment {stage.experiment}{of} · {stage.words} · {best} · {time_left(wishes)} left"
 
 
-def time_left(night: Night) -> str:
+def time_left(wishes: Wishes) -> str:
     """Time left of the night, as far as it can be known."""
-    most = night.experiments
-    counted = float("inf") if most is None else most - experiments_done(night)
-    claim = claim_seconds(night, 2 * CLAIM_SEEDS)
-    seconds = max(0.0, min(counted * seconds_per_experiment(night) + claim, night.seconds_left()))
+    most = wishes.experiments
+    counted = float("inf") if most is None else most - experiments_done(wishes)
+    claim = claim_seconds(wishes, 2 * CLAIM_SEEDS)
+    seconds = max(0.0, min(counted * seconds_per_experiment(wishes) + claim, wishes.seconds_left()))
     return f"about {seconds / 3600:.1f} h" if seconds > 5400 else f"about {max(1, round(seconds / 60))} min"
 
 
-def what_is_being_finished(night: Night) -> str:
+def finishing_words(wishes: Wishes) -> str:
     """The work in flight, in words."""
-    step = step_after(night.run.state)
-    if words_of_close_out(read_close_out(night.folder)) and (night.close_out or enough(night)):
+    step = step_after(wishes.run.state)
+    if words_of_close_out(read_close_out(wishes.folder)) and (wishes.close_out or is_enough(wishes)):
         return "a training of the claim"
     if step.kind == "open" or step.experiment == 0:
         return "the baseline"
     return f"experiment {step.experiment}"
+
+
+def claim_words(wishes: Wishes) -> str:
+    """What may be said of the night: its claim, or how to have it measured."""
+    state = wishes.run.state
+    if best := claim_of(wishes.folder, state.incumbent.number):
+        return f"the claim: {words_of_claim(best)}"
+    if not is_wanted(state, read_close_out(wishes.folder)):
+        return "nothing was kept, so nothing is claimed"
+    command = command_on(wishes.folder, "--close-out")
+    return f"whether the best is an improvement is not measured yet ({claim_plan_words(wishes)}): {command}"
+
+
+def claim_plan_words(wishes: Wishes) -> str:
+    """How many trainings the claim still takes, and how long that is."""
+    settings = wishes.run.settings
+    left = trainings_left(wishes.run.state, read_close_out(wishes.folder), settings.profile["name"] == "demo")
+    return f"best and baseline in turn on fresh seeds, {left} trainings, about {claim_seconds(wishes, left) / 60:.0f} min"
+
+
+def progress_made(entries: list[dict]) -> int:
+    """How many entries stand for finished work: a run that was cut off, or failed through no fault of its own, is none, however often that happens,
+    nor is one of the incumbent beside an idea."""
+    idle = ("run_started", "controlled")
+    place = lambda entry: tuple(entry.get(name) for name in ("experiment", "attempt", "run"))  # noqa: E731
+    beside = {place(entry) for entry in entries if entry["event"] == "run_started" and entry.get("kind") == "refresh"}
+    done = [entry for entry in entries if entry["event"] not in idle and entry.get("status") not in NOT_HELD_AGAINST]
+    return sum(entry["event"] not in ("trained", "scored") or place(entry) not in beside for entry in done)

@@ -18,10 +18,9 @@ from harness.ground.errors import ConstantsError, LoopError, Paused, ProgramErro
 from harness.ground.files import write_json_atomic, write_text_atomic
 from harness.ground.text import one_line, without_escapes
 from harness.lab.loop import Lab
-from harness.night.night import StopNow, Stopper, try_notebook
-from harness.night.notebook_process import make_context
+from harness.night.driver import Driver, StopNow, Stopper
 from harness.night.terminal import Terminal
-from harness.night.wishes import Night
+from harness.night.wishes import Wishes
 from harness.rules.decision import history_row
 from harness.run import heartbeat
 from harness.run.git_history import experiment_ref
@@ -97,13 +96,13 @@ def try_idea(folder: Path, idea: Idea, stream: TextIO, again: str = "") -> dict:
         try:
             with lab:
                 number = place_idea(lab, idea)
-            night = Night(tag=folder.name, experiments=number, results=str(folder.parent), proposer="tpe", again=again)
-            carry_out(night, number, stream)
+            wishes = Wishes(tag=folder.name, experiments=number, results=str(folder.parent), proposer="tpe", again=again)
+            carry_out(wishes, number, stream)
         except BaseException as error:
             words = "stopped at once" if isinstance(error, StopNow) else f"cannot go on: {error}"
             heartbeat.end(folder, 130 if isinstance(error, StopNow) else 1, words)
             raise
-        heartbeat.end(folder, 0, "done: one idea was tried")
+        heartbeat.end(folder, 0, "done: one idea was tried", done=True)
     return told(folder, number)
 
 
@@ -180,19 +179,19 @@ def place_idea(lab: Lab, idea: Idea) -> int:
     return number
 
 
-def carry_out(night: Night, number: int, stream: TextIO) -> None:
+def carry_out(wishes: Wishes, number: int, stream: TextIO) -> None:
     """Execute the loop notebook until the experiment is decided and committed. Raises Paused, LoopError, StopNow."""
-    terminal = Terminal(night.folder / "night.log", stream, every_seconds=STATUS_SECONDS)
-    parameters = {"tag": night.tag, "results_dir": night.results, "proposer": "tpe", "model": "", "llm": ""}
+    terminal = Terminal(wishes.folder / "night.log", stream, every_seconds=STATUS_SECONDS)
+    parameters = {"tag": wishes.tag, "results_dir": wishes.results, "proposer": "tpe", "model": "", "llm": ""}
     try:
-        with Stopper(night, terminal) as stopper:
-            try_notebook(night, terminal, stopper, make_context(), "03_agent_loop", f"{number:04d}", parameters)
+        with Stopper(wishes, terminal) as stopper:
+            Driver(wishes, terminal, stopper).try_notebook("03_agent_loop", f"{number:04d}", parameters)
     except Paused as error:
         terminal.say(f"paused: {error}")
         raise
     finally:
         terminal.close()
-    index.write_index(night.folder)
+    index.write_index(wishes.folder)
 
 
 # --- what came of it -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,10 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.ground.clock import wall_seconds
+from harness.lab.close_out import (
+    is_wanted,
+    read_close_out,
+)
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.profiles import Profile
 from harness.run.records import parse_time
@@ -30,7 +34,7 @@ LOOK_SECONDS = 1.0
 
 
 @dataclass
-class Night:
+class Wishes:
     """What was asked for. experiments: in all, 0 for the baseline alone; hours: 0 is no limit; neither is eight hours.
 
     close_out: the claim alone, no more experiments. proposer, model, llm: as notebook 03 takes them. again: the
@@ -69,57 +73,57 @@ class Night:
         return 3600 * (self.hours or DEFAULT_HOURS) - (wall_seconds() - self.started)
 
 
-def experiments_done(night: Night) -> int:
+def experiments_done(wishes: Wishes) -> int:
     """Experiments with a commit, the baseline not counted."""
-    return sum(entry["event"] == "committed" and entry["experiment"] > 0 for entry in night.run.entries)
+    return sum(entry["event"] == "committed" and entry["experiment"] > 0 for entry in wishes.run.entries)
 
 
-def enough(night: Night) -> bool:
+def is_enough(wishes: Wishes) -> bool:
     """True when the night's limits leave no room for another experiment."""
-    if night.experiments is not None and experiments_done(night) >= night.experiments:
+    if wishes.experiments is not None and experiments_done(wishes) >= wishes.experiments:
         return True
-    return night.seconds_left() < seconds_per_experiment(night) + reserved_seconds(night)
+    return wishes.seconds_left() < seconds_per_experiment(wishes) + reserved_seconds(wishes)
 
 
-def seconds_per_experiment(night: Night) -> float:
+def seconds_per_experiment(wishes: Wishes) -> float:
     """Wall-clock of an experiment: the mean of the last ten, before the first the budget and what surrounds it."""
-    ends = [parse_time(entry["time"]) for entry in night.run.entries if entry["event"] == "committed"][-11:]
+    ends = [parse_time(entry["time"]) for entry in wishes.run.entries if entry["event"] == "committed"][-11:]
     gaps = [(after - before).total_seconds() for before, after in zip(ends, ends[1:], strict=False)]
-    budget = night.run.settings.budget_seconds
+    budget = wishes.run.settings.budget_seconds
     gaps = [
         gap for gap in gaps if 0 <= gap < 20 * budget + 300
     ]  # a pause is no experiment, and less than nothing a clock that was set back
     return sum(gaps) / len(gaps) if gaps else 1.1 * budget + 15
 
 
-def reserved_seconds(night: Night) -> float:
+def reserved_seconds(wishes: Wishes) -> float:
     """Time that the night keeps for its claim, whatever is kept until then: no more than half of its hours."""
-    if night.seconds_left() == float("inf"):
+    if wishes.seconds_left() == float("inf"):
         return 0.0
-    return min(claim_seconds(night, 2 * CLAIM_SEEDS), 3600 * (night.hours or DEFAULT_HOURS) / 2)
+    return min(claim_seconds(wishes, 2 * CLAIM_SEEDS), 3600 * (wishes.hours or DEFAULT_HOURS) / 2)
 
 
-def claim_seconds(night: Night, trainings: int) -> float:
+def claim_seconds(wishes: Wishes, trainings: int) -> float:
     """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored on both texts."""
-    entries = night.run.entries
+    entries = wishes.run.entries
     trained = [entry["total_seconds"] for entry in entries if entry["event"] == "trained" and entry.get("num_steps")]
     scored = [entry["score_seconds"] for entry in entries if entry["event"] == "scored" and entry.get("val_bpb")]
     if not (trained and scored):
-        return trainings * (1.1 * night.run.settings.budget_seconds + 20)
+        return trainings * (1.1 * wishes.run.settings.budget_seconds + 20)
     return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
 
 
-def plan_words(night: Night) -> str:
+def plan_words(wishes: Wishes) -> str:
     """What will be done, as said at the start."""
-    if night.close_out:
+    if wishes.close_out:
         return "no more, the claim was all that was asked for"
-    done = experiments_done(night)
-    if night.experiments == 0:
+    done = experiments_done(wishes)
+    if wishes.experiments == 0:
         return "none, the baseline was all that was asked for"
-    goal = f"{night.experiments} in all" if night.experiments else f"for {night.hours or DEFAULT_HOURS:g} hours"
+    goal = f"{wishes.experiments} in all" if wishes.experiments else f"for {wishes.hours or DEFAULT_HOURS:g} hours"
     begun = f", {done} already done" if done else ""
-    claim = f"; then the claim, if anything is kept: {claim_seconds(night, 2 * CLAIM_SEEDS) / 60:.0f} min"
-    return f"{goal}{begun}, about {seconds_per_experiment(night):.0f} s each, longer for what is promising{claim}"
+    claim = f"; then the claim, if anything is kept: {claim_seconds(wishes, 2 * CLAIM_SEEDS) / 60:.0f} min"
+    return f"{goal}{begun}, about {seconds_per_experiment(wishes):.0f} s each, longer for what is promising{claim}"
 
 
 def duration_words(profile: Profile, experiments: int) -> str:
@@ -145,19 +149,25 @@ def busy_share() -> float | None:
         return None
 
 
-def command_line(night: Night) -> str:
+def command_line(wishes: Wishes) -> str:
     """The command that goes on with this night."""
-    if night.again:
-        return night.again
-    words = ["python3", "scripts/overnight.py", "--tag", night.tag]
-    most = "" if night.experiments is None else str(night.experiments)
+    if wishes.again:
+        return wishes.again
+    words = ["python3", "scripts/overnight.py", "--tag", wishes.tag]
+    most = "" if wishes.experiments is None else str(wishes.experiments)
     wishes = {
-        "--profile": night.profile if night.profile != "auto" else "", "--experiments": most, "--results": night.results,
-        "--hours": f"{night.hours:g}" if night.hours else "", "--cache": night.cache, "--source": night.source,
-        "--proposer": night.proposer, "--model": night.model,
+        "--profile": wishes.profile if wishes.profile != "auto" else "", "--experiments": most, "--results": wishes.results,
+        "--hours": f"{wishes.hours:g}" if wishes.hours else "", "--cache": wishes.cache, "--source": wishes.source,
+        "--proposer": wishes.proposer, "--model": wishes.model,
     }  # fmt: skip
     words += [word for option, value in wishes.items() if value for word in (option, str(value))]
-    words += ["--close-out"] * night.close_out
-    words += [word for change in night.overrides.split() for word in ("--set", change)]
-    words += [word for change in night.llm.split() for word in ("--llm", change)]
+    words += ["--close-out"] * wishes.close_out
+    words += [word for change in wishes.overrides.split() for word in ("--set", change)]
+    words += [word for change in wishes.llm.split() for word in ("--llm", change)]
     return shlex.join(words)
+
+
+def is_all_done(wishes: Wishes) -> bool:
+    """Whether nothing is left of what was asked for, the claim included."""
+    measured = not is_wanted(wishes.run.state, read_close_out(wishes.folder))
+    return measured and (wishes.close_out or is_enough(wishes))

@@ -23,30 +23,25 @@ EVERY_SECONDS = 5.0
 _written: dict[Path, float] = {}  # when this process wrote which
 
 
-def beat(folder: Path, stage: str, **facts: object) -> None:
-    """Say that the driver lives and what it does, unless that was said less than five seconds ago. facts: whatever JSON can hold."""
+def beat(folder: Path, stage: str, state: str = "running", **facts: object) -> None:
+    """Say that the driver lives and what it does, in words, unless that was said less than five seconds ago.
+
+    state: running or paused. facts: whatever JSON can hold.
+    """
     if time.monotonic() - _written.get(folder, float("-inf")) >= EVERY_SECONDS:
-        write(folder, stage, facts)
+        write(folder, stage, {"state": state} | facts)
 
 
-def end(folder: Path, code: int, words: str) -> None:
-    """Say that the driver has ended by itself, and how: words that begin with "done" for all that was asked.
+def end(folder: Path, code: int, words: str, done: bool = False) -> None:
+    """Say that the driver has ended by itself, and how. done: with all that was asked.
 
     Only the process that held the night last may say so of a run.
     """
     with contextlib.suppress(OSError, ValueError, KeyError):
         if read_json(folder / ".night.holder.json")["pid"] == os.getpid():
             command = (read_heartbeat(folder) or {}).get("command")
-            write(folder, f"ended: {words}", {"exit_code": code, "command": command})
-
-
-def last_line(log: Path) -> str:
-    """The last sentence of a night.log, without its time; "" when there is none."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return lines[-1].partition(" ")[2] if lines else ""
+            facts = {"state": "ended", "done": done, "exit_code": code, "command": command}
+            write(folder, words, facts)
 
 
 def write(folder: Path, stage: str, facts: dict) -> None:
@@ -54,7 +49,6 @@ def write(folder: Path, stage: str, facts: dict) -> None:
     _written[folder] = time.monotonic()
     life = {
         "pid": os.getpid(),
-        "create_time": psutil.Process().create_time(),  # for older versions
         "identity": identity(os.getpid()),
         "time": utc_now(),
         "boot_seconds": wall_seconds(),
@@ -72,7 +66,7 @@ def read_heartbeat(folder: Path) -> dict | None:
         found = read_json(folder / NAME)
     except (OSError, ValueError):
         return None
-    whole = isinstance(found, dict) and {"pid", "create_time", "time", "boot_seconds", "stage"} <= set(found)
+    whole = isinstance(found, dict) and {"pid", "identity", "time", "boot_seconds", "stage", "state"} <= set(found)
     return found if whole else None
 
 
@@ -88,4 +82,4 @@ def writer(heartbeat: dict) -> psutil.Process | None:
     """The process that wrote it, if it lives: not one that got its number since."""
     if heartbeat.get("boot_id") != boot_id():
         return None
-    return living(heartbeat["pid"], heartbeat.get("identity", heartbeat["create_time"]))
+    return living(heartbeat["pid"], heartbeat["identity"])

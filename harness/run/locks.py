@@ -14,7 +14,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from harness.ground.clock import utc_now
@@ -81,7 +80,6 @@ class OnTheClock:
     def __enter__(self) -> OnTheClock:
         me = {
             "pid": os.getpid(),
-            "create_time": psutil.Process().create_time(),  # for older versions
             "identity": identity(os.getpid()),
             "host": socket.gethostname(),
             "run": self.run,
@@ -109,7 +107,7 @@ class OnTheClock:
                 note = read_json(path)
                 if path == self._note or note["host"] != socket.gethostname():
                     continue
-                pid, who = note["pid"], note.get("identity", note["create_time"])
+                pid, who = note["pid"], note["identity"]
                 if living(pid, who):
                     self._seen.add(note["run"])
                 elif not may_live(pid, who):

@@ -61,5 +61,6 @@ def newest_run(results: str = "") -> Path:
     folder = results_folder(results)
     journals = [path for path in folder.glob(f"*/{JOURNAL}") if path.parent.name != "sample"]
     if not journals:
-        raise LoopError(f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first")
+        raise LoopError(f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first, "
+            "or python3 scripts/overnight.py --demo")
     return max(journals, key=lambda path: path.stat().st_mtime).parent

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import harness
 from harness.data.cpus import cpu_count
 from harness.data.manifest import PreparedData, open_prepared, without_format
 from harness.data.prepare import name_data
@@ -24,7 +25,7 @@ from harness.ground.files import read_json, write_json_atomic
 from harness.run import git_history
 from harness.run.profiles import Profile, detect_device, worker_threads
 from harness.sandbox.request import TrainingRequest
-from harness.sandbox.runner import OPENMP, REPOSITORY
+from harness.sandbox.runner import OPENMP
 from harness.scoring.integrity import harness_hash
 from harness.scoring.measure import ScoreSettings
 from harness.training.clock import ClockError, idle_seconds, own_cpus
@@ -93,7 +94,7 @@ def package_versions() -> dict[str, str]:
 
 def results_folder(given: str = "") -> Path:
     """The folder of all runs: the given one, or results/ of this checkout."""
-    return Path(given).expanduser().resolve() if given else REPOSITORY / "results"
+    return Path(given).expanduser().resolve() if given else harness.REPOSITORY / "results"
 
 
 def command_on(folder: Path, *options: str) -> str:
@@ -125,7 +126,7 @@ def make_settings(tag: str, profile: Profile, data: PreparedData, device: dict) 
         data_folder=str(data.folder),
         harness_hash=harness_hash(),
         versions=package_versions(),
-        base_commit=git_history.head_commit(REPOSITORY),
+        base_commit=git_history.head_commit(harness.REPOSITORY),
         core_rate=choose_core_rate(profile, device),
         openmp=OPENMP,
     )

@@ -19,21 +19,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness import REPOSITORY
 from harness.ground.errors import KeyFileError
 from harness.sandbox.processes import identity, may_live
-from harness.sandbox.wall import (
-    EMPTIED,
-    EMPTY,
-    PACKAGE,
-    READ,
-    REPOSITORY,
-    SCRATCH,
-    SYSTEM,
-    homes,
-    python_paths,
-    real,
-    rule_at,
-)
+from harness.sandbox.wall import EMPTIED, EMPTY, PACKAGE, READ, SCRATCH, SYSTEM, homes, python_paths, real, rule_at
 
 KEY, KEY_FILE, BASE_URL = "OPENAI_API_KEY", "AUTORESEARCH_KEY_FILE", "OPENAI_BASE_URL"
 PASSED_ON = (  # to the propose process alone: endpoint, model, account, and how this machine reaches the network

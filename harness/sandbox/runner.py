@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from harness import REPOSITORY
 from harness.ground.clock import Sleep
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
@@ -30,7 +31,7 @@ from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, mem
 from harness.sandbox.processes import MARK, is_stopped, kill_child, kill_escaped, note_process
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.timekeeper import Timekeeper
-from harness.sandbox.wall import REPOSITORY, Wall, find_wall
+from harness.sandbox.wall import Wall, find_wall
 
 # OpenMP is ours to set: time that threads spin is charged as work. Threads that spin for long also fight any other process
 # for the core: 3,300 against 11,400 tokens/s beside one. The second is that of Intel's and LLVM's libraries, in ms.

@@ -23,10 +23,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import REPOSITORY
 from harness.ground.errors import WallError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-REPOSITORY = PACKAGE.parent
 VARIABLE = "AUTORESEARCH_WALL"
 KINDS = ("auto", "bubblewrap", "limits")
 EMPTIED = ("/var/tmp", "/run", "/home", "/root")

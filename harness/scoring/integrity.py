@@ -10,9 +10,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from harness import REPOSITORY
 from harness.data.manifest import PreparedData
 from harness.ground.files import sha256_file
-from harness.sandbox.runner import REPOSITORY
 
 LARGE = ("train/rows.bin",)
 

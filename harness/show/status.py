@@ -112,7 +112,7 @@ def life_of(run: Run) -> Life:
     heartbeat = read_heartbeat(folder)
     if is_held(folder, "night"):
         return living(folder, heartbeat)
-    ended = heartbeat is not None and heartbeat["stage"].startswith("ended: ")
+    ended = heartbeat is not None and heartbeat["state"] == "ended"
     if is_held(folder, "experiment") and (heartbeat is None or ended or taken_up_since(folder, heartbeat)):
         pid = note_of(folder, "experiment").get("pid")
         return Life("by hand", f"no night is running; a notebook works on it, process {pid}", heartbeat=heartbeat)
@@ -131,9 +131,8 @@ def life_of(run: Run) -> Life:
             f"no night is running: its driver, process {last}, died (last seen at: {heartbeat['stage']}); {CONTINUES}"
         )
         return Life("died", words, heartbeat=heartbeat)
-    words = heartbeat["stage"].removeprefix("ended: ")
-    state = "finished" if words.startswith("done") else "stopped"
-    return Life(state, f"no night is running: {words}", exit_code=heartbeat.get("exit_code"), heartbeat=heartbeat)
+    state = "finished" if heartbeat["done"] else "stopped"
+    return Life(state, f"no night is running: {heartbeat['stage']}", exit_code=heartbeat.get("exit_code"), heartbeat=heartbeat)
 
 
 def living(folder: Path, heartbeat: dict | None) -> Life:
@@ -151,7 +150,7 @@ def living(folder: Path, heartbeat: dict | None) -> Life:
         words = f"a night is running, but process {pid} has given no sign of life {seen}: the machine is overloaded, asleep, or its disk hangs"
         return Life("slow", words, pid, heartbeat=heartbeat)
     still, limit = heartbeat.get("still_seconds"), heartbeat.get("limit_seconds")
-    if heartbeat["stage"].startswith("paused"):
+    if heartbeat["state"] == "paused":
         return Life("paused", f"a night is running, {heartbeat['stage']}", pid, heartbeat=heartbeat)
     if still is not None and limit is not None and still > limit:
         words = f"a night is running, but nothing has happened for {duration(still)}, more than {duration(limit)}: it starts the notebook again"
