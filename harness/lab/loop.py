@@ -52,11 +52,8 @@ from harness.sandbox.processes import kill_all_of, kill_leftover
 from harness.search.gate import check_candidate
 from harness.search.llm.endpoint import EndpointError
 from harness.search.patch import make_diff
+from harness.search.proposal import JOURNALED
 
-TOLD = (
-    "title", "hypothesis", "category", "proposer", "bank_id", "sha256", "constants_changed", "operator", "expected_delta", "model", "exchange", "usage",
-    "sources", "llm_failed", "note",
-)  # fmt: skip
 NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 
 
@@ -231,8 +228,7 @@ class Lab(OpenRun):
             "proposed",
             experiment=step.experiment,
             attempt=step.attempt,
-            **{key: proposal.get(key) for key in TOLD},
-            not_applicable=proposal.get("not_applicable", []),
+            **{name: proposal.get(name) for name in JOURNALED},
             parent=parent.number if parent else None,
             smoke=parent is not None and needs_smoke_run(proposal["proposer"], after, before),
             **measures(after),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.data.manifest import PreparedData
 from harness.ground.errors import ConstantsError, ProposalError, ProposerGone
-from harness.ground.files import read_json, write_json_atomic, write_text_atomic
+from harness.ground.files import read_json, write_json_atomic
 from harness.rules.decision import history_row
 from harness.rules.keep import count_code_lines
 from harness.rules.next_step import Step
@@ -28,6 +28,7 @@ from harness.search.constants import constant_values, rewrite_constants
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash
 from harness.search.llm.endpoint import LlmOptions, parse_options
+from harness.search.proposal import Proposal, write_files
 
 PROPOSERS = ("tpe", "llm", "hybrid")
 PROPOSE_SECONDS = 120.0  # for what needs no language model
@@ -92,15 +93,10 @@ def baseline_source(template: str, settings: Settings) -> str:
 
 def propose_baseline(folder: Path, template: str, settings: Settings) -> dict:
     """Write experiment 0 into the folder; return its proposal."""
-    source = baseline_source(template, settings)
-    write_text_atomic(folder / "train.py", source)
     profile = settings.profile["name"]
-    proposal = {
-        "title": "baseline", "hypothesis": f"The template as the {profile} profile sets it; every idea is measured against this.",
-        "category": "baseline", "proposer": "harness", "bank_id": None, "sha256": source_hash(source), "constants_changed": {},
-    }  # fmt: skip
-    write_json_atomic(folder / "proposal.json", proposal)
-    return proposal
+    words = f"The template as the {profile} profile sets it; every idea is measured against this."
+    source = baseline_source(template, settings)
+    return write_files(folder, Proposal(source, "baseline", words, "baseline", proposer="harness"))
 
 
 def run_proposer(folder: Path, request: dict, asking: Asking) -> dict:

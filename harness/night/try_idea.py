@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.ground.errors import ConstantsError, LoopError, Paused, ProgramError
-from harness.ground.files import write_json_atomic, write_text_atomic
 from harness.ground.text import one_line, without_escapes
 from harness.lab.loop import Lab
 from harness.night.driver import Driver, StopNow, Stopper
@@ -30,12 +29,12 @@ from harness.run.records import records_from_journal
 from harness.run.settings import command_on
 from harness.run.state import Experiment, State, fold
 from harness.sandbox.left_files import remove_tree
-from harness.search.constants import constant_values
 from harness.search.duplicates import near_duplicate, structure_hash
 from harness.search.gate import MOST_BYTES, check_candidate, source_hash
 from harness.search.keyless import obey_program
 from harness.search.patch import PatchError
 from harness.search.program import parse_program
+from harness.search.proposal import Proposal, constants_changed, write_files
 from harness.show import index
 
 PROPOSER = "external"
@@ -165,17 +164,13 @@ def place_idea(lab: Lab, idea: Idea) -> int:
     if lab.state.experiments[-1].number == number:
         return number
     best, folder = lab.state.incumbent, lab.attempt_folder(number)
-    was, now = (constant_values(source) for source in (lab.train_py(best).read_text(encoding="utf-8"), idea.source))
-    changed = {name: [was[name], value] for name, value in now.items() if name in was and was[name] != value}
-    proposal = {
-        "title": one_line(idea.title)[:TITLE], "hypothesis": one_line(idea.hypothesis)[:HYPOTHESIS], "category": category, "proposer": PROPOSER,
-        "model": one_line(idea.by)[:60], "expected_delta": idea.expected_delta, "sha256": source_hash(idea.source), "constants_changed": changed,
-        "bank_id": None, "operator": "", "exchange": "", "usage": None, "llm_failed": "", "note": "", "not_applicable": [], "parent": best.number,
-    }  # fmt: skip
+    changed = constants_changed(lab.train_py(best).read_text(encoding="utf-8"), idea.source)
     remove_tree(folder)  # a proposal that was cut off
-    folder.mkdir(parents=True)
-    write_text_atomic(folder / "train.py", idea.source)
-    write_json_atomic(folder / "proposal.json", proposal)
+    proposal = Proposal(
+        idea.source, one_line(idea.title)[:TITLE], one_line(idea.hypothesis)[:HYPOTHESIS], category, proposer=PROPOSER,
+        model=one_line(idea.by)[:60], expected_delta=idea.expected_delta, parent=best.number, constants_changed=changed,
+    )  # fmt: skip
+    write_files(folder, proposal)
     return number
 
 

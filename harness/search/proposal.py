@@ -1,11 +1,11 @@
-"""A proposal: a candidate train.py and what it is about, and the two files that carry it out of the propose process.
+"""A proposal: a candidate train.py and what it is about. The one place that names its fields.
 
 In: the request and the proposal. Out, in the request's `out_dir`: train.py, then proposal.json, each written atomically;
 for a repair that could not be made proposal.json alone, with `gave_up` saying why.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ FORMAT_VERSION = 2
 class Proposal:
     """A candidate train.py and what it is about.
 
-    proposer: who made it, tpe or llm. operator: what was asked for. expected_delta: of val_bpb, negative is better, None if
-    not said. parent: the experiment it changes, None for the incumbent. sources: experiments it was asked to build on.
-    usage: what the model took, None when none was asked. llm_failed: why the model's turn became tpe's, "" otherwise.
-    gave_up: why a repair could not be made; then there is no source.
+    proposer: who made it, such as tpe or llm. operator: what was asked for, the category where nothing was. expected_delta: of
+    val_bpb, negative is better, None if not said. parent: the experiment it changes, None for the incumbent. sources:
+    experiments it was asked to build on. usage: what the model took, None when none was asked. llm_failed: why the model's turn
+    became tpe's, "" otherwise. gave_up: why a repair could not be made; then there is no source. constants_changed:
+    {name: [before, after]}.
     """
 
     source: str
@@ -44,40 +45,40 @@ class Proposal:
     usage: Mapping[str, Any] | None = None
     llm_failed: str = ""
     gave_up: str = ""
+    constants_changed: dict[str, list[Any]] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """proposal.json: all but the source, which is a file of its own."""
+        if self.gave_up:
+            names = ("gave_up", "model", "exchange", "usage")
+            return {"format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in names}
+        told = asdict(self) | {"sha256": source_hash(self.source)}
+        return {"format_version": FORMAT_VERSION} | {name: told[name] for name in told if name not in UNTOLD}
+
+
+UNTOLD = ("source", "gave_up")
+# What the journal's `proposed` takes over as it is.
+JOURNALED = [*(each.name for each in fields(Proposal) if each.name not in UNTOLD and each.name != "parent"), "sha256"]
 
 
 def write_proposal(request: Mapping[str, Any], proposal: Proposal) -> None:
     """Write train.py and then proposal.json into the request's out_dir."""
     folder = Path(request["out_dir"])
+    if not proposal.gave_up:
+        proposal.constants_changed = constants_changed(request["parent_train_py"], proposal.source)
+        proposal.parent = request["parent_experiment"] if proposal.parent is None else proposal.parent
+        proposal.operator = proposal.operator or proposal.category
+    write_files(folder, proposal)
+
+
+def write_files(folder: Path, proposal: Proposal) -> dict[str, Any]:
+    """Write a proposal's files into a folder; return its record."""
     folder.mkdir(parents=True, exist_ok=True)
-    asked = {"model": proposal.model, "exchange": proposal.exchange, "usage": proposal.usage}
-    if proposal.gave_up:
-        write_json_atomic(
-            folder / "proposal.json", {"format_version": FORMAT_VERSION, "gave_up": proposal.gave_up} | asked
-        )
-        return
-    write_text_atomic(folder / "train.py", proposal.source)
-    write_json_atomic(
-        folder / "proposal.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "title": proposal.title,
-            "hypothesis": proposal.hypothesis,
-            "category": proposal.category,
-            "proposer": proposal.proposer,
-            "operator": proposal.operator or proposal.category,
-            "expected_delta": proposal.expected_delta,
-            "constants_changed": constants_changed(request["parent_train_py"], proposal.source),
-            "bank_id": proposal.bank_id,
-            "sha256": source_hash(proposal.source),
-            "parent": request["parent_experiment"] if proposal.parent is None else proposal.parent,
-            "sources": list(proposal.sources),
-            "not_applicable": proposal.not_applicable,
-            "note": proposal.note,
-            "llm_failed": proposal.llm_failed,
-        }
-        | asked,
-    )
+    if not proposal.gave_up:
+        write_text_atomic(folder / "train.py", proposal.source)
+    record = proposal.record()
+    write_json_atomic(folder / "proposal.json", record)
+    return record
 
 
 def constants_changed(old: str, new: str) -> dict[str, list[Any]]:
