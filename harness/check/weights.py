@@ -5,12 +5,15 @@ In: a Look, one reading of a run. Out: sentences, each one thing that does not a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
 from harness.check.files import Look, names_in
-from harness.check.whole_files import losses_damage, weights_damage
 from harness.ground.files import read_json
+from harness.ground.text import one_line
 from harness.run.state import Experiment
 
 WEIGHTS = "weights.safetensors"
@@ -126,3 +129,37 @@ def same_file(one: Path, other: Path) -> bool:
         return one.stat().st_size > 2**22 or one.read_bytes() == other.read_bytes()
     except OSError:
         return False
+
+
+def weights_damage(path: Path) -> str:
+    """What is wrong with a safetensors file, in words that go on from its name; "" for one that is whole, or not there."""
+
+    def read() -> None:
+        with safe_open(path, framework="numpy"):
+            pass
+
+    return damage(path, read)
+
+
+def losses_damage(path: Path, least: int = 0) -> str:
+    """The same of losses (rows, T) float32, of which there must be `least`."""
+
+    def read() -> None:
+        losses = np.load(path, mmap_mode="r", allow_pickle=False)
+        if losses.dtype != np.float32 or losses.ndim != 2 or losses.size < least:
+            raise ValueError(f"an array {losses.shape} of {losses.dtype}")
+
+    return damage(path, read)
+
+
+def damage(path: Path, read: Callable[[], None]) -> str:
+    """What a library that reads a file's header finds wrong with it."""
+    try:
+        if not path.stat().st_size:
+            return "is empty"
+        read()
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, EOFError, SafetensorError) as error:
+        return f"is damaged ({one_line(error)})"
+    return ""
