@@ -20,6 +20,7 @@ from harness.night import driver
 from harness.night.wishes import Wishes
 from harness.run import profiles, settings
 from harness.run.profiles import PROFILES
+from harness.sandbox import device
 from harness.sandbox.runner import child_environment
 
 DEVICE = {"kind": "cpu", "name": "a CPU", "dtype": "float32", "backend": "cpu", "memory_mb": 0}
@@ -34,7 +35,7 @@ def run(tmp_path, monkeypatch):
         shutil.copy(ROOT / name, repository / name)
     make_repository(repository)
     monkeypatch.setattr(harness, "REPOSITORY", repository)
-    for module in (profiles, settings, start):
+    for module in (device, settings, start):
         monkeypatch.setattr(module, "detect_device", lambda kind="auto", try_compile=False: DEVICE)
     monkeypatch.chdir(tmp_path)
     for number, text in enumerate(make_texts(400)):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.run import profiles
+from harness.sandbox import device as device_facts
 from harness.sandbox.runner import child_environment
 from harness.training import devices
 from harness.training.devices import DeviceError, detect_device, has_kernels
@@ -209,26 +210,26 @@ def test_a_refused_device_is_one_sentence_to_the_user(monkeypatch, capsys):
     said = capsys.readouterr().err
     done = subprocess.CompletedProcess([], exit.value.code, "", said)
     monkeypatch.setattr(profiles.subprocess, "run", lambda *arguments, **options: done)
-    monkeypatch.delenv(profiles.DEVICE_VARIABLE, raising=False)
+    monkeypatch.delenv(device_facts.DEVICE_VARIABLE, raising=False)
     with pytest.raises(profiles.ProfileError) as refused:
-        profiles.detect_device()
+        device_facts.detect_device()
     assert f"{refused.value}\n" == said and "--device cpu" in said
 
 
 def test_the_device_is_asked_for_once_and_children_are_told(monkeypatch):
     answers = iter(["first", "second", "third", "fourth"])
-    monkeypatch.setattr(profiles, "ask_device", lambda kind, try_compile: {"kind": "cpu", "name": next(answers)})
-    monkeypatch.setenv(profiles.DEVICE_VARIABLE, "")
-    assert [profiles.detect_device(kind)["name"] for kind in ("auto", "auto", "cpu")] == ["first"] * 3
-    code = "from harness.run.profiles import detect_device; print(detect_device()['name'])"
+    monkeypatch.setattr(device_facts, "ask_device", lambda kind, try_compile: {"kind": "cpu", "name": next(answers)})
+    monkeypatch.setenv(device_facts.DEVICE_VARIABLE, "")
+    assert [device_facts.detect_device(kind)["name"] for kind in ("auto", "auto", "cpu")] == ["first"] * 3
+    code = "from harness.sandbox.device import detect_device; print(detect_device()['name'])"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout == "first\n"
-    assert profiles.detect_device(again=True)["name"] == profiles.detect_device()["name"] == "second"
-    assert profiles.detect_device("cuda")["name"] == "third"  # what was found for auto is no card
+    assert device_facts.detect_device(again=True)["name"] == device_facts.detect_device()["name"] == "second"
+    assert device_facts.detect_device("cuda")["name"] == "third"  # what was found for auto is no card
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert profiles.detect_device()["name"] == "fourth"
+    assert device_facts.detect_device()["name"] == "fourth"
 
 
 def test_what_was_told_of_the_device_reaches_no_edited_code(monkeypatch):
-    monkeypatch.setenv(profiles.DEVICE_VARIABLE, "{}")
-    assert profiles.DEVICE_VARIABLE not in child_environment()
+    monkeypatch.setenv(device_facts.DEVICE_VARIABLE, "{}")
+    assert device_facts.DEVICE_VARIABLE not in child_environment()

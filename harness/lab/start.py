@@ -17,16 +17,9 @@ from harness.lab.device_batch import find_device_batch
 from harness.lab.loop import Lab
 from harness.lab.proposing import baseline_source
 from harness.run import git_history
-from harness.run.profiles import (
-    Profile,
-    choose_profile,
-    detect_device,
-    full_spec,
-    override,
-    parse_overrides,
-    without_prior,
-)
+from harness.run.profiles import Profile, choose_profile, full_spec, override, parse_overrides, without_prior
 from harness.run.settings import Settings, check_tag, make_settings, read_settings, results_folder, write_settings
+from harness.sandbox.device import detect_device
 from harness.search.constants import rewrite_constants
 
 MAX_LOOKS = 3  # runs a candidate may get in all

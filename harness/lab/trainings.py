@@ -19,9 +19,9 @@ from harness.rules import outcomes
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.locks import OnTheClock
-from harness.run.profiles import detect_device
 from harness.run.settings import score_settings, training_request
 from harness.run.state import Experiment, State, Training
+from harness.sandbox.device import detect_device
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS, TrainingRequest
 from harness.sandbox.runner import run_training

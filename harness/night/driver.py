@@ -44,8 +44,9 @@ from harness.rules.next_step import step_after
 from harness.run import disk_space, git_history, heartbeat
 from harness.run.journal import read_journal
 from harness.run.locks import hold, is_held
-from harness.run.profiles import PROFILES, detect_device
+from harness.run.profiles import PROFILES
 from harness.run.settings import check_same_text, check_tag, command_on, device_to_ask_for, score_limit_seconds
+from harness.sandbox.device import detect_device
 from harness.show import epochs, index, report
 from harness.show.sentences import duration
 from harness.show.stage import PREPARE_SECONDS, stage_limit, training_limit

@@ -23,7 +23,8 @@ from harness.ground.clock import utc_now
 from harness.ground.errors import ParameterError, SettingsError
 from harness.ground.files import read_json, write_json_atomic
 from harness.run import git_history
-from harness.run.profiles import Profile, detect_device, worker_threads
+from harness.run.profiles import Profile, worker_threads
+from harness.sandbox.device import detect_device
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import OPENMP
 from harness.scoring.integrity import harness_hash
