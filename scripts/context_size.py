@@ -20,8 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.search.bank.order.order import ON_CARDS  # noqa: E402
-
+from harness.search.bank.order import ON_CARDS  # noqa: E402
 from harness.search.constants import parse_constants  # noqa: E402
 from harness.search.llm.options import LlmOptions  # noqa: E402
 from harness.search.llm.prompt import build_messages  # noqa: E402

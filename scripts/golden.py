@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
 import nbformat  # noqa: E402
 from _kills import SmallNight, make_checkout  # noqa: E402
 from checkout import environment, git  # noqa: E402
-from harness.data.files import write_json_atomic  # noqa: E402
 
+from harness.ground.files import write_json_atomic  # noqa: E402
 from harness.search.gate import source_hash  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -27,8 +27,8 @@ from _landscape import BASELINE, HELP, HELPFUL, LIMITS, POSSIBLE, SIGMA, Landsca
 from fake_openai import FakeOpenAI  # noqa: E402
 from scripted_researcher import Mediocre  # noqa: E402
 
-from harness.rules.keep import judge, noise_groups  # noqa: E402
-from harness.run.noise import Prior, estimate_noise  # noqa: E402
+from harness.rules.keep import judge  # noqa: E402
+from harness.run.noise import Prior, estimate_noise, noise_groups  # noqa: E402
 from harness.search.constants import BEGIN, END, Constant, constant_values, parse_constants, rewrite_constants  # noqa: E402
 from harness.search.gate import check_candidate, source_hash  # noqa: E402
 from harness.search.limits import reasons_against  # noqa: E402

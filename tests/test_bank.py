@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness.search.bank.order.idea import Idea
-from harness.search.bank.order.order import (
+
+from harness.rules.keep import count_code_lines
+from harness.run.profiles import PROFILES
+from harness.search.bank.idea import Idea
+from harness.search.bank.order import (
     ON_A_CPU,
     ON_CARDS,
     ideas_for,
@@ -18,9 +21,6 @@ from harness.search.bank.order.order import (
     largest_known_gain,
     new_constants,
 )
-
-from harness.rules.keep import count_code_lines
-from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.run import profiles
+from harness.ground.errors import ProfileError
 from harness.sandbox import device as device_facts
 from harness.sandbox.runner import child_environment
 from harness.training import devices
@@ -209,9 +209,9 @@ def test_a_refused_device_is_one_sentence_to_the_user(monkeypatch, capsys):
         devices.main()
     said = capsys.readouterr().err
     done = subprocess.CompletedProcess([], exit.value.code, "", said)
-    monkeypatch.setattr(profiles.subprocess, "run", lambda *arguments, **options: done)
+    monkeypatch.setattr(device_facts.subprocess, "run", lambda *arguments, **options: done)
     monkeypatch.delenv(device_facts.DEVICE_VARIABLE, raising=False)
-    with pytest.raises(profiles.ProfileError) as refused:
+    with pytest.raises(ProfileError) as refused:
         device_facts.detect_device()
     assert f"{refused.value}\n" == said and "--device cpu" in said
 

@@ -17,8 +17,9 @@ from small_disk import mounted
 
 import harness
 from harness.check.check import check_run
+from harness.ground import files as ground_files
 from harness.ground.errors import Paused
-from harness.lab import kept_files, loop
+from harness.lab import loop
 from harness.lab.loop import Lab
 from harness.night.notebook_process import NotebookProcess, make_context
 from harness.night.terminal import Terminal
@@ -78,7 +79,7 @@ def test_an_atomic_file_stays_the_old_one(disk):
     path = disk.path / "results.tsv"
     path.write_text("old")
     disk.fill()
-    with pytest.raises(OSError, match="No space left"), kept_files.open_atomic(path) as file:
+    with pytest.raises(OSError, match="No space left"), ground_files.open_atomic(path) as file:
         file.write(b"x" * 10_000)
     assert path.read_text() == "old" and sorted(os.listdir(disk.path)) == ["ballast", "results.tsv"]
 

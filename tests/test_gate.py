@@ -7,9 +7,9 @@ import runpy
 from pathlib import Path
 
 import pytest
-from harness.search.bank.order.order import ON_CARDS
 
 from harness.run.profiles import PROFILES
+from harness.search.bank.order import ON_CARDS
 from harness.search.constants import rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.gate_policy import ALLOWED_WORDS

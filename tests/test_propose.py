@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from harness.search.bank.order.order import ON_A_CPU, ON_CARDS
 from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
 
 from harness.ground.errors import ProposalError
 from harness.run.profiles import PROFILES
+from harness.search.bank.order import ON_A_CPU, ON_CARDS
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError, parse_edits

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness.search.bank.order.directions import KNOWN
 
 from harness.ground.errors import ProposalError
+from harness.search.bank.directions import KNOWN
 from harness.search.constants import parse_constants
 from harness.search.limits import Limits, effective_values, estimate_memory_mb, reasons_against
 from harness.search.past import Past

@@ -199,8 +199,8 @@ def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, ba
     assert check_run(run) == []
 
 
-def test_the_readme_lists_the_exit_statuses():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    table = readme[readme.index("| exit status | of `try` |") :].split("\n\n")[0]
+def test_the_docs_list_the_exit_statuses():
+    page = (Path(__file__).parents[1] / "docs" / "agents.md").read_text()
+    table = page[page.index("| exit status | of `try` |") :].split("\n\n")[0]
     stated = {line.split()[0] for line in TRY_STATUSES.splitlines()[1:]}
     assert {line.split("|")[1].strip() for line in table.splitlines()[2:]} == stated

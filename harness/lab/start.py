@@ -110,7 +110,7 @@ def check_tag_unused(tag: str, folder: Path) -> None:
     for ref in (git_history.branch_name(tag), git_history.experiment_ref(tag, 0)):
         if git_history.read_ref(harness.REPOSITORY, ref):
             raise SettingsError(
-                f"git has {ref} from an earlier run: choose another tag, or delete its refs as the README says under 'Deleting a run'"
+                f"git has {ref} from an earlier run: choose another tag, or delete its refs as docs/results-and-git.md says under 'Deleting a run'"
             )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harness.run.state import Attempt, Experiment, State, Training
 from harness.scoring.audit import SMALLEST_GAP, STANDARD_ERRORS
-from harness.search.bank.order.order import largest_known_gain
+from harness.search.bank.order import largest_known_gain
 
 # A gain above all three is implausible: sigmas, times the best gain so far (the largest of 125 real ones elsewhere was 17
 # sigma), times the largest gain that the bank knows of on this kind of device.

@@ -45,7 +45,7 @@ class Profile:
 
 
 # The template's defaults suit a CPU, where tables are cheap and products dear. On cards a night begins from what was measured there
-# (README, "Smaller hardware"): the softcap stays, and the tables of the last tokens and the short convolution are ideas to be tried.
+# (docs/data-and-hardware.md): the softcap stays, and the tables of the last tokens and the short convolution are ideas to be tried.
 CARD = {"LOGIT_SOFTCAP": 15.0, "SHIFT_TAPS": 0, "NGRAM_TABLES": 0}
 
 # The demo begins with a plain GPT under the original's rates, so that a short night has something to find: the short convolution

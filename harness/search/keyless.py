@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.ground.errors import ConstantsError, ProposalError
-from harness.search.bank.order.idea import Idea
-from harness.search.bank.order.order import ideas_for, known_ideas, new_constants
+from harness.search.bank.idea import Idea
+from harness.search.bank.order import ideas_for, known_ideas, new_constants
 from harness.search.constants import Constant, checked_value, constant_values, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.limits import Limits, reasons_against

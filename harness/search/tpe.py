@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.ground.errors import ConstantsError, ProposalError
-from harness.search.bank.order.directions import KNOWN, Known
+from harness.search.bank.directions import KNOWN, Known
 from harness.search.constants import Constant, checked_value
 from harness.search.limits import Limits, reasons_against
 from harness.search.past import LEAST_STEP, Past

@@ -7,7 +7,7 @@ vocabulary 2048, a fixed number of steps, so speed does not count; below about 0
 
 from typing import Any
 
-from harness.search.bank.order.idea import Idea, Values
+from harness.search.bank.idea import Idea, Values
 from harness.search.patch import PatchError
 
 GATE = Idea(

@@ -4,10 +4,10 @@ In: the kind of device. Out: ideas, best expected gain first and cheap before ex
 steps need not help a CPU that takes as many small ones, so there are two orders of the same ideas.
 """
 
-from harness.search.bank.order.architecture import GATE, HALF_ROTARY, LEARNT_SHARPNESS, SKIPS
-from harness.search.bank.order.idea import Idea
-from harness.search.bank.order.optimizer import AVERAGE, COOLDOWN, ORTHOGONAL, TABLE_SCHEDULE, WARMDOWN_SHAPE
-from harness.search.bank.order.shape import (
+from harness.search.bank.architecture import GATE, HALF_ROTARY, LEARNT_SHARPNESS, SKIPS
+from harness.search.bank.idea import Idea
+from harness.search.bank.optimizer import AVERAGE, COOLDOWN, ORTHOGONAL, TABLE_SCHEDULE, WARMDOWN_SHAPE
+from harness.search.bank.shape import (
     DEEPER,
     HALF_BATCH,
     LARGER,
@@ -16,7 +16,7 @@ from harness.search.bank.order.shape import (
     TOKEN_TABLES,
     WIDER,
 )
-from harness.search.bank.order.simplify import NO_ROW_SCALING
+from harness.search.bank.simplify import NO_ROW_SCALING
 
 # fmt: off
 ON_CARDS = (

@@ -6,7 +6,7 @@ In the evidence "here" is as in `ideas_architecture`.
 
 from typing import Any
 
-from harness.search.bank.order.idea import Idea, Values
+from harness.search.bank.idea import Idea, Values
 from harness.search.patch import PatchError
 
 

@@ -3,7 +3,7 @@
 In the evidence "here" is as in `ideas_architecture`.
 """
 
-from harness.search.bank.order.idea import Idea
+from harness.search.bank.idea import Idea
 
 NO_ROW_SCALING = Idea(
     id="drop-row-scaling",

@@ -26,7 +26,7 @@ MOST_DETAIL = 8000  # tokens
 LOG_CHARACTERS = 6000
 MOST_CHARACTERS = 24_000  # of either of the next two
 REPLY_TOKENS = 8000  # of the model's own reply that stands in the chat when it is corrected
-REASON_TOKENS = 3000  # of the reason; README says what a correction adds at most
+REASON_TOKENS = 3000  # of the reason; docs/language-model.md says what a correction adds at most
 
 Messages = list[dict[str, str]]
 
