@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import os
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,22 +18,30 @@ from harness.options import make_parser  # noqa: E402
 from harness.show import status  # noqa: E402
 
 PAGE = ROOT / "docs" / "commands.md"
-WIDTH = "98"
+KEYS = {"overnight": ("`--status --json`", status.KEYS), "try": ("`try`", try_idea.KEYS)}
 
 
 def page() -> str:
     """The page as Markdown."""
-    os.environ["COLUMNS"] = WIDTH
     commands = next(action for action in make_parser()._actions if action.choices).choices
     lines = ["# Commands", "", "Made by `python scripts/make_docs.py` from the commands themselves."]
     for name, parser in commands.items():
-        lines += ["", f"## {name}", "", "```", parser.format_help().rstrip(), "```"]
-        keys = {"overnight": status.KEYS, "try": try_idea.KEYS}.get(name)
-        if keys:
-            what = "`--status --json`" if name == "overnight" else "`try`"
-            lines += ["", f"One JSON object is what {what} prints. Numbers are null where there are none.", ""]
+        lines += ["", f"## {name}", "", f"`{parser.prog}`: {parser.description}", "", "| option | meaning |", "|---|---|"]
+        lines += [row_of(action) for action in parser._actions if action.help != argparse.SUPPRESS]
+        lines += ["", "```", (parser.epilog or "").rstrip(), "```"]
+        if name in KEYS:
+            command, keys = KEYS[name]
+            lines += ["", f"{command} prints one JSON object. Numbers are null where there are none.", ""]
             lines += ["| key | meaning |", "|---|---|", *(f"| `{key}` | {words} |" for key, words in keys.items())]
     return "\n".join(lines) + "\n"
+
+
+def row_of(action: argparse.Action) -> str:
+    """An option or argument as a row."""
+    name = ", ".join(action.option_strings) or action.dest
+    value = action.metavar or (action.dest.upper() if action.option_strings and action.nargs != 0 else "")
+    words = (action.help or "").replace("|", "\\|") % (vars(action) | {"prog": ""})
+    return f"| `{name}{' ' + str(value) if value and action.option_strings else ''}` | {words} |"
 
 
 def main() -> int:
