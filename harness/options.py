@@ -56,6 +56,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
         "overnight",
         help="run, continue or watch a night of experiments",
         prog="scripts/overnight.py",
+        description="Run, continue or watch a night of experiments.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
