@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from labs import incumbent_source, put_candidate, run_experiment, with_prior
 
-from harness.lab import close_out, decisions, display, loop, measuring
+from harness.lab import carrying, close_out, decisions, display, loop, measuring
 from harness.lab.carrying import LoopError, Paused
 from harness.lab.checking import check_run
 from harness.lab.close_out import Claimant, fold_close_out, words_of_claim
@@ -111,7 +112,7 @@ def kept(lab, monkeypatch):
 
 @pytest.mark.slow
 def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeypatch):
-    train, calls = close_out.run_training, []
+    train, calls = carrying.run_training, []
 
     def killed(request, listen):
         calls.append(request.seed)
@@ -119,7 +120,7 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
             raise KeyboardInterrupt
         return train(request, listen)
 
-    monkeypatch.setattr(close_out, "run_training", killed)
+    monkeypatch.setattr(carrying, "run_training", killed)
     with pytest.raises(KeyboardInterrupt):
         Claimant(kept, seeds=2).run()
     assert close_out.trainings_left(kept.state, close_out.read_close_out(kept.folder), False) == 3
@@ -145,14 +146,16 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
 
 def test_a_machine_that_fails_pauses_the_claim(kept, monkeypatch):
     fault = {"status": "infrastructure", "cause": "disturbed: others held the cores"}
-    monkeypatch.setattr(close_out, "run_training", lambda request, listen: (request_folder(request), fault)[1])
+    monkeypatch.setattr(carrying, "run_training", lambda request, listen: (request_folder(request), fault)[1])
     with pytest.raises(Paused, match="others held the cores"):
         Claimant(kept, seeds=2).run()
     assert fold_close_out([json.loads(line) for line in (kept.folder / close_out.NAME).read_text().splitlines()]).step == "train"
 
 
 def request_folder(request):
-    close_out.Path(request.folder).mkdir(parents=True, exist_ok=True)
+    folder = Path(request.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.log").write_text("")
 
 
 def test_without_a_baseline_there_is_nothing_to_claim(lab):
