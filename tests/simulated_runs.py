@@ -92,7 +92,7 @@ class Simulated:
         experiment, attempt = step.file
         return {"experiment": experiment, "attempt": attempt, "run": step.run}
 
-    def close(self, step) -> None:
+    def in_flight(self, step) -> None:
         folder = self.training_folder(step.file[0], step.run)
         folder.mkdir(parents=True)
         status = "crash" if step.experiment % 3 == 2 and not step.of else "ok"

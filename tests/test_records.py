@@ -6,8 +6,6 @@ Its time, its causes and what is in flight are the idea's.
 import pytest
 
 from harness.run.records import records_from_journal, time_use
-from harness.show.stage import in_flight
-from harness.show.status_text import status_text
 
 FIRST, AGAIN = {"experiment": 0, "attempt": 0, "run": 0}, {"experiment": 0, "attempt": 0, "run": 1}
 IDEA = {"experiment": 1, "attempt": 0}
@@ -67,22 +65,8 @@ def test_a_refresh_that_failed_is_nobodys_failure():
         "",
     )
     # where the idea then fails by itself, that is told
-    own = line(150, "trained", **IDEA, run=1, status="oom", cause="too large")
-    assert records_from_journal([*BEGUN, own, REFRESH[0], failed, crash])[1].cause == "too large"
-
-
-@pytest.mark.parametrize(
-    "refreshed, step", [(1, "training the best file again"), (2, "scoring"), (3, "about to decide")]
-)
-def test_in_flight_is_the_idea_and_not_the_best_file(refreshed, step):
-    entries = [*BEGUN, *REFRESH[:refreshed]]
-    flight = in_flight(entries)
-    assert (flight.experiment, flight.attempt, flight.title, flight.step) == (1, 0, "an idea", step)
-    words = status_text(entries, {"tag": "t"}, now=entries[-1]["time"])
-    assert f"experiment 1, {step}" in words and "an idea" in words
-
-
-def test_in_flight_of_a_repaired_idea_is_its_last_attempt_during_a_refresh_too():
-    again = [entry | {"attempt": 1} if entry.get("experiment") == 1 else entry for entry in BEGUN]
-    flight = in_flight([*again, *REFRESH])
-    assert (flight.experiment, flight.attempt) == (1, 1)
+    own = [
+        line(110, "run_started", **IDEA, run=1, kind="confirm"),
+        line(150, "trained", **IDEA, run=1, status="oom", cause="too large"),
+    ]
+    assert records_from_journal([*BEGUN, *own, REFRESH[0], failed, crash])[1].cause == "too large"

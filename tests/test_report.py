@@ -245,7 +245,7 @@ def test_the_status_says_what_is_running_and_what_is_left():
     text = status_text(
         entries, journals.make_settings(), last + timedelta(seconds=70), deadline=last + timedelta(hours=3)
     )
-    assert "experiment 10, training run 0 (score), for 70 s: QK scale" in text and "3.0 hours left" in text
+    assert "experiment 10, training, for 70 s: QK scale" in text and "3.0 hours left" in text
     assert text.count("\n  00") == 5 and "no sign of life" not in text
     assert "no sign of life" in status_text(entries, {}, last + timedelta(hours=2))
     assert status_text(entries, {}, (last + timedelta(hours=2)).isoformat()).count("\n") > 8

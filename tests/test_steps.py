@@ -10,6 +10,8 @@ from harness.rules.next_step import REFRESH_TRAININGS, next_step
 from harness.rules.replay import replay
 from harness.run.results import results_from_journal
 from harness.run.state import fold
+from harness.show.stage import in_flight, stage_after
+from harness.show.status_text import status_text
 
 BUDGET = 300.0
 PRIOR = {"sigma": 0.001, "df": 4, "note": "made up"}
@@ -93,7 +95,7 @@ class Played:
         facts |= {"beside": step.experiment} if step.of else {}
         self.add("run_started", **self.place(step), **facts)
 
-    def close(self, step, trained) -> None:
+    def in_flight(self, step, trained) -> None:
         score = next(self.again if step.of else self.own)
         given = dict(score) if isinstance(score, dict) else {"val_bpb": score}
         facts = {"status": "ok", "cause": "", "memory_mb": 1.0, "total_seconds": BUDGET} | (
@@ -416,3 +418,34 @@ def test_a_clock_of_wall_time_and_an_old_journal_know_of_no_load():
     assert Played(baseline=[1.5, 1.502]).idea(1, [1.6]) == ["score of 1", "decide"]
     old = Played(refresh_seconds=None, baseline=[beside(0.0, 1.5), beside(0.0, 1.502)])
     assert old.idea(1, [beside(0.9, 1.6)]) == ["score of 1", "decide"]
+
+
+# --- What it says of itself meanwhile --------------------------------------------------------------------------------
+
+
+def test_the_stage_is_the_ideas_while_the_best_file_is_trained_again():
+    night = Played()
+    night.idea(1, [1.49], again=[1.501], until="refresh of 0")
+    night.train(night.step, {})
+    told = in_flight(night.entries)
+    assert (told.experiment, told.title, told.words) == (1, "an idea", "training the best again")
+    words = status_text(night.entries, {"tag": "t"}, now="2026-11-23T22:00:00.000Z")
+    assert "experiment 1, training the best again" in words and "an idea" in words
+    night.in_flight(night.step, {})
+    assert in_flight(night.entries).words == "scoring"
+    night.score(night.step, {})
+    assert in_flight(night.entries).words == "auditing"
+    night.audit(night.step, {})
+    assert in_flight(night.entries).words == "deciding"
+    night.decide(night.step, {})
+    assert in_flight(night.entries) is None
+
+
+def test_a_training_tells_how_far_it_is():
+    night = Played()
+    night.idea(1, [1.49], until="score of 1")
+    night.train(night.step, {})
+    told = stage_after(night.state, event={"event": "step", "progress": 0.25, "train_loss": 3.5})
+    assert (told.name, told.share, told.words) == ("training", 0.25, "training 25%, loss 3.500")
+    assert stage_after(night.state, event={}).name == "starting"
+    assert stage_after(night.state, event={"event": "finish"}).name == "writing weights"
