@@ -20,7 +20,8 @@ BIG = random.Random(1).randbytes(2 * CHUNK + 12345)
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from harness.data import DataError, download
+from harness.data import download
+from harness.ground.errors import DataError
 
 folder, rounds, waits, revision = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
 download.WAIT_SECONDS = waits

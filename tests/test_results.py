@@ -199,10 +199,10 @@ def test_a_row_somebody_cut_in_half_is_an_edit(tmp_path):
     assert write_results(path, rows[:4]) == path.with_name("results.tsv.edited")
 
 
-@pytest.mark.parametrize("module", ["results", "records", "findings", "status", "report", "pages"])
+@pytest.mark.parametrize("module", ["run.results", "run.records", "show.sentences", "show.status_text", "show.report", "show.index"])
 def test_what_the_loop_and_the_driver_import_starts_fast(module):
     heavy = "{'torch', 'pandas', 'matplotlib', 'nbconvert', 'ipywidgets', 'IPython'}"
-    code = f"import sys, harness.lab.{module}; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, harness.{module}; print(sorted({heavy} & set(sys.modules)))"
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
