@@ -155,12 +155,12 @@ def command_line(wishes: Wishes) -> str:
         return wishes.again
     words = ["python3", "scripts/overnight.py", "--tag", wishes.tag]
     most = "" if wishes.experiments is None else str(wishes.experiments)
-    wishes = {
+    given = {
         "--profile": wishes.profile if wishes.profile != "auto" else "", "--experiments": most, "--results": wishes.results,
         "--hours": f"{wishes.hours:g}" if wishes.hours else "", "--cache": wishes.cache, "--source": wishes.source,
         "--proposer": wishes.proposer, "--model": wishes.model,
     }  # fmt: skip
-    words += [word for option, value in wishes.items() if value for word in (option, str(value))]
+    words += [word for option, value in given.items() if value for word in (option, str(value))]
     words += ["--close-out"] * wishes.close_out
     words += [word for change in wishes.overrides.split() for word in ("--set", change)]
     words += [word for change in wishes.llm.split() for word in ("--llm", change)]
