@@ -190,7 +190,7 @@ WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
         (remove(f"{FIRST}/runs/01/losses.npy"), [f"the baseline has no {FIRST}/runs/01/losses.npy"]),
         (cut(f"{BEST}/{WEIGHTS}"), [f"{BEST}/{WEIGHTS} is empty: copy best/weights.safetensors over it"]),
         (cut(f"{BEST}/{WEIGHTS}", 7), [f"{BEST}/{WEIGHTS} is damaged (Error while deserializing header: header too small): copy best"]),
-        (cut(f"{FIRST}/{WEIGHTS}", 100), [f"{FIRST}/{WEIGHTS} is damaged (Error while deserializing header: invalid header length"]),
+        (cut(f"{FIRST}/{WEIGHTS}", 100), [f"{FIRST}/{WEIGHTS} is damaged (Error while deserializing header"]),
         (write(f"{WAITING}/{WEIGHTS}", "x", "a"), [f"{WAITING}/{WEIGHTS} is damaged (Error while deserializing header"]),
         (cut("best/weights.safetensors"), ["best/weights.safetensors is not that of experiment 9: copy it"]),
         (link_best_and_cut, [f"{BEST}/{WEIGHTS} is empty: restore it from a backup"]),
