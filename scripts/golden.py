@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,6 +168,7 @@ def outputs_of(path: Path) -> str:
 def differences(found: dict[str, str]) -> list[str]:
     """Lines in which the texts differ from the golden ones."""
     golden = {path.name: path.read_text(encoding="utf-8") for path in GOLDEN.iterdir()}
+    print(f"made anew in {write(found, Path(tempfile.mkdtemp(prefix='golden-')))}", flush=True)
     lines = []
     for name in sorted(golden.keys() | found.keys()):
         before, after = golden.get(name, "").splitlines(), found.get(name, "").splitlines()
@@ -174,15 +176,20 @@ def differences(found: dict[str, str]) -> list[str]:
     return lines
 
 
+def write(found: dict[str, str], folder: Path) -> Path:
+    """Put the texts into a folder."""
+    folder.mkdir(exist_ok=True)
+    for name, text in found.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = Golden(Path(folder)).run()
     if sys.argv[1:] == ["make"]:
-        GOLDEN.mkdir(exist_ok=True)
-        for path in GOLDEN.iterdir():
-            path.unlink()
-        for name, text in found.items():
-            (GOLDEN / name).write_text(text, encoding="utf-8")
+        shutil.rmtree(GOLDEN, ignore_errors=True)
+        write(found, GOLDEN)
         return 0
     lines = differences(found)
     print("\n".join(lines) or "all as it was")
