@@ -1,5 +1,5 @@
-"""Search: the steering file, what may be proposed, by whom, and the rule that keeps or discards. No torch in here.
+"""Search: the steering file, what may be proposed, and by whom. No torch, and no run, in here.
 
-constants -> program -> patch, gate_policy -> gate_walk -> gate -> idea, ideas_*, bank, limits, known, past, response -> tpe -> keyless,
-llm/ -> operators -> propose; quantiles -> keep stand alone.
+constants -> program -> patch, gate_policy -> gate_walk -> gate -> bank/, limits, past, response_model -> tpe -> keyless,
+llm/ -> turns -> propose.
 """
