@@ -1,6 +1,7 @@
 """Imports go one way, and what must start fast or hold no GPU memory imports no torch."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,11 @@ def test_a_room_imports_only_from_the_rooms_before_it(path):
     later = {f"harness.{name}" for name in ROOMS[ROOMS.index(room) + 1 :]}
     assert not [name for name in imports_of(path) if ".".join(name.split(".")[:2]) in later]
     assert not [name for name in imports_of(path) if name.split(".")[0] in ("notebooks", "scripts", "tests")]
+
+
+def test_no_circle_of_files_not_even_for_type_checkers():
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    graphlib.TopologicalSorter({name: imports_of(path) & set(names) for name, path in names.items()}).prepare()
 
 
 @pytest.mark.parametrize(
