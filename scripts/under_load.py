@@ -181,7 +181,7 @@ def pace_table() -> Iterator[str]:
     if not rows:
         return
     yield "## One training while others come and go\n\nSteps per CPU second of the training's main thread, a mean over intervals with its"
-    yield "standard error. This is what the clock rests on: were the two alike, a training would learn as much beside others as alone.\n"
+    yield "standard error. Alone, some of it goes to waking idle cores; the clock takes that off (see `harness.training.clock`).\n"
     lines = []
     for row in rows:
         means = [statistics.mean(row[name]) for name in ("alone", "beside")]
