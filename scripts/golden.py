@@ -41,6 +41,7 @@ COUNTS = {
     "probes", "n_best", "n_baseline", "experiments", "kept", "discarded", "crashed", "quarantined",
     "in_quarantine", "best_experiment", "exit",
 }
+UNTOLD = ("shared_with",)
 MASKS = (
     (r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)?", "<time>"),
     (r"\b[0-9a-f]{7,64}\b", "<hash>"),
@@ -48,7 +49,11 @@ MASKS = (
     (r"[-+]#", "#"),
     (r"[█▉▊▋▌▍▎▏░▁▂▃▄▅▆▇]+", "<bar>"),
 )
-VARIES = re.compile(r"speed of one file|budget counts work|others held|of late|slower than|faster than|\(this takes")
+# Lines that say where things stand just now, or who else is there.
+VARIES = re.compile(
+    r" · |claim: training|[\]>] analysis$|speed of one file|budget counts work|others held|of late"
+    r"|slower than|faster than|this takes|on this device too|shared the device"
+)
 
 
 def masked(text: str, *folders: Path) -> str:
@@ -63,7 +68,7 @@ def masked(text: str, *folders: Path) -> str:
 def masked_json(value: object, key: str = "", folders: tuple[Path, ...] = ()) -> object:
     """The same of what JSON holds: keys, kinds and counts stay."""
     if isinstance(value, dict):
-        return {name: masked_json(each, name, folders) for name, each in value.items()}
+        return {name: masked_json(value[name], name, folders) for name in sorted(value) if name not in UNTOLD}
     if isinstance(value, list) and key != "in_quarantine":
         return [masked_json(each, key, folders) for each in value[:3]] + ["..."] * (len(value) > 3)
     if isinstance(value, str):
