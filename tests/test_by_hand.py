@@ -129,7 +129,7 @@ def test_what_must_be_downloaded_is_not_begun(monkeypatch, tmp_path):
 def checkout(tmp_path_factory, cache):
     """A checkout where `auto` is tiny, since a file that is started by itself takes no options."""
     folder = copy_checkout(tmp_path_factory.mktemp("by_hand") / "checkout")
-    profiles = folder / "harness" / "lab" / "profiles.py"
+    profiles = folder / "harness" / "run" / "profiles.py"
     text = profiles.read_text()
     assert 'name = "cpu" if device' in text
     profiles.write_text(text.replace('name = "cpu" if device', 'name = "tiny" if device'))
