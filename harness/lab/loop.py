@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import harness
-from harness.ground.errors import KeyFileError, LoopError, Paused, ProposalError
+from harness.ground.errors import KeyFileError, LabError, LoopError, Paused, ProposalError
 from harness.ground.files import write_text_atomic
 from harness.ground.parent import die_with_parent
 from harness.lab import ruling
@@ -66,7 +66,7 @@ def says_when_full(stage: Callable) -> Callable:
             return stage(lab, *arguments, **options)
         except LoopError:
             raise
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, LabError) as error:
             if not disk_space.is_full(error):
                 raise
             raise Paused(disk_space.full_words(lab.folder, error)) from error
