@@ -5,7 +5,8 @@
 
 In: this checkout, copied. The run, under the step clock: a baseline, two ideas of the harness, an idea that is repaired
 after the gate, a crash, one that is quarantined and accepted, one by `try`, one that `try` refuses, the claim. Out: the
-journal, tables, refs, names of files, pages and what commands print, one text file each. About four minutes.
+journal, tables, refs, names of files, pages and what commands print, one text file each. About four minutes, on a machine
+with nothing else to do: a start-up that others slow down is a doubt, and a doubt is told.
 """
 
 from __future__ import annotations
