@@ -37,7 +37,7 @@ BY_HAND = "by-hand"
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # The rate of a CPU's clock: the share of wall time for which the template's main thread works on a quiet machine of two
 # cores, what waking costs taken off. See `harness.training.clock`.
-CORE_RATE = 0.80
+CORE_RATE = 0.82
 
 
 @dataclass(frozen=True)
