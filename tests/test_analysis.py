@@ -123,6 +123,9 @@ def test_runs_without_results(tmp_path):
     assert (
         analysis.keep_rate(crashes)["kept"] == 0 and analysis.outcome_counts(crashes).loc["crashed", "experiments"] == 8
     )
+    only = [e for e in journals.crashes_only() if e.get("experiment") != 0]  # not even a baseline
+    journals.write_run(tmp_path, only, journals.make_settings("worst"))
+    assert load_run(tmp_path, "worst").best is None
 
 
 def test_a_damaged_score_is_no_score(tmp_path):

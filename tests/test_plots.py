@@ -34,13 +34,14 @@ def runs(tmp_path_factory):
     kinds = {
         "night": journals.make_journal(30), "empty": journals.opened_only(), "crashes": journals.crashes_only(),
         "thousand": journals.make_journal(1000, seed=1),
+        "ruins": [e for e in journals.crashes_only() if e.get("experiment") != 0],
     }  # fmt: skip
     for tag, entries in kinds.items():
         journals.write_run(folder, entries, journals.make_settings(tag), files_of=30 if tag == "night" else 0)
     return {tag: load_run(folder, tag) for tag in kinds} | {"original": load_results_tsv(UPSTREAM)}
 
 
-@pytest.mark.parametrize("tag", ["night", "empty", "crashes", "thousand", "original"])
+@pytest.mark.parametrize("tag", ["night", "empty", "crashes", "thousand", "ruins", "original"])
 def test_every_chart_draws_every_kind_of_run(runs, tag):
     for draw in OF_ONE_RUN:
         figure = draw(runs[tag])
@@ -57,6 +58,8 @@ def test_the_title_is_the_finding(runs):
     assert "125 experiments: branch at 0.9697, baseline 0.9979, not measured yet" in plots.plot_progress(runs["original"]).title_text
     assert "all 8 experiments crashed" in plots.plot_progress(runs["crashes"]).title_text
     assert "No experiment decided yet" in plots.plot_progress(runs["empty"]).title_text
+    assert "6 of 6" not in plots.plot_progress(runs["ruins"]).title_text
+    assert "and no baseline" in plots.plot_progress(runs["ruins"]).title_text
 
 
 def test_what_is_outside_the_picture_is_counted(runs):

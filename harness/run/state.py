@@ -303,8 +303,8 @@ def take_in(state: State, entry: dict) -> None:
         state.trainings += 1
         state.trained_seconds += entry.get("total_seconds") or 0.0
         state.disturbed = entry["seq"] if entry.get("shared_with") else state.disturbed
-    if entry["experiment"] == len(state.experiments):
-        state.experiments.append(Experiment(entry["experiment"]))
+    while len(state.experiments) <= entry["experiment"]:  # more than one where lines are missing, which `--check` says
+        state.experiments.append(Experiment(len(state.experiments)))
     experiment = state.experiments[entry["experiment"]]
     if event == "proposed":
         experiment.attempts.append(Attempt(entry))
