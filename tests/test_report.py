@@ -129,11 +129,24 @@ def test_a_machine_that_changed_its_speed_is_said_in_the_first_sentence():
     slow = disturbed([10.0, 10.0, 10.0], core_seconds=590.0, others_core_seconds=30.0, wall_seconds=300.0)
     slow[[e["event"] for e in slow].index("trained")]["wall_seconds"] = 600.0
     text = morning_report(slow, {}).split("\n\n")[1]
-    assert "by up to 100%" in text and "scores did not suffer" in text
+    assert "by up to 100%" in text and "scores suffered little" in text
     old = journals.make_journal(3)
     next(e for e in old if e["event"] == "trained")["tok_per_sec"] = 2_000_000
     text = morning_report(old, {}).split("\n\n")[1]
     assert "by up to 20%" in text and "The budget was wall time" in text
+
+
+def test_a_machine_that_changed_its_speed_in_the_claim_is_said_too():
+    entries = journals.make_journal(30)
+    for entry in entries:
+        entry.update(steps_per_second=10.0 if entry["event"] == "trained" else None)
+    best = branch_of(entries)
+    measured = close_out(best)
+    assert "speed" not in morning_report(entries, {}, measured=measured)
+    for run, speed in zip(measured.runs, (10.0, 10.1, 8.0), strict=True):
+        run.trained["steps_per_second"] = speed
+    text = morning_report(entries, {}, measured=measured).split("\n\n")[1]
+    assert "by up to 26%" in text and "best and baseline met the same machine" in text
 
 
 def test_the_pace_of_what_was_kept_stands_beside_the_baselines():

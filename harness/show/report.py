@@ -74,7 +74,7 @@ def morning_report(
         measured = CloseOut()
     sections = [
         f"# Run {tag}: {headline(records, measured.claimed)}",
-        say_speed(fold(entries)),
+        say_speed(fold(entries), measured.runs),
         "## The claim\n\n" + say_claim(records, measured.claimed, command),
         _template(records, settings, measured),
         _on_the_branch(records),
