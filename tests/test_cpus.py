@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import cpus, workers
+from harness.data import workers
+from harness.ground import cpus
 from harness.run import profiles
 
 ROOT = Path(__file__).parents[1]

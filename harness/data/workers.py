@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
-from harness.data.cpus import cpu_count
+from harness.ground.cpus import cpu_count
 from harness.ground.errors import DataError
 
 __all__ = ["cpu_count", "map_in_processes", "peak_rss_mb"]

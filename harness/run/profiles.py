@@ -12,8 +12,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.data.cpus import cpu_count
 from harness.data.sources import open_source
+from harness.ground.cpus import cpu_count
 from harness.ground.errors import DataError, ProfileError
 from harness.run.noise import Prior
 
