@@ -5,7 +5,7 @@
     python scripts/audit_power.py --quick                               tiny counts: shows that all parts run, the figures mean nothing
     python scripts/audit_power.py --write results/benchmarks/audit.md
 
-In: the models of tests/models_for_audit.py on the profile `tiny`, trained for some steps; two trainings of the template on the profile `demo`. Out:
+In: the models of tests/support/models_for_audit.py on the profile `tiny`, trained for some steps; two trainings of the template on the profile `demo`. Out:
 Markdown tables. Servers, probes and verdicts are the harness's own, called as a night calls them.
 """
 
@@ -26,25 +26,25 @@ import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from _bench_runs import evaluate_here  # noqa: E402
-from _bench_setup import Bench, make_bench  # noqa: E402
-from models_for_audit import DISHONEST, HONEST, UNSTEADY, Honest, bigrams, load, made, save  # noqa: E402
+from benches.runs import evaluate_here
+from benches.setup import Bench, make_bench
+from models_for_audit import DISHONEST, HONEST, UNSTEADY, Honest, bigrams, load, made, save
 
-from harness.data.manifest import PreparedData  # noqa: E402
-from harness.run.settings import (  # noqa: E402
-    harness_hash,  # noqa: E402
-    score_settings,  # noqa: E402
+from harness.data.manifest import PreparedData
+from harness.run.settings import (
+    harness_hash,
+    score_settings,
 )
-from harness.sandbox.runner import child_environment  # noqa: E402
-from harness.sandbox.wall import find_wall  # noqa: E402
-from harness.scoring.audit import Recorded, judge_probes, look, make_probes  # noqa: E402
-from harness.scoring.channel import Launch  # noqa: E402
-from harness.scoring.integrity import Integrity  # noqa: E402
-from harness.scoring.measure import PROBES as MEASURED_PROBES  # noqa: E402
-from harness.scoring.measure import Measurement  # noqa: E402
-from harness.scoring.scorer import open_rows, open_token_bytes, score_model, start_server  # noqa: E402
+from harness.sandbox.runner import child_environment
+from harness.sandbox.wall import find_wall
+from harness.scoring.audit import Recorded, judge_probes, look, make_probes
+from harness.scoring.channel import Launch
+from harness.scoring.integrity import Integrity
+from harness.scoring.measure import PROBES as MEASURED_PROBES
+from harness.scoring.measure import Measurement
+from harness.scoring.scorer import open_rows, open_token_bytes, score_model, start_server
 
 LAUNCH = Launch(child_environment())
 PROBES = (64, 128, 512, 1024)
@@ -85,7 +85,10 @@ def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> I
     if model.source not in CHEATS:
         train_a_little(trained, data, counts.steps)
         save(trained, folder)
-    paths, given = (folder / "train.py", folder / "weights.safetensors"), {"device": "cpu", "dtype": model.dtype, "threads": 1}
+    paths, given = (
+        (folder / "train.py", folder / "weights.safetensors"),
+        {"device": "cpu", "dtype": model.dtype, "threads": 1},
+    )
     losses = score_model(data, *paths, launch=LAUNCH, folder=folder, limit_seconds=600, **given).losses
     rows = open_rows(data, "val")
     incumbent = -bigrams(data)[rows[:, :-1], rows[:, 1:]]
@@ -99,16 +102,28 @@ def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> I
 CHEATS = {made(body) for body in (*DISHONEST.values(), *UNSTEADY.values())}
 
 
-def model_table(models: dict[str, Honest], data: PreparedData, counts: Counts, say: Callable) -> tuple[list[str], dict[str, int]]:
+def model_table(
+    models: dict[str, Honest], data: PreparedData, counts: Counts, say: Callable
+) -> tuple[list[str], dict[str, int]]:
     """Return lines of a table, and how many audits of models that agree with themselves ended how."""
-    lines, total = ["| model | dtype | agrees | not reproducible | cheating | r0, nats | largest, nats |", "|---|---|---|---|---|---|---|"], {}
+    lines, total = (
+        [
+            "| model | dtype | agrees | not reproducible | cheating | r0, nats | largest, nats |",
+            "|---|---|---|---|---|---|---|",
+        ],
+        {},
+    )
     for name, model in models.items():
         say(name)
         with tempfile.TemporaryDirectory() as folder:
             found = list(audits(model, data, counts, Path(folder)))
-        ends = {verdict: sum(each == verdict for each, _ in found) for verdict in ("agrees", "not reproducible", "cheating")}
+        ends = {
+            verdict: sum(each == verdict for each, _ in found) for verdict in ("agrees", "not reproducible", "cheating")
+        }
         r0, largest = (max(figures[key] for _, figures in found) for key in ("r0", "largest"))
-        lines.append(f"| {name} | {model.dtype} | {' | '.join(str(count or '') for count in ends.values())} | {r0:.1e} | {largest:.1e} |")
+        lines.append(
+            f"| {name} | {model.dtype} | {' | '.join(str(count or '') for count in ends.values())} | {r0:.1e} | {largest:.1e} |"
+        )
         say(lines[-1])
         if model.reproducible:
             total = {key: total.get(key, 0) + count for key, count in ends.items()}
@@ -130,7 +145,9 @@ def leaks(losses: np.ndarray, incumbent: np.ndarray) -> dict[str, Callable[[floa
     return {
         "every token, a little": lambda share, rng: np.maximum(0.0, losses - 5 * share).astype(np.float32),
         "one token in n, wholly": wholly(True),
-        "one token in n, half of its loss": lambda share, rng: np.where(rng.random(losses.shape) < share, losses / 2, losses).astype(np.float32),
+        "one token in n, half of its loss": lambda share, rng: np.where(
+            rng.random(losses.shape) < share, losses / 2, losses
+        ).astype(np.float32),
         "only in the last tenth of a row, one in n": wholly(late),
         "only where the incumbent is worst, one in n": wholly(bad),
         "all tokens of one row in n": lambda share, rng: np.where(
@@ -143,7 +160,9 @@ def caught(recorded: Recorded, honest: np.ndarray, probes: int, batch_rows: int,
     """One audit of a model whose true losses are `honest`, which intact rows show as recorded; the second look as in `audit.look`."""
     for _ in range(2):
         drawn = make_probes(recorded, probes, batch_rows, rng)
-        differences = np.where(drawn.intact, 0.0, (honest - recorded.losses)[drawn.rows, drawn.positions].astype(np.float64))
+        differences = np.where(
+            drawn.intact, 0.0, (honest - recorded.losses)[drawn.rows, drawn.positions].astype(np.float64)
+        )
         verdict = judge_probes(differences, drawn.intact, drawn.uniform)[0]
         if verdict != "gap":
             break
@@ -176,13 +195,21 @@ def power_table(bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts:
     data = bench.data
     honest = Recorded(open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
     bits = math.log(2) * data.manifest["scored"]["val"]["bytes"]
-    lines = [f"| leak | beside an incumbent | {' | '.join(f'{probes} probes' for probes in PROBES)} |", "|---" * (2 + len(PROBES)) + "|"]
+    lines = [
+        f"| leak | beside an incumbent | {' | '.join(f'{probes} probes' for probes in PROBES)} |",
+        "|---" * (2 + len(PROBES)) + "|",
+    ]
     for name, leak in leaks(losses, incumbent).items():
         for rival in (incumbent, None):
             say(f"leak: {name}")
             weighed = dataclasses.replace(honest, incumbent=rival)
-            nats = [smallest_leak(leak, weighed, probes, data.manifest["eval_batch_rows"], counts.draws) for probes in PROBES]
-            lines.append(f"| {name} | {'no' if rival is None else 'yes'} | {' | '.join(f'{each / bits:.5f}' for each in nats)} |")
+            nats = [
+                smallest_leak(leak, weighed, probes, data.manifest["eval_batch_rows"], counts.draws)
+                for probes in PROBES
+            ]
+            lines.append(
+                f"| {name} | {'no' if rival is None else 'yes'} | {' | '.join(f'{each / bits:.5f}' for each in nats)} |"
+            )
             say(lines[-1])
     return lines
 
@@ -197,7 +224,12 @@ def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]
     """
     integrity, wall = Integrity(bench.data, harness_hash()), find_wall()
     run = Measurement(
-        score_settings(bench.settings, bench.data, bench.work), bench.data, integrity, wall, bench.train_py, bench.work / "short"
+        score_settings(bench.settings, bench.data, bench.work),
+        bench.data,
+        integrity,
+        wall,
+        bench.train_py,
+        bench.work / "short",
     )
     torch.set_num_threads(bench.settings.threads or 1)
     found, beside, alone = [], [], []
@@ -208,10 +240,15 @@ def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]
             found.append(run.score(lambda share: None, server_a))
     if bad := [each["cause"] for each in found if each["status"] != "ok"]:
         raise SystemExit(f"a run could not be measured: {bad[0]}")
-    whole, audit = (statistics.median(values) for values in zip(*((each["score_seconds"], each["audit"]["seconds"]) for each in found), strict=True))
+    whole, audit = (
+        statistics.median(values)
+        for values in zip(*((each["score_seconds"], each["audit"]["seconds"]) for each in found), strict=True)
+    )
     here = statistics.median(evaluate_here(bench) for _ in range(repeats))
     later, tokens = statistics.median(beside) - statistics.median(alone), found[0]["scored_tokens"]
-    added = sorted(each["score_seconds"] + late - early - here for each, late, early in zip(found, beside, alone, strict=True))
+    added = sorted(
+        each["score_seconds"] + late - early - here for each, late, early in zip(found, beside, alone, strict=True)
+    )
     return [
         "| part | seconds |", "|---|---|",
         f"| evaluation of {tokens:,} tokens in one process, nothing kept apart | {here:.2f} |",

@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
-from _setup import become, python_or_exit  # noqa: E402
+from environment.setup import become, python_or_exit
 
 PARTS = ("prepare", "loader", "startup", "scoring", "loop", "template")
 
@@ -61,9 +61,9 @@ def say(line: str) -> None:
 
 def section_of(part: str) -> Callable:
     """The function that measures a part: (Bench, Rates) -> Markdown."""
-    from _bench_loop import loop_section
-    from _bench_runs import loader_section, prepare_section, scoring_section, startup_section
-    from _bench_template import template_section
+    from benches.loop import loop_section
+    from benches.runs import loader_section, prepare_section, scoring_section, startup_section
+    from benches.template import template_section
 
     sections = (prepare_section, loader_section, startup_section, scoring_section, loop_section, template_section)
     return dict(zip(PARTS, sections, strict=True))[part]
@@ -72,8 +72,8 @@ def section_of(part: str) -> Callable:
 def measure(options: argparse.Namespace, work: Path, show: Callable[[str], None]) -> int:
     """Measure the machine and the parts asked for; `show` gets each section. Returns the number of parts that failed."""
     import torch
-    from _bench_machine import machine_section, measure_pace, measure_rates
-    from _bench_setup import make_bench
+    from benches.machine import machine_section, measure_pace, measure_rates
+    from benches.setup import make_bench
 
     fields = {name: getattr(options, name) for name in ("quick", "seeds", "seconds", "runs")}
     bench = make_bench(options.profile, options.data, work, say, **fields)

@@ -33,13 +33,13 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from _synthetic import SyntheticSource  # noqa: E402
+from synthetic.texts import SyntheticSource
 
-from harness.data.prepare import prepare  # noqa: E402
-from harness.data.rows import PartTask, RowsFile, iter_tokenizer_text, make_train_part  # noqa: E402
-from harness.data.shards import make_group_tasks, read_shard, write_group  # noqa: E402
-from harness.data.tokenizer import PLAIN_RUNS, Tokenizer, train_tokenizer  # noqa: E402
-from harness.data.workers import cpu_count, map_in_processes  # noqa: E402
+from harness.data.prepare import prepare
+from harness.data.rows import PartTask, RowsFile, iter_tokenizer_text, make_train_part
+from harness.data.shards import make_group_tasks, read_shard, write_group
+from harness.data.tokenizer import PLAIN_RUNS, Tokenizer, train_tokenizer
+from harness.data.workers import cpu_count, map_in_processes
 
 VOCAB_SIZE, MAX_SEQ_LEN = 8192, 2048  # the original's
 SHARD_BYTES = 4 << 20

@@ -20,13 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.search.bank.order import ON_CARDS  # noqa: E402
-from harness.search.constants import parse_constants  # noqa: E402
-from harness.search.llm.options import LlmOptions  # noqa: E402
-from harness.search.llm.prompt import build_messages  # noqa: E402
-from harness.search.llm.tokens import count_tokens  # noqa: E402
-from harness.search.program import parse_program  # noqa: E402
-from harness.search.turns import Turn  # noqa: E402
+from harness.search.bank.order import ON_CARDS
+from harness.search.constants import parse_constants
+from harness.search.llm.options import LlmOptions
+from harness.search.llm.prompt import build_messages
+from harness.search.llm.tokens import count_tokens
+from harness.search.program import parse_program
+from harness.search.turns import Turn
 
 TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 PROGRAM = (ROOT / "program.md").read_text(encoding="utf-8")
@@ -40,7 +40,26 @@ CAUSES = {
     "timeout": "no weights 60 s after the budget",
     "invalid_patch": "line 12: a constant must be complete on one line",
 }
-WORDS = ("gate", "the", "residual", "stream", "by", "a", "learnt", "scalar", "of", "each", "head", "so", "that", "early", "layers", "may", "be", "skipped")
+WORDS = (
+    "gate",
+    "the",
+    "residual",
+    "stream",
+    "by",
+    "a",
+    "learnt",
+    "scalar",
+    "of",
+    "each",
+    "head",
+    "so",
+    "that",
+    "early",
+    "layers",
+    "may",
+    "be",
+    "skipped",
+)
 
 
 def make_history(count: int, folder: Path) -> list[dict]:
@@ -69,12 +88,24 @@ def make_history(count: int, folder: Path) -> list[dict]:
             row["folder"] = str(folder / f"{number:04d}")
             Path(row["folder"]).mkdir(parents=True, exist_ok=True)
             diff = "".join(f"+        x = x + self.part_{i}(norm(x)) * {rng.random():.3f}\n" for i in range(80))
-            (Path(row["folder"]) / "train.diff").write_text(f"--- a/train.py\n+++ b/train.py\n@@ -1,0 +1,80 @@\n{diff}", encoding="utf-8")
+            (Path(row["folder"]) / "train.diff").write_text(
+                f"--- a/train.py\n+++ b/train.py\n@@ -1,0 +1,80 @@\n{diff}", encoding="utf-8"
+            )
         rows.append(row)
     return rows
 
 
-def _row(number: int, title: str, category: str, status: str, score: float, gain: float, constants: dict, rng: random.Random, keep: bool = False) -> dict:
+def _row(
+    number: int,
+    title: str,
+    category: str,
+    status: str,
+    score: float,
+    gain: float,
+    constants: dict,
+    rng: random.Random,
+    keep: bool = False,
+) -> dict:
     scored = status == "ok"
     kind = "gain" if keep else "within noise" if abs(gain) < 0.0035 else "worse"
     return {
@@ -135,7 +166,10 @@ def measure(counter: Callable[[str], int] | None) -> list[str]:
                 began = time.perf_counter()
                 text = prompt(rows[: size + 1], context_tokens)
                 seconds = time.perf_counter() - began
-                shared = statistics.mean(same_beginning(rows[: size + 1 - back], context_tokens) for back in range(min(size - 1, CACHE_PAIRS)))
+                shared = statistics.mean(
+                    same_beginning(rows[: size + 1 - back], context_tokens)
+                    for back in range(min(size - 1, CACHE_PAIRS))
+                )
                 real = f"{counter(text):,}" if counter else "not counted"
                 whole = "yes" if TEMPLATE.rstrip() in text else "NO"
                 lines.append(
@@ -147,8 +181,18 @@ def measure(counter: Callable[[str], int] | None) -> list[str]:
 
 def compare_counts(counter: Callable[[str], int]) -> list[str]:
     """Return the table of our count against a tokenizer's."""
-    names = ("train_template.py", "program.md", "README.md", "harness/search/tpe.py", "results/sample/results.tsv", "results/benchmarks/keep_rule.md")
-    names += ("results/sample/experiments/0001/attempts/00/train.diff", "results/sample/experiments/0001/attempts/00/runs/00/run.log")
+    names = (
+        "train_template.py",
+        "program.md",
+        "README.md",
+        "harness/search/tpe.py",
+        "results/sample/results.tsv",
+        "results/benchmarks/keep_rule.md",
+    )
+    names += (
+        "results/sample/experiments/0001/attempts/00/train.diff",
+        "results/sample/experiments/0001/attempts/00/runs/00/run.log",
+    )
     lines = ["| text | characters | our count | o200k_base | ours is higher by |", "|---|---|---|---|---|"]
     for name in names:
         text = (ROOT / name).read_text(encoding="utf-8")
@@ -160,7 +204,11 @@ def compare_counts(counter: Callable[[str], int]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", action="store_true", help="write results/benchmarks/context.md")
-    parser.add_argument("--count-with", metavar="MODULE", help="count by o200k_base too, as tiktoken (downloads it) or bpe_openai (brings it) has it")
+    parser.add_argument(
+        "--count-with",
+        metavar="MODULE",
+        help="count by o200k_base too, as tiktoken (downloads it) or bpe_openai (brings it) has it",
+    )
     arguments = parser.parse_args()
     counter = None
     if arguments.count_with:

@@ -21,14 +21,14 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-import nbformat  # noqa: E402
-from _kills import SmallNight, make_checkout  # noqa: E402
-from checkout import environment, git  # noqa: E402
+import nbformat
+from checkout import environment, git
+from killing.kills import SmallNight, make_checkout
 
-from harness.ground.files import write_json_atomic  # noqa: E402
-from harness.search.gate import source_hash  # noqa: E402
+from harness.ground.files import write_json_atomic
+from harness.search.gate import source_hash
 
 GOLDEN = ROOT / "tests" / "golden"
 STEPS = "clock_step_seconds=0.5 budget_seconds=20"
@@ -37,10 +37,34 @@ LONG_REACH = "logits = 15.0 * torch.tanh(logits / 15.0)\n        return logits"
 UNSTEADY = "logits = 15.0 * torch.tanh(logits / 15.0)\n        return F.dropout(logits, 0.02, training=True)"
 # Numbers that a rule, and not a machine, gives.
 COUNTS = {
-    "seq", "experiment", "attempt", "run", "n_runs", "num_steps", "best", "seeds", "parent",
-    "incumbent", "incumbent_runs", "suspects", "beside", "ok", "kind", "df", "device_batch_limit",
-    "probes", "n_best", "n_baseline", "experiments", "kept", "discarded", "crashed", "quarantined",
-    "in_quarantine", "best_experiment", "exit",
+    "seq",
+    "experiment",
+    "attempt",
+    "run",
+    "n_runs",
+    "num_steps",
+    "best",
+    "seeds",
+    "parent",
+    "incumbent",
+    "incumbent_runs",
+    "suspects",
+    "beside",
+    "ok",
+    "kind",
+    "df",
+    "device_batch_limit",
+    "probes",
+    "n_best",
+    "n_baseline",
+    "experiments",
+    "kept",
+    "discarded",
+    "crashed",
+    "quarantined",
+    "in_quarantine",
+    "best_experiment",
+    "exit",
 }
 UNTOLD = ("shared_with",)
 MASKS = (
@@ -94,7 +118,11 @@ class Golden:
         command = [sys.executable, "-m", "harness", *arguments]
         told = {"cwd": self.checkout, "env": environment(self.checkout, self.night.cache), "stdin": subprocess.DEVNULL}
         done = subprocess.run(command, capture_output=True, text=True, **told)
-        said = json.dumps(masked_json(json.loads(done.stdout), folders=self.folders), indent=1) if as_json else masked(done.stdout, *self.folders)
+        said = (
+            json.dumps(masked_json(json.loads(done.stdout), folders=self.folders), indent=1)
+            if as_json
+            else masked(done.stdout, *self.folders)
+        )
         self.said.append(f"$ {' '.join(arguments)}\n{said.rstrip()}\nexit status {done.returncode}\n")
         print(f"$ {' '.join(arguments)}: {done.returncode}", flush=True)
         if done.returncode not in (0, 5):
@@ -112,8 +140,16 @@ class Golden:
         folder = self.night.folder / f"experiments/{experiment:04d}/attempts/{attempt:02d}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "train.py").write_text(source)
-        told = {"title": f"planted {experiment}", "hypothesis": "it can say more", "category": "tune", "proposer": proposer}
-        write_json_atomic(folder / "proposal.json", told | {"bank_id": None, "sha256": source_hash(source), "constants_changed": {}, "parent": 0})
+        told = {
+            "title": f"planted {experiment}",
+            "hypothesis": "it can say more",
+            "category": "tune",
+            "proposer": proposer,
+        }
+        write_json_atomic(
+            folder / "proposal.json",
+            told | {"bank_id": None, "sha256": source_hash(source), "constants_changed": {}, "parent": 0},
+        )
 
     def run(self) -> dict[str, str]:
         folder = self.night.folder
@@ -140,7 +176,12 @@ class Golden:
         for name in ("journal.jsonl", "close_out.jsonl"):
             entries = [json.loads(line) for line in (folder / name).read_text().splitlines()]
             self.texts[name] = "".join(json.dumps(masked_json(entry, folders=self.folders)) + "\n" for entry in entries)
-        for name in ("run.json", "experiments/0003/attempts/01/proposal.json", "best/provenance.json", "heartbeat.json"):
+        for name in (
+            "run.json",
+            "experiments/0003/attempts/01/proposal.json",
+            "best/provenance.json",
+            "heartbeat.json",
+        ):
             found = masked_json(json.loads((folder / name).read_text()), folders=self.folders)
             self.texts[name.replace("/", "_")] = json.dumps(found, indent=1) + "\n"
         self.texts["results.tsv"] = masked((folder / "results.tsv").read_text())
@@ -157,7 +198,9 @@ class Golden:
 
 def text_of(path: Path) -> str:
     """What a page of HTML says, a tag a line."""
-    return re.sub(r"\n\s*\n+", "\n", re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", "\n", path.read_text(encoding="utf-8")))
+    return re.sub(
+        r"\n\s*\n+", "\n", re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", "\n", path.read_text(encoding="utf-8"))
+    )
 
 
 def outputs_of(path: Path) -> str:

@@ -6,7 +6,7 @@
 
 Out: Markdown on standard output and in results/benchmarks/gpu_check_<device>.md, rewritten after each part, with all rows as JSON beside it.
 Each part has a share of the time and passes on what it leaves; what it cannot finish is named in the table. Every task runs in a child
-process (see `_gpu_parts`), so that one that fails, hangs or dies costs one row; this process never touches the card. Exits with 1
+process (see `gpu/parts.py`), so that one that fails, hangs or dies costs one row; this process never touches the card. Exits with 1
 when the template could not be trained at all.
 """
 
@@ -24,13 +24,15 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-import _gpu_attention  # noqa: E402
-import _gpu_machine  # noqa: E402
-import _gpu_runs  # noqa: E402
-import _gpu_training  # noqa: E402
-from _gpu_parts import Rows, run_part  # noqa: E402
-from _gpu_settings import ROOT, Settings, card_settings, dry_settings  # noqa: E402
-from _gpu_tables import SECTIONS, document  # noqa: E402
+from gpu import (
+    attention,
+    machine,
+    runs,
+    training,
+)
+from gpu.parts import Rows, run_part
+from gpu.settings import ROOT, Settings, card_settings, dry_settings
+from gpu.tables import SECTIONS, document
 
 SPARE_SECONDS = 10.0  # kept back for writing and for children that die slowly
 
@@ -46,13 +48,13 @@ class Part:
 
 
 PARTS = {
-    "machine": Part("_gpu_machine", 25, 60, lambda settings, ranked: _gpu_machine.TASKS),
-    "corpus": Part("_gpu_corpus", 25, 60, lambda settings, ranked: ["corpus"]),
-    "attention": Part("_gpu_attention", 125, 40, lambda settings, ranked: _gpu_attention.list_tasks(settings)),
-    "training": Part("_gpu_training", 195, 150, _gpu_training.list_tasks),
-    "profile": Part("_gpu_profile", 50, 60, lambda settings, ranked: list(settings.shapes)),
-    "start-up": Part("_gpu_runs", 75, 70, lambda settings, ranked: _gpu_runs.START_TASKS),
-    "evaluation": Part("_gpu_runs", 30, 40, lambda settings, ranked: list(settings.eval_tokens)),
+    "machine": Part("gpu.machine", 25, 60, lambda settings, ranked: machine.TASKS),
+    "corpus": Part("gpu.corpus", 25, 60, lambda settings, ranked: ["corpus"]),
+    "attention": Part("gpu.attention", 125, 40, lambda settings, ranked: attention.list_tasks(settings)),
+    "training": Part("gpu.training", 195, 150, training.list_tasks),
+    "profile": Part("gpu.profiling", 50, 60, lambda settings, ranked: list(settings.shapes)),
+    "start-up": Part("gpu.runs", 75, 70, lambda settings, ranked: runs.START_TASKS),
+    "evaluation": Part("gpu.runs", 30, 40, lambda settings, ranked: list(settings.eval_tokens)),
 }
 
 
@@ -68,7 +70,7 @@ def run_parts(
         deadline += part.seconds * scale  # counted from the start, so that time left over goes to the next
         results[name] = run_part(part.module, part.tasks(settings, ranked), settings, deadline, part.task_seconds)
         if name == "attention":
-            ranked = _gpu_attention.ranking(results[name])
+            ranked = attention.ranking(results[name])
         show(name, results, ranked)
     return results
 

@@ -30,11 +30,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from _bench_setup import table  # noqa: E402
-from _fatal import OTHERS, meet  # noqa: E402
-from _kills import (  # noqa: E402
+from benches.setup import table
+from fake_openai import FakeOpenAI
+from killing.fatal import OTHERS, meet
+from killing.kills import (
     BY_NAME,
     CLAIM_MOMENTS,
     CONTROL,
@@ -58,12 +59,11 @@ from _kills import (  # noqa: E402
     run_through,
     told,
 )
-from fake_openai import FakeOpenAI  # noqa: E402
-from scripted_researcher import Steady  # noqa: E402
+from scripted_researcher import Steady
 
-from harness.rules.outcomes import ALIKE  # noqa: E402
-from harness.run.state import State  # noqa: E402
-from harness.sandbox.wall import find_wall  # noqa: E402
+from harness.rules.outcomes import ALIKE
+from harness.run.state import State
+from harness.sandbox.wall import find_wall
 
 PARTS = {
     "matrix": "## States x victims",
@@ -74,7 +74,12 @@ PARTS = {
     "claim": "## The claim",
     "demo": "## A real demo",
 }
-BETTER_IDEAS = ("scored", "audited", "decided", "committed")  # these moments are met with an idea that is audited closely, since it may be kept
+BETTER_IDEAS = (
+    "scored",
+    "audited",
+    "decided",
+    "committed",
+)  # these moments are met with an idea that is audited closely, since it may be kept
 REACH_STEP = 1.08  # how much further the logits of each such idea reach than those of the last
 
 
@@ -103,19 +108,25 @@ def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, c
         with kept.open("a") as file:
             file.write(json.dumps(asdict(cell)) + "\n")
         what = "killed" if cell.killed else "not there"
-        say(f"{cell.moment} x {cell.victim}: {what}, {cell.seconds} s; {cell.cost or 'nothing lost'}; {'; '.join(cell.wrong) or 'all agrees'}")
+        say(
+            f"{cell.moment} x {cell.victim}: {what}, {cell.seconds} s; {cell.cost or 'nothing lost'}; {'; '.join(cell.wrong) or 'all agrees'}"
+        )
 
     cells = [(moment, victim) for moment, victim in wanted for _ in range(repeats - done[moment.name, victim])]
     for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].event == "opened"):
         night = SmallNight(checkout, cache, f"opened{number}")
         note(kill_once(night, moment, victim, 0, 1))
     for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].run == "confirm"):
-        night = SmallNight(checkout, cache, f"confirm{number}", wishes=f"{STEP_CLOCK} baseline_seeds=1")  # one: the noise is unknown, and a gain is confirmed
+        night = SmallNight(
+            checkout, cache, f"confirm{number}", wishes=f"{STEP_CLOCK} baseline_seeds=1"
+        )  # one: the noise is unknown, and a gain is confirmed
         run_to_end(night, 0)
         night.plant_better(1, REACH_STEP)
         note(kill_once(night, moment, victim, 1, 1))
     kill_at_controls([cell for cell in cells if is_at_control(cell[0])], SmallNight(checkout, cache, "unwell"), note)
-    cells = [cell for cell in cells if not (cell[0].event == "opened" or cell[0].run == "confirm" or is_at_control(cell[0]))]
+    cells = [
+        cell for cell in cells if not (cell[0].event == "opened" or cell[0].run == "confirm" or is_at_control(cell[0]))
+    ]
     if not cells:
         return results
     night = SmallNight(checkout, cache, wishes=f"{STEP_CLOCK} baseline_seeds=3")
@@ -157,7 +168,11 @@ def kill_at_controls(cells: Sequence[tuple[Moment, str]], night: SmallNight, not
     plant(0)
     night.start(experiments)
     for number, (moment, victim) in enumerate(cells):
-        note(kill_in_passing(night, moment, victim, each * (number + 1), experiments, lambda number=number: plant(number + 1)))
+        note(
+            kill_in_passing(
+                night, moment, victim, each * (number + 1), experiments, lambda number=number: plant(number + 1)
+            )
+        )
     end(night, experiments)
 
 
@@ -165,7 +180,9 @@ def end(night: SmallNight, experiments: int) -> None:
     """Wait for a long night's end and look at the whole of it."""
     status, wrong = night.wait(), findings(night, experiments)
     if status != 0 or wrong:
-        raise SystemExit(f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see {night.log}")
+        raise SystemExit(
+            f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see {night.log}"
+        )
 
 
 def run_to_end(night: SmallNight, experiments: int) -> None:
@@ -183,7 +200,12 @@ def matrix_section(cells: Sequence[Cell]) -> str:
         "there then. The kernel holds the loop and the scorer: killed while a run is being scored, it is the scorer. 0/0: nobody to kill;",
         "without a wall server A starts with the scoring.",
         "",
-        grid(cells, lambda group: f"{sum(cell.killed and not cell.wrong for cell in group)}/{sum(cell.killed for cell in group)}"),
+        grid(
+            cells,
+            lambda group: (
+                f"{sum(cell.killed and not cell.wrong for cell in group)}/{sum(cell.killed for cell in group)}"
+            ),
+        ),
         "",
         "What each kill cost, as the journal names it: `interrupted`, that run was repeated; nothing where the cell is empty.",
         "",
@@ -200,7 +222,15 @@ def grid(cells: Sequence[Cell], words) -> str:
     rows = []
     for moment in MOMENTS:
         groups = [[cell for cell in cells if (cell.moment, cell.victim) == (moment.name, victim)] for victim in VICTIMS]
-        rows.append((moment.name, *("-" if victim not in moment.victims else words(group) for victim, group in zip(VICTIMS, groups, strict=True))))
+        rows.append(
+            (
+                moment.name,
+                *(
+                    "-" if victim not in moment.victims else words(group)
+                    for victim, group in zip(VICTIMS, groups, strict=True)
+                ),
+            )
+        )
     return table(["the journal's last line", *VICTIMS], rows)
 
 
@@ -210,7 +240,11 @@ def grid(cells: Sequence[Cell], words) -> str:
 def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) -> list[Blow]:
     """Kills spread over the night's experiments, in the order in which their moments come; what comes only before a keep is left out."""
     rng = random.Random(seed)
-    possible = [(m, v) for m, v in all_cells() if v in victims and not m.rare and m.event != "opened" and (m.name, v) not in KEEPS_ONLY]
+    possible = [
+        (m, v)
+        for m, v in all_cells()
+        if v in victims and not m.rare and m.event != "opened" and (m.name, v) not in KEEPS_ONLY
+    ]
     blows = [Blow(*rng.choice(possible), 1 + number % experiments) for number in range(kills)]
     return sorted(blows, key=in_order)
 
@@ -225,7 +259,11 @@ def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path,
     wrong = run_through(killed, experiments, blows, say, insist=True)
     expected, found = told(alone), told(killed)
     state = killed.state()
-    differ = [f"experiment {n}: {a} alone, {b} killed" for n, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b]
+    differ = [
+        f"experiment {n}: {a} alone, {b} killed"
+        for n, (a, b) in enumerate(zip(expected, found, strict=False))
+        if a != b
+    ]
     wrong += differ + [f"{len(expected)} experiments alone, {len(found)} killed"] * (len(expected) != len(found))
     runs = [run for e in state.experiments for attempt in e.attempts for run in attempt.runs]
     interrupted = sum(run.status == "interrupted" for run in runs)
@@ -237,7 +275,9 @@ def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path,
         "runs of each experiment.",
         *([asked_words(state, sum(run.started["kind"] == "smoke" for run in runs))] if url else []),
         "",
-        table(["experiment", "the journal's last line", "killed"], [(b.experiment, b.moment.name, b.victim) for b in fell]),
+        table(
+            ["experiment", "the journal's last line", "killed"], [(b.experiment, b.moment.name, b.victim) for b in fell]
+        ),
     ]
     return "\n".join(words + ["", *(f"- {sentence}" for sentence in wrong)] * bool(wrong)), not wrong
 
@@ -265,12 +305,16 @@ def run_claims(work: Path, cache: Path) -> tuple[str, bool]:
     claim, cells = ClaimNight(checkout, cache, "claims", wishes=""), []
     for moment, victim in ((m, v) for m in CLAIM_MOMENTS for v in m.victims):
         cells.append(kill_claim(claim, moment, victim, 1))
-        say(f"{moment.name} x {victim}: {cells[-1].cost or 'nothing lost'}; {'; '.join(cells[-1].wrong) or 'all agrees'}")
+        say(
+            f"{moment.name} x {victim}: {cells[-1].cost or 'nothing lost'}; {'; '.join(cells[-1].wrong) or 'all agrees'}"
+        )
     rows = [
         (cell.moment, cell.victim, "killed" if cell.killed else "was not there", cell.cost, "; ".join(cell.wrong) or "all agrees")
         for cell in cells
     ]  # fmt: skip
-    return table(["close_out.jsonl's last line", "victim", "", "lost", "afterwards"], rows), not any(cell.wrong for cell in cells)
+    return table(["close_out.jsonl's last line", "victim", "", "lost", "afterwards"], rows), not any(
+        cell.wrong for cell in cells
+    )
 
 
 # --- A real demo
@@ -286,7 +330,11 @@ def run_demo(kills: int, seed: int, work: Path, cache: Path) -> tuple[str, bool]
     state = night.state()
     ended = f"{len(state.experiments) - 1} experiments, best {state.incumbent.mean:.4f} (baseline {state.experiments[0].mean:.4f})"
     verdict = "`--check`: everything agrees." if not wrong else "Not as it should be:"
-    words = [f"{ended}; {night.starts - 1} new starts. {verdict}", "", table(["experiment", "the journal's last line", "killed"], rows)]
+    words = [
+        f"{ended}; {night.starts - 1} new starts. {verdict}",
+        "",
+        table(["experiment", "the journal's last line", "killed"], rows),
+    ]
     return "\n".join(words + [f"- {sentence}" for sentence in wrong]), not wrong
 
 
@@ -319,7 +367,9 @@ def write_part(path: Path, part: str, text: str) -> None:
 def parse_cell(text: str) -> tuple[Moment, str]:
     name, _, victim = text.rpartition(":")
     if name not in BY_NAME or victim not in BY_NAME[name].victims:
-        raise argparse.ArgumentTypeError(f"no cell {text!r}: write STATE:VICTIM, of {', '.join(BY_NAME)} and {', '.join(VICTIMS)}")
+        raise argparse.ArgumentTypeError(
+            f"no cell {text!r}: write STATE:VICTIM, of {', '.join(BY_NAME)} and {', '.join(VICTIMS)}"
+        )
     return BY_NAME[name], victim
 
 
@@ -327,17 +377,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1, help="kills of each cell")
     parser.add_argument("--only", type=parse_cell, action="append", help="a cell, STATE:VICTIM")
-    parser.add_argument("--cells", type=Path, help="a file that keeps the matrix's cells, so that one that was cut off goes on")
+    parser.add_argument(
+        "--cells", type=Path, help="a file that keeps the matrix's cells, so that one that was cut off goes on"
+    )
     parser.add_argument("--random", type=int, metavar="KILLS", help="a night killed so often at random")
-    parser.add_argument("--researcher", action="store_true", help="with --random: the ideas are a scripted language model's")
+    parser.add_argument(
+        "--researcher", action="store_true", help="with --random: the ideas are a scripted language model's"
+    )
     parser.add_argument("--experiments", type=int, default=10, help="of the night killed at random")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--claim", action="store_true", help="the claim, killed at each of its states")
     parser.add_argument("--demo", action="store_true", help="a real demo killed five times")
-    parser.add_argument("--others", nargs="*", metavar="NAME", choices=[*OTHERS, []], help="the other ways to die, or some of them")
+    parser.add_argument(
+        "--others", nargs="*", metavar="NAME", choices=[*OTHERS, []], help="the other ways to die, or some of them"
+    )
     parser.add_argument("--write", type=Path, help="the Markdown file that gets the result")
     parser.add_argument("--work", type=Path, help="where to run; kept (default: a temporary folder)")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/autoresearch-lab", help="where prepared data is kept")
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache/autoresearch-lab", help="where prepared data is kept"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         work = options.work or Path(temporary)
@@ -351,7 +409,10 @@ def main() -> int:
                 found = run_random(options.random, options.experiments, options.seed, work, options.cache, server.url)
             part, (text, good) = "researcher", found
         elif options.random:
-            part, (text, good) = "random", run_random(options.random, options.experiments, options.seed, work, options.cache)
+            part, (text, good) = (
+                "random",
+                run_random(options.random, options.experiments, options.seed, work, options.cache),
+            )
         elif options.others is not None:
             part, (text, good) = "others", run_others(options.others or OTHERS, work, options.cache)
         else:

@@ -1,7 +1,7 @@
 """Write docs/commands.md from the commands themselves: options, JSON keys, exit statuses.
 
-    python scripts/make_docs.py            write it
-    python scripts/make_docs.py --check    exit status 1 where it is not what would be written
+python scripts/make_docs.py            write it
+python scripts/make_docs.py --check    exit status 1 where it is not what would be written
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.night import try_idea  # noqa: E402
-from harness.options import make_parser  # noqa: E402
-from harness.show import status  # noqa: E402
+from harness.night import try_idea
+from harness.options import make_parser
+from harness.show import status
 
 PAGE = ROOT / "docs" / "commands.md"
 KEYS = {"overnight": ("`--status --json`", status.KEYS), "try": ("`try`", try_idea.KEYS)}
@@ -26,7 +26,15 @@ def page() -> str:
     commands = next(action for action in make_parser()._actions if action.choices).choices
     lines = ["# Commands", "", "Made by `python scripts/make_docs.py` from the commands themselves."]
     for name, parser in commands.items():
-        lines += ["", f"## {name}", "", f"`{parser.prog}`: {parser.description}", "", "| option | meaning |", "|---|---|"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"`{parser.prog}`: {parser.description}",
+            "",
+            "| option | meaning |",
+            "|---|---|",
+        ]
         lines += [row_of(action) for action in parser._actions if action.help != argparse.SUPPRESS]
         lines += ["", "```", (parser.epilog or "").rstrip(), "```"]
         if name in KEYS:

@@ -22,10 +22,17 @@ import argparse
 import subprocess
 import sys
 
-from _setup import ROOT, become, find_environment, find_usable, python_or_exit
+from environment.setup import ROOT, become, find_environment, find_usable, python_or_exit
 
 HARNESS = ["-m", "harness", "overnight"]
-LOOKING = {"--status", "--check", "--stop", "--report", "--accept", "--refuse"}  # asked of a night in progress, whose environment must not change under it
+LOOKING = {
+    "--status",
+    "--check",
+    "--stop",
+    "--report",
+    "--accept",
+    "--refuse",
+}  # asked of a night in progress, whose environment must not change under it
 HELP = {"-h", "--help"}
 
 

@@ -1,6 +1,6 @@
 """Give the thirty scripted replies of a language model to the real client, and count what is made of them.
 
-In: tests/scripted_replies.py, written without looking at the code that reads them. Out: a markdown table on the screen; `--write` puts it into
+In: tests/support/scripted_replies.py, written without looking at the code that reads them. Out: a markdown table on the screen; `--write` puts it into
 results/benchmarks/replies.md. Seconds. A reply is recovered where the train.py that its author meant is proposed, to the letter, without a question back.
 """
 
@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from _bench_setup import table  # noqa: E402
-from scripted_outcomes import give_each, recovered  # noqa: E402
-from scripted_replies import REPLIES, ScriptedReply  # noqa: E402
+from benches.setup import table
+from scripted_outcomes import give_each, recovered
+from scripted_replies import REPLIES, ScriptedReply
 
 HEAD = "# What is made of thirty scripted replies\n\nMade by `scripts/recover_replies.py`, which says how. No real model wrote these.\n"
 REASON_CHARACTERS = 150
@@ -26,7 +26,9 @@ def words_of(reply: ScriptedReply, found: dict) -> str:
     proposal, why, bodies = found[reply.name]
     if proposal is None:
         shown = why.removeprefix("not_applicable: ").partition("the last one because ")[2] or why
-        return f"refused {len(bodies)} times: {shown[:REASON_CHARACTERS]}{'...' if len(shown) > REASON_CHARACTERS else ''}".replace("|", "/")
+        return f"refused {len(bodies)} times: {shown[:REASON_CHARACTERS]}{'...' if len(shown) > REASON_CHARACTERS else ''}".replace(
+            "|", "/"
+        )
     return "as meant" if recovered(reply, found) else "**something else**"
 
 
@@ -42,7 +44,16 @@ def report(found: dict) -> str:
         f"- nobody could tell what is meant: {sum(found[reply.name][0] is None for reply in hopeless)} of {len(hopeless)} refused",
         f"- applied otherwise than meant: {sum(found[r.name][0] is not None and not recovered(r, found) for r in REPLIES.values())}",
     ]
-    return "\n".join([HEAD, *lines, "", table(["reply", "form", "what was made of it"], rows), "", f"Python {platform.python_version()}."])
+    return "\n".join(
+        [
+            HEAD,
+            *lines,
+            "",
+            table(["reply", "form", "what was made of it"], rows),
+            "",
+            f"Python {platform.python_version()}.",
+        ]
+    )
 
 
 def main() -> None:

@@ -34,8 +34,16 @@ HEADER = """\
 def resolve(folder: Path, name: str, arguments: list[str]) -> list[str]:
     """Requirement lines that uv finds; versions already in `folder / name` are kept where they fit."""
     options = ["--quiet", "--universal", "--python-version", "3.11", "--no-header", "--no-annotate"]
-    command = [os.environ.get("UV", "uv"), "pip", "compile", *options, "--output-file", str(folder / name), *arguments,
-               "pyproject.toml"]
+    command = [
+        os.environ.get("UV", "uv"),
+        "pip",
+        "compile",
+        *options,
+        "--output-file",
+        str(folder / name),
+        *arguments,
+        "pyproject.toml",
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     lines = (folder / name).read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not CUDA_ONLY.match(line)]

@@ -1,6 +1,6 @@
 """Measure the proposers on made-up landscapes: what each finds in as many trainings, judged by the real keep rule.
 
-In: fixed seeds and scripts/_landscape.py. Out: markdown tables on the screen; `--write` puts them into results/benchmarks/search.md. Every
+In: fixed seeds and scripts/synthetic/landscape.py. Out: markdown tables on the screen; `--write` puts them into results/benchmarks/search.md. Every
 experiment is one call of harness.search.propose, as in a night, and every verdict is harness.rules.keep's; only the training is made up.
 """
 
@@ -21,20 +21,20 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
-from _landscape import BASELINE, HELP, HELPFUL, LIMITS, POSSIBLE, SIGMA, Landscape, structure  # noqa: E402
-from fake_openai import FakeOpenAI  # noqa: E402
-from scripted_researcher import Mediocre  # noqa: E402
+from fake_openai import FakeOpenAI
+from scripted_researcher import Mediocre
+from synthetic.landscape import BASELINE, HELP, HELPFUL, LIMITS, POSSIBLE, SIGMA, Landscape, structure
 
-from harness.rules.keep import judge  # noqa: E402
-from harness.run.noise import Prior, estimate_noise, noise_groups  # noqa: E402
-from harness.search.constants import BEGIN, END, Constant, constant_values, parse_constants, rewrite_constants  # noqa: E402
-from harness.search.gate import check_candidate, source_hash  # noqa: E402
-from harness.search.limits import reasons_against  # noqa: E402
-from harness.search.proposal import Proposal  # noqa: E402
-from harness.search.propose import propose  # noqa: E402
-from harness.search.response_model import place, value_at  # noqa: E402
+from harness.rules.keep import judge
+from harness.run.noise import Prior, estimate_noise, noise_groups
+from harness.search.constants import BEGIN, END, Constant, constant_values, parse_constants, rewrite_constants
+from harness.search.gate import check_candidate, source_hash
+from harness.search.limits import reasons_against
+from harness.search.proposal import Proposal
+from harness.search.propose import propose
+from harness.search.response_model import place, value_at
 
 RUNS = 100  # trainings of a night: baseline seeds and confirmations among them
 SEEDS = 2  # of the baseline
@@ -145,7 +145,9 @@ def _simulate(proposer: str, template: str, seed: int, asked: dict) -> Night:
                 night.failures += 1
                 break
             runs.append(truth + noise_rng.gauss(0, SIGMA))
-            verdict = judge(runs, scores, estimate_noise(noise_groups(baseline, decided, runs), Prior(SIGMA, 4)), MAX_LOOKS)
+            verdict = judge(
+                runs, scores, estimate_noise(noise_groups(baseline, decided, runs), Prior(SIGMA, 4)), MAX_LOOKS
+            )
             decision = verdict.decision
             if decision != "confirm":
                 break
@@ -162,7 +164,16 @@ def _simulate(proposer: str, template: str, seed: int, asked: dict) -> Night:
     return night
 
 
-def _row(number: int, source: str, parent: int | None, category: str, status: str, decision: str, runs: list[float], proposal: Proposal | None = None) -> dict:
+def _row(
+    number: int,
+    source: str,
+    parent: int | None,
+    category: str,
+    status: str,
+    decision: str,
+    runs: list[float],
+    proposal: Proposal | None = None,
+) -> dict:
     """A row of the history as a proposer sees it."""
     return {
         "experiment": number,
@@ -214,7 +225,9 @@ def table(template: str, proposers: Sequence[str], nights: int) -> list[str]:
     first: list[Night] = []
     for proposer in proposers:
         with ProcessPoolExecutor(max_workers=2) as pool:
-            done = list(pool.map(simulate, [proposer] * nights, [template] * nights, range(FIRST_SEED, FIRST_SEED + nights)))
+            done = list(
+                pool.map(simulate, [proposer] * nights, [template] * nights, range(FIRST_SEED, FIRST_SEED + nights))
+            )
         first = first or done
         gains = [_mean_and_error([night.gains[mark] for night in done]) for mark in MARKS]
         mean = lambda values: f"{statistics.fmean(values):.1f}"  # noqa: E731
@@ -222,7 +235,9 @@ def table(template: str, proposers: Sequence[str], nights: int) -> list[str]:
         ratio = statistics.fmean(n.gains[RUNS] for n in done) / statistics.fmean(n.gains[RUNS] for n in first)
         beside = _mean_and_error([b.gains[RUNS] - a.gains[RUNS] for a, b in zip(first, done, strict=True)], "+")
         cells = [proposer, *gains, f"{per_training:.3f}", f"{ratio:.2f}x", beside if done is not first else ""]
-        cells += [mean([getattr(night, name) for night in done]) for name in ("experiments", "of_model", "keeps", "failures")]
+        cells += [
+            mean([getattr(night, name) for night in done]) for name in ("experiments", "of_model", "keeps", "failures")
+        ]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], file=sys.stderr, flush=True)
     return lines
@@ -234,7 +249,7 @@ def _mean_and_error(values: Sequence[float], sign: str = "") -> str:
 
 PAGE = """# The proposers, measured
 
-Made by `python scripts/simulate_search.py --write` (fixed seeds). Nothing is trained: `scripts/_landscape.py` says what a file would have
+Made by `python scripts/simulate_search.py --write` (fixed seeds). Nothing is trained: `scripts/synthetic/landscape.py` says what a file would have
 scored. Every experiment is a call of `harness.search.propose`, every verdict `harness/rules/keep.py`'s. A night is {runs} trainings, {seeds}
 of the baseline and all confirmations among them. Gains are true ones, in sigma of one run, means over nights with their standard
 error; every proposer has the same landscapes. *A training*: gain after the night over its trainings. *Beside the first*: difference on the same
@@ -256,7 +271,7 @@ number is a direction known from elsewhere, which on a made-up landscape is no b
 
 ## Numbers and code
 
-{structural_nights} nights with the bank of ideas and, for *hybrid* and *llm*, a scripted mediocre researcher (`tests/scripted_researcher.py`)
+{structural_nights} nights with the bank of ideas and, for *hybrid* and *llm*, a scripted mediocre researcher (`tests/support/scripted_researcher.py`)
 behind the real client: random changes of numbers and code, every fourth answer unusable. A structure helps with probability {helpful:.0%}, the
 bank's as often as the researcher's, by {help:.0f} sigma on average. No repairs are made. It shows what the division of labour costs or brings with such a
 researcher, and nothing about any real model: none was asked.
@@ -268,11 +283,15 @@ researcher, and nothing about any real model: none was asked.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write results/benchmarks/search.md too")
-    parser.add_argument("--nights", type=int, default=40, help="nights of each proposer of numbers, each on a landscape of its own")
+    parser.add_argument(
+        "--nights", type=int, default=40, help="nights of each proposer of numbers, each on a landscape of its own"
+    )
     parser.add_argument("--structural-nights", type=int, default=12, help="the same with ideas that change code")
     arguments = parser.parse_args()
     started = time.monotonic()
-    numbers = table(NUMBERS, ("random", "random everywhere", "random, near", "TPE's draws alone", "tpe"), arguments.nights)
+    numbers = table(
+        NUMBERS, ("random", "random everywhere", "random, near", "TPE's draws alone", "tpe"), arguments.nights
+    )
     structures = table(TEMPLATE, ("tpe", "hybrid", "llm"), arguments.structural_nights)
     page = PAGE.format(
         runs=RUNS,

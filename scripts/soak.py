@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
-from _setup import become, python_or_exit  # noqa: E402
+from environment.setup import become, python_or_exit
 
 ROWS = (
     ("seconds per experiment", "seconds"),
@@ -71,8 +71,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def night_section(options: argparse.Namespace, work: Path) -> str:
     """The table of a night, its first tenth, its last tenth and beside a long journal."""
-    from _bench_setup import table
-    from _soak import lengthen, make_checkout, watch_night
+    from benches.setup import table
+    from killing.soak import lengthen, make_checkout, watch_night
 
     checkout = make_checkout(work / "checkout")
     early = watch_night(checkout, options.experiments)
@@ -88,7 +88,11 @@ def night_section(options: argparse.Namespace, work: Path) -> str:
     kinds = [kind for kind in early[-1].disk if any(sample.disk[kind] for sample in early)]
     disk = [(f"disk, {kind}, MB", *(group[-1].disk[kind] / 1e6 for group in groups.values())) for kind in kinds]
     title = f"## A night of {len(early)} experiments, and {len(late)} more beside a long journal\n\n"
-    return title + "Medians; the disk's figures are those at the end of each group.\n\n" + table(["what", *groups], rows + disk)
+    return (
+        title
+        + "Medians; the disk's figures are those at the end of each group.\n\n"
+        + table(["what", *groups], rows + disk)
+    )
 
 
 def words(samples: Sequence) -> str:
@@ -102,7 +106,7 @@ def middle(values) -> float:
 def flood_section(gigabytes: float, work: Path) -> str:
     """A training that never gets to train, because it prints and sends events without end."""
     import psutil
-    from _bench_setup import make_bench, table
+    from benches.setup import make_bench, table
 
     from harness.sandbox.runner import run_training
 

@@ -4,9 +4,9 @@
 # ///
 """Run the tests: sets up what is missing, then hands over to pytest, whose summary and exit status are the last word.
 
-    python3 scripts/test.py              the default tests, about five minutes on two cores, no network
-    python3 scripts/test.py --all        those marked slow, browser and gpu, too (gpu: skipped without a card)
-    python3 scripts/test.py -k journal   anything else goes to pytest as it is
+python3 scripts/test.py              the default tests, about five minutes on two cores, no network
+python3 scripts/test.py --all        those marked slow, browser and gpu, too (gpu: skipped without a card)
+python3 scripts/test.py -k journal   anything else goes to pytest as it is
 """
 
 import os
@@ -14,12 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from _setup import ROOT, become, python_or_exit, say
+from environment.setup import ROOT, become, python_or_exit, say
 
 
 def provide_chromium(python: Path) -> None:
     """A browser for the tests marked browser: one of the system's, else playwright's own; says when there is none."""
-    from _browser import find_chromium  # not before _setup has looked at this Python's version
+    from environment.browser import find_chromium  # not before setup has looked at this Python's version
 
     if find_chromium():
         return
@@ -35,7 +35,9 @@ def main(arguments: list[str]) -> None:
     if everything:
         provide_chromium(python)
     os.chdir(ROOT)
-    selection = ["-m", "", "-rs"] if everything else []  # pyproject.toml holds the default one; skips are said with their reasons
+    selection = (
+        ["-m", "", "-rs"] if everything else []
+    )  # pyproject.toml holds the default one; skips are said with their reasons
     others = [argument for argument in arguments if argument != "--all"]
     become(python, ["-m", "pytest", *selection, *others])
 

@@ -30,25 +30,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from _bench_setup import Bench, table  # noqa: E402
-from checkout import command_of, copy_checkout, environment  # noqa: E402
+from benches.setup import Bench, table
+from checkout import command_of, copy_checkout, environment
 
-from harness.data.manifest import PreparedData, open_prepared  # noqa: E402
-from harness.lab.close_out import read_close_out, words_of_claim  # noqa: E402
-from harness.lab.start import find_profile, prepare_profile  # noqa: E402
-from harness.run.git_history import head_commit  # noqa: E402
-from harness.run.journal import read_journal  # noqa: E402
-from harness.run.settings import Settings, read_settings, score_settings, training_request  # noqa: E402
-from harness.run.state import fold  # noqa: E402
-from harness.sandbox.runner import run_training  # noqa: E402
-from harness.sandbox.wall import find_wall  # noqa: E402
-from harness.scoring.integrity import (  # noqa: E402
-    Integrity,  # noqa: E402
+from harness.data.manifest import PreparedData, open_prepared
+from harness.lab.close_out import read_close_out, words_of_claim
+from harness.lab.start import find_profile, prepare_profile
+from harness.run.git_history import head_commit
+from harness.run.journal import read_journal
+from harness.run.settings import Settings, read_settings, score_settings, training_request
+from harness.run.state import fold
+from harness.sandbox.runner import run_training
+from harness.sandbox.wall import find_wall
+from harness.scoring.integrity import (
+    Integrity,
     harness_hash,
 )
-from harness.scoring.measure import Measurement  # noqa: E402
+from harness.scoring.measure import Measurement
 
 ROWS, PAGE = ROOT / "results/benchmarks/under_load.jsonl", ROOT / "results/benchmarks/under_load.md"
 BUSY = {"nobody": 0, "one": 1, "two": 2, "three": 3}
@@ -187,7 +187,13 @@ def pace_table() -> Iterator[str]:
         means = [statistics.mean(row[name]) for name in ("alone", "beside")]
         errors = [statistics.stdev(row[name]) / math.sqrt(len(row[name])) for name in ("alone", "beside")]
         cells = [f"{mean:.2f} ± {error:.2f}" for mean, error in zip(means, errors, strict=True)]
-        lines.append([row["load"], *cells, f"{means[1] / means[0] - 1:+.1%} ± {math.hypot(errors[0] / means[0], errors[1] / means[1]):.1%}"])
+        lines.append(
+            [
+                row["load"],
+                *cells,
+                f"{means[1] / means[0] - 1:+.1%} ± {math.hypot(errors[0] / means[0], errors[1] / means[1]):.1%}",
+            ]
+        )
     yield table(["busy processes", "alone", "beside them", "difference"], lines)
 
 
@@ -241,7 +247,9 @@ def run_demo(load: str, number: int, cache: str, without_first: bool) -> dict:
         if without_first:
             program = checkout / "program.md"
             text = program.read_text(encoding="utf-8")
-            program.write_text(text.replace("forbidden_ideas = []", f'forbidden_ideas = ["{FIRST_IDEA}"]'), encoding="utf-8")
+            program.write_text(
+                text.replace("forbidden_ideas = []", f'forbidden_ideas = ["{FIRST_IDEA}"]'), encoding="utf-8"
+            )
         tag, began = f"{load}{number}", time.monotonic()
         where = {"cwd": checkout, "env": environment(checkout, Path(cache))}
         with Load(load) as neighbour, (Path(work) / "demo.log").open("w") as log:
@@ -265,7 +273,11 @@ def true_gains(run: Path, work: Path) -> list[float]:
     for kept in state.kept[1:-1]:
         train_py = run / f"experiments/{kept.number:04d}/attempts/{len(kept.attempts) - 1:02d}/train.py"
         folders = [(seed, work / f"{kept.number}-{seed}") for seed in range(1, found.begun["seeds"] + 1)]
-        means.append(statistics.mean(train_and_score(settings, data, train_py, folder, seed)["val_bpb"] for seed, folder in folders))
+        means.append(
+            statistics.mean(
+                train_and_score(settings, data, train_py, folder, seed)["val_bpb"] for seed, folder in folders
+            )
+        )
     means.append(statistics.mean(found.scores("best")))
     return [round(before - after, 4) for before, after in zip(means, means[1:], strict=False)]
 
@@ -281,7 +293,9 @@ def facts_of(run: Path) -> dict:
         "quarantined": sum(d["decision"] == "quarantine" for d in decided),
     }
     if claimed and claimed["status"] == "ok":
-        facts |= {name: [round(claimed[name][key], 4) for key in ("difference", "low", "high")] for name in ("val", "holdout")}
+        facts |= {
+            name: [round(claimed[name][key], 4) for key in ("difference", "low", "high")] for name in ("val", "holdout")
+        }
         facts |= {"template_bpb": claimed["template_bpb"], "words": words_of_claim(claimed)}
     return facts
 
@@ -299,7 +313,10 @@ def seeds_table() -> Iterator[str]:
     for load, group in groups.items():
         if not group:
             continue
-        scores, of = [row["val_bpb"] for row in group], lambda name, group=group: statistics.mean(row[name] for row in group)
+        scores, of = (
+            [row["val_bpb"] for row in group],
+            lambda name, group=group: statistics.mean(row[name] for row in group),
+        )
         error = sigma * math.sqrt(1 / len(scores) + (1 / len(idle) if load != "nobody" else 0))
         shift = statistics.mean(scores) - statistics.mean(idle)
         lines.append([
@@ -309,7 +326,10 @@ def seeds_table() -> Iterator[str]:
         ])  # fmt: skip
     yield "\n## One file under load\n\nThe demo's baseline file; the same seeds under each load. The shift of the mean from idle is in"
     yield "standard deviations of the idle runs, with its standard error.\n"
-    yield table(["beside it", "seeds", "mean val_bpb", "standard deviation", "shift, sigma", "steps", "charged, s", "wall, s"], lines)
+    yield table(
+        ["beside it", "seeds", "mean val_bpb", "standard deviation", "shift, sigma", "steps", "charged, s", "wall, s"],
+        lines,
+    )
 
 
 def demos_table() -> Iterator[str]:
@@ -335,7 +355,13 @@ def demos_table() -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="+", choices=("pace", "seeds", "demos", "table"), metavar="PART", help="pace, seeds, demos, table")
+    parser.add_argument(
+        "parts",
+        nargs="+",
+        choices=("pace", "seeds", "demos", "table"),
+        metavar="PART",
+        help="pace, seeds, demos, table",
+    )
     parser.add_argument("--load", action="append", choices=LOADS, help="one of these alone; may be given again")
     parser.add_argument("--runs", type=int, default=0, help="seeds, or demos, under each load")
     parser.add_argument("--without-first", action="store_true", help="demos: forbid the idea that they would try first")

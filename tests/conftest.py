@@ -3,15 +3,12 @@
 import collections
 import compileall
 import os
-import sys
 from pathlib import Path
 
 import pytest
+from labs import baseline, cache, lab  # noqa: F401 - fixtures
 
-sys.path.insert(0, str(Path(__file__).parent))  # fake_source and journals are plain modules beside the tests
-from labs import baseline, cache, lab  # noqa: E402, F401 - fixtures
-
-from harness.sandbox.wall import VARIABLE, Wall, find_wall  # noqa: E402
+from harness.sandbox.wall import VARIABLE, Wall, find_wall
 
 compileall.compile_dir(
     Path(__file__).parents[1] / "harness", quiet=1
@@ -51,7 +48,7 @@ def chromium():
 
     Without either the test is skipped; in continuous integration it fails, lest nobody notice that nothing was looked at.
     """
-    from _browser import find_chromium
+    from environment.browser import find_chromium
     from playwright.sync_api import sync_playwright
 
     path = find_chromium()

@@ -1,0 +1,1 @@
+"""How a checkout gets its environment: found, made or mended. Standard library only."""

@@ -1,0 +1,135 @@
+"""CPUs that a process may use: quotas of made-up cgroup trees, and of a real one where allowed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkout import ROOT
+
+from harness.data import workers
+from harness.ground import cpus
+from harness.run import profiles
+
+V2, V1 = Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/cpu")
+
+
+@pytest.fixture
+def count(tmp_path, monkeypatch):
+    """From what /proc says and the files of a cgroup tree to cpu_count's answer, on 8 CPUs."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+
+    def count(membership: str, **files: str) -> int:
+        (tmp_path / "membership").write_text(membership)
+        for name, text in files.items():
+            path = tmp_path / "root" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n")
+        return cpus.cpu_count(tmp_path / "membership", tmp_path / "root")
+
+    return count
+
+
+def test_without_a_quota_it_is_the_affinity(count, tmp_path):
+    assert count("0::/a\n", **{"a/cpu.max": "max 100000"}) == 8
+    assert (
+        count("4:cpu:/a\n", **{"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"})
+        == 8
+    )
+    assert cpus.cpu_count(tmp_path / "nothing", tmp_path / "nowhere") == 8
+
+
+@pytest.mark.parametrize(
+    "quota, expected",
+    [("100000", 1), ("150000", 2), ("200000", 2), ("50000", 1), ("1000", 1), ("1600000", 8)],
+)
+def test_a_quota_counts_rounded_up(count, quota, expected):
+    assert count("0::/a\n", **{"a/cpu.max": f"{quota} 100000"}) == expected
+    v1 = {
+        "cpu/a/cpu.cfs_quota_us": quota,
+        "cpu/a/cpu.cfs_period_us": "100000",
+        "a/cpu.max": "max 100000",
+    }
+    assert count("9:name=systemd:/\n4:cpu:/a\n0::/\n", **v1) == expected
+
+
+def test_the_smallest_of_all_above_counts(count):
+    files = {
+        "a/cpu.max": "300000 100000",
+        "a/b/cpu.max": "max 100000",
+        "a/b/c/cpu.max": "500000 100000",
+    }
+    assert count("0::/a/b/c\n", **files) == 3
+    assert count("0::/a/b/c\n", **files | {"a/b/cpu.max": "20000 10000"}) == 2
+
+
+def test_mounts_named_by_all_that_share_them_and_version_2_beside_version_1(count):
+    shared = {
+        "cpu,cpuacct/a/cpu.cfs_quota_us": "200000",
+        "cpu,cpuacct/a/cpu.cfs_period_us": "100000",
+    }
+    assert count("5:cpuset:/\n4:cpu,cpuacct:/a\n", **shared) == 2
+    assert count("1:cpuset:/\n0::/a\n", **{"unified/a/cpu.max": "300000 100000"}) == 3
+
+
+def test_in_a_container_the_path_may_be_the_outsides(count):
+    """Nothing lies below the mount under that name: the container's own quota is at the top."""
+    assert count("0::/system.slice/docker-1a2b.scope\n", **{"cpu.max": "200000 100000"}) == 2
+    top = {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}
+    assert count("4:cpu:/docker/1a2b\n", **top) == 1
+
+
+@pytest.mark.parametrize("text", ["", "100000", "a b", "100000 0", "1 2 3"])
+def test_what_cannot_be_read_is_no_quota(count, text):
+    files = {"a/cpu.max": text, "cpu/a/cpu.cfs_quota_us": text, "cpu/a/cpu.cfs_period_us": ""}
+    assert count(f"0::/a\n4:cpu:/a\n{text}\n", **files) == 8
+
+
+def test_workers_and_threads_ask_the_same(monkeypatch):
+    assert workers.cpu_count is cpus.cpu_count
+    monkeypatch.setattr(profiles, "cpu_count", lambda: 3)
+    assert (
+        profiles.worker_threads({"kind": "cpu"}) == 3
+        and profiles.worker_threads({"kind": "cuda"}) is None
+    )
+
+
+@pytest.fixture
+def half_a_cpu():
+    """The cgroup.procs of a real cgroup below one of half a CPU; skips where none can be made."""
+    place = next((place for place in (V1, V2, V2.parent) if os.access(place, os.W_OK)), None)
+    if place is None:
+        pytest.skip("no cgroup tree that this user can write")
+    outer = place / f"autoresearch-test-{os.getpid()}"
+    inner = outer / "inner"
+    try:
+        outer.mkdir()
+        inner.mkdir()
+        if place == V1:
+            (outer / "cpu.cfs_period_us").write_text("100000")
+            (outer / "cpu.cfs_quota_us").write_text("50000")
+        else:
+            (outer / "cpu.max").write_text("50000 100000")
+        yield inner / "cgroup.procs"
+    except OSError as error:
+        pytest.skip(f"no cgroup with a CPU quota can be made: {error}")
+    finally:
+        for group in (inner, outer):
+            if group.exists():
+                group.rmdir()
+
+
+def test_a_real_quota_is_found(half_a_cpu):
+    code = "from harness.run.profiles import worker_threads as w; print(w({'kind': 'cpu'}))"
+    command = [
+        "sh",
+        "-c",
+        'echo $$ > "$0" && exec "$@"',
+        str(half_a_cpu),
+        sys.executable,
+        "-c",
+        code,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

@@ -1,0 +1,356 @@
+"""What is read out of a model's reply: the change that was meant, to the letter, or a reason that the model can act on."""
+
+import contextlib
+import textwrap
+
+import pytest
+from checkout import ROOT
+
+from harness.search.llm import reply as reply_module
+from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
+from harness.search.patch import PatchError, make_diff
+
+SOURCE = (ROOT / "train_template.py").read_text(encoding="utf-8")
+RATE = "MATRIX_LR = 0.04           # per step, 0.004..0.3 log: Muon, hidden matrices"
+NEW_RATE = RATE.replace("0.04 ", "0.05 ")
+FORWARD = """\
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.contract(F.relu(self.expand(x)).square())"""
+NEW_FORWARD = """\
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.expand(x)
+        return self.contract(F.gelu(x))"""
+WANTED = SOURCE.replace(RATE, NEW_RATE).replace(FORWARD, NEW_FORWARD)
+HEADER = """\
+Title: GELU and a higher rate
+Hypothesis: A smooth gate lets small activations through.
+Category: architecture
+Expected delta: -0.003
+"""
+
+
+def block(search: str, replace: str) -> str:
+    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+def indented(text: str, by: str) -> str:
+    return textwrap.indent(text, by)
+
+
+BLOCKS = block(RATE, NEW_RATE) + "\n" + block(FORWARD, NEW_FORWARD)
+DIFF = make_diff(SOURCE, WANTED)
+DEDENTED = block(RATE, NEW_RATE) + block(textwrap.dedent(FORWARD), textwrap.dedent(NEW_FORWARD))
+RECOVERED = {
+    "as asked": BLOCKS,
+    "prose between and after": "First the rate.\n" + BLOCKS.replace("\n\n", "\n\nThen the gate:\n\n") + "\nThis is cheap.",
+    "one fence": f"```python\n{BLOCKS}```\n",
+    "a fence each": "".join(f"```\n{part}\n```\n" for part in BLOCKS.split("\n\n")),
+    "nested fences": f"````markdown\n```python\n{BLOCKS}```\n````\n",
+    "fences inside": block(f"```python\n{RATE}\n```", f"```python\n{NEW_RATE}\n```") + block(FORWARD, NEW_FORWARD),
+    "fences across": f"```\n<<<<<<< SEARCH\n{RATE}\n```\n=======\n```\n{NEW_RATE}\n>>>>>>> REPLACE\n```\n{block(FORWARD, NEW_FORWARD)}",
+    "CRLF": BLOCKS.replace("\n", "\r\n"),
+    "trailing blanks": block(f"{RATE}  ", NEW_RATE) + block(FORWARD.replace("\n", " \t\n"), NEW_FORWARD),
+    "short markers": BLOCKS.replace("<<<<<<<", "<<<<<").replace("=======", "=====").replace(">>>>>>>", ">>>>>"),
+    "long markers": BLOCKS.replace("<<<<<<< ", "<<<<<<<<<").replace(">>>>>>>", ">>>>>>>>>"),
+    "markers with blanks": BLOCKS.replace("<<<<<<< SEARCH", " <<<<<<<  SEARCH: ").replace("=======", "======= "),
+    "markers with the file": BLOCKS.replace("SEARCH", "SEARCH train.py"),
+    "bold markers": BLOCKS.replace("<<<<<<< SEARCH", "**<<<<<<< SEARCH**"),
+    "other markers": BLOCKS.replace("<<<<<<<", "-------").replace(">>>>>>>", "+++++++"),
+    "dedented": DEDENTED,
+    "indented": block(indented(RATE, "  "), indented(NEW_RATE, "  ")) + block(indented(FORWARD, "  "), indented(NEW_FORWARD, "  ")),
+    "first line trimmed": block(RATE, NEW_RATE) + block(FORWARD.strip(), NEW_FORWARD.strip()),
+    "in a list": "1. the rate\n" + indented(block(RATE, NEW_RATE), "   ") + "2. the gate\n" + indented(block(FORWARD, NEW_FORWARD), "   "),
+    "blank lines at the edges": block(f"\n{RATE}\n\n", f"\n{NEW_RATE}\n\n") + block(FORWARD, NEW_FORWARD),
+    "a block twice": BLOCKS + "To sum up:\n" + BLOCKS,
+    "file name above": "train.py\n" + BLOCKS,
+    "whole file": f"```python\n{WANTED}```\n",
+    "whole file, no language": f"```\n\n{WANTED}\n```\nIt ends here.",
+    "whole file, nested": f"````markdown\n```python\n{WANTED}```\n````\n",
+    "whole file, not closed": f"```python\n{WANTED}",
+    "whole file, no fence": WANTED,
+    "whole file, CRLF": f"```python\n{WANTED}```\n".replace("\n", "\r\n"),
+    "diff": f"```diff\n{DIFF}```\n",
+    "diff in a plain fence": f"```\n{DIFF}```\n- cheap\n- simple\n",
+    "diff, no fence": DIFF,
+    "diff, no fence, prose after": f"{DIFF}\nThat should help.",
+    "diff with git's lines": f"```diff\ndiff --git a/train.py b/train.py\nindex 1234567..89abcde 100644\n{DIFF}```",
+    "diff, wrong counts": "```diff\n" + "".join("@@ -1,9 +7,2 @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True)) + "```",
+    "diff, no counts": "```diff\n" + "".join("@@ ... @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True)) + "```",
+    "diff, blanks lost": f"```diff\n{DIFF}```\n".replace("\n \n", "\n\n"),
+    "diff, CRLF": f"```diff\n{DIFF}```\n".replace("\n", "\r\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECOVERED)
+def test_what_was_meant_is_recovered_to_the_letter(name):
+    reply = parse_reply(HEADER + "\n" + RECOVERED[name])
+    assert apply_reply(reply, SOURCE) == WANTED
+    assert (reply.title, reply.category, reply.expected_delta) == ("GELU and a higher rate", "architecture", -0.003)
+    assert reply.hypothesis == "A smooth gate lets small activations through."
+
+
+OPEN = BLOCKS.removesuffix(">>>>>>> REPLACE\n")
+REFUSED = {
+    "no change": ("I would raise the rate.", "holds no change"),
+    "a piece in a fence": (f"```python\n{NEW_FORWARD}\n```", "holds no change"),
+    "cut off in a block": (OPEN, "not closed: was the reply cut off"),
+    "cut off in a file": (f"```python\n{WANTED[:9000]}", "whole train.py this one lacks 'def build_model.*', '__main__'"),
+    "file with a line broken": (f"```python\n{WANTED.replace('F.gelu(x)', 'F.gelu(x')}```", "not be valid Python"),
+    "dots in the search": (block("class FeedForward(nn.Module):\n    ...\n" + FORWARD, "pass"), "stands for code left out"),
+    "dots in the replacement": (block(FORWARD, NEW_FORWARD + "\n    # ... existing code ..."), "stands for code left out"),
+    "rest unchanged": (f"```python\n{WANTED}\n# rest of the file unchanged\n```", "stands for code left out"),
+    "the same below": (block(FORWARD, NEW_FORWARD + "\n\n# (the remaining methods stay the same)"), "stands for code left out"),
+    "two places": (block("        x = norm(x)", "        x = x"), "not in the source|stand . times"),
+    "ambiguous": (block('    """', "    pass"), r"stand \d+ times \(lines"),
+    "in a list, so that the indentation tells nothing": (
+        indented(block("        loss.backward()", "        pass"), "    "),
+        r"stand 2 times",
+    ),
+    "one of two is missing": (BLOCKS + block("import numpy as np", "import numpy"), "edit 3 of 3: .* did you mean"),
+    "the same twice over": (block(FORWARD, FORWARD), "changes nothing"),
+    "whole, unchanged": (f"```python\n{SOURCE}```", "changes nothing"),
+    "first lines trimmed that differ": (block(FORWARD.strip(), NEW_FORWARD.strip().replace("x:", "y:")), "they part at line"),
+    "uneven indentation": (block(FORWARD.replace("        return", "      return"), NEW_FORWARD), "they part at line"),
+    "indentation lost": (block(FORWARD, textwrap.dedent(NEW_FORWARD)), "at another indentation"),
+    "indentation of a line lost": (block(FORWARD, NEW_FORWARD.replace("        x =", "x =")), "not be valid Python"),
+    "blocks and a file": (BLOCKS + f"```python\n{WANTED}```", "blocks and as a whole file: give it once"),
+    "blocks and a diff": (BLOCKS + f"```diff\n{DIFF}```", "blocks and as a unified diff: give it once"),
+    "two files": (f"```python\n{WANTED}```\n```python\n{SOURCE}```", "two different whole files"),
+    "no divider": (block(RATE, NEW_RATE).replace("=======\n", ""), "no line ======="),
+    "two dividers": (block(RATE, NEW_RATE + "\n======="), "second ======="),
+    "no head": (block(RATE, NEW_RATE).replace("<<<<<<< SEARCH\n", "") + block(FORWARD, NEW_FORWARD), "no line <<<<<<< SEARCH began"),
+    "code on a marker": (block(RATE, NEW_RATE).replace("SEARCH\n", "SEARCH "), "is no marker"),
+    "diff of the harness": (f"```diff\n{DIFF.replace('train.py', 'harness/lab/loop.py')}```", "only train.py"),
+    "diff with a hole": (f"```diff\n{DIFF}```".replace("\n ", "\n...\n ", 5), "stands inside of a diff"),
+    "diff with nothing to find": ("```diff\n@@ -10,0 +11,1 @@\n+import os\n```", "find its place by"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_be_read_in_two_ways_is_refused_with_the_reason(name):
+    text, why = REFUSED[name]
+    with pytest.raises((ReplyError, PatchError), match=rf"(?s){why}"):
+        apply_reply(parse_reply(HEADER + "\n" + text), SOURCE)
+
+
+def test_code_that_cannot_be_read_is_refused():
+    for deep in ("-" * 100_000 + "1", "1" + " + 1" * 40_000, "not " * 9000 + "x"):
+        with pytest.raises(ReplyError, match="nest something too deeply|not be valid Python"):
+            apply_reply(parse_reply(f"{HEADER}\n{block(FORWARD, NEW_FORWARD + chr(10) + 'x = ' + deep)}"), SOURCE)
+
+
+@pytest.mark.parametrize("form", ["blocks", "one block", "one SEARCH", "whole file", "growing"])
+def test_a_file_that_the_gate_would_find_too_long_is_refused_before_anything_reads_it(form, monkeypatch):
+    reads = []
+    monkeypatch.setattr(reply_module.ast, "parse", lambda *_, **__: reads.append(1))
+    long = "\n".join(f"TABLE_{number} = [{'1, ' * 60}]" for number in range(4500))
+    text = {
+        "blocks": "".join(block(RATE, f"{RATE}\n{part}") for part in (long[:150_000], long[150_000:300_000])),
+        "one block": block(FORWARD, f"{NEW_FORWARD}\n{long}"),
+        "one SEARCH": block(long, "pass"),
+        "whole file": f"```python\n{WANTED}{long}\n```",
+        "growing": block(FORWARD, f"{NEW_FORWARD}\n{long[:190_000]}"),
+    }[form]
+    with pytest.raises(ReplyError, match=r"would have [\d,]+ bytes or more, and 200,000 are allowed"):
+        apply_reply(parse_reply(f"{HEADER}\n{text}"), SOURCE)
+    assert not reads
+
+
+ONE, TWO = block(RATE, NEW_RATE), block(FORWARD, NEW_FORWARD)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Title: A\nHypothesis: a\n{ONE}\nTitle: B\nHypothesis: b\n{TWO}",
+        f"## Idea 1: A\n{ONE}\n## Idea 2: B\n{TWO}",
+        f"Title: Both\nOption A: the rate\n{ONE}\n\nOption B: the gate\n{TWO}",
+        f"Idea 1\nTitle: A\n{ONE}\nIdea 2\nTitle: B\n```diff\n{DIFF}```",
+    ],
+)
+def test_two_ideas_are_sent_back(text):
+    with pytest.raises(ReplyError, match="2 ideas, .* send one"):
+        parse_reply(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"Title: A\n{ONE}\nTitle: A\n{TWO}", "gives 'A' 2 times, with a different change"),
+        (f"**Title:** A\n{ONE}\nOn reflection:\n\n# Title: a\n{ONE}{TWO}", "gives 'A' 2 times"),
+        (f"Title: A\n```python\n{WANTED}```\nTitle: A\n```python\n{SOURCE}```", "gives 'A' 2 times"),
+        (f"I could do this:\n{ONE}\nNo.\n{HEADER}\n{TWO}", "nobody can tell whether the first ones are a draft"),
+        (f"{ONE}\nOption A: x\n{TWO}", "draft"),
+        (f"{HEADER}\n{ONE}\nAlternatively (second idea), the gate:\n\n{TWO}", "reads as if a second idea followed"),
+        (f"{HEADER}\n{ONE}\n**Alternatively:**\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\n## Second idea\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\n2. Another option: the gate\n\n{TWO}", "second idea"),
+        (f"{HEADER}\n{ONE}\nOr, alternatively\n{TWO}", "second idea"),
+    ],
+)
+def test_two_readings_of_one_reply_are_sent_back(text, why):
+    with pytest.raises(ReplyError, match=why):
+        parse_reply(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}\n{BLOCKS}\n{HEADER}\n{BLOCKS}",  # the same twice over
+        f"{BLOCKS}\n{HEADER}",
+        f"# GELU\n{ONE}\nRationale: smooth.\n\n{TWO}",
+        f"{BLOCKS}\n{HEADER}\nTo sum up:\n{BLOCKS}",
+        f"Alternatively one could wait.\n{HEADER}\n{BLOCKS}\nAlternatively, try the optimizer next time.",
+        f"{HEADER}\n{ONE}\nThe second change: the gate. Another idea would be to widen it.\n\n{TWO}",
+        f"{HEADER}\n{ONE}\nAnother approach would be slower, so:\n\n{TWO}",
+    ],
+)
+def test_one_change_that_is_talked_about_is_one(text):
+    assert apply_reply(parse_reply(text), SOURCE) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "category"),
+    [
+        (
+            f"Title: A\nCategory: tune\nHypothesis: a\n\nTitle: B\nCategory: schedule\nHypothesis: b\n{ONE}",
+            "B",
+            "schedule",
+        ),
+        (f"Title: A\nCategory: tune\n{ONE}\nTitle: Next time, B\nCategory: schedule\n", "A", "tune"),
+        (f"Idea 1: A\nIdea 2: B\n{ONE}", "B", ""),
+        (f"Option 1: A\nOption 2: B\nTitle: B\nCategory: tune\n{ONE}", "B", "tune"),
+        (f"Title: A\nCategory: tune\n{ONE}\n**Title: A**\n", "A", "tune"),
+    ],
+)
+def test_the_one_idea_with_a_change_is_taken(text, title, category):
+    reply = parse_reply(text)
+    assert (reply.title, reply.category) == (title, category)
+    assert apply_reply(reply, SOURCE) == SOURCE.replace(RATE, NEW_RATE)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "**Title:** T\n**Hypothesis:** H one.\n**Category:** tune\n**Expected delta:** -0.002",
+        "**Title**: T\n**Hypothesis**: H one.\n**Category**: Hyperparameter tuning\n**Expected delta**: −0.002 bpb",
+        "# Title\nT\n\n# Hypothesis\nH one.\n\n# Category\ntune\n\n# Expected delta\n-0.002\n",
+        "## Title: T\n## Hypothesis: H\none.\n## Category: `tune`\n## Expected Delta: ~-0.002",
+        "- Title - T\n- Hypothesis - H one.\n- Category - tune\n- Expected delta in val_bpb: 0.002 lower",
+        "1. **Title:** T\n2. **Hypothesis:** H one.\n3. **Category:** tune\n4. **Expected delta (bpb):** -0.001 to -0.003",
+        "TITLE: T\nHYPOTHESIS: H one.\nCATEGORY: Tune\nEXPECTED_DELTA: -2e-3",
+        'title: "T"\nhypothesis: "H one."\ncategory: "tune"\nexpected_delta: -0.002',
+        "```\nTitle: T\nHypothesis: H one.\nCategory: tune\nExpected improvement: 0.002\n```",
+        "Title: T\x1b[31m\x07\nHypothesis: H\x00one.\nCategory: tune\nExpected delta: -0.002",
+    ],
+)
+def test_a_header_in_the_spellings_of_models(header):
+    reply = parse_reply(header + "\n\n" + ONE)
+    assert (reply.title.removesuffix(" [31m"), reply.hypothesis) == ("T", "H one.")
+    assert reply.category == "tune"
+    assert reply.expected_delta == pytest.approx(-0.002)
+
+
+@pytest.mark.parametrize(
+    ("text", "delta"),
+    [
+        ("-0.5%", None),
+        ("-0.004 (0.4%)", -0.004),
+        ("a little", None),
+        ("+0.001", 0.001),
+        ("0.0", 0.0),
+        ("about -.004", -0.004),
+        ("gain of 0.002", -0.002),
+        ("nan", None),
+        ("-1e300", None),
+        ("1e999", None),
+    ],
+)
+def test_a_delta_that_is_not_stated_is_not_made_up(text, delta):
+    assert parse_reply(f"Title: T\nExpected delta: {text}\n{ONE}").expected_delta == delta
+
+
+def test_dots_that_the_file_has_are_lines_like_any_other():
+    own = "        # ... existing code ..."
+    head, tail = FORWARD.split("\n")
+    source = SOURCE.replace(FORWARD, f"{head}\n{own}\n{tail}")
+    edit = block(f"{head}\n{own}", f"{head}\n{own}\n        x = x")
+    assert apply_reply(parse_reply(f"Title: T\n{edit}"), source) == source.replace(own, f"{own}\n        x = x")
+
+
+def test_a_title_is_found_or_asked_for():
+    assert parse_reply(f"# Raise the rate\n{ONE}").title == "Raise the rate"
+    assert parse_reply(f"Hypothesis: Faster is better. So there.\n{ONE}").title == "Faster is better"
+    assert len(parse_reply(f"Title: {'long ' * 99}\n{ONE}").title) <= 160
+    with pytest.raises(ReplyError, match="begin it with a line 'Title"):
+        parse_reply(ONE)
+
+
+@pytest.mark.timeout(60)  # patterns that try all ways to read such a line would take hours
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# " + "rest the same " * 20000,
+        "Expected " + "a " * 50000,
+        "- " * 50000,
+        "Expected: " + "1e-" * 30000,
+        "*" * 100000,
+    ],
+)
+def test_a_reply_that_never_ends_is_read_too(line):
+    for text in (line, block(RATE, line), "import os\n" * 3000 + WANTED + "(", f"```\n{block(RATE, NEW_RATE) * 300}"):
+        with contextlib.suppress(ReplyError, PatchError):
+            apply_reply(parse_reply(f"Title: T\n{line}\n{text}"), SOURCE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Idea" + " " * 250_000,
+        "Hypothesis:\n" * 80_000,
+        "Title:\n" * 70_000 + "\n" * 500_000,
+        "```diff\n" + "\n" * 900_000,
+        "Title: x\n" * 100_000,
+        " \n" * 250_000,
+        "```\n" * 60_000,
+        "...\n" * 60_000,
+        "=======\n" * 30_000,
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_lines_without_end_are_read_once(text):
+    with pytest.raises((ReplyError, PatchError)):
+        apply_reply(parse_reply(text), SOURCE)
+    with pytest.raises((ReplyError, PatchError)):
+        apply_reply(parse_reply(f"{HEADER}\n{block(text, text)}"), SOURCE)
+
+
+def test_more_edits_than_any_idea_needs_are_refused():
+    blocks = "".join(block(RATE, f"{NEW_RATE}\n# {number}") for number in range(201))
+    with pytest.raises(ReplyError, match="201 edits, 200 are applied"):
+        apply_reply(parse_reply(f"{HEADER}\n{blocks}"), SOURCE)
+    repeated = parse_reply(f"{HEADER}\n{ONE * 5000}")
+    assert apply_reply(repeated, SOURCE) == SOURCE.replace(RATE, NEW_RATE)
+
+
+def test_a_reply_longer_than_any_is_not_read():
+    with pytest.raises(ReplyError, match="has 1,000,001 characters, 1,000,000 are read"):
+        parse_reply("x" * 1_000_001)
+
+
+def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():
+    last = f"{HEADER}\n{block(RATE + '?', NEW_RATE)}"
+    mended = parse_reply(f"Here is the block again:\n{ONE}", before=last)
+    assert (mended.title, mended.category, mended.expected_delta) == ("GELU and a higher rate", "architecture", -0.003)
+    assert parse_reply(f"Title: Another\n{ONE}", before=last).title == "Another"
+
+
+def test_a_file_with_fences_of_its_own_is_edited_to_the_letter():
+    source = SOURCE.replace("This is the only file", "```\nThis is the only file", 1)
+    edit = block(
+        "```\nThis is the only file an experiment may change. Everything above the last section may be rewritten at will, as long as",
+        "```",
+    )
+    assert apply_reply(parse_reply("Title: T\n" + edit), source).count("```") == 1
+    with pytest.raises(PatchError):  # taken off its fences it would find the line, which is not what it says
+        apply_reply(parse_reply("Title: T\n" + block(f"```\n{RATE}\n```", f"```\n{NEW_RATE}\n```")), source)

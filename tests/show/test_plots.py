@@ -1,0 +1,171 @@
+"""Charts: drawn for every kind of run, stating what the numbers say, hiding nothing silently."""
+
+import math
+import subprocess
+import sys
+import time
+
+import journals
+import pytest
+from checkout import ROOT
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+from harness.rules.keep import judge
+from harness.run.noise import Noise, Prior, estimate_noise
+from harness.show.charts import plots
+from harness.show.charts.figure import focused_limits
+from harness.show.frame import load_results_tsv, load_run
+
+UPSTREAM = ROOT / "tests/support/data" / "upstream-mar8-results.tsv"
+OF_ONE_RUN = [
+    plots.plot_progress,
+    plots.plot_outcomes,
+    plots.plot_curves,
+    plots.plot_memory_against_score,
+    plots.plot_time_use,
+    lambda run: plots.plot_overlay([run]),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    kinds = {
+        "night": journals.make_journal(30), "empty": journals.opened_only(), "crashes": journals.crashes_only(),
+        "thousand": journals.make_journal(1000, seed=1),
+        "ruins": [e for e in journals.crashes_only() if e.get("experiment") != 0],
+    }  # fmt: skip
+    for tag, entries in kinds.items():
+        journals.write_run(folder, entries, journals.make_settings(tag), files_of=30 if tag == "night" else 0)
+    return {tag: load_run(folder, tag) for tag in kinds} | {"original": load_results_tsv(UPSTREAM)}
+
+
+@pytest.mark.parametrize("tag", ["night", "empty", "crashes", "thousand", "ruins", "original"])
+def test_every_chart_draws_every_kind_of_run(runs, tag):
+    for draw in OF_ONE_RUN:
+        figure = draw(runs[tag])
+        assert isinstance(figure, Figure) and figure.title_text
+        assert figure.png(dpi=40).startswith(b"\x89PNG")
+
+
+def words(figure: Figure) -> str:
+    axes = [text.get_text() for ax in figure.axes for text in ax.texts]
+    return " | ".join([text.get_text() for text in figure.texts] + axes)
+
+
+def test_the_title_is_the_finding(runs):
+    assert "125 experiments: branch at 0.9697, baseline 0.9979, not measured yet" in plots.plot_progress(runs["original"]).title_text
+    assert "all 8 experiments crashed" in plots.plot_progress(runs["crashes"]).title_text
+    assert "No experiment decided yet" in plots.plot_progress(runs["empty"]).title_text
+    assert "6 of 6" not in plots.plot_progress(runs["ruins"]).title_text
+    assert "and no baseline" in plots.plot_progress(runs["ruins"]).title_text
+
+
+def test_what_is_outside_the_picture_is_counted(runs):
+    figure = plots.plot_progress(runs["original"])
+    low, high = figure.axes[0].get_ylim()
+    scores = runs["original"].experiments["val_bpb"].dropna()
+    assert (scores > high).sum() == 1 and scores.max() > 3
+    assert "1 above the scale (as far as 3.216)" in words(figure)
+    kept = runs["original"].experiments.query("outcome in ['kept', 'baseline']")["val_bpb"]
+    assert kept.between(low, high).all(), "everything kept is in the picture"
+    crosses = [c for c in figure.axes[0].collections if c.get_label() == "crashed"]
+    assert len(crosses[0].get_offsets()) == 1
+
+
+@pytest.mark.parametrize("tag", ["original", "night", "thousand"])
+def test_labels_do_not_hide_one_another(runs, tag):
+    figure = plots.plot_progress(runs[tag])
+    figure.set_dpi(144)
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    titles = set(runs[tag].experiments["title"])
+    labels = [
+        t for t in ax.texts if isinstance(t, Annotation) and t.get_text()[:12] in {title[:12] for title in titles}
+    ]
+    assert len(labels) >= 5
+    boxes = [super(Annotation, label).get_window_extent() for label in labels]  # of the words, without the leader
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert ax.bbox.contains(box.x0, box.y0) and ax.bbox.contains(box.x1, box.y1)
+
+
+@pytest.mark.parametrize("best", [1.3552, 1.3516, 1.2])
+def test_the_values_of_best_and_baseline_do_not_cover_each_other(tmp_path, best):
+    entries = journals.make_journal(0, unfinished=False)
+    base = next(e for e in entries if e["event"] == "decided")
+    base.update(val_bpb=1.3553, sigma=0.02)
+    told = {"seq": len(entries), "experiment": 1, "decision": "keep", "kind": "gain", "title": "better", "incumbent": 0}
+    entries.append(base | told | {"val_bpb": best, "gain": 1.3553 - best})
+    figure = plots.plot_progress(load_run(journals.write_run(tmp_path, entries).parent, "nov23"))
+    figure.draw_without_rendering()
+    values = (f"{best:.4f}", "1.3553")
+    lower, upper = (next(t for t in figure.axes[0].texts if t.get_text() == value) for value in values)
+    assert lower.get_window_extent().y1 <= upper.get_window_extent().y0
+
+
+def test_limits_keep_anchors_and_cut_outliers():
+    low, high = focused_limits([1.0, 0.99, 0.98, 1.002, 55.0, 0.1], [1.0, 0.98], sigma=0.001)
+    assert 0.9 < low < 0.98 and 1.002 < high < 1.1
+    assert focused_limits([], []) == (0.0, 1.0)
+    assert all(map(math.isfinite, focused_limits([1.0], [1.0])))
+
+
+def test_untrusted_titles_cannot_break_a_chart(tmp_path):
+    entries = journals.make_journal(10, crash_rate=0)
+    bad = ["$\\frac{", "a $ b", "$x$", "\\", "x" * 300, "", "\n\n", "日本語", "${", "^_{}"]
+    for entry in entries:
+        if "title" in entry and entry["experiment"]:
+            entry["title"] = bad[entry["experiment"] % len(bad)]
+    run = load_run(journals.write_run(tmp_path, entries).parent, "nov23")
+    for draw in OF_ONE_RUN:
+        assert draw(run).png(dpi=40)
+
+
+def test_runs_that_do_not_compare_are_drawn_as_gains_with_a_warning(runs):
+    alike = plots.plot_overlay([runs["night"], runs["thousand"]])
+    assert len(alike.axes) == 2 and "same data" in words(alike)
+    unlike = plots.plot_overlay([runs["night"], runs["original"]])
+    assert len(unlike.axes) == 1 and "SCORES DO NOT COMPARE" in words(unlike)
+    assert "gain" in unlike.axes[0].get_ylabel()
+
+
+def test_the_noise_chart_draws_the_keep_rules_own_line():
+    seeds = [1.4203, 1.4169, 1.4210]
+    noise = estimate_noise([seeds], Prior(0.003, 4))
+    figure = plots.plot_noise(seeds, noise)
+    edge = sum(seeds) / 3 - judge([1.0], seeds, noise).threshold
+    lines = [line.get_xdata()[0] for line in figure.axes[0].lines]
+    assert any(x == pytest.approx(edge) for x in lines)
+    assert f"{noise.sigma:.4f}" in figure.title_text
+    assert "unknown" in plots.plot_noise([1.42], Noise(math.nan, 0, "one seed")).title_text
+    assert plots.plot_noise([], noise).png(dpi=40)
+
+
+def test_a_crashed_training_is_not_compared_at_its_end(runs):
+    crashed = next(
+        r.experiment for r in runs["night"].records if r.outcome == "crashed" and r.status != "invalid_patch"
+    )
+    assert "stopped at 32% of its budget" in plots.plot_curves(runs["night"], crashed).title_text
+
+
+def test_charts_show_themselves_and_save_as_svg(runs, tmp_path):
+    figure = plots.plot_progress(runs["night"])
+    data, shape = figure._repr_png_()
+    assert data.startswith(b"\x89PNG") and shape["alt"] == figure.title_text
+    figure.savefig(tmp_path / "chart.svg")
+    assert "<svg" in (tmp_path / "chart.svg").read_text()
+
+
+def test_a_thousand_experiments_are_drawn_in_seconds(runs):
+    started = time.perf_counter()
+    plots.plot_progress(runs["thousand"]).png()
+    assert time.perf_counter() - started < 4
+
+
+def test_pyplot_stays_unloaded():
+    code = "import sys, harness.show.picker; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    root = ROOT
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", "False"], done.stdout + done.stderr

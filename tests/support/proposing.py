@@ -1,0 +1,49 @@
+"""Requests to the propose process, and rows of the history in them."""
+
+
+from checkout import ROOT
+
+from harness.search.constants import constant_values
+from harness.search.duplicates import structure_hash
+from harness.search.gate import source_hash
+
+TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
+PROGRAM = "# Goals\n\n```settings\n%s\n```\n"
+
+
+def history_row(experiment, source, bank_id=None, decision="discard", score=1.6, status="ok", category=None, parent=0):
+    return {
+        "experiment": experiment,
+        "title": "t",
+        "category": category or ("architecture" if bank_id else "tune"),
+        "status": status,
+        "decision": decision,
+        "val_bpb": score,
+        "constants": constant_values(source),
+        "sha256": source_hash(source),
+        "structure": structure_hash(source),
+        "bank_id": bank_id,
+        "parent": parent,
+    }
+
+
+BASELINE = history_row(0, TEMPLATE, decision="baseline", category="baseline", parent=None)
+
+
+def request(experiment=1, history=(BASELINE,), settings="", source=TEMPLATE, **more):
+    return {
+        "format_version": 2,
+        "experiment": experiment,
+        "attempt": 0,
+        "run_seed": 7,
+        "out_dir": "unused",
+        "program_md": PROGRAM % settings,
+        "parent_train_py": source,
+        "parent_experiment": 0,
+        "proposer": "tpe",
+        "history": list(history),
+        "incumbent_val_bpb": 1.6,
+        "limits": {"max_seq_len": 256, "memory_mb": 64000, "device_kind": "cpu", "n_vocab": 2049},
+        "force_category": None,
+        "allow_structural": True,
+    } | more
