@@ -110,7 +110,7 @@ def say_status(folder: Path, as_json: bool) -> int:
     from harness.show import status
 
     run = Run(folder)
-    print(json.dumps(status.look_at(run), ensure_ascii=False, indent=1) if as_json else status.screen(run))
+    print(json.dumps(status.look_at(run), ensure_ascii=False, indent=1) if as_json else status.status_screen(run))
     return 0
 
 

@@ -44,7 +44,7 @@ from harness.scoring.channel import Launch
 from harness.scoring.integrity import Integrity
 from harness.scoring.measure import PROBES as MEASURED_PROBES
 from harness.scoring.measure import Measurement
-from harness.scoring.scorer import open_rows, open_token_bytes, score_model, start_server
+from harness.scoring.scorer import ServerJob, open_rows, open_token_bytes, score_model, start_server
 
 LAUNCH = Launch(child_environment())
 PROBES = (64, 128, 512, 1024)
@@ -85,15 +85,13 @@ def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> I
     if model.source not in CHEATS:
         train_a_little(trained, data, counts.steps)
         save(trained, folder)
-    paths, given = (
-        (folder / "train.py", folder / "weights.safetensors"),
-        {"device": "cpu", "dtype": model.dtype, "threads": 1},
-    )
-    losses = score_model(data, *paths, launch=LAUNCH, folder=folder, limit_seconds=600, **given).losses
+    paths = (folder / "train.py", folder / "weights.safetensors")
+    job = ServerJob(*paths, "cpu", model.dtype, 1, LAUNCH, folder, 600)
+    losses = score_model(data, job).losses
     rows = open_rows(data, "val")
     incumbent = -bigrams(data)[rows[:, :-1], rows[:, 1:]]
     recorded = Recorded(rows, losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
-    with start_server(data, *paths, "logits", launch=LAUNCH, folder=folder, limit_seconds=600, **given) as server:
+    with start_server(data, job, "logits") as server:
         for seed in range(counts.seeds):
             verdict, _, figures, _ = look(server, recorded, PROBED, server.header["batch_rows"], seed)
             yield verdict, figures

@@ -61,7 +61,7 @@ from killing.kills import (
 )
 from scripted_researcher import Steady
 
-from harness.rules.outcomes import ALIKE
+from harness.rules.fault import ALIKE
 from harness.run.state import State
 from harness.sandbox.wall import find_wall
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from harness.rules import keep
-from harness.rules.keep import CLAIM_SEEDS, Verdict, claim, judge
+from harness.rules.keep import CLAIM_SEEDS, Shorter, Verdict, claim, judge
 from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, standing
 
 Rng = np.random.Generator
@@ -221,10 +221,7 @@ class Night:
             noise,
             MAX_LOOKS,
             fresh=trusted or newest > now,
-            candidate_lines=100 - fewer,
-            incumbent_lines=100,
-            smallest_gain=min(self.gains_kept, default=None),
-            simplified=self.simplified,
+            shorter=Shorter(fewer, min(self.gains_kept, default=None), self.simplified),
         )
 
 

@@ -206,9 +206,8 @@ class Lab(OpenRun):
         before = self._source_of(state.incumbent)
         proposal = read_proposal(folder)
         if proposal is None and state.incumbent:
-            facts = (step, folder, state, self.settings, self.data, before, program)
             try:
-                request = proposal_request(*facts, self.asking, self.attempt_folder)
+                request = proposal_request(self, step, before, program, self.asking)
                 proposal = run_proposer(folder, request, self.asking)
             except ProposalError as error:
                 raise LoopError(str(error)) from error

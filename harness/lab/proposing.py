@@ -14,14 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.manifest import PreparedData
 from harness.ground.errors import ConstantsError, ProposalError, ProposerGone
 from harness.ground.files import read_json, write_json_atomic
+from harness.lab.open_run import OpenRun
 from harness.rules.decision import history_row
 from harness.rules.keep import count_code_lines
 from harness.rules.next_step import Step
 from harness.run.settings import Settings
-from harness.run.state import Experiment, State
+from harness.run.state import Experiment
 from harness.sandbox import keys
 from harness.sandbox.runner import child_environment
 from harness.search.constants import constant_values, rewrite_constants
@@ -130,25 +130,17 @@ def run_proposer(folder: Path, request: dict, asking: Asking) -> dict:
     return proposal
 
 
-def proposal_request(
-    step: Step,
-    folder: Path,
-    state: State,
-    settings: Settings,
-    data: PreparedData,
-    parent_source: str,
-    program: str,
-    asking: Asking,
-    attempt_folder: Callable[[int, int], Path],
-) -> dict:
+def proposal_request(run: OpenRun, step: Step, parent_source: str, program: str, asking: Asking) -> dict:
     """What the propose process is told: the run's history as plain rows, so that `search` never reads a journal. No secret is in it.
 
-    attempt_folder: from experiment and attempt to where its files are.
+    program: the text of program.md.
     """
+    state, settings, attempt_folder = run.state, run.settings, run.attempt_folder
+    folder = attempt_folder(step.experiment, step.attempt)
     others = [e for e in state.experiments if e.number not in state.excused and e.number != step.experiment]
     rows = [history_row(e) | {"folder": str(attempt_folder(e.number, len(e.attempts) - 1))} for e in others]
     llm = {
-        "model": asking.model, "options": asking.options, "key_file": asking.key_file, "ledger": str(ledger_path(folder.parents[3])),
+        "model": asking.model, "options": asking.options, "key_file": asking.key_file, "ledger": str(ledger_path(run.folder)),
     }  # fmt: skip
     noise, profile, device = state.noise, settings.profile, settings.device
     return {
@@ -173,8 +165,8 @@ def proposal_request(
         "repair": repair_facts(state.experiments[-1], attempt_folder) if step.attempt else None,
         "history": rows,
         "limits": {
-            "max_seq_len": data.max_seq_len,
-            "n_vocab": data.n_vocab,
+            "max_seq_len": run.data.max_seq_len,
+            "n_vocab": run.data.n_vocab,
             "device_kind": device["kind"],
             "memory_mb": device["memory_mb"] or None,
         },

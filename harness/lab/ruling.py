@@ -21,13 +21,13 @@ from harness.run.journal import read_journal
 from harness.run.state import Experiment, State, fold
 
 
-def ask(folder: Path, experiment: int, accept: bool) -> None:
+def request_ruling(folder: Path, experiment: int, accept: bool) -> None:
     """Write the word down; a second word before it took effect replaces the first. Raises RulingError.
 
     One whose effect has begun, which a kill cut short, can only be finished.
     """
     find_quarantined(fold(read_journal(folder / "journal.jsonl")), experiment)
-    if begun(ruling_path(folder, experiment)):
+    if has_begun(ruling_path(folder, experiment)):
         if accept:
             return
         raise RulingError(
@@ -41,7 +41,7 @@ def ruling_path(folder: Path, experiment: int) -> Path:
     return folder / "rulings" / f"{experiment:04d}.json"
 
 
-def begun(path: Path) -> bool:
+def has_begun(path: Path) -> bool:
     """Whether branch or best/ may have been moved for this word."""
     try:
         return bool(read_json(path).get("begun"))
@@ -88,7 +88,7 @@ def apply(lab: OpenRun, path: Path) -> str:
         drop_weights(lab.train_py(loser).parent)
     lab.write_table()
     path.unlink()
-    return words(ruled)
+    return ruling_in_words(ruled)
 
 
 def move_branch(lab: OpenRun, experiment: Experiment, path: Path, word: dict) -> str | None:
@@ -110,7 +110,7 @@ def move_branch(lab: OpenRun, experiment: Experiment, path: Path, word: dict) ->
     return commit
 
 
-def words(experiment: Experiment) -> str:
+def ruling_in_words(experiment: Experiment) -> str:
     """What came of a word, as a sentence."""
     if not experiment.ruled["accept"]:
         return f"experiment {experiment.number} is refused: it stays in the history as a discard"

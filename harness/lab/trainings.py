@@ -15,7 +15,7 @@ from harness.ground.errors import Paused, ProfileError
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.kept_files import append_summary, drop_weights_of_run
 from harness.lab.open_run import OpenRun
-from harness.rules import outcomes
+from harness.rules import fault
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.locks import OnTheClock
@@ -62,7 +62,7 @@ class Runs:
 
         While it does not, nothing else is tried: whoever comes back looks again first.
         """
-        lab, unwell, suspects = self.lab, self.lab.state.unwell, outcomes.failed_alike(self.lab.state)
+        lab, unwell, suspects = self.lab, self.lab.state.unwell, fault.failed_alike(self.lab.state)
         if unwell:
             numbers, cause = unwell["suspects"], unwell["suspected"]
         elif suspects:

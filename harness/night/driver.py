@@ -235,7 +235,7 @@ class Driver:
         passes = epochs.of_baseline(state, open_prepared(self.run.settings.data_folder))
         if warning := epochs.warning(passes):
             self.terminal.say(warning)
-        self.terminal.say(f"disk: {disk_space.words(self.wishes.folder)}")
+        self.terminal.say(f"disk: {disk_space.disk_use_in_words(self.wishes.folder)}")
         return True
 
     def run_experiments(self, proposers: Proposers) -> None:
@@ -438,7 +438,7 @@ def rule(folder: Path, experiment: int, accept: bool) -> str:
 
     Raises RulingError.
     """
-    ruling.ask(folder, experiment, accept)
+    ruling.request_ruling(folder, experiment, accept)
     lab = Lab(folder)
     try:
         with lab:  # what was asked takes effect as the run is taken up
@@ -447,5 +447,5 @@ def rule(folder: Path, experiment: int, accept: bool) -> str:
         word = "accepted" if accept else "refused"
         return f"noted: experiment {experiment} is {word} as soon as the experiment in flight is over"
     if found.ruled:
-        return ruling.words(found)
+        return ruling.ruling_in_words(found)
     return f"noted: it takes effect once experiment {lab.step.experiment} is finished"

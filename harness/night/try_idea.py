@@ -102,7 +102,7 @@ def try_idea(folder: Path, idea: Idea, stream: TextIO, again: str = "") -> dict:
             heartbeat.end(folder, 130 if isinstance(error, StopNow) else 1, words)
             raise
         heartbeat.end(folder, 0, "done: one idea was tried", done=True)
-    return told(folder, number)
+    return facts_of(folder, number)
 
 
 def check_idea(lab: Lab, idea: Idea) -> str:
@@ -192,7 +192,7 @@ def carry_out(wishes: Wishes, number: int, stream: TextIO) -> None:
 # --- what came of it -----------------------------------------------------------------------------------------------------
 
 
-def told(folder: Path, number: int) -> dict:
+def facts_of(folder: Path, number: int) -> dict:
     """A decided experiment by KEYS."""
     entries = read_journal(folder / "journal.jsonl")
     state = fold(entries)
@@ -224,7 +224,7 @@ def rounded(value: float | None) -> float | None:
 def refusal(folder: Path, refused: Refused) -> dict:
     """A refused idea by KEYS."""
     entries = read_journal(folder / "journal.jsonl")
-    earlier = None if refused.earlier is None else told(folder, refused.earlier)
+    earlier = None if refused.earlier is None else facts_of(folder, refused.earlier)
     return {
         "tag": folder.name, "outcome": "refused", "reason": "nothing was run and nothing was written down", "reasons": refused.reasons,
         "earlier": earlier, "best": best_of(folder, fold(entries)), "next": "change the file or the words as the reasons say, and try again",

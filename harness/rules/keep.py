@@ -60,10 +60,6 @@ SIMPLER_SHARE = 0.25  # of the smallest gain kept: what all simplifications toge
 CLAIM_SEEDS = 3  # fresh runs of best and of baseline that a claim needs
 
 
-
-
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What to do with a candidate, and why.
@@ -95,10 +91,21 @@ class Claim:
     words: str
 
 
+@dataclass(frozen=True)
+class Shorter:
+    """What keeping a candidate for being shorter depends on.
+
+    fewer: statements that it has less than the incumbent, by count_code_lines. smallest_gain: bpb,
+    the smallest kept so far, None before the first. lost: bpb, the sum of loss_bound over the
+    simplifications kept so far.
+    """
+
+    fewer: int = 0
+    smallest_gain: float | None = None
+    lost: float = 0.0
 
 
-
-
+NOT_SHORTER = Shorter()
 
 
 def judge(
@@ -107,19 +114,13 @@ def judge(
     noise: Noise,
     max_looks: int = 3,
     fresh: bool = True,
-    candidate_lines: int | None = None,
-    incumbent_lines: int | None = None,
-    smallest_gain: float | None = None,
-    simplified: float = 0.0,
+    shorter: Shorter = NOT_SHORTER,
 ) -> Verdict:
     """Return the verdict on a candidate, as the module's text says.
 
     candidate, incumbent: val_bpb of their runs that count. max_looks: runs a candidate may get in
     all; below SIMPLER_RUNS no simplification is kept. fresh: the incumbent has a counted run from
-    the candidate's time. *_lines: count_code_lines of both files; without them nothing is kept for
-    being simpler. smallest_gain: bpb, the smallest kept so far, None before the first. simplified:
-    sum of loss_bound over the simplifications kept so far. Raises ValueError on an empty list or a
-    score that is not finite.
+    the candidate's time. Raises ValueError on an empty list or a score that is not finite.
     """
     check_finite([*candidate, *incumbent])
     if not candidate or not incumbent or max_looks < 1:
@@ -136,11 +137,10 @@ def judge(
     threshold = bound(1 - look_alpha(n2, max_looks), n2)
     last = bound(1 - look_alpha(max_looks, max_looks), max_looks)
     loss_bound = max(0.0, bound(SIMPLER_LEVEL, max(n2, SIMPLER_RUNS)) - gain)
-    lines_known = candidate_lines is not None and incumbent_lines is not None
-    fewer = incumbent_lines - candidate_lines if lines_known else 0
-    shorter = fewer >= MIN_FEWER_LINES
-    margin = min(noise.sigma, SIMPLER_SHARE * (smallest_gain or 0)) - simplified
-    simpler = shorter and smallest_gain is not None and loss_bound <= margin
+    fewer, smallest_gain = shorter.fewer, shorter.smallest_gain
+    counts = fewer >= MIN_FEWER_LINES
+    margin = min(noise.sigma, SIMPLER_SHARE * (smallest_gain or 0)) - shorter.lost
+    simpler = counts and smallest_gain is not None and loss_bound <= margin
 
     words = _size(gain, threshold, noise, n1, n2)
     loss = f"{fewer} statements fewer, for a loss of at most {loss_bound:.4f} bpb"
@@ -157,9 +157,9 @@ def judge(
     else:
         decision, kind = "discard", "worse" if gain <= -threshold else "within noise"
         words += ", within the noise" * (kind == "within noise" and noise.df >= KNOWN_DF)
-        if shorter and smallest_gain is None:
+        if counts and smallest_gain is None:
             words += f"; {fewer} statements fewer count only once a gain was kept"
-        elif shorter:
+        elif counts:
             words += f"; {loss}, when {max(margin, 0):.4f} may still be lost"
     if decision == "keep" and not fresh:
         decision, kind = "refresh", "refresh"
@@ -212,10 +212,6 @@ def count_code_lines(source: str) -> int:
     return sum(isinstance(node, ast.stmt) for node in nodes) - docstrings
 
 
-
-
-
-
 def _size(gain: float, threshold: float, noise: Noise, n1: int, n2: int) -> str:
     """Say how large a gain or loss is; sigmas are counted only where sigma is known."""
     change = f"{'gain' if gain >= 0 else 'loss'} of {abs(gain):.4f} bpb"
@@ -224,8 +220,6 @@ def _size(gain: float, threshold: float, noise: Noise, n1: int, n2: int) -> str:
         return f"{change} is {sigmas:.1f} sigma of the difference (threshold {threshold:.4f})"
     basis = "2 trainings" if noise.df == 1 else f"few trainings ({degrees_words(noise.df)})"
     return f"{change}, but sigma itself rests on {basis}: up to {threshold:.2g} could be chance"
-
-
 
 
 def _without_noise(gain: float, more: bool) -> Verdict:

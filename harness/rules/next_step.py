@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.rules.keep import Verdict, judge
+from harness.rules.keep import Shorter, Verdict, judge
 from harness.run.state import Attempt, Experiment, State, fold
 
 MOST_REPEATS = 3  # runs of a baseline that are made up for because the machine disturbed them
@@ -184,17 +184,15 @@ def run_seed(state: State, experiment: int, score: int) -> int:
 
 def verdict(state: State, experiment: Experiment) -> Verdict:
     """Ask the keep rule about an experiment that has scores; where the machine is not as it was, the incumbent is trained again first."""
-    incumbent = state.incumbent
+    lines = [e.attempt.proposed.get("code_lines") for e in (state.incumbent, experiment)]
+    fewer = 0 if None in lines else lines[0] - lines[1]
     found = judge(
         experiment.attempt.scores,
         [run.val_bpb for run in state.rivals],
         state.noise,
         max_looks=state.opened.get("max_looks", 3),
         fresh=is_fresh(state, experiment),
-        candidate_lines=experiment.attempt.proposed.get("code_lines"),
-        incumbent_lines=incumbent.attempt.proposed.get("code_lines"),
-        smallest_gain=state.smallest_gain,
-        simplified=state.simplified,
+        shorter=Shorter(fewer, state.smallest_gain, state.simplified),
     )
     if found.decision == "discard" and load_changed(state, experiment):
         words = f"{found.words}; but others use the machine otherwise than beside the incumbent: refresh"

@@ -124,7 +124,7 @@ def in_words(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"
 
 
-def words(folder: Path) -> str:
+def disk_use_in_words(folder: Path) -> str:
     """What a run has on disk, what is free, and what another training needs, as one line."""
     sizes = stored(folder)
     most = ", ".join(f"{kind} {in_words(size)}" for kind, size in sizes.items() if size >= 10**6 and kind != "rest")

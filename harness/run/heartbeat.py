@@ -16,7 +16,7 @@ import psutil
 
 from harness.ground.clock import boot_id, utc_now, wall_seconds
 from harness.ground.files import read_json
-from harness.sandbox.processes import identity, living
+from harness.sandbox.processes import find_process, identity
 
 NAME = "heartbeat.json"
 EVERY_SECONDS = 5.0
@@ -82,4 +82,4 @@ def writer(heartbeat: dict) -> psutil.Process | None:
     """The process that wrote it, if it lives: not one that got its number since."""
     if heartbeat.get("boot_id") != boot_id():
         return None
-    return living(heartbeat["pid"], heartbeat["identity"])
+    return find_process(heartbeat["pid"], heartbeat["identity"])

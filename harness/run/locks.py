@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from harness.ground.clock import utc_now
 from harness.ground.errors import BusyError
 from harness.ground.files import read_json, write_json_atomic
-from harness.sandbox.processes import identity, living, may_live
+from harness.sandbox.processes import find_process, identity, may_live
 
 LOOK_SECONDS = 1.0  # who only looks whether a lock is held, holds it for a moment
 
@@ -108,7 +108,7 @@ class OnTheClock:
                 if path == self._note or note["host"] != socket.gethostname():
                     continue
                 pid, who = note["pid"], note["identity"]
-                if living(pid, who):
+                if find_process(pid, who):
                     self._seen.add(note["run"])
                 elif not may_live(pid, who):
                     path.unlink()

@@ -30,7 +30,7 @@ def detect_device(kind: str = "auto", try_compile: bool = False, again: bool = F
         if kind == asked or (asked == "auto" and kind == facts["kind"]):
             return facts
     facts = ask_device(kind, try_compile)
-    os.environ[DEVICE_VARIABLE] = json.dumps({"asked_with": asked_with(), "devices": known_devices() | {kind: facts}})
+    os.environ[DEVICE_VARIABLE] = json.dumps({"asked_with": machine_and_variables(), "devices": known_devices() | {kind: facts}})
     return facts
 
 
@@ -40,10 +40,10 @@ def known_devices() -> dict[str, dict]:
         told = json.loads(os.environ.get(DEVICE_VARIABLE, ""))
     except ValueError:
         return {}
-    return told["devices"] if told["asked_with"] == asked_with() else {}
+    return told["devices"] if told["asked_with"] == machine_and_variables() else {}
 
 
-def asked_with() -> list[str]:
+def machine_and_variables() -> list[str]:
     """What the answer depends on, besides the machine."""
     return [
         sys.executable,

@@ -97,7 +97,7 @@ def start_without(keep: bool) -> None:
 def write_key(key: str) -> Path:
     """Write the key where only this user, and no edited code, can read it; return the file, named by this process. Raises KeyFileError."""
     refusals = []
-    for folder in places():
+    for folder in key_folders():
         path = folder / f"{own_name()}.key"
         try:
             own_folder(folder)
@@ -112,7 +112,7 @@ def write_key(key: str) -> Path:
     )
 
 
-def places() -> list[Path]:
+def key_folders() -> list[Path]:
     """Folders for key files, the best first: those outside of the repository that every wall empties."""
     shared = [Path(folder) for folder in dict.fromkeys([*reversed(SCRATCH), tempfile.gettempdir()])]
     wished = [Path(os.path.expanduser("~/.cache/autoresearch-lab/keys"))]
@@ -138,7 +138,7 @@ def own_name() -> str:
 
 def files() -> Iterator[tuple[Path, int, str | float]]:
     """This machine's key files with process and its identity: of the folder in a home that machines share only its own."""
-    for folder in places():
+    for folder in key_folders():
         for path in folder.glob("*.key"):
             host, pid, who = (path.stem.rsplit(",", 2) + ["", ""])[:3]
             with contextlib.suppress(ValueError):

@@ -175,7 +175,7 @@ def stat_fields(pid: int) -> list[str]:
         return []
 
 
-def living(pid: int, who: str | float) -> psutil.Process | None:
+def find_process(pid: int, who: str | float) -> psutil.Process | None:
     """The process that had this number and identity, None when it has ended, whoever has its number now.
 
     who: of `identity`, or the date of its start, which is all that older versions noted.
@@ -190,7 +190,7 @@ def living(pid: int, who: str | float) -> psutil.Process | None:
 
 def may_live(pid: int, who: str | float) -> bool:
     """Whether that process lives for all that is known: False only where it has ended for certain, so that what is its own may go."""
-    if living(pid, who):
+    if find_process(pid, who):
         return True
     try:
         found = identity(pid)

@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness import REPOSITORY
-from harness.ground.clock import Sleep
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
 from harness.sandbox.child_log import CappedLog, EventLog, number
@@ -62,7 +61,6 @@ def watch(
     events: EventLog,
     keeper: Timekeeper,
     share: DiskShare,
-    sleep: Sleep,
 ) -> tuple[str, str]:
     """Pass output on until the weights are there, or the child ends or must be stopped; return ("", "") or (status, why it was).
 
@@ -79,7 +77,7 @@ def watch(
             if now - looked > ABSENT_SECONDS:
                 return "interrupted", f"the harness stood still for {now - looked:.0f} s in mid-run"
             looked = now
-            if slept := sleep.seconds:
+            if slept := keeper.sleep.seconds:
                 return "interrupted", f"the machine slept for {slept:.0f} s in mid-run"
             left, status, overdue = keeper.left()
             if now - heard > SILENT_SECONDS:
@@ -205,14 +203,14 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
     remove_tree(work)
     work.mkdir(parents=True)
     write_json_atomic(folder / "run.json", asdict(request))
-    wall, sleep, keeper = find_wall(), Sleep(), Timekeeper(request, on_event)
+    wall, keeper = find_wall(), Timekeeper(request, on_event)
     started = time.monotonic()
     with (
         contextlib.closing(CappedLog(folder / "run.log")) as log,
         contextlib.closing(EventLog(folder / "events.jsonl", started, keeper.hear)) as events,
     ):
         try:
-            status, cause = train_and_watch(request, wall, log, events, keeper, sleep)
+            status, cause = train_and_watch(request, wall, log, events, keeper)
             total_seconds = time.monotonic() - started
             if status == "ok":
                 cause = take_file(work, "weights.safetensors", folder / "weights.safetensors", MOST_WEIGHTS_BYTES)
@@ -221,14 +219,14 @@ def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = la
             keep_plain_files(cache)  # it may be copied for others
             remove_tree(work)
     result = make_result(status, cause, events, keeper, total_seconds) | {"wall": wall.kind}
-    if slept := sleep.seconds:
+    if slept := keeper.sleep.seconds:
         (folder / "weights.safetensors").unlink(missing_ok=True)
         result |= {"status": "interrupted", "cause": f"the machine slept for {slept:.0f} s in mid-run", "sure": True}
     return result
 
 
 def train_and_watch(
-    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, keeper: Timekeeper, sleep: Sleep
+    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, keeper: Timekeeper
 ) -> tuple[str, str]:
     """Start the child, pass its output on, and leave nothing of it alive; return (status, cause)."""
     folder = Path(request.folder)
@@ -257,7 +255,7 @@ def train_and_watch(
         note_process(folder, process.pid)
         keeper.attend(process.pid, ours)
         share = DiskShare([work, cache], process.pid)
-        status, cause = watch(process, ours.fileno(), log, events, keeper, share, sleep)
+        status, cause = watch(process, ours.fileno(), log, events, keeper, share)
     finally:
         kill_child(process, wall.walled)
         kill_escaped(work)

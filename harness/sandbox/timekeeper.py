@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from harness.ground.clock import Sleep
 from harness.sandbox.request import TrainingRequest
 from harness.training.clock import CoreClock, Reading, WallClock
 
@@ -114,7 +115,7 @@ class Timekeeper:
 
     def __init__(self, request: TrainingRequest, listen: Callable[[dict], None]) -> None:
         self.request, self._listen = request, listen
-        self._launched = time.monotonic()
+        self._launched, self.sleep = time.monotonic(), Sleep()
         self._channel: socket.socket | None = None
         self._clock: WallClock | CoreClock | None = None
         self.stopped: Reading | None = None  # when the training stopped

@@ -16,13 +16,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
 from harness.data.manifest import PreparedData
-from harness.scoring.channel import Deadline, ModelServer, ScoreError
-from harness.scoring.scorer import open_rows, open_token_bytes, start_server
+from harness.scoring.channel import ModelServer, ScoreError
+from harness.scoring.scorer import ServerJob, open_rows, open_token_bytes, server_of
 
 INTACT_SHARE = 0.25  # of the probes, at least: how far honest losses differ is known well from a few dozen
 NOT_REPRODUCIBLE = 0.05  # nats, root mean square on intact rows
@@ -167,7 +166,7 @@ def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
-def ask(server: ModelServer, probes: Probes, recorded: Recorded, batch_rows: int) -> np.ndarray:
+def measure_differences(server: ModelServer, probes: Probes, recorded: Recorded, batch_rows: int) -> np.ndarray:
     """Differences (n,) in nats between what the server predicts and what was recorded."""
     batches = [slice(first, first + batch_rows) for first in range(0, len(probes.inputs), batch_rows)]
     logits = np.concatenate([server.logits(probes.inputs[batch], probes.positions[batch]) for batch in batches])
@@ -181,7 +180,7 @@ def look(
     """Return (verdict, words, figures, looks); the same seed draws the same probes."""
     for looks, sequence in enumerate(np.random.SeedSequence(seed).spawn(2), start=1):
         probes = make_probes(recorded, count, batch_rows, np.random.default_rng(sequence))
-        verdict, words, figures = judge_probes(ask(server, probes, recorded, batch_rows), probes.intact, probes.uniform)
+        verdict, words, figures = judge_probes(measure_differences(server, probes, recorded, batch_rows), probes.intact, probes.uniform)
         if verdict != "gap":
             return verdict, words, figures, looks
     return "cheating", words, figures, looks  # three standard errors happen by chance, twice in a row hardly
@@ -189,26 +188,19 @@ def look(
 
 def audit_model(
     data: PreparedData,
-    train_py: Path,
-    weights: Path,
+    job: ServerJob,
     losses: np.ndarray,
     incumbent: np.ndarray | None,
-    *,
     probes: int,
     seed: int,
-    server: ModelServer | None = None,
-    **given: object,
 ) -> Audit:
     """Compare recorded losses (n, T) of the validation rows with what another process predicts. incumbent: its losses (n, T), or None.
 
-    seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. given: as of `start_server`; server: one that it
-    started before, in mode `logits`. Raises ScoreError with the status of the run.
+    seed: fresh for each audit, from the system's randomness; the same seed draws the same probes. Raises ScoreError with the status of the run.
     """
     started = time.monotonic()
     recorded = Recorded(open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
-    server = server or start_server(data, train_py, weights, "logits", **given)
-    server.deadline = Deadline(given["limit_seconds"])
-    with server:
+    with server_of(data, job, "logits") as server:
         verdict, words, figures, looks = look(server, recorded, probes, server.header["batch_rows"], seed)
     scored = data.manifest["scored"]["val"]
     bpb_per_nat = scored["tokens"] / scored["bytes"] / math.log(2)

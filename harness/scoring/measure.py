@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +23,20 @@ from harness.sandbox.runner import child_environment
 from harness.sandbox.wall import Wall
 from harness.scoring import holdout
 from harness.scoring.audit import Audit, audit_model
-from harness.scoring.channel import Launch, ModelServer, ScoreError
+from harness.scoring.channel import Launch, ScoreError
 from harness.scoring.integrity import Integrity
-from harness.scoring.scorer import Score, open_rows, open_token_bytes, score_model, score_one_batch, start_server
+from harness.scoring.scorer import (
+    Score,
+    ServerJob,
+    open_rows,
+    open_token_bytes,
+    score_model,
+    score_one_batch,
+    start_server,
+)
 
 PROBES, CLOSE_PROBES = 64, 512  # of each scored run; of each run of an idea that is about to be kept
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Early:
-    """A model server that runs already, and what it and the functions that use it are told. It knows of a candidate only once it is entered."""
-
-    server: ModelServer
-    given: dict
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Measurement:
     def weights(self) -> Path:
         return self.folder / "weights.safetensors"
 
-    def score(self, progress: Progress, server_a: Early | None = None) -> dict:
+    def score(self, progress: Progress, server_a: ServerJob | None = None) -> dict:
         """Fields of `scored`: val_bpb by server A, then a quick audit by server B. server_a: of `started_early`, where there is one."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
         with self._judged(fields, "score_seconds"), self.started_early("audit") as server_b:
@@ -80,11 +80,11 @@ class Measurement:
             fields["val_bpb"] = round(score.val_bpb, 6)
         return fields
 
-    def try_out(self, server_a: Early | None = None) -> dict:
+    def try_out(self, server_a: ServerJob | None = None) -> dict:
         """Fields of `scored` for a smoke run, whose weights are of no more use: whether they can be scored at all."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
-        with self._judged(fields, "score_seconds"), self._ready("val", server_a) as (server, given):
-            score_one_batch(self.data, self.train_py, server=server, **given)
+        with self._judged(fields, "score_seconds"), self._ready("val", server_a) as job:
+            score_one_batch(self.data, job)
         self.weights.unlink(missing_ok=True)
         return fields
 
@@ -140,7 +140,7 @@ class Measurement:
         fields[seconds] = round(time.monotonic() - started, 3)
 
     @contextlib.contextmanager
-    def started_early(self, split: str) -> Iterator[Early | None]:
+    def started_early(self, split: str) -> Iterator[ServerJob | None]:
         """A server for `val` or `audit` that imports torch while something else goes on, where a wall keeps the two apart; None elsewhere.
 
         Start the first with the training, whose own start it shares; while the clock ticks it waits. It ends with the context.
@@ -148,50 +148,48 @@ class Measurement:
         if not self.wall.walled:
             yield None
             return
-        with self._server(split) as given:
-            server = start_server(self.data, self.train_py, mode="logits" if split == "audit" else "losses", **given)
+        with self._server(split) as job:
+            server = start_server(self.data, job, "logits" if split == "audit" else "losses")
             try:
-                yield Early(server, given)
+                yield replace(job, server=server)
             finally:
                 server.close()
 
-    def _run(self, split: str, progress: Progress, early: Early | None = None) -> Score:
-        with self._ready(split, early) as (server, given):
-            return score_model(self.data, self.train_py, split=split, progress=progress, server=server, **given)
+    def _run(self, split: str, progress: Progress, early: ServerJob | None = None) -> Score:
+        with self._ready(split, early) as job:
+            return score_model(self.data, job, split, progress)
 
     @contextlib.contextmanager
-    def _ready(self, name: str, early: Early | None) -> Iterator[tuple[ModelServer | None, dict]]:
-        """The server that was started early, or None and what one is told; from here on its weights are there.
+    def _ready(self, name: str, early: ServerJob | None) -> Iterator[ServerJob]:
+        """The job whose server was started early, or one whose server is still to be started; from here on its weights are there.
 
         One that died while it waited is forgotten: it knew nothing of the candidate, so that cannot have been the candidate's doing.
         """
         early = early if early and early.server.process.poll() is None else None
-        with contextlib.nullcontext(early.given) if early else self._server(name) as given:
-            if not given["weights"].exists():
+        with contextlib.nullcontext(early) if early else self._server(name) as job:
+            if not job.weights.exists():
                 try:
-                    link_or_copy(self.weights, given["weights"])
+                    link_or_copy(self.weights, job.weights)
                 except OSError as error:
                     raise ScoreError(
                         "infrastructure", f"weights could not be handed to a model server: {error}"
                     ) from error
-            yield early and early.server, given
+            yield job
 
-    def _audit(self, fields: dict, probes: int, early: Early | None = None) -> None:
+    def _audit(self, fields: dict, probes: int, early: ServerJob | None = None) -> None:
         """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that."""
         losses = np.load(self.folder / "losses.npy", allow_pickle=False)
-        with self._ready("audit", early) as (server, given):
-            found: Audit = audit_model(
-                self.data, self.train_py, losses=losses, incumbent=self._rival_losses(losses.shape),
-                probes=probes, seed=secrets.randbits(32), server=server, **given,
-            )  # fmt: skip
+        rival = self._rival_losses(losses.shape)
+        with self._ready("audit", early) as job:
+            found: Audit = audit_model(self.data, job, losses, rival, probes, secrets.randbits(32))
         fields["audit"] = found.as_dict()
         if found.verdict == "cheating":
             raise ScoreError("cheating", found.words)
         fields["doubts"] = [found.words] if found.verdict != "agrees" else []
 
     @contextlib.contextmanager
-    def _server(self, name: str) -> Iterator[dict]:
-        """Fresh folders for one model server, and what every server is told; the folders are gone afterwards.
+    def _server(self, name: str) -> Iterator[ServerJob]:
+        """Fresh folders for one model server, and how it is started; the folders are gone afterwards.
 
         It works in the first. In the second, which it may only read, it finds its weights: they may come after its start.
         """
@@ -207,10 +205,16 @@ class Measurement:
         seen = {"own": [own], "readable": [self.train_py, shown], "hidden": hidden, "device": device, "lasting": False}
         launch = Launch(environment, lambda command: self.wall.enclose(command, **seen), walled=self.wall.walled)
         try:
-            yield {
-                "weights": shown / "weights.safetensors", "device": device, "dtype": settings.dtype, "threads": settings.threads,
-                "launch": launch, "folder": own, "limit_seconds": settings.limit_seconds,
-            }  # fmt: skip
+            yield ServerJob(
+                self.train_py,
+                shown / "weights.safetensors",
+                device,
+                settings.dtype,
+                settings.threads,
+                launch,
+                own,
+                settings.limit_seconds,
+            )
         finally:
             kill_escaped(own)
             remove_tree(own)

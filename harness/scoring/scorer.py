@@ -72,66 +72,77 @@ def open_token_bytes(data: PreparedData) -> np.ndarray:
     return np.load(data.train_dir / "token_bytes.npy", allow_pickle=False)
 
 
-def start_server(
-    data: PreparedData,
-    train_py: Path,
-    weights: Path,
-    mode: str,
-    *,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    launch: Launch,
-    folder: Path,
-    limit_seconds: float,
-) -> ModelServer:
+@dataclass(frozen=True)
+class ServerJob:
+    """A trained file, and how a model server is started on it.
+
+    threads: None for torch's own choice. folder: the server's working folder and log. server: one
+    that was started on it before, in the mode that will be asked for, and waits.
+    """
+
+    train_py: Path
+    weights: Path
+    device: str
+    dtype: str
+    threads: int | None
+    launch: Launch
+    folder: Path
+    limit_seconds: float
+    server: ModelServer | None = None
+
+
+def start_server(data: PreparedData, job: ServerJob, mode: str) -> ModelServer:
     """A model server, started; it knows nothing of the candidate until it is entered. Close it, if it never is.
 
-    mode: `losses` of all targets, or `logits` at one position of each row. folder: the server's working folder and log.
+    mode: `losses` of all targets, or `logits` at one position of each row.
     """
     header = {
-        "mode": mode, "train_py": str(train_py), "weights": str(weights), "n_vocab": data.n_vocab, "max_seq_len": data.max_seq_len,
-        "batch_rows": data.manifest["eval_batch_rows"], "device": device, "dtype": dtype, "threads": threads,
-    }  # fmt: skip
-    return ModelServer(header, launch, folder, Deadline(limit_seconds))
+        "mode": mode,
+        "train_py": str(job.train_py),
+        "weights": str(job.weights),
+        "n_vocab": data.n_vocab,
+        "max_seq_len": data.max_seq_len,
+        "batch_rows": data.manifest["eval_batch_rows"],
+        "device": job.device,
+        "dtype": job.dtype,
+        "threads": job.threads,
+    }
+    return ModelServer(header, job.launch, job.folder, Deadline(job.limit_seconds))
 
 
-def score_one_batch(
-    data: PreparedData, train_py: Path, weights: Path, *, server: ModelServer | None = None, **given: object
-) -> None:
-    """See whether a candidate's weights can be scored at all: one batch of training rows at the real shape. Raises ScoreError; measures nothing.
+def server_of(data: PreparedData, job: ServerJob, mode: str) -> ModelServer:
+    """The server that waits for this job, else a new one; its time counts from here."""
+    server = job.server or start_server(data, job, mode)
+    server.deadline = Deadline(job.limit_seconds)
+    return server
 
-    given, server: as of `score_model`.
+
+def score_one_batch(data: PreparedData, job: ServerJob) -> None:
+    """See whether a candidate's weights can be scored at all: one batch of training rows at the real shape.
+
+    Raises ScoreError; measures nothing.
     """
     batch_rows = data.manifest["eval_batch_rows"]
     _, batch = next(iter_batches(open_rows(data, "train")[:batch_rows], batch_rows))
-    server = server or start_server(data, train_py, weights, "losses", **given)
-    server.deadline = Deadline(given["limit_seconds"])
-    with server:
+    with server_of(data, job, "losses") as server:
         check_losses(server.losses(batch))
 
 
 def score_model(
     data: PreparedData,
-    train_py: Path,
-    weights: Path,
-    *,
+    job: ServerJob,
     split: str = "val",
     progress: Callable[[float], None] = lambda share: None,
-    server: ModelServer | None = None,
-    **given: object,
 ) -> Score:
     """Measure bits per byte of a candidate's weights on the rows of a split, `val` or `holdout`.
 
-    given: as of `start_server`; server: one that it started before, in mode `losses`. Raises ScoreError with the status of the run.
+    Raises ScoreError with the status of the run.
     """
     started = time.monotonic()
     rows, token_bytes = open_rows(data, split), open_token_bytes(data)
     batch_rows = data.manifest["eval_batch_rows"]
     losses = np.full((len(rows), data.max_seq_len), np.nan, dtype=np.float32)
-    server = server or start_server(data, train_py, weights, "losses", **given)
-    server.deadline = Deadline(given["limit_seconds"])
-    with server:
+    with server_of(data, job, "losses") as server:
         for first, batch in iter_batches(rows, batch_rows):
             losses[first : first + batch_rows] = server.losses(batch)[: len(rows) - first]
             progress(min(1.0, (first + batch_rows) / len(rows)))

@@ -21,7 +21,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.search.places import Shift, find_exact, find_shifted, find_trimmed, indent, nearest, without_blank_edges
+from harness.search.find_lines import (
+    Shift,
+    find_exact,
+    find_shifted,
+    find_trimmed,
+    indent,
+    nearest,
+    without_blank_edges,
+)
 
 # A marker stands alone on its line; models vary its length, its spacing and what they add to it.
 _HEAD = re.compile(r"(?:<{3,}|-{5,})\s*SEARCH[\s:<>]*(?:\S+\.py)?:?|<{5,}", re.IGNORECASE)

@@ -26,7 +26,7 @@ from harness.ground.errors import ConstantsError, ProposalError
 from harness.search.bank.directions import KNOWN, Known
 from harness.search.constants import Constant, checked_value
 from harness.search.limits import Limits, reasons_against
-from harness.search.past import LEAST_STEP, Past
+from harness.search.tried import LEAST_STEP, Past
 
 DRAWS = 60  # candidates drawn before the trust region is doubled
 KNOWN_EVERY = 3  # tunes

@@ -23,7 +23,7 @@ def baseline_summary(lab: Lab) -> str:
     scores = ", ".join(f"{score:.6f}" for score in attempt.scores)
     unigram = lab.data.manifest["unigram_bpb"]
     mean = lab.state.experiments[0].mean
-    passes = epochs.words(epochs.of_baseline(lab.state, lab.data))
+    passes = epochs.epochs_in_words(epochs.of_baseline(lab.state, lab.data))
     return (
         f"{summary_block(result)}\nval_bpb by seed: {scores}\n"
         f"mean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse\n{passes}"

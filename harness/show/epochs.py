@@ -18,7 +18,7 @@ def of_baseline(state: State, data: PreparedData) -> float | None:
     return max((count for count in tokens if count), default=0) / row_tokens or None
 
 
-def words(passes: float | None) -> str:
+def epochs_in_words(passes: float | None) -> str:
     """One or two sentences for the baseline's page."""
     if passes is None or passes > 1:
         return warning(passes)

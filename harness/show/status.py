@@ -111,7 +111,7 @@ def life_of(run: Run) -> Life:
     folder, step = run.folder, step_after(run.state)
     heartbeat = read_heartbeat(folder)
     if is_held(folder, "night"):
-        return living(folder, heartbeat)
+        return life_of_driver(folder, heartbeat)
     ended = heartbeat is not None and heartbeat["state"] == "ended"
     if is_held(folder, "experiment") and (heartbeat is None or ended or taken_up_since(folder, heartbeat)):
         pid = note_of(folder, "experiment").get("pid")
@@ -135,7 +135,7 @@ def life_of(run: Run) -> Life:
     return Life(state, f"no night is running: {heartbeat['stage']}", exit_code=heartbeat.get("exit_code"), heartbeat=heartbeat)
 
 
-def living(folder: Path, heartbeat: dict | None) -> Life:
+def life_of_driver(folder: Path, heartbeat: dict | None) -> Life:
     """A driver that holds the lock: running, paused, or not looking after things any more."""
     note = note_of(folder, "night")
     pid = note.get("pid")
@@ -269,7 +269,7 @@ def rounded(value: float | None) -> float | None:
 # --- for people ------------------------------------------------------------------------------------------------------------
 
 
-def screen(run: Run) -> str:
+def status_screen(run: Run) -> str:
     """One screen on a run."""
     found, folder = look_at(run), run.folder
     if run.is_there:
@@ -298,7 +298,7 @@ def state_words(found: dict) -> str:
 
 def more_rows(folder: Path, found: dict) -> list[tuple[str, str]]:
     """Disk; what the language model took and the drift, where there is any to tell."""
-    rows = [("disk", disk_space.words(folder))]
+    rows = [("disk", disk_space.disk_use_in_words(folder))]
     if used := usage_words(run_usage(folder)):
         rows.append(("model", used))
     if found["drift"] is not None:

@@ -32,13 +32,11 @@ def status_text(
     settings: object,
     now: datetime | str | None = None,
     *,
-    deadline: datetime | None = None,
-    experiments_left: int | None = None,
     state: str = "",
     claim: str = "",
     more: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """One screen on a run in progress: state, best so far, the last five, time. now, deadline: with time zone.
+    """One screen on a run in progress: state, best so far, the last five, time. now: with time zone.
 
     state: what is known of it, if more than the journal tells; claim: what may be said of the file on the branch, or how
     far its measuring is; more: further rows, (name, words).
@@ -76,7 +74,7 @@ def status_text(
     rows += [("quarantine", f"{', '.join(waiting)}: look, then --accept N or --refuse N")] if waiting else []
     rows += [
         ("tried", f"{len(outcomes)}" + (f": {counts}" if counts else "")),
-        ("time", _time_words(entries, records, now, deadline, experiments_left)),
+        ("time", _time_words(entries, records)),
         *more,
     ]
     lines = [f"{name:10} {text}" for name, text in rows]
@@ -106,19 +104,10 @@ def _state(entries: Sequence[dict], now: datetime, budget: float) -> str:
     )
 
 
-def _time_words(
-    entries: Sequence[dict], records: Sequence[Record], now: datetime, deadline: datetime | None, left: int | None
-) -> str:
+def _time_words(entries: Sequence[dict], records: Sequence[Record]) -> str:
     seconds = time_use(entries)
     total = sum(seconds.values())
     busy = [sum(r.seconds.values()) - r.seconds["waiting"] for r in records[-20:] if r.experiment]
-    typical = statistics.median(busy) if busy else None
     words = [f"{duration(total)} so far" + (f", {seconds['training'] / total:.0%} in training" if total else "")]
-    words += [f"about {duration(typical)} an experiment"] if typical else []
-    remaining = []
-    if deadline:
-        remaining.append(max(0.0, (deadline - now).total_seconds()))
-    if left is not None and typical:
-        remaining.append(left * typical)
-    words += [f"{duration(min(remaining))} left"] if remaining else []
+    words += [f"about {duration(statistics.median(busy))} an experiment"] if busy else []
     return "; ".join(words)

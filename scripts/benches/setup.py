@@ -19,7 +19,7 @@ from harness.run.settings import Settings, make_settings, training_request
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import child_environment, run_training
 from harness.scoring.channel import Launch, ScoreError
-from harness.scoring.scorer import Score, score_model
+from harness.scoring.scorer import Score, ServerJob, score_model
 from harness.search.constants import constant_values, rewrite_constants
 
 
@@ -81,11 +81,10 @@ class Bench:
         """val_bpb of the weights in work/<name>/."""
         folder = self.work / name / "server"
         folder.mkdir(exist_ok=True)
+        weights, settings, launch = self.work / name / "weights.safetensors", self.settings, Launch(child_environment())
+        job = ServerJob(self.train_py, weights, "cpu", settings.dtype, settings.threads, launch, folder, 1800)
         try:
-            return score_model(
-                self.data, self.train_py, self.work / name / "weights.safetensors", device="cpu", dtype=self.settings.dtype,
-                threads=self.settings.threads, launch=Launch(child_environment()), folder=folder, limit_seconds=1800, progress=progress,
-            )  # fmt: skip
+            return score_model(self.data, job, progress=progress)
         except ScoreError as error:
             raise BenchError(f"scoring ended with {error.status}: {error.cause}") from error
 

@@ -21,7 +21,7 @@ from gpu.corpus import open_eval
 from gpu.settings import Settings, template_text
 from gpu.training import make_request, weights_for
 from harness.scoring.channel import Launch, ScoreError
-from harness.scoring.scorer import score_model
+from harness.scoring.scorer import ServerJob, score_model
 from harness.training.devices import detect_device
 from harness.training.session import EVENTS_VARIABLE, RUN_VARIABLE, WEIGHTS_NAME
 
@@ -90,11 +90,9 @@ def evaluate(name: str, settings: Settings) -> dict:
     data, device = open_eval(settings, name), detect_device(settings.device)
     note = "trained for a few seconds" if folder else "untrained"
     folder = folder or untrained(settings, data.n_vocab)
+    launch, paths = Launch(settings.child_environment()), (folder / "train.py", folder / WEIGHTS_NAME)
     try:
-        score = score_model(
-            data, folder / "train.py", folder / WEIGHTS_NAME, device=device.kind, dtype=device.dtype, threads=None,
-            launch=Launch(settings.child_environment()), folder=folder, limit_seconds=600,
-        )  # fmt: skip
+        score = score_model(data, ServerJob(*paths, device.kind, device.dtype, None, launch, folder, 600))
     except ScoreError as error:
         return {"failed": f"{error.status}: {error.cause}"}
     return {"tokens": score.scored_tokens, "scoring_seconds": score.seconds, "val_bpb": score.val_bpb, "weights": note}

@@ -102,9 +102,9 @@ def kept(lab, monkeypatch):
     score_model = measure.score_model
     monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
 
-    def flattered(data, train_py, *arguments, **options):
-        score = score_model(data, train_py, *arguments, **options)
-        return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0 * ("0001" in train_py.parts))
+    def flattered(data, job, *arguments):
+        score = score_model(data, job, *arguments)
+        return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0 * ("0001" in job.train_py.parts))
 
     monkeypatch.setattr(measure, "score_model", flattered)
     with_prior(lab)

@@ -21,7 +21,7 @@ from harness.lab import trainings
 from harness.lab.loop import Lab
 from harness.lab.proposing import Asking, proposal_request
 from harness.night import progress
-from harness.rules import decision, outcomes
+from harness.rules import decision, fault
 from harness.run import disk_space, git_history, locks
 from harness.run.journal import Journal
 from harness.run.records import records_from_journal
@@ -87,9 +87,9 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
 def flattering(score_model):
     """Scores that are 1 bit per byte lower for each line `x = ...` of a file."""
 
-    def flattered(data, train_py, **options):
-        score = score_model(data, train_py, **options)
-        return dataclasses.replace(score, val_bpb=score.val_bpb - 1.0 * train_py.read_text().count("\nx = "))
+    def flattered(data, job, *arguments):
+        score = score_model(data, job, *arguments)
+        return dataclasses.replace(score, val_bpb=score.val_bpb - 1.0 * job.train_py.read_text().count("\nx = "))
 
     return flattered
 
@@ -445,7 +445,7 @@ def test_ideas_that_fail_alike_are_believed_to_be_bad_where_the_best_file_still_
     controlled = alike.journal.entries[-1]
     assert (controlled["event"], controlled["status"], controlled["suspects"]) == ("controlled", "ok", [1, 2, 3])
     assert "it is theirs" in progress.line_of_entry(controlled) and not (alike.folder / "control").exists()
-    assert alike.state.excused == set() and not outcomes.failed_alike(alike.state)
+    assert alike.state.excused == set() and not fault.failed_alike(alike.state)
     length = len(alike.journal.entries)
     alike.begin()
     assert len(alike.journal.entries) == length  # not looked at twice
@@ -463,8 +463,7 @@ def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, 
     assert (alike.step.kind, alike.step.experiment) == ("propose", 4)
     monkeypatch.undo()
     with alike:
-        facts = (alike.step, alike.folder / "experiments/0004/attempts/00", alike.state, alike.settings, alike.data)
-        request = proposal_request(*facts, "", "", Asking(), alike.attempt_folder)
+        request = proposal_request(alike, alike.step, "", "", Asking())
         assert [row["experiment"] for row in request["history"]] == [0]
         put_candidate(alike, ideas[0])
         alike.number = None

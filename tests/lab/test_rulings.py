@@ -29,9 +29,9 @@ def made(baseline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quarantined")
     score_model = measure.score_model
 
-    def flattered(data, train_py, split="val", **options):
-        score = score_model(data, train_py, split=split, **options)
-        of_idea = "x = 1" in train_py.read_text()  # and not of the incumbent, trained again beside it
+    def flattered(data, job, *arguments):
+        score = score_model(data, job, *arguments)
+        of_idea = "x = 1" in job.train_py.read_text()  # and not of the incumbent, trained again beside it
         return dataclasses.replace(score, val_bpb=0.01) if of_idea else score
 
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
@@ -58,7 +58,7 @@ def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
     assert read_results(lab.folder / "results.tsv")[1].description == "quarantined: too good"
     assert git(harness.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
     assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
-    assert "--accept N" in status.screen(Run(lab.folder))
+    assert "--accept N" in status.status_screen(Run(lab.folder))
 
 
 def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
@@ -108,7 +108,7 @@ def test_a_word_during_an_experiment_takes_effect_when_it_is_over(quarantined):
     put_candidate(lab, "def f(:\n")
     lab.begin()
     lab.propose()
-    ruling.ask(lab.folder, 1, accept=True)
+    ruling.request_ruling(lab.folder, 1, accept=True)
     lab.release()
     with Lab(lab.folder) as again:
         assert again.state.incumbent.number == 0  # not in the middle of it
@@ -141,7 +141,7 @@ def test_a_kill_in_the_middle_is_made_up_for(quarantined, monkeypatch, moment):
     if moment == "before the entry":  # branch and best/ are moved already
         with pytest.raises(RulingError, match="--accept 1 finishes that"):
             driver.rule(lab.folder, 1, accept=False)
-        ruling.ask(lab.folder, 1, accept=True)
+        ruling.request_ruling(lab.folder, 1, accept=True)
     with Lab(lab.folder) as again:
         events = [entry["event"] for entry in again.journal.entries]
         commit = again.state.incumbent.commit

@@ -258,9 +258,9 @@ def measured(baseline, tmp_path_factory):
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
 
 
-        def flattered(data, train_py, *arguments, **options):
-            score = score_model(data, train_py, *arguments, **options)
-            return lower(score) if "0001" in train_py.parts else score  # not the incumbent's, trained again beside it
+        def flattered(data, job, *arguments):
+            score = score_model(data, job, *arguments)
+            return lower(score) if "0001" in job.train_py.parts else score  # not the incumbent's, trained again beside it
 
         patch.setattr(measure, "score_model", flattered)
         with_prior(lab)

@@ -12,6 +12,7 @@ from harness.rules.keep import (
     LOOK_LEVELS,
     MIN_FEWER_LINES,
     SIMPLER_RUNS,
+    Shorter,
     Verdict,
     claim,
     count_code_lines,
@@ -202,9 +203,8 @@ def test_bad_scores_are_errors(bad):
 
 
 def simpler(loss: float, runs: int = SIMPLER_RUNS, fewer: int = MIN_FEWER_LINES, **rest) -> Verdict:
-    rest = {"smallest_gain": 1.0} | rest
-    lines = {"candidate_lines": 300 - fewer, "incumbent_lines": 300}
-    return judge([1.0 + loss] * runs, [1.0] * 3, KNOWN, **lines, **rest)
+    shorter = Shorter(fewer, rest.pop("smallest_gain", 1.0), rest.pop("lost", 0.0))
+    return judge([1.0 + loss] * runs, [1.0] * 3, KNOWN, shorter=shorter, **rest)
 
 
 # Upper bound, one-sided 80%, of a loss over three runs against three: 0.841621 is the normal's.
@@ -223,9 +223,7 @@ def test_a_simplification_is_kept_after_three_runs_if_its_loss_is_bounded():
     assert simpler(0.003, fresh=False).decision == "refresh"
     assert [simpler(0.003, runs, max_looks=2).decision for runs in (1, 2)] == ["discard"] * 2
     assert simpler(-1.0).kind == "gain" and simpler(-1.0).loss_bound is None
-    assert (
-        judge([1.0] * 3, [1.0] * 3, KNOWN, smallest_gain=1.0).decision == "discard"
-    )  # lines unknown
+    assert judge([1.0] * 3, [1.0] * 3, KNOWN, shorter=Shorter(0, 1.0)).decision == "discard"
 
 
 def test_simplifications_lose_no_more_than_a_quarter_of_the_smallest_gain():
@@ -238,7 +236,7 @@ def test_simplifications_lose_no_more_than_a_quarter_of_the_smallest_gain():
 
 def test_simplifications_of_a_night_share_one_sum():
     spent = []
-    while (verdict := simpler(-0.004, simplified=sum(spent))).decision == "keep":
+    while (verdict := simpler(-0.004, lost=sum(spent))).decision == "keep":
         spent.append(verdict.loss_bound)
     assert spent == [pytest.approx(BOUND - 0.004, abs=1e-7)] * 3  # 0.0087 of 0.0100 bpb
     assert verdict.decision == "discard" and "when 0.0014 may still be lost" in verdict.words

@@ -15,12 +15,12 @@ from harness.sandbox import processes
 from harness.sandbox.processes import (
     MARK,
     alive,
+    find_process,
     identity,
     is_of_run,
     kill_all_of,
     kill_escaped,
     kill_leftover,
-    living,
     may_live,
     note_process,
     wait_until_dead,
@@ -135,15 +135,15 @@ def clock_set(monkeypatch):
 def test_a_process_is_known_by_what_no_clock_moves(sleepers, clock_set):
     process = sleepers()
     who, date = identity(process.pid), psutil.Process(process.pid).create_time()
-    assert living(process.pid, who) and living(process.pid, date)
+    assert find_process(process.pid, who) and find_process(process.pid, date)
     clock_set(60)
-    assert identity(process.pid) == who and living(process.pid, who) and may_live(process.pid, who)
-    assert not living(process.pid, date) and may_live(process.pid, date)  # nobody knows
+    assert identity(process.pid) == who and find_process(process.pid, who) and may_live(process.pid, who)
+    assert not find_process(process.pid, date) and may_live(process.pid, date)  # nobody knows
     process.kill()
     wait_until_dead([psutil.Process(process.pid)])
     assert not may_live(process.pid, who)  # nobody has asked for its end yet
     process.wait()
-    assert not any(knows(process.pid, each) for knows in (living, may_live) for each in (who, date))
+    assert not any(knows(process.pid, each) for knows in (find_process, may_live) for each in (who, date))
     assert not may_live(os.getpid(), who)
 
 

@@ -24,7 +24,7 @@ from models_for_audit import (
 from harness.sandbox.runner import child_environment
 from harness.scoring.audit import Recorded, audit_model, judge_probes, look, losses_of, make_probes
 from harness.scoring.channel import Launch, ScoreError
-from harness.scoring.scorer import open_rows, open_token_bytes, score_model
+from harness.scoring.scorer import ServerJob, open_rows, open_token_bytes, score_model
 from harness.scoring.server import logits_at, token_losses
 
 BATCH_ROWS = 16
@@ -66,18 +66,16 @@ def audit_here(source, data, folder, probes=128, seed=1, dtype="float32"):
 def audit(source, data, folder, folder_of_b="b"):
     """Score and audit through real servers, each with a folder of its own unless told otherwise."""
     load(source, data, folder)
-    given = {
-        "device": "cpu",
-        "dtype": "float32",
-        "threads": 1,
-        "launch": Launch(child_environment()),
-        "limit_seconds": 120.0,
-    }
-    paths = (folder / "train.py", folder / "weights.safetensors")
     for name in ("a", "b"):
         (folder / name).mkdir()
-    losses = score_model(data, *paths, folder=folder / "a", **given).losses
-    return audit_model(data, *paths, losses, None, probes=64, seed=1, folder=folder / folder_of_b, **given)
+    losses = score_model(data, job_in(folder, folder / "a")).losses
+    return audit_model(data, job_in(folder, folder / folder_of_b), losses, None, 64, seed=1)
+
+
+def job_in(folder, own):
+    """The train.py and the weights of a folder, for a server that works in another."""
+    paths = (folder / "train.py", folder / "weights.safetensors")
+    return ServerJob(*paths, "cpu", "float32", 1, Launch(child_environment()), own, 120.0)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +162,7 @@ def test_a_model_that_only_fails_when_audited_has_a_status(tiny_data, tmp_path, 
     body = f"def forward(self, idx):\n    logits = self.logits(idx)\n    return {answer} if mode() else logits"
     model = load(made(body), tiny_data, tmp_path)
     with pytest.raises(ScoreError, match=cause) as caught:
-        audit_model(
-            tiny_data, tmp_path / "train.py", tmp_path / "weights.safetensors", recorded_here(model, tiny_data).losses, None, probes=8, seed=1,
-            device="cpu", dtype="float32", threads=1, launch=Launch(child_environment()), folder=tmp_path, limit_seconds=120.0,
-        )  # fmt: skip
+        audit_model(tiny_data, job_in(tmp_path, tmp_path), recorded_here(model, tiny_data).losses, None, 8, seed=1)
     assert caught.value.status == status
 
 

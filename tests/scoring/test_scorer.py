@@ -15,7 +15,7 @@ from harness.sandbox.runner import child_environment
 from harness.sandbox.wall import find_wall
 from harness.scoring import channel
 from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
-from harness.scoring.scorer import bits_per_byte, check_losses, iter_batches, score_model, start_server
+from harness.scoring.scorer import ServerJob, bits_per_byte, check_losses, iter_batches, score_model, start_server
 
 UNIFORM = """
 import torch
@@ -41,17 +41,12 @@ def score(data, folder, body: str, limit_seconds: float = 60.0):
     train_py, weights = folder / "train.py", folder / "weights.safetensors"
     train_py.write_text(UNIFORM.format(body=body))
     save_model(Weights(), str(weights))
-    return score_model(
-        data,
-        train_py,
-        weights,
-        device="cpu",
-        dtype="float32",
-        threads=1,
-        launch=Launch(child_environment()),
-        folder=folder,
-        limit_seconds=limit_seconds,
-    )
+    return score_model(data, job_in(folder, limit_seconds))
+
+
+def job_in(folder, limit_seconds: float, launch: Launch | None = None) -> ServerJob:
+    paths = (folder / "train.py", folder / "weights.safetensors")
+    return ServerJob(*paths, "cpu", "float32", 1, launch or Launch(child_environment()), folder, limit_seconds)
 
 
 def test_a_uniform_model_scores_log2_of_the_vocabulary_per_token(tiny_data, tmp_path):
@@ -129,16 +124,7 @@ def test_behind_a_wall_nothing_of_a_server_is_left_either(tiny_data, tmp_path):
     save_model(Weights(), str(tmp_path / "weights.safetensors"))
     seen = {"own": [tmp_path], "readable": [], "hidden": [tiny_data.folder], "device": "cpu"}
     launch = Launch(child_environment(), lambda command: wall.enclose(command, **seen), walled=True)
-    paths = (tmp_path / "train.py", tmp_path / "weights.safetensors")
-    given = {
-        "device": "cpu",
-        "dtype": "float32",
-        "threads": 1,
-        "launch": launch,
-        "folder": tmp_path,
-        "limit_seconds": 120.0,
-    }
-    with start_server(tiny_data, *paths, "losses", **given) as server:
+    with start_server(tiny_data, job_in(tmp_path, 120.0, launch), "losses") as server:
         inside = psutil.Process(server.process.pid).children(recursive=True)
         assert inside
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in inside)
@@ -153,10 +139,7 @@ def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path, 
     (tmp_path / "train.py").write_text("import time\n\n\ndef build_model(a, b):\n    time.sleep(600)\n")
     save_model(Weights(), str(tmp_path / "weights.safetensors"))
     with pytest.raises(ScoreError, match="time limit"):
-        score_model(
-            tiny_data, tmp_path / "train.py", tmp_path / "weights.safetensors", device="cpu", dtype="float32", threads=1,
-            launch=Launch(child_environment()), folder=tmp_path, limit_seconds=5,
-        )  # fmt: skip
+        score_model(tiny_data, job_in(tmp_path, 5))
     assert [process.poll() for process in started] == [-9]
 
 

@@ -11,8 +11,8 @@ from harness.ground.errors import ProposalError
 from harness.search.bank.directions import KNOWN
 from harness.search.constants import parse_constants
 from harness.search.limits import Limits, effective_values, estimate_memory_mb, reasons_against
-from harness.search.past import Past
 from harness.search.tpe import propose_change
+from harness.search.tried import Past
 
 TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 CONSTANTS = parse_constants(TEMPLATE)

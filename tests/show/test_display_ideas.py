@@ -176,7 +176,7 @@ def test_the_page_and_the_status_say_what_the_model_took_so_far(lab):
     assert "language model so far: 1 request, 21,400 tokens in" in experiment_page.state_page(lab)
     found = status.look_at(Run(lab.folder))
     assert (found["llm_requests"], found["llm_prompt_tokens"], found["llm_cost_usd"]) == (1, 21400, 0.0345)
-    assert "model      1 request, 21,400 tokens in and 1,900 out, 0.0345 USD" in status.screen(Run(lab.folder))
+    assert "model      1 request, 21,400 tokens in and 1,900 out, 0.0345 USD" in status.status_screen(Run(lab.folder))
 
 
 def clocked(**more) -> dict:

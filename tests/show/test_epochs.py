@@ -26,5 +26,5 @@ def test_passes_are_tokens_trained_over_tokens_there_are():
     [(0.42, "42%", ""), (2.5, "2.5 times", "More text"), (9.1, "9.1 times", "no longer ranks"), (None, "", "")],
 )
 def test_more_than_one_pass_is_a_warning_that_says_what_it_means(passes, said, warned):
-    assert said in epochs.words(passes) and warned in epochs.warning(passes)
+    assert said in epochs.epochs_in_words(passes) and warned in epochs.warning(passes)
     assert bool(epochs.warning(passes)) == bool(warned)

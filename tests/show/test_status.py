@@ -96,21 +96,21 @@ def test_the_states_of_a_driver_that_lives(folder, driver):
     driver.tell("slow")
     assert state(folder) == "slow"
     driver.tell("beat paused: the disk is full")
-    assert state(folder) == "paused" and "paused: the disk is full" in status.screen(Run(folder))
+    assert state(folder) == "paused" and "paused: the disk is full" in status.status_screen(Run(folder))
 
 
 def test_stopped_is_slow_and_killed_is_dead_at_once(folder, driver):
     driver.tell("beat training")
     driver.process.send_signal(signal.SIGSTOP)
     wait_until_stopped(driver.process.pid)
-    assert state(folder) == "slow" and f"kill -CONT {driver.process.pid}" in status.screen(Run(folder))
+    assert state(folder) == "slow" and f"kill -CONT {driver.process.pid}" in status.status_screen(Run(folder))
     driver.process.send_signal(signal.SIGCONT)
     driver.tell("beat training")
     assert state(folder) == "running"
     driver.end()
     found = status.look_at(Run(folder))
     assert (found["state"], found["pid"], found["next_command"]) == ("died", None, "the same command")
-    assert "died (last seen at: training); the same command continues" in status.screen(Run(folder))
+    assert "died (last seen at: training); the same command continues" in status.status_screen(Run(folder))
 
 
 @pytest.mark.parametrize("words, expected", [("done", "finished"), ("stopped as asked", "stopped")])
@@ -125,7 +125,7 @@ def test_the_next_driver_that_dies_before_its_first_heartbeat_is_told_from_the_o
     driver.tell("beat training")
     driver.end("done")
     Driver(folder).end()
-    assert state(folder) == "died" and "died as it started" in status.screen(Run(folder))
+    assert state(folder) == "died" and "died as it started" in status.status_screen(Run(folder))
 
 
 def test_an_old_heartbeat_is_slow_and_one_of_another_process_or_start_is_nobody_s(folder, driver, monkeypatch):
@@ -136,7 +136,7 @@ def test_an_old_heartbeat_is_slow_and_one_of_another_process_or_start_is_nobody_
     assert writer(found | {"identity": "another"}) is None  # the number was given to another process
     assert writer(found | {"boot_id": "another"}) is None and age_seconds(found | {"boot_id": "another"}) is None
     monkeypatch.setattr(heartbeat, "wall_seconds", lambda: found["boot_seconds"] + 31)
-    assert state(folder) == "slow" and "no sign of life for 31 s" in status.screen(Run(folder))
+    assert state(folder) == "slow" and "no sign of life for 31 s" in status.status_screen(Run(folder))
 
 
 def test_a_notebook_by_hand_is_no_night(folder):
@@ -145,7 +145,7 @@ def test_a_notebook_by_hand_is_no_night(folder):
         assert state(folder) == "by hand"
     finally:
         by_hand.end()
-    assert state(folder) == "idle" and "experiment 6 is unfinished" in status.screen(Run(folder))
+    assert state(folder) == "idle" and "experiment 6 is unfinished" in status.status_screen(Run(folder))
 
 
 def test_a_heartbeat_is_written_every_five_seconds_at_most_and_never_ends_a_night(tmp_path, monkeypatch):
@@ -171,7 +171,7 @@ def test_the_object_for_scripts_has_the_documented_keys_at_every_moment(tmp_path
             found = status.look_at(Run(run.folder))
             seen.add(found["stage"])
             assert list(found) == list(status.KEYS) and json.loads(json.dumps(found, allow_nan=False)) == found
-            screen = status.screen(Run(run.folder)).splitlines()
+            screen = status.status_screen(Run(run.folder)).splitlines()
             assert len(screen) <= 22 and max(map(len, screen)) <= 160
     assert seen == {"preparing", "proposing", "checking", "starting", "scoring", "committing"}
     assert main(["overnight", "--status", "--json", "--tag", "t", "--results", str(tmp_path / "results")]) == 0
@@ -196,14 +196,14 @@ def write_close_out(folder: Path, *entries: dict) -> None:
 
 def test_the_claim_is_said_once_it_is_measured_and_until_then_the_scores_are_called_flattered(folder):
     assert status.look_at(Run(folder))["claim"] is None
-    screen = status.screen(Run(folder))
+    screen = status.status_screen(Run(folder))
     assert "branch     1." in screen and "flattered by luck" in screen and "claim      not measured yet" in screen
     size = {"difference": 0.02, "low": 0.01, "high": 0.03, "n_best": 3, "n_baseline": 3}
     best = status.look_at(Run(folder))["best_experiment"]
     claimed = {"event": "claimed", "best": best, "status": "ok", "cause": "", "val": size, "holdout": size}
     write_close_out(folder, {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False}, claimed)
     assert "0.0200 bpb better than the baseline" in status.look_at(Run(folder))["claim"]
-    lines = status.screen(Run(folder)).splitlines()
+    lines = status.status_screen(Run(folder)).splitlines()
     assert "0.0200 bpb better than the baseline" in next(line for line in lines if line.startswith("claim "))
     assert len(lines) <= 22 and max(map(len, lines)) <= 160
     write_close_out(folder, {**claimed, "event": "claim_begun", "seeds": 3, "first_seed": 9, "template": False}, claimed | {"best": best + 1})
@@ -215,11 +215,11 @@ def test_a_night_that_measures_its_claim_says_so(tmp_path):
     best = status.look_at(Run(folder))["best_experiment"]
     begun = {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False}
     write_close_out(folder, begun | {"time": "2099-01-01T00:00:00.000Z"})
-    assert status.look_at(Run(folder))["stage"] == "proposing" and "claim      training 1 of 6" in status.screen(Run(folder))
+    assert status.look_at(Run(folder))["stage"] == "proposing" and "claim      training 1 of 6" in status.status_screen(Run(folder))
     night = Driver(folder)
     try:
         night.tell("beat claim: training 1 of 6")
-        assert status.look_at(Run(folder))["stage"] == "claiming" and "the claim is measured" in status.screen(Run(folder))
+        assert status.look_at(Run(folder))["stage"] == "claiming" and "the claim is measured" in status.status_screen(Run(folder))
     finally:
         night.end()
 
