@@ -62,7 +62,9 @@ def test_a_planted_key_is_nowhere_and_the_page_shows_what_was_asked(tmp_path, ba
     checkout, home = copy_with_harness(baseline, tmp_path / "lab"), tmp_path / "home"
     run = checkout / "results" / "t"
     home.mkdir()
-    command = command_of("--profile", "tiny", "--tag", "t", "--experiments", "1", "--proposer", "llm")
+    command = command_of(
+        "--profile", "tiny", "--tag", "t", "--experiments", "1", "--proposer", "llm", "--model", "scripted"
+    )
     prices = ["--llm", "price_input=1", "--llm", "price_output=10", "--llm", "budget_usd=5"]
     with FakeOpenAI(answer) as server, (tmp_path / "terminal").open("w+") as terminal:
         told = environment(checkout, cache) | {
