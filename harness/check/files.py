@@ -62,7 +62,7 @@ class Look(Run):
     @property
     def at_rest(self) -> bool:
         """Nobody works on the run, and it stands between two experiments."""
-        return not self.busy and self.step.kind in ("propose", "open")
+        return not self.busy and self.step.kind in ("propose", "control", "open")
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -79,7 +79,7 @@ def names_in(folder: Path) -> list[str]:
 def check_experiments(look: Look) -> Iterator[str]:
     """Every experiment, attempt and run of the journal has its folder and files, and there are no others."""
     known = {f"{experiment.number:04d}" for experiment in look.state.experiments}
-    if look.step.kind == "propose":  # being written, or written when a kill came
+    if look.step.kind in ("propose", "control"):  # being written, or written when a kill came
         known.add(f"{look.step.experiment:04d}")
     yield from unknown(look, look.folder / "experiments", known, "experiment")
     for experiment in look.state.experiments:

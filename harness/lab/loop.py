@@ -169,7 +169,7 @@ class Lab(OpenRun):
             raise LoopError(
                 f"run {self.settings.tag} has no finished baseline: run notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first"
             )
-        if step.kind == "propose" and not step.attempt:
+        if step.kind == "control":
             try:
                 self.runs.control()
             except Paused:

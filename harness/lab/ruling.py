@@ -63,7 +63,7 @@ def find_quarantined(state: State, number: int) -> Experiment:
 
 def apply_all(lab: OpenRun) -> list[str]:
     """Let every written word take effect, where the run is between two experiments; return what was done, in sentences."""
-    if lab.step.kind != "propose" or lab.step.experiment == 0:
+    if not lab.step.is_between:
         return []
     return [apply(lab, path) for path in sorted((lab.folder / "rulings").glob("[0-9]*.json"))]
 

@@ -58,17 +58,16 @@ class Runs:
         self._server_a = None
 
     def control(self) -> None:
-        """Where the last ideas failed alike, see whether the best file still trains and is scored; raise Paused when it does not.
+        """The last ideas failed alike: see whether the best file still trains and is scored; raise Paused when it does not.
 
         While it does not, nothing else is tried: whoever comes back looks again first.
         """
-        lab, unwell, suspects = self.lab, self.lab.state.unwell, fault.failed_alike(self.lab.state)
-        if unwell:
+        lab = self.lab
+        if unwell := lab.state.unwell:
             numbers, cause = unwell["suspects"], unwell["suspected"]
-        elif suspects:
-            numbers, cause = [e.number for e in suspects], suspects[-1].attempt.failure.cause
         else:
-            return
+            suspects = fault.failed_alike(lab.state)
+            numbers, cause = [e.number for e in suspects], suspects[-1].attempt.failure.cause
         result = self._try_again(lab.state.incumbent)
         facts = {"status": result["status"], "cause": result["cause"], "suspects": numbers, "suspected": cause}
         lab.journal.append("controlled", **facts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from harness.rules.fault import failed_alike
 from harness.rules.keep import Shorter, Verdict, judge
 from harness.run.state import Attempt, Experiment, State, fold
 
@@ -21,7 +22,7 @@ MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipp
 
 @dataclass(frozen=True)
 class Step:
-    """kind: open, propose, check, train, in_flight, score, audit, decide or commit. run_kind, seed and device_batch_limit belong to `train`.
+    """kind: open, propose, control, check, train, in_flight, score, audit, decide or commit. run_kind, seed and device_batch_limit belong to `train`.
 
     of: (experiment, attempt) whose file is trained beside this experiment, None for its own.
     """
@@ -40,6 +41,11 @@ class Step:
         """(experiment, attempt) of the train.py that a run is of."""
         return self.of or (self.experiment, self.attempt)
 
+    @property
+    def is_between(self) -> bool:
+        """Whether one experiment is committed and the next not proposed."""
+        return self.kind in ("propose", "control") and self.experiment > 0 and self.attempt == 0
+
 
 def next_step(entries: Sequence[dict]) -> Step:
     """Return what the journal asks for next. Pure: same entries, same step.
@@ -57,8 +63,9 @@ def step_after(state: State) -> Step:
     if not state.experiments:
         return Step("propose", 0)
     experiment = state.experiments[-1]
-    if experiment.committed:
-        return Step("propose", experiment.number + 1)
+    if experiment.committed:  # ideas that failed alike are no reason for another before the best file was tried
+        suspicious = state.unwell or failed_alike(state)
+        return Step("control" if suspicious else "propose", experiment.number + 1)
     if experiment.decided:
         return Step("commit", experiment.number)
     return next_in_attempt(state, experiment)

@@ -12,11 +12,11 @@ from harness.rules.next_step import Step, last_attempt, step_after
 from harness.run.state import State, take_in
 
 ANSWERS = {
-    "open": "opened", "propose": "proposed", "check": "checked", "train": "run_started", "in_flight": "trained", "score": "scored",
+    "open": "opened", "propose": "proposed", "control": "controlled", "check": "checked", "train": "run_started", "in_flight": "trained", "score": "scored",
     "audit": "audited", "decide": "decided", "commit": "committed",
 }  # fmt: skip
 PLACES = {
-    "opened": (), "committed": ("experiment",), "proposed": ("experiment", "attempt"), "checked": ("experiment", "attempt"),
+    "opened": (), "controlled": (), "committed": ("experiment",), "proposed": ("experiment", "attempt"), "checked": ("experiment", "attempt"),
     "decided": ("experiment", "attempt"),
 }  # fmt: skip
 RUN_PLACE = ("experiment", "attempt", "run")  # of all other entries
@@ -56,9 +56,6 @@ def misplaced(state: State, step: Step, entry: dict, budget_seconds: float | Non
         return ""
     if event == "ruled":
         return ruled_wrongly(state, step, entry)
-    if event == "controlled":
-        between = step.kind == "propose" and step.experiment > 0
-        return "" if between else f"{words_of(entry)} stands within an experiment"
     if event == "unrepaired":
         at = (step.kind, step.experiment, step.attempt) == ("propose", entry["experiment"], entry["attempt"])
         return "" if at and step.attempt else f"{words_of(entry)} stands where {words_of_step(step)} was to come"
@@ -89,7 +86,7 @@ def same_place(entry: dict, step: Step) -> bool:
 def ruled_wrongly(state: State, step: Step, entry: dict) -> str:
     """A person's word comes between two experiments, on one that waits for it."""
     waiting = [e.number for e in state.experiments if e.in_quarantine and e.committed]
-    if step.kind == "propose" and entry["experiment"] in waiting:
+    if step.is_between and entry["experiment"] in waiting:
         return ""
     return f"{words_of(entry)}, which was not in quarantine then"
 

@@ -25,6 +25,7 @@ START_SECONDS = 300.0
 NAMES = {
     "open": "preparing",
     "propose": "proposing",
+    "control": "trying the best again",
     "check": "checking",
     "train": "starting",
     "in_flight": "training",
@@ -113,7 +114,7 @@ def stage_limit(run: Run, model_seconds: float = 0.0) -> tuple[float, str]:
         return PREPARE_SECONDS, NAMES["open"]
     step = step_after(run.state)
     name = NAMES[step.kind]
-    if step.kind == "in_flight":
+    if step.kind in ("in_flight", "control"):
         return training_limit(run.settings), name
     if step.kind in ("score", "audit"):
         return 2 * score_limit_seconds(run.settings) + 60, name

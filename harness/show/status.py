@@ -46,7 +46,7 @@ KEYS = {  # of `--status --json`: name and meaning. Numbers are null where there
     "heartbeat_age_seconds": "since the driver's last sign of life",
     "experiment": "number of the experiment in flight; the next one's between two",
     "title": "its idea, \"\" before there is one",
-    "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, auditing, repairing, deciding, committing or claiming",
+    "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, auditing, repairing, deciding, committing, trying the best again or claiming",
     "training_share": "of the training in flight, 0 to 1",
     "stage_seconds": "how long the journal has stood still",
     "stage_limit_seconds": "how long it may before the driver takes the notebook for hung",
@@ -117,7 +117,7 @@ def life_of(run: Run) -> Life:
         pid = note_of(folder, "experiment").get("pid")
         return Life("by hand", f"no night is running; a notebook works on it, process {pid}", heartbeat=heartbeat)
     if heartbeat is None:
-        why = "" if step.kind in ("open", "propose") else f", and experiment {step.experiment} is unfinished"
+        why = "" if step.kind in ("open", "propose", "control") else f", and experiment {step.experiment} is unfinished"
         return Life("idle", f"no night is running{why}")
     last = note_of(folder, "night").get("pid", heartbeat["pid"])
     if last != heartbeat["pid"]:

@@ -460,7 +460,7 @@ def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, 
     assert alike.state.excused == {1, 2, 3}
     with pytest.raises(Paused, match="experiments 1 to 3"):  # nothing else is tried while it does not train
         alike.begin()
-    assert (alike.step.kind, alike.step.experiment) == ("propose", 4)
+    assert (alike.step.kind, alike.step.experiment) == ("control", 4)
     monkeypatch.undo()
     with alike:
         request = proposal_request(alike, alike.step, "", "", Asking())
