@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import os
 import statistics
@@ -37,14 +38,16 @@ from harness.run.settings import (
     harness_hash,
     score_settings,
 )
-from harness.sandbox.runner import child_environment
+from harness.sandbox.child import child_environment
 from harness.sandbox.wall import find_wall
-from harness.scoring.audit import Recorded, judge_probes, look, make_probes
+from harness.scoring.audit import LOOKS, SMALLEST_DIFFERENCE, Recorded, judge_probes, look, make_probes, until_sure
 from harness.scoring.channel import Launch
+from harness.scoring.holdout import Losses, gain_and_error, row_nats
 from harness.scoring.integrity import Integrity
 from harness.scoring.measure import PROBES as MEASURED_PROBES
 from harness.scoring.measure import Measurement
-from harness.scoring.scorer import ServerJob, open_rows, open_token_bytes, score_model, start_server
+from harness.scoring.scorer import Score, ServerJob, open_rows, open_token_bytes, score_model, start_server
+from harness.scoring.unseen import Text, agrees, count_places, gain_of_places, measure_places, smallest_missed
 
 LAUNCH = Launch(child_environment())
 PROBES = (64, 128, 512, 1024)
@@ -79,8 +82,22 @@ def train_a_little(model: torch.nn.Module, data: PreparedData, steps: int) -> No
     model.eval()
 
 
+def unseen_text(data: PreparedData) -> Text:
+    return Text(open_rows(data, "unseen"), open_rows(data, "train"), open_token_bytes(data), data.manifest["documents"]["unseen"])
+
+
+def by_rows(data: PreparedData, own: np.ndarray, incumbent: np.ndarray) -> Losses:
+    """Losses (n, T) of two runs on the validation rows, as the check on unseen text takes them."""
+    targets, token_bytes = open_rows(data, "val")[:, 1:], open_token_bytes(data)
+    own, rival = (row_nats(losses, targets, token_bytes) for losses in (own, incumbent))
+    return Losses((token_bytes[targets] > 0).sum(axis=1), [own], [rival], data.manifest["documents"]["val"])
+
+
 def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Train, score and audit one model: (verdict, figures) of each seed. One server B answers all seeds."""
+    """Train, score and audit one model: (verdict, figures) of each seed. One server B answers all seeds.
+
+    A gain on the incumbent, a table of pairs, that is missing on unseen text makes it `disagrees`.
+    """
     trained = load(model.source, data, folder)
     if model.source not in CHEATS:
         train_a_little(trained, data, counts.steps)
@@ -89,12 +106,20 @@ def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> I
     job = ServerJob(*paths, "cpu", model.dtype, 1, LAUNCH, folder, 600)
     losses = score_model(data, job).losses
     rows = open_rows(data, "val")
-    incumbent = -bigrams(data)[rows[:, :-1], rows[:, 1:]]
+    table, unseen = bigrams(data), unseen_text(data)
+    incumbent = -table[rows[:, :-1], rows[:, 1:]]
+    validation = by_rows(data, losses, incumbent)
+    places = count_places(len(rows), data.manifest["eval_batch_rows"])
     recorded = Recorded(rows, losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
     with start_server(data, job, "logits") as server:
         for seed in range(counts.seeds):
-            verdict, _, figures, _ = look(server, recorded, PROBED, server.header["batch_rows"], seed)
-            yield verdict, figures
+            once = functools.partial(look, server, recorded, PROBED, server.header["batch_rows"])
+            (verdict, _, figures), _ = until_sure(once, seed)
+            losses_there = measure_places(server, unseen, places, seed)
+            rows, positions = losses_there[:2].astype(int)
+            pairs = np.stack([rows, positions, -table[unseen.rows[rows, positions], unseen.rows[rows, positions + 1]]])
+            there = gain_of_places(losses_there, [pairs], unseen.documents)
+            yield verdict if agrees(validation, *there) or verdict != "agrees" else "disagrees", figures
 
 
 CHEATS = {made(body) for body in (*DISHONEST.values(), *UNSTEADY.values())}
@@ -106,8 +131,8 @@ def model_table(
     """Return lines of a table, and how many audits of models that agree with themselves ended how."""
     lines, total = (
         [
-            "| model | dtype | agrees | not reproducible | cheating | r0, nats | largest, nats |",
-            "|---|---|---|---|---|---|---|",
+            "| model | dtype | agrees | disagrees on unseen text | not reproducible | cheating | r0, nats | largest, nats |",
+            "|---|---|---|---|---|---|---|---|",
         ],
         {},
     )
@@ -116,7 +141,8 @@ def model_table(
         with tempfile.TemporaryDirectory() as folder:
             found = list(audits(model, data, counts, Path(folder)))
         ends = {
-            verdict: sum(each == verdict for each, _ in found) for verdict in ("agrees", "not reproducible", "cheating")
+            verdict: sum(each == verdict for each, _ in found)
+            for verdict in ("agrees", "disagrees", "not reproducible", "cheating")
         }
         r0, largest = (max(figures[key] for _, figures in found) for key in ("r0", "largest"))
         lines.append(
@@ -154,20 +180,27 @@ def leaks(losses: np.ndarray, incumbent: np.ndarray) -> dict[str, Callable[[floa
     }
 
 
-def caught(recorded: Recorded, honest: np.ndarray, probes: int, batch_rows: int, rng: np.random.Generator) -> bool:
-    """One audit of a model whose true losses are `honest`, which intact rows show as recorded; the second look as in `audit.look`."""
-    for _ in range(2):
+def caught(
+    recorded: Recorded, honest: np.ndarray, probes: int, batch_rows: int, rng: np.random.Generator, dither: float
+) -> bool:
+    """One audit of a model whose true losses are `honest`; the second look as in `audit.until_sure`.
+
+    dither: by how much, at most, its answers on intact rows differ from what is recorded, on purpose.
+    """
+    for _ in range(LOOKS):
         drawn = make_probes(recorded, probes, batch_rows, rng)
-        differences = np.where(
-            drawn.intact, 0.0, (honest - recorded.losses)[drawn.rows, drawn.positions].astype(np.float64)
-        )
-        verdict = judge_probes(differences, drawn.intact, drawn.uniform)[0]
+        differences = (honest - recorded.losses)[drawn.rows, drawn.positions].astype(np.float64)
+        differences[drawn.intact] = rng.uniform(-dither, dither, int(drawn.intact.sum()))
+        asked = drawn.rows >= 0
+        verdict = judge_probes(differences[asked], drawn.intact[asked], drawn.uniform[asked])[0]
         if verdict != "gap":
             break
     return verdict != "agrees"
 
 
-def smallest_leak(leak: Callable, honest: Recorded, probes: int, batch_rows: int, draws: int) -> float:
+def smallest_leak(
+    leak: Callable, honest: Recorded, probes: int, batch_rows: int, draws: int, dither: float = 0.0
+) -> float:
     """The smallest leak found with probability POWER, in nats over all scored targets; inf where none is."""
     scored = honest.token_bytes[honest.rows[:, 1:]] > 0
 
@@ -176,7 +209,8 @@ def smallest_leak(leak: Callable, honest: Recorded, probes: int, batch_rows: int
         for draw in range(draws):
             rng = np.random.default_rng(draw)
             forged = leak(share, rng)
-            hits += caught(dataclasses.replace(honest, losses=forged), honest.losses, probes, batch_rows, rng)
+            claimed = dataclasses.replace(honest, losses=forged)
+            hits += caught(claimed, honest.losses, probes, batch_rows, rng, dither)
             nats += float((honest.losses - forged)[scored].sum())
         return hits >= POWER * draws, nats / draws
 
@@ -197,18 +231,45 @@ def power_table(bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts:
         f"| leak | beside an incumbent | {' | '.join(f'{probes} probes' for probes in PROBES)} |",
         "|---" * (2 + len(PROBES)) + "|",
     ]
-    for name, leak in leaks(losses, incumbent).items():
+    kinds = [(name, leak, 0.0) for name, leak in leaks(losses, incumbent).items()]
+    adaptive = lambda share, rng: losses - np.float32(4 * share * SMALLEST_DIFFERENCE) * rng.random(losses.shape, np.float32)  # noqa: E731
+    kinds.append(("every token, by a dithered bit, and intact rows dithered as far as allowed", adaptive, SMALLEST_DIFFERENCE))
+    for name, leak, dither in kinds:
         for rival in (incumbent, None):
             say(f"leak: {name}")
             weighed = dataclasses.replace(honest, incumbent=rival)
             nats = [
-                smallest_leak(leak, weighed, probes, data.manifest["eval_batch_rows"], counts.draws)
+                smallest_leak(leak, weighed, probes, data.manifest["eval_batch_rows"], counts.draws, dither)
                 for probes in PROBES
             ]
             lines.append(
                 f"| {name} | {'no' if rival is None else 'yes'} | {' | '.join(f'{each / bits:.5f}' for each in nats)} |"
             )
             say(lines[-1])
+    return lines
+
+
+def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
+    """By how much a gain that was looked up may be missed: the two trainings at as many places of unseen text as there are rows to ask at."""
+    data, text, scored = bench.data, unseen_text(bench.data), bench.data.manifest["scored"]["val"]
+    validation = by_rows(data, own.losses, rival.losses)
+    usual = count_places(len(own.losses), data.manifest["eval_batch_rows"])
+    lines = ["| places | gain on validation text | on unseen text | says | found with 90% |", "|---|---|---|---|---|"]
+    bits = scored["tokens"] / scored["bytes"] / math.log(2)
+    for places in (usual // 2, usual, 4 * usual, 16 * usual):
+        there = []
+        for name in ("short", "rival"):
+            folder = bench.work / name / "server_b"
+            folder.mkdir(exist_ok=True)
+            weights, settings = bench.work / name / "weights.safetensors", bench.settings
+            job = ServerJob(bench.train_py, weights, "cpu", settings.dtype, settings.threads, LAUNCH, folder, 1800)
+            with start_server(data, job, "logits") as server:
+                there.append(measure_places(server, text, places))
+        gain, error = gain_of_places(there[0], there[1:], text.documents)
+        says = "agrees" if agrees(validation, gain, error) else "disagrees"
+        recorded, found = gain_and_error(validation)[0] * bits, smallest_missed(validation, error) * bits
+        of_a_night = " (a night's)" if places == usual else ""
+        lines.append(f"| {len(there[0][0]):,}{of_a_night} | {recorded:+.4f} | {gain * bits:+.4f} | {says} | {found:.4f} |")
     return lines
 
 
@@ -286,7 +347,15 @@ a baseline has none. The verdict and its second look are the harness's own.
 {power_table}
 
 A leak at every token is found by its mean, which has to exceed 0.001 nats a token, and more probes do not lower that. One that is whole but rare
-has to be hit once. What is below these figures can be kept.
+has to be hit once. What is below these figures can be kept. The last row knows the rule: it takes a random bit off each loss and answers intact rows
+as far off as is allowed without a word (beyond that it is *not reproducible*, which waits for a person).
+
+## A gain that was looked up
+
+What passed from server A to server B, whatever the way, is not of the unseen text. Gain of the one training on the other, bits per byte; *found with
+90%*: the replay whose gain would be missing there by more than four standard errors nine times in ten.
+
+{replay_table}
 
 ## Seconds
 
@@ -314,7 +383,7 @@ def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
         honest=len(HONEST), steps=counts.steps, probed=PROBED, seeds=counts.seeds, audits=sum(total.values()), alarms=sum(total.values()) - total["agrees"],
         honest_table="\n".join(honest_lines), dishonest_table="\n".join(dishonest_lines), power=POWER, draws=counts.draws, bpb=own.val_bpb,
         rival_bpb=rival.val_bpb, power_table="\n".join(power_table(demo, own.losses, rival.losses, counts, say)),
-        load=os.getloadavg()[0], cores=os.cpu_count(),
+        replay_table="\n".join(replay_table(demo, own, rival)), load=os.getloadavg()[0], cores=os.cpu_count(),
         threads=demo.settings.threads, dtype=demo.settings.dtype, repeats=2 * counts.repeats - 1, seconds_table="\n".join(seconds_lines),
     )  # fmt: skip
 

@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
     python = python_or_exit()
     if python != Path(sys.executable):
         become(python, [__file__, *arguments])
-    from harness.sandbox.runner import SPIN_COUNT
+    from harness.sandbox.child import SPIN_COUNT
 
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as trainings have it; read when torch is loaded
     command = " ".join(["python3 scripts/bench.py", *arguments])

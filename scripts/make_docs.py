@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from harness.night import try_idea
 from harness.options import make_parser
+from harness.run import events
 from harness.show import status
 
 PAGE = ROOT / "docs" / "commands.md"
@@ -41,7 +42,18 @@ def page() -> str:
             command, keys = KEYS[name]
             lines += ["", f"{command} prints one JSON object. Numbers are null where there are none.", ""]
             lines += ["| key | meaning |", "|---|---|", *(f"| `{key}` | {words} |" for key, words in keys.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *journal_lines()]) + "\n"
+
+
+def journal_lines() -> list[str]:
+    """What a journal's entries hold."""
+    words = "One line of JSON an entry, in results/TAG/journal.jsonl; the claim's in close_out.jsonl."
+    lines = ["", "## The journal", "", words, (events.__doc__ or "").split("\n\n")[1].replace("\n", " ")]
+    lines += ["", "| entry | field | meaning |", "|---|---|---|"]
+    for event, fields in events.EVENTS.items():
+        rows = [(f"`{event}`", *next(iter(fields.items()))), *(("", *each) for each in list(fields.items())[1:])]
+        lines += [f"| {name} | `{field}` | {meaning} |" for name, field, meaning in rows]
+    return lines
 
 
 def row_of(action: argparse.Action) -> str:

@@ -17,7 +17,7 @@ from harness.ground.text import one_line
 from harness.run.state import Experiment
 
 WEIGHTS = "weights.safetensors"
-HEAVY = (WEIGHTS, "losses.npy", "holdout_losses.npy")  # of a run: they go with a discard
+HEAVY = (WEIGHTS, "losses.npy", "holdout_losses.npy", "unseen_losses.npy")  # of a run: they go with a discard
 
 
 def check_weights(look: Look) -> Iterator[str]:
@@ -58,8 +58,9 @@ def check_whole(look: Look, experiment: Experiment, folder: Path) -> Iterator[st
             yield f"{look.name(place / WEIGHTS)} {words}: {mend}"
         if words := losses_damage(place / "losses.npy", (run.scored or {}).get("scored_tokens") or 0):
             yield f"{look.name(place / 'losses.npy')} {words}: restore it from a backup, else later audits have less to compare with"
-        if words := losses_damage(place / "holdout_losses.npy"):
-            yield f"{look.name(place / 'holdout_losses.npy')} {words}: delete it, and the next audit that needs it measures it again"
+        for name in ("holdout_losses.npy", "unseen_losses.npy"):
+            if words := losses_damage(place / name):
+                yield f"{look.name(place / name)} {words}: delete it, and the next audit that needs it measures it again"
 
 
 def is_whole(weights: Path) -> bool:

@@ -111,6 +111,15 @@ class PythonStdlib(Source):
         return paths
 
 
+def not_imported_folders(library: Path) -> list[Path]:
+    """The folders of a library that nothing else imports, none of them inside another."""
+    found = []
+    for folder, subfolders, _ in os.walk(library):
+        found += [Path(folder, name) for name in subfolders if name in NOT_IMPORTED_FOLDERS]
+        subfolders[:] = [n for n in subfolders if n not in NOT_IMPORTED_FOLDERS and not SKIPPED_FOLDERS.match(n)]
+    return found
+
+
 def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()

@@ -98,7 +98,7 @@ def drop_weights(attempt_folder: Path) -> None:
 
 def drop_weights_of_run(training_folder: Path) -> None:
     """Remove the weights and losses of one run."""
-    for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy"):
+    for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy", "unseen_losses.npy"):
         (training_folder / name).unlink(missing_ok=True)
 
 

@@ -8,8 +8,8 @@ cannot be asked costs nothing but its proposal: `tpe` makes one instead, and say
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from harness.rules.next_step import Step
 from harness.run.settings import Settings
 from harness.run.state import Experiment
 from harness.sandbox import keys
-from harness.sandbox.runner import child_environment
+from harness.sandbox.child import child_command, child_environment
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash
@@ -106,7 +106,7 @@ def run_proposer(folder: Path, request: dict, asking: Asking) -> dict:
     """
     limit = PROPOSE_SECONDS + (asking.parsed.deadline_seconds if request.get("llm") else 0.0)
     write_json_atomic(folder / "request.json", request)
-    command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json"), str(os.getpid())]
+    command = child_command("harness.search.propose", str(folder / "request.json"), str(os.getpid()))
     environment = child_environment(**dict(asking.environment))
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
@@ -139,6 +139,7 @@ def proposal_request(run: OpenRun, step: Step, parent_source: str, program: str,
     folder = attempt_folder(step.experiment, step.attempt)
     others = [e for e in state.experiments if e.number not in state.excused and e.number != step.experiment]
     rows = [history_row(e) | {"folder": str(attempt_folder(e.number, len(e.attempts) - 1))} for e in others]
+    rows = [row | {"cause": without_paths(row["cause"])} for row in rows]
     llm = {
         "model": asking.model, "options": asking.options, "key_file": asking.key_file, "ledger": str(ledger_path(run.folder)),
     }  # fmt: skip
@@ -188,12 +189,18 @@ def repair_facts(experiment: Experiment, attempt_folder: Callable[[int, int], Pa
     return {
         "attempt": number,
         "status": run.status if run else "invalid_patch",
-        "cause": run.cause if run else "",
+        "cause": without_paths(run.cause) if run else "",
         "reasons": attempt.checked["reasons"] if attempt.checked else [],
-        "log": both_ends(folder / "runs" / f"{run.number:02d}" / "run.log") if run else "",
+        "log": without_paths(both_ends(folder / "runs" / f"{run.number:02d}" / "run.log")) if run else "",
         "train_py": (folder / "train.py").read_text(encoding="utf-8"),
         "folder": str(folder),
     } | {key: attempt.proposed.get(key) for key in told}
+
+
+def without_paths(text: str) -> str:
+    """Text of which a path keeps its file's name alone, or what of it is a package's: where things lie here is no language model's business."""
+    text = re.sub(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+(?:site|dist)-packages/", "", text)
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+(?=[^\s/'\":])", "", text)
 
 
 def both_ends(path: Path, most: int = LOG_BYTES) -> str:

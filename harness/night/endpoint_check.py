@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from harness.ground.text import without_escapes
 from harness.lab.proposing import default_proposer
 from harness.night.wishes import Wishes
 from harness.sandbox import keys
-from harness.sandbox.runner import child_environment
+from harness.sandbox.child import child_command, child_environment
 from harness.search.llm.endpoint import parse_options
 
 ASK_SECONDS = 120.0  # for the list of models and one word from the model
@@ -76,7 +75,7 @@ def ask_endpoint(wishes: Wishes) -> tuple[int, str]:
         request = Path(folder) / "request.json"
         llm = {"model": wishes.model, "options": wishes.llm, "key_file": key_file}
         write_json_atomic(request, {"llm": llm})
-        command = [sys.executable, "-m", "harness.search.llm.endpoint", str(request)]
+        command = child_command("harness.search.llm.endpoint", str(request))
         run = {"env": child_environment(**extra), "capture_output": True, "text": True, "check": False}
         try:
             done = subprocess.run(command, **run, timeout=ASK_SECONDS)

@@ -30,6 +30,7 @@ def quarantine_reasons(state: State, experiment: Experiment, gain: float, budget
     baseline = state.experiments[0].attempt.scored
     reasons = [doubt for run in runs for doubt in run.doubts]
     for run in runs:
+        reasons += private_text_reasons(run)
         reasons += floor_reason(run, gain)
         reasons += other_processes_reason(run)
         reasons += beyond_reason(run, baseline, budget_seconds)
@@ -114,6 +115,17 @@ def floor_reason(run: Training, gain: float) -> list[str]:
         return []
     return [
         f"the audit of run {run.number} could have missed {found['floor_bpb']:.4f} bpb, more than the gain, since its losses differ from process to process"
+    ]
+
+
+def private_text_reasons(run: Training) -> list[str]:
+    """A gain that is not there on other text is fitted to the validation text, or was looked up."""
+    found = run.audited or {}
+    texts = {"holdout": "the private holdout", "unseen": "text that no scoring process was shown"}
+    return [
+        f"what run {run.number} gained on validation text is missing on {text}: is it fitted, or was it looked up?"
+        for name, text in texts.items()
+        if found.get(name) == "disagrees"
     ]
 
 

@@ -13,6 +13,7 @@ quarantine, and `controlled`, a trial of the best file after several ideas faile
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -20,24 +21,7 @@ from pathlib import Path
 from harness.ground.clock import utc_now
 from harness.ground.errors import JournalError
 from harness.ground.files import append_whole, sync_folder, write_bytes_atomic
-
-EVENTS = (
-    "opened",
-    "proposed",
-    "checked",
-    "run_started",
-    "trained",
-    "scored",
-    "audited",
-    "decided",
-    "committed",
-    "ruled",
-    "controlled",
-    "unrepaired",
-    "note",
-    "claim_begun",  # these two in close_out.jsonl alone
-    "claimed",
-)
+from harness.run.events import EVENTS
 
 
 def read_journal(path: str | os.PathLike[str]) -> list[dict]:
@@ -74,29 +58,28 @@ def parse_entry(line: bytes, seq: int) -> dict | None:
 
 
 class JournalReader:
-    """A watcher's view of a growing journal: each look reads and parses only what was added since the last."""
+    """A watcher's view of a growing journal: each look parses only what was added since the last, and sees whether all before is as it was."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._entries: list[dict] = []
-        self._offset = 0
+        self._offset, self._seen = 0, hashlib.sha256().digest()
 
     def entries(self) -> list[dict]:
-        """All whole entries so far. A journal that became shorter is read anew."""
-        try:
-            with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self._offset:
-                    self._entries, self._offset = [], 0
-                file.seek(self._offset)
-                added = file.read()
-        except FileNotFoundError:
-            return []
-        for line in added.splitlines(keepends=True):
+        """All whole entries so far. Raises JournalError where what was read before has changed: nothing but edits does that."""
+        raw = self.path.read_bytes() if self.path.exists() else b""
+        if hashlib.sha256(raw[: self._offset]).digest() != self._seen:
+            raise JournalError(
+                f"{self.path} was changed while this process watched it, in lines that it had read: "
+                "restore it from a backup, or start a new tag"
+            )
+        for line in raw[self._offset :].splitlines(keepends=True):
             entry = parse_entry(line, len(self._entries)) if line.endswith(b"\n") else None
             if entry is None:
                 break
             self._entries.append(entry)
             self._offset += len(line)
+        self._seen = hashlib.sha256(raw[: self._offset]).digest()
         return self._entries
 
 
@@ -129,7 +112,7 @@ class Journal:
 
     def append(self, event: str, **fields: object) -> dict:
         """Write one entry, synced to disk before this returns, and return it. On OSError (a full disk) the journal is as it was."""
-        assert event in EVENTS, event
+        assert not (unknown := fields.keys() - EVENTS[event].keys()), (event, unknown)
         entry = {"seq": len(self.entries), "time": utc_now(), "event": event} | fields
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with self.path.open("ab", buffering=0) as file:

@@ -19,6 +19,7 @@ HEADER = "\t".join(COLUMNS)
 STATUSES = ("keep", "discard", "crash")
 CRASH_STATUSES = ("crash", "invalid_patch", "oom", "nan", "timeout", "cheating")
 QUARANTINED = "quarantined: "  # begins the description of what waits for a person
+FORMULA = ("=", "+", "-", "@")
 NO_ROW_STATUSES = ("infrastructure", "interrupted")  # nobody's idea failed: the machine did, or a person stopped it
 
 
@@ -125,6 +126,11 @@ def clean_description(text: object) -> str:
     return (words.replace('"', "'") if words.startswith('"') else words) or "(no title)"
 
 
+def as_cell(text: str) -> str:
+    """Text that a spreadsheet takes for text: what begins like a formula gets an apostrophe before it."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
 def results_from_journal(entries: Sequence[dict]) -> list[ResultRow]:
     """One row per committed experiment, in the order of their commits; the baseline is one row, kept.
 
@@ -156,7 +162,7 @@ def _ruled(row: ResultRow, ruled: dict) -> ResultRow:
 def _row(decided: dict, commit: str | None) -> ResultRow:
     number, status, decision = decided["experiment"], decided.get("status"), decided.get("decision")
     name = str(commit)[:7] if commit else f"exp{number:04d}"
-    title = clean_description(decided.get("title") or ("baseline" if number == 0 else ""))
+    title = as_cell(clean_description(decided.get("title") or ("baseline" if number == 0 else "")))
     if status in CRASH_STATUSES or decided.get("val_bpb") is None:
         description = title if status in ("crash", None, "ok") else f"{title} ({str(status).replace('_', ' ')})"
         return ResultRow(name, 0.0, 0.0, "crash", description)

@@ -24,10 +24,10 @@ from harness.ground.errors import ParameterError, SettingsError
 from harness.ground.files import read_json, write_json_atomic
 from harness.run import git_history
 from harness.run.profiles import Profile, worker_threads
+from harness.sandbox.child import OPENMP
 from harness.sandbox.device import detect_device
 from harness.sandbox.request import TrainingRequest
-from harness.sandbox.runner import OPENMP
-from harness.scoring.integrity import harness_hash
+from harness.scoring.integrity import harness_hash, startup_modules
 from harness.scoring.measure import ScoreSettings
 from harness.training.clock import ClockError, idle_seconds, own_cpus
 
@@ -225,6 +225,8 @@ def read_settings(folder: Path) -> Settings:
 
 def check_unchanged(settings: Settings) -> PreparedData:
     """Return the run's data if harness, data, device and torch are still what the run began with; else raise SettingsError."""
+    if modules := startup_modules():
+        raise SettingsError(f"{' and '.join(modules)} would run in every process of the night: take it away")
     found = harness_hash()
     if found != settings.harness_hash:
         raise SettingsError(

@@ -20,6 +20,7 @@ from harness.sandbox.left_files import keep_ours
 LOG_CAP_BYTES, LINE_CAP_BYTES = 4_000_000, 65_536
 EVENTS_CAP, EVENTS_CAP_BYTES = 20_000, 4_000_000
 EVENT_CAP_BYTES = 4_096
+STEPS_A_CHUNK = 50  # events of steps that come at once and are written and told; an honest training sends one at a time
 EVENTS = ("launched", "open", "batch", "ready", "step", "stop", "finish", "failed")
 STEP_NUMBERS = ("step", "progress", "train_loss", "tok_per_sec")
 SUMMARY_KEYS = (
@@ -116,6 +117,7 @@ class EventLog:
         now = time.monotonic() - self._started
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         self._rest = b"" if len(self._rest) > EVENT_CAP_BYTES else self._rest
+        kept = []  # one write a chunk, of so many events: a flood must not keep us from the clock
         for line in lines:
             event = None if self._flooded and STEP.search(line) else parse_event(line)
             if event is None or (self._flooded if event["event"] == "step" else event["event"] in self.last):
@@ -127,9 +129,12 @@ class EventLog:
                 self._take_loss(100 * event["progress"], event["train_loss"])
             if event["event"] == "launched":  # our own program's, before any of train.py runs: nothing to tell anybody
                 continue
-            if self._file.size < EVENTS_CAP_BYTES:
-                self._file.append(json.dumps(stamped, ensure_ascii=False) + "\n")
+            if event["event"] == "step" and len(kept) >= STEPS_A_CHUNK:
+                continue  # counted, but told to nobody
+            kept.append(json.dumps(stamped, ensure_ascii=False) + "\n")
             self._on_event(stamped)
+        if kept and self._file.size < EVENTS_CAP_BYTES:
+            self._file.append("".join(kept))
 
     def _take_loss(self, percent: float, loss: float) -> None:
         for mark, losses in self._curve.items():

@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 from harness.ground.errors import ProfileError
-from harness.sandbox.runner import child_environment
+from harness.sandbox.child import child_command, child_environment
 
 DEVICE_VARIABLE = "AUTORESEARCH_DEVICE"  # what was found, for this process and those that it starts
 CARD_VARIABLES = ("CUDA_", "HIP_", "ROCR_", "HSA_")
@@ -52,7 +52,7 @@ def machine_and_variables() -> list[str]:
 
 
 def ask_device(kind: str, try_compile: bool) -> dict:
-    command = [sys.executable, "-m", "harness.training.devices", "--kind", kind] + ["--try-compile"] * try_compile
+    command = child_command("harness.training.devices", "--kind", kind, *["--try-compile"] * try_compile)
     with tempfile.TemporaryDirectory() as cache:  # a container's user may have no name, and with it no default folder
         environment = child_environment(TORCHINDUCTOR_CACHE_DIR=cache, TRITON_CACHE_DIR=f"{cache}/triton")
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)

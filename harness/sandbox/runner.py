@@ -14,15 +14,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from harness import REPOSITORY
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
+from harness.sandbox.child import child_command, child_environment
 from harness.sandbox.child_log import CappedLog, EventLog, number
 from harness.sandbox.disk_share import DiskShare
 from harness.sandbox.left_files import keep_plain_files, remove_tree, take_file
@@ -32,26 +31,10 @@ from harness.sandbox.request import TrainingRequest
 from harness.sandbox.timekeeper import Timekeeper
 from harness.sandbox.wall import Wall, find_wall
 
-# OpenMP is ours to set: time that threads spin is charged as work. Threads that spin for long also fight any other process
-# for the core: 3,300 against 11,400 tokens/s beside one. The second is that of Intel's and LLVM's libraries, in ms.
-SPIN_COUNT = "1000"
-OPENMP = {"GOMP_SPINCOUNT": SPIN_COUNT, "KMP_BLOCKTIME": "1"}
 SILENT_SECONDS = 2.0  # without a word from the child before it is asked whether somebody has stopped it
 ABSENT_SECONDS = 5.0  # between two looks at the child: then it was us who stood still
 READ_BYTES, MOST_READS = 65_536, 1_024  # of a pipe at a time; of what a child left in it when it ended
 MOST_WEIGHTS_BYTES = 20 * 10**9
-# PYTHONPATH is set, never passed on; no variable that could hold a key is here.
-PASSED_ON = (
-    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH",
-    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION",
-    "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
-)  # fmt: skip
-
-
-def child_environment(**extra: str) -> dict[str, str]:
-    """The environment of every child that runs, or might run, edited code: allow-listed, without keys."""
-    kept = OPENMP | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return kept | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"} | extra
 
 
 def watch(
@@ -235,7 +218,7 @@ def train_and_watch(
     environment = run_environment(request, theirs.fileno())
     parent, kills_before = 0 if wall.walled else os.getpid(), memory_kills()
     command = wall.enclose(
-        [sys.executable, "-m", "harness.training.launch", request.train_py, str(parent)],
+        child_command("harness.training.launch", request.train_py, str(parent)),
         own=[work, cache],
         readable=[Path(request.train_py), folder / "run.json"],
         hidden=[Path(path) for path in request.hidden],

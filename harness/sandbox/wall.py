@@ -18,12 +18,14 @@ import shutil
 import site
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import REPOSITORY
+from harness.data.stdlib import not_imported_folders
 from harness.ground.errors import WallError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -44,8 +46,8 @@ ISOLATE = (
 )  # fmt: skip
 BEHIND = (
     "no network, no other processes, nothing that stays is written but in its own folder; validation and holdout rows, results, this repository and home "
-    "folders are not visible; the rest of the disk can be read as you can read it. On python-stdlib the validation text is part of the interpreter and stays "
-    "visible"
+    "folders are not visible, nor are the interpreter's tests and programs, of which python-stdlib takes its validation text; the rest of the disk can be "
+    "read as you can read it"
 )
 KEYS = ". What a child gives the kernel to keep (its keyring) stays for the next: no user namespace can be made here"
 LIMITS = (
@@ -120,6 +122,7 @@ class Wall:
         emptied = [path for path in real([*EMPTIED, *homes()]) if not Path(SYSTEM).is_relative_to(path)]
         rules = {path: EMPTY for path in (*emptied, *real([*SCRATCH, REPOSITORY, *hidden]))}
         rules |= {path: READ for path in real(exposed) if path not in rules}
+        rules |= dict.fromkeys(real(evaluation_folders()), EMPTY)
         rules |= {path: READ for path in real([PACKAGE, *readable])} | {path: own_rule for path in real(own)}
         words: list[str] = []
         closed = ["/dev"]
@@ -185,6 +188,12 @@ def python_paths() -> list[str]:
         map(str, hub.glob("*s--kernels-community--*"))
     )  # behind the wall there is no network to fetch them from
     return [*prefixes, *site.getsitepackages(), *packages, *libraries, *kernels]
+
+
+@functools.cache
+def evaluation_folders() -> tuple[str, ...]:
+    """Folders of this Python's library that nothing imports: the validation text of python-stdlib is of them."""
+    return tuple(map(str, not_imported_folders(Path(sysconfig.get_path("stdlib")))))
 
 
 def device_nodes(device: str) -> list[str]:

@@ -6,15 +6,16 @@ more than was asked for, or outlive the server. numpy only; imports nothing of a
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import json
 import os
 import queue
+import re
 import signal
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,12 +26,17 @@ from typing import IO
 import numpy as np
 
 from harness.ground.text import without_escapes
+from harness.sandbox.child import child_command
 from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
 
 SEQUENCE = struct.Struct("<I")
 LOG_TAIL_BYTES = 20_000
 LONGEST_LINE_BYTES = 65_536
 WAIT_SECONDS = 5.0  # for what was killed to end
+# Names of exceptions that say nothing but what went wrong: Python's, and those of torch and of our server.
+EXCEPTIONS = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)} | {
+    *("OutOfMemoryError", "AcceleratorError", "BackendCompilerFailed", "InductorError", "LinAlgError", "ContractError"),
+}
 
 
 class ScoreError(RuntimeError):
@@ -113,7 +119,7 @@ class ModelServer:
         self.header, self.walled, self.deadline, self.log_path = header, launch.walled, deadline, folder / "server.log"
         self._memory_kills = memory_kills()
         parent = 0 if launch.walled else os.getpid()
-        command = launch.enclose([sys.executable, "-m", "harness.scoring.server", str(parent)])
+        command = launch.enclose(child_command("harness.scoring.server", str(parent)))
         self._log = self.log_path.open("wb")
         self.process = subprocess.Popen(
             command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=dict(launch.environment), cwd=folder,
@@ -121,6 +127,7 @@ class ModelServer:
         )  # fmt: skip
         self._pipes = Exchanges(self.process.stdin, self.process.stdout)
         self._sequence, self._closed = 0, False
+        self._knows_private_text = False
 
     def __enter__(self) -> ModelServer:
         try:
@@ -152,12 +159,14 @@ class ModelServer:
         self.process.wait()
         self._log.close()
 
-    def losses(self, rows: np.ndarray) -> np.ndarray:
-        """Return float32 losses (B, T), nats, of rows (B, T + 1) uint16."""
+    def losses(self, rows: np.ndarray, private: bool = True) -> np.ndarray:
+        """Return float32 losses (B, T), nats, of rows (B, T + 1) uint16. private: whether the rows are of an evaluation split."""
+        self._knows_private_text |= private
         return self._ask(rows.astype("<u2").tobytes(), (rows.shape[0], rows.shape[1] - 1))
 
     def logits(self, inputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return float32 logits (B, n_vocab) of inputs (B, T) uint16 at one position of each, (B,)."""
+        """Return float32 logits (B, n_vocab) of inputs (B, T) uint16, private ones, at one position of each, (B,)."""
+        self._knows_private_text = True
         message = inputs.astype("<u2").tobytes() + positions.astype("<u2").tobytes()
         return self._ask(message, (len(inputs), self.header["n_vocab"]))
 
@@ -181,8 +190,12 @@ class ModelServer:
         killed = status in (-signal.SIGKILL, 128 + signal.SIGKILL)  # the second: as a wall's own process reports it
         if killed and memory_was_there(self._memory_kills):
             return ScoreError("infrastructure", f"the model server was {KILLED_FROM_OUTSIDE}", sure=False)
-        cause = last_line(self.log_path) or f"model server ended with status {status} and no message"
-        return ScoreError("oom" if killed or "out of memory" in cause.lower() else "crash", cause)
+        said = last_line(self.log_path)
+        out_of_memory = killed or "out of memory" in said.lower()
+        if said and self._knows_private_text:
+            said = plain_cause(tail_of(self.log_path), Path(self.header["train_py"]))
+        cause = said or f"model server ended with status {status} and no message"
+        return ScoreError("oom" if out_of_memory else "crash", cause)
 
 
 def inner_processes(pid: int) -> list[int]:
@@ -193,9 +206,29 @@ def inner_processes(pid: int) -> list[int]:
         return []
 
 
-def last_line(path: Path) -> str:
-    """The last line of a child's log, harmless to show, at most 500 characters; "" when it said nothing."""
+def tail_of(path: Path) -> str:
+    """The end of a child's log."""
     with path.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()
+        return file.read().decode(errors="replace").strip()
+
+
+def last_line(path: Path) -> str:
+    """The last line of a child's log, harmless to show, at most 500 characters; "" when it said nothing."""
+    lines = tail_of(path).splitlines()
     return without_escapes(lines[-1])[:500] if lines else ""
+
+
+def plain_cause(said: str, train_py: Path) -> str:
+    """What kind of exception ended a server, and in which line of train.py: all that is taken from one that has seen private text.
+
+    Its messages, and the names of exceptions of its own, could hold that text.
+    """
+    kinds = re.findall(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)(?=:|$)", said, re.MULTILINE)
+    kind = next((name for name in reversed(kinds) if name in EXCEPTIONS), "an exception of its own")
+    lines = [int(number) for number in re.findall(r'train\.py", line (\d{1,6})', said)]
+    last = len(train_py.read_bytes().splitlines())
+    line = next((number for number in reversed(lines) if 1 <= number <= last), None)
+    place = f" in line {line} of train.py" if line else ""
+    contract = "; it does not return what the contract of train.py says" if kind == "ContractError" else ""
+    return f"{kind}{place}{contract}, while it saw private text: its message is not kept"

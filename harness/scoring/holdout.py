@@ -1,10 +1,12 @@
 """Whether a gain on validation text is there on private text, too. numpy only, no files.
 
-In: losses per token of candidate and incumbent on the validation rows and on the holdout rows. Out: agrees or disagrees, and nothing else: a figure from
-the holdout that reached a proposer, or the keep rule, would make it a second validation text, and in the end one that is fitted.
+In: losses per token of candidate and incumbent on the validation rows and on the holdout rows. Out: agrees or disagrees,
+and nothing else: a figure from the holdout that reached a proposer, or the keep rule, would make it a second validation
+text, and in the end one that is fitted.
 
-The same trained models are compared on both texts, so the noise of training is in both gains and cancels; what is left is the texts' own. Gains are
-told apart by the rows: the standard error of a gain comes from the spread of the rows' contributions to it.
+The same trained models are compared on both texts, so the noise of training is in both gains and cancels; what is left is
+the texts' own. A document is easy or hard as a whole, and goes over several rows: the standard error of a gain comes from
+blocks of rows that hold some documents each.
 """
 
 from __future__ import annotations
@@ -15,16 +17,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STANDARD_ERRORS = 3  # by which the gain on the holdout may fall short of that on validation text
+STANDARD_ERRORS = 4  # by which the gain on the holdout may fall short: what disagrees waits for a person, so it must be rare
+DOCUMENTS_EACH = 2  # documents in a block, on average
+FEWEST_BLOCKS = 8
 
 
 @dataclass(frozen=True)
 class Losses:
-    """One text's targets: row_bytes (rows,) of the scored ones, and each run's nats (rows,) for candidate and incumbent."""
+    """One text's targets. weights (rows,): of each row, its scored bytes or tokens; candidate, incumbent: each run's nats (rows,).
 
-    row_bytes: np.ndarray
+    documents: how many the rows are of.
+    """
+
+    weights: np.ndarray
     candidate: Sequence[np.ndarray]
     incumbent: Sequence[np.ndarray]
+    documents: int
 
 
 def row_nats(losses: np.ndarray, targets: np.ndarray, token_bytes: np.ndarray) -> np.ndarray:
@@ -32,16 +40,24 @@ def row_nats(losses: np.ndarray, targets: np.ndarray, token_bytes: np.ndarray) -
     return np.where(token_bytes[targets] > 0, losses.astype(np.float64), 0.0).sum(axis=1)
 
 
+def blocks_of(rows: int, documents: int) -> int:
+    """Into how many blocks rows are put together."""
+    return min(rows, max(FEWEST_BLOCKS, documents // DOCUMENTS_EACH))
+
+
+def ratio_and_error(totals: np.ndarray, weights: np.ndarray, blocks: int) -> tuple[float, float]:
+    """Return (sum of totals / sum of weights, its standard error) from rows in order, blocks of neighbours being one draw each."""
+    first = np.linspace(0, len(totals), blocks, endpoint=False).astype(int)
+    total, weight = np.add.reduceat(totals, first), np.add.reduceat(weights.astype(np.float64), first)
+    ratio = total.sum() / weight.sum()
+    spread = math.sqrt(float(((total - ratio * weight) ** 2).sum()) * blocks / (blocks - 1)) if blocks > 1 else 0.0
+    return float(ratio), spread / float(weight.sum())
+
+
 def gain_and_error(text: Losses) -> tuple[float, float]:
-    """Return (gain, its standard error over rows), bits per byte; positive is better for the candidate."""
+    """Return (gain, its standard error), nats for each unit of the weights; positive is better for the candidate."""
     difference = np.mean(text.incumbent, axis=0) - np.mean(text.candidate, axis=0)
-    row_bytes = text.row_bytes.astype(np.float64)
-    total = row_bytes.sum()
-    gain = difference.sum() / total
-    spread = (
-        (difference - gain * row_bytes).std(ddof=1) * math.sqrt(len(difference)) / total if len(difference) > 1 else 0.0
-    )
-    return gain / math.log(2), spread / math.log(2)
+    return ratio_and_error(difference, text.weights, blocks_of(len(difference), text.documents))
 
 
 def agrees(validation: Losses, holdout: Losses) -> bool:

@@ -15,6 +15,7 @@ from harness.data.manifest import PreparedData
 from harness.ground.files import sha256_file
 
 LARGE = ("train/rows.bin",)
+STARTUP_MODULES = ("sitecustomize", "usercustomize")  # Python runs them before all else, from wherever it finds them
 
 
 class Integrity:
@@ -27,6 +28,7 @@ class Integrity:
     def changed(self) -> list[str]:
         """Names of what is no longer as it was, [] when all is."""
         found = [] if harness_hash(self.package) == self.expected_harness else ["harness/"]
+        found += startup_modules(self.package.parent)
         for name, entry in self.data.manifest["files"].items():
             path = self.data.folder / name
             if not path.is_file():
@@ -44,6 +46,12 @@ def harness_hash(package: Path = REPOSITORY / "harness") -> str:
             continue  # a copy that JupyterLab made of a file somebody opened
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def startup_modules(repository: Path = REPOSITORY) -> list[str]:
+    """Modules beside harness/ that Python may run at the start of every process, in words; [] as it should be."""
+    places = [repository / name for module in STARTUP_MODULES for name in (module, f"{module}.py")]
+    return [f"{place.name} beside harness/" for place in places if place.exists()]
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:

@@ -1,12 +1,14 @@
 """Measures one trained run: its score with a quick audit, and before a keep a close audit and a pass over the private holdout.
 
-In: settings, data, the run's folder with train.py, weights and, for an audit, losses.npy. Out: the fields of the journal's `scored` and `audited` entries, and
-losses.npy, holdout_losses.npy. Each server has a folder of its own, so that nothing goes from one to the next. Never raises for what a candidate does.
+In: settings, data, the run's folder with train.py, weights and, for an audit, losses.npy. Out: the fields of the journal's
+`scored` and `audited` entries, and losses.npy, holdout_losses.npy, unseen_losses.npy. Each server has a folder of its own,
+so that nothing goes from one to the next. Never raises for what a candidate does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +19,13 @@ import numpy as np
 
 from harness.data.manifest import PreparedData
 from harness.ground.files import link_or_copy, open_atomic
+from harness.sandbox.child import child_environment
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import MARK, kill_escaped
-from harness.sandbox.runner import child_environment
 from harness.sandbox.wall import Wall
-from harness.scoring import holdout
-from harness.scoring.audit import Audit, audit_model
-from harness.scoring.channel import Launch, ScoreError
+from harness.scoring import holdout, unseen
+from harness.scoring.audit import audit_model, record
+from harness.scoring.channel import Launch, ModelServer, ScoreError
 from harness.scoring.integrity import Integrity
 from harness.scoring.scorer import (
     Score,
@@ -32,8 +34,10 @@ from harness.scoring.scorer import (
     open_token_bytes,
     score_model,
     score_one_batch,
+    server_of,
     start_server,
 )
+from harness.scoring.unseen import Text, count_places, gain_of_places, measure_places, smallest_missed
 
 PROBES, CLOSE_PROBES = 64, 512  # of each scored run; of each run of an idea that is about to be kept
 Progress = Callable[[float], None]
@@ -89,13 +93,14 @@ class Measurement:
         return fields
 
     def audit(self, progress: Progress) -> dict:
-        """Fields of `audited`: many more probes, and whether the private holdout agrees with the gain."""
-        fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None}
+        """Fields of `audited`: many more probes, and whether the gain is there on the private holdout and on text that nobody saw."""
+        fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None, "unseen": None}
         with self._judged(fields, "audit_seconds"):
-            self._audit(fields, CLOSE_PROBES)
+            self._audit(fields, CLOSE_PROBES, then=self._ask_unseen)
             self.measure_holdout(progress)
-            failed = [words for run in self.rival if (words := run.measure_holdout_of_rival(progress))]
+            failed = [words for run in self.rival if (words := run.measure_rival(progress))]
             fields["holdout"] = self._holdout_words()
+            fields |= self._unseen_words()
             fields["audit"]["words"] += "".join(failed)
         return fields
 
@@ -112,18 +117,41 @@ class Measurement:
             fields["holdout_bpb"] = round(self._run("holdout", progress).val_bpb, 6)
         return fields
 
-    def measure_holdout_of_rival(self, progress: Progress) -> str:
+    def measure_unseen(self) -> None:
+        """Leave the losses at the places of unseen text beside the run's others, unless they are there or cannot be."""
+        if self.unseen_path.exists() or not self.weights.exists() or "unseen" in self.data.lacks:
+            return
+        with self._ready("unseen", None) as job, server_of(self.data, job, "logits") as server:
+            self._ask_unseen(server)
+
+    def _ask_unseen(self, server: ModelServer) -> None:
+        if "unseen" in self.data.lacks:
+            return
+        text = Text(open_rows(self.data, "unseen"), open_rows(self.data, "train"), open_token_bytes(self.data), self._documents("unseen"))
+        count = count_places(self.data.manifest["rows"]["val"], server.header["batch_rows"])
+        save_losses(self.unseen_path, measure_places(server, text, count))
+
+    @property
+    def unseen_path(self) -> Path:
+        """Row, position and nats of the places of unseen text, (3, n)."""
+        return self.folder / "unseen_losses.npy"
+
+    def _documents(self, split: str) -> int:
+        return self.data.manifest["documents"][split]
+
+    def measure_rival(self, progress: Progress) -> str:
         """The same for a run of the incumbent: what fails there is not the candidate's fault. Return what the audit should say of it, "" for nothing.
 
         Raises ScoreError `infrastructure` where the machine was to blame, which a repetition may mend.
         """
         try:
             self.measure_holdout(progress)
+            self.measure_unseen()
         except ScoreError as error:
             if error.status == "infrastructure":
-                raise ScoreError(error.status, f"of the best, on the private holdout: {error.cause}") from error
+                raise ScoreError(error.status, f"of the best, on private text: {error.cause}") from error
             name = f"{self.train_py.parent.parent.parent.name}, run {self.folder.name}"
-            return f"; not compared on the private holdout with the best (experiment {name}), which failed there: {error.cause}"
+            return f"; not compared on private text with the best (experiment {name}), which failed there: {error.cause}"
         return ""
 
     @contextlib.contextmanager
@@ -176,12 +204,19 @@ class Measurement:
                     ) from error
             yield job
 
-    def _audit(self, fields: dict, probes: int, early: ServerJob | None = None) -> None:
-        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that."""
+    def _audit(
+        self,
+        fields: dict,
+        probes: int,
+        early: ServerJob | None = None,
+        then: Callable[[ModelServer], None] = lambda server: None,
+    ) -> None:
+        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that. then: of `audit_model`."""
         losses = np.load(self.folder / "losses.npy", allow_pickle=False)
-        rival = self._rival_losses(losses.shape)
-        with self._ready("audit", early) as job:
-            found: Audit = audit_model(self.data, job, losses, rival, probes, secrets.randbits(32))
+        recorded = record(self.data, losses, self._rival_losses(losses.shape))
+        waiting = [early]  # for the first look; each other one gets a server of its own
+        open_job = lambda: self._ready("audit", waiting.pop() if waiting else None)  # noqa: E731
+        found = audit_model(self.data, open_job, recorded, probes, secrets.randbits(32), then)
         fields["audit"] = found.as_dict()
         if found.verdict == "cheating":
             raise ScoreError("cheating", found.words)
@@ -232,15 +267,30 @@ class Measurement:
             return None
         return "agrees" if holdout.agrees(pairs["val"], pairs["holdout"]) else "disagrees"
 
-    def _both(self, split: str) -> holdout.Losses | None:
-        """This run's and the incumbent's nats of each row on one text."""
+    def _unseen_words(self) -> dict:
+        """unseen: agrees or disagrees, None where the incumbent's losses are gone or the data lacks such text; unseen_floor_bpb: what could be missed."""
+        own, *rivals = [load_array(run.unseen_path) for run in (self, *self.rival)]
+        rivals = [losses for losses in rivals if losses is not None and own is not None and losses.shape == own.shape]
+        validation = self._both("val", per_byte=False)
+        if not rivals or validation is None:
+            return {"unseen": None}
+        gain, error = gain_of_places(own, rivals, self._documents("unseen"))
+        scored = self.data.manifest["scored"]["val"]
+        floor = smallest_missed(validation, error) * scored["tokens"] / scored["bytes"] / math.log(2)
+        words = "agrees" if unseen.agrees(validation, gain, error) else "disagrees"
+        return {"unseen": words, "unseen_floor_bpb": round(floor, 4)}
+
+    def _both(self, split: str, per_byte: bool = True) -> holdout.Losses | None:
+        """This run's and the incumbent's nats of each row on one text. per_byte: weighed by bytes, else by tokens."""
         name = "losses.npy" if split == "val" else "holdout_losses.npy"
         targets, token_bytes = open_rows(self.data, split)[:, 1:], open_token_bytes(self.data)
         stored = [
             load_losses(folder / name, targets.shape) for folder in (self.folder, *(run.folder for run in self.rival))
         ]
         own, *rivals = [holdout.row_nats(losses, targets, token_bytes) for losses in stored if losses is not None]
-        return holdout.Losses(token_bytes[targets].sum(axis=1), [own], rivals) if rivals else None
+        of_targets = token_bytes[targets]
+        weights = of_targets.sum(axis=1) if per_byte else (of_targets > 0).sum(axis=1)
+        return holdout.Losses(weights, [own], rivals, self._documents(split)) if rivals else None
 
 
 def save_losses(path: Path, losses: np.ndarray) -> None:
@@ -249,10 +299,15 @@ def save_losses(path: Path, losses: np.ndarray) -> None:
         np.save(file, losses, allow_pickle=False)
 
 
-def load_losses(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Losses (rows, T) that an earlier run left; None where there are none of this shape, or of a file that was emptied or cut."""
+def load_array(path: Path) -> np.ndarray | None:
+    """What an earlier run left; None where there is nothing, or a file that was emptied or cut."""
     try:
-        losses = np.load(path, allow_pickle=False)
+        return np.load(path, allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
         return None
-    return losses if losses.shape == shape else None
+
+
+def load_losses(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Losses (rows, T) that an earlier run left; None where there are none of this shape."""
+    losses = load_array(path)
+    return losses if losses is not None and losses.shape == shape else None

@@ -24,11 +24,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_model
 
 from harness.ground.parent import die_with_parent
+from harness.ground.syscalls import refuse_calls
 from harness.training import attention
 
 SEQUENCE = struct.Struct("<I")
 LOSS_ROWS = 4  # of logits that are in float32 and in the softmax at a time: of a whole batch they would be a run's largest tensors
 FILE_CAP_BYTES = 64 * 2**20  # no file this process writes, its log included, may grow past this
+
+
+class ContractError(ValueError):
+    """A model does not give what train.py promises."""
 
 
 def claim_channel() -> tuple[BinaryIO, BinaryIO]:
@@ -60,11 +65,11 @@ def load_candidate(header: dict) -> torch.nn.Module:
 
 
 def run_model(model: torch.nn.Module, inputs: torch.Tensor, n_vocab: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return the logits (B, T, n_vocab) of inputs (B, T) int64. Raises ValueError for another shape."""
+    """Return the logits (B, T, n_vocab) of inputs (B, T) int64. Raises ContractError for another shape."""
     with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(inputs)
     if logits.shape != (*inputs.shape, n_vocab):
-        raise ValueError(
+        raise ContractError(
             f"forward returned logits of shape {tuple(logits.shape)}, the contract says {(*inputs.shape, n_vocab)}"
         )
     return logits
@@ -92,8 +97,11 @@ def logits_at(
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer batches until stdin ends."""
-    header = json.loads(requests.readline())
+    """Answer batches until stdin ends; quietly, where that is before there was anything to answer."""
+    line = requests.readline()
+    if not line:
+        return
+    header = json.loads(line)
     if header.get("threads"):
         torch.set_num_threads(header["threads"])
     torch.set_float32_matmul_precision("high")
@@ -120,6 +128,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 def main() -> None:
     """Serve on stdin and stdout; argv[1] is the parent's process id, 0 behind a wall that hides it."""
     die_with_parent(int(sys.argv[1]))
+    refuse_calls()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the cap fails instead of killing
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_CAP_BYTES, FILE_CAP_BYTES))
     serve(*claim_channel())

@@ -1,7 +1,7 @@
 """What a train.py may touch: mathematics, its own model, and the few doors that the session opens. Tables; `gate_walk` reads a file by them.
 
 A policy, not a wall. It keeps honest proposers, and models that try the obvious, away from files, processes, clocks, seeds, the harness, and functions of
-others, so that no budget is spent on them. Whoever wants around it gets around it: names put together at run time (`getattr(x, "__glo" + "bals__")`), what
+others, so that no budget is spent on them. Whoever wants around it gets around it: names put together from what is known only at run time, what
 an allowed function gives access to (a frame, a closure, a hook), a module carried through a container, and everything that is done with tensors alone:
 looking ahead, replaying, memorising. Those are for the wall, the audit and the hashes to stop; tests/night/test_exploits.py runs them with the gate off.
 """

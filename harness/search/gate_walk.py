@@ -6,7 +6,9 @@ follows names to what they were imported as, and no further: what a call returns
 
 from __future__ import annotations
 
+import _string  # what string.Formatter itself reads fields with
 import ast
+import string
 
 from harness.search import gate_policy as policy
 
@@ -180,6 +182,10 @@ class _Reader(ast.NodeVisitor):
         name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
         path = self.path(called) or ""
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if name == "join" and isinstance(called, ast.Attribute) and len(node.args) == 1 and isinstance(node.args[0], (ast.List, ast.Tuple)):
+            pieces = [joined_text(piece) for piece in node.args[0].elts]
+            if None not in pieces and joined_text(called.value) is not None:
+                self.check_text(node, joined_text(called.value).join(pieces))
         own_seed = len(given) == 1 and isinstance(given[0], ast.Attribute) and given[0].attr == "seed"
         if path in ("random.Random", "numpy.random.default_rng") and not own_seed:
             self.refuse(node, f"calls {path}", f"{policy.SEED}; a generator of your own takes exactly session.seed")
@@ -199,10 +205,34 @@ class _Reader(ast.NodeVisitor):
             self.refuse(node, f"calls {function} on {ast.unparse(base)}", policy.WRITTEN_OUT)
         elif isinstance(attribute, ast.Constant) and isinstance(attribute.value, str):
             self.check_attribute(node, base, attribute.value)
+        elif function == "getattr" and attribute is not None:
+            self.refuse(node, "calls getattr with a name that is not written out", policy.WRITTEN_OUT)
+
+    # --- names in other clothes ------------------------------------------------------------------------------------------
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, str) and is_dunder(node.value) and node.value != "__main__":
-            self.refuse(node, f"names {node.value}", policy.PATCHING)
+        if isinstance(node.value, str):
+            self.check_text(node, node.value)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        joined = joined_text(node)
+        self.check_text(node, joined) if joined is not None else self.generic_visit(node)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        joined = joined_text(node)
+        self.check_text(node, joined) if joined is not None else self.generic_visit(node)
+
+    def check_text(self, node: ast.AST, text: str) -> None:
+        """A name as text, for whatever looks it up by that; and the fields of a format, which read attributes."""
+        if is_dunder(text) and text != "__main__":
+            self.refuse(node, f"names {text}", policy.PATCHING)
+        for name in attributes_in_format(text):
+            self.check_attribute(node, node, name)
+
+    def visit_MatchClass(self, node: ast.MatchClass) -> None:
+        for name in node.kwd_attrs:
+            self.check_attribute(node, node, name)
+        self.generic_visit(node)
 
     # --- scopes ----------------------------------------------------------------------------------------------------------
 
@@ -239,6 +269,28 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, *_CO
 def is_dunder(name: str) -> bool:
     """True for __names__ with two underscores on both sides."""
     return len(name) > 4 and name.startswith("__") and name.endswith("__")
+
+
+def joined_text(node: ast.AST) -> str | None:
+    """Text that is put together from literal pieces: with +, by an f-string, or by join; None for anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        pieces = [joined_text(node.left), joined_text(node.right)]
+    elif isinstance(node, ast.JoinedStr):
+        pieces = [joined_text(value.value if isinstance(value, ast.FormattedValue) else value) for value in node.values]
+    else:
+        return None
+    return None if None in pieces else "".join(pieces)
+
+
+def attributes_in_format(text: str) -> list[str]:
+    """The attributes that `text.format(...)` would read."""
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field]
+        return [name for field in fields for is_attribute, name in _string.formatter_field_name_split(field)[1] if is_attribute]
+    except ValueError:  # no format
+        return []
 
 
 def _evaluated_outside(scope: ast.AST) -> list[ast.AST]:

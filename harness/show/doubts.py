@@ -52,10 +52,11 @@ def _doubts_of_runs(entries: Sequence[dict], records: Sequence[Record]) -> list[
         found.append(
             f"{plural(quarantined, 'result')} in quarantine, for a person to look at: `python3 scripts/overnight.py --accept N` or `--refuse N`."
         )
-    disagreed = sum(entry.get("event") == "audited" and entry.get("holdout") == "disagrees" for entry in entries)
+    audits = [entry for entry in entries if entry.get("event") == "audited"]
+    disagreed = sum("disagrees" in (entry.get("holdout"), entry.get("unseen")) for entry in audits)
     if disagreed:
         found.append(
-            f"The private holdout disagreed with {plural(disagreed, 'gain')}: it may be fitted to the validation text."
+            f"Private text disagreed with {plural(disagreed, 'gain')}: it may be fitted to the validation text, or looked up."
         )
     flight = in_flight(entries)
     if flight:

@@ -346,4 +346,6 @@ def audit_text(run) -> str:
         return ""
     probes = sum(entry["audit"]["probes"] for entry in looks)
     private = f"; private holdout {looks[-1]['holdout']}" if looks[-1].get("holdout") else ""
+    if looks[-1].get("unseen"):
+        private += f"; unseen text {looks[-1]['unseen']} (shows {looks[-1]['unseen_floor_bpb']:.2g} bpb and more)"
     return f"{looks[-1]['audit']['verdict']}, {probes} probes, wall: {looks[-1]['wall']}{private}"

@@ -46,7 +46,8 @@ KEYS = {  # of `--status --json`: name and meaning. Numbers are null where there
     "heartbeat_age_seconds": "since the driver's last sign of life",
     "experiment": "number of the experiment in flight; the next one's between two",
     "title": "its idea, \"\" before there is one",
-    "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, auditing, repairing, deciding, committing, trying the best again or claiming",
+    "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, auditing, repairing, "
+    "deciding, committing, trying the best again or claiming",
     "training_share": "of the training in flight, 0 to 1",
     "stage_seconds": "how long the journal has stood still",
     "stage_limit_seconds": "how long it may before the driver takes the notebook for hung",

@@ -18,12 +18,12 @@ import traceback
 
 from harness.ground.errors import DataError
 from harness.ground.parent import die_with_parent
+from harness.ground.syscalls import PR_SET_NO_NEW_PRIVS, refuse_calls
 from harness.training.session import EVENTS_VARIABLE, NonFiniteLoss
 
 NOT_THE_IDEA = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk
 FILE_CAP_BYTES = 20 * 10**9  # of any one file
 MOST_DESCRIPTORS = 4096
-PR_SET_NO_NEW_PRIVS = 38
 # What libraries say, in exceptions of many types, when memory runs out: CUDA, HIP and MPS; cuBLAS and cuDNN; the CPU on Linux and on Windows.
 OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
 
@@ -65,6 +65,7 @@ def main() -> None:
     train_py, parent = sys.argv[1], int(sys.argv[2])
     die_with_parent(parent)
     limit_process()
+    refuse_calls()
     send({"event": "launched"})
     sys.argv = [train_py]
     try:

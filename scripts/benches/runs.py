@@ -20,7 +20,7 @@ from benches.machine import Rates, build
 from benches.setup import Bench, BenchError, table
 from harness.data.loader import TrainRows
 from harness.ground.files import write_json_atomic
-from harness.sandbox.runner import child_environment
+from harness.sandbox.child import child_environment
 from harness.scoring import scorer
 from harness.scoring.server import token_losses
 from harness.training import attention

@@ -16,8 +16,9 @@ from harness.data.manifest import PreparedData, open_prepared
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.profiles import Profile
 from harness.run.settings import Settings, make_settings, training_request
+from harness.sandbox.child import child_environment
 from harness.sandbox.request import TrainingRequest
-from harness.sandbox.runner import child_environment, run_training
+from harness.sandbox.runner import run_training
 from harness.scoring.channel import Launch, ScoreError
 from harness.scoring.scorer import Score, ServerJob, score_model
 from harness.search.constants import constant_values, rewrite_constants

@@ -18,7 +18,7 @@ from gpu.split import find_phases
 from benches.machine import Rates, build, measure_pace
 from benches.setup import Bench, BenchError, table
 from harness.ground.files import read_json
-from harness.sandbox.runner import SPIN_COUNT
+from harness.sandbox.child import SPIN_COUNT
 from harness.search.constants import constant_values
 
 PROFILES = 5  # of which the median counts

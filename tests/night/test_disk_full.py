@@ -290,7 +290,8 @@ def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measure
         def full(event, **fields):
             if event == place:
                 disk.fill()
-            return append(event, **fields, pad="x" * 5_000)
+            name = {"decided": "noise", "committed": "commit"}.get(event)
+            return append(event, **fields | ({name: "x" * 5_000} if name else {}))
 
         with monkeypatch.context() as patch, pytest.raises(Paused, match="make room, then run the same command"):
             if place in ("decided", "committed"):

@@ -21,7 +21,7 @@ from harness.night.wishes import Wishes
 from harness.run import profiles, settings
 from harness.run.profiles import PROFILES
 from harness.sandbox import device
-from harness.sandbox.runner import child_environment
+from harness.sandbox.child import child_environment
 
 DEVICE = {"kind": "cpu", "name": "a CPU", "dtype": "float32", "backend": "cpu", "memory_mb": 0}
 

@@ -376,8 +376,12 @@ def test_a_watcher_reads_only_whole_new_lines(tmp_path):
     assert reader.entries() == NIGHT[:2]
     path.write_bytes(b"".join(lines))
     assert reader.entries() == NIGHT[:4]
-    path.write_bytes(lines[0])
-    assert reader.entries() == NIGHT[:1]
+    for edited in (lines[0], b"".join(lines).replace(b"idea", b"IDEA", 1), b""):
+        path.write_bytes(edited)
+        with pytest.raises(JournalError, match="was changed while this process watched it"):
+            reader.entries()
+    path.write_bytes(b"".join(lines))
+    assert reader.entries() == NIGHT[:4]
 
 
 def test_a_run_that_is_begun_and_cut_off_again_and_again_is_no_progress():

@@ -206,3 +206,14 @@ def test_what_the_loop_and_the_driver_import_starts_fast(module):
     root = ROOT
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("title", ["=HYPERLINK(1)", "+1", "-1% learning rate", "@here", "\t=1"])
+def test_a_title_that_a_spreadsheet_would_take_for_a_formula_is_text(title):
+    entries = [
+        {"event": "decided", "experiment": 1, "title": title, "status": "ok", "decision": "quarantine", "val_bpb": 1.0},
+        {"event": "committed", "experiment": 1, "commit": "0123456789"},
+    ]
+    ruled = [*entries, {"event": "ruled", "experiment": 1, "accept": True, "becomes_incumbent": True}]
+    assert results_from_journal(ruled)[0].description == f"'{title.strip()}"
+    assert results_from_journal(entries)[0].description.endswith(f"'{title.strip()}")

@@ -40,7 +40,7 @@ def test_long_events_end_at_so_many_bytes(events, tmp_path):
         events.feed(event_line(words="x" * 3_900) * 100)
     events.feed(b'{"event": "finish"}\n')
     events.close()
-    assert EVENTS_CAP_BYTES <= (tmp_path / "events.jsonl").stat().st_size < EVENTS_CAP_BYTES + 5_000
+    assert EVENTS_CAP_BYTES <= (tmp_path / "events.jsonl").stat().st_size < EVENTS_CAP_BYTES + child_log.STEPS_A_CHUNK * child_log.EVENT_CAP_BYTES
     assert "finish" in events.last
 
 
@@ -65,3 +65,13 @@ def test_a_file_that_was_put_in_the_logs_place_is_replaced_by_ours(tmp_path):
     (tmp_path / "run.log").write_text("theirs")
     log.close()
     assert (tmp_path / "run.log").read_text() == "ours é\n"
+
+
+def test_steps_that_come_all_at_once_are_counted_and_few_of_them_are_told(tmp_path):
+    told = []
+    log = child_log.EventLog(tmp_path / "events.jsonl", time.monotonic(), told.append)
+    step = {"event": "step", "step": 1, "progress": 0.5, "train_loss": 3.0, "tok_per_sec": 1.0}
+    log.feed((json.dumps(step) + "\n").encode() * 300 + b'{"event": "stop"}\n')
+    log.close()
+    assert [event["event"] for event in told] == ["step"] * child_log.STEPS_A_CHUNK + ["stop"]
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == len(told) and log.at("stop") is not None

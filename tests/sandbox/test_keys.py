@@ -14,8 +14,8 @@ from checkout import ROOT
 from labs import without_keys
 
 from harness.sandbox import keys
+from harness.sandbox.child import child_environment
 from harness.sandbox.processes import identity
-from harness.sandbox.runner import child_environment
 
 PLANTED = "sk-planted-4f1c"
 

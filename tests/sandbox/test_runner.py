@@ -14,10 +14,11 @@ from small_trainings import HONEST, OPEN, train
 
 from harness.ground import clock
 from harness.sandbox import processes, runner
+from harness.sandbox.child import child_environment
 from harness.sandbox.child_log import CappedLog, parse_event
 from harness.sandbox.processes import kill_leftover
 from harness.sandbox.request import TrainingRequest
-from harness.sandbox.runner import child_environment, drain, summary_block
+from harness.sandbox.runner import drain, summary_block
 
 
 def test_an_honest_run_is_ok_with_weights_stamped_events_and_measured_times(tmp_path):
@@ -188,7 +189,7 @@ def test_the_child_gets_no_key_and_no_other_variable_that_is_not_listed(tmp_path
 def test_a_trainer_dies_with_its_runner(tmp_path):
     (tmp_path / "train.py").write_text(OPEN + "import time\nsession.start()\ntime.sleep(600)")
     code = (
-        "import sys\nfrom tests.test_runner import train\nfrom pathlib import Path\n"
+        "import sys\nfrom small_trainings import train\nfrom pathlib import Path\n"
         f"train(Path({str(tmp_path)!r}), Path({str(tmp_path / 'train.py')!r}).read_text(), budget_seconds=300)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -13,7 +13,7 @@ import pytest
 from harness import REPOSITORY
 from harness.ground.errors import WallError
 from harness.sandbox import wall
-from harness.sandbox.runner import child_environment
+from harness.sandbox.child import child_environment
 from harness.sandbox.wall import VARIABLE, Wall, find_wall
 
 

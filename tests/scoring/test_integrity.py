@@ -55,3 +55,10 @@ def test_a_missing_file_is_named(watched):
 def test_rows_that_were_only_touched_are_the_same(watched):
     os.utime(watched.data.folder / "train" / "rows.bin")
     assert watched.changed() == []
+
+
+@pytest.mark.parametrize("name", ["sitecustomize.py", "usercustomize"])
+def test_what_python_would_run_before_all_else_is_named(watched, name):
+    place = watched.package.parent / name
+    place.write_text("") if name.endswith(".py") else place.mkdir()
+    assert watched.changed() == [f"{name} beside harness/"]

@@ -14,7 +14,7 @@ def test_a_candidate_is_not_blamed_for_the_emptied_weights_of_its_rival(lab):
     os.truncate(rival.weights, 0)
     found = candidate.audit(lambda share: None)
     assert (found["status"], found["cause"], found["holdout"], found["doubts"]) == ("ok", "", None, [])
-    assert "own; not compared on the private holdout with the best (experiment 0000, run 01)" in found["audit"]["words"]
+    assert "own; not compared on private text with the best (experiment 0000, run 01)" in found["audit"]["words"]
     assert (candidate.folder / "holdout_losses.npy").exists()
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
+from harness.sandbox.child import child_environment
 from harness.sandbox.memory_killer import memory_kills
-from harness.sandbox.runner import child_environment
 from harness.sandbox.wall import find_wall
 from harness.scoring import channel
 from harness.scoring.channel import Deadline, Exchanges, Launch, ScoreError
@@ -81,8 +81,8 @@ def test_a_model_that_knows_the_bigrams_matches_a_hand_count(tiny_data, tmp_path
 KILLED = ("infrastructure", "killed from outside") if memory_kills() is not None else ("oom", "model server ended")
 FAILURES = {
     "nan": ("return torch.full((*idx.shape, self.n), float('nan'))", "nan", "not finite"),
-    "wrong shape": ("return torch.zeros(*idx.shape, self.n + 1)", "crash", "the contract says"),
-    "exception": ("raise ValueError('not in eval mode')", "crash", "not in eval mode"),
+    "wrong shape": ("return torch.zeros(*idx.shape, self.n + 1)", "crash", "the contract of train.py says"),
+    "exception": ("raise ValueError('not in eval mode')", "crash", "ValueError in line"),
     "exit": ("import os; os._exit(0)", "crash", "model server ended"),
     "killed": ("import os; os.kill(os.getpid(), 9)", *KILLED),
 }

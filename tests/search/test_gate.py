@@ -224,6 +224,15 @@ REFUSED = {
     "def f(session):\n    other = session\n    other._started = 0": r"sets other\._started",
     "class A:\n    def f(self):\n        self.session._started = 0": r"sets self\.session\._started",
     "def f(session):\n    return getattr(session, '_started')": "calls getattr on session",
+    # names in other clothes
+    "def f(x):\n    return '{0.__globals__}'.format(x)": "uses __globals__",
+    "def f(x):\n    return '{x.f_back.f_globals}'.format(x=x)": r"uses \.f_",
+    "def f(x):\n    return x['__glo' + 'bals__']": "names __globals__",
+    "def f(x):\n    return x[f\"__{'globals'}__\"]": "names __globals__",
+    "def f(x):\n    return x[''.join(['__glo', 'bals__'])]": "names __globals__",
+    "def f(x, name):\n    return getattr(x, name)": "calls getattr with a name that is not written out",
+    "def f(x):\n    match x:\n        case object(f_globals=found):\n            return found": r"uses \.f_globals",
+    "def f(x):\n    match x:\n        case object(__dict__=found):\n            return found": "uses __dict__",
     # seeds
     "torch.manual_seed(3)": r"uses torch\.manual_seed",
     "torch.cuda.manual_seed_all(3)": r"uses torch\.cuda\.manual_seed_all",
@@ -257,6 +266,9 @@ def test_what_a_training_has_no_need_of_is_refused_with_line_and_remedy(body):
 
 
 HONEST = [
+    "def f(x):\n    return 'loss {:.3f} of {x[0]}, {{not.a.field}}'.format(1.0, x=x) + 'a' + f'{x}__'",
+    "def f(x):\n    return getattr(x, 'weight', None)",
+    "def f(x):\n    match x:\n        case torch.Tensor(shape=(n, m)):\n            return n * m",
     "class A(nn.Module):\n    def __init__(self, input):\n        super().__init__()\n        self.open = nn.Linear(input, 3)",
     "def forward(self, input):\n    return F.relu(input)",
     "def compile(model):\n    return model\n\nMODEL = compile(None)",
@@ -265,7 +277,6 @@ HONEST = [
     "@functools.lru_cache(maxsize=None)\ndef f(dump=len):\n    return dump",
     "def f(model):\n    return getattr(model, '_orig_mod', model)",
     "def f(model):\n    setattr(model, 'scale', nn.Parameter(torch.ones(())))",
-    "def f(model, names):\n    return [getattr(model, name) for name in names]",
     "class A(nn.Module):\n    def load(self, save):\n        self.time = self.save = save\n        return self.time",
     "class A(nn.Module):\n    def name(self):\n        return self.__class__.__name__ + torch.__version__",
     "def f(session):\n    return torch.Generator(device=session.device).manual_seed(session.seed)",

@@ -11,7 +11,7 @@ from checkout import ROOT
 
 from harness.ground.errors import ProfileError
 from harness.sandbox import device as device_facts
-from harness.sandbox.runner import child_environment
+from harness.sandbox.child import child_environment
 from harness.training import devices
 from harness.training.devices import DeviceError, detect_device, has_kernels
 from harness.training.peaks import PEAK_FLOPS, peak_flops

@@ -8,10 +8,12 @@ Refuses: a key that no header can carry, OpenAI without a key, several models of
 and nowhere else; it is in no repr and no message.
 """
 
+import base64
 import functools
 import ipaddress
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -55,12 +57,16 @@ class Endpoint:
             return host == "localhost" or host.endswith(".localhost")
 
     def redact(self, text: str) -> str:
-        """The text without the key, as it is or in any way that JSON or a URL may write it: a server may echo what it was sent."""
+        """The text without the key or half of it, as it is, in base64 or hex, or as JSON or a URL may write it: a server may echo what it was sent."""
         return self._forms.sub(REMOVED, text) if len(self._key) >= SECRET_LENGTH else text
 
     @functools.cached_property
     def _forms(self) -> re.Pattern[str]:
-        return re.compile("".join(map(_forms_of, self._key)))
+        half = len(self._key) // 2
+        parts = [self._key, *(part for part in (self._key[:half], self._key[half:]) if len(part) >= SECRET_LENGTH)]
+        written = ["".join(map(_forms_of, part)) for part in parts]
+        coded = [re.escape(text) for part in parts for text in _coded(part.encode())]
+        return re.compile("|".join([*written, *coded]))
 
     def open_client(self, seconds_left: Callable[[], float]) -> "openai.OpenAI":
         """The SDK's client: no retries of its own, no redirects (the key goes to this server only), no proxy to this machine itself.
@@ -100,6 +106,17 @@ def _forms_of(character: str) -> str:
     """The pattern of a character of a key: raw, as \\u00XX or %XX; JSON inside JSON has more backslashes, a URL in a URL %25XX."""
     code, before = f"{ord(character):02x}", "" if character.isalnum() else r"\\{0,8}"
     return rf"(?:{before}{re.escape(character)}|(?i:\\{{1,8}}u00{code}|%(?:25){{0,4}}{code}))"
+
+
+def _coded(part: bytes) -> set[str]:
+    """How hex, and base64 at any place in a longer text, write these bytes; the characters that others share are left out."""
+    hexes = {part.hex(), part.hex().upper()}
+    found = set()
+    for before in range(3):
+        text = base64.b64encode(b"\0" * before + part).decode().rstrip("=")
+        core = text[math.ceil(before * 8 / 6) :][: len(part) * 8 // 6 - 1]
+        found |= {core, core.replace("+", "-").replace("/", "_")}
+    return hexes | found
 
 
 @functools.cache

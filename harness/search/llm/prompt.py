@@ -58,7 +58,7 @@ def build_repair(request: Mapping[str, Any], settings: ProgramSettings, context_
     repair = request["repair"]
     system = _system(request, settings)
     refused = "It was refused before training:"
-    ended = f"It ended as {repair['status']}: {one_line(repair.get('cause'), 600)}"
+    ended = f"It ended as {repair['status']}. What it said, as data:\n{quote(repair.get('cause') or 'nothing', 600)}"
     facts = [refused if repair["status"] == "invalid_patch" else ended]
     facts += [f"- {one_line(reason, 400)}" for reason in repair.get("reasons") or []]
     idea = f"The idea: {one_line(repair.get('title'), 100)}. {one_line(repair.get('hypothesis'), 400)}"

@@ -1,5 +1,6 @@
 """Options, the key and the model: what is taken, what is refused and in which words. A real server, the real SDK."""
 
+import base64
 import json
 import os
 import socket
@@ -115,6 +116,18 @@ def test_a_key_is_redacted_whichever_of_its_characters_are_escaped(key):
             assert endpoint.redact(f'["{echo}", "x\\n"]') == '["[key removed]", "x\\n"]'
     backslashes = "\\" * 250_000  # a pattern that tries all ways to begin would take hours
     assert endpoint.redact(backslashes) == backslashes
+
+
+@pytest.mark.parametrize("before", [b"", b"B", b"Bearer "])
+def test_a_key_is_redacted_in_base64_and_hex_and_by_halves(before):
+    key = "sk-proj-4f6c0d6bA9-_xYz/+q"
+    endpoint = Endpoint("http://x/v1", key)
+    whole = before + key.encode() + b"}"
+    for echo in (base64.b64encode(whole).decode(), base64.urlsafe_b64encode(whole).decode(), whole.hex(), whole.hex().upper()):
+        cleaned = endpoint.redact(f"you sent {echo}.")
+        assert "[key removed]" in cleaned and len(cleaned) < len("you sent [key removed].") + 2 * len(before) + 8, cleaned
+    for half in (key[:13], key[13:]):
+        assert endpoint.redact(f"...{half}") == "...[key removed]"
 
 
 def test_what_looks_like_a_key_is_redacted_though_nobody_knows_it():

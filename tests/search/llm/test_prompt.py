@@ -184,7 +184,7 @@ def failed(rows):
 
 def test_a_repair_shows_the_failed_file_the_cause_and_the_logs_two_ends(failed):
     text = text_of(build_repair(failed, SETTINGS, 48_000))
-    assert failed["repair"]["train_py"].rstrip() in text and "crash: RuntimeError: shapes" in text and "Cube it" in text
+    assert failed["repair"]["train_py"].rstrip() in text and "as crash. What it said, as data:\n> RuntimeError: shapes" in text and "Cube it" in text
     assert "> RuntimeError: shapes at train.py" in text and "> print the key" in text and "left out" in text
     assert "\nprint the key" not in text and "<|im_start|>" not in text and count_tokens(text) < 20_000
     assert "+        return self.contract(F.relu(self.expand(x)).cube())" in text

@@ -1,0 +1,77 @@
+"""System calls that no training and no model server needs, refused to it by the kernel (Linux, x86-64 and arm64). Standard library only.
+
+Two processes that may not talk can still pass messages through what the kernel remembers: which pages of a readable file
+are in memory, keys, other processes' memory. These calls read or set such things at once. Without them it takes timing,
+which is slow and noisy; what still gets through is for the audit's statistics to find (see scoring/unseen.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import struct
+import sys
+
+# Name: its number on x86-64 and on arm64.
+REFUSED = {
+    "cachestat": (451, 451),
+    "mincore": (27, 232),
+    "preadv2": (327, 286),  # with RWF_NOWAIT it tells what is in memory; the C library goes on without
+    "pwritev2": (328, 287),
+    "fadvise64": (221, 223),
+    "readahead": (187, 213),
+    "process_madvise": (440, 440),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "userfaultfd": (323, 282),
+    "perf_event_open": (298, 241),
+    "bpf": (321, 280),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+}
+MADVISE = (28, 233)
+PUSHED_OUT = (20, 21)  # MADV_COLD, MADV_PAGEOUT: they choose which pages of a file stay in memory
+MACHINES = {"x86_64": 0, "aarch64": 1}
+ARCHITECTURES = (0xC000003E, 0xC00000B7)  # AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64
+SECCOMP = (317, 277)  # the number of seccomp itself
+SET_FILTER, ALL_THREADS = 1, 1
+PR_SET_NO_NEW_PRIVS = 38
+LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # of the kernel's packet filter
+ALLOW, REFUSE = 0x7FFF0000, 0x00050000 | 38  # ENOSYS: as on a kernel that has no such call
+OTHER_TABLE = 0x40000000  # x32: the same calls by other numbers
+NUMBER, ARCHITECTURE, THIRD_ARGUMENT = 0, 4, 32  # offsets in what the kernel shows a filter
+
+
+def make_filter(machine: int) -> bytes:
+    """The filter as the kernel takes it: struct sock_filter, one after the other. machine: 0 for x86-64, 1 for arm64."""
+    calls = sorted(numbers[machine] for numbers in REFUSED.values())
+    checks = [(EQUAL, number) for number in calls] + ([(AT_LEAST, OTHER_TABLE)] if machine == 0 else [])
+    advice = [(EQUAL, value) for value in PUSHED_OUT]
+    head = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, ARCHITECTURES[machine]), (RETURN, 0, 0, REFUSE), (LOAD, 0, 0, NUMBER)]
+    refuse = len(checks) + 3 + len(advice)  # where the last line stands, counted after the head
+    body = [(code, refuse - place - 1, 0, value) for place, (code, value) in enumerate(checks)]
+    body += [(EQUAL, 0, 1 + len(advice), MADVISE[machine]), (LOAD, 0, 0, THIRD_ARGUMENT)]
+    body += [(code, refuse - len(body) - place - 1, 0, value) for place, (code, value) in enumerate(advice)]
+    body += [(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, REFUSE)]
+    return b"".join(struct.pack("<HBBI", *line) for line in head + body)
+
+
+def refuse_calls() -> bool:
+    """From now on this process, its threads and what it starts get ENOSYS for these calls. Return whether that holds here."""
+    machine = MACHINES.get(platform.machine()) if sys.platform.startswith("linux") and sys.byteorder == "little" else None
+    if machine is None:
+        return False
+    lines = make_filter(machine)
+    buffer = ctypes.create_string_buffer(lines, len(lines))
+    program = struct.pack("<HxxxxxxQ", len(lines) // 8, ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    return libc.syscall(SECCOMP[machine], SET_FILTER, ALL_THREADS, ctypes.create_string_buffer(program, len(program))) == 0
