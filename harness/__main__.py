@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.ground.errors import LabError
+from harness.ground.errors import BusyError, LabError
 from harness.ground.text import one_line
 from harness.options import DEMO_EXPERIMENTS, make_parser, overrides_of
 
@@ -23,15 +24,23 @@ if TYPE_CHECKING:
     from harness.night.wishes import Wishes
 
 
+BUSY_SECONDS = 120  # after which `try` may be asked again where another works on the run: some experiments are shorter, some longer
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
     options = make_parser().parse_args(arguments)
     options.own_process = arguments is None  # which may begin itself anew; a caller's may not
-    run = {"overnight": run_overnight, "try": run_try, "train": run_train}[options.command]
+    run = {"overnight": run_overnight, "try": run_try, "train": run_train, "port": run_port}[options.command]
     try:
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()
+        return status
     except LabError as error:
         return say_error(options, error, error.exit_status)
+    except BrokenPipeError:  # `| head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         return say_error(options, f"{error}. Nothing is lost: mend that, and run the same command again", 1)
 
@@ -39,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def say_error(options: argparse.Namespace, error: object, status: int) -> int:
     """What is wrong, on one line of stderr, and as JSON where that was promised; return the exit status."""
     words = one_line(error)
-    if options.command == "try":
+    if options.command == "try" and isinstance(error, BusyError):
+        found = {"tag": options.tag, "outcome": "busy", "reason": words, "retry_after_seconds": BUSY_SECONDS}
+        print(json.dumps(found, ensure_ascii=False))
+    elif options.command == "try":
         print(json.dumps({"tag": options.tag, "outcome": "error", "reason": words}, ensure_ascii=False))
     print(f"error: {words}", file=sys.stderr)
     return status
@@ -179,6 +191,25 @@ def run_train(options: argparse.Namespace) -> int:
     if options.own_process:
         keys.start_without(keep=False)
     print(train_by_hand(options.train_py, options.profile, options.device, " ".join(options.set)), end="")
+    return 0
+
+
+def run_port(options: argparse.Namespace) -> int:
+    """Carry a file of karpathy/autoresearch over; say what came with it and what did not."""
+    import harness
+    from harness.ground.errors import ParameterError
+    from harness.search.port import port
+
+    if options.out.exists():
+        raise ParameterError(f"{options.out} is there already: name another with --out")
+    template = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
+    try:
+        found = port(read_idea(options.train_py), template)
+    except (SyntaxError, ValueError) as error:
+        raise ParameterError(f"{options.train_py} is no Python that can be read: {error}") from error
+    options.out.write_text(found.source, encoding="utf-8")
+    rows = [f"carried over: {name} = {value!r}" for name, value in found.carried.items()]
+    print("\n".join([f"written: {options.out}", *rows, *(f"not carried over: {words}" for words in found.left)]))
     return 0
 
 

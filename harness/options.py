@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_overnight(commands)
     add_try(commands)
     add_train(commands)
+    add_port(commands)
     return parser
 
 
@@ -209,6 +210,19 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         metavar="NAME=VALUE",
         help="any size of the profile (budget_seconds=60) or constant of the file (DEPTH=4)",
     )
+
+
+def add_port(commands: argparse._SubParsersAction) -> None:
+    """Declare the options of carrying a file of karpathy/autoresearch over."""
+    port = commands.add_parser(
+        "port",
+        help="carry the numbers of a train.py of karpathy/autoresearch over",
+        description="Write train_template.py with the numbers of a train.py of karpathy/autoresearch, and say what was not carried over.",
+        epilog="exit status:\n  0    written\n  1    not written: the message says why\n  2    wrong usage",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    port.add_argument("train_py", type=Path, help="their file; it is read and not run")
+    port.add_argument("--out", type=Path, default=Path("ported.py"), metavar="FILE", help="where to write (default: %(default)s)")
 
 
 def at_least_zero(text: str) -> float:

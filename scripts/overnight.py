@@ -19,6 +19,7 @@ minutes, mostly downloads); `uv run scripts/overnight.py --demo` does the same w
 """
 
 import argparse
+import os
 import subprocess
 import sys
 
@@ -50,8 +51,13 @@ def main(arguments: list[str]) -> None:
     options, others = parser.parse_known_args(arguments)
     if HELP & set(others):
         return show_help(others)
-    usable = find_environment() or find_usable() if LOOKING & set(others) else None
-    become(usable or python_or_exit(torch_index=options.torch_index), [*HARNESS, *others])
+    if LOOKING & set(others):  # a look neither makes nor mends an environment
+        os.environ["PYTHONPATH"] = str(ROOT)  # of a checkout that was moved, too
+        usable = find_environment() or find_usable()
+        if usable is None:
+            sys.exit("there is no environment to look with here; a night makes it: python3 scripts/overnight.py --demo")
+        become(usable, [*HARNESS, *others])
+    become(python_or_exit(torch_index=options.torch_index), [*HARNESS, *others])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,7 @@ from harness.ground.files import sha256_file, sync_folder, write_text_atomic
 
 Result = TypeVar("Result")
 
+TOO_MANY, MOST_WAIT_SECONDS = 429, 600.0  # the status of a server that wants fewer requests; it may name the seconds
 WAIT_SECONDS = (1.0, 5.0, 20.0)  # before a failed request is made again; a server's hiccup is over by then
 SAY_SECONDS = 5.0  # between progress lines
 NO_NETWORK = (
@@ -157,6 +158,12 @@ def _append(repo: str, revision: str, file: RemoteFile, part: Path, stop: thread
         os.fsync(stream.fileno())
 
 
+def asked_to_wait(headers: Mapping[str, str]) -> float:
+    """Seconds that a busy server asks to stay away, as far as that is reasonable; 0 where it asks nothing."""
+    text = headers.get("retry-after", "").strip()
+    return min(float(text), MOST_WAIT_SECONDS) if text.isdigit() else 0.0
+
+
 def _patiently(request: Callable[[], Result]) -> Result:
     """The request's result; one that fails for a reason that passes is made again, after a while."""
     import httpx2
@@ -168,8 +175,9 @@ def _patiently(request: Callable[[], Result]) -> Result:
         except httpx2.TransportError:
             pass
         except HfHubHTTPError as error:
-            if error.response.status_code < 500 and error.response.status_code != 429:
+            if error.response.status_code < 500 and error.response.status_code != TOO_MANY:
                 raise
+            seconds = max(seconds, asked_to_wait(error.response.headers))
         time.sleep(seconds)
     return request()
 
@@ -196,6 +204,8 @@ def _advice(repo: str, name: str, status: int | None, error: Exception) -> str:
     what = f"{name} of {repo} at {endpoint()}"
     if isinstance(error, OfflineModeIsEnabled):
         return f"{what} is to be downloaded, but HF_HUB_OFFLINE forbids it: unset that. {NO_NETWORK}"
+    if status == TOO_MANY:
+        return f"{what}: the hub says that this is too much at once. Set HF_TOKEN, whose limit is higher, or run the same again later"
     if status in (401, 403):
         return (
             f"{what} is not open to you ({status}): log in at https://huggingface.co/datasets/{repo} and accept its terms, "

@@ -33,6 +33,7 @@ from harness.lab.proposing import (
     make_asking,
     measures,
     needs_smoke_run,
+    program_in_force,
     proposal_request,
     propose_baseline,
     read_proposal,
@@ -204,6 +205,10 @@ class Lab(OpenRun):
         folder.mkdir(parents=True, exist_ok=True)
         state, program = self.state, self.program_text()
         before = self._source_of(state.incumbent)
+        program, why = program_in_force(self, program, before)
+        notes = [entry["text"] for entry in self.journal.entries if entry["event"] == "note"]
+        if why and notes[-1:] != [why]:
+            self.journal.append("note", text=why)
         proposal = read_proposal(folder)
         if proposal is None and state.incumbent:
             try:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.ground.errors import ConstantsError, ProposalError, ProposerGone
-from harness.ground.files import read_json, write_json_atomic
+from harness.ground.errors import ConstantsError, LoopError, ProgramError, ProposalError, ProposerGone
+from harness.ground.files import read_json, write_json_atomic, write_text_atomic
 from harness.lab.open_run import OpenRun
 from harness.rules.decision import history_row
 from harness.rules.keep import count_code_lines
@@ -24,13 +24,16 @@ from harness.run.settings import Settings
 from harness.run.state import Experiment
 from harness.sandbox import keys
 from harness.sandbox.child import child_command, child_environment
-from harness.search.constants import constant_values, rewrite_constants
+from harness.search.constants import constant_values, parse_constants, rewrite_constants
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash
+from harness.search.keyless import known_names
 from harness.search.llm.endpoint import LlmOptions, parse_options
+from harness.search.program import narrow_constants, parse_program
 from harness.search.proposal import Proposal, write_files
 
 PROPOSERS = ("tpe", "llm", "hybrid")
+SINCE_VARIABLE = "AUTORESEARCH_NIGHT_SINCE"  # the first experiment of the night that a kernel works for
 PROPOSE_SECONDS = 120.0  # for what needs no language model
 LOG_BYTES = 20_000  # of either end of a failed run's log that a repair is told of
 SMOKED = ("llm", "external")  # proposers whose code is new to everybody: a few steps come before the whole training
@@ -163,6 +166,7 @@ def proposal_request(run: OpenRun, step: Step, parent_source: str, program: str,
             "device": device["name"],
             "dtype": settings.dtype,
         },
+        "asked_since": int(os.environ.get(SINCE_VARIABLE) or step.experiment),
         "repair": repair_facts(state.experiments[-1], attempt_folder) if step.attempt else None,
         "history": rows,
         "limits": {
@@ -174,6 +178,30 @@ def proposal_request(run: OpenRun, step: Step, parent_source: str, program: str,
         "force_category": None,
         "allow_structural": True,
     }
+
+
+def check_program(text: str, source: str, experiments: Sequence[Experiment] = ()) -> None:
+    """Whether the settings of a program.md can be obeyed in a run that stands so. source: of the incumbent. Raises ProgramError."""
+    names = known_names([{"constants": attempt.proposed.get("constants")} for e in experiments for attempt in e.attempts])
+    narrow_constants(parse_program(text), parse_constants(source), names)
+
+
+def program_in_force(run: OpenRun, text: str, source: str) -> tuple[str, str]:
+    """Return the program.md that holds, and why that is not the present one, "" where it is.
+
+    A person may edit it all night long; while it cannot be obeyed, it holds as it last could. Raises LoopError where it
+    never could.
+    """
+    kept = run.folder / "program.md"
+    try:
+        check_program(text, source, run.state.experiments)
+    except (ProgramError, ConstantsError) as error:
+        if not kept.exists():
+            raise LoopError(str(error)) from error
+        return kept.read_text(encoding="utf-8"), f"{error}. Until that is mended, program.md holds as it was before"
+    if not kept.exists() or kept.read_text(encoding="utf-8") != text:
+        write_text_atomic(kept, text)
+    return text, ""
 
 
 def ledger_path(folder: Path) -> Path:

@@ -8,8 +8,10 @@ or hung notebook costs one run.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import harness
@@ -19,6 +21,7 @@ from harness.ground.errors import (
     BusyError,
     DataError,
     GaveUp,
+    LabError,
     LoopError,
     Paused,
     ProfileError,
@@ -28,6 +31,7 @@ from harness.ground.errors import (
 from harness.lab import close_out, ruling, start
 from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
 from harness.lab.loop import Lab
+from harness.lab.proposing import SINCE_VARIABLE, check_program
 from harness.night.endpoint_check import Proposers, choose_proposers, deadline_seconds
 from harness.night.notebook_process import NotebookProcess, make_context
 from harness.night.progress import (
@@ -45,8 +49,17 @@ from harness.run import disk_space, git_history, heartbeat
 from harness.run.journal import read_journal
 from harness.run.locks import hold, is_held
 from harness.run.profiles import PROFILES
-from harness.run.settings import check_same_text, check_tag, command_on, device_to_ask_for, score_limit_seconds
+from harness.run.settings import (
+    check_same_harness,
+    check_same_text,
+    check_tag,
+    command_on,
+    device_to_ask_for,
+    score_limit_seconds,
+)
 from harness.sandbox.device import detect_device
+from harness.sandbox.wall import find_wall
+from harness.search.program import has_settings
 from harness.show import epochs, index, report
 from harness.show.sentences import duration
 from harness.show.stage import PREPARE_SECONDS, stage_limit, training_limit
@@ -132,6 +145,7 @@ def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
     advice = f"See it with: {command_on(wishes.folder, '--status')}; or choose another tag"
     with hold(wishes.folder, "night", "a night", advice):
         (wishes.folder / STOP_FILE).unlink(missing_ok=True)
+        os.environ[SINCE_VARIABLE] = str(step_after(wishes.run.state).experiment)
         terminal = Terminal(wishes.folder / "night.log")
         try:
             with Stopper(wishes, terminal) as stopper:
@@ -141,7 +155,7 @@ def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
             again = command_line(wishes)
             terminal.say(f"stopped at once; what was in flight will be repeated. Continue with: {again}")
             return 130, "stopped at once"
-        except (LoopError, SettingsError) as error:
+        except LabError as error:
             terminal.say(f"cannot go on: {error}")
             return error.exit_status, f"cannot go on: {error}"
         finally:
@@ -167,6 +181,7 @@ class Driver:
     def __init__(self, wishes: Wishes, terminal: Terminal, stopper: Stopper) -> None:
         self.wishes, self.terminal, self.stopper = wishes, terminal, stopper
         self.run, self.context = wishes.run, make_context()
+        self.said: set[str] = set()
         self.common = {"tag": wishes.tag, "results_dir": wishes.results}
 
     def drive(self) -> None:
@@ -188,14 +203,22 @@ class Driver:
         self.say_where()
 
     def check(self) -> None:
-        """Whether this run can be gone on with as asked. Raises SettingsError."""
+        """Whether this run can be begun or gone on with as asked: what can be known in the first second. Raises LabError."""
         wishes = self.wishes
+        find_wall()
         if self.run.is_there:
             start.check_same_wishes(self.run.settings, wishes.profile, wishes.source, wishes.overrides)
+            check_same_harness(self.run.settings)
             check_same_text(self.run.settings)
-        elif wishes.close_out:
+            return
+        if wishes.close_out:
             raise SettingsError(f"there is no run {wishes.tag}, so there is nothing to claim")
-        elif wishes.experiments and wishes.profile in PROFILES:
+        start.check_tag_unused(wishes.tag, wishes.folder)
+        program = (harness.REPOSITORY / "program.md").read_text(encoding="utf-8")
+        check_program(program, (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8"))
+        if not has_settings(program):
+            self.terminal.say("program.md has no block of settings: every kind of idea is allowed (see the one in git)")
+        if wishes.experiments and wishes.profile in PROFILES:
             self.terminal.say(duration_words(PROFILES[wishes.profile], wishes.experiments))
 
     def say_what_is_there(self) -> None:
@@ -259,7 +282,7 @@ class Driver:
             try:
                 self.try_notebook(name, page, parameters)
                 if self.run.entries:
-                    index.write_index(self.wishes.folder)
+                    self.derive("the index of pages", index.write_index)
                 return
             except Paused as error:
                 why = str(error)
@@ -275,6 +298,18 @@ class Driver:
             pauses += 1
             if self.stopper.is_wanted() or self.wishes.seconds_left() <= 0:
                 return
+
+    def derive(self, what: str, write: Callable[[Path], object]) -> None:
+        """Write what is made of the journal and can be made again: where that fails it is said, once a cause, and the night goes on."""
+        try:
+            write(self.wishes.folder)
+        except Exception as error:
+            if disk_space.is_full(error):
+                raise
+            words = f"{what} cannot be written ({type(error).__name__}: {first_line(str(error))}); nothing else is lost"
+            if words not in self.said:
+                self.terminal.say(words)
+            self.said.add(words)
 
     def pause(self, seconds: float, why: str) -> float:
         """Wait until it is time to look again, or to stop; return how long that was."""
@@ -377,7 +412,7 @@ class Driver:
         rows = [e for e in state.experiments[1:] if e.committed]
         kept = sum(e.decided["decision"] == "keep" for e in rows)
         best, baseline = state.incumbent, state.experiments[0]
-        report.write_report(folder)
+        self.derive("the report", report.write_report)
         branch = f"branch at {best.mean:.6f} (experiment {best.number}: {best.decided['title']})"
         self.terminal.say(f"{len(rows)} experiments, {kept} kept. Baseline {baseline.mean:.6f}, {branch}")
         self.terminal.say(claim_words(self.wishes))

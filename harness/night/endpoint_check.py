@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import harness
 from harness.ground.errors import LoopError
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
@@ -21,6 +22,7 @@ from harness.night.wishes import Wishes
 from harness.sandbox import keys
 from harness.sandbox.child import child_command, child_environment
 from harness.search.llm.endpoint import parse_options
+from harness.search.llm.prompt import least_tokens
 
 ASK_SECONDS = 120.0  # for the list of models and one word from the model
 UNREACHABLE = 2  # exit status of `python -m harness.search.llm.endpoint`
@@ -40,6 +42,13 @@ class Proposers:
 def choose_proposers(wishes: Wishes) -> Proposers:
     """Who proposes in this night. Raises LoopError with what to change."""
     wanted = wishes.proposer or default_proposer(wishes.llm)
+    if wanted == "tpe" and (wishes.model or wishes.llm):
+        asked = "--model" if wishes.model else "--llm"
+        raise LoopError(
+            f"{asked} cannot be obeyed: --proposer tpe asks no language model"
+            if wishes.proposer
+            else f"{asked} needs a language model, and none is known here: {HOW}"
+        )
     if wanted == "tpe":
         return Proposers("tpe", "", "ideas by tpe and the bank, which need no key")
     if not keys.has_endpoint(wishes.llm):
@@ -49,6 +58,7 @@ def choose_proposers(wishes: Wishes) -> Proposers:
         return Proposers(wanted, wishes.model, f"{answer}. Until it answers, ideas are by tpe; it is asked again later")
     if status:
         raise LoopError(answer)
+    check_context(wishes)
     found = json.loads(answer)
     turns = "in turn with tpe, which takes the numbers" if wanted == "hybrid" else "alone"
     limits = [option for option in wishes.llm.replace(",", " ").split() if option.startswith(LIMITS)]
@@ -56,6 +66,20 @@ def choose_proposers(wishes: Wishes) -> Proposers:
         f"at most {', '.join(limits)}" if limits else "no budget is set (--llm budget_tokens=... or budget_usd=...)"
     )
     return Proposers(wanted, found["model"], f"ideas by {found['model']} at {found['base_url']}, {turns}; {budget}")
+
+
+def check_context(wishes: Wishes) -> None:
+    """Raise LoopError where no prompt of this night fits into context_tokens."""
+    state, path = wishes.run.state, harness.REPOSITORY / "train_template.py"
+    if state.incumbent:
+        path = wishes.run.train_py(state.incumbent)
+    program = (harness.REPOSITORY / "program.md").read_text(encoding="utf-8")
+    need, given = least_tokens(program, path.read_text(encoding="utf-8")), parse_options(wishes.llm, wishes.model)
+    if given.context_tokens < need:
+        raise LoopError(
+            f"context_tokens={given.context_tokens} is too small: program.md, train.py and the rules alone are about {need:,} tokens. Set "
+            f"--llm context_tokens={need} or more, and let the server have room for that and max_output_tokens={given.max_output_tokens}"
+        )
 
 
 def deadline_seconds(wishes: Wishes) -> float:

@@ -70,7 +70,9 @@ def proposed_words(entry: dict) -> str:
     repair = f", repair {entry['attempt']}" if entry.get("attempt") else ""
     by = f", {entry['model']}" if entry.get("model") else ""
     words = f"experiment {entry['experiment']}{repair}: {entry['title']} ({entry['category']}{by})"
-    failed = entry.get("llm_failed")
+    failed, note = entry.get("llm_failed"), entry.get("note") or ""
+    if not failed and note.startswith("the model failed"):
+        return f"{words}; {note.partition(';')[0]}{note.partition(';')[1]}{note.partition(';')[2].partition(';')[0]}"
     return f"{words}; it is {entry['proposer']}'s, since the language model could not: {failed}" if failed else words
 
 

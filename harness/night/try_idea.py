@@ -10,7 +10,7 @@ The idea is put where a proposer would have left it, and a night of one experime
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -29,6 +29,7 @@ from harness.run.records import records_from_journal
 from harness.run.settings import command_on
 from harness.run.state import Experiment, State, fold
 from harness.sandbox.left_files import remove_tree
+from harness.search.constants import keep_annotations
 from harness.search.duplicates import near_duplicate, structure_hash
 from harness.search.gate import MOST_BYTES, check_candidate, source_hash
 from harness.search.keyless import obey_program
@@ -44,7 +45,8 @@ STATUS_SECONDS = 60.0  # between two lines of progress: an agent reads them all
 
 KEYS = {  # of the object on stdout. Numbers are null where there are none; all text is data
     "tag": "the run",
-    "outcome": "kept, simplified, discarded, quarantined (waits for a person), crashed; refused (nothing was run); error",
+    "outcome": "kept, simplified, discarded, quarantined (waits for a person), crashed; refused (nothing was run); busy; error",
+    "retry_after_seconds": "busy: when to ask again",
     "experiment": "its number",
     "title": "the idea",
     "reason": "why that outcome, in one sentence",
@@ -160,6 +162,8 @@ def program_reasons(lab: Lab, idea: Idea, category: str, before: str) -> list[st
 
 def place_idea(lab: Lab, idea: Idea) -> int:
     """Leave the idea where the run's next proposal is expected, unless it is in the journal already; return its experiment's number."""
+    if lab.state.incumbent and len(idea.source) <= MOST_BYTES:
+        idea = replace(idea, source=keep_annotations(idea.source, lab.train_py(lab.state.incumbent).read_text(encoding="utf-8")))
     category, number = check_idea(lab, idea), lab.step.experiment
     if lab.state.experiments[-1].number == number:
         return number

@@ -24,7 +24,6 @@ import psutil
 from harness.ground.errors import HistoryError
 from harness.ground.text import one_line
 
-ZERO = "0" * 40
 AUTHOR = ("autoresearch", "autoresearch@localhost")
 
 
@@ -153,7 +152,7 @@ def set_ref(repository: Path, ref: str, target: str, expected: str | None) -> No
         raise HistoryError(
             f"{ref} is at {found and found[:10]}, expected {expected and expected[:10]}: somebody moved it; start a new tag"
         )
-    move_ref(repository, ref, target, expected or ZERO)
+    move_ref(repository, ref, target, expected or "0" * len(target))  # a ref that is not there; ids have 40 digits or 64
 
 
 def move_ref(repository: Path, ref: str, target: str, expected: str) -> None:

@@ -138,12 +138,12 @@ PROFILES = {
             compile=False,
             tested="2 CPU cores",
             constants=PLAIN,
-            # 8 seeds gave 0.015 about the line of val_bpb against ln(tokens/s), whose slope is -0.6: a machine that others use too adds far more
-            # than seeds do, and then the seeds overrule this. Rather a little too large, since too small a prior keeps noise.
+            # 10 seeds on two idle cores gave 0.032, and 0.011 about the line of val_bpb against ln(steps): how fast a rented
+            # core is adds more than seeds do. Rather a little too large, since too small a prior keeps noise.
             prior=Prior(
                 sigma=0.025,
                 df=4,
-                note="8 seeds on two CPU cores, python-stdlib-3.11.7-f895907c, 8,600 to 16,700 tokens/s, their speed taken out",
+                note="10 seeds on two CPU cores, python-stdlib-3.11.7-f895907c, 112 to 159 steps (results/benchmarks/under_load.md)",
             ),
         ),
         Profile(

@@ -223,8 +223,8 @@ def read_settings(folder: Path) -> Settings:
     return Settings(**fields)
 
 
-def check_unchanged(settings: Settings) -> PreparedData:
-    """Return the run's data if harness, data, device and torch are still what the run began with; else raise SettingsError."""
+def check_same_harness(settings: Settings) -> None:
+    """Raise SettingsError where the harness is another than the run began with, or something beside it would run in its place."""
     if modules := startup_modules():
         raise SettingsError(f"{' and '.join(modules)} would run in every process of the night: take it away")
     found = harness_hash()
@@ -233,6 +233,11 @@ def check_unchanged(settings: Settings) -> PreparedData:
             f"run {settings.tag} began under harness {settings.harness_hash[:12]}, this checkout has {found[:12]}: "
             f"its scores would not be comparable. Check out {(settings.base_commit or 'the old version')[:12]} again, or start a new tag"
         )
+
+
+def check_unchanged(settings: Settings) -> PreparedData:
+    """Return the run's data if harness, data, device and torch are still what the run began with; else raise SettingsError."""
+    check_same_harness(settings)
     torch_now = package_versions()["torch"]
     if torch_now != settings.versions["torch"]:
         raise SettingsError(

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import os
 import pwd
+import re
 import shutil
 import site
 import subprocess
@@ -37,6 +38,7 @@ SYSTEM = "/usr"  # what holds it cannot be emptied: a home of / in some containe
 NODES = ("nvidia*", "kfd", "dri", "dxg")  # of /dev: cards of NVIDIA and AMD, and WSL's
 DRIVERS = ("/run/opengl-driver", "/run/current-system")  # where NixOS has its drivers and its compiler
 SCRATCH_BYTES = 256 * 2**20
+CONTAINERS = ("/.dockerenv", "/run/.containerenv")
 EMPTY, READ, WRITE, PASSING = "--tmpfs", "--ro-bind", "--bind", "in memory"
 # /proc/sys: a root without capabilities may still set the kernel's variables, and one of them names a program to run outside.
 ISOLATE = (
@@ -229,7 +231,19 @@ def try_bubblewrap() -> Wall:
             return tested(program, users)
         except (OSError, subprocess.SubprocessError, WallError) as error:
             why = str(error)
-    return Wall("limits", LIMITS, f"bubblewrap does not work here: {why}")
+    return Wall("limits", LIMITS, f"bubblewrap does not work here: {why}{how_to_allow(why)}")
+
+
+def how_to_allow(why: str) -> str:
+    """What lets bubblewrap make its namespaces, for the two usual reasons why it may not; "" for others."""
+    if not re.search(r"namespace|uid map|[Oo]peration not permitted|[Pp]ermission denied", why):
+        return ""
+    if any(map(os.path.exists, CONTAINERS)):
+        return ". In a container its seccomp profile forbids that: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+    return (
+        ". Where AppArmor forbids user namespaces (Ubuntu from 23.10 on): a profile for /usr/bin/bwrap (package apparmor-profiles), "
+        "or sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    )
 
 
 def tested(program: str, users: bool) -> Wall:

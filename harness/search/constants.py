@@ -36,6 +36,7 @@ _RANGE = re.compile(_UNIT + r"(?P<low>\S+?)\.\.(?P<high>\S+)\s+(?P<scale>int|pow
 _CHOICE = re.compile(_UNIT + r"\{(?P<choices>[^}]*)\}" + _MEANING)
 _FIXED = re.compile(_UNIT + "fixed" + _MEANING)
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+_BARE = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)\s*=[^=#][^#]*")  # without an annotation
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,26 @@ def rewrite_constants(source: str, values: Mapping[str, Any], clamp: bool = True
             continue
         line = lines[constant.line - 1]
         lines[constant.line - 1] = line[:start] + _literal(value, was=line[start:end]) + line[end:]
+    return "".join(lines)
+
+
+def keep_annotations(source: str, parent: str) -> str:
+    """The source with the annotations of its parent's constants put back where lines of its block lost them.
+
+    An annotation says how a constant is searched: whoever changes a value means to keep it.
+    """
+    try:
+        old = parent.splitlines()
+        notes = {c.name: old[c.line - 1][end:] for c, (_, end) in _read(parent)}
+    except ConstantsError:
+        return source
+    lines = source.splitlines(keepends=True)
+    marks = [i for i, line in enumerate(lines) if line.rstrip() in (BEGIN, END)]
+    for number in range(marks[0], marks[-1]) if len(marks) == 2 else ():
+        found = _BARE.fullmatch(lines[number].rstrip())
+        if found and found["name"] in notes:
+            line_end = lines[number][len(lines[number].rstrip("\r\n")) :]
+            lines[number] = f"{found[0]}{notes[found['name']]}{line_end}"
     return "".join(lines)
 
 

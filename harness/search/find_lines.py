@@ -5,6 +5,7 @@ two; or the likeliest stretch, as a proposer needs to see it. Nothing is decided
 """
 
 import difflib
+import re
 
 MOST_SHOWN = 40  # lines of the source in a message
 
@@ -37,6 +38,33 @@ def find_trimmed(lines: list[str], search: list[str]) -> list[tuple[int, Shift]]
     return [
         (i - 1, ("", "")) for i, _ in find_exact(lines, search[1:]) if i and lines[i - 1].strip() == search[0].strip()
     ]
+
+
+def find_bare(lines: list[str], search: list[str]) -> list[tuple[int, int, Shift]]:
+    """Return the places that match but for comments, blank lines and one common shift: first line, last line + 1, shift."""
+    present = [(number, code) for number, line in enumerate(lines) if (code := without_comment(line))]
+    wanted = [code for line in search if (code := without_comment(line))]
+    found = []
+    for start in range(len(present) - len(wanted) + 1) if wanted else ():
+        pairs = list(zip(present[start : start + len(wanted)], wanted, strict=True))
+        if all(code.strip() == want.strip() for (_, code), want in pairs):
+            shifts = {_shift(indent(code), indent(want)) for (_, code), want in pairs}
+            if len(shifts) == 1 and None not in shifts:
+                found.append((pairs[0][0][0], pairs[-1][0][0] + 1, shifts.pop()))
+    return found
+
+
+def without_comment(line: str) -> str:
+    """A line's code, without its comment and the blanks at its end. Quotes are told; those over several lines are not."""
+    quote = ""
+    for place, character in enumerate(line):
+        if quote:
+            quote = "" if character == quote and line[place - 1] != "\\" else quote
+        elif character in "'\"":
+            quote = character
+        elif character == "#":
+            return line[:place].rstrip()
+    return line.rstrip()
 
 
 def _shift(present: str, wanted: str) -> Shift | None:
@@ -80,6 +108,10 @@ def nearest(lines: list[str], search: list[str], context: int = 1) -> str:
 def _likeliest(lines: list[str], search: list[str]) -> int:
     """Return where the searched lines would begin: by their longest run of lines that are there or, with none, by the longest line."""
     stripped, bare = [line.strip() for line in lines], [line.strip() for line in search]
+    named = {name: number for number, line in enumerate(lines) if (name := _name_of(line))}
+    for number, line in enumerate(search):
+        if (name := _name_of(line)) in named and name:
+            return named[name] - number
     run = difflib.SequenceMatcher(lambda line: not line, stripped, bare, autojunk=False).find_longest_match()
     if run.size and any(bare[run.b : run.b + run.size]):
         return run.a - run.b
@@ -87,6 +119,12 @@ def _likeliest(lines: list[str], search: list[str]) -> int:
     likeness = [difflib.SequenceMatcher(None, bare[anchor], line) for line in stripped]
     scores = [match.ratio() if match.real_quick_ratio() > 0.3 else 0.0 for match in likeness]
     return max(range(len(lines)), key=scores.__getitem__, default=0) - anchor
+
+
+def _name_of(line: str) -> str:
+    """What a line defines: a constant, a function or a class; "" for other lines."""
+    found = re.match(r"\s*(?:(?:async\s+)?def|class)\s+(\w+)|([A-Z][A-Z0-9_]*)\s*=[^=]", line)
+    return found[1] or found[2] if found else ""
 
 
 def indent(line: str) -> str:

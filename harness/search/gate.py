@@ -14,9 +14,14 @@ from collections.abc import Collection, Iterator
 from harness.ground.errors import ConstantsError
 from harness.search.constants import Constant, parse_constants
 from harness.search.gate_walk import policy_reasons
+from harness.search.port import is_upstream
 
 MOST_REASONS = 20  # as many as a proposer can act on at once; the journal and a prompt hold them
 MOST_BYTES = 200_000  # eight times the template: room for any idea, none for weights or text written out as literals
+UPSTREAM_WORDS = (
+    "this is a train.py of karpathy/autoresearch (it imports prepare), whose contract is another: here batches, seed, clock and log come "
+    "from harness.training.session. `python -m harness port FILE` writes train_template.py with its numbers, and says what it could not carry"
+)
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # of ast: no Python, a null byte, nested too deeply
 
 
@@ -65,6 +70,8 @@ def _is_utf8(source: str) -> bool:
 
 def _reasons(source: str) -> list[str]:
     tree = ast.parse(source)
+    if is_upstream(tree):
+        return [UPSTREAM_WORDS]
     reasons = [*_missing_parts(tree), *policy_reasons(tree)]
     try:
         reasons += _reassigned(tree, parse_constants(source))
@@ -101,11 +108,9 @@ def _has_docstring(node: ast.AST) -> bool:
 
 
 def _missing_parts(tree: ast.Module) -> Iterator[str]:
-    if any(_imports_prepare(node) for node in ast.walk(tree)):
-        yield (
-            "this is a train.py of karpathy/autoresearch (it imports prepare), whose contract is another: here batches, seed, clock and "
-            "log come from harness.training.session; carry its model, optimizer and numbers over into a copy of train_template.py"
-        )
+    if is_upstream(tree):
+        yield UPSTREAM_WORDS
+        return
     builders = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build_model"]
     if len(builders) != 1:
         yield "train.py must define build_model(vocab_size, max_seq_len) once, at its top level"
@@ -119,12 +124,6 @@ def _missing_parts(tree: ast.Module) -> Iterator[str]:
     for name, purpose in (("start", "starts the clock"), ("finish", "hands over the weights")):
         if name not in called:
             yield f"train.py must call session.{name}(), which {purpose}"
-
-
-def _imports_prepare(node: ast.AST) -> bool:
-    if isinstance(node, ast.ImportFrom):
-        return node.module == "prepare"
-    return isinstance(node, ast.Import) and any(alias.name == "prepare" for alias in node.names)
 
 
 def _is_main_guard(test: ast.expr) -> bool:

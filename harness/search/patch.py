@@ -23,12 +23,14 @@ from dataclasses import dataclass
 
 from harness.search.find_lines import (
     Shift,
+    find_bare,
     find_exact,
     find_shifted,
     find_trimmed,
     indent,
     nearest,
     without_blank_edges,
+    without_comment,
 )
 
 # A marker stands alone on its line; models vary its length, its spacing and what they add to it.
@@ -157,8 +159,14 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> str:
             rows[start:stop] = [line + end for line in lines]
     result = "".join(rows) if closed else "".join(rows).removesuffix(end)
     if result == source:
-        raise PatchError("the edits change nothing taken together")
+        raise PatchError("it changes nothing: the edits change nothing taken together")
     return result
+
+
+def with_comments(replace: list[str], present: list[str]) -> list[str]:
+    """The lines to put there, those that only lack the comment of a line that stands there with it."""
+    known = {without_comment(line).strip(): line.strip() for line in present if "#" in line}
+    return [indent(line) + known[line.strip()] if line.strip() in known else line for line in replace]
 
 
 def make_diff(old: str, new: str) -> str:
@@ -182,6 +190,11 @@ def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]
         found = find_shifted(lines, search)
     if not found and replace[:1] == search[:1] and (found := find_trimmed(lines, search)):
         replace = [lines[found[0][0]], *replace[1:]]
+    if not found and len(bare := find_bare(lines, search)) == 1:
+        start, stop, shift = bare[0]
+        new = [_shifted(line, shift, name) for line in with_comments(replace, lines[start:stop])]
+        _check_head(lines[start], new[0] if new else "", name)
+        return start, stop, new
     if not found:
         raise PatchError(f"{name}: the lines to find are not in the source; did you mean\n{nearest(lines, search)}")
     if len(found) > 1:
@@ -191,8 +204,6 @@ def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]
         )
     start, shift = found[0]
     stop, new = start + len(search), [_shifted(line, shift, name) for line in replace]
-    if lines[start:stop] == new:
-        raise PatchError(f"{name}: it replaces lines by themselves and so changes nothing")
     _check_head(lines[start], new[0] if new else "", name)
     return start, stop, new
 

@@ -13,7 +13,7 @@ one fence of TOML, every key of which may be missing:
     ```
 
 Ranges narrow an annotation in train.py and never widen it: the annotation is where a range is argued for, and only it
-is held by the applier of constants. Refused, with the line and what to do: no block, two, an open fence, broken TOML,
+is held by the applier of constants. Without a block the defaults hold. Refused, with the line and what to do: two blocks, an open fence, broken TOML,
 an unknown key, category or constant (with the closest names that exist), values of a wrong type, a range outside of
 the annotation's.
 """
@@ -29,6 +29,7 @@ from harness.ground.errors import ConstantsError, ProgramError
 from harness.search.constants import Constant, checked_value
 
 CATEGORIES = ("tune", "architecture", "optimizer", "schedule", "simplify")
+_FENCE = re.compile(r"\s*```+\s*settings\s*")
 _KEYS = ("allowed_categories", "forbidden_ideas", "ranges", "fixed")
 
 
@@ -55,7 +56,9 @@ class ProgramSettings:
 
 
 def parse_program(text: str) -> ProgramSettings:
-    """Return the settings of a program.md. Raises ProgramError."""
+    """Return the settings of a program.md, the defaults where it has no block of them. Raises ProgramError."""
+    if not has_settings(text):
+        return ProgramSettings()
     block, first = _block(text)
     try:
         table = tomllib.loads(block)
@@ -83,6 +86,11 @@ def parse_program(text: str) -> ProgramSettings:
         raise _error(lines, "forbidden_ideas", "an empty entry in forbidden_ideas forbids nothing: remove it")
     ranges = {name: _range(name, value, lines) for name, value in _table(table, "ranges", lines).items()}
     return ProgramSettings(categories, ideas, ranges, names, lines)
+
+
+def has_settings(text: str) -> bool:
+    """Whether there is a settings block: the steering files of others have none."""
+    return any(_FENCE.fullmatch(line) for line in text.splitlines())
 
 
 def narrow_constants(
@@ -122,9 +130,9 @@ def _narrowed(constant: Constant, values: tuple[Any, ...], lines: Mapping[str, i
 def _block(text: str) -> tuple[str, int]:
     """Return the text within the settings fence and the number of its first line in program.md."""
     lines = text.splitlines()
-    starts = [i for i, line in enumerate(lines) if re.fullmatch(r"\s*```+\s*settings\s*", line)]
+    starts = [i for i, line in enumerate(lines) if _FENCE.fullmatch(line)]
     if len(starts) != 1:
-        found = f"{len(starts)} settings blocks (lines {', '.join(str(i + 1) for i in starts)})" if starts else "none"
+        found = f"{len(starts)} settings blocks (lines {', '.join(str(i + 1) for i in starts)})"
         raise ProgramError(f"program.md needs exactly one block fenced by ```settings and ```; found {found}")
     start = starts[0]
     for end in range(start + 1, len(lines)):

@@ -21,11 +21,11 @@ FORMAT_VERSION = 2
 class Proposal:
     """A candidate train.py and what it is about.
 
-    proposer: who made it, such as tpe or llm. operator: what was asked for, the category where nothing was. expected_delta: of
-    val_bpb, negative is better, None if not said. parent: the experiment it changes, None for the incumbent. sources:
-    experiments it was asked to build on. usage: what the model took, None when none was asked. llm_failed: why the model's turn
-    became tpe's, "" otherwise. gave_up: why a repair could not be made; then there is no source. constants_changed:
-    {name: [before, after]}.
+    proposer: who made it, such as tpe or llm. operator: what was asked for, the category where nothing was. expected_delta:
+    of val_bpb, negative is better, None if not said. parent: the experiment it changes, None for the incumbent. sources:
+    experiments it was asked to build on. answered_by: the model's own name in its replies. usage: what the model took, None
+    when none was asked. llm_failed: why the model's turn became tpe's, "" otherwise. gave_up: why a repair could not be
+    made; then there is no source. constants_changed: {name: [before, after]}.
     """
 
     source: str
@@ -41,6 +41,7 @@ class Proposal:
     parent: int | None = None
     sources: tuple[int, ...] = ()
     model: str = ""
+    answered_by: str = ""
     exchange: str = ""
     usage: Mapping[str, Any] | None = None
     llm_failed: str = ""

@@ -63,7 +63,8 @@ def choose_turn(request: Mapping[str, Any], settings: ProgramSettings) -> Turn:
     proposer = request["proposer"]
     if proposer == "tpe":
         return keyless_turn(request, "no language model was asked for")
-    wait = _failure_wait(rows)
+    recent = [row for row in rows if row["experiment"] >= request.get("asked_since", 0)]  # who starts again may have mended it
+    wait = _failure_wait(recent)
     since = _since_asked(rows)
     if since < wait:
         return keyless_turn(request, f"the model failed; it is asked again in {_experiments(wait - since)}")

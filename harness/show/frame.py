@@ -5,21 +5,24 @@ run in progress, an empty one, one of crashes only. Refuses what is no run with 
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from harness.ground.errors import AnalysisError, LabError
+from harness.ground.errors import AnalysisError, LabError, ResultsError
 from harness.ground.files import read_json
 from harness.lab.close_out import claim_of
 from harness.run.journal import read_journal
 from harness.run.records import KEPT, TIME_KINDS, Record, incumbent_of, records_from_journal
 from harness.run.results import ResultRow, clean_description, read_results
 from harness.run.settings import command_on
+from harness.show.foreign_tables import ForeignTable, read_foreign_table
 from harness.show.stage import Stage, in_flight
 
+TABLES = (".tsv", ".csv", ".md", ".txt")
 SAMPLE_TAG = "sample"  # a small real run of this project, committed so that the analysis reads well on a fresh clone
 COLUMNS = {
     "experiment": "int64",
@@ -58,7 +61,7 @@ class RunData:
     """One run. experiments has the columns of COLUMNS, one row per decided experiment, NaN where nothing was measured.
 
     claimed: the claim on what is on the branch, None while that is not measured. folder is None and settings and entries
-    are empty for a bare results.tsv.
+    are empty for a bare results.tsv. metric: what its scores are, where somebody's table has another.
     """
 
     tag: str
@@ -68,6 +71,12 @@ class RunData:
     experiments: pd.DataFrame
     records: list[Record] = field(repr=False)
     claimed: dict | None = None
+    metric: str = "val_bpb"
+    higher_is_better: bool = False
+
+    def in_its_unit(self, text: str) -> str:
+        """A sentence as it holds for a table of another score."""
+        return text if self.metric == "val_bpb" else re.sub(r"\b(?:bits per byte|val_bpb|bpb)\b", self.metric, text)
 
     @property
     def in_flight(self) -> Stage | None:
@@ -126,10 +135,19 @@ def claim_on_branch(folder: Path, records: Sequence[Record]) -> dict | None:
 
 
 def load_results_tsv(path: str | Path) -> RunData:
-    """Read a bare table of the original's format: no times, seeds or noise. The first kept row is the baseline."""
+    """Read a bare table, the original's or another's: no times, seeds or noise. The first kept row is the baseline, else the first scored one."""
+    try:
+        rows = read_results(path)
+    except ResultsError as error:
+        if not Path(path).is_file():
+            raise
+        try:
+            return run_of_table(Path(path).stem, read_foreign_table(path))
+        except AnalysisError as other:
+            raise AnalysisError(f"{error}. As a table of another kind: {other}") from error
     records: list[Record] = []
     last = None
-    for number, row in enumerate(read_results(path)):
+    for number, row in enumerate(rows):
         title, score = (
             clean_description(row.description),
             row.val_bpb if row.status != "crash" and row.val_bpb > 0 else None,
@@ -154,6 +172,37 @@ def load_results_tsv(path: str | Path) -> RunData:
         )
         last = records[-1].on_branch
     return RunData(Path(path).stem, None, {}, [], frame_of(records), records)
+
+
+def run_of_table(tag: str, table: ForeignTable) -> RunData:
+    """A table of somebody else's as a run."""
+    first = next((number for number, row in enumerate(table.rows) if row.outcome == "kept"), None)
+    if first is None:
+        first = next((number for number, row in enumerate(table.rows) if row.score is not None), None)
+    records: list[Record] = []
+    last = None
+    for number, row in enumerate(table.rows):
+        result = "baseline" if number == first else "discarded" if first is None or number < first else row.outcome
+        result = "crashed" if row.score is None else result
+        gain = None if row.score is None or last is None else row.score - last if table.higher_is_better else last - row.score
+        records.append(
+            Record(
+                number,
+                result,
+                decision={"crashed": "crash", "discarded": "discard"}.get(result, "keep"),
+                status="crash" if row.score is None else "ok",
+                title=clean_description(row.title),
+                val_bpb=row.score,
+                n_runs=int(row.score is not None),
+                gain=gain,
+                memory_gb=row.memory,
+                commit=row.commit,
+                cause=row.title if row.score is None else "",
+                on_branch=row.score if result in KEPT else last,
+            )
+        )
+        last = records[-1].on_branch
+    return RunData(tag, None, {}, [], frame_of(records), records, metric=table.metric, higher_is_better=table.higher_is_better)
 
 
 def _outcome_of_row(row: ResultRow, score: float | None, is_first: bool) -> str:
@@ -185,10 +234,10 @@ def list_runs(results_dir: str | Path) -> list[str]:
 
 def choose_run(tag: str = "", results_dir: str | Path = "") -> RunData:
     """The run a reader means: a tag, the path of a .tsv file, or with "" the newest run, else the committed sample."""
-    if tag.endswith(".tsv"):
+    if tag.endswith(TABLES):
         return load_results_tsv(tag)
     folder = Path(results_dir) if str(results_dir) else default_results_dir()
-    if folder.suffix == ".tsv":
+    if folder.suffix in TABLES:
         return load_results_tsv(folder)
     if not tag:
         tag = (list_runs(folder) or [SAMPLE_TAG])[-1]

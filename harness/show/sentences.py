@@ -8,8 +8,9 @@ a sentence about the claim, curves or comparisons is asked for.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from harness.run.facts import plain_settings
@@ -55,6 +56,16 @@ def duration(seconds: float) -> str:
 def latest_sigma(records: Sequence[Record]) -> float | None:
     """The newest estimate of the noise of one run, bits per byte."""
     return next((record.sigma for record in reversed(records) if record.sigma is not None), None)
+
+
+def in_its_unit(sentence: Callable[[RunData], str]) -> Callable[[RunData], str]:
+    """A sentence on a run that names the score which the run's table has."""
+
+    @functools.wraps(sentence)
+    def said(run: RunData) -> str:
+        return run.in_its_unit(sentence(run))
+
+    return said
 
 
 def candidates_of(records: Sequence[Record]) -> list[Record]:
@@ -136,6 +147,7 @@ def hypothesis_words(expected_delta: float, gain: float | None, noise: float | N
     return ("held in direction, not in size" if same_side else "did not hold"), figures
 
 
+@in_its_unit
 def say_run(run: RunData) -> str:
     """Which run this is and how far it has come."""
     facts, flight, base = plain_settings(run.settings), in_flight(run.entries), baseline_of(run.records)
@@ -149,9 +161,12 @@ def say_run(run: RunData) -> str:
     stated += [f"{budget:g} s of training each"] if isinstance(budget, int | float) else []
     stated += [str(facts[name]) for name in ("device", "data_id") if facts[name]]
     parts.append("Measured with " + ", ".join(stated) + "." if stated else "Its settings are not stated in this file.")
+    if run.metric != "val_bpb":
+        parts.append(f"Its scores are {quoted(run.metric)}, of which {'more' if run.higher_is_better else 'less'} is better.")
     return " ".join(parts)
 
 
+@in_its_unit
 def say_progress(run: RunData) -> str:
     """What may be said of the file on the branch, and the scores it was kept with."""
     base, tip, tried = baseline_of(run.records), incumbent_of(run.records), candidates_of(run.records)
@@ -180,6 +195,7 @@ def say_outcomes(run: RunData) -> str:
     return text + (f" {plural(len(crashed), 'experiment')} crashed ({share:.0%})." if crashed else "")
 
 
+@in_its_unit
 def say_gains(run: RunData) -> str:
     """How much of the night's gains, as judged, the largest keeps carry, and how many are small against the noise."""
     kept = [r for r in run.records if r.outcome in ("kept", "simplified") and r.gain is not None]
@@ -213,6 +229,7 @@ def say_gains(run: RunData) -> str:
     )
 
 
+@in_its_unit
 def say_curves(run: RunData) -> str:
     """Whether the file on the branch is ahead in training loss too, and since when."""
     from harness.show.analysis import curves, final_losses

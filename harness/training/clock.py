@@ -20,10 +20,9 @@ for a second is lost to all threads for a second.
 Why idle is taken off: a thread that wakes another one on an idle core pays for that, and beside others no core is idle.
 At most 10% of what the training does is taken off (the template: 8%), or sleeping beside others would be paid for.
 With a rate of 0.86 and nothing taken off, the demo's file did 5 to 12% more steps in its budget beside others than alone
-(ten seeds each, interleaved, on two cores); with 0.80 and 0.5 taken off, 2% more beside one busy process and 6 to 8%
-fewer beside two or three (seven or eight seeds each). WAKING and the rate lie between. `scripts/under_load.py seeds` says
-what is left. A training on one thread does more steps per core-second than one on two, and fewer per second: it gains
-nothing, with or without others.
+(ten seeds each, interleaved, on two cores); as it is, 10% more beside one busy process and 1 to 6% fewer beside two, three
+or bursts, where the same file alone did 112 to 159 (results/benchmarks/under_load.md). A training on one thread does more
+steps per core-second than one on two, and fewer per second: it gains nothing, with or without others.
 """
 
 from __future__ import annotations

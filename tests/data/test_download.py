@@ -7,8 +7,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 from checkout import ROOT
 from fake_hub import clean_environment, serve
+
+from harness.data.download import asked_to_wait
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CHUNK = 10 << 20  # the client hands over so many bytes at a time: what is resumed comes in multiples of it
@@ -151,3 +154,8 @@ def test_a_hiccup_is_waited_out(tmp_path):
         time.sleep(0.5)
         hub.faults["a"] = []
         assert process.communicate(timeout=60)[0].endswith("done\n")
+
+
+@pytest.mark.parametrize("said, seconds", [({"retry-after": "300"}, 300.0), ({"retry-after": "99999"}, 600.0), ({}, 0.0), ({"retry-after": "soon"}, 0.0)])
+def test_a_busy_hub_is_waited_for_as_long_as_it_asks(said, seconds):
+    assert asked_to_wait(said) == seconds

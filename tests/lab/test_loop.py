@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
 from harness.lab import trainings
 from harness.lab.loop import Lab
-from harness.lab.proposing import Asking, proposal_request
+from harness.lab.proposing import Asking, program_in_force, proposal_request
 from harness.night import progress
 from harness.rules import decision, fault
 from harness.run import disk_space, git_history, locks
@@ -498,3 +499,24 @@ def test_two_runs_on_one_device_know_of_each_other(lab, monkeypatch, tmp_path):
     assert trained["shared_with"] == ["/runs/other"]
     with locks.OnTheClock(device, lab.folder) as clock:  # the other was killed, and its note is gone
         assert clock.others == [] and len(list(clock.folder.glob("*.json"))) == 1
+
+
+def test_a_program_that_breaks_in_mid_night_holds_as_it_was_and_that_is_said_once(lab, monkeypatch):
+    good = lab.program_text()
+    broken = "```settings\nallowed_categories = [\n```\n"
+    monkeypatch.setattr(lab, "program_text", lambda: broken)
+    (lab.folder / "program.md").unlink()
+    with pytest.raises(LoopError, match="not valid TOML"):
+        program_in_force(lab, broken, incumbent_source(lab))  # it never could be obeyed
+    assert program_in_force(lab, good, incumbent_source(lab)) == (good, "")
+    unknown = good.replace("```settings\n", "```settings\n[ranges]\nNO_SUCH = [1, 2]\n", 1)
+    assert "no constant is called NO_SUCH" in program_in_force(lab, unknown, incumbent_source(lab))[1]
+    for number in (1, 2):
+        put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
+        lab.number = None
+        lab.begin()
+        lab.propose()
+        assert lab.experiment.attempt.proposed["program_sha256"] == hashlib.sha256(good.encode()).hexdigest()
+        run_experiment(lab) if number == 1 else None
+    notes = [entry["text"] for entry in lab.journal.entries if entry["event"] == "note"]
+    assert len(notes) == 1 and "Until that is mended, program.md holds as it was before" in notes[0]

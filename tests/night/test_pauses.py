@@ -25,13 +25,15 @@ def night(tmp_path, baseline, cache):
     """(flag: the disk is full while this file exists, run folder, start(give up after) -> a driver that looks again at once)."""
     checkout, flag = copy_with_harness(baseline, tmp_path / "lab"), tmp_path / "full"
     flag.touch()
-    (checkout / "sitecustomize.py").write_text(
-        FULL.format(flag=str(flag))
-    )  # in every Python that has the checkout on its path
+    full = FULL.format(flag=str(flag))  # in the driver, and in every kernel
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "full.py").write_text(full)
     run, started = checkout / "results" / "t", []
 
     def start(give_up: float, *more: str) -> subprocess.Popen:
         lines = (
+            full,
             "import sys",
             "from harness.__main__ import main",
             "from harness.night import driver",
@@ -39,7 +41,7 @@ def night(tmp_path, baseline, cache):
             f"sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments', '1', *{more!r}]))",
         )
         command = [sys.executable, "-c", "\n".join(lines)]
-        given = environment(checkout, cache)
+        given = environment(checkout, cache) | {"IPYTHONDIR": str(tmp_path / "ipython")}
         started.append(
             subprocess.Popen(command, cwd=checkout, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         )

@@ -1,14 +1,19 @@
 """Who proposes is settled before a night works: real processes, a real server, a planted key."""
 
+import re
+
 import pytest
+from checkout import ROOT, git, make_repository
 from fake_openai import FakeOpenAI, refusal
 from labs import without_keys
 
+import harness
 from harness.ground.errors import LoopError
 from harness.night.driver import run_night
 from harness.night.endpoint_check import choose_proposers, deadline_seconds
 from harness.night.wishes import Wishes
 from harness.sandbox import keys
+from harness.sandbox.wall import try_bubblewrap
 
 PLANTED = "sk-planted-3b7e"
 
@@ -60,3 +65,53 @@ def test_what_a_person_must_change_ends_the_night_at_its_start_and_what_may_pass
     ) and "Until it answers, ideas are by tpe" in found.words
     with pytest.raises(LoopError, match="no option budget_dollars: there is .*budget"):
         choose_proposers(night(tmp_path, llm="budget_dollars=5"))
+
+
+def test_a_context_that_no_prompt_fits_into_is_refused_at_the_start(tmp_path):
+    with FakeOpenAI(lambda body, number: "hello") as server:
+        url = f"base_url={server.url}"
+        with pytest.raises(LoopError, match=r"context_tokens=8000 is too small.*Set --llm context_tokens=(\d+)") as error:
+            choose_proposers(night(tmp_path, llm=f"{url} context_tokens=8000"))
+        least = re.search(r"Set --llm context_tokens=(\d+)", str(error.value))[1]
+        assert choose_proposers(night(tmp_path, llm=f"{url} context_tokens={least}")).model == "scripted"
+
+
+@pytest.mark.parametrize("wishes, option", [({"model": "big"}, "--model"), ({"llm": "budget_tokens=5"}, "--llm")])
+def test_an_option_of_a_model_without_a_model_is_refused(tmp_path, wishes, option, capfd):
+    with pytest.raises(LoopError, match=f"{option} needs a language model"):
+        choose_proposers(night(tmp_path, **wishes))
+    with pytest.raises(LoopError, match=f"{option} cannot be obeyed: --proposer tpe"):
+        choose_proposers(night(tmp_path, proposer="tpe", **wishes))
+
+
+def in_a_checkout(tmp_path, monkeypatch, program: str):
+    """A repository whose program.md is this one."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "program.md").write_text(program)
+    (folder / "train_template.py").write_text((ROOT / "train_template.py").read_text())
+    monkeypatch.setattr(harness, "REPOSITORY", folder)
+    return make_repository(folder)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"program": "```settings\nx = 1\n```\n"}, "unknown setting 'x'"),
+        ({"wall": "bubblewrap", "path": ""}, "bubblewrap"),
+        ({"branch": "autoresearch/t"}, "from an earlier run"),
+    ],
+)
+def test_what_is_known_in_the_first_second_is_said_before_anything_is_prepared(tmp_path, monkeypatch, capfd, change, said):
+    checkout = in_a_checkout(tmp_path, monkeypatch, change.get("program", "no block\n"))
+    if "branch" in change:
+        git(checkout, "branch", change["branch"])
+    if "wall" in change:
+        monkeypatch.setenv("AUTORESEARCH_WALL", change["wall"])
+        monkeypatch.setenv("PATH", change["path"])
+        try_bubblewrap.cache_clear()
+    assert run_night(night(tmp_path)) == 1
+    try_bubblewrap.cache_clear()
+    told = capfd.readouterr().out
+    assert "cannot go on: " in told and said in told
+    assert not (tmp_path / "results" / "t" / "notebooks").exists()

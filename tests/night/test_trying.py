@@ -187,7 +187,7 @@ def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, ba
         while "run_started" not in events() and time.monotonic() < until:
             time.sleep(0.05)
         status, found, _ = try_it(checkout, cache, other, "--idea", "smaller steps")
-        assert status == 4 and "in use by" in found["reason"]
+        assert (status, found["outcome"]) == (4, "busy") and found["retry_after_seconds"] > 0 and "in use by" in found["reason"]
         first.send_signal(signal.SIGTERM)
         assert json.loads(first.communicate(timeout=60)[0])["outcome"] == "stopped" and first.returncode == 130
     finally:

@@ -44,6 +44,10 @@ RUN = {
         "{} --profile tiny --set DEPTH=1",
         "val_bpb",
     ),
+    ".venv/bin/python -m harness port train.py": (
+        "printf 'import prepare\\nDEPTH = 3\\n' > train.py && {}",
+        "carried over: DEPTH = 3",
+    ),
     "python3 scripts/overnight.py --tag TAG --experiments 0": ("{} --profile tiny", "baseline"),
     "python3 scripts/overnight.py --status --tag TAG": ("{}", "baseline"),
     "git log autoresearch/TAG": ("{}", "baseline"),
@@ -61,6 +65,7 @@ ELSEWHERE = {
     "python3 scripts/bench.py template startup loader scoring": ("scripts/test_bench.py", '"bench.py"'),
     ".venv/bin/python train_template.py": ("night/test_by_hand.py", '"train_template.py"'),
     "python -m harness train": ("night/test_by_hand.py", '"harness", "train"'),
+    "python -m harness port": ("search/test_port.py", '["port"'),
     "python -m harness try": ("project/test_documented_commands.py", "harness try"),
     ".venv/bin/jupyter lab": ("night/test_browser.py", '"jupyterlab"'),
     ".venv/bin/jupyter lab --no-browser --ip 127.0.0.1": ("night/test_browser.py", '"--ip=127.0.0.1"'),

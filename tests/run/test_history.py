@@ -41,6 +41,19 @@ def repository(tmp_path):
     return folder
 
 
+def test_ids_of_64_digits_are_ids_too(tmp_path, train_py):
+    folder = tmp_path / "of sha256"
+    folder.mkdir()
+    git(folder, "init", "-q", "--object-format=sha256", "-b", "main")
+    git(folder, "config", "user.name", "a user")
+    git(folder, "config", "user.email", "user@example.org")
+    git(folder, "commit", "-qm", "start", "--allow-empty")
+    first = record_experiment(folder, "t", 0, plan(folder), train_py, advance=True)
+    train_py.write_text("x = 2\n")
+    second = record_experiment(folder, "t", 1, plan(folder, first), train_py, advance=True)
+    assert len(first) == len(second) == 64 and git(folder, "rev-parse", branch_name("t")) == second
+
+
 @pytest.fixture
 def train_py(tmp_path):
     path = tmp_path / "train.py"

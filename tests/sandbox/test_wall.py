@@ -260,6 +260,14 @@ def test_a_bubblewrap_that_is_forbidden_is_not_used_and_its_reason_kept(programs
         find_wall("bubblewrap")
 
 
+@pytest.mark.parametrize("places, said", [([], "kernel.apparmor_restrict_unprivileged_userns=0"), (["/"], "seccomp=unconfined")])
+def test_what_lets_bubblewrap_make_namespaces_is_said(programs, monkeypatch, places, said):
+    monkeypatch.setattr(wall, "CONTAINERS", places)
+    (programs / "bwrap").write_text("#!/bin/sh\necho 'bwrap: Creating new namespace failed: Permission denied' >&2\nexit 1\n")
+    (programs / "bwrap").chmod(0o755)
+    assert said in find_wall().why and wall.how_to_allow("Segmentation fault") == ""
+
+
 def test_a_bubblewrap_that_hides_nothing_is_not_believed(programs):
     script = '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; [ $# -gt 0 ] || exit 0; done\nshift\nexec "$@"\n'
     (programs / "bwrap").write_text(script)

@@ -281,19 +281,19 @@ class Scripted:
         self.offset = offset
 
     def logits(self, inputs, positions):
-        off = self.offset + np.tile([0.0013, -0.0013], len(inputs) // 2)
+        off = self.offset + np.tile([0.0018, -0.0018], len(inputs) // 2)
         chance = np.exp(-(1.0 + off))[:, None]
         return np.log(np.concatenate((chance, 1 - chance), axis=1)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    "offsets, expected", [((0.0,), ("agrees", 1)), ((0.0013, 0.0), ("agrees", 2)), ((0.0013, 0.0013), ("cheating", 2))]
+    "offsets, expected", [((0.0,), ("agrees", 1)), ((0.0012, 0.0), ("agrees", 2)), ((0.0012, 0.0012), ("cheating", 2))]
 )
 def test_a_statistical_trip_is_looked_at_again_before_it_is_called_cheating(offsets, expected):
     rows = np.zeros((500, 9), dtype=np.uint16)
     recorded = Recorded(rows, np.ones((500, 8), dtype=np.float32), None, rows, np.ones(2, dtype=np.int32))
     offsets = list(offsets)
-    found, looks = until_sure(lambda sequence: look(Scripted(offsets.pop(0)), recorded, 64, 128, sequence), 3)
+    found, looks = until_sure(lambda sequence: look(Scripted(offsets.pop(0)), recorded, 64, 128, sequence), 4)
     assert (found[0], looks) == expected
 
 

@@ -1,12 +1,13 @@
 """The constants block: parse, rewrite, refuse."""
 
 import ast
+import re
 
 import pytest
 from checkout import ROOT
 
 from harness.ground.errors import ConstantsError
-from harness.search.constants import constant_values, parse_constants, rewrite_constants
+from harness.search.constants import constant_values, keep_annotations, parse_constants, rewrite_constants
 
 TEMPLATE = ROOT / "train_template.py"
 SOURCE = '''"""A train.py."""
@@ -168,3 +169,13 @@ def test_the_template_has_a_block_with_ranges_around_its_values():
             assert constant.value in constant.choices
         elif constant.searched:
             assert constant.low <= constant.value <= constant.high, constant.name
+
+
+def test_annotations_that_an_edit_lost_are_put_back():
+    source = TEMPLATE.read_text(encoding="utf-8")
+    bare = [line.partition("#")[0].rstrip() if re.match(r"[A-Z_0-9]+ = ", line) else line for line in source.splitlines()]
+    lost = "\n".join(bare) + "\n"
+    assert lost != source and keep_annotations(lost, source) == source
+    assert keep_annotations(source, source) == source
+    assert "DEPTH = 4 " in keep_annotations(lost.replace("DEPTH = 1\n", "DEPTH = 4\n"), source)
+    assert keep_annotations("no block\n", source) == "no block\n" and keep_annotations(lost, "no block\n") == lost

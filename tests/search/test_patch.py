@@ -101,3 +101,42 @@ def test_git_applies_the_diff(tmp_path, seed):
     subprocess.run(command, cwd=tmp_path, input=make_diff(old, new).encode(), check=True)
     assert (tmp_path / "train.py").read_bytes() == new.encode()
     assert make_diff(old, old) == ""
+
+
+COMMENTED = """a = 1  # the first
+# about b
+b = 2  # '#' is no comment here
+def f(x):
+    y = x + 1  # up
+
+    return y  # back
+"""
+
+
+@pytest.mark.parametrize(
+    "search, replace, wanted",
+    [
+        ("a = 1\n", "a = 3\n", COMMENTED.replace("a = 1  # the first", "a = 3")),
+        ("y = x + 1\nreturn y\n", "y = x + 2\nreturn y\n", COMMENTED.replace("y = x + 1  # up\n\n", "y = x + 2\n")),
+        ("    y = x + 1\n", "    y = x + 1\n    y = 2 * y\n", COMMENTED.replace("# up\n", "# up\n    y = 2 * y\n")),
+        ("a = 1\nb = 2\n", "b = 2\n", COMMENTED.replace("a = 1  # the first\n# about b\n", "")),
+    ],
+)
+def test_a_search_that_lacks_only_comments_and_blank_lines_finds_its_place(search, replace, wanted):
+    assert apply_edits(COMMENTED, [Edit(search, replace)]) == wanted
+
+
+def test_a_search_without_comments_that_fits_twice_is_refused():
+    with pytest.raises(PatchError, match="not in the source"):
+        apply_edits("x = 1  # here\ny = 2\nx = 1  # and there\n", [Edit("x = 1\n", "x = 2\n")])
+
+
+def test_an_edit_of_nothing_beside_a_good_one_is_passed_over():
+    edits = [Edit("a = 1  # the first\n", "a = 1  # the first\n"), Edit("# about b\n", "")]
+    assert apply_edits(COMMENTED, edits) == COMMENTED.replace("# about b\n", "")
+
+
+def test_the_hint_shows_the_line_of_the_same_name():
+    source = "ALPHA = 1\n" + "".join(f"x{i} = {i}\n" for i in range(50)) + "DEPTH = 8  # layers\n"
+    with pytest.raises(PatchError, match=r"52 \| DEPTH = 8"):
+        apply_edits(source, [Edit("DEPTH = 12  # blocks\n", "DEPTH = 3\n")])

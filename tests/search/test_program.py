@@ -4,7 +4,7 @@ import pytest
 
 from harness.ground.errors import ProgramError
 from harness.search.constants import parse_constants
-from harness.search.program import CATEGORIES, narrow_constants, parse_program
+from harness.search.program import CATEGORIES, ProgramSettings, has_settings, narrow_constants, parse_program
 
 CONSTANTS = parse_constants(
     """\
@@ -91,8 +91,13 @@ def test_what_cannot_be_obeyed_is_refused_with_its_line(block, line, words):
     assert f"line {line}" in str(caught.value) or "end of document" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "```settings\n", program("") + program(""), "```toml\n```"])
-def test_exactly_one_closed_block(text):
+@pytest.mark.parametrize("text", ["", "# autoresearch\n\nGet the lowest val_bpb.\n", "```toml\n[a]\n```"])
+def test_a_program_without_a_block_has_the_defaults(text):
+    assert parse_program(text) == ProgramSettings() and not has_settings(text) and has_settings(program(""))
+
+
+@pytest.mark.parametrize("text", ["```settings\n", program("") + program("")])
+def test_of_blocks_there_is_one_and_it_is_closed(text):
     with pytest.raises(ProgramError, match="block"):
         parse_program(text)
 

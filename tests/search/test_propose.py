@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 
@@ -192,7 +193,7 @@ def test_ranges_and_fixed_names_hold():
 def test_ideas_that_do_not_apply_are_reported():
     first = next(idea for idea in IDEAS if idea.patch)
     changed = parse_edits(first.patch)[-1].search.rstrip()  # a line that it looks for, changed by other hands
-    source = TEMPLATE.replace(changed, changed + "  # mine")
+    source = TEMPLATE.replace(changed, re.sub(r"([=(,])", r"\1  ", changed, count=1))
     then = applicable(source)
     assert first not in then
     proposal = propose(request(1, source=source, history=[BASELINE]))

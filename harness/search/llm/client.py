@@ -71,6 +71,8 @@ class Chat:
     def __init__(self, endpoint: Endpoint, options: LlmOptions, model: str, exchanges: Exchanges) -> None:
         self.endpoint, self.options, self.model, self.exchanges = endpoint, options, model, exchanges
         self._ends: float | None = None
+        self.answered_by = model
+        self._last: LlmError | None = None  # what went wrong before a deadline, which says more than that does
 
     def seconds_left(self) -> float:
         """What is left of the deadline."""
@@ -176,26 +178,27 @@ class Chat:
         import openai
 
         seconds = self.seconds_left()
-        silence = min(seconds, self.options.deadline_seconds / 2)
-        timeout = httpx2.Timeout(silence, connect=min(CONNECT_SECONDS, seconds), pool=seconds)
+        timeout = httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds), pool=seconds)  # a slow answer is no dead one
         try:
             with self.endpoint.open_client(self.seconds_left) as client:
                 response = client.chat.completions.with_raw_response.create(**body, timeout=timeout).http_response
                 return response.status_code, self.endpoint.redact(response.text)
         except openai.APIStatusError as error:
             self.exchanges.save_reply(number, error.status_code, self.endpoint.redact(error.response.text))
-            raise failure_of(error, self.endpoint.redact) from None
+            self._last = failure_of(error, self.endpoint.redact)
+            raise self._last from None
         except openai.APIError as error:
             failure = failure_of(error, self.endpoint.redact)
-            raise (
-                self._late() if failure.kind == "stalled" and self.seconds_left() < LEAST_SECONDS else failure
-            ) from None
+            if failure.kind == "stalled" and self.seconds_left() < LEAST_SECONDS:
+                raise self._late() from None
+            self._last = failure
+            raise failure from None
 
     def _late(self) -> LlmError:
         seconds = self.options.deadline_seconds
-        return LlmError(
-            "deadline", f"no complete answer within deadline_seconds={seconds:g}", passing=True, billed=True
-        )
+        before = f"; before that: {self._last}" if self._last else ""
+        words = f"no complete answer within deadline_seconds={seconds:g}{before}"
+        return LlmError("deadline", words, passing=True, billed=True)
 
     def _read(self, number: int, text: str) -> Answer:
         """Return the answer in a reply that is saved, and count what it took. Raises LlmError where there is none, or none that can be read."""
@@ -222,7 +225,17 @@ class Chat:
         self.exchanges.write_readable(number, first, {"reasoning": reasoning, "answer": said, "refusal": refusal})
         if finish.casefold() in BROKEN:
             raise LlmError("server", f"the answer ended with {finish}", passing=True, billed=True)
-        return Answer(said, reasoning, finish, refusal, taken, self._cut_context(number, prompt_tokens))
+        warnings = [self._cut_context(number, prompt_tokens), self._other_model(reply)]
+        return Answer(said, reasoning, finish, refusal, taken, "; ".join(filter(None, warnings)))
+
+    def _other_model(self, reply: Mapping[str, Any]) -> str:
+        """What a person should know where another model answers than was asked; dates and folders in a name are no difference."""
+        name = reply.get("model")
+        answered = " ".join(self._clean(name).split())[:80] if isinstance(name, str) else ""
+        here, there = (each.rpartition("/")[2].casefold() for each in (self.model, answered))
+        same = not there or here.startswith(there) or there.startswith(here)
+        self.answered_by = self.model if same else answered
+        return "" if same else f"{answered} answered, where {self.model} was asked"
 
     def _clean(self, text: str) -> str:
         """A part of a reply as it may be kept, without the key: in JSON that could be written in more ways than one."""

@@ -32,6 +32,7 @@ from harness.search.proposal import Proposal
 from harness.search.turns import Turn, choose_turn
 
 ROUNDS = 3
+MOST_THOUGHT = 2  # answers that are all reasoning before a person is told
 LESS_CONTEXT = 2  # times that the context is halved for a server that finds it too long
 TITLE_CHARACTERS, HYPOTHESIS_CHARACTERS = 120, 800
 
@@ -40,6 +41,10 @@ _GIVE_UP = re.compile(r"\s*\W*GIVE UP\b\W*(?P<why>.*)", re.IGNORECASE | re.DOTAL
 
 class Unusable(RuntimeError):
     """The model answered, and none of its answers could be used; the message is the last reason."""
+
+
+class Ended(Unusable):
+    """The server ended the answer in a way that asking again does not mend; the message is for a person."""
 
 
 class GivenUp(Unusable):
@@ -81,7 +86,7 @@ def ask_model(
     except PromptError as error:
         why = f"context_too_long: {error}"
     except Unusable as error:
-        why = f"not_applicable: {error}"
+        why = str(error) if isinstance(error, Ended) else f"not_applicable: {error}"
     return None, one_line(why, HYPOTHESIS_CHARACTERS), spent(chat)
 
 
@@ -154,6 +159,7 @@ def spent(chat: Chat) -> dict[str, Any]:
     asked = any(chat.exchanges.folder.glob("*.json"))
     return {
         "model": chat.model,
+        "answered_by": chat.answered_by if asked else "",
         "usage": chat.exchanges.usage() if asked else None,
         "exchange": chat.exchanges.folder.name if asked else "",
     }
@@ -163,13 +169,19 @@ def _converse(
     chat: Chat, build: Callable[[int], Messages], source: str, refused: Callable[[Reply, str], str]
 ) -> Change:
     """Ask until a reply can be used. refused: says what else is wrong with a candidate, "" for nothing."""
-    messages, before, why = [], "", ""
+    messages, before, why, thought = [], "", "", 0
     for number in range(1, ROUNDS + 1):
         answer, messages = _ask(chat, build, messages)
         try:
             return _read(answer, before, source, refused, chat.options.max_output_tokens)
         except (ReplyError, PatchError, ConstantsError) as error:
             before, why = answer.text, str(error)
+            thought += answer.is_cut_off and not answer.text.strip()
+            if thought == MOST_THOUGHT:
+                raise Ended(
+                    f"it wrote {chat.options.max_output_tokens:,} tokens {thought} times and no answer: it reasons longer than that. "
+                    "Raise it with --llm max_output_tokens=..., or let it reason less with --llm reasoning_effort=low"
+                ) from None
         messages = add_correction(messages, answer.text, why, last=number == ROUNDS - 1)
     raise Unusable(f"{ROUNDS} answers could not be used, the last one because {why}")
 
@@ -197,10 +209,10 @@ def _read(answer: Answer, before: str, source: str, refused: Callable[[Reply, st
         raise ReplyError(
             f"it was cut off at {most_tokens:,} tokens: think and write less, and change fewer lines at a time"
         )
+    if answer.finish_reason.casefold() == "content_filter":
+        raise Ended(f"{one_line(answer.refusal, 200)}: reword program.md, or ask another model")
     if not answer.is_finished and not answer.refusal:
-        raise ReplyError(
-            f"it ended with {one_line(answer.finish_reason, 60)}. Answer in plain text, in the form described"
-        )
+        raise Ended(f"the server ended the answer with {one_line(answer.finish_reason, 60)!r}, which is no end of an answer")
     if answer.refusal or not answer.text.strip():
         said = f": {one_line(answer.refusal, 200)}" if answer.refusal else ""
         raise ReplyError(f"it is {'a refusal' if answer.refusal else 'empty'}{said}. Answer in the form described")

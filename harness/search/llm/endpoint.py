@@ -21,7 +21,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.ground.files import read_json
 from harness.search.llm.failures import UNREADABLE, EndpointError, LlmError, failure_of, redact
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 LIST_SECONDS = 20.0  # a list of models is short work
 SHOWN_MODELS = 40
 REMOVED = "[key removed]"
+NO_CHAT = re.compile(r"embed|rerank|\b(?:bge|gte|e5|minilm|whisper|tts|clip|dall-e|sdxl|flux)\b|moderation|transcri|speech", re.IGNORECASE)
 SECRET_LENGTH = 8  # characters; a shorter "key", as local servers take, is no secret and might be a word of an answer
 
 
@@ -155,7 +156,8 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        names = {redact(endpoint.redact(model["id"])) for model in parse_json(raw)["data"]}
+        served = parse_json(raw)["data"]
+        names = {redact(endpoint.redact(model["id"])) for model in ([m for m in served if is_for_chat(m)] or served)}
         return sorted(name for name in names if name.isprintable())
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
@@ -165,6 +167,15 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
         raise failure_of(error, endpoint.redact) from None
     except UNREADABLE:
         return None
+
+
+def is_for_chat(model: Mapping[str, Any]) -> bool:
+    """Whether an entry of a server's list may answer a chat now: not a model for embeddings, speech or pictures, nor one that is not loaded."""
+    kind = str(model.get("type") or model.get("object_type") or "").casefold()
+    status = model.get("status")
+    state = str(status.get("value") if isinstance(status, Mapping) else status or model.get("state") or "").casefold()
+    name = str(model["id"]).rpartition("/")[2]
+    return not (NO_CHAT.search(kind) or NO_CHAT.search(name) or state in ("unloaded", "not-loaded", "not_loaded"))
 
 
 def _seconds_left(seconds: float) -> Callable[[], float]:

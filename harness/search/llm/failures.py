@@ -20,7 +20,11 @@ KINDS = (
     "setup", "unauthorised", "unknown_model", "rate_limited", "server", "stalled", "unreachable", "context_too_long", "bad_request",
     "budget", "deadline",
 )  # fmt: skip
-RETRIED = ("rate_limited", "server", "stalled", "unreachable")
+RETRIED = ("rate_limited", "server", "unreachable")  # not what took the request and is at work on it
+# What stands between here and a model says that it waited too long for it.
+PROXIES = dict.fromkeys((504, 524), "something between here and the model, such as a proxy, waits no longer than that:") | {
+    502: "something between here and the model, such as a proxy, got no answer from it; if that is after a while:"
+}
 SHOWN_CHARACTERS = 300  # of a server's own message
 READ_CHARACTERS = 4000  # of it, to find out what it is about
 UNREADABLE = (
@@ -124,6 +128,8 @@ def failure_of_status(status: int, text: str, clean: Callable[[str], str], wait:
     if status == 429:
         asked = f"; it asks to wait {wait:.0f} s" if wait is not None else ""
         return LlmError("rate_limited", said + asked, passing=True, retry_after=wait)
+    if status in PROXIES:
+        said = f"{said} ({PROXIES[status]} raise its limit, or let the model write less: max_output_tokens, reasoning_effort)"
     if status in (408, 409, 425) or status >= 500:
         failure = LlmError("server", said, passing=True, retry_after=wait, billed=status in (408, 504, 524))
     elif status == 413 or "context_length" in code or "exceed_context_size" in code or _CONTEXT.search(message):

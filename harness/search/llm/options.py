@@ -29,7 +29,7 @@ class LlmOptions:
     reasoning_effort: str = ""  # for models that know it: low, medium, high; "": the server's own
     max_output_tokens: int = 16000  # reasoning included
     context_tokens: int = 48000  # of a proposal's first request; each correction adds to it
-    deadline_seconds: float = 300.0  # of one proposal, all its requests together
+    deadline_seconds: float = 900.0  # of one proposal, all its requests together
     budget_tokens: int = 0
     budget_usd: float = 0.0
     budget_requests: int = 0

@@ -17,7 +17,7 @@ from harness.search.llm.instructions import ASKED, MEND, REPLY, RULES, TASK
 from harness.search.llm.quoting import fence, one_line, quote
 from harness.search.llm.tokens import count_tokens
 from harness.search.patch import make_diff
-from harness.search.program import ProgramSettings
+from harness.search.program import ProgramSettings, parse_program
 from harness.search.turns import Turn
 
 LEAST_ROOM = 300  # tokens for the table of attempts
@@ -51,6 +51,15 @@ def build_messages(
     table = history_table.table_of_attempts(request["history"], room - count_tokens(details) - 20)
     parts = [whole, f"# Attempts so far\n{table}", details, task]
     return _chat(system, "\n\n".join(part for part in parts if part))
+
+
+def least_tokens(program_md: str, source: str) -> int:
+    """The smallest context_tokens that a prompt on this train.py can do with, before anything is tried. Raises ProgramError."""
+    request = {"program_md": program_md, "limits": {"n_vocab": 8193, "max_seq_len": 2048}, "parent_experiment": 0}
+    request |= {"history": [], "proposer": "hybrid"}
+    turn, settings = Turn("llm", "architecture", ""), parse_program(program_md)
+    whole = f"# train.py, {_whose(request, turn)}\n{fence(source, 'python')}"
+    return count_tokens(f"{_system(request, settings)}\n{whole}\n{_task(request, turn, settings)}") + LEAST_ROOM
 
 
 def build_repair(request: Mapping[str, Any], settings: ProgramSettings, context_tokens: int) -> Messages:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.search.constants import BEGIN, END
+from harness.search.constants import BEGIN, END, keep_annotations
 from harness.search.gate import MOST_BYTES, UNREADABLE
 from harness.search.llm.headers import Header, find_headers, header_values, read_category, read_delta
 from harness.search.llm.hunks import find_hunks
@@ -114,6 +114,9 @@ def apply_reply(reply: Reply, source: str) -> str:
             _check_elided(edit.replace, source, f"edit {number}, REPLACE")
         changed = apply_edits(source, edits)
         _check_size(changed)
+    changed = keep_annotations(changed, source)
+    if changed == source:
+        raise ReplyError("it changes nothing but comments of the constants, which stay as they are")
     _check_python(changed)
     return changed
 

@@ -43,19 +43,19 @@ LABELLED = 10  # more titles than this no chart holds
 def plot_progress(run: RunData) -> LabFigure:
     """Every experiment by number: keeps labelled, what is on the branch as a step, its noise, crashes at the edge."""
     frame = run.experiments
-    title, subtitle = headline(run.records, run.claimed), describe(run)
+    title, subtitle = run.in_its_unit(headline(run.records, run.claimed)), describe(run)
     if frame["val_bpb"].notna().sum() == 0:
         return empty_figure(title, subtitle)
     figure, (ax,) = new_figure(title, subtitle, height=5.6)
     kept = frame[frame["outcome"].isin(KEPT)]
-    band = kept["val_bpb"].min() + np.array([-2.2, 2.2]) * run.sigma
+    band = (kept["val_bpb"].max() if run.higher_is_better else kept["val_bpb"].min()) + np.array([-2.2, 2.2]) * run.sigma
     ax.set_ylim(focused_limits(frame["val_bpb"], [*kept["val_bpb"], *band], run.sigma))
     reach = max(len(frame), 12)
     ax.set_xlim(-0.02 * reach - 0.3, frame["experiment"].max() + 0.1 * reach)
     lines = _draw_branch(ax, frame, run)
     _draw_outcomes(ax, frame, "experiment")
     mark_clipped(ax, frame["experiment"].to_numpy(), frame["val_bpb"].to_numpy())
-    ax.set(xlabel="experiment", ylabel=BPB)
+    ax.set(xlabel="experiment", ylabel=score_label(run))
     whole_numbers(ax)
     add_legend(ax, below=0.12)
     worth = 0.03 * (kept["val_bpb"].max() - kept["val_bpb"].min())  # smaller gains would only crowd the others out
@@ -63,6 +63,12 @@ def plot_progress(run: RunData) -> LabFigure:
     dots = frame[["experiment", "val_bpb"]].dropna().to_numpy(dtype="float64")
     label_points(ax, list(named["experiment"]), list(named["val_bpb"]), list(named["title"]), lines, dots)
     return figure
+
+
+def score_label(run: RunData) -> str:
+    """What the axis of scores says."""
+    better = "higher" if run.higher_is_better else "lower"
+    return BPB if run.metric == "val_bpb" else f"{run.metric} ({better} is better)"
 
 
 def describe(run: RunData) -> str:
@@ -95,7 +101,7 @@ def _draw_branch(ax: Axes, frame: pd.DataFrame, run: RunData) -> list[np.ndarray
     ax.step(x, best, where="post", color=BLUE, lw=1.7, label="on the branch, as judged", zorder=2.5)
     lines = [np.column_stack([np.repeat(x, 2)[1:], np.repeat(best, 2)[:-1]])]
     ends, base = [(best[-1], BLUE)], run.baseline
-    if base is not None and base["val_bpb"] > best[-1]:
+    if base is not None and base["val_bpb"] != best[-1]:
         lines.append(np.array([[x[0], base["val_bpb"]], [end, base["val_bpb"]]]))
         ax.plot(*lines[-1].T, color=INK, lw=0.9, ls=(0, (5, 4)), zorder=1.5)
         ends.append((base["val_bpb"], INK))
@@ -132,19 +138,20 @@ def _draw_outcomes(ax: Axes, frame: pd.DataFrame, x: str) -> None:
 def plot_memory_against_score(run: RunData) -> LabFigure:
     """Memory of each scored experiment against its val_bpb: what a lower score cost."""
     frame = run.experiments.dropna(subset=["val_bpb", "memory_gb"])
-    if frame.empty:
-        return empty_figure("No memory figures", "Memory appears with the first scored experiment.")
     base, best = run.baseline, run.best
+    if frame.empty or best is None:
+        return empty_figure("No memory figures", "Memory appears with the first scored experiment.")
     title = f"The file on the branch uses {best['memory_gb']:.1f} GB"
     if base is not None and best["experiment"] != base["experiment"]:
         title += f", the baseline {base['memory_gb']:.1f} GB"
-    figure, (ax,) = new_figure(title, "lower left is better: a lower score from less memory", height=4.6)
+    side, better = ("upper", "higher") if run.higher_is_better else ("lower", "lower")
+    figure, (ax,) = new_figure(title, f"{side} left is better: a {better} score from less memory", height=4.6)
     kept = frame[frame["outcome"].isin(KEPT)]
     ax.set_ylim(focused_limits(frame["val_bpb"], kept["val_bpb"], run.sigma))
     _draw_outcomes(ax, frame, "memory_gb")
     ax.margins(x=0.08)
     mark_clipped(ax, frame["memory_gb"].to_numpy(), frame["val_bpb"].to_numpy())
-    ax.set(xlabel="peak memory (GB)", ylabel=BPB)
+    ax.set(xlabel="peak memory (GB)", ylabel=score_label(run))
     add_legend(ax, below=0.15)
     return figure
 

@@ -235,17 +235,41 @@ def test_nobody_there(tmp_path):
     assert len(saved(tmp_path)) == client.MOST_TRIES
 
 
-def test_silence_is_tried_again_after_half_the_deadline(tmp_path):
-    def answer(body, number):
-        if number == 1:
-            server.closing.wait(30)
-        return "x"
+def test_a_slow_answer_is_waited_for_and_asked_for_once(tmp_path):
+    with FakeOpenAI(lambda body, number: (server.closing.wait(1.5), "x")[1]) as server:
+        assert open_chat(server, tmp_path, "deadline_seconds=20").ask(MESSAGES).text == "x"
+        assert len(server.bodies) == 1
 
-    with FakeOpenAI(answer) as server:
-        assert open_chat(server, tmp_path, "deadline_seconds=2").ask(MESSAGES).text == "x"
-        assert len(server.bodies) == 2
-    assert saved(tmp_path)[0]["failure"]["kind"] == "stalled"
-    assert read_ledger(tmp_path / "llm.jsonl").usage().estimated  # the first may have been paid for
+
+def test_silence_until_the_deadline_is_not_asked_again(tmp_path):
+    with FakeOpenAI(lambda body, number: (server.closing.wait(30), "x")[1]) as server:
+        with pytest.raises(LlmError, match="no complete answer within deadline_seconds=2") as error:
+            open_chat(server, tmp_path, "deadline_seconds=2").ask(MESSAGES)
+        assert error.value.kind == "deadline" and len(server.bodies) == 1
+    assert read_ledger(tmp_path / "llm.jsonl").usage().estimated  # it may be paid for
+
+
+def test_what_a_proxy_says_is_told_rather_than_the_clock(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(client, "MOST_TRIES", 2)
+    proxy = "answers 524.*such as a proxy, waits no longer"
+    with FakeOpenAI(lambda body, number: refusal(524, "x")) as server, pytest.raises(LlmError, match=proxy):
+        open_chat(server, tmp_path).ask(MESSAGES)
+    answer = lambda body, number: refusal(524, "x") if number == 1 else server.closing.wait(30)  # noqa: E731
+    late = "deadline_seconds=2; before that: the server answers 524"
+    with FakeOpenAI(answer) as server, pytest.raises(LlmError, match=late):
+        open_chat(server, tmp_path / "b", "deadline_seconds=2").ask(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    "named, warned",
+    [("scripted", False), ("", False), ("vendor/Scripted-2026-01-01", False), ("scripted:latest", False), ("tiny-1b", True)],
+)
+def test_another_model_that_answers_is_named(tmp_path, named, warned):
+    with FakeOpenAI(lambda body, number: completion("x") | {"model": named}) as server:
+        chat = open_chat(server, tmp_path)
+        assert ("tiny-1b answered, where scripted was asked" in chat.ask(MESSAGES).warning) is warned
+        assert chat.answered_by == ("tiny-1b" if warned else "scripted")
 
 
 def test_a_server_that_is_never_silent_is_held_to_the_deadline(tmp_path):

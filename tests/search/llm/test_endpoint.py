@@ -355,3 +355,19 @@ def test_how_the_command_fails(tmp_path, monkeypatch, capsys):
         assert "not now" in capsys.readouterr().err
     assert main([write_request(tmp_path, None)]) == 1
     assert main([]) == 1
+
+
+@pytest.mark.parametrize(
+    "listed, chosen",
+    [
+        ([{"id": "qwen3"}, {"id": "text-embedding-nomic-embed-text-v1.5"}], "qwen3"),
+        ([{"id": "a/bge-m3"}, {"id": "b/chat"}, {"id": "jina-reranker-v2"}, {"id": "whisper-1"}], "b/chat"),
+        ([{"id": "x", "status": {"value": "loaded"}}, {"id": "y", "status": {"value": "unloaded"}}], "x"),
+        ([{"id": "x", "state": "loaded", "type": "llm"}, {"id": "y", "type": "embeddings"}, {"id": "z", "state": "not-loaded"}], "x"),
+        ([{"id": "y", "status": {"value": "unloaded"}}], "y"),  # loaded when it is asked
+    ],
+)
+def test_what_cannot_chat_is_no_choice(listed, chosen):
+    with QuickServer() as server:
+        server.expect_request("/v1/models").respond_with_json({"object": "list", "data": listed})
+        assert choose_model(Endpoint(server.url_for("/v1")), parse_options("")) == chosen

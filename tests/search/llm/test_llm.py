@@ -115,10 +115,6 @@ UNUSABLE = [
     (completion(reply(), finish_reason="length"), "cut off"),  # a last block may be missing
     (completion(reply(), finish_reason="MAX_TOKENS"), "cut off"),
     (completion(reply(), finish_reason="incomplete"), "cut off"),
-    (completion(reply(), finish_reason="tool_calls"), "ended with tool_calls"),
-    (completion(reply(), finish_reason={"reason": "stop"}), "ended with {'reason': 'stop'}"),
-    (completion(reply(), finish_reason="recitation\n## New rules"), "ended with recitation ## New rules."),
-    (completion(reply(), finish_reason="Content_Filter"), "the server's content filter"),
     (completion(None, refusal="I cannot help with that."), "refusal"),
     ("I would lower the learning rate.", "no change"),
     (reply(replace=RELU), "changes nothing"),
@@ -145,6 +141,22 @@ def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
     proposal, server = ask(bad, worse, reply(), settings=settings)
     assert said in last_words(server, 1) and said_then in last_words(server, 2)
     assert proposal.source == TEMPLATE.replace(RELU, GELU) and len(server.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    "answers, said",
+    [
+        ([completion(reply(), finish_reason="tool_calls")], "ended the answer with 'tool_calls'"),
+        ([completion(reply(), finish_reason={"reason": "stop"})], "which is no end of an answer"),
+        ([completion(reply(), finish_reason="recitation\n## New rules")], "with 'recitation ## New rules'"),
+        ([completion(reply(), finish_reason="repetition")], "with 'repetition'"),
+        ([completion(reply(), finish_reason="Content_Filter")], "content filter held the answer back: reword program.md"),
+        ([completion(None, finish_reason="length")] * 2, "Raise it with --llm max_output_tokens"),
+    ],
+)
+def test_what_asking_again_does_not_mend_is_told_a_person_and_not_asked_again(ask, answers, said):
+    proposal, server = ask(*answers)
+    assert len(server.bodies) == len(answers) and proposal.proposer == "tpe" and said in proposal.llm_failed
 
 
 @pytest.mark.parametrize("finish", [None, "", "STOP", "eos", "end_turn", "stop_sequence", "Completed"])
