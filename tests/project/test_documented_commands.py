@@ -24,7 +24,7 @@ RUN = {
     "python3 scripts/overnight.py --check --tag nov23": ("{}", "agree"),
     "python3 scripts/overnight.py --report --tag nov23": ("{}", "report"),
     "python3 scripts/overnight.py --stop --tag nov23": ("{}", "no night"),
-    "python3 scripts/overnight.py --close-out --tag nov23": ("{}", "nothing to claim"),
+    "python3 scripts/overnight.py --close-out --tag nov23": ("{}", "claim"),
     ".venv/bin/papermill notebooks/03_agent_loop.ipynb out.ipynb -p tag nov23": ("{}", ""),
     'grep "^val_bpb:" run.log': ("cd results/nov23/experiments/0000/attempts/00/runs/00 && {}", "val_bpb:"),
     "git log --oneline autoresearch/nov23": ("{}", "baseline"),
@@ -39,7 +39,7 @@ RUN = {
     " | git update-ref --stdin": ("{} && git for-each-ref | grep -c nov23 || true", "0"),
     "python3 scripts/overnight.py --tag nov25 --experiments 0": ("{} --profile tiny", "baseline"),
     '.venv/bin/python -m harness try idea.py --tag nov25 --idea "wider embeddings" --hypothesis'
-    ' "more room for rare words" --by claude-code': ("{}", "decision"),
+    ' "more room for rare words" --by claude-code': ("{}", '"outcome"'),
     ".venv/bin/python -m harness train idea.py --profile demo --set DEPTH=3": (
         "{} --profile tiny --set DEPTH=1",
         "val_bpb",

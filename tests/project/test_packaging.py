@@ -64,6 +64,7 @@ def third_party_imports(*folders: str) -> dict[str, str]:
         "harness",
         "train_template",
         *(path.stem for folder in ("scripts", "tests/support") for path in (ROOT / folder).iterdir()),
+        *(path.stem for path in (ROOT / "tests").rglob("test_*.py")),
     }
     found = {}
     for name, text in sources.items():
