@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "prog
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python3?|\.venv/bin/\S+|git|uv|conda|tmux|jupyter|papermill|ssh|grep) ")
 # Command -> (the line that is run, {} for the command; words of its output), in this order.
 RUN = {
-    "python3 scripts/overnight.py --tag nov23 --hours 8": ("{} --profile tiny --experiments 2", "2 experiments"),
+    "python3 scripts/overnight.py --tag nov23 --hours 8": ("{} --profile tiny --experiments 1", "1 experiment"),
     "python3 scripts/overnight.py --status --tag nov23": ("{}", "baseline"),
     "python3 scripts/overnight.py --status --json --tag nov23 | jq -r .state": ("{}", ""),
     "python3 scripts/overnight.py --check --tag nov23": ("{}", "agree"),
@@ -28,7 +28,7 @@ RUN = {
     ".venv/bin/papermill notebooks/03_agent_loop.ipynb out.ipynb -p tag nov23": ("{}", ""),
     'grep "^val_bpb:" run.log': ("cd results/nov23/experiments/0000/attempts/00/runs/00 && {}", "val_bpb:"),
     "git log --oneline autoresearch/nov23": ("{}", "baseline"),
-    "git for-each-ref refs/experiments/nov23 --format='%(refname:lstrip=3) %(subject)'": ("{}", "0002"),
+    "git for-each-ref refs/experiments/nov23 --format='%(refname:lstrip=3) %(subject)'": ("{}", "0001"),
     "git log --oneline --graph --glob='refs/experiments/nov23/*'": ("{}", "baseline"),
     "git diff autoresearch/nov23 refs/experiments/nov23/0001 -- train.py": ("{}", ""),
     "git show refs/experiments/nov23/0001:train.py > train_0001.py": ("{} && cat train_0001.py", "def build_model"),
@@ -51,9 +51,9 @@ RUN = {
     "python3 scripts/overnight.py --tag TAG --experiments 0": ("{} --profile tiny", "baseline"),
     "python3 scripts/overnight.py --status --tag TAG": ("{}", "baseline"),
     "git log autoresearch/TAG": ("{}", "baseline"),
-    "python3 scripts/overnight.py --demo": ("{} --experiments 1 --set budget_seconds=2", "claim"),
+    "python3 scripts/overnight.py --demo": ("{} --experiments 0 --set budget_seconds=2", "baseline"),
     "python scripts/recover_replies.py": ("{}", "as asked: 8 of 8"),
-    "python tests/support/scripted_researcher.py": ("timeout -s INT 10 {} || test $? = 124", "overnight.py"),
+    "python tests/support/scripted_researcher.py": ("timeout -s INT 10 {} || test $? = 124", "overnight --demo"),
     "python scripts/make_docs.py": ("mkdir docs && {} && cat docs/commands.md", "harness try"),
 }
 

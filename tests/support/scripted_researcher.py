@@ -8,6 +8,7 @@ All read the train.py in the prompt as a model does, so their answers fit whatev
     python tests/support/scripted_researcher.py         # serves the thirty until Ctrl-C, and says how to start a night with them
 """
 
+import contextlib
 import difflib
 import random
 import re
@@ -175,4 +176,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
