@@ -98,7 +98,7 @@ class Measurement:
         with self._judged(fields, "audit_seconds"):
             self._audit(fields, CLOSE_PROBES, then=self._ask_unseen)
             self.measure_holdout(progress)
-            failed = [words for run in self.rival if (words := run.measure_rival(progress))]
+            failed = [words for run in self.rival if (words := run.measure_rival(progress, run is self.rival[0]))]
             fields["holdout"] = self._holdout_words()
             fields |= self._unseen_words()
             fields["audit"]["words"] += "".join(failed)
@@ -139,14 +139,18 @@ class Measurement:
     def _documents(self, split: str) -> int:
         return self.data.manifest["documents"][split]
 
-    def measure_rival(self, progress: Progress) -> str:
+    def measure_rival(self, progress: Progress, on_unseen: bool) -> str:
         """The same for a run of the incumbent: what fails there is not the candidate's fault. Return what the audit should say of it, "" for nothing.
+
+        on_unseen: whether at the places of unseen text, too. One run is enough to compare with there: the gain on both texts
+        is then that of the same two models.
 
         Raises ScoreError `infrastructure` where the machine was to blame, which a repetition may mend.
         """
         try:
             self.measure_holdout(progress)
-            self.measure_unseen()
+            if on_unseen:
+                self.measure_unseen()
         except ScoreError as error:
             if error.status == "infrastructure":
                 raise ScoreError(error.status, f"of the best, on private text: {error.cause}") from error
@@ -269,12 +273,11 @@ class Measurement:
 
     def _unseen_words(self) -> dict:
         """unseen: agrees or disagrees, None where the incumbent's losses are gone or the data lacks such text; unseen_floor_bpb: what could be missed."""
-        own, *rivals = [load_array(run.unseen_path) for run in (self, *self.rival)]
-        rivals = [losses for losses in rivals if losses is not None and own is not None and losses.shape == own.shape]
-        validation = self._both("val", per_byte=False)
-        if not rivals or validation is None:
+        own, theirs = load_array(self.unseen_path), [load_array(run.unseen_path) for run in self.rival[:1]]
+        validation = replace(self, rival=self.rival[:1])._both("val", per_byte=False)
+        if own is None or not theirs or theirs[0] is None or theirs[0].shape != own.shape or validation is None:
             return {"unseen": None}
-        gain, error = gain_of_places(own, rivals, self._documents("unseen"))
+        gain, error = gain_of_places(own, theirs, self._documents("unseen"))
         scored = self.data.manifest["scored"]["val"]
         floor = smallest_missed(validation, error) * scored["tokens"] / scored["bytes"] / math.log(2)
         words = "agrees" if unseen.agrees(validation, gain, error) else "disagrees"
