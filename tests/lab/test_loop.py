@@ -509,7 +509,7 @@ def test_a_program_that_breaks_in_mid_night_holds_as_it_was_and_that_is_said_onc
     with pytest.raises(LoopError, match="not valid TOML"):
         program_in_force(lab, broken, incumbent_source(lab))  # it never could be obeyed
     assert program_in_force(lab, good, incumbent_source(lab)) == (good, "")
-    unknown = good.replace("```settings\n", "```settings\n[ranges]\nNO_SUCH = [1, 2]\n", 1)
+    unknown = good.replace("[ranges]\n", "[ranges]\nNO_SUCH = [1, 2]\n", 1)
     assert "no constant is called NO_SUCH" in program_in_force(lab, unknown, incumbent_source(lab))[1]
     for number in (1, 2):
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")

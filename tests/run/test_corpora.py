@@ -85,7 +85,7 @@ def test_a_corpus_that_is_gone_is_named(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(DataError, match="corpus does not exist"):
         Lab(run)
     assert main(["overnight", "--tag", "f", "--results", str(tmp_path / "results")]) == 1
-    assert "corpus does not exist" in capsys.readouterr().err
+    assert "corpus does not exist" in capsys.readouterr().out
 
 
 def test_the_command_line_takes_a_source_from_where_it_is_typed(tmp_path, monkeypatch):

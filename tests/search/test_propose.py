@@ -78,7 +78,7 @@ def test_the_process_writes_a_proposal(tmp_path):
     [
         ("{", "not valid JSON"),
         ({"format_version": 1}, "format 2"),
-        (request(program_md="no block"), "settings"),
+        (request(program_md="```settings\n"), "settings"),
         (request(settings='allowed_categories = ["tun"]'), "did you mean tune"),
         (request(proposer="oracle"), "oracle"),
         (request(source="x = 1\n"), "constants"),
@@ -98,7 +98,7 @@ def test_failures_are_one_line_and_leave_no_proposal(tmp_path, capsys, content, 
 
 
 def test_a_process_that_fails_says_why(tmp_path):
-    done = run_process(tmp_path, request(program_md="no block"))
+    done = run_process(tmp_path, request(program_md="```settings\n"))
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
 
 
