@@ -114,6 +114,7 @@ EVENTS: dict[str, dict[str, str]] = {
     | {
         "audit": "verdict and figures of the close audit",
         "doubts": "for a person",
+        "val_bpb": "null where the score is believed no longer",
         "holdout": "agrees or disagrees with the gain",
         "unseen": "the same of text that no scoring process was shown",
         "unseen_floor_bpb": "the gain that could be looked up and be missed one time in ten",

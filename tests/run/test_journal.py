@@ -399,3 +399,20 @@ def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path):
 
 def test_a_missing_journal_is_empty(tmp_path):
     assert read_journal(tmp_path / "none.jsonl") == []
+
+
+def test_every_field_that_the_code_writes_is_in_the_schema():
+    """By reading: what trainings, scores and audits may hold, also where something went wrong."""
+    from harness.run.events import EVENTS
+
+    judged = {"status", "cause", "sure", "val_bpb"}  # measure.Measurement._judged
+    assert judged | {"holdout_seconds", "score_seconds"} <= EVENTS["scored"].keys()
+    assert judged | {"audit_seconds"} <= EVENTS["audited"].keys()
+    assert {"status", "cause", "sure", "cut_off", "log_bytes", "shared_with", "wall"} <= EVENTS["trained"].keys()
+
+
+def test_a_field_that_nobody_named_is_not_written(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    with pytest.raises(AssertionError, match="pad"):
+        journal.append("note", text="x", pad=1)
+    assert not journal.entries and not (tmp_path / "journal.jsonl").exists()
