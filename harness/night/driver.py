@@ -210,15 +210,16 @@ class Driver:
             start.check_same_wishes(self.run.settings, wishes.profile, wishes.source, wishes.overrides)
             check_same_harness(self.run.settings)
             check_same_text(self.run.settings)
-            return
-        if wishes.close_out:
+        elif wishes.close_out:
             raise SettingsError(f"there is no run {wishes.tag}, so there is nothing to claim")
-        start.check_tag_unused(wishes.tag, wishes.folder)
-        program = (harness.REPOSITORY / "program.md").read_text(encoding="utf-8")
-        check_program(program, (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8"))
+        else:
+            start.check_tag_unused(wishes.tag, wishes.folder)
+        state, program = self.run.state, (harness.REPOSITORY / "program.md").read_text(encoding="utf-8")
+        best = self.run.train_py(state.incumbent) if state.incumbent else harness.REPOSITORY / "train_template.py"
+        check_program(program, best.read_text(encoding="utf-8"), state.experiments)
         if not has_settings(program):
             self.terminal.say("program.md has no block of settings: every kind of idea is allowed (see the one in git)")
-        if wishes.experiments and wishes.profile in PROFILES:
+        if not self.run.is_there and wishes.experiments and wishes.profile in PROFILES:
             self.terminal.say(duration_words(PROFILES[wishes.profile], wishes.experiments))
 
     def say_what_is_there(self) -> None:
