@@ -16,9 +16,12 @@ from checkout import ROOT, copy_checkout, environment
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "program.md"]
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python3?|\.venv/bin/\S+|git|uv|conda|tmux|jupyter|papermill|ssh|grep) ")
+# Trainings that take so many steps, however busy the machine is.
+TINY = "--profile tiny --set clock_step_seconds=0.15 --set budget_seconds=3"
+
 # Command -> (the line that is run, {} for the command; words of its output), in this order.
 RUN = {
-    "python3 scripts/overnight.py --tag nov23 --hours 8": ("{} --profile tiny --experiments 1", "1 experiment"),
+    "python3 scripts/overnight.py --tag nov23 --hours 8": (f"{{}} --experiments 1 {TINY}", "1 experiment"),
     "python3 scripts/overnight.py --status --tag nov23": ("{}", "baseline"),
     "python3 scripts/overnight.py --status --json --tag nov23 | jq -r .state": ("{}", ""),
     "python3 scripts/overnight.py --check --tag nov23": ("{}", "agree"),
@@ -37,7 +40,7 @@ RUN = {
     " | git update-ref --stdin": ("{}", ""),
     "git for-each-ref --format='delete %(refname)' refs/experiments/nov23 refs/heads/autoresearch/nov23"
     " | git update-ref --stdin": ("{} && git for-each-ref | grep -c nov23 || true", "0"),
-    "python3 scripts/overnight.py --tag nov25 --experiments 0": ("{} --profile tiny", "baseline"),
+    "python3 scripts/overnight.py --tag nov25 --experiments 0": (f"{{}} {TINY}", "baseline"),
     '.venv/bin/python -m harness try idea.py --tag nov25 --idea "wider embeddings" --hypothesis'
     ' "more room for rare words" --by claude-code': ("{}", '"outcome"'),
     ".venv/bin/python -m harness train idea.py --profile demo --set DEPTH=3": (
@@ -48,7 +51,7 @@ RUN = {
         "printf 'import prepare\\nDEPTH = 3\\n' > train.py && {}",
         "carried over: DEPTH = 3",
     ),
-    "python3 scripts/overnight.py --tag TAG --experiments 0": ("{} --profile tiny", "baseline"),
+    "python3 scripts/overnight.py --tag TAG --experiments 0": (f"{{}} {TINY}", "baseline"),
     "python3 scripts/overnight.py --status --tag TAG": ("{}", "baseline"),
     "git log autoresearch/TAG": ("{}", "baseline"),
     "python3 scripts/overnight.py --demo": ("{} --experiments 0 --set budget_seconds=2", "baseline"),
