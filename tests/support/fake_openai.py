@@ -6,7 +6,7 @@
     with FakeOpenAI(answer) as server:
         ...                             # server.url is the base URL, ending in /v1
 
-Serves GET /models and POST /chat/completions. Keeps what it received (`bodies`, `headers`) and counts the tokens that it reported
+Serves GET /models and POST /chat/completions, as a stream of chunks where a request asks for one. Keeps what it received (`bodies`, `headers`) and counts the tokens that it reported
 (`usage`), so that a client's accounting can be held against the server's own. An exception in `answer` is answered with status 500
 and kept in `errors`, which leaving the `with` block raises.
 """
@@ -31,6 +31,22 @@ def completion(text: str | None, model: str = "scripted", finish_reason: str = "
     """A whole reply around a text; further names go into its message (reasoning_content=..., refusal=...)."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish_reason}
     return {"id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
+
+
+def stream_of(reply: dict) -> list[str]:
+    """The server-sent events of a whole reply: its texts in pieces, how it ended, its usage, the end."""
+    rest = {name: value for name, value in reply.items() if name not in ("choices", "usage")}
+    choice = reply["choices"][0]
+    deltas = [{"role": "assistant", "content": ""}]
+    for name, value in (choice.get("message") or {}).items():
+        pieces = [value[:5], value[5:9], value[9:]] if isinstance(value, str) else [value]
+        deltas += [{name: piece} for piece in pieces if name != "role"]
+    choices = [[{"index": 0, "delta": delta, "finish_reason": None}] for delta in deltas]
+    choices.append([{"index": 0, "delta": {}, "finish_reason": choice.get("finish_reason")}])
+    chunks = [rest | {"object": "chat.completion.chunk", "choices": each} for each in choices]
+    if "usage" in reply:
+        chunks.append(chunks[0] | {"choices": [], "usage": reply["usage"]})
+    return [f"data: {text}\n\n" for text in (*map(json.dumps, chunks), "[DONE]")]
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None, **error: Any) -> Response:
@@ -118,6 +134,8 @@ class FakeOpenAI:
             for name in ("prompt_tokens", "completion_tokens"):
                 reported = (reply.get("usage") or {}).get(name, 0)
                 self.usage[name] += reported if isinstance(reported, int) else 0
+        if body.get("stream") and isinstance(reply.get("choices"), list) and reply["choices"]:
+            return Response(stream_of(reply), content_type="text/event-stream")
         return Response(json.dumps(reply), content_type="application/json")
 
     @staticmethod

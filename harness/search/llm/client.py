@@ -4,8 +4,8 @@ In: an endpoint, options, a model's name, a list of messages. Out: an Answer; on
 an LlmError.
 
 One retry policy, here; the SDK has none of its own. Tried again while the deadline leaves time: 429 (after its Retry-After), 5xx, broken
-connections, half a deadline of silence, replies that are no reply. A parameter that a server does not take is left out once and remembered for the
-run. Nothing is sent that a budget has no room for, nothing is read before it is saved, and a reply that was saved before a kill is not asked for again.
+connections, replies that are no reply; never what took the request and fell silent. Answers are streamed where the server can, so that nothing between
+here and there takes a slow one for a dead one. A parameter that a server does not take is left out once and remembered for the run. Nothing is sent that a budget has no room for, nothing is read before it is saved, and a reply that was saved before a kill is not asked for again.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
 from harness.search.llm.failures import UNREADABLE, LlmError, error_in, failure_of, failure_of_status
 from harness.search.llm.reasoning import message_parts
 from harness.search.llm.response_limits import parse_json
+from harness.search.llm.stream import BrokenStream, whole_reply
 
 MOST_TRIES = 4
 FIRST_WAIT_SECONDS = 1.0  # then twice as long each time
@@ -32,7 +33,9 @@ LIMITS = (
     "max_tokens",
     "max_completion_tokens",
 )  # the old name first: some servers ignore the new one, none ignores a name that it refuses
-OPTIONAL = {"temperature", "reasoning_effort", *LIMITS}
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+OPTIONAL = {"temperature", "reasoning_effort", *LIMITS, *STREAM}
+SILENT_SHARE = 0.5  # of a deadline that a stream, once it has begun, may be silent; some models think without a word
 SYSTEM = "system"  # what is left out where a model knows no such role: its message goes into the first one of the user
 ROOM = "room"  # left out for one prompt only: any limit of the answer
 CUT_CONTEXT = 0.4  # a server that counts less than this share of the prompt has cut it
@@ -103,7 +106,7 @@ class Chat:
     def _remember(self, answer: Answer, refused: set[str]) -> Answer:
         for name in sorted(refused):
             self.exchanges.drop(self.model, name)
-        told = sorted(refused - {*LIMITS, SYSTEM})
+        told = sorted(refused - {*LIMITS, *STREAM, SYSTEM})
         if not told:
             return answer
         warning = f"the server does not take {', '.join(told)}: left out from now on"
@@ -117,6 +120,8 @@ class Chat:
         limit = next((name for name in LIMITS if name not in left_out and ROOM not in left_out), None)
         if limit:
             wanted[limit] = self.options.max_output_tokens
+        if "stream" not in left_out:
+            wanted |= STREAM
         sent = {name: value for name, value in wanted.items() if value is not None and name not in left_out}
         return {"model": self.model, "messages": messages} | sent
 
@@ -180,14 +185,18 @@ class Chat:
         seconds = self.seconds_left()
         timeout = httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds), pool=seconds)  # a slow answer is no dead one
         try:
-            with self.endpoint.open_client(self.seconds_left) as client:
+            with self.endpoint.open_client(self.seconds_left, SILENT_SHARE * self.options.deadline_seconds) as client:
                 response = client.chat.completions.with_raw_response.create(**body, timeout=timeout).http_response
-                return response.status_code, self.endpoint.redact(response.text)
+                response.read()  # of a stream only its head is there
+                return response.status_code, self.endpoint.redact(whole_reply(response.text))
+        except BrokenStream as error:
+            self._last = LlmError("stalled", str(error), passing=True, parameter="stream", billed=True)
+            raise self._last from None
         except openai.APIStatusError as error:
             self.exchanges.save_reply(number, error.status_code, self.endpoint.redact(error.response.text))
             self._last = failure_of(error, self.endpoint.redact)
             raise self._last from None
-        except openai.APIError as error:
+        except (openai.APIError, httpx2.HTTPError) as error:
             failure = failure_of(error, self.endpoint.redact)
             if failure.kind == "stalled" and self.seconds_left() < LEAST_SECONDS:
                 raise self._late() from None

@@ -69,15 +69,15 @@ class Endpoint:
         coded = [re.escape(text) for part in parts for text in _coded(part.encode())]
         return re.compile("|".join([*written, *coded]))
 
-    def open_client(self, seconds_left: Callable[[], float]) -> "openai.OpenAI":
+    def open_client(self, seconds_left: Callable[[], float], silence: float = math.inf) -> "openai.OpenAI":
         """The SDK's client: no retries of its own, no redirects (the key goes to this server only), no proxy to this machine itself.
 
-        seconds_left: until when a reply must be there, asked again and again while it comes.
+        seconds_left: until when a reply must be there, asked again and again while it comes. silence: seconds that a stream may send nothing.
         """
         import httpx2
         import openai
 
-        hooks = {"request": [], "response": [functools.partial(limit_reply, seconds_left=seconds_left)]}
+        hooks = {"request": [], "response": [functools.partial(limit_reply, seconds_left=seconds_left, silence=silence)]}
         if not self._key:  # the SDK insists on a key; this takes the word back out
             hooks["request"].append(lambda request: request.headers.pop("Authorization", None))
         for name in (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.search.llm.response_limits import parse_json
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
 
 KINDS = (
@@ -87,19 +88,19 @@ def redact(text: str) -> str:
     return _SECRETS.sub(lambda found: f"{found[1] or found[2] or found[3]}[removed]", text)
 
 
-def failure_of(error: "openai.APIError", clean: Callable[[str], str]) -> LlmError:
-    """Return the LlmError for an exception of the SDK. clean: takes the key out of a text."""
+def failure_of(error: "openai.APIError | httpx2.HTTPError", clean: Callable[[str], str]) -> LlmError:
+    """Return the LlmError for an exception of the SDK, or of the connection under it. clean: takes the key out of a text."""
     import httpx2
     import openai
 
-    cause = error.__cause__
+    cause = error if isinstance(error, httpx2.HTTPError) else error.__cause__
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError | httpx2.UnsupportedProtocol):
         where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
         return LlmError("unreachable", f"nobody answers at {where}: {_line(cause, clean)}", passing=True)
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
         return LlmError(
             "stalled",
-            "the server took the request and sent nothing in time (deadline_seconds gives it longer)",
+            "the server took the request and then sent nothing in time (deadline_seconds gives it longer)",
             passing=True,
             billed=True,
         )
@@ -172,8 +173,10 @@ def _parameter(error: Mapping[str, Any]) -> str:
     message = str(error.get("message") or "")
     if re.search(r"system.{0,20} role|role.{0,30}system|System message", message, re.IGNORECASE):
         return "system"
-    quoted = re.search(r"\b(max_completion_tokens|max_tokens|temperature|reasoning_effort)\b", message)
-    return quoted[1] if quoted else ""
+    quoted = re.search(r"\b(max_completion_tokens|max_tokens|temperature|reasoning_effort|stream_options)\b", message)
+    if quoted:
+        return quoted[1]
+    return "stream" if re.search(r"\bstream(ing)?\b", message, re.IGNORECASE) else ""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

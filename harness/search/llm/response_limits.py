@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import httpx2
 
-MOST_BYTES = 16 << 20  # of a reply; the longest answers are a few hundred kilobytes
+MOST_BYTES = 64 << 20  # of a reply; the longest answers are a few hundred kilobytes, and a stream has up to 300 bytes around each token
 MOST_NESTED = 50  # lists and objects in each other; a reply that is one has about six
 
 
-def limit_reply(response: "httpx2.Response", seconds_left: Callable[[], float]) -> None:
-    """Hold a reply to a deadline and to MOST_BYTES: a server that sends a byte now and then is never silent."""
+def limit_reply(response: "httpx2.Response", seconds_left: Callable[[], float], silence: float) -> None:
+    """Hold a reply to a deadline and to MOST_BYTES: a server that sends a byte now and then is never silent.
+
+    silence: seconds that a stream which has begun may send nothing; any other reply has until the deadline.
+    """
     import httpx2
 
     response.encoding = "utf-8"  # whatever the server names: some of Python's codecs decode no text
@@ -29,6 +32,8 @@ def limit_reply(response: "httpx2.Response", seconds_left: Callable[[], float]) 
         del response.headers["content-encoding"]  # of a refusal the status says enough
         response.stream = httpx2.ByteStream(b"")
     stream = response.stream
+    if response.headers.get("content-type", "").startswith("text/event-stream"):
+        response.request.extensions["timeout"]["read"] = min(silence, max(seconds_left(), 0.0))
 
     class Limited(httpx2.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT
-from fake_openai import FakeOpenAI, completion, refusal
+from fake_openai import FakeOpenAI, completion, refusal, stream_of
 from werkzeug import Response
 
 from harness.search.llm import client, failures, response_limits
@@ -61,7 +61,7 @@ def saved(folder: Path) -> list[dict]:
 def test_an_answer_is_told_from_its_reasoning(tmp_path):
     answer, server = ask(lambda body, number: "<think>hm</think>Title: x", tmp_path)
     assert (answer.text, answer.reasoning, answer.finish_reason, answer.warning) == ("Title: x", "hm", "stop", "")
-    assert server.bodies == [{"model": "scripted", "messages": MESSAGES, "max_tokens": 16000}]
+    assert server.bodies == [{"model": "scripted", "messages": MESSAGES, "max_tokens": 16000} | client.STREAM]
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
@@ -288,6 +288,64 @@ def test_a_server_that_is_never_silent_is_held_to_the_deadline(tmp_path):
         assert len(server.bodies) == 1
 
 
+EVENTS = {"content_type": "text/event-stream"}
+
+
+def test_a_stream_may_take_longer_than_a_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "SILENT_SHARE", 0.05)  # of 20 s
+
+    def slowly():
+        for event in stream_of(completion("Title: a slow one") | {"usage": USED}):
+            server.closing.wait(0.3)
+            yield event
+
+    with FakeOpenAI(lambda body, number: Response(slowly(), **EVENTS)) as server:
+        answer = open_chat(server, tmp_path, "deadline_seconds=20").ask(MESSAGES)
+    assert (answer.text, answer.usage.prompt_tokens, len(server.bodies)) == ("Title: a slow one", 1000, 1)
+    [exchange] = saved(tmp_path)
+    assert json.loads(exchange["reply"])["choices"][0]["message"] == {"role": "assistant", "content": "Title: a slow one"}
+
+
+def test_a_stream_that_falls_silent_is_not_waited_for_nor_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "SILENT_SHARE", 0.02)  # of 20 s
+
+    def silent():
+        yield from stream_of(completion("Title: half"))[:2]
+        server.closing.wait(30)
+
+    with FakeOpenAI(lambda body, number: Response(silent(), **EVENTS)) as server, pytest.raises(LlmError) as error:
+        open_chat(server, tmp_path, "deadline_seconds=20").ask(MESSAGES)
+    assert (error.value.kind, error.value.billed, len(server.bodies)) == ("stalled", True, 1)
+
+
+@pytest.mark.parametrize("events", [stream_of(completion("Title: half"))[:3], ["data: {\n\n"]], ids=["cut", "no JSON"])
+def test_where_streams_break_an_answer_is_asked_for_whole(tmp_path, events):
+    answer = lambda body, number: Response(events, **EVENTS) if "stream" in body else "Title: x"  # noqa: E731
+    with FakeOpenAI(answer) as server:
+        assert open_chat(server, tmp_path).ask(MESSAGES).text == "Title: x"
+        open_chat(server, tmp_path, experiment=2).ask(MESSAGES)
+        assert ["stream" in body for body in server.bodies] == [True, False, False]
+
+
+def test_an_error_in_a_stream_is_that_error(tmp_path):
+    fault = {"error": {"code": 429, "message": "upstream is busy"}}
+    events = [*stream_of(completion("Title: half"))[:2], f"data: {json.dumps(fault)}\n\n"]
+    answer = lambda body, number: Response(events, **EVENTS) if number < 3 else "Title: x"  # noqa: E731
+    answer, server = ask(answer, tmp_path)
+    assert (answer.text, len(server.bodies)) == ("Title: x", 3)
+
+
+def test_a_server_that_streams_nothing_may_answer_whole(tmp_path):
+    answer, _ = ask(lambda body, number: Response(json.dumps(completion("Title: x"))), tmp_path)
+    assert answer.text == "Title: x"
+
+
+def test_a_key_in_pieces_of_a_stream_is_found(tmp_path):
+    message = completion(f"the key is {KEY}")
+    answer, _ = ask(lambda body, number: message, tmp_path)
+    assert answer.text == "the key is [key removed]" and KEY[:12] not in json.dumps(saved(tmp_path))
+
+
 def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(response_limits, "MOST_BYTES", 100_000)
 
@@ -382,7 +440,7 @@ def refuse_in_words(name: str) -> Response:
 @pytest.mark.parametrize("refuse", [refuse_openai, refuse_fastapi, refuse_in_words])
 def test_a_parameter_that_is_not_taken_is_left_out_once_and_remembered(tmp_path, refuse):
     def answer(body, number):
-        for name in ("max_tokens", "temperature", "reasoning_effort"):
+        for name in ("max_tokens", "temperature", "reasoning_effort", "stream_options", "stream"):
             if name in body:
                 return refuse(name)
         return "x"
@@ -390,11 +448,11 @@ def test_a_parameter_that_is_not_taken_is_left_out_once_and_remembered(tmp_path,
     with FakeOpenAI(answer) as server:
         options = "temperature=0.5 reasoning_effort=low"
         first = open_chat(server, tmp_path, options).ask(MESSAGES)
-        assert len(server.bodies) == 4
+        assert len(server.bodies) == 6
         assert server.bodies[-1] == {"model": "scripted", "messages": MESSAGES, "max_completion_tokens": 16000}
         assert "reasoning_effort, temperature: left out" in first.warning
         second = open_chat(server, tmp_path, options, experiment=2).ask(MESSAGES)
-        assert len(server.bodies) == 5 and server.bodies[-1] == server.bodies[-2] and second.warning == ""
+        assert len(server.bodies) == 7 and server.bodies[-1] == server.bodies[-2] and second.warning == ""
         other = Chat(
             Endpoint(server.url),
             parse_options(f"base_url={server.url}", environment={}),
@@ -402,7 +460,7 @@ def test_a_parameter_that_is_not_taken_is_left_out_once_and_remembered(tmp_path,
             second_exchanges(server, tmp_path),
         )
         other.ask(MESSAGES)
-        assert len(server.bodies) == 7  # of another model nothing is known
+        assert len(server.bodies) == 11  # of another model nothing is known
 
 
 def second_exchanges(server: FakeOpenAI, folder: Path) -> Exchanges:

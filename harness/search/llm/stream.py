@@ -1,0 +1,68 @@
+"""A reply that came as a stream of chunks, as the one reply that a server without streams would have sent.
+
+In: the text of a reply, server-sent events or JSON. Out: JSON text, a chat completion where it was a stream of one; any other text as it is. Refuses a
+stream that ends before its answer does: half an answer must not pass for a whole one. Events are those of
+https://platform.openai.com/docs/api-reference/chat-streaming; servers differ in what a delta holds, so every text in it is joined by name.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from harness.search.llm.response_limits import parse_json
+
+DONE = "[DONE]"
+EVENT = re.compile(r"\A\s*(?:data|event|id|retry)?:")  # how a stream begins; a line that begins with a colon is a comment
+LINE_END = re.compile(r"\r\n|\n|\r")  # not splitlines: an answer may hold other ends of lines
+
+
+class BrokenStream(ValueError):
+    """The stream ended before the answer did, or has a chunk that is no JSON."""
+
+
+def whole_reply(text: str) -> str:
+    """Return the reply in a text. Raises BrokenStream."""
+    if not EVENT.match(text):
+        return text
+    message: dict[str, Any] = {}
+    reply: dict[str, Any] = {}
+    finish = None
+    for data in (line[5:].strip() for line in LINE_END.split(text) if line.startswith("data:")):
+        if data == DONE:
+            finish = finish or "stop"
+            break
+        try:
+            chunk = parse_json(data)
+        except ValueError:
+            raise BrokenStream("the stream has a chunk that is no JSON") from None
+        if not isinstance(chunk, Mapping):
+            continue
+        if "error" in chunk or chunk.get("object") == "error":
+            return data
+        reply |= {name: value for name, value in chunk.items() if name in ("id", "model", "usage") and value}
+        choices = chunk.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if isinstance(choice, Mapping) and not choice.get("index"):
+            finish = choice.get("finish_reason") or finish
+            _add(message, choice.get("delta") or choice.get("message"))
+    if finish is None:
+        raise BrokenStream("the stream ended before the answer did")
+    choice = {"index": 0, "message": {"content": None} | message, "finish_reason": finish}
+    return json.dumps(reply | {"object": "chat.completion", "choices": [choice]})
+
+
+def _add(message: dict[str, Any], delta: Any) -> None:
+    """Add what a chunk brings: texts and lists of parts go on, anything else (and the role, which some repeat) is the last one's."""
+    for name, value in delta.items() if isinstance(delta, Mapping) else ():
+        before = message.get(name)
+        if name == "role" or not (isinstance(before, str | list) and isinstance(value, str | list)):
+            message[name] = before if value is None else value
+        elif isinstance(before, str) and isinstance(value, str):
+            message[name] = before + value
+        else:  # a thought as parts, then its answer as text
+            message[name] = [*_parts(before), *_parts(value)]
+
+
+def _parts(content: str | list) -> list:
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
