@@ -54,6 +54,18 @@ def find_bare(lines: list[str], search: list[str]) -> list[tuple[int, int, Shift
     return found
 
 
+def places_within(lines: list[str], found: list[tuple[int, Shift]], heads: tuple[str, ...]) -> list[tuple[int, Shift]]:
+    """Return the places in the block that the lines `heads` head, one inside the other; [] where there is no such block, or another."""
+    start, stop = 0, len(lines)
+    for head in heads:
+        first = [i for i in range(start, stop) if lines[i].strip().startswith(head.strip())]
+        if len(first) != 1:
+            return []
+        start, margin = first[0], len(indent(lines[first[0]]))
+        stop = next((i for i in range(start + 1, stop) if lines[i].strip() and len(indent(lines[i])) <= margin), stop)
+    return [place for place in found if start <= place[0] < stop]
+
+
 def without_comment(line: str) -> str:
     """A line's code, without its comment and the blanks at its end. Quotes are told; those over several lines are not."""
     quote = ""

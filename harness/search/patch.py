@@ -29,6 +29,7 @@ from harness.search.find_lines import (
     find_trimmed,
     indent,
     nearest,
+    places_within,
     without_blank_edges,
     without_comment,
 )
@@ -49,12 +50,14 @@ class PatchError(ValueError):
 class Edit:
     """Replace the lines `search` by the lines `replace`: texts of whole lines, the newline of the last may lack.
 
-    in_a_list: the whole block stood indented, as in a list, so that its indentation need not be the source's.
+    in_a_list: the whole block stood indented, as in a list, so that its indentation need not be the source's. within: lines that head
+    the class or function it is in, outermost first; of several places they choose.
     """
 
     search: str
     replace: str
     in_a_list: bool = False
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,8 @@ def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]
         return start, stop, new
     if not found:
         raise PatchError(f"{name}: the lines to find are not in the source; did you mean\n{nearest(lines, search)}")
+    if len(found) > 1 and edit.within:
+        found = places_within(lines, found, edit.within) or found
     if len(found) > 1:
         places = ", ".join(str(start + 1) for start, _ in found[:5])
         raise PatchError(

@@ -140,3 +140,22 @@ def test_the_hint_shows_the_line_of_the_same_name():
     source = "ALPHA = 1\n" + "".join(f"x{i} = {i}\n" for i in range(50)) + "DEPTH = 8  # layers\n"
     with pytest.raises(PatchError, match=r"52 \| DEPTH = 8"):
         apply_edits(source, [Edit("DEPTH = 12  # blocks\n", "DEPTH = 3\n")])
+
+
+TWICE = "class A:\n    def f(self):\n        x = 1\n\n    def g(self):\n        x = 1\n\n\nclass B:\n    def f(self):\n        x = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("within", "line"),
+    [(("class A", "def f"), 3), (("class A:", "    def g(self):"), 6), (("class B",), 11), (("class B:", "def f(self):"), 11)],
+)
+def test_of_several_places_the_one_within_is_meant(within, line):
+    edit = Edit("        x = 1\n", "        x = 2\n", within=within)
+    assert apply_edits(TWICE, [edit]).split("\n")[line - 1] == "        x = 2"
+    assert apply_edits(TWICE, [edit]).count("x = 2") == 1
+
+
+@pytest.mark.parametrize("within", [(), ("class A",), ("class C",), ("def f",), ("class B", "def g")])
+def test_a_place_that_within_does_not_single_out_is_an_error(within):
+    with pytest.raises(PatchError, match="stand 3 times|stand 2 times"):
+        apply_edits(TWICE, [Edit("        x = 1\n", "        x = 2\n", within=within)])

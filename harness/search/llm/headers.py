@@ -6,15 +6,21 @@ In: the lines of a reply without its code. Out: the fields as plain text on one 
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.search.program import CATEGORIES
 
 _MOST = {"title": 160, "idea": 160, "hypothesis": 2000, "category": 80, "expected": 200}  # characters
+# As models write them that answer in the language of program.md.
+_TITLE = "title|titel|titre|t[ií]tulo|titolo|tytuł|başlık|название|заголовок|标题|標題|タイトル|제목|العنوان|शीर्षक"
+_HYPOTHESIS = "hypothesis|rationale|hypoth[eè]se|hip[oó]tes[ie]s?|ipotesi|hipoteza|hipotez|гипотеза|假设|假設|仮説|가설|الفرضية|परिकल्पना"
+_CATEGORY = "category|kategori[eai]?|cat[eé]gorie|categor[ií]a|категория|类别|類別|カテゴリー?|카테고리|범주|الفئة|श्रेणी"
+_EXPECTED = "expected|erwartet|attendu|esperad[oa]|atteso|oczekiwan[ey]|beklenen|ожидае[а-я]+|预期|預期|期待|예상|المتوقع|अपेक्षित"
 _KEY = (
-    r"(?P<title>title)|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*+#?\s*+(?:\d+|[A-D])\b)"
-    r"|(?P<hypothesis>hypothesis|rationale)|(?P<category>category)|(?P<expected>expected(?![a-z])[^:=*]{0,60}?)"
+    rf"(?P<title>{_TITLE})|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*+#?\s*+(?:\d+|[A-D])\b)"
+    rf"|(?P<hypothesis>{_HYPOTHESIS})|(?P<category>{_CATEGORY})|(?P<expected>(?:{_EXPECTED})(?![a-z])[^:=*]{{0,60}}?)"
 )
 _MARK = r"[*_`\"']*"
 _HEADER = re.compile(
@@ -45,13 +51,19 @@ def find_headers(lines: Sequence[str]) -> list[Header]:
     """Return the fields among lines; one whose value stands below it has that line's."""
     found, below = [], _lines_below(lines)
     for number, line in enumerate(lines):
-        if match := _HEADER.fullmatch(line):
+        if match := _HEADER.fullmatch(_plain_head(line)):
             key = next(key for key in _MOST if match[key])
             value = _plain(match["value"]) or _plain(below[number])
             if key == "expected":  # "Expected gain: 0.002" says there which way
                 value = f"{_plain(match[key])}: {value}"
             found.append(Header(number, key, value))
     return found
+
+
+def _plain_head(line: str) -> str:
+    """The line with its part up to the first colon in plain letters: wide and ornamented ones are letters in other clothes."""
+    head, colon, value = re.match(r"([^:：]{0,80})([:：]?)(.*)", line, re.DOTALL).groups()
+    return unicodedata.normalize("NFKC", head + colon) + value
 
 
 def _lines_below(lines: Sequence[str]) -> list[str]:
@@ -83,7 +95,7 @@ def header_values(lines: Sequence[str], headers: Sequence[Header], first: int, l
 
 def _paragraph(lines: Sequence[str], header: Header, others: set[int], last: int) -> str:
     """Return the lines from a field's to the next blank one, fence or field."""
-    match = _HEADER.fullmatch(lines[header.line])
+    match = _HEADER.fullmatch(_plain_head(lines[header.line]))
     texts = [match["value"]] if match and _plain(match["value"]) else []
     for number in range(header.line + 1, last):
         line = lines[number]
@@ -110,6 +122,8 @@ def read_delta(text: str) -> float | None:
     if not numbers:
         return None
     better = re.search(r"\b(lower|better|gain|improve\w*|reduc\w*|decreas\w*|drop|less)\b", text, re.IGNORECASE)
+    if not better and numbers[0] > 0 and "+" not in text and any(c.isalpha() and not c.isascii() for c in text):
+        return None  # in another language: whether it is a gain is said there
     delta = sum(numbers) / len(numbers)
     delta = -abs(delta) if better and all(number >= 0 for number in numbers) else delta
     return delta if math.isfinite(delta) and abs(delta) < 10 else None

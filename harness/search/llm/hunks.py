@@ -1,9 +1,20 @@
-"""Unified diffs in a reply, read as edits: each hunk is the lines to find and the lines to put there.
+"""Diffs in a reply, read as edits: each hunk is the lines to find and the lines to put there.
 
 In: the lines of a text. Out: an edit per hunk, whose context and removed lines must then stand in the source like those of
-any other edit. Line numbers and counts in a hunk's header are not believed: models rarely get them right. Refused: a diff
-of another file, a hunk with nothing to find its place by, and a line inside of a hunk that says neither "there", "goes" nor
-"comes", since what it was meant to be would be a guess.
+any other edit. Read are unified diffs and the patches of coding agents:
+
+    *** Begin Patch
+    *** Update File: train.py
+    @@ class FeedForward(nn.Module):
+     a line of context
+    -a line that goes
+    +a line that comes
+    *** End Patch
+
+Line numbers and counts in a hunk's header are not believed: models rarely get them right. Text in it names the class or the
+function around the hunk, and is asked where the lines stand several times. Refused: a diff of another file, a hunk with nothing
+to find its place by, and a line inside of a hunk that says neither "there", "goes" nor "comes", since what it was meant to be
+would be a guess.
 """
 
 import re
@@ -14,7 +25,10 @@ from pathlib import PurePosixPath
 from harness.search.patch import Block, Edit, PatchError, join_lines
 
 _FENCE = re.compile(r"(?:`{3,}|~{3,})\s*([\w.+-]*).*")  # not indented: that would be a line of the diff
-_HUNK = re.compile(r"@@.*")
+_HUNK = re.compile(r"@@(?:\s*-\d+(?:,\d+)? \+\d+(?:,\d+)?\s*@@|\s*\.\.\.)?\s*(?P<within>.*?)\s*(?:@@)?")
+_PATCH = re.compile(
+    r"\*\*\* *(?:(?P<edge>Begin Patch|End Patch|End of File)|(?P<do>Update|Add|Delete) File: *(?P<path>\S+)|Move to: *(?P<to>\S+)) *", re.IGNORECASE
+)
 _FILE = re.compile(r"(?:---|\+\+\+) (?P<path>\S+).*")
 _GIT = re.compile(r"(diff --git|index [0-9a-f]+\.\.|new file mode|old mode|new mode|similarity index).*")
 _OURS = ("train.py", "train_template.py")
@@ -23,6 +37,7 @@ _OURS = ("train.py", "train_template.py")
 @dataclass
 class _Hunk:
     start: int
+    within: tuple[str, ...] = ()
     search: list[str] = field(default_factory=list)
     replace: list[str] = field(default_factory=list)
     stop: int = 0
@@ -43,7 +58,7 @@ class _Hunk:
             raise PatchError(
                 f"line {self.start + 1} of the reply: the hunk has no line of the present train.py in it to find its place by"
             )
-        return Block(self.start, self.stop, Edit(join_lines(search), join_lines(replace)))
+        return Block(self.start, self.stop, Edit(join_lines(search), join_lines(replace), within=self.within))
 
 
 def find_hunks(lines: Sequence[str]) -> list[Block]:
@@ -65,30 +80,58 @@ def _stretches(lines: Sequence[str]) -> Iterator[tuple[int, int, bool]]:
 
 def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Block]:
     """Return the hunks of one stretch; what stands before the first header is prose, if the fence does not say diff."""
-    headed = any(_HUNK.fullmatch(line) for line in lines[start:stop])
+    headed = any(_HUNK.fullmatch(line) or _PATCH.fullmatch(line) for line in lines[start:stop])
     if not headed and not tagged:
         return []
     hunks: list[_Hunk] = []
-    inside = False
+    inside, new = not headed, True  # new: the next line of a diff begins a hunk
     for number in range(start, stop):
         line = lines[number]
-        if _HUNK.fullmatch(line):
-            hunks.append(_Hunk(number))
-            inside = True
+        if header := _HUNK.fullmatch(line):
+            within = (header["within"],) if header["within"] else ()
+            if inside and hunks and not hunks[-1].stop:  # a class, and below it a function
+                within = (*hunks.pop().within, *within)
+            hunks.append(_Hunk(number, within))
+            inside, new = True, False
+        elif patch := _PATCH.fullmatch(line):
+            _check_patch(patch, number)
+            inside, new = bool(patch["do"]), True
         elif _begins_a_file(lines, number):
             _check_path(lines, number)
             inside = False
         elif _FILE.fullmatch(line) and number and _begins_a_file(lines, number - 1) or _GIT.fullmatch(line):
             inside = False
-        elif inside or (tagged and not headed):
-            if not hunks:
-                hunks.append(_Hunk(number))
+        elif inside:
             if line[:1] not in ("", " ", "+", "-", "\\"):
                 _check_prose(lines, number, stop)
                 break
-            if not line.startswith("\\"):  # "\ No newline at end of file"
+            if new and line.strip():
+                hunks.append(_Hunk(number))
+                new = False
+            if not new and not line.startswith("\\"):  # "\ No newline at end of file"
                 hunks[-1].add(line, number)
     return [hunk.block() for hunk in hunks]
+
+
+def _check_patch(patch: re.Match[str], number: int) -> None:
+    """Raise PatchError on what a patch may not do: name another file, delete or rename."""
+    path = patch["path"] or patch["to"]
+    if path and (PurePosixPath(path).name not in _OURS or (patch["do"] or "Move").lower() != "update"):
+        raise PatchError(
+            f"line {number + 1} of the reply: {patch[0].strip()[:80]!r}: only train.py may be changed, and it stays where it is: "
+            "*** Update File: train.py"
+        )
+
+
+def find_added_files(lines: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return what patches add as a new train.py: first line, last + 1, the file."""
+    found = []
+    for number, line in enumerate(lines):
+        patch = _PATCH.fullmatch(line)
+        if patch and (patch["do"] or "").lower() == "add" and PurePosixPath(patch["path"]).name in _OURS:
+            stop = next((n for n in range(number + 1, len(lines)) if not lines[n].startswith("+")), len(lines))
+            found.append((number, stop, join_lines(added[1:] for added in lines[number + 1 : stop])))
+    return found
 
 
 def _begins_a_file(lines: Sequence[str], number: int) -> bool:

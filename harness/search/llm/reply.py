@@ -12,11 +12,12 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 
 from harness.search.constants import BEGIN, END, keep_annotations
 from harness.search.gate import MOST_BYTES, UNREADABLE
 from harness.search.llm.headers import Header, find_headers, header_values, read_category, read_delta
-from harness.search.llm.hunks import find_hunks
+from harness.search.llm.hunks import find_added_files, find_hunks
 from harness.search.patch import Edit, apply_edits, find_blocks, join_lines, split_lines
 
 MOST_CHARACTERS = 1_000_000  # of a reply, fifteen times what max_output_tokens leaves room for
@@ -69,7 +70,7 @@ def parse_reply(text: str, before: str = "") -> Reply:
     """
     if len(text) > MOST_CHARACTERS:
         raise ReplyError(f"the reply has {len(text):,} characters, {MOST_CHARACTERS:,} are read: write less")
-    lines = split_lines(text)
+    lines = split_lines(_plain_blanks(text))
     pieces = sorted(_pieces(lines), key=lambda piece: piece.start)
     prose = _without(lines, pieces)
     headers = find_headers(prose)
@@ -78,7 +79,7 @@ def parse_reply(text: str, before: str = "") -> Reply:
     _check_form(pieces, prose)
     _check_alternatives(prose, pieces)
     said = header_values(prose, [header for header in headers if first <= header.line < last], first, last)
-    earlier = split_lines(before)
+    earlier = split_lines(_plain_blanks(before))
     said = said if said["title"] else header_values(earlier, find_headers(earlier), 0, len(earlier))
     if not said["title"]:
         raise ReplyError("the reply names no idea: begin it with a line 'Title: ...' and one 'Hypothesis: ...'")
@@ -93,6 +94,11 @@ def parse_reply(text: str, before: str = "") -> Reply:
         None if wholes else tuple(piece.edit for piece in pieces if piece.edit),
         wholes.pop() if wholes else None,
     )
+
+
+def _plain_blanks(text: str) -> str:
+    """The text with one kind of blank, and without characters of no width: Python takes neither, and editors and chat pages put them in."""
+    return re.sub("[\u200b\u2060\ufeff]", "", re.sub("[\u00a0\u2000-\u200a\u202f\u205f\u3000]", " ", text))
 
 
 def apply_reply(reply: Reply, source: str) -> str:
@@ -123,8 +129,9 @@ def apply_reply(reply: Reply, source: str) -> str:
 
 def _pieces(lines: Sequence[str]) -> list[_Piece]:
     """Return all parts of changes in a reply, in the order of the forms: what is one form's is not searched for the next."""
-    pieces = []
-    for form, find in (("SEARCH/REPLACE blocks", find_blocks), ("a unified diff", find_hunks)):
+    added = [_Piece(start, stop, "a whole file", whole=text) for start, stop, text in find_added_files(lines)]
+    pieces = [piece for piece in added if _is_whole(split_lines(piece.whole))]
+    for form, find in (("SEARCH/REPLACE blocks", find_blocks), ("a diff", find_hunks)):
         pieces += [_Piece(b.start, b.stop, form, edit=b.edit) for b in find(_without(lines, pieces))]
     return pieces + _find_wholes(_without(lines, pieces))
 
@@ -260,7 +267,7 @@ def _unfenced(edit: Edit, source: str) -> Edit:
     paired = len(filled) > 1 and all(FENCE.fullmatch(line) for line in (filled[0], filled[-1]))
     if bare != search or paired:
         replace = _without_fences(replace)
-    return Edit(join_lines(bare), join_lines(replace), edit.in_a_list)
+    return replace_fields(edit, search=join_lines(bare), replace=join_lines(replace))
 
 
 def _without_fences(lines: list[str]) -> list[str]:

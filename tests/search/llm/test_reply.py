@@ -1,6 +1,7 @@
 """What is read out of a model's reply: the change that was meant, to the letter, or a reason that the model can act on."""
 
 import contextlib
+import re
 import textwrap
 
 import pytest
@@ -33,12 +34,19 @@ def block(search: str, replace: str) -> str:
     return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
 
 
+def indented_with(sign: str, text: str) -> str:
+    return "".join(sign + line for line in text.splitlines(keepends=True))
+
+
 def indented(text: str, by: str) -> str:
     return textwrap.indent(text, by)
 
 
 BLOCKS = block(RATE, NEW_RATE) + "\n" + block(FORWARD, NEW_FORWARD)
 DIFF = make_diff(SOURCE, WANTED)
+HUNKS = "".join(line for line in DIFF.splitlines(keepends=True) if not line.startswith(("---", "+++")))
+PATCH = "*** Begin Patch\n*** Update File: train.py\n" + re.sub(r"(?m)^@@.*", "@@", HUNKS) + "*** End Patch\n"
+FIRST_HUNK, SECOND_HUNK = (f"{part}" for part in re.split(r"(?m)^@@.*\n", HUNKS)[1:])
 DEDENTED = block(RATE, NEW_RATE) + block(textwrap.dedent(FORWARD), textwrap.dedent(NEW_FORWARD))
 RECOVERED = {
     "as asked": BLOCKS,
@@ -78,6 +86,22 @@ RECOVERED = {
     "diff, no counts": "```diff\n" + "".join("@@ ... @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True)) + "```",
     "diff, blanks lost": f"```diff\n{DIFF}```\n".replace("\n \n", "\n\n"),
     "diff, CRLF": f"```diff\n{DIFF}```\n".replace("\n", "\r\n"),
+    "patch": PATCH,
+    "patch in a fence": f"```patch\n{PATCH}```\n- cheap\n",
+    "patch in a plain fence": f"```\n{PATCH}```\n",
+    "patch in a shell's command": f"```bash\napply_patch <<'EOF'\n{PATCH}EOF\n```\n",
+    "patch, prose after": PATCH + "That should help.\n- cheap\n",
+    "patch, no headers of hunks": f"*** Begin Patch\n*** Update File: train.py\n{FIRST_HUNK}*** End of File\n*** Update File: ./train.py\n{SECOND_HUNK}*** End Patch",
+    "patch, not ended": PATCH.replace("*** End Patch\n", ""),
+    "patch, no begin": PATCH.replace("*** Begin Patch\n", ""),
+    "patch, class and function": f"*** Begin Patch\n*** Update File: train.py\n@@\n{FIRST_HUNK}@@ class FeedForward\n@@     def forward\n"
+    "         return self.contract(F.relu(self.expand(x)).square())\n".replace("         return", "-        return")
+    + "+        x = self.expand(x)\n+        return self.contract(F.gelu(x))\n*** End Patch",
+    "patch, CRLF": PATCH.replace("\n", "\r\n"),
+    "patch, whole file": "*** Begin Patch\n*** Add File: train.py\n" + indented_with("+", WANTED) + "*** End Patch\n",
+    "byte-order mark": "\ufeff" + BLOCKS,
+    "no-break spaces": BLOCKS.replace("    ", "\u00a0   "),
+    "wide blanks and no width": BLOCKS.replace("  #", "\u3000 #").replace("return", "\u200breturn"),
 }  # fmt: skip
 
 
@@ -114,7 +138,7 @@ REFUSED = {
     "indentation lost": (block(FORWARD, textwrap.dedent(NEW_FORWARD)), "at another indentation"),
     "indentation of a line lost": (block(FORWARD, NEW_FORWARD.replace("        x =", "x =")), "not be valid Python"),
     "blocks and a file": (BLOCKS + f"```python\n{WANTED}```", "blocks and as a whole file: give it once"),
-    "blocks and a diff": (BLOCKS + f"```diff\n{DIFF}```", "blocks and as a unified diff: give it once"),
+    "blocks and a diff": (BLOCKS + f"```diff\n{DIFF}```", "blocks and as a diff: give it once"),
     "two files": (f"```python\n{WANTED}```\n```python\n{SOURCE}```", "two different whole files"),
     "no divider": (block(RATE, NEW_RATE).replace("=======\n", ""), "no line ======="),
     "two dividers": (block(RATE, NEW_RATE + "\n======="), "second ======="),
@@ -122,6 +146,12 @@ REFUSED = {
     "code on a marker": (block(RATE, NEW_RATE).replace("SEARCH\n", "SEARCH "), "is no marker"),
     "diff of the harness": (f"```diff\n{DIFF.replace('train.py', 'harness/lab/loop.py')}```", "only train.py"),
     "diff with a hole": (f"```diff\n{DIFF}```".replace("\n ", "\n...\n ", 5), "stands inside of a diff"),
+    "patch of the harness": (PATCH.replace("train.py", "harness/lab/loop.py"), "only train.py"),
+    "patch that deletes": ("*** Begin Patch\n*** Delete File: train.py\n*** End Patch", "stays where it is"),
+    "patch that renames": (PATCH.replace("@@\n", "*** Move to: train2.py\n@@\n", 1), "stays where it is"),
+    "patch that adds a piece": (f"*** Begin Patch\n*** Add File: train.py\n+{RATE}\n*** End Patch", "only train.py may be changed"),
+    "patch with nothing to find": ("*** Begin Patch\n*** Update File: train.py\n@@ class FeedForward\n+    x = 1\n*** End Patch", "find its place by"),
+    "patch in two places": ("*** Begin Patch\n*** Update File: train.py\n@@\n-        x = norm(x)\n+        x = x\n*** End Patch", "not in the source|stand . times"),
     "diff with nothing to find": ("```diff\n@@ -10,0 +11,1 @@\n+import os\n```", "find its place by"),
 }  # fmt: skip
 
@@ -241,6 +271,12 @@ def test_the_one_idea_with_a_change_is_taken(text, title, category):
         "TITLE: T\nHYPOTHESIS: H one.\nCATEGORY: Tune\nEXPECTED_DELTA: -2e-3",
         'title: "T"\nhypothesis: "H one."\ncategory: "tune"\nexpected_delta: -0.002',
         "```\nTitle: T\nHypothesis: H one.\nCategory: tune\nExpected improvement: 0.002\n```",
+        "标题：T\n假设：H one.\n类别：tune\n预期变化：-0.002",
+        "Название: T\nГипотеза: H one.\nКатегория: tune\nОжидаемое изменение: −0,002".replace("0,", "0."),
+        "**Título:** T\n**Hipótesis:** H one.\n**Categoría:** tune\n**Esperado:** -0.002",
+        "タイトル：T\n仮説：H one.\nカテゴリ：tune\n期待される変化：-0.002",
+        "Ｔｉｔｌｅ：T\n𝗛𝘆𝗽𝗼𝘁𝗵𝗲𝘀𝗶𝘀: H one.\nCategory：tune\nExpected delta：-0.002",
+        "\ufeffTitle:\u00a0T\nHypothesis: H one.\nCategory: tune\nExpected: -0.002",
         "Title: T\x1b[31m\x07\nHypothesis: H\x00one.\nCategory: tune\nExpected delta: -0.002",
     ],
 )
@@ -264,6 +300,7 @@ def test_a_header_in_the_spellings_of_models(header):
         ("nan", None),
         ("-1e300", None),
         ("1e999", None),
+        ("0.002 ниже", None),
     ],
 )
 def test_a_delta_that_is_not_stated_is_not_made_up(text, delta):
