@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import harness
+from harness.ground.cgroup import memory_limit_mb
 from harness.ground.errors import KeyFileError, LabError, LoopError, Paused, ProposalError
 from harness.ground.files import write_text_atomic
 from harness.ground.parent import die_with_parent
@@ -352,7 +353,7 @@ class Lab(OpenRun):
             return
         last = runs[-1]
         cause = last.cause
-        if last.status == "oom":
+        if last.status == "oom" and not memory_limit_mb():
             cause += "; this device needs a smaller model: lower DEPTH, vocab_size or max_seq_len (--set) in a new tag"
         log = self.training_folder(0, len(self.experiment.attempts) - 1, last.number) / "run.log"
         raise LoopError(

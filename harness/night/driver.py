@@ -257,8 +257,9 @@ class Driver:
         state = self.run.state
         self.terminal.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
         passes = epochs.of_baseline(state, open_prepared(self.run.settings.data_folder))
-        if warning := epochs.warning(passes):
-            self.terminal.say(warning)
+        for warning in (epochs.warning(passes), epochs.few_steps(state, self.run.settings.budget_seconds)):
+            if warning:
+                self.terminal.say(warning)
         self.terminal.say(f"disk: {disk_space.disk_use_in_words(self.wishes.folder)}")
         return True
 

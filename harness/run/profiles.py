@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.data.sources import open_source
-from harness.ground.cpus import cpu_count
+from harness.ground.cgroup import cpu_count
 from harness.ground.errors import DataError, ProfileError
 from harness.run.noise import Prior
 
@@ -173,7 +173,8 @@ PROFILES = {
 def choose_profile(name: str, device: dict) -> Profile:
     """Return the named profile, or for `auto` the one that fits the device."""
     if name == "auto":
-        if device["backend"] == "cuda" and device["memory_mb"] >= LARGE_CARD_MB and device["dtype"] == "bfloat16":
+        of_its_own = device["backend"] == "cuda" and not device.get("integrated")
+        if of_its_own and device["memory_mb"] >= LARGE_CARD_MB and device["dtype"] == "bfloat16":
             name = "large"
         else:
             name = "cpu" if device["kind"] == "cpu" else "small"

@@ -27,7 +27,7 @@ import numpy as np
 
 from harness.ground.text import without_escapes
 from harness.sandbox.child import child_command
-from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
+from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, limit_words, memory_kills, memory_was_there
 
 SEQUENCE = struct.Struct("<I")
 LOG_TAIL_BYTES = 20_000
@@ -195,7 +195,7 @@ class ModelServer:
         if said and self._knows_private_text:
             said = plain_cause(tail_of(self.log_path), Path(self.header["train_py"]))
         cause = said or f"model server ended with status {status} and no message"
-        return ScoreError("oom" if out_of_memory else "crash", cause)
+        return ScoreError("oom", cause + limit_words()) if out_of_memory else ScoreError("crash", cause)
 
 
 def inner_processes(pid: int) -> list[int]:

@@ -26,7 +26,8 @@ def baseline_summary(lab: Lab) -> str:
     passes = epochs.epochs_in_words(epochs.of_baseline(lab.state, lab.data))
     return (
         f"{summary_block(result)}\nval_bpb by seed: {scores}\n"
-        f"mean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse\n{passes}"
+        f"mean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse\n{passes}\n"
+        f"{epochs.few_steps(lab.state, lab.settings.budget_seconds)}".rstrip()
     )
 
 

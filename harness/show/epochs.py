@@ -1,4 +1,4 @@
-"""How often one training goes over its text, and what that means for the night.
+"""How often one training goes over its text, how many steps it takes, and what that means for the night.
 
 In: the baseline's runs, the prepared data. Out: passes, and sentences. The figure is measured: before the baseline nobody knows the
 machine's tokens per second.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from harness.data.manifest import PreparedData
 from harness.run.state import State
 from harness.show.doubts import MANY_EPOCHS
+
+FEW_STEPS = 300
+LEAST_BUDGET = 60.0  # seconds
 
 
 def of_baseline(state: State, data: PreparedData) -> float | None:
@@ -38,4 +41,15 @@ def warning(passes: float | None) -> str:
     return found + (
         f"Beyond about {MANY_EPOCHS} passes validation no longer ranks settings as fresh text would: what wins may win by not "
         "memorising. Take more text (--source climbmix, tinystories or folder:PATH, as a new tag) before you trust a night of this"
+    )
+
+
+def few_steps(state: State, budget_seconds: float) -> str:
+    """What it means that the baseline took few optimizer steps; "" where it took enough, or in a budget that is only for a look."""
+    steps = max((run.trained.get("num_steps") or 0 for run in state.experiments[0].attempt.runs if run.trained), default=0)
+    if not steps or steps >= FEW_STEPS or budget_seconds < LEAST_BUDGET:
+        return ""
+    return (
+        f"One training took {steps} optimizer steps, fewer than the {FEW_STEPS} that a schedule needs: this profile is too large for the machine. "
+        "As a new tag, --profile small, or a smaller TOTAL_BATCH_SIZE or DEPTH (--set), most likely finds more"
     )

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from harness.ground.cgroup import memory_limit_mb, physical_memory_mb
 from harness.training.peaks import peak_flops
 
 BF16_GFX = re.compile(r"gfx(90a|9[45]\w|1[1-9]\d\w)")  # AMD: CDNA 2 (MI200) and later, RDNA 3 and later
@@ -35,9 +36,10 @@ class DeviceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Device:
-    """kind: cuda (ROCm too), mps or cpu. dtype: of autocast, `float32` is none; why: the reason for it. memory_mb: of the card, or of the machine.
+    """kind: cuda (ROCm too), mps or cpu. dtype: of autocast, `float32` is none; why: the reason for it.
 
-    architecture: sm_86, gfx942 or "".
+    memory_mb: of the card, or what this process may use of the machine. architecture: sm_86, gfx942 or "". integrated: a card that shares the
+    machine's memory, which then says nothing of its speed.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Device:
     backend: str
     architecture: str = ""
     why: str = ""
+    integrated: bool = False
 
     @property
     def torch_device(self) -> torch.device:
@@ -74,7 +77,7 @@ def detect_device(kind: str = "auto", dtype: str = "") -> Device:
     if kind == "cpu":
         why = "as the run began" if dtype else why_no_bf16_on_cpu()
         dtype = dtype or ("float32" if why else "bfloat16")
-        return Device("cpu", cpu_name(), dtype, machine_memory_mb(), math.nan, torch.__version__, "cpu", "", why)
+        return Device("cpu", cpu_name(), dtype, memory_limit_mb() or physical_memory_mb(), math.nan, torch.__version__, "cpu", "", why)
     raise ValueError(f"unknown device kind {kind!r}: use auto, cuda, mps or cpu")
 
 
@@ -103,6 +106,7 @@ def detect_card(dtype: str = "") -> Device:
         "rocm" if rocm else "cuda",
         architecture,
         why,
+        bool(getattr(card, "is_integrated", False)),
     )
 
 
@@ -130,13 +134,6 @@ def has_kernels(architecture: str, built_for: list[str]) -> bool:
 
 
 # --- The processor -------------------------------------------------------------------------------------------------
-
-
-def machine_memory_mb() -> int:
-    """Physical memory in MiB; 0 where the system does not say."""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    return 0
 
 
 def cpu_name() -> str:

@@ -125,6 +125,7 @@ def test_profiles_fit_the_cards_they_are_chosen_for():
     assert {memory: profiles.choose_profile("auto", card(memory)).name for memory in chosen} == chosen
     assert profiles.choose_profile("auto", card(190_000, "rocm")).name == "small"
     assert profiles.choose_profile("auto", card(80_000, dtype="float32")).name == "small"
+    assert profiles.choose_profile("auto", card(124_610) | {"integrated": True}).name == "small"
     apple = {"kind": "mps", "backend": "mps", "memory_mb": 90_000, "dtype": "float32"}
     assert profiles.choose_profile("auto", apple).name == "small"
     template = (ROOT / "train_template.py").read_text()

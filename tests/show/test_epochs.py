@@ -28,3 +28,10 @@ def test_passes_are_tokens_trained_over_tokens_there_are():
 def test_more_than_one_pass_is_a_warning_that_says_what_it_means(passes, said, warned):
     assert said in epochs.epochs_in_words(passes) and warned in epochs.warning(passes)
     assert bool(epochs.warning(passes)) == bool(warned)
+
+
+@pytest.mark.parametrize(
+    ("steps", "budget", "said"), [(150, 300.0, True), (300, 300.0, False), (150, 20.0, False), (None, 300.0, False)]
+)
+def test_few_steps_in_a_real_budget_are_said(steps, budget, said):
+    assert ("--profile small" in epochs.few_steps(state_of({"num_steps": steps}), budget)) is said

@@ -63,6 +63,15 @@ def test_a_card_computes_in_bf16_only_where_its_hardware_does(monkeypatch, name,
     assert detect_device("cuda", "float32").dtype == "float32"  # what a run is frozen to
 
 
+def test_a_card_that_shares_the_machines_memory_says_so(monkeypatch):
+    simulate_card(monkeypatch, "NVIDIA GB10", (12, 1), 121)
+    assert not detect_device().integrated
+    card = torch.cuda.get_device_properties(0)
+    card.is_integrated = 1
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    assert detect_device().integrated
+
+
 def test_a_card_that_this_torch_was_not_built_for_is_refused_with_what_to_do(monkeypatch):
     simulate_card(monkeypatch, "NVIDIA GeForce GTX 1050 Ti", (6, 1), 4)
     with pytest.raises(

@@ -1,16 +1,21 @@
-"""CPUs that a process may use: quotas of made-up cgroup trees, and of a real one where allowed."""
+"""CPUs and memory that a process may use: quotas of made-up cgroup trees, and of a real one where allowed."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from checkout import ROOT
 
 from harness.data import workers
-from harness.ground import cpus
+from harness.ground import cgroup
 from harness.run import profiles
+from harness.sandbox import memory_killer
+from harness.sandbox.runner import outcome
+from harness.training import devices
 
 V2, V1 = Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/cpu")
 
@@ -26,7 +31,7 @@ def count(tmp_path, monkeypatch):
             path = tmp_path / "root" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text + "\n")
-        return cpus.cpu_count(tmp_path / "membership", tmp_path / "root")
+        return cgroup.cpu_count(tmp_path / "membership", tmp_path / "root")
 
     return count
 
@@ -37,7 +42,7 @@ def test_without_a_quota_it_is_the_affinity(count, tmp_path):
         count("4:cpu:/a\n", **{"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"})
         == 8
     )
-    assert cpus.cpu_count(tmp_path / "nothing", tmp_path / "nowhere") == 8
+    assert cgroup.cpu_count(tmp_path / "nothing", tmp_path / "nowhere") == 8
 
 
 @pytest.mark.parametrize(
@@ -86,8 +91,39 @@ def test_what_cannot_be_read_is_no_quota(count, text):
     assert count(f"0::/a\n4:cpu:/a\n{text}\n", **files) == 8
 
 
+@pytest.mark.parametrize(
+    ("membership", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": str(512 << 20)}, 512),
+        ("0::/a\n", {"a/memory.max": "max", "a/memory.high": str(300 << 20)}, 300),
+        ("0::/docker/1a2b\n", {"memory.max": str(256 << 20)}, 256),
+        ("5:memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": str(1 << 30)}, 1024),
+        ("5:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("5:cpu:/a\n", {"memory/a/memory.limit_in_bytes": str(1 << 30)}, None),
+        ("0::/a\n", {"a/memory.max": "max"}, None),
+        ("0::/a\n", {"a/memory.max": "much"}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_smallest_limit_of_memory_counts(tmp_path, membership, files, limit):
+    (tmp_path / "membership").write_text(membership)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert cgroup.memory_limit_mb(tmp_path / "membership", tmp_path) == limit
+
+
+def test_a_container_that_is_too_small_is_named(monkeypatch):
+    monkeypatch.setattr(memory_killer, "memory_limit_mb", lambda: 512)
+    monkeypatch.setattr(devices, "memory_limit_mb", lambda: 512)
+    log, events = SimpleNamespace(last_line=""), SimpleNamespace(last={"launched": {}})
+    status, cause = outcome(-signal.SIGKILL, log, events, SimpleNamespace(finished=False))
+    assert (status, "this container may use 512 MB of memory" in cause) == ("oom", True)
+    assert devices.detect_device("cpu", "float32").memory_mb == 512
+
+
 def test_workers_and_threads_ask_the_same(monkeypatch):
-    assert workers.cpu_count is cpus.cpu_count
+    assert workers.cpu_count is cgroup.cpu_count
     monkeypatch.setattr(profiles, "cpu_count", lambda: 3)
     assert (
         profiles.worker_threads({"kind": "cpu"}) == 3

@@ -1,0 +1,75 @@
+"""What this process may use of the machine: CPUs and memory. Standard library only.
+
+In: the process's affinity, the machine's memory, and the limits of its cgroup and each one above it, as a container has them. Out: whole
+numbers. A limit that cannot be read counts as none.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+MEMBERSHIP, ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which cgroups the process is in; where those are mounted
+
+
+def cpu_count(membership: Path = MEMBERSHIP, root: Path = ROOT) -> int:
+    """The CPUs of this process's affinity, and no more than its quota in CPUs, rounded up."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on a Mac
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min([allowed, *map(math.ceil, _limits("cpu", _cpus, membership, root))]))
+
+
+def memory_limit_mb(membership: Path = MEMBERSHIP, root: Path = ROOT) -> int | None:
+    """The MiB that this process's container may use; None where that is no less than the machine has."""
+    least = min(_limits("memory", _bytes, membership, root), default=math.inf) / 2**20
+    return int(least) if least < (physical_memory_mb() or math.inf) else None
+
+
+def physical_memory_mb() -> int:
+    """The machine's memory in MiB; 0 where the system does not say."""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+    return 0
+
+
+def _limits(controller: str, read: Callable[[Path], Iterator[float]], membership: Path, root: Path) -> Iterator[float]:
+    """What the process's cgroup and each one above it allow, where they name a number.
+
+    Version 2 has one tree, which lies in unified/ where version 1 is used beside it. Version 1 has a tree for each controller, named by what
+    shares it. In a container the path may be that of the outside: then nothing lies below the mount under that name, and the limit is at the top.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controller in controllers.split(","):
+            trees = [root / controller, root / controllers]
+        elif not controllers:
+            trees = [root, root / "unified"]
+        else:
+            continue
+        own = PurePosixPath("/", path)
+        for tree in trees:
+            for group in (own, *own.parents):
+                yield from read(tree / group.relative_to("/"))
+
+
+def _cpus(group: Path) -> Iterator[float]:
+    """The CPUs that one cgroup allows; nothing where it has no quota or cannot be read."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (group / "cpu.max").read_text().split()
+        yield int(quota) / int(period)  # "max 100000" is none: max is no number
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        if quota > 0:  # -1 is none
+            yield quota / int((group / "cpu.cfs_period_us").read_text())
+
+
+def _bytes(group: Path) -> Iterator[float]:
+    """The bytes that one cgroup allows; version 1 has a number near 2^63 for none."""
+    for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            yield int((group / name).read_text())
