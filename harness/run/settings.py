@@ -18,8 +18,8 @@ from pathlib import Path
 import harness
 from harness.data.manifest import PreparedData, open_prepared, without_format
 from harness.data.prepare import name_data
-from harness.ground.clock import utc_now
 from harness.ground.cgroup import cpu_count
+from harness.ground.clock import utc_now
 from harness.ground.errors import ParameterError, SettingsError
 from harness.ground.files import read_json, write_json_atomic
 from harness.run import git_history
