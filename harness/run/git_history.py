@@ -45,6 +45,10 @@ WHAT_TO_DO = (  # what git's message has, and what a person can do about it
     ("Read-only file system", "make the repository writable again, then run the same command again"),
     ("insufficient permission", "give this user the right to write in .git, then run the same command again"),
     ("Permission denied", "give this user the right to write in .git, then run the same command again"),
+    (
+        "dubious ownership",
+        "git does not trust a folder of another user: `git config --global --add safe.directory FOLDER` with this one's name",
+    ),
     ("not a git repository", "the run began with a git history here: put .git back, then run the same command again"),
 )
 
@@ -95,11 +99,13 @@ def why_no_history(repository: Path) -> str:
     """The reason, in words, for a run without git history; empty when there is history."""
     if head_commit(repository):
         return ""
+    begin = "`git init && git add -A && git commit -m start` before a new tag gives it one"
     try:
         git(repository, "rev-parse", "--show-toplevel")
     except HistoryError as error:
-        return f"{error}. The night works without history; `git init && git add -A && git commit -m start` before a new tag gives it one"
-    return "this folder is not the top of a git repository with a commit: the night works, without history"
+        why = "this folder is no git repository, as a downloaded archive is none" if "not a git repository" in str(error) else str(error)
+        return f"{why}. The night works without history; {begin}"
+    return f"this folder is not the top of a git repository with a commit. The night works without history; {begin}"
 
 
 def branch_name(tag: str) -> str:

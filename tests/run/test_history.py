@@ -133,6 +133,19 @@ def test_no_repository_is_no_history_and_says_so(tmp_path, repository):
     assert why_no_history(repository) == ""
 
 
+def test_a_downloaded_archive_is_not_told_of_a_git_it_never_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    words = why_no_history(tmp_path)
+    assert "as a downloaded archive is none" in words and "git init" in words and ".git back" not in words
+
+
+def test_a_repository_of_another_user_is_named_with_the_command(repository, monkeypatch):
+    refused = f"fatal: detected dubious ownership in repository at '{repository}'"
+    failed = subprocess.CompletedProcess([], 128, b"", refused.encode())
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
+    assert "git config --global --add safe.directory" in why_no_history(repository)
+
+
 # --- other gits, dead and alive -------------------------------------------------------------------------------------
 
 

@@ -176,14 +176,24 @@ def _converse(
             return _read(answer, before, source, refused, chat.options.max_output_tokens)
         except (ReplyError, PatchError, ConstantsError) as error:
             before, why = answer.text, str(error)
-            thought += answer.is_cut_off and not answer.text.strip()
+            thought += not answer.text.strip() and (answer.is_cut_off or bool(answer.reasoning.strip()))
             if thought == MOST_THOUGHT:
-                raise Ended(
-                    f"it wrote {chat.options.max_output_tokens:,} tokens {thought} times and no answer: it reasons longer than that. "
-                    "Raise it with --llm max_output_tokens=..., or let it reason less with --llm reasoning_effort=low"
-                ) from None
+                raise Ended(_all_thought(answer, chat.options.max_output_tokens)) from None
         messages = add_correction(messages, answer.text, why, last=number == ROUNDS - 1)
     raise Unusable(f"{ROUNDS} answers could not be used, the last one because {why}")
+
+
+def _all_thought(answer: Answer, most_tokens: int) -> str:
+    """What a person can do about a model whose answers are reasoning and nothing else."""
+    if answer.is_cut_off:
+        return (
+            f"it wrote {most_tokens:,} tokens {MOST_THOUGHT} times and no answer: it reasons longer than that. "
+            "Raise it with --llm max_output_tokens=..., or let it reason less with --llm reasoning_effort=low"
+        )
+    return (
+        f"{MOST_THOUGHT} replies were reasoning and no answer, though they were not cut off: the server takes the answer for reasoning. "
+        "Let it reason less with --llm reasoning_effort=low, or change how the server tells the two apart (its reasoning parser or chat template)"
+    )
 
 
 def _ask(chat: Chat, build: Callable[[int], Messages], messages: Messages) -> tuple[Answer, Messages]:

@@ -152,6 +152,7 @@ def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
         ([completion(reply(), finish_reason="repetition")], "with 'repetition'"),
         ([completion(reply(), finish_reason="Content_Filter")], "content filter held the answer back: reword program.md"),
         ([completion(None, finish_reason="length")] * 2, "Raise it with --llm max_output_tokens"),
+        ([completion("", reasoning_content="We raise the rate.")] * 2, "takes the answer for reasoning"),
     ],
 )
 def test_what_asking_again_does_not_mend_is_told_a_person_and_not_asked_again(ask, answers, said):
