@@ -11,7 +11,7 @@ import numpy as np
 from harness.data.manifest import PreparedData
 from harness.data.rows import open_rows
 from harness.data.tokenizer import load_tokenizer
-from harness.show.experiment_page import AMBER, BLUE, INK, LINE, SOFT, box, escape, table
+from harness.show.markup import AMBER, BLUE, LINE, MONO, box, escape, soft, table
 
 
 def counts_page(data: PreparedData) -> str:
@@ -67,27 +67,20 @@ def dropped_page(data: PreparedData) -> str:
     return table(("what became of it", "documents", "text"), rows)
 
 
-def lengths_page(data: PreparedData, height: int = 90, bar: int = 34) -> str:
-    """Training documents by length in tokens, as an SVG figure: those that fit a row, and those cut because they do not."""
+def lengths_page(data: PreparedData, widest: int = 300) -> str:
+    """Training documents by length in tokens, as bars: those that fit a row, and those cut because they do not."""
     counts, cut = data.manifest["train_lengths"]["documents"], data.manifest["train_lengths"]["cut"]
     used = [digits for digits, count in enumerate(counts) if count]
-    bars = []
-    for place, digits in enumerate(range(used[0], used[-1] + 1)):
-        tall = height * counts[digits] / max(counts)
-        colour = AMBER if 1 << digits > data.max_seq_len + 1 else BLUE
-        x, middle, low = place * bar, place * bar + bar / 2, (1 << digits) >> 1
-        bars.append(
-            f'<rect x="{x + 2}" y="{height + 16 - tall:.1f}" width="{bar - 4}" height="{tall:.1f}" fill="{colour}"/>'
-            f'<text x="{middle}" y="{height + 11 - tall:.1f}" text-anchor="middle" font-size="9" fill="{SOFT}">{short(counts[digits])}</text>'
-            f'<text x="{middle}" y="{height + 30}" text-anchor="middle" font-size="10" fill="{INK}">{low if low < 1024 else f"{low >> 10}k"}</text>'
-        )
-    width = bar * len(bars)
+    rows = []
+    for digits in range(used[0], used[-1] + 1):
+        colour, low = AMBER if 1 << digits > data.max_seq_len + 1 else BLUE, (1 << digits) >> 1
+        bar = f"width:{max(1, widest * counts[digits] // max(counts))}px;height:12px;background:{colour}"
+        name, count = f"{low if low < 1024 else f'{low >> 10}k'}", short(counts[digits])
+        rows.append(f'<tr><td style="padding-right:8px">{name}</td><td><div style="{bar}"></div></td><td style="padding-left:8px">{count}</td></tr>')
     share = 100 * cut / data.manifest["documents"]["train"]
     words = f"{share:.1f}% of the training documents are longer than a row's {data.max_seq_len:,} tokens and were cut into pieces"
-    figure = f'<svg width="{width}" height="{height + 36}" viewBox="0 0 {width} {height + 36}" role="img" aria-label="{words}">{"".join(bars)}</svg>'
-    return box(
-        f'<div>{words}</div>{figure}<div style="color:{SOFT}">documents by tokens, each bar from its number to twice that; k is 1,024</div>'
-    )
+    figure = f'<table style="border-collapse:collapse">{"".join(rows)}</table>'
+    return box(f"<div>{words}</div>{figure}" + soft("documents by tokens, each bar from its number to twice that; k is 1,024; those cut are amber"))
 
 
 def short(number: int) -> str:
@@ -111,6 +104,6 @@ def sample_rows_page(data: PreparedData, count: int = 3, most: int = 700) -> str
             if len(piece)
         )
         text = "".join(f"▶{piece}" for piece in texts)
-        style = f"white-space:pre-wrap;font-family:monospace;font-size:12px;border:1px solid {LINE};padding:6px;margin:4px 0"
-        pages.append(f'<div style="color:{SOFT}">row {index:,}</div><div style="{style}">{escape(text[:most])}</div>')
+        style = f"white-space:pre-wrap;{MONO};border:1px solid {LINE};padding:6px;margin:4px 0"
+        pages.append(f'{soft(f"row {index:,}")}<div style="{style}">{escape(text[:most])}</div>')
     return "".join(pages)

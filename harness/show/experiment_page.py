@@ -1,17 +1,15 @@
 """What the loop notebook shows: plain HTML with inline styles, every foreign text escaped.
 
-In: a Lab and its events. Out: IPython display objects, or lines of text where there is no notebook. Draws its own small SVG curves, so a page needs
-no plotting library, stays a few kilobytes, and reads the same in JupyterLab (trusted or not) and as exported HTML.
+In: a Lab and its events. Out: IPython display objects, or lines of text where there is no notebook. Draws its own small curves, so a page needs
+no plotting library and stays a few kilobytes.
 """
 
 from __future__ import annotations
 
-import html
 import sys
 import time
 from collections.abc import Sequence
 
-from harness.ground.text import NO_MATHS, without_escapes
 from harness.lab.close_out import CloseOut, words_of_claim
 from harness.lab.loop import Lab
 from harness.run.git_history import experiment_ref
@@ -22,52 +20,11 @@ from harness.run.settings import environment_words
 from harness.run.state import Experiment
 from harness.sandbox.wall import find_wall
 from harness.show.costs import run_usage, usage_words
+from harness.show.markup import BLUE, COLOURS, GREEN, GREY, as_text, box, curve, divs, escape, soft, table
 from harness.show.sentences import plural
 
-INK, SOFT, LINE, GREEN, RED, BLUE, AMBER = "#1f2933", "#6b7785", "#d9dee5", "#1a7f4b", "#b3362b", "#2f6fb0", "#a86a00"
-COLOURS = {"keep": GREEN, "baseline": BLUE, "discard": SOFT, "quarantine": AMBER, "crash": RED}
 REFRESH_SECONDS = 0.5
 PACE = ("steps", "tokens/s", "cores held by others")
-CELL = f"padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid {LINE}"
-
-
-def escape(text: object) -> str:
-    """Foreign text as HTML text, at most 2,000 characters, without what would reorder or hide any of it."""
-    return html.escape(without_escapes(str(text)[:2000]))
-
-
-def box(body: str, colour: str = LINE) -> str:
-    return f'<div style="border-left:4px solid {colour};padding:6px 14px;margin:4px 0;color:{INK};background:transparent">{body}</div>'
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An HTML table; cells are escaped."""
-    head = "".join(f'<th style="{CELL};color:{SOFT}">{escape(cell)}</th>' for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{CELL}">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows
-    )
-    return f'<table style="border-collapse:collapse"><tr>{head}</tr>{body}</table>'
-
-
-def sparkline(points: Sequence[tuple[float, float]], width: int = 460, height: int = 90) -> str:
-    """An SVG curve of (progress 0..1, training loss in nats), with the loss at both ends written beside it."""
-    if len(points) < 2:
-        return ""
-    step = max(1, len(points) // 200)
-    shown = [*points[::step], points[-1]]
-    values = sorted(y for _, y in points)
-    low, high = (
-        values[0],
-        values[min(len(values) - 1, int(0.98 * len(values)))],
-    )  # the first steps would flatten the rest
-    span = (high - low) or 1.0
-    path = " ".join(
-        f"{4 + x * (width - 8):.1f},{4 + (1 - min(1.0, (y - low) / span)) * (height - 8):.1f}" for x, y in shown
-    )
-    label = f'<text x="{width - 4}" y="14" text-anchor="end" font-size="11" fill="{SOFT}">training loss {shown[-1][1]:.3f} nats</text>'
-    line = f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.6"/>'
-    frame = f'<line x1="4" y1="{height - 4}" x2="{width - 4}" y2="{height - 4}" stroke="{LINE}"/>'
-    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" aria-label="training loss">{frame}{line}{label}</svg>'
 
 
 class LiveTraining:
@@ -139,7 +96,7 @@ class LiveTraining:
         lines = "".join(f"<div>{escape(line)}</div>" for line in self.done)
         now = "" if over else f'<div style="margin-top:4px">{escape(self.words(event))}</div>'
         bar = "" if over else f'<progress value="{share:.3f}" max="1" style="width:460px"></progress>'
-        return box(lines + now + bar + "<div>" + sparkline(self.points) + "</div>", BLUE)
+        return box(lines + now + bar + curve(self.points), BLUE)
 
 
 def scored_words(event: dict) -> str:
@@ -163,11 +120,6 @@ def show(page: str) -> None:
     from IPython.display import HTML, display
 
     display(HTML(as_text(page)))
-
-
-def as_text(page: str) -> str:
-    """HTML in which no dollar sign or backslash of anybody's means anything."""
-    return f'<div class="{NO_MATHS}">{page}</div>'
 
 
 # --- The parts of a lab-book page -----------------------------------------------------------------------------------
@@ -237,8 +189,7 @@ def pace_table(lab: Lab, experiment: Experiment) -> str:
 def outside_lines(named: Sequence[tuple[str, dict | None]]) -> str:
     """A line for each training: what it took that the budget does not cover."""
     lines = [f"{name}: {words}" for name, trained in named if trained and (words := words_outside(trained))]
-    head = f'<div style="color:{SOFT}">outside the clock</div>'
-    return box(head + "".join(f"<div>{escape(line)}</div>" for line in lines)) if lines else ""
+    return box(soft("outside the clock") + divs(lines)) if lines else ""
 
 
 def gain_words(lab: Lab, experiment: Experiment) -> str:
@@ -262,11 +213,8 @@ def gain_words(lab: Lab, experiment: Experiment) -> str:
 def decision_page(experiment: Experiment) -> str:
     """The decision with its reason."""
     decided = experiment.decided
-    colour = COLOURS["crash"] if decided["status"] != "ok" else COLOURS.get(decided["decision"], SOFT)
-    return box(
-        f'<div style="color:{colour}"><b>{escape(decided["decision"])}</b></div><div>{escape(decided["verdict"])}</div>',
-        colour,
-    )
+    colour = COLOURS["crash"] if decided["status"] != "ok" else COLOURS.get(decided["decision"], GREY)
+    return box(f'<div><b>{escape(decided["decision"])}</b></div><div>{escape(decided["verdict"])}</div>', colour)
 
 
 def commit_page(lab: Lab) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import os
 import urllib.parse
-from collections.abc import Sequence
 from pathlib import Path
 
 from harness.lab.loop import NIGHT_VARIABLE, Lab
@@ -20,7 +19,7 @@ from harness.sandbox import keys
 from harness.sandbox.wall import find_wall
 from harness.search.patch import make_diff
 from harness.show.costs import usage_of, usage_words
-from harness.show.experiment_page import BLUE, GREEN, INK, LINE, RED, SOFT, box, escape, table
+from harness.show.markup import BLUE, GREEN, GREY, RED, box, diff, divs, escape, soft, table
 from harness.show.sentences import hypothesis_words
 
 
@@ -35,7 +34,7 @@ def idea_page(lab: Lab, experiment: Experiment) -> str:
         lines.append(soft(f"not applicable to this file: {', '.join(map(str, skipped))}"))
     lines.append(exchange_line(lab, experiment, len(experiment.attempts) - 1))
     if warning := keys.exposure(find_wall().walled):
-        lines.append(f'<div style="color:{RED}">{escape(warning)}</div>')
+        lines.append(box(escape(warning), RED))
     return box("".join(lines), BLUE) + (table(("constant", "was", "now"), changed) if changed else "")
 
 
@@ -58,7 +57,7 @@ def exchange_line(lab: Lab, experiment: Experiment, attempt: int, noted: dict | 
     links = ", ".join(f"{answer_link(lab, path)} ({link(lab, path, 'request and reply')})" for path in files)
     if not words and not links:
         return ""
-    return f'<div style="color:{SOFT}">{escape(words)}{"; exchange: " + links if links else ""}</div>'
+    return f'<div><small>{escape(words)}{"; exchange: " + links if links else ""}</small></div>'
 
 
 def answer_link(lab: Lab, exchange: Path) -> str:
@@ -72,18 +71,6 @@ def link(lab: Lab, path: Path, words: str) -> str:
     page = lab.folder / "notebooks" if os.environ.get(NIGHT_VARIABLE) else Path.cwd()
     target = Path(os.path.relpath(path, page)).as_posix()
     return f'<a href="{html.escape(urllib.parse.quote(target))}">{escape(words)}</a>'
-
-
-def diff_page(diff: str, most: int = 200) -> str:
-    """A unified diff in colour, escaped, cut after `most` lines."""
-    lines = diff.splitlines()
-    colour = {"+": GREEN, "-": RED, "@": BLUE}
-    shown = "".join(
-        f'<div style="color:{colour.get(line[:1], INK)};white-space:pre">{escape(line) or " "}</div>'
-        for line in lines[:most]
-    )
-    more = f'<div style="color:{SOFT}">{len(lines) - most} more lines in train.diff</div>' if len(lines) > most else ""
-    return f'<div style="font-family:monospace;font-size:12px;overflow-x:auto;border:1px solid {LINE};padding:6px">{shown}{more}</div>'
 
 
 def check_page(experiment: Experiment) -> str:
@@ -109,7 +96,7 @@ def repairs_page(lab: Lab, experiment: Experiment) -> str:
         head = [f"<div><b>repair {number}: {escape(attempt.proposed['title'])}</b></div>"]
         head += [divs([f"it had failed: {failure_words(experiment.attempts[number - 1])}"])]
         pages.append(box("".join(head) + exchange_line(lab, experiment, number), BLUE))
-        pages.append(diff_page(make_diff(before, after)))
+        pages.append(diff(make_diff(before, after)))
     if experiment.unrepaired:
         noted, number = experiment.unrepaired, len(experiment.attempts)
         words = divs([f"{failure_words(experiment.attempt)}. Not repaired: {noted['why']}"])
@@ -137,15 +124,7 @@ def hypothesis_page(lab: Lab, experiment: Experiment) -> str:
     known = (decided["df"] or 0) >= KNOWN_DF
     noise = noise_of_gain(decided["sigma"], decided["n_runs"], rivals) if known else None
     verdict, words = hypothesis_words(expected, decided["gain"], noise)
-    colour = {"held": GREEN, "did not hold": RED}.get(verdict, SOFT)
+    colour = {"held": GREEN, "did not hold": RED}.get(verdict, GREY)
     return box(
-        f'<div style="color:{colour}"><b>hypothesis: {escape(verdict)}</b></div><div>{escape(words)}</div>', colour
+        f'<div><b>hypothesis: {escape(verdict)}</b></div><div>{escape(words)}</div>', colour
     )
-
-
-def divs(lines: Sequence[object]) -> str:
-    return "".join(f"<div>{escape(line)}</div>" for line in lines)
-
-
-def soft(text: object) -> str:
-    return f'<div style="color:{SOFT}">{escape(text)}</div>'

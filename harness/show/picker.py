@@ -8,17 +8,14 @@ import base64
 import html
 from pathlib import Path
 
-from harness.ground.text import NO_MATHS, one_line, without_escapes
+from harness.ground.text import one_line
 from harness.show.charts.process import plot_curves
 from harness.show.frame import RunData, attempt_folder, default_results_dir, list_runs, load_run, run_folders
+from harness.show.markup import as_text, details, diff, preformatted
 from harness.show.sentences import plural
 
 LOG_LINES = 25
 DIFF_LINES = 120
-BOX = (
-    "background:#f6f7f9;border-radius:6px;padding:8px 12px;margin:4px 0;overflow-x:auto;"
-    "white-space:pre;font-size:12px;line-height:1.45"
-)
 
 
 def show_picker(run: RunData, results_dir: str | Path = "") -> None:
@@ -71,14 +68,15 @@ def experiment_html(run: RunData, experiment: int | None) -> str:
     facts += [f"gain {record.gain:+.6f}"] if record.gain is not None else []
     facts += [f"{record.memory_gb:.1f} GB"] if record.memory_gb is not None else []
     said, attempt = record.cause or record.verdict, attempt_folder(run, record.experiment)
+    patch, log = read_text(attempt / "train.diff") if attempt else "", log_tail(run, record.experiment)
     parts = [
         f"<h4>{html.escape(run.tag)} {record.experiment:04d}: <code>{html.escape(one_line(record.title))}</code></h4>",
         f"<p>{html.escape(', '.join(facts))}{html.escape('. ' + one_line(said) if said else '')}</p>",
         _curve(run, record.experiment),
-        _details("diff against its parent", _read_head(attempt / "train.diff" if attempt else None, DIFF_LINES)),
-        _details("end of the last training's log", log_tail(run, record.experiment)),
+        _details("diff against its parent", diff(patch, DIFF_LINES) if patch.strip() else ""),
+        _details("end of the last training's log", preformatted(log) if log.strip() else ""),
     ]
-    return f'<div class="{NO_MATHS}">{"".join(parts)}</div>'
+    return as_text("".join(parts))
 
 
 def log_tail(run: RunData, experiment: int, lines: int = LOG_LINES) -> str:
@@ -92,18 +90,13 @@ def log_tail(run: RunData, experiment: int, lines: int = LOG_LINES) -> str:
     return ""
 
 
-def _read_head(path: Path | None, lines: int) -> str:
-    if path is None or not path.exists():
-        return ""
-    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(text[:lines] + ([f"... {len(text) - lines} more lines"] if len(text) > lines else []))
+def read_text(path: Path) -> str:
+    """A file's text, "" where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _details(title: str, text: str) -> str:
-    body = (
-        f'<pre style="{BOX}">{html.escape(without_escapes(text))}</pre>' if text.strip() else "<p>nothing on disk</p>"
-    )
-    return f"<details open><summary>{title}</summary>{body}</details>"
+def _details(title: str, body: str) -> str:
+    return details(title, body or "<p>nothing on disk</p>", is_open=True)
 
 
 def _curve(run: RunData, experiment: int) -> str:

@@ -8,6 +8,7 @@ import re
 import pytest
 from simulated_runs import Simulated
 
+from harness.ground.text import NO_MATHS
 from harness.night import progress
 from harness.night.terminal import Terminal
 from harness.run import settings
@@ -17,7 +18,7 @@ from harness.run.settings import environment_words
 from harness.run.state import Attempt, Experiment, Training
 from harness.sandbox import keys
 from harness.search.llm.exchanges import Usage
-from harness.show import experiment_page, idea_page, index, report, status
+from harness.show import experiment_page, idea_page, index, markup, report, status
 from harness.show.costs import usage_of, usage_words
 from harness.show.sentences import hypothesis_words
 
@@ -71,12 +72,12 @@ def repaired(lab):
 def test_words_of_others_are_text_on_every_part_of_the_page_and_the_only_links_are_to_saved_exchanges(lab, repaired):
     parts = [
         idea_page.idea_page(lab, repaired),
-        idea_page.diff_page(f"+{NASTY}\n-{NASTY}"),
+        markup.diff(f"+{NASTY}\n-{NASTY}"),
         idea_page.check_page(repaired),
         idea_page.repairs_page(lab, repaired),
     ]
     for part in parts:
-        assert Elements(part).tags <= {"div", "b", "table", "tr", "th", "td", "a"}
+        assert Elements(part).tags <= {"div", "b", "table", "tr", "th", "td", "a", "small"}
         assert "\x1b" not in part and "\u202e" not in part and "wider &lt;img src=" in part
     found = Elements("".join(parts)).links
     kinds = [
@@ -89,7 +90,7 @@ def test_words_of_others_are_text_on_every_part_of_the_page_and_the_only_links_a
     assert [link.partition("/attempts/")[2] for link in found] == kinds and not any("http" in link for link in found)
     assert "line 3 imports os" in parts[2] and "line 3 imports os" in parts[3]
     assert "2 requests, 21,400 tokens in and 1,900 out, 0.0345 USD" in parts[3] and "Not repaired: " in parts[3]
-    assert f'class="{experiment_page.NO_MATHS}"' in experiment_page.as_text("")
+    assert f'class="{NO_MATHS}"' in markup.as_text("")
 
 
 def test_links_work_from_a_nights_page_and_from_a_notebook_by_hand(lab, monkeypatch):
