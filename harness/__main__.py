@@ -180,7 +180,7 @@ def read_idea(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise LoopError(f"{path} is no file: give the changed copy of best/train.py")
     with path.open("rb") as file:
-        return file.read(MOST_BYTES + 1).decode("utf-8", errors="surrogateescape")  # which the gate then refuses
+        return file.read(MOST_BYTES + 1).decode("utf-8-sig", errors="surrogateescape")  # which the gate then refuses
 
 
 def run_train(options: argparse.Namespace) -> int:

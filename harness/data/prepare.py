@@ -48,7 +48,10 @@ __all__ = ["PreparedData", "default_cache", "find_prepared", "name_data", "open_
 
 def default_cache() -> Path:
     """$AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab."""
-    return Path(os.environ.get("AUTORESEARCH_CACHE") or Path.home() / ".cache" / "autoresearch-lab").expanduser()
+    try:
+        return Path(os.environ.get("AUTORESEARCH_CACHE") or Path.home() / ".cache" / "autoresearch-lab").expanduser()
+    except RuntimeError:
+        raise DataError("this user has no home folder: set AUTORESEARCH_CACHE to a folder that you can write") from None
 
 
 def prepare(

@@ -139,7 +139,7 @@ class Lab(OpenRun):
 
     def program_text(self) -> str:
         """program.md as it stands now: editing it steers the night."""
-        return (harness.REPOSITORY / "program.md").read_text(encoding="utf-8")
+        return (harness.REPOSITORY / "program.md").read_text(encoding="utf-8-sig")
 
     # --- stages --------------------------------------------------------------------------------------------------
 

@@ -214,7 +214,7 @@ class Driver:
             raise SettingsError(f"there is no run {wishes.tag}, so there is nothing to claim")
         else:
             start.check_tag_unused(wishes.tag, wishes.folder)
-        state, program = self.run.state, (harness.REPOSITORY / "program.md").read_text(encoding="utf-8")
+        state, program = self.run.state, (harness.REPOSITORY / "program.md").read_text(encoding="utf-8-sig")
         best = self.run.train_py(state.incumbent) if state.incumbent else harness.REPOSITORY / "train_template.py"
         check_program(program, best.read_text(encoding="utf-8"), state.experiments)
         if not has_settings(program):

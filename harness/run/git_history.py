@@ -101,10 +101,15 @@ def why_no_history(repository: Path) -> str:
         return ""
     begin = "`git init && git add -A && git commit -m start` before a new tag gives it one"
     try:
-        git(repository, "rev-parse", "--show-toplevel")
+        if Path(git(repository, "rev-parse", "--show-toplevel")).resolve() == repository.resolve():
+            git(repository, "rev-parse", "--verify", "HEAD^{commit}")
     except HistoryError as error:
-        why = "this folder is no git repository, as a downloaded archive is none" if "not a git repository" in str(error) else str(error)
-        return f"{why}. The night works without history; {begin}"
+        said = str(error)
+        if "single revision" in said and "error:" not in said:
+            return f"this repository has no commit yet. The night works without history; {begin}"
+        if "not a git repository" not in str(error):
+            return f"{error}. The night works without history"
+        return f"this folder is no git repository, as a downloaded archive is none. The night works without history; {begin}"
     return f"this folder is not the top of a git repository with a commit. The night works without history; {begin}"
 
 

@@ -236,6 +236,8 @@ def try_bubblewrap() -> Wall:
 
 def how_to_allow(why: str) -> str:
     """What lets bubblewrap make its namespaces, for the two usual reasons why it may not; "" for others."""
+    if re.search(r"mount proc", why, re.IGNORECASE):
+        return ". In a container parts of /proc are masked: docker run --security-opt systempaths=unconfined, podman run --security-opt unmask=ALL"
     if not re.search(r"namespace|uid map|[Oo]peration not permitted|[Pp]ermission denied", why):
         return ""
     if any(map(os.path.exists, CONTAINERS)):

@@ -8,6 +8,7 @@ file without a header, or without a column of numbers that could be a score.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 import re
@@ -32,6 +33,7 @@ KEPT = ("keep", "kept", "accept", "accepted", "baseline", "success", "improved",
 LOST = ("discard", "discarded", "reject", "rejected", "revert", "reverted", "no", "worse", "false", "0", "neutral", "drop", "dropped", "n", "fail_metric")
 FAILED = ("crash", "crashed", "fail", "failed", "error", "oom", "nan", "timeout", "skip", "skipped", "invalid", "abort", "aborted", "killed")
 DELIMITERS = ("\t", ",", ";", "|")
+CONFLICT = re.compile(r"(<{7}|={7}|>{7})( |$)")  # of a merge that nobody finished
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,23 @@ class ForeignTable:
 def read_foreign_table(path: str | Path) -> ForeignTable:
     """Read a table. Raises AnalysisError with what it lacks."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
+        raw = Path(path).read_bytes()
+        text = raw.decode("utf-16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig", errors="replace")
     except OSError as error:
         raise AnalysisError(f"{path} cannot be read: {error.strerror}") from error
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     lines = [line.strip().strip("|") if line.lstrip().startswith("|") else line for line in lines]
     lines = [line for line in lines if not re.fullmatch(r"[\s|:+-]+", line)]  # the rule below a Markdown table's head
+    lines = [line for number, line in enumerate(lines) if not CONFLICT.match(line) and (line != lines[0] or not number)]
+    if lines and not any(map(lines[0].count, DELIMITERS)):  # an editor's blanks for tabs
+        lines = [re.sub(r"\\t| {2,}", "\t", line.strip()) for line in lines]
     if len(lines) < 2:
         raise AnalysisError(f"{path} holds no table: a header and a row for each experiment are needed")
     delimiter = max(DELIMITERS, key=lines[0].count)
-    head, *rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE)
+    try:
+        head, *rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE)
+    except csv.Error as error:
+        raise AnalysisError(f"{path} cannot be read as a table: {error}") from error
     names = [re.sub(r"\W+", "_", name.strip().casefold()).strip("_") or "#" * (not number) for number, name in enumerate(head)]
     rows = [fitted(row, len(names), delimiter) for row in rows]
     columns = {name: [row[number].strip() for row in rows] for number, name in reversed(list(enumerate(names))) if name}

@@ -85,3 +85,28 @@ def test_what_is_no_table_says_what_it_lacks(tmp_path, text):
         read_foreign_table(path)
     with pytest.raises((AnalysisError, ResultsError)):
         load_results_tsv(path)
+
+
+TABLE = "commit\tval_bpb\tstatus\tdescription\na1\t0.99\tkeep\tbaseline\nb2\t0.98\tkeep\tmore  depth\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        TABLE.encode("utf-16"),
+        TABLE.replace("\t", "   ").replace("more  depth", "more depth").encode(),
+        TABLE.replace("\t", "\\t").encode(),
+        (TABLE + TABLE.split("\n")[0] + "\n").encode(),
+        TABLE.replace("b2", "<<<<<<< HEAD\nb2").encode() + b"=======\n>>>>>>> other\n",
+    ],
+    ids=["UTF-16", "blanks", "written tabs", "header twice", "conflict"],
+)
+def test_tables_as_editors_and_merges_leave_them(tmp_path, raw):
+    (tmp_path / "results.tsv").write_bytes(raw)
+    assert [row.score for row in read_foreign_table(tmp_path / "results.tsv").rows] == [0.99, 0.98]
+
+
+def test_a_field_that_is_too_long_is_told(tmp_path):
+    (tmp_path / "results.csv").write_text("commit,val_bpb\na," + "9" * 200_000 + "\n")
+    with pytest.raises(AnalysisError, match="cannot be read as a table"):
+        read_foreign_table(tmp_path / "results.csv")

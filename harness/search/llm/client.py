@@ -9,7 +9,7 @@ here and there takes a slow one for a dead one. A parameter that a server does n
 """
 
 import contextlib
-import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ import tenacity
 
 from harness.search.llm.endpoint import Endpoint, LlmOptions
 from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
-from harness.search.llm.failures import UNREADABLE, LlmError, error_in, failure_of, failure_of_status
+from harness.search.llm.failures import BASE_URL, UNREADABLE, LlmError, error_in, failure_of, failure_of_status, quoted_line
 from harness.search.llm.reasoning import message_parts
 from harness.search.llm.response_limits import parse_json
 from harness.search.llm.stream import BrokenStream, whole_reply
@@ -89,7 +89,7 @@ class Chat:
         if self._ends is None:
             self._ends = time.monotonic() + self.options.deadline_seconds
         messages = [{"role": m["role"], "content": self._clean(m["content"])} for m in messages]
-        known, left_out = self.exchanges.dropped(self.model), set()
+        known, left_out, broken = self.exchanges.dropped(self.model), set(), set()
         while True:
             body = self._body(messages, known | left_out)
             self._check_limit(body)
@@ -100,8 +100,9 @@ class Chat:
                 if not more or more in known | left_out:
                     raise
                 left_out.add(more)
+                broken |= {more} if error.kind == "stalled" else set()  # one broken stream is no server without streams
             else:
-                return self._remember(answer, left_out - {ROOM})
+                return self._remember(answer, left_out - broken - {ROOM})
 
     def _remember(self, answer: Answer, refused: set[str]) -> Answer:
         for name in sorted(refused):
@@ -272,11 +273,9 @@ def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:
     code = error.get("code")
     if isinstance(code, int) and 400 <= code < 600 and "choices" not in error:  # OpenRouter: 200, and the status inside
         raise failure_of_status(code, text, endpoint.redact)
-    shown = error.get("message") or text or "nothing"
-    failure = failure_of_status(
-        502, json.dumps({"message": f"no chat completion in the reply: {shown}"}), endpoint.redact
-    )
-    raise LlmError("server", str(failure).replace("the server answers 502: ", ""), passing=True, billed=True)
+    shown = quoted_line(error.get("message") or text or "nothing", endpoint.redact)
+    advice = f" {BASE_URL}" if re.search(r"\A\s*<|unexpected endpoint", shown, re.IGNORECASE) else ""
+    raise LlmError("server", f"no chat completion in the reply: {shown}{advice}", passing=True, billed=True)
 
 
 def _count(value: Any) -> int | None:

@@ -156,7 +156,8 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        served = parse_json(raw)["data"]
+        served = parse_json(raw)
+        served = (served if isinstance(served, list) else served["data"]) or []  # Together's is a bare list; an empty one may be null
         names = {redact(endpoint.redact(model["id"])) for model in ([m for m in served if is_for_chat(m)] or served)}
         return sorted(name for name in names if name.isprintable())
     except openai.APIStatusError as error:

@@ -26,6 +26,8 @@ RETRIED = ("rate_limited", "server", "unreachable")  # not what took the request
 PROXIES = dict.fromkeys((504, 524), "something between here and the model, such as a proxy, waits no longer than that:") | {
     502: "something between here and the model, such as a proxy, got no answer from it; if that is after a while:"
 }
+BASE_URL = "(is it the base URL? It usually ends in /v1)"
+_ABOUT_A_KEY = re.compile(r"\A\W*\Z|\bkey\b|token|authori[sz]|authenticat|credential|forbidden", re.IGNORECASE)
 SHOWN_CHARACTERS = 300  # of a server's own message
 READ_CHARACTERS = 4000  # of it, to find out what it is about
 UNREADABLE = (
@@ -41,17 +43,19 @@ UNREADABLE = (
 _SECRETS = re.compile(r"\b(Bearer\s+)\S+|\b(sk-)[\w*.-]{6,}|(://)[^/\s@]+(?=@)", re.IGNORECASE)
 _CONTEXT = re.compile(
     r"context[ _-]?(length|window|size|limit)|maximum context|prompt is too long|input is too long|too many (input )?tokens"
-    r"|exceeds? the (available|maximum|model)|reduce the length",
+    r"|exceeds? the (available|maximum|model)|reduce the length|request too large|must be reduced|max_new_tokens` must be",
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
-    r"model[^.]{0,200}?(not found|does ?n[o']t exist|not exist|not available|is not supported|not a valid)|not a valid model|unknown model"
-    r"|invalid model|no such model|model_not_found",
+    r"model(?:[^.]|\.(?=\S)){0,200}?(not found|does ?n[o']t exist|not exist|not available|is not supported|not a valid)|not a valid model"
+    r"|unknown model|invalid model|no such model|model_not_(found|supported)|not a chat model|DeploymentNotFound|no endpoints found",
     re.IGNORECASE,
 )
 _NO_CREDIT = re.compile(
-    r"insufficient_quota|insufficient (credit|balance|fund)|exceeded your current quota|billing", re.IGNORECASE
+    r"insufficient_quota|insufficient (credit|balance|fund)|exceeded your current quota|billing|key limit exceeded", re.IGNORECASE
 )
+_RETRY_IN = re.compile(r"\bretry in ([\d.]+) ?s", re.IGNORECASE)  # Google's, whose words on a limit a minute speak of billing too
+_UNSAID = ("", "none", "null")
 
 
 class LlmError(RuntimeError):
@@ -96,7 +100,7 @@ def failure_of(error: "openai.APIError | httpx2.HTTPError", clean: Callable[[str
     cause = error if isinstance(error, httpx2.HTTPError) else error.__cause__
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError | httpx2.UnsupportedProtocol):
         where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
-        return LlmError("unreachable", f"nobody answers at {where}: {_line(cause, clean)}", passing=True)
+        return LlmError("unreachable", f"nobody answers at {where}: {quoted_line(cause, clean)}", passing=True)
     if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
         return LlmError(
             "stalled",
@@ -108,39 +112,49 @@ def failure_of(error: "openai.APIError | httpx2.HTTPError", clean: Callable[[str
         response = error.response
         return failure_of_status(response.status_code, response.text, clean, retry_after(response.headers))
     if isinstance(cause, httpx2.DecodingError):
-        return LlmError("server", f"the reply is not taken: {_line(cause, clean)}", passing=True, billed=True)
-    return LlmError("server", f"the connection broke off: {_line(cause or error, clean)}", passing=True, billed=True)
+        return LlmError("server", f"the reply is not taken: {quoted_line(cause, clean)}", passing=True, billed=True)
+    return LlmError("server", f"the connection broke off: {quoted_line(cause or error, clean)}", passing=True, billed=True)
 
 
 def failure_of_status(status: int, text: str, clean: Callable[[str], str], wait: float | None = None) -> LlmError:
     """Return the LlmError for a reply's status and text."""
     error = error_in(text)
     message = clean(str(error.get("message") or ""))[:READ_CHARACTERS]
-    code = str(error.get("code") or error.get("type") or "")[:READ_CHARACTERS]
-    said = f"the server answers {status}: {_line(message or text or 'nothing more', clean)}"
-    if status in (401, 403):
+    code = str(error.get("code") or error.get("type") or error.get("status") or "")[:READ_CHARACTERS]
+    said = f"the server answers {status}: {quoted_line(message or text or 'nothing more', clean)}"
+    if wait is None and (found := _RETRY_IN.search(message)):
+        wait = float(found[1])
+    no_model = "model_not_found" in code or (status in (400, 403, 404, 422) and _NO_MODEL.search(f"{code} {message}"))
+    if status == 403 and no_model:
+        return LlmError("unknown_model", said, passing=False)
+    if status in (402, 403) and _NO_CREDIT.search(f"{code} {message}"):
+        return LlmError("unauthorised", f"{said} (the account or the key has no credit left)", passing=False)
+    if status == 403 and not _ABOUT_A_KEY.search(message):
+        return LlmError("unauthorised", said, passing=False)
+    if status in (401, 403) or (status == 400 and "API key not valid" in message):
         return LlmError(
             "unauthorised",
             f"{said} (the key is refused: set OPENAI_API_KEY to one that this server knows)",
             passing=False,
         )
-    if status == 402 or (status == 429 and _NO_CREDIT.search(f"{code} {message}")):
+    if status == 402 or (status == 429 and wait is None and _NO_CREDIT.search(f"{code} {message}")):
         return LlmError("unauthorised", f"{said} (the account has no credit left)", passing=False)
-    if status == 429:
+    if status == 429 and not re.search("request too large", message, re.IGNORECASE):
         asked = f"; it asks to wait {wait:.0f} s" if wait is not None else ""
         return LlmError("rate_limited", said + asked, passing=True, retry_after=wait)
     if status in PROXIES:
         said = f"{said} ({PROXIES[status]} raise its limit, or let the model write less: max_output_tokens, reasoning_effort)"
     if status in (408, 409, 425) or status >= 500:
         failure = LlmError("server", said, passing=True, retry_after=wait, billed=status in (408, 504, 524))
-    elif status == 413 or "context_length" in code or "exceed_context_size" in code or _CONTEXT.search(message):
+    elif status in (413, 429) or "context_length" in code or "exceed_context_size" in code or _CONTEXT.search(message):
         failure = LlmError(
             "context_too_long", f"{said} (set a smaller context_tokens or max_output_tokens)", passing=False
         )
-    elif "model_not_found" in code or (status in (400, 404, 422) and _NO_MODEL.search(message)):
+    elif no_model:
         failure = LlmError("unknown_model", said, passing=False)
     elif status in (404, 405) or 300 <= status < 400:
-        failure = LlmError("bad_request", f"{said} (is it the base URL? It usually ends in /v1)", passing=False)
+        told = message and not re.fullmatch(r"(?i)\W*not found\W*|.*(path|route|url|endpoint).*", message)
+        failure = LlmError("bad_request", said if told else f"{said} {BASE_URL}", passing=False)
     else:
         failure = LlmError("bad_request", said, passing=False)
     failure.parameter = _parameter(error | {"message": message})
@@ -153,6 +167,8 @@ def error_in(text: str) -> dict[str, Any]:
         body = parse_json(text)
     except ValueError:
         return {}
+    if isinstance(body, list):  # Google's
+        body = next((each for each in body if isinstance(each, Mapping)), None)
     if not isinstance(body, Mapping):
         return {}
     found = body.get("error", body.get("detail", body))
@@ -168,7 +184,7 @@ def error_in(text: str) -> dict[str, Any]:
 def _parameter(error: Mapping[str, Any]) -> str:
     """The parameter that an error is about: the one it names as such, else the first one quoted in its message."""
     named = error.get("param")
-    if isinstance(named, str) and named:
+    if isinstance(named, str) and named.casefold() not in _UNSAID:
         return "system" if "role" in named else named
     message = str(error.get("message") or "")
     if re.search(r"system.{0,20} role|role.{0,30}system|System message", message, re.IGNORECASE):
@@ -176,7 +192,7 @@ def _parameter(error: Mapping[str, Any]) -> str:
     quoted = re.search(r"\b(max_completion_tokens|max_tokens|temperature|reasoning_effort|stream_options)\b", message)
     if quoted:
         return quoted[1]
-    return "stream" if re.search(r"\bstream(ing)?\b", message, re.IGNORECASE) else ""
+    return "stream" if re.search(r"\bstream(ing)?\b(?! (reset|closed|error|terminated))", message, re.IGNORECASE) else ""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -193,7 +209,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _line(text: object, clean: Callable[[str], str]) -> str:
+def quoted_line(text: object, clean: Callable[[str], str]) -> str:
     """One line of a server's words, without the key, without control characters, and not too long."""
     said = clean(str(text))[:READ_CHARACTERS]  # the key first: half of it would not be known as one
     plain = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in said)

@@ -13,7 +13,7 @@ from typing import Any
 from harness.search.llm.response_limits import parse_json
 
 DONE = "[DONE]"
-EVENT = re.compile(r"\A\s*(?:data|event|id|retry)?:")  # how a stream begins; a line that begins with a colon is a comment
+EVENT = re.compile(r"\A\s*(?:data|event|id|retry|error)?:")  # how a stream begins; a line that begins with a colon is a comment
 LINE_END = re.compile(r"\r\n|\n|\r")  # not splitlines: an answer may hold other ends of lines
 
 
@@ -28,7 +28,13 @@ def whole_reply(text: str) -> str:
     message: dict[str, Any] = {}
     reply: dict[str, Any] = {}
     finish = None
-    for data in (line[5:].strip() for line in LINE_END.split(text) if line.startswith("data:")):
+    for line in LINE_END.split(text):
+        name, _, data = ("error", "", line) if line.startswith("{") else line.partition(":")  # some send an error as it is
+        data = data.strip()
+        if name == "error" and data:
+            return data
+        if name != "data" or not data:
+            continue
         if data == DONE:
             finish = finish or "stop"
             break
@@ -38,14 +44,18 @@ def whole_reply(text: str) -> str:
             raise BrokenStream("the stream has a chunk that is no JSON") from None
         if not isinstance(chunk, Mapping):
             continue
-        if "error" in chunk or chunk.get("object") == "error":
+        if chunk.get("error") or chunk.get("object") == "error":
             return data
         reply |= {name: value for name, value in chunk.items() if name in ("id", "model", "usage") and value}
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if isinstance(choice, Mapping) and not choice.get("index"):
-            finish = choice.get("finish_reason") or finish
-            _add(message, choice.get("delta") or choice.get("message"))
+            said = str(choice.get("finish_reason") or "")
+            finish = said if said.casefold() not in ("", "none", "null") else finish
+            if "delta" in choice:
+                _add(message, choice["delta"])
+            elif isinstance(choice.get("message"), Mapping):
+                message = dict(choice["message"])
     if finish is None:
         raise BrokenStream("the stream ended before the answer did")
     choice = {"index": 0, "message": {"content": None} | message, "finish_reason": finish}

@@ -207,6 +207,42 @@ def test_what_a_person_must_change_is_not_tried_again(tmp_path, fault, kind):
     assert saved(tmp_path)[0]["failure"]["kind"] == kind
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "kind", "says", "never"),
+    [
+        (404, "The model `Qwen/Qwen2.5-7B-Instruct` does not exist.", "unknown_model", "Qwen2.5", "base URL"),
+        (404, "This is not a chat model and thus not supported in the v1/chat/completions endpoint.", "unknown_model", "", "base URL"),
+        (404, "No endpoints found matching your data policy", "unknown_model", "", "base URL"),
+        (404, "Not Found", "bad_request", "base URL", ""),
+        (403, "Project x does not have access to model `gpt-5`, code model_not_found", "unknown_model", "", "the key is refused"),
+        (403, "Key limit exceeded (total limit)", "unauthorised", "no credit left", "the key is refused"),
+        (403, "This input was moderated", "unauthorised", "", "the key is refused"),
+        (403, "invalid API key", "unauthorised", "the key is refused", ""),
+        (429, "You exceeded your current quota, check your plan and billing details. Please retry in 7.5s.", "rate_limited", "wait 8 s", "credit"),
+        (429, "You exceeded your current quota, check your plan and billing details.", "unauthorised", "credit", ""),
+        (429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 40000.", "context_too_long", "smaller", ""),
+        (422, "`inputs` tokens + `max_new_tokens` must be <= 4096", "context_too_long", "smaller", ""),
+    ],
+)
+def test_what_a_status_means_goes_by_its_words(status, text, kind, says, never):
+    failure = failure_of_status(status, json.dumps({"error": {"message": text}}), str)
+    assert failure.kind == kind and says in str(failure) and (not never or never not in str(failure))
+
+
+def test_errors_in_a_list_and_parameters_that_are_none(tmp_path):
+    google = json.dumps([{"error": {"code": 400, "message": "Unknown name reasoning_effort", "status": "INVALID_ARGUMENT"}}])
+    assert failure_of_status(400, google, str).parameter == "reasoning_effort"
+    litellm = json.dumps({"error": {"message": "temperature is not supported", "param": "None", "code": "400"}})
+    assert failure_of_status(400, litellm, str).parameter == "temperature"
+
+
+@pytest.mark.parametrize("page", ["null", "<!doctype html><html>", '{"error": "Unexpected endpoint or method. (POST /chat/completions)"}'])
+def test_what_is_no_completion_is_no_proxys_fault(tmp_path, monkeypatch, page):
+    monkeypatch.setattr(client, "MOST_TRIES", 1)
+    error, _ = ask_in_vain(lambda body, number: Response(page), tmp_path)
+    assert "proxy" not in str(error) and ("base URL" in str(error)) is (page != "null")
+
+
 def test_a_wait_longer_than_the_deadline_is_not_waited_for(tmp_path):
     error, server = ask_in_vain(lambda body, number: refusal(429, "slow down", {"Retry-After": "3600"}), tmp_path)
     assert error.kind == "rate_limited" and "asks to wait 3600 s" in str(error)
@@ -324,7 +360,7 @@ def test_where_streams_break_an_answer_is_asked_for_whole(tmp_path, events):
     with FakeOpenAI(answer) as server:
         assert open_chat(server, tmp_path).ask(MESSAGES).text == "Title: x"
         open_chat(server, tmp_path, experiment=2).ask(MESSAGES)
-        assert ["stream" in body for body in server.bodies] == [True, False, False]
+        assert ["stream" in body for body in server.bodies] == [True, False] * 2  # one that broke tells nothing of the next
 
 
 def test_an_error_in_a_stream_is_that_error(tmp_path):

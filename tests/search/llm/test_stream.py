@@ -66,3 +66,17 @@ def test_a_stream_without_its_end_is_no_reply(text):
 @pytest.mark.parametrize("error", [{"error": {"message": "no"}}, {"object": "error", "message": "no", "code": 400}])
 def test_an_error_is_the_reply(error):
     assert json.loads(whole_reply(events({"content": "x"}, finish=None, more=(f"data: {json.dumps(error)}",)))) == error
+
+
+def test_kinds_of_chunks_that_servers_have():
+    whole = 'data: {"choices": [{"message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}]}\n\n'
+    assert message(events({"content": "hello"}, finish=None, more=()) + whole)["content"] == "hello"
+    assert message("data:\n\n" + events({"content": "x"}))["content"] == "x"
+    assert message(events({"content": "x"}).replace('"model": "m"', '"model": "m", "error": null'))["content"] == "x"
+    with pytest.raises(BrokenStream):
+        whole_reply(events({"content": "x"}, finish="null", more=()))
+
+
+@pytest.mark.parametrize("line", ['error: {"code": 400, "message": "no"}', '{"error": {"message": "no"}}'])
+def test_an_error_beside_the_data_is_the_reply(line):
+    assert "no" in whole_reply(events({"content": "x"}, finish=None, more=(line,)))
