@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
-from harness.ground.cgroup import cpu_count, memory_limit_mb
+from harness.ground.cgroup import cpu_count, memory_limit_words
 from harness.ground.errors import DataError
 
 __all__ = ["cpu_count", "map_in_processes", "peak_rss_mb"]
@@ -89,10 +89,8 @@ class Worker:
             self._process.stdin.flush()
             result, error = pickle.load(self._process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as broken:
-            limit = memory_limit_mb()
-            words = f", of which this container may use {limit:,} MB" if limit else ""
             raise DataError(
-                f"a worker process ended with {self._process.wait()}, killed most often for want of memory{words}: "
+                f"a worker process ended with {self._process.wait()}, killed most often for want of memory{memory_limit_words()}: "
                 "run the same again with fewer workers; finished parts are kept"
             ) from broken
         if error is not None:

@@ -26,6 +26,12 @@ def memory_limit_mb(membership: Path = MEMBERSHIP, root: Path = ROOT) -> int | N
     return int(least) if least < (physical_memory_mb() or math.inf) else None
 
 
+def memory_limit_words() -> str:
+    """What a container's limit of memory means to a person, to stand behind "memory ran out"; "" where there is none."""
+    limit = memory_limit_mb()
+    return f" (this container may use {limit:,} MB of memory: give it more, as with `docker run --memory`)" if limit else ""
+
+
 def physical_memory_mb() -> int:
     """The machine's memory in MiB; 0 where the system does not say."""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:

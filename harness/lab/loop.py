@@ -353,7 +353,8 @@ class Lab(OpenRun):
             return
         last = runs[-1]
         cause = last.cause
-        if last.status == "oom" and not memory_limit_mb():
+        on_card = self.settings.device["kind"] != "cpu"
+        if last.status == "oom" and (on_card or not memory_limit_mb()):
             cause += "; this device needs a smaller model: lower DEPTH, vocab_size or max_seq_len (--set) in a new tag"
         log = self.training_folder(0, len(self.experiment.attempts) - 1, last.number) / "run.log"
         raise LoopError(

@@ -257,7 +257,7 @@ class Driver:
         state = self.run.state
         self.terminal.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
         passes = epochs.of_baseline(state, open_prepared(self.run.settings.data_folder))
-        for warning in (epochs.warning(passes), epochs.few_steps(state, self.run.settings.budget_seconds)):
+        for warning in (epochs.warning(passes), epochs.few_steps(state, self.run.settings.profile)):
             if warning:
                 self.terminal.say(warning)
         self.terminal.say(f"disk: {disk_space.disk_use_in_words(self.wishes.folder)}")

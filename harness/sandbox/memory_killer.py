@@ -1,4 +1,4 @@
-"""Whether the system ended a process for lack of memory, or somebody else did; and how much this process may use.
+"""Whether the system ended a process for lack of memory, or somebody else did.
 
 In: the count before a child was started. Out: the answer, where the system counts (Linux). Elsewhere every SIGKILL that we did not send must be taken for
 want of memory, and an idea answers for what a person or another program did.
@@ -7,8 +7,6 @@ want of memory, and an idea answers for what a person or another program did.
 from __future__ import annotations
 
 from pathlib import Path
-
-from harness.ground.cgroup import memory_limit_mb
 
 COUNTERS = Path("/proc/vmstat")
 KILLED_FROM_OUTSIDE = "killed from outside (SIGKILL), and not for lack of memory"
@@ -26,9 +24,3 @@ def memory_kills() -> int | None:
 def memory_was_there(before: int | None) -> bool:
     """True when surely no process was ended for memory since the count `before`."""
     return before is not None and memory_kills() == before
-
-
-def limit_words() -> str:
-    """What a container's own limit of memory means to a person, to stand behind a cause; "" where there is none."""
-    limit = memory_limit_mb()
-    return f" (this container may use {limit:,} MB of memory: give it more, as with `docker run --memory`)" if limit else ""

@@ -19,13 +19,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from harness.ground.cgroup import memory_limit_words
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
 from harness.sandbox.child import child_command, child_environment
 from harness.sandbox.child_log import CappedLog, EventLog, number
 from harness.sandbox.disk_share import DiskShare
 from harness.sandbox.left_files import keep_plain_files, remove_tree, take_file
-from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, limit_words, memory_kills, memory_was_there
+from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
 from harness.sandbox.processes import MARK, is_stopped, kill_child, kill_escaped, note_process
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.timekeeper import Timekeeper
@@ -113,7 +114,7 @@ def outcome(
     if returncode == -signal.SIGKILL and memory_was_there(kills_before):
         return "infrastructure", f"the training was {KILLED_FROM_OUTSIDE}"
     if returncode == -signal.SIGKILL:
-        return "oom", f"killed by the system, most likely because memory ran out{limit_words()}"
+        return "oom", f"killed by the system, most likely because memory ran out{memory_limit_words()}"
     if returncode != 0:
         word = f"signal {signal_name(-returncode)}" if returncode < 0 else f"exit status {returncode}"
         return "crash", f"train.py ended with {word}; see run.log"

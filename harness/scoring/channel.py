@@ -25,9 +25,10 @@ from typing import IO
 
 import numpy as np
 
+from harness.ground.cgroup import memory_limit_words
 from harness.ground.text import without_escapes
 from harness.sandbox.child import child_command
-from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, limit_words, memory_kills, memory_was_there
+from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
 
 SEQUENCE = struct.Struct("<I")
 LOG_TAIL_BYTES = 20_000
@@ -195,7 +196,9 @@ class ModelServer:
         if said and self._knows_private_text:
             said = plain_cause(tail_of(self.log_path), Path(self.header["train_py"]))
         cause = said or f"model server ended with status {status} and no message"
-        return ScoreError("oom", cause + limit_words()) if out_of_memory else ScoreError("crash", cause)
+        if killed:  # a card that is full says so itself, and is no container
+            cause += memory_limit_words()
+        return ScoreError("oom" if out_of_memory else "crash", cause)
 
 
 def inner_processes(pid: int) -> list[int]:

@@ -27,7 +27,7 @@ def baseline_summary(lab: Lab) -> str:
     return (
         f"{summary_block(result)}\nval_bpb by seed: {scores}\n"
         f"mean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse\n{passes}\n"
-        f"{epochs.few_steps(lab.state, lab.settings.budget_seconds)}".rstrip()
+        f"{epochs.few_steps(lab.state, lab.settings.profile)}".rstrip()
     )
 
 

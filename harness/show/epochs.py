@@ -6,6 +6,9 @@ machine's tokens per second.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from harness.data.manifest import PreparedData
 from harness.run.state import State
 from harness.show.doubts import MANY_EPOCHS
@@ -44,12 +47,13 @@ def warning(passes: float | None) -> str:
     )
 
 
-def few_steps(state: State, budget_seconds: float) -> str:
+def few_steps(state: State, profile: Mapping[str, Any]) -> str:
     """What it means that the baseline took few optimizer steps; "" where it took enough, or in a budget that is only for a look."""
     steps = max((run.trained.get("num_steps") or 0 for run in state.experiments[0].attempt.runs if run.trained), default=0)
-    if not steps or steps >= FEW_STEPS or budget_seconds < LEAST_BUDGET:
+    if not steps or steps >= FEW_STEPS or profile["budget_seconds"] < LEAST_BUDGET:
         return ""
+    smaller = "--profile small, or " if profile["name"] == "large" else ""
     return (
-        f"One training took {steps} optimizer steps, fewer than the {FEW_STEPS} that a schedule needs: this profile is too large for the machine. "
-        "As a new tag, --profile small, or a smaller TOTAL_BATCH_SIZE or DEPTH (--set), most likely finds more"
+        f"One training took {steps} optimizer steps, which is few for a schedule: its model is too large for this machine. "
+        f"As a new tag, {smaller}a smaller TOTAL_BATCH_SIZE or DEPTH (--set) most likely finds more"
     )

@@ -79,21 +79,17 @@ def picture(svg: str, words: str, width: int) -> str:
     return f'<img alt="{html.escape(words)}" width="{width}" style="max-width:100%" src="data:image/svg+xml;base64,{data}">'
 
 
-def curve(points: Sequence[tuple[float, float]], before: Sequence[tuple[float, float]] = (), width: int = 460, height: int = 90) -> str:
-    """A training's loss in nats over its progress 0..1, as a picture with the loss at its end below; `before`: another's, drawn grey behind it."""
+def curve(points: Sequence[tuple[float, float]], width: int = 460, height: int = 90) -> str:
+    """A training's loss in nats over its progress 0..1, as a picture with the loss at its end below."""
     if len(points) < 2:
         return ""
-    values = sorted(y for _, y in [*points, *before])
+    values = sorted(y for _, y in points)
     low, high = values[0], values[min(len(values) - 1, int(0.98 * len(values)))]  # the first steps would flatten the rest
     span = (high - low) or 1.0
-
-    def line(of: Sequence[tuple[float, float]], colour: str) -> str:
-        shown = [*of[:: max(1, len(of) // 200)], of[-1]]
-        places = " ".join(f"{4 + x * (width - 8):.1f},{4 + (1 - min(1.0, (y - low) / span)) * (height - 8):.1f}" for x, y in shown)
-        return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
-
-    frame = f'<line x1="4" y1="{height - 4}" x2="{width - 4}" y2="{height - 4}" stroke="{GREY}"/>'
-    lines = (line(before, GREY) if len(before) > 1 else "") + line(points, BLUE)
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">{frame}{lines}</svg>'
-    words = f"training loss {points[-1][1]:.3f} nats" + (f"; in grey its parent's, {before[-1][1]:.3f}" if len(before) > 1 else "")
+    shown = [*points[:: max(1, len(points) // 200)], points[-1]]
+    places = " ".join(f"{4 + x * (width - 8):.1f},{4 + (1 - min(1.0, (y - low) / span)) * (height - 8):.1f}" for x, y in shown)
+    drawn = f'<line x1="4" y1="{height - 4}" x2="{width - 4}" y2="{height - 4}" stroke="{GREY}"/>'
+    drawn += f'<polyline points="{places}" fill="none" stroke="{BLUE}" stroke-width="1.6"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">{drawn}</svg>'
+    words = f"training loss {points[-1][1]:.3f} nats"
     return f"<div>{picture(svg, words, width)}</div>{soft(words)}"

@@ -13,7 +13,6 @@ from checkout import ROOT
 from harness.data import workers
 from harness.ground import cgroup
 from harness.run import profiles
-from harness.sandbox import memory_killer
 from harness.sandbox.runner import outcome
 from harness.training import devices
 
@@ -114,7 +113,7 @@ def test_the_smallest_limit_of_memory_counts(tmp_path, membership, files, limit)
 
 
 def test_a_container_that_is_too_small_is_named(monkeypatch):
-    monkeypatch.setattr(memory_killer, "memory_limit_mb", lambda: 512)
+    monkeypatch.setattr(cgroup, "memory_limit_mb", lambda: 512)
     monkeypatch.setattr(devices, "memory_limit_mb", lambda: 512)
     log, events = SimpleNamespace(last_line=""), SimpleNamespace(last={"launched": {}})
     status, cause = outcome(-signal.SIGKILL, log, events, SimpleNamespace(finished=False))

@@ -31,7 +31,9 @@ def test_more_than_one_pass_is_a_warning_that_says_what_it_means(passes, said, w
 
 
 @pytest.mark.parametrize(
-    ("steps", "budget", "said"), [(150, 300.0, True), (300, 300.0, False), (150, 20.0, False), (None, 300.0, False)]
+    ("name", "steps", "budget", "said"),
+    [("large", 150, 300.0, True), ("cpu", 150, 300.0, True), ("large", 300, 300.0, False), ("demo", 150, 20.0, False), ("large", None, 300.0, False)],
 )
-def test_few_steps_in_a_real_budget_are_said(steps, budget, said):
-    assert ("--profile small" in epochs.few_steps(state_of({"num_steps": steps}), budget)) is said
+def test_few_steps_in_a_real_budget_are_said(name, steps, budget, said):
+    words = epochs.few_steps(state_of({"num_steps": steps}), {"name": name, "budget_seconds": budget})
+    assert ("TOTAL_BATCH_SIZE" in words) is said and ("--profile small" in words) is (said and name == "large")

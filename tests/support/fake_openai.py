@@ -6,9 +6,9 @@
     with FakeOpenAI(answer) as server:
         ...                             # server.url is the base URL, ending in /v1
 
-Serves GET /models and POST /chat/completions, as a stream of chunks where a request asks for one. Keeps what it received (`bodies`, `headers`) and counts the tokens that it reported
-(`usage`), so that a client's accounting can be held against the server's own. An exception in `answer` is answered with status 500
-and kept in `errors`, which leaving the `with` block raises.
+Serves GET /models and POST /chat/completions, as a stream of chunks where a request asks for one. Keeps what it received (`bodies`,
+`headers`) and counts the tokens that it reported (`usage`), so that a client's accounting can be held against the server's own. An
+exception in `answer` is answered with status 500 and kept in `errors`, which leaving the `with` block raises.
 """
 
 import json

@@ -4,8 +4,9 @@ In: an endpoint, options, a model's name, a list of messages. Out: an Answer; on
 an LlmError.
 
 One retry policy, here; the SDK has none of its own. Tried again while the deadline leaves time: 429 (after its Retry-After), 5xx, broken
-connections, replies that are no reply; never what took the request and fell silent. Answers are streamed where the server can, so that nothing between
-here and there takes a slow one for a dead one. A parameter that a server does not take is left out once and remembered for the run. Nothing is sent that a budget has no room for, nothing is read before it is saved, and a reply that was saved before a kill is not asked for again.
+connections, replies that are no reply; never what took the request and fell silent. Answers are streamed where the server can, so that nothing
+between here and there takes a slow one for a dead one. A parameter that a server does not take is left out once and remembered for the run.
+Nothing is sent that a budget has no room for, nothing is read before it is saved, and a reply that was saved before a kill is not asked for again.
 """
 
 import contextlib
@@ -19,7 +20,15 @@ import tenacity
 
 from harness.search.llm.endpoint import Endpoint, LlmOptions
 from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
-from harness.search.llm.failures import BASE_URL, UNREADABLE, LlmError, error_in, failure_of, failure_of_status, quoted_line
+from harness.search.llm.failures import (
+    BASE_URL,
+    UNREADABLE,
+    LlmError,
+    error_in,
+    failure_of,
+    failure_of_status,
+    quoted_line,
+)
 from harness.search.llm.reasoning import message_parts
 from harness.search.llm.response_limits import parse_json
 from harness.search.llm.stream import BrokenStream, whole_reply

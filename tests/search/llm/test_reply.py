@@ -91,7 +91,8 @@ RECOVERED = {
     "patch in a plain fence": f"```\n{PATCH}```\n",
     "patch in a shell's command": f"```bash\napply_patch <<'EOF'\n{PATCH}EOF\n```\n",
     "patch, prose after": PATCH + "That should help.\n- cheap\n",
-    "patch, no headers of hunks": f"*** Begin Patch\n*** Update File: train.py\n{FIRST_HUNK}*** End of File\n*** Update File: ./train.py\n{SECOND_HUNK}*** End Patch",
+    "patch, no headers of hunks": f"*** Begin Patch\n*** Update File: train.py\n{FIRST_HUNK}*** End of File\n"
+    f"*** Update File: ./train.py\n{SECOND_HUNK}*** End Patch",
     "patch, not ended": PATCH.replace("*** End Patch\n", ""),
     "patch, no begin": PATCH.replace("*** Begin Patch\n", ""),
     "patch, class and function": f"*** Begin Patch\n*** Update File: train.py\n@@\n{FIRST_HUNK}@@ class FeedForward\n@@     def forward\n"
