@@ -376,7 +376,8 @@ thread.join()
 session.finish(model, depth=1)
 """
     result, _ = train(tmp_path, moved, **ON_CORES | {"threads": 8})
-    assert result["status"] == "ok" and result["training_seconds"] >= 1.5  # by the average of eight threads it would be a quarter of a second
+    assert (result["status"], result["cause"]) == ("ok", "")
+    assert result["training_seconds"] >= 1.5  # by the average of eight threads it would be a quarter of a second
 
 
 def test_code_of_the_model_is_called_before_the_stop_alone(tmp_path):
