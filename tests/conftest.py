@@ -3,6 +3,7 @@
 import collections
 import compileall
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from harness.sandbox.wall import VARIABLE, Wall, find_wall
 compileall.compile_dir(
     Path(__file__).parents[1] / "harness", quiet=1
 )  # else each child does it anew: none of them may write it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would all that tests start
 os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children find the package in a bare checkout
 
 
