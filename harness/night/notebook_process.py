@@ -152,18 +152,32 @@ def execute(notebook: str, output: str, parameters: dict, sender: Connection) ->
 
 def run_papermill(notebook: str, output: str, parameters: dict) -> tuple[str, str] | None:
     """Execute through papermill; return None or (exception name, message)."""
+    import nbformat
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillException, PapermillExecutionError
+    from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
     try:
+        nbformat.read(notebook, as_version=nbformat.NO_CONVERT)
+    except Exception as error:  # nbformat raises whatever its JSON makes of a file
+        path = Path(notebook)
+        restore = f"`git checkout -- notebooks/{path.name}` brings back the one that was committed"
+        return "PageError", f"{path} is no notebook ({type(error).__name__}): {restore}"
+    try:
         papermill.execute_notebook(
-            notebook, output, parameters, kernel_name="python3", cwd=str(Path(notebook).parent), progress_bar=False, log_output=False,
-            coalesce_streams=True, start_timeout=120, config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        )  # fmt: skip
+            notebook,
+            output,
+            parameters,
+            kernel_name="python3",
+            cwd=str(Path(notebook).parent),
+            progress_bar=False,
+            log_output=False,
+            coalesce_streams=True,
+            start_timeout=120,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )
     except PapermillExecutionError as error:
         return error.ename, error.evalue
-    except (PapermillException, DeadKernelError, CellTimeoutError, RuntimeError, OSError) as error:
+    except Exception as error:  # told by its own name: without a report the driver takes it for a dead process
         return type(error).__name__, str(error)
     return None

@@ -148,7 +148,7 @@ def make_commit(repository: Path, plan: CommitPlan, train_py: Path) -> str:
         index = os.path.join(folder, "index")
         git(repository, "read-tree", plan.tree_of, index=index)
         git(repository, "update-index", "--add", "--cacheinfo", f"100644,{blob},train.py", index=index)
-        tree = git(repository, "write-tree", index=index)
+        tree = git(repository, "write-tree", "--missing-ok", index=index)
     return git(
         repository, "commit-tree", tree, "-p", plan.parent, "-F", "-", stdin=plan.message.encode(), date=plan.date
     )

@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.ground.files import read_json
-from harness.search.llm.failures import UNREADABLE, EndpointError, LlmError, failure_of, redact
+from harness.search.llm.failures import (
+    BASE_URL,
+    UNREADABLE,
+    EndpointError,
+    LlmError,
+    error_in,
+    failure_of,
+    quoted_line,
+    redact,
+)
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
 from harness.search.llm.response_limits import limit_reply, parse_json
 
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
     import openai
 
 LIST_SECONDS = 20.0  # a list of models is short work
+NO_PATH = (301, 302, 307, 308, 404, 405)  # nothing answers chats at this address
 SHOWN_MODELS = 40
 REMOVED = "[key removed]"
 NO_CHAT = re.compile(r"embed|rerank|\b(?:bge|gte|e5|minilm|whisper|tts|clip|dall-e|sdxl|flux)\b|moderation|transcri|speech", re.IGNORECASE)
@@ -205,9 +215,10 @@ def _listed(models: Sequence[str]) -> str:
 
 
 def check_model(endpoint: Endpoint, model: str) -> None:
-    """Raise LlmError when the server cannot be reached, refuses the key or has no such model.
+    """Raise LlmError when the server cannot be reached, refuses the key, has no such model or no chat.
 
-    Some servers take names that they do not list (aliases, deployments): such a one is tried with a request for one token.
+    Some servers take names that they do not list (aliases, deployments): such a one is tried with a
+    request for one token.
     """
     import openai
 
@@ -216,18 +227,35 @@ def check_model(endpoint: Endpoint, model: str) -> None:
         return
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
-            client.chat.completions.with_raw_response.create(
-                model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=1, timeout=LIST_SECONDS
-            )
+            reply = client.chat.completions.with_raw_response.create(
+                model=model,
+                messages=[{"role": "user", "content": "Hi"}],
+                max_tokens=1,
+                timeout=LIST_SECONDS,
+            ).http_response.text
     except openai.APITimeoutError:
         return  # it is at work: a name that is unknown is refused at once
     except openai.APIError as error:
         failure = failure_of(error, endpoint.redact)
-        if failure.kind in ("unauthorised", "unreachable"):
-            raise failure from None
         if failure.kind == "unknown_model":
             served = f". Served: {_listed(models)}" if models else ""
             raise EndpointError("unknown_model", f"{failure}{served}", passing=False) from None
+        nothing_there = isinstance(error, openai.APIStatusError) and error.status_code in NO_PATH
+        if failure.kind in ("unauthorised", "unreachable") or nothing_there:
+            raise failure from None
+    else:
+        if not _has_choice(reply):
+            shown = quoted_line(error_in(reply).get("message") or reply or "nothing", endpoint.redact)
+            raise refused(
+                f"{endpoint.base_url} answers a chat with no completion: {shown} {BASE_URL}"
+            )
+
+
+def _has_choice(reply: str) -> bool:
+    try:
+        return isinstance(parse_json(reply)["choices"][0], Mapping)
+    except UNREADABLE:
+        return False
 
 
 def main(arguments: Sequence[str]) -> int:
