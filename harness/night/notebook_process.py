@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 import time
 from multiprocessing.connection import Connection, wait
@@ -20,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from harness import REPOSITORY
+from harness.ground.errors import LoopError
 from harness.run.locks import is_held
 from harness.sandbox.processes import alive, kill_all_of, wait_until_dead
 
@@ -65,7 +67,13 @@ class NotebookProcess:
             try:
                 self.process.start()
                 break
-            except (EOFError, OSError):  # its server was killed while it was asked: asked again, another is started
+            except (EOFError, OSError) as error:
+                if "AF_UNIX path too long" in str(error):
+                    raise LoopError(
+                        f"the folder of temporary files has too long a name for a socket"
+                        f" ({tempfile.gettempdir()}): set TMPDIR to a shorter one, such as /tmp"
+                    ) from error
+                # Else its server was killed while it was asked: asked again, another is started.
                 if not tries_left:
                     raise
                 time.sleep(AGAIN_SECONDS)

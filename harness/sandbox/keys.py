@@ -56,7 +56,10 @@ def checked(path: Path) -> Path:
     path = Path(os.path.abspath(path.expanduser()))
     with contextlib.suppress(FileNotFoundError):
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise KeyFileError(f"{KEY_FILE}: others can read {path}: chmod 600 {shlex.quote(str(path))}")
+            raise KeyFileError(
+                f"{KEY_FILE}: others can read {path}: chmod 600 {shlex.quote(str(path))}, and where that changes "
+                "nothing (a disk of Windows in WSL, a USB stick), keep it in your home folder"
+            )
     if not is_hidden(path):
         raise KeyFileError(f"{KEY_FILE}: edited code could read {path}: keep it elsewhere in your home folder")
     return path

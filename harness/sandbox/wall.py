@@ -235,16 +235,27 @@ def try_bubblewrap() -> Wall:
 
 
 def how_to_allow(why: str) -> str:
-    """What lets bubblewrap make its namespaces, for the two usual reasons why it may not; "" for others."""
+    """What lets bubblewrap make its namespaces, for the usual reasons why it may not; "" for others."""
+    pod = "KUBERNETES_SERVICE_HOST" in os.environ
     if re.search(r"mount proc", why, re.IGNORECASE):
-        return ". In a container parts of /proc are masked: docker run --security-opt systempaths=unconfined, podman run --security-opt unmask=ALL"
-    if not re.search(r"namespace|uid map|[Oo]peration not permitted|[Pp]ermission denied", why):
+        if pod:
+            return ". In a pod parts of /proc are masked: securityContext.procMount: Unmasked"
+        return (
+            ". In a container parts of /proc are masked: docker run --security-opt systempaths=unconfined,"
+            " podman run --security-opt unmask=ALL"
+        )
+    if not re.search(r"namespace|uid map|operation not permitted|permission denied", why, re.IGNORECASE):
         return ""
+    if pod:
+        return ". In a pod its seccomp profile forbids that: securityContext.seccompProfile.type: Unconfined"
     if any(map(os.path.exists, CONTAINERS)):
-        return ". In a container its seccomp profile forbids that: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+        return (
+            ". In a container its seccomp profile forbids that:"
+            " docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+        )
     return (
-        ". Where AppArmor forbids user namespaces (Ubuntu from 23.10 on): a profile for /usr/bin/bwrap (package apparmor-profiles), "
-        "or sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        ". Where AppArmor forbids user namespaces (Ubuntu from 23.10 on): a profile for /usr/bin/bwrap "
+        "(package apparmor-profiles), or sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
     )
 
 

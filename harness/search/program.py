@@ -29,7 +29,7 @@ from harness.ground.errors import ConstantsError, ProgramError
 from harness.search.constants import Constant, checked_value
 
 CATEGORIES = ("tune", "architecture", "optimizer", "schedule", "simplify")
-_FENCE = re.compile(r"\s*```+\s*settings\s*")
+_FENCE = re.compile(r"\s*(```+|~~~+)\W*(?:toml\W+)?settings(?:\W+toml)?\W*", re.IGNORECASE)
 _KEYS = ("allowed_categories", "forbidden_ideas", "ranges", "fixed")
 
 
@@ -135,10 +135,11 @@ def _block(text: str) -> tuple[str, int]:
         found = f"{len(starts)} settings blocks (lines {', '.join(str(i + 1) for i in starts)})"
         raise ProgramError(f"program.md needs exactly one block fenced by ```settings and ```; found {found}")
     start = starts[0]
+    mark = _FENCE.fullmatch(lines[start])[1]
     for end in range(start + 1, len(lines)):
-        if re.fullmatch(r"\s*```+\s*", lines[end]):
+        if re.fullmatch(rf"\s*{mark}{mark[0]}*\s*", lines[end]):
             return "\n".join(lines[start + 1 : end]), start + 2
-    raise ProgramError(f"program.md line {start + 1}: the settings block is never closed: add a line ``` below it")
+    raise ProgramError(f"program.md line {start + 1}: the settings block is never closed: add a line {mark} below it")
 
 
 def _key_lines(block: str, first: int) -> dict[str, int]:

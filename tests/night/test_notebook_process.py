@@ -1,7 +1,11 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
+import harness
 from harness.ground.errors import LoopError, kinds_of
 from harness.night.notebook_process import run_papermill
 
@@ -34,3 +38,23 @@ def test_an_error_that_nobody_foresaw_is_told_by_its_name(tmp_path):
     name, message = run_papermill(str(path), str(tmp_path / "in.ipynb" / "out.ipynb"), {})
     assert name not in kinds_of(LoopError)
     assert message
+
+
+def test_a_folder_of_temporary_files_with_too_long_a_name_is_named(tmp_path):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    script = (
+        "from pathlib import Path; from harness.night.notebook_process import *;"
+        "NotebookProcess(make_context(), Path('a.ipynb'), Path('out/a.ipynb'), {})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(harness.REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not done.returncode:
+        pytest.skip("this Python takes a shorter folder by itself")
+    assert "LoopError" in done.stderr and "set TMPDIR to a shorter one" in done.stderr
