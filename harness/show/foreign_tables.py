@@ -192,7 +192,9 @@ def without_commas(cells: list[str]) -> list[str]:
 
 
 def fitted(row: Sequence[str], width: int, delimiter: str) -> list[str]:
-    """A row of so many cells: what is too many belongs to the last, whose text has the delimiter."""
+    """A row of so many cells: what is too many belongs to the last, whose text has the
+    delimiter.
+    """
     return (
         [*row[: width - 1], delimiter.join(row[width - 1 :])]
         if len(row) > width
