@@ -102,13 +102,11 @@ class HubFiles:
     def _look_up(self, name: str) -> RemoteFile:
         with self._explained(name):
             found = try_patiently(lambda: get_hf_file_metadata(self._url(name)))
-        hub, what = constants.ENDPOINT, f"{name} of {self.repo}"
-        if found.commit_hash not in (None, self.revision):
-            other = f"{found.commit_hash}, asked for {self.revision}"
-            raise DataError(f"{hub} gives {what} at {other}: {ANOTHER}")
+        is_pinned = found.commit_hash in (None, self.revision)
         # of a file in large-file storage, the etag is its SHA-256
-        if found.size is None or len(found.etag or "") != 64:
-            raise DataError(f"{hub} names no size or no SHA-256 for {what}: {ANOTHER}")
+        if not is_pinned or found.size is None or len(found.etag or "") != 64:
+            what = f"{name} of {self.repo} at {self.revision}"
+            raise DataError(f"{constants.ENDPOINT} has no size and SHA-256 of {what}: {ANOTHER}")
         file = RemoteFile(name, found.size, found.etag)
         return file._replace(have=_size(self._part_path(file)))
 
@@ -138,8 +136,7 @@ class HubFiles:
 
     def _append(self, file: RemoteFile, part: Path) -> None:
         """Load what is missing at the end of `part`."""
-        # one bar for each file would garble our lines
-        disable_progress_bars("huggingface_hub.http_get")
+        disable_progress_bars("huggingface_hub.http_get")  # they would garble our lines
         with PartFile(part, self._stop) as stream:
             if stream.tell() > file.bytes:
                 stream.truncate(0)

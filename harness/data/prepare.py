@@ -22,29 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.data.manifest import (
-    FORMAT_VERSION,
-    MANIFEST,
-    PreparedData,
-    describe_files,
-    open_prepared,
-)
+from harness.data import stages
+from harness.data.manifest import MANIFEST, PreparedData, describe_files, open_prepared
 from harness.data.source import USAGE, Progress, Source
 from harness.data.sources import open_source
 from harness.data.splits import MIN_EVAL_ROWS
-from harness.data.stages import (
-    SHARD_BYTES,
-    Job,
-    Ticker,
-    describe_stage,
-    is_read,
-    private_stage,
-    read_stage,
-    rows_stage,
-    space_bytes,
-    tokenizer_stage,
-    versions,
-)
+from harness.data.stages import Job, Ticker
 from harness.data.tokenizer import check_vocab_size
 from harness.data.workers import peak_rss_mb
 from harness.ground.cgroup import cpu_count
@@ -55,14 +38,14 @@ from harness.ground.locks import wait_for_lock
 DOWNLOAD_WORKERS = 8  # files at a time, as the original loads them
 NAMED_RATE = 12.5e6  # bytes per second: 100 Mbit/s, what minutes are stated at in advance
 
-Folder = str | os.PathLike[str] | None  # None: `default_cache`
+Cache = str | os.PathLike[str] | None  # None: `default_cache`
 
 
 def default_cache() -> Path:
     """$AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab."""
+    folder = Path(os.environ.get("AUTORESEARCH_CACHE") or "~/.cache/autoresearch-lab")
     try:
-        home = Path.home() / ".cache" / "autoresearch-lab"
-        return Path(os.environ.get("AUTORESEARCH_CACHE") or home).expanduser()
+        return folder.expanduser()
     except RuntimeError:
         raise DataError(
             "this user has no home folder: set AUTORESEARCH_CACHE to a folder that you can write"
@@ -74,7 +57,7 @@ def prepare(
     vocab_size: int,
     max_seq_len: int,
     eval_tokens: int,
-    cache: Folder = None,
+    cache: Cache = None,
     workers: int | None = None,
     progress: Progress = print,
     download_workers: int = DOWNLOAD_WORKERS,
@@ -97,7 +80,7 @@ def prepare(
 
 
 def find_prepared(
-    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Folder = None
+    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache = None
 ) -> PreparedData:
     """The data that `prepare` made with the same arguments. DataError says how to make it."""
     job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
@@ -111,14 +94,14 @@ def find_prepared(
 
 
 def name_data(
-    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Folder = None
+    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache = None
 ) -> str:
     """The id of the data of these arguments, prepared or not. DataError when the text is gone."""
     return _make_job(source, vocab_size, max_seq_len, eval_tokens, cache).data_id
 
 
 def _make_job(
-    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Folder
+    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache
 ) -> Job:
     check_vocab_size(vocab_size)
     _check_int("max_seq_len", max_seq_len, 2)
@@ -169,13 +152,13 @@ def _build(job: Job, workers: int, download_workers: int, progress: Progress) ->
     progress(f"{'going on with' if resumed else 'preparing'} {job.data_id} in {job.cache}")
     _get_text(job, download_workers, progress)
     started = time.monotonic()
-    read = read_stage(job, workers, progress)
+    read = stages.read_stage(job, workers, progress)
     _check_text_unchanged(job)
-    tokenizer_stage(job, read["shards"], progress)
-    private = private_stage(job, read["shards"], progress)
-    train = rows_stage(job, read["shards"], private["last_key"], workers, progress)
+    stages.tokenizer_stage(job, read["shards"], progress)
+    private = stages.private_stage(job, read["shards"], progress)
+    train = stages.rows_stage(job, read["shards"], private["last_key"], workers, progress)
     tick = Ticker("check", progress)
-    manifest = describe_stage(job, read, private, train)
+    manifest = stages.describe_stage(job, read, private, train)
     manifest["files"] = describe_files(job.out)
     unigram = f"{manifest['unigram_bpb']:.4f} bits per byte"
     tick.last(f"a unigram model scores {unigram} on the validation rows")
@@ -193,12 +176,7 @@ def _build(job: Job, workers: int, download_workers: int, progress: Progress) ->
 
 def _open_work(job: Job) -> bool:
     """Make the work folder, or keep an interrupted prepare's; say whether it was kept."""
-    plan = {
-        "data_id": job.data_id,
-        "format": FORMAT_VERSION,
-        "shard_bytes": SHARD_BYTES,
-        "versions": versions(),
-    }
+    plan = {"shard_bytes": stages.SHARD_BYTES, "versions": stages.versions()}
     with contextlib.suppress(OSError, ValueError):
         if read_json(job.work / "plan.json") == plan:
             return True
@@ -214,12 +192,12 @@ def _get_text(job: Job, workers: int, progress: Progress) -> None:
 
     A prepare that has read all of the text needs it no more. workers: files at a time.
     """
-    if is_read(job):
+    if stages.is_read(job):
         return
     plan = job.source.plan_download(workers)
     left = sum(file.bytes - file.have for file in plan)
     written = sum(path.stat().st_size for path in job.work.rglob("*") if path.is_file())
-    needed = left + max(0, space_bytes(job) - written)
+    needed = left + max(0, stages.space_bytes(job) - written)
     free = shutil.disk_usage(job.cache).free
     if free < needed:
         of_which = f" (of which {left / 1e6:,.0f} MB are the download)" if plan else ""
@@ -255,9 +233,7 @@ def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> Prepared
     for leftover in job.out.rglob("*.tmp"):  # half-written files of a killed process
         leftover.unlink()
     if job.folder.exists():
-        replaced = job.work / "replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.replace(job.folder, replaced)
+        shutil.rmtree(job.folder)
     os.replace(job.out, job.folder)
     sync_folder(job.cache)
     shutil.rmtree(job.work, ignore_errors=True)
@@ -270,13 +246,9 @@ def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> Prepared
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line.
-
-    0 when the data is there, 2 with one line on stderr when it cannot be, 130 after Ctrl-C.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.data.prepare", description="Make a corpus ready."
-    )
+    """Return 0 when the data is there, 2 with a line on stderr when not, 130 after Ctrl-C."""
+    name = "python -m harness.data.prepare"
+    parser = argparse.ArgumentParser(prog=name, description="Make a corpus ready.")
     add, default = parser.add_argument, "(%(default)s)"
     add("--source", default="python-stdlib", help=f"{USAGE} {default}")
     add("--vocab-size", type=int, default=2048, help=f"ordinary tokens, from 256 {default}")

@@ -6,6 +6,7 @@ everything it needs is in its argument, and its result, some megabytes of rows, 
 process that writes. Memory is that of a few shards, or of the evaluation documents.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -61,7 +62,7 @@ class TrainPart(NamedTuple):
     peak_rss_mb: int
 
 
-class RowsFile:
+class RowsFile(contextlib.AbstractContextManager):
     """`rows.bin` while it grows part by part; a killed prepare goes on from the last checkpoint.
 
     path: the file of rows. state_path: how many parts are in it at the last checkpoint, its size
@@ -78,9 +79,6 @@ class RowsFile:
         self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (see __exit__)
         self._file.truncate(state["bytes"])
         self._file.seek(0, os.SEEK_END)
-
-    def __enter__(self) -> "RowsFile":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

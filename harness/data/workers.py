@@ -66,7 +66,7 @@ def map_in_processes(
                 future.cancel()
 
 
-class Worker:
+class Worker(contextlib.AbstractContextManager):
     """A child interpreter that answers one call at a time."""
 
     def __init__(self) -> None:
@@ -76,9 +76,6 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": paths}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
-
-    def __enter__(self) -> "Worker":
-        return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # a dead worker's pipe
