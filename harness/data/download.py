@@ -6,10 +6,9 @@ keeps the sum, so that it can be verified again without the network, here or by 
 Until then it is `NAME.<sum>.part`, and any later call goes on with it.
 
 The hub's own client does the network: HF_TOKEN or a login, HF_ENDPOINT for a mirror, proxies,
-redirects, resuming a cut connection. Of huggingface_hub 2.4 two building blocks are used,
-`get_hf_file_metadata` and `http_get`, and not `hf_hub_download`, which keeps nothing of an
-unfinished file: a killed process would start over. Xet, its other transport, is left out too: plain
-HTTP serves every file, mirrors included, and can be resumed.
+redirects, resuming a cut connection. Not by `hf_hub_download`, which in huggingface_hub 2.4 keeps
+nothing of an unfinished file: a killed process would start over. Xet, its other transport, is left
+out too: plain HTTP serves every file, mirrors included, and can be resumed.
 """
 
 import contextlib

@@ -104,8 +104,7 @@ class TrainRows:
     ) -> Iterator[tuple[torch.Tensor, int]]:
         """Ids int64 on the GPU by way of pinned slots, so that the copy does not hold up the host.
 
-        A slot is written again only after the event recorded behind its last copy: without that the
-        host overwrites rows that the GPU has not fetched yet.
+        A slot is written again only after the event recorded behind its last copy.
         """
         shape = (count, self.max_seq_len + 1)
         slots = [

@@ -1,12 +1,10 @@
 """Make a corpus ready for training: `prepare()`, or `python -m harness.data.prepare`.
 
-In: a source, a vocabulary size, a row length, an evaluation size. Out: the folder
-`<cache>/<data_id>/`, which appears by one rename when it is complete, from
-`<cache>/.work/<data_id>/` where the stages leave their results. What a source has to download goes
-to `<cache>/downloads/` first. The same call again finds it and does nothing; after a kill it goes
-on from the last part that was finished; while another process is at it, it waits. Refuses
-impossible sizes, a corpus too small or changing, a folder it cannot write, and, before the first
-byte is loaded, a disk too full for the result.
+In: a source and sizes. Out: the folder `<cache>/<data_id>/`, which appears by one rename when it is
+complete, from `<cache>/.work/<data_id>/` where the stages leave their results. The same call again
+finds it and does nothing; after a kill it goes on from the last part that was finished; while
+another process is at it, it waits. Refuses impossible sizes, a corpus too small or changing, a
+folder it cannot write, and, before the first byte is downloaded, a disk too full for the result.
 """
 
 import argparse
@@ -232,7 +230,7 @@ def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> Prepared
     write_json_atomic(job.out / MANIFEST, manifest)
     for leftover in job.out.rglob("*.tmp"):  # half-written files of a killed process
         leftover.unlink()
-    if job.folder.exists():
+    if job.folder.exists():  # and is damaged
         shutil.rmtree(job.folder)
     os.replace(job.out, job.folder)
     sync_folder(job.cache)

@@ -55,26 +55,27 @@ class PartTask(NamedTuple):
 
 
 class TrainPart(NamedTuple):
-    """One shard's training rows uint16 (n, max_seq_len + 1), and counts that can be added up."""
+    """One shard's training rows uint16 (n, max_seq_len + 1), and their counts.
+
+    Counts of several parts are added up, but for peak_rss_mb, whose largest counts.
+    """
 
     rows: np.ndarray
     counts: dict[str, int | np.ndarray]
-    peak_rss_mb: int
 
 
 class RowsFile(contextlib.AbstractContextManager):
     """`rows.bin` while it grows part by part; a killed prepare goes on from the last checkpoint.
 
-    path: the file of rows. state_path: how many parts are in it at the last checkpoint, its size
-    then, their counts.
+    state_path: how many parts are in it at the last checkpoint, its size then, their counts.
     """
 
     def __init__(self, path: Path, state_path: Path) -> None:
         self._state_path = state_path
-        state = {"parts": 0, "bytes": 0, "peak_rss_mb": 0, "counts": {}}
+        state = {"parts": 0, "bytes": 0, "counts": {}}
         if state_path.exists():
             state = read_json(state_path)
-        self.parts, self.peak_rss_mb = state["parts"], state["peak_rss_mb"]
+        self.parts = state["parts"]
         self.counts = {name: np.asarray(value) for name, value in state["counts"].items()}
         self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (see __exit__)
         self._file.truncate(state["bytes"])
@@ -86,9 +87,9 @@ class RowsFile(contextlib.AbstractContextManager):
     def append(self, part: TrainPart) -> None:
         self._file.write(part.rows.data)
         self.parts += 1
-        self.peak_rss_mb = max(self.peak_rss_mb, part.peak_rss_mb)
         for name, value in part.counts.items():
-            self.counts[name] = self.counts.get(name, 0) + np.asarray(value)
+            combine = np.maximum if name == "peak_rss_mb" else np.add
+            self.counts[name] = combine(self.counts.get(name, 0), value)
         if self.parts % CHECKPOINT_PARTS == 0:
             self.checkpoint()
 
@@ -96,27 +97,18 @@ class RowsFile(contextlib.AbstractContextManager):
         """Rows first, then the note that they are there."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        state = {
-            "parts": self.parts,
-            "bytes": self._file.tell(),
-            "peak_rss_mb": self.peak_rss_mb,
-            "counts": {name: value.tolist() for name, value in self.counts.items()},
-        }
+        counts = {name: value.tolist() for name, value in self.counts.items()}
+        state = {"parts": self.parts, "bytes": self._file.tell(), "counts": counts}
         write_json_atomic(self._state_path, state)
 
 
 def iter_tokenizer_text(shards: Path, n_shards: int, max_bytes: int) -> Iterator[str]:
-    """Training documents that can never be private, up to `max_bytes`.
-
-    They come in hash order, which is a random sample.
-    """
+    """Training documents that can never be private, up to `max_bytes`: by hash, so at random."""
     left = max_bytes
     evaluation, training = pool_folders(shards)
     share = POOL_SHARE if evaluation in training else 0.0
     for index in range(int(share * n_shards), n_shards):
-        barred = set()
-        if not share:
-            barred = {document.key for document in read_shard([evaluation], index).documents}
+        barred = set() if share else {key for key, _ in read_shard([evaluation], index).documents}
         for key, text in read_shard(training, index).documents:
             if hash_fraction(key) < share or key in barred:
                 continue
@@ -202,8 +194,9 @@ def make_train_part(task: PartTask) -> TrainPart:
         "targets": count_targets(packed, tokenizer.n_vocab),
         "lengths": np.bincount(digits, minlength=LENGTH_BINS),
         "cut": sum(length > task.max_seq_len for length in lengths),
+        "peak_rss_mb": peak_rss_mb(),
     }
-    return TrainPart(packed, counts | dropped, peak_rss_mb())
+    return TrainPart(packed, counts | dropped)
 
 
 def _read_training(task: PartTask) -> tuple[list[bytes], dict[str, int]]:

@@ -180,10 +180,8 @@ def private_stage(job: Job, n_shards: int, progress: Progress) -> Counts:
     out = job.out / "private"
     private = make_eval_rows(job.shards, n_shards, tokenizer, wanted, job.max_seq_len, out)
     write_json_atomic(done, private)
-    words = (
-        f"{split} {private[split]['rows']:,} from {private[split]['documents']:,}"
-        for split in EVAL_SPLITS
-    )
+    counts = ((split, private[split]["rows"], private[split]["documents"]) for split in EVAL_SPLITS)
+    words = [f"{split} {rows:,} from {documents:,}" for split, rows, documents in counts]
     tick.last(f"rows from documents: {', '.join(words)}")
     if note := job.source.evaluation_note():
         tick.last(note)
@@ -211,7 +209,6 @@ def rows_stage(
             tick(f"shard {file.parts} of {n_shards}")
         file.checkpoint()
         train = {name: value if value.ndim else int(value) for name, value in file.counts.items()}
-        train["peak_rss_mb"] = file.peak_rss_mb
     if not train["rows"]:
         raise DataError("the corpus is too small: evaluation takes all of it; use more text")
     meta = {

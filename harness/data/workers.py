@@ -33,9 +33,8 @@ def map_in_processes(
 ) -> Iterator[Result]:
     """Yield `function(task)` for every task, in order; in this process where one is enough.
 
-    At most `ahead` tasks are begun and not yet yielded: that bounds the results that wait in
-    memory. An exception in a worker is raised here. Leaving early waits for the tasks in hand and
-    starts no other.
+    At most `ahead` tasks are begun and not yet yielded, which bounds memory. An exception in a
+    worker is raised here. Leaving early waits for the tasks in hand and starts no other.
     """
     workers = min(workers, len(tasks))
     if workers < 2:
