@@ -39,7 +39,8 @@ from harness.data.prepare import prepare
 from harness.data.rows import PartTask, RowsFile, iter_tokenizer_text, make_train_part
 from harness.data.shards import make_group_tasks, read_shard, write_group
 from harness.data.tokenizer import PLAIN_RUNS, Tokenizer, train_tokenizer
-from harness.data.workers import cpu_count, map_in_processes
+from harness.data.workers import map_in_processes
+from harness.ground.cgroup import cpu_count
 
 VOCAB_SIZE, MAX_SEQ_LEN = 8192, 2048  # the original's
 SHARD_BYTES = 4 << 20

@@ -1,10 +1,11 @@
-"""Token ids in, rows of max_seq_len + 1 out: every row begins with BOS, none of the text is cropped.
+"""Token ids in, rows of max_seq_len + 1 out: every row begins with BOS, no text is cropped.
 
-A row gives a model inputs row[:-1] and targets row[1:]; BOS as a target is not scored. A document is cut into pieces of
-at most T = max_seq_len tokens, each with its own BOS before it. A full piece is a row. The others are packed best-fit:
-a row takes the longest piece that fits what is left of it, and where none fits, the longest of all is cut: its head
-fills the row to the last place, its tail goes back with a BOS of its own. A single place left over holds a lone BOS.
-Only the last row may end in padding, which is BOS too. The cost is linear in tokens, a few microseconds per piece.
+A row gives a model inputs row[:-1] and targets row[1:]; BOS as a target is not scored. A document
+is cut into pieces of at most T = max_seq_len tokens, each with its own BOS before it. A full piece
+is a row. The others are packed best-fit: a row takes the longest piece that fits what is left of
+it, and where none fits, the longest of all is cut: its head fills the row to the last place, its
+tail goes back with a BOS of its own. A single place left over holds a lone BOS. Only the last row
+may end in padding, which is BOS too. The cost is linear in tokens, a few microseconds per piece.
 """
 
 import math
@@ -14,8 +15,10 @@ import numpy as np
 
 ROW_DTYPE = np.dtype("<u2")  # on disk: little-endian on every machine
 
-Piece = tuple[int, int]  # start and length, in tokens of the text; a plain tuple, since there are millions
-Placed = tuple[int, int, int]  # where in the flat rows a piece's first token goes, and the piece
+# Start and length, in tokens of the text; a plain tuple, since there are millions
+Piece = tuple[int, int]
+# Where in the flat rows a piece's first token goes, and the piece
+Placed = tuple[int, int, int]
 
 
 class Pool:
@@ -29,10 +32,8 @@ class Pool:
         return self._lengths != 0
 
     def add(self, start: int, length: int) -> None:
-        starts = self._starts[length]
-        if not starts:
-            self._lengths |= 1 << length
-        starts.append(start)
+        self._starts[length].append(start)
+        self._lengths |= 1 << length
 
     def pop_longest(self, limit: int) -> Piece | None:
         """Take out the longest piece of at most `limit` tokens, or None."""
@@ -46,18 +47,22 @@ class Pool:
         return start, length
 
 
-def pack_rows(text: np.ndarray, lengths: Sequence[int], max_seq_len: int, bos_id: int) -> np.ndarray:
+def pack_rows(
+    text: np.ndarray, lengths: Sequence[int], max_seq_len: int, bos_id: int
+) -> np.ndarray:
     """Pack documents into rows (n_rows, max_seq_len + 1) uint16.
 
-    text: the ids of all documents, uint16 (n,); lengths: how many each document has. Rows of full pieces come first, in
-    the documents' order; then the mixed ones.
+    text: the ids of all documents, uint16 (n,); lengths: how many each document has. Rows of full
+    pieces come first, in the documents' order; then the mixed ones.
     """
     full, pool = _cut_documents(lengths, max_seq_len)
     placed, n_mixed = _place_pieces(pool, max_seq_len)
-    rows = np.full((sum(count for _, count in full) + n_mixed, max_seq_len + 1), bos_id, dtype=ROW_DTYPE)
+    n_full = sum(count for _, count in full)
+    rows = np.full((n_full + n_mixed, max_seq_len + 1), bos_id, dtype=ROW_DTYPE)
     top = 0
     for start, count in full:
-        rows[top : top + count, 1:] = text[start : start + count * max_seq_len].reshape(count, max_seq_len)
+        pieces = text[start : start + count * max_seq_len]
+        rows[top : top + count, 1:] = pieces.reshape(count, max_seq_len)
         top += count
     mixed = rows[top:].reshape(-1)
     for place, start, length in placed:
@@ -66,7 +71,7 @@ def pack_rows(text: np.ndarray, lengths: Sequence[int], max_seq_len: int, bos_id
 
 
 def _cut_documents(lengths: Sequence[int], max_seq_len: int) -> tuple[list[Piece], Pool]:
-    """The full pieces, as (start, count) for each document that has any, and a pool of the shorter ends."""
+    """Where each document's full pieces start and how many there are; a pool of its shorter end."""
     full, pool, start = [], Pool(max_seq_len), 0
     for length in lengths:
         count, rest = divmod(length, max_seq_len)
@@ -103,21 +108,24 @@ def count_content(rows: np.ndarray, bos_id: int) -> int:
 
 
 def count_targets(rows: np.ndarray, n_vocab: int) -> np.ndarray:
-    """How often each id is a target, that is, stands anywhere but first in a row: int64 (n_vocab,)."""
+    """How often each id is a target: stands anywhere but first in a row. int64 (n_vocab,)."""
     return np.bincount(rows[:, 1:].ravel(), minlength=n_vocab)
 
 
 def score_totals(target_counts: np.ndarray, token_bytes: np.ndarray) -> dict[str, int]:
-    """Scored targets and their raw bytes: all targets but the special ones, whose token_bytes are 0."""
-    scored = token_bytes > 0
-    return {"tokens": int(target_counts[scored].sum()), "bytes": int(target_counts @ token_bytes.astype(np.int64))}
+    """Scored targets and their raw bytes: all targets but the special ones, which have no bytes."""
+    tokens = int(target_counts[token_bytes > 0].sum())
+    return {"tokens": tokens, "bytes": int(target_counts @ token_bytes.astype(np.int64))}
 
 
-def unigram_bpb(train_counts: np.ndarray, eval_counts: np.ndarray, token_bytes: np.ndarray) -> float:
+def unigram_bpb(
+    train_counts: np.ndarray, eval_counts: np.ndarray, token_bytes: np.ndarray
+) -> float:
     """Bits per byte of a model that knows only how frequent each ordinary token is.
 
-    Frequencies from `train_counts` with one added to each, so that an unseen token costs much but not everything;
-    scored on `eval_counts`. All three (n_vocab,). The bar that any trained model must clear by far.
+    Frequencies from `train_counts` with one added to each, so that an unseen token costs much but
+    not everything; scored on `eval_counts`. All three (n_vocab,). The bar that any trained model
+    must clear by far.
     """
     scored = token_bytes > 0
     smoothed = train_counts[scored] + 1.0

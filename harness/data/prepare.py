@@ -1,10 +1,10 @@
 """Make a corpus ready for training: `prepare()`, or `python -m harness.data.prepare`.
 
-In: a source, a vocabulary size, a row length, an evaluation size. Out: the folder `<cache>/<data_id>/`, which appears
-by one rename when it is complete, from `<cache>/.work/<data_id>/` where the stages leave their results. What a source
-has to download goes to `<cache>/downloads/` first. The same call again finds it and does nothing; after a kill it goes
-on from the last part that was finished; while another process is at it, it waits. Refuses impossible sizes, a corpus
-too small or changing, a folder it cannot write, and, before the first byte is loaded, a disk too full for the result.
+In: a source and sizes. Out: the folder `<cache>/<data_id>/`, which appears by one rename when it is
+complete, from `<cache>/.work/<data_id>/` where the stages leave their results. The same call again
+finds it and does nothing; after a kill it goes on from the last part that was finished; while
+another process is at it, it waits. Refuses impossible sizes, a corpus too small or changing, a
+folder it cannot write, and, before the first byte is downloaded, a disk too full for the result.
 """
 
 import argparse
@@ -20,38 +20,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.data.fetch import DOWNLOAD_WORKERS, check_text_unchanged, get_text
-from harness.data.manifest import FORMAT_VERSION, MANIFEST, PreparedData, describe_files, open_prepared
-from harness.data.source import USAGE, Source
+from harness.data import stages
+from harness.data.manifest import MANIFEST, PreparedData, describe_files, open_prepared
+from harness.data.source import USAGE, Progress, Source
 from harness.data.sources import open_source
 from harness.data.splits import MIN_EVAL_ROWS
-from harness.data.stages import (
-    SHARD_BYTES,
-    Job,
-    Progress,
-    Ticker,
-    describe_stage,
-    private_stage,
-    read_stage,
-    rows_stage,
-    tokenizer_stage,
-    versions,
-)
+from harness.data.stages import Job, Ticker
 from harness.data.tokenizer import check_vocab_size
-from harness.data.workers import cpu_count, peak_rss_mb
+from harness.data.workers import peak_rss_mb
+from harness.ground.cgroup import cpu_count
 from harness.ground.errors import DataError
 from harness.ground.files import read_json, sync_folder, write_json_atomic
 from harness.ground.locks import wait_for_lock
 
-__all__ = ["PreparedData", "default_cache", "find_prepared", "name_data", "open_prepared", "prepare"]
+DOWNLOAD_WORKERS = 8  # files at a time, as the original loads them
+NAMED_RATE = 12.5e6  # bytes per second: 100 Mbit/s, what minutes are stated at in advance
+
+Cache = str | os.PathLike[str] | None  # None: `default_cache`
 
 
 def default_cache() -> Path:
     """$AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab."""
+    folder = Path(os.environ.get("AUTORESEARCH_CACHE") or "~/.cache/autoresearch-lab")
     try:
-        return Path(os.environ.get("AUTORESEARCH_CACHE") or Path.home() / ".cache" / "autoresearch-lab").expanduser()
+        return folder.expanduser()
     except RuntimeError:
-        raise DataError("this user has no home folder: set AUTORESEARCH_CACHE to a folder that you can write") from None
+        raise DataError(
+            "this user has no home folder: set AUTORESEARCH_CACHE to a folder that you can write"
+        ) from None
 
 
 def prepare(
@@ -59,12 +55,12 @@ def prepare(
     vocab_size: int,
     max_seq_len: int,
     eval_tokens: int,
-    cache: str | os.PathLike[str] | None = None,
+    cache: Cache = None,
     workers: int | None = None,
     progress: Progress = print,
     download_workers: int = DOWNLOAD_WORKERS,
 ) -> PreparedData:
-    """Prepare `source` unless that is done, going on where an interrupted prepare stopped; return the result.
+    """Prepare `source` unless that is done, going on where an interrupted prepare stopped.
 
     vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of
     validation, as many of holdout, and at most splits.UNSEEN_TOKENS more of `unseen`.
@@ -72,60 +68,52 @@ def prepare(
     download_workers: files downloaded at a time. Raises DataError with what to do.
     """
     job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
-    workers = _check_int("workers", cpu_count() if workers is None else workers, 1)
+    workers = cpu_count() if workers is None else workers
+    _check_int("workers", workers, 1)
     _check_int("download_workers", download_workers, 1)
+    lock = job.work.with_name(f"{job.data_id}.lock")
     busy = f"another process is preparing {job.data_id}: waiting for it"
-    with _clear_errors(job), wait_for_lock(job.work.with_name(f"{job.data_id}.lock"), busy, progress):
+    with _clear_errors(job), wait_for_lock(lock, busy, progress):
         return _open_existing(job, progress) or _build(job, workers, download_workers, progress)
 
 
 def find_prepared(
-    source: str | Source,
-    vocab_size: int,
-    max_seq_len: int,
-    eval_tokens: int,
-    cache: str | os.PathLike[str] | None = None,
+    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache = None
 ) -> PreparedData:
-    """The data that `prepare` made with the same arguments, cheaply verified. DataError says how to make it."""
+    """The data that `prepare` made with the same arguments. DataError says how to make it."""
     job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
     if not job.folder.exists():
         raise DataError(
             f"no prepared data {job.data_id} in {job.cache}: run notebooks/01_prepare.ipynb, or "
-            f"python -m harness.data.prepare --source {shlex.quote(job.source.spec)} --vocab-size {vocab_size} "
-            f"--max-seq-len {max_seq_len} --eval-tokens {eval_tokens}"
+            f"python -m harness.data.prepare --source {shlex.quote(job.source.spec)} "
+            f"--vocab-size {vocab_size} --max-seq-len {max_seq_len} --eval-tokens {eval_tokens}"
         )
     return open_prepared(job.folder)
 
 
 def name_data(
-    source: str | Source,
-    vocab_size: int,
-    max_seq_len: int,
-    eval_tokens: int,
-    cache: str | os.PathLike[str] | None = None,
+    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache = None
 ) -> str:
-    """The id that the data of these arguments has, prepared or not. DataError when the source's text is gone."""
+    """The id of the data of these arguments, prepared or not. DataError when the text is gone."""
     return _make_job(source, vocab_size, max_seq_len, eval_tokens, cache).data_id
 
 
 def _make_job(
-    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: str | os.PathLike[str] | None
+    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache
 ) -> Job:
     check_vocab_size(vocab_size)
     _check_int("max_seq_len", max_seq_len, 2)
     _check_int("eval_tokens", eval_tokens, MIN_EVAL_ROWS * max_seq_len)
-    folder = Path(cache).expanduser().absolute() if cache is not None else default_cache().absolute()
-    opened = open_source(source, folder)
+    folder = default_cache() if cache is None else Path(cache).expanduser()
+    opened = open_source(source, folder.absolute())
     source_id = opened.source_id()
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", source_id):
-        raise DataError(f"source id {source_id!r} cannot name a folder: use a-z, 0-9, '.', '_' and '-' only")
-    return Job(opened, source_id, vocab_size, max_seq_len, eval_tokens, folder)
+    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*", source_id), f"{source_id!r} cannot name a folder"
+    return Job(opened, source_id, vocab_size, max_seq_len, eval_tokens, folder.absolute())
 
 
-def _check_int(name: str, value: Any, least: int) -> int:
+def _check_int(name: str, value: Any, least: int) -> None:
     if type(value) is not int or value < least:
         raise DataError(f"{name} must be a whole number, {least} or more, not {value!r}")
-    return value
 
 
 @contextlib.contextmanager
@@ -135,9 +123,12 @@ def _clear_errors(job: Job) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"the disk of {job.cache} is full: free some space and run the same again") from error
+            raise DataError(
+                f"the disk of {job.cache} is full: free some space and run the same again"
+            ) from error
         raise DataError(
-            f"cannot work in {job.cache} ({error}): set AUTORESEARCH_CACHE to a folder that you can write"
+            f"cannot work in {job.cache} ({error}): "
+            "set AUTORESEARCH_CACHE to a folder that you can write"
         ) from error
 
 
@@ -150,38 +141,40 @@ def _open_existing(job: Job, progress: Progress) -> PreparedData | None:
         progress(f"{error}")
         return None
     progress(f"{job.data_id} is prepared already in {job.folder}: nothing to do")
-    shutil.rmtree(job.work, ignore_errors=True)  # left by a prepare that was killed just before its end
+    shutil.rmtree(job.work, ignore_errors=True)  # left by a prepare killed just before its end
     return data
 
 
 def _build(job: Job, workers: int, download_workers: int, progress: Progress) -> PreparedData:
     resumed = _open_work(job)
     progress(f"{'going on with' if resumed else 'preparing'} {job.data_id} in {job.cache}")
-    get_text(job, download_workers, progress)
+    _get_text(job, download_workers, progress)
     started = time.monotonic()
-    read = read_stage(job, workers, progress)
-    check_text_unchanged(job)
-    tokenizer_stage(job, read["shards"], progress)
-    private = private_stage(job, read["shards"], progress)
-    train = rows_stage(job, read["shards"], private["last_key"], workers, progress)
+    read = stages.read_stage(job, workers, progress)
+    _check_text_unchanged(job)
+    stages.tokenizer_stage(job, read["shards"], progress)
+    private = stages.private_stage(job, read["shards"], progress)
+    train = stages.rows_stage(job, read["shards"], private["last_key"], workers, progress)
     tick = Ticker("check", progress)
-    manifest = describe_stage(job, read, private, train)
+    manifest = stages.describe_stage(job, read, private, train)
     manifest["files"] = describe_files(job.out)
-    tick.last(f"a unigram model scores {manifest['unigram_bpb']:.4f} bits per byte on the validation rows")
+    unigram = f"{manifest['unigram_bpb']:.4f} bits per byte"
+    tick.last(f"a unigram model scores {unigram} on the validation rows")
     seconds = time.monotonic() - started
+    peak = max(read["peak_rss_mb"], train["peak_rss_mb"])
     manifest["prepare"] = {
         "seconds": round(seconds, 2),
         "mb_per_s": round(read["bytes"] / 1e6 / seconds, 2),
         "workers": workers,
-        "peak_rss_mb": peak_rss_mb() + (workers > 1) * workers * max(read["peak_rss_mb"], train["peak_rss_mb"]),
+        "peak_rss_mb": peak_rss_mb() + (workers > 1) * workers * peak,
         "resumed": resumed,
     }
     return _publish(job, manifest, progress)
 
 
 def _open_work(job: Job) -> bool:
-    """Make the work folder, or keep the one of an interrupted prepare of exactly this; say whether it was kept."""
-    plan = {"data_id": job.data_id, "format": FORMAT_VERSION, "shard_bytes": SHARD_BYTES, "versions": versions()}
+    """Make the work folder, or keep an interrupted prepare's; say whether it was kept."""
+    plan = {"shard_bytes": stages.SHARD_BYTES, "versions": stages.versions()}
     with contextlib.suppress(OSError, ValueError):
         if read_json(job.work / "plan.json") == plan:
             return True
@@ -192,15 +185,53 @@ def _open_work(job: Job) -> bool:
     return False
 
 
+def _get_text(job: Job, workers: int, progress: Progress) -> None:
+    """Have the source's text on this machine, and room for all that is to come.
+
+    A prepare that has read all of the text needs it no more. workers: files at a time.
+    """
+    if stages.is_read(job):
+        return
+    plan = job.source.plan_download(workers)
+    left = sum(file.bytes - file.have for file in plan)
+    written = sum(path.stat().st_size for path in job.work.rglob("*") if path.is_file())
+    needed = left + max(0, stages.space_bytes(job) - written)
+    free = shutil.disk_usage(job.cache).free
+    if free < needed:
+        of_which = f" (of which {left / 1e6:,.0f} MB are the download)" if plan else ""
+        raise DataError(
+            f"preparing needs about {needed / 1e6:,.0f} MB in {job.cache}{of_which}, and "
+            f"{free / 1e6:,.0f} MB are free: free some space, or set AUTORESEARCH_CACHE to a "
+            "folder on another disk"
+        )
+    if plan:
+        progress(
+            f"  to download: {len(plan):,} files of {job.source.spec}, {left / 1e6:,.0f} MB, about "
+            f"{left / NAMED_RATE / 60:.1f} min at 100 Mbit/s (the measured rate follows); disk "
+            f"needed with work space and rows: {needed / 1e6:,.0f} MB of {free / 1e6:,.0f} MB free"
+        )
+        tick = Ticker("download", progress)
+        job.source.download(plan, workers, progress)
+        tick.last(f"{left / 1e6:,.0f} MB, with the sizes and SHA-256 that the server names")
+
+
+def _check_text_unchanged(job: Job) -> None:
+    """DataError when the text has another id than before reading: what was read is neither."""
+    if job.source.source_id() != job.source_id:
+        shutil.rmtree(job.work, ignore_errors=True)
+        raise DataError(
+            f"the text of {job.source.spec} changed while it was read: "
+            "run the same again once it is at rest"
+        )
+
+
 def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> PreparedData:
     """Give the finished folder its name, in place of a damaged one if need be, and clear up."""
     write_json_atomic(job.out / MANIFEST, manifest)
     for leftover in job.out.rglob("*.tmp"):  # half-written files of a killed process
         leftover.unlink()
-    if job.folder.exists():
-        replaced = job.work / "replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.replace(job.folder, replaced)
+    if job.folder.exists():  # and is damaged
+        shutil.rmtree(job.folder)
     os.replace(job.out, job.folder)
     sync_folder(job.cache)
     shutil.rmtree(job.work, ignore_errors=True)
@@ -213,15 +244,18 @@ def _publish(job: Job, manifest: dict[str, Any], progress: Progress) -> Prepared
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. 0 when the data is there, 2 with one line on stderr when it cannot be, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m harness.data.prepare", description="Make a corpus ready.")
-    parser.add_argument("--source", default="python-stdlib", help=f"{USAGE} (%(default)s)")
-    parser.add_argument("--vocab-size", type=int, default=2048, help="ordinary tokens, from 256 (%(default)s)")
-    parser.add_argument("--max-seq-len", type=int, default=256, help="tokens per row (%(default)s)")
-    parser.add_argument("--eval-tokens", type=int, default=262144, help="of validation and of holdout (%(default)s)")
-    parser.add_argument("--cache", help="folder ($AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab)")
-    parser.add_argument("--workers", type=int, help="processes (one per CPU)")
-    parser.add_argument("--download-workers", type=int, default=DOWNLOAD_WORKERS, help="files at a time (%(default)s)")
+    """Return 0 when the data is there, 2 with a line on stderr when not, 130 after Ctrl-C."""
+    name = "python -m harness.data.prepare"
+    parser = argparse.ArgumentParser(prog=name, description="Make a corpus ready.")
+    add, default = parser.add_argument, "(%(default)s)"
+    add("--source", default="python-stdlib", help=f"{USAGE} {default}")
+    add("--vocab-size", type=int, default=2048, help=f"ordinary tokens, from 256 {default}")
+    add("--max-seq-len", type=int, default=256, help=f"tokens per row {default}")
+    add("--eval-tokens", type=int, default=262144, help=f"of validation and of holdout {default}")
+    add("--cache", help="folder ($AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab)")
+    add("--workers", type=int, help="processes (one per CPU)")
+    files = f"files at a time {default}"
+    add("--download-workers", type=int, default=DOWNLOAD_WORKERS, help=files)
     options = vars(parser.parse_args(arguments))
     try:
         prepare(**options, progress=lambda line: print(line, flush=True))

@@ -1,4 +1,4 @@
-"""From shards of text to files of rows: the evaluation rows in one go, the training rows shard by shard.
+"""From shards of text to files of rows: the evaluation rows in one go, training shard by shard.
 
 In: shards, a tokenizer. Out: a file of rows for each evaluation split, `rows.bin` with the training
 rows of all shards in order, and counts of each. `make_train_part` is what worker processes run:
@@ -6,6 +6,7 @@ everything it needs is in its argument, and its result, some megabytes of rows, 
 process that writes. Memory is that of a few shards, or of the evaluation documents.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -32,11 +33,11 @@ from harness.ground.files import open_atomic, read_json, write_json_atomic
 Counts = dict[str, Any]
 
 CHECKPOINT_PARTS = 16  # shards between two points that a killed prepare can go on from
-LENGTH_BINS = 48  # documents are counted by the number of binary digits of their length in tokens
+LENGTH_BINS = 48  # documents are counted by the number of binary digits of their tokens
 
 
 class EncodedDocument(NamedTuple):
-    """A document of the evaluation pool: its key, size in bytes of text, and token ids uint16 (n,)."""
+    """A document of the evaluation pool: key, size in bytes of text, and token ids uint16 (n,)."""
 
     key: bytes
     text_bytes: int
@@ -44,7 +45,7 @@ class EncodedDocument(NamedTuple):
 
 
 class PartTask(NamedTuple):
-    """Make the training rows of one shard; evaluation has the documents up to `last_key`. Plain data: it is pickled."""
+    """Make the training rows of one shard; evaluation has the documents up to `last_key`."""
 
     index: int
     shards: Path
@@ -54,40 +55,41 @@ class PartTask(NamedTuple):
 
 
 class TrainPart(NamedTuple):
-    """One shard's training rows uint16 (n, max_seq_len + 1), and its counts: what can be added up over parts."""
+    """One shard's training rows uint16 (n, max_seq_len + 1), and their counts.
+
+    Counts of several parts are added up, but for peak_rss_mb, whose largest counts.
+    """
 
     rows: np.ndarray
     counts: dict[str, int | np.ndarray]
-    peak_rss_mb: int
 
 
-class RowsFile:
-    """`rows.bin` while it grows by one part after the other; a killed prepare goes on from the last checkpoint.
+class RowsFile(contextlib.AbstractContextManager):
+    """`rows.bin` while it grows part by part; a killed prepare goes on from the last checkpoint.
 
-    path: the file of rows. state_path: the number of parts in it at the last checkpoint, its size then, their counts.
+    state_path: how many parts are in it at the last checkpoint, its size then, their counts.
     """
 
     def __init__(self, path: Path, state_path: Path) -> None:
         self._state_path = state_path
-        state = {"parts": 0, "bytes": 0, "peak_rss_mb": 0, "counts": {}}
+        state = {"parts": 0, "bytes": 0, "counts": {}}
         if state_path.exists():
             state = read_json(state_path)
-        self.parts, self.peak_rss_mb = state["parts"], state["peak_rss_mb"]
+        self.parts = state["parts"]
         self.counts = {name: np.asarray(value) for name, value in state["counts"].items()}
-        self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (closed by __exit__)
+        self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (see __exit__)
         self._file.truncate(state["bytes"])
         self._file.seek(0, os.SEEK_END)
-
-    def __enter__(self) -> "RowsFile":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def append(self, part: TrainPart) -> None:
         self._file.write(part.rows.data)
-        self.parts, self.peak_rss_mb = self.parts + 1, max(self.peak_rss_mb, part.peak_rss_mb)
-        self.counts = {name: self.counts.get(name, 0) + np.asarray(value) for name, value in part.counts.items()}
+        self.parts += 1
+        for name, value in part.counts.items():
+            combine = np.maximum if name == "peak_rss_mb" else np.add
+            self.counts[name] = combine(self.counts.get(name, 0), value)
         if self.parts % CHECKPOINT_PARTS == 0:
             self.checkpoint()
 
@@ -96,19 +98,17 @@ class RowsFile:
         self._file.flush()
         os.fsync(self._file.fileno())
         counts = {name: value.tolist() for name, value in self.counts.items()}
-        state = {"parts": self.parts, "bytes": self._file.tell(), "peak_rss_mb": self.peak_rss_mb, "counts": counts}
+        state = {"parts": self.parts, "bytes": self._file.tell(), "counts": counts}
         write_json_atomic(self._state_path, state)
 
 
 def iter_tokenizer_text(shards: Path, n_shards: int, max_bytes: int) -> Iterator[str]:
-    """Training documents that can never be private, in hash order, which is a random sample, up to `max_bytes`."""
+    """Training documents that can never be private, up to `max_bytes`: by hash, so at random."""
     left = max_bytes
     evaluation, training = pool_folders(shards)
     share = POOL_SHARE if evaluation in training else 0.0
     for index in range(int(share * n_shards), n_shards):
-        barred = set()
-        if not share:
-            barred = {document.key for document in read_shard([evaluation], index).documents}
+        barred = set() if share else {key for key, _ in read_shard([evaluation], index).documents}
         for key, text in read_shard(training, index).documents:
             if hash_fraction(key) < share or key in barred:
                 continue
@@ -134,16 +134,18 @@ def make_eval_rows(
         shard_documents = (read_shard([evaluation], index).documents for index in range(n_shards))
         documents = chain.from_iterable(shard_documents)
         for key, text in takewhile(lambda document: hash_fraction(document.key) < share, documents):
-            encoded.append(EncodedDocument(key, len(text), tokenizer.encode(text.decode("utf-8"))))
-            yield len(encoded[-1].ids)
+            ids = tokenizer.encode(text.decode("utf-8"))
+            encoded.append(EncodedDocument(key, len(text), ids))
+            yield len(ids)
 
-    choices = choose_eval(iter_lengths(), rows, max_seq_len)
     result: Counts = {}
     end = 0
+    choices = choose_eval(iter_lengths(), rows, max_seq_len)
     for split, choice in zip(EVAL_SPLITS, choices, strict=True):
         start, end = end, end + choice.documents
-        taken = encoded[start:end]
-        packed, result[split] = _pack_exactly(taken, choice, max_seq_len, tokenizer.bos_id)
+        packed, result[split] = _pack_exactly(
+            encoded[start:end], choice, max_seq_len, tokenizer.bos_id
+        )
         with open_atomic(private / f"{split}.bin") as file:
             file.write(packed.data)
     return result | {"last_key": encoded[end - 1].key.hex()}
@@ -156,21 +158,21 @@ def _pack_exactly(
 
     What does not fit stays unused and private.
     """
-    rows = choice.rows
-    offered, room = [], rows * (max_seq_len + 1)
+    offered, room = [], choice.rows * (max_seq_len + 1)
     for document in documents:
         ids = document.ids[: choice.limit][:room]
         offered.append(ids)
         room -= row_slots(len(ids), max_seq_len)
-    packed = pack_rows(np.concatenate(offered), [len(ids) for ids in offered], max_seq_len, bos_id)[:rows]
-    assert len(packed) == rows, (len(packed), rows)
+    lengths = [len(ids) for ids in offered]
+    packed = pack_rows(np.concatenate(offered), lengths, max_seq_len, bos_id)[: choice.rows]
+    assert len(packed) == choice.rows, (len(packed), choice.rows)
     content = count_content(packed, bos_id)
     counts = {
-        "rows": rows,
+        "rows": choice.rows,
         "documents": len(documents),
         "bytes": sum(document.text_bytes for document in documents),
         "tokens": content,
-        "offered_tokens": sum(len(ids) for ids in offered),
+        "offered_tokens": sum(lengths),
         "unused_tokens": sum(len(document.ids) for document in documents) - content,
     }
     return packed, counts
@@ -182,45 +184,44 @@ def make_train_part(task: PartTask) -> TrainPart:
     texts, dropped = _read_training(task)
     ids, lengths = tokenizer.encode_all(text.decode("utf-8") for text in texts)
     packed = pack_rows(ids, lengths, task.max_seq_len, tokenizer.bos_id)
-    targets = count_targets(packed, tokenizer.n_vocab)
+    digits = [length.bit_length() for length in lengths]
     counts = {
         "rows": len(packed),
         "documents": len(texts),
         "bytes": sum(map(len, texts)),
         "offered_tokens": len(ids),
         "tokens": count_content(packed, tokenizer.bos_id),
-        "targets": targets,
-        "lengths": np.bincount([length.bit_length() for length in lengths], minlength=LENGTH_BINS),
+        "targets": count_targets(packed, tokenizer.n_vocab),
+        "lengths": np.bincount(digits, minlength=LENGTH_BINS),
         "cut": sum(length > task.max_seq_len for length in lengths),
-        **dropped,
+        "peak_rss_mb": peak_rss_mb(),
     }
-    return TrainPart(packed, counts, peak_rss_mb())
+    return TrainPart(packed, counts | dropped)
 
 
 def _read_training(task: PartTask) -> tuple[list[bytes], dict[str, int]]:
-    """The shard's training texts, and what was not taken: copies, copies of evaluation text, private text left over."""
+    """The shard's training texts, and counts of what was not taken.
+
+    That is copies and, where training and evaluation have parts of their own, copies of evaluation
+    text and private text left over.
+    """
     evaluation, training = pool_folders(task.shards)
     shard = read_shard(training, task.index)
     private = shard if training == [evaluation] else read_shard([evaluation], task.index)
     taken = {document.key for document in private.documents if document.key <= task.last_key}
-    dropped = {"duplicates": shard.duplicates, "duplicate_bytes": shard.duplicate_bytes}
+    dropped = {"duplicates": shard.duplicates, "duplicates_bytes": shard.duplicate_bytes}
     if evaluation not in training:
+        dropped["duplicates"] += private.duplicates
+        dropped["duplicates_bytes"] += private.duplicate_bytes
         leaked = [document for document in shard.documents if document.key in taken]
         unused = [document for document in private.documents if document.key not in taken]
-        dropped["duplicates"] += private.duplicates
-        dropped["duplicate_bytes"] += private.duplicate_bytes
-        dropped |= {"leaked": len(leaked), "leaked_bytes": _text_bytes(leaked)}
-        dropped |= {"unused": len(unused), "unused_bytes": _text_bytes(unused)}
+        dropped |= _count("leaked", leaked) | _count("unused", unused)
     return [document.text for document in shard.documents if document.key not in taken], dropped
 
 
-def _text_bytes(documents: Sequence[ShardDocument]) -> int:
-    return sum(len(document.text) for document in documents)
-
-
-def count_file_targets(path: Path, max_seq_len: int, n_vocab: int) -> np.ndarray:
-    """packing.count_targets of a file of evaluation rows, which fits memory."""
-    return count_targets(np.fromfile(path, ROW_DTYPE).reshape(-1, max_seq_len + 1), n_vocab)
+def _count(what: str, documents: Sequence[ShardDocument]) -> dict[str, int]:
+    text_bytes = sum(len(document.text) for document in documents)
+    return {what: len(documents), f"{what}_bytes": text_bytes}
 
 
 def open_rows(path: Path, max_seq_len: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The register of sources: what a spec such as `python-stdlib`, `climbmix:12` or `folder:/home/me/books` opens."""
+"""The register of sources: what a spec such as `python-stdlib` or `climbmix:12` opens."""
 
 from pathlib import Path
 
@@ -10,11 +10,16 @@ from harness.ground.errors import DataError
 
 
 def open_source(spec: str | Source, cache: Path | None = None) -> Source:
-    """The source that `spec` names; a Source object is returned as it is. DataError names what there is."""
+    """The source that `spec` names; a Source is returned as it is. DataError names what there is.
+
+    cache: where downloads lie and what was hashed is remembered.
+    """
     if isinstance(spec, Source):
         return spec
     name, _, argument = spec.partition(":")
     for kind in (PythonStdlib, ClimbMix, TinyStories, Folder):
         if name == kind.name:
-            return kind.open(argument, cache)
+            source = kind.open(argument)
+            source.cache = cache
+            return source
     raise DataError(f"unknown source {spec!r}: choose {USAGE}")

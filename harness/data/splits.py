@@ -7,8 +7,8 @@ each evaluation split takes. Refuses a corpus too small for splits of MIN_EVAL_R
     holdout   says whether a gain is there on other text, too
     unseen    smaller; for the audit: no process that scores val or holdout ever gets it
 
-key = SHA-256 of the text with white space collapsed and letters lower-cased, so that copies that differ in layout only
-are one document. The key read as a fraction in [0, 1) places it:
+key = SHA-256 of the text with white space collapsed and letters lower-cased, so that copies that
+differ in layout only are one document. The key read as a fraction in [0, 1) places it:
 
     0                           POOL_SHARE                                   1
     | val | holdout | unseen | train ...     | train, also read by the tokenizer |
@@ -25,7 +25,8 @@ reads train documents equal to no private one.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from harness.ground.errors import DataError
@@ -34,9 +35,9 @@ EVAL_SPLITS = ("val", "holdout", "unseen")  # in the order in which they take do
 POOL_SHARE = 0.25  # they together never take more of the corpus than this
 UNSEEN_TOKENS = 1 << 15  # of the unseen split, at most; no more than of validation either
 MIN_EVAL_ROWS = 8  # fewer rows than this measure nothing
-# No document fills more of an evaluation split than this while there are others. Long documents differ more from one another
-# than their parts do: with 1/8, 26 files of the standard library's tests made a split, and a gain of 0.34 bpb on validation
-# was 0.23 on holdout.
+# No document fills more of an evaluation split than this while there are others. Long documents
+# differ more from one another than their parts do: with 1/8, 26 files of the standard library's
+# tests made a split, and a gain of 0.34 bpb on validation was 0.23 on holdout.
 DOCUMENT_SHARE = 1 / 64
 
 
@@ -58,17 +59,12 @@ def content_key(text: str) -> bytes:
 
 def hash_fraction(key: bytes) -> float:
     """The key as a number in [0, 1); keys sort as these numbers do."""
-    return int.from_bytes(key[:6], "big") / (1 << 48)  # 48 bits: exact in a float, so 1.0 is never reached
+    return int.from_bytes(key[:6], "big") / (1 << 48)  # 48 bits: exact, so 1.0 is never reached
 
 
 def row_slots(tokens: int, max_seq_len: int) -> int:
-    """Places that a document fills in rows: its tokens, and a BOS before each piece of at most max_seq_len of them."""
+    """Places that a document fills in rows: its tokens, a BOS before each max_seq_len of them."""
     return tokens + -(-tokens // max_seq_len)
-
-
-def split_rows(rows: int, max_seq_len: int) -> tuple[int, int, int]:
-    """Rows of each of EVAL_SPLITS, where validation has `rows`."""
-    return rows, rows, min(rows, max(MIN_EVAL_ROWS, UNSEEN_TOKENS // max_seq_len))
 
 
 def choose_eval(lengths: Iterable[int], rows: int, max_seq_len: int) -> list[SplitChoice]:
@@ -78,11 +74,13 @@ def choose_eval(lengths: Iterable[int], rows: int, max_seq_len: int) -> list[Spl
     validation, the most that it can fill: first by taking long documents whole, then with fewer
     rows. DataError below MIN_EVAL_ROWS.
     """
-    seen: list[int] = []
-    choices = _fill_splits(_remember(lengths, seen), rows, max_seq_len, DOCUMENT_SHARE)
+    lengths, again = itertools.tee(lengths)
+    choices = _fill_splits(lengths, rows, max_seq_len, DOCUMENT_SHARE)
     if len(choices) == len(EVAL_SPLITS):
         return choices
-    low, high = 0, rows  # the most rows that whole documents fill; more rows never fit where fewer did not
+    seen = list(again)
+    # the most rows that whole documents fill; more rows never fit where fewer did not
+    low, high = 0, rows
     while low < high:
         middle = (low + high + 1) // 2
         fits = len(_fill_splits(seen, middle, max_seq_len, None)) == len(EVAL_SPLITS)
@@ -96,12 +94,6 @@ def choose_eval(lengths: Iterable[int], rows: int, max_seq_len: int) -> list[Spl
     return _fill_splits(seen, low, max_seq_len, None)
 
 
-def _remember(values: Iterable[int], seen: list[int]) -> Iterator[int]:
-    for value in values:
-        seen.append(value)
-        yield value
-
-
 def _fill_splits(
     lengths: Iterable[int], rows: int, max_seq_len: int, document_share: float | None
 ) -> list[SplitChoice]:
@@ -109,9 +101,10 @@ def _fill_splits(
 
     document_share: the most of its split that one document may fill; None: all of it.
     """
+    unseen = min(rows, max(MIN_EVAL_ROWS, UNSEEN_TOKENS // max_seq_len))
     choices: list[SplitChoice] = []
     left = iter(lengths)
-    for wanted in split_rows(rows, max_seq_len):
+    for wanted in (rows, rows, unseen):
         limit = document_share and max(max_seq_len, int(wanted * max_seq_len * document_share))
         documents = slots = 0
         while slots < wanted * (max_seq_len + 1):

@@ -1,6 +1,7 @@
 """The corpus that is on every machine: Python's own library sources, no download.
 
-In: the folder of an interpreter's library. Out: a `Source` of its .py files. Refuses an interpreter that ships none.
+In: the folder of an interpreter's library. Out: a `Source` of its .py files. Refuses an interpreter
+that ships none.
 
 The interpreter reads its library to run it, so that text which is imported anyway cannot be kept
 from a training. Evaluation is therefore chosen among files that nothing else imports, where there
@@ -17,10 +18,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.data.source import Document, Part, Source
+from harness.data.source import Part, Source
 from harness.ground.errors import DataError
 
-# Not the library itself: what was installed beside it, and what differs from build to build of one version.
+# Not the library itself: what was installed beside it, and what differs from build to build.
 SKIPPED_FOLDERS = re.compile(r"(site-packages|dist-packages|__pycache__|config-.*)\Z")
 SKIPPED_FILES = re.compile(r"_sysconfigdata.*\.py\Z")
 # The library's own tests and two programs; a change here needs a new manifest.FORMAT_VERSION.
@@ -31,23 +32,21 @@ NOT_IMPORTED_BYTES = 8_000_000
 
 
 class PythonStdlib(Source):
-    """The library sources of the interpreter that runs: on every machine, no download, 11 to 32 MB.
+    """The library of the interpreter that runs, also inside a virtual environment: 11 to 32 MB.
 
-    `folder` is for tests; the default is the interpreter's own library, also inside a virtual environment.
+    `folder` is for tests.
     """
 
     name = "python-stdlib"
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = Path(folder or sysconfig.get_path("stdlib"))
-        self.skipped = Counter()
 
     def source_id(self) -> str:
         """Interpreter version and a hash over the relative path and content of every file."""
         digest = hashlib.sha256()
         for path in self._paths():
-            raw = _read(path)
-            if raw is not None:
+            if (raw := _read(path)) is not None:
                 name = path.relative_to(self.folder).as_posix()
                 digest.update(f"{name}\0{len(raw)}\0".encode("utf-8", "surrogateescape"))
                 digest.update(raw)
@@ -70,21 +69,24 @@ class PythonStdlib(Source):
             return f"evaluation is chosen among all files: only {files} are here, not {least}"
         return f"evaluation is chosen among {files} ({', '.join(sorted(NOT_IMPORTED_FOLDERS))})"
 
-    def iter_part(self, part: Part) -> Iterator[Document]:
-        self.skipped = Counter()
+    def iter_part(self, part: Part, skipped: Counter[str]) -> Iterator[str]:
+        """The texts exactly as they lie on disk: line ends, byte-order mark."""
         for path in self._paths():
             if part.name != "all" and self._is_imported(path) != (part.name == "imported"):
                 continue
             raw = _read(path)
-            text = _decode(raw)
             if raw is None:
-                self.skipped["unreadable"] += 1
-            elif text is None:
-                self.skipped["badly encoded"] += 1  # the library tests its own decoder with such files
-            elif not text.strip():
-                self.skipped["empty"] += 1
+                skipped["unreadable"] += 1
+                continue
+            try:
+                text = raw.decode("utf-8")
+            except UnicodeDecodeError:  # the library tests its own decoder with such files
+                skipped["badly encoded"] += 1
+                continue
+            if text.strip():
+                yield text
             else:
-                yield Document(path.relative_to(self.folder).as_posix(), text)
+                skipped["empty"] += 1
 
     def _is_imported(self, path: Path) -> bool:
         """Whether something else in the library, or a package, may import this file."""
@@ -96,17 +98,20 @@ class PythonStdlib(Source):
     def _paths(self) -> list[Path]:
         """Every library source in sorted order.
 
-        Linked folders are not followed (loops); linked files are, since some package managers install by links.
+        Linked folders are not followed (loops); linked files are, since some package managers
+        install by links.
         """
         paths = []
         for folder, subfolders, files in os.walk(self.folder):
-            subfolders[:] = sorted(name for name in subfolders if not SKIPPED_FOLDERS.match(name))
-            paths += [Path(folder, name) for name in files if name.endswith(".py") and not SKIPPED_FILES.match(name)]
+            subfolders[:] = [name for name in subfolders if not SKIPPED_FOLDERS.match(name)]
+            sources = (n for n in files if n.endswith(".py") and not SKIPPED_FILES.match(n))
+            paths += [Path(folder, name) for name in sources]
         paths = sorted(path for path in paths if path.is_file())
         if not paths:
             raise DataError(
-                f"no Python sources under {self.folder}: this interpreter ships its library compiled or zipped; "
-                "use another Python (python.org, conda, pyenv, uv or your system's package)"
+                f"no Python sources under {self.folder}: this interpreter ships its library "
+                "compiled or zipped; use another Python (python.org, conda, pyenv, uv or your "
+                "system's package)"
             )
         return paths
 
@@ -116,7 +121,8 @@ def not_imported_folders(library: Path) -> list[Path]:
     found = []
     for folder, subfolders, _ in os.walk(library):
         found += [Path(folder, name) for name in subfolders if name in NOT_IMPORTED_FOLDERS]
-        subfolders[:] = [n for n in subfolders if n not in NOT_IMPORTED_FOLDERS and not SKIPPED_FOLDERS.match(n)]
+        others = [name for name in subfolders if name not in NOT_IMPORTED_FOLDERS]
+        subfolders[:] = [name for name in others if not SKIPPED_FOLDERS.match(name)]
     return found
 
 
@@ -124,14 +130,4 @@ def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError:
-        return None
-
-
-def _decode(raw: bytes | None) -> str | None:
-    """UTF-8 text exactly as it lies on disk (line ends, byte-order mark), or None if it is not UTF-8."""
-    if raw is None:
-        return None
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
         return None

@@ -1,8 +1,8 @@
-"""Files in, texts out: plain text, lines of JSON, parquet tables; each may be damaged, and none of them may be believed.
+"""Files in, texts out: plain text, lines of JSON, tables; each may be damaged, none is believed.
 
-In: a path, the field that holds the text, a Counter. Out: texts, streamed, so that memory stays that of one document
-however large the file is. `iter_texts` raises nothing for what is in a file: what is no text is counted in the Counter,
-by reason. `iter_table` leaves a damaged table to its caller.
+In: a path, the field that holds the text, a Counter. Out: texts, streamed, so that memory stays
+that of one text however large the file is. `iter_texts` raises nothing for what is in a file: what
+is no text is counted in the Counter, by reason. `iter_table` leaves a damaged table to its caller.
 """
 
 import gzip
@@ -20,7 +20,7 @@ DOCUMENT_BYTES = 1 << 20  # a longer plain text becomes several documents, cut a
 LINE_BYTES = 64 << 20  # a longer line of JSON is skipped
 PEEK_BYTES = 4096
 BATCH_ROWS = 256  # rows of a table in memory at a time
-READ_BYTES = 1 << 20  # buffer of a table's column: without one, pyarrow loads all of a row group's column
+READ_BYTES = 1 << 20  # buffer of a table's column; without one, pyarrow loads a row group's whole
 
 
 class DamagedFile(Exception):
@@ -29,14 +29,13 @@ class DamagedFile(Exception):
 
 def kind_of(name: str) -> str | None:
     """The kind of a file by its name, one of KINDS, or None for one that is never read."""
-    name = name.lower()
-    inner = name.removesuffix(GZIP)
+    inner = name.lower().removesuffix(GZIP)
     kind = next((kind for kind in KINDS if inner.endswith(kind)), None)
-    return None if kind == TABLE and inner != name else kind
+    return None if kind == TABLE and inner != name.lower() else kind
 
 
 def iter_texts(path: Path, field: str, skipped: Counter[str]) -> Iterator[str]:
-    """Every text of a file, in order. field: the key of JSON objects, or the column of a table, that holds the text."""
+    """Every text of a file, in order. field: the key or column that holds the text."""
     try:
         if kind_of(path.name) == TABLE:
             yield from iter_table(path, field, skipped)
@@ -55,13 +54,15 @@ def iter_texts(path: Path, field: str, skipped: Counter[str]) -> Iterator[str]:
 
 
 def iter_pieces(file: BinaryIO, skipped: Counter[str]) -> Iterator[str]:
-    """A plain text as one document, or, where it is longer than DOCUMENT_BYTES, as several, cut at line ends.
+    """A plain text as one text, or, where it is longer than DOCUMENT_BYTES, as several.
 
-    A byte-order mark is left out. A piece that is not UTF-8 is skipped by itself.
+    They are cut at line ends. A byte-order mark is left out. A piece that is not UTF-8 is skipped
+    by itself.
     """
     rest, found = b"", False
     while raw := rest + file.read(DOCUMENT_BYTES - len(rest)):
-        end = len(raw) if len(raw) < DOCUMENT_BYTES else raw.rfind(b"\n") + 1 or _last_character(raw)
+        is_last = len(raw) < DOCUMENT_BYTES
+        end = len(raw) if is_last else raw.rfind(b"\n") + 1 or _last_character(raw)
         piece, rest = raw[:end], raw[end:]
         try:
             text = piece.decode("utf-8").removeprefix("\ufeff")
@@ -77,7 +78,7 @@ def iter_pieces(file: BinaryIO, skipped: Counter[str]) -> Iterator[str]:
 
 
 def iter_lines(file: BinaryIO, field: str, skipped: Counter[str]) -> Iterator[str]:
-    """The text under `field` of each line's JSON object. Blank lines do not count; every other line without text does."""
+    """The text under `field` of each line's JSON object; a line without one is counted."""
     while line := file.readline(LINE_BYTES):
         if len(line) == LINE_BYTES and not line.endswith(b"\n"):
             while (more := file.readline(LINE_BYTES)) and not more.endswith(b"\n"):
@@ -93,13 +94,18 @@ def iter_lines(file: BinaryIO, field: str, skipped: Counter[str]) -> Iterator[st
         except (ValueError, RecursionError):
             skipped["malformed line"] += 1
         else:
-            yield from _usable(value.get(field) if isinstance(value, dict) else None, field, skipped)
+            yield from _usable(
+                value.get(field) if isinstance(value, dict) else None, field, skipped
+            )
 
 
-def iter_table(path: Path, field: str, skipped: Counter[str], start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """The texts of a parquet file's column `field`, in rows start to stop; row groups outside are not read.
+def iter_table(
+    path: Path, field: str, skipped: Counter[str], start: int = 0, stop: int | None = None
+) -> Iterator[str]:
+    """The texts of a parquet file's column `field`, in rows start to stop.
 
-    OSError when it cannot be opened, DamagedFile when it is no whole table.
+    Row groups outside are not read. OSError when it cannot be opened, DamagedFile when it is no
+    whole table.
     """
     import pyarrow  # only those who read tables pay for it
     import pyarrow.parquet
@@ -109,17 +115,18 @@ def iter_table(path: Path, field: str, skipped: Counter[str], start: int = 0, st
             if field not in table.schema_arrow.names:
                 skipped["no text column"] += 1
                 return
+            stop = table.metadata.num_rows if stop is None else stop
             groups, row, end = [], 0, 0
             for group in range(table.num_row_groups):
                 begin, end = end, end + table.metadata.row_group(group).num_rows
-                if end > start and (stop is None or begin < stop):
+                if end > start and begin < stop:
                     row = row if groups else begin
                     groups.append(group)
             for batch in table.iter_batches(BATCH_ROWS, groups, [field], use_threads=False):
-                for value in batch.column(0).to_pylist():
-                    if start <= row and (stop is None or row < stop):
-                        yield from _usable(value, field, skipped)
-                    row += 1
+                values = batch.column(0).to_pylist()
+                for value in values[max(0, start - row) : max(0, stop - row)]:
+                    yield from _usable(value, field, skipped)
+                row += len(values)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -137,7 +144,7 @@ def _usable(value: object, field: str, skipped: Counter[str]) -> Iterator[str]:
 
 
 def _last_character(raw: bytes) -> int:
-    """Where the last UTF-8 character of `raw` begins: it may be cut off, so it goes with what follows."""
+    """Where the last UTF-8 character of `raw` begins: it may be cut off."""
     start = len(raw) - 1
     while start > len(raw) - 4 and raw[start] & 0xC0 == 0x80:
         start -= 1

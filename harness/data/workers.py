@@ -1,15 +1,17 @@
 """Work for several processes: `map_in_processes`.
 
-In: a top-level function and plain-data tasks. Out: results in the order of the tasks. A worker is a fresh interpreter that
-reads tasks from a pipe, so unlike multiprocessing's it never imports the caller's main module: a notebook, `python -c`
-and a script without a `__main__` guard all work, and no thread or CUDA context is copied. When the parent goes, however
-it ends, the pipe closes and the workers go after the task in hand; a worker that dies is a DataError here.
+In: a top-level function and plain-data tasks. Out: results in the order of the tasks. A worker is a
+fresh interpreter that reads tasks from a pipe, so unlike multiprocessing's it never imports the
+caller's main module: a notebook, `python -c` and a script without a `__main__` guard all work, and
+no thread or CUDA context is copied. When the parent goes, however it ends, the pipe closes and the
+workers go after the task in hand; a worker that dies is a DataError here.
 """
 
 import contextlib
 import os
 import pickle
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -19,10 +21,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
-from harness.ground.cgroup import cpu_count, memory_limit_words
+from harness.ground.cgroup import memory_limit_words
 from harness.ground.errors import DataError
-
-__all__ = ["cpu_count", "map_in_processes", "peak_rss_mb"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ def map_in_processes(
 ) -> Iterator[Result]:
     """Yield `function(task)` for every task, in order; in this process where one is enough.
 
-    At most `ahead` tasks are begun and not yet yielded: that bounds the results that wait in memory. An exception in a
+    At most `ahead` tasks are begun and not yet yielded, which bounds memory. An exception in a
     worker is raised here. Leaving early waits for the tasks in hand and starts no other.
     """
     workers = min(workers, len(tasks))
@@ -53,28 +53,28 @@ def map_in_processes(
         for _ in range(workers):
             free.put(stack.enter_context(Worker()))
         threads = stack.enter_context(ThreadPoolExecutor(workers))
-        left = iter(tasks)
-        begun: deque[Future[Result]] = deque(threads.submit(run, task) for task in islice(left, ahead))
+        begun: deque[Future[Result]] = deque()
+        left = (threads.submit(run, task) for task in tasks)
         try:
+            begun.extend(islice(left, ahead))
             while begun:
                 yield begun.popleft().result()
-                begun.extend(threads.submit(run, task) for task in islice(left, 1))
+                begun.extend(islice(left, 1))
         finally:
             for future in begun:
                 future.cancel()
 
 
-class Worker:
+class Worker(contextlib.AbstractContextManager):
     """A child interpreter that answers one call at a time."""
 
     def __init__(self) -> None:
         paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-        command = [sys.executable, "-P", "-m", "harness.data.workers"]  # -P: no module of the current folder gets in
+        # -P: no module of the current folder gets in
+        command = [sys.executable, "-P", "-m", "harness.data.workers"]
         environment = {**os.environ, "PYTHONPATH": paths}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-
-    def __enter__(self) -> "Worker":
-        return self
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # a dead worker's pipe
@@ -90,8 +90,9 @@ class Worker:
             result, error = pickle.load(self._process.stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as broken:
             raise DataError(
-                f"a worker process ended with {self._process.wait()}, killed most often for want of memory{memory_limit_words()}: "
-                "run the same again with fewer workers; finished parts are kept"
+                f"a worker process ended with {self._process.wait()}, killed most often for want "
+                f"of memory{memory_limit_words()}: run the same again with fewer workers; "
+                "finished parts are kept"
             ) from broken
         if error is not None:
             raise error
@@ -118,16 +119,12 @@ def _answer(function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception |
 
 
 def peak_rss_mb() -> int:
-    """The most memory this process has held so far, in MB; 0 where the system does not tell."""
+    """The most memory this process has held so far, in MB."""
     # Linux first: its ru_maxrss begins with the parent's size, VmHWM is this process's own
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as file:
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
         for line in file:
             if line.startswith("VmHWM:"):
                 return round(int(line.split()[1]) * 1024 / 1e6)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
 

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from harness.data.fetch import DOWNLOAD_WORKERS
 from harness.data.manifest import PreparedData
-from harness.data.prepare import default_cache, find_prepared
+from harness.data.prepare import DOWNLOAD_WORKERS, default_cache, find_prepared
 from harness.data.sources import open_source
 from harness.ground.errors import ByHandError, ConstantsError, DataError
 from harness.lab.kept_files import append_summary

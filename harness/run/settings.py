@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import harness
-from harness.data.manifest import PreparedData, open_prepared, without_format
+from harness.data.manifest import PreparedData, open_prepared
 from harness.data.prepare import name_data
 from harness.ground.cgroup import cpu_count
 from harness.ground.clock import utc_now
@@ -279,12 +279,6 @@ def check_same_text(settings: Settings) -> None:
     """Raise SettingsError unless the run's source still gives the text and splits it began with."""
     sizes = (settings.profile[name] for name in ("vocab_size", "max_seq_len", "eval_tokens"))
     found = name_data(settings.profile["source"], *sizes, Path(settings.data_folder).parent)
-    if without_format(found) == without_format(settings.data_id) and found != settings.data_id:
-        raise SettingsError(
-            f"run {settings.tag} began on data {settings.data_id}, but this checkout splits the "
-            f"same text otherwise (now {found}): its scores would not be comparable. Check out "
-            f"{(settings.base_commit or 'the old version')[:12]} again, or start a new tag"
-        )
     if found != settings.data_id:
         raise SettingsError(
             f"run {settings.tag} began on data {settings.data_id}, but the text of {settings.profile['source']} has changed since (now "

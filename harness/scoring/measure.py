@@ -119,14 +119,12 @@ class Measurement:
 
     def measure_unseen(self) -> None:
         """Leave the losses at the places of unseen text beside the run's others, unless they are there or cannot be."""
-        if self.unseen_path.exists() or not self.weights.exists() or "unseen" in self.data.lacks:
+        if self.unseen_path.exists() or not self.weights.exists():
             return
         with self._ready("unseen", None) as job, server_of(self.data, job, "logits") as server:
             self._ask_unseen(server)
 
     def _ask_unseen(self, server: ModelServer) -> None:
-        if "unseen" in self.data.lacks:
-            return
         text = Text(open_rows(self.data, "unseen"), open_rows(self.data, "train"), open_token_bytes(self.data), self._documents("unseen"))
         count = count_places(self.data.manifest["rows"]["val"], server.header["batch_rows"])
         save_losses(self.unseen_path, measure_places(server, text, count))

@@ -60,10 +60,7 @@ def iter_batches(rows: np.ndarray, batch_rows: int) -> Iterator[tuple[int, np.nd
 
 
 def open_rows(data: PreparedData, split: str) -> np.ndarray:
-    """The rows (n, T + 1) uint16 of `train`, `val`, `holdout` or `unseen`, memory-mapped.
-
-    DataError where data of an older format lacks the split.
-    """
+    """The rows (n, T + 1) uint16 of `train`, `val`, `holdout` or `unseen`, memory-mapped."""
     return np.memmap(data.rows_path(split), dtype="<u2", mode="r").reshape(-1, data.max_seq_len + 1)
 
 

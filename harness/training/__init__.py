@@ -1,1 +1,1 @@
-"""What train.py may import: the session (batches, clock, log, finish), attention, devices. Needs torch, numpy, tiktoken, safetensors only."""
+"""What train.py may import. Needs torch, numpy, tiktoken and safetensors only."""

@@ -1,11 +1,13 @@
 """Causal attention by the fastest kernel that is right on this machine.
 
-In: q (B, H, T, D), k and v (B, Hkv, T, D), a window. Out: (B, H, T, D). `select` walks two ladders once, before anything is compiled:
-one for layers that see the whole row, one for layers that see a window. It keeps the first rung of each whose outputs and gradients
-agree with the plain formula on this device; without it `attend` uses plain PyTorch, which runs everywhere. The order is fixed by
-published measurements and not by timing here: training and both model servers choose each in a process of its own, and a choice
-by stopwatch could differ between them. `scripts/gpu_check.py` times every rung and says when the order is wrong for a card.
-Raises when not even a dense mask gives what the formula says.
+In: q (B, H, T, D), k and v (B, Hkv, T, D), a window. Out: (B, H, T, D). `select` walks two ladders
+once, before anything is compiled: one for layers that see the whole row, one for layers that see a
+window. It keeps the first rung of each whose outputs and gradients agree with the plain formula on
+this device; without it `attend` uses plain PyTorch, which runs everywhere. The order is fixed by
+published measurements and not by timing here: training and both model servers choose each in a
+process of its own, and a choice by stopwatch could differ between them. `scripts/gpu_check.py`
+times every rung and says when the order is wrong for a card. Raises when not even a dense mask
+gives what the formula says.
 """
 
 from __future__ import annotations
@@ -22,21 +24,24 @@ _windowed: Attention = chunked
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-    """Causal attention over the last `window` positions, the query's own included. Fewer key/value heads are shared in groups."""
-    q, k = q.to(v.dtype), k.to(v.dtype)  # values come straight from a matrix: the dtype of autocast
+    """Causal attention over the last `window` positions, the query's own included.
+
+    Fewer key/value heads are shared in groups.
+    """
+    q, k = q.to(v.dtype), k.to(v.dtype)  # values come straight from a matrix: autocast's dtype
     return _full(q, k, v, window) if window >= q.size(2) else _windowed(q, k, v, window)
 
 
 def use(full: Attention, windowed: Attention) -> None:
-    """Make `attend` compute layers that see the whole row by `full`, and the others by `windowed`."""
+    """Make `attend` compute layers that see the whole row by `full`, the others by `windowed`."""
     global _full, _windowed
     _full, _windowed = full, windowed
 
 
 def formula(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
     """The definition, in float32 and without any kernel: what the others are measured against."""
-    T, group = q.size(2), q.size(1) // k.size(1)
-    distance = torch.arange(T, device=q.device)[:, None] - torch.arange(T, device=q.device)[None, :]
+    group, position = q.size(1) // k.size(1), torch.arange(q.size(2), device=q.device)
+    distance = position[:, None] - position[None, :]
     scores = q.float() @ k.float().repeat_interleave(group, dim=1).mT / q.size(-1) ** 0.5
     scores = scores.masked_fill((distance < 0) | (distance >= window), float("-inf"))
     return scores.softmax(dim=-1) @ v.float().repeat_interleave(group, dim=1)
@@ -44,7 +49,7 @@ def formula(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> t
 
 @dataclass(frozen=True)
 class Case:
-    """A shape to test a rung at: T positions, a window, heads of queries and of keys, channels per head, rows."""
+    """A shape to test a rung at: T positions, a window, heads of queries and of keys, channels."""
 
     T: int
     window: int
@@ -54,28 +59,33 @@ class Case:
     rows: int = 1
 
 
-def largest_errors(attention: Attention, device: torch.device, dtype: torch.dtype, case: Case) -> tuple[float, float]:
-    """Compare with the formula on random heads; return the largest error of the output, and of the three gradients.
+def largest_errors(
+    attention: Attention, device: torch.device, dtype: torch.dtype, case: Case
+) -> tuple[float, float]:
+    """Compare with the formula on random heads: the largest error of the output, and of gradients.
 
-    Each as a share of the largest value it should have. Heads lie in memory as a model's matrices leave them, (rows, T, heads, D).
+    Each as a share of the largest value it should have; nan is the largest of all. Heads lie in
+    memory as a model's matrices leave them, (rows, T, heads, D).
     """
     generator = torch.Generator().manual_seed(0)
-    shapes = [(case.rows, case.T, heads, case.head_dim) for heads in (case.n_head, case.n_kv_head, case.n_kv_head)]
-    ours = [torch.randn(s, generator=generator).to(device, dtype).requires_grad_() for s in shapes]
+    heads = (case.n_head, case.n_kv_head, case.n_kv_head)
+    random = [torch.randn(case.rows, case.T, n, case.head_dim, generator=generator) for n in heads]
+    ours = [x.to(device, dtype).requires_grad_() for x in random]
     plain = [x.detach().float().requires_grad_() for x in ours]
     results = []
     for inputs, function in ((ours, attention), (plain, formula)):
         out = function(*(x.transpose(1, 2) for x in inputs), case.window)
         out.float().square().mean().backward()
         results.append([out.detach().float(), *(x.grad.float() for x in inputs)])
-    scales = [float(want.abs().max()) for want in results[1]]
+    scales = [want.abs().max() for want in results[1]]
     floor = 1e-3 * max(scales[1:])  # a window of one has no gradient for queries and keys
-    forward, *backward = (
-        float((got - want).abs().max()) / max(scale, floor) for got, want, scale in zip(*results, scales, strict=True)
+    errors = torch.stack(
+        [
+            (got - want).abs().max() / max(scale, floor)
+            for got, want, scale in zip(*results, scales, strict=True)
+        ]
     )
-    return forward, max(
-        backward, key=lambda error: error if error == error else float("inf")
-    )  # nan is the largest of all
+    return float(errors[0]), float(errors[1:].max())
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -92,10 +102,11 @@ def agrees(attention: Attention, device: torch.device, dtype: torch.dtype, case:
 
 
 def ladder(device: torch.device) -> dict[str, list[str]]:
-    """Names of the rungs worth trying on a device, best first, for `full` and for `windowed` layers.
+    """Names of the rungs worth trying, best first, for `full` and for `windowed` layers.
 
-    Forward at head_dim 128 and T 2048 on Hopper, published: cuDNN 617 TFLOP/s, FA3 560, flex 389, FA2 (varlen) 362. varlen
-    stands before flex all the same: it compiles nothing, which every start of a training and of a server would pay for.
+    Forward at head_dim 128 and T 2048 on Hopper, published: cuDNN 617 TFLOP/s, FA3 560, flex 389,
+    FA2 (varlen) 362. varlen stands before flex all the same: it compiles nothing, which every start
+    of a training and of a server would pay for.
     """
     full, windowed = ["causal", "masked"], ["chunked", "masked"]
     if device.type == "cuda" and torch.version.hip is None:
@@ -106,23 +117,24 @@ def ladder(device: torch.device) -> dict[str, list[str]]:
     return {"full": full, "windowed": windowed}
 
 
-def select(device: torch.device, dtype: torch.dtype, max_seq_len: int, window: int | None = None) -> dict[str, str]:
-    """Choose the kernels `attend` will use; return {"full": name, "windowed": name, "rejected": reasons}.
+def select(device: torch.device, dtype: torch.dtype, max_seq_len: int) -> dict[str, str]:
+    """Choose what `attend` uses; return {"full": name, "windowed": name, "rejected": reasons}.
 
-    Called once by the session and by the model server, before compilation, with the same result on the same machine.
+    Called once by the session and by the model server, before compilation, with the same result on
+    the same machine.
     """
-    windows = {"full": max_seq_len, "windowed": window or max(1, max_seq_len // 8)}
-    rejected: list[str] = []
-    chosen, functions = {}, {}
+    windows = {"full": max_seq_len, "windowed": max(1, max_seq_len // 8)}
+    chosen, functions, rejected = {}, {}, []
     for kind, names in ladder(device).items():
         for name in names:
             attention, wrong = try_rung(name, device, dtype, max_seq_len, windows[kind])
-            if attention is not None:
+            if not wrong:
                 chosen[kind], functions[kind] = name, attention
                 break
             rejected.append(f"{name} ({kind}): {wrong}")
         else:
-            raise RuntimeError("no attention kernel is right on this device: " + "; ".join(rejected))
+            reasons = "; ".join(rejected)
+            raise RuntimeError(f"no attention kernel is right on this device: {reasons}")
     use(**functions)
     return chosen | {"rejected": "; ".join(rejected)}
 
@@ -130,14 +142,18 @@ def select(device: torch.device, dtype: torch.dtype, max_seq_len: int, window: i
 def try_rung(
     name: str, device: torch.device, dtype: torch.dtype, max_seq_len: int, window: int
 ) -> tuple[Attention | None, str]:
-    """Build one rung and test it at both usual widths of a head; return it, or None and why it cannot be used here."""
+    """Build one rung and test it at both usual widths of a head; also why it is no good here."""
     try:
         attention = RUNGS[name].make(device, max_seq_len)
-        cases = (Case(max_seq_len, window, head_dim=head_dim) for head_dim in (64, 128))
-        wrong = next(filter(None, (agrees(attention, device, dtype, case) for case in cases)), "")
-    except Exception as error:  # one that cannot be built, fetched or run here is one rung down, whatever its reason
-        wrong = describe_error(error)
-    return (None, wrong) if wrong else (attention, "")
+        for head_dim in (64, 128):
+            case = Case(max_seq_len, window, head_dim=head_dim)
+            if wrong := agrees(attention, device, dtype, case):
+                return None, wrong
+    except (
+        Exception
+    ) as error:  # cannot be built, fetched or run here: one rung down, whatever it is
+        return None, describe_error(error)
+    return attention, ""
 
 
 def describe_error(error: BaseException) -> str:

@@ -1,28 +1,32 @@
 """The clock of a training: how much of its budget is used up.
 
-In: the kernel's counters. Out: charged seconds since the start. The session inside the training and the runner
-outside of it read the same counters with this same code; the runner's reading decides. Standard library only.
+In: the kernel's counters. Out: charged seconds since the start. The session inside the training and
+the runner outside of it read the same counters with this same code; the runner's reading decides.
+Standard library only.
 
-On a card, and on Apple's GPU, a second of the budget is a second of wall time. On a CPU it is the work that the
-template's training does in a second on a quiet machine. Who else uses the machine then changes how long a training
-takes, and not how much it learns:
+On a card, and on Apple's GPU, a second of the budget is a second of wall time. On a CPU it is the
+work that the template's training does in a second on a quiet machine. Who else uses the machine
+then changes how long a training takes, and not how much it learns:
 
     busy = max(main, total / threads)
     work = busy - min(WAKING x idle / cores, 10% of busy)
     charged = max(work / rate, wall - others)
 
-main is CPU time of the training's main thread, which works or waits for the other threads in every step; total is that
-of all its threads and processes; idle are core-seconds in which nobody used a core. rate is the share of wall time for
-which the template's main thread works so on a quiet machine. The last term is the floor on idling: a training that does
-not use its cores is charged for wall time, less the core-seconds that others used of them, since a core that others hold
-for a second is lost to all threads for a second.
+main is CPU time of the training's main thread, which works or waits for the other threads in every
+step; total is that of all its threads and processes; idle are core-seconds in which nobody used a
+core. rate is the share of wall time for which the template's main thread works so on a quiet
+machine. The last term is the floor on idling: a training that does not use its cores is charged for
+wall time, less the core-seconds that others used of them, since a core that others hold for a
+second is lost to all threads for a second.
 
-Why idle is taken off: a thread that wakes another one on an idle core pays for that, and beside others no core is idle.
-At most 10% of what the training does is taken off (the template: 8%), or sleeping beside others would be paid for.
-With a rate of 0.86 and nothing taken off, the demo's file did 5 to 12% more steps in its budget beside others than alone
-(ten seeds each, interleaved, on two cores); as it is, 10% more beside one busy process and 1 to 6% fewer beside two, three
-or bursts, where the same file alone did 112 to 159 (results/benchmarks/under_load.md). A training on one thread does more
-steps per core-second than one on two, and fewer per second: it gains nothing, with or without others.
+Why idle is taken off: a thread that wakes another one on an idle core pays for that, and beside
+others no core is idle. At most 10% of what the training does is taken off (the template: 8%), or
+sleeping beside others would be paid for. With a rate of 0.86 and nothing taken off, the demo's file
+did 5 to 12% more steps in its budget beside others than alone (ten seeds each, interleaved, on two
+cores); as it is, 10% more beside one busy process and 1 to 6% fewer beside two, three or bursts,
+where the same file alone did 112 to 159 (results/benchmarks/under_load.md). A training on one
+thread does more steps per core-second than one on two, and fewer per second: it gains nothing, with
+or without others.
 """
 
 from __future__ import annotations
@@ -36,10 +40,11 @@ from pathlib import Path
 
 STAT = Path("/proc/stat")
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-IDLE, IO_WAIT = 3, 4  # places in a line of /proc/stat of the time in which nobody used that core
+IDLE, IO_WAIT = 3, 4  # places in a line of /proc/stat of the time when nobody used that core
 WAKING = 0.4  # CPU seconds of the main thread that it costs when all cores are idle for a second
 MOST_WAKING = 0.1  # of the work
-LOOK_SECONDS = 0.2  # between two looks at what others use, which changes little and takes time to read
+# Between two looks at what others use, which changes little and takes time to read
+LOOK_SECONDS = 0.2
 
 
 class ClockError(RuntimeError):
@@ -48,7 +53,7 @@ class ClockError(RuntimeError):
 
 @dataclass(frozen=True)
 class Reading:
-    """Since the start, in seconds: wall time, CPU time of the main thread and in all, core-seconds of others, and the charge."""
+    """Seconds since the start: of wall time, of CPU (main thread, all, others), and charged."""
 
     wall: float = 0.0
     main: float = 0.0
@@ -65,16 +70,17 @@ def own_cpus() -> frozenset[int]:
 
 
 def idle_seconds(cpus: frozenset[int]) -> float:
-    """Core-seconds since the machine's start in which nobody used these cores. Raises ClockError."""
+    """Core-seconds since the machine's start in which nobody used these cores."""
     try:
         lines = STAT.read_text(encoding="ascii").splitlines()
     except OSError as error:
         raise ClockError(f"{STAT} cannot be read: {error.strerror}") from error
     total, seen = 0, set()
     for line in lines:
-        name, *fields = line.split() or [""]
-        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cpus and len(fields) > IO_WAIT:
-            seen.add(int(name[3:]))
+        name, *fields = line.split()
+        core = name.removeprefix("cpu")
+        if core != name and core.isdigit() and int(core) in cpus:
+            seen.add(int(core))
             total += int(fields[IDLE]) + int(fields[IO_WAIT])
     if seen != cpus:
         raise ClockError(f"{STAT} says nothing of cores {sorted(cpus - seen)}")
@@ -93,16 +99,17 @@ class WallClock:
 
 
 class CoreClock:
-    """Charges work of the cores; see the module's text. It starts when it is made.
+    """Charges work of the cores, as the module's text has it. It starts when it is made.
 
-    rate: share of wall time, see there. cpu: returns CPU seconds of the training's main thread and in all, from any
-    beginning. Raises ClockError where others cannot be seen.
+    cpu: returns CPU seconds of the training's main thread and in all, from any beginning. Raises
+    ClockError where others cannot be seen.
     """
 
     def __init__(self, rate: float, threads: int, cpu: Callable[[], tuple[float, float]]) -> None:
         self.rate, self.threads, self._cpu, self.cpus = rate, threads, cpu, own_cpus()
-        self._wall0, (self._main0, self._total0), self._idle0 = time.monotonic(), cpu(), idle_seconds(self.cpus)
-        self._looked, self._idle, self._others, self._charged = 0.0, 0.0, 0.0, 0.0
+        self._wall0, (self._main0, self._total0) = time.monotonic(), cpu()
+        self._idle0 = idle_seconds(self.cpus)
+        self._looked = self._idle = self._others = self._charged = 0.0
 
     def read(self) -> Reading:
         """What is charged by now; it never falls."""

@@ -1,8 +1,9 @@
 """What this machine can compute with, and in which precision.
 
-In: torch's own detection, and a self-test where that is not to be trusted. Out: a `Device` (plain data, also as JSON through
-`python -m harness.training.devices`, so that code which must not import torch can ask). bf16 is chosen only where hardware multiplies it; else
-float32, since float16 would need its loss scaled. Refuses a card for which the installed torch has no kernels.
+In: torch's own detection, and a self-test where that is not to be trusted. Out: a `Device` (plain
+data, also as JSON through `python -m harness.training.devices`, so that code which must not import
+torch can ask). bf16 is chosen only where hardware multiplies it; else float32, since float16 would
+need its loss scaled. Refuses a card for which the installed torch has no kernels.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from dataclasses import asdict, dataclass
 import torch
 
 from harness.ground.cgroup import memory_limit_mb, physical_memory_mb
+from harness.training.attention import describe_error
 from harness.training.peaks import peak_flops
 
-BF16_GFX = re.compile(r"gfx(90a|9[45]\w|1[1-9]\d\w)")  # AMD: CDNA 2 (MI200) and later, RDNA 3 and later
-# (rows, inputs, outputs) of a product, and how many times slower bf16 may be. The last is a step of the CPU profile's feed-forward layer; the
-# small ones before it end the test early where bf16 is emulated, up to 499 times slower.
+# AMD: CDNA 2 (MI200) and later, RDNA 3 and later
+BF16_GFX = re.compile(r"gfx(90a|9[45]\w|1[1-9]\d\w)")
+# (rows, inputs, outputs) of a product, and how many times slower bf16 may be. The last is a step of
+# the CPU profile's feed-forward layer; the small ones before it end the test early where bf16 is
+# emulated, up to 499 times slower.
 SELF_TEST = (((64, 256, 256), 4.0), ((256, 256, 256), 2.0), ((2048, 128, 512), 1.0))
 REFUSED_STATUS = 3  # exit status of the command for a device that cannot be used
 
@@ -36,10 +40,10 @@ class DeviceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Device:
-    """kind: cuda (ROCm too), mps or cpu. dtype: of autocast, `float32` is none; why: the reason for it.
+    """kind: cuda (ROCm too), mps or cpu. dtype: of autocast, `float32` is none; why: the reason.
 
-    memory_mb: of the card, or what this process may use of the machine. architecture: sm_86, gfx942 or "". integrated: a card that shares the
-    machine's memory, which then says nothing of its speed.
+    memory_mb: of the card, or what this process may use of the machine. architecture: sm_86, gfx942
+    or "". integrated: a card that shares the machine's memory, which says nothing of its speed.
     """
 
     kind: str
@@ -63,59 +67,70 @@ class Device:
 
 
 def detect_device(kind: str = "auto", dtype: str = "") -> Device:
-    """Return the best device, or the named kind. dtype: what a run is frozen to, in place of what would be chosen now.
+    """Return the best device, or the named kind. dtype: what a run is frozen to, "" to choose now.
 
-    Raises ValueError for an unknown kind and DeviceError for a card that this torch has no kernels for.
+    Raises ValueError for an unknown kind and DeviceError for a card that this torch cannot use.
     """
     if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        mps = torch.backends.mps.is_available()
+        kind = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     if kind == "cuda":
         return detect_card(dtype)
     if kind == "mps":
-        memory_mb, why = torch.mps.recommended_max_memory() // 2**20, "Apple GPUs are used in float32"
-        return Device("mps", cpu_name(), dtype or "float32", memory_mb, math.nan, torch.__version__, "mps", "", why)
-    if kind == "cpu":
+        memory_mb, why = (
+            torch.mps.recommended_max_memory() // 2**20,
+            "Apple GPUs are used in float32",
+        )
+    elif kind == "cpu":
+        memory_mb = memory_limit_mb() or physical_memory_mb()
         why = "as the run began" if dtype else why_no_bf16_on_cpu()
-        dtype = dtype or ("float32" if why else "bfloat16")
-        return Device("cpu", cpu_name(), dtype, memory_limit_mb() or physical_memory_mb(), math.nan, torch.__version__, "cpu", "", why)
-    raise ValueError(f"unknown device kind {kind!r}: use auto, cuda, mps or cpu")
+    else:
+        raise ValueError(f"unknown device kind {kind!r}: use auto, cuda, mps or cpu")
+    dtype = dtype or ("float32" if why else "bfloat16")
+    version = torch.__version__
+    return Device(kind, cpu_name(), dtype, memory_mb, math.nan, version, backend=kind, why=why)
 
 
-# --- Cards ---------------------------------------------------------------------------------------------------------
+# --- Cards ----------------------------------------------------------------------------------------
 
 
-def detect_card(dtype: str = "") -> Device:
-    """The first card that torch.cuda sees: NVIDIA's, or AMD's under ROCm. Raises DeviceError when this torch has no kernels for it."""
+def detect_card(dtype: str) -> Device:
+    """The first card that torch.cuda sees: NVIDIA's, or AMD's under ROCm. May be a DeviceError."""
     card = torch.cuda.get_device_properties(0)
     rocm = torch.version.hip is not None
     architecture = card.gcnArchName.split(":")[0] if rocm else f"sm_{card.major}{card.minor}"
     built_for = torch.cuda.get_arch_list()
     if built_for and not has_kernels(architecture, built_for):
         raise DeviceError(
-            f"this torch ({torch.__version__}) has no kernels for the {card.name} ({architecture}), only for {', '.join(built_for)}: "
-            "install a build that has (--torch-index with the URL that pytorch.org's selector names), or train on the CPU (--device cpu)"
+            f"this torch ({torch.__version__}) has no kernels for the {card.name} ({architecture}),"
+            f" only for {', '.join(built_for)}: install a build that has (--torch-index with the "
+            "URL that pytorch.org's selector names), or train on the CPU (--device cpu)"
         )
     why = why_no_bf16_on_card(architecture)
     return Device(
-        "cuda",
-        card.name,
-        dtype or ("float32" if why else "bfloat16"),
-        card.total_memory // 2**20,
-        peak_flops(card.name),
-        torch.__version__,
-        "rocm" if rocm else "cuda",
-        architecture,
-        why,
-        bool(getattr(card, "is_integrated", False)),
+        kind="cuda",
+        name=card.name,
+        dtype=dtype or ("float32" if why else "bfloat16"),
+        memory_mb=card.total_memory // 2**20,
+        peak_flops=peak_flops(card.name),
+        torch_version=torch.__version__,
+        backend="rocm" if rocm else "cuda",
+        architecture=architecture,
+        why=why,
+        integrated=bool(getattr(card, "is_integrated", False)),
     )
 
 
 def why_no_bf16_on_card(architecture: str) -> str:
-    """Why a card computes in float32; "" where its matrix units multiply bf16. torch itself says yes to cards that emulate it."""
+    """Why a card computes in float32; "" where its matrix units multiply bf16.
+
+    torch itself says yes to cards that emulate it.
+    """
     if architecture.startswith("gfx"):
         return "" if BF16_GFX.fullmatch(architecture) else f"{architecture} multiplies no bf16"
-    major = capability(architecture)[0]
-    return "" if major >= 8 else f"{architecture} is before Ampere and multiplies no bf16"
+    if capability(architecture) >= (8, 0):
+        return ""
+    return f"{architecture} is before Ampere and multiplies no bf16"
 
 
 def capability(architecture: str) -> tuple[int, int]:
@@ -125,41 +140,51 @@ def capability(architecture: str) -> tuple[int, int]:
 
 
 def has_kernels(architecture: str, built_for: list[str]) -> bool:
-    """Whether a torch built for some architectures runs on another: machine code within a major version upwards, PTX (compute_) on all later ones."""
+    """Whether a torch built for some architectures runs on another.
+
+    Machine code runs within a major version upwards, PTX (compute_) on all later ones.
+    """
     if architecture in built_for or architecture.startswith("gfx"):
         return architecture in built_for
     own = capability(architecture)
-    codes = [(name.split("_")[0], capability(name)) for name in built_for if re.fullmatch(r"(sm|compute)_\d+", name)]
-    return any(code <= own and (kind == "compute" or code[0] == own[0]) for kind, code in codes)
+    for name in built_for:
+        if re.fullmatch(r"(sm|compute)_\d+", name):
+            code = capability(name)
+            if code <= own and (name.startswith("compute") or code[0] == own[0]):
+                return True
+    return False
 
 
-# --- The processor -------------------------------------------------------------------------------------------------
+# --- The processor --------------------------------------------------------------------------------
 
 
 def cpu_name() -> str:
     """The processor's name, as far as the system tells; on a Mac it names the GPU as well."""
     if platform.system() == "Darwin":
-        asked = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
-        )
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
         return asked.stdout.strip() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
     except OSError:
-        models = []
-    return models[0] if models else platform.processor() or platform.machine()
+        pass
+    return platform.processor() or platform.machine()
 
 
 def cpu_claims_bf16() -> bool:
-    """Whether the processor says that it multiplies bf16: AVX512-BF16 or AMX. Others (ARM's too) are not looked for."""
+    """Whether the processor says that it multiplies bf16, by AVX512-BF16 or AMX."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def why_no_bf16_on_cpu() -> str:
-    """Why this processor computes in float32; "" where it claims bf16 and a product in it is right and not slower than in float32.
+    """Why this processor computes in float32.
 
-    Decided anew in each process that asks, in about 0.1 s: a run therefore freezes the answer in its run.json.
+    "" where it claims bf16 and a product in it is right and not slower than in float32. Decided
+    anew in each process that asks, in about 0.1 s: a run therefore freezes the answer in its
+    run.json.
     """
     if not cpu_claims_bf16():
         return "the processor has no bf16 instructions"
@@ -173,9 +198,13 @@ def why_no_bf16_on_cpu() -> str:
 
 
 def compare_bf16(rows: int, inputs: int, outputs: int, repeats: int = 5) -> tuple[float, float]:
-    """Return (error, time ratio) of a bf16 matrix product against float32. Error: largest, as a share of the largest value; times: best of repeats."""
+    """Return (error, time ratio) of a bf16 matrix product against float32.
+
+    Error: largest, as a share of the largest value; times: best of repeats.
+    """
     generator = torch.Generator().manual_seed(0)
-    half = [torch.randn(shape, generator=generator).bfloat16() for shape in ((rows, inputs), (inputs, outputs))]
+    shapes = ((rows, inputs), (inputs, outputs))
+    half = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
     full = [x.float() for x in half]
     want, got = full[0] @ full[1], half[0] @ half[1]
     seconds = {torch.bfloat16: math.inf, torch.float32: math.inf}
@@ -184,24 +213,23 @@ def compare_bf16(rows: int, inputs: int, outputs: int, repeats: int = 5) -> tupl
             started = time.perf_counter()
             a @ b
             seconds[a.dtype] = min(seconds[a.dtype], time.perf_counter() - started)
-    return float((got.float() - want).abs().max() / want.abs().max()), seconds[torch.bfloat16] / seconds[torch.float32]
+    error = float((got.float() - want).abs().max() / want.abs().max())
+    return error, seconds[torch.bfloat16] / seconds[torch.float32]
 
 
-# --- The command ---------------------------------------------------------------------------------------------------
+# --- The command ----------------------------------------------------------------------------------
 
 
 def try_compile(kind: str) -> str:
-    """Compile, run and differentiate one small function; return "" when that works, else why not (first line of the error)."""
+    """Compile, run and differentiate one small function; "" when that works, else why not."""
     if kind == "mps":
         return "not compiled on Apple GPUs"
     x = torch.randn(64, 64, device=kind, requires_grad=True)
     try:
         torch.compile(lambda a: torch.tanh(a @ a).square().sum(), dynamic=False)(x).backward()
-    except (
-        Exception
-    ) as error:  # any failure of a compiler on an unknown machine means the same: run eagerly, and say why
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    return "" if x.grad is not None and bool(torch.isfinite(x.grad).all()) else "compiled gradient is wrong"
+    except Exception as error:  # whatever a compiler on an unknown machine raises: run eagerly
+        return describe_error(error)
+    return "" if bool(torch.isfinite(x.grad).all()) else "compiled gradient is wrong"
 
 
 def main() -> None:
@@ -215,10 +243,8 @@ def main() -> None:
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(REFUSED_STATUS)
-    facts = asdict(device) | {
-        "peak_flops": None if math.isnan(device.peak_flops) else device.peak_flops,
-        "cpu_count": os.cpu_count(),
-    }
+    peak = None if math.isnan(device.peak_flops) else device.peak_flops
+    facts = asdict(device) | {"peak_flops": peak, "cpu_count": os.cpu_count()}
     if arguments.try_compile:
         facts["compile_error"] = try_compile(device.kind)
     sys.stdout.write(json.dumps(facts) + "\n")

@@ -1,7 +1,8 @@
 """Run one train.py as the runner's child: `python -m harness.training.launch TRAIN_PY PARENT`.
 
-In: the session's environment (see `session`). Out: the exit status, a `launched` event before any of train.py runs, and a `failed` event that tells
-out-of-memory and a non-finite loss from other exceptions. Dies with its parent where the system offers that (Linux), and limits itself first.
+In: the session's environment (see `session`). Out: the exit status, a `launched` event before any
+of train.py runs, and a `failed` event that tells out-of-memory and a non-finite loss from other
+exceptions. Dies with its parent where the system offers that (Linux), and limits itself first.
 """
 
 from __future__ import annotations
@@ -16,37 +17,42 @@ import runpy
 import sys
 import traceback
 
+import torch
+
 from harness.ground.errors import DataError
 from harness.ground.parent import die_with_parent
 from harness.ground.syscalls import PR_SET_NO_NEW_PRIVS, refuse_calls
 from harness.training.session import EVENTS_VARIABLE, NonFiniteLoss
 
 NOT_THE_IDEA = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # a full or broken disk
-FILE_CAP_BYTES = 20 * 10**9  # of any one file
-MOST_DESCRIPTORS = 4096
-# What libraries say, in exceptions of many types, when memory runs out: CUDA, HIP and MPS; cuBLAS and cuDNN; the CPU on Linux and on Windows.
-OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+# Bytes of any one file, open files, bytes of a memory image
+LIMITS = {
+    resource.RLIMIT_FSIZE: 20 * 10**9,
+    resource.RLIMIT_NOFILE: 4096,
+    resource.RLIMIT_CORE: 0,
+}
+# What libraries say, in exceptions of many types, when memory runs out: CUDA, HIP and MPS; cuBLAS
+# and cuDNN; the CPU on Linux and on Windows.
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
 
 
 def classify(error: BaseException) -> str:
-    """Return the run's status for an exception that ended train.py: oom, nan, infrastructure or crash."""
-    import torch
-
+    """Return the run's status for an exception that ended train.py."""
     if isinstance(error, NonFiniteLoss):
         return "nan"
-    if isinstance(error, DataError) or (isinstance(error, OSError) and error.errno in NOT_THE_IDEA):
+    if isinstance(error, DataError) or isinstance(error, OSError) and error.errno in NOT_THE_IDEA:
         return "infrastructure"
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return "oom" if out_of_memory or any(words in str(error) for words in OUT_OF_MEMORY) else "crash"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "oom"
+    return "oom" if any(words in str(error) for words in OUT_OF_MEMORY) else "crash"
 
 
 def limit_process() -> None:
-    """Bound what this process and all it starts may do: the size of a file, open files, no memory images, no programs that gain rights (Linux).
+    """Bound what this process and all it starts may do: LIMITS, and no programs that gain rights.
 
-    And where memory runs out, it is what the system ends first, not a notebook or the night beside it.
+    Where memory runs out, it is what the system ends first, not a notebook or the night beside it.
     """
-    wanted = {resource.RLIMIT_FSIZE: FILE_CAP_BYTES, resource.RLIMIT_NOFILE: MOST_DESCRIPTORS, resource.RLIMIT_CORE: 0}
-    for name, most in wanted.items():
+    for name, most in LIMITS.items():
         hard = resource.getrlimit(name)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(name, (most, most))
@@ -61,7 +67,10 @@ def send(event: dict) -> None:
 
 
 def main() -> None:
-    """Run argv[1] as __main__ and report how it ended. argv[2]: the parent's process id, 0 where it cannot be seen."""
+    """Run argv[1] as __main__ and report how it ended.
+
+    argv[2]: the parent's process id, 0 where it cannot be seen.
+    """
     train_py, parent = sys.argv[1], int(sys.argv[2])
     die_with_parent(parent)
     limit_process()

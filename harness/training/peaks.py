@@ -1,7 +1,7 @@
 """How many FLOP/s a card can do at most, by its name: what MFU is measured against.
 
-In: the name that the driver gives. Out: dense bf16 matrix FLOP/s, or nan. Refuses to guess: a name that is not in the table, or that several
-different cards share, has no peak, and its MFU is nan.
+In: the name that the driver gives. Out: dense bf16 matrix FLOP/s, or nan. Refuses to guess: a name
+that is not in the table, or that several different cards share, has no peak, and its MFU is nan.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 
-# Dense, accumulating in float32: half of what a data sheet quotes "with sparsity". Sources: NVIDIA's data sheets of each data-centre card, the
-# appendices of its GA102, Ada and RTX Blackwell architecture papers for GeForce and RTX A6000, AMD's product pages for Instinct.
+# Dense, accumulating in float32: half of what a data sheet quotes "with sparsity". Sources: for
+# data-centre cards NVIDIA's data sheets, for GeForce and RTX A6000 the appendices of its GA102, Ada
+# and RTX Blackwell papers, for Instinct AMD's product pages.
 PEAK_FLOPS = {
     "B200": 2250e12,
     "GH200": 989e12,
@@ -40,7 +41,8 @@ PEAK_FLOPS = {
     "MI300X": 1307e12,
     "MI250X": 191.5e12,  # of one of its two dies, which is what torch calls a device
 }
-# Shares its name with a faster one: a laptop's, or a slice of a card. (A GeForce 3080 is missing above because two cards are sold as one.)
+# Shares its name with a faster one: a laptop's, or a slice of a card. (A GeForce 3080 is missing
+# above because two cards are sold as one.)
 ANOTHER_PART = re.compile(r"\b(laptop|mobile|max-q|nvl|mig|grid)\b|-\d+[ABCQ]\b", re.IGNORECASE)
 SUFFIX = r"(?!\s+(Ti|SUPER|D|GRE|Ada)\b)"  # makes another card of the one before it
 

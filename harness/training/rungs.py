@@ -1,7 +1,8 @@
 """Every way to compute causal attention that the ladder in `attention` chooses from.
 
-Each rung is a function of q (B, H, T, D), k and v (B, Hkv, T, D) and a window -> (B, H, T, D). Some only take layers that see the
-whole row, some only windows. Nothing is fetched, compiled or tried before a rung's maker is called.
+Each rung is a function of q (B, H, T, D), k and v (B, Hkv, T, D) and a window -> (B, H, T, D). Some
+only take layers that see the whole row, some only windows. Nothing is fetched, compiled or tried
+before a rung's maker is called.
 """
 
 from __future__ import annotations
@@ -12,40 +13,42 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
-def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-    """Position i sees positions i - window + 1 .. i, through a dense mask. Right everywhere, slow everywhere."""
-    T = q.size(2)
-    position = torch.arange(T, device=q.device)
+def masked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Position i sees i - window + 1 .. i, through a dense mask. Right everywhere, and slow."""
+    position = torch.arange(q.size(2), device=q.device)
     distance = position[:, None] - position[None, :]
     mask = (distance >= 0) & (distance < window)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.size(1) != k.size(1))
+    grouped = q.size(1) != k.size(1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
 
-def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-    """Full causal attention through whichever fused kernel PyTorch prefers; the window is at least T."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
+def causal(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Full attention through whichever fused kernel PyTorch prefers; the window is at least T."""
+    grouped = q.size(1) != k.size(1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
 
 
 def make_causal(backend: SDPBackend) -> Attention:
-    """Full causal attention through one named kernel of PyTorch's; a RuntimeError at the call where that one cannot run."""
+    """Full attention through one named kernel of PyTorch's; a RuntimeError where it cannot run."""
 
-    def only(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    def only(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         with sdpa_kernel(backend):  # torch.compile traces it without a graph break
             return causal(q, k, v, window)
 
     return only
 
 
-def chunked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-    """Windowed attention in blocks of `window`: each block of queries sees its own and the previous block of keys.
+def chunked(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Windowed attention in blocks of `window`; each sees its own keys and those of the one before.
 
-    Costs T * 2 * window products instead of T * T. Needs T to be a multiple of the window, else falls to `masked`. Blocks are
-    laid out as heads, because the fused kernels take four dimensions and no more.
+    Costs T * 2 * window products instead of T * T. Where T is no multiple of the window, `masked`.
+    Blocks are laid out as heads, because the fused kernels take four dimensions and no more.
     """
     B, H, T, D = q.shape
     if T % window or window == T:
@@ -53,26 +56,28 @@ def chunked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> t
     n = T // window
     if k.size(1) != H:
         k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
-    keys, values = (with_previous(x.reshape(B, H, n, window, D)).reshape(B, H * n, 2 * window, D) for x in (k, v))
+    blocks = (with_previous(x.reshape(B, H, n, window, D)) for x in (k, v))
+    keys, values = (x.reshape(B, H * n, 2 * window, D) for x in blocks)
     row = torch.arange(window, device=q.device)[:, None] + window
     column = torch.arange(2 * window, device=q.device)[None, :]
     mask = (column <= row) & (column > row - window)
     first = mask & (column >= window)  # the first block has no block before it
     mask = torch.cat((first[None], mask[None].expand(n - 1, -1, -1))).repeat(H, 1, 1)
-    out = F.scaled_dot_product_attention(q.reshape(B, H * n, window, D), keys, values, attn_mask=mask)
+    queries = q.reshape(B, H * n, window, D)
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return out.reshape(B, H, T, D)
 
 
-def with_previous(blocks: torch.Tensor) -> torch.Tensor:
-    """(B, H, n, window, D) -> (B, H, n, 2 * window, D): before each block the one that precedes it, zeros before the first."""
+def with_previous(blocks: Tensor) -> Tensor:
+    """(B, H, n, window, D) -> (B, H, n, 2 * window, D): each after the one before, or zeros."""
     return torch.cat((F.pad(blocks, (0, 0, 0, 0, 1, 0))[:, :, : blocks.size(2)], blocks), dim=3)
 
 
 def make_varlen() -> Attention:
-    """Windowed attention through the FlashAttention-2 that PyTorch brings, whose packed-rows interface takes a window."""
+    """Windowed attention through PyTorch's FlashAttention-2, whose packed rows take a window."""
     from torch.nn.attention.varlen import varlen_attn
 
-    def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    def varlen(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         B, H, T, D = q.shape
         starts = torch.arange(0, (B + 1) * T, T, device=q.device, dtype=torch.int32)
         rows = (x.transpose(1, 2).reshape(B * T, x.size(1), D) for x in (q, k, v))
@@ -84,9 +89,10 @@ def make_varlen() -> Attention:
 
 
 def make_flex(device: torch.device, max_seq_len: int) -> Attention:
-    """Windowed attention through a compiled flex_attention, whose block mask skips what no query sees.
+    """Windowed attention through a compiled flex_attention, which skips what no query sees.
 
-    The masks of the usual windows are made here, so that a compiled model finds them and its graph does not break.
+    The masks of the usual windows are made here, so that a compiled model finds them and its graph
+    does not break.
     """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -94,14 +100,15 @@ def make_flex(device: torch.device, max_seq_len: int) -> Attention:
     masks: dict[tuple[int, int, str], object] = {}
 
     def mask(T: int, window: int, where: torch.device):
+        def sees(b, h, i, j):
+            return (i >= j) & (i - j < window)
+
         key = (T, window, str(where))
         if key not in masks:
-            masks[key] = create_block_mask(
-                lambda b, h, i, j: (i >= j) & (i - j < window), None, None, T, T, device=where
-            )
+            masks[key] = create_block_mask(sees, None, None, T, T, device=where)
         return masks[key]
 
-    def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    def flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         block_mask = mask(q.size(2), window, q.device)
         return compiled(q, k, v, block_mask=block_mask, enable_gqa=q.size(1) != k.size(1))
 
@@ -113,11 +120,11 @@ def make_flex(device: torch.device, max_seq_len: int) -> Attention:
 def make_fa3() -> Attention:
     """FlashAttention-3 for Hopper, as packaged for the `kernels` library; windowed and full."""
     kernel = importlib.import_module("kernels").get_kernel("kernels-community/flash-attn3")
-    interface = kernel.flash_attn_interface
+    compute = kernel.flash_attn_interface.flash_attn_func
 
-    def fa3(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    def fa3(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         reach = (window - 1, 0) if window < q.size(2) else (-1, -1)
-        out = interface.flash_attn_func(*(x.transpose(1, 2) for x in (q, k, v)), causal=True, window_size=reach)
+        out = compute(*(x.transpose(1, 2) for x in (q, k, v)), causal=True, window_size=reach)
         return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
 
     return fa3
@@ -125,7 +132,10 @@ def make_fa3() -> Attention:
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to compute attention. make(device, max_seq_len) may raise whatever says that it is not to be had here."""
+    """One way to compute attention, and the layers it can take.
+
+    make(device, max_seq_len) raises whatever says that it is not to be had here.
+    """
 
     make: Callable[[torch.device, int], Attention]
     full: bool = False

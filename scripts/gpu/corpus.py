@@ -8,6 +8,7 @@ timing, not for research: what is scored is 5% of the files, repeated up to the 
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,11 +57,11 @@ def run(task: str, settings: Settings) -> dict:
 def library_texts(max_bytes: int) -> Iterator[str]:
     """Files of the Python library, up to `max_bytes`."""
     source = PythonStdlib()
-    for document in (document for part in source.parts() for document in source.iter_part(part)):
-        max_bytes -= len(document.text)
+    for text in (text for part in source.parts() for text in source.iter_part(part, Counter())):
+        max_bytes -= len(text)
         if max_bytes < 0:
             return
-        yield document.text
+        yield text
 
 
 def pack_texts(texts: list[str], tokenizer: Tokenizer, max_seq_len: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.data.source import Document, Part, Source
+from harness.data.source import Part, Source
 from harness.data.sources import open_source
 
 PART_BYTES = 32_000_000
@@ -26,7 +26,6 @@ class SyntheticSource(Source):
 
     def __init__(self, size: int, mean: int = 4000, spread: float = 1.0) -> None:
         self.size, self.mean, self.spread = size, mean, spread
-        self.skipped = Counter()
 
     def source_id(self) -> str:
         return f"{self.name}-{self.size}-{self.mean}-{self.spread}-{open_source('python-stdlib').source_id()}"
@@ -37,8 +36,7 @@ class SyntheticSource(Source):
     def parts(self) -> list[Part]:
         return [Part(str(start)) for start in range(0, self.size, PART_BYTES)]
 
-    def iter_part(self, part: Part) -> Iterator[Document]:
-        self.skipped = Counter()
+    def iter_part(self, part: Part, skipped: Counter[str]) -> Iterator[str]:
         library, line_starts = load_library()
         left = min(PART_BYTES, self.size - int(part.name))
         rng = np.random.default_rng([self.mean, int(part.name)])
@@ -52,13 +50,13 @@ class SyntheticSource(Source):
                 text += library[first : first + length - len(text)]
                 first = 0
             left -= len(text)
-            yield Document(f"{part.name}-{number}", text)
+            yield text
 
 
 @functools.cache
 def load_library() -> tuple[str, np.ndarray]:
     """All of the library as one ASCII text (characters are then bytes), and where its lines begin."""
     source = open_source("python-stdlib")
-    documents = (document for part in source.parts() for document in source.iter_part(part))
-    text = "".join(document.text for document in documents if document.text.isascii())
+    texts = (text for part in source.parts() for text in source.iter_part(part, Counter()))
+    text = "".join(text for text in texts if text.isascii())
     return text, np.flatnonzero(np.frombuffer(text.encode(), np.uint8) == ord("\n"))[:-1] + 1

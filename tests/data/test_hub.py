@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,12 +129,12 @@ def test_no_network_names_the_corpus_that_needs_none(tmp_path):
 
 
 def test_a_shard_that_is_no_table_is_named(tmp_path):
-    source = ClimbMix(1, tmp_path)
+    source = open_source("climbmix:1", tmp_path)
     source.folder.mkdir(parents=True)
     (source.folder / "shard_00000.parquet").write_bytes(b"PAR1 torn")
     for name in ("shard_00000.parquet", "shard_06542.parquet"):
         with pytest.raises(DataError, match=f"{name} cannot be read .*: delete it"):
-            list(source.iter_part(Part(name)))
+            list(source.iter_part(Part(name), Counter()))
 
 
 def test_ids_and_parts_need_neither_disk_nor_network():
@@ -145,7 +146,7 @@ def test_ids_and_parts_need_neither_disk_nor_network():
     stories = open_source("tinystories")
     assert stories.source_id() == "tinystories-0397e271"
     assert [part.pool for part in stories.parts()] == ["private"] + ["train"] * 16
-    covered = [(piece.start, piece.stop) for piece in stories.pieces]
+    covered = [(part.start, part.stop) for part in stories.parts()]
     assert covered[0][0] == 0 and covered[-1][1] is None
     assert all(before[1] == after[0] for before, after in zip(covered, covered[1:], strict=False))
 

@@ -114,16 +114,14 @@ def test_a_batch_of_more_rows_than_there_are(train_dir):
 
 
 def test_files_that_do_not_fit_are_refused(train_dir, tmp_path):
-    with pytest.raises(DataError, match="01_prepare"):
-        TrainRows.of_folder(tmp_path)
     broken = tmp_path / "train"
     shutil.copytree(train_dir, broken)
     with open(broken / "rows.bin", "ab") as file:
         file.write(b"\0")
-    with pytest.raises(DataError, match=r"rows\.bin"):
+    with pytest.raises(DataError, match=r"rows\.bin.*01_prepare"):
         TrainRows.of_folder(broken)
-    for batch, seed in ((0, 0), (2.0, 0), (2, -1)):
-        with pytest.raises(DataError):
+    for batch, seed in ((0, 0), (2, -1)):
+        with pytest.raises(ValueError):
             next(TrainRows.of_folder(train_dir).batches(batch, "cpu", seed))
 
 

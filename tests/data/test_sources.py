@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,10 @@ def make_library(folder: Path) -> Path:
 
 def test_the_library_is_read_byte_for_byte_and_skips_are_counted(tmp_path):
     source = PythonStdlib(make_library(tmp_path))
-    documents = {document.name: document.text for document in source.iter_part(source.parts()[0])}
-    assert documents == {"a.py": "import os\r\n", "pkg/b.py": "name = 'é'\n"}
-    assert dict(source.skipped) == {"badly encoded": 1, "empty": 2}
-    list(source.iter_part(source.parts()[0]))
-    assert source.skipped["empty"] == 2  # counted afresh
+    skipped = Counter()
+    texts = list(source.iter_part(source.parts()[0], skipped))
+    assert texts == ["import os\r\n", "name = 'é'\n"]
+    assert skipped == {"badly encoded": 1, "empty": 2}
 
 
 def test_the_id_follows_the_content_and_nothing_else(tmp_path):
@@ -61,32 +61,34 @@ def test_the_id_follows_the_content_and_nothing_else(tmp_path):
 def test_this_interpreters_own_library():
     source = open_source("python-stdlib")
     parts = source.parts()
-    names = {document.name for part in parts for document in source.iter_part(part)}
+    texts = {text for part in parts for text in source.iter_part(part, Counter())}
     assert ("among all files" in source.evaluation_note()) == (len(parts) == 1)
-    assert {"os.py", "json/decoder.py"} <= names
-    assert not any("site-packages" in name for name in names)
+    library = Path(sysconfig.get_path("stdlib"))
+    assert {(library / name).read_text() for name in ("os.py", "json/decoder.py")} <= texts
+    assert not any("site-packages" in path.parts for path in source._paths())
     assert source.total_bytes() > 5_000_000
-    assert source.folder == Path(sysconfig.get_path("stdlib"))
+    assert source.folder == library
 
 
+# A file's text is its name
 LIBRARY = ("json/decoder.py", "test.py", "unittest/case.py")
 NOT_IMPORTED = ("test/test_json.py", "unittest/test/test_case.py", "idlelib/idle_test/a.py")
 
 
 @pytest.fixture
 def library(tmp_path):
-    for number, name in enumerate((*LIBRARY, *NOT_IMPORTED)):
+    for name in (*LIBRARY, *NOT_IMPORTED):
         (tmp_path / "library" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "library" / name).write_text(f"x = {number}\n")
+        (tmp_path / "library" / name).write_text(name)
     return PythonStdlib(tmp_path / "library")
 
 
 def names_of(source, part):
-    return [document.name for document in source.iter_part(part)]
+    return list(source.iter_part(part, Counter()))
 
 
 def test_only_library_files_that_nothing_imports_are_offered_to_evaluation(library, monkeypatch):
-    monkeypatch.setattr(stdlib, "NOT_IMPORTED_BYTES", 3 * len("x = 1\n"))
+    monkeypatch.setattr(stdlib, "NOT_IMPORTED_BYTES", sum(map(len, NOT_IMPORTED)))
     eligible, others = library.parts()
     assert (eligible.pool, others.pool) == ("any", "train")
     assert set(names_of(library, eligible)) == set(NOT_IMPORTED)

@@ -107,11 +107,11 @@ def test_a_source_that_fails_half_way_is_not_read_from_the_start(tmp_path):
     read = []
 
     class Failing(PartedSource):
-        def iter_part(self, part):
+        def iter_part(self, part, skipped):
             read.append(part.name)
             if part.name == "3" and len(read) == 4:
                 raise RuntimeError("the line went dead")
-            return super().iter_part(part)
+            return super().iter_part(part, skipped)
 
     with pytest.raises(RuntimeError, match="went dead"):
         prepare_parts(tmp_path, Failing(TEXTS, 60))

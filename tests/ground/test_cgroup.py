@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 from checkout import ROOT
 
-from harness.data import workers
 from harness.ground import cgroup
 from harness.run import profiles
 from harness.sandbox.runner import outcome
@@ -122,7 +121,6 @@ def test_a_container_that_is_too_small_is_named(monkeypatch):
 
 
 def test_workers_and_threads_ask_the_same(monkeypatch):
-    assert workers.cpu_count is cgroup.cpu_count
     monkeypatch.setattr(profiles, "cpu_count", lambda: 3)
     assert (
         profiles.worker_threads({"kind": "cpu"}) == 3

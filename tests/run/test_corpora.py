@@ -1,6 +1,5 @@
 """A run and its corpus: recorded so that any working directory finds it, and refused when its text has changed."""
 
-import dataclasses
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from fake_source import make_texts
 
 import harness
 from harness.__main__ import main
-from harness.data.manifest import without_format
 from harness.data.sources import open_source
 from harness.ground.errors import DataError, ProfileError, SettingsError
 from harness.lab import start
@@ -69,15 +67,6 @@ def test_a_changed_corpus_is_refused_with_both_names(run, tmp_path, capsys):
     assert "cannot go on: run f began on data folder-corpus-" in capsys.readouterr().out
     (tmp_path / "corpus" / "more.txt").unlink()
     assert Lab(run)
-
-
-def test_a_run_on_splits_of_an_older_version_is_refused_in_those_words(run):
-    began = settings.read_settings(run)
-    old = dataclasses.replace(began, data_id=without_format(began.data_id))
-    settings.check_same_text(began)
-    words = f"began on data {old.data_id}, but this checkout splits the same text otherwise"
-    with pytest.raises(SettingsError, match=f"{words}.*Check out .* again, or start a new tag"):
-        settings.check_same_text(old)
 
 
 def test_a_corpus_that_is_gone_is_named(run, tmp_path, monkeypatch, capsys):

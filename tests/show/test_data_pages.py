@@ -42,15 +42,10 @@ def test_the_splits_are_the_manifests(data):
     assert "tokens per byte" in page
 
 
-def test_what_the_source_says_of_evaluation_and_what_old_data_lacks_is_shown(data):
+def test_what_the_source_says_of_evaluation_is_shown(data):
     source = data.manifest["source"] | {"evaluation_note": "chosen among <tests>"}
-    old = {name: {"train": 1, "val": 1, "holdout": 1} for name in ("rows", "scored", "documents")}
     noted = replace(data, manifest=data.manifest | {"source": source})
     assert "chosen among &lt;tests&gt;" in data_page.counts_page(noted)
-    assert "without" not in data_page.counts_page(noted)
-    page = data_page.counts_page(replace(data, manifest=data.manifest | old))
-    assert "older version, without: unseen" in page
-    assert [row[0] for row in cells(page)[1:]] == ["train", "val", "holdout"]
 
 
 def test_what_was_read_went_somewhere(data):

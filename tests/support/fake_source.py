@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.data.source import Document, Part, Source
+from harness.data.source import Part, Source
 
 
 def make_texts(count: int, seed: int = 0, words: int = 120) -> list[str]:
@@ -28,7 +28,6 @@ class FakeSource(Source):
 
     def __init__(self, texts: list[str]) -> None:
         self.texts = texts
-        self.skipped = Counter()
 
     def source_id(self) -> str:
         digest = hashlib.sha256("\0".join(self.texts).encode("utf-8", "surrogatepass")).hexdigest()
@@ -37,10 +36,8 @@ class FakeSource(Source):
     def total_bytes(self) -> int:
         return sum(len(text.encode("utf-8", "surrogatepass")) for text in self.texts)
 
-    def iter_part(self, part: Part) -> Iterator[Document]:
-        self.skipped = Counter()
-        for number, text in enumerate(self.texts):
-            yield Document(f"text {number}", text)
+    def iter_part(self, part: Part, skipped: Counter[str]) -> Iterator[str]:
+        yield from self.texts
 
 
 class PartedSource(FakeSource):
@@ -59,8 +56,6 @@ class PartedSource(FakeSource):
         pools = [self.pool] * self.private + ["train" if self.private else "any"] * (count - self.private)
         return [Part(str(index), pool) for index, pool in enumerate(pools)]
 
-    def iter_part(self, part: Part) -> Iterator[Document]:
-        self.skipped = Counter()
-        for text in self.texts[int(part.name) * self.size :][: self.size]:
-            yield Document(part.name, text)
-        self.skipped["empty"] += 1
+    def iter_part(self, part: Part, skipped: Counter[str]) -> Iterator[str]:
+        yield from self.texts[int(part.name) * self.size :][: self.size]
+        skipped["empty"] += 1
