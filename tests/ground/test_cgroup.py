@@ -23,6 +23,8 @@ V2, V1 = Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/cpu")
 def count(tmp_path, monkeypatch):
     """From what /proc says and the files of a cgroup tree to cpu_count's answer, on 8 CPUs."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(cgroup, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path / "root")
 
     def count(membership: str, **files: str) -> int:
         (tmp_path / "membership").write_text(membership)
@@ -30,18 +32,18 @@ def count(tmp_path, monkeypatch):
             path = tmp_path / "root" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text + "\n")
-        return cgroup.cpu_count(tmp_path / "membership", tmp_path / "root")
+        return cgroup.cpu_count()
 
     return count
 
 
-def test_without_a_quota_it_is_the_affinity(count, tmp_path):
+def test_without_a_quota_it_is_the_affinity(count):
+    assert cgroup.cpu_count() == 8  # no file says anything
     assert count("0::/a\n", **{"a/cpu.max": "max 100000"}) == 8
     assert (
         count("4:cpu:/a\n", **{"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"})
         == 8
     )
-    assert cgroup.cpu_count(tmp_path / "nothing", tmp_path / "nowhere") == 8
 
 
 @pytest.mark.parametrize(
@@ -104,12 +106,14 @@ def test_what_cannot_be_read_is_no_quota(count, text):
         ("", {}, None),
     ],
 )
-def test_the_smallest_limit_of_memory_counts(tmp_path, membership, files, limit):
+def test_the_smallest_limit_of_memory_counts(tmp_path, monkeypatch, membership, files, limit):
+    monkeypatch.setattr(cgroup, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
     (tmp_path / "membership").write_text(membership)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert cgroup.memory_limit_mb(tmp_path / "membership", tmp_path) == limit
+    assert cgroup.memory_limit_mb() == limit
 
 
 def test_a_container_that_is_too_small_is_named(monkeypatch):
