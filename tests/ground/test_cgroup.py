@@ -120,7 +120,7 @@ def test_a_container_that_is_too_small_is_named(monkeypatch):
     monkeypatch.setattr(cgroup, "memory_limit_mb", lambda: 512)
     monkeypatch.setattr(devices, "memory_limit_mb", lambda: 512)
     log, events = SimpleNamespace(last_line=""), SimpleNamespace(last={"launched": {}})
-    status, cause = outcome(-signal.SIGKILL, log, events, SimpleNamespace(finished=False))
+    status, cause = outcome(-signal.SIGKILL, log, events, SimpleNamespace(finished=False), None)
     assert (status, "this container may use 512 MB of memory" in cause) == ("oom", True)
     assert devices.detect_device("cpu", "float32").memory_mb == 512
 
