@@ -38,21 +38,27 @@ STEP = re.compile(rb'"event"\s*:\s*"step"')
 FORGED = re.compile(rf"^\s*(---|({'|'.join(SUMMARY_KEYS)})\s*:)")
 
 
-class WholeLines:
-    """A file that takes text whole or not at all: where the disk is full nothing of it stays."""
+class KeptLines:
+    """A file of lines from a child, which takes text whole or not at all on a full disk."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, path.open("w+b", buffering=0)
-        self.size = 0
+        self._rest = b""  # the beginning of a line whose end has not come yet
+        self._size = 0
 
-    def append(self, text: str) -> bool:
+    def _split(self, chunk: bytes) -> list[bytes]:
+        """The lines that end in this chunk."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return lines
+
+    def _append(self, text: str) -> bool:
         """Write the text at the end; False, with the file as it was, when there is no room."""
         data = text.encode("utf-8", "replace")
         try:
             append_whole(self._file, data)
         except OSError:
             return False
-        self.size += len(data)
+        self._size += len(data)
         return True
 
     def close(self) -> None:
@@ -60,26 +66,24 @@ class WholeLines:
             keep_ours(self._file, self._path)
 
 
-class CappedLog:
+class CappedLog(KeptLines):
     """run.log: text from the child, at most LOG_CAP_BYTES.
 
     Escapes are removed, and lines that look like our summary are marked.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = WholeLines(path)
-        self._rest = b""
+        super().__init__(path)
         # What is left without escapes of the bytes that came may be nothing.
-        self._taken = self.dropped_bytes = 0
+        self._taken = self._dropped = 0
         self.last_line = ""
 
     def feed(self, chunk: bytes) -> None:
         if self._is_full:  # a flood: no time of ours for it, the training's clock may be ticking
-            self.dropped_bytes += len(self._rest) + len(chunk)
+            self._dropped += len(self._rest) + len(chunk)
             self._rest = b""
             return
-        text = (self._rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, self._rest = text.split(b"\n")
+        lines = self._split(chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
         if len(self._rest) > LINE_CAP_BYTES:  # a line without end
             lines.append(self._rest)
             self._rest = b""
@@ -87,7 +91,7 @@ class CappedLog:
 
     @property
     def _is_full(self) -> bool:
-        return max(self._taken, self._file.size) > LOG_CAP_BYTES
+        return max(self._taken, self._size) > LOG_CAP_BYTES
 
     def _write(self, lines: list[bytes]) -> None:
         """Write the lines of one chunk, all of them or none."""
@@ -97,30 +101,30 @@ class CappedLog:
         said = [text.strip() for text in texts if text.strip()]
         self.last_line = said[-1] if said else self.last_line
         marked = [f"| {text}\n" if FORGED.match(text) else f"{text}\n" for text in texts]
-        if not self._file.append("".join(marked)):
-            self.dropped_bytes += came
+        if not self._append("".join(marked)):
+            self._dropped += came
 
     def close(self) -> None:
         if self._rest and not self._is_full:
             self._write([self._rest])
-        if self.dropped_bytes:
-            self._file.append(f"[{self.dropped_bytes} more bytes of output were not kept]\n")
-        self._file.close()
+        if self._dropped:
+            self._append(f"[{self._dropped} more bytes of output were not kept]\n")
+        super().close()
 
 
-class EventLog:
+class EventLog(KeptLines):
     """events.jsonl: the session's events, each stamped with seconds since launch by our clock."""
 
     def __init__(self, path: Path, started: float, on_event: Callable[[dict], None]) -> None:
-        self._file = WholeLines(path)
+        super().__init__(path)
         self._started, self._on_event = started, on_event
-        self._rest, self._steps = b"", 0
+        self._steps = 0
         self.last: dict[str, dict] = {}  # by event name
         self._curve: dict[int, list[float]] = {mark: [] for mark in MARKS}
 
     def feed(self, chunk: bytes) -> None:
         now = time.monotonic() - self._started
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        lines = self._split(chunk)
         self._rest = b"" if len(self._rest) > EVENT_CAP_BYTES else self._rest
         kept = []  # one write a chunk: a flood must not keep us from the clock
         for line in lines:
@@ -135,8 +139,8 @@ class EventLog:
             if event["event"] != "launched" and not is_flood:
                 kept.append(json.dumps(stamped, ensure_ascii=False) + "\n")
                 self._on_event(stamped)
-        if kept and self._file.size < EVENTS_CAP_BYTES:
-            self._file.append("".join(kept))
+        if self._size < EVENTS_CAP_BYTES:
+            self._append("".join(kept))
 
     def _take(self, line: bytes) -> dict | None:
         """The event of a line, counted; None for one that is none, or one too many."""
@@ -165,9 +169,6 @@ class EventLog:
     def at(self, name: str) -> float | None:
         """Seconds since launch at which the event arrived, None if it has not."""
         return self.last[name]["t"] if name in self.last else None
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def parse_event(line: bytes) -> dict | None:
