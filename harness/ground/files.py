@@ -51,11 +51,7 @@ def open_atomic(path: AnyPath) -> Iterator[BinaryIO]:
 
 
 def append_whole(file: FileIO, data: bytes, sync: bool = False) -> None:
-    """Write data at the end of a file that is open unbuffered.
-
-    Raises OSError, the file as long as it was, when not all of it could be written. sync: return
-    only when it would survive a power cut.
-    """
+    """Write data at the end of an unbuffered file. OSError leaves it as long as it was."""
     end = file.seek(0, os.SEEK_END)
     left = memoryview(data)
     try:
@@ -109,10 +105,7 @@ def write_text_atomic(path: AnyPath, text: str) -> None:
 
 
 def write_json_atomic(path: AnyPath, obj: Any) -> None:
-    """Write `obj` as indented JSON in UTF-8 that ends with a newline.
-
-    NaN and infinity are a ValueError: JSON has neither.
-    """
+    """Write `obj` as indented JSON; NaN and infinity, which it lacks, are a ValueError."""
     text = json.dumps(obj, ensure_ascii=False, indent=2, allow_nan=False)
     write_text_atomic(path, text + "\n")
 
@@ -133,10 +126,7 @@ def sha256_file(path: AnyPath) -> str:
 
 
 def sync_file(path: AnyPath) -> None:
-    """Return only when what is in a file, whoever wrote it, would survive a power cut.
-
-    Raises OSError where the disk could not take it after all, and for a link.
-    """
+    """Make what is in a file, whoever wrote it, survive a power cut. OSError for a link."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(handle)

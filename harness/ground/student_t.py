@@ -25,10 +25,7 @@ def t_quantile(p: float, df: float) -> float:
 
 
 def t_cdf(t: float, df: float) -> float:
-    """Return Student's distribution function.
-
-    For t >= 0 it is 1 - I_x(df/2, 1/2)/2 with x = df/(df + t^2).
-    """
+    """Return Student's distribution function: 1 - I_x(df/2, 1/2)/2, x = df/(df + t^2), t >= 0."""
     tail = 0.5 * incomplete_beta(df / (df + t * t), df / 2, 0.5)
     return 1 - tail if t >= 0 else tail
 
@@ -39,10 +36,7 @@ def f_tail(ratio: float, df1: float, df2: float) -> float:
 
 
 def incomplete_beta(x: float, a: float, b: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b).
-
-    By Lentz's continued fraction (DLMF 8.17.22).
-    """
+    """Return the regularised incomplete beta function I_x(a, b) by Lentz (DLMF 8.17.22)."""
     if x <= 0 or x >= 1:
         return 0.0 if x <= 0 else 1.0
     if x > (a + 1) / (a + b + 2):  # the fraction converges quickly on the other side only

@@ -83,10 +83,7 @@ def make_filter(machine: int) -> bytes:
 
 
 def refuse_calls() -> bool:
-    """From now on this process, its threads and what it starts get ENOSYS for these calls.
-
-    Return whether that holds here.
-    """
+    """Refuse the calls to this process and all it starts, where it can; return whether."""
     machine = MACHINES.get(platform.machine())
     if machine is None or not sys.platform.startswith("linux") or sys.byteorder != "little":
         return False

@@ -67,10 +67,7 @@ class KeptLines:
 
 
 class CappedLog(KeptLines):
-    """run.log: text from the child, at most LOG_CAP_BYTES.
-
-    Escapes are removed, and lines that look like our summary are marked.
-    """
+    """run.log: text from the child, bounded, without escapes, lines like our summary marked."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -41,10 +41,7 @@ def detect_device(kind: str = "auto", try_compile: bool = False, again: bool = F
 
 
 def known_devices() -> dict[str, dict]:
-    """What this process or one above it was told, by the kind that was asked for.
-
-    Nothing where another Python or other cards were asked for.
-    """
+    """What was found before, by the kind asked for, with this Python and these cards."""
     try:
         told = json.loads(os.environ.get(DEVICE_VARIABLE, ""))
     except ValueError:

@@ -25,10 +25,7 @@ BLOCK_BYTES = 512  # the unit of st_blocks
 
 
 class DiskShare:
-    """What one training has on disk.
-
-    folders: where it may write; the first decides which disk. pid: its process.
-    """
+    """What one training has on disk. folders: where it may write, all on one disk."""
 
     def __init__(self, folders: list[Path], pid: int) -> None:
         self._folders, self._pid, self._looked = folders, pid, time.monotonic()
@@ -49,10 +46,7 @@ class DiskShare:
 
 
 def disk_use(folders: list[Path]) -> tuple[int, int]:
-    """Return (bytes, files) below the folders; counting ends just above MOST_FILES.
-
-    What lies deeper than a path reaches cannot be counted, so that is too many files.
-    """
+    """Return (bytes, files) below the folders; a path too long to count is too many files."""
     used = files = 0
     waiting: list[str | Path] = list(folders)
     while waiting and files <= MOST_FILES:
@@ -69,10 +63,7 @@ def disk_use(folders: list[Path]) -> tuple[int, int]:
 
 
 def removed_bytes(pid: int, disk: int) -> int:
-    """Bytes on this disk that a process and its descendants hold open without a name.
-
-    Linux's /proc tells; elsewhere 0.
-    """
+    """Bytes on a disk that a process and its descendants hold open without a name (Linux)."""
     held: dict[int, int] = {}
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)

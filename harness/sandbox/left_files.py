@@ -58,10 +58,7 @@ def is_plain(status: os.stat_result) -> bool:
 
 
 def keep_ours(file: BinaryIO, path: Path) -> None:
-    """Put a file that we hold open for reading and writing back in its place.
-
-    A child may have moved it away, or put something else there.
-    """
+    """Put a file that we hold open back in its place, from which a child may have moved it."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(file.fileno())):
             return
@@ -72,10 +69,7 @@ def keep_ours(file: BinaryIO, path: Path) -> None:
 
 
 def keep_plain_files(folder: Path, depth: int = DEEPEST) -> None:
-    """Remove from a folder all but plain files and folders, so that it can be copied.
-
-    No links and no pipes are left, nothing without end or closed to us.
-    """
+    """Remove from a folder all but plain files and folders, so that it can be copied."""
     if folder.is_symlink() or not folder.is_dir():
         remove_tree(folder)
         return
@@ -105,10 +99,7 @@ def remove_tree(path: Path) -> None:
 
 
 def empty(folder: str | Path, top: Path, depth: int) -> None:
-    """Remove what is in a folder.
-
-    Folders further down go to `top` under short names, so that no path grows too long.
-    """
+    """Remove what is in a folder; the deepest go to `top`, so that no path grows too long."""
     for entry in entries_of(folder):
         if not entry.is_dir(follow_symlinks=False):
             os.unlink(entry.path)

@@ -14,10 +14,7 @@ KILLED_FROM_OUTSIDE = "killed from outside (SIGKILL), and not for lack of memory
 
 
 def memory_kills() -> int | None:
-    """How many processes the system has ended for lack of memory since it started.
-
-    Containers' own limits are counted. None where it does not say.
-    """
+    """How many processes the system has ended for lack of memory; None where it does not say."""
     try:
         lines = COUNTERS.read_text(encoding="ascii").splitlines()
     except OSError:

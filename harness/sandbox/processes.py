@@ -47,10 +47,7 @@ def kill_leftover(folder: Path) -> list[int]:
 
 
 def kill_escaped(folder: Path) -> list[int]:
-    """Kill the processes that carry the folder's mark or work in it: those that left the group.
-
-    Returns their ids.
-    """
+    """Kill what left the group: it carries the folder's mark, or works in it. Return the ids."""
     return kill_while_found(lambda process: mark_of(process) == folder or works_in(process, folder))
 
 
@@ -129,10 +126,7 @@ def untended_place(process: psutil.Process) -> Path | None:
 
 
 def wait_until_dead(processes: list[psutil.Process]) -> None:
-    """Wait until the processes have ended, reaped or not.
-
-    In some containers nobody reaps an orphan, for which `psutil.wait_procs` would wait.
-    """
+    """Wait until they have ended, reaped or not: in some containers nobody reaps an orphan."""
     until = time.monotonic() + WAIT_SECONDS
     while any(alive(process) for process in processes) and time.monotonic() < until:
         time.sleep(0.01)
@@ -159,10 +153,7 @@ def identity(pid: int) -> str | float:
 
 
 def stat_fields(pid: int) -> list[str]:
-    """What Linux says of a process after its name, which may hold anything (see proc(5)).
-
-    [] elsewhere, and when it has ended.
-    """
+    """What Linux says of a process after its name, which may hold anything; [] elsewhere."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -189,10 +180,7 @@ def may_live(pid: int, who: str | float) -> bool:
 
 
 def may_lead(group: int, who: str | float) -> bool:
-    """Whether a group's number is still that of the leader with this identity.
-
-    Of one that has ended, whether that was since the machine's last start.
-    """
+    """Whether a group is still that leader's, alive or ended since the machine's start."""
     try:
         return identity(group) == who
     except psutil.NoSuchProcess:

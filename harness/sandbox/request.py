@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 # From the end of training to weights on disk, unless the request says less.
 WEIGHTS_SECONDS = 20.0
@@ -40,19 +39,6 @@ class TrainingRequest:
     clock_step_seconds: float = 0.0
 
     @property
-    def work(self) -> Path:
-        """The folder that it works in, which is gone afterwards."""
-        return Path(self.folder, "work")
-
-    @property
-    def own_cache(self) -> Path:
-        """Its own copy of the compile cache, and what it adds to that."""
-        return Path(self.folder, "compile_cache")
-
-    @property
     def allowance_seconds(self) -> float:
-        """How long after the budget the training is ended.
-
-        What it took of that is judged before a keep (see `quarantine`).
-        """
+        """How long after the budget it is ended; what it took is judged before a keep."""
         return max(3.0, 0.05 * self.budget_seconds)

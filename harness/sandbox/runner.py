@@ -32,7 +32,7 @@ from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, mem
 from harness.sandbox.processes import MARK, is_stopped, kill_escaped, note_process
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.timekeeper import Timekeeper
-from harness.sandbox.wall import Wall, find_wall
+from harness.sandbox.wall import find_wall
 
 # Without a word from the child before it is asked whether somebody has stopped it.
 SILENT_SECONDS = 2.0
@@ -40,68 +40,227 @@ ABSENT_SECONDS = 5.0  # between two looks at the child: then it was us who stood
 READ_BYTES = 65_536  # of a pipe at a time
 MOST_READS = 1_024  # of what a child left in its pipe when it ended
 MOST_WEIGHTS_BYTES = 20 * 10**9
+# What the session says at its end and the result repeats.
+# fmt: off
+REPORTED = (
+    "num_steps", "total_tokens", "epochs", "memory_mb", "num_params", "depth", "mfu_percent",
+)
+# fmt: on
 
 
-def watch(
-    process: subprocess.Popen,
-    channel: int,
-    log: CappedLog,
-    events: EventLog,
-    keeper: Timekeeper,
-    share: DiskShare,
-) -> tuple[str, str]:
-    """Pass output on until the weights are there, or the child ends or must be stopped.
+class WatchedTraining:
+    """One training, from its start to its result. work, cache: the folders that it may write in."""
 
-    Return ("", "") or (status, why it was stopped). Never blocks past a limit. What a training does
-    after its weights are there is for nobody: it is ended then.
+    def __init__(self, request: TrainingRequest, on_event: Callable[[dict], None]) -> None:
+        self.request, self.folder = request, Path(request.folder)
+        self.work, self.cache = self.folder / "work", self.folder / "compile_cache"
+        remove_tree(self.work)
+        self.work.mkdir(parents=True)
+        write_json_atomic(self.folder / "run.json", asdict(request))
+        self.wall, self.keeper = find_wall(), Timekeeper(request, on_event)
+        self.started = time.monotonic()
+        self.log = CappedLog(self.folder / "run.log")
+        self.events = EventLog(self.folder / "events.jsonl", self.started, self.keeper.hear)
 
-    A child that was stopped is not waited for, and one that we did not look at for a while is not
-    blamed for being late: its clock is not to be trusted.
-    """
-    heard = looked = time.monotonic()
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ, log)
-        selector.register(channel, selectors.EVENT_READ, events)
-        while process.poll() is None and keeper.finished is None:
-            now = time.monotonic()
-            if now - looked > ABSENT_SECONDS:
-                return "interrupted", f"the harness stood still for {now - looked:.0f} s in mid-run"
-            looked = now
-            if why := why_slept(keeper):
-                return "interrupted", why
-            left, status, overdue = keeper.left()
-            if now - heard > SILENT_SECONDS:
-                if is_stopped(process.pid):
-                    why = "the training was stopped in mid-run (SIGSTOP), and not by the harness"
+    def run(self) -> dict:
+        """Train once and return the result."""
+        weights = self.folder / "weights.safetensors"
+        with contextlib.closing(self.log), contextlib.closing(self.events):
+            try:
+                status, cause = self._train()
+                total_seconds = time.monotonic() - self.started
+                if status == "ok":
+                    cause = take_file(self.work, weights.name, weights, MOST_WEIGHTS_BYTES)
+                    status = "crash" if cause else "ok"
+            finally:
+                keep_plain_files(self.cache)  # it may be copied for others
+                remove_tree(self.work)
+        result = self._result(status, cause, total_seconds)
+        if slept := self._slept():
+            weights.unlink(missing_ok=True)
+            result |= {"status": "interrupted", "cause": slept, "sure": True}
+        return result
+
+    def _train(self) -> tuple[str, str]:
+        """Start the child, watch it, and leave nothing of it alive; return (status, cause)."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            environment, kills_before = self._environment(theirs.fileno()), memory_kills()
+            try:
+                process = subprocess.Popen(
+                    self._command(),
+                    cwd=self.work,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(theirs.fileno(),),
+                )
+            except OSError as error:  # no memory for a process, no file descriptor left
+                return "infrastructure", f"the training could not be started: {error}"
+            try:
+                theirs.close()  # the child's alone now: when it ends, so does the channel
+                note_process(self.folder, process.pid)
+                self.keeper.attend(process.pid, ours)
+                status, cause = self._watch(process, ours.fileno())
+            finally:
+                kill_child(process, self.wall.walled)
+                kill_escaped(self.work)
+                drain(process.stdout.fileno(), self.log)
+                drain(ours.fileno(), self.events)
+                process.stdout.close()
+        if status:
+            return status, cause
+        returncode = self.wall.returncode(process.returncode)
+        return outcome(returncode, self.log, self.events, self.keeper, kills_before)
+
+    def _environment(self, events_fd: int) -> dict[str, str]:
+        """The child's environment, its folders made, with a copy of the promoted compile cache."""
+        promoted = self.request.compile_cache
+        (self.work / "tmp").mkdir()
+        self.cache.mkdir(exist_ok=True)
+        if promoted and Path(promoted).is_dir():
+            shutil.copytree(promoted, self.cache, dirs_exist_ok=True)
+        return child_environment(
+            AUTORESEARCH_RUN=str(self.folder / "run.json"),
+            AUTORESEARCH_EVENTS_FD=str(events_fd),
+            TMPDIR=str(self.work / "tmp"),
+            TORCHINDUCTOR_CACHE_DIR=str(self.cache),
+            TRITON_CACHE_DIR=str(self.cache / "triton"),
+            **{MARK: str(self.work)},
+        )
+
+    def _command(self) -> list[str]:
+        """What starts train.py, behind the wall."""
+        request, parent = self.request, 0 if self.wall.walled else os.getpid()
+        return self.wall.enclose(
+            child_command("harness.training.launch", request.train_py, str(parent)),
+            own=[self.work, self.cache],
+            readable=[Path(request.train_py), self.folder / "run.json"],
+            hidden=[Path(path) for path in request.hidden],
+            device=request.device,
+        )
+
+    def _watch(self, process: subprocess.Popen, channel: int) -> tuple[str, str]:
+        """Pass output on until the weights are there, or the child ends or must be stopped.
+
+        Return ("", "") or (status, why it was stopped). Never blocks past a limit. What a training
+        does after its weights are there is for nobody: it is ended then. One that was stopped is
+        not waited for, and one that we did not look at for a while is not blamed for being late:
+        its clock is not to be trusted.
+        """
+        share = DiskShare([self.work, self.cache], process.pid)
+        heard = looked = time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ, self.log)
+            selector.register(channel, selectors.EVENT_READ, self.events)
+            while process.poll() is None and self.keeper.finished is None:
+                now = time.monotonic()
+                if now - looked > ABSENT_SECONDS:
+                    why = f"the harness stood still for {now - looked:.0f} s in mid-run"
                     return "interrupted", why
-                heard = now
-            if left <= 0:
-                return status, overdue
-            if too_much := share.exceeded():
-                return "crash", too_much
-            if not selector.get_map():  # it closed its pipes and lives on
-                time.sleep(min(left, 0.05))
-                continue
-            for key, _ in selector.select(min(left, 0.5)):
-                if chunk := read_some(key.fd):
+                looked = now
+                if slept := self._slept():
+                    return "interrupted", slept
+                left, status, overdue = self.keeper.left()
+                if now - heard > SILENT_SECONDS:
+                    if is_stopped(process.pid):
+                        why = (
+                            "the training was stopped in mid-run (SIGSTOP), and not by the harness"
+                        )
+                        return "interrupted", why
                     heard = now
-                    key.data.feed(chunk)
-                else:
-                    selector.unregister(key.fileobj)
-    return "", ""
+                if left <= 0:
+                    return status, overdue
+                if too_much := share.exceeded():
+                    return "crash", too_much
+                if not selector.get_map():  # it closed its pipes and lives on
+                    time.sleep(min(left, 0.05))
+                    continue
+                for key, _ in selector.select(min(left, 0.5)):
+                    if chunk := read_some(key.fd):
+                        heard = now
+                        key.data.feed(chunk)
+                    else:
+                        selector.unregister(key.fileobj)
+        return "", ""
+
+    def _slept(self) -> str:
+        """Why a run in which the machine slept is not to be believed, "" for others."""
+        slept = self.keeper.sleep.seconds
+        return f"the machine slept for {slept:.0f} s in mid-run" if slept else ""
+
+    def _is_sure(self, status: str) -> bool:
+        """Whether an end that is not held against the child cannot have been its own doing.
+
+        It had not begun, or others starved it: its own processes count as its own.
+        """
+        if status == "infrastructure":
+            return "launched" not in self.events.last or self.keeper.starved
+        return status != "interrupted"
+
+    def _result(self, status: str, cause: str, total_seconds: float) -> dict:
+        """The run's result: status and times by our clock, the rest as the session reported it.
+
+        training_seconds: charged, as is what came beyond the budget (overshoot_seconds) and between
+        the stop and the weights (weights_seconds). wall_seconds: how long the training took;
+        core_seconds: its CPU time, others_core_seconds: that of others on the same cores meanwhile,
+        both null where the clock is wall time. spent_seconds: what was charged in all, also of a
+        training that failed.
+        """
+        last, keeper, request = self.events.last, self.keeper, self.request
+        finish, stopped, now = (
+            last.get("finish", {}),
+            keeper.stopped,
+            keeper.finished or keeper.reading,
+        )
+        rows = number(last.get("batch", {}).get("device_batch_size"))
+        training_seconds = stopped and round(stopped.charged, 3)
+        tokens, steps = number(finish.get("total_tokens")), number(finish.get("num_steps"))
+        of_cores, speed = stopped and request.core_rate, None
+        if steps and training_seconds and not request.clock_step_seconds:
+            speed = round(steps / training_seconds, 3)
+        return {
+            "status": status,
+            "cause": cause,
+            "sure": self._is_sure(status),
+            "startup_seconds": self.events.at("ready"),
+            "training_seconds": training_seconds,
+            "overshoot_seconds": stopped and round(stopped.charged - request.budget_seconds, 3),
+            "weights_seconds": stopped and round(now.charged - stopped.charged, 3),
+            "spent_seconds": now and round(now.charged, 3),
+            "wall_seconds": stopped and round(stopped.wall, 3),
+            "core_seconds": round(stopped.total, 3) if of_cores else None,
+            "others_core_seconds": round(stopped.others, 3) if of_cores else None,
+            "other_processes_seconds": round(keeper.other_processes_seconds, 3),
+            "total_seconds": round(total_seconds, 3),
+            "steps_per_second": speed,
+            "tok_per_sec": round(tokens / training_seconds, 1)
+            if tokens and training_seconds
+            else None,
+            "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
+            "attention": last.get("open", {}).get("attention"),
+            "device_batch_size": int(rows) if rows and rows >= 1 else None,
+            "losses": self.events.losses,
+            **{key: number(finish.get(key)) for key in REPORTED},
+            "wall": self.wall.kind,
+        }
 
 
-def why_slept(keeper: Timekeeper) -> str:
-    """Why a run in which the machine slept is not to be believed, "" for others."""
-    slept = keeper.sleep.seconds
-    return f"the machine slept for {slept:.0f} s in mid-run" if slept else ""
+def run_training(
+    request: TrainingRequest, on_event: Callable[[dict], None] = lambda event: None
+) -> dict:
+    """Train once, behind the wall that works here; never raises for anything that train.py does.
+
+    on_event gets each stamped event as it arrives. A KeyboardInterrupt kills the child and goes on
+    up.
+    """
+    return WatchedTraining(request, on_event).run()
 
 
 def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
-    """Read what is left in a pipe whose writers are dead.
-
-    Waits for no writer that is not, and reads none for ever.
-    """
+    """Read what is left in a pipe, without waiting for a writer or reading one for ever."""
     os.set_blocking(descriptor, False)
     with contextlib.suppress(BlockingIOError):  # somebody got away and holds the pipe
         for _ in range(MOST_READS):
@@ -153,169 +312,6 @@ def outcome(
 def signal_name(number: int) -> str:
     """SIGSEGV, or the number of a signal without a name."""
     return next((known.name for known in signal.Signals if known == number), str(number))
-
-
-def is_sure(status: str, events: EventLog, keeper: Timekeeper) -> bool:
-    """Whether the child cannot have brought about itself an end that is not held against it.
-
-    It had not begun, or did not say so itself. A training that others starved is one: its own
-    processes count as its own.
-    """
-    if status == "infrastructure":
-        return "launched" not in events.last or keeper.starved
-    return status != "interrupted"
-
-
-def make_result(
-    status: str, cause: str, events: EventLog, keeper: Timekeeper, total_seconds: float
-) -> dict:
-    """The run's result: status and times by our clock, the rest as the session reported it.
-
-    sure: see `is_sure`. training_seconds: charged, as is what came beyond the budget
-    (overshoot_seconds) and between the stop and the weights (weights_seconds). wall_seconds: how
-    long the training took; core_seconds: its CPU time, others_core_seconds: that of others on the
-    same cores meanwhile, both null where the clock is wall time. spent_seconds: what was charged in
-    all, also of a training that failed.
-    """
-    finish, request = events.last.get("finish", {}), keeper.request
-    stopped, now = keeper.stopped, keeper.finished or keeper.reading
-    rows = number(events.last.get("batch", {}).get("device_batch_size"))
-    reported = (
-        *("num_steps", "total_tokens", "epochs", "memory_mb"),
-        *("num_params", "depth", "mfu_percent"),
-    )
-    training_seconds = stopped and round(stopped.charged, 3)
-    tokens, steps = number(finish.get("total_tokens")), number(finish.get("num_steps"))
-    of_cores = stopped and request.core_rate
-    speed = None
-    if steps and training_seconds and not request.clock_step_seconds:
-        speed = round(steps / training_seconds, 3)
-    return {
-        "status": status,
-        "cause": cause,
-        "sure": is_sure(status, events, keeper),
-        "startup_seconds": events.at("ready"),
-        "training_seconds": training_seconds,
-        "overshoot_seconds": stopped and round(stopped.charged - request.budget_seconds, 3),
-        "weights_seconds": stopped and round(now.charged - stopped.charged, 3),
-        "spent_seconds": now and round(now.charged, 3),
-        "wall_seconds": stopped and round(stopped.wall, 3),
-        "core_seconds": round(stopped.total, 3) if of_cores else None,
-        "others_core_seconds": round(stopped.others, 3) if of_cores else None,
-        "other_processes_seconds": round(keeper.other_processes_seconds, 3),
-        "total_seconds": round(total_seconds, 3),
-        "steps_per_second": speed,
-        "tok_per_sec": round(tokens / training_seconds, 1) if tokens and training_seconds else None,
-        "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
-        "attention": events.last.get("open", {}).get("attention"),
-        "device_batch_size": int(rows) if rows and rows >= 1 else None,
-        "losses": events.losses,
-        **{key: number(finish.get(key)) for key in reported},
-    }
-
-
-def run_training(
-    request: TrainingRequest, on_event: Callable[[dict], None] = lambda event: None
-) -> dict:
-    """Train once, behind the wall that works here, and return the result.
-
-    Never raises for anything that train.py does. on_event gets each stamped event as it arrives. A
-    KeyboardInterrupt kills the child and goes on up.
-    """
-    folder = Path(request.folder)
-    weights = folder / "weights.safetensors"
-    remove_tree(request.work)
-    request.work.mkdir(parents=True)
-    write_json_atomic(folder / "run.json", asdict(request))
-    wall, keeper = find_wall(), Timekeeper(request, on_event)
-    started = time.monotonic()
-    with (
-        contextlib.closing(CappedLog(folder / "run.log")) as log,
-        contextlib.closing(EventLog(folder / "events.jsonl", started, keeper.hear)) as events,
-    ):
-        try:
-            status, cause = train_and_watch(request, wall, log, events, keeper)
-            total_seconds = time.monotonic() - started
-            if status == "ok":
-                cause = take_file(request.work, weights.name, weights, MOST_WEIGHTS_BYTES)
-                status = "crash" if cause else "ok"
-        finally:
-            keep_plain_files(request.own_cache)  # it may be copied for others
-            remove_tree(request.work)
-    result = make_result(status, cause, events, keeper, total_seconds) | {"wall": wall.kind}
-    if why := why_slept(keeper):
-        weights.unlink(missing_ok=True)
-        result |= {"status": "interrupted", "cause": why, "sure": True}
-    return result
-
-
-def train_and_watch(
-    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, keeper: Timekeeper
-) -> tuple[str, str]:
-    """Start the child, pass its output on, and leave nothing of it alive.
-
-    Return (status, cause).
-    """
-    folder, own = Path(request.folder), [request.work, request.own_cache]
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        environment = run_environment(request, theirs.fileno())
-        parent, kills_before = 0 if wall.walled else os.getpid(), memory_kills()
-        command = wall.enclose(
-            child_command("harness.training.launch", request.train_py, str(parent)),
-            own=own,
-            readable=[Path(request.train_py), folder / "run.json"],
-            hidden=[Path(path) for path in request.hidden],
-            device=request.device,
-        )
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=request.work,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=(theirs.fileno(),),
-            )
-        except OSError as error:  # no memory for a process, no file descriptor left
-            return "infrastructure", f"the training could not be started: {error}"
-        try:
-            theirs.close()  # the child's alone now: when it ends, so does the channel
-            note_process(folder, process.pid)
-            keeper.attend(process.pid, ours)
-            share = DiskShare(own, process.pid)
-            status, cause = watch(process, ours.fileno(), log, events, keeper, share)
-        finally:
-            kill_child(process, wall.walled)
-            kill_escaped(request.work)
-            drain(process.stdout.fileno(), log)
-            drain(ours.fileno(), events)
-            process.stdout.close()
-    if status:
-        return status, cause
-    return outcome(wall.returncode(process.returncode), log, events, keeper, kills_before)
-
-
-def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:
-    """The child's environment: where its request is, its pipe, and its own compile cache.
-
-    The cache starts as a copy of the promoted one.
-    """
-    temporary, cache = request.work / "tmp", request.own_cache
-    temporary.mkdir(exist_ok=True)
-    cache.mkdir(exist_ok=True)
-    if request.compile_cache and Path(request.compile_cache).is_dir():
-        shutil.copytree(request.compile_cache, cache, dirs_exist_ok=True)
-    return child_environment(
-        AUTORESEARCH_RUN=str(Path(request.folder) / "run.json"),
-        AUTORESEARCH_EVENTS_FD=str(events_fd),
-        TMPDIR=str(temporary),
-        TORCHINDUCTOR_CACHE_DIR=str(cache),
-        TRITON_CACHE_DIR=str(cache / "triton"),
-        **{MARK: str(request.work)},
-    )
 
 
 def summary_block(result: dict) -> str:

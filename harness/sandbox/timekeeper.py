@@ -32,10 +32,7 @@ NAMED = 3  # processes that are named to somebody whose machine is busy
 
 
 class FamilyCpu:
-    """CPU seconds of a process and of all that it has started, as far as they were seen.
-
-    Those that have ended are counted, too.
-    """
+    """CPU seconds of a process and all that it has started, ended or not, as far as seen."""
 
     def __init__(self, pid: int) -> None:
         self._root, self._looked = pid, -FAMILY_SECONDS
@@ -173,10 +170,7 @@ class Timekeeper:
         return reading
 
     def left(self) -> tuple[float, str, str]:
-        """How long it may go on at least, and how it ends when that is 0 or less.
-
-        Return (seconds, status, words).
-        """
+        """Return (seconds that it may go on, and the status and words of its end after them)."""
         request, now, budget = self.request, self.reading, self.request.budget_seconds
         if now is None:
             limit = request.startup_limit_seconds

@@ -140,10 +140,7 @@ def splice(
 
 
 def losses_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Cross-entropy in nats, (n,) float64, of logits (n, n_vocab).
-
-    Raises ScoreError `nan` where it is not finite.
-    """
+    """Cross-entropy (n,) float64, nats, of logits (n, n_vocab). ScoreError `nan` if not finite."""
     exact = logits.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         shifted = exact - exact.max(axis=1, keepdims=True)

@@ -68,10 +68,7 @@ class Launch:
 
 
 class Exchanges:
-    """Writes and reads a child's pipes on a daemon thread.
-
-    So a child that neither reads nor answers cannot hold us past the deadline.
-    """
+    """Writes and reads a child's pipes on a daemon thread, so that no child can hold us."""
 
     def __init__(self, to_child: IO[bytes], from_child: IO[bytes]) -> None:
         """Both unbuffered: a lock that the blocked thread held would hold who closes them."""
@@ -170,10 +167,7 @@ class ModelServer:
         return self._ask(rows.astype("<u2").tobytes(), (rows.shape[0], rows.shape[1] - 1))
 
     def logits(self, inputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return float32 logits (B, n_vocab) of inputs (B, T) uint16 at one position of each, (B,).
-
-        The inputs are private.
-        """
+        """Return float32 logits (B, n_vocab) of private inputs (B, T) at one position each."""
         self._knows_private_text = True
         message = inputs.astype("<u2").tobytes() + positions.astype("<u2").tobytes()
         return self._ask(message, (len(inputs), self.header["n_vocab"]))

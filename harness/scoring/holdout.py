@@ -57,18 +57,12 @@ def ratio_and_error(totals: np.ndarray, weights: np.ndarray, documents: int) -> 
 
 
 def gain_and_error(text: Losses) -> tuple[float, float]:
-    """Return (gain, its standard error), nats for each unit of the weights.
-
-    Positive is better for the candidate.
-    """
+    """Return (gain, its standard error), nats per unit of weight; positive is better."""
     difference = np.mean(text.incumbent, axis=0) - np.mean(text.candidate, axis=0)
     return ratio_and_error(difference, text.weights, text.documents)
 
 
 def agrees(validation: Losses, gain: float, error: float) -> bool:
-    """Whether a gain on private text falls short of that on validation text by no more than chance.
-
-    error: the gain's standard error.
-    """
+    """Whether the gain on private text falls short of the other one by no more than chance."""
     recorded, its_error = gain_and_error(validation)
     return recorded - gain <= STANDARD_ERRORS * math.hypot(error, its_error)

@@ -60,10 +60,7 @@ def startup_modules(repository: Path = REPOSITORY) -> list[str]:
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
-    """What cannot be changed without a trace; None without a file.
-
-    Size, inode, time of modification and of the last change of state.
-    """
+    """What a change does not leave as it was: size, inode, times; None without a file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

@@ -54,10 +54,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How a run's weights are scored. threads: None for torch's own choice.
-
-    hidden: folders that a wall empties.
-    """
+    """How weights are scored. threads: None for torch's choice; hidden: emptied by a wall."""
 
     device: str
     dtype: str
@@ -90,26 +87,19 @@ class Measurement:
         return self.folder / ("losses.npy" if split == "val" else f"{split}_losses.npy")
 
     def score(self, progress: Progress, server_a: ServerJob | None = None) -> dict:
-        """Fields of `scored`: val_bpb by server A, then a quick audit by server B.
-
-        server_a: of `started_early`, where there is one.
-        """
+        """Fields of `scored`: val_bpb by server A, perhaps `started_early`; a quick audit by B."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
         with self._judged(fields, "score_seconds"), self.started_early("audit") as server_b:
             score = self._run("val", progress, server_a)
             save_losses(self.losses_path("val"), score.losses)
-            fields["nats"] = score.nats
-            fields["scored_bytes"] = score.scored_bytes
-            fields["scored_tokens"] = score.scored_tokens
+            fields |= {"nats": score.nats, "scored_bytes": score.scored_bytes}
+            fields |= {"scored_tokens": score.scored_tokens}
             self._audit(fields, PROBES, server_b)
             fields["val_bpb"] = round(score.val_bpb, 6)
         return fields
 
     def try_out(self, server_a: ServerJob | None = None) -> dict:
-        """Fields of `scored` for a smoke run: whether its weights can be scored at all.
-
-        They are of no more use then.
-        """
+        """Fields of `scored` for a smoke run: whether its weights, which go then, can be scored."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
         with self._judged(fields, "score_seconds"), self._ready("val", server_a) as job:
             score_one_batch(self.data, job)
@@ -117,10 +107,7 @@ class Measurement:
         return fields
 
     def audit(self, progress: Progress) -> dict:
-        """Fields of `audited`: many more probes, and whether the gain is there on private text.
-
-        That is the holdout, and text that nobody saw.
-        """
+        """Fields of `audited`: more probes, and whether the gain is there on private text."""
         fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind}
         fields |= {"holdout": None, "unseen": None}
         with self._judged(fields, "audit_seconds"):
@@ -133,19 +120,13 @@ class Measurement:
         return fields
 
     def measure_holdout(self, progress: Progress) -> None:
-        """Leave the losses on the private holdout beside the run's others.
-
-        Unless they are there or its weights are not.
-        """
+        """Leave the losses on the holdout beside the run's others, if its weights are there."""
         path = self.losses_path("holdout")
         if self.weights.exists() and not path.exists():
             save_losses(path, self._run("holdout", progress).losses)
 
     def score_holdout(self, progress: Progress) -> dict:
-        """Further fields of `scored` for a run of the claim: its bits per byte on the holdout.
-
-        No proposer is told of it.
-        """
+        """Further fields of `scored` for a run of the claim, which no proposer is told of."""
         fields: dict = {}
         with self._judged(fields, "holdout_seconds"):
             fields["holdout_bpb"] = round(self._run("holdout", progress).val_bpb, 6)
@@ -246,10 +227,7 @@ class Measurement:
         early: ServerJob | None = None,
         then: Callable[[ModelServer], None] = lambda server: None,
     ) -> None:
-        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that.
-
-        then: of `audit_model`.
-        """
+        """Add the audit to the fields; ScoreError if it found cheating. then: of `audit_model`."""
         losses = np.load(self.losses_path("val"), allow_pickle=False)
         theirs = [load_losses(run.losses_path("val"), losses.shape) for run in self.rival]
         theirs = [each for each in theirs if each is not None]
@@ -324,10 +302,9 @@ class Measurement:
         found = [load_array(run.losses_path("unseen")) for run in (self, *pair.rival)]
         if validation is None or any(each is None for each in found):
             return {"unseen": None}
-        own, theirs = found
-        if own.shape != theirs.shape:
+        if found[0].shape != found[1].shape:
             return {"unseen": None}
-        gain, error = gain_of_places(own, theirs, self.data.manifest["documents"]["unseen"])
+        gain, error = gain_of_places(*found, self.data.manifest["documents"]["unseen"])
         floor = smallest_missed(validation, error) * bpb_per_nat(self.data)
         words = "agrees" if agrees(validation, gain, error) else "disagrees"
         return {"unseen": words, "unseen_floor_bpb": round(floor, 4)}

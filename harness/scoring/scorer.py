@@ -50,10 +50,7 @@ def bits_per_byte(
 
 
 def check_losses(losses: np.ndarray) -> None:
-    """Raise ScoreError unless every loss is finite and not negative.
-
-    A model may be bad, not undefined.
-    """
+    """Raise ScoreError unless every loss is finite and not negative."""
     if bad := int((~np.isfinite(losses)).sum()):
         raise ScoreError("nan", f"{bad} losses are not finite")
     if bad := int((losses < 0).sum()):
@@ -61,20 +58,14 @@ def check_losses(losses: np.ndarray) -> None:
 
 
 def iter_batches(rows: np.ndarray, batch_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, batch) of a fixed shape.
-
-    The last batch is filled up with copies of its own last row.
-    """
+    """Yield (first row, batch) of a fixed shape, the last one filled up with its last row."""
     for first in range(0, len(rows), batch_rows):
         places = np.minimum(np.arange(first, first + batch_rows), len(rows) - 1)
         yield first, rows[places]
 
 
 def open_rows(data: PreparedData, split: str) -> np.ndarray:
-    """The rows (n, T + 1) uint16 of `train`, `val`, `holdout` or `unseen`, memory-mapped.
-
-    DataError where data of an older format lacks the split.
-    """
+    """The rows (n, T + 1) uint16 of a split, memory-mapped. DataError where it is lacking."""
     rows = np.memmap(data.rows_path(split), dtype="<u2", mode="r")
     return rows.reshape(-1, data.max_seq_len + 1)
 
@@ -129,10 +120,7 @@ def server_of(data: PreparedData, job: ServerJob, mode: str) -> ModelServer:
 
 
 def score_one_batch(data: PreparedData, job: ServerJob) -> None:
-    """See whether a candidate's weights can be scored at all.
-
-    That is one batch of training rows at the real shape. Raises ScoreError; measures nothing.
-    """
+    """Raise ScoreError unless a batch of training rows can be scored."""
     batch_rows = data.manifest["eval_batch_rows"]
     _, batch = next(iter_batches(open_rows(data, "train")[:batch_rows], batch_rows))
     with server_of(data, job, "losses") as server:
@@ -145,10 +133,7 @@ def score_model(
     split: str = "val",
     progress: Callable[[float], None] = lambda share: None,
 ) -> Score:
-    """Measure bits per byte of a candidate's weights on a split, `val` or `holdout`.
-
-    Raises ScoreError with the status of the run.
-    """
+    """Measure bits per byte of weights on `val` or `holdout`. Raises ScoreError."""
     started = time.monotonic()
     rows, token_bytes = open_rows(data, split), open_token_bytes(data)
     batch_rows = data.manifest["eval_batch_rows"]

@@ -41,10 +41,7 @@ class ContractError(ValueError):
 
 
 def claim_channel() -> tuple[BinaryIO, BinaryIO]:
-    """Keep stdin and stdout for ourselves and point fds 0 and 1 elsewhere.
-
-    So a candidate's print cannot corrupt the stream.
-    """
+    """Keep stdin and stdout for ourselves, safe from what a candidate prints."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -74,10 +71,7 @@ def load_candidate(header: dict) -> torch.nn.Module:
 def run_model(
     model: torch.nn.Module, inputs: torch.Tensor, n_vocab: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return the logits (B, T, n_vocab) of inputs (B, T) int64.
-
-    Raises ContractError for another shape.
-    """
+    """Return logits (B, T, n_vocab) of inputs (B, T), or ContractError for another shape."""
     with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(inputs)
     shape = (*inputs.shape, n_vocab)

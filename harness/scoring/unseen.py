@@ -65,10 +65,7 @@ def measure_places(server: ModelServer, text: Text, count: int, seed: int = 0) -
 def gain_of_places(
     candidate: np.ndarray, incumbent: np.ndarray, documents: int
 ) -> tuple[float, float]:
-    """Return (gain, its standard error), nats a token, from losses (3, n) at the same places.
-
-    Positive is better for the candidate. documents: how many the rows are of.
-    """
+    """Return (gain, its standard error), nats a token, of losses (3, n) at the same places."""
     difference = incumbent[2].astype(np.float64) - candidate[2]
     rows = candidate[0].astype(int)
     return ratio_and_error(np.bincount(rows, difference), np.bincount(rows), documents)
