@@ -42,12 +42,12 @@ from harness.sandbox.child import child_environment
 from harness.sandbox.wall import find_wall
 from harness.scoring.audit import LOOKS, SMALLEST_DIFFERENCE, Recorded, judge_probes, look, make_probes, until_sure
 from harness.scoring.channel import Launch
-from harness.scoring.holdout import Losses, gain_and_error, row_nats
+from harness.scoring.holdout import Losses, agrees, gain_and_error, row_nats
 from harness.scoring.integrity import Integrity
 from harness.scoring.measure import PROBES as MEASURED_PROBES
 from harness.scoring.measure import Measurement
 from harness.scoring.scorer import Score, ServerJob, open_rows, open_token_bytes, score_model, start_server
-from harness.scoring.unseen import Text, agrees, count_places, gain_of_places, measure_places, smallest_missed
+from harness.scoring.unseen import Text, count_places, gain_of_places, measure_places, smallest_missed
 
 LAUNCH = Launch(child_environment())
 PROBES = (64, 128, 512, 1024)
@@ -83,7 +83,7 @@ def train_a_little(model: torch.nn.Module, data: PreparedData, steps: int) -> No
 
 
 def unseen_text(data: PreparedData) -> Text:
-    return Text(open_rows(data, "unseen"), open_rows(data, "train"), open_token_bytes(data), data.manifest["documents"]["unseen"])
+    return Text(open_rows(data, "unseen"), open_rows(data, "train"), open_token_bytes(data))
 
 
 def by_rows(data: PreparedData, own: np.ndarray, incumbent: np.ndarray) -> Losses:
@@ -118,7 +118,7 @@ def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> I
             losses_there = measure_places(server, unseen, places, seed)
             rows, positions = losses_there[:2].astype(int)
             pairs = np.stack([rows, positions, -table[unseen.rows[rows, positions], unseen.rows[rows, positions + 1]]])
-            there = gain_of_places(losses_there, [pairs], unseen.documents)
+            there = gain_of_places(losses_there, pairs, data.manifest["documents"]["unseen"])
             yield verdict if agrees(validation, *there) or verdict != "agrees" else "disagrees", figures
 
 
@@ -265,7 +265,7 @@ def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
             job = ServerJob(bench.train_py, weights, "cpu", settings.dtype, settings.threads, LAUNCH, folder, 1800)
             with start_server(data, job, "logits") as server:
                 there.append(measure_places(server, text, places))
-        gain, error = gain_of_places(there[0], there[1:], text.documents)
+        gain, error = gain_of_places(*there, data.manifest["documents"]["unseen"])
         says = "agrees" if agrees(validation, gain, error) else "disagrees"
         recorded, found = gain_and_error(validation)[0] * bits, smallest_missed(validation, error) * bits
         of_a_night = " (a night's)" if places == usual else ""

@@ -1,7 +1,7 @@
 """What this process may use of the machine: CPUs and memory. Standard library only.
 
-In: the process's affinity, the machine's memory, and the limits of its cgroup and each one above it, as a container has them. Out: whole
-numbers. A limit that cannot be read counts as none.
+In: the process's affinity, the machine's memory, and the limits of its cgroup and of each one above
+it, as a container has them. Out: whole numbers. A limit that cannot be read counts as none.
 """
 
 import contextlib
@@ -10,51 +10,56 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-MEMBERSHIP, ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which cgroups the process is in; where those are mounted
+MEMBERSHIP = Path("/proc/self/cgroup")  # which cgroups the process is in
+ROOT = Path("/sys/fs/cgroup")  # where those are mounted
 
 
-def cpu_count(membership: Path = MEMBERSHIP, root: Path = ROOT) -> int:
+def cpu_count() -> int:
     """The CPUs of this process's affinity, and no more than its quota in CPUs, rounded up."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on a Mac
     allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min([allowed, *map(math.ceil, _limits("cpu", _cpus, membership, root))]))
+    return max(1, min([allowed, *map(math.ceil, _limits("cpu", _cpus))]))
 
 
-def memory_limit_mb(membership: Path = MEMBERSHIP, root: Path = ROOT) -> int | None:
-    """The MiB that this process's container may use; None where that is no less than the machine has."""
-    least = min(_limits("memory", _bytes, membership, root), default=math.inf) / 2**20
+def memory_limit_mb() -> int | None:
+    """The MiB that this process's container may use; None where the machine has no more."""
+    least = min(_limits("memory", _bytes), default=math.inf) / 2**20
     return int(least) if least < (physical_memory_mb() or math.inf) else None
 
 
 def memory_limit_words() -> str:
-    """What a container's limit of memory means to a person, to stand behind "memory ran out"; "" where there is none."""
+    """A container's limit, to stand behind "memory ran out"; "" where there is none."""
     limit = memory_limit_mb()
-    return f" (this container may use {limit:,} MB of memory: give it more, as with `docker run --memory`)" if limit else ""
+    if limit is None:
+        return ""
+    advice = "give it more, as with `docker run --memory`"
+    return f" (this container may use {limit:,} MB of memory: {advice})"
 
 
 def physical_memory_mb() -> int:
     """The machine's memory in MiB; 0 where the system does not say."""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    return 0
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 0
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
-def _limits(controller: str, read: Callable[[Path], Iterator[float]], membership: Path, root: Path) -> Iterator[float]:
+def _limits(controller: str, read: Callable[[Path], Iterator[float]]) -> Iterator[float]:
     """What the process's cgroup and each one above it allow, where they name a number.
 
-    Version 2 has one tree, which lies in unified/ where version 1 is used beside it. Version 1 has a tree for each controller, named by what
-    shares it. In a container the path may be that of the outside: then nothing lies below the mount under that name, and the limit is at the top.
+    Version 2 has one tree, which lies in unified/ where version 1 is used beside it. Version 1 has
+    a tree for each controller, named by what shares it. In a container the path may be that of the
+    outside: then nothing lies below the mount under that name, and the limit is at the top.
     """
     try:
-        lines = membership.read_text().splitlines()
+        lines = MEMBERSHIP.read_text().splitlines()
     except (OSError, ValueError):
         return
     for line in lines:
         controllers, _, path = line.partition(":")[2].partition(":")
-        if controller in controllers.split(","):
-            trees = [root / controller, root / controllers]
-        elif not controllers:
-            trees = [root, root / "unified"]
+        if not controllers:
+            trees = [ROOT, ROOT / "unified"]
+        elif controller in controllers.split(","):
+            trees = [ROOT / controller, ROOT / controllers]
         else:
             continue
         own = PurePosixPath("/", path)

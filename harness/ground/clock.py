@@ -1,8 +1,9 @@
-"""The clock on the wall, which goes on while a machine sleeps, beside the one that trainings are timed by, which does not.
+"""The clock on the wall, which goes on while a machine sleeps, unlike the trainings' own.
 
-In: nothing. Out: seconds; only differences mean anything. Linux's CLOCK_MONOTONIC, which Python's `time.monotonic` reads, stands still in sleep, and so
-does macOS's; CLOCK_BOOTTIME (macOS: CLOCK_MONOTONIC as `clock_gettime` has it) goes on. Neither is moved when somebody sets the date. They begin anew with
-each start of the machine, which has a name for that.
+In: nothing. Out: seconds; only differences mean anything. Linux's CLOCK_MONOTONIC, which Python's
+`time.monotonic` reads, stands still in sleep, and so does macOS's; CLOCK_BOOTTIME (macOS:
+CLOCK_MONOTONIC as `clock_gettime` has it) goes on. Neither is moved when somebody sets the date.
+They begin anew with each start of the machine, which has a name for that.
 """
 
 from __future__ import annotations

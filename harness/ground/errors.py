@@ -1,19 +1,20 @@
 """Errors that a person can act on: what is wrong, and what to do about it, in one sentence.
 
-Each is one line on stderr with its exit status, never a traceback. A module's own errors, which its callers handle, stay there.
+Each is one line on stderr with its exit status, never a traceback. A module's own errors, which its
+callers handle, stay there.
 """
 
 from __future__ import annotations
 
 
 class LabError(Exception):
-    """exit_status: of the command that it ends. final: a notebook that ended with it is not worth starting again."""
+    """exit_status: of the command that it ends. final: starting the notebook again cannot help."""
 
     exit_status = 1
     final = True
 
 
-# --- What was asked for ----------------------------------------------------------------------------------------------
+# --- What was asked for
 
 
 class ParameterError(LabError):
@@ -40,11 +41,11 @@ class ByHandError(LabError):
     """The file cannot be trained, or its training or scoring failed; the message says why."""
 
 
-# --- What is there ---------------------------------------------------------------------------------------------------
+# --- What is there
 
 
 class DataError(LabError):
-    """The data cannot be prepared, found or trusted. The message says what is wrong and what to do next."""
+    """The data cannot be prepared, found or trusted; the message says what to do next."""
 
 
 class SettingsError(LabError):
@@ -70,7 +71,8 @@ class PageError(LabError):
 class HistoryError(LabError):
     """git refused; the message is git's and what to do.
 
-    status: git's exit status, None for a refusal of ours. final: doing the same again at once cannot help.
+    status: git's exit status, None for a refusal of ours. final: doing the same again at once
+    cannot help.
     """
 
     def __init__(self, message: str, status: int | None = None, final: bool = True) -> None:
@@ -86,15 +88,15 @@ class KeyFileError(LabError):
     """There is a key, and no safe way to keep it; the message says what to do."""
 
 
-# --- How it goes -----------------------------------------------------------------------------------------------------
+# --- How it goes
 
 
 class LoopError(LabError):
-    """The loop cannot go on; the message says what to do. Nothing is lost: the same command continues."""
+    """The loop cannot go on; the message says what to do. The same command continues."""
 
 
 class Paused(LoopError):
-    """It cannot go on now, but may later, without anybody's doing: a night waits and looks again."""
+    """It cannot go on now, but may later by itself: a night waits and looks again."""
 
     exit_status = 3
     final = False
@@ -114,7 +116,7 @@ class BusyError(LabError):
 
 
 class ProposalError(LabError):
-    """The proposer made no proposal; the message says why. Nothing is lost: the same command continues."""
+    """The proposer made no proposal; the message says why. The same command continues."""
 
     final = False
 
@@ -127,4 +129,7 @@ class ProposerGone(LabError):
 
 def kinds_of(error: type[LabError] = LabError) -> dict[str, type[LabError]]:
     """All kinds of these errors by name, as the end of a notebook names them."""
-    return {error.__name__: error} | {name: kind for each in error.__subclasses__() for name, kind in kinds_of(each).items()}
+    kinds = {error.__name__: error}
+    for kind in error.__subclasses__():
+        kinds |= kinds_of(kind)
+    return kinds

@@ -1,9 +1,9 @@
 """Files that are either whole or absent.
 
-In: text, JSON values, arrays of bytes, paths. Out: files written so that a kill or a full disk at any moment leaves the
-old file or the new one, never half of one; SHA-256 sums; JSON values read back. Standard library only, so every part of
-the project may import it. Refuses nothing itself: an `OSError` (no space, no permission) reaches the caller unchanged,
-after the temporary file is gone.
+In: text, JSON values, arrays of bytes, paths. Out: files written so that a kill or a full disk at
+any moment leaves the old file or the new one, never half of one; SHA-256 sums; JSON values read
+back. Standard library only, so every part of the project may import it. Refuses nothing itself: an
+`OSError` (no space, no permission) reaches the caller unchanged, after the temporary file is gone.
 """
 
 import contextlib
@@ -18,26 +18,30 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-CHUNK_BYTES = 1 << 20
+AnyPath = str | os.PathLike[str]
 TEMPORARY = ".tmp"
 
 
 @contextlib.contextmanager
-def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file open for writing that takes the name `path` only when the `with` block ends without an exception.
+def open_atomic(path: AnyPath) -> Iterator[BinaryIO]:
+    """A binary file open for writing that is called `path` once the `with` block ends well.
 
-    The temporary file lies in the same folder, because a rename is atomic only inside one file system. It is synced
-    before the rename, and the folder after it where the system allows that.
+    The temporary file lies in the same folder, because a rename is atomic only inside one file
+    system. It is synced before the rename, and the folder after it where the system allows that.
+    It has the mode of the file it replaces, or 0644: mkstemp makes private files (0600), and a
+    result is meant to be read like any other file of its folder.
     """
     target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.{os.getpid()}-", suffix=TEMPORARY, dir=target.parent)
+    prefix = f".{target.name}.{os.getpid()}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=TEMPORARY, dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files (0600); a result is meant to be read like any other file of its folder.
-        _copy_mode(Path(name), target)
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+        with contextlib.suppress(OSError):  # on a disk that knows no modes
+            os.chmod(name, mode)
         os.replace(name, target)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -47,10 +51,7 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def append_whole(file: FileIO, data: bytes, sync: bool = False) -> None:
-    """Write data at the end of a file that is open unbuffered. Raises OSError, the file as long as it was, when not all of it could be written.
-
-    sync: return only when it would survive a power cut.
-    """
+    """Write data at the end of an unbuffered file. OSError leaves it as long as it was."""
     end = file.seek(0, os.SEEK_END)
     left = memoryview(data)
     try:
@@ -64,10 +65,11 @@ def append_whole(file: FileIO, data: bytes, sync: bool = False) -> None:
         raise
 
 
-def remove_temporaries(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove the temporary files that writers which are dead now left in a folder; return their names.
+def remove_temporaries(folder: AnyPath) -> list[str]:
+    """Remove the temporary files that dead writers left in a folder; return their names.
 
-    A living writer's stay: its number is in the name. (Where somebody else has that number since, the file waits for the next look.)
+    A living writer's stay: its number is in the name. (Where somebody else has that number since,
+    the file waits for the next look.)
     """
     removed = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
@@ -81,35 +83,35 @@ def remove_temporaries(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # os.kill would end it there; a file that stays is the lesser harm
-        return True
+    """What psutil.pid_exists says; the training side, which imports this module, has no psutil."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
+    except PermissionError:  # somebody else's
+        return True
     return True
 
 
-def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_bytes_atomic(path: AnyPath, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with open_atomic(path) as file:
         file.write(data)
 
 
-def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+def write_text_atomic(path: AnyPath, text: str) -> None:
     """Write `text` as UTF-8 with its line ends unchanged, whole or not at all."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
-def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write `obj` as indented JSON (UTF-8, newline at the end). NaN and infinity are a ValueError: JSON has neither."""
-    write_text_atomic(path, json.dumps(obj, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+def write_json_atomic(path: AnyPath, obj: Any) -> None:
+    """Write `obj` as indented JSON; NaN and infinity, which it lacks, are a ValueError."""
+    text = json.dumps(obj, ensure_ascii=False, indent=2, allow_nan=False)
+    write_text_atomic(path, text + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """The JSON value in `path`. OSError if it cannot be read, ValueError naming the file if it is not JSON."""
+def read_json(path: AnyPath) -> Any:
+    """The JSON value in `path`. Raises OSError, or ValueError, with the path, if it is no JSON."""
     raw = Path(path).read_bytes()
     try:
         return json.loads(raw.decode("utf-8"))
@@ -117,33 +119,25 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
-def sha256_file(path: str | os.PathLike[str]) -> str:
+def sha256_file(path: AnyPath) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces so that memory stays small."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Make a rename in `folder` survive a power cut; does nothing where folders cannot be synced (Windows)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _copy_mode(temporary: Path, target: Path) -> None:
-    """Give the temporary file the mode of the file it replaces, or 0644 for a new one."""
+def sync_file(path: AnyPath) -> None:
+    """Make what is in a file, whoever wrote it, survive a power cut. OSError for a link."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        mode = target.stat().st_mode & 0o777
-    except FileNotFoundError:
-        mode = 0o644
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: AnyPath) -> None:
+    """Make a rename in `folder` survive a power cut, where the disk can sync folders."""
     with contextlib.suppress(OSError):
-        os.chmod(temporary, mode)
+        sync_file(os.path.realpath(folder))
 
 
 def copy_atomic(source: Path, target: Path) -> None:
@@ -158,4 +152,3 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         copy_atomic(source, target)
-

@@ -1,7 +1,7 @@
-"""One process at a time, the next one waits and says so.
+"""One process at a time; the next one waits and says so.
 
-In: a path for the lock file. Out: a context in which no other process holds it. The lock goes with its process, however
-that ends.
+In: a path for the lock file. Out: a context in which no other process holds it. The lock goes with
+its process, however that ends.
 """
 
 import contextlib
@@ -17,11 +17,9 @@ def wait_for_lock(path: Path, busy: str, progress: Callable[[str], None]) -> Ite
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except filelock.Timeout:
         progress(busy)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()

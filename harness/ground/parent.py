@@ -11,11 +11,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when `parent`, which must be its parent, ends; elsewhere the next start cleans up.
+    """Ask Linux to kill this process when `parent`, which must be its parent, ends.
 
-    parent 0: whatever started this process, whose id cannot be seen from behind a wall.
-
-    The signal comes when the parent's spawning thread ends, so spawn from the main thread.
+    Elsewhere the next start cleans up. parent 0: whatever started this process, whose id cannot be
+    seen from behind a wall. The signal comes when the parent's spawning thread ends, so spawn from
+    the main thread.
     """
     if not sys.platform.startswith("linux"):
         return

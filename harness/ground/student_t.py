@@ -1,6 +1,7 @@
-"""Student's t and the F distribution from the standard library alone, for the keep rule and the analysis.
+"""Student's t and the F distribution, for the keep rule and the analysis. Standard library only.
 
-In: probabilities, ratios, degrees of freedom (need not be whole). Out: quantiles and tails, to about 1e-10.
+In: probabilities, ratios, degrees of freedom (need not be whole). Out: quantiles and tails, to
+about 1e-10.
 """
 
 import math
@@ -19,14 +20,12 @@ def t_quantile(p: float, df: float) -> float:
         low, high = high, 2 * high
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        if middle in (low, high):
-            break
         low, high = (middle, high) if t_cdf(middle, df) < p else (low, middle)
     return (low + high) / 2
 
 
 def t_cdf(t: float, df: float) -> float:
-    """Return Student's distribution function: 1 - I_x(df/2, 1/2)/2 with x = df/(df + t^2) for t >= 0."""
+    """Return Student's distribution function: 1 - I_x(df/2, 1/2)/2, x = df/(df + t^2), t >= 0."""
     tail = 0.5 * incomplete_beta(df / (df + t * t), df / 2, 0.5)
     return 1 - tail if t >= 0 else tail
 
@@ -37,25 +36,21 @@ def f_tail(ratio: float, df1: float, df2: float) -> float:
 
 
 def incomplete_beta(x: float, a: float, b: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b), by Lentz's continued fraction (DLMF 8.17.22)."""
+    """Return the regularised incomplete beta function I_x(a, b) by Lentz (DLMF 8.17.22)."""
     if x <= 0 or x >= 1:
         return 0.0 if x <= 0 else 1.0
     if x > (a + 1) / (a + b + 2):  # the fraction converges quickly on the other side only
         return 1 - incomplete_beta(1 - x, b, a)
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    tiny = 1e-300
-    c, d, fraction = 1.0, 0.0, 1.0
-    for step in range(1000):
+    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    front = math.exp(scale + a * math.log(x) + b * math.log1p(-x))
+    c, d, fraction = 2.0, 1.0, 2.0  # after the first term, which is 1
+    for step in range(1, 1000):
         m = step // 2
-        if step == 0:
-            term = 1.0
-        elif step % 2 == 0:
-            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        else:
-            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        d = 1 / (1 + term * d or tiny)
-        c = 1 + term / c or tiny
+        factor = -(a + m) * (a + b + m) if step % 2 else m * (b - m)
+        term = factor * x / ((a + step - 1) * (a + step))
+        d = 1 / (1 + term * d or 1e-300)
+        c = 1 + term / c or 1e-300
         fraction *= c * d
-        if step and abs(1 - c * d) < 1e-15:
+        if abs(1 - c * d) < 1e-15:
             break
-    return math.exp(front) * (fraction - 1) / a
+    return front * (fraction - 1) / a

@@ -1,1 +1,1 @@
-"""Runs code that nobody trusts: a training and a model server behind a wall, within limits, and what they leave."""
+"""Runs code that nobody trusts: a training and a model server behind a wall, within limits."""

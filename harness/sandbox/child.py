@@ -1,30 +1,39 @@
-"""How every process begins that runs, or might run, edited code: with this harness and an allow-listed environment.
+"""How every process begins and ends that runs, or might run, edited code.
 
-The child is given the package harness itself; the folder that it lies in is on no path, so that no module there takes
-the place of another. What Python would run from there before all else, `scoring.integrity` sees.
+It begins with this harness and an allow-listed environment. The child is given the package harness
+itself; the folder that it lies in is on no path, so that no module there takes the place of
+another. What Python would run from there before all else, `scoring.integrity` sees.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
 import sys
 
 from harness import REPOSITORY
 
-# OpenMP is ours to set: time that threads spin is charged as work. Threads that spin for long also fight any other process
-# for the core: 3,300 against 11,400 tokens/s beside one. The second is that of Intel's and LLVM's libraries, in ms.
+WAIT_SECONDS = 5.0  # for what was killed to end
+# OpenMP is ours to set: time that threads spin is charged as work. Threads that spin for long also
+# fight any other process for the core: 3,300 against 11,400 tokens/s beside one. The second is that
+# of Intel's and LLVM's libraries, in ms.
 SPIN_COUNT = "1000"
 OPENMP = {"GOMP_SPINCOUNT": SPIN_COUNT, "KMP_BLOCKTIME": "1"}
 # No PYTHONPATH, and no variable that could hold a key.
+# fmt: off
 PASSED_ON = (
-    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH",
-    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION",
-    "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
-)  # fmt: skip
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
+    "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
+    "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION",
+)
+# fmt: on
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """The environment of every child that runs, or might run, edited code: allow-listed, without keys."""
+    """The environment of every child that runs, or might run, edited code."""
     kept = OPENMP | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return kept | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"} | extra
 
@@ -33,8 +42,10 @@ START = """
 import importlib.util, os, runpy, sys
 folder, module = sys.argv[1:3]
 del sys.argv[1:3]
-sys.path[:] = [path for path in sys.path if os.path.realpath(path) != os.path.realpath(os.path.dirname(folder))]
-spec = importlib.util.spec_from_file_location("harness", folder + "/__init__.py", submodule_search_locations=[folder])
+ours = os.path.realpath(os.path.dirname(folder))
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != ours]
+init = folder + "/__init__.py"
+spec = importlib.util.spec_from_file_location("harness", init, submodule_search_locations=[folder])
 sys.modules["harness"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["harness"])
 runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -44,3 +55,23 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 def child_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module of this harness as a program."""
     return [sys.executable, "-P", "-c", START, str(REPOSITORY / "harness"), module, *arguments]
+
+
+def kill_child(process: subprocess.Popen, walled: bool) -> None:
+    """Kill a child that leads its process group, with that group; it has ended when this returns.
+
+    Behind a wall what lives inside is in a group of its own. The wall's own process ends when all
+    that is inside has ended and its memory, a card's too, is free; so that is killed first.
+    """
+    if walled and process.poll() is None:
+        import psutil  # a bare machine that only scores has neither a wall nor psutil
+
+        with contextlib.suppress(psutil.Error):  # it ends just now
+            for inner in psutil.Process(process.pid).children():
+                inner.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a device that lets nobody go
+            process.wait(timeout=WAIT_SECONDS)
+    # Of the group nothing is left, or (macOS) only zombies are.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

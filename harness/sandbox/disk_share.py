@@ -1,7 +1,8 @@
 """How much of the disk a training may take.
 
-In: the folders it writes in and its process, looked at now and then. Out: the reason to end it, or "". Counts what files take up, not what they claim
-to hold, and files that were removed but are still held open; folders and links count as files.
+In: the folders it writes in and its process, looked at now and then. Out: the reason to end it, or
+"". Counts what files take up, not what they claim to hold, and files that were removed but are
+still held open; folders and links count as files.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 
 import psutil
 
-MOST_BYTES, MOST_FILES = 20 * 10**9, 50_000  # of the bytes no more than half of what is free when it starts
+MOST_BYTES = 20 * 10**9  # no more than half of what is free when it starts
+MOST_FILES = 50_000
 LOOK_SECONDS = 1.0
 BLOCK_BYTES = 512  # the unit of st_blocks
 
 
 class DiskShare:
-    """What one training has on disk. folders: where it may write, the first decides which disk; pid: its process."""
+    """What one training has on disk. folders: where it may write, all on one disk."""
 
     def __init__(self, folders: list[Path], pid: int) -> None:
         self._folders, self._pid, self._looked = folders, pid, time.monotonic()
@@ -39,14 +41,12 @@ class DiskShare:
         self._looked = time.monotonic()
         if used <= self.most_bytes and files <= MOST_FILES:
             return ""
-        return f"it had {used / 1e9:.2f} GB in {files} files on disk; {self.most_bytes / 1e9:.2f} GB and {MOST_FILES} files are allowed"
+        allowed = f"{self.most_bytes / 1e9:.2f} GB and {MOST_FILES} files are allowed"
+        return f"it had {used / 1e9:.2f} GB in {files} files on disk; {allowed}"
 
 
 def disk_use(folders: list[Path]) -> tuple[int, int]:
-    """Return (bytes, files) below the folders; counting ends just above MOST_FILES.
-
-    What lies deeper than a path reaches cannot be counted, so that is too many files.
-    """
+    """Return (bytes, files) below the folders; a path too long to count is too many files."""
     used = files = 0
     waiting: list[str | Path] = list(folders)
     while waiting and files <= MOST_FILES:
@@ -63,15 +63,16 @@ def disk_use(folders: list[Path]) -> tuple[int, int]:
 
 
 def removed_bytes(pid: int, disk: int) -> int:
-    """Bytes on this disk that the process and its descendants hold open without a name (Linux; elsewhere 0)."""
+    """Bytes on a disk that a process and its descendants hold open without a name (Linux)."""
     held: dict[int, int] = {}
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         for each in (process, *process.children(recursive=True)):
-            with contextlib.suppress(OSError), os.scandir(f"/proc/{each.pid}/fd") as descriptors:  # it has ended
-                for descriptor in descriptors:
+            with contextlib.suppress(OSError):  # it has ended
+                for descriptor in os.listdir(f"/proc/{each.pid}/fd"):
                     with contextlib.suppress(OSError):  # closed since listed
-                        status = os.stat(descriptor.path)
-                        if stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and status.st_dev == disk:
+                        status = os.stat(f"/proc/{each.pid}/fd/{descriptor}")
+                        nameless = stat.S_ISREG(status.st_mode) and status.st_nlink == 0
+                        if nameless and status.st_dev == disk:
                             held[status.st_ino] = BLOCK_BYTES * status.st_blocks
     return sum(held.values())

@@ -1,7 +1,8 @@
-"""Files that a child left behind: taken, kept or removed without following, waiting for or tripping over anything they are.
+"""Files that a child left behind: taken, kept or removed, whatever they are.
 
-In: folders that edited code wrote in, its processes dead. Out: plain files, or nothing. A link would lead to what it was not shown, a pipe would hold its
-reader for ever, a folder a thousand deep is beyond `shutil.rmtree`.
+In: folders that edited code wrote in, its processes dead. Out: plain files, or nothing. A link
+would lead to what it was not shown, a pipe would hold its reader for ever, a folder a thousand deep
+is beyond `shutil.rmtree`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from harness.ground.files import sync_folder
+from harness.ground.files import sync_file, sync_folder
 
 REMOVE_SECONDS = 60.0  # what is still being written by somebody who got away does not hold us
-DEEPEST = 5  # folders below one another that are kept, and again that are walked down: with the longest names, a path the system still takes
+# Folders below one another that are kept, and again that are walked down: with the longest names, a
+# path that the system still takes.
+DEEPEST = 5
 
 
 def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
-    """Move a plain file out of the child's folder; return "" or, with nothing moved, why what is there is none.
+    """Move a plain file out of the child's folder; return "" or, with nothing moved, why not.
 
-    A child syncs nothing. What was taken would survive a power cut when this returns, since a journal speaks of it next.
+    A child syncs nothing. What was taken would survive a power cut when this returns, since a
+    journal speaks of it next.
     """
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -31,10 +35,11 @@ def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
         return f"the folder of {name} is gone: {error.strerror}"
     try:
         status = os.stat(name, dir_fd=opened, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        if not is_plain(status):
             return f"{name} is not a file of its own, but a link, a folder or a pipe"
         if status.st_size > most_bytes:
-            return f"{name} has {status.st_size / 1e9:.1f} GB, {most_bytes / 1e9:.1f} GB are allowed"
+            sizes = f"{status.st_size / 1e9:.1f} GB, {most_bytes / 1e9:.1f} GB are allowed"
+            return f"{name} has {sizes}"
         remove_tree(target)
         os.rename(name, target, src_dir_fd=opened)
         os.chmod(target, 0o600)
@@ -47,17 +52,13 @@ def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
     return ""
 
 
-def sync_file(path: Path) -> None:
-    """Return only when what is in a file, whoever wrote it, would survive a power cut. Raises OSError where the disk could not take it after all."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def is_plain(status: os.stat_result) -> bool:
+    """Whether that is a file, and one without a second name, under which others could change it."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def keep_ours(file: BinaryIO, path: Path) -> None:
-    """Put a file that we hold open for reading and writing back in its place, if a child moved it away or put something else there."""
+    """Put a file that we hold open back in its place, from which a child may have moved it."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(file.fileno())):
             return
@@ -68,7 +69,7 @@ def keep_ours(file: BinaryIO, path: Path) -> None:
 
 
 def keep_plain_files(folder: Path, depth: int = DEEPEST) -> None:
-    """Remove from a folder all but plain files and folders, so that it can be copied: no links, no pipes, nothing without end or closed to us."""
+    """Remove from a folder all but plain files and folders, so that it can be copied."""
     if folder.is_symlink() or not folder.is_dir():
         remove_tree(folder)
         return
@@ -76,14 +77,14 @@ def keep_plain_files(folder: Path, depth: int = DEEPEST) -> None:
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode) and depth:
             keep_plain_files(Path(entry.path), depth - 1)
-        elif stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        elif is_plain(status):
             os.chmod(entry.path, 0o600)
         else:
             remove_tree(Path(entry.path))
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, a link, or a folder with all that is in it, however deep and whatever its modes.
+    """Remove a file, a link, or a folder with all in it, however deep and whatever its modes.
 
     What cannot be removed stays: the next that needs the place says so.
     """
@@ -98,7 +99,7 @@ def remove_tree(path: Path) -> None:
 
 
 def empty(folder: str | Path, top: Path, depth: int) -> None:
-    """Remove what is in a folder; folders further down go to `top` under short names, so that no path grows too long."""
+    """Remove what is in a folder; the deepest go to `top`, so that no path grows too long."""
     for entry in entries_of(folder):
         if not entry.is_dir(follow_symlinks=False):
             os.unlink(entry.path)

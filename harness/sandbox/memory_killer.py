@@ -1,7 +1,8 @@
 """Whether the system ended a process for lack of memory, or somebody else did.
 
-In: the count before a child was started. Out: the answer, where the system counts (Linux). Elsewhere every SIGKILL that we did not send must be taken for
-want of memory, and an idea answers for what a person or another program did.
+In: the count before a child was started. Out: the answer, where the system counts (Linux).
+Elsewhere every SIGKILL that we did not send must be taken for want of memory, and an idea answers
+for what a person or another program did.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ KILLED_FROM_OUTSIDE = "killed from outside (SIGKILL), and not for lack of memory
 
 
 def memory_kills() -> int | None:
-    """How many processes the system has ended because memory ran out, since it started, containers' own limits counted; None where it does not say."""
+    """How many processes the system has ended for lack of memory; None where it does not say."""
     try:
         lines = COUNTERS.read_text(encoding="ascii").splitlines()
     except OSError:

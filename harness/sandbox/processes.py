@@ -1,9 +1,11 @@
 """Ends every process that a child left behind, however it tried to stay.
 
-In: a process group, or the folder that a child worked in. Out: nothing of it lives. Without a wall a process that left its group, emptied its environment
-and changed its folder, or took a terminal, is not found: nothing tells it from anybody else's.
+In: a process group, or the folder that a child worked in. Out: nothing of it lives. Without a wall
+a process that left its group, emptied its environment and changed its folder, or took a terminal,
+is not found: nothing tells it from anybody else's.
 
-Which process a number is of is told by what no change of the date moves (see `identity`). Of one that may be another's nothing is ended.
+Which process a number is of is told by what no change of the date moves (see `identity`). Of one
+that may be another's nothing is ended.
 """
 
 from __future__ import annotations
@@ -11,9 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,67 +21,41 @@ import psutil
 
 from harness.ground.clock import boot_id
 from harness.ground.files import write_json_atomic
+from harness.sandbox.child import WAIT_SECONDS
 
-MARK = "AUTORESEARCH_CHILD"  # in the environment of every child that runs edited code: the folder it works in
+# In the environment of every child that runs edited code: the folder it works in.
+MARK = "AUTORESEARCH_CHILD"
 TERMINAL = 4  # place in `stat_fields` of the controlling terminal's number, 0 for none
 STARTED = 19  # place of the process's first moment, in ticks since the machine's
-WAIT_SECONDS = 5.0  # for what was killed to end
-
-
-def kill_child(process: subprocess.Popen, walled: bool) -> None:
-    """Kill a child that we started, with its process group; what it was, it is no more when this returns.
-
-    Behind a wall what lives inside is in a group of its own. The wall's own process ends when all that is inside has ended, so that is killed first.
-    """
-    if walled and process.poll() is None:
-        with contextlib.suppress(psutil.Error):  # it ends just now
-            for inner in psutil.Process(process.pid).children():
-                inner.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a device that lets nobody go
-            process.wait(timeout=WAIT_SECONDS)
-    kill_group(process.pid)
-    process.wait()
-
-
-def kill_group(pid: int) -> None:
-    """Kill a process group that we started; its leader is its id."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing of it is left, or (macOS) only zombies are
-        os.killpg(pid, signal.SIGKILL)
 
 
 def kill_leftover(folder: Path) -> list[int]:
-    """Kill what a dead runner left behind in `folder`: the training's process group, its leader dead or alive.
+    """Kill the process group of a training that a dead runner left behind in `folder`.
 
-    Returns the processes ended. A group's number is not given out again while any of it lives, so a leader that is another
-    process than the one noted, or a machine started since, means that nothing of ours is left.
+    Returns the processes ended. A group's number is not given out again while any of it lives, so a
+    leader that is another process than the one noted, or a machine started since, means that
+    nothing of ours is left.
     """
     try:
         noted = json.loads((folder / "process.json").read_text(encoding="utf-8"))
-        group, since = int(noted["pid"]), float(noted["create_time"])
-        who = noted.get("identity", since)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        group, who = int(noted["pid"]), noted["identity"]
+        if not may_lead(group, who):
+            return []
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or a child wrote it
         return []
-    if not (may_lead(group, who) if isinstance(who, str) else may_have_led(group, since)):
-        return []
-    members = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            if os.getpgid(process.pid) == group and process.pid != os.getpid():
-                process.kill()
-                members.append(process)
-    wait_until_dead(members)
-    return [process.pid for process in members]
+    return kill_while_found(lambda process: group_of(process) == group)
 
 
 def kill_escaped(folder: Path) -> list[int]:
-    """Kill the processes that carry the folder's mark or work in it: those that left the group. Returns their ids."""
+    """Kill what left the group: it carries the folder's mark, or works in it. Return the ids."""
     return kill_while_found(lambda process: mark_of(process) == folder or works_in(process, folder))
 
 
 def kill_all_of(run: Path) -> list[int]:
     """Kill the trainings and servers of a run that nobody carries out now. Returns their ids.
 
-    Of a wall whose outer process is killed while it is being made, the inner one waits for ever, and is in no list of children.
+    Of a wall whose outer process is killed while it is being made, the inner one waits for ever,
+    and is in no list of children.
     """
     run = run.resolve()
     return kill_while_found(lambda process: is_of_run(process, run))
@@ -90,22 +63,30 @@ def kill_all_of(run: Path) -> list[int]:
 
 def kill_while_found(wanted: Callable[[psutil.Process], bool]) -> list[int]:
     """Kill until there are none, since one that is killed may have started another meanwhile."""
-    killed: list[psutil.Process] = []
+    killed: dict[int, None] = {}
     until = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < until:
-        found = [process for process in psutil.process_iter() if process.pid != os.getpid() and wanted(process)]
+        others = (process for process in psutil.process_iter() if process.pid != os.getpid())
+        found = [process for process in others if wanted(process) and alive(process)]
         if not found:
             break
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+                killed[process.pid] = None
         wait_until_dead(found)
-        killed += found
-    return [process.pid for process in killed]
+    return list(killed)
+
+
+def group_of(process: psutil.Process) -> int | None:
+    """The number of its process group; None where it has ended or may not be asked."""
+    with contextlib.suppress(OSError):
+        return os.getpgid(process.pid)
+    return None
 
 
 def mark_of(process: psutil.Process) -> Path | None:
-    """The folder that a child of edited code works in, as its environment says; None for anything else."""
+    """The folder that a child of edited code works in, by its environment; None for others."""
     with contextlib.suppress(psutil.Error, OSError):  # another user's, or a zombie
         if mark := process.environ().get(MARK):
             return Path(mark)
@@ -113,44 +94,46 @@ def mark_of(process: psutil.Process) -> Path | None:
 
 
 def works_in(process: psutil.Process, folder: Path) -> bool:
-    """Whether its working folder is this one, or lies in it, and no person sits before it."""
-    with contextlib.suppress(psutil.Error, OSError):
-        return Path(process.cwd()).is_relative_to(folder.resolve()) and not has_terminal(process)
-    return False
-
-
-def has_terminal(process: psutil.Process) -> bool:
-    """Whether a process is attached to a terminal, as a person's shell is and a training or server, which leads a session of its own, is not.
-
-    Raises psutil.Error or OSError where there is no telling. psutil knows only terminals that this container shows.
-    """
-    fields = stat_fields(process.pid)
-    return fields[TERMINAL] != "0" if fields else process.terminal() is not None
+    """Whether it works in this folder, or in one below it, and no person sits before it."""
+    place = untended_place(process)
+    return place is not None and place.is_relative_to(folder.resolve())
 
 
 def is_of_run(process: psutil.Process, run: Path) -> bool:
-    """Whether a process carries the mark of a folder of the run, or works where only its trainings do. A person's shell does neither, wherever it stands.
+    """Whether it carries the mark of a folder of the run, or works where only its trainings do.
 
-    run: without links on the way.
+    A person's shell does neither, wherever it stands. run: without links on the way.
     """
     mark = mark_of(process)
     if mark is not None and mark.resolve().is_relative_to(run):
         return True
+    place = untended_place(process)
+    inside = place is not None and place.is_relative_to(run / "experiments")
+    return inside and len(place.relative_to(run).parts) > 6
+
+
+def untended_place(process: psutil.Process) -> Path | None:
+    """A process's working folder; None where a person sits before it, or nobody can tell.
+
+    A person's shell has a terminal; a training or a server, which leads a session of its own, has
+    none. psutil knows only terminals that this container shows.
+    """
     with contextlib.suppress(psutil.Error, OSError):
-        place = Path(process.cwd())
-        inside = place.is_relative_to(run / "experiments") and len(place.relative_to(run).parts) > 6
-        return inside and not has_terminal(process)
-    return False
+        fields = stat_fields(process.pid)
+        terminal = fields[TERMINAL] != "0" if fields else process.terminal() is not None
+        return None if terminal else Path(process.cwd())
+    return None
 
 
 def wait_until_dead(processes: list[psutil.Process]) -> None:
-    """Wait until the processes have ended, reaped or not: in some containers nobody reaps an orphan."""
+    """Wait until they have ended, reaped or not: in some containers nobody reaps an orphan."""
     until = time.monotonic() + WAIT_SECONDS
     while any(alive(process) for process in processes) and time.monotonic() < until:
         time.sleep(0.01)
 
 
 def alive(process: psutil.Process) -> bool:
+    """Whether that very process still runs, or could."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -158,17 +141,19 @@ def alive(process: psutil.Process) -> bool:
 
 
 def identity(pid: int) -> str | float:
-    """Who a process is, to be written down: on Linux its first moment by a clock that nobody sets, with the name of this start of the machine.
+    """Who a process is, to be written down. Raises psutil.Error.
 
-    Elsewhere the date of its start, which those systems keep as it was. Linux, and psutil there, reckon that date anew from the clock on the wall,
-    so that it moves when somebody sets that. Raises psutil.NoSuchProcess.
+    On Linux its first moment by a clock that nobody sets, with the name of this start of the
+    machine: the date of its start is reckoned there from the clock on the wall, so that it moves
+    when somebody sets that. Elsewhere that date, which those systems keep as it was.
     """
-    fields, boot = stat_fields(pid), boot_id()
-    return f"{fields[STARTED]}@{boot}" if fields and boot else psutil.Process(pid).create_time()
+    if fields := stat_fields(pid):
+        return f"{fields[STARTED]}@{boot_id()}"
+    return round(psutil.Process(pid).create_time(), 2)
 
 
 def stat_fields(pid: int) -> list[str]:
-    """What Linux says of a process after its name, which may hold anything (see proc(5)); [] elsewhere, and when it has ended."""
+    """What Linux says of a process after its name, which may hold anything; [] elsewhere."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -176,53 +161,38 @@ def stat_fields(pid: int) -> list[str]:
 
 
 def find_process(pid: int, who: str | float) -> psutil.Process | None:
-    """The process that had this number and identity, None when it has ended, whoever has its number now.
-
-    who: of `identity`, or the date of its start, which is all that older versions noted.
-    """
+    """The process that had this number and identity; None when it has ended."""
     try:
         process = psutil.Process(pid)
-        same = identity(pid) == who if isinstance(who, str) else abs(process.create_time() - who) < 1.0
-        return process if same and alive(process) else None
-    except (psutil.Error, TypeError):  # the second: numbers of a note that somebody edited
+        return process if identity(pid) == who and alive(process) else None
+    except psutil.Error:
         return None
 
 
 def may_live(pid: int, who: str | float) -> bool:
-    """Whether that process lives for all that is known: False only where it has ended for certain, so that what is its own may go."""
-    if find_process(pid, who):
-        return True
+    """Whether that process lives for all that is known, so that what is its own must stay."""
     try:
-        found = identity(pid)
-    except psutil.Error as error:
-        return not isinstance(error, psutil.NoSuchProcess)
-    certain = isinstance(found, str) if isinstance(who, str) else not sys.platform.startswith("linux")
-    return not certain
-
-
-def may_lead(group: int, who: str) -> bool:
-    """Whether a group's number is still that of the leader with this identity, or nobody's in the same start of the machine."""
-    if who.partition("@")[2] != boot_id():
+        return identity(pid) == who and alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
         return False
+    except psutil.Error:  # it may not be asked
+        return True
+
+
+def may_lead(group: int, who: str | float) -> bool:
+    """Whether a group is still that leader's, alive or ended since the machine's start."""
     try:
         return identity(group) == who
-    except psutil.Error as error:
-        return isinstance(error, psutil.NoSuchProcess)
-
-
-def may_have_led(group: int, since: float) -> bool:
-    """The same of a note by an older version, which knew a leader by the date alone: not where that has moved since."""
-    try:
-        leader = psutil.Process(group).create_time()
     except psutil.NoSuchProcess:
-        leader = since
+        if isinstance(who, str):
+            return boot_id() is not None and who.endswith(f"@{boot_id()}")
+        return psutil.boot_time() <= who + 1.0
     except psutil.Error:
         return False
-    return abs(leader - since) <= 1.0 and psutil.boot_time() <= since + 1.0
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether somebody has stopped a process or one below it (SIGSTOP), so that it neither works nor ends."""
+    """Whether somebody has stopped a process or one below it (SIGSTOP), so that it cannot end."""
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         return any(process.status() == psutil.STATUS_STOPPED for process in family)
@@ -232,8 +202,7 @@ def is_stopped(pid: int) -> bool:
 
 def note_process(folder: Path, pid: int) -> None:
     """Write down which process trains here, so that a later start can end it if we die."""
-    try:
-        note = {"pid": pid, "create_time": psutil.Process(pid).create_time(), "identity": identity(pid)}
-    except psutil.NoSuchProcess:
-        return
-    write_json_atomic(folder / "process.json", note)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        begun = psutil.Process(pid).create_time()
+        note = {"pid": pid, "create_time": begun, "identity": identity(pid)}
+        write_json_atomic(folder / "process.json", note)

@@ -1,19 +1,22 @@
-"""What a training is asked for: plain data, which a process on this machine or another can be given."""
+"""What a training is asked for: plain data, which a process here or elsewhere can be given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-WEIGHTS_SECONDS = 20.0  # from the end of training to weights on disk, unless the request says less
+# From the end of training to weights on disk, unless the request says less.
+WEIGHTS_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """One training. folder: the run's, made here. train_dir: all of the data it may see. Times in seconds.
+    """One training. folder: the run's, made here. train_dir: all of the data it may see.
 
-    device_batch_limit: rows that it may hold at once, None for as many as it likes. hidden: folders that a wall empties for it.
-    core_rate: the rate of `harness.training.clock`, 0 where the budget is wall time.
-    clock_step_seconds: what each optimizer step counts for on its clock, 0 for the real clock; the runner's own limits are of real time always.
+    device_batch_limit: rows that it may hold at once, None for as many as it likes. compile_cache:
+    of which it gets a copy. hidden: folders that a wall empties for it. core_rate: the rate of
+    `harness.training.clock`, 0 where the budget is wall time. clock_step_seconds: what each
+    optimizer step counts for on its clock, 0 for the real clock; the runner's own limits are of
+    real time always. Times in seconds.
     """
 
     folder: str
@@ -37,5 +40,5 @@ class TrainingRequest:
 
     @property
     def allowance_seconds(self) -> float:
-        """How long after the budget the training is ended. What it took of that is judged before a keep (see `quarantine`)."""
+        """How long after the budget it is ended; what it took is judged before a keep."""
         return max(3.0, 0.05 * self.budget_seconds)

@@ -1,8 +1,10 @@
 """Runs one train.py in a process of its own and believes nothing it says about itself.
 
-In: a TrainingRequest. Out: a result dict, always, with a status (ok, crash, oom, nan, timeout, infrastructure, interrupted); and in the run's
-folder run.log and events.jsonl (see `child_log`) and, for ok, weights.safetensors. The child works in a fresh folder `work/`, behind the wall that works
-here (see `wall`), with an allow-listed environment and a bounded share of the disk. It and what it started are dead when this returns.
+In: a TrainingRequest. Out: a result dict, always, with a status (ok, crash, oom, nan, timeout,
+infrastructure, interrupted); and in the run's folder run.log and events.jsonl (see `child_log`)
+and, for ok, weights.safetensors. The child works in a fresh folder `work/`, behind the wall that
+works here (see `wall`), with an allow-listed environment and a bounded share of the disk. It and
+what it started are dead when this returns.
 """
 
 from __future__ import annotations
@@ -22,101 +24,287 @@ from pathlib import Path
 from harness.ground.cgroup import memory_limit_words
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
-from harness.sandbox.child import child_command, child_environment
+from harness.sandbox.child import child_command, child_environment, kill_child
 from harness.sandbox.child_log import CappedLog, EventLog, number
 from harness.sandbox.disk_share import DiskShare
 from harness.sandbox.left_files import keep_plain_files, remove_tree, take_file
 from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
-from harness.sandbox.processes import MARK, is_stopped, kill_child, kill_escaped, note_process
+from harness.sandbox.processes import MARK, is_stopped, kill_escaped, note_process
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.timekeeper import Timekeeper
-from harness.sandbox.wall import Wall, find_wall
+from harness.sandbox.wall import find_wall
 
-SILENT_SECONDS = 2.0  # without a word from the child before it is asked whether somebody has stopped it
+# Without a word from the child before it is asked whether somebody has stopped it.
+SILENT_SECONDS = 2.0
 ABSENT_SECONDS = 5.0  # between two looks at the child: then it was us who stood still
-READ_BYTES, MOST_READS = 65_536, 1_024  # of a pipe at a time; of what a child left in it when it ended
+READ_BYTES = 65_536  # of a pipe at a time
+MOST_READS = 1_024  # of what a child left in its pipe when it ended
 MOST_WEIGHTS_BYTES = 20 * 10**9
+# What the session says at its end and the result repeats.
+# fmt: off
+REPORTED = (
+    "num_steps", "total_tokens", "epochs", "memory_mb", "num_params", "depth", "mfu_percent",
+)
+# fmt: on
 
 
-def watch(
-    process: subprocess.Popen,
-    channel: int,
-    log: CappedLog,
-    events: EventLog,
-    keeper: Timekeeper,
-    share: DiskShare,
-) -> tuple[str, str]:
-    """Pass output on until the weights are there, or the child ends or must be stopped; return ("", "") or (status, why it was).
+class WatchedTraining:
+    """One training, from its start to its result. work, cache: the folders that it may write in."""
 
-    Never blocks past a limit. What a training does after its weights are there is for nobody: it is ended then.
+    def __init__(self, request: TrainingRequest, on_event: Callable[[dict], None]) -> None:
+        self.request, self.folder = request, Path(request.folder)
+        self.work, self.cache = self.folder / "work", self.folder / "compile_cache"
+        remove_tree(self.work)
+        self.work.mkdir(parents=True)
+        write_json_atomic(self.folder / "run.json", asdict(request))
+        self.wall, self.keeper = find_wall(), Timekeeper(request, on_event)
+        self.started = time.monotonic()
+        self.log = CappedLog(self.folder / "run.log")
+        self.events = EventLog(self.folder / "events.jsonl", self.started, self.keeper.hear)
 
-    A child that was stopped is not waited for, and one that we did not look at for a while is not blamed for being late: its clock is not to be trusted.
-    """
-    heard = looked = time.monotonic()
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ, log)
-        selector.register(channel, selectors.EVENT_READ, events)
-        while process.poll() is None and keeper.finished is None:
-            now = time.monotonic()
-            if now - looked > ABSENT_SECONDS:
-                return "interrupted", f"the harness stood still for {now - looked:.0f} s in mid-run"
-            looked = now
-            if slept := keeper.sleep.seconds:
-                return "interrupted", f"the machine slept for {slept:.0f} s in mid-run"
-            left, status, overdue = keeper.left()
-            if now - heard > SILENT_SECONDS:
-                if is_stopped(process.pid):
-                    return "interrupted", "the training was stopped in mid-run (SIGSTOP), and not by the harness"
-                heard = now
-            if left <= 0:
-                return status, overdue
-            if too_much := share.exceeded():
-                return "crash", too_much
-            if not selector.get_map():  # it closed its pipes and lives on
-                time.sleep(min(left, 0.05))
-            for key, _ in selector.select(min(left, 0.5)) if selector.get_map() else ():
-                chunk = os.read(key.fd, READ_BYTES)
-                if chunk:
+    def run(self) -> dict:
+        """Train once and return the result."""
+        weights = self.folder / "weights.safetensors"
+        with contextlib.closing(self.log), contextlib.closing(self.events):
+            try:
+                status, cause = self._train()
+                total_seconds = time.monotonic() - self.started
+                if status == "ok":
+                    cause = take_file(self.work, weights.name, weights, MOST_WEIGHTS_BYTES)
+                    status = "crash" if cause else "ok"
+            finally:
+                keep_plain_files(self.cache)  # it may be copied for others
+                remove_tree(self.work)
+        result = self._result(status, cause, total_seconds)
+        if slept := self._slept():
+            weights.unlink(missing_ok=True)
+            result |= {"status": "interrupted", "cause": slept, "sure": True}
+        return result
+
+    def _train(self) -> tuple[str, str]:
+        """Start the child, watch it, and leave nothing of it alive; return (status, cause)."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            environment, kills_before = self._environment(theirs.fileno()), memory_kills()
+            try:
+                process = subprocess.Popen(
+                    self._command(),
+                    cwd=self.work,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(theirs.fileno(),),
+                )
+            except OSError as error:  # no memory for a process, no file descriptor left
+                return "infrastructure", f"the training could not be started: {error}"
+            try:
+                theirs.close()  # the child's alone now: when it ends, so does the channel
+                note_process(self.folder, process.pid)
+                self.keeper.attend(process.pid, ours)
+                status, cause = self._watch(process, ours.fileno())
+            finally:
+                kill_child(process, self.wall.walled)
+                kill_escaped(self.work)
+                drain(process.stdout.fileno(), self.log)
+                drain(ours.fileno(), self.events)
+                process.stdout.close()
+        if status:
+            return status, cause
+        returncode = self.wall.returncode(process.returncode)
+        return outcome(returncode, self.log, self.events, self.keeper, kills_before)
+
+    def _environment(self, events_fd: int) -> dict[str, str]:
+        """The child's environment, its folders made, with a copy of the promoted compile cache."""
+        promoted = self.request.compile_cache
+        (self.work / "tmp").mkdir()
+        self.cache.mkdir(exist_ok=True)
+        if promoted and Path(promoted).is_dir():
+            shutil.copytree(promoted, self.cache, dirs_exist_ok=True)
+        return child_environment(
+            AUTORESEARCH_RUN=str(self.folder / "run.json"),
+            AUTORESEARCH_EVENTS_FD=str(events_fd),
+            TMPDIR=str(self.work / "tmp"),
+            TORCHINDUCTOR_CACHE_DIR=str(self.cache),
+            TRITON_CACHE_DIR=str(self.cache / "triton"),
+            **{MARK: str(self.work)},
+        )
+
+    def _command(self) -> list[str]:
+        """What starts train.py, behind the wall."""
+        request, parent = self.request, 0 if self.wall.walled else os.getpid()
+        return self.wall.enclose(
+            child_command("harness.training.launch", request.train_py, str(parent)),
+            own=[self.work, self.cache],
+            readable=[Path(request.train_py), self.folder / "run.json"],
+            hidden=[Path(path) for path in request.hidden],
+            device=request.device,
+        )
+
+    def _watch(self, process: subprocess.Popen, channel: int) -> tuple[str, str]:
+        """Pass output on until the weights are there, or the child ends or must be stopped.
+
+        Return ("", "") or (status, why it was stopped). Never blocks past a limit. What a training
+        does after its weights are there is for nobody: it is ended then. One that was stopped is
+        not waited for, and one that we did not look at for a while is not blamed for being late:
+        its clock is not to be trusted.
+        """
+        share = DiskShare([self.work, self.cache], process.pid)
+        heard = looked = time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ, self.log)
+            selector.register(channel, selectors.EVENT_READ, self.events)
+            while process.poll() is None and self.keeper.finished is None:
+                now = time.monotonic()
+                if now - looked > ABSENT_SECONDS:
+                    why = f"the harness stood still for {now - looked:.0f} s in mid-run"
+                    return "interrupted", why
+                looked = now
+                if slept := self._slept():
+                    return "interrupted", slept
+                left, status, overdue = self.keeper.left()
+                if now - heard > SILENT_SECONDS:
+                    if is_stopped(process.pid):
+                        why = (
+                            "the training was stopped in mid-run (SIGSTOP), and not by the harness"
+                        )
+                        return "interrupted", why
                     heard = now
-                    key.data.feed(chunk)
-                else:
-                    selector.unregister(key.fileobj)
-    return "", ""
+                if left <= 0:
+                    return status, overdue
+                if too_much := share.exceeded():
+                    return "crash", too_much
+                if not selector.get_map():  # it closed its pipes and lives on
+                    time.sleep(min(left, 0.05))
+                    continue
+                for key, _ in selector.select(min(left, 0.5)):
+                    if chunk := read_some(key.fd):
+                        heard = now
+                        key.data.feed(chunk)
+                    else:
+                        selector.unregister(key.fileobj)
+        return "", ""
+
+    def _slept(self) -> str:
+        """Why a run in which the machine slept is not to be believed, "" for others."""
+        slept = self.keeper.sleep.seconds
+        return f"the machine slept for {slept:.0f} s in mid-run" if slept else ""
+
+    def _is_sure(self, status: str) -> bool:
+        """Whether an end that is not held against the child cannot have been its own doing.
+
+        It had not begun, or others starved it: its own processes count as its own.
+        """
+        if status == "infrastructure":
+            return "launched" not in self.events.last or self.keeper.starved
+        return status != "interrupted"
+
+    def _result(self, status: str, cause: str, total_seconds: float) -> dict:
+        """The run's result: status and times by our clock, the rest as the session reported it.
+
+        training_seconds: charged, as is what came beyond the budget (overshoot_seconds) and between
+        the stop and the weights (weights_seconds). wall_seconds: how long the training took;
+        core_seconds: its CPU time, others_core_seconds: that of others on the same cores meanwhile,
+        both null where the clock is wall time. spent_seconds: what was charged in all, also of a
+        training that failed.
+        """
+        last, keeper, request = self.events.last, self.keeper, self.request
+        finish, stopped, now = (
+            last.get("finish", {}),
+            keeper.stopped,
+            keeper.finished or keeper.reading,
+        )
+        rows = number(last.get("batch", {}).get("device_batch_size"))
+        training_seconds = stopped and round(stopped.charged, 3)
+        tokens, steps = number(finish.get("total_tokens")), number(finish.get("num_steps"))
+        of_cores, speed = stopped and request.core_rate, None
+        if steps and training_seconds and not request.clock_step_seconds:
+            speed = round(steps / training_seconds, 3)
+        return {
+            "status": status,
+            "cause": cause,
+            "sure": self._is_sure(status),
+            "startup_seconds": self.events.at("ready"),
+            "training_seconds": training_seconds,
+            "overshoot_seconds": stopped and round(stopped.charged - request.budget_seconds, 3),
+            "weights_seconds": stopped and round(now.charged - stopped.charged, 3),
+            "spent_seconds": now and round(now.charged, 3),
+            "wall_seconds": stopped and round(stopped.wall, 3),
+            "core_seconds": round(stopped.total, 3) if of_cores else None,
+            "others_core_seconds": round(stopped.others, 3) if of_cores else None,
+            "other_processes_seconds": round(keeper.other_processes_seconds, 3),
+            "total_seconds": round(total_seconds, 3),
+            "steps_per_second": speed,
+            "tok_per_sec": round(tokens / training_seconds, 1)
+            if tokens and training_seconds
+            else None,
+            "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
+            "attention": last.get("open", {}).get("attention"),
+            "device_batch_size": int(rows) if rows and rows >= 1 else None,
+            "losses": self.events.losses,
+            **{key: number(finish.get(key)) for key in REPORTED},
+            "wall": self.wall.kind,
+        }
+
+
+def run_training(
+    request: TrainingRequest, on_event: Callable[[dict], None] = lambda event: None
+) -> dict:
+    """Train once, behind the wall that works here; never raises for anything that train.py does.
+
+    on_event gets each stamped event as it arrives. A KeyboardInterrupt kills the child and goes on
+    up.
+    """
+    return WatchedTraining(request, on_event).run()
 
 
 def drain(descriptor: int, sink: CappedLog | EventLog) -> None:
-    """Read what is left in a pipe whose writers are dead, without waiting for one that is not, or reading one for ever."""
+    """Read what is left in a pipe, without waiting for a writer or reading one for ever."""
     os.set_blocking(descriptor, False)
-    with contextlib.suppress(BlockingIOError):  # somebody got away and holds the pipe; we have all there was
+    with contextlib.suppress(BlockingIOError):  # somebody got away and holds the pipe
         for _ in range(MOST_READS):
-            if not (chunk := os.read(descriptor, READ_BYTES)):
+            if not (chunk := read_some(descriptor)):
                 return
             sink.feed(chunk)
 
 
+def read_some(descriptor: int) -> bytes:
+    """What has come from the child; b"" at the end, also of one that left our rows unread."""
+    try:
+        return os.read(descriptor, READ_BYTES)
+    except ConnectionResetError:
+        return b""
+
+
 def outcome(
-    returncode: int, log: CappedLog, events: EventLog, keeper: Timekeeper, kills_before: int | None = None
+    returncode: int,
+    log: CappedLog,
+    events: EventLog,
+    keeper: Timekeeper,
+    kills_before: int | None,
 ) -> tuple[str, str]:
     """Return (status, cause) of a run whose weights are there, or that ended by itself.
 
     returncode: negative for a signal. kills_before: of `memory_kills`, when it was started.
     """
-    if keeper.finished and "failed" not in events.last:
+    failed = events.last.get("failed")
+    if keeper.finished and failed is None:
         return "ok", ""
     if "launched" not in events.last and returncode not in (0, -signal.SIGKILL):
         return "infrastructure", f"the training could not be started: {log.last_line[:300]}"
-    if "failed" in events.last:
-        failed = events.last["failed"]
+    if failed is not None:
         status = failed.get("status")
-        return (status if status in ("oom", "nan", "infrastructure") else "crash"), without_escapes(
-            str(failed.get("cause", ""))
-        )[:500]
-    if returncode == -signal.SIGKILL and memory_was_there(kills_before):
-        return "infrastructure", f"the training was {KILLED_FROM_OUTSIDE}"
+        status = status if status in ("oom", "nan", "infrastructure") else "crash"
+        return status, without_escapes(str(failed.get("cause", "")))[:500]
     if returncode == -signal.SIGKILL:
-        return "oom", f"killed by the system, most likely because memory ran out{memory_limit_words()}"
+        if memory_was_there(kills_before):
+            return "infrastructure", f"the training was {KILLED_FROM_OUTSIDE}"
+        why = "killed by the system, most likely because memory ran out"
+        return "oom", why + memory_limit_words()
     if returncode != 0:
-        word = f"signal {signal_name(-returncode)}" if returncode < 0 else f"exit status {returncode}"
+        signalled = f"signal {signal_name(-returncode)}"
+        word = signalled if returncode < 0 else f"exit status {returncode}"
         return "crash", f"train.py ended with {word}; see run.log"
     return "crash", "train.py ended without calling session.start() and session.finish(model)"
 
@@ -126,158 +314,19 @@ def signal_name(number: int) -> str:
     return next((known.name for known in signal.Signals if known == number), str(number))
 
 
-def is_sure(status: str, events: EventLog, keeper: Timekeeper) -> bool:
-    """Whether it is beyond the child's reach to have brought about an end that is not held against it: it had not begun, or did not say so itself.
-
-    A training that others starved is one: its own processes count as its own.
-    """
-    if status == "infrastructure":
-        return "launched" not in events.last or keeper.starved
-    return status != "interrupted"
-
-
-def make_result(status: str, cause: str, events: EventLog, keeper: Timekeeper, total_seconds: float) -> dict:
-    """The run's result: status and times by our clock, the rest as the session reported it.
-
-    sure: see `outcomes`. training_seconds: charged, as is what came beyond the budget (overshoot_seconds) and between
-    the stop and the weights (weights_seconds). wall_seconds: how long the training took; core_seconds: its CPU time,
-    others_core_seconds: that of others on the same cores meanwhile, both null where the clock is wall time.
-    spent_seconds: what was charged in all, also of a training that failed.
-    """
-    finish, request = events.last.get("finish", {}), keeper.request
-    stopped, now = keeper.stopped, keeper.finished or keeper.reading
-    rows = number(events.last.get("batch", {}).get("device_batch_size"))
-    reported = ("num_steps", "total_tokens", "epochs", "memory_mb", "num_params", "depth", "mfu_percent")
-    training_seconds = stopped and round(stopped.charged, 3)
-    weights_seconds = now.charged - stopped.charged if stopped and now else None
-    tokens, steps = number(finish.get("total_tokens")), number(finish.get("num_steps"))
-    of_cores = stopped and request.core_rate
-    speed = steps / training_seconds if steps and training_seconds and not request.clock_step_seconds else None
-    return {
-        "status": status,
-        "cause": cause,
-        "sure": is_sure(status, events, keeper),
-        "startup_seconds": events.at("ready"),
-        "training_seconds": training_seconds,
-        "overshoot_seconds": stopped and round(stopped.charged - request.budget_seconds, 3),
-        "weights_seconds": None if weights_seconds is None else round(weights_seconds, 3),
-        "spent_seconds": now and round(now.charged, 3),
-        "wall_seconds": stopped and round(stopped.wall, 3),
-        "core_seconds": round(stopped.total, 3) if of_cores else None,
-        "others_core_seconds": round(stopped.others, 3) if of_cores else None,
-        "other_processes_seconds": round(keeper.other_processes_seconds, 3),
-        "total_seconds": round(total_seconds, 3),
-        "steps_per_second": speed and round(speed, 3),
-        "tok_per_sec": round(tokens / training_seconds, 1) if tokens and training_seconds else None,
-        "memory_kind": "vram" if finish.get("memory_kind") == "vram" else "rss",
-        "attention": events.last.get("open", {}).get("attention"),
-        "device_batch_size": int(rows) if rows and rows >= 1 else None,
-        "losses": events.losses,
-        **{key: number(finish.get(key)) for key in reported},
-    }
-
-
-def run_training(request: TrainingRequest, on_event: Callable[[dict], None] = lambda event: None) -> dict:
-    """Train once, behind the wall that works here, and return the result; never raises for anything that train.py does.
-
-    on_event gets each stamped event as it arrives. A KeyboardInterrupt kills the child and goes on up.
-    """
-    folder = Path(request.folder)
-    work, cache = folder / "work", folder / "compile_cache"
-    remove_tree(work)
-    work.mkdir(parents=True)
-    write_json_atomic(folder / "run.json", asdict(request))
-    wall, keeper = find_wall(), Timekeeper(request, on_event)
-    started = time.monotonic()
-    with (
-        contextlib.closing(CappedLog(folder / "run.log")) as log,
-        contextlib.closing(EventLog(folder / "events.jsonl", started, keeper.hear)) as events,
-    ):
-        try:
-            status, cause = train_and_watch(request, wall, log, events, keeper)
-            total_seconds = time.monotonic() - started
-            if status == "ok":
-                cause = take_file(work, "weights.safetensors", folder / "weights.safetensors", MOST_WEIGHTS_BYTES)
-                status = "crash" if cause else "ok"
-        finally:
-            keep_plain_files(cache)  # it may be copied for others
-            remove_tree(work)
-    result = make_result(status, cause, events, keeper, total_seconds) | {"wall": wall.kind}
-    if slept := keeper.sleep.seconds:
-        (folder / "weights.safetensors").unlink(missing_ok=True)
-        result |= {"status": "interrupted", "cause": f"the machine slept for {slept:.0f} s in mid-run", "sure": True}
-    return result
-
-
-def train_and_watch(
-    request: TrainingRequest, wall: Wall, log: CappedLog, events: EventLog, keeper: Timekeeper
-) -> tuple[str, str]:
-    """Start the child, pass its output on, and leave nothing of it alive; return (status, cause)."""
-    folder = Path(request.folder)
-    work, cache = folder / "work", folder / "compile_cache"
-    ours, theirs = socket.socketpair()
-    environment = run_environment(request, theirs.fileno())
-    parent, kills_before = 0 if wall.walled else os.getpid(), memory_kills()
-    command = wall.enclose(
-        child_command("harness.training.launch", request.train_py, str(parent)),
-        own=[work, cache],
-        readable=[Path(request.train_py), folder / "run.json"],
-        hidden=[Path(path) for path in request.hidden],
-        device=request.device,
-    )
-    try:
-        process = subprocess.Popen(
-            command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, pass_fds=(theirs.fileno(),),
-        )  # fmt: skip
-    except OSError as error:  # no memory for a process, no file descriptor left
-        ours.close()
-        theirs.close()
-        return "infrastructure", f"the training could not be started: {error}"
-    try:
-        theirs.close()
-        note_process(folder, process.pid)
-        keeper.attend(process.pid, ours)
-        share = DiskShare([work, cache], process.pid)
-        status, cause = watch(process, ours.fileno(), log, events, keeper, share)
-    finally:
-        kill_child(process, wall.walled)
-        kill_escaped(work)
-        drain(process.stdout.fileno(), log)
-        drain(ours.fileno(), events)
-        process.stdout.close()
-        ours.close()
-    return (status, cause) if status else outcome(wall.returncode(process.returncode), log, events, keeper, kills_before)
-
-
-def run_environment(request: TrainingRequest, events_fd: int) -> dict[str, str]:
-    """The child's environment: where its request is, its pipe, and a private copy of the promoted compile cache."""
-    folder = Path(request.folder)
-    temporary = folder / "work" / "tmp"
-    temporary.mkdir(exist_ok=True)
-    extra = {
-        "AUTORESEARCH_RUN": str(folder / "run.json"),
-        "AUTORESEARCH_EVENTS_FD": str(events_fd),
-        "TMPDIR": str(temporary),
-        MARK: str(folder / "work"),
-    }
-    cache = folder / "compile_cache"
-    cache.mkdir(exist_ok=True)
-    if request.compile_cache and Path(request.compile_cache).is_dir():
-        shutil.copytree(request.compile_cache, cache, dirs_exist_ok=True)
-    return child_environment(TORCHINDUCTOR_CACHE_DIR=str(cache), TRITON_CACHE_DIR=str(cache / "triton"), **extra)
-
-
 def summary_block(result: dict) -> str:
-    """The original's summary, so that `grep "^val_bpb:" run.log` works; nan for what is not known."""
-    nan = float("nan")
-    value = lambda key, scale=1.0: nan if result.get(key) is None else result[key] / scale  # noqa: E731
+    """The original's summary, so that `grep "^val_bpb:" run.log` works; nan for the unknown."""
+
+    def value(key: str, scale: float = 1.0) -> float:
+        return float("nan") if result.get(key) is None else result[key] / scale
+
+    memory_mb = value("memory_mb") if result.get("memory_kind") == "vram" else 0.0
     lines = [
         "---",
         f"val_bpb:          {value('val_bpb'):.6f}",
         f"training_seconds: {value('training_seconds'):.1f}",
         f"total_seconds:    {value('total_seconds') + (result.get('score_seconds') or 0.0):.1f}",
-        f"peak_vram_mb:     {value('memory_mb') if result.get('memory_kind') == 'vram' else 0.0:.1f}",
+        f"peak_vram_mb:     {memory_mb:.1f}",
         f"mfu_percent:      {value('mfu_percent'):.2f}",
         f"total_tokens_M:   {value('total_tokens', 1e6):.1f}",
         f"num_steps:        {value('num_steps'):.0f}",

@@ -1,18 +1,20 @@
-"""Measures one trained run: its score with a quick audit, and before a keep a close audit and a pass over the private holdout.
+"""Measures one trained run.
 
-In: settings, data, the run's folder with train.py, weights and, for an audit, losses.npy. Out: the fields of the journal's
-`scored` and `audited` entries, and losses.npy, holdout_losses.npy, unseen_losses.npy. Each server has a folder of its own,
-so that nothing goes from one to the next. Never raises for what a candidate does.
+It has its score with a quick audit, and before a keep a close audit and a pass over the private
+holdout. In: settings, data, the run's folder with train.py, weights and, for an audit, losses.npy.
+Out: the fields of the journal's `scored` and `audited` entries, and losses.npy, holdout_losses.npy,
+unseen_losses.npy. Each server has a folder of its own, so that nothing goes from one to the next.
+Never raises for what a candidate does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,9 @@ from harness.sandbox.child import child_environment
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import MARK, kill_escaped
 from harness.sandbox.wall import Wall
-from harness.scoring import holdout, unseen
-from harness.scoring.audit import audit_model, record
+from harness.scoring.audit import audit_model, bpb_per_nat, record
 from harness.scoring.channel import Launch, ModelServer, ScoreError
+from harness.scoring.holdout import Losses, agrees, gain_and_error, row_nats
 from harness.scoring.integrity import Integrity
 from harness.scoring.scorer import (
     Score,
@@ -37,15 +39,22 @@ from harness.scoring.scorer import (
     server_of,
     start_server,
 )
-from harness.scoring.unseen import Text, count_places, gain_of_places, measure_places, smallest_missed
+from harness.scoring.unseen import (
+    Text,
+    count_places,
+    gain_of_places,
+    measure_places,
+    smallest_missed,
+)
 
-PROBES, CLOSE_PROBES = 64, 512  # of each scored run; of each run of an idea that is about to be kept
+# Of each scored run; of each run of an idea that is about to be kept.
+PROBES, CLOSE_PROBES = 64, 512
 Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How a run's weights are scored. threads: None for torch's own choice; hidden: folders that a wall empties."""
+    """How weights are scored. threads: None for torch's choice; hidden: emptied by a wall."""
 
     device: str
     dtype: str
@@ -73,19 +82,24 @@ class Measurement:
     def weights(self) -> Path:
         return self.folder / "weights.safetensors"
 
+    def losses_path(self, split: str) -> Path:
+        """Losses (rows, T) of `val` or `holdout`; of places in `unseen`, see `measure_places`."""
+        return self.folder / ("losses.npy" if split == "val" else f"{split}_losses.npy")
+
     def score(self, progress: Progress, server_a: ServerJob | None = None) -> dict:
-        """Fields of `scored`: val_bpb by server A, then a quick audit by server B. server_a: of `started_early`, where there is one."""
+        """Fields of `scored`: val_bpb by server A, perhaps `started_early`; a quick audit by B."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
         with self._judged(fields, "score_seconds"), self.started_early("audit") as server_b:
             score = self._run("val", progress, server_a)
-            save_losses(self.folder / "losses.npy", score.losses)
-            fields |= {"nats": score.nats, "scored_bytes": score.scored_bytes, "scored_tokens": score.scored_tokens}
+            save_losses(self.losses_path("val"), score.losses)
+            fields |= {"nats": score.nats, "scored_bytes": score.scored_bytes}
+            fields |= {"scored_tokens": score.scored_tokens}
             self._audit(fields, PROBES, server_b)
             fields["val_bpb"] = round(score.val_bpb, 6)
         return fields
 
     def try_out(self, server_a: ServerJob | None = None) -> dict:
-        """Fields of `scored` for a smoke run, whose weights are of no more use: whether they can be scored at all."""
+        """Fields of `scored` for a smoke run: whether its weights, which go then, can be scored."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
         with self._judged(fields, "score_seconds"), self._ready("val", server_a) as job:
             score_one_batch(self.data, job)
@@ -93,57 +107,53 @@ class Measurement:
         return fields
 
     def audit(self, progress: Progress) -> dict:
-        """Fields of `audited`: many more probes, and whether the gain is there on the private holdout and on text that nobody saw."""
-        fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind, "holdout": None, "unseen": None}
+        """Fields of `audited`: more probes, and whether the gain is there on private text."""
+        fields: dict = {"status": "ok", "cause": "", "wall": self.wall.kind}
+        fields |= {"holdout": None, "unseen": None}
         with self._judged(fields, "audit_seconds"):
             self._audit(fields, CLOSE_PROBES, then=self._ask_unseen)
             self.measure_holdout(progress)
-            failed = [words for run in self.rival if (words := run.measure_rival(progress, run is self.rival[0]))]
+            failed = [run.measure_rival(progress, run is self.rival[0]) for run in self.rival]
             fields["holdout"] = self._holdout_words()
             fields |= self._unseen_words()
             fields["audit"]["words"] += "".join(failed)
         return fields
 
     def measure_holdout(self, progress: Progress) -> None:
-        """Leave the losses on the private holdout beside the run's others, unless they are there or its weights are not."""
-        path = self.folder / "holdout_losses.npy"
-        if not path.exists() and self.weights.exists():
+        """Leave the losses on the holdout beside the run's others, if its weights are there."""
+        path = self.losses_path("holdout")
+        if self.weights.exists() and not path.exists():
             save_losses(path, self._run("holdout", progress).losses)
 
     def score_holdout(self, progress: Progress) -> dict:
-        """Further fields of `scored` for a run of the claim, which no proposer is told of: its bits per byte on the private holdout."""
+        """Further fields of `scored` for a run of the claim, which no proposer is told of."""
         fields: dict = {}
         with self._judged(fields, "holdout_seconds"):
             fields["holdout_bpb"] = round(self._run("holdout", progress).val_bpb, 6)
         return fields
 
     def measure_unseen(self) -> None:
-        """Leave the losses at the places of unseen text beside the run's others, unless they are there or cannot be."""
-        if self.unseen_path.exists() or not self.weights.exists():
-            return
-        with self._ready("unseen", None) as job, server_of(self.data, job, "logits") as server:
-            self._ask_unseen(server)
+        """The same for the places of unseen text, where the data has such text."""
+        there = self.losses_path("unseen").exists() or "unseen" in self.data.lacks
+        if self.weights.exists() and not there:
+            with self._ready("unseen", None) as job, server_of(self.data, job, "logits") as server:
+                self._ask_unseen(server)
 
     def _ask_unseen(self, server: ModelServer) -> None:
-        text = Text(open_rows(self.data, "unseen"), open_rows(self.data, "train"), open_token_bytes(self.data), self._documents("unseen"))
+        if "unseen" in self.data.lacks:
+            return
+        rows, others = open_rows(self.data, "unseen"), open_rows(self.data, "train")
+        text = Text(rows, others, open_token_bytes(self.data))
         count = count_places(self.data.manifest["rows"]["val"], server.header["batch_rows"])
-        save_losses(self.unseen_path, measure_places(server, text, count))
-
-    @property
-    def unseen_path(self) -> Path:
-        """Row, position and nats of the places of unseen text, (3, n)."""
-        return self.folder / "unseen_losses.npy"
-
-    def _documents(self, split: str) -> int:
-        return self.data.manifest["documents"][split]
+        save_losses(self.losses_path("unseen"), measure_places(server, text, count))
 
     def measure_rival(self, progress: Progress, on_unseen: bool) -> str:
-        """The same for a run of the incumbent: what fails there is not the candidate's fault. Return what the audit should say of it, "" for nothing.
+        """Measure a run of the incumbent on the holdout and, where wanted, on unseen text.
 
-        on_unseen: whether at the places of unseen text, too. One run is enough to compare with there: the gain on both texts
-        is then that of the same two models.
-
-        Raises ScoreError `infrastructure` where the machine was to blame, which a repetition may mend.
+        What fails there is not the candidate's fault: return what the audit should say of it, ""
+        for nothing. One run is enough to compare with on unseen text: the gain on both texts is
+        then that of the same two models. Raises ScoreError `infrastructure` where the machine was
+        to blame, which a repetition may mend.
         """
         try:
             self.measure_holdout(progress)
@@ -151,9 +161,11 @@ class Measurement:
                 self.measure_unseen()
         except ScoreError as error:
             if error.status == "infrastructure":
-                raise ScoreError(error.status, f"of the best, on private text: {error.cause}") from error
+                cause = f"of the best, on private text: {error.cause}"
+                raise ScoreError(error.status, cause) from error
             name = f"{self.train_py.parent.parent.parent.name}, run {self.folder.name}"
-            return f"; not compared on private text with the best (experiment {name}), which failed there: {error.cause}"
+            best = f"the best (experiment {name}), which failed there"
+            return f"; not compared on private text with {best}: {error.cause}"
         return ""
 
     @contextlib.contextmanager
@@ -164,16 +176,18 @@ class Measurement:
             yield
         except ScoreError as error:
             fields |= {"status": error.status, "cause": error.cause, "sure": error.sure}
-        if changed := self.integrity.changed():
-            cause = f"{', '.join(changed)} changed while this run was trained or scored: its score is not believed"
+        if changed := ", ".join(self.integrity.changed()):
+            cause = f"{changed} changed while this run was trained or scored"
+            cause += ": its score is not believed"
             fields |= {"status": "cheating", "cause": cause, "val_bpb": None}
         fields[seconds] = round(time.monotonic() - started, 3)
 
     @contextlib.contextmanager
     def started_early(self, split: str) -> Iterator[ServerJob | None]:
-        """A server for `val` or `audit` that imports torch while something else goes on, where a wall keeps the two apart; None elsewhere.
+        """A server for `val` or `audit` that imports torch while something else goes on.
 
-        Start the first with the training, whose own start it shares; while the clock ticks it waits. It ends with the context.
+        Only where a wall keeps the two apart; None elsewhere. Start the first with the training,
+        whose own start it shares; while the clock ticks it waits. It ends with the context.
         """
         if not self.wall.walled:
             yield None
@@ -191,9 +205,10 @@ class Measurement:
 
     @contextlib.contextmanager
     def _ready(self, name: str, early: ServerJob | None) -> Iterator[ServerJob]:
-        """The job whose server was started early, or one whose server is still to be started; from here on its weights are there.
+        """The job whose server was started early, or one whose server is still to be started.
 
-        One that died while it waited is forgotten: it knew nothing of the candidate, so that cannot have been the candidate's doing.
+        From here on its weights are there. A server that died while it waited is forgotten: it knew
+        nothing of the candidate, so that cannot have been the candidate's doing.
         """
         early = early if early and early.server.process.poll() is None else None
         with contextlib.nullcontext(early) if early else self._server(name) as job:
@@ -201,9 +216,8 @@ class Measurement:
                 try:
                     link_or_copy(self.weights, job.weights)
                 except OSError as error:
-                    raise ScoreError(
-                        "infrastructure", f"weights could not be handed to a model server: {error}"
-                    ) from error
+                    cause = f"weights could not be handed to a model server: {error}"
+                    raise ScoreError("infrastructure", cause) from error
             yield job
 
     def _audit(
@@ -213,42 +227,56 @@ class Measurement:
         early: ServerJob | None = None,
         then: Callable[[ModelServer], None] = lambda server: None,
     ) -> None:
-        """Add the audit to the fields; raise ScoreError `cheating` where its verdict is that. then: of `audit_model`."""
-        losses = np.load(self.folder / "losses.npy", allow_pickle=False)
-        recorded = record(self.data, losses, self._rival_losses(losses.shape))
+        """Add the audit to the fields; ScoreError if it found cheating. then: of `audit_model`."""
+        losses = np.load(self.losses_path("val"), allow_pickle=False)
+        theirs = [load_losses(run.losses_path("val"), losses.shape) for run in self.rival]
+        theirs = [each for each in theirs if each is not None]
+        recorded = record(self.data, losses, np.mean(theirs, axis=0) if theirs else None)
         waiting = [early]  # for the first look; each other one gets a server of its own
-        open_job = lambda: self._ready("audit", waiting.pop() if waiting else None)  # noqa: E731
+
+        def open_job() -> contextlib.AbstractContextManager[ServerJob]:
+            return self._ready("audit", waiting.pop() if waiting else None)
+
         found = audit_model(self.data, open_job, recorded, probes, secrets.randbits(32), then)
-        fields["audit"] = found.as_dict()
-        if found.verdict == "cheating":
-            raise ScoreError("cheating", found.words)
-        fields["doubts"] = [found.words] if found.verdict != "agrees" else []
+        fields["audit"] = found
+        if found["verdict"] == "cheating":
+            raise ScoreError("cheating", found["words"])
+        fields["doubts"] = [found["words"]] if found["verdict"] != "agrees" else []
 
     @contextlib.contextmanager
     def _server(self, name: str) -> Iterator[ServerJob]:
-        """Fresh folders for one model server, and how it is started; the folders are gone afterwards.
+        """Fresh folders for one model server, and how it is started; they are gone afterwards.
 
-        It works in the first. In the second, which it may only read, it finds its weights: they may come after its start.
+        It works in the first. In the second, which it may only read, it finds its weights: they may
+        come after its start.
         """
         own, shown = self.folder / f"server_{name}", self.folder / f"server_{name}_weights"
         for folder in (own, shown):
             remove_tree(folder)
             folder.mkdir(parents=True)
-        settings = self.settings
         environment = child_environment(
-            TMPDIR=str(own), TORCHINDUCTOR_CACHE_DIR=str(own / "cache"), TRITON_CACHE_DIR=str(own / "cache" / "triton"), **{MARK: str(own)}
-        )  # fmt: skip
-        device, hidden = settings.device, [Path(path) for path in settings.hidden]
-        seen = {"own": [own], "readable": [self.train_py, shown], "hidden": hidden, "device": device, "lasting": False}
-        launch = Launch(environment, lambda command: self.wall.enclose(command, **seen), walled=self.wall.walled)
+            TMPDIR=str(own),
+            TORCHINDUCTOR_CACHE_DIR=str(own / "cache"),
+            TRITON_CACHE_DIR=str(own / "cache" / "triton"),
+            **{MARK: str(own)},
+        )
+        settings = self.settings
+        enclose = partial(
+            self.wall.enclose,
+            own=[own],
+            readable=[self.train_py, shown],
+            hidden=[Path(path) for path in settings.hidden],
+            device=settings.device,
+            lasting=False,
+        )
         try:
             yield ServerJob(
                 self.train_py,
                 shown / "weights.safetensors",
-                device,
+                settings.device,
                 settings.dtype,
                 settings.threads,
-                launch,
+                Launch(environment, enclose, self.wall.walled),
                 own,
                 settings.limit_seconds,
             )
@@ -257,41 +285,44 @@ class Measurement:
             remove_tree(own)
             remove_tree(shown)
 
-    def _rival_losses(self, shape: tuple[int, int]) -> np.ndarray | None:
-        """The incumbent's mean losses on the validation rows; None where there are none."""
-        stored = [losses for run in self.rival if (losses := load_losses(run.folder / "losses.npy", shape)) is not None]
-        return np.mean(stored, axis=0) if stored else None
-
     def _holdout_words(self) -> str | None:
         """agrees or disagrees; None where the incumbent's losses or weights are gone."""
-        pairs = {split: self._both(split) for split in ("val", "holdout")}
-        if not all(pairs.values()):
+        validation, private = self._beside_rival("val"), self._beside_rival("holdout")
+        if validation is None or private is None:
             return None
-        return "agrees" if holdout.agrees(pairs["val"], pairs["holdout"]) else "disagrees"
+        return "agrees" if agrees(validation, *gain_and_error(private)) else "disagrees"
 
     def _unseen_words(self) -> dict:
-        """unseen: agrees or disagrees, None where the incumbent's losses are gone or the data lacks such text; unseen_floor_bpb: what could be missed."""
-        own, theirs = load_array(self.unseen_path), [load_array(run.unseen_path) for run in self.rival[:1]]
-        validation = replace(self, rival=self.rival[:1])._both("val", per_byte=False)
-        if own is None or not theirs or theirs[0] is None or theirs[0].shape != own.shape or validation is None:
+        """unseen: agrees or disagrees, None where losses are gone or the data lacks such text.
+
+        unseen_floor_bpb: what could be missed.
+        """
+        pair = replace(self, rival=self.rival[:1])
+        validation = pair._beside_rival("val", per_byte=False)
+        found = [load_array(run.losses_path("unseen")) for run in (self, *pair.rival)]
+        if validation is None or any(each is None for each in found):
             return {"unseen": None}
-        gain, error = gain_of_places(own, theirs, self._documents("unseen"))
-        scored = self.data.manifest["scored"]["val"]
-        floor = smallest_missed(validation, error) * scored["tokens"] / scored["bytes"] / math.log(2)
-        words = "agrees" if unseen.agrees(validation, gain, error) else "disagrees"
+        if found[0].shape != found[1].shape:
+            return {"unseen": None}
+        gain, error = gain_of_places(*found, self.data.manifest["documents"]["unseen"])
+        floor = smallest_missed(validation, error) * bpb_per_nat(self.data)
+        words = "agrees" if agrees(validation, gain, error) else "disagrees"
         return {"unseen": words, "unseen_floor_bpb": round(floor, 4)}
 
-    def _both(self, split: str, per_byte: bool = True) -> holdout.Losses | None:
-        """This run's and the incumbent's nats of each row on one text. per_byte: weighed by bytes, else by tokens."""
-        name = "losses.npy" if split == "val" else "holdout_losses.npy"
+    def _beside_rival(self, split: str, per_byte: bool = True) -> Losses | None:
+        """This run's and the incumbent's nats of each row on one text; None where there are none.
+
+        per_byte: weighed by bytes, else by tokens.
+        """
         targets, token_bytes = open_rows(self.data, split)[:, 1:], open_token_bytes(self.data)
-        stored = [
-            load_losses(folder / name, targets.shape) for folder in (self.folder, *(run.folder for run in self.rival))
-        ]
-        own, *rivals = [holdout.row_nats(losses, targets, token_bytes) for losses in stored if losses is not None]
-        of_targets = token_bytes[targets]
-        weights = of_targets.sum(axis=1) if per_byte else (of_targets > 0).sum(axis=1)
-        return holdout.Losses(weights, [own], rivals, self._documents(split)) if rivals else None
+        losses = [load_losses(run.losses_path(split), targets.shape) for run in (self, *self.rival)]
+        rivals = [row_nats(each, targets, token_bytes) for each in losses[1:] if each is not None]
+        if losses[0] is None or not rivals:
+            return None
+        own = row_nats(losses[0], targets, token_bytes)
+        weights = token_bytes[targets] if per_byte else token_bytes[targets] > 0
+        documents = self.data.manifest["documents"][split]
+        return Losses(weights.sum(axis=1), [own], rivals, documents)
 
 
 def save_losses(path: Path, losses: np.ndarray) -> None:

@@ -1,8 +1,9 @@
-"""Measures val_bpb from losses per token that a model server returns over a pipe. numpy only; imports nothing of a candidate.
+"""Measures val_bpb from losses per token that a model server returns over a pipe.
 
-In: prepared data, a train.py and its weights (paths, passed on), a deadline. Out: a `Score` with nats, bytes and val_bpb.
-Refuses losses that are missing, late, not finite or negative, and totals that differ from the manifest's. Whether the losses are the model's own is
-for `audit` to find out.
+In: prepared data, a train.py and its weights (paths, passed on), a time limit. Out: a `Score` with
+nats, bytes and val_bpb. Refuses losses that are missing, late, not finite or negative, and totals
+that differ from the manifest's. Whether the losses are the model's own is for `audit` to find out.
+numpy only; imports nothing of a candidate.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.manifest import PreparedData
-from harness.scoring.channel import Deadline, Launch, ModelServer, ScoreError
+from harness.scoring.channel import Launch, ModelServer, ScoreError
 
 
 @dataclass(frozen=True)
 class Score:
-    """nats: sum over scored targets. scored_bytes: their raw bytes. losses: (rows, T) float32, nats, all targets."""
+    """nats: sum over scored targets. scored_bytes: their raw bytes.
+
+    losses: (rows, T) float32, nats, all targets.
+    """
 
     val_bpb: float
     nats: float
@@ -31,10 +35,13 @@ class Score:
     seconds: float
 
 
-def bits_per_byte(losses: np.ndarray, targets: np.ndarray, token_bytes: np.ndarray) -> tuple[float, int, int]:
-    """Return (nats, tokens, bytes) over the targets that are not special; bits per byte is nats / (ln 2 * bytes).
+def bits_per_byte(
+    losses: np.ndarray, targets: np.ndarray, token_bytes: np.ndarray
+) -> tuple[float, int, int]:
+    """Return (nats, tokens, bytes) over the targets that are not special.
 
-    losses, targets: (rows, T). token_bytes: (n_vocab,) int, raw bytes of each token, 0 for specials. Sums are taken in float64.
+    Bits per byte is nats / (ln 2 * bytes). losses, targets: (rows, T). token_bytes: (n_vocab,) int,
+    raw bytes of each token, 0 for specials. Sums are taken in float64.
     """
     target_bytes = token_bytes[targets]
     scored = target_bytes > 0
@@ -43,25 +50,24 @@ def bits_per_byte(losses: np.ndarray, targets: np.ndarray, token_bytes: np.ndarr
 
 
 def check_losses(losses: np.ndarray) -> None:
-    """Raise ScoreError unless every loss is finite and not negative: a model may be bad, not undefined."""
-    if not np.isfinite(losses).all():
-        raise ScoreError("nan", f"{int((~np.isfinite(losses)).sum())} losses are not finite")
-    if (losses < 0).any():
-        raise ScoreError("crash", f"{int((losses < 0).sum())} losses are negative: they are no cross-entropy")
+    """Raise ScoreError unless every loss is finite and not negative."""
+    if bad := int((~np.isfinite(losses)).sum()):
+        raise ScoreError("nan", f"{bad} losses are not finite")
+    if bad := int((losses < 0).sum()):
+        raise ScoreError("crash", f"{bad} losses are negative: they are no cross-entropy")
 
 
 def iter_batches(rows: np.ndarray, batch_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, batch) of a fixed shape; the last batch is filled up with copies of its own last row."""
+    """Yield (first row, batch) of a fixed shape, the last one filled up with its last row."""
     for first in range(0, len(rows), batch_rows):
-        batch = rows[first : first + batch_rows]
-        if len(batch) < batch_rows:
-            batch = np.concatenate((batch, np.repeat(batch[-1:], batch_rows - len(batch), axis=0)))
-        yield first, np.ascontiguousarray(batch)
+        places = np.minimum(np.arange(first, first + batch_rows), len(rows) - 1)
+        yield first, rows[places]
 
 
 def open_rows(data: PreparedData, split: str) -> np.ndarray:
-    """The rows (n, T + 1) uint16 of `train`, `val`, `holdout` or `unseen`, memory-mapped."""
-    return np.memmap(data.rows_path(split), dtype="<u2", mode="r").reshape(-1, data.max_seq_len + 1)
+    """The rows (n, T + 1) uint16 of a split, memory-mapped. DataError where it is lacking."""
+    rows = np.memmap(data.rows_path(split), dtype="<u2", mode="r")
+    return rows.reshape(-1, data.max_seq_len + 1)
 
 
 def open_token_bytes(data: PreparedData) -> np.ndarray:
@@ -89,9 +95,10 @@ class ServerJob:
 
 
 def start_server(data: PreparedData, job: ServerJob, mode: str) -> ModelServer:
-    """A model server, started; it knows nothing of the candidate until it is entered. Close it, if it never is.
+    """A model server, started; it knows nothing of the candidate until it is entered.
 
-    mode: `losses` of all targets, or `logits` at one position of each row.
+    Close it, if it never is. mode: `losses` of all targets, or `logits` at one position of each
+    row.
     """
     header = {
         "mode": mode,
@@ -104,21 +111,16 @@ def start_server(data: PreparedData, job: ServerJob, mode: str) -> ModelServer:
         "dtype": job.dtype,
         "threads": job.threads,
     }
-    return ModelServer(header, job.launch, job.folder, Deadline(job.limit_seconds))
+    return ModelServer(header, job.launch, job.folder, job.limit_seconds)
 
 
 def server_of(data: PreparedData, job: ServerJob, mode: str) -> ModelServer:
-    """The server that waits for this job, else a new one; its time counts from here."""
-    server = job.server or start_server(data, job, mode)
-    server.deadline = Deadline(job.limit_seconds)
-    return server
+    """The server that waits for this job, else a new one."""
+    return job.server or start_server(data, job, mode)
 
 
 def score_one_batch(data: PreparedData, job: ServerJob) -> None:
-    """See whether a candidate's weights can be scored at all: one batch of training rows at the real shape.
-
-    Raises ScoreError; measures nothing.
-    """
+    """Raise ScoreError unless a batch of training rows can be scored."""
     batch_rows = data.manifest["eval_batch_rows"]
     _, batch = next(iter_batches(open_rows(data, "train")[:batch_rows], batch_rows))
     with server_of(data, job, "losses") as server:
@@ -131,10 +133,7 @@ def score_model(
     split: str = "val",
     progress: Callable[[float], None] = lambda share: None,
 ) -> Score:
-    """Measure bits per byte of a candidate's weights on the rows of a split, `val` or `holdout`.
-
-    Raises ScoreError with the status of the run.
-    """
+    """Measure bits per byte of weights on `val` or `holdout`. Raises ScoreError."""
     started = time.monotonic()
     rows, token_bytes = open_rows(data, split), open_token_bytes(data)
     batch_rows = data.manifest["eval_batch_rows"]
@@ -147,7 +146,7 @@ def score_model(
     nats, tokens, scored_bytes = bits_per_byte(losses, rows[:, 1:], token_bytes)
     expected = data.manifest["scored"][split]
     if (tokens, scored_bytes) != (expected["tokens"], expected["bytes"]):
-        raise ScoreError(
-            "infrastructure", f"scored {tokens} tokens, {scored_bytes} bytes; the manifest says {expected}"
-        )
-    return Score(nats / (math.log(2) * scored_bytes), nats, tokens, scored_bytes, losses, time.monotonic() - started)
+        cause = f"scored {tokens} tokens, {scored_bytes} bytes; the manifest says {expected}"
+        raise ScoreError("infrastructure", cause)
+    val_bpb, seconds = nats / (math.log(2) * scored_bytes), time.monotonic() - started
+    return Score(val_bpb, nats, tokens, scored_bytes, losses, seconds)

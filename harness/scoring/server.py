@@ -1,9 +1,11 @@
-"""The model server: a fresh process that runs a candidate's model and returns one loss per token, or logits at one position of each row.
+"""The model server: a fresh process that runs a candidate's model.
 
-In, on stdin: one JSON header line, then per batch a sequence word and, in mode `losses`, rows (B, T + 1) uint16; in mode `logits`, inputs (B, T) uint16
-and positions (B,) uint16. Out, on the real stdout: one JSON line when the model is loaded, then per batch the sequence word and losses (B, T) or logits
-(B, n_vocab), float32. The candidate's code lives in here, so nothing that leaves here is believed beyond being numbers: losses are checked against
-logits of another such process, which never sees their targets.
+It returns one loss per token, or logits at one position of each row. In, on stdin: one JSON header
+line, then per batch a sequence word and, in mode `losses`, rows (B, T + 1) uint16; in mode
+`logits`, inputs (B, T) uint16 and positions (B,) uint16. Out, on the real stdout: one JSON line
+when the model is loaded, then per batch the sequence word and losses (B, T) or logits (B, n_vocab),
+float32. The candidate's code lives in here, so nothing that leaves here is believed beyond being
+numbers: losses are checked against logits of another such process, which never sees their targets.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from harness.ground.syscalls import refuse_calls
 from harness.training import attention
 
 SEQUENCE = struct.Struct("<I")
-LOSS_ROWS = 4  # of logits that are in float32 and in the softmax at a time: of a whole batch they would be a run's largest tensors
-FILE_CAP_BYTES = 64 * 2**20  # no file this process writes, its log included, may grow past this
+# Of logits that are in float32 and in the softmax at a time: those of a whole batch would be a
+# run's largest tensors.
+LOSS_ROWS = 4
+FILE_CAP_BYTES = 64 * 2**20  # of any file that this process writes, its log included
 
 
 class ContractError(ValueError):
@@ -37,7 +41,7 @@ class ContractError(ValueError):
 
 
 def claim_channel() -> tuple[BinaryIO, BinaryIO]:
-    """Keep stdin and stdout for ourselves and point fds 0 and 1 elsewhere, so that a candidate's print cannot corrupt the stream."""
+    """Keep stdin and stdout for ourselves, safe from what a candidate prints."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -49,55 +53,64 @@ def claim_channel() -> tuple[BinaryIO, BinaryIO]:
 def import_candidate(path: str) -> types.ModuleType:
     """Import a train.py by path, without running its training."""
     spec = importlib.util.spec_from_file_location("candidate", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot import {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["candidate"] = module  # dataclasses and pickling of functions look the module up by name
+    # Dataclasses and pickling of functions look the module up by name.
+    sys.modules["candidate"] = module
     spec.loader.exec_module(module)
     return module
 
 
 def load_candidate(header: dict) -> torch.nn.Module:
     """Build the candidate's model, load its weights, and put it on the device in eval mode."""
-    model = import_candidate(header["train_py"]).build_model(header["n_vocab"], header["max_seq_len"])
+    candidate = import_candidate(header["train_py"])
+    model = candidate.build_model(header["n_vocab"], header["max_seq_len"])
     load_model(model, header["weights"])
     return model.to(header["device"]).eval()
 
 
-def run_model(model: torch.nn.Module, inputs: torch.Tensor, n_vocab: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return the logits (B, T, n_vocab) of inputs (B, T) int64. Raises ContractError for another shape."""
+def run_model(
+    model: torch.nn.Module, inputs: torch.Tensor, n_vocab: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return logits (B, T, n_vocab) of inputs (B, T), or ContractError for another shape."""
     with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(inputs)
-    if logits.shape != (*inputs.shape, n_vocab):
-        raise ContractError(
-            f"forward returned logits of shape {tuple(logits.shape)}, the contract says {(*inputs.shape, n_vocab)}"
-        )
+    shape = (*inputs.shape, n_vocab)
+    if logits.shape != shape:
+        found = f"forward returned logits of shape {tuple(logits.shape)}"
+        raise ContractError(f"{found}, the contract says {shape}")
     return logits
 
 
 @torch.inference_mode()
-def token_losses(model: torch.nn.Module, rows: torch.Tensor, n_vocab: int, dtype: torch.dtype) -> torch.Tensor:
+def token_losses(
+    model: torch.nn.Module, rows: torch.Tensor, n_vocab: int, dtype: torch.dtype
+) -> torch.Tensor:
     """Return the cross-entropy of each target in nats, (B, T) float32. rows: (B, T + 1) int64."""
-    targets = rows[:, 1:]
-    logits = run_model(model, rows[:, :-1], n_vocab, dtype)
-    rows_of_losses = (
-        F.cross_entropy(few.float().flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
-        for few, wanted in zip(logits.split(LOSS_ROWS), targets.split(LOSS_ROWS), strict=True)
-    )
-    return torch.cat(list(rows_of_losses))
+    targets = rows[:, 1:].split(LOSS_ROWS)
+    logits = run_model(model, rows[:, :-1], n_vocab, dtype).split(LOSS_ROWS)
+    return torch.cat(
+        [
+            F.cross_entropy(few.float().flatten(0, 1), wanted.flatten(), reduction="none")
+            for few, wanted in zip(logits, targets, strict=True)
+        ]
+    ).view(len(rows), -1)
 
 
 @torch.inference_mode()
 def logits_at(
-    model: torch.nn.Module, inputs: torch.Tensor, positions: torch.Tensor, n_vocab: int, dtype: torch.dtype
+    model: torch.nn.Module,
+    inputs: torch.Tensor,
+    positions: torch.Tensor,
+    n_vocab: int,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Return the logits (B, n_vocab) float32 of inputs (B, T) int64 at one position of each, (B,) int64."""
+    """Return the logits (B, n_vocab) float32 of inputs (B, T) at one position of each, (B,)."""
     logits = run_model(model, inputs, n_vocab, dtype)
     return logits[torch.arange(len(inputs), device=logits.device), positions].float()
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer batches until stdin ends; quietly, where that is before there was anything to answer."""
+    """Answer batches until stdin ends; quietly, where nothing was ever asked."""
     line = requests.readline()
     if not line:
         return
@@ -111,22 +124,25 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     replies.write(json.dumps({"ready": True}).encode() + b"\n")
     replies.flush()
     rows, length = header["batch_rows"], header["max_seq_len"]
-    size = SEQUENCE.size + 2 * rows * (length + 1)  # of both modes: T + 1 tokens of each row, or T and a position
+    # Of both modes: T + 1 tokens of each row, or T and a position.
+    size = SEQUENCE.size + 2 * rows * (length + 1)
     while len(message := requests.read(size)) == size:
-        numbers = torch.from_numpy(np.frombuffer(message, dtype="<u2", offset=SEQUENCE.size).astype(np.int64)).to(
-            device
-        )
+        sent = np.frombuffer(message, dtype="<u2", offset=SEQUENCE.size).astype(np.int64)
+        numbers = torch.from_numpy(sent).to(device)
         if header["mode"] == "losses":
             answer = token_losses(model, numbers.view(rows, length + 1), n_vocab, dtype)
         else:
-            inputs, positions = numbers[: rows * length].view(rows, length), numbers[rows * length :]
+            inputs, positions = (
+                numbers[: rows * length].view(rows, length),
+                numbers[rows * length :],
+            )
             answer = logits_at(model, inputs, positions, n_vocab, dtype)
         replies.write(message[: SEQUENCE.size] + answer.cpu().numpy().astype("<f4").tobytes())
         replies.flush()
 
 
 def main() -> None:
-    """Serve on stdin and stdout; argv[1] is the parent's process id, 0 behind a wall that hides it."""
+    """Serve on stdin and stdout; argv[1] is the parent's id, 0 behind a wall that hides it."""
     die_with_parent(int(sys.argv[1]))
     refuse_calls()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the cap fails instead of killing

@@ -22,6 +22,8 @@ V2, V1 = Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/cpu")
 def count(tmp_path, monkeypatch):
     """From what /proc says and the files of a cgroup tree to cpu_count's answer, on 8 CPUs."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(cgroup, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path / "root")
 
     def count(membership: str, **files: str) -> int:
         (tmp_path / "membership").write_text(membership)
@@ -29,18 +31,18 @@ def count(tmp_path, monkeypatch):
             path = tmp_path / "root" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text + "\n")
-        return cgroup.cpu_count(tmp_path / "membership", tmp_path / "root")
+        return cgroup.cpu_count()
 
     return count
 
 
-def test_without_a_quota_it_is_the_affinity(count, tmp_path):
+def test_without_a_quota_it_is_the_affinity(count):
+    assert cgroup.cpu_count() == 8  # no file says anything
     assert count("0::/a\n", **{"a/cpu.max": "max 100000"}) == 8
     assert (
         count("4:cpu:/a\n", **{"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"})
         == 8
     )
-    assert cgroup.cpu_count(tmp_path / "nothing", tmp_path / "nowhere") == 8
 
 
 @pytest.mark.parametrize(
@@ -103,19 +105,21 @@ def test_what_cannot_be_read_is_no_quota(count, text):
         ("", {}, None),
     ],
 )
-def test_the_smallest_limit_of_memory_counts(tmp_path, membership, files, limit):
+def test_the_smallest_limit_of_memory_counts(tmp_path, monkeypatch, membership, files, limit):
+    monkeypatch.setattr(cgroup, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(cgroup, "ROOT", tmp_path)
     (tmp_path / "membership").write_text(membership)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert cgroup.memory_limit_mb(tmp_path / "membership", tmp_path) == limit
+    assert cgroup.memory_limit_mb() == limit
 
 
 def test_a_container_that_is_too_small_is_named(monkeypatch):
     monkeypatch.setattr(cgroup, "memory_limit_mb", lambda: 512)
     monkeypatch.setattr(devices, "memory_limit_mb", lambda: 512)
     log, events = SimpleNamespace(last_line=""), SimpleNamespace(last={"launched": {}})
-    status, cause = outcome(-signal.SIGKILL, log, events, SimpleNamespace(finished=False))
+    status, cause = outcome(-signal.SIGKILL, log, events, SimpleNamespace(finished=False), None)
     assert (status, "this container may use 512 MB of memory" in cause) == ("oom", True)
     assert devices.detect_device("cpu", "float32").memory_mb == 512
 

@@ -134,16 +134,14 @@ def clock_set(monkeypatch):
 
 def test_a_process_is_known_by_what_no_clock_moves(sleepers, clock_set):
     process = sleepers()
-    who, date = identity(process.pid), psutil.Process(process.pid).create_time()
-    assert find_process(process.pid, who) and find_process(process.pid, date)
+    who = identity(process.pid)
     clock_set(60)
     assert identity(process.pid) == who and find_process(process.pid, who) and may_live(process.pid, who)
-    assert not find_process(process.pid, date) and may_live(process.pid, date)  # nobody knows
     process.kill()
     wait_until_dead([psutil.Process(process.pid)])
     assert not may_live(process.pid, who)  # nobody has asked for its end yet
     process.wait()
-    assert not any(knows(process.pid, each) for knows in (find_process, may_live) for each in (who, date))
+    assert not find_process(process.pid, who) and not may_live(process.pid, who)
     assert not may_live(os.getpid(), who)
 
 
@@ -156,33 +154,32 @@ def test_a_name_with_brackets_and_spaces_hides_nothing(sleepers, tmp_path):
         time.sleep(0.01)
     ours, its = (int(identity(pid).partition("@")[0]) for pid in (os.getpid(), process.pid))
     assert ours < its < ours + 10**7
-    assert not processes.has_terminal(psutil.Process(process.pid))
+    assert processes.untended_place(psutil.Process(process.pid)) is not None
 
 
 def test_what_a_dead_runner_left_is_ended_whatever_the_clock_says_and_nothing_that_may_be_anothers(
     sleepers, tmp_path, clock_set
 ):
-    mine, others, dated = sleepers(), sleepers(), sleepers()
-    for name, process in (("mine", mine), ("others", others), ("dated", dated), ("rebooted", others)):
+    mine, others = sleepers(), sleepers()
+    for name, process in (("mine", mine), ("others", others), ("rebooted", others)):
         (tmp_path / name).mkdir()
         note_process(tmp_path / name, process.pid)
 
     def renote(name, **fields):
         path = tmp_path / name / "process.json"
-        path.write_text(json.dumps({k: v for k, v in (json.loads(path.read_text()) | fields).items() if v}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
     renote("others", identity=identity(os.getpid()))
-    renote("dated", identity=None)
     renote("rebooted", pid=2**22 + 1, identity=identity(mine.pid)[:-1] + "x")
     clock_set(60)
-    assert [kill_leftover(tmp_path / name) for name in ("others", "dated", "rebooted", "mine")] == [
-        [],
-        [],
-        [],
-        [mine.pid],
-    ]
-    clock_set(0)
-    assert kill_leftover(tmp_path / "dated") == [dated.pid] and others.poll() is None
+    ended = [kill_leftover(tmp_path / name) for name in ("others", "rebooted", "mine")]
+    assert ended == [[], [], [mine.pid]] and others.poll() is None
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"pid": 1}', '{"pid": 4194305, "identity": [1]}'])
+def test_a_note_that_a_child_has_spoilt_ends_nothing(tmp_path, note):
+    (tmp_path / "process.json").write_text(note)
+    assert kill_leftover(tmp_path) == []
 
 
 def test_who_trains_beside_us_is_seen_whatever_the_clock_says(sleepers, tmp_path, monkeypatch, clock_set):

@@ -212,8 +212,8 @@ def test_a_trainer_dies_with_its_runner(tmp_path):
 
 def test_a_reused_process_id_is_not_killed(tmp_path):
     other = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    begun = psutil.Process(other.pid).create_time()
-    (tmp_path / "process.json").write_text(json.dumps({"pid": other.pid, "create_time": begun - 100}))
+    note = {"pid": other.pid, "identity": processes.identity(os.getpid())}
+    (tmp_path / "process.json").write_text(json.dumps(note))
     assert kill_leftover(tmp_path) == [] and other.poll() is None
     other.kill()
     other.wait()
@@ -223,8 +223,7 @@ def test_what_outlived_its_group_leader_is_killed(tmp_path):
     script = ["sh", "-c", "sleep 60 & echo $!; wait"]
     leader = subprocess.Popen(script, start_new_session=True, stdout=subprocess.PIPE, text=True)
     orphan = int(leader.stdout.readline())
-    begun = psutil.Process(leader.pid).create_time()
-    (tmp_path / "process.json").write_text(json.dumps({"pid": leader.pid, "create_time": begun}))
+    processes.note_process(tmp_path, leader.pid)
     leader.kill()
     leader.wait()
     leader.stdout.close()
@@ -406,6 +405,11 @@ def test_the_rows_come_with_the_clock_and_not_before(tmp_path):
     early += "    channel.settimeout(1.0)\n    channel.recv(1)\n"
     result, _ = train(tmp_path, early)
     assert result["status"] == "crash" and "TimeoutError" in result["cause"]
+
+
+def test_a_training_that_ends_without_taking_the_rows_is_a_crash(tmp_path):
+    result, _ = train(tmp_path, OPEN + "import os, time\nsession._send('ready')\ntime.sleep(1)\nos._exit(0)")
+    assert result["status"] == "crash" and "session.start()" in result["cause"]
 
 
 def test_a_signal_without_a_name_is_a_crash_like_others(tmp_path):

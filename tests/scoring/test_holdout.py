@@ -32,19 +32,19 @@ def test_rows_of_one_document_are_not_counted_as_so_many_documents():
 
 @pytest.mark.parametrize("gain", [0.05, 0.0, -0.05])
 def test_the_same_gain_on_both_texts_agrees(gain):
-    found = [agrees(text(rng, gain), text(rng, gain)) for rng in map(np.random.default_rng, range(200))]
+    found = [agrees(text(rng, gain), *gain_and_error(text(rng, gain))) for rng in map(np.random.default_rng, range(200))]
     assert np.mean(found) >= 0.98
 
 
 def test_a_gain_on_validation_text_alone_disagrees():
     rng = np.random.default_rng(1)
-    assert not agrees(text(rng, 0.05), text(rng, 0.0))
-    assert not agrees(text(rng, 0.05), text(rng, 0.02))
+    assert not agrees(text(rng, 0.05), *gain_and_error(text(rng, 0.0)))
+    assert not agrees(text(rng, 0.05), *gain_and_error(text(rng, 0.02)))
 
 
 def test_a_gain_that_is_larger_on_private_text_agrees():
     rng = np.random.default_rng(2)
-    assert agrees(text(rng, 0.02), text(rng, 0.08))
+    assert agrees(text(rng, 0.02), *gain_and_error(text(rng, 0.08)))
 
 
 def test_unscored_targets_count_in_no_row():

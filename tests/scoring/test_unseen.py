@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from harness.scoring.holdout import Losses
-from harness.scoring.unseen import Text, agrees, count_places, gain_of_places, measure_places, smallest_missed
+from harness.scoring.holdout import Losses, agrees
+from harness.scoring.unseen import Text, count_places, gain_of_places, measure_places, smallest_missed
 
 ROWS, LENGTH, VOCAB, DOCUMENTS = 128, 32, 50, 64
 
@@ -16,7 +16,7 @@ def make_text(seed=0) -> Text:
     rows, others = (rng.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype(np.uint16) for _ in range(2))
     token_bytes = np.ones(VOCAB, dtype=np.int32)
     token_bytes[7] = 0
-    return Text(rows, others, token_bytes, DOCUMENTS)
+    return Text(rows, others, token_bytes)
 
 
 class Server:
@@ -62,7 +62,7 @@ def places(gain: float, rng, count=512):
     where = np.stack([np.sort(rng.integers(0, ROWS, count)), rng.integers(0, LENGTH, count)]).astype(float)
     base = rng.gamma(2.0, 1.5, count)
     own = np.vstack([where, base - gain + rng.normal(0, 1.0, count)])
-    return own, [np.vstack([where, base + rng.normal(0, 0.2, count)])]
+    return own, np.vstack([where, base + rng.normal(0, 0.2, count)])
 
 
 def test_an_honest_gain_is_there_in_300_of_300():
