@@ -39,9 +39,9 @@ class Integrity:
 
 
 def harness_hash(package: Path = REPOSITORY / "harness") -> str:
-    """Hash of all the harness's sources, names included: two runs under one hash were measured alike."""
+    """Hash of all the harness's sources and profiles, names included: two runs under one hash were measured alike."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.toml")]):
         if any(part.startswith(".") for part in path.relative_to(package).parts):
             continue  # a copy that JupyterLab made of a file somebody opened
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
