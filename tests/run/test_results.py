@@ -25,7 +25,8 @@ from harness.run.results import (
 UPSTREAM = ROOT / "tests/support/data" / "upstream-mar8-results.tsv"
 
 
-def decided(experiment: int, **fields) -> dict:
+def decided(experiment: int, **fields) -> list[dict]:
+    """The entries of an experiment up to its decision."""
     values = {
         "decision": "discard",
         "status": "ok",
@@ -34,7 +35,8 @@ def decided(experiment: int, **fields) -> dict:
         "memory_gb": 2.0,
         "title": "an idea",
     }
-    return {"event": "decided", "experiment": experiment, **values, **fields}
+    proposed = {"event": "proposed", "experiment": experiment}
+    return [proposed, {"event": "decided", "experiment": experiment, **values, **fields}]
 
 
 def committed(experiment: int, commit: str | None = "c" * 40) -> dict:
@@ -113,21 +115,21 @@ def test_other_files_are_refused_with_what_to_do(tmp_path):
 def test_a_journal_becomes_this_exact_table():
     entries = [
         {"event": "opened"},
-        decided(0, decision="baseline", val_bpb=1.23456789, memory_gb=43.97, title="baseline"),
+        *decided(0, decision="baseline", val_bpb=1.23456789, memory_gb=43.97, title="baseline"),
         committed(0),
-        decided(1, decision="keep", val_bpb=1.2, title="wider\tand\ndeeper"),
+        *decided(1, decision="keep", val_bpb=1.2, title="wider\tand\ndeeper"),
         committed(1, "0123456789abcdef"),
-        decided(2, status="oom", val_bpb=None, memory_gb=None, title="huge"),
+        *decided(2, status="oom", val_bpb=None, memory_gb=None, title="huge"),
         committed(2, None),
-        decided(3, status="crash", val_bpb=None, memory_gb=None, title=""),
+        *decided(3, status="crash", val_bpb=None, memory_gb=None, title=""),
         committed(3),
-        decided(4, decision="quarantine", val_bpb=0.2, title="too good"),
+        *decided(4, decision="quarantine", val_bpb=0.2, title="too good"),
         committed(4),
-        decided(5, status="cheating", val_bpb=0.1, memory_gb=3.0, title="leak"),
+        *decided(5, status="cheating", val_bpb=0.1, memory_gb=3.0, title="leak"),
         committed(5),
-        decided(6, status="interrupted", val_bpb=None),
+        *decided(6, status="interrupted", val_bpb=None),
         committed(6),
-        decided(7),
+        *decided(7),
     ]
     assert format_results(results_from_journal(entries)) == (
         "commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
@@ -189,7 +191,7 @@ def test_what_should_be_there_is_no_edit(tmp_path):
     path, rows = tmp_path / "results.tsv", read_results(UPSTREAM)
     write_results(path, rows[:4])
     assert write_results(path, rows[5:6], expected_previous=rows[:4]) is None
-    assert write_results(path, rows[:2], expected_previous=format_results(rows[5:6])) is None
+    assert write_results(path, rows[:2], expected_previous=rows[5:6]) is None
     assert not path.with_name("results.tsv.edited").exists()
 
 
@@ -210,10 +212,8 @@ def test_what_the_loop_and_the_driver_import_starts_fast(module):
 
 @pytest.mark.parametrize("title", ["=HYPERLINK(1)", "+1", "-1% learning rate", "@here", "\t=1"])
 def test_a_title_that_a_spreadsheet_would_take_for_a_formula_is_text(title):
-    entries = [
-        {"event": "decided", "experiment": 1, "title": title, "status": "ok", "decision": "quarantine", "val_bpb": 1.0},
-        {"event": "committed", "experiment": 1, "commit": "0123456789"},
-    ]
-    ruled = [*entries, {"event": "ruled", "experiment": 1, "accept": True, "becomes_incumbent": True}]
-    assert results_from_journal(ruled)[0].description == f"'{title.strip()}"
-    assert results_from_journal(entries)[0].description.endswith(f"'{title.strip()}")
+    baseline = [*decided(0, decision="baseline"), committed(0)]
+    entries = [*baseline, *decided(1, title=title, decision="quarantine", verdict=""), committed(1)]
+    ruled = {"event": "ruled", "experiment": 1, "accept": True, "becomes_incumbent": True}
+    assert results_from_journal([*entries, ruled])[1].description == f"'{title.strip()}"
+    assert results_from_journal(entries)[1].description.endswith(f"'{title.strip()}")
