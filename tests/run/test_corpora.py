@@ -63,10 +63,10 @@ def test_a_run_on_a_folder_goes_on_from_another_working_directory(run, tmp_path,
 
 def test_a_changed_corpus_is_refused_with_both_names(run, tmp_path, capsys):
     (tmp_path / "corpus" / "more.txt").write_text("more\n")
-    with pytest.raises(SettingsError, match="began on data folder-corpus-.* has changed since .now folder-corpus-"):
+    with pytest.raises(SettingsError, match="began with data folder-corpus-.* here is folder-corpus-.* has changed: put it back"):
         Lab(run)
     assert driver.run_night(Wishes(tag="f", profile="tiny", results=str(tmp_path / "results"))) == 1
-    assert "cannot go on: run f began on data folder-corpus-" in capsys.readouterr().out
+    assert "cannot go on: run f began with data folder-corpus-" in capsys.readouterr().out
     (tmp_path / "corpus" / "more.txt").unlink()
     assert Lab(run)
 
@@ -75,8 +75,8 @@ def test_a_run_on_splits_of_an_older_version_is_refused_in_those_words(run):
     began = settings.read_settings(run)
     old = dataclasses.replace(began, data_id=without_format(began.data_id))
     settings.check_same_text(began)
-    words = f"began on data {old.data_id}, but this checkout splits the same text otherwise"
-    with pytest.raises(SettingsError, match=f"{words}.*Check out .* again, or start a new tag"):
+    words = f"began with data {old.data_id}, here is {began.data_id}.* splits the same text otherwise"
+    with pytest.raises(SettingsError, match=f"{words}: check out .* again, or start a new tag"):
         settings.check_same_text(old)
 
 
