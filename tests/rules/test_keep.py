@@ -198,8 +198,6 @@ def test_bad_scores_are_errors(bad):
             estimate_noise([bad], None)
         with pytest.raises(ValueError):
             standing(bad, [None] * len(bad), 0.01)
-    with pytest.raises(ValueError):
-        estimate_noise([[1.0, 2.0]], Prior(0.0, 4))
 
 
 def simpler(loss: float, runs: int = SIMPLER_RUNS, fewer: int = MIN_FEWER_LINES, **rest) -> Verdict:
