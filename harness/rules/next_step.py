@@ -115,9 +115,8 @@ def next_of_baseline(state: State, attempt: Attempt) -> Step:
     seeds, done = state.opened["seeds"], len(attempt.scores)
     if done >= baseline_runs(state):
         return Step("decide")
-    return train_step(
-        state, seeds[done] if done < len(seeds) else run_seed(state, 0, done), "score"
-    )
+    seed = seeds[done] if done < len(seeds) else run_seed(state, 0, done)
+    return train_step(state, seed, "score")
 
 
 def baseline_runs(state: State) -> int:

@@ -1,1 +1,1 @@
-"""One run, as its folder tells it: settings, journal, state, table, git history. Decides nothing."""
+"""One run, as its folder tells it: settings, journal, state, tables, git history."""

@@ -6,12 +6,11 @@ read our runs, and this module reads files the original wrote. Imports neither p
 overwrites a hand-edited file without saving it beside first.
 """
 
-import io
 import itertools
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.ground.errors import ResultsError
@@ -26,60 +25,42 @@ FORMULA = ("=", "+", "-", "@")
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One row. val_bpb in bits per byte and memory_gb in GB are 0 for a crash; commit is any word.
-
-    raw: the row as it stood in the file, line end and blank lines after it included; None for a new
-    row.
-    """
+    """One row. val_bpb in bits per byte and memory_gb in GB are 0 for a crash; commit is any word."""
 
     commit: str
     val_bpb: float
     memory_gb: float
     status: str
     description: str
-    raw: str | None = field(default=None, compare=False, repr=False)
 
 
 def read_results(path: str | Path) -> list[ResultRow]:
-    """Rows of a results.tsv; format_results of them gives the file back byte for byte.
-
-    A byte-order mark is read over (and not written back). Raises ResultsError for a missing file or
-    a malformed line.
-    """
-    path = Path(path)
+    """Rows of a results.tsv. Raises ResultsError for a missing file or a malformed line."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise ResultsError(
-            f"no results table at {path}: run notebooks/02_baseline.ipynb first"
-        ) from None
+        advice = "run notebooks/02_baseline.ipynb first"
+        raise ResultsError(f"no results table at {path}: {advice}") from None
     except UnicodeDecodeError as error:
-        raise ResultsError(
-            f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8"
-        ) from None
+        where = f"{path} is not UTF-8 text (byte {error.start})"
+        raise ResultsError(f"{where}: save it as UTF-8") from None
     # By newline alone: a description may hold U+2028, which str.splitlines would break at.
-    header, *lines = [*io.StringIO(text, newline="\n")] or [""]
-    if header.rstrip("\r\n") != HEADER:
-        shown = header.rstrip("\r\n")[:80]
+    header, *lines = (line.rstrip("\r") for line in text.split("\n"))
+    if header != HEADER:
         raise ResultsError(
-            f"{path} line 1: the header must be {HEADER!r}, found {shown!r}: is this a results.tsv?"
+            f"{path} line 1: the header must be {HEADER!r}, found {header[:80]!r}: "
+            "is this a results.tsv?"
         )
-    rows: list[ResultRow] = []
-    for number, line in enumerate(lines, start=2):
-        if rows and not line.strip():  # blank lines stay with the row above them
-            line = rows.pop().raw + line
-        rows.append(_parse(line, path, number))
-    return rows
+    rows = enumerate(lines, start=2)
+    return [_parse(line, f"{path} line {number}") for number, line in rows if line.strip()]
 
 
-def _parse(line: str, path: Path | str, number: int) -> ResultRow:
-    cells = line.rstrip("\r\n").split("\t")
-    where = f"{path} line {number}"
+def _parse(line: str, where: str) -> ResultRow:
+    cells = line.split("\t")
     if len(cells) != len(COLUMNS):
         hint = "columns are separated by tabs; a description has none"
         raise ResultsError(
-            f"{where}: {len(cells)} columns instead of {len(COLUMNS)} ({hint}): "
-            f"{line.strip()[:80]!r}"
+            f"{where}: {len(cells)} columns instead of {len(COLUMNS)} ({hint}): {line[:80]!r}"
         )
     commit, val_bpb, memory_gb, status, description = cells
     if not commit.strip():
@@ -87,7 +68,7 @@ def _parse(line: str, path: Path | str, number: int) -> ResultRow:
     if status not in STATUSES:
         raise ResultsError(f"{where}: status {status[:40]!r} is none of {', '.join(STATUSES)}")
     score, memory = _number(val_bpb, "val_bpb", where), _number(memory_gb, "memory_gb", where)
-    return ResultRow(commit, score, memory, status, description, raw=line)
+    return ResultRow(commit, score, memory, status, description)
 
 
 def _number(text: str, column: str, where: str) -> float:
@@ -103,19 +84,12 @@ def _number(text: str, column: str, where: str) -> float:
 
 
 def format_results(rows: Sequence[ResultRow]) -> str:
-    """The whole file as text. Rows read from one and not changed since come out as they stood."""
-    lines = [_line(row) for row in rows]
-    line_end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    closed = [line if line.endswith("\n") else line + line_end for line in lines[:-1]] + lines[-1:]
-    return HEADER + line_end + "".join(closed)
-
-
-def _line(row: ResultRow) -> str:
-    # dataclasses.replace keeps raw: it must not win.
-    if row.raw is not None and _parse(row.raw, "row", 0) == row:
-        return row.raw
-    numbers = f"{row.val_bpb:.6f}\t{row.memory_gb:.1f}"
-    return f"{row.commit}\t{numbers}\t{row.status}\t{row.description}\n"
+    """The whole file as text."""
+    lines = [
+        f"{r.commit}\t{r.val_bpb:.6f}\t{r.memory_gb:.1f}\t{r.status}\t{r.description}\n"
+        for r in rows
+    ]
+    return f"{HEADER}\n{''.join(lines)}"
 
 
 def clean_description(text: object) -> str:

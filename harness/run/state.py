@@ -200,7 +200,7 @@ class Experiment:
 
     @property
     def can_be_mended(self) -> bool:
-        """Whether its proposer is asked for another attempt: the last was refused or failed early."""
+        """Whether its proposer is asked for one more: the last was refused or failed early."""
         if self.unrepaired or not self.number or len(self.attempts) > MOST_REPAIRS:
             return False
         if self.attempt.proposed.get("proposer") not in REPAIRERS or self.attempt.checked is None:
