@@ -109,8 +109,8 @@ class Journal:
         write_bytes_atomic(self.path, whole)
         return words
 
-    def append(self, event: str, **fields: object) -> dict:
-        """Write one entry, synced to disk before this returns, and return it.
+    def append(self, event: str, **fields: object) -> None:
+        """Write one entry, synced to disk before this returns.
 
         On OSError (a full disk) the journal is as it was.
         """
@@ -122,4 +122,3 @@ class Journal:
         if not self.entries:
             sync_folder(self.path.parent)
         self.entries.append(entry)
-        return entry

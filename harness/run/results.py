@@ -25,7 +25,7 @@ FORMULA = ("=", "+", "-", "@")
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One row. val_bpb in bits per byte and memory_gb in GB are 0 for a crash; commit is any word."""
+    """One row. val_bpb, in bits per byte, and memory_gb are 0 for a crash; commit is any word."""
 
     commit: str
     val_bpb: float

@@ -319,6 +319,7 @@ def take_in(state: State, entry: dict) -> None:
 
 
 def take_in_of_experiment(state: State, entry: dict) -> None:
+    """take_in, for an entry that names an experiment."""
     event, number = entry["event"], entry["experiment"]
     # More than one is new where lines are missing, which `--check` says.
     while len(state.experiments) <= number:
