@@ -75,10 +75,10 @@ def look_once(folder: Path, repository: Path) -> tuple[list[str], bool]:
     same = settings is not None and harness_hash() == settings.harness_hash
     state, wrong = replay(entries, settings.budget_seconds if same else None)
     findings += [wrong] if wrong else []
-    findings += check_table(folder, entries)
     left = [] if busy else processes_left(folder)
     findings += [f"process {process.pid} still works in {folder.name}: end it" for process in left]
     if not wrong:  # else there is no telling what should be there
+        findings += check_table(folder, entries)
         asked = frozenset(int(name[:4]) for name in names_in(folder / "rulings") if re.fullmatch(r"\d{4}\.json", name))
         look = Look(folder, repository, settings, entries, busy, asked)
         for check in (check_experiments, check_weights, check_best, check_history, check_pages, check_close_out, check_left_behind):

@@ -2,22 +2,25 @@
 
 In: a prepared folder, `<cache>/<data_id>/`, with its `manifest.json`. Out: a `PreparedData` that
 later stages take their paths, sizes and hashes from. Refuses a folder without a manifest, of
-another format version, or with a file missing or changed, naming the files. Needs neither torch nor
-the tokenizer.
+another format version, or with a file missing or changed, naming the files. Data of format 2 still
+opens, and says which split it lacks. Needs neither torch nor the tokenizer.
 """
 
 import contextlib
 import hashlib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.data.splits import EVAL_SPLITS
 from harness.ground.errors import DataError
 from harness.ground.files import read_json, sha256_file, write_json_atomic
 
 # Part of the data id: raise it when the same text is split, tokenised or packed otherwise
 FORMAT_VERSION = 3
+READABLE = (2, FORMAT_VERSION)
 MANIFEST = "manifest.json"
 FILES = (
     "train/meta.json",
@@ -26,7 +29,7 @@ FILES = (
     "train/rows.bin",
     "private/val.bin",
     "private/holdout.bin",
-    "private/unseen.bin",
+    "private/unseen.bin",  # format 2 has none
 )
 REMEDY = "run notebooks/01_prepare.ipynb again: it makes the same data anew"
 
@@ -52,8 +55,18 @@ class PreparedData:
         """Rows of the evaluation splits: for prepare and the scorer alone."""
         return self.folder / "private"
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """The evaluation splits that this data has none of: format 2 had no `unseen`."""
+        return tuple(split for split in EVAL_SPLITS if split not in self.manifest["scored"])
+
     def rows_path(self, split: str) -> Path:
-        """The file of a split's rows, `train` or one of EVAL_SPLITS."""
+        """The file of a split's rows, `train` or one of EVAL_SPLITS. DataError if this lacks it."""
+        if split in self.lacks:
+            raise DataError(
+                f"the data in {self.folder} is of an older version, without the split {split!r}: "
+                "run notebooks/01_prepare.ipynb and start a new tag"
+            )
         if split == "train":
             return self.train_dir / "rows.bin"
         return self.private_dir / f"{split}.bin"
@@ -114,6 +127,11 @@ class PreparedData:
                 write_json_atomic(self.folder / MANIFEST, self.manifest)
 
 
+def without_format(data_id: str) -> str:
+    """A data id less the format at its end, which format 2 left out: the text and the sizes."""
+    return re.sub(r"-f\d+\Z", "", data_id)
+
+
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """The manifest's entry of each of FILES: bytes, sha256, mtime_ns."""
     entries = {}
@@ -134,10 +152,10 @@ def open_prepared(folder: str | os.PathLike[str]) -> PreparedData:
         raise DataError(f"no prepared data in {folder}: run notebooks/01_prepare.ipynb") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"manifest of {folder} cannot be read ({error}); {REMEDY}") from error
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise DataError(
-            f"data in {folder} has format version {version!r}, this code reads {FORMAT_VERSION}; "
-            f"{REMEDY}"
+            f"data in {folder} has format version {version!r}, this code reads "
+            f"{' and '.join(map(str, READABLE))}; {REMEDY}"
         )
     data = PreparedData(folder, manifest)
     data.verify()

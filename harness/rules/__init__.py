@@ -1,1 +1,1 @@
-"""What follows from a run's state: the next step, the decision, the quarantine. Pure: no files, no clocks."""
+"""What follows from a run's state: next step, decision, quarantine. Pure: no files, no clocks."""

@@ -58,6 +58,7 @@ SIMPLER_LEVEL = 0.80  # of the one-sided upper bound of its loss
 SIMPLER_SHARE = 0.25  # of the smallest gain kept: what all simplifications together may lose
 
 CLAIM_SEEDS = 3  # fresh runs of best and of baseline that a claim needs
+CLAIM_LEVEL = 0.95  # of its confidence interval
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,12 @@ def judge(
     return Verdict(decision, kind, gain, threshold, f"{words}: {decision}", spent)
 
 
-def claim(best: Sequence[float], baseline: Sequence[float], level: float = 0.95) -> Claim:
+def claim(best: Sequence[float], baseline: Sequence[float]) -> Claim:
     """Return by how much the best beats the baseline, with its confidence interval.
 
     best, baseline: val_bpb of fresh runs, interleaved, that took part in no choice. Student's t
     with the variance of these runs alone, pooled: exact whatever the night's sigma was. Raises
-    ValueError below two runs each, on scores that are not finite, and on a level outside 0 to 1.
+    ValueError below two runs each and on scores that are not finite.
     """
     check_finite([*best, *baseline])
     n1, n2 = len(baseline), len(best)
@@ -181,14 +182,14 @@ def claim(best: Sequence[float], baseline: Sequence[float], level: float = 0.95)
         raise ValueError(f"a claim needs two runs of best and baseline each, not {n2} and {n1}")
     df = n1 + n2 - 2
     variance = math.fsum((x - mean_of(runs)) ** 2 for runs in (best, baseline) for x in runs) / df
-    half = t_quantile((1 + level) / 2, df) * math.sqrt(variance * (1 / n1 + 1 / n2))
+    half = t_quantile((1 + CLAIM_LEVEL) / 2, df) * math.sqrt(variance * (1 / n1 + 1 / n2))
     difference = mean_of(baseline) - mean_of(best)
     low, high = difference - half, difference + half
     side = "better" if difference >= 0 else "worse"
     better = f"{abs(difference):.4f} bpb {side} than the baseline"
     doubt = ", which may be chance" if low <= 0 <= high else ""
-    runs = f"{n2} and {n1} fresh runs"
-    words = f"the best is {better}{doubt} ({level:.0%} interval {low:+.4f} to {high:+.4f}, {runs})"
+    interval = f"{CLAIM_LEVEL:.0%} interval {low:+.4f} to {high:+.4f}"
+    words = f"the best is {better}{doubt} ({interval}, {n2} and {n1} fresh runs)"
     return Claim(difference, low, high, n2, n1, words)
 
 

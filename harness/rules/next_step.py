@@ -1,7 +1,8 @@
 """What comes next in a run: the one pure function that driver, notebook and command line ask.
 
-In: a journal's entries, or the state that they add up to. Out: a Step. The same entries give the same step, so that a kill at any moment loses at most the
-run in flight. Nothing is read and nothing is written.
+In: a journal's entries, or the state that they add up to. Out: a Step. The same entries give the
+same step, so that a kill at any moment loses at most the run in flight. Nothing is read and nothing
+is written.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from harness.rules.keep import Shorter, Verdict, judge
 from harness.run.state import Attempt, Experiment, State, fold
 
 MOST_REPEATS = 3  # runs of a baseline that are made up for because the machine disturbed them
-REFRESH_TRAININGS = 20  # since the incumbent's last one, after which it is trained again without being asked for: see keep_rule.md
-LOAD_CHANGE = 0.2  # of the CPU time used: one busy process beside two threads is a third to a half of it, two are more
+# Since the incumbent's last one, after which it is trained again unasked: see keep_rule.md.
+REFRESH_TRAININGS = 20
+# Of the CPU time used: one busy process beside two threads is a third to a half, two are more.
+LOAD_CHANGE = 0.2
 REFRESH_SEED = 500  # from here on count the seeds of the incumbent's runs beside an experiment
 MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipped noise
 
 
 @dataclass(frozen=True)
 class Step:
-    """kind: open, propose, control, check, train, in_flight, score, audit, decide or commit. run_kind, seed and device_batch_limit belong to `train`.
+    """kind: open, propose, control, check, train, in_flight, score, audit, decide or commit.
 
-    of: (experiment, attempt) whose file is trained beside this experiment, None for its own.
+    run_kind, seed and device_batch_limit belong to `train`. of: (experiment, attempt) whose file is
+    trained beside this experiment, None for its own.
     """
 
     kind: str
@@ -50,8 +54,8 @@ class Step:
 def next_step(entries: Sequence[dict]) -> Step:
     """Return what the journal asks for next. Pure: same entries, same step.
 
-    `in_flight`: a training goes on. Who holds the run's lock and finds it knows that it died with its harness, and closes it; that costs the
-    training and nothing else.
+    `in_flight`: a training goes on. Who holds the run's lock and finds it knows that it died with
+    its harness, and closes it; that costs the training and nothing else.
     """
     return step_after(fold(entries))
 
@@ -63,7 +67,8 @@ def step_after(state: State) -> Step:
     if not state.experiments:
         return Step("propose", 0)
     experiment = state.experiments[-1]
-    if experiment.committed:  # ideas that failed alike are no reason for another before the best file was tried
+    if experiment.committed:
+        # Ideas that failed alike are no reason for another before the best file was tried.
         suspicious = state.unwell or failed_alike(state)
         return Step("control" if suspicious else "propose", experiment.number + 1)
     if experiment.decided:
@@ -73,74 +78,82 @@ def step_after(state: State) -> Step:
 
 def next_in_attempt(state: State, experiment: Experiment) -> Step:
     """The next step of an experiment that is not decided yet."""
-    attempt = experiment.attempt
-    at = {"experiment": experiment.number, "attempt": len(experiment.attempts) - 1}
+    attempt, at = experiment.attempt, last_attempt(experiment)
     if attempt.checked is None:
-        return Step("check", **at)
+        return Step("check", *at)
     if experiment.can_be_mended:
         return Step("propose", experiment.number, len(experiment.attempts))
     if not attempt.checked["ok"]:
-        return Step("decide", **at)
-    if attempt.runs and attempt.runs[-1].status is None:
-        run = attempt.runs[-1]
-        return Step("score" if run.trained else "in_flight", **at, run=run.number)
-    if experiment.number and (run := state.incumbent.attempt.runs[-1]).status is None:
-        return Step("score" if run.trained else "in_flight", **at, run=run.number, of=last_attempt(state.incumbent))
+        return Step("decide", *at)
+    for owner in (experiment, *state.kept[-1:]):
+        run = owner.attempt.runs[-1] if owner.attempt.runs else None
+        if run and run.status is None:
+            of = last_attempt(owner) if owner is not experiment else None
+            return Step("score" if run.trained else "in_flight", *at, run.number, of=of)
     if experiment.number == 0:
-        done = len(attempt.scores)
-        if done < baseline_runs(state):
-            seeds = state.opened["seeds"]
-            return train_step(state, at, seeds[done] if done < len(seeds) else run_seed(state, 0, done), "score")
-        return Step("decide", **at)
+        return next_of_baseline(state, attempt)
     if attempt.failure:
-        return Step("decide", **at)
+        return Step("decide", *at)
     if not attempt.tried_out:
-        return train_step(state, at, run_seed(state, experiment.number, 0), "smoke")
-    if not attempt.scores and is_due(state):
-        return refresh_step(state, experiment, at)
+        return train_step(state, run_seed(state, experiment.number, 0), "smoke")
+    seed = run_seed(state, experiment.number, attempt.times_scored)
     if not attempt.scores:
-        return train_step(state, at, run_seed(state, experiment.number, attempt.times_scored), "score")
+        return refresh_step(state) if is_due(state) else train_step(state, seed, "score")
     found = verdict(state, experiment).decision
     if found == "confirm":
-        return train_step(state, at, run_seed(state, experiment.number, attempt.times_scored), "confirm")
+        return train_step(state, seed, "confirm")
     if found == "refresh":
-        return refresh_step(state, experiment, at)
-    return (audit_step(attempt, at) if found == "keep" else None) or Step("decide", **at)
+        return refresh_step(state)
+    unseen = [run.number for run in attempt.scored if run.audited is None]
+    if found == "keep" and unseen:
+        return Step("audit", *at, unseen[0])
+    return Step("decide", *at)
+
+
+def next_of_baseline(state: State, attempt: Attempt) -> Step:
+    """Another training of the baseline on the next seed, or its decision."""
+    seeds, done = state.opened["seeds"], len(attempt.scores)
+    if done >= baseline_runs(state):
+        return Step("decide")
+    seed = seeds[done] if done < len(seeds) else run_seed(state, 0, done)
+    return train_step(state, seed, "score")
 
 
 def baseline_runs(state: State) -> int:
-    """How many runs the baseline gets: as many as were asked for, or MOST_SEEDS where they contradict the shipped noise; and one more for each that
-    the machine disturbed, up to MOST_REPEATS.
+    """How many runs the baseline gets.
 
-    Without the prior two seeds are one degree of freedom, at which Student's quantile is 13 sigma: no idea could ever be kept.
+    As many as were asked for, or MOST_SEEDS where they contradict the shipped noise; and one more
+    for each that the machine disturbed, up to MOST_REPEATS. Without the prior two seeds are one
+    degree of freedom, at which Student's quantile is 13 sigma: no idea could ever be kept.
     """
     asked = len(state.opened["seeds"])
     if not state.experiments or not state.experiments[0].attempts:
         return asked
     attempt = state.experiments[0].attempt
-    disturbed = len(attempt.scores) - len(attempt.steady_scores)
-    wanted = max(asked, MOST_SEEDS) if len(attempt.steady_scores) >= asked and state.noise.contradicted else asked
-    return wanted + min(disturbed, MOST_REPEATS)
+    steady = len(attempt.steady_scores)
+    contradicted = steady >= asked and state.noise.contradicted
+    wanted = max(asked, MOST_SEEDS) if contradicted else asked
+    return wanted + min(len(attempt.scores) - steady, MOST_REPEATS)
 
 
-def audit_step(attempt: Attempt, at: dict) -> Step | None:
-    """The first scored run of an attempt that nobody has looked at closely; None when all were."""
-    waiting = [run.number for run in attempt.runs if run.val_bpb is not None and run.audited is None]
-    return Step("audit", **at, run=waiting[0]) if waiting else None
+def train_step(state: State, seed: int, run_kind: str) -> Step:
+    """Train the newest experiment's file once more."""
+    experiment = state.experiments[-1]
+    run, limit = len(experiment.attempt.runs), device_batch_limit(state)
+    return Step("train", *last_attempt(experiment), run, run_kind, seed, limit)
 
 
-def train_step(state: State, at: dict, seed: int, run_kind: str) -> Step:
-    run, limit = len(state.experiments[-1].attempt.runs), device_batch_limit(state)
-    return Step("train", **at, run=run, run_kind=run_kind, seed=seed, device_batch_limit=limit)
+def refresh_step(state: State) -> Step:
+    """Train the incumbent once more, beside the experiment that may replace it.
 
-
-def refresh_step(state: State, experiment: Experiment, at: dict) -> Step:
-    """Train the incumbent once more, beside an experiment that may replace it: on a fresh seed, as it ran before."""
-    runs = state.incumbent.attempt.runs
+    On a fresh seed, as it ran before.
+    """
+    experiment, incumbent = state.experiments[-1], state.incumbent
+    runs, limit = incumbent.attempt.runs, limit_of(incumbent)
     beside = sum(run.started.get("beside") == experiment.number for run in runs)
     seed = run_seed(state, experiment.number, REFRESH_SEED + beside)
-    limit = state.incumbent.attempt.own[-1].started.get("device_batch_limit")
-    return Step("train", **at, run=len(runs), run_kind="refresh", seed=seed, device_batch_limit=limit, of=last_attempt(state.incumbent))
+    at, of = last_attempt(experiment), last_attempt(incumbent)
+    return Step("train", *at, len(runs), "refresh", seed, limit, of)
 
 
 def last_attempt(experiment: Experiment) -> tuple[int, int]:
@@ -148,49 +161,63 @@ def last_attempt(experiment: Experiment) -> tuple[int, int]:
 
 
 def is_fresh(state: State, experiment: Experiment) -> bool:
-    """Whether the incumbent has a run that counts from the experiment's time, as this kind of machine asks for it.
+    """Whether the incumbent has a run that counts from the experiment's time.
 
-    `opened` says how old it may be, in seconds of training; at 0 it must have begun after the experiment's first scored run. Runs that were opened
-    before there was such a rule ask for none. Nothing from before a disturbance is fresh, nor are the baseline's own seeds: before the first keep it is
-    trained again.
+    `opened` says how old it may be, in seconds of training; at 0 it must have begun after the
+    experiment's first scored run, and null asks for none. Nothing from before a disturbance is
+    fresh, nor are the baseline's own seeds: before the first keep it is trained again.
     """
     allowed = state.opened.get("refresh_seconds")
     if allowed is None:
         return True
-    newest, first = state.rivals[-1], next(run for run in experiment.attempt.own if run.val_bpb is not None)
+    newest, first = state.rivals[-1], experiment.attempt.scored[0]
     if newest.started["seq"] > first.started["seq"]:
         return True
-    is_old = state.trained_seconds - newest.clock > allowed or newest.started["seq"] < state.disturbed
-    return bool(allowed) and not is_old and (state.incumbent.number > 0 or newest.started["kind"] == "refresh")
+    too_old = state.trained_seconds - newest.clock > allowed
+    if not allowed or too_old or newest.started["seq"] < state.disturbed:
+        return False
+    return state.incumbent.number > 0 or newest.started["kind"] == "refresh"
 
 
 def is_due(state: State) -> bool:
-    """Whether the incumbent's last run is so old that the machine may have changed unnoticed: a load that came hides good ideas."""
+    """Whether the incumbent's last run is so old that the machine may have changed unnoticed.
+
+    A load that came hides good ideas.
+    """
     if state.opened.get("refresh_seconds") is None:
         return False
     return state.trainings - state.rivals[-1].place > REFRESH_TRAININGS
 
 
 def device_batch_limit(state: State) -> int | None:
-    """Rows that the newest attempt may hold at once: what its own trainings came down to, else what the incumbent ran with, else what the probe
-    found when the run was opened; None for no limit.
+    """Rows that the newest attempt may hold at once; None for no limit.
 
-    An idea that needed few rows and was discarded leaves no limit behind: those after it would be slower than the incumbent for no fault of theirs.
+    It is what its own trainings came down to, else what the incumbent ran with, else what the probe
+    found when the run was opened. An idea that needed few rows and was discarded leaves no limit
+    behind: those after it would be slower than the incumbent for no fault of theirs.
     """
     if shrunk := state.experiments[-1].attempt.shrunk:
         return shrunk[-1].fewer_rows
     if state.incumbent:
-        return state.incumbent.attempt.own[-1].started.get("device_batch_limit")
+        return limit_of(state.incumbent)
     return state.opened.get("device_batch_limit")
 
 
+def limit_of(experiment: Experiment) -> int | None:
+    """Rows that its last run was allowed to hold at once."""
+    return experiment.attempt.own[-1].started.get("device_batch_limit")
+
+
 def run_seed(state: State, experiment: int, score: int) -> int:
-    """The seed of an experiment's n-th scored run: the harness's, fresh for each, never one of the baseline's."""
+    """The seed of an experiment's n-th scored run: fresh for each, never one of the baseline's."""
     return max(state.opened["seeds"]) + 1000 * experiment + score
 
 
 def verdict(state: State, experiment: Experiment) -> Verdict:
-    """Ask the keep rule about an experiment that has scores; where the machine is not as it was, the incumbent is trained again first."""
+    """Ask the keep rule about an experiment that has scores.
+
+    Where the machine is not as it was, the incumbent is trained again first.
+    """
     lines = [e.attempt.proposed.get("code_lines") for e in (state.incumbent, experiment)]
     fewer = 0 if None in lines else lines[0] - lines[1]
     found = judge(
@@ -202,19 +229,21 @@ def verdict(state: State, experiment: Experiment) -> Verdict:
         shorter=Shorter(fewer, state.smallest_gain, state.simplified),
     )
     if found.decision == "discard" and load_changed(state, experiment):
-        words = f"{found.words}; but others use the machine otherwise than beside the incumbent: refresh"
-        return replace(found, decision="refresh", kind="refresh", words=words)
+        words = f"{found.words}; but others use the machine otherwise than beside the incumbent"
+        return replace(found, decision="refresh", kind="refresh", words=f"{words}: refresh")
     return found
 
 
 def load_changed(state: State, experiment: Experiment) -> bool:
-    """Whether others used much more or less of the cores beside the experiment's first run than beside the incumbent's newest, which is older.
+    """Whether others used much more or less of the cores beside the experiment's first run.
 
-    How much a second of CPU time does depends on who shares caches and memory: an idea that met a new load would be discarded for it.
+    Than beside the incumbent's newest, which is older: how much a second of CPU time does depends
+    on who shares caches and memory, and an idea that met a new load would be discarded for it.
     """
     if state.opened.get("refresh_seconds") is None:
         return False
-    newest, first = state.rivals[-1], next(run for run in experiment.attempt.own if run.val_bpb is not None)
-    if newest.started["seq"] > first.started["seq"] or None in (newest.others_share, first.others_share):
+    newest, first = state.rivals[-1], experiment.attempt.scored[0]
+    shares = newest.others_share, first.others_share
+    if newest.started["seq"] > first.started["seq"] or None in shares:
         return False
-    return abs(newest.others_share - first.others_share) > LOAD_CHANGE
+    return abs(shares[0] - shares[1]) > LOAD_CHANGE

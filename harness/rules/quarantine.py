@@ -1,75 +1,97 @@
-"""Whether a result that the keep rule would keep is for a person to look at first: what no audit proves and no honest run shows.
+"""Whether a result that the keep rule would keep is for a person to look at first.
 
-In: the state, at the moment of a would-be keep. Out: the reasons, each a sentence; none lets the idea pass. Pure.
+In: the state, at the moment of a would-be keep. Out: the reasons, each a sentence: what no audit
+proves and no honest run shows. None lets the idea pass. Pure.
 
-An experiment in quarantine is not the incumbent and costs the night nothing: `overnight.py --accept N` or `--refuse N` says what it is.
+An experiment in quarantine is not the incumbent and costs the night nothing: `overnight.py --accept
+N` or `--refuse N` says what it is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from harness.run.state import Attempt, Experiment, State, Training
 from harness.scoring.audit import SMALLEST_GAP, STANDARD_ERRORS
 from harness.search.bank.order import largest_known_gain
 
-# A gain above all three is implausible: sigmas, times the best gain so far (the largest of 125 real ones elsewhere was 17
-# sigma), times the largest gain that the bank knows of on this kind of device.
+# A gain above all three is implausible: sigmas, times the best gain so far (the largest of 125 real
+# ones elsewhere was 17 sigma), times the largest gain that the bank knows of on such a device.
 SIGMAS, TIMES_BEST_GAIN, TIMES_KNOWN_GAIN = 30, 3, 1.5
 # Of the baseline's slowest start-up; plus the larger of seconds and a share of the budget.
 STARTUP_FACTOR, STARTUP_SECONDS, STARTUP_SHARE = 1.5, 2.0, 0.05
-# What a training may take beyond its budget and after its stop, together: share of the budget, seconds, steps of the baseline.
+# What a training may take beyond its budget and after its stop, together: share of the budget,
+# seconds, steps of the baseline.
 BEYOND_SHARE, BEYOND_SECONDS, BEYOND_STEPS = 0.02, 1.0, 2
-# Share of the budget, seconds: memory that runs out later than both says something of how the training went. The end of a process is in it.
+# Share of the budget, seconds: memory that runs out later than both says something of how the
+# training went. The end of a process is in it.
 LATE_SHARE, LATE_SECONDS = 0.05, 2.0
-OTHER_PROCESSES_SHARE, OTHER_PROCESSES_SECONDS = 0.01, 0.5  # CPU time on the clock of processes besides the training's own
+# CPU time on the clock of processes besides the training's own.
+OTHER_PROCESSES_SHARE, OTHER_PROCESSES_SECONDS = 0.01, 0.5
 ON_EVERY_DISK = "python-stdlib"  # the source whose training text is part of the interpreter
+PRIVATE_TEXTS = {
+    "holdout": "the private holdout",
+    "unseen": "text that no scoring process was shown",
+}
 
 
-def quarantine_reasons(state: State, experiment: Experiment, gain: float, budget_seconds: float) -> list[str]:
-    """Return why a would-be keep needs a person's word, [] if nothing speaks for that. gain: bits per byte, of the keep rule."""
+def quarantine_reasons(
+    state: State, experiment: Experiment, gain: float, budget_seconds: float
+) -> list[str]:
+    """Return why a would-be keep needs a person's word, [] if nothing speaks for that.
+
+    gain: bits per byte, of the keep rule.
+    """
     runs = experiment.attempt.scored
     baseline = state.experiments[0].attempt.scored
     reasons = [doubt for run in runs for doubt in run.doubts]
     for run in runs:
-        reasons += private_text_reasons(run)
+        reasons += private_text_reason(run)
         reasons += floor_reason(run, gain)
         reasons += other_processes_reason(run)
         reasons += beyond_reason(run, baseline, budget_seconds)
         if text_is_within_reach(state, run):
             reasons += startup_reason(run, baseline, budget_seconds)
     reasons += forgiven_reason(experiment.attempt, budget_seconds)
-    return list(dict.fromkeys([*reasons, *gain_reason(state, gain)]))
+    reasons += gain_reason(state, gain)
+    return list(dict.fromkeys(reasons))
 
 
 def text_is_within_reach(state: State, run: Training) -> bool:
-    """Whether training text can be had before the clock starts: elsewhere the rows come with the clock, and a long start-up buys nothing."""
+    """Whether training text can be had before the clock starts.
+
+    Elsewhere the rows come with the clock, and a long start-up buys nothing.
+    """
     source = state.opened.get("source", ON_EVERY_DISK)
     return source == ON_EVERY_DISK or run.trained.get("wall", "limits") == "limits"
 
 
-def startup_limit(baseline: list[Training], budget_seconds: float) -> float | None:
-    """The longest start-up, seconds, that is taken for building and compiling alone; None when the baseline's is not known."""
-    seconds = [run.trained["startup_seconds"] for run in baseline if run.trained.get("startup_seconds")]
-    spare = max(STARTUP_SECONDS, STARTUP_SHARE * budget_seconds)
-    return STARTUP_FACTOR * max(seconds) + spare if seconds else None
+def startup_limit(baseline: list[Training], budget_seconds: float) -> float:
+    """The longest start-up, in seconds, that is taken for building and compiling alone."""
+    longest = max((run.trained.get("startup_seconds") or 0.0 for run in baseline), default=0.0)
+    return STARTUP_FACTOR * longest + max(STARTUP_SECONDS, STARTUP_SHARE * budget_seconds)
 
 
-def startup_reason(run: Training, baseline: list[Training], budget_seconds: float) -> list[str]:
+def startup_reason(run: Training, baseline: list[Training], budget_seconds: float) -> Iterator[str]:
     """A long start-up may be training that the clock does not see."""
-    limit, took = startup_limit(baseline, budget_seconds), run.trained.get("startup_seconds")
-    if limit is None or not took or took <= limit:
-        return []
-    return [
-        f"run {run.number} took {took:.1f} s before its clock started, where the baseline's start-ups allow {limit:.1f} s: did it train before?"
-    ]
+    limit = startup_limit(baseline, budget_seconds)
+    took = run.trained.get("startup_seconds") or 0.0
+    if took > limit:
+        yield (
+            f"run {run.number} took {took:.1f} s before its clock started, where the baseline's "
+            f"start-ups allow {limit:.1f} s: did it train before?"
+        )
 
 
 def beyond_limit(baseline: list[Training], budget_seconds: float) -> float:
-    """Seconds beyond the budget and after the stop that an honest training may take: a last step, and writing its weights.
+    """Seconds beyond the budget and after the stop that an honest training may take.
 
-    Where the baseline itself took longer, its disk being slow, it is twice what that took.
+    They are for a last step, and for writing its weights. Where the baseline itself took longer,
+    its disk being slow, it is twice what that took.
     """
-    trained = [run.trained for run in baseline if run.trained.get("training_seconds") and run.trained.get("num_steps")]
-    step = max((each["training_seconds"] / each["num_steps"] for each in trained), default=0.0)
+    trained = [run.trained for run in baseline]
+    steps = [t["training_seconds"] / t["num_steps"] for t in trained if t.get("num_steps")]
+    step = max(steps, default=0.0)
     limit = max(BEYOND_SHARE * budget_seconds, BEYOND_SECONDS, BEYOND_STEPS * step)
     taken = max(map(seconds_beyond, baseline), default=0.0)
     return limit if taken <= limit else 2 * taken
@@ -77,66 +99,75 @@ def beyond_limit(baseline: list[Training], budget_seconds: float) -> float:
 
 def seconds_beyond(run: Training) -> float:
     """What a run took beyond its budget, and from its stop until its weights were there."""
-    return max(0.0, run.trained.get("overshoot_seconds") or 0.0) + (run.trained.get("weights_seconds") or 0.0)
+    overshoot = max(0.0, run.trained.get("overshoot_seconds") or 0.0)
+    return overshoot + (run.trained.get("weights_seconds") or 0.0)
 
 
-def beyond_reason(run: Training, baseline: list[Training], budget_seconds: float) -> list[str]:
-    """Time that the budget does not cover may be training that nobody counted. By the runner's clock, and the baseline's steps."""
-    beyond = seconds_beyond(run)
-    limit = beyond_limit(baseline, budget_seconds)
-    if beyond <= limit:
-        return []
-    return [
-        f"run {run.number} took {beyond:.1f} s beyond its budget and after its stop, where a last step and writing weights "
-        f"may take {limit:.1f} s: did it train on?"
-    ]
+def beyond_reason(run: Training, baseline: list[Training], budget_seconds: float) -> Iterator[str]:
+    """Time that the budget does not cover may be training that nobody counted.
+
+    By the runner's clock, and the baseline's steps.
+    """
+    beyond, limit = seconds_beyond(run), beyond_limit(baseline, budget_seconds)
+    if beyond > limit:
+        yield (
+            f"run {run.number} took {beyond:.1f} s beyond its budget and after its stop, where a "
+            f"last step and writing weights may take {limit:.1f} s: did it train on?"
+        )
 
 
-def forgiven_reason(attempt: Attempt, budget_seconds: float) -> list[str]:
-    """Runs that were made up for, and that the training may have ended itself because it did not like how they went."""
+def forgiven_reason(attempt: Attempt, budget_seconds: float) -> Iterator[str]:
+    """A run that was made up for may have been ended by itself, since it did not go well."""
     limit = max(LATE_SHARE * budget_seconds, LATE_SECONDS)
     late = [run for run in attempt.shrunk if (run.trained.get("spent_seconds") or 0.0) > limit]
-    words = "which the training itself may have brought about"
-    return [f"run {run.number} was repeated after {run.status}, {words}: {run.cause}" for run in (*attempt.unsure, *late)]
+    for run in (*attempt.unsure, *late):
+        yield (
+            f"run {run.number} was repeated after {run.status}, "
+            f"which the training itself may have brought about: {run.cause}"
+        )
 
 
-def other_processes_reason(run: Training) -> list[str]:
-    """A training is one process. What others of it did on the clock, it may have done for somebody."""
+def other_processes_reason(run: Training) -> Iterator[str]:
+    """A training is one process. What others did on the clock, they may have done for it."""
     used = run.trained.get("other_processes_seconds") or 0.0
-    if used <= max(OTHER_PROCESSES_SECONDS, OTHER_PROCESSES_SHARE * (run.trained.get("wall_seconds") or 0.0)):
-        return []
-    return [f"processes that run {run.number} had started used {used:.1f} s of CPU time on its clock: what for?"]
+    share = OTHER_PROCESSES_SHARE * (run.trained.get("wall_seconds") or 0.0)
+    if used > max(OTHER_PROCESSES_SECONDS, share):
+        yield (
+            f"processes that run {run.number} had started used {used:.1f} s of CPU time on its "
+            "clock: what for?"
+        )
 
 
-def floor_reason(run: Training, gain: float) -> list[str]:
-    """A model that differs from itself leaves its audit blind to small leaks: to one as large as the gain, here."""
-    found = run.audited and run.audited.get("audit")
-    if not found or STANDARD_ERRORS * found["standard_error"] <= SMALLEST_GAP or gain >= found["floor_bpb"]:
-        return []
-    return [
-        f"the audit of run {run.number} could have missed {found['floor_bpb']:.4f} bpb, more than the gain, since its losses differ from process to process"
-    ]
+def floor_reason(run: Training, gain: float) -> Iterator[str]:
+    """A model that differs from itself hides small leaks from its audit: here, a large one."""
+    audit = run.audited and run.audited.get("audit")
+    unsteady = audit and STANDARD_ERRORS * audit["standard_error"] > SMALLEST_GAP
+    if unsteady and gain < audit["floor_bpb"]:
+        yield (
+            f"the audit of run {run.number} could have missed {audit['floor_bpb']:.4f} bpb, more "
+            "than the gain, since its losses differ from process to process"
+        )
 
 
-def private_text_reasons(run: Training) -> list[str]:
-    """A gain that is not there on other text is fitted to the validation text, or was looked up."""
-    found = run.audited or {}
-    texts = {"holdout": "the private holdout", "unseen": "text that no scoring process was shown"}
-    return [
-        f"what run {run.number} gained on validation text is missing on {text}: is it fitted, or was it looked up?"
-        for name, text in texts.items()
-        if found.get(name) == "disagrees"
-    ]
+def private_text_reason(run: Training) -> Iterator[str]:
+    """A gain that is not there on other text is fitted to the validation text, or looked up."""
+    for name, text in PRIVATE_TEXTS.items():
+        if run.audited and run.audited.get(name) == "disagrees":
+            yield (
+                f"what run {run.number} gained on validation text is missing on {text}: "
+                "is it fitted, or was it looked up?"
+            )
 
 
-def gain_reason(state: State, gain: float) -> list[str]:
-    """A gain far beyond the noise and beyond all gains so far is more often a mistake than a discovery."""
+def gain_reason(state: State, gain: float) -> Iterator[str]:
+    """A gain far beyond the noise and all gains so far is more often a mistake than a discovery."""
     sigma = state.noise.sigma if state.noise.df else 0.0
     known = largest_known_gain(state.opened.get("device_kind", ""))
     limit = max(SIGMAS * sigma, TIMES_BEST_GAIN * state.best_gain, TIMES_KNOWN_GAIN * known)
-    if not limit or gain <= limit:
-        return []
-    return [
-        f"a gain of {gain:.4f} bpb is implausible: above {SIGMAS} sigma ({SIGMAS * sigma:.4f}), {TIMES_BEST_GAIN} times the best gain so far "
-        f"({state.best_gain:.4f}) and {TIMES_KNOWN_GAIN} times the largest that the bank knows of here ({known:.4f})"
-    ]
+    if 0 < limit < gain:
+        yield (
+            f"a gain of {gain:.4f} bpb is implausible: above {SIGMAS} sigma "
+            f"({SIGMAS * sigma:.4f}), {TIMES_BEST_GAIN} times the best gain so far "
+            f"({state.best_gain:.4f}) and {TIMES_KNOWN_GAIN} times the largest that the bank "
+            f"knows of here ({known:.4f})"
+        )

@@ -1,23 +1,27 @@
 """Whether a run's disk has room for what comes next, and where its bytes are.
 
-In: a run's folder; an error. Out: "" or a sentence that says what is missing and what to do; bytes by kind. Nothing is written and nothing is raised
-here: whoever asks decides whether to wait or to end.
+In: a run's folder; an error. Out: "" or a sentence that says what is missing and what to do; bytes
+by kind. Nothing is written and nothing is raised here: whoever asks decides whether to wait or to
+end.
 
-What a run keeps however long it goes on: weights and losses of the baseline, the incumbent, the experiment in flight and the newest few in quarantine
-(see `kept_files`), pages up to PAGES_BYTES, and of each training at most `child_log`'s two capped files.
+What a run keeps however long it goes on: weights and losses of the baseline, the incumbent, the
+experiment in flight and the newest few in quarantine (see `kept_files`), pages up to PAGES_BYTES,
+and of each training at most `child_log`'s two capped files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 from pathlib import Path
 
-SPARE_BYTES = (
-    300 * 10**6
-)  # what a run takes besides weights, losses and compile cache: logs, pages, git objects, everybody's temporary files
-UNKNOWN_BYTES = 500 * 10**6  # what the first training of all needs: how large its weights are is not known yet
+# What a run takes besides weights, losses and compile cache: logs, pages, git objects, everybody's
+# temporary files.
+SPARE_BYTES = 300 * 10**6
+# What the first training of all needs: how large its weights are is not known yet.
+UNKNOWN_BYTES = 500 * 10**6
 WEIGHTS_TIMES, LOSSES_TIMES, CACHE_TIMES = 4, 2, 2
 PAGES_BYTES = 10**9  # of notebooks/: beyond it the oldest pages go
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -29,16 +33,17 @@ TO_DO = "make room, then run the same command again: nothing is lost"
 def lacking(folder: Path) -> str:
     """Why another training should not begin, "" when there is room for it. folder: the run's."""
     free, needed = free_bytes(folder), needed_bytes(folder)
-    return (
-        "" if free >= needed else f"only {in_words(free)} are free in {folder}, a run needs {in_words(needed)}: {TO_DO}"
-    )
+    if free >= needed:
+        return ""
+    return f"only {in_words(free)} are free in {folder}, a run needs {in_words(needed)}: {TO_DO}"
 
 
 def needed_bytes(folder: Path) -> int:
-    """Bytes that must be free before a training of this run: what one takes by the weights, losses and compile cache that are there.
+    """Bytes that must be free before a training of this run, by what is there of earlier ones.
 
-    A training may take half of what is free for a copy of the compile cache and its weights, those perhaps larger than the incumbent's; then they may
-    have to be copied once for the model servers and once for best/, where the disk knows no second names.
+    A training may take half of what is free for a copy of the compile cache and its weights, those
+    perhaps larger than the incumbent's; then they may have to be copied once for the model servers
+    and once for best/, where the disk knows no second names.
     """
     known = [folder / "best", *folder.glob("experiments/0000/attempts/*/runs/*")]
     weights = max((size_of(place / "weights.safetensors") for place in known), default=0)
@@ -55,7 +60,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def is_full(error: BaseException | str) -> bool:
-    """Whether an error, or what somebody else's said, means that the disk (or this user's share of it) is full."""
+    """Whether an error, or what somebody else's said, means that the disk, or a quota, is full."""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
     return any(words in str(error) for words in FULL_WORDS)
@@ -63,8 +68,8 @@ def is_full(error: BaseException | str) -> bool:
 
 def full_words(folder: Path, error: BaseException | str) -> str:
     """What to say when writing failed in the middle of something: an error of is_full."""
-    where = getattr(error, "filename", None) or folder
-    return f"the disk is full ({in_words(free_bytes(folder))} free; {where} could not be written): {TO_DO}"
+    where, free = getattr(error, "filename", None) or folder, in_words(free_bytes(folder))
+    return f"the disk is full ({free} free; {where} could not be written): {TO_DO}"
 
 
 def stored(folder: Path) -> dict[str, int]:
@@ -77,7 +82,7 @@ def stored(folder: Path) -> dict[str, int]:
 
 def kind_of(path: Path) -> str:
     """Which of KINDS a file of a run is. path: within the run's folder."""
-    if any(part == "compile_cache" for part in path.parts):
+    if "compile_cache" in path.parts:
         return "caches"
     if path.name.endswith(".safetensors"):
         return "weights"
@@ -89,25 +94,17 @@ def kind_of(path: Path) -> str:
 
 
 def on_disk(folder: Path) -> dict[str, int]:
-    """The bytes that each file below a folder takes on disk, the names of one file together; {} where there is no folder."""
+    """The bytes on disk of each file below a folder; one with two names is there once."""
     found: dict[str, int] = {}
     seen: set[tuple[int, int]] = set()
-    waiting: list[str | Path] = [folder]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                        continue
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink > 1 and (status.st_dev, status.st_ino) in seen:
-                        continue
+    for place, _, names in os.walk(folder):
+        for path in (os.path.join(place, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                status = os.lstat(path)
+                if (status.st_dev, status.st_ino) not in seen:
                     seen.add((status.st_dev, status.st_ino))
                     blocks = getattr(status, "st_blocks", None)  # not on Windows
-                    found[entry.path] = status.st_size if blocks is None else 512 * blocks
-        except (FileNotFoundError, NotADirectoryError):  # gone since it was listed
-            continue
+                    found[path] = status.st_size if blocks is None else 512 * blocks
     return found
 
 
@@ -127,6 +124,8 @@ def in_words(size: int) -> str:
 def disk_use_in_words(folder: Path) -> str:
     """What a run has on disk, what is free, and what another training needs, as one line."""
     sizes = stored(folder)
-    most = ", ".join(f"{kind} {in_words(size)}" for kind, size in sizes.items() if size >= 10**6 and kind != "rest")
+    told = [kind for kind in KINDS[:-1] if sizes[kind] >= 10**6]
+    most = ", ".join(f"{kind} {in_words(sizes[kind])}" for kind in told)
     held = f"{in_words(sum(sizes.values()))} kept" + (f" ({most})" if most else "")
-    return f"{held}, {in_words(free_bytes(folder))} free, {in_words(needed_bytes(folder))} needed for a run"
+    free, needed = in_words(free_bytes(folder)), in_words(needed_bytes(folder))
+    return f"{held}, {free} free, {needed} needed for a run"

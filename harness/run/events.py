@@ -1,6 +1,7 @@
-"""What each entry of a journal holds: the one place that names its fields. docs/commands.md is made from it.
+"""What each entry of a journal holds: the one place that names its fields.
 
-Every entry has seq (its line, from 0), time (UTC) and event besides. A field is null where nothing is known.
+Every entry has seq (its line, from 0), time (UTC) and event besides. A field is null where nothing
+is known.
 """
 
 _RUN = {
@@ -15,6 +16,7 @@ _END = {
     "sure": "whether an end that is not held against the idea was beyond its reach",
 }
 
+# docs/commands.md is made from this.
 EVENTS: dict[str, dict[str, str]] = {
     "opened": {
         "tag": "of the run",
@@ -54,7 +56,8 @@ EVENTS: dict[str, dict[str, str]] = {
         "program_sha256": "of program.md then",
     },
     "checked": _FILE | {"ok": "whether the gate lets it pass", "reasons": "why not"},
-    "unrepaired": _FILE | {"why": "no further attempt came", "usage": "tokens and dollars", "exchange": "where it is"},
+    "unrepaired": _FILE
+    | {"why": "no further attempt came", "usage": "tokens and dollars", "exchange": "where it is"},
     "run_started": _RUN
     | {
         "kind": "score, confirm, smoke or refresh",

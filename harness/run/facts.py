@@ -1,7 +1,4 @@
-"""run.json in, the few facts out that decide whether two scores may be compared, and that a chart or report must state.
-
-Accepts the settings as a dict (run.json read back) or as the dataclass; what is not stated is None. Stdlib only.
-"""
+"""Settings in, the few facts out that decide whether two scores may be compared. Stdlib only."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -21,20 +18,15 @@ FACTS = {  # name: in words
 
 
 def plain_settings(settings: object) -> dict[str, object]:
-    """FACTS of a run as strings, numbers or None, whichever of the two forms (nested or flat) the settings have."""
-    fields = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings or {})
-    profile, device = fields.get("profile"), fields.get("device")
-    nested = profile if isinstance(profile, Mapping) else {}
-    found = {name: fields.get(name, nested.get(name)) for name in FACTS}
-    found["profile"] = nested.get("name") if nested else profile
-    found["device"] = device_words(device)
-    found["torch"] = (fields.get("versions") or {}).get("torch")
-    return found
+    """FACTS of a run as strings, numbers or None. settings: Settings, or run.json as it is read."""
+    fields = asdict(settings) if is_dataclass(settings) else settings
+    profile, versions = fields.get("profile") or {}, fields.get("versions") or {}
+    facts = {name: fields.get(name, profile.get(name)) for name in FACTS}
+    facts |= {"profile": profile.get("name"), "torch": versions.get("torch")}
+    return facts | {"device": device_words(fields.get("device") or {})}
 
 
-def device_words(device: object) -> str | None:
-    """A device in words: its name, or kind and name."""
-    if isinstance(device, Mapping):
-        name, kind = device.get("name"), device.get("kind")
-        return f"{name} ({kind})" if name and kind and kind != "cuda" else name or kind
-    return str(device) if device else None
+def device_words(device: Mapping[str, object]) -> str | None:
+    """A device in words: its name, and its kind where that is not plain from the name."""
+    name, kind = device.get("name"), device.get("kind")
+    return f"{name} ({kind})" if name and kind and kind != "cuda" else name or kind

@@ -1,7 +1,9 @@
 """A night's sign of life: results/<tag>/heartbeat.json, which tells a dead driver from a slow one.
 
-In: what the driver does, every moment. Out: one small file, rewritten every five seconds at most, and read back. It says who wrote it and when by a clock
-that nobody can set, so that neither a reused process number nor a changed date is taken for life. Never ends a night: a full disk leaves the old file.
+In: what the driver does, every moment. Out: one small file, rewritten every five seconds at most,
+and read back. It says who wrote it and when by a clock that nobody can set, so that neither a
+reused process number nor a changed date is taken for life. Never ends a night: a full disk leaves
+the old file.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from harness.ground.files import read_json
 from harness.sandbox.processes import find_process, identity
 
 NAME = "heartbeat.json"
+FIELDS = {"pid", "identity", "time", "boot_seconds", "boot_id", "stage", "state"}
 EVERY_SECONDS = 5.0
 _written: dict[Path, float] = {}  # when this process wrote which
 
 
 def beat(folder: Path, stage: str, state: str = "running", **facts: object) -> None:
-    """Say that the driver lives and what it does, in words, unless that was said less than five seconds ago.
+    """Say that the driver lives and what it does, unless that was said in the last five seconds.
 
-    state: running or paused. facts: whatever JSON can hold.
+    stage: in words. state: running or paused. facts: whatever JSON can hold.
     """
     if time.monotonic() - _written.get(folder, float("-inf")) >= EVERY_SECONDS:
         write(folder, stage, {"state": state} | facts)
@@ -45,15 +48,11 @@ def end(folder: Path, code: int, words: str, done: bool = False) -> None:
 
 
 def write(folder: Path, stage: str, facts: dict) -> None:
-    """Replace the file. One process at a time does, the holder of the night's lock, so the new one needs no name of its own."""
+    """Replace the file. Only the holder of the night's lock does, so the new one needs no name."""
     _written[folder] = time.monotonic()
-    life = {
-        "pid": os.getpid(),
-        "identity": identity(os.getpid()),
-        "time": utc_now(),
-        "boot_seconds": wall_seconds(),
-    }
-    text = json.dumps(life | {"boot_id": boot_id(), "stage": stage} | facts, ensure_ascii=False) + "\n"
+    life = {"pid": os.getpid(), "identity": identity(os.getpid()), "time": utc_now()}
+    life |= {"boot_seconds": wall_seconds(), "boot_id": boot_id(), "stage": stage}
+    text = json.dumps(life | facts, ensure_ascii=False) + "\n"
     new = folder / f"{NAME}.new"
     with contextlib.suppress(OSError):  # a full disk: the loop will say so
         new.write_text(text, encoding="utf-8")
@@ -66,13 +65,12 @@ def read_heartbeat(folder: Path) -> dict | None:
         found = read_json(folder / NAME)
     except (OSError, ValueError):
         return None
-    whole = isinstance(found, dict) and {"pid", "identity", "time", "boot_seconds", "stage", "state"} <= set(found)
-    return found if whole else None
+    return found if isinstance(found, dict) and set(found) >= FIELDS else None
 
 
 def age_seconds(heartbeat: dict) -> float | None:
-    """How long ago it was written, sleep included; None for one of an earlier start of this machine, or of another machine."""
-    if heartbeat.get("boot_id") != boot_id():
+    """How long ago it was written, sleep included; None where not since this machine's start."""
+    if heartbeat["boot_id"] != boot_id():
         return None
     age = wall_seconds() - heartbeat["boot_seconds"]
     return age if age >= 0 else None
@@ -80,6 +78,6 @@ def age_seconds(heartbeat: dict) -> float | None:
 
 def writer(heartbeat: dict) -> psutil.Process | None:
     """The process that wrote it, if it lives: not one that got its number since."""
-    if heartbeat.get("boot_id") != boot_id():
+    if heartbeat["boot_id"] != boot_id():
         return None
     return find_process(heartbeat["pid"], heartbeat["identity"])

@@ -1,19 +1,21 @@
-"""The journal of a run: append-only, one fsynced JSON line per change of state. Everything else can be derived from it.
+"""The journal of a run: append-only, one fsynced JSON line per change of state.
 
-In: events with plain fields. Out: the entries, and the `State` they add up to; what comes next is for
-`rules.next_step` to say. Refuses a journal damaged anywhere but in its last line, which a kill may have cut.
+In: events with the fields of `events.EVENTS`. Out: the entries, from which everything else can be
+derived. Refuses a journal damaged anywhere but in its last line, which a kill may have cut.
 
-    opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...) -> (audited ...) -> decided -> committed -> proposed ...
+    opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...)
+           -> (audited ...) -> decided -> committed -> proposed ...
 
-An idea whose proposer can mend it is proposed again, as a further attempt, when it was refused or failed early; `unrepaired` says that it could not be.
-A run of kind `refresh` trains the incumbent again, beside an idea that may replace it, and is one more run of the incumbent. `audited` comes for each run
-of an idea that is about to be kept; `ruled`, a person's word on an experiment in
-quarantine, and `controlled`, a trial of the best file after several ideas failed alike, between two experiments.
+An idea whose proposer can mend it is proposed again, as a further attempt, when it was refused or
+failed early; `unrepaired` says that it could not be. A run of kind `refresh` trains the incumbent
+again, beside an idea that may replace it, and is one more run of the incumbent. `audited` comes for
+each run of an idea that is about to be kept. Between two experiments come `ruled`, a person's word
+on an experiment in quarantine, and `controlled`, a trial of the best file after several ideas
+failed alike.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -25,30 +27,12 @@ from harness.run.events import EVENTS
 
 
 def read_journal(path: str | os.PathLike[str]) -> list[dict]:
-    """Return the journal's entries; [] when there is none. A last line that was cut short is left out.
-
-    Raises JournalError naming the line when any other is damaged.
-    """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    entries = []
-    for number, line in enumerate(lines):
-        entry = parse_entry(line, number)
-        if entry is not None:
-            entries.append(entry)
-        elif any(rest.strip() for rest in lines[number + 1 :]):
-            raise JournalError(
-                f"{path}, line {number + 1} is damaged: restore the file from a backup, or start a new tag"
-            )
-        else:
-            break
-    return entries
+    """The journal's entries; [] when there is none. See JournalReader."""
+    return JournalReader(path).entries()
 
 
 def parse_entry(line: bytes, seq: int) -> dict | None:
-    """Return the entry on a line of the journal, or None when it is not a whole entry with that number."""
+    """The entry on a line of the journal; None when it is no whole entry with that number."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -58,33 +42,46 @@ def parse_entry(line: bytes, seq: int) -> dict | None:
 
 
 class JournalReader:
-    """A watcher's view of a growing journal: each look parses only what was added since the last, and sees whether all before is as it was."""
+    """A growing journal: each look parses only what was added since the last."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._entries: list[dict] = []
-        self._offset, self._seen = 0, hashlib.sha256().digest()
+        self._read = b""  # the lines of these entries
 
     def entries(self) -> list[dict]:
-        """All whole entries so far. Raises JournalError where what was read before has changed: nothing but edits does that."""
+        """All whole entries so far: a last line that was cut short is left out.
+
+        Raises JournalError where another line is damaged, and where what was read before has
+        changed: nothing but edits does that.
+        """
         raw = self.path.read_bytes() if self.path.exists() else b""
-        if hashlib.sha256(raw[: self._offset]).digest() != self._seen:
+        if not raw.startswith(self._read):
             raise JournalError(
-                f"{self.path} was changed while this process watched it, in lines that it had read: "
-                "restore it from a backup, or start a new tag"
+                f"{self.path} was changed while this process watched it, in lines that it had "
+                "read: restore it from a backup, or start a new tag"
             )
-        for line in raw[self._offset :].splitlines(keepends=True):
-            entry = parse_entry(line, len(self._entries)) if line.endswith(b"\n") else None
-            if entry is None:
+        lines = raw.split(b"\n")
+        for number in range(len(self._entries), len(lines)):
+            entry = parse_entry(lines[number], number)
+            if entry is not None:
+                self._entries.append(entry)
+            elif any(rest.strip() for rest in lines[number + 1 :]):
+                raise JournalError(
+                    f"{self.path}, line {number + 1} is damaged: "
+                    "restore the file from a backup, or start a new tag"
+                )
+            else:
                 break
-            self._entries.append(entry)
-            self._offset += len(line)
-        self._seen = hashlib.sha256(raw[: self._offset]).digest()
+        self._read = b"\n".join(lines[: len(self._entries)])
         return self._entries
 
 
 class Journal:
-    """The journal open for appending, by the one process that holds the run's lock. mended: what was put aside when it was opened, in words."""
+    """The journal open for appending, by the one process that holds the run's lock.
+
+    mended: what was put aside when it was opened, in words; "" for nothing.
+    """
 
     def __init__(self, path: str | os.PathLike[str], mend: bool = True) -> None:
         self.path = Path(path)
@@ -92,26 +89,31 @@ class Journal:
         self.mended = self._mend_tail() if mend else ""
 
     def _mend_tail(self) -> str:
-        """Put a damaged end aside as journal.jsonl.cut, so that the next line starts on its own; return what was done, "" for nothing.
+        """Put a damaged end aside as journal.jsonl.cut, so that the next line starts on its own.
 
-        A whole entry that lacks only its line end stays.
+        A whole entry that lacks only its line end stays. Returns what was done.
         """
         raw = self.path.read_bytes() if self.path.exists() else b""
         whole = b"".join(line + b"\n" for line in raw.split(b"\n")[: len(self.entries)])
         if whole == raw:
             return ""
-        rest = raw[len(whole) :]
+        rest, words = raw[len(whole) :], ""
         if rest:
             aside = self.path.with_suffix(".jsonl.cut")
             with aside.open("ab", buffering=0) as file:
                 append_whole(file, rest + b"\n", sync=True)
+            words = (
+                f"the journal ended in the middle of a line ({len(rest)} bytes), as a kill or a "
+                f"power cut leaves it: they were put aside in {aside.name}"
+            )
         write_bytes_atomic(self.path, whole)
-        if not rest:
-            return ""
-        return f"the journal ended in the middle of a line ({len(rest)} bytes), as a kill or a power cut leaves it: they were put aside in {aside.name}"
+        return words
 
-    def append(self, event: str, **fields: object) -> dict:
-        """Write one entry, synced to disk before this returns, and return it. On OSError (a full disk) the journal is as it was."""
+    def append(self, event: str, **fields: object) -> None:
+        """Write one entry, synced to disk before this returns.
+
+        On OSError (a full disk) the journal is as it was.
+        """
         assert not (unknown := fields.keys() - EVENTS[event].keys()), (event, unknown)
         entry = {"seq": len(self.entries), "time": utc_now(), "event": event} | fields
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -120,4 +122,3 @@ class Journal:
         if not self.entries:
             sync_folder(self.path.parent)
         self.entries.append(entry)
-        return entry

@@ -1,8 +1,9 @@
 """One writer per run; and who else's clock ticks on the same device.
 
-In: a run's folder and what the caller is. Out: a held lock, or a BusyError that says who holds it. The lock is the operating system's, so it
-ends with its process, however that ends; the note beside it only names the holder. Trainings on one device are allowed side by side, since nobody
-can know that they disturb each other, but are told of each other.
+In: a run's folder and what the caller is. Out: a held lock, or a BusyError that says who holds it.
+The lock is the operating system's, so it ends with its process, however that ends; the note beside
+it only names the holder. Trainings on one device are allowed side by side, since nobody can know
+that they disturb each other, but are told of each other.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ def holder(folder: Path, name: str) -> str:
         return "another process"
 
 
+def lock_of(folder: Path, name: str) -> FileLock:
+    """A run's lock, one object in a process: a kernel may take it twice."""
+    return FileLock(folder / f".{name}.lock", is_singleton=True, thread_local=False)
+
+
 def is_held(folder: Path, name: str) -> bool:
     """True while some process holds the lock."""
     if not (folder / f".{name}.lock").exists():
         return False
-    lock = FileLock(folder / f".{name}.lock", is_singleton=True, thread_local=False)
+    lock = lock_of(folder, name)
     if lock.is_locked:
         return True
     try:
@@ -50,43 +56,38 @@ def is_held(folder: Path, name: str) -> bool:
 
 @contextlib.contextmanager
 def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
-    """Hold the run's lock `name` ("night" or "experiment"). Raises BusyError naming the holder and giving the advice."""
-    lock = FileLock(folder / f".{name}.lock", is_singleton=True, thread_local=False)  # one kernel may take it twice
+    """Hold the run's lock `name`, "night" or "experiment". Raises BusyError, naming the holder."""
+    lock = lock_of(folder, name)
     try:
         lock.acquire(timeout=LOOK_SECONDS, poll_interval=0.02)
     except Timeout:
-        raise BusyError(f"run {folder.name} is in use by {holder(folder, name)}. {advice}") from None
+        who = holder(folder, name)
+        raise BusyError(f"run {folder.name} is in use by {who}. {advice}") from None
     try:
-        write_json_atomic(
-            folder / f".{name}.holder.json",
-            {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()},
-        )
+        note = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()}
+        write_json_atomic(folder / f".{name}.holder.json", note)
         yield
     finally:
         lock.release()
 
 
 class OnTheClock:
-    """A training on a device, noted in the user's cache folder while this context lasts. others: the runs that trained there beside it.
+    """A training on a device, noted in the user's cache folder while this context lasts.
 
     Without a home folder to write in, nobody knows of anybody.
     """
 
     def __init__(self, device: str, run: Path) -> None:
-        self.folder = Path(os.path.expanduser("~/.cache/autoresearch-lab/on-the-clock")) / re.sub(r"\W+", "-", device)
+        notes = Path(os.path.expanduser("~/.cache/autoresearch-lab/on-the-clock"))
+        self.folder = notes / re.sub(r"\W+", "-", device)
         self.run, self._seen = str(run), set()
         self._note = self.folder / f"{os.getpid()}.json"
 
     def __enter__(self) -> OnTheClock:
-        me = {
-            "pid": os.getpid(),
-            "identity": identity(os.getpid()),
-            "host": socket.gethostname(),
-            "run": self.run,
-        }
+        me = {"pid": os.getpid(), "identity": identity(os.getpid())}
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(self._note, me)
+            write_json_atomic(self._note, me | {"host": socket.gethostname(), "run": self.run})
         self.look()
         return self
 
@@ -97,7 +98,7 @@ class OnTheClock:
 
     @property
     def others(self) -> list[str]:
-        """Folders of the other runs, as far as they were seen."""
+        """Folders of the other runs that trained there beside it, as far as they were seen."""
         return sorted(self._seen)
 
     def look(self) -> None:
@@ -107,8 +108,8 @@ class OnTheClock:
                 note = read_json(path)
                 if path == self._note or note["host"] != socket.gethostname():
                     continue
-                pid, who = note["pid"], note["identity"]
-                if find_process(pid, who):
+                who = note["pid"], note["identity"]
+                if find_process(*who):
                     self._seen.add(note["run"])
-                elif not may_live(pid, who):
+                elif not may_live(*who):
                     path.unlink()

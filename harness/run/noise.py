@@ -63,10 +63,8 @@ def standing(scores: Sequence[float], speeds: Sequence[float | None], sigma: flo
     speed is more than SPEED_TOLERANCE off the counted runs' median is disturbed and does not count;
     but two in a row that agree in speed say that the machine has changed for good, and these two
     alone count from there on. sigma: of estimate_noise; nan when unknown, and then no score drops
-    any. Raises ValueError on lists of unequal length and on scores that are not finite.
+    any. Raises ValueError on scores that are not finite.
     """
-    if len(scores) != len(speeds):
-        raise ValueError(f"{len(scores)} scores, but {len(speeds)} speeds")
     check_finite(scores)
     counted: list[int] = []
     disturbed = None  # the run just before, if it was
@@ -106,7 +104,7 @@ def estimate_noise(groups: Sequence[Sequence[float]], prior: Prior | None) -> No
     """Return the noise of one run from groups of val_bpb, each of one file, and a prior.
 
     Variances are pooled within groups, so groups may differ in level; a group of one run says
-    nothing. Raises ValueError on a score that is not finite and on a prior that is not positive.
+    nothing. Raises ValueError on a score that is not finite.
     """
     for group in groups:
         check_finite(group)
@@ -119,11 +117,6 @@ def estimate_noise(groups: Sequence[Sequence[float]], prior: Prior | None) -> No
         return Noise(math.nan, 0, "no noise estimate: no file has two runs, and there is no prior")
     if prior is None:
         return _noise(math.sqrt(squares / df), SIGMA_FLOOR, df, f"from {seeds}", "")
-    check_finite([prior.sigma, prior.df])
-    if prior.sigma <= 0 or prior.df <= 0:
-        raise ValueError(
-            f"a prior needs a positive sigma and positive df, not {prior.sigma} and {prior.df}"
-        )
     weight = min(prior.df, PRIOR_DF)
     if not df:
         return _noise(prior.sigma, SIGMA_FLOOR, weight, "from the profile's prior alone", "")

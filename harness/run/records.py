@@ -1,31 +1,39 @@
-"""Journal entries in, one plain record per decided experiment out: what a report, an index page or a data frame needs.
+"""Journal entries in, one plain record per decided experiment out: for tables, reports and pages.
 
-Also says what is in flight and where the wall-clock time went. Pure functions over the list that read_journal gives;
-standard library only, so that a status line costs no import of pandas. Missing fields become None, never 0.
+Also says where the wall-clock time went. Pure functions over the list that read_journal gives;
+standard library only, so that a status line costs no import of pandas. Missing fields become None,
+never 0.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from harness.run.pace import Pace, paces_of
-from harness.run.results import CRASH_STATUSES, NO_ROW_STATUSES
-from harness.run.state import fold
+from harness.run.pace import Pace, pace_of
+from harness.run.state import NOT_HELD_AGAINST, Attempt, Experiment, fold
 
-OUTCOMES = ("baseline", "kept", "simplified", "discarded", "quarantined", "crashed", "no result")
 KEPT = ("baseline", "kept", "simplified")
+OUTCOMES = (*KEPT, "discarded", "quarantined", "crashed", "no result")
 TIME_KINDS = ("training", "startup", "scoring", "overhead", "waiting")
-IDLE_SECONDS = 120  # a gap this long that no run explains is waiting: a stopped or paused night, a very slow proposer
+# A gap this long that no run explains is waiting: a stopped or paused night, a very slow proposer.
+IDLE_SECONDS = 120
+# What a record has as the `decided` entry has it.
+AS_DECIDED = (
+    *("decision", "status", "kind", "category", "proposer", "title", "n_runs", "gain"),
+    *("sigma", "threshold", "verdict", "attempt", "incumbent"),
+)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One decided experiment. Scores in bits per byte, memory in GB, minutes since the journal was opened (never going back, as a clock may).
+    """One decided experiment. Scores in bits per byte, memory in GB.
 
-    outcome is one of OUTCOMES. on_branch is the val_bpb of what was kept last, up to here. noise_of_gain is sigma times
-    sqrt(1/n + 1/n of the incumbent's runs): one standard deviation of the gain. kept_at is the number of the journal's
-    line that put it on the branch. pace is of its scored runs. seconds holds one figure per TIME_KINDS.
+    minutes: since the journal was opened, never going back, as a clock may. outcome: of OUTCOMES.
+    on_branch: the val_bpb of what was kept last, up to here. noise_of_gain: sigma times
+    sqrt(1/n + 1/n of the incumbent's runs), one standard deviation of the gain. kept_at: the number
+    of the journal's line that put it on the branch. ruled: a person's word on it, accepted or
+    refused. pace: of its scored runs. seconds: one figure per TIME_KINDS.
     """
 
     experiment: int
@@ -48,6 +56,8 @@ class Record:
     verdict: str = ""
     memory_gb: float | None = None
     commit: str | None = None
+    is_committed: bool = False
+    ruled: str = ""
     attempt: int | None = None
     incumbent: int | None = None
     cause: str = ""
@@ -66,178 +76,140 @@ def parse_time(text: object) -> datetime | None:
     return moment if moment.tzinfo else None
 
 
-def finite(value: object) -> float | None:
-    """value as a float when it is a finite number, else None (JSON can carry NaN, and null means no score)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def positive(value: object) -> float | None:
-    """As finite, and None at or below 0: no score is 0."""
-    number = finite(value)
-    return number if number is not None and number > 0 else None
-
-
 def records_from_journal(entries: Sequence[dict]) -> list[Record]:
-    """One record per decided experiment, in journal order; the unfinished one is left to in_flight."""
+    """One record per decided experiment, in journal order."""
     start = parse_time(entries[0].get("time")) if entries else None
-    commits = {e.get("experiment"): e.get("commit") for e in entries if e.get("event") == "committed"}
-    rulings = {e.get("experiment"): e for e in entries if e.get("event") == "ruled"}
-    causes, seconds, paces = _causes(entries), _seconds_by_experiment(entries), paces_of(fold(entries))
-    records: dict[int, Record] = {}
-    for entry in entries:
-        number = entry.get("experiment")
-        if entry.get("event") == "decided" and number not in records:
-            cause, spent = causes.get(number, ""), seconds[number]
-            final = entry | _ruled(entry, rulings.get(number))
-            record = _record(final, records, start, commits.get(number), cause, spent)
-            records[number] = replace(record, pace=paces.get((number, entry.get("attempt")), Pace()))
-    return list(records.values())
+    seconds = seconds_by_experiment(entries)
+    records: list[Record] = []
+    for experiment in fold(entries).experiments:
+        if experiment.decided:
+            last = records[-1] if records else None
+            records.append(make_record(experiment, last, start, seconds[experiment.number]))
+    return records
 
 
-def _ruled(decided: dict, ruled: dict | None) -> dict:
-    """What a person's word on a quarantined experiment changes in its `decided` line."""
-    if ruled is None:
-        return {}
-    word = "accepted" if ruled.get("accept") else "refused"
-    decision = "keep" if ruled.get("becomes_incumbent") else "discard"
-    verdict = f"{word} by a person; it was {decided.get('verdict')}"
-    return {"decision": decision, "verdict": verdict, "seq": ruled.get("seq")}
-
-
-def _record(
-    entry: dict,
-    before: dict[int, Record],
-    start: datetime | None,
-    commit: str | None,
-    cause: str,
-    seconds: dict[str, float],
+def make_record(
+    experiment: Experiment, last: Record | None, start: datetime | None, seconds: dict[str, float]
 ) -> Record:
-    number, time, score = entry["experiment"], parse_time(entry.get("time")), positive(entry.get("val_bpb"))
-    result, sigma, runs = outcome(entry), positive(entry.get("sigma")), int(entry.get("n_runs") or 0)
-    rival = before.get(entry.get("incumbent"))
-    last = next(reversed(before.values())).on_branch if before else None
-    before_it = max((r.minutes for r in before.values() if r.minutes is not None), default=0.0)
+    """The record of a decided experiment. last: the one before; start: when the run was opened."""
+    ruled = word_on(experiment)
+    decided = experiment.decided | ruled
+    fields = {name: decided[name] for name in AS_DECIDED if decided.get(name) not in (None, "")}
+    result, time = outcome(decided), parse_time(decided.get("time"))
+    is_kept = result in KEPT
+    minutes = None
+    if time and start:
+        before = last.minutes if last and last.minutes else 0.0
+        minutes = max(before, (time - start).total_seconds() / 60)
+    runs, rival_runs = decided.get("n_runs") or 0, decided.get("incumbent_runs") or 0
+    score = score_of(decided)
     return Record(
-        experiment=number,
+        experiment.number,
+        result,
+        **fields,
         time=time,
-        decision=entry.get("decision") or "",
-        status=entry.get("status") or "",
-        kind=entry.get("kind") or "",
-        outcome=result,
-        category=entry.get("category") or "",
-        proposer=entry.get("proposer") or "",
-        title=entry.get("title") or ("baseline" if number == 0 else "(no title)"),
         val_bpb=score,
-        n_runs=runs,
-        gain=finite(entry.get("gain")),
-        sigma=sigma,
-        df=positive(entry.get("df")),
-        threshold=finite(entry.get("threshold")),
-        noise_of_gain=noise_of_gain(sigma, runs, entry.get("incumbent_runs") or (rival.n_runs if rival else 0)),
-        verdict=entry.get("verdict") or "",
-        memory_gb=positive(entry.get("memory_gb")),
-        commit=commit,
-        attempt=entry.get("attempt"),
-        incumbent=entry.get("incumbent"),
-        cause=cause if result == "crashed" else "",
-        minutes=max(before_it, (time - start).total_seconds() / 60) if time and start else None,
-        on_branch=score if result in KEPT else last,
-        kept_at=entry.get("seq") if result in KEPT else None,
+        minutes=minutes,
+        df=decided.get("df") or None,
+        memory_gb=decided.get("memory_gb") or None,
+        noise_of_gain=noise_of_gain(decided.get("sigma"), runs, rival_runs),
+        commit=experiment.committed and experiment.committed["commit"],
+        is_committed=experiment.committed is not None,
+        ruled=ruled.get("ruled", ""),
+        cause=cause_of(experiment.attempt) if result == "crashed" else "",
+        on_branch=score if is_kept else last and last.on_branch,
+        kept_at=decided.get("seq") if is_kept else None,
+        pace=pace_of(run.trained for run in experiment.attempt.scored),
         seconds=seconds,
     )
 
 
+def word_on(experiment: Experiment) -> dict:
+    """What a person's word on a quarantined experiment changes in its `decided` entry."""
+    ruled = experiment.ruled
+    if ruled is None:
+        return {}
+    word = "accepted" if ruled["accept"] else "refused"
+    return {
+        "ruled": word,
+        "decision": "keep" if ruled["becomes_incumbent"] else "discard",
+        "verdict": f"{word} by a person; it was {experiment.decided['verdict']}",
+        "seq": ruled.get("seq"),
+    }
+
+
+def score_of(decided: dict) -> float | None:
+    """val_bpb of a decided entry; None for none, and for what is no score: 0 and less."""
+    score = decided["val_bpb"]
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    return score if is_number and score > 0 else None
+
+
 def outcome(decided: dict) -> str:
-    """One of OUTCOMES for a decided line: decision and status in the one word that a reader wants."""
-    status, decision = decided.get("status"), decided.get("decision")
-    if status in NO_ROW_STATUSES:
+    """One of OUTCOMES for a decided entry: decision and status in the word that a reader wants."""
+    if decided["status"] in NOT_HELD_AGAINST:
         return "no result"
-    if status in CRASH_STATUSES or positive(decided.get("val_bpb")) is None:
+    if decided["status"] != "ok" or score_of(decided) is None:
         return "crashed"
-    if decision == "keep":
-        return "simplified" if decided.get("kind") == "simplification" else "kept"
-    return {"baseline": "baseline", "quarantine": "quarantined"}.get(decision, "discarded")
+    if decided["decision"] == "keep":
+        return "simplified" if decided["kind"] == "simplification" else "kept"
+    words = {"baseline": "baseline", "quarantine": "quarantined", "discard": "discarded"}
+    return words[decided["decision"]]
+
+
+def cause_of(attempt: Attempt) -> str:
+    """Why an attempt has no score: what its check, its training or its scoring says."""
+    if attempt.checked and not attempt.checked["ok"]:
+        return "; ".join(attempt.checked["reasons"])
+    failure = attempt.failure
+    return failure.cause or failure.status if failure else ""
 
 
 def noise_of_gain(sigma: float | None, runs: int, incumbent_runs: int) -> float | None:
-    """Standard deviation of the difference of two means of `runs` and `incumbent_runs` values; None when unknown."""
+    """Standard deviation of the difference of two means of so many values; None when unknown."""
     if sigma is None or runs < 1 or incumbent_runs < 1:
         return None
     return sigma * math.sqrt(1 / runs + 1 / incumbent_runs)
 
 
-def work_of(entries: Sequence[dict]) -> list[int | None]:
-    """Of each entry the experiment that it was written for.
+def time_use(entries: Sequence[dict]) -> dict[str, float]:
+    """Wall-clock seconds of the journal by TIME_KINDS; they add up to last minus first time."""
+    spent = seconds_by_experiment(entries).values()
+    return {kind: sum(seconds[kind] for seconds in spent) for kind in TIME_KINDS}
+
+
+def seconds_by_experiment(entries: Sequence[dict]) -> dict[int | None, dict[str, float]]:
+    """Each gap between two entries belongs to the experiment that the later one was written for.
 
     A run of the best file that is trained again beside an idea (`refresh`) is work for that idea.
-    """
-    beside: dict[tuple, int] = {}
-    found = []
-    for entry in entries:
-        place = (entry.get("experiment"), entry.get("attempt"), entry.get("run"))
-        if entry.get("event") == "run_started" and entry.get("beside") is not None:
-            beside[place] = entry["beside"]
-        found.append(beside.get(place, entry.get("experiment")))
-    return found
-
-
-def _causes(entries: Sequence[dict]) -> dict[int, str]:
-    """The last stated cause of failure of each experiment: of its checks, its training or its scoring."""
-    causes: dict[int, str] = {}
-    for entry, number in zip(entries, work_of(entries), strict=True):
-        if number != entry.get("experiment"):
-            continue  # the best file, trained again: it says nothing about either experiment
-        if entry.get("event") == "checked" and entry.get("ok") is False:
-            causes[entry.get("experiment")] = "; ".join(map(str, entry.get("reasons") or []))
-        elif entry.get("event") in ("trained", "scored", "audited") and entry.get("status") != "ok":
-            causes[entry.get("experiment")] = str(entry.get("cause") or entry.get("status") or "")
-        elif entry.get("event") == "decided" and entry.get("cause"):
-            causes[entry.get("experiment")] = str(entry["cause"])
-    return causes
-
-
-def time_use(entries: Sequence[dict]) -> dict[str, float]:
-    """Wall-clock seconds of the whole journal by TIME_KINDS; they add up to last time minus first time."""
-    total = dict.fromkeys(TIME_KINDS, 0.0)
-    for spent in _seconds_by_experiment(entries).values():
-        for kind, seconds in spent.items():
-            total[kind] += seconds
-    return total
-
-
-def _seconds_by_experiment(entries: Sequence[dict]) -> dict[int | None, dict[str, float]]:
-    """Each gap between two lines belongs to the experiment that the later line was written for.
-
-    A trained line explains its total_seconds (training, and start-up with compilation), a scored line its
-    score_seconds; what is left of the gap is overhead, or waiting when it is longer than IDLE_SECONDS.
+    An entry explains some of the gap before it; the rest is overhead, or waiting when it is longer
+    than IDLE_SECONDS.
     """
     spent: dict[int | None, dict[str, float]] = {}
+    beside: dict[tuple, int] = {}
     last = None
-    for entry, number in zip(entries, work_of(entries), strict=True):
-        into = spent.setdefault(number, dict.fromkeys(TIME_KINDS, 0.0))
+    for entry in entries:
+        place = (entry.get("experiment"), entry.get("attempt"), entry.get("run"))
+        if entry.get("beside") is not None:
+            beside[place] = entry["beside"]
+        into = spent.setdefault(beside.get(place, place[0]), dict.fromkeys(TIME_KINDS, 0.0))
         now = parse_time(entry.get("time"))
         gap = max(0.0, (now - last).total_seconds()) if now and last else 0.0
-        for kind, seconds in _explained(entry):
-            taken = min(seconds, gap)
-            into[kind] += taken
-            gap -= taken
+        for kind, seconds in explained(entry):
+            into[kind] += min(seconds, gap)
+            gap -= min(seconds, gap)
         into["waiting" if gap > IDLE_SECONDS else "overhead"] += gap
         last = now or last
     return spent
 
 
-def _explained(entry: dict) -> list[tuple[str, float]]:
-    if entry.get("event") == "trained":
-        training = positive(entry.get("wall_seconds")) or positive(entry.get("training_seconds")) or 0.0
-        startup = max(0.0, (positive(entry.get("total_seconds")) or training) - training)
-        return [("training", training), ("startup", startup)]
-    if entry.get("event") == "scored":
-        return [("scoring", positive(entry.get("score_seconds")) or 0.0)]
-    if entry.get("event") == "audited":
-        return [("scoring", positive(entry.get("audit_seconds")) or 0.0)]
-    return []
+def explained(entry: dict) -> Iterator[tuple[str, float]]:
+    """What the time before an entry went into, as far as it says: (kind, seconds)."""
+    if entry["event"] == "trained":
+        training = entry.get("wall_seconds") or entry.get("training_seconds") or 0.0
+        yield "training", training
+        yield "startup", max(0.0, (entry.get("total_seconds") or training) - training)
+    yield "scoring", entry.get("score_seconds") or entry.get("audit_seconds") or 0.0
 
 
 def baseline_of(records: Sequence[Record]) -> Record | None:
@@ -246,6 +218,7 @@ def baseline_of(records: Sequence[Record]) -> Record | None:
 
 
 def incumbent_of(records: Sequence[Record]) -> Record | None:
-    """What is on the branch: what was kept last, in the order in which it was kept; the baseline at first."""
+    """What is on the branch: what was kept last, the baseline at first."""
     kept = [record for record in records if record.outcome in KEPT]
-    return max(kept, key=lambda record: record.experiment if record.kept_at is None else record.kept_at, default=None)
+    # A bare table has no lines of a journal: there the experiments' numbers tell the order.
+    return max(kept, key=lambda r: r.experiment if r.kept_at is None else r.kept_at, default=None)

@@ -1,7 +1,7 @@
 """One run, read: results/<tag>, its settings, journal, state, and where its files are.
 
-In: a folder. Out: what it tells now; only what the journal has gained is read anew. Writes nothing; works on a run in
-progress and on one whose settings are not written yet.
+In: a folder. Out: what it tells now; only what the journal has gained is read anew. Writes nothing;
+works on a run in progress and on one whose settings are not written yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.ground.errors import LoopError
 from harness.run.journal import JournalReader
 from harness.run.settings import Settings, read_settings, results_folder
-from harness.run.state import Experiment, GrowingState, State
+from harness.run.state import Experiment, State, take_in
 
 JOURNAL = "journal.jsonl"
 
@@ -23,7 +23,8 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._reader, self._growing = JournalReader(folder / JOURNAL), GrowingState()
+        self._reader = JournalReader(folder / JOURNAL)
+        self._state, self._taken = State(), 0  # what the first entries add up to, and how many
 
     @cached_property
     def settings(self) -> Settings:
@@ -43,7 +44,11 @@ class Run:
     @property
     def state(self) -> State:
         """What the entries add up to."""
-        return self._growing.after(self.entries)
+        entries = self.entries
+        for entry in entries[self._taken :]:
+            take_in(self._state, entry)
+        self._taken = len(entries)
+        return self._state
 
     def attempt_folder(self, experiment: int, attempt: int = 0) -> Path:
         return self.folder / "experiments" / f"{experiment:04d}" / "attempts" / f"{attempt:02d}"
@@ -57,10 +62,12 @@ class Run:
 
 
 def newest_run(results: str = "") -> Path:
-    """The folder of the run that was worked on last. Raises LoopError where there is none, saying what to run first."""
+    """The folder of the run that was worked on last. Raises LoopError where there is none."""
     folder = results_folder(results)
     journals = [path for path in folder.glob(f"*/{JOURNAL}") if path.parent.name != "sample"]
     if not journals:
-        raise LoopError(f"no run in {folder} yet: run notebooks/01_prepare.ipynb and notebooks/02_baseline.ipynb first, "
-            "or python3 scripts/overnight.py --demo")
+        raise LoopError(
+            f"no run in {folder} yet: run notebooks/01_prepare.ipynb and "
+            "notebooks/02_baseline.ipynb first, or python3 scripts/overnight.py --demo"
+        )
     return max(journals, key=lambda path: path.stat().st_mtime).parent

@@ -1,4 +1,4 @@
-"""What a journal's entries add up to: experiments, their attempts and trainings, and what is on the branch.
+"""What a journal's entries add up to: experiments, their trainings, and what is on the branch.
 
 In: entries, in order. Out: a State, which more entries may be added to. Pure: no files, no clocks.
 """
@@ -11,14 +11,19 @@ from dataclasses import dataclass, field
 
 from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, standing
 
-MOST_UNSURE = 3  # runs of one attempt that may end so by its own word; the last of them is held against it
-MOST_CUT_OFF = 10  # runs of one attempt in which the harness itself was killed: then the attempt is what kills it
+# Runs of one attempt that may end so by its own word; the last of them is held against it.
+MOST_UNSURE = 3
+# Runs of one attempt in which the harness itself was killed: then the attempt is what kills it.
+MOST_CUT_OFF = 10
 MOST_REPAIRS = 2  # further attempts of an experiment whose proposer can mend what failed
 REPAIRERS = ("llm",)  # proposers that can
-EARLY_SECONDS = 60.0  # of a run: what fails within them, start-up not counted, is mended, not given up
+# Of a run: what fails within them, start-up not counted, is mended, not given up.
+EARLY_SECONDS = 60.0
 MENDED = ("crash", "oom", "nan", "timeout")  # statuses of runs that a repair may change
-MAX_SHRINKS = 8  # trainings of one attempt that may run out of memory before fewer rows are no longer tried: 256 rows come down to 1
-NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses of runs that say nothing about the idea
+# Trainings of one attempt that may run out of memory before fewer rows are no longer tried: 256
+# rows come down to 1.
+MAX_SHRINKS = 8
+NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses that say nothing about the idea
 
 
 @dataclass
@@ -37,27 +42,26 @@ class Training:
         return self.started["run"]
 
     @property
+    def end(self) -> dict | None:
+        """Its newest entry after the first."""
+        return self.audited or self.scored or self.trained
+
+    @property
     def status(self) -> str | None:
         """The run's final status, None while it is not over."""
-        if self.trained is None:
+        if self.end is None or (self.scored is None and self.end["status"] == "ok"):
             return None
-        if self.trained["status"] != "ok":
-            return self.trained["status"]
-        last = self.audited or self.scored
-        return last["status"] if last else None
+        return self.end["status"]
 
     @property
     def cause(self) -> str:
         """Why the run failed, "" where it did not."""
-        return next(
-            (entry["cause"] for entry in (self.audited, self.scored, self.trained) if entry and entry.get("cause")), ""
-        )
+        return (self.end or {}).get("cause") or ""
 
     @property
     def excused(self) -> bool:
         """Ended for a reason that the harness itself saw, and that lies outside of train.py."""
-        ends = (entry for entry in (self.audited, self.scored, self.trained) if entry and entry["status"] != "ok")
-        return self.status in NOT_HELD_AGAINST and next(ends).get("sure", True)
+        return self.status in NOT_HELD_AGAINST and self.end.get("sure", True)
 
     @property
     def speed(self) -> float | None:
@@ -66,9 +70,11 @@ class Training:
 
     @property
     def others_share(self) -> float | None:
-        """Of the CPU time that was used on the training's cores meanwhile, the share that others used; None where nobody counted."""
-        own, others = ((self.trained or {}).get(name) for name in ("core_seconds", "others_core_seconds"))
-        return None if own is None or others is None or not own + others else others / (own + others)
+        """The share of others in the CPU time of the training's cores; None if not counted."""
+        trained = self.trained or {}
+        own, others = trained.get("core_seconds"), trained.get("others_core_seconds")
+        counted = own is not None and others is not None and own + others > 0
+        return others / (own + others) if counted else None
 
     @property
     def val_bpb(self) -> float | None:
@@ -78,18 +84,21 @@ class Training:
     @property
     def doubts(self) -> list[str]:
         """What its audits found that a person should look at, short of cheating."""
-        return [doubt for entry in (self.scored, self.audited) if entry for doubt in entry.get("doubts", [])]
+        entries = [entry for entry in (self.scored, self.audited) if entry]
+        return [doubt for entry in entries for doubt in entry.get("doubts", [])]
 
     @property
     def fewer_rows(self) -> int | None:
-        """Half the rows that a training held when it ran out of memory; None for any other end, and where fewer rows cannot help.
+        """Half the rows that a training held when it ran out of memory; None where that is no help.
 
-        Each training says itself how many rows it holds. One that does not say, or takes more than it was allowed, is not helped.
+        Each training says itself how many rows it holds. One that does not say, or takes more than
+        it was allowed, is not helped.
         """
         if self.trained is None or self.trained["status"] != "oom":
             return None
         rows, limit = self.trained.get("device_batch_size"), self.started.get("device_batch_limit")
-        return rows // 2 or None if rows and (limit is None or rows <= limit) else None
+        obeyed = rows and (limit is None or rows <= limit)
+        return (rows // 2 or None) if obeyed else None
 
 
 @dataclass
@@ -108,7 +117,7 @@ class Attempt:
 
     @property
     def own(self) -> list[Training]:
-        """The runs that the attempt was judged by; later ones, as the incumbent, are of another time."""
+        """The runs that the attempt was judged by: later ones, as the incumbent, are left out."""
         return [run for run in self.runs if run.started["kind"] != "refresh"]
 
     @property
@@ -128,7 +137,8 @@ class Attempt:
     @property
     def times_scored(self) -> int:
         """How many seeds have given a score, also one that a later look took back."""
-        return sum(bool(run.scored and run.scored.get("val_bpb") is not None) for run in self.own)
+        entries = [run.scored for run in self.own if run.scored]
+        return sum(entry.get("val_bpb") is not None for entry in entries)
 
     @property
     def steady_scores(self) -> list[float]:
@@ -137,32 +147,35 @@ class Attempt:
 
     @property
     def shrunk(self) -> list[Training]:
-        """Trainings that ran out of memory and are made up for by others that hold fewer rows at once."""
+        """Trainings that ran out of memory and are repeated with fewer rows at once."""
         return [run for run in self.own if run.fewer_rows][:MAX_SHRINKS]
 
     @property
     def failure(self) -> Training | None:
         """The first run whose failure is held against the idea."""
-        forgiven = [run.number for run in self.shrunk] + [run.number for run in self.unsure[: MOST_UNSURE - 1]]
-        failed = (run for run in self.own if run.status not in (None, "ok") and not run.excused)
-        return next((run for run in failed if run.number not in forgiven), None) or self.fatal
+        forgiven = [run.number for run in (*self.shrunk, *self.unsure[: MOST_UNSURE - 1])]
+        for run in self.own:
+            if run.status not in (None, "ok") and not run.excused and run.number not in forgiven:
+                return run
+        return self.fatal
 
     @property
     def fatal(self) -> Training | None:
-        """The last of so many runs that ended with the death of the harness that it was no accident; None for fewer."""
+        """The run that ended with the death of the harness once too often; None while none did."""
         cut_off = [run for run in self.own if run.trained and run.trained.get("cut_off")]
         return cut_off[MOST_CUT_OFF - 1] if len(cut_off) >= MOST_CUT_OFF else None
 
     @property
     def unsure(self) -> list[Training]:
-        """Runs that ended for reasons outside of train.py as far as only the training itself can tell."""
+        """Runs that ended for reasons outside of train.py, but only by the training's own word."""
         return [run for run in self.own if run.status in NOT_HELD_AGAINST and not run.excused]
 
 
 def standing_runs(runs: Sequence[Training], sigma: float) -> list[Training]:
-    """The runs with a score that still count (see `keep.standing`): of one file, in order of time."""
+    """The runs with a score that still count (see `standing`): of one file, in order of time."""
     scored = [run for run in runs if run.val_bpb is not None]
-    return [scored[index] for index in standing([r.val_bpb for r in scored], [r.speed for r in scored], sigma)]
+    scores, speeds = [run.val_bpb for run in scored], [run.speed for run in scored]
+    return [scored[index] for index in standing(scores, speeds, sigma)]
 
 
 @dataclass
@@ -187,7 +200,7 @@ class Experiment:
 
     @property
     def can_be_mended(self) -> bool:
-        """Whether its proposer is asked for another attempt: the last one was refused, or failed in its smoke run or its first minute."""
+        """Whether its proposer is asked for one more: the last was refused or failed early."""
         if self.unrepaired or not self.number or len(self.attempts) > MOST_REPAIRS:
             return False
         if self.attempt.proposed.get("proposer") not in REPAIRERS or self.attempt.checked is None:
@@ -196,9 +209,9 @@ class Experiment:
 
     @property
     def commit(self) -> str | None:
-        """Where the branch stood when this was the incumbent: its own commit, or the one that a person's word made."""
-        entry = self.ruled if self.ruled and self.ruled.get("commit") else self.committed
-        return entry["commit"] if entry else None
+        """Its commit on the branch: its own, or the one that a person's word made."""
+        ruled, committed = self.ruled or {}, self.committed or {}
+        return ruled.get("commit") or committed.get("commit")
 
     @property
     def in_quarantine(self) -> bool:
@@ -220,12 +233,14 @@ def failed_early(attempt: Attempt) -> bool:
 
 @dataclass
 class State:
-    """A run as its journal tells it. kept: the baseline and what was kept, in the order in which it became the incumbent.
+    """A run as its journal tells it.
 
-    newest: when the newest entry was written. trainings, trained_seconds: how many there were so far, and their wall time.
-    disturbed: the newest entry that says that another run shared the device.
-    controlled: the newest entry that shows that the best file still trains, 0 for none; excused: experiments that failed while it did not. unwell:
-    the entry that says that it does not train, None where nothing says so or something has been scored since.
+    kept: the baseline and what was kept, in the order in which it became the incumbent.
+    controlled: the newest entry that shows that the best file still trains, 0 for none.
+    excused: experiments that failed while it did not. unwell: the entry that says that it does not,
+    None where nothing says so or something has been scored since. newest: when the newest entry was
+    written. trainings, trained_seconds: how many there were, and their wall time. disturbed: the
+    newest entry that says that another run shared the device.
     """
 
     opened: dict | None = None
@@ -252,7 +267,9 @@ class State:
     @property
     def smallest_gain(self) -> float | None:
         """The smallest gain that was kept so far, bits per byte; None before the first."""
-        gains = [e.decided.get("gain") for e in self.kept if e.decided.get("kind") != "simplification"]
+        gains = [
+            e.decided.get("gain") for e in self.kept if e.decided.get("kind") != "simplification"
+        ]
         return min(filter(None, gains), default=None)
 
     @property
@@ -270,10 +287,12 @@ class State:
         """sigma of one run, from the baseline's seeds, confirmations, and the profile's prior."""
         prior = self.opened.get("prior") if self.opened else None
         baseline = self.experiments[0].attempt.steady_scores if self.experiments else []
-        decided = [attempt.steady_scores for e in self.experiments[1:] if e.decided for attempt in e.attempts]
-        newest = self.experiments[-1] if len(self.experiments) > 1 else None
-        candidate = newest.attempt.steady_scores if newest and not newest.decided else []
-        return estimate_noise(noise_groups(baseline, decided, candidate), Prior(**prior) if prior else None)
+        ideas = self.experiments[1:]
+        decided = [a.steady_scores for idea in ideas if idea.decided for a in idea.attempts]
+        in_flight = ideas and not ideas[-1].decided
+        candidate = ideas[-1].attempt.steady_scores if in_flight else []
+        groups = noise_groups(baseline, decided, candidate)
+        return estimate_noise(groups, Prior(**prior) if prior else None)
 
 
 def fold(entries: Iterable[dict]) -> State:
@@ -290,47 +309,39 @@ def take_in(state: State, entry: dict) -> None:
     state.newest = entry.get("time", "")
     if event == "opened":
         state.opened = entry
-    if event == "controlled" and entry["status"] == "ok":
+    elif event == "controlled" and entry["status"] == "ok":
         state.controlled, state.unwell = entry["seq"], None
     elif event == "controlled":
         state.excused |= set(entry["suspects"])
         state.unwell = entry
-    elif event == "scored" and entry["status"] == "ok":
-        state.unwell = None
-    if event in ("opened", "controlled", "note"):
-        return
-    if event == "trained":
-        state.trainings += 1
-        state.trained_seconds += entry.get("total_seconds") or 0.0
-        state.disturbed = entry["seq"] if entry.get("shared_with") else state.disturbed
-    while len(state.experiments) <= entry["experiment"]:  # more than one where lines are missing, which `--check` says
+    elif event != "note":
+        take_in_of_experiment(state, entry)
+
+
+def take_in_of_experiment(state: State, entry: dict) -> None:
+    """take_in, for an entry that names an experiment."""
+    event, number = entry["event"], entry["experiment"]
+    # More than one is new where lines are missing, which `--check` says.
+    while len(state.experiments) <= number:
         state.experiments.append(Experiment(len(state.experiments)))
-    experiment = state.experiments[entry["experiment"]]
+    experiment = state.experiments[number]
     if event == "proposed":
         experiment.attempts.append(Attempt(entry))
     elif event == "checked":
         experiment.attempt.checked = entry
     elif event == "run_started":
-        experiment.attempt.runs.append(Training(entry, state.trainings, state.trained_seconds))
+        training = Training(entry, state.trainings, state.trained_seconds)
+        experiment.attempt.runs.append(training)
     elif event in ("trained", "scored", "audited"):
         setattr(experiment.attempt.runs[entry["run"]], event, entry)
-    elif event in ("decided", "committed", "ruled", "unrepaired"):
+    else:  # decided, committed, ruled or unrepaired
         setattr(experiment, event, entry)
-    if entry.get("decision") in ("baseline", "keep") or (event == "ruled" and entry["becomes_incumbent"]):
+    if event == "trained":
+        state.trainings += 1
+        state.trained_seconds += entry.get("total_seconds") or 0.0
+        if entry.get("shared_with"):
+            state.disturbed = entry["seq"]
+    if event == "scored" and entry["status"] == "ok":
+        state.unwell = None
+    if entry.get("decision") in ("baseline", "keep") or entry.get("becomes_incumbent"):
         state.kept.append(experiment)
-
-
-class GrowingState:
-    """The state of entries that only grow: each look adds up what is new. One that became shorter is added up anew."""
-
-    def __init__(self) -> None:
-        self._state, self._taken = State(), 0
-
-    def after(self, entries: Sequence[dict]) -> State:
-        """What the entries add up to."""
-        if len(entries) < self._taken:
-            self._state, self._taken = State(), 0
-        for entry in entries[self._taken :]:
-            take_in(self._state, entry)
-        self._taken = len(entries)
-        return self._state

@@ -45,7 +45,7 @@ class Integrity:
 def harness_hash(package: Path = REPOSITORY / "harness") -> str:
     """Hash of all the harness's sources, names included: one hash, one way to measure."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.toml")]):
         if any(part.startswith(".") for part in path.relative_to(package).parts):
             continue  # a copy that JupyterLab made of a file somebody opened
         name = path.relative_to(package).as_posix()

@@ -37,8 +37,10 @@ def counts_page(data: PreparedData) -> str:
         lines.append(
             f"<div>the corpus is small: {m['eval_tokens']:,} evaluation tokens instead of {m['eval_tokens_requested']:,}</div>"
         )
-    if note := m["source"]["evaluation_note"]:
+    if note := m["source"].get("evaluation_note"):  # absent in data of format 2
         lines.append(f"<div>{escape(note)}</div>")
+    if data.lacks:
+        lines.append(f"<div>prepared by an older version, without: {', '.join(data.lacks)}</div>")
     return box("".join(lines)) + table(("split", "documents", "text", "tokens", "rows", "kept"), rows)
 
 

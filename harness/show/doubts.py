@@ -6,8 +6,8 @@ luck flatters what was kept is said elsewhere, as is a machine that changed its 
 
 from collections.abc import Sequence
 
-from harness.run.records import Record, baseline_of, positive
-from harness.run.results import NO_ROW_STATUSES
+from harness.run.records import Record, baseline_of
+from harness.run.state import NOT_HELD_AGAINST
 from harness.show.sentences import candidates_of, latest_sigma, plural, quoted
 from harness.show.stage import in_flight
 
@@ -39,7 +39,7 @@ def _doubts_of_noise(entries: Sequence[dict], records: Sequence[Record]) -> list
 def _doubts_of_runs(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
     tried, found = candidates_of(records), []
     epochs = max(
-        (positive(entry.get("epochs")) or 0.0 for entry in entries if entry.get("event") == "trained"), default=0.0
+        (entry.get("epochs") or 0.0 for entry in entries if entry.get("event") == "trained"), default=0.0
     )
     if epochs > MANY_EPOCHS:
         found.append(f"Trainings passed over the data up to {epochs:.1f} times: rankings may not hold on fresh text.")
@@ -74,7 +74,7 @@ def _doubts_of_the_machine(entries: Sequence[dict]) -> list[str]:
         by_wall = any(entry.get("shared_with") and entry.get("core_seconds") is None for entry in trained)
         less = ": less was learnt in the same budget" if by_wall else ", which a budget of work does not mind"
         found.append(f"{plural(shared, 'training')} shared the device with {named}{less}.")
-    repeated = sum(entry.get("status") in NO_ROW_STATUSES for entry in trained)
+    repeated = sum(entry.get("status") in NOT_HELD_AGAINST for entry in trained)
     if repeated:
         found.append(f"{plural(repeated, 'training')} ended for reasons outside of train.py, and had to be repeated.")
     for entry in entries:

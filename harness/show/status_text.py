@@ -13,7 +13,6 @@ from harness.run.records import (
     OUTCOMES,
     Record,
     baseline_of,
-    finite,
     incumbent_of,
     parse_time,
     records_from_journal,
@@ -43,7 +42,7 @@ def status_text(
     """
     now = (parse_time(now) if isinstance(now, str) else now) or datetime.now(UTC)
     records, facts = records_from_journal(entries), plain_settings(settings)
-    budget = finite(facts["budget_seconds"])
+    budget = facts["budget_seconds"]
     stated = [
         f"profile {facts['profile']}" if facts["profile"] else "",
         f"{budget:g} s each" if budget else "",

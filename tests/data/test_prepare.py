@@ -21,7 +21,7 @@ from fake_source import FakeSource, make_texts
 
 from harness.data import prepare as prepare_module
 from harness.data import rows, stages
-from harness.data.manifest import FILES, FORMAT_VERSION, open_prepared
+from harness.data.manifest import FILES, FORMAT_VERSION, open_prepared, without_format
 from harness.data.packing import pack_rows
 from harness.data.prepare import default_cache, find_prepared, prepare
 from harness.data.rows import open_rows
@@ -203,8 +203,46 @@ def test_a_manifest_that_is_none_is_refused(data, tmp_path, content):
         open_prepared(folder)
 
 
+UNSEEN = "private/unseen.bin"
+
+
+def make_old(folder):
+    """Turn a prepared folder into one of format 2, which had no unseen rows."""
+    (folder / UNSEEN).unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["format_version"] = 2
+    del manifest["files"][UNSEEN]
+    for counts in ("documents", "bytes", "tokens", "rows", "scored", "kept_share"):
+        del manifest[counts]["unseen"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_data_of_format_2_opens_and_says_what_it_lacks(data, tmp_path):
+    folder = copy_of(data, tmp_path)
+    assert data.lacks == ()
+    make_old(folder)
+    old = open_prepared(folder)
+    assert old.lacks == ("unseen",) and old.data_hash != data.data_hash
+    for split in ("train", "val", "holdout"):
+        assert np.array_equal(open_split(old, split), open_split(data, split))
+    with pytest.raises(DataError, match="without the split 'unseen'.*start a new tag"):
+        open_split(old, "unseen")
+    (folder / "private" / "val.bin").unlink()
+    with pytest.raises(DataError, match=r"val\.bin \(missing\)"):
+        open_prepared(folder)
+
+
+def test_an_unseen_file_that_format_3_should_have_is_missed(data, tmp_path):
+    folder = copy_of(data, tmp_path)
+    (folder / UNSEEN).unlink()
+    with pytest.raises(DataError, match=r"unseen\.bin \(missing\)"):
+        open_prepared(folder)
+
+
 def test_the_id_tells_formats_apart(data):
     assert data.data_id.endswith(f"-v320-t32-e3200-f{FORMAT_VERSION}")
+    assert without_format(data.data_id) == data.data_id.removesuffix(f"-f{FORMAT_VERSION}")
+    assert without_format("fake-f3-v320-t32-e3200") == "fake-f3-v320-t32-e3200"  # one of format 2
 
 
 def test_a_small_corpus_shrinks_the_evaluation_and_records_it(tmp_path):

@@ -5,7 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from labs import incumbent_source, put_candidate, run_experiment, with_prior
+from labs import (
+    forget_all_but_the_opening,
+    incumbent_source,
+    put_candidate,
+    run_experiment,
+    with_prior,
+)
 
 import harness
 from harness.check.check import check_run
@@ -163,6 +169,6 @@ def request_folder(request):
 
 
 def test_without_a_baseline_there_is_nothing_to_claim(lab):
-    del lab.journal.entries[1:]
+    forget_all_but_the_opening(lab)
     with pytest.raises(LoopError, match="no baseline"):
         Claimant(lab).run()

@@ -13,7 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 from checkout import ROOT, git
-from labs import incumbent_source, point_at, put_candidate, row, run_experiment, with_prior
+from labs import (
+    forget_all_but_the_opening,
+    incumbent_source,
+    point_at,
+    put_candidate,
+    row,
+    run_experiment,
+    with_prior,
+)
 
 import harness
 from harness.check.check import check_run
@@ -218,7 +226,7 @@ def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_i
 
     monkeypatch.setattr(trainings, "run_training", train)
     shutil.rmtree(lab.attempt_folder(0))
-    del lab.journal.entries[1:]
+    forget_all_but_the_opening(lab)
     with pytest.raises(LoopError, match=r"CUDA out of memory; .* smaller model: .*\(--set\)"):
         lab.run_baseline()
     assert limits == [None, 4, 2, 1]

@@ -20,14 +20,14 @@ from harness.search.constants import constant_values, rewrite_constants
 def test_another_harness_data_device_or_torch_is_refused_and_both_are_named(lab, monkeypatch):
     lab.release()
     monkeypatch.setattr(settings, "harness_hash", lambda: "f" * 64)
-    with pytest.raises(SettingsError, match="began under harness .* this checkout has ffffffffffff"):
+    with pytest.raises(SettingsError, match="began with harness .* here is ffffffffffff"):
         Lab(lab.folder)
     monkeypatch.undo()
     text = (lab.folder / "run.json").read_text()
     for old, new, words in (
         (lab.settings.versions["torch"], "1.0.0", "began with torch 1.0.0"),
-        (lab.settings.data_hash, "0" * 64, "began on data"),
-        (lab.settings.device["name"], "another CPU", "began on cpu \\(another CPU\\)"),
+        (lab.settings.data_hash, "0" * 64, "began with data"),
+        (lab.settings.device["name"], "another CPU", "began with device cpu \\(another CPU\\)"),
     ):
         (lab.folder / "run.json").write_text(text.replace(old, new))
         with pytest.raises(SettingsError, match=words):
@@ -167,10 +167,10 @@ def test_a_cpu_counts_work_and_other_devices_and_clocks_wall_time(monkeypatch):
 def test_a_run_does_not_go_on_with_other_threads_or_without_its_clock(lab, monkeypatch):
     settings.check_same_cores(lab.settings, {"kind": "cpu"})
     monkeypatch.setattr(settings, "worker_threads", lambda device: lab.settings.threads + 1)
-    with pytest.raises(SettingsError, match="began with . threads"):
+    with pytest.raises(SettingsError, match="began with threads ."):
         settings.check_same_cores(lab.settings, {"kind": "cpu"})
     monkeypatch.setattr(settings, "worker_threads", lambda device: lab.settings.threads)
     monkeypatch.setattr(settings, "why_wall_time", lambda: "gone")
     counted = dataclasses.replace(lab.settings, core_rate=0.9)
-    with pytest.raises(SettingsError, match="cannot be read here"):
+    with pytest.raises(SettingsError, match="began with clock CPU time, here is wall time"):
         settings.check_same_cores(counted, {"kind": "cpu"})

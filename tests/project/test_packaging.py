@@ -149,6 +149,13 @@ def test_every_declared_package_is_used():
     assert {need.name for need in DEV} - used_by_tests.keys() - STARTED_NOT_IMPORTED == set()
 
 
+def test_what_the_harness_reads_beside_its_code_is_packaged():
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    told = {f"{package.replace('.', '/')}/{name}" for package, names in data.items() for name in names}
+    files = [path for path in (ROOT / "harness").rglob("*.*") if path.suffix not in (".py", ".pyc")]
+    assert {path.relative_to(ROOT).as_posix() for path in files} == told
+
+
 @pytest.mark.parametrize("script", ["overnight.py", "test.py"])
 def test_uv_run_finds_a_header_without_dependencies(script):
     text = (ROOT / "scripts" / script).read_text(encoding="utf-8")

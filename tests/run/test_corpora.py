@@ -1,5 +1,6 @@
 """A run and its corpus: recorded so that any working directory finds it, and refused when its text has changed."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from fake_source import make_texts
 
 import harness
 from harness.__main__ import main
+from harness.data.manifest import without_format
 from harness.data.sources import open_source
 from harness.ground.errors import DataError, ProfileError, SettingsError
 from harness.lab import start
@@ -61,12 +63,21 @@ def test_a_run_on_a_folder_goes_on_from_another_working_directory(run, tmp_path,
 
 def test_a_changed_corpus_is_refused_with_both_names(run, tmp_path, capsys):
     (tmp_path / "corpus" / "more.txt").write_text("more\n")
-    with pytest.raises(SettingsError, match="began on data folder-corpus-.* has changed since .now folder-corpus-"):
+    with pytest.raises(SettingsError, match="began with data folder-corpus-.* here is folder-corpus-.* has changed: put it back"):
         Lab(run)
     assert driver.run_night(Wishes(tag="f", profile="tiny", results=str(tmp_path / "results"))) == 1
-    assert "cannot go on: run f began on data folder-corpus-" in capsys.readouterr().out
+    assert "cannot go on: run f began with data folder-corpus-" in capsys.readouterr().out
     (tmp_path / "corpus" / "more.txt").unlink()
     assert Lab(run)
+
+
+def test_a_run_on_splits_of_an_older_version_is_refused_in_those_words(run):
+    began = settings.read_settings(run)
+    old = dataclasses.replace(began, data_id=without_format(began.data_id))
+    settings.check_same_text(began)
+    words = f"began with data {old.data_id}, here is {began.data_id}.* splits the same text otherwise"
+    with pytest.raises(SettingsError, match=f"{words}: check out .* again, or start a new tag"):
+        settings.check_same_text(old)
 
 
 def test_a_corpus_that_is_gone_is_named(run, tmp_path, monkeypatch, capsys):

@@ -28,8 +28,9 @@ def test_a_changed_harness_is_named(watched):
     assert watched.changed() == ["harness/"]
 
 
-def test_a_file_added_to_the_harness_is_noticed(watched):
-    (watched.package / "sitecustomize.py").write_text("")
+@pytest.mark.parametrize("name", ["sitecustomize.py", "scoring/profiles.toml"])
+def test_a_file_added_to_the_harness_is_noticed(watched, name):
+    (watched.package / name).write_text("")
     assert watched.changed() == ["harness/"]
 
 

@@ -222,9 +222,9 @@ def test_scores_of_the_night_are_stated_as_what_they_are(tmp_path):
         "n_runs": 1,
         "gain": 0.01,
     }
-    run = load_run(
-        journals.write_run(tmp_path, [*entries, {**best, "incumbent": 0, "title": "a `nasty` |title|"}]).parent, "nov23"
-    )
+    proposed = next(e for e in entries if e["event"] == "proposed") | {"experiment": 1}
+    best |= {"incumbent": 0, "title": "a `nasty` |title|"}
+    run = load_run(journals.write_run(tmp_path, [*entries, proposed, best]).parent, "nov23")
     text = sentences.say_progress(run)
     assert "0.9900 against the baseline's 1.0000, as judged during the night, flattered by luck (1 run of it, 3 of the baseline)" in text
     assert "is not measured yet: `python3 scripts/overnight.py --close-out --tag nov23" in text

@@ -97,7 +97,8 @@ def test_the_values_of_best_and_baseline_do_not_cover_each_other(tmp_path, best)
     base = next(e for e in entries if e["event"] == "decided")
     base.update(val_bpb=1.3553, sigma=0.02)
     told = {"seq": len(entries), "experiment": 1, "decision": "keep", "kind": "gain", "title": "better", "incumbent": 0}
-    entries.append(base | told | {"val_bpb": best, "gain": 1.3553 - best})
+    proposed = next(e for e in entries if e["event"] == "proposed")
+    entries += [proposed | {"experiment": 1}, base | told | {"val_bpb": best, "gain": 1.3553 - best}]
     figure = plots.plot_progress(load_run(journals.write_run(tmp_path, entries).parent, "nov23"))
     figure.draw_without_rendering()
     values = (f"{best:.4f}", "1.3553")

@@ -227,6 +227,7 @@ def _decide(clock, number, attempt, decision, status, kind, values, best, sigma,
         category=category,
         proposer=proposer,
         incumbent=None if first else best["experiment"],
+        incumbent_runs=None if first else len(best["values"]),
         code_lines=610,
         git={"base": "b" * 40, "parent": "b" * 40, "author": "lab <lab@localhost>", "date": clock.lines[-1]["time"]},
     )

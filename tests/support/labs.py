@@ -16,6 +16,7 @@ from harness.ground.files import write_json_atomic
 from harness.lab import start
 from harness.lab.loop import Lab
 from harness.run.results import read_results
+from harness.run.state import State
 from harness.sandbox import keys
 from harness.search.gate import source_hash
 
@@ -98,6 +99,12 @@ def with_prior(lab: Lab) -> None:
     first, _, rest = path.read_text().partition("\n")
     path.write_text(json.dumps(json.loads(first) | {"prior": prior}) + "\n" + rest)
     lab.journal.entries[0]["prior"] = prior
+
+
+def forget_all_but_the_opening(lab: Lab) -> None:
+    """As if nothing had been done since the run was opened; its journal on disk stays."""
+    del lab.journal.entries[1:]
+    lab._state, lab._taken = State(), 0
 
 
 def incumbent_source(lab: Lab) -> str:
