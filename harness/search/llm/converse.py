@@ -53,7 +53,7 @@ class Unusable(RuntimeError):
 
 
 class Ended(Unusable):
-    """The server ended the answer, and asking again does not mend it; the message is for a person."""
+    """The server ended the answer, and asking again does not mend that; a person reads why."""
 
 
 class GivenUp(Unusable):
@@ -215,8 +215,8 @@ def _all_thought(answer: Answer, most_tokens: int) -> str:
     if answer.is_cut_off:
         return (
             f"it wrote {most_tokens:,} tokens {MOST_THOUGHT} times and no answer: it reasons "
-            "longer than that. Raise it with --llm max_output_tokens=..., or let it reason less with "
-            "--llm reasoning_effort=low"
+            "longer than that. Raise it with --llm max_output_tokens=..., or let it reason less "
+            "with --llm reasoning_effort=low"
         )
     return (
         f"{MOST_THOUGHT} replies were reasoning and no answer, though they were not cut off: the "

@@ -222,8 +222,8 @@ def _parameter(error: Mapping[str, Any], message: str) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a reply asks to wait, from Retry-After (seconds or a date) or retry-after-ms;
-    None where it says nothing usable.
+    """The seconds that a reply asks to wait, from Retry-After (seconds or a date) or
+    retry-after-ms; None where it says nothing usable.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()

@@ -11,10 +11,11 @@ the source like those of any other edit. Read are unified diffs and the patches 
     +a line that comes
     *** End Patch
 
-Line numbers and counts in a hunk's header are not believed: models rarely get them right. Text in it
-names the class or the function around the hunk, and is asked where the lines stand several times.
-Refused: a diff of another file, a hunk with nothing to find its place by, and a line inside of a
-hunk that says neither "there", "goes" nor "comes", since what it was meant to be would be a guess.
+Line numbers and counts in a hunk's header are not believed: models rarely get them right. Text in
+it names the class or the function around the hunk, and is asked where the lines stand several
+times. Refused: a diff of another file, a hunk with nothing to find its place by, and a line inside
+of a hunk that says neither "there", "goes" nor "comes", since what it was meant to be would be a
+guess.
 """
 
 import re
