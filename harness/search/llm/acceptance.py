@@ -59,9 +59,7 @@ def against_turn(
 def category_of(
     turn: Turn, settings: ProgramSettings, source: str, reply: Reply, candidate: str
 ) -> str:
-    """Return what a change is: numbers are `tune` whatever they are called; code is what the model
-    says, or what was asked for.
-    """
+    """Return what a change is: `tune` where only numbers differ, else what the model calls it."""
     if _changes_numbers_only(candidate, source):
         return "tune"
     structural = [name for name in settings.allowed_categories if name != "tune"]

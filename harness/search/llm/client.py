@@ -296,9 +296,7 @@ class Chat:
         raise LlmError("server", f"no chat completion in the reply: {shown}{advice}", billed=True)
 
     def _other_model(self, reply: Mapping[str, Any]) -> str:
-        """What a person should know where another model answers than was asked; dates and folders
-        in a name are no difference.
-        """
+        """What a person should know where another model answers than was asked, "" where none."""
         name = reply.get("model")
         answered = " ".join(self._clean(name).split())[:80] if isinstance(name, str) else ""
         here, there = (each.rpartition("/")[2].casefold() for each in (self.model, answered))

@@ -16,7 +16,6 @@ sent, and not paid, again. Refuses a request that could overrun a budget.
 import dataclasses
 import json
 import os
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,6 +32,7 @@ from harness.ground.files import (
 )
 from harness.search.llm.endpoint import LlmOptions
 from harness.search.llm.failures import LlmError
+from harness.search.llm.quoting import without_invisible
 
 FORMAT_VERSION = 1
 BYTES_PER_TOKEN = 3  # code and English have 3.5 to 4.5, so that this counts rather too many
@@ -73,14 +73,11 @@ class Ledger:
     def usage(self, **place: int) -> Usage:
         """The sum over the run, or over one place in it (experiment=3, attempt=0)."""
         calls = [call for call in self.calls.values() if call.items() >= place.items()]
+        counts = ("requests", "prompt_tokens", "completion_tokens")
+        sums = {name: sum(call[name] for call in calls) for name in counts}
         costs = [call["cost_usd"] for call in calls]
-        return Usage(
-            requests=sum(call["requests"] for call in calls),
-            prompt_tokens=sum(call["prompt_tokens"] for call in calls),
-            completion_tokens=sum(call["completion_tokens"] for call in calls),
-            cost_usd=None if not costs or None in costs else round(sum(costs), 6),
-            estimated=any(call["estimated"] for call in calls),
-        )
+        cost = None if not costs or None in costs else round(sum(costs), 6)
+        return Usage(**sums, cost_usd=cost, estimated=any(call["estimated"] for call in calls))
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
@@ -162,8 +159,8 @@ class Exchanges:
         parts = {heading: body.strip() for heading, body in parts.items() if body.strip()}
         sections = [f"--- {heading} ---\n{body}" for heading, body in parts.items()]
         text = "\n\n".join([first, *sections])
-        plain = "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
-        write_text_atomic(self._path(number).with_suffix(".txt"), plain + "\n")
+        path = self._path(number).with_suffix(".txt")
+        write_text_atomic(path, without_invisible(text) + "\n")
 
     def answered(
         self, number: int, prompt_tokens: int | None, completion_tokens: int | None, answer: str
@@ -229,10 +226,7 @@ class Exchanges:
                 f"request can cost {most.cost_usd:.4f}"
             )
         elif hours and ledger.began and datetime.now(UTC) - ledger.began > hours:
-            said = (
-                f"the {options.budget_hours:g} hours of budget_hours since the first request are "
-                "over"
-            )
+            said = f"the {options.budget_hours:g} hours of budget_hours are over"
         if said:
             raise LlmError("budget", f"{said}; give more with --llm")
 

@@ -184,9 +184,7 @@ def failure_of_status(
 
 
 def error_in(text: str) -> dict[str, Any]:
-    """The error in a reply, as {"message", "code", "param", ...}, from the shapes that servers give
-    it; {} when there is none.
-    """
+    """The error in a reply, {"message", "code", "param", ...} in any shape; {} for none."""
     try:
         body = parse_json(text)
     except ValueError:
@@ -206,9 +204,7 @@ def error_in(text: str) -> dict[str, Any]:
 
 
 def _parameter(error: Mapping[str, Any], message: str) -> str:
-    """The parameter that an error is about: the one it names as such, else the first one quoted in
-    its message.
-    """
+    """The parameter that an error is about: as it says, else the first in its message."""
     named = error.get("param")
     if isinstance(named, str) and named.casefold() not in ("", "none", "null"):
         return "system" if "role" in named else named
@@ -222,9 +218,7 @@ def _parameter(error: Mapping[str, Any], message: str) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a reply asks to wait, from Retry-After (seconds or a date) or
-    retry-after-ms; None where it says nothing usable.
-    """
+    """The seconds that a reply asks to wait (or until a date); None where it says none."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
         if re.fullmatch(r"\d+(\.\d+)?", text):
@@ -242,9 +236,7 @@ _SECRETS = re.compile(r"\b(Bearer\s+)\S+|\b(sk-)[\w*.-]{6,}|(://)[^/\s@]+(?=@)",
 
 
 def redact(text: str) -> str:
-    """The text without whatever looks like a key: after Bearer, after sk-, or before the host in a
-    URL.
-    """
+    """The text without what looks like a key: after Bearer or sk-, or before a URL's host."""
     return _SECRETS.sub(lambda found: f"{found[1] or found[2] or found[3]}[removed]", text)
 
 

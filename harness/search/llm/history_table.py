@@ -36,9 +36,7 @@ COLUMNS = (
 
 
 def table_of_attempts(history: Sequence[Row], most_tokens: int) -> str:
-    """Return all attempts, a line each, in as much detail as the room allows: the oldest lose
-    theirs first.
-    """
+    """Return all attempts, a line each; where room is short the oldest lose columns first."""
     size = len(history)
     recent = max(0, (size // STEP - 1) * STEP)
     lines = [[attempt_line(row, detail) for detail in (FULL, SHORT, BRIEF)] for row in history]
@@ -92,8 +90,7 @@ def near_miss_lines(history: Sequence[Row], most: int = 8) -> str:
 
 
 def constants_tried(history: Sequence[Row], values: Mapping[str, Any]) -> str:
-    """Return, for each constant of the incumbent that an experiment changed, the values tried and
-    what came of them.
+    """Return what values of the incumbent's constants were tried, and what came of each.
 
     Only experiments that changed nothing but numbers count; + after a value: others changed too.
     """
@@ -117,9 +114,7 @@ def constants_tried(history: Sequence[Row], values: Mapping[str, Any]) -> str:
 
 
 def training_curves(history: Sequence[Row], incumbent: int, most: int = 5) -> str:
-    """Return training loss, speed and memory of the baseline, the incumbent and the last attempts,
-    at matched shares of the budget.
-    """
+    """Return losses, speed and memory of the baseline, the incumbent and the last attempts."""
     with_curve = [row for row in history if row.get("losses")]
     chosen = {row["experiment"]: row for row in with_curve if row["experiment"] in (0, incumbent)}
     chosen |= {row["experiment"]: row for row in with_curve[-most:]}
@@ -135,9 +130,7 @@ def training_curves(history: Sequence[Row], incumbent: int, most: int = 5) -> st
 
 
 def diffs_worth_seeing(history: Sequence[Row]) -> list[str]:
-    """Return the diffs of the largest gains that were kept, then of the best near misses, each with
-    a heading.
-    """
+    """Return the diffs of the largest gains that were kept, then of the best near misses."""
     kept = [row for row in history if row.get("decision") == "keep" and row.get("gain") is not None]
     rows = [*sorted(kept, key=lambda row: -row["gain"])[:3], *near_misses(history)[:2]]
     return [text for row in rows if (text := diff_of(row))]

@@ -139,9 +139,7 @@ def _is_ours(path: str) -> bool:
 
 
 def _begins_a_file(lines: Sequence[str], number: int) -> bool:
-    """--- and +++ one after the other: a removed line that begins with two dashes looks like the
-    first alone.
-    """
+    """--- and +++ in a row: one of them alone may be a line of code that goes or comes."""
     return [line[:4] for line in lines[number : number + 2]] == ["--- ", "+++ "]
 
 

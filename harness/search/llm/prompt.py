@@ -63,9 +63,7 @@ def build_messages(
 
 
 def least_tokens(program_md: str, source: str) -> int:
-    """The smallest context_tokens that a prompt on this train.py can do with, before anything is
-    tried. Raises ProgramError.
-    """
+    """The smallest context_tokens that a prompt on this train.py needs. Raises ProgramError."""
     request = {
         "program_md": program_md,
         "limits": {"n_vocab": 8193, "max_seq_len": 2048},
@@ -91,9 +89,7 @@ def _fixed_parts(
 def build_repair(
     request: Mapping[str, Any], settings: ProgramSettings, context_tokens: int
 ) -> Messages:
-    """Return the first messages of a repair: the failed file whole, what went wrong, the log's head
-    and tail.
-    """
+    """Return the first messages of a repair: the failed file, what went wrong, its log."""
     repair = request["repair"]
     system = _system(request, settings)
     cause = quote(repair.get("cause") or "nothing", 600)
@@ -127,9 +123,7 @@ def build_repair(
 
 
 def add_correction(messages: Messages, reply: str, why: str, last: bool) -> Messages:
-    """Return the chat with a reply that cannot be used and why; last: no further one is asked for
-    after this.
-    """
+    """Return the chat with a reply that cannot be used and why. last: it is the last try."""
     how = (
         "Answer once more, completely: the four lines and all blocks, against the train.py above "
         "as it stands; nothing of your last answer was applied."

@@ -24,13 +24,15 @@ _CHAT_MARKS = re.compile(
 
 
 def clean(text: str) -> str:
-    """Return a text as it would be read on a page: no escapes, no invisible characters, progress
-    bars as they ended.
-    """
+    """Return a text as it would be read: no escapes, nothing invisible, progress as it ended."""
     text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    text = without_escapes(text)
-    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
+    text = without_invisible(without_escapes(text))
     return _CHAT_MARKS.sub(lambda match: match[0] + " " if match[0] != ">" else " >", text)
+
+
+def without_invisible(text: str) -> str:
+    """Return a text without control and invisible characters; tabs and newlines stay."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
 
 
 def one_line(text: object, most_characters: int) -> str:
@@ -40,9 +42,7 @@ def one_line(text: object, most_characters: int) -> str:
 
 
 def head_and_tail(text: str, most_characters: int) -> str:
-    """Return a text of at most about so many characters: its first third and last two thirds, and
-    how much is missing.
-    """
+    """Return a text cut to about so many characters: its first third and last two thirds."""
     if len(text) <= most_characters:
         return text
     head, tail = text[: most_characters // 3], text[len(text) - most_characters * 2 // 3 :]

@@ -47,9 +47,7 @@ class ReplyError(ValueError):
 
 @dataclass(frozen=True)
 class Reply:
-    """One idea. category: "" where none of the known ones is named. change: edits, or all of the
-    new file.
-    """
+    """One idea. category: "" where no known one is named. change: edits, or the whole new file."""
 
     title: str
     hypothesis: str
@@ -107,9 +105,7 @@ def parse_reply(text: str, before: str = "") -> Reply:
 
 
 def _plain_blanks(text: str) -> str:
-    """The text with one kind of blank, and without characters of no width: Python takes neither,
-    and editors and chat pages put them in.
-    """
+    """The text with plain blanks: editors and chat pages put in others, which Python refuses."""
     text = re.sub("[\u00a0\u2000-\u200a\u202f\u205f\u3000]", " ", text)
     return re.sub("[\u200b\u2060\ufeff]", "", text)
 
@@ -153,9 +149,7 @@ def _apply_edits(edits: Sequence[Edit], source: str) -> str:
 
 
 def _pieces(lines: Sequence[str]) -> list[_Piece]:
-    """Return all parts of changes in a reply, in the order of the forms: what is one form's is not
-    searched for the next.
-    """
+    """Return all parts of changes; what is of one form is not searched for the next."""
     pieces = [
         _Piece(start, stop, "a whole file", text)
         for start, stop, text in find_added_files(lines)
@@ -175,9 +169,7 @@ def _without(lines: Sequence[str], pieces: Sequence[_Piece]) -> list[str]:
 
 
 def _find_wholes(lines: Sequence[str]) -> list[_Piece]:
-    """Return the whole files: each stands alone between two fences, or below the prose of a reply
-    without fences.
-    """
+    """Return the whole files: between two fences or, in a reply without fences, below prose."""
     found, start = [], 0
     for number, line in enumerate([*lines, "```"]):
         if FENCE.fullmatch(line):
@@ -194,9 +186,7 @@ def _is_whole(text: str) -> bool:
 
 
 def _first_of_file(lines: Sequence[str], start: int, stop: int) -> int:
-    """Return where a file begins that prose may stand above: at the first line of code from which
-    all below is Python.
-    """
+    """Return where a file begins below prose: at the first line from which all is Python."""
     code = re.compile(r"\"\"\"|'''|from |import ")
     begins = (n for n in range(start, stop) if code.match(lines[n]) or n == start > 0)
     # Further down there is no prose before a file, only a file that is broken.
@@ -247,9 +237,7 @@ def _one_idea(headers: Sequence[Header], pieces: Sequence[_Piece], size: int) ->
 
 
 def _check_draft(headers: Sequence[Header], pieces: Sequence[_Piece]) -> None:
-    """Raise ReplyError when changes stand above the title and others below it: was the first a
-    draft, or a part?
-    """
+    """Raise ReplyError when changes stand above the title and others below it."""
     heads = (header for key in ("title", "idea") for header in headers if header.key == key)
     first = next(heads, None)
     if first is None:
@@ -339,8 +327,9 @@ _ELIDED = re.compile(
 
 
 def _check_elided(parts: dict[str, str], source: str) -> None:
-    """Raise ReplyError on a line that stands for code left out; one that the source has is a line
-    like any other. parts: {where: text}.
+    """Raise ReplyError on a line, not one of the source, that stands for code left out.
+
+    parts: {where: text}.
     """
     own = {line.strip() for line in split_lines(source)}
     for where, text in parts.items():
@@ -356,9 +345,7 @@ def _check_elided(parts: dict[str, str], source: str) -> None:
 
 
 def _check_size(source: str) -> None:
-    """Raise ReplyError on what the gate would refuse as too long, before anything reads it: that
-    would take minutes.
-    """
+    """Raise ReplyError on what is too long for the gate: reading it would take minutes."""
     size = len(source.encode(errors="replace"))
     if size > MOST_BYTES:
         raise ReplyError(

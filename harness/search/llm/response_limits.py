@@ -22,8 +22,7 @@ MOST_NESTED = 50  # lists and objects in each other; a reply that is one has abo
 def limit_reply(
     response: "httpx2.Response", seconds_left: Callable[[], float], silence: float
 ) -> None:
-    """Hold a reply to a deadline and to MOST_BYTES: a server that sends a byte now and then is
-    never silent.
+    """Hold a reply to a deadline, also one that comes byte by byte, and to MOST_BYTES.
 
     silence: seconds that a stream which has begun may send nothing; any other reply has until the
     deadline.

@@ -70,9 +70,7 @@ def whole_reply(text: str) -> str:
 
 
 def _add(message: dict[str, Any], delta: Any) -> None:
-    """Add what a chunk brings: texts and lists of parts go on, anything else (and the role, which
-    some repeat) is the last one's.
-    """
+    """Add a chunk: texts and lists go on; anything else, and the role, is the last one's."""
     for name, value in delta.items() if isinstance(delta, Mapping) else ():
         before = message.get(name)
         if name == "role" or not (isinstance(before, str | list) and isinstance(value, str | list)):
