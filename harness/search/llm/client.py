@@ -1,12 +1,14 @@
 """A chat with a language model: messages in, an answer or a reason out, under one deadline.
 
-In: an endpoint, options, a model's name, a list of messages. Out: an Answer; one that is empty, refused or cut off is an Answer too, and says so. Or
-an LlmError.
+In: an endpoint, options, a model's name, a list of messages. Out: an Answer; one that is empty,
+refused or cut off is an Answer too, and says so. Or an LlmError.
 
-One retry policy, here; the SDK has none of its own. Tried again while the deadline leaves time: 429 (after its Retry-After), 5xx, broken
-connections, replies that are no reply; never what took the request and fell silent. Answers are streamed where the server can, so that nothing
-between here and there takes a slow one for a dead one. A parameter that a server does not take is left out once and remembered for the run.
-Nothing is sent that a budget has no room for, nothing is read before it is saved, and a reply that was saved before a kill is not asked for again.
+One retry policy, here; the SDK has none of its own. Tried again while the deadline leaves time: 429
+(after its Retry-After), 5xx, broken connections, replies that are no reply; never what took the
+request and fell silent. Answers are streamed where the server can, so that nothing between here and
+there takes a slow one for a dead one. A parameter that a server does not take is left out once and
+remembered for the run. Nothing is sent that a budget has no room for, nothing is read before it is
+saved, and a reply that was saved before a kill is not asked for again.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ from harness.search.llm.endpoint import Endpoint, LlmOptions
 from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
 from harness.search.llm.failures import (
     BASE_URL,
+    RETRIED,
     UNREADABLE,
     LlmError,
     error_in,
@@ -38,20 +41,31 @@ FIRST_WAIT_SECONDS = 1.0  # then twice as long each time
 CONNECT_SECONDS = 10.0
 LEAST_SECONDS = 1.0  # with less than this left nothing is begun
 MOST_TOKENS = 10**9  # that a reply may say it took; more is no count
-LIMITS = (
-    "max_tokens",
-    "max_completion_tokens",
-)  # the old name first: some servers ignore the new one, none ignores a name that it refuses
+# The old name first: some servers ignore the new one, none ignores a name that it refuses.
+LIMITS = ("max_tokens", "max_completion_tokens")
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 OPTIONAL = {"temperature", "reasoning_effort", *LIMITS, *STREAM}
-SILENT_SHARE = 0.5  # of a deadline that a stream, once it has begun, may be silent; some models think without a word
-SYSTEM = "system"  # what is left out where a model knows no such role: its message goes into the first one of the user
+# Of a deadline that a stream, once begun, may be silent; some models think without a word.
+SILENT_SHARE = 0.5
+# What is left out where a model knows no such role: its message goes into the user's first one.
+SYSTEM = "system"
 ROOM = "room"  # left out for one prompt only: any limit of the answer
 CUT_CONTEXT = 0.4  # a server that counts less than this share of the prompt has cut it
 
-# How an answer ends, in the words of servers, small letters. An unknown one is refused: what it means for the text would be a guess;
-# `tool_calls` and `function_call` too, since some servers take what looks like a call out of the text.
-FINISHED = ("", "none", "null", "stop", "stop_sequence", "eos", "eos_token", "end_turn", "completed")
+# How an answer ends, in the words of servers, small letters. An unknown one is refused: what it
+# means for the text would be a guess; `tool_calls` and `function_call` too, since some servers take
+# what looks like a call out of the text.
+FINISHED = (
+    "",
+    "none",
+    "null",
+    "stop",
+    "stop_sequence",
+    "eos",
+    "eos_token",
+    "end_turn",
+    "completed",
+)
 CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length", "incomplete")
 BROKEN = ("error", "cancelled", "canceled", "abort", "aborted")
 FINISH_CHARACTERS = 60
@@ -59,7 +73,9 @@ FINISH_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said. finish_reason: as the server has it. refusal: its words, "" when it did not refuse. warning: what a person should know, or ""."""
+    """What a model said. finish_reason: as the server has it. refusal: its words, "" when it did
+    not refuse. warning: what a person should know, or "".
+    """
 
     text: str
     reasoning: str = ""
@@ -80,15 +96,18 @@ class Answer:
 class Chat:
     """Questions to one model, all under one deadline that begins with the first of them."""
 
-    def __init__(self, endpoint: Endpoint, options: LlmOptions, model: str, exchanges: Exchanges) -> None:
-        self.endpoint, self.options, self.model, self.exchanges = endpoint, options, model, exchanges
+    def __init__(
+        self, endpoint: Endpoint, options: LlmOptions, model: str, exchanges: Exchanges
+    ) -> None:
+        self.endpoint, self.options, self.exchanges = endpoint, options, exchanges
+        self.model = self.answered_by = model
         self._ends: float | None = None
-        self.answered_by = model
-        self._last: LlmError | None = None  # what went wrong before a deadline, which says more than that does
+        self._last: LlmError | None = None  # it says more than that a deadline is over
 
     def seconds_left(self) -> float:
         """What is left of the deadline."""
-        return self.options.deadline_seconds if self._ends is None else self._ends - time.monotonic()
+        seconds = self.options.deadline_seconds
+        return seconds if self._ends is None else self._ends - time.monotonic()
 
     def ask(self, messages: Sequence[Mapping[str, str]]) -> Answer:
         """Return the model's answer to a chat of {"role", "content"}. Raises LlmError.
@@ -98,51 +117,60 @@ class Chat:
         if self._ends is None:
             self._ends = time.monotonic() + self.options.deadline_seconds
         messages = [{"role": m["role"], "content": self._clean(m["content"])} for m in messages]
-        known, left_out, broken = self.exchanges.dropped(self.model), set(), set()
+        known = self.exchanges.dropped(self.model)
+        left_out: dict[str, bool] = {}  # what is left out, and whether for the whole run
         while True:
-            body = self._body(messages, known | left_out)
+            body = self._body(messages, known | left_out.keys())
             self._check_limit(body)
             try:
                 answer = self._ask_patiently(body)
             except LlmError as error:
-                more = self._to_leave_out(error, body)
-                if not more or more in known | left_out:
+                name = self._to_leave_out(error, body)
+                if not name or name in known | left_out.keys():
                     raise
-                left_out.add(more)
-                broken |= {more} if error.kind == "stalled" else set()  # one broken stream is no server without streams
+                # One broken stream is no server without streams.
+                left_out[name] = name != ROOM and error.kind != "stalled"
             else:
-                return self._remember(answer, left_out - broken - {ROOM})
+                return self._remember(answer, [name for name in left_out if left_out[name]])
 
-    def _remember(self, answer: Answer, refused: set[str]) -> Answer:
+    def _remember(self, answer: Answer, refused: Sequence[str]) -> Answer:
         for name in sorted(refused):
             self.exchanges.drop(self.model, name)
-        told = sorted(refused - {*LIMITS, *STREAM, SYSTEM})
+        told = sorted(set(refused) - {*LIMITS, *STREAM, SYSTEM})
         if not told:
             return answer
         warning = f"the server does not take {', '.join(told)}: left out from now on"
-        return replace(answer, warning="; ".join(part for part in (answer.warning, warning) if part))
+        return replace(answer, warning="; ".join(filter(None, (answer.warning, warning))))
 
     def _body(self, messages: list[dict[str, str]], left_out: set[str]) -> dict[str, Any]:
         if SYSTEM in left_out and messages[0]["role"] == "system" and len(messages) > 1:
             joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
             messages = [messages[1] | {"content": joined}, *messages[2:]]
-        wanted = {"temperature": self.options.temperature, "reasoning_effort": self.options.reasoning_effort or None}
-        limit = next((name for name in LIMITS if name not in left_out and ROOM not in left_out), None)
+        wanted = {
+            "temperature": self.options.temperature,
+            "reasoning_effort": self.options.reasoning_effort or None,
+        }
+        limit = next((name for name in LIMITS if not left_out & {name, ROOM}), None)
         if limit:
             wanted[limit] = self.options.max_output_tokens
         if "stream" not in left_out:
             wanted |= STREAM
-        sent = {name: value for name, value in wanted.items() if value is not None and name not in left_out}
+        sent = {
+            name: value
+            for name, value in wanted.items()
+            if value is not None and name not in left_out
+        }
         return {"model": self.model, "messages": messages} | sent
 
     def _check_limit(self, body: Mapping[str, Any]) -> None:
-        """Raise LlmError for a request whose answer may be of any length, where a budget depends on that."""
-        if self._counts_tokens and not any(name in body for name in LIMITS):
+        """Raise LlmError for an answer of any length, where a budget depends on its length."""
+        if self._counts_tokens and not body.keys() & set(LIMITS):
             raise LlmError(
                 "budget",
-                f"the server takes no limit of an answer's length ({' or '.join(LIMITS)} of {self.options.max_output_tokens:,}), so that "
-                "budget_tokens and budget_usd cannot be kept: set a smaller max_output_tokens, or budget_requests or budget_hours instead",
-                passing=False,
+                f"the server takes no limit of an answer's length ({' or '.join(LIMITS)} of "
+                f"{self.options.max_output_tokens:,}), so that budget_tokens and budget_usd cannot "
+                "be kept: set a smaller max_output_tokens, or budget_requests or budget_hours "
+                "instead",
             )
 
     @property
@@ -151,29 +179,26 @@ class Chat:
 
     def _to_leave_out(self, error: LlmError, body: Mapping[str, Any]) -> str:
         """What a request may be tried again without, "" for nothing."""
-        if error.kind == "context_too_long" and any(name in body for name in LIMITS) and not self._counts_tokens:
+        limited = body.keys() & set(LIMITS)
+        if error.kind == "context_too_long" and limited and not self._counts_tokens:
             return ROOM  # some add the room for the answer to the prompt: the prompt alone may fit
-        return error.parameter if error.parameter == SYSTEM or error.parameter in body.keys() & OPTIONAL else ""
+        return error.parameter if error.parameter in {SYSTEM} | body.keys() & OPTIONAL else ""
 
     def _ask_patiently(self, body: dict[str, Any]) -> Answer:
         for number, text in self.exchanges.saved_replies(body):
             with contextlib.suppress(LlmError):  # no reply in it: it is asked for again below
-                return self._read(number, text)
+                return self._read(number, body, text)
         patience = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, LlmError) and error.worth_a_retry),
-            wait=self._wait,
+            retry=tenacity.retry_if_exception(lambda error: getattr(error, "kind", "") in RETRIED),
+            wait=_wait_seconds,
             stop=self._is_enough,
             reraise=True,
         )
         return patience(self._send, body)
 
     def _is_enough(self, state: tenacity.RetryCallState) -> bool:
-        return state.attempt_number >= MOST_TRIES or self.seconds_left() < state.upcoming_sleep + LEAST_SECONDS
-
-    @staticmethod
-    def _wait(state: tenacity.RetryCallState) -> float:
-        asked = state.outcome.exception().retry_after
-        return FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1) if asked is None else asked
+        too_late = self.seconds_left() < state.upcoming_sleep + LEAST_SECONDS
+        return too_late or state.attempt_number >= MOST_TRIES
 
     def _send(self, body: dict[str, Any]) -> Answer:
         if self.seconds_left() < LEAST_SECONDS:
@@ -182,9 +207,10 @@ class Chat:
         try:
             status, text = self._post(number, body)
             self.exchanges.save_reply(number, status, text)
-            return self._read(number, text)
+            return self._read(number, body, text)
         except LlmError as error:
             self.exchanges.failed(number, error)
+            self._last = error
             raise
 
     def _post(self, number: int, body: dict[str, Any]) -> tuple[int, str]:
@@ -192,63 +218,85 @@ class Chat:
         import httpx2
         import openai
 
-        seconds = self.seconds_left()
-        timeout = httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds), pool=seconds)  # a slow answer is no dead one
+        seconds = self.seconds_left()  # a slow answer is no dead one
+        timeout = httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds), pool=seconds)
+        silence = SILENT_SHARE * self.options.deadline_seconds
         try:
-            with self.endpoint.open_client(self.seconds_left, SILENT_SHARE * self.options.deadline_seconds) as client:
-                response = client.chat.completions.with_raw_response.create(**body, timeout=timeout).http_response
+            with self.endpoint.open_client(self.seconds_left, silence) as client:
+                completions = client.chat.completions.with_raw_response
+                response = completions.create(**body, timeout=timeout).http_response
                 response.read()  # of a stream only its head is there
                 return response.status_code, self.endpoint.redact(whole_reply(response.text))
         except BrokenStream as error:
-            self._last = LlmError("stalled", str(error), passing=True, parameter="stream", billed=True)
-            raise self._last from None
-        except openai.APIStatusError as error:
-            self.exchanges.save_reply(number, error.status_code, self.endpoint.redact(error.response.text))
-            self._last = failure_of(error, self.endpoint.redact)
-            raise self._last from None
+            raise LlmError("stalled", str(error), parameter="stream", billed=True) from None
         except (openai.APIError, httpx2.HTTPError) as error:
+            if isinstance(error, openai.APIStatusError):
+                refusal = self.endpoint.redact(error.response.text)
+                self.exchanges.save_reply(number, error.status_code, refusal)
             failure = failure_of(error, self.endpoint.redact)
             if failure.kind == "stalled" and self.seconds_left() < LEAST_SECONDS:
-                raise self._late() from None
-            self._last = failure
+                failure = self._late()
             raise failure from None
 
     def _late(self) -> LlmError:
-        seconds = self.options.deadline_seconds
         before = f"; before that: {self._last}" if self._last else ""
-        words = f"no complete answer within deadline_seconds={seconds:g}{before}"
-        return LlmError("deadline", words, passing=True, billed=True)
+        seconds = f"deadline_seconds={self.options.deadline_seconds:g}"
+        return LlmError("deadline", f"no complete answer within {seconds}{before}", billed=True)
 
-    def _read(self, number: int, text: str) -> Answer:
-        """Return the answer in a reply that is saved, and count what it took. Raises LlmError where there is none, or none that can be read."""
+    def _read(self, number: int, body: Mapping[str, Any], text: str) -> Answer:
+        """Return the answer in a reply that is saved, and count what it took.
+
+        Raises LlmError where there is none, or none that can be read.
+        """
         try:
-            return self._answer_in(number, text)
+            return self._answer_in(number, body, text)
         except UNREADABLE as error:
             what = f"the reply cannot be read ({type(error).__name__})"
-            raise LlmError("server", what, passing=True, billed=True) from None
+            raise LlmError("server", what, billed=True) from None
 
-    def _answer_in(self, number: int, text: str) -> Answer:
-        reply = _reply_in(text, self.endpoint)
+    def _answer_in(self, number: int, body: Mapping[str, Any], text: str) -> Answer:
+        reply = self._reply_in(text)
         choice = reply["choices"][0]
-        said, reasoning, refusal = (self._clean(part) for part in message_parts(choice["message"]))
+        said, thought, refusal = (self._clean(part) for part in message_parts(choice["message"]))
         usage = reply.get("usage") if isinstance(reply.get("usage"), Mapping) else {}
         prompt_tokens = _count(usage.get("prompt_tokens")) or None  # no prompt is empty
         completion_tokens = _count(usage.get("completion_tokens"))
-        if said or reasoning or refusal:
+        whole = said + thought + refusal
+        if whole:
             completion_tokens = completion_tokens or None
-        taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, said + reasoning + refusal)
-        finish = " ".join(self._clean(str(choice.get("finish_reason") or "")).split())[:FINISH_CHARACTERS]
+        taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, whole)
+        finish = " ".join(self._clean(str(choice.get("finish_reason") or "")).split())
+        finish = finish[:FINISH_CHARACTERS]
         if finish.casefold() == "content_filter" and not refusal:
             refusal = "the server's content filter held the answer back"
-        first = f"{self.model}: {taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens, ended with {finish or 'no reason'}"
-        self.exchanges.write_readable(number, first, {"reasoning": reasoning, "answer": said, "refusal": refusal})
+        tokens = f"{taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens"
+        first = f"{self.model}: {tokens}, ended with {finish or 'no reason'}"
+        parts = {"reasoning": thought, "answer": said, "refusal": refusal}
+        self.exchanges.write_readable(number, first, parts)
         if finish.casefold() in BROKEN:
-            raise LlmError("server", f"the answer ended with {finish}", passing=True, billed=True)
-        warnings = [self._cut_context(number, prompt_tokens), self._other_model(reply)]
-        return Answer(said, reasoning, finish, refusal, taken, "; ".join(filter(None, warnings)))
+            raise LlmError("server", f"the answer ended with {finish}", billed=True)
+        warnings = [_cut_context(body, prompt_tokens), self._other_model(reply)]
+        return Answer(said, thought, finish, refusal, taken, "; ".join(filter(None, warnings)))
+
+    def _reply_in(self, text: str) -> dict[str, Any]:
+        """Return the chat completion in a text. Raises LlmError."""
+        try:
+            reply = parse_json(text)
+            if isinstance(reply["choices"][0]["message"], Mapping):
+                return reply
+        except (ValueError, LookupError, TypeError):
+            pass
+        error, clean = error_in(text), self.endpoint.redact
+        code = error.get("code")
+        if isinstance(code, int) and 400 <= code < 600 and "choices" not in error:
+            raise failure_of_status(code, text, clean)  # OpenRouter: 200, and the status inside
+        shown = quoted_line(error.get("message") or text or "nothing", clean)
+        page = re.search(r"\A\s*<|unexpected endpoint", shown, re.IGNORECASE)
+        advice = f" {BASE_URL}" if page else ""
+        raise LlmError("server", f"no chat completion in the reply: {shown}{advice}", billed=True)
 
     def _other_model(self, reply: Mapping[str, Any]) -> str:
-        """What a person should know where another model answers than was asked; dates and folders in a name are no difference."""
+        """What a person should know where another model answers than was asked, "" where none."""
         name = reply.get("model")
         answered = " ".join(self._clean(name).split())[:80] if isinstance(name, str) else ""
         here, there = (each.rpartition("/")[2].casefold() for each in (self.model, answered))
@@ -257,40 +305,28 @@ class Chat:
         return "" if same else f"{answered} answered, where {self.model} was asked"
 
     def _clean(self, text: str) -> str:
-        """A part of a reply as it may be kept, without the key: in JSON that could be written in more ways than one."""
-        return self.endpoint.redact(_encodable(text))
-
-    def _cut_context(self, number: int, prompt_tokens: int | None) -> str:
-        expected = estimate_tokens(self.exchanges.request(number)["messages"])
-        if not prompt_tokens or expected < 2000 or prompt_tokens > CUT_CONTEXT * expected:
-            return ""
-        return (
-            f"the server counts {prompt_tokens:,} tokens in a prompt of about {expected:,}: it may cut what does not fit its context "
-            "(Ollama: set OLLAMA_CONTEXT_LENGTH)"
-        )
+        """A part of a reply as it may be kept: without the key, which JSON can write in more ways
+        than one, and without lone surrogates, which JSON may hold and UTF-8 may not.
+        """
+        return self.endpoint.redact(text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _reply_in(text: str, endpoint: Endpoint) -> dict[str, Any]:
-    try:
-        reply = parse_json(text)
-        message = reply["choices"][0]["message"]
-    except (ValueError, LookupError, TypeError):
-        message = None
-    if isinstance(message, Mapping):
-        return reply
-    error = error_in(text)
-    code = error.get("code")
-    if isinstance(code, int) and 400 <= code < 600 and "choices" not in error:  # OpenRouter: 200, and the status inside
-        raise failure_of_status(code, text, endpoint.redact)
-    shown = quoted_line(error.get("message") or text or "nothing", endpoint.redact)
-    advice = f" {BASE_URL}" if re.search(r"\A\s*<|unexpected endpoint", shown, re.IGNORECASE) else ""
-    raise LlmError("server", f"no chat completion in the reply: {shown}{advice}", passing=True, billed=True)
+def _wait_seconds(state: tenacity.RetryCallState) -> float:
+    asked = state.outcome.exception().retry_after
+    return FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1) if asked is None else asked
+
+
+def _cut_context(body: Mapping[str, Any], prompt_tokens: int | None) -> str:
+    """What a person should know where a server seems to have cut the prompt."""
+    expected = estimate_tokens(body["messages"])
+    if not prompt_tokens or expected < 2000 or prompt_tokens > CUT_CONTEXT * expected:
+        return ""
+    return (
+        f"the server counts {prompt_tokens:,} tokens in a prompt of about {expected:,}: it may cut "
+        "what does not fit its context (Ollama: set OLLAMA_CONTEXT_LENGTH)"
+    )
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
-
-
-def _encodable(text: str) -> str:
-    """The text without lone surrogates, which JSON may hold and UTF-8 may not."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value <= MOST_TOKENS else None

@@ -1,12 +1,15 @@
-"""The language model's proposals: ask, read the reply, apply it, say in the same chat what is wrong with it, at most three rounds.
+"""The language model's proposals: ask, read the reply, apply it, say in the same chat what is wrong
+with it, at most three rounds.
 
-In: the request, the turn, the program's settings, a chat. Out: a Proposal that carries the change, what was used and where the
-exchange is saved. All or nothing: a reply whose change does not apply, breaks program.md, was tried before or is no change is
-never trained, and nothing falls back to the unpatched file. Raises Unusable after the last round; LlmError where the model
-cannot be asked, ProgramError before anybody is asked. What the gate refuses is trained by nobody either, but is an attempt, which
-comes back here to be mended.
+In: the request, the turn, the program's settings, a chat. Out: a Proposal that carries the change,
+what was used and where the exchange is saved. All or nothing: a reply whose change does not apply,
+breaks program.md, was tried before or is no change is never trained, and nothing falls back to the
+unpatched file. Raises Unusable after the last round; LlmError where the model cannot be asked,
+ProgramError before anybody is asked. What the gate refuses is trained by nobody either, but is an
+attempt, which comes back here to be mended.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +26,13 @@ from harness.search.llm.client import Answer, Chat
 from harness.search.llm.endpoint import choose_model, open_endpoint, parse_options
 from harness.search.llm.exchanges import Exchanges
 from harness.search.llm.failures import LlmError
-from harness.search.llm.prompt import Messages, PromptError, add_correction, build_messages, build_repair
+from harness.search.llm.prompt import (
+    Messages,
+    PromptError,
+    add_correction,
+    build_messages,
+    build_repair,
+)
 from harness.search.llm.quoting import one_line
 from harness.search.llm.reply import Reply, ReplyError, apply_reply, parse_reply
 from harness.search.patch import PatchError
@@ -44,11 +53,7 @@ class Unusable(RuntimeError):
 
 
 class Ended(Unusable):
-    """The server ended the answer in a way that asking again does not mend; the message is for a person."""
-
-
-class GivenUp(Unusable):
-    """The model says that the failed candidate cannot be mended."""
+    """The server ended the answer, and asking again does not mend that; a person reads why."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,91 @@ class Change:
     warning: str
 
 
+@dataclass(frozen=True)
+class _Conversation:
+    """A chat about one train.py, until a reply can be used.
+
+    build: makes the first messages for so many tokens. refused: says what else is wrong with a
+    candidate, "" for nothing.
+    """
+
+    chat: Chat
+    build: Callable[[int], Messages]
+    source: str
+    refused: Callable[[Reply, str], str]
+
+    def ask_for_change(self) -> Change:
+        """Return the change in the first reply that can be used. Raises Unusable, LlmError."""
+        messages, before, why, thought = [], "", "", 0
+        for number in range(1, ROUNDS + 1):
+            answer, messages = self._ask(messages)
+            try:
+                return self._read(answer, before)
+            except (ReplyError, PatchError, ConstantsError) as error:
+                before, why = answer.text, str(error)
+            if not answer.text.strip() and (answer.is_cut_off or answer.reasoning.strip()):
+                thought += 1
+            if thought == MOST_THOUGHT:
+                raise Ended(self._all_thought(answer))
+            messages = add_correction(messages, answer.text, why, last=number == ROUNDS - 1)
+        raise Unusable(f"{ROUNDS} answers could not be used, the last one because {why}")
+
+    def _ask(self, messages: Messages) -> tuple[Answer, Messages]:
+        """Ask; first messages that the server finds too long are made again, half as long."""
+        tokens = self.chat.options.context_tokens
+        least = tokens // 2**LESS_CONTEXT
+        while True:
+            asked = messages or self.build(tokens)
+            try:
+                return self.chat.ask(asked), asked
+            except LlmError as error:
+                if error.kind != "context_too_long" or messages or tokens <= least:
+                    raise
+                tokens //= 2
+
+    def _read(self, answer: Answer, before: str) -> Change:
+        """Return the change in an answer.
+
+        Raises ReplyError, PatchError or ConstantsError with what the model should know. before: the
+        last answer, whose title holds where the model sends mended blocks alone.
+        """
+        refusal = one_line(answer.refusal, 200)
+        if answer.is_cut_off:
+            cut = f"it was cut off at {self.chat.options.max_output_tokens:,} tokens"
+            raise ReplyError(f"{cut}: think and write less, and change fewer lines at a time")
+        if answer.finish_reason.casefold() == "content_filter":
+            raise Ended(f"{refusal}: reword program.md, or ask another model")
+        if answer.refusal:
+            raise ReplyError(f"it is a refusal: {refusal}. Answer in the form described")
+        if not answer.is_finished:
+            end = one_line(answer.finish_reason, 60)
+            raise Ended(f"the server ended the answer with {end!r}, which is no end of an answer")
+        if not answer.text.strip():
+            raise ReplyError("it is empty. Answer in the form described")
+        if (found := _GIVE_UP.match(answer.text)) and "<<<<<" not in answer.text:
+            raise Unusable(f"the model gave up: {one_line(found['why'], 400)}")
+        reply = parse_reply(answer.text, before)
+        candidate = apply_reply(reply, self.source)
+        if why := self.refused(reply, candidate):
+            raise ReplyError(why)
+        return Change(reply, candidate, answer.warning)
+
+    def _all_thought(self, answer: Answer) -> str:
+        """What a person can do about a model whose answers are reasoning and nothing else."""
+        if answer.is_cut_off:
+            return (
+                f"it wrote {self.chat.options.max_output_tokens:,} tokens {MOST_THOUGHT} times and "
+                "no answer: it reasons longer than that. Raise it with --llm max_output_tokens=..."
+                ", or let it reason less with --llm reasoning_effort=low"
+            )
+        return (
+            f"{MOST_THOUGHT} replies were reasoning and no answer, though they were not cut off: "
+            "the server takes the answer for reasoning. Let it reason less with --llm "
+            "reasoning_effort=low, or change how the server tells the two apart (its reasoning "
+            "parser or chat template)"
+        )
+
+
 def open_chat(request: Mapping[str, Any]) -> Chat:
     """Return a chat with the model that a request names. Raises LlmError."""
     llm = request.get("llm") or {}
@@ -67,43 +157,50 @@ def open_chat(request: Mapping[str, Any]) -> Chat:
     endpoint = open_endpoint(options, llm.get("key_file", ""))
     place = {"experiment": request["experiment"], "attempt": request["attempt"]}
     folder = Path(request["out_dir"])
-    exchanges = Exchanges(folder / "exchange", llm.get("ledger") or folder / "llm.jsonl", options, place)
+    ledger = llm.get("ledger") or folder / "llm.jsonl"
+    exchanges = Exchanges(folder / "exchange", ledger, options, place)
     return Chat(endpoint, options, choose_model(endpoint, options), exchanges)
 
 
 def ask_model(
     request: Mapping[str, Any], make: Callable[[Chat], Proposal]
 ) -> tuple[Proposal | None, str, dict[str, Any]]:
-    """Return (what make makes of a chat, "", {}); where the model cannot be asked or used (None, why, what was spent)."""
+    """Return (what make makes of a chat, "", {}).
+
+    Where the model cannot be asked or used: (None, why, what was spent).
+    """
+    chat = None
     try:
         chat = open_chat(request)
-    except LlmError as error:
-        return None, f"{error.kind}: {error}", {}
-    try:
         return make(chat), "", {}
     except LlmError as error:
         why = f"{error.kind}: {error}"
     except PromptError as error:
         why = f"context_too_long: {error}"
+    except Ended as error:
+        why = str(error)
     except Unusable as error:
-        why = str(error) if isinstance(error, Ended) else f"not_applicable: {error}"
-    return None, one_line(why, HYPOTHESIS_CHARACTERS), spent(chat)
+        why = f"not_applicable: {error}"
+    return None, one_line(why, HYPOTHESIS_CHARACTERS), spent(chat) if chat else {}
 
 
-def propose_llm(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings, chat: Chat) -> Proposal:
+def propose_llm(
+    request: Mapping[str, Any], turn: Turn, settings: ProgramSettings, chat: Chat
+) -> Proposal:
     """Return the model's proposal for a turn of its own."""
-    narrow_constants(settings, parse_constants(request["parent_train_py"]), known_names(request["history"]))
+    history = request["history"]
+    narrow_constants(settings, parse_constants(request["parent_train_py"]), known_names(history))
     turn, source = _start(request, turn, settings)
 
     def refused(reply: Reply, candidate: str) -> str:
         return (
             against_program(request, settings, reply, candidate)
             or against_turn(turn, settings, source, reply, candidate)
-            or near_duplicate(candidate, source, request["history"])
+            or near_duplicate(candidate, source, history)
         )
 
-    build = lambda tokens: build_messages(request, turn, settings, tokens, source)  # noqa: E731
-    change = _converse(chat, build, source, refused)
+    build = functools.partial(build_messages, request, turn, settings, source=source)
+    change = _Conversation(chat, build, source, refused).ask_for_change()
     return Proposal(
         change.source,
         one_line(change.reply.title, TITLE_CHARACTERS),
@@ -120,7 +217,7 @@ def propose_llm(request: Mapping[str, Any], turn: Turn, settings: ProgramSetting
 
 
 def repair_llm(request: Mapping[str, Any], settings: ProgramSettings, chat: Chat) -> Proposal:
-    """Return the model's repair of the failed attempt that a request carries: the same idea, another file; or gave_up."""
+    """Return the model's repair of a failed attempt: the same idea, another file; or gave_up."""
     repair = request["repair"]
     source = repair["train_py"]
 
@@ -129,12 +226,13 @@ def repair_llm(request: Mapping[str, Any], settings: ProgramSettings, chat: Chat
             return "it does what the failed file does: only comments or layout differ"
         return against_program(request, settings, reply, candidate)
 
-    build = lambda tokens: build_repair(request, settings, tokens)  # noqa: E731
+    build = functools.partial(build_repair, request, settings)
     try:
-        change = _converse(chat, build, source, refused)
+        change = _Conversation(chat, build, source, refused).ask_for_change()
     except Unusable as error:
         return gave_up(str(error), **spent(chat))
     wrong = one_line(change.reply.hypothesis, 300)
+    note = f"repaired: {wrong}" if wrong else "repaired"
     return Proposal(
         change.source,
         repair["title"],
@@ -144,99 +242,32 @@ def repair_llm(request: Mapping[str, Any], settings: ProgramSettings, chat: Chat
         operator=repair.get("operator") or "",
         expected_delta=repair.get("expected_delta"),
         parent=repair.get("parent"),
-        note="; ".join(filter(None, (f"repaired: {wrong}" if wrong else "repaired", change.warning))),
+        note="; ".join(filter(None, (note, change.warning))),
         **spent(chat),
     )
 
 
 def gave_up(why: str, **used: Any) -> Proposal:
     """Return what stands for a repair that could not be made."""
-    return Proposal("", "", "", "", proposer="llm", gave_up=one_line(why, HYPOTHESIS_CHARACTERS), **used)
+    why = one_line(why, HYPOTHESIS_CHARACTERS)
+    return Proposal("", "", "", "", proposer="llm", gave_up=why, **used)
 
 
 def spent(chat: Chat) -> dict[str, Any]:
-    """Return the model, what this proposal took so far and where its exchanges are, as a Proposal has them."""
-    asked = any(chat.exchanges.folder.glob("*.json"))
+    """Return the model, what was used so far and where exchanges are, as a Proposal has them."""
+    exchanges = chat.exchanges
+    if not any(exchanges.folder.glob("*.json")):
+        return {"model": chat.model}
     return {
         "model": chat.model,
-        "answered_by": chat.answered_by if asked else "",
-        "usage": chat.exchanges.usage() if asked else None,
-        "exchange": chat.exchanges.folder.name if asked else "",
+        "answered_by": chat.answered_by,
+        "usage": exchanges.usage(),
+        "exchange": exchanges.folder.name,
     }
 
 
-def _converse(
-    chat: Chat, build: Callable[[int], Messages], source: str, refused: Callable[[Reply, str], str]
-) -> Change:
-    """Ask until a reply can be used. refused: says what else is wrong with a candidate, "" for nothing."""
-    messages, before, why, thought = [], "", "", 0
-    for number in range(1, ROUNDS + 1):
-        answer, messages = _ask(chat, build, messages)
-        try:
-            return _read(answer, before, source, refused, chat.options.max_output_tokens)
-        except (ReplyError, PatchError, ConstantsError) as error:
-            before, why = answer.text, str(error)
-            thought += not answer.text.strip() and (answer.is_cut_off or bool(answer.reasoning.strip()))
-            if thought == MOST_THOUGHT:
-                raise Ended(_all_thought(answer, chat.options.max_output_tokens)) from None
-        messages = add_correction(messages, answer.text, why, last=number == ROUNDS - 1)
-    raise Unusable(f"{ROUNDS} answers could not be used, the last one because {why}")
-
-
-def _all_thought(answer: Answer, most_tokens: int) -> str:
-    """What a person can do about a model whose answers are reasoning and nothing else."""
-    if answer.is_cut_off:
-        return (
-            f"it wrote {most_tokens:,} tokens {MOST_THOUGHT} times and no answer: it reasons longer than that. "
-            "Raise it with --llm max_output_tokens=..., or let it reason less with --llm reasoning_effort=low"
-        )
-    return (
-        f"{MOST_THOUGHT} replies were reasoning and no answer, though they were not cut off: the server takes the answer for reasoning. "
-        "Let it reason less with --llm reasoning_effort=low, or change how the server tells the two apart (its reasoning parser or chat template)"
-    )
-
-
-def _ask(chat: Chat, build: Callable[[int], Messages], messages: Messages) -> tuple[Answer, Messages]:
-    """Ask; where the server finds the first messages too long, make them again with half the tokens."""
-    tokens = chat.options.context_tokens
-    for again in range(LESS_CONTEXT + 1):
-        asked = messages or build(tokens)
-        try:
-            return chat.ask(asked), asked
-        except LlmError as error:
-            if error.kind != "context_too_long" or messages or again == LESS_CONTEXT:
-                raise
-            tokens //= 2
-    raise AssertionError("the loop returns or raises")
-
-
-def _read(answer: Answer, before: str, source: str, refused: Callable[[Reply, str], str], most_tokens: int) -> Change:
-    """Return the change in an answer. Raises ReplyError, PatchError or ConstantsError with what the model should know.
-
-    before: the last answer, whose title holds where the model sends mended blocks alone.
-    """
-    if answer.is_cut_off:
-        raise ReplyError(
-            f"it was cut off at {most_tokens:,} tokens: think and write less, and change fewer lines at a time"
-        )
-    if answer.finish_reason.casefold() == "content_filter":
-        raise Ended(f"{one_line(answer.refusal, 200)}: reword program.md, or ask another model")
-    if not answer.is_finished and not answer.refusal:
-        raise Ended(f"the server ended the answer with {one_line(answer.finish_reason, 60)!r}, which is no end of an answer")
-    if answer.refusal or not answer.text.strip():
-        said = f": {one_line(answer.refusal, 200)}" if answer.refusal else ""
-        raise ReplyError(f"it is {'a refusal' if answer.refusal else 'empty'}{said}. Answer in the form described")
-    if (found := _GIVE_UP.match(answer.text)) and "<<<<<" not in answer.text:
-        raise GivenUp(f"the model gave up: {one_line(found['why'], 400)}")
-    reply = parse_reply(answer.text, before)
-    candidate = apply_reply(reply, source)
-    if why := refused(reply, candidate):
-        raise ReplyError(why)
-    return Change(reply, candidate, answer.warning)
-
-
 def _start(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> tuple[Turn, str]:
-    """Return the turn with the train.py it changes; another turn where a restart's file is gone or is not what was trained."""
+    """Return the turn and the train.py it changes; another turn where a restart's is lost."""
     history = list(request["history"])
     while turn.parent is not None:
         index = next(i for i, row in enumerate(history) if row["experiment"] == turn.parent)

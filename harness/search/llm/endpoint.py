@@ -299,7 +299,7 @@ def check_model(endpoint: Endpoint, model: str) -> None:
         failure = failure_of(error, endpoint.redact)
         if failure.kind == "unknown_model":
             served = f". Served: {_listed(models)}" if models else ""
-            raise EndpointError("unknown_model", f"{failure}{served}", passing=False) from None
+            raise EndpointError("unknown_model", f"{failure}{served}") from None
         nothing_there = isinstance(error, openai.APIStatusError) and error.status_code in NO_PATH
         if failure.kind in ("unauthorised", "unreachable") or nothing_there:
             raise failure from None

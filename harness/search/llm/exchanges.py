@@ -1,37 +1,49 @@
-"""Every request to the language model and every reply, saved; what they cost; what a run may still spend.
+"""Every request to the language model and every reply, saved; what they cost; what may be spent.
 
-In: request bodies (never headers), replies as they came, the options with budgets and prices. Out: `exchange/NN.json` in a proposal's folder, each
-with its request before that is sent and its reply before that is read; NN.txt, the answer for people to read; lines in the run's ledger, `llm.jsonl`;
+In: request bodies (never headers), replies as they came, the options with budgets and prices. Out:
+`exchange/NN.json` in a proposal's folder, each with its request before that is sent and its reply
+before that is read; NN.txt, the answer for people to read; lines in the run's ledger, `llm.jsonl`;
 sums of both.
 
-    sent (the most it can cost) -> answered (what the server counted) | failed (nothing, or the most, where it may have been paid for)
+    sent (the most it can cost) -> answered (what the server counted)
+                                 | failed (nothing, or the most, where it may have been paid for)
 
-The ledger alone is what budgets count, so a killed process, a resumed night and a proposal whose folder is gone count in full. A request that got
-its reply before the process was killed is not sent, and not paid, again. Refuses a request that could overrun a budget.
+The ledger alone is what budgets count, so a killed process, a resumed night and a proposal whose
+folder is gone count in full. A request that got its reply before the process was killed is not
+sent, and not paid, again. Refuses a request that could overrun a budget.
 """
 
 import dataclasses
 import json
 import os
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from harness.ground.files import append_whole, read_json, sync_folder, write_json_atomic, write_text_atomic
+from harness.ground.clock import utc_now
+from harness.ground.files import (
+    append_whole,
+    read_json,
+    sync_folder,
+    write_json_atomic,
+    write_text_atomic,
+)
 from harness.search.llm.endpoint import LlmOptions
 from harness.search.llm.failures import LlmError
+from harness.search.llm.quoting import without_invisible
 
 FORMAT_VERSION = 1
-COUNTED = {"requests", "prompt_tokens", "completion_tokens", "cost_usd", "estimated"}  # what each line of a call says
-BYTES_PER_TOKEN = 3  # code and English have 3.5 to 4.5, so that this counts too many rather than too few
+BYTES_PER_TOKEN = 3  # code and English have 3.5 to 4.5, so that this counts rather too many
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What requests took, those that reached a server. estimated: part of it is our count, as no server said. cost_usd: None where no price is known."""
+    """What requests took, those that reached a server.
+
+    estimated: part of it is our count, as no server said. cost_usd: None where no price is known.
+    """
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -44,9 +56,15 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
+COUNTED = {each.name for each in dataclasses.fields(Usage)}  # what each line of a call says
+
+
 @dataclass
 class Ledger:
-    """A run's calls, the last word on each. dropped: (base_url, model, parameter) that a server does not take."""
+    """A run's calls, the last word on each.
+
+    dropped: (base_url, model, parameter) that a server does not take.
+    """
 
     calls: dict[int, dict] = field(default_factory=dict)
     dropped: set[tuple[str, str, str]] = field(default_factory=set)
@@ -54,19 +72,16 @@ class Ledger:
 
     def usage(self, **place: int) -> Usage:
         """The sum over the run, or over one place in it (experiment=3, attempt=0)."""
-        calls = [call for call in self.calls.values() if all(call.get(name) == value for name, value in place.items())]
+        calls = [call for call in self.calls.values() if call.items() >= place.items()]
+        counts = ("requests", "prompt_tokens", "completion_tokens")
+        sums = {name: sum(call[name] for call in calls) for name in counts}
         costs = [call["cost_usd"] for call in calls]
-        return Usage(
-            requests=sum(call["requests"] for call in calls),
-            prompt_tokens=sum(call["prompt_tokens"] for call in calls),
-            completion_tokens=sum(call["completion_tokens"] for call in calls),
-            cost_usd=None if not costs or None in costs else round(sum(costs), 6),
-            estimated=any(call["estimated"] for call in calls),
-        )
+        cost = None if not costs or None in costs else round(sum(costs), 6)
+        return Usage(**sums, cost_usd=cost, estimated=any(call["estimated"] for call in calls))
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Ledger:
-    """Read a run's ledger; an empty one where there is none. A line that a kill cut short is skipped."""
+    """Read a run's ledger; an empty one where there is none. A line that a kill cut is skipped."""
     ledger = Ledger()
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -86,7 +101,7 @@ def read_ledger(path: str | os.PathLike[str]) -> Ledger:
     return ledger
 
 
-def estimate_tokens(value: Any) -> int:
+def estimate_tokens(value: str | list[Mapping[str, str]]) -> int:
     """About how many tokens a text or a request's messages are, rather too many than too few."""
     text = value if isinstance(value, str) else "".join(message["content"] for message in value)
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
@@ -102,114 +117,137 @@ class Exchanges:
         options: LlmOptions,
         place: Mapping[str, int],
     ) -> None:
-        self.folder, self.ledger_path, self.options, self.place = Path(folder), Path(ledger), options, dict(place)
+        self.folder, self.ledger_path = Path(folder), Path(ledger)
+        self.options, self.place = options, dict(place)
 
     def saved_replies(self, body: Mapping[str, Any]) -> list[tuple[int, str]]:
         """(number, reply) of each earlier exchange with this very request that was answered."""
-        saved = [(number, self._read(number)) for number in self._numbers()]
+        saved = {number: self._read(number) for number in self._numbers()}
         return [
             (number, entry["reply"])
-            for number, entry in saved
+            for number, entry in saved.items()
             if entry.get("status") == 200 and entry.get("request") == body
         ]
 
-    def request(self, number: int) -> dict[str, Any]:
-        """The body of an exchange's request."""
-        return self._read(number)["request"]
-
     def begin(self, body: Mapping[str, Any]) -> int:
-        """Save a request that is about to be sent; return its number. Raises LlmError when it could overrun a budget, before anything is saved."""
+        """Save a request that is about to be sent; return its number.
+
+        Raises LlmError when it could overrun a budget, before anything is saved.
+        """
         ledger = read_ledger(self.ledger_path)
-        most = self._usage(estimate_tokens(body["messages"]), self.options.max_output_tokens, estimated=True)
+        prompt = estimate_tokens(body["messages"])
+        most = self._usage(prompt, self.options.max_output_tokens, estimated=True)
         self._check_budgets(ledger, most)
         self.folder.mkdir(parents=True, exist_ok=True)
         number = max(self._numbers(), default=0) + 1
         call = max(ledger.calls, default=0) + 1
-        about = {"format_version": FORMAT_VERSION, "call": call, **self.place, "base_url": self.options.base_url}
-        self._write(number, about | {"sent": _now(), "request": dict(body)})
+        about = {"format_version": FORMAT_VERSION, "call": call, **self.place}
+        about |= {"base_url": self.options.base_url, "sent": utc_now(), "request": dict(body)}
+        write_json_atomic(self._path(number), about)
         self._append("sent", call, most)
         return number
 
     def save_reply(self, number: int, status: int, text: str) -> None:
         """Save a reply as it came, before anybody reads it."""
-        self._write(number, self._read(number) | {"received": _now(), "status": status, "reply": text})
+        self._add(number, received=utc_now(), status=status, reply=text)
 
     def write_readable(self, number: int, first: str, parts: Mapping[str, str]) -> None:
-        """Write NN.txt beside an exchange, for people: a first line, {heading: text}. Control characters go: a terminal would obey them."""
-        text = "\n\n".join(
-            [first, *(f"--- {heading} ---\n{body.strip()}" for heading, body in parts.items() if body.strip())]
-        )
-        plain = "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
-        write_text_atomic(self._path(number).with_suffix(".txt"), plain + "\n")
+        """Write NN.txt beside an exchange, for people: a first line, {heading: text}.
 
-    def answered(self, number: int, prompt_tokens: int | None, completion_tokens: int | None, answer: str) -> Usage:
-        """Note in the ledger what an exchange took; None: the server did not say, so it is estimated and flagged. Return that."""
+        Control characters go: a terminal would obey them.
+        """
+        parts = {heading: body.strip() for heading, body in parts.items() if body.strip()}
+        sections = [f"--- {heading} ---\n{body}" for heading, body in parts.items()]
+        text = "\n\n".join([first, *sections])
+        path = self._path(number).with_suffix(".txt")
+        write_text_atomic(path, without_invisible(text) + "\n")
+
+    def answered(
+        self, number: int, prompt_tokens: int | None, completion_tokens: int | None, answer: str
+    ) -> Usage:
+        """Note in the ledger what an exchange took, and return that.
+
+        None: the server did not say, so it is estimated and flagged.
+        """
         entry = self._read(number)
-        said = prompt_tokens is not None and completion_tokens is not None
-        prompt = estimate_tokens(entry["request"]["messages"]) if prompt_tokens is None else prompt_tokens
-        completion = estimate_tokens(answer) if completion_tokens is None else completion_tokens
-        usage = self._usage(prompt, completion, estimated=not said)
+        estimated = None in (prompt_tokens, completion_tokens)
+        if prompt_tokens is None:
+            prompt_tokens = estimate_tokens(entry["request"]["messages"])
+        if completion_tokens is None:
+            completion_tokens = estimate_tokens(answer)
+        usage = self._usage(prompt_tokens, completion_tokens, estimated)
         before = read_ledger(self.ledger_path).calls.get(entry["call"], {})
         if before.get("event") != "answered":  # a reply that is read again was counted before
             self._append("answered", entry["call"], usage)
         return usage
 
     def failed(self, number: int, error: LlmError) -> None:
-        """Note that an exchange came to nothing. Where the server may have answered into the void it keeps counting as the most it can cost."""
-        entry = self._read(number)
-        self._write(number, entry | {"failure": {"kind": error.kind, "message": str(error)}})
+        """Note that an exchange came to nothing.
+
+        Where the server may have answered into the void it keeps counting as the most it can cost.
+        """
+        entry = self._add(number, failure={"kind": error.kind, "message": str(error)})
         if not error.billed:
-            nothing = self._usage(0, 0)
             arrived = error.kind != "unreachable"
-            self._append("failed", entry["call"], dataclasses.replace(nothing, requests=int(arrived)), kind=error.kind)
+            nothing = dataclasses.replace(self._usage(0, 0), requests=int(arrived))
+            self._append("failed", entry["call"], nothing, kind=error.kind)
 
     def drop(self, model: str, parameter: str) -> None:
         """Remember for the whole run that a model does not take a parameter."""
         where = {"base_url": self.options.base_url, "model": model}
-        self._add({"event": "dropped", "time": _now(), **where, "parameter": parameter})
+        self._append_line({"event": "dropped", "time": utc_now(), **where, "parameter": parameter})
 
     def dropped(self, model: str) -> set[str]:
         """The parameters that a model is known not to take."""
         known = read_ledger(self.ledger_path).dropped
-        return {parameter for url, name, parameter in known if (url, name) == (self.options.base_url, model)}
+        here = (self.options.base_url, model)
+        return {parameter for url, name, parameter in known if (url, name) == here}
 
     def usage(self) -> dict[str, Any]:
         """What this proposal took so far, as it goes into proposal.json."""
         return dataclasses.asdict(read_ledger(self.ledger_path).usage(**self.place))
 
     def _check_budgets(self, ledger: Ledger, most: Usage) -> None:
+        """Raise LlmError where the next request could overrun a budget. most: it can take."""
         options, spent = self.options, ledger.usage()
-        dollars = sum(self._cost_of_call(call) or 0.0 for call in ledger.calls.values())
+        dollars = sum(self._cost(call) for call in ledger.calls.values())
+        hours = timedelta(hours=options.budget_hours)
         said = ""
-        if options.budget_requests and spent.requests + 1 > options.budget_requests:
+        if 0 < options.budget_requests <= spent.requests:
             said = f"all {options.budget_requests:,} requests of budget_requests are made"
-        elif options.budget_tokens and spent.tokens + most.tokens > options.budget_tokens:
-            said = f"{spent.tokens:,} of budget_tokens={options.budget_tokens:,} are spent, and the next request can take {most.tokens:,}"
-        elif options.budget_usd and dollars + (most.cost_usd or 0.0) > options.budget_usd:
-            said = f"{dollars:.4f} of budget_usd={options.budget_usd:g} are spent, and the next request can cost {most.cost_usd:.4f}"
-        elif (
-            options.budget_hours
-            and ledger.began
-            and datetime.now(UTC) - ledger.began > timedelta(hours=options.budget_hours)
-        ):
-            said = f"the {options.budget_hours:g} hours of budget_hours since the first request are over"
+        elif 0 < options.budget_tokens < spent.tokens + most.tokens:
+            said = (
+                f"{spent.tokens:,} of budget_tokens={options.budget_tokens:,} are spent, and the "
+                f"next request can take {most.tokens:,}"
+            )
+        elif 0 < options.budget_usd < dollars + (most.cost_usd or 0.0):
+            said = (
+                f"{dollars:.4f} of budget_usd={options.budget_usd:g} are spent, and the next "
+                f"request can cost {most.cost_usd:.4f}"
+            )
+        elif hours and ledger.began and datetime.now(UTC) - ledger.began > hours:
+            said = f"the {options.budget_hours:g} hours of budget_hours are over"
         if said:
-            raise LlmError("budget", f"{said}; give more with --llm", passing=False)
+            raise LlmError("budget", f"{said}; give more with --llm")
 
-    def _cost_of_call(self, call: Mapping[str, Any]) -> float | None:
+    def _cost(self, call: Mapping[str, Any]) -> float:
         """A call's cost; by the present prices where none was known when it was made."""
         known = call["cost_usd"]
-        return known if known is not None else self._usage(call["prompt_tokens"], call["completion_tokens"]).cost_usd
+        if known is None:
+            known = self._usage(call["prompt_tokens"], call["completion_tokens"]).cost_usd
+        return known or 0.0
 
     def _usage(self, prompt_tokens: int, completion_tokens: int, estimated: bool = False) -> Usage:
         """One request's usage, with its cost where the prices are known."""
-        prices, cost = (self.options.price_input, self.options.price_output), None
-        if None not in prices:
-            cost = round((prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6, 8)
+        read, written = self.options.price_input, self.options.price_output
+        cost = None
+        if read is not None and written is not None:
+            cost = round((prompt_tokens * read + completion_tokens * written) / 1e6, 8)
         return Usage(1, prompt_tokens, completion_tokens, cost, estimated)
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdecimal())
+        names = (path.stem for path in self.folder.glob("*.json"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:02d}.json"
@@ -217,20 +255,22 @@ class Exchanges:
     def _read(self, number: int) -> dict:
         return read_json(self._path(number))
 
-    def _write(self, number: int, entry: Mapping[str, Any]) -> None:
+    def _add(self, number: int, **fields: Any) -> dict:
+        """Add fields to an exchange's file; return all that is in it."""
+        entry = self._read(number) | fields
         write_json_atomic(self._path(number), entry)
+        return entry
 
     def _append(self, event: str, call: int, usage: Usage, **more: Any) -> None:
-        self._add({"event": event, "call": call, "time": _now(), **self.place, **dataclasses.asdict(usage), **more})
+        about = {"event": event, "call": call, "time": utc_now(), **self.place}
+        self._append_line(about | dataclasses.asdict(usage) | more)
 
-    def _add(self, entry: Mapping[str, Any]) -> None:
+    def _append_line(self, entry: Mapping[str, Any]) -> None:
         before = self.ledger_path.read_bytes() if self.ledger_path.exists() else b""
-        cut = before and not before.endswith(b"\n")  # by a kill: that line is closed, so that it spoils no other
+        # A line that a kill cut is closed, so that it spoils no other.
+        cut = before and not before.endswith(b"\n")
         with self.ledger_path.open("ab", buffering=0) as file:
-            append_whole(file, (b"\n" if cut else b"") + json.dumps(entry).encode() + b"\n", sync=True)
+            line = (b"\n" if cut else b"") + json.dumps(entry).encode() + b"\n"
+            append_whole(file, line, sync=True)
         if not before:
             sync_folder(self.ledger_path.parent)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

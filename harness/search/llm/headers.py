@@ -1,7 +1,8 @@
-"""The header of a model's reply: title, hypothesis, category and expected delta, in the spellings that models use.
+"""The header of a reply: title, hypothesis, category and expected delta, as models spell them.
 
-In: the lines of a reply without its code. Out: the fields as plain text on one line each. Read are `Title: x`, `**Title:** x`,
-`# Title` with x below, `- Title - x`, `Idea 2: x` and their like; nothing is refused here, a field that is not found is empty.
+In: the lines of a reply without its code. Out: the fields as plain text on one line each. Read are
+`Title: x`, `**Title:** x`, `# Title` with x below, `- Title - x`, `Idea 2: x` and their like;
+nothing is refused here, a field that is not found is empty.
 """
 
 import math
@@ -12,15 +13,29 @@ from dataclasses import dataclass
 
 from harness.search.program import CATEGORIES
 
-_MOST = {"title": 160, "idea": 160, "hypothesis": 2000, "category": 80, "expected": 200}  # characters
+# The fields, and the most characters that are kept of each.
+_MOST = {"title": 160, "idea": 160, "hypothesis": 2000, "category": 80, "expected": 200}
 # As models write them that answer in the language of program.md.
-_TITLE = "title|titel|titre|t[ií]tulo|titolo|tytuł|başlık|название|заголовок|标题|標題|タイトル|제목|العنوان|शीर्षक"
-_HYPOTHESIS = "hypothesis|rationale|hypoth[eè]se|hip[oó]tes[ie]s?|ipotesi|hipoteza|hipotez|гипотеза|假设|假設|仮説|가설|الفرضية|परिकल्पना"
-_CATEGORY = "category|kategori[eai]?|cat[eé]gorie|categor[ií]a|категория|类别|類別|カテゴリー?|카테고리|범주|الفئة|श्रेणी"
-_EXPECTED = "expected|erwartet|attendu|esperad[oa]|atteso|oczekiwan[ey]|beklenen|ожидае[а-я]+|预期|預期|期待|예상|المتوقع|अपेक्षित"
+_TITLE = (
+    "title|titel|titre|t[ií]tulo|titolo|tytuł|başlık|название|заголовок|标题|標題|タイトル|제목"
+    "|العنوان|शीर्षक"
+)
+_HYPOTHESIS = (
+    "hypothesis|rationale|hypoth[eè]se|hip[oó]tes[ie]s?|ipotesi|hipoteza|hipotez|гипотеза"
+    "|假设|假設|仮説|가설|الفرضية|परिकल्पना"
+)
+_CATEGORY = (
+    "category|kategori[eai]?|cat[eé]gorie|categor[ií]a|категория|类别|類別|カテゴリー?|카테고리"
+    "|범주|الفئة|श्रेणी"
+)
+_EXPECTED = (
+    "expected|erwartet|attendu|esperad[oa]|atteso|oczekiwan[ey]|beklenen|ожидае[а-я]+"
+    "|预期|預期|期待|예상|المتوقع|अपेक्षित"
+)
 _KEY = (
-    rf"(?P<title>{_TITLE})|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*+#?\s*+(?:\d+|[A-D])\b)"
-    rf"|(?P<hypothesis>{_HYPOTHESIS})|(?P<category>{_CATEGORY})|(?P<expected>(?:{_EXPECTED})(?![a-z])[^:=*]{{0,60}}?)"
+    rf"(?P<title>{_TITLE})|(?P<hypothesis>{_HYPOTHESIS})|(?P<category>{_CATEGORY})"
+    r"|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*+#?\s*+(?:\d+|[A-D])\b)"
+    rf"|(?P<expected>(?:{_EXPECTED})(?![a-z])[^:=*]{{0,60}}?)"
 )
 _MARK = r"[*_`\"']*"
 _HEADER = re.compile(
@@ -35,7 +50,9 @@ _KINDS = {
     "schedule": "schedul\\w*",
     "simplify": "simplif\\w*",
 }
-_NUMBER = re.compile(r"(?<![\w.])([-+−–]?)\s?(\d+(?:\.\d+)?(?:e-?\d+)?|\.\d+)(?![\w.]*\d)(?!\s?%)", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"(?<![\w.])([-+−–]?)\s?(\d+(?:\.\d+)?(?:e-?\d+)?|\.\d+)(?![\w.]*\d)(?!\s?%)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,7 @@ def find_headers(lines: Sequence[str]) -> list[Header]:
 
 
 def _plain_head(line: str) -> str:
-    """The line with its part up to the first colon in plain letters: wide and ornamented ones are letters in other clothes."""
+    """The line, up to its first colon in plain letters: models write wide and ornamented ones."""
     head, colon, value = re.match(r"([^:：]{0,80})([:：]?)(.*)", line, re.DOTALL).groups()
     return unicodedata.normalize("NFKC", head + colon) + value
 
@@ -75,12 +92,15 @@ def _lines_below(lines: Sequence[str]) -> list[str]:
     return below[::-1]
 
 
-def header_values(lines: Sequence[str], headers: Sequence[Header], first: int, last: int) -> dict[str, str]:
-    """Return title, hypothesis, category and expected from lines first up to last, '' where they are missing.
+def header_values(
+    lines: Sequence[str], headers: Sequence[Header], first: int, last: int
+) -> dict[str, str]:
+    """Return title, hypothesis, category and expected of lines first up to last, "" if unsaid.
 
-    Of a field that comes twice the first counts. A hypothesis may have several lines. Without a title a numbered idea's is taken,
-    else a heading, else the first sentence of the hypothesis.
+    Of a field that comes twice the first counts. A hypothesis may have several lines. Without a
+    title a numbered idea's is taken, else a heading, else the first sentence of the hypothesis.
     """
+    headers = [header for header in headers if first <= header.line < last]
     said, others = dict.fromkeys(_MOST, ""), {header.line for header in headers}
     for header in headers:
         if not said[header.key]:
@@ -99,10 +119,12 @@ def _paragraph(lines: Sequence[str], header: Header, others: set[int], last: int
     texts = [match["value"]] if match and _plain(match["value"]) else []
     for number in range(header.line + 1, last):
         line = lines[number]
-        if number in others or re.match(r"\s*(```|~~~|#{1,6} |<{3,})", line) or (texts and not line.strip()):
+        if number in others or re.match(r"\s*(```|~~~|#{1,6} |<{3,})", line):
             break
         if line.strip():
             texts.append(line)
+        elif texts:
+            break
     return _plain(" ".join(texts))
 
 
@@ -114,18 +136,22 @@ def read_category(text: str) -> str:
 
 
 def read_delta(text: str) -> float | None:
-    """Return the change of val_bpb that is expected, negative is better; None where no number is stated, or only a share of it.
+    """Return the expected change of val_bpb, negative is better; None if no number states it.
 
     Of "-0.002 to -0.004" the middle. "0.003 lower" and "improves by 0.003" are -0.003.
     """
-    numbers = [(-1.0 if sign in ("-", "−", "–") else 1.0) * float(digits) for sign, digits in _NUMBER.findall(text)[:2]]
+    signs = {"-": -1.0, "−": -1.0, "–": -1.0}
+    numbers = [signs.get(sign, 1.0) * float(digits) for sign, digits in _NUMBER.findall(text)[:2]]
     if not numbers:
         return None
-    better = re.search(r"\b(lower|better|gain|improve\w*|reduc\w*|decreas\w*|drop|less)\b", text, re.IGNORECASE)
-    if not better and numbers[0] > 0 and "+" not in text and any(c.isalpha() and not c.isascii() for c in text):
-        return None  # in another language: whether it is a gain is said there
+    words = r"\b(lower|better|gain|improve\w*|reduc\w*|decreas\w*|drop|less)\b"
+    better = re.search(words, text, re.IGNORECASE)
+    foreign = any(c.isalpha() and not c.isascii() for c in text)
+    if foreign and not better and numbers[0] > 0 and "+" not in text:
+        return None  # whether it is a gain is said in another language
     delta = sum(numbers) / len(numbers)
-    delta = -abs(delta) if better and all(number >= 0 for number in numbers) else delta
+    if better and min(numbers) >= 0:
+        delta = -delta
     return delta if math.isfinite(delta) and abs(delta) < 10 else None
 
 

@@ -1,7 +1,7 @@
 """Diffs in a reply, read as edits: each hunk is the lines to find and the lines to put there.
 
-In: the lines of a text. Out: an edit per hunk, whose context and removed lines must then stand in the source like those of
-any other edit. Read are unified diffs and the patches of coding agents:
+In: the lines of a text. Out: an edit per hunk, whose context and removed lines must then stand in
+the source like those of any other edit. Read are unified diffs and the patches of coding agents:
 
     *** Begin Patch
     *** Update File: train.py
@@ -11,27 +11,34 @@ any other edit. Read are unified diffs and the patches of coding agents:
     +a line that comes
     *** End Patch
 
-Line numbers and counts in a hunk's header are not believed: models rarely get them right. Text in it names the class or the
-function around the hunk, and is asked where the lines stand several times. Refused: a diff of another file, a hunk with nothing
-to find its place by, and a line inside of a hunk that says neither "there", "goes" nor "comes", since what it was meant to be
-would be a guess.
+Line numbers and counts in a hunk's header are not believed: models rarely get them right. Text in
+it names the class or the function around the hunk, and is asked where the lines stand several
+times. Refused: a diff of another file, a hunk with nothing to find its place by, and a line inside
+of a hunk that says neither "there", "goes" nor "comes", since what it was meant to be would be a
+guess.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from harness.search.patch import Block, Edit, PatchError, join_lines
 
-_FENCE = re.compile(r"(?:`{3,}|~{3,})\s*([\w.+-]*).*")  # not indented: that would be a line of the diff
-_HUNK = re.compile(r"@@(?:\s*-\d+(?:,\d+)? \+\d+(?:,\d+)?\s*@@|\s*\.\.\.)?\s*(?P<within>.*?)\s*(?:@@)?")
+# Not indented: that would be a line of the diff.
+_FENCE = re.compile(r"(?:`{3,}|~{3,})\s*([\w.+-]*).*")
+_HUNK = re.compile(
+    r"@@(?:\s*-\d+(?:,\d+)? \+\d+(?:,\d+)?\s*@@|\s*\.\.\.)?\s*(?P<within>.*?)\s*(?:@@)?"
+)
 _PATCH = re.compile(
-    r"\*\*\* *(?:(?P<edge>Begin Patch|End Patch|End of File)|(?P<do>Update|Add|Delete) File: *(?P<path>\S+)|Move to: *(?P<to>\S+)) *", re.IGNORECASE
+    r"\*\*\* *(?:Begin Patch|End Patch|End of File"
+    r"|(?P<do>Update|Add|Delete) File: *(?P<path>\S+)|Move to: *(?P<to>\S+)) *",
+    re.IGNORECASE,
 )
 _FILE = re.compile(r"(?:---|\+\+\+) (?P<path>\S+).*")
-_GIT = re.compile(r"(diff --git|index [0-9a-f]+\.\.|new file mode|old mode|new mode|similarity index).*")
-_OURS = ("train.py", "train_template.py")
+_GIT = re.compile(
+    r"(diff --git|index [0-9a-f]+\.\.|new file mode|old mode|new mode|similarity index).*"
+)
 
 
 @dataclass
@@ -52,34 +59,34 @@ class _Hunk:
 
     def block(self) -> Block:
         search, replace = self.search, self.replace
-        while search and replace and not search[-1].strip() and not replace[-1].strip():  # as after the last hunk
+        # Blank lines at the end, as after the last hunk.
+        while search and replace and not search[-1].strip() and not replace[-1].strip():
             del search[-1], replace[-1]
         if not any(line.strip() for line in search):
             raise PatchError(
-                f"line {self.start + 1} of the reply: the hunk has no line of the present train.py in it to find its place by"
+                f"line {self.start + 1} of the reply: the hunk has no line of the present train.py "
+                "in it to find its place by"
             )
-        return Block(self.start, self.stop, Edit(join_lines(search), join_lines(replace), within=self.within))
+        edit = Edit(join_lines(search), join_lines(replace), within=self.within)
+        return Block(self.start, self.stop, edit)
 
 
 def find_hunks(lines: Sequence[str]) -> list[Block]:
     """Return the hunks of the unified diffs among the lines of a text. Raises PatchError."""
     blocks: list[Block] = []
-    for start, stop, tagged in _stretches(lines):
-        blocks += _hunks(lines, start, stop, tagged)
+    start, tagged = 0, False  # of the stretch below a fence; tagged: the fence says diff
+    for number, line in enumerate([*lines, "```"]):
+        if fence := _FENCE.fullmatch(line):
+            blocks += _hunks(lines, start, number, tagged)
+            start, tagged = number + 1, fence[1].lower() in ("diff", "patch")
     return blocks
 
 
-def _stretches(lines: Sequence[str]) -> Iterator[tuple[int, int, bool]]:
-    """Yield the stretches between fences: start, stop, and whether the fence above says that it is a diff."""
-    start, tagged = 0, False
-    for number, line in enumerate([*lines, "```"]):
-        if fence := _FENCE.fullmatch(line):
-            yield start, number, tagged
-            start, tagged = number + 1, fence[1].lower() in ("diff", "patch")
-
-
 def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Block]:
-    """Return the hunks of one stretch; what stands before the first header is prose, if the fence does not say diff."""
+    """Return the hunks of a stretch between fences.
+
+    What stands before the first header is prose, if the fence does not say diff.
+    """
     headed = any(_HUNK.fullmatch(line) or _PATCH.fullmatch(line) for line in lines[start:stop])
     if not headed and not tagged:
         return []
@@ -99,7 +106,7 @@ def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Bl
         elif _begins_a_file(lines, number):
             _check_path(lines, number)
             inside = False
-        elif _FILE.fullmatch(line) and number and _begins_a_file(lines, number - 1) or _GIT.fullmatch(line):
+        elif _begins_a_file(lines, number - 1) or _GIT.fullmatch(line):
             inside = False
         elif inside:
             if line[:1] not in ("", " ", "+", "-", "\\"):
@@ -113,43 +120,53 @@ def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Bl
     return [hunk.block() for hunk in hunks]
 
 
-def _check_patch(patch: re.Match[str], number: int) -> None:
-    """Raise PatchError on what a patch may not do: name another file, delete or rename."""
-    path = patch["path"] or patch["to"]
-    if path and (PurePosixPath(path).name not in _OURS or (patch["do"] or "Move").lower() != "update"):
-        raise PatchError(
-            f"line {number + 1} of the reply: {patch[0].strip()[:80]!r}: only train.py may be changed, and it stays where it is: "
-            "*** Update File: train.py"
-        )
-
-
 def find_added_files(lines: Sequence[str]) -> list[tuple[int, int, str]]:
     """Return what patches add as a new train.py: first line, last + 1, the file."""
     found = []
     for number, line in enumerate(lines):
         patch = _PATCH.fullmatch(line)
-        if patch and (patch["do"] or "").lower() == "add" and PurePosixPath(patch["path"]).name in _OURS:
-            stop = next((n for n in range(number + 1, len(lines)) if not lines[n].startswith("+")), len(lines))
-            found.append((number, stop, join_lines(added[1:] for added in lines[number + 1 : stop])))
+        if patch and (patch["do"] or "").lower() == "add" and _is_ours(patch["path"]):
+            stop = number + 1
+            while stop < len(lines) and lines[stop].startswith("+"):
+                stop += 1
+            text = join_lines(added[1:] for added in lines[number + 1 : stop])
+            found.append((number, stop, text))
     return found
 
 
+def _is_ours(path: str) -> bool:
+    return PurePosixPath(path).name in ("train.py", "train_template.py")
+
+
 def _begins_a_file(lines: Sequence[str], number: int) -> bool:
-    """--- and +++ one after the other: a removed line that begins with two dashes looks like the first alone."""
-    return lines[number].startswith("--- ") and number + 1 < len(lines) and lines[number + 1].startswith("+++ ")
+    """--- and +++ in a row: one of them alone may be a line of code that goes or comes."""
+    return [line[:4] for line in lines[number : number + 2]] == ["--- ", "+++ "]
+
+
+def _check_patch(patch: re.Match[str], number: int) -> None:
+    """Raise PatchError on what a patch may not do: name another file, delete or rename."""
+    path = patch["path"] or patch["to"]
+    if not path:
+        return
+    if not _is_ours(path) or (patch["do"] or "").lower() != "update":
+        raise PatchError(
+            f"line {number + 1} of the reply: {patch[0].strip()[:80]!r}: only train.py may be "
+            "changed, and it stays where it is: *** Update File: train.py"
+        )
 
 
 def _check_path(lines: Sequence[str], number: int) -> None:
     for line in lines[number : number + 2]:
         match = _FILE.fullmatch(line)
-        if not match or PurePosixPath(match["path"]).name not in _OURS:
-            raise PatchError(f"line {number + 1} of the reply: {line.strip()[:80]!r}: only train.py may be changed")
+        if not match or not _is_ours(match["path"]):
+            said = f"line {number + 1} of the reply: {line.strip()[:80]!r}"
+            raise PatchError(f"{said}: only train.py may be changed")
 
 
 def _check_prose(lines: Sequence[str], number: int, stop: int) -> None:
     """A line that is none of a diff ends it, if no line of a diff follows."""
     if any(re.match(r"[+\- ]|@@", line) for line in lines[number:stop]):
         raise PatchError(
-            f"line {number + 1} of the reply: {lines[number][:60]!r} stands inside of a diff and begins with none of ' ', '+' and "
-            "'-': give the change as SEARCH/REPLACE blocks"
+            f"line {number + 1} of the reply: {lines[number][:60]!r} stands inside of a diff and "
+            "begins with none of ' ', '+' and '-': give the change as SEARCH/REPLACE blocks"
         )

@@ -1,7 +1,8 @@
 """The options of the language model: what a person may set with `--llm NAME=VALUE`.
 
-In: the options as text, a model's name, the environment. Out: LlmOptions. Refuses an unknown name (with the close ones), a value of the wrong kind,
-a key or a password in a URL or an option: that goes in OPENAI_API_KEY, and no message quotes what may be one.
+In: the options as text, a model's name, the environment. Out: LlmOptions. Refuses an unknown name
+(with the close ones), a value of the wrong kind, a key or a password in a URL or an option: that
+goes in OPENAI_API_KEY, and no message quotes what may be one.
 """
 
 import dataclasses
@@ -17,11 +18,15 @@ from typing import Any
 from harness.search.llm.failures import EndpointError
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+EXAMPLE_URL = "it looks like http://127.0.0.1:8000/v1"
 
 
 @dataclass(frozen=True)
 class LlmOptions:
-    """What a person may set with --llm NAME=VALUE. Budgets are of the whole run; 0: no limit. Prices: USD per million tokens, None: unknown."""
+    """What a person may set with --llm NAME=VALUE.
+
+    Budgets are of the whole run; 0: no limit. Prices: USD per million tokens, None: unknown.
+    """
 
     model: str = ""
     base_url: str = ""
@@ -38,10 +43,17 @@ class LlmOptions:
     price_output: float | None = None
 
 
-def parse_options(text: str, model: str = "", environment: Mapping[str, str] | None = None) -> LlmOptions:
-    """Return the options in `NAME=VALUE ...` (blanks or commas between them). Raises EndpointError.
+KINDS = {field.name: field.type for field in dataclasses.fields(LlmOptions)}
+NEVER_ZERO = ("max_output_tokens", "context_tokens", "deadline_seconds")
 
-    A model: the argument, else the option, else AUTORESEARCH_MODEL. A base URL: the option, else OPENAI_BASE_URL, else OpenAI's.
+
+def parse_options(
+    text: str, model: str = "", environment: Mapping[str, str] | None = None
+) -> LlmOptions:
+    """Return the options in `NAME=VALUE ...` (blanks or commas between). Raises EndpointError.
+
+    A model: the argument, else the option, else AUTORESEARCH_MODEL. A base URL: the option, else
+    OPENAI_BASE_URL, else OpenAI's.
     """
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {}
@@ -50,41 +62,41 @@ def parse_options(text: str, model: str = "", environment: Mapping[str, str] | N
         _check_name(name, bool(equals))
         if name in values:
             raise refused(f"{name} is given twice")
-        values[name] = _read_value(name, value)
-    values["model"] = model.strip() or values.get("model") or environment.get("AUTORESEARCH_MODEL", "").strip()
-    url = values.get("base_url") or environment.get("OPENAI_BASE_URL", "").strip() or DEFAULT_BASE_URL
-    values["base_url"] = _checked_url(url)
+        values[name] = value if KINDS[name] is str else _number(name, value)
+    named = environment.get("AUTORESEARCH_MODEL", "").strip()
+    values["model"] = model.strip() or values.get("model") or named
+    url = values.get("base_url") or environment.get("OPENAI_BASE_URL", "").strip()
+    values["base_url"] = _checked_url(url or DEFAULT_BASE_URL)
     options = LlmOptions(**values)
     if options.budget_usd and None in (options.price_input, options.price_output):
         raise refused(
-            "budget_usd needs price_input=... and price_output=..., in USD per million tokens: no price is built in"
+            "budget_usd needs price_input=... and price_output=..., in USD per million tokens: no "
+            "price is built in"
         )
     return options
 
 
 def _check_name(name: str, has_value: bool) -> None:
-    known = [field.name for field in dataclasses.fields(LlmOptions)]
-    if name in known and has_value:
+    if name in KINDS and has_value:
         return
     if "key" in name.lower() or name.lower() == "token":
         raise refused("a key is no option: set OPENAI_API_KEY in the environment")
-    if name in known or not re.fullmatch(r"[A-Za-z_]{1,40}", name) or not has_value:  # never quoted: it may be a key
+    if name in KINDS or not has_value or not re.fullmatch(r"[A-Za-z_]{1,40}", name):
+        # Not quoted: it may be a key.
         raise refused("every option is NAME=VALUE, for instance temperature=0.7")
-    close = difflib.get_close_matches(name, known, 3, 0.5) or known
+    close = difflib.get_close_matches(name, KINDS, 3, 0.5) or KINDS
     raise refused(f"there is no option {name}: there is {', '.join(close)}")
 
 
-def _read_value(name: str, text: str) -> Any:
-    if name in ("model", "base_url", "reasoning_effort"):
-        return text
-    whole = name in ("max_output_tokens", "context_tokens", "budget_tokens", "budget_requests")
+def _number(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         raise refused(f"{name} must be a number") from None
-    least = 1 if name in ("max_output_tokens", "context_tokens", "deadline_seconds") else 0
+    whole, least = KINDS[name] is int, int(name in NEVER_ZERO)
     if not math.isfinite(value) or value < least or (whole and value != int(value)):
-        raise refused(f"{name} must be {'a whole number' if whole else 'a number'} of {least} or more")
+        kind = "a whole number" if whole else "a number"
+        raise refused(f"{name} must be {kind} of {least} or more")
     return int(value) if whole else value
 
 
@@ -94,28 +106,23 @@ def _checked_url(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
     except ValueError:
-        raise refused("the base URL is not a URL: it looks like http://127.0.0.1:8000/v1") from None
+        raise refused(f"the base URL is not a URL: {EXAMPLE_URL}") from None
     if parts.query.startswith("api-version="):
         raise refused(
             "the base URL of an Azure resource has no ?api-version=...: it ends in /openai/v1"
         )
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise refused("the base URL must have no user, password or query: a key goes in OPENAI_API_KEY")
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or port == 0
-        or not url.isascii()
-        or not url.isprintable()
-    ):
         raise refused(
-            "the base URL must begin with http:// or https:// and a host: it looks like http://127.0.0.1:8000/v1"
+            "the base URL must have no user, password or query: a key goes in OPENAI_API_KEY"
         )
+    is_web = parts.scheme in ("http", "https") and parts.hostname and port != 0
+    if not is_web or not url.isascii() or not url.isprintable():
+        raise refused(f"the base URL must begin with http:// or https:// and a host: {EXAMPLE_URL}")
     if parts.path.rstrip("/").endswith(("/chat/completions", "/models")):
-        raise refused("the base URL ends before /chat/completions or /models: it looks like http://127.0.0.1:8000/v1")
+        raise refused(f"the base URL ends before /chat/completions or /models: {EXAMPLE_URL}")
     return url.rstrip("/")
 
 
 def refused(message: str) -> EndpointError:
     """An EndpointError for something that a person must change."""
-    return EndpointError("setup", message, passing=False)
+    return EndpointError("setup", message)

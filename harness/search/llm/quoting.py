@@ -1,9 +1,11 @@
-"""Text of others inside a prompt: logs, titles, diffs, a model's own earlier words. Data, never instructions.
+"""Text of others inside a prompt: logs, titles, diffs, a model's own earlier words. Data, never
+instructions.
 
-In: such a text. Out: the same without what could pass for something else, and inside marks that it cannot close: escapes,
-control and invisible characters are gone, the markers of chat templates are broken (a local server reads them wherever they
-stand), a long text is cut to its head and tail. Nothing here makes a model immune: what it answers goes through the same
-gate, score and keep rule whatever it read.
+In: such a text. Out: the same without what could pass for something else, and inside marks that it
+cannot close: escapes, control and invisible characters are gone, the markers of chat templates are
+broken (a local server reads them wherever they stand), a long text is cut to its head and tail.
+Nothing here makes a model immune: what it answers goes through the same gate, score and keep rule
+whatever it read.
 """
 
 import re
@@ -13,7 +15,8 @@ from harness.ground.text import without_escapes
 
 _CHAT_MARKS = re.compile(
     r"<(?=[|｜])|(?<=[|｜])>"  # <|im_start|>, <｜User｜>
-    r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think|thinking|reasoning|system|user|assistant)>)"
+    r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think|thinking|reasoning"
+    r"|system|user|assistant)>)"
     r"|\[(?=/?(?:INST|THINK|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
     r"|<(?=<SYS>>|</SYS>>)",
     re.IGNORECASE,
@@ -21,10 +24,15 @@ _CHAT_MARKS = re.compile(
 
 
 def clean(text: str) -> str:
-    """Return a text as it would be read on a page: no escapes, no invisible characters, progress bars as they ended."""
+    """Return a text as it would be read: no escapes, nothing invisible, progress as it ended."""
     text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    text = "".join(c for c in without_escapes(text) if c in "\n\t" or unicodedata.category(c)[0] != "C")
+    text = without_invisible(without_escapes(text))
     return _CHAT_MARKS.sub(lambda match: match[0] + " " if match[0] != ">" else " >", text)
+
+
+def without_invisible(text: str) -> str:
+    """Return a text without control and invisible characters; tabs and newlines stay."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
 
 
 def one_line(text: object, most_characters: int) -> str:
@@ -34,7 +42,7 @@ def one_line(text: object, most_characters: int) -> str:
 
 
 def head_and_tail(text: str, most_characters: int) -> str:
-    """Return a text of at most about so many characters: its first third and last two thirds, and how much is missing."""
+    """Return a text cut to about so many characters: its first third and last two thirds."""
     if len(text) <= most_characters:
         return text
     head, tail = text[: most_characters // 3], text[len(text) - most_characters * 2 // 3 :]
@@ -44,7 +52,7 @@ def head_and_tail(text: str, most_characters: int) -> str:
 
 
 def quote(text: str, most_characters: int) -> str:
-    """Return output of others, every line behind a mark of its own, which nothing inside can close."""
+    """Return output of others, each line behind a mark of its own, which nothing inside closes."""
     lines = head_and_tail(clean(text).strip("\n"), most_characters).split("\n")
     return "\n".join(f"> {line[:500]}" for line in lines)
 

@@ -1,39 +1,42 @@
 """The answer of a model apart from its reasoning.
 
-In: the assistant's message as a server sent it (a plain dict). Out: its text, its reasoning and its refusal, each "" when there is none.
-Reasoning comes in fields of its own, in parts of a typed list, between tags (closed, never closed since the reply was cut off, or with the opening
-tag left behind in the prompt) or in Harmony's channels, whole or with their special tokens lost. What stands inside a SEARCH/REPLACE block is code
-and stays as it is. Refuses nothing: a text without any of these is all answer.
+In: the assistant's message as a server sent it (a plain dict). Out: its text, its reasoning and its
+refusal, each "" when there is none. Reasoning comes in fields of its own, in parts of a typed list,
+between tags (closed, never closed since the reply was cut off, or with the opening tag left behind
+in the prompt) or in Harmony's channels, whole or with their special tokens lost. What stands inside
+a SEARCH/REPLACE block is code and stays as it is. Refuses nothing: a text without any of these is
+all answer.
 """
 
+import bisect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-FIELDS = (
-    "reasoning_content",
-    "reasoning",
-    "thinking",
-)  # DeepSeek and older vLLM; vLLM, OpenRouter, Ollama; Ollama's own API
-DEEPEST = 20  # lists in lists of parts
-NAMES = "think|thinking|thought|thoughts|reasoning|seed:think|mm:think"  # of tags; the last two are Seed-OSS's and MiniMax's
+# DeepSeek and older vLLM; vLLM, OpenRouter, Ollama; Ollama's own API.
+FIELDS = ("reasoning_content", "reasoning", "thinking")
+# Of tags; the last two are Seed-OSS's and MiniMax's.
+NAMES = "think|thinking|thought|thoughts|reasoning|seed:think|mm:think"
 TAG = re.compile(
-    rf"^[ \t]*(?P<open><(?:{NAMES})>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>|<\|channel>(?:thought)?)"
-    rf"|(?P<close></(?:{NAMES})>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>|<channel\|>)",
+    rf"^[ \t]*(?P<open><(?:{NAMES})>|\[THINK\]|◁think▷|<\|START_THINKING\|>"
+    r"|<\|begin_of_thought\|>|<\|channel>(?:thought)?)"
+    rf"|(?P<close></(?:{NAMES})>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>"
+    r"|<\|end_of_thought\|>|<channel\|>)",
     re.MULTILINE | re.IGNORECASE,
 )
-EDIT = re.compile(
-    r"^[ \t]*<{5,}[ \t]*SEARCH\b(?:(?!^[ \t]*<{5,}[ \t]*SEARCH\b).)*?^[ \t]*>{5,}[ \t]*REPLACE\b", re.M | re.S
-)
+SEARCH = r"^[ \t]*<{5,}[ \t]*SEARCH\b"
+EDIT = re.compile(rf"{SEARCH}(?:(?!{SEARCH}).)*?^[ \t]*>{{5,}}[ \t]*REPLACE\b", re.M | re.S)
 CHANNEL = re.compile(
-    r"<\|channel\|>\s*+(\w++)[^<]*+(?:<\|constrain\|>[^<]*+)?+<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    r"<\|channel\|>\s*+(\w++)[^<]*+(?:<\|constrain\|>[^<]*+)?+<\|message\|>"
+    r"(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
     re.S,
 )
-LOST_CHANNELS = re.compile(
-    r"\Aanalysis(?P<thought>.*)assistant\s*final(?P<answer>.*)\Z", re.S
-)  # "analysisWe need ...assistantfinalTitle: ..."
+# "analysisWe need ...assistantfinalTitle: ..."
+LOST_CHANNELS = re.compile(r"\Aanalysis(?P<thought>.*)assistant\s*final(?P<answer>.*)\Z", re.S)
 GRANITE = re.compile(
-    r"\A\s*Here(?: is|'s) my thought process:(?P<thought>.*?)Here(?: is|'s) my response:(?P<answer>.*)\Z", re.S
+    r"\A\s*Here(?: is|'s) my thought process:(?P<thought>.*?)"
+    r"Here(?: is|'s) my response:(?P<answer>.*)\Z",
+    re.S,
 )
 BEFORE = re.compile(r"\A\s*(?:<answer>|<\|START_RESPONSE\|>|<\|begin_of_solution\|>)\s*")
 BEHIND = ("</answer>", "<|END_RESPONSE|>", "<|end_of_solution|>")
@@ -48,10 +51,8 @@ def message_parts(message: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return (text, reasoning, refusal) of an assistant's message."""
     text, thoughts, refusals = _content(message.get("content"))
     text, inside = split_reasoning(text)
-    fields = dict.fromkeys(
-        found for name in FIELDS if (found := _text(message.get(name)))
-    )  # some servers give it under two names
-    reasoning = "\n".join(part for part in (*fields, thoughts, inside) if part)
+    fields = dict.fromkeys(_text(message.get(name)) for name in FIELDS)  # some send two names
+    reasoning = "\n".join(filter(None, (*fields, thoughts, inside)))
     return text, reasoning, _text(message.get("refusal")) or refusals
 
 
@@ -59,14 +60,17 @@ def split_reasoning(text: str) -> tuple[str, str]:
     """Return (answer, reasoning) of a text."""
     for form in (_split_channels, _split_sentences, _split_tags):
         answer, reasoning = form(text)
-        if answer != text:
-            answer = _without_last(BEFORE.sub("", answer), BEHIND)  # the counterpart of the tags around a thought
+        if answer != text:  # tags around a thought may have a counterpart around the answer
+            answer = _without_last(BEFORE.sub("", answer), BEHIND)
             break
     return _without_last(answer, ENDS).strip("\n"), reasoning.strip()
 
 
 def _without_last(text: str, marks: tuple[str, ...]) -> str:
-    """The text without the marks that it ends with and the blanks around them; a pattern for that looks at every blank of a text again and again."""
+    """The text without the marks that it ends with and the blanks around them.
+
+    No pattern: one for that looks at every blank of a text again and again.
+    """
     stop = len(text)
     while True:
         end = _bare(text, stop)
@@ -99,14 +103,16 @@ def _split_sentences(text: str) -> tuple[str, str]:
 
 
 def _split_tags(text: str) -> tuple[str, str]:
-    code = _Spans(found.span() for found in EDIT.finditer(text))
+    edits = [found.span() for found in EDIT.finditer(text)]
     answer, reasoning, end, thinking = [], [], 0, False
     for tag in TAG.finditer(text):
-        if code.hold(tag.start()) and not thinking:
+        place = tag.start()
+        edit = bisect.bisect_left(edits, (place,)) - 1  # the last one that begins above the tag
+        in_code = edit >= 0 and place < edits[edit][1]
+        quoted = tag["open"] if thinking else in_code
+        if quoted:
             continue
-        before = text[end : tag.start()]
-        if thinking and tag["open"]:
-            continue  # a thought that quotes the tag
+        before = text[end:place]
         if tag["open"]:
             answer.append(before)
         elif thinking:
@@ -117,19 +123,6 @@ def _split_tags(text: str) -> tuple[str, str]:
         thinking, end = bool(tag["open"]), tag.end()
     (reasoning if thinking else answer).append(text[end:])
     return "".join(answer), "".join(reasoning)
-
-
-class _Spans:
-    """Stretches of a text in its order, asked about places in the same order."""
-
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
-        self._spans = iter(spans)
-        self._start, self._stop = next(self._spans, (0, 0))
-
-    def hold(self, place: int) -> bool:
-        while self._stop <= place and (span := next(self._spans, None)):
-            self._start, self._stop = span
-        return self._start < place < self._stop
 
 
 def _content(content: Any) -> tuple[str, str, str]:
@@ -148,21 +141,13 @@ def _content(content: Any) -> tuple[str, str, str]:
     return "".join(texts), "\n".join(thoughts), "\n".join(refusals)
 
 
-def _text(value: Any, depth: int = 0) -> str:
-    """The text in a value of unknown shape: itself, that of its parts, or that under one of the usual names."""
+def _text(value: Any) -> str:
+    """The text in a value of unknown shape: itself, its parts', or what has a usual name."""
     if isinstance(value, str):
         return value
-    if depth == DEEPEST:
-        return ""
     if isinstance(value, list):
-        return "".join(_text(part, depth + 1) for part in value)
+        return "".join(map(_text, value))
     if isinstance(value, Mapping):
-        return next(
-            (
-                _text(value[name], depth + 1)
-                for name in ("text", "content", "thinking", "reasoning", "summary")
-                if name in value
-            ),
-            "",
-        )
+        names = ("text", "content", "thinking", "reasoning", "summary")
+        return next((_text(value[name]) for name in names if name in value), "")
     return ""

@@ -1,7 +1,9 @@
-"""What a server sends, as far as it is taken: plain bytes, so many and so long, read as UTF-8 whatever they claim to be; JSON, not nested too deeply.
+"""What a server sends, as far as it is taken: plain bytes, so many and so long, read as UTF-8
+whatever they claim to be; JSON, not nested too deeply.
 
-In: an httpx2 response whose body is still to come; the text of a reply. Out: the response held to its limits; what the JSON says. Refuses compressed
-replies, which could be a thousand times as long as what was counted, and replies without end.
+In: an httpx2 response whose body is still to come; the text of a reply. Out: the response held to
+its limits; what the JSON says. Refuses compressed replies, which could be a thousand times as long
+as what was counted, and replies without end.
 """
 
 import json
@@ -11,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import httpx2
 
-MOST_BYTES = 64 << 20  # of a reply; the longest answers are a few hundred kilobytes, and a stream has up to 300 bytes around each token
+# Of a reply: the longest answers are a few hundred kilobytes, and a stream has up to 300 bytes
+# around each token.
+MOST_BYTES = 64 << 20
 MOST_NESTED = 50  # lists and objects in each other; a reply that is one has about six
 
 
-def limit_reply(response: "httpx2.Response", seconds_left: Callable[[], float], silence: float) -> None:
-    """Hold a reply to a deadline and to MOST_BYTES: a server that sends a byte now and then is never silent.
+def limit_reply(
+    response: "httpx2.Response", seconds_left: Callable[[], float], silence: float
+) -> None:
+    """Hold a reply to a deadline, also one that comes byte by byte, and to MOST_BYTES.
 
-    silence: seconds that a stream which has begun may send nothing; any other reply has until the deadline.
+    silence: seconds that a stream which has begun may send nothing; any other reply has until the
+    deadline.
     """
     import httpx2
 
@@ -53,7 +60,10 @@ def limit_reply(response: "httpx2.Response", seconds_left: Callable[[], float], 
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text says. Raises ValueError where it is none or nested deeper than a reader of it could follow."""
+    """Return what a JSON text says.
+
+    Raises ValueError where it is none or nested deeper than a reader of it could follow.
+    """
     try:
         value = json.loads(text)
     except RecursionError:

@@ -1,8 +1,10 @@
-"""A reply that came as a stream of chunks, as the one reply that a server without streams would have sent.
+"""A reply that came as a stream of chunks, as the one reply of a server without streams.
 
-In: the text of a reply, server-sent events or JSON. Out: JSON text, a chat completion where it was a stream of one; any other text as it is. Refuses a
-stream that ends before its answer does: half an answer must not pass for a whole one. Events are those of
-https://platform.openai.com/docs/api-reference/chat-streaming; servers differ in what a delta holds, so every text in it is joined by name.
+In: the text of a reply, server-sent events or JSON. Out: JSON text, a chat completion where it was
+a stream of one; any other text as it is. Refuses a stream that ends before its answer does: half an
+answer must not pass for a whole one. Events are those of
+https://platform.openai.com/docs/api-reference/chat-streaming; servers differ in what a delta holds,
+so every text in it is joined by name.
 """
 
 import json
@@ -13,7 +15,8 @@ from typing import Any
 from harness.search.llm.response_limits import parse_json
 
 DONE = "[DONE]"
-EVENT = re.compile(r"\A\s*(?:data|event|id|retry|error)?:")  # how a stream begins; a line that begins with a colon is a comment
+# How a stream begins; a line that begins with a colon is a comment.
+EVENT = re.compile(r"\A\s*(?:data|event|id|retry|error)?:")
 LINE_END = re.compile(r"\r\n|\n|\r")  # not splitlines: an answer may hold other ends of lines
 
 
@@ -29,7 +32,9 @@ def whole_reply(text: str) -> str:
     reply: dict[str, Any] = {}
     finish = None
     for line in LINE_END.split(text):
-        name, _, data = ("error", "", line) if line.startswith("{") else line.partition(":")  # some send an error as it is
+        if line.startswith("{"):  # some send an error as it is
+            return line.strip()
+        name, _, data = line.partition(":")
         data = data.strip()
         if name == "error" and data:
             return data
@@ -46,12 +51,14 @@ def whole_reply(text: str) -> str:
             continue
         if chunk.get("error") or chunk.get("object") == "error":
             return data
-        reply |= {name: value for name, value in chunk.items() if name in ("id", "model", "usage") and value}
+        kept = ("id", "model", "usage")
+        reply |= {name: value for name, value in chunk.items() if name in kept and value}
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if isinstance(choice, Mapping) and not choice.get("index"):
             said = str(choice.get("finish_reason") or "")
-            finish = said if said.casefold() not in ("", "none", "null") else finish
+            if said.casefold() not in ("", "none", "null"):
+                finish = said
             if "delta" in choice:
                 _add(message, choice["delta"])
             elif isinstance(choice.get("message"), Mapping):
@@ -63,7 +70,7 @@ def whole_reply(text: str) -> str:
 
 
 def _add(message: dict[str, Any], delta: Any) -> None:
-    """Add what a chunk brings: texts and lists of parts go on, anything else (and the role, which some repeat) is the last one's."""
+    """Add a chunk: texts and lists go on; anything else, and the role, is the last one's."""
     for name, value in delta.items() if isinstance(delta, Mapping) else ():
         before = message.get(name)
         if name == "role" or not (isinstance(before, str | list) and isinstance(value, str | list)):

@@ -1,8 +1,9 @@
 """About how many tokens a text is, without anybody's tokenizer: rather too many than too few.
 
-Counted as tokenizers split: a word is one token for each seven letters, three digits are one, and so are blanks in a row and
-two bytes of anything else. Against cl100k and o200k (scripts/context_size.py has the table) it is 1 to 24% too high on
-code, prose, tables, diffs and logs.
+Counted as tokenizers split: a word is one token for each seven letters, three digits are one, and
+so are blanks in a row and two bytes of anything else. Against cl100k and o200k
+(scripts/context_size.py has the table) it is 1 to 24% too high on code, prose, tables, diffs and
+logs.
 """
 
 import re

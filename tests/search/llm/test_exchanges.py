@@ -93,8 +93,8 @@ def test_a_free_server_costs_nothing_and_that_is_known(tmp_path):
 
 def test_a_request_that_may_have_been_answered_counts_in_full_and_one_that_was_not_counts_as_none(tmp_path):
     exchanges = open_exchanges(tmp_path)
-    exchanges.failed(exchanges.begin(BODY), LlmError("stalled", "no word", passing=True, billed=True))
-    exchanges.failed(exchanges.begin(BODY), LlmError("server", "refused", passing=True))
+    exchanges.failed(exchanges.begin(BODY), LlmError("stalled", "no word", billed=True))
+    exchanges.failed(exchanges.begin(BODY), LlmError("server", "refused"))
     usage = read_ledger(tmp_path / "llm.jsonl").usage()
     assert (usage.requests, usage.tokens, usage.estimated) == (2, 1500, True)
     assert exchanges.usage()["requests"] == 2
