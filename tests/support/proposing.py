@@ -24,6 +24,7 @@ def history_row(experiment, source, bank_id=None, decision="discard", score=1.6,
         "structure": structure_hash(source),
         "bank_id": bank_id,
         "parent": parent,
+        "cause": "",
     }
 
 
