@@ -125,7 +125,7 @@ def make_request(history: Sequence[dict]) -> dict:
     return {
         "format_version": 2, "experiment": len(history), "attempt": 0, "run_seed": 7, "out_dir": "unused", "program_md": PROGRAM, "proposer": "hybrid",
         "parent_train_py": TEMPLATE, "parent_experiment": kept[-1]["experiment"], "incumbent_val_bpb": kept[-1]["val_bpb"], "sigma": 0.0018,
-        "history": list(history), "force_category": None, "allow_structural": True, "repair": None,
+        "history": list(history), "repair": None,
         "limits": {"max_seq_len": 512, "n_vocab": 4097, "memory_mb": 81559, "device_kind": "cuda"},
         "about": {"profile": "small", "budget_seconds": 300.0, "device": "a card", "device_kind": "cuda", "dtype": "bfloat16"},
     }  # fmt: skip

@@ -46,6 +46,7 @@ ABOUT = {"profile": "cpu", "budget_seconds": 300.0, "device": "a CPU", "device_k
 ABOUT |= {"n_vocab": LIMITS.n_vocab, "max_seq_len": LIMITS.max_seq_len, "data_id": "none"}
 # For the numbers the file is its constants block alone: the rest would only be read and hashed, a hundred times a night.
 NUMBERS = TEMPLATE[TEMPLATE.index(BEGIN) : TEMPLATE.index(END)] + END + "\n"
+ONLY_NUMBERS = '```settings\nallowed_categories = ["tune"]\n```\n'
 
 
 @dataclass
@@ -204,7 +205,7 @@ def _request(number: int, source: str, incumbent: int, rows: list[dict], seed: i
         "attempt": 0,
         "run_seed": seed,
         "out_dir": "",
-        "program_md": "```settings\n```\n",
+        "program_md": "" if source.count("\n") > 100 else ONLY_NUMBERS,
         "parent_train_py": source,
         "parent_experiment": incumbent,
         "sigma": SIGMA,
@@ -212,7 +213,6 @@ def _request(number: int, source: str, incumbent: int, rows: list[dict], seed: i
         "repair": None,
         "history": rows,
         "incumbent_val_bpb": rows[incumbent]["val_bpb"],
-        "allow_structural": source.count("\n") > 100,
         "limits": dataclasses.asdict(LIMITS),
     }
 

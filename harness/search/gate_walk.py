@@ -1,7 +1,8 @@
-"""Reads a train.py against `gate_policy`: which of its names, attributes, imports and calls are refused.
+"""Reads a train.py against `gate_policy`: which of its names, attributes and calls are refused.
 
-In: a syntax tree. Out: one sentence for each thing refused: the line, what stands there, what to write instead. Pure; nothing is run or imported. It
-follows names to what they were imported as, and no further: what a call returns or a container holds, it does not know.
+In: a syntax tree. Out: one sentence for each thing refused: the line, what stands there, what to
+write instead. Pure; nothing is run or imported. It follows names to what they were imported as, and
+no further: what a call returns or a container holds, it does not know.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import string
 from harness.search import gate_policy as policy
 
 MOST_LETTERS = 160  # of a candidate's own words in a reason
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, *_COMPREHENSIONS)
 
 
 def policy_reasons(tree: ast.Module) -> list[str]:
@@ -23,7 +26,7 @@ def policy_reasons(tree: ast.Module) -> list[str]:
 
 
 class _Reader(ast.NodeVisitor):
-    """Walks a file with what its names stand for: modules and their contents, sessions, locals of the functions around."""
+    """Walks a file with what its names stand for: modules, their contents, sessions, locals."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.found: list[tuple[int, str]] = []
@@ -31,8 +34,10 @@ class _Reader(ast.NodeVisitor):
         self.modules: set[str] = set()  # of those, names of modules for certain
         self.sessions = {"session"}
         self.aliases: set[str] = set()  # variables that hold such a path
-        self.local: list[set[str]] = []
-        self.defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        self.local: list[set[str]] = []  # names of the functions around
+        self.read: set[ast.AST] = set()  # nodes that were visited before their scope
+        top = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        self.defined = {node.name for node in top}
         for node in ast.walk(tree):
             self.note_import(node)
         for node in ast.walk(tree):
@@ -48,82 +53,84 @@ class _Reader(ast.NodeVisitor):
             for alias in node.names:
                 name, path = alias.asname or alias.name, f"{node.module}.{alias.name}"
                 self.paths[name] = path
-                self.modules |= {name} if path in policy.ALLOWED_MODULES else set()
+                if path in policy.ALLOWED_MODULES:
+                    self.modules.add(name)
 
     def note_alias(self, node: ast.AST) -> None:
         """`F = torch.nn.functional`, `s = open_session(__file__)`."""
+        target = None
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target = node.targets[0]
         elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
             target = node.target
-        else:
-            return
         if not isinstance(target, ast.Name):
             return
+        called = self.path(getattr(node.value, "func", None))
         if isinstance(node.value, ast.Attribute) and (path := self.path(node.value)):
             self.paths.setdefault(target.id, path)
             self.aliases.add(target.id)
-        elif self.is_session(node.value) or self.path(getattr(node.value, "func", None)) == policy.OPEN_SESSION:
+        elif self.is_session(node.value) or called == policy.OPEN_SESSION:
             self.sessions.add(target.id)
 
     def refuse(self, node: ast.AST, what: str, instead: str) -> None:
         what = what if len(what) <= MOST_LETTERS else what[:MOST_LETTERS] + "..."
         self.found.append((node.lineno, f"line {node.lineno} {what}: {instead}"))
 
-    def path(self, node: ast.AST | None) -> str | None:
-        """The dotted path of an expression that begins at an imported name, else None."""
+    def path(self, node: ast.AST | None) -> str:
+        """The dotted path of an expression that begins at an imported name, else ""."""
         if isinstance(node, ast.Attribute):
             base = self.path(node.value)
-            return f"{base}.{node.attr}" if base else None
+            return f"{base}.{node.attr}" if base else ""
         if isinstance(node, ast.Name) and (node.id in self.aliases or not self.is_local(node.id)):
-            return self.paths.get(node.id)
-        return None
+            return self.paths.get(node.id, "")
+        return ""
 
     def is_local(self, name: str) -> bool:
         return any(name in names for names in self.local)
 
     def is_session(self, node: ast.AST) -> bool:
-        return (isinstance(node, ast.Name) and node.id in self.sessions) or (
-            isinstance(node, ast.Attribute) and node.attr == "session"
-        )
+        if isinstance(node, ast.Attribute):
+            return node.attr == "session"
+        return isinstance(node, ast.Name) and node.id in self.sessions
 
-    # --- imports ---------------------------------------------------------------------------------------------------------
+    # --- imports ---------------------------------------------------------------------------------
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
-            self.check_import(node, alias.name)
+            self.check_import(node, alias.name, alias.name)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         module = "." * node.level + (node.module or "")
         for alias in node.names:
             if alias.name == "*":
-                self.refuse(node, f"imports * from {module}", "name what you import, so that it can be read")
+                instead = "name what you import, so that it can be read"
+                self.refuse(node, f"imports * from {module}", instead)
             else:
                 self.check_import(node, f"{module}.{alias.name}", module)
 
-    def check_import(self, node: ast.AST, path: str, inside: str = "") -> None:
-        """path: of the module, or of what is taken from the module `inside`."""
-        if path.partition(".")[0] == "harness":
-            if not any(name == path or name.startswith(path + ".") for name in policy.HARNESS):
+    def check_import(self, node: ast.AST, path: str, module: str) -> None:
+        """path: of the module, or of what is taken from it."""
+        if _is_below(path, "harness"):
+            if not any(_is_below(name, path) for name in policy.HARNESS):
                 self.refuse(node, f"imports {path}", policy.HARNESS_WORDS)
-            return
-        module = inside or path
-        if not (module in policy.ALLOWED_MODULES or (module + ".").startswith(policy.ALLOWED_BELOW)):
-            self.refuse(node, f"imports {module}", policy.ALLOWED_WORDS)
-        else:
+        elif module in policy.ALLOWED_MODULES or (module + ".").startswith(policy.ALLOWED_BELOW):
             self.check_path(node, path)
+        else:
+            self.refuse(node, f"imports {module}", policy.ALLOWED_WORDS)
 
-    # --- names and attributes --------------------------------------------------------------------------------------------
+    # --- names and attributes --------------------------------------------------------------------
 
     def visit_Name(self, node: ast.Name) -> None:
-        if self.is_local(node.id) or node.id in self.defined:
+        name, is_read = node.id, isinstance(node.ctx, ast.Load)
+        if self.is_local(name) or name in self.defined:
             return
-        if node.id in policy.BUILTINS and isinstance(node.ctx, ast.Load):
-            self.refuse(node, f"uses {node.id}", policy.BUILTINS[node.id])
-        elif node.id in policy.BY_NAME:
-            self.refuse(node, f"passes {node.id} on", policy.WRITTEN_OUT)
-        elif node.id in self.modules and isinstance(node.ctx, ast.Load):
-            self.refuse(node, f"passes the module {node.id} on", f"write out what is used of it, {node.id}.something")
+        if name in policy.BUILTINS and is_read:
+            self.refuse(node, f"uses {name}", policy.BUILTINS[name])
+        elif name in policy.BY_NAME:
+            self.refuse(node, f"passes {name} on", policy.WRITTEN_OUT)
+        elif name in self.modules and is_read:
+            instead = f"write out what is used of it, {name}.something"
+            self.refuse(node, f"passes the module {name} on", instead)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if isinstance(node.ctx, ast.Load) or not self.check_set(node, node.value):
@@ -138,19 +145,20 @@ class _Reader(ast.NodeVisitor):
 
     def check_set(self, node: ast.AST, base: ast.AST) -> bool:
         """Whether setting or deleting something of `base` is refused."""
-        theirs, ours = self.path(base), self.is_session(base)
-        if theirs:
+        if self.path(base):
             self.refuse(node, f"sets {ast.unparse(node)}", policy.PATCHING)
-        elif ours:
+        elif self.is_session(base):
             self.refuse(node, f"sets {ast.unparse(node)}", policy.SESSION_IS_OURS)
-        return bool(theirs or ours)
+        else:
+            return False
+        return True
 
     def check_attribute(self, node: ast.AST, base: ast.AST, name: str) -> None:
-        """Whether `base.name` may be read."""
-        read = isinstance(getattr(node, "ctx", ast.Load()), ast.Load)
+        """Whether `base.name` may be read, or set where nothing is known of `base`."""
+        is_read = isinstance(getattr(node, "ctx", ast.Load()), ast.Load)
         if path := self.path(base):
             self.check_path(node, f"{path}.{name}")
-        elif is_dunder(name) and (name not in policy.DUNDERS or not read):
+        elif is_dunder(name) and not (is_read and name in policy.DUNDERS):
             self.refuse(node, f"uses {name}", policy.PATCHING)
         elif name in policy.ATTRIBUTES:
             self.refuse(node, f"uses .{name}", policy.ATTRIBUTES[name])
@@ -161,9 +169,7 @@ class _Reader(ast.NodeVisitor):
         """Whether what a dotted path leads to may be used."""
         top, *parts = path.split(".")
         if top == "harness":
-            if not any(
-                path == name or name.startswith(path + ".") or path.startswith(name + ".") for name in policy.HARNESS
-            ):
+            if not any(_is_below(path, name) or _is_below(name, path) for name in policy.HARNESS):
                 self.refuse(node, f"uses {path}", policy.HARNESS_WORDS)
             return
         known = policy.PARTS | policy.ATTRIBUTES
@@ -172,58 +178,60 @@ class _Reader(ast.NodeVisitor):
             if part in known or (private and not part.startswith(policy.PRIVATE_OPERATIONS)):
                 return self.refuse(node, f"uses {path}", known.get(part, policy.PRIVATE))
         random = "random." in path and path.startswith(("random.", "numpy.random."))
-        if random and not any((path + ".").startswith(name + ".") for name in policy.SEEDED_BY_CALLER):
+        if random and not any(_is_below(path, name) for name in policy.SEEDED_BY_CALLER):
             self.refuse(node, f"uses {path}", policy.UNSEEDED)
 
-    # --- calls -----------------------------------------------------------------------------------------------------------
+    # --- calls -----------------------------------------------------------------------------------
 
     def visit_Call(self, node: ast.Call) -> None:
-        called = node.func
-        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        path = self.path(called) or ""
-        given = [*node.args, *(keyword.value for keyword in node.keywords)]
-        if name == "join" and isinstance(called, ast.Attribute) and len(node.args) == 1 and isinstance(node.args[0], (ast.List, ast.Tuple)):
-            pieces = [joined_text(piece) for piece in node.args[0].elts]
-            if None not in pieces and joined_text(called.value) is not None:
-                self.check_text(node, joined_text(called.value).join(pieces))
-        own_seed = len(given) == 1 and isinstance(given[0], ast.Attribute) and given[0].attr == "seed"
-        if path in ("random.Random", "numpy.random.default_rng") and not own_seed:
-            self.refuse(node, f"calls {path}", f"{policy.SEED}; a generator of your own takes exactly session.seed")
-        elif isinstance(called, ast.Attribute) and not path and name in ("manual_seed", "seed") and not own_seed:
-            self.refuse(node, f"calls .{name}", f"{policy.SEED}; a generator of your own takes exactly session.seed")
-        if isinstance(called, ast.Name) and name in policy.BY_NAME and node.args:
-            self.check_by_name(node, name)
+        called, path = node.func, self.path(node.func)
+        is_method = isinstance(called, ast.Attribute) and not path
+        if (joined := joined_text(node)) is not None:
+            self.check_text(node, joined)
+        if path in ("random.Random", "numpy.random.default_rng"):
+            self.check_seed(node, path)
+        elif is_method and called.attr in ("manual_seed", "seed"):
+            self.check_seed(node, f".{called.attr}")
+        if isinstance(called, ast.Name) and called.id in policy.BY_NAME and node.args:
+            self.check_by_name(node, called.id)
             for child in (*node.args, *node.keywords):
                 self.visit(child)
         else:
             self.generic_visit(node)
 
+    def check_seed(self, node: ast.Call, called: str) -> None:
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if len(given) != 1 or getattr(given[0], "attr", "") != "seed":
+            instead = f"{policy.SEED}; a generator of your own takes exactly session.seed"
+            self.refuse(node, f"calls {called}", instead)
+
     def check_by_name(self, node: ast.Call, function: str) -> None:
-        """getattr, setattr, delattr: as if the attribute were written out; of modules and sessions not at all."""
+        """getattr and its like, as if the attribute were written out; of modules not at all."""
         base, attribute = node.args[0], node.args[1] if len(node.args) > 1 else None
-        if self.path(base) or self.is_session(base) or (isinstance(base, ast.Name) and base.id in self.modules):
-            self.refuse(node, f"calls {function} on {ast.unparse(base)}", policy.WRITTEN_OUT)
+        is_module = isinstance(base, ast.Name) and base.id in self.modules
+        if is_module or self.path(base) or self.is_session(base):
+            what = f"calls {function} on {ast.unparse(base)}"
+            self.refuse(node, what, policy.WRITTEN_OUT)
         elif isinstance(attribute, ast.Constant) and isinstance(attribute.value, str):
             self.check_attribute(node, base, attribute.value)
         elif function == "getattr" and attribute is not None:
-            self.refuse(node, "calls getattr with a name that is not written out", policy.WRITTEN_OUT)
+            what = "calls getattr with a name that is not written out"
+            self.refuse(node, what, policy.WRITTEN_OUT)
 
-    # --- names in other clothes ------------------------------------------------------------------------------------------
+    # --- names in other clothes ------------------------------------------------------------------
 
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, str):
             self.check_text(node, node.value)
 
-    def visit_BinOp(self, node: ast.BinOp) -> None:
+    def visit_BinOp(self, node: ast.BinOp | ast.JoinedStr) -> None:
         joined = joined_text(node)
         self.check_text(node, joined) if joined is not None else self.generic_visit(node)
 
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        joined = joined_text(node)
-        self.check_text(node, joined) if joined is not None else self.generic_visit(node)
+    visit_JoinedStr = visit_BinOp
 
     def check_text(self, node: ast.AST, text: str) -> None:
-        """A name as text, for whatever looks it up by that; and the fields of a format, which read attributes."""
+        """A name as text, for whatever looks it up; and the fields of a format."""
         if is_dunder(text) and text != "__main__":
             self.refuse(node, f"names {text}", policy.PATCHING)
         for name in attributes_in_format(text):
@@ -234,36 +242,34 @@ class _Reader(ast.NodeVisitor):
             self.check_attribute(node, node, name)
         self.generic_visit(node)
 
-    # --- scopes ----------------------------------------------------------------------------------------------------------
+    # --- scopes ----------------------------------------------------------------------------------
+
+    def visit(self, node: ast.AST) -> None:
+        if node not in self.read:
+            super().visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         if node.name in policy.HOOKS:
             self.refuse(node, f"defines {node.name}", policy.PATCHING)
-        self.in_scope(node)
+        self.visit_Lambda(node)
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
-    def in_scope(self, node: ast.AST) -> None:
+    def visit_Lambda(self, node: ast.AST) -> None:
         outside = _evaluated_outside(node)
         for child in outside:
             self.visit(child)
+        self.read.update(outside)
         self.local.append(_locals(node))
-        for child in ast.iter_child_nodes(node):
-            self.visit_inside(child, outside)
+        self.generic_visit(node)
         self.local.pop()
 
-    def visit_inside(self, node: ast.AST, outside: list[ast.AST]) -> None:
-        if isinstance(node, (ast.arguments, ast.arg, ast.comprehension)):
-            for child in ast.iter_child_nodes(node):
-                self.visit_inside(child, outside)
-        elif not any(node is other for other in outside):
-            self.visit(node)
-
-    visit_Lambda = visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = in_scope
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_Lambda
 
 
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, *_COMPREHENSIONS)
+def _is_below(path: str, other: str) -> bool:
+    """Whether a dotted path is the other, or leads further from there."""
+    return (path + ".").startswith(other + ".")
 
 
 def is_dunder(name: str) -> bool:
@@ -272,39 +278,55 @@ def is_dunder(name: str) -> bool:
 
 
 def joined_text(node: ast.AST) -> str | None:
-    """Text that is put together from literal pieces: with +, by an f-string, or by join; None for anything else."""
+    """Text put together from literal pieces: with +, by an f-string, or by join; else None."""
+    separator: str | None = ""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        pieces = [joined_text(node.left), joined_text(node.right)]
-    elif isinstance(node, ast.JoinedStr):
-        pieces = [joined_text(value.value if isinstance(value, ast.FormattedValue) else value) for value in node.values]
+    if isinstance(node, ast.FormattedValue):
+        return joined_text(node.value)
+    if isinstance(node, ast.JoinedStr):
+        parts = node.values
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [node.left, node.right]
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "join"
+        and len(node.args) == 1
+        and isinstance(node.args[0], (ast.List, ast.Tuple))
+    ):
+        separator, parts = joined_text(node.func.value), node.args[0].elts
     else:
         return None
-    return None if None in pieces else "".join(pieces)
+    pieces = [joined_text(part) for part in parts]
+    return None if separator is None or None in pieces else separator.join(pieces)
 
 
 def attributes_in_format(text: str) -> list[str]:
     """The attributes that `text.format(...)` would read."""
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(text) if field]
-        return [name for field in fields for is_attribute, name in _string.formatter_field_name_split(field)[1] if is_attribute]
+        steps = [step for field in fields for step in _string.formatter_field_name_split(field)[1]]
     except ValueError:  # no format
         return []
+    return [name for is_attribute, name in steps if is_attribute]
 
 
 def _evaluated_outside(scope: ast.AST) -> list[ast.AST]:
-    """What of a function, lambda or comprehension is evaluated around it, before its own names exist."""
+    """What of a function, lambda or comprehension is evaluated before its own names exist."""
     if isinstance(scope, _COMPREHENSIONS):
         return [scope.generators[0].iter]
-    defaults = [*scope.args.defaults, *(default for default in scope.args.kw_defaults if default)]
-    annotations = [node.annotation for node in ast.walk(scope.args) if isinstance(node, ast.arg) and node.annotation]
-    returned = getattr(scope, "returns", None)
-    return [*defaults, *annotations, *([returned] if returned else []), *getattr(scope, "decorator_list", [])]
+    arguments = [node for node in ast.walk(scope.args) if isinstance(node, ast.arg)]
+    found = [*scope.args.defaults, *scope.args.kw_defaults, getattr(scope, "returns", None)]
+    found += [argument.annotation for argument in arguments]
+    return [node for node in (*found, *getattr(scope, "decorator_list", ())) if node]
 
 
 def _locals(scope: ast.AST) -> set[str]:
-    """Names that a function, lambda or comprehension binds for itself: parameters and what it assigns; imports and sessions keep their meaning."""
+    """Names that a function, lambda or comprehension binds: parameters and what it assigns.
+
+    Imports and sessions keep their meaning.
+    """
     names, declared = set(), set()
     waiting = list(ast.iter_child_nodes(scope))
     while waiting:

@@ -1,6 +1,7 @@
-"""SEARCH/REPLACE edits: how a structural idea, the bank's or a model's, changes a train.py; and the diff that is shown.
+"""SEARCH/REPLACE edits: how a structural idea changes a train.py; and the diff that is shown.
 
-In: a source and edits, each some whole lines to find and the lines to put there:
+In: a source and edits, the bank's or a model's, each some whole lines to find and the lines to put
+there:
 
     <<<<<<< SEARCH
     lines as they stand
@@ -8,12 +9,14 @@ In: a source and edits, each some whole lines to find and the lines to put there
     lines as they shall stand
     >>>>>>> REPLACE
 
-Out: the new source, or a PatchError; never a source with some of the edits, never the old one in disguise. The lines
-to find must stand in the source exactly once: to the letter or, failing that, but for trailing blanks and for one
-indentation that all of them have too much or too little (the replacement is then shifted with them) or, failing that,
-without the blank lines they begin and end with. An edit that finds nothing, finds two places, or changes nothing is an
-error, and the message shows the nearest lines, so that a proposer can correct itself. Line ends stay as they are in
-the source, whatever those of the edits.
+Out: the new source, or a PatchError; never a source with some of the edits, never the old one in
+disguise. The lines to find must stand in the source exactly once: to the letter or, failing that,
+but for trailing blanks and for one indentation that all of them have too much or too little (the
+replacement is then shifted with them) or, failing that, without the blank lines they begin and end
+with, the indentation of their first line, or all comments and blank lines. An edit that finds
+nothing, finds two places, or changes nothing is an error, and the message shows the nearest lines,
+so that a proposer can correct itself. Line ends stay as they are in the source, whatever those of
+the edits.
 """
 
 import difflib
@@ -22,7 +25,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.search.find_lines import (
-    Shift,
     find_bare,
     find_exact,
     find_shifted,
@@ -30,16 +32,28 @@ from harness.search.find_lines import (
     indent,
     nearest,
     places_within,
+    with_comments,
     without_blank_edges,
-    without_comment,
 )
 
 # A marker stands alone on its line; models vary its length, its spacing and what they add to it.
-_HEAD = re.compile(r"(?:<{3,}|-{5,})\s*SEARCH[\s:<>]*(?:\S+\.py)?:?|<{5,}", re.IGNORECASE)
-_MIDDLE = re.compile(r"={4,}")
-_TAIL = re.compile(r"(?:>{3,}|\+{5,})\s*REPLACE[\s:<>]*|>{5,}", re.IGNORECASE)
+_MARKERS = {
+    "head": re.compile(r"(?:<{3,}|-{5,})\s*SEARCH[\s:<>]*(?:\S+\.py)?:?|<{5,}", re.IGNORECASE),
+    "middle": re.compile(r"={4,}"),
+    "tail": re.compile(r"(?:>{3,}|\+{5,})\s*REPLACE[\s:<>]*|>{5,}", re.IGNORECASE),
+}
 _LIKE_A_MARKER = re.compile(r"<{5,}.*|>{5,}.*|[<>+-]{3,}\s*(SEARCH|REPLACE)\b.*")
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # not str.splitlines, which also cuts at form feeds and the like
+# {(a marker, the part of a block it stands in): what is wrong with that}
+_MISPLACED = {
+    ("head", "search"): "a new SEARCH begins before the last block was closed",
+    ("head", "replace"): "a new SEARCH begins before the last block was closed by >>>>>>> REPLACE",
+    ("middle", "replace"): "a second ======= within one block, so its two parts are not clear",
+    ("tail", "search"): "REPLACE ends a block that has no line ======= between its parts",
+    ("tail", ""): "REPLACE ends a block that no line <<<<<<< SEARCH began",
+}
+_LINE = re.compile(
+    r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+"
+)  # not splitlines, which cuts at form feeds too
 
 
 class PatchError(ValueError):
@@ -48,10 +62,11 @@ class PatchError(ValueError):
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace the lines `search` by the lines `replace`: texts of whole lines, the newline of the last may lack.
+    """Replace the lines `search` by the lines `replace`: texts of whole lines.
 
-    in_a_list: the whole block stood indented, as in a list, so that its indentation need not be the source's. within: lines that head
-    the class or function it is in, outermost first; of several places they choose.
+    The newline of the last may lack. in_a_list: the whole block stood indented, as in a list, so
+    that its indentation need not be the source's. within: lines that head the class or function it
+    is in, outermost first; of several places they choose.
     """
 
     search: str
@@ -62,7 +77,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Block:
-    """An edit and the lines of a text, from `start` up to `stop` (0-based, exclusive), that say it."""
+    """An edit and the lines of a text, from `start` to `stop` (0-based, exclusive), that say it."""
 
     start: int
     stop: int
@@ -80,7 +95,10 @@ def join_lines(lines: Iterable[str]) -> str:
 
 
 def parse_edits(text: str) -> list[Edit]:
-    """Return the edits in a text; lines outside of blocks are prose and skipped. Raises PatchError on a malformed block."""
+    """Return the edits in a text; lines outside of blocks are prose and skipped.
+
+    Raises PatchError where there is none, or a malformed block.
+    """
     blocks = find_blocks(split_lines(text))
     if not blocks:
         raise PatchError("no SEARCH/REPLACE block found")
@@ -90,63 +108,59 @@ def parse_edits(text: str) -> list[Edit]:
 def find_blocks(lines: Sequence[str]) -> list[Block]:
     """Return the SEARCH/REPLACE blocks among the lines of a text.
 
-    Raises PatchError on a block that is cut or that can be read in two ways: to skip it would apply the others alone.
+    Raises PatchError on a block that is cut or that can be read in two ways: to skip it would apply
+    the others alone.
     """
     blocks: list[Block] = []
-    part, start, search, replace = "", 0, [], []
+    part, start, texts = "", 0, {}
     for number, line in enumerate(lines):
         marker = _marker(line, number)
         if marker == "head" and not part:
-            part, start, search, replace = "search", number, [], []
+            part, start, texts = "search", number, {"search": [], "replace": []}
         elif marker == "middle" and part == "search":
             part = "replace"
         elif marker == "tail" and part == "replace":
-            blocks.append(Block(start, number + 1, _edit(lines[start], search, replace)))
+            blocks.append(Block(start, number + 1, _edit(lines[start], **texts)))
             part = ""
         elif marker and (part or marker == "tail" and "REPLACE" in line.upper()):
             raise PatchError(f"line {number + 1} of the reply: {_MISPLACED[marker, part]}")
         elif part:
-            (search if part == "search" else replace).append(line)
+            texts[part].append(line)
     if part:
         raise PatchError("the last SEARCH/REPLACE block is not closed: was the reply cut off?")
     return blocks
 
 
-_MISPLACED = {
-    ("head", "search"): "a new SEARCH begins before the last block was closed",
-    ("head", "replace"): "a new SEARCH begins before the last block was closed by >>>>>>> REPLACE",
-    ("middle", "replace"): "a second ======= within one block, so that its two parts cannot be told apart",
-    ("tail", "search"): "REPLACE ends a block that has no line ======= between what to find and what to put there",
-    ("tail", ""): "REPLACE ends a block that no line <<<<<<< SEARCH began",
-}
-
-
 def _marker(line: str, number: int) -> str:
-    """Return head, middle, tail, or '' for a line that is none. Raises PatchError on one that may be meant as one."""
+    """Return head, middle or tail, "" for a line that is none.
+
+    Raises PatchError on one that may be meant as one.
+    """
     bare = line.strip(" \t*`")
-    for name, pattern in (("head", _HEAD), ("middle", _MIDDLE), ("tail", _TAIL)):
+    for name, pattern in _MARKERS.items():
         if pattern.fullmatch(bare):
             return name
     if _LIKE_A_MARKER.fullmatch(bare):
         raise PatchError(
-            f"line {number + 1} of the reply: {bare[:60]!r} is no marker; a block has the lines '<<<<<<< SEARCH', '=======' "
-            "and '>>>>>>> REPLACE' with nothing else on them"
+            f"line {number + 1} of the reply: {bare[:60]!r} is no marker; a block has the lines "
+            "'<<<<<<< SEARCH', '=======' and '>>>>>>> REPLACE' with nothing else on them"
         )
     return ""
 
 
 def _edit(head: str, search: list[str], replace: list[str]) -> Edit:
-    """Return the edit of a block; one that stands indented with its markers loses that indentation."""
+    """Return the edit of a block; one that is indented with its markers loses that indentation."""
     blanks = indent(head)
-    in_a_list = bool(blanks) and all(line.startswith(blanks) for line in search + replace if line.strip())
+    filled = [line for line in search + replace if line.strip()]
+    in_a_list = bool(blanks) and all(line.startswith(blanks) for line in filled)
     if in_a_list:
-        unmoved = lambda line: line.removeprefix(blanks) if line.strip() else line  # noqa: E731
-        search, replace = map(unmoved, search), map(unmoved, replace)
+        search = [line.removeprefix(blanks) if line.strip() else line for line in search]
+        replace = [line.removeprefix(blanks) if line.strip() else line for line in replace]
     return Edit(join_lines(search), join_lines(replace), in_a_list)
 
 
 def apply_edits(source: str, edits: Sequence[Edit]) -> str:
-    """Return the source with all edits applied, one after the other; a block that is given twice is one edit.
+    """Return the source with all edits applied in turn; a block that is given twice is one edit.
 
     Raises PatchError, and then nothing is applied.
     """
@@ -157,19 +171,15 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> str:
         rows[-1] += end
     for number, edit in enumerate(edits, 1):
         if edit not in edits[: number - 1]:
-            name = f"edit {number} of {len(edits)}"
-            start, stop, lines = _place([row.rstrip("\r\n") for row in rows], edit, name)
+            try:
+                start, stop, lines = _place([row.rstrip("\r\n") for row in rows], edit)
+            except PatchError as error:
+                raise PatchError(f"edit {number} of {len(edits)}: {error}") from None
             rows[start:stop] = [line + end for line in lines]
     result = "".join(rows) if closed else "".join(rows).removesuffix(end)
     if result == source:
         raise PatchError("it changes nothing: the edits change nothing taken together")
     return result
-
-
-def with_comments(replace: list[str], present: list[str]) -> list[str]:
-    """The lines to put there, those that only lack the comment of a line that stands there with it."""
-    known = {without_comment(line).strip(): line.strip() for line in present if "#" in line}
-    return [indent(line) + known[line.strip()] if line.strip() in known else line for line in replace]
 
 
 def make_diff(old: str, new: str) -> str:
@@ -181,54 +191,58 @@ def make_diff(old: str, new: str) -> str:
     return "".join(out)
 
 
-def _place(lines: list[str], edit: Edit, name: str) -> tuple[int, int, list[str]]:
+def _place(lines: list[str], edit: Edit) -> tuple[int, int, list[str]]:
     """Return where an edit begins and ends in the source's lines, and the lines to put there."""
     search, replace = split_lines(edit.search), split_lines(edit.replace)
     if not any(line.strip() for line in search):
-        raise PatchError(f"{name}: the lines to find are empty; name the lines it goes next to")
+        raise PatchError("the lines to find are empty; name the lines it goes next to")
     found = [] if edit.in_a_list else find_exact(lines, search)
     found = found or find_shifted(lines, search)
     if not found:
         search, replace = without_blank_edges(search, replace)
         found = find_shifted(lines, search)
     if not found and replace[:1] == search[:1] and (found := find_trimmed(lines, search)):
-        replace = [lines[found[0][0]], *replace[1:]]
-    if not found and len(bare := find_bare(lines, search)) == 1:
-        start, stop, shift = bare[0]
-        new = [_shifted(line, shift, name) for line in with_comments(replace, lines[start:stop])]
-        _check_head(lines[start], new[0] if new else "", name)
-        return start, stop, new
-    if not found:
-        raise PatchError(f"{name}: the lines to find are not in the source; did you mean\n{nearest(lines, search)}")
+        replace = [lines[found[0].start], *replace[1:]]
+    if not found and (found := find_bare(lines, search)):
+        replace = with_comments(replace, lines[found[0].start : found[0].stop])
     if len(found) > 1 and edit.within:
         found = places_within(lines, found, edit.within) or found
+    if not found:
+        hint = nearest(lines, search)
+        raise PatchError(f"the lines to find are not in the source; did you mean\n{hint}")
     if len(found) > 1:
-        places = ", ".join(str(start + 1) for start, _ in found[:5])
+        places = ", ".join(str(place.start + 1) for place in found[:5])
         raise PatchError(
-            f"{name}: the lines to find stand {len(found)} times (lines {places}); add lines around them until they stand once"
+            f"the lines to find stand {len(found)} times (lines {places}); add lines around them "
+            "until they stand once"
         )
-    start, shift = found[0]
-    stop, new = start + len(search), [_shifted(line, shift, name) for line in replace]
-    _check_head(lines[start], new[0] if new else "", name)
-    return start, stop, new
+    (place,) = found
+    new = [_shifted(line, place.less, place.more) for line in replace]
+    _check_head(lines[place.start], new[0] if new else "")
+    return place.start, place.stop, new
 
 
-def _check_head(present: str, new: str, name: str) -> None:
-    """Raise PatchError on a replacement that forgot its indentation: Python may take a method at column 0 for a function."""
-    if new.strip() == present.strip() and new.rstrip().endswith(":") and indent(new) != indent(present):
+def _check_head(present: str, new: str) -> None:
+    """Raise PatchError on a replacement that forgot its indentation.
+
+    Python may take a method at column 0 for a function.
+    """
+    same = new.strip() == present.strip() and new.rstrip().endswith(":")
+    if same and indent(new) != indent(present):
         raise PatchError(
-            f"{name}: the replacement begins with the line {new.strip()!r} at another indentation than the source has it; copy its "
-            "indentation or, if it is to move, let SEARCH and REPLACE begin with the line above"
+            f"the replacement begins with the line {new.strip()!r} at another indentation than the "
+            "source has it; copy its indentation or, if it is to move, let SEARCH and REPLACE "
+            "begin with the line above"
         )
 
 
-def _shifted(line: str, shift: Shift, name: str) -> str:
-    less, more = shift
+def _shifted(line: str, less: str, more: str) -> str:
     if not line.strip():
         return line
     if not line.startswith(less):
         raise PatchError(
-            f"{name}: the lines to find are indented deeper than in the source, and the replacement cannot be moved with "
-            "them, since a line of it is indented less; copy the lines with their indentation"
+            "the lines to find are indented deeper than in the source, and the replacement cannot "
+            "be moved with them, since a line of it is indented less; copy the lines with their "
+            "indentation"
         )
     return more + line.removeprefix(less)

@@ -1,7 +1,8 @@
 """A proposal: a candidate train.py and what it is about. The one place that names its fields.
 
-In: the request and the proposal. Out, in the request's `out_dir`: train.py, then proposal.json, each written atomically;
-for a repair that could not be made proposal.json alone, with `gave_up` saying why.
+In: the request and the proposal. Out, in the request's `out_dir`: train.py, then proposal.json,
+each written atomically; for a repair that could not be made proposal.json alone, with `gave_up`
+saying why.
 """
 
 from collections.abc import Mapping
@@ -21,11 +22,12 @@ FORMAT_VERSION = 2
 class Proposal:
     """A candidate train.py and what it is about.
 
-    proposer: who made it, such as tpe or llm. operator: what was asked for, the category where nothing was. expected_delta:
-    of val_bpb, negative is better, None if not said. parent: the experiment it changes, None for the incumbent. sources:
-    experiments it was asked to build on. answered_by: the model's own name in its replies. usage: what the model took, None
-    when none was asked. llm_failed: why the model's turn became tpe's, "" otherwise. gave_up: why a repair could not be
-    made; then there is no source. constants_changed: {name: [before, after]}.
+    proposer: who made it, such as tpe or llm. operator: what was asked for, the category where
+    nothing was. expected_delta: of val_bpb, negative is better, None if not said. parent: the
+    experiment it changes, None for the incumbent. sources: experiments it was asked to build on.
+    answered_by: the model's own name in its replies. usage: what the model took, None when none was
+    asked. llm_failed: why the model's turn became tpe's, "" otherwise. gave_up: why a repair could
+    not be made; then there is no source. constants_changed: {name: [before, after]}.
     """
 
     source: str
@@ -50,26 +52,25 @@ class Proposal:
 
     def record(self) -> dict[str, Any]:
         """proposal.json: all but the source, which is a file of its own."""
-        if self.gave_up:
-            names = ("gave_up", "model", "exchange", "usage")
-            return {"format_version": FORMAT_VERSION} | {name: getattr(self, name) for name in names}
         told = asdict(self) | {"sha256": source_hash(self.source)}
-        return {"format_version": FORMAT_VERSION} | {name: told[name] for name in told if name not in UNTOLD}
+        names = ("gave_up", "model", "exchange", "usage") if self.gave_up else TOLD
+        return {"format_version": FORMAT_VERSION} | {name: told[name] for name in names}
 
 
-UNTOLD = ("source", "gave_up")
+TOLD = [each.name for each in fields(Proposal) if each.name not in ("source", "gave_up")]
+TOLD.append("sha256")
 # What the journal's `proposed` takes over as it is.
-JOURNALED = [*(each.name for each in fields(Proposal) if each.name not in UNTOLD and each.name != "parent"), "sha256"]
+JOURNALED = [name for name in TOLD if name != "parent"]
 
 
 def write_proposal(request: Mapping[str, Any], proposal: Proposal) -> None:
     """Write train.py and then proposal.json into the request's out_dir."""
-    folder = Path(request["out_dir"])
     if not proposal.gave_up:
         proposal.constants_changed = constants_changed(request["parent_train_py"], proposal.source)
-        proposal.parent = request["parent_experiment"] if proposal.parent is None else proposal.parent
+        if proposal.parent is None:
+            proposal.parent = request["parent_experiment"]
         proposal.operator = proposal.operator or proposal.category
-    write_files(folder, proposal)
+    write_files(Path(request["out_dir"]), proposal)
 
 
 def write_files(folder: Path, proposal: Proposal) -> dict[str, Any]:
@@ -83,7 +84,10 @@ def write_files(folder: Path, proposal: Proposal) -> dict[str, Any]:
 
 
 def constants_changed(old: str, new: str) -> dict[str, list[Any]]:
-    """Return {name: [before, after]}, None where it was not there; {} when a source's block cannot be read, as the gate will say."""
+    """Return {name: [before, after]}, None where it was not there.
+
+    {} when a source's block cannot be read, as the gate will say.
+    """
     try:
         before, after = constant_values(old), constant_values(new)
     except ConstantsError:

@@ -1,12 +1,13 @@
 """One proposal, in a process of its own: `python -m harness.search.propose REQUEST.json`.
 
-In: the request, plain data (program.md, the incumbent's train.py, the history, the limits, a seed; for a language model
-its name and options, and where its key lies). Out, in its `out_dir`: train.py, then proposal.json, each written
-atomically; exit 0. Or one line on standard error and exit 1, and no proposal.json. The journal is not read, nothing is
-trained. This process alone may hold the key.
+In: the request, plain data (program.md, the incumbent's train.py, the history, the limits, a seed;
+for a language model its name and options, and where its key lies). Out, in its `out_dir`: train.py,
+then proposal.json, each written atomically; exit 0. Or one line on standard error and exit 1, and
+no proposal.json. The journal is not read, nothing is trained. This process alone may hold the key.
 
-`turns` says whose turn it is. When the model cannot be asked, the proposal is the keyless one, and says why; a repair is
-given up. The same request gives the same answer, from a model whose replies are the same.
+`turns` says whose turn it is. When the model cannot be asked, the proposal is the keyless one, and
+says why; a repair is given up. The same request gives the same answer, from a model whose replies
+are the same.
 """
 
 import sys
@@ -18,49 +19,45 @@ from harness.ground.errors import ConstantsError, ProgramError, ProposalError
 from harness.ground.files import read_json
 from harness.ground.parent import die_with_parent
 from harness.search.keyless import propose_keyless
-from harness.search.program import CATEGORIES, ProgramSettings, parse_program
-from harness.search.proposal import FORMAT_VERSION, Proposal, write_proposal
+from harness.search.program import ProgramSettings, parse_program
+from harness.search.proposal import Proposal, write_proposal
 from harness.search.turns import Turn, choose_turn, keyless_turn
-
-PROPOSERS = ("tpe", "llm", "hybrid")
 
 
 def propose(request: Mapping[str, Any]) -> Proposal:
     """Return the proposal for a request. Raises ProgramError, ConstantsError or ProposalError."""
-    if request["proposer"] not in PROPOSERS:
-        raise ProposalError(f"there is no proposer {request['proposer']!r}: there are {', '.join(PROPOSERS)}")
     settings = parse_program(request["program_md"])
-    category = request.get("force_category")
-    if category is not None and category not in CATEGORIES:
-        raise ProposalError(f"force_category is {category!r}: it must be one of {', '.join(CATEGORIES)}")
     if request.get("repair"):
         return _repair(request, settings)
     turn = choose_turn(request, settings)
     if turn.who == "llm":
         return _from_model(request, turn, settings)
     proposal = propose_keyless(request, settings, turn.operator == "structural")
-    if request["proposer"] == "tpe":
-        return proposal
-    return replace(
-        proposal, note="; ".join(filter(None, (turn.why, proposal.note)))
-    )  # a page should say why it is not the model's
+    if request["proposer"] != "tpe":  # a page should say why it is not the model's
+        proposal.note = turn.why
+    return proposal
 
 
 def _from_model(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) -> Proposal:
-    """Return the model's proposal; where it has none, the keyless one, which says why and carries what was spent."""
-    from harness.search.llm.converse import ask_model, propose_llm  # here: a keyless night needs no client
+    """Return the model's proposal, or the keyless one with why and what the model took."""
+    from harness.search.llm.converse import ask_model, propose_llm  # needless in a keyless night
 
-    proposal, why, used = ask_model(request, lambda chat: propose_llm(request, turn, settings, chat))
+    proposal, why, used = ask_model(
+        request, lambda chat: propose_llm(request, turn, settings, chat)
+    )
     if proposal is not None:
         return proposal
     instead = keyless_turn(request, why, structural=turn.forced)
     proposal = propose_keyless(request, settings, instead.operator == "structural")
     note = f"the model was to propose this ({turn.operator}); {why}"
-    return replace(proposal, llm_failed=why, note="; ".join(filter(None, (note, proposal.note))), **used)
+    return replace(proposal, llm_failed=why, note=note, **used)
 
 
 def _repair(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
-    """Return the model's repair of a failed attempt, or a proposal that says why there is none: another idea would be no repair."""
+    """Return the model's repair of a failed attempt, or a proposal that says why there is none.
+
+    Another idea would be no repair.
+    """
     from harness.search.llm.converse import ask_model, gave_up, repair_llm
 
     if not request.get("llm"):
@@ -69,31 +66,18 @@ def _repair(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
     return proposal or gave_up(why, **used)
 
 
-def _read_request(path: str) -> Mapping[str, Any]:
-    try:
-        request = read_json(path)
-    except ValueError as error:
-        raise ProposalError(str(error)) from None
-    if not isinstance(request, dict) or request.get("format_version") != FORMAT_VERSION:
-        raise ProposalError(f"{path} is not a request of format {FORMAT_VERSION}")
-    return request
-
-
 def main(arguments: Sequence[str]) -> int:
     """Carry out one request; return the exit status."""
     if len(arguments) not in (1, 2):
         print("usage: python -m harness.search.propose REQUEST.json [PARENT]", file=sys.stderr)
         return 1
-    if len(arguments) == 2:  # the process id of who asks: an answer that nobody waits for should not be paid for
+    if len(arguments) == 2:  # who asks: an answer that nobody waits for should not be paid for
         die_with_parent(int(arguments[1]))
     try:
-        request = _read_request(arguments[0])
+        request = read_json(arguments[0])
         write_proposal(request, propose(request))
     except (ProgramError, ConstantsError, ProposalError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    except KeyError as error:
-        print(f"the request lacks {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,23 +1,27 @@
-"""Whose turn it is, and what is asked for: decided by the harness from the run's history, never by the model.
+"""Whose turn it is, and what is asked for: decided by the harness, never by the model.
 
-In: the request (its history as plain rows) and the settings of program.md. Out: a Turn. Pure: the same request gives
-the same turn. Nothing is read and nobody is asked.
+In: the request (its history as plain rows) and the settings of program.md. Out: a Turn. Pure: the
+same request gives the same turn. Nothing is read and nobody is asked.
 
 Who
-- `tpe`: the keyless proposer, always. Experiments 1, 4, 7, ... of its own are the bank's, the others are numbers, unless
-  the bank has an untried idea whose gain was measured on this kind of device (see `keyless`).
-- `llm`: the model, always; `hybrid`: the model for structure and TPE with the bank for the rest. There the model has
-  every second experiment, and half as many after each SHARE_AFTER ideas without a keep, down to every eighth, so that a
-  mediocre model does not hold a night back; a keep gives it half again.
-- After a failure of the model (`llm_failed` in a row) the next 1, 2, 4, 8 experiments are tpe's. A spent budget is looked
-  at on every turn: that costs no call.
+- `tpe`: the keyless proposer, always. Experiments 1, 4, 7, ... of its own are the bank's, the
+  others are numbers, unless the bank has an untried idea whose gain was measured on this kind of
+  device (see `keyless`).
+- `llm`: the model, always; `hybrid`: the model for structure and TPE with the bank for the rest.
+  There the model has every second experiment, and half as many after each SHARE_AFTER ideas without
+  a keep, down to every eighth, so that a mediocre model does not hold a night back; a keep gives it
+  half again.
+- After a failure of the model (`llm_failed` in a row) the next 1, 2, 4, 8 experiments are tpe's. A
+  spent budget is looked at on every turn: that costs no call.
 
 What the model is asked for
-- The operator that was asked for least, one that brought k keeps counting 1 + k times less; ties by the order of OPERATORS;
-  never the same twice in a row where there is another.
-- `combine` once two near misses were not combined yet; `restart` once RESTART_AFTER results in a row were flat, from the best
-  candidate that is not far behind the incumbent and not in its line. Numbers (`tune`) are TPE's in a hybrid.
-- After FLAT results without a keep and without structure in them, a structural one is forced: numbers alone will not do.
+- The operator that was asked for least, one that brought k keeps counting 1 + k times less; ties by
+  the order of OPERATORS; never the same twice in a row where there is another.
+- `combine` once two near misses were not combined yet; `restart` once RESTART_AFTER results in a
+  row were flat, from the best candidate that is not far behind the incumbent and not in its line.
+  Numbers (`tune`) are TPE's in a hybrid.
+- After FLAT results without a keep and without structure in them, a structural one is forced:
+  numbers alone will not do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,10 +47,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Turn:
-    """who: tpe or llm. operator: one of OPERATORS, for tpe tune or structural. why: a sentence for the notebook.
+    """who: tpe or llm. operator: one of OPERATORS, for tpe tune or structural.
 
-    parent: the experiment to change instead of the incumbent (restart). sources: the experiments to combine. forced: numbers
-    alone will not do.
+    why: a sentence for the notebook. parent: the experiment to change instead of the incumbent
+    (restart). sources: the experiments to combine. forced: numbers alone will not do.
     """
 
     who: str
@@ -63,58 +67,22 @@ def choose_turn(request: Mapping[str, Any], settings: ProgramSettings) -> Turn:
     proposer = request["proposer"]
     if proposer == "tpe":
         return keyless_turn(request, "no language model was asked for")
-    recent = [row for row in rows if row["experiment"] >= request.get("asked_since", 0)]  # who starts again may have mended it
-    wait = _failure_wait(recent)
-    since = _since_asked(rows)
+    # Who starts a night again may have mended what failed.
+    recent = [row for row in rows if row["experiment"] >= request.get("asked_since", 0)]
+    since, wait = _since_asked(rows), _failure_wait(recent)
     if since < wait:
-        return keyless_turn(request, f"the model failed; it is asked again in {_experiments(wait - since)}")
+        left = f"{wait - since} experiment{'s' * (wait - since != 1)}"
+        return keyless_turn(request, f"the model failed; it is asked again in {left}")
     operators = _operators(request, settings, rows)
     if not operators:
         return keyless_turn(request, "program.md allows only numbers, and those are TPE's")
-    forced = _is_flat(rows, FLAT) and not any(is_structural(row) for row in rows[-FLAT:])
-    forced = forced and any(operator != "tune" for operator in operators)
+    structural = [name for name in operators if name != "tune"]
+    numbers_only = not any(is_structural(row) for row in rows[-FLAT:])
+    forced = _is_flat(rows, FLAT) and numbers_only and bool(structural)
     period = _period(rows)
     if proposer == "hybrid" and not forced and since < period - 1:
         return keyless_turn(request, f"the model has one experiment in {period}")
-    return _model_turn(operators, rows, forced)
-
-
-def keyless_turn(request: Mapping[str, Any], why: str, structural: bool = False) -> Turn:
-    """Return the keyless proposer's turn. structural: the bank is asked for even when it is not its turn."""
-    forced = request.get("force_category")
-    own = request["experiment"] - sum(row.get("proposer") == "llm" for row in request["history"])
-    if not request.get("allow_structural", True):
-        structural = False
-    elif forced is not None:
-        structural = forced != "tune"
-    else:
-        structural = structural or (request["attempt"] == 0 and own % BANK_EVERY == 1)
-    return Turn("tpe", "structural" if structural else "tune", why)
-
-
-def near_misses(history: Sequence[Row]) -> list[Row]:
-    """Return the discarded results that lost by no more than the noise, or gained less than counts, best first."""
-    found = [row for row in history if row.get("decision") == "discard" and row.get("gain") is not None]
-    found = [row for row in found if row["gain"] >= -NEAR_MISS_SIGMA * (row.get("sigma") or UNKNOWN_SIGMA)]
-    return sorted(found, key=lambda row: (-row["gain"], row["experiment"]))
-
-
-def is_structural(row: Row) -> bool:
-    """Say whether an experiment changed more than numbers."""
-    return row.get("category") not in ("tune", "baseline", None)
-
-
-def _model_turn(operators: Mapping[str, tuple[int, ...]], rows: Sequence[Row], forced: bool) -> Turn:
-    asked = [row for row in rows if row.get("proposer") == "llm"]
-
-    def burden(operator: str) -> float:
-        uses = [row for row in asked if row.get("operator") == operator]
-        return len(uses) / (1 + sum(row.get("decision") == "keep" for row in uses))
-
-    names = [name for name in operators if not (forced and name == "tune")]
-    last = asked[-1].get("operator") if asked else None
-    names = [name for name in names if name != last] or names
-    operator = min(names, key=lambda name: (burden(name), OPERATORS.index(name)))
+    operator = _next_operator(structural if forced else list(operators), rows)
     why = f"{operator}: the operator that was asked for least, by its keeps"
     if forced:
         why = f"{FLAT} results without a keep and without structure: {operator} is forced"
@@ -124,20 +92,52 @@ def _model_turn(operators: Mapping[str, tuple[int, ...]], rows: Sequence[Row], f
     return Turn("llm", operator, why, sources=numbers, forced=forced)
 
 
+def keyless_turn(request: Mapping[str, Any], why: str, structural: bool = False) -> Turn:
+    """Return the keyless proposer's turn. structural: ask the bank even out of its turn."""
+    models = sum(row.get("proposer") == "llm" for row in request["history"])
+    structural = structural or (request["experiment"] - models) % BANK_EVERY == 1
+    return Turn("tpe", "structural" if structural else "tune", why)
+
+
+def near_misses(history: Sequence[Row]) -> list[Row]:
+    """Return the discarded results that lost by no more than the noise, best first."""
+    found = [
+        row
+        for row in history
+        if row["decision"] == "discard"
+        and row["gain"] is not None
+        and row["gain"] >= -NEAR_MISS_SIGMA * (row["sigma"] or UNKNOWN_SIGMA)
+    ]
+    return sorted(found, key=lambda row: (-row["gain"], row["experiment"]))
+
+
+def is_structural(row: Row) -> bool:
+    """Whether an experiment changed more than numbers."""
+    return row["category"] not in ("tune", "baseline")
+
+
+def _next_operator(names: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return the one of these operators that was asked for least, by its keeps."""
+    asked = [row for row in rows if row["proposer"] == "llm"]
+    last = asked[-1]["operator"] if asked else None
+
+    def burden(name: str) -> tuple[float, int]:
+        uses = [row for row in asked if row["operator"] == name]
+        keeps = sum(row["decision"] == "keep" for row in uses)
+        return len(uses) / (1 + keeps), OPERATORS.index(name)
+
+    return min([name for name in names if name != last] or names, key=burden)
+
+
 def _operators(
     request: Mapping[str, Any], settings: ProgramSettings, rows: Sequence[Row]
 ) -> dict[str, tuple[int, ...]]:
-    """Return the operators the model may be asked for now, with the experiments that two of them need."""
+    """Return {operator that the model may be asked for: the experiments that it needs}."""
     allowed = set(settings.allowed_categories)
-    category = request.get("force_category")
-    if category is not None:
-        allowed &= {category}
-    if not request.get("allow_structural", True):
-        allowed &= {"tune"}
     if request["proposer"] == "hybrid":
         allowed -= {"tune"}
     found: dict[str, tuple[int, ...]] = {name: () for name in OPERATORS if name in allowed}
-    if category is None and allowed - {"tune"}:
+    if allowed - {"tune"}:
         if pair := _pair(rows):
             found["combine"] = pair
         if _is_flat(rows, RESTART_AFTER) and (other := _other_candidate(request, rows)) is not None:
@@ -146,49 +146,61 @@ def _operators(
 
 
 def _pair(rows: Sequence[Row]) -> tuple[int, ...]:
-    """Return the best two near misses of different ideas that were not combined yet, () if there are none."""
-    done = {tuple(row.get("sources") or ()) for row in rows if row.get("operator") == "combine"}
-    best = [row for row in near_misses(rows) if row.get("operator") != "combine"][:6]
+    """Return the best two near misses of different ideas that were not combined yet, or ()."""
+    done = {tuple(row["sources"]) for row in rows if row["operator"] == "combine"}
+    best = [row for row in near_misses(rows) if row["operator"] != "combine"][:6]
     for one, other in combinations(best, 2):
         pair = tuple(sorted((one["experiment"], other["experiment"])))
-        if pair not in done and one.get("title") != other.get("title"):
+        if pair not in done and one["title"] != other["title"]:
             return pair
     return ()
 
 
 def _other_candidate(request: Mapping[str, Any], rows: Sequence[Row]) -> int | None:
-    """Return the best good experiment that is no ancestor of the incumbent and was not restarted from yet."""
-    parents = {row["experiment"]: row.get("parent") for row in request["history"]}
+    """Return the best good experiment that was not restarted from and is not in our line.
+
+    None where there is none. Our line: the incumbent and its ancestors.
+    """
+    parents = {row["experiment"]: row["parent"] for row in request["history"]}
     line, number = set(), request["parent_experiment"]
-    while number is not None and number not in line:
+    while number is not None:
         line.add(number)
         number = parents.get(number)
-    done = {row.get("parent") for row in rows if row.get("operator") == "restart"}
-    most = (request.get("incumbent_val_bpb") or 0.0) + GOOD_SIGMA * (request.get("sigma") or UNKNOWN_SIGMA)
-    others = [row for row in rows if row.get("decision") in ("keep", "discard") and (row.get("val_bpb") or most) < most]
-    others = [row for row in others if row.get("folder") and row["experiment"] not in line | done]
-    return min(others, key=lambda row: (row["val_bpb"], row["experiment"]))["experiment"] if others else None
+    done = {row["parent"] for row in rows if row["operator"] == "restart"}
+    sigma = request.get("sigma") or UNKNOWN_SIGMA
+    most = request["incumbent_val_bpb"] + GOOD_SIGMA * sigma
+    others = [
+        row
+        for row in rows
+        if row["decision"] in ("keep", "discard")
+        and row["val_bpb"] is not None
+        and row["val_bpb"] < most
+        and row.get("folder")
+        and row["experiment"] not in line | done
+    ]
+    best = min(others, key=lambda row: (row["val_bpb"], row["experiment"]), default=None)
+    return best["experiment"] if best else None
 
 
 def _is_flat(rows: Sequence[Row], count: int) -> bool:
-    return len(rows) >= count and not any(row.get("decision") == "keep" for row in rows[-count:])
+    return len(rows) >= count and not any(row["decision"] == "keep" for row in rows[-count:])
 
 
 def _period(rows: Sequence[Row]) -> int:
     """Return how many experiments the model shares one of."""
     without = 0
     for row in rows:
-        if row.get("proposer") == "llm":
-            without = 0 if row.get("decision") == "keep" else without + 1
+        if row["proposer"] == "llm":
+            without = 0 if row["decision"] == "keep" else without + 1
     return min(2 * 2 ** (without // SHARE_AFTER), LEAST_SHARE)
 
 
 def _was_asked(row: Row) -> bool:
-    return row.get("proposer") == "llm" or bool(row.get("llm_failed"))
+    return row["proposer"] == "llm" or bool(row["llm_failed"])
 
 
 def _since_asked(rows: Sequence[Row]) -> int:
-    """Return the number of experiments since the model's last turn; all there is, and more, before its first."""
+    """Return the number of experiments since the model's last turn, many before its first."""
     for since, row in enumerate(reversed(rows)):
         if _was_asked(row):
             return since
@@ -196,15 +208,13 @@ def _since_asked(rows: Sequence[Row]) -> int:
 
 
 def _failure_wait(rows: Sequence[Row]) -> int:
-    """Return how many experiments to wait after the model's failures in a row: 1, 2, 4, 8; none for a spent budget."""
+    """Return how many experiments to wait after the model's failures in a row: 1, 2, 4, 8.
+
+    None for a spent budget.
+    """
     failures = 0
     for row in reversed([row for row in rows if _was_asked(row)]):
-        why = row.get("llm_failed") or ""
-        if not why or why.startswith("budget"):
+        if not row["llm_failed"] or row["llm_failed"].startswith("budget"):
             break
         failures += 1
     return min(2 ** (failures - 1), MOST_WAIT) if failures else 0
-
-
-def _experiments(count: int) -> str:
-    return f"{count} experiment{'s' * (count != 1)}"

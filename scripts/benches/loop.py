@@ -200,7 +200,7 @@ def make_request(state: State, folder: Path) -> Path:
     request = {name: (REPOSITORY / file).read_text(encoding="utf-8") for name, file in texts.items()} | {
         "format_version": 2, "experiment": 3 * len(state.experiments) + 2, "attempt": 0, "run_seed": 1, "out_dir": str(folder),
         "parent_experiment": 0, "proposer": "tpe", "incumbent_val_bpb": 1.7, "history": [history_row(e) for e in state.experiments],
-        "limits": {"max_seq_len": 256, "n_vocab": 2049, "device_kind": "cpu", "memory_mb": None}, "force_category": "tune", "allow_structural": True,
+        "limits": {"max_seq_len": 256, "n_vocab": 2049, "device_kind": "cpu", "memory_mb": None},
     }  # fmt: skip
     path = folder / "request.json"
     path.write_text(json.dumps(request), encoding="utf-8")

@@ -50,8 +50,6 @@ def request(history, proposer="hybrid", **more):
         "incumbent_val_bpb": 1.6,
         "sigma": 0.002,
         "parent_experiment": max((r["experiment"] for r in history if r["decision"] == "keep"), default=0),
-        "force_category": None,
-        "allow_structural": True,
     } | more
 
 
@@ -204,18 +202,6 @@ def test_no_operator_comes_twice_in_a_row_where_there_is_another():
     operators = [turn.operator for turn in play(60, "llm", fate=lambda turn, number: {"gain": -0.001})[0]]
     assert all(a != b for a, b in zip(operators, operators[1:], strict=False))
     assert {"restart", "combine"} <= set(operators)
-
-
-def test_a_forced_category_is_the_operator():
-    assert choose_turn(request([BASELINE], "llm", force_category="schedule"), ALL).operator == "schedule"
-    assert choose_turn(request([BASELINE], force_category="tune"), ALL).who == "tpe"
-    assert choose_turn(request([BASELINE], "llm", allow_structural=False), ALL).operator == "tune"
-
-
-def test_rows_of_older_runs_may_lack_the_new_keys():
-    old = [BASELINE, {"experiment": 1, "category": "tune", "status": "ok", "decision": "discard", "val_bpb": 1.7}]
-    for proposer in ("tpe", "llm", "hybrid"):
-        assert choose_turn(request(old, proposer), ALL) == choose_turn(request(old, proposer), ALL)
 
 
 @pytest.mark.parametrize(("category", "structural"), [("tune", False), ("baseline", False), ("simplify", True)])

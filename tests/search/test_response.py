@@ -89,6 +89,6 @@ def test_the_same_arguments_give_the_same_steps_within_the_ranges():
     for step in steps[0]:
         for name, value in step:
             constant = narrow[name]
-            if constant.choices is None:
+            if not constant.choices:
                 assert constant.low <= value <= constant.high or value == pytest.approx(constant.low)
     assert list(draw_steps(SPACE, VALUES, [], [], 0))  # and with nothing known at all

@@ -24,6 +24,13 @@ def history_row(experiment, source, bank_id=None, decision="discard", score=1.6,
         "structure": structure_hash(source),
         "bank_id": bank_id,
         "parent": parent,
+        "cause": "",
+        "gain": None,
+        "sigma": None,
+        "proposer": "tpe",
+        "operator": "",
+        "sources": [],
+        "llm_failed": "",
     }
 
 
@@ -44,6 +51,4 @@ def request(experiment=1, history=(BASELINE,), settings="", source=TEMPLATE, **m
         "history": list(history),
         "incumbent_val_bpb": 1.6,
         "limits": {"max_seq_len": 256, "memory_mb": 64000, "device_kind": "cpu", "n_vocab": 2049},
-        "force_category": None,
-        "allow_structural": True,
     } | more

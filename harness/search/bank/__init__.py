@@ -1,1 +1,1 @@
-"""The bank of ideas: what each changes in train.py, what is known of it, and the order in which they are tried."""
+"""The bank of ideas: what each changes in train.py, what is known of it, and their order."""

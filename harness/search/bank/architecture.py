@@ -1,8 +1,10 @@
 """The bank's ideas about the model: what it reads, and how its layers are wired.
 
-A patch that adds weights starts from what the model computes without it (they begin at zero, or at the constant that they replace),
-so that training decides how much of it to use. In the evidence "here" is the template at DEPTH 1 on two CPU cores, python-stdlib,
-vocabulary 2048, a fixed number of steps, so speed does not count; below about 0.01 bpb a figure from one seed may be noise.
+A patch that adds weights starts from what the model computes without it (they begin at zero, or at
+the constant that they replace), so that training decides how much of it to use. In the evidence
+"here" is the template at DEPTH 1 on two CPU cores, python-stdlib, vocabulary 2048, a fixed number
+of steps, so speed does not count; below about 0.01 bpb a figure from one seed may be noise. A line
+of a patch that ends with a backslash goes on in the next.
 """
 
 from typing import Any
@@ -14,15 +16,21 @@ GATE = Idea(
     id="attention-gate",
     title="Let every attention head be scaled down, token by token",
     hypothesis=(
-        "Softmax attention must attend to something; a gate on each head's output lets a head say nothing where it has nothing to add."
+        "Softmax attention must attend to something; a gate on each head's output lets a head say "
+        "nothing where it has nothing to add."
     ),
     category="architecture",
-    evidence="gated outputs helped where they were ablated at larger scale (Qiu et al., 2025); here 1.5032 against 1.5039 after 200 steps, one seed: no effect",
+    evidence=(
+        "gated outputs helped where they were ablated at larger scale (Qiu et al., 2025); here "
+        "1.5032 against 1.5039 after 200 steps, one seed: no effect"
+    ),
     patch="""\
 <<<<<<< SEARCH
-        self.gate = nn.Linear(self.GATE_CHANNELS, self.n_kv_head, bias=False) if value_embedding else None
+        self.gate = nn.Linear(self.GATE_CHANNELS, self.n_kv_head, bias=False) \
+if value_embedding else None
 =======
-        self.gate = nn.Linear(self.GATE_CHANNELS, self.n_kv_head, bias=False) if value_embedding else None
+        self.gate = nn.Linear(self.GATE_CHANNELS, self.n_kv_head, bias=False) \
+if value_embedding else None
         self.head_gate = nn.Linear(self.GATE_CHANNELS, N_HEAD, bias=False)
         nn.init.zeros_(self.head_gate.weight)
 >>>>>>> REPLACE
@@ -30,7 +38,8 @@ GATE = Idea(
         y = attend(q, k, v.transpose(1, 2), self.window)
 =======
         y = attend(q, k, v.transpose(1, 2), self.window)
-        y = y * (2 * torch.sigmoid(self.head_gate(x[..., : self.GATE_CHANNELS]))).transpose(1, 2).unsqueeze(-1)
+        y = y * (2 * torch.sigmoid(self.head_gate(x[..., : self.GATE_CHANNELS])))\
+.transpose(1, 2).unsqueeze(-1)
 >>>>>>> REPLACE
 """,
 )
@@ -39,18 +48,19 @@ LEARNT_SHARPNESS = Idea(
     id="learnt-sharpness",
     title="Learn how sharp each attention head is",
     hypothesis=(
-        "One QK_SCALE for all heads is a compromise: a head that copies wants a sharp softmax, one that averages a flat one. A scale "
-        "per head, starting at QK_SCALE, lets training choose."
+        "One QK_SCALE for all heads is a compromise: a head that copies wants a sharp softmax, one "
+        "that averages a flat one. A scale per head, starting at QK_SCALE, lets training choose."
     ),
     category="architecture",
-    evidence="QK scales of 1.10 to 1.25 are in good public recipes, so the best one differs; here 1.5135 against 1.5039 after 200 steps, one seed: no gain",
+    evidence=(
+        "QK scales of 1.10 to 1.25 are in good public recipes, so the best one differs; here "
+        "1.5135 against 1.5039 after 200 steps, one seed: no gain"
+    ),
+    constants="""\
+SHARPNESS_LR = 0.02        # per step, 0.001..1.0 log: AdamW, scale of each head's queries, \
+which begins at QK_SCALE
+""",
     patch="""\
-<<<<<<< SEARCH
-# === end of constants ===
-=======
-SHARPNESS_LR = 0.02        # per step, 0.001..1.0 log: AdamW, scale of each head's queries, which begins at QK_SCALE
-# === end of constants ===
->>>>>>> REPLACE
 <<<<<<< SEARCH
         self.window = window
 =======
@@ -75,11 +85,14 @@ HALF_ROTARY = Idea(
     id="half-rotary",
     title="Rotate only half of each head's channels",
     hypothesis=(
-        "Channels that are not turned by position match content at any distance, which a head that looks something up wants; the other "
-        "half still knows where things are."
+        "Channels that are not turned by position match content at any distance, which a head that "
+        "looks something up wants; the other half still knows where things are."
     ),
     category="architecture",
-    evidence="partial rotary embeddings are in GPT-NeoX and later models; here 1.4945 and 1.4979 against 1.5039 and 1.4963 after 200 steps, two seeds: noise",
+    evidence=(
+        "partial rotary embeddings are in GPT-NeoX and later models; here 1.4945 and 1.4979 "
+        "against 1.5039 and 1.4963 after 200 steps, two seeds: noise"
+    ),
     patch="""\
 <<<<<<< SEARCH
     frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
@@ -101,22 +114,24 @@ SKIPS = Idea(
     id="mirror-skips",
     title="Give the later layers the outputs of the early ones, mirrored",
     hypothesis=(
-        "The last layers predict tokens and need what the first ones saw of them; a learnt share of the mirrored layer's output spares "
-        "the layers between from carrying it."
+        "The last layers predict tokens and need what the first ones saw of them; a learnt share "
+        "of the mirrored layer's output spares the layers between from carrying it."
     ),
     category="architecture",
-    evidence="U-net skips are in good public speed records of small models; here 1.4036 against 1.4094 after 200 steps at DEPTH 4, one seed: a gain or noise",
+    evidence=(
+        "U-net skips are in good public speed records of small models; here 1.4036 against 1.4094 "
+        "after 200 steps at DEPTH 4, one seed: a gain or noise"
+    ),
+    constants="""\
+SKIP_LR = 0.1              # per step, 0.005..1.0 log: AdamW, shares of early layers \
+that later ones add
+""",
     patch="""\
-<<<<<<< SEARCH
-# === end of constants ===
-=======
-SKIP_LR = 0.1              # per step, 0.005..1.0 log: AdamW, shares of early layers that later ones add
-# === end of constants ===
->>>>>>> REPLACE
 <<<<<<< SEARCH
         self.unembedding = nn.Linear(width, rows, bias=False)
 =======
-        self.skip_lambdas = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in range(DEPTH // 2))
+        self.skip_lambdas = nn.ParameterList(nn.Parameter(torch.zeros(())) \
+for _ in range(DEPTH // 2))
         self.unembedding = nn.Linear(width, rows, bias=False)
 >>>>>>> REPLACE
 <<<<<<< SEARCH

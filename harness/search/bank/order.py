@@ -1,12 +1,20 @@
-"""The bank: structural ideas for the proposer that needs no key, in the order in which a night tries them.
+"""The bank: structural ideas for the proposer that needs no key, in the order of a night.
 
-In: the kind of device. Out: ideas, best expected gain first and cheap before expensive. What helps a card that takes a thousand large
-steps need not help a CPU that takes as many small ones, so there are two orders of the same ideas.
+In: the kind of device. Out: ideas, best expected gain first and cheap before expensive. What helps
+a card that takes a thousand large steps need not help a CPU that takes as many small ones, so there
+are two orders of the same ideas.
 """
 
 from harness.search.bank.architecture import GATE, HALF_ROTARY, LEARNT_SHARPNESS, SKIPS
 from harness.search.bank.idea import Idea
-from harness.search.bank.optimizer import AVERAGE, COOLDOWN, ORTHOGONAL, TABLE_SCHEDULE, WARMDOWN_SHAPE
+from harness.search.bank.optimizer import (
+    AVERAGE,
+    COOLDOWN,
+    NO_ROW_SCALING,
+    ORTHOGONAL,
+    TABLE_SCHEDULE,
+    WARMDOWN_SHAPE,
+)
 from harness.search.bank.shape import (
     DEEPER,
     HALF_BATCH,
@@ -16,16 +24,17 @@ from harness.search.bank.shape import (
     TOKEN_TABLES,
     WIDER,
 )
-from harness.search.bank.simplify import NO_ROW_SCALING
 
 # fmt: off
 ON_CARDS = (
-    SHORT_CONVOLUTION, TOKEN_TABLES, HALF_BATCH, LARGER, GATE, COOLDOWN, SKIPS, LONGER_RUNS, LEARNT_SHARPNESS, ORTHOGONAL, HALF_ROTARY, AVERAGE,
-    DEEPER, NO_ROW_SCALING, TABLE_SCHEDULE, WARMDOWN_SHAPE, WIDER,
+    SHORT_CONVOLUTION, TOKEN_TABLES, HALF_BATCH, LARGER, GATE, COOLDOWN, SKIPS, LONGER_RUNS,
+    LEARNT_SHARPNESS, ORTHOGONAL, HALF_ROTARY, AVERAGE, DEEPER, NO_ROW_SCALING, TABLE_SCHEDULE,
+    WARMDOWN_SHAPE, WIDER,
 )
 ON_A_CPU = (
-    SHORT_CONVOLUTION, TOKEN_TABLES, HALF_ROTARY, NO_ROW_SCALING, WIDER, GATE, COOLDOWN, LONGER_RUNS, ORTHOGONAL, LEARNT_SHARPNESS, AVERAGE,
-    LARGER, TABLE_SCHEDULE, WARMDOWN_SHAPE, SKIPS, HALF_BATCH, DEEPER,
+    SHORT_CONVOLUTION, TOKEN_TABLES, HALF_ROTARY, NO_ROW_SCALING, WIDER, GATE, COOLDOWN,
+    LONGER_RUNS, ORTHOGONAL, LEARNT_SHARPNESS, AVERAGE, LARGER, TABLE_SCHEDULE, WARMDOWN_SHAPE,
+    SKIPS, HALF_BATCH, DEEPER,
 )
 # fmt: on
 
@@ -36,15 +45,15 @@ def ideas_for(device_kind: str) -> tuple[Idea, ...]:
 
 
 def known_ideas(device_kind: str) -> tuple[Idea, ...]:
-    """Return the ideas whose gain was measured on this kind of device, in its order: on cards nothing was."""
+    """Return the ideas whose gain was measured on this kind of device: on cards nothing was."""
     return tuple(idea for idea in ON_A_CPU if idea.known_gain) if device_kind == "cpu" else ()
 
 
 def largest_known_gain(device_kind: str) -> float:
-    """Return the largest gain of an idea that was measured on this kind of device, in bpb; 0 where none was."""
+    """Return the largest of these gains in bpb, 0 where there is none."""
     return max((idea.known_gain for idea in known_ideas(device_kind)), default=0.0)
 
 
 def new_constants() -> set[str]:
-    """Return the names of the constants that the ideas bring, so that a program may speak of them beforehand."""
+    """Return the names that the ideas bring, so that a program may speak of them beforehand."""
     return set().union(*(idea.new_constants() for idea in ON_CARDS))

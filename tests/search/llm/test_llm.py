@@ -71,7 +71,7 @@ def request_of(url, folder, ledger, options="", **more):
         "key_file": "",
         "ledger": str(ledger),
     }
-    more = {"proposer": "llm", "force_category": "architecture", "repair": None} | more
+    more = {"proposer": "llm", "repair": None} | more
     return request(out_dir=str(folder), llm=llm, sigma=0.002, about={"profile": "demo", "budget_seconds": 25}, **more)
 
 
@@ -341,7 +341,7 @@ def test_an_earlier_result_is_quoted_to_who_repeats_it(ask, tmp_path):
 
 
 def test_numbers_are_asked_for_as_numbers_and_structure_when_it_is_forced(ask):
-    proposal, server = ask(reply(), number("MATRIX_LR", 0.06), force_category="tune")
+    proposal, server = ask(reply(), number("MATRIX_LR", 0.06), settings='allowed_categories = ["tune"]')
     assert "only values of constants" in last_words(server) and (proposal.category, proposal.operator) == (
         "tune",
         "tune",
@@ -357,7 +357,6 @@ def test_numbers_are_asked_for_as_numbers_and_structure_when_it_is_forced(ask):
         history=flat,
         experiment=6,
         proposer="hybrid",
-        force_category=None,
     )
     assert "changes nothing but numbers" in last_words(server) and proposal.source == TEMPLATE.replace(RELU, GELU)
 
@@ -386,7 +385,7 @@ def test_a_restart_changes_the_other_candidates_file(ask, tmp_path):
     good = history_row(1, other, score=1.601, category="architecture") | {"folder": str(folder), "gain": -0.001}
     flat = [history_row(n, TEMPLATE, score=1.9, category="architecture") | {"proposer": "llm", "operator": name} for n, name in
             enumerate(["optimizer", "schedule", "simplify", "tune", "combine", "architecture"] * 2, 2)]  # fmt: skip
-    more = {"history": [BASELINE, good, *flat], "experiment": 14, "force_category": None}
+    more = {"history": [BASELINE, good, *flat], "experiment": 14}
     edit = reply(RELU.replace("square()", "abs()"), GELU)
     proposal, server = ask(edit, **more)
     assert proposal.operator == "restart" and proposal.parent == 1 and proposal.source == TEMPLATE.replace(RELU, GELU)
