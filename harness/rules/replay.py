@@ -55,7 +55,7 @@ def misplaced(state: State, step: Step, entry: dict, budget_seconds: float | Non
     if event == "note":
         return ""
     if event == "ruled":
-        return ruled_wrongly(state, step, entry)
+        return ruled_wrongly(state, entry)
     if event == "unrepaired":
         at = (step.kind, step.experiment, step.attempt) == ("propose", entry["experiment"], entry["attempt"])
         return "" if at and step.attempt else f"{words_of(entry)} stands where {words_of_step(step)} was to come"
@@ -83,10 +83,10 @@ def same_place(entry: dict, step: Step) -> bool:
     return all(entry[key] == getattr(step, key) for key in places)
 
 
-def ruled_wrongly(state: State, step: Step, entry: dict) -> str:
+def ruled_wrongly(state: State, entry: dict) -> str:
     """A person's word comes between two experiments, on one that waits for it."""
     waiting = [e.number for e in state.experiments if e.in_quarantine and e.committed]
-    if step.is_between and entry["experiment"] in waiting:
+    if step_after(state, words_wait=True).kind == "rule" and entry["experiment"] in waiting:
         return ""
     return f"{words_of(entry)}, which was not in quarantine then"
 
