@@ -23,7 +23,7 @@ from harness.lab.close_out import (
 from harness.lab.executor import Listener, ignore
 from harness.lab.kept_files import drop_weights_of_run
 from harness.lab.loop import Lab
-from harness.lab.trainings import make_teller, tell_score
+from harness.lab.trainings import Job
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.journal import Journal
 from harness.run.state import NOT_HELD_AGAINST, State
@@ -97,33 +97,30 @@ class Claimant:
 
     def _train(self, found: CloseOut) -> None:
         trial, state = found.next_trial, self.lab.state
-        started = state.opened  # as many rows as the file ran with in the night
+        started = state.opened
         if trial.experiment is not None:
             started = state.experiments[trial.experiment].attempt.own[-1].started
-        request = self.runs.request(
-            self.train_py(trial),
-            self.folder_of(found.numbers),
-            trial.seed,
-            started.get("device_batch_limit"),
-        )
-        context = {"experiment": trial.experiment, "run": found.numbers, "run_kind": trial.role}
+        # as many rows as the file ran with in the night
+        limits = {"device_batch_limit": started.get("device_batch_limit")}
         facts = {"run": found.numbers, **asdict(trial)}
-        result = self.runs.train(request, context, self.listen, self.journal.append, facts)
+        result = self.runs.train(self._job(trial, found.numbers), facts, limits)
         if result["status"] != "ok":  # else the scoring says how it ended
             self._over(result)
 
     def _score(self, found: CloseOut) -> None:
-        run = found.in_flight
-        trial, folder = trial_of(run), self.folder_of(run.number)
-        context = {"experiment": trial.experiment, "run": run.number, "run_kind": trial.role}
-        tell = make_teller(self.listen, "scoring", context | {"seed": trial.seed})
-        measurement = self.lab.executor.measurement(self.train_py(trial), folder)
-        fields = self.runs.score(measurement, tell)
+        job = self._job(trial_of(found.in_flight), found.in_flight.number)
+        measurement = self.lab.executor.measurement(job.train_py, job.folder)
+        fields = self.runs.score(job, measurement)
         if fields["status"] == "ok":
             fields |= measurement.score_holdout(ignore)
-        self.journal.append("scored", **fields)
-        tell_score(fields, tell)
+        job.note("scored", **fields)
+        job.tell_score(fields)
         self._over(fields)
+
+    def _job(self, trial: Trial, number: int) -> Job:
+        train_py, folder = self.train_py(trial), self.folder_of(number)
+        context = {"experiment": trial.experiment, "run": number, "run_kind": trial.role}
+        return Job(train_py, folder, trial.seed, context, self.listen, self.journal.append)
 
     def _over(self, result: dict) -> None:
         """A training is over."""

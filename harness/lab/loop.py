@@ -227,6 +227,8 @@ class Lab(OpenRun):
         Raises LoopError when the template itself fails.
         """
         while (step := self.step).experiment == 0:
+            if self.experiment:
+                self._stop_if_template_refused()
             self._carry_out_step(step, listen)
             self._stop_if_baseline_failed()
 
@@ -243,18 +245,19 @@ class Lab(OpenRun):
             self._carry_out_step(step, listen)
 
     def _carry_out_step(self, step: Step, listen: Listener) -> None:
-        if step.kind == "propose":
-            propose_attempt(self, step, self.asking)
-        elif step.kind == "check":
-            self._check(step)
-        elif step.kind == "in_flight":
-            self.recover()
-        elif step.kind == "decide":
-            self._decide(step)
-        elif step.kind == "commit":
-            self._commit(step)
-        else:
-            self.runs.carry_out(step, listen)
+        match step.kind:
+            case "propose":
+                propose_attempt(self, step, self.asking)
+            case "check":
+                self._check(step)
+            case "in_flight":
+                self.recover()
+            case "decide":
+                self._decide(step)
+            case "commit":
+                self._commit(step)
+            case _:
+                self.runs.carry_out(step, listen)
 
     def _check(self, step: Step) -> None:
         path = self.attempt_folder(step.experiment, step.attempt) / "train.py"
@@ -290,7 +293,7 @@ class Lab(OpenRun):
     # --- what a step needs -------------------------------------------------------------------
 
     def _stop_if_template_refused(self) -> None:
-        checked = self.experiment.attempt.checked if self.experiment else None
+        checked = self.experiment.attempt.checked
         if checked and not checked["ok"]:
             raise LoopError(
                 f"the template does not pass the gate: {'; '.join(checked['reasons'])}. "

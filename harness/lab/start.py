@@ -118,7 +118,7 @@ def check_same_wishes(settings: Settings, profile: str, source: str, overrides: 
 
 
 def check_tag_unused(tag: str, folder: Path) -> None:
-    """Refuse a tag with git refs of a run whose folder is gone, or with a journal without settings."""
+    """Refuse a tag with git refs of a run whose folder is gone, or a journal without settings."""
     if (folder / "journal.jsonl").exists():
         raise SettingsError(
             f"{folder} has a journal but no run.json: restore it from a backup, or choose another "

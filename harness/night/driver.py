@@ -26,14 +26,7 @@ from harness.night.notebook_runner import NotebookRunner, first_line
 from harness.night.progress import claim_plan_words, claim_words
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
-from harness.night.wishes import (
-    Wishes,
-    command_line,
-    duration_words,
-    is_all_done,
-    is_enough,
-    plan_words,
-)
+from harness.night.wishes import Wishes, duration_words, plan_words
 from harness.rules.next_step import step_after
 from harness.run import disk_space, git_history, heartbeat
 from harness.run.locks import hold
@@ -61,7 +54,7 @@ def run_night(wishes: Wishes) -> int:
     except Exception as error:
         heartbeat.end(wishes.folder, 1, f"cannot go on: {error}")
         raise
-    done = code == 0 and wishes.run.is_there and is_all_done(wishes)
+    done = code == 0 and wishes.run.is_there and wishes.is_all_done()
     if code == 0:
         words = "done" if done else "stopped as asked"
     heartbeat.end(wishes.folder, code, words, done)
@@ -84,7 +77,7 @@ def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
         except StopNow:
             terminal.say(
                 "stopped at once; what was in flight will be repeated. "
-                f"Continue with: {command_line(wishes)}"
+                f"Continue with: {wishes.command_line}"
             )
             return 130, "stopped at once"
         except LabError as error:
@@ -126,7 +119,7 @@ class Driver:
         self.say_what_is_there()
         self.prepare()
         if not self.make_baseline():
-            self.say(f"stopped as asked; continue with: {command_line(self.wishes)}")
+            self.say(f"stopped as asked; continue with: {self.wishes.command_line}")
             return
         self.run_experiments(proposers)
         wanted = is_wanted(self.run.state, read_close_out(self.folder))
@@ -204,7 +197,7 @@ class Driver:
         wishes = self.wishes
         self.say(f"3 of 5, experiments: {plan_words(wishes)}")
         who = {"proposer": proposers.proposer, "model": proposers.model, "llm": wishes.llm}
-        while not (self.stopper.is_wanted() or wishes.close_out or is_enough(wishes)):
+        while not (self.stopper.is_wanted() or wishes.close_out or wishes.is_enough()):
             number = step_after(self.run.state).experiment
             self.execute("03_agent_loop", self.common | who, page=f"{number:04d}")
 
@@ -245,7 +238,7 @@ class Driver:
         files = f"{at}/notebooks/index.html, {at}/report/report.md, {at}/results.tsv"
         self.say(f"look at {files}; best model in {at}/best/")
         if self.stopper.is_wanted():
-            self.say(f"stopped as asked; continue with: {command_line(self.wishes)}")
+            self.say(f"stopped as asked; continue with: {self.wishes.command_line}")
 
 
 def ask_once_for_the_device(wishes: Wishes) -> None:

@@ -19,7 +19,7 @@ from harness.night.notebook_process import NotebookProcess, make_context
 from harness.night.progress import line_of_entry, progress_made, standing_words
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
-from harness.night.wishes import Wishes, command_line
+from harness.night.wishes import Wishes
 from harness.rules.next_step import step_after
 from harness.run import disk_space, heartbeat
 from harness.run.journal import read_journal
@@ -74,7 +74,7 @@ class NotebookRunner:
                 raise GaveUp(f"paused for {paused / 3600:.0f} hours, and still: {why}")
             paused += self.pause(PAUSES[min(pauses, len(PAUSES) - 1)], why)
             pauses += 1
-            if self.stopper.is_wanted() or self.wishes.seconds_left() <= 0:
+            if self.stopper.is_wanted() or self.wishes.seconds_left <= 0:
                 return
 
     def pause(self, seconds: float, why: str) -> float:
@@ -82,8 +82,8 @@ class NotebookRunner:
         wishes, began, waited = self.wishes, wall_seconds(), 0.0
         again = f"It looks again in {duration(seconds)}; Ctrl-C ends the night"
         self.terminal.say(f"paused: {why}. {again}")
-        while waited < seconds and not self.stopper.is_wanted() and wishes.seconds_left() > 0:
-            command = command_line(wishes)
+        while waited < seconds and not self.stopper.is_wanted() and wishes.seconds_left > 0:
+            command = wishes.command_line
             heartbeat.beat(self.folder, f"paused: {why}", state="paused", command=command)
             self.terminal.status(f"paused for {duration(waited)}")
             time.sleep(LOOK_SECONDS)
@@ -144,7 +144,7 @@ class NotebookRunner:
         StopNow process and children are killed.
         """
         told, made, changed = len(self.run.entries), self.progress(), time.monotonic()
-        model_seconds, command = deadline_seconds(self.wishes), command_line(self.wishes)
+        model_seconds, command = deadline_seconds(self.wishes), self.wishes.command_line
         try:
             while process.running(LOOK_SECONDS):
                 before = (told, made)

@@ -16,13 +16,7 @@ from harness.lab.close_out import (
     words_of_claim,
     words_of_close_out,
 )
-from harness.night.wishes import (
-    Wishes,
-    claim_seconds,
-    experiments_done,
-    is_enough,
-    seconds_per_experiment,
-)
+from harness.night.wishes import Wishes
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after
 from harness.run.settings import command_on
@@ -109,17 +103,17 @@ def standing_words(wishes: Wishes) -> str:
 
 def claim_in_flight(wishes: Wishes) -> str:
     """Where the claim stands, in words; "" while there are other things to do."""
-    if not (wishes.close_out or is_enough(wishes)):
-        return ""
-    return words_of_close_out(read_close_out(wishes.folder))
+    claim = words_of_close_out(read_close_out(wishes.folder))
+    return claim if claim and (wishes.close_out or wishes.is_enough()) else ""
 
 
 def time_left(wishes: Wishes) -> str:
     """Time left of the night, as far as it can be known."""
-    seconds = wishes.seconds_left()
+    seconds = wishes.seconds_left
     if wishes.experiments is not None:
-        each, left = seconds_per_experiment(wishes), wishes.experiments - experiments_done(wishes)
-        seconds = min(seconds, left * each + claim_seconds(wishes, 2 * CLAIM_SEEDS))
+        left = wishes.experiments - wishes.experiments_done
+        all_of_it = left * wishes.seconds_per_experiment + wishes.claim_seconds(2 * CLAIM_SEEDS)
+        seconds = min(seconds, all_of_it)
     if seconds > 5400:
         return f"about {seconds / 3600:.1f} h"
     return f"about {max(1, round(seconds / 60))} min"
@@ -150,7 +144,7 @@ def claim_plan_words(wishes: Wishes) -> str:
     """How many trainings the claim still takes, and how long that is."""
     run, found = wishes.run, read_close_out(wishes.folder)
     left = trainings_left(run.state, found, run.settings.profile["name"] == "demo")
-    minutes = claim_seconds(wishes, left) / 60
+    minutes = wishes.claim_seconds(left) / 60
     trainings = f"{left} trainings, about {minutes:.0f} min"
     return f"best and baseline in turn on fresh seeds, {trainings}"
 

@@ -74,53 +74,79 @@ class Wishes:
         path = self.run.train_py(best) if best else harness.REPOSITORY / "train_template.py"
         return path.read_text(encoding="utf-8")
 
+    @property
+    def command_line(self) -> str:
+        """The command that goes on with this night."""
+        if self.again:
+            return self.again
+        words = ["python3", "scripts/overnight.py", "--tag", self.tag]
+        given = {
+            "--profile": self.profile if self.profile != "auto" else "",
+            "--experiments": "" if self.experiments is None else str(self.experiments),
+            "--results": self.results,
+            "--hours": f"{self.hours:g}" if self.hours else "",
+            "--cache": self.cache,
+            "--source": self.source,
+            "--proposer": self.proposer,
+            "--model": self.model,
+        }
+        words += [word for option, value in given.items() if value for word in (option, value)]
+        words += ["--close-out"] * self.close_out
+        words += [word for change in self.overrides.split() for word in ("--set", change)]
+        words += [word for change in self.llm.split() for word in ("--llm", change)]
+        return shlex.join(words)
+
+    # --- how much of it is done -------------------------------------------------------------------
+
+    @property
     def seconds_left(self) -> float:
         """Of the night's hours; infinite when only experiments are counted."""
         if self.experiments is not None and not self.hours:
             return float("inf")
         return 3600 * (self.hours or DEFAULT_HOURS) - (wall_seconds() - self.started)
 
+    @property
+    def experiments_done(self) -> int:
+        """Experiments with a commit, the baseline not counted."""
+        return sum(bool(e.number and e.committed) for e in self.run.state.experiments)
 
-def experiments_done(wishes: Wishes) -> int:
-    """Experiments with a commit, the baseline not counted."""
-    return sum(bool(e.number and e.committed) for e in wishes.run.state.experiments)
+    def is_enough(self) -> bool:
+        """Whether the night's limits leave no room for another experiment and the claim.
 
+        For the claim no more than half of its hours is kept.
+        """
+        if self.experiments is not None and self.experiments_done >= self.experiments:
+            return True
+        half = 3600 * (self.hours or DEFAULT_HOURS) / 2
+        reserved = min(self.claim_seconds(2 * CLAIM_SEEDS), half)
+        return self.seconds_left < self.seconds_per_experiment + reserved
 
-def is_enough(wishes: Wishes) -> bool:
-    """True when the night's limits leave no room for another experiment."""
-    if wishes.experiments is not None and experiments_done(wishes) >= wishes.experiments:
-        return True
-    return wishes.seconds_left() < seconds_per_experiment(wishes) + reserved_seconds(wishes)
+    def is_all_done(self) -> bool:
+        """Whether nothing is left of what was asked for, the claim included."""
+        measured = not is_wanted(self.run.state, read_close_out(self.folder))
+        return measured and (self.close_out or self.is_enough())
 
+    @property
+    def seconds_per_experiment(self) -> float:
+        """Wall-clock of an experiment: the mean of the last ten, before the first the budget and
+        what surrounds it."""
+        committed = [entry for entry in self.run.entries if entry["event"] == "committed"]
+        ends = [parse_time(entry["time"]) for entry in committed[-11:]]
+        gaps = [(after - before).total_seconds() for before, after in pairwise(ends)]
+        budget = self.run.settings.budget_seconds
+        # a pause is no experiment, and less than nothing a clock that was set back
+        gaps = [gap for gap in gaps if 0 <= gap < 20 * budget + 300]
+        return statistics.mean(gaps) if gaps else 1.1 * budget + 15
 
-def seconds_per_experiment(wishes: Wishes) -> float:
-    """Wall-clock of an experiment: the mean of the last ten, before the first the budget and what
-    surrounds it."""
-    committed = [entry for entry in wishes.run.entries if entry["event"] == "committed"]
-    ends = [parse_time(entry["time"]) for entry in committed[-11:]]
-    gaps = [(after - before).total_seconds() for before, after in pairwise(ends)]
-    budget = wishes.run.settings.budget_seconds
-    # a pause is no experiment, and less than nothing a clock that was set back
-    gaps = [gap for gap in gaps if 0 <= gap < 20 * budget + 300]
-    return statistics.mean(gaps) if gaps else 1.1 * budget + 15
-
-
-def reserved_seconds(wishes: Wishes) -> float:
-    """Time that the night keeps for its claim, whatever is kept until then: at most half of it."""
-    if wishes.seconds_left() == float("inf"):
-        return 0.0
-    return min(claim_seconds(wishes, 2 * CLAIM_SEEDS), 3600 * (wishes.hours or DEFAULT_HOURS) / 2)
-
-
-def claim_seconds(wishes: Wishes, trainings: int) -> float:
-    """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored on
-    both texts."""
-    runs = [e for e in wishes.run.entries if e["event"] in ("trained", "scored")]
-    trained = [e["total_seconds"] for e in runs if e.get("num_steps")]
-    scored = [e["score_seconds"] for e in runs if e.get("val_bpb")]
-    if not (trained and scored):
-        return trainings * (1.1 * wishes.run.settings.budget_seconds + 20)
-    return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
+    def claim_seconds(self, trainings: int) -> float:
+        """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored
+        on both texts."""
+        runs = [e for e in self.run.entries if e["event"] in ("trained", "scored")]
+        trained = [e["total_seconds"] for e in runs if e.get("num_steps")]
+        scored = [e["score_seconds"] for e in runs if e.get("val_bpb")]
+        if not (trained and scored):
+            return trainings * (1.1 * self.run.settings.budget_seconds + 20)
+        return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
 
 
 def plan_words(wishes: Wishes) -> str:
@@ -132,10 +158,10 @@ def plan_words(wishes: Wishes) -> str:
     goal = f"for {wishes.hours or DEFAULT_HOURS:g} hours"
     if wishes.experiments:
         goal = f"{wishes.experiments} in all"
-    done = experiments_done(wishes)
+    done = wishes.experiments_done
     begun = f", {done} already done" if done else ""
-    each = f"about {seconds_per_experiment(wishes):.0f} s each, longer for what is promising"
-    minutes = claim_seconds(wishes, 2 * CLAIM_SEEDS) / 60
+    each = f"about {wishes.seconds_per_experiment:.0f} s each, longer for what is promising"
+    minutes = wishes.claim_seconds(2 * CLAIM_SEEDS) / 60
     return f"{goal}{begun}, {each}; then the claim, if anything is kept: {minutes:.0f} min"
 
 
@@ -164,31 +190,3 @@ def busy_share() -> float | None:
         )
     except ClockError:
         return None
-
-
-def command_line(wishes: Wishes) -> str:
-    """The command that goes on with this night."""
-    if wishes.again:
-        return wishes.again
-    words = ["python3", "scripts/overnight.py", "--tag", wishes.tag]
-    given = {
-        "--profile": wishes.profile if wishes.profile != "auto" else "",
-        "--experiments": "" if wishes.experiments is None else str(wishes.experiments),
-        "--results": wishes.results,
-        "--hours": f"{wishes.hours:g}" if wishes.hours else "",
-        "--cache": wishes.cache,
-        "--source": wishes.source,
-        "--proposer": wishes.proposer,
-        "--model": wishes.model,
-    }
-    words += [word for option, value in given.items() if value for word in (option, value)]
-    words += ["--close-out"] * wishes.close_out
-    words += [word for change in wishes.overrides.split() for word in ("--set", change)]
-    words += [word for change in wishes.llm.split() for word in ("--llm", change)]
-    return shlex.join(words)
-
-
-def is_all_done(wishes: Wishes) -> bool:
-    """Whether nothing is left of what was asked for, the claim included."""
-    measured = not is_wanted(wishes.run.state, read_close_out(wishes.folder))
-    return measured and (wishes.close_out or is_enough(wishes))
