@@ -455,5 +455,5 @@ def test_a_persons_word_takes_effect_between_two_experiments_and_never_within_on
     night = Played()
     assert next_step(night.entries, words_wait=True).kind == "rule"
     assert night.step.kind == "propose"
-    night.idea(1, [1.4], until="decide")
+    night.idea(1, until="check")
     assert next_step(night.entries, words_wait=True) == night.step
