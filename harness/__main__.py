@@ -59,7 +59,7 @@ def say_error(options: argparse.Namespace, error: object, status: int) -> int:
 
 def run_overnight(options: argparse.Namespace) -> int:
     """Watch, check, stop, report on, rule in, or run a night."""
-    from harness.night import driver
+    from harness.night import driver, requests
     from harness.run.settings import results_folder
     from harness.sandbox import keys
     from harness.show import report
@@ -76,12 +76,12 @@ def run_overnight(options: argparse.Namespace) -> int:
             path = report.write_report(folder)
             print(path.read_text(encoding="utf-8") + f"\nwritten to {path}")
         else:
-            print(driver.ask_to_stop(folder))
+            print(requests.ask_to_stop(folder))
         return 0
     if options.accept is not None or options.refuse is not None:
         accept = options.accept is not None
         folder = results_folder(options.results) / newest_tag(options)
-        print(driver.rule(folder, options.accept if accept else options.refuse, accept))
+        print(requests.rule(folder, options.accept if accept else options.refuse, accept))
         return 0
     if options.own_process:
         keys.start_without(keep=options.proposer != "tpe")
@@ -154,7 +154,7 @@ def run_try(options: argparse.Namespace) -> int:
 
     if options.own_process:
         keys.start_without(keep=False)  # no model is asked, and edited code runs below this process
-    from harness.night.driver import StopNow
+    from harness.night.requests import StopNow
     from harness.night.try_idea import Idea, Refused, refusal, try_idea
 
     folder = results_folder(options.results) / check_tag(newest_tag(options))

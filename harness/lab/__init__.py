@@ -1,1 +1,1 @@
-"""Carries the steps of a run out, and is the only room that writes one: loop, trainings, proposals, rulings, the claim."""
+"""Carries the steps of a run out, and is the only room that writes one."""

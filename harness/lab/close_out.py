@@ -1,33 +1,28 @@
-"""The claim: by how much the best beats the baseline, measured once, at the end, on runs that took part in no choice.
+"""The claim: by how much the best beats the baseline, measured once, at the end, on runs that took
+part in no choice.
 
-In: a Lab whose night is over. Out: results/<tag>/close_out.jsonl, append-only, and a folder for each training below
-close_out/. Best and baseline are trained in turn on fresh seeds, as often each, and scored on validation and holdout
-rows. What comes next is a pure function of the entries, so a kill costs at most the training in flight. Every close-out
-begins with `claim_begun`; a run that found a better file afterwards gets another.
+In: entries of results/<tag>/close_out.jsonl, which is append-only. Out: where the claim stands,
+what comes next and what may be said. Best and baseline are trained in turn on fresh seeds, as often
+each, and scored on validation and holdout rows (by `claimant`). What comes next is a pure function
+of the entries, so a kill costs at most the training in flight. Every close-out begins with
+`claim_begun`; a run that found a better file afterwards gets another.
 
     claim_begun -> run_started -> trained -> scored -> run_started ... -> claimed
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.ground.errors import LoopError
-from harness.lab.kept_files import drop_weights_of_run
-from harness.lab.loop import Lab
-from harness.lab.trainings import Listener, tell_score
 from harness.rules.keep import CLAIM_SEEDS, Claim, claim
-from harness.run.journal import Journal, read_journal
+from harness.run.journal import read_journal
 from harness.run.state import NOT_HELD_AGAINST, State, Training
-from harness.sandbox.left_files import remove_tree
-from harness.sandbox.processes import kill_leftover
 
 NAME = "close_out.jsonl"
 STOP_FILE = "STOP"  # in a run's folder: its night was asked to stop
 MOST_FAILURES = 2  # trainings of one file that may fail by themselves before nothing can be claimed
-FIRST_SEED = 1_000_000_000  # above those of the night's own runs; each close-out takes the next thousand
 
 
 @dataclass(frozen=True)
@@ -54,25 +49,31 @@ class CloseOut:
         """The training that is not over."""
         return self.runs[-1] if self.runs and self.runs[-1].status is None else None
 
+    def goes_on_with(self, best: int) -> bool:
+        """Whether it has begun on this experiment, and not come to its end."""
+        return bool(self.begun and not self.claimed and self.begun["best"] == best)
+
     def scores(self, role: str, name: str = "val_bpb") -> list[float]:
-        return [run.scored[name] for run in self.runs if run.started["role"] == role and run.status == "ok"]
+        runs = [run for run in self.runs if run.started["role"] == role and run.status == "ok"]
+        return [run.scored[name] for run in runs]
 
     def claims(self) -> dict[str, Claim]:
         """What the runs allow to say on validation and on holdout rows."""
-        texts = {"val": "val_bpb", "holdout": "holdout_bpb"}
-        return {text: claim(self.scores("best", name), self.scores("baseline", name)) for text, name in texts.items()}
+        return {
+            text: claim(self.scores("best", name), self.scores("baseline", name))
+            for text, name in (("val", "val_bpb"), ("holdout", "holdout_bpb"))
+        }
 
     @property
     def trials(self) -> list[Trial]:
-        """All trainings of this close-out, in order: in pairs, first one then the other of which comes first."""
-        begun = self.begun
-        pairs = [("best", begun["best"]), ("baseline", 0)]
-        wanted = [
-            Trial(role, experiment, begun["first_seed"] + 2 * pair + (role == "best"))
-            for pair in range(begun["seeds"])
-            for role, experiment in (pairs if pair % 2 else reversed(pairs))
-        ]
-        return wanted + [Trial("template", None, begun["first_seed"] + 2 * begun["seeds"])] * begun["template"]
+        """All its trainings, in order: in pairs, with now the one first, now the other."""
+        first, trials = self.begun["first_seed"], []
+        for pair in range(self.begun["seeds"]):
+            seed = first + 2 * pair
+            both = [Trial("baseline", 0, seed), Trial("best", self.begun["best"], seed + 1)]
+            trials += reversed(both) if pair % 2 else both
+        template = Trial("template", None, first + 2 * self.begun["seeds"])
+        return [*trials, template] if self.begun["template"] else trials
 
     @property
     def trials_left(self) -> list[Trial]:
@@ -147,21 +148,24 @@ def is_wanted(state: State, found: CloseOut) -> bool:
     return not (measured and found.begun["best"] == state.incumbent.number)
 
 
-def trainings_left(state: State, found: CloseOut, template: bool, seeds: int = CLAIM_SEEDS) -> int:
-    """How many trainings the claim still takes, were the night to end now. template: whether that is trained too."""
+def trainings_left(state: State, found: CloseOut, template: bool) -> int:
+    """How many trainings the claim still takes, were the night to end now.
+
+    template: whether that is trained too.
+    """
     if not is_wanted(state, found):
         return 0
-    if found.begun and not found.claimed and found.begun["best"] == state.incumbent.number:
+    if found.goes_on_with(state.incumbent.number):
         return len(found.trials_left)
-    return 2 * seeds + template
+    return 2 * CLAIM_SEEDS + template
 
 
 def words_of_close_out(found: CloseOut) -> str:
     """Where it stands, for one line."""
     if found.begun is None or found.claimed:
         return ""
-    of = len(found.trials)
-    return f"claim: training {min(of - len(found.trials_left) + 1, of)} of {of}"
+    most = len(found.trials)
+    return f"claim: training {min(most - len(found.trials_left) + 1, most)} of {most}"
 
 
 def words_of_claim(claimed: dict) -> str:
@@ -169,10 +173,14 @@ def words_of_claim(claimed: dict) -> str:
     if claimed["status"] != "ok":
         return claimed["cause"]
     val, holdout = claimed["val"], claimed["holdout"]
-    better = f"experiment {claimed['best']} is {abs(val['difference']):.4f} bpb {'better' if val['difference'] >= 0 else 'worse'} than the baseline"
-    size = f"95% interval {val['low']:+.4f} to {val['high']:+.4f}; on the holdout {holdout['difference']:+.4f}, {holdout['low']:+.4f} to {holdout['high']:+.4f}"
+    sign = "better" if val["difference"] >= 0 else "worse"
+    size = f"{abs(val['difference']):.4f} bpb {sign} than the baseline"
+    on_val = f"95% interval {val['low']:+.4f} to {val['high']:+.4f}"
+    interval = f"{holdout['low']:+.4f} to {holdout['high']:+.4f}"
+    on_holdout = f"on the holdout {holdout['difference']:+.4f}, {interval}"
     runs = f"{val['n_best']} and {val['n_baseline']} fresh runs"
-    return f"{better} ({size}; {runs}): {verdict_of_claim(claimed)}"
+    verdict = verdict_of_claim(claimed)
+    return f"experiment {claimed['best']} is {size} ({on_val}; {on_holdout}; {runs}): {verdict}"
 
 
 def verdict_of_claim(claimed: dict) -> str:
@@ -182,119 +190,6 @@ def verdict_of_claim(claimed: dict) -> str:
         return "an improvement"
     if val["low"] > 0:
         return "an improvement on the validation text, which the holdout does not confirm"
-    return "no improvement" if val["high"] < 0 else "this may be chance, so no improvement is claimed"
-
-
-def context_of(number: int, trial: Trial) -> dict:
-    """What listeners are told of a training."""
-    return {"experiment": trial.experiment, "run": number, "run_kind": trial.role, "seed": trial.seed}
-
-
-class Claimant:
-    """Carries a close-out out, step by step, while the run's lock is held."""
-
-    def __init__(self, lab: Lab, listen: Listener = lambda event: None, seeds: int = CLAIM_SEEDS) -> None:
-        self.lab, self.listen, self.seeds = lab, listen, seeds
-        self.journal = Journal(lab.folder / NAME)
-
-    @property
-    def found(self) -> CloseOut:
-        return fold_close_out(self.journal.entries)
-
-    def run(self) -> CloseOut:
-        """Everything that is left to do, or what is in flight where the night was asked to stop.
-
-        Raises Paused where the machine fails, or is busy, again and again.
-        """
-        state = self.lab.state
-        if state.incumbent is None:
-            raise LoopError("there is no baseline yet, so there is nothing to claim")
-        found = self.found
-        if is_wanted(state, found) and (found.claimed or not found.begun or found.begun["best"] != state.incumbent.number):
-            self._begin(state)
-        self._tidy()
-        steps: dict[str, Callable[[CloseOut], None]] = {
-            "close": self._close, "train": self._train, "score": self._score, "claim": self._claim
-        }  # fmt: skip
-        while (found := self.found).step in steps and not (self.lab.folder / STOP_FILE).exists():
-            steps[found.step](found)
-        return found
-
-    def _begin(self, state: State) -> None:
-        sections = sum(entry["event"] == "claim_begun" for entry in self.journal.entries)
-        first_seed = max(state.opened["seeds"]) + FIRST_SEED + 1000 * sections
-        template = self.lab.settings.profile["name"] == "demo"
-        self.journal.append(
-            "claim_begun", best=state.incumbent.number, seeds=self.seeds, first_seed=first_seed, template=template
-        )
-
-    def folder_of(self, run: Training) -> Path:
-        return self.lab.folder / "close_out" / f"{run.number:02d}"
-
-    def train_py(self, trial: Trial) -> Path:
-        """The file of a trial; the template's as real nights begin with it."""
-        if trial.experiment is not None:
-            return self.lab.train_py(self.lab.state.experiments[trial.experiment])
-        path = self.lab.folder / "close_out" / "train_template.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(self.lab.template(), encoding="utf-8")
-        return path
-
-    def _close(self, found: CloseOut) -> None:
-        """A training whose harness died."""
-        kill_leftover(self.folder_of(found.in_flight))
-        self.journal.append("trained", status="interrupted", cause="the harness ended in mid-run")
-
-    def _train(self, found: CloseOut) -> None:
-        trial, runs = found.next_trial, self.lab.runs
-        facts = {"run": found.numbers, "role": trial.role, "experiment": trial.experiment, "seed": trial.seed}
-        train_py, folder = self.train_py(trial), self.lab.folder / "close_out" / f"{found.numbers:02d}"
-        request = runs.request(train_py, folder, trial.seed, self._rows_at_once(trial))
-        measurement = runs.measurement(train_py, folder)
-        result = runs.train(request, measurement, context_of(found.numbers, trial), self.listen, self.journal.append, facts)
-        if result["status"] != "ok":  # else the scoring says how it ended
-            self._over(result)
-
-    def _rows_at_once(self, trial: Trial) -> int | None:
-        """As many rows as the file ran with in the night; None for no limit."""
-        state = self.lab.state
-        if trial.experiment is None:
-            return state.opened.get("device_batch_limit")
-        return state.experiments[trial.experiment].attempt.own[-1].started.get("device_batch_limit")
-
-    def _score(self, found: CloseOut) -> None:
-        run, trial = found.in_flight, trial_of(found.in_flight)
-        context, runs = context_of(run.number, trial), self.lab.runs
-        measurement = runs.measurement(self.train_py(trial), self.folder_of(run))
-        fields = runs.score(measurement, context, self.listen)
-        if fields["status"] == "ok":
-            fields |= measurement.score_holdout(lambda share: None)
-        self.journal.append("scored", **fields)
-        tell_score(fields, context, self.listen)
-        self._over(fields)
-
-    def _over(self, result: dict) -> None:
-        """A training is over."""
-        self._tidy()
-        self.lab.runs.pause_after_faults(result["cause"] if result["status"] in NOT_HELD_AGAINST else "")
-
-    def _tidy(self) -> None:
-        """Remove what trainings that are over leave, those that a kill cut off too; weights stay while they wait to be scored."""
-        found = self.found
-        waiting = self.folder_of(found.in_flight) if found.step == "score" else None
-        for folder in (self.lab.folder / "close_out").glob("[0-9]*"):
-            if folder != waiting:
-                drop_weights_of_run(folder)
-            for left in (folder / "work", folder / "compile_cache", *folder.glob("server_*")):
-                remove_tree(left)
-
-    def _claim(self, found: CloseOut) -> None:
-        """Write what the runs allow to say."""
-        facts = {"best": found.begun["best"], "status": "ok", "cause": ""}
-        if failed := found.failed:
-            words = f"nothing can be claimed: the {failed.started['role']}, trained again, ended {MOST_FAILURES} times with {failed.status}: {failed.cause}"
-            self.journal.append("claimed", **facts | {"status": failed.status, "cause": words})
-            return
-        claims = {text: asdict(given) for text, given in found.claims().items()}
-        template = found.scores("template")
-        self.journal.append("claimed", **facts, **claims, template_bpb=template[0] if template else None)
+    if val["high"] < 0:
+        return "no improvement"
+    return "this may be chance, so no improvement is claimed"

@@ -1,58 +1,65 @@
-"""How many rows the baseline may hold at once on this machine's card: found once, by training a few real steps, and kept for the machine.
+"""How many rows the baseline may hold at once on this machine's card: found once, by training a
+few real steps, and kept for the machine.
 
-In: a run's settings and data, the baseline's source. Out: a number of rows, or None where the constants need no limit. The file is trained
-by the runner like any other, with a budget of seconds: first with as many rows as it likes, then with half of them, until it runs and leaves
-some memory free. Not done on a CPU: memory is paged there, so that too much of it is seldom refused, and the rows of its profiles are few;
-what does run out there is repeated with fewer rows when it happens, as on a card.
+In: who trains this run's files, the baseline's source. Out: a number of rows, or None where the
+constants need no limit. The file is trained like any other, with a budget of seconds: first with as
+many rows as it likes, then with half of them, until it runs and leaves some memory free. Not done
+on a CPU: memory is paged there, so that too much of it is seldom refused; what does run out there
+is repeated with fewer rows when it happens, as on a card.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.data.manifest import PreparedData
 from harness.ground.files import read_json, write_json_atomic
-from harness.run.settings import Settings, training_request
+from harness.lab.executor import Executor
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_leftover
-from harness.sandbox.runner import run_training
 
 PROBE_SECONDS = 5.0  # of training: a few steps on a card that is worth the name
-HEADROOM = 0.85  # share of a card's memory: its driver, fragments, and ideas that need a little more take the rest
-Trainer = Callable[[int | None], dict]  # the most rows at once -> the result of a training
+# Share of a card's memory: its driver, fragments, and ideas that need a little more take the rest.
+HEADROOM = 0.85
 
 
 def find_device_batch(
-    settings: Settings, data: PreparedData, source: str, folder: Path, say: Callable[[str], None] = print
+    executor: Executor, source: str, say: Callable[[str], None] = print
 ) -> int | None:
-    """Return the rows that trainings of this run may hold at once; None for no limit. folder: of the run, for the trials' logs."""
-    if settings.device["kind"] == "cpu":
+    """Return the rows that trainings of this run may hold at once; None for no limit."""
+    device = executor.settings.device
+    if device["kind"] == "cpu":
         return None
-    path = machine_file(settings, data, source)
+    facts = facts_of(executor, source)
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    machine = Path(executor.settings.data_folder).parent / "machine"  # beside the machine's data
+    path = machine / f"device_batch-{key}.json"
     try:
         return read_json(path)["device_batch_limit"]
     except (FileNotFoundError, ValueError, KeyError):
         pass  # not tried yet, or half a file
-    say(f"trying how many rows at a time fit into the memory of the {settings.device['name']}: once, then it is known")
-    folder = folder / "probe"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.py").write_text(source, encoding="utf-8")
-    found = search_rows(lambda limit: try_rows(settings, data, folder, limit), settings.device["memory_mb"], say)
+    say(
+        "trying how many rows at a time fit into the memory of the "
+        f"{device['name']}: once, then it is known"
+    )
+    train_py = executor.folder / "probe" / "train.py"
+    train_py.parent.mkdir(parents=True, exist_ok=True)
+    train_py.write_text(source, encoding="utf-8")
+    found = search_rows(lambda limit: try_rows(executor, train_py, limit), device["memory_mb"], say)
     if found is None:
         return None
-    with contextlib.suppress(OSError):  # a cache that is only lent to us for reading: the next run tries again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, facts_of(settings, data, source) | found)
+    with contextlib.suppress(OSError):  # a cache only lent for reading: the next run tries again
+        machine.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, facts | found)
     return found["device_batch_limit"]
 
 
-def facts_of(settings: Settings, data: PreparedData, source: str) -> dict:
+def facts_of(executor: Executor, source: str) -> dict:
     """All that the answer depends on."""
+    settings, data = executor.settings, executor.data
     return {
         "format_version": 1,
         "device": settings.device["name"],
@@ -66,40 +73,45 @@ def facts_of(settings: Settings, data: PreparedData, source: str) -> dict:
     }
 
 
-def machine_file(settings: Settings, data: PreparedData, source: str) -> Path:
-    """Where the answer is kept: beside the prepared data, which is the machine's too."""
-    key = hashlib.sha256(json.dumps(facts_of(settings, data, source), sort_keys=True).encode()).hexdigest()[:16]
-    return Path(settings.data_folder).parent / "machine" / f"device_batch-{key}.json"
-
-
-def try_rows(settings: Settings, data: PreparedData, folder: Path, limit: int | None) -> dict:
+def try_rows(executor: Executor, train_py: Path, limit: int | None) -> dict:
     """Train a few steps with at most `limit` rows at once; only the log stays."""
-    run = folder / f"{limit or 'wish'}"
-    kill_leftover(run)
-    remove_tree(run)
-    request = training_request(settings, data, run, folder / "train.py", settings.run_seed)
-    result = run_training(dataclasses.replace(request, budget_seconds=PROBE_SECONDS, device_batch_limit=limit))
-    (run / "weights.safetensors").unlink(missing_ok=True)
-    remove_tree(run / "compile_cache")
+    folder = train_py.parent / f"{limit or 'wish'}"
+    kill_leftover(folder)
+    remove_tree(folder)
+    limits = {"budget_seconds": PROBE_SECONDS, "device_batch_limit": limit}
+    request = executor.request(train_py, folder, executor.settings.run_seed, **limits)
+    result = executor.train(request, score_follows=False)  # the memory is the training's alone
+    (folder / "weights.safetensors").unlink(missing_ok=True)
+    remove_tree(folder / "compile_cache")
     return result
 
 
-def search_rows(train: Trainer, memory_mb: float, say: Callable[[str], None]) -> dict | None:
-    """Halve the rows until a training runs and leaves head-room; return the limit and what was tried.
+def search_rows(
+    train: Callable[[int | None], dict], memory_mb: float, say: Callable[[str], None]
+) -> dict | None:
+    """Halve the rows until a training runs and leaves head-room; return limit and trials.
 
-    None when a training ends in any other way, or does not say how many rows it held: there is nothing to learn from it, and the baseline,
-    which comes next, will say what is wrong. One row is returned even when it is too much: there is nothing less to try.
+    train: from the most rows at once to the result of a training. None when one ends in any other
+    way, or does not say how many rows it held: there is nothing to learn from it, and the baseline,
+    which comes next, will say what is wrong. One row is returned even when it is too much: there is
+    nothing less to try.
     """
     limit, trials = None, []
     while True:
         result = train(limit)
         rows, used = result["device_batch_size"], result["memory_mb"]
-        words = f"{used:,.0f} of {memory_mb:,.0f} MB" if used else f"{result['status']} {result['cause']}".strip()
+        words = (
+            f"{used:,.0f} of {memory_mb:,.0f} MB"
+            if used
+            else f"{result['status']} {result['cause']}".strip()
+        )
         say(f"{rows or 'unknown'} rows at a time: {words}")
         if result["status"] not in ("ok", "oom") or not rows or (limit and rows > limit):
             return None
         trials.append({"rows": rows, "status": result["status"], "memory_mb": used})
-        fits = result["status"] == "ok" and (not used or not memory_mb or used <= HEADROOM * memory_mb)
+        fits = result["status"] == "ok" and (
+            not used or not memory_mb or used <= HEADROOM * memory_mb
+        )
         if fits or rows == 1:
             return {"device_batch_limit": limit if fits else 1, "trials": trials}
         limit = rows // 2

@@ -1,23 +1,33 @@
-"""Where the next train.py comes from: the template for the baseline, the propose process for everything after it.
+"""Where the next train.py comes from: the template for the baseline, the propose process for
+everything after it.
 
-In: the run's state, settings, data, program.md, and who is to be asked. Out: train.py and proposal.json in the attempt's folder. What was finished and not
-noted in the journal is found again. Refuses to go on without a proposal: running the incumbent once more would be no experiment. A language model that
-cannot be asked costs nothing but its proposal: `tpe` makes one instead, and says why.
+In: an open run, program.md, and who is to be asked. Out: train.py and proposal.json in the
+attempt's folder, and the journal's `proposed`. What was finished and not noted in the journal is
+found again. Refuses to go on without a proposal: running the incumbent once more would be no
+experiment. A language model that cannot be asked costs nothing but its proposal: `tpe` makes one
+instead, and says why.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
-import re
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness.ground.errors import ConstantsError, LoopError, ProgramError, ProposalError, ProposerGone
+from harness.ground.errors import (
+    ConstantsError,
+    KeyFileError,
+    LoopError,
+    ProgramError,
+    ProposalError,
+    ProposerGone,
+)
 from harness.ground.files import read_json, write_json_atomic, write_text_atomic
 from harness.lab.open_run import OpenRun
-from harness.rules.decision import history_row
+from harness.lab.proposal_request import Asking, proposal_request
 from harness.rules.keep import count_code_lines
 from harness.rules.next_step import Step
 from harness.run.settings import Settings
@@ -28,57 +38,104 @@ from harness.search.constants import constant_values, parse_constants, rewrite_c
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash
 from harness.search.keyless import known_names
-from harness.search.llm.endpoint import LlmOptions, parse_options
+from harness.search.llm.endpoint import EndpointError, parse_options
+from harness.search.patch import make_diff
 from harness.search.program import narrow_constants, parse_program
-from harness.search.proposal import Proposal, write_files
+from harness.search.proposal import JOURNALED, Proposal, write_files
 
 PROPOSERS = ("tpe", "llm", "hybrid")
-SINCE_VARIABLE = "AUTORESEARCH_NIGHT_SINCE"  # the first experiment of the night that a kernel works for
 PROPOSE_SECONDS = 120.0  # for what needs no language model
-LOG_BYTES = 20_000  # of either end of a failed run's log that a repair is told of
-SMOKED = ("llm", "external")  # proposers whose code is new to everybody: a few steps come before the whole training
+# Proposers whose code is new to everybody: a few steps come before the whole training.
+SMOKED = ("llm", "external")
 
 
-@dataclass(frozen=True)
-class Asking:
-    """Who is asked for ideas. proposer: of PROPOSERS; options: of the language model, text as the user gave it; key_file: where its key is, "" for none.
-
-    environment: what the propose process gets besides, and no other child.
-    """
-
-    proposer: str = "tpe"
-    model: str = ""
-    options: str = ""
-    key_file: str = ""
-    environment: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def parsed(self) -> LlmOptions:
-        return parse_options(self.options, self.model)
+# --- who is asked ---------------------------------------------------------------------------------
 
 
 def default_proposer(options: str = "") -> str:
-    """Who proposes unless a person says: `hybrid` where a key or an endpoint of one's own is known, else `tpe`."""
+    """Who proposes unless a person says: `hybrid` where a language model is known, else `tpe`."""
     return "hybrid" if keys.has_endpoint(options) else "tpe"
 
 
 def make_asking(proposer: str = "", model: str = "", options: str = "") -> Asking:
     """Who is to be asked, and with what.
 
-    Raises EndpointError for options that cannot be read, KeyFileError for a key file that is not safe, ProposalError for an unknown proposer.
+    Raises LoopError for an unknown proposer, options that cannot be read, a key file that is not
+    safe.
     """
     if proposer not in ("", *PROPOSERS):
-        raise ProposalError(f"proposer is {proposer!r}: it must be one of {', '.join(PROPOSERS)}")
+        known = ", ".join(PROPOSERS)
+        raise LoopError(f"proposer is {proposer!r}: it must be one of {known}")
     proposer = proposer or default_proposer(options)
     if proposer == "tpe":
         return Asking()
-    parse_options(options, model)
-    key_file, environment = keys.for_proposer()
-    return Asking(proposer, model, options, key_file, tuple(environment.items()))
+    try:
+        parse_options(options, model)
+        key_file, environment = keys.for_proposer()
+    except (EndpointError, KeyFileError) as error:
+        raise LoopError(str(error)) from error
+    return Asking(proposer, model, options, key_file, environment)
+
+
+# --- one attempt ----------------------------------------------------------------------------------
+
+
+def propose_attempt(run: OpenRun, step: Step, asking: Asking) -> None:
+    """Make one attempt of an experiment, its first or a repair of the last, and note it."""
+    folder = run.attempt_folder(step.experiment, step.attempt)
+    folder.mkdir(parents=True, exist_ok=True)
+    incumbent = run.state.incumbent
+    before = source_of(run, incumbent)
+    program, why = program_in_force(run, run.program_text(), before)
+    notes = [entry["text"] for entry in run.journal.entries if entry["event"] == "note"]
+    if why and notes[-1:] != [why]:
+        run.journal.append("note", text=why)
+    proposal = read_proposal(folder)
+    if proposal is None and incumbent:
+        request = proposal_request(run, step, before, program, asking)
+        try:
+            proposal = run_proposer(folder, request, asking)
+        except ProposalError as error:
+            raise LoopError(str(error)) from error
+    elif proposal is None:
+        proposal = propose_baseline(folder, before, run.settings)
+    place = {"experiment": step.experiment, "attempt": step.attempt}
+    if why := proposal.get("gave_up"):
+        spent = {key: proposal.get(key) for key in ("usage", "exchange")}
+        run.journal.append("unrepaired", **place, why=why, **spent)
+        return
+    parent = parent_of(run, proposal)
+    before = source_of(run, parent)
+    after = (folder / "train.py").read_text(encoding="utf-8")
+    write_text_atomic(folder / "train.diff", make_diff(before, after))
+    run.journal.append(
+        "proposed",
+        **place,
+        **{name: proposal.get(name) for name in JOURNALED},
+        parent=parent.number if parent else None,
+        smoke=parent is not None and needs_smoke_run(proposal["proposer"], after, before),
+        **measures(after),
+        program_sha256=hashlib.sha256(program.encode()).hexdigest(),
+    )
+
+
+def source_of(run: OpenRun, experiment: Experiment | None) -> str:
+    """The train.py that a proposal changes: an experiment's, or the template for the baseline."""
+    return run.train_py(experiment).read_text(encoding="utf-8") if experiment else run.template()
+
+
+def parent_of(run: OpenRun, proposal: dict) -> Experiment | None:
+    """What a proposal is a change of: the incumbent, or another experiment that it names and that
+    has a score."""
+    scored = [e for e in run.state.experiments if e.decided and e.mean is not None]
+    return next((e for e in scored if e.number == proposal.get("parent")), run.state.incumbent)
 
 
 def read_proposal(folder: Path) -> dict | None:
-    """A proposal that was finished but not noted in the journal: a kill came between. One that gave up a repair has no train.py."""
+    """A proposal that was finished but not noted in the journal: a kill came between.
+
+    One that gave up a repair has no train.py.
+    """
     try:
         proposal = read_json(folder / "proposal.json")
         if proposal.get("gave_up"):
@@ -103,29 +160,33 @@ def propose_baseline(folder: Path, template: str, settings: Settings) -> dict:
 
 
 def run_proposer(folder: Path, request: dict, asking: Asking) -> dict:
-    """Run the propose process, the only place where a proposer's code or key may be. Raises ProposalError or ProposerGone.
+    """Run the propose process, the only place where a proposer's code or key may be.
 
-    One that waits too long for a language model is killed; `tpe` proposes instead.
+    One that waits too long for a language model is killed; `tpe` proposes instead. Raises
+    ProposalError or ProposerGone.
     """
-    limit = PROPOSE_SECONDS + (asking.parsed.deadline_seconds if request.get("llm") else 0.0)
-    write_json_atomic(folder / "request.json", request)
-    command = child_command("harness.search.propose", str(folder / "request.json"), str(os.getpid()))
-    environment = child_environment(**dict(asking.environment))
+    limit = PROPOSE_SECONDS
+    if request.get("llm"):
+        limit += parse_options(asking.options, asking.model).deadline_seconds
+    path = folder / "request.json"
+    write_json_atomic(path, request)
+    command = child_command("harness.search.propose", str(path), str(os.getpid()))
+    environment = child_environment(**asking.environment)
+    options = {"env": environment, "capture_output": True, "text": True, "check": False}
+    again = "run the same command again to continue"
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(command, **options, timeout=limit)
     except subprocess.TimeoutExpired:
         if not request.get("llm"):
-            raise ProposerGone(
-                f"the proposer gave no answer within {limit:.0f} s; run the same command again to continue"
-            ) from None
+            words = f"the proposer gave no answer within {limit:.0f} s; {again}"
+            raise ProposerGone(words) from None
         why = f"the language model gave no answer within {limit:.0f} s, and its process was killed"
         if request.get("repair"):
             return {"gave_up": why}
-        return run_proposer(folder, request | {"proposer": "tpe", "llm": None}, Asking()) | {"llm_failed": why}
+        by_tpe = request | {"proposer": "tpe", "llm": None}
+        return run_proposer(folder, by_tpe, Asking()) | {"llm_failed": why}
     if done.returncode < 0:
-        raise ProposerGone(
-            f"the proposer was ended by signal {-done.returncode}; run the same command again to continue"
-        )
+        raise ProposerGone(f"the proposer was ended by signal {-done.returncode}; {again}")
     proposal = read_proposal(folder)
     if done.returncode or proposal is None:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -133,64 +194,39 @@ def run_proposer(folder: Path, request: dict, asking: Asking) -> dict:
     return proposal
 
 
-def proposal_request(run: OpenRun, step: Step, parent_source: str, program: str, asking: Asking) -> dict:
-    """What the propose process is told: the run's history as plain rows, so that `search` never reads a journal. No secret is in it.
+def needs_smoke_run(proposer: str, source: str, parent_source: str) -> bool:
+    """Whether a few steps should come before the whole training: code that nobody has run yet, not
+    merely other numbers."""
+    return proposer in SMOKED and structure_hash(source) != structure_hash(parent_source)
 
-    program: the text of program.md.
-    """
-    state, settings, attempt_folder = run.state, run.settings, run.attempt_folder
-    folder = attempt_folder(step.experiment, step.attempt)
-    others = [e for e in state.experiments if e.number not in state.excused and e.number != step.experiment]
-    rows = [history_row(e) | {"folder": str(attempt_folder(e.number, len(e.attempts) - 1))} for e in others]
-    rows = [row | {"cause": without_paths(row["cause"])} for row in rows]
-    llm = {
-        "model": asking.model, "options": asking.options, "key_file": asking.key_file, "ledger": str(ledger_path(run.folder)),
-    }  # fmt: skip
-    noise, profile, device = state.noise, settings.profile, settings.device
-    return {
-        "format_version": 2,
-        "experiment": step.experiment,
-        "attempt": step.attempt,
-        "run_seed": settings.run_seed,
-        "out_dir": str(folder),
-        "program_md": program,
-        "parent_train_py": parent_source,
-        "parent_experiment": state.incumbent.number,
-        "proposer": asking.proposer,
-        "llm": None if asking.proposer == "tpe" else llm,
-        "incumbent_val_bpb": state.incumbent.mean,
-        "sigma": noise.sigma if noise.df else None,
-        "about": {
-            "profile": profile["name"],
-            "budget_seconds": settings.budget_seconds,
-            "device": device["name"],
-            "dtype": settings.dtype,
-        },
-        "asked_since": int(os.environ.get(SINCE_VARIABLE) or step.experiment),
-        "repair": repair_facts(state.experiments[-1], attempt_folder) if step.attempt else None,
-        "history": rows,
-        "limits": {
-            "max_seq_len": run.data.max_seq_len,
-            "n_vocab": run.data.n_vocab,
-            "device_kind": device["kind"],
-            "memory_mb": device["memory_mb"] or None,
-        },
-        "force_category": None,
-        "allow_structural": True,
-    }
+
+def measures(source: str) -> dict:
+    """What the journal notes of a train.py for later comparisons; None where the file is too broken
+    to tell, which the gate will say."""
+    found = {"constants": None, "code_lines": None}
+    # the last two: nested too deeply for the parser
+    broken = (ConstantsError, SyntaxError, ValueError, RecursionError, MemoryError)
+    with contextlib.suppress(*broken):
+        found = {"constants": constant_values(source), "code_lines": count_code_lines(source)}
+    return found | {"structure": structure_hash(source)}
+
+
+# --- program.md -----------------------------------------------------------------------------------
 
 
 def check_program(text: str, source: str, experiments: Sequence[Experiment] = ()) -> None:
-    """Whether the settings of a program.md can be obeyed in a run that stands so. source: of the incumbent. Raises ProgramError."""
-    names = known_names([{"constants": attempt.proposed.get("constants")} for e in experiments for attempt in e.attempts])
+    """Whether the settings of a program.md can be obeyed in a run that stands so. source: of the
+    incumbent. Raises ProgramError."""
+    attempts = [attempt for experiment in experiments for attempt in experiment.attempts]
+    names = known_names([{"constants": each.proposed.get("constants")} for each in attempts])
     narrow_constants(parse_program(text), parse_constants(source), names)
 
 
 def program_in_force(run: OpenRun, text: str, source: str) -> tuple[str, str]:
     """Return the program.md that holds, and why that is not the present one, "" where it is.
 
-    A person may edit it all night long; while it cannot be obeyed, it holds as it last could. Raises LoopError where it
-    never could.
+    A person may edit it all night long; while it cannot be obeyed, it holds as it last could.
+    Raises LoopError where it never could.
     """
     kept = run.folder / "program.md"
     try:
@@ -198,69 +234,8 @@ def program_in_force(run: OpenRun, text: str, source: str) -> tuple[str, str]:
     except (ProgramError, ConstantsError) as error:
         if not kept.exists():
             raise LoopError(str(error)) from error
-        return kept.read_text(encoding="utf-8"), f"{error}. Until that is mended, program.md holds as it was before"
+        why = f"{error}. Until that is mended, program.md holds as it was before"
+        return kept.read_text(encoding="utf-8"), why
     if not kept.exists() or kept.read_text(encoding="utf-8") != text:
         write_text_atomic(kept, text)
     return text, ""
-
-
-def ledger_path(folder: Path) -> Path:
-    """Where a run's requests to language models are counted."""
-    return folder / "llm.jsonl"
-
-
-def repair_facts(experiment: Experiment, attempt_folder: Callable[[int, int], Path]) -> dict:
-    """What failed, for who is to mend it: the file, why, and both ends of its log, which its training wrote and nobody should trust."""
-    number = len(experiment.attempts) - 1
-    folder, attempt, run = attempt_folder(experiment.number, number), experiment.attempt, experiment.attempt.failure
-    told = ("title", "hypothesis", "category", "expected_delta", "operator", "parent")
-    return {
-        "attempt": number,
-        "status": run.status if run else "invalid_patch",
-        "cause": without_paths(run.cause) if run else "",
-        "reasons": attempt.checked["reasons"] if attempt.checked else [],
-        "log": without_paths(both_ends(folder / "runs" / f"{run.number:02d}" / "run.log")) if run else "",
-        "train_py": (folder / "train.py").read_text(encoding="utf-8"),
-        "folder": str(folder),
-    } | {key: attempt.proposed.get(key) for key in told}
-
-
-def without_paths(text: str) -> str:
-    """Text of which a path keeps its file's name alone, or what of it is a package's: where things lie here is no language model's business."""
-    text = re.sub(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+(?:site|dist)-packages/", "", text)
-    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+(?=[^\s/'\":])", "", text)
-
-
-def both_ends(path: Path, most: int = LOG_BYTES) -> str:
-    """The first and the last `most` bytes of a log; "" where there is none."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(most)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(len(head), size - most))
-            tail = file.read()
-    except OSError:
-        return ""
-    left_out = size - len(head) - len(tail)
-    middle = f"\n[{left_out} bytes left out]\n".encode() if left_out else b""
-    return (head + middle + tail).decode(errors="replace")
-
-
-def needs_smoke_run(proposer: str, source: str, parent_source: str) -> bool:
-    """Whether a few steps should come before the whole training: code that nobody has run yet, not merely other numbers."""
-    return proposer in SMOKED and structure_hash(source) != structure_hash(parent_source)
-
-
-def measures(source: str) -> dict:
-    """What the journal notes of a train.py for later comparisons; None where the file is too broken to tell, which the gate will say."""
-    structure = structure_hash(source)
-    try:
-        return {"constants": constant_values(source), "code_lines": count_code_lines(source), "structure": structure}
-    except (
-        ConstantsError,
-        SyntaxError,
-        ValueError,
-        RecursionError,
-        MemoryError,
-    ):  # the last two: nested too deeply for the parser
-        return {"constants": None, "code_lines": None, "structure": structure}

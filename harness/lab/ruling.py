@@ -1,13 +1,13 @@
 """A person's word on an experiment in quarantine: accepted or refused.
 
-In: a run's folder, an experiment's number, the word. Out: a file in rulings/ at once, and between two experiments, by whoever holds the run, its effect: the
-journal's `ruled` entry, for an accepted one that beats the incumbent the branch and best/ too. Repeatable after a kill at any moment. Refuses an experiment
-that is not in quarantine.
+In: a run's folder, an experiment's number, the word. Out: a file in rulings/ at once, and between
+two experiments, by whoever holds the run, its effect: the journal's `ruled` entry, for an accepted
+one that beats the incumbent the branch and best/ too. Repeatable after a kill at any moment.
+Refuses an experiment that is not in quarantine.
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import harness
@@ -18,27 +18,32 @@ from harness.lab.kept_files import drop_weights, update_best
 from harness.lab.open_run import OpenRun
 from harness.run import git_history
 from harness.run.journal import read_journal
-from harness.run.state import Experiment, State, fold
+from harness.run.state import Experiment, fold
 
 
 def request_ruling(folder: Path, experiment: int, accept: bool) -> None:
-    """Write the word down; a second word before it took effect replaces the first. Raises RulingError.
+    """Write the word down; a second word before it took effect replaces the first.
 
-    One whose effect has begun, which a kill cut short, can only be finished.
+    Raises RulingError. One whose effect has begun, which a kill cut short, can only be finished.
     """
-    find_quarantined(fold(read_journal(folder / "journal.jsonl")), experiment)
-    if has_begun(ruling_path(folder, experiment)):
-        if accept:
-            return
+    state = fold(read_journal(folder / "journal.jsonl"))
+    waiting = [e.number for e in state.experiments if e.in_quarantine and e.committed]
+    if experiment not in waiting:
+        known = ", ".join(map(str, waiting)) or "none"
         raise RulingError(
-            f"experiment {experiment} is being accepted already: --accept {experiment} finishes that; to go back, take an earlier train.py from git"
+            f"experiment {experiment} is not in quarantine (there: {known}); only what is there "
+            "can be accepted or refused"
         )
-    (folder / "rulings").mkdir(exist_ok=True)
-    write_json_atomic(ruling_path(folder, experiment), {"experiment": experiment, "accept": accept, "asked": utc_now()})
-
-
-def ruling_path(folder: Path, experiment: int) -> Path:
-    return folder / "rulings" / f"{experiment:04d}.json"
+    path = folder / "rulings" / f"{experiment:04d}.json"
+    if has_begun(path) and not accept:
+        raise RulingError(
+            f"experiment {experiment} is being accepted already: --accept {experiment} finishes "
+            "that; to go back, take an earlier train.py from git"
+        )
+    if not has_begun(path):
+        path.parent.mkdir(exist_ok=True)
+        word = {"experiment": experiment, "accept": accept, "asked": utc_now()}
+        write_json_atomic(path, word)
 
 
 def has_begun(path: Path) -> bool:
@@ -49,71 +54,59 @@ def has_begun(path: Path) -> bool:
         return False
 
 
-def find_quarantined(state: State, number: int) -> Experiment:
-    """The experiment, which must be in quarantine."""
-    waiting = [e for e in state.experiments if e.in_quarantine and e.committed]
-    for experiment in waiting:
-        if experiment.number == number:
-            return experiment
-    known = ", ".join(f"{e.number}" for e in waiting) or "none"
-    raise RulingError(
-        f"experiment {number} is not in quarantine (there: {known}); only what is there can be accepted or refused"
-    )
-
-
-def apply_all(lab: OpenRun) -> list[str]:
-    """Let every written word take effect, where the run is between two experiments; return what was done, in sentences."""
-    if not lab.step.is_between:
-        return []
-    return [apply(lab, path) for path in sorted((lab.folder / "rulings").glob("[0-9]*.json"))]
-
-
-def apply(lab: OpenRun, path: Path) -> str:
+def apply_ruling(run: OpenRun, path: Path) -> None:
     """Carry one word out: git, then best/, then the journal; the file goes last."""
     word = read_json(path)
-    experiment = lab.state.experiments[word["experiment"]]
+    experiment = run.state.experiments[word["experiment"]]
     if experiment.in_quarantine:  # else a kill came between the journal's entry and the file's end
-        becomes = word["accept"] and experiment.mean < lab.state.incumbent.mean
-        if becomes and not word.get("begun"):
-            word["begun"] = True
-            write_json_atomic(path, word)
-        commit = move_branch(lab, experiment, path, word) if becomes else None
+        becomes = word["accept"] and experiment.mean < run.state.incumbent.mean
+        commit = None
         if becomes:
-            update_best(lab.folder, experiment, lab.train_py(experiment).parent, lab.settings, commit)
-        told = {"accept": word["accept"], "becomes_incumbent": becomes, "commit": commit, "asked": word["asked"]}
-        lab.journal.append("ruled", experiment=experiment.number, **told)
-    ruled, kept = lab.state.experiments[experiment.number], lab.state.kept
+            if not word.get("begun"):
+                word["begun"] = True
+                write_json_atomic(path, word)
+            commit = move_branch(run, experiment, path, word)
+            train_py = run.train_py(experiment)
+            update_best(run.folder, experiment, train_py.parent, run.settings, commit)
+        facts = {"accept": word["accept"], "becomes_incumbent": becomes, "commit": commit}
+        run.journal.append("ruled", experiment=experiment.number, **facts, asked=word["asked"])
+    ruled, kept = run.state.experiments[experiment.number], run.state.kept
     loser = kept[-2] if ruled.ruled["becomes_incumbent"] else ruled
     if loser.number:
-        drop_weights(lab.train_py(loser).parent)
-    lab.write_table()
+        drop_weights(run.train_py(loser).parent)
+    run.write_table()
     path.unlink()
-    return ruling_in_words(ruled)
 
 
-def move_branch(lab: OpenRun, experiment: Experiment, path: Path, word: dict) -> str | None:
-    """Put the experiment's train.py on top of the branch; return the commit, None without history. What it is made of is written down first."""
-    parent, base = lab.state.incumbent.commit, lab.settings.base_commit
-    if not (parent and base):
-        return None
+def move_branch(run: OpenRun, experiment: Experiment, path: Path, word: dict) -> str | None:
+    """Put the experiment's train.py on top of the branch; return the commit, None without history.
+
+    What it is made of is written down first.
+    """
     if "git" not in word:
-        message = git_history.commit_message(
-            experiment.number,
-            experiment.decided["title"],
-            ["decision: accepted by a person", experiment.decided["verdict"]],
-        )
-        word["git"] = {"parent": parent, "tree_of": base, "date": f"{int(time.time())} +0000", "message": message}
+        decided = experiment.decided
+        facts = ["decision: accepted by a person", decided["verdict"]]
+        git = run.plan_commit(experiment.number, decided["title"], facts)
+        if git is None:
+            return None
+        word["git"] = git
         write_json_atomic(path, word)
     plan = git_history.CommitPlan(**word["git"])
-    commit = git_history.make_commit(harness.REPOSITORY, plan, lab.train_py(experiment))
-    git_history.set_ref(harness.REPOSITORY, git_history.branch_name(lab.settings.tag), commit, plan.parent)
+    commit = git_history.make_commit(harness.REPOSITORY, plan, run.train_py(experiment))
+    branch = git_history.branch_name(run.settings.tag)
+    git_history.set_ref(harness.REPOSITORY, branch, commit, plan.parent)
     return commit
 
 
 def ruling_in_words(experiment: Experiment) -> str:
     """What came of a word, as a sentence."""
+    number = experiment.number
     if not experiment.ruled["accept"]:
-        return f"experiment {experiment.number} is refused: it stays in the history as a discard"
+        return f"experiment {number} is refused: it stays in the history as a discard"
     if experiment.ruled["becomes_incumbent"]:
-        return f"experiment {experiment.number} is accepted and the best so far ({experiment.mean:.6f}): the next ideas start from it"
-    return f"experiment {experiment.number} is accepted, but what was kept since is better: it stays in the history as a discard"
+        best = f"the best so far ({experiment.mean:.6f})"
+        return f"experiment {number} is accepted and {best}: the next ideas start from it"
+    return (
+        f"experiment {number} is accepted, but what was kept since is better: it stays in the "
+        "history as a discard"
+    )

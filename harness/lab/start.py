@@ -1,6 +1,7 @@
 """Beginning a run: which profile, which data, which device; and the folder that freezes the answer.
 
-In: what a notebook or the command line was given, mostly nothing. Out: prepared data, a `Lab`. Refuses a tag that was used before for something else.
+In: what a notebook or the command line was given, mostly nothing. Out: prepared data, a `Lab`.
+Refuses a tag that was used before for something else.
 """
 
 from __future__ import annotations
@@ -17,13 +18,29 @@ from harness.lab.device_batch import find_device_batch
 from harness.lab.loop import Lab
 from harness.lab.proposing import baseline_source
 from harness.run import git_history
-from harness.run.profiles import Profile, choose_profile, full_spec, override, parse_overrides, without_prior
-from harness.run.settings import Settings, check_tag, make_settings, read_settings, results_folder, write_settings
+from harness.run.profiles import (
+    Profile,
+    choose_profile,
+    full_spec,
+    override,
+    parse_overrides,
+    without_prior,
+)
+from harness.run.settings import (
+    Settings,
+    check_tag,
+    make_settings,
+    read_settings,
+    results_folder,
+    write_settings,
+)
 from harness.sandbox.device import detect_device
 from harness.search.constants import rewrite_constants
 
 MAX_LOOKS = 3  # runs a candidate may get in all
-CARD_REFRESH_SECONDS = 2 * 3600.0  # of training since the incumbent's last run: on a card, which others seldom share, no keep beside an older one
+# Of training since the incumbent's last run: on a card, which others seldom share, no keep beside
+# an older one.
+CARD_REFRESH_SECONDS = 2 * 3600.0
 
 
 def find_profile(
@@ -31,25 +48,28 @@ def find_profile(
 ) -> tuple[Profile, dict]:
     """Return (profile, device facts). Compiling is tried once where the profile asks for it.
 
-    overrides: such as "vocab_size=1024 DEPTH=4". Raises ProfileError, and ConstantsError for constants the template does not have.
+    overrides: such as "vocab_size=1024 DEPTH=4". Raises ProfileError, and ConstantsError for
+    constants the template does not have.
     """
     facts = detect_device(device)
     changes = parse_overrides(overrides) | ({"source": source} if source else {})
     profile = override(choose_profile(name or "auto", facts), changes)
-    rewrite_constants((harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8"), profile.constants, clamp=False)
+    template = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
+    rewrite_constants(template, profile.constants, clamp=False)
     return profile, detect_device(device, try_compile=True) if profile.compile else facts
 
 
-def prepare_profile(profile: Profile, cache: str = "", progress: Callable[[str], None] = print) -> PreparedData:
+def prepare_profile(
+    profile: Profile, cache: str = "", progress: Callable[[str], None] = print
+) -> PreparedData:
     """Prepare the profile's data, or find it prepared."""
-    return prepare(
-        profile.source,
-        profile.vocab_size,
-        profile.max_seq_len,
-        profile.eval_tokens,
-        Path(cache) if cache else None,
-        progress=progress,
-    )
+    return prepare(*data_of(profile, cache), progress=progress)
+
+
+def data_of(profile: Profile, cache: str) -> tuple[str, int, int, int, Path | None]:
+    """What names prepared data: the text, its sizes, and the folder that it is kept in."""
+    sizes = (profile.vocab_size, profile.max_seq_len, profile.eval_tokens)
+    return profile.source, *sizes, Path(cache) if cache else None
 
 
 def start_run(
@@ -61,18 +81,17 @@ def start_run(
     overrides: str = "",
     results: str = "",
 ) -> Lab:
-    """Begin a run, or open it if the tag has one. tag "" is today, such as nov23; overrides as in find_profile.
+    """Begin a run, or open it if the tag has one.
 
-    Raises SettingsError, ProfileError, DataError or LoopError, each with what to do.
+    tag: "" for today, such as nov23; overrides: as in find_profile. Raises SettingsError,
+    ProfileError, DataError or LoopError, each with what to do.
     """
     tag = check_tag(tag or date.today().strftime("%b%d").lower())
     folder = results_folder(results) / tag
     if not (folder / "run.json").exists():
         check_tag_unused(tag, folder)
         chosen, facts = find_profile(profile, device, source, overrides)
-        data = find_prepared(
-            chosen.source, chosen.vocab_size, chosen.max_seq_len, chosen.eval_tokens, Path(cache) if cache else None
-        )
+        data = find_prepared(*data_of(chosen, cache))
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, make_settings(tag, for_this_device(chosen, facts), data, facts))
     settings = read_settings(folder)
@@ -94,47 +113,58 @@ def check_same_wishes(settings: Settings, profile: str, source: str, overrides: 
         found = began["constants"].get(name) if name.isupper() else began.get(name)
         if found != wish:
             what = "profile" if name == "name" else name
-            raise SettingsError(f"run {settings.tag} has {what} {found}, asked for {wish}: choose another tag")
+            has = f"run {settings.tag} has {what} {found}"
+            raise SettingsError(f"{has}, asked for {wish}: choose another tag")
 
 
 def check_tag_unused(tag: str, folder: Path) -> None:
-    """Refuse a tag whose git refs are there from a run whose folder is gone, or whose folder holds a journal without settings."""
+    """Refuse a tag with git refs of a run whose folder is gone, or a journal without settings."""
     if (folder / "journal.jsonl").exists():
-        raise SettingsError(f"{folder} has a journal but no run.json: restore it from a backup, or choose another tag")
+        raise SettingsError(
+            f"{folder} has a journal but no run.json: restore it from a backup, or choose another "
+            "tag"
+        )
     if not git_history.head_commit(harness.REPOSITORY):
         return
     if git_history.read_ref(harness.REPOSITORY, "refs/heads/autoresearch"):
         raise SettingsError(
-            "git has a branch named just 'autoresearch', beside which autoresearch/<tag> cannot exist: rename it (git branch -m)"
+            "git has a branch named just 'autoresearch', beside which autoresearch/<tag> cannot "
+            "exist: rename it (git branch -m)"
         )
     for ref in (git_history.branch_name(tag), git_history.experiment_ref(tag, 0)):
         if git_history.read_ref(harness.REPOSITORY, ref):
             raise SettingsError(
-                f"git has {ref} from an earlier run: choose another tag, or delete its refs as docs/results-and-git.md says under 'Deleting a run'"
+                f"git has {ref} from an earlier run: choose another tag, or delete its refs as "
+                "docs/results-and-git.md says under 'Deleting a run'"
             )
 
 
 def for_this_device(profile: Profile, device: dict) -> Profile:
     """The profile without its shipped noise on another class of device than that was measured on.
 
-    Another version of the same corpus counts as the same: seeds move a score much alike there, and seeds that say otherwise overrule it.
+    Another version of the same corpus counts as the same: seeds move a score much alike there, and
+    seeds that say otherwise overrule it.
     """
     return profile if device["kind"] == "cpu" else without_prior(profile)
 
 
 def open_journal(lab: Lab) -> None:
-    """Write the journal's first line, unless it is there; on a card it says how many rows at a time fit."""
-    settings = lab.settings
-    if not lab.journal.entries:
-        template = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
-        limit = find_device_batch(settings, lab.data, baseline_source(template, settings), lab.folder)
-        facts = {
-            "tag": settings.tag,
-            "seeds": settings.seeds,
-            "prior": settings.profile["prior"],
-            "profile": settings.profile["name"],
-        }
-        kind = settings.device["kind"]
-        facts |= {"device_kind": kind, "source": settings.profile["source"]}
-        facts |= {"refresh_seconds": 0.0 if kind == "cpu" else CARD_REFRESH_SECONDS}
-        lab.journal.append("opened", **facts, max_looks=MAX_LOOKS, device_batch_limit=limit)
+    """Write the journal's first line, unless it is there; on a card it says how many rows at a time
+    fit."""
+    if lab.journal.entries:
+        return
+    settings, profile = lab.settings, lab.settings.profile
+    limit = find_device_batch(lab.executor, baseline_source(lab.template(), settings))
+    kind = settings.device["kind"]
+    lab.journal.append(
+        "opened",
+        tag=settings.tag,
+        seeds=settings.seeds,
+        prior=profile["prior"],
+        profile=profile["name"],
+        device_kind=kind,
+        source=profile["source"],
+        refresh_seconds=0.0 if kind == "cpu" else CARD_REFRESH_SECONDS,
+        max_looks=MAX_LOOKS,
+        device_batch_limit=limit,
+    )

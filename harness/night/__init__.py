@@ -1,1 +1,1 @@
-"""A night's driver and what surrounds it: wishes, notebooks, the terminal, one idea from outside, one file by hand."""
+"""A night's driver and what surrounds it, one idea from outside, one file by hand."""

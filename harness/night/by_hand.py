@@ -19,14 +19,12 @@ from harness.data.manifest import PreparedData
 from harness.data.prepare import DOWNLOAD_WORKERS, default_cache, find_prepared
 from harness.data.sources import open_source
 from harness.ground.errors import ByHandError, ConstantsError, DataError
+from harness.lab.executor import Executor
 from harness.lab.kept_files import append_summary
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.profiles import Profile, parse_overrides
-from harness.run.settings import BY_HAND, Settings, make_settings, results_folder, score_settings, training_request
-from harness.sandbox.runner import run_training, summary_block
-from harness.sandbox.wall import find_wall
-from harness.scoring.integrity import Integrity
-from harness.scoring.measure import Measurement
+from harness.run.settings import BY_HAND, Settings, make_settings, results_folder
+from harness.sandbox.runner import summary_block
 from harness.search.constants import parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, check_contract
 
@@ -127,16 +125,14 @@ def find_or_prepare(profile: Profile) -> PreparedData:
 def train_and_score(settings: Settings, data: PreparedData, folder: Path) -> dict:
     """Train and score the folder's train.py as a night would; what the audit doubts is said."""
     run, train_py = folder / "run", folder / "train.py"
-    request = training_request(settings, data, run, train_py, settings.run_seed)
-    result = run_training(request, print_step())
+    executor = Executor(settings, data, folder, results=folder.parents[1])
+    request = executor.request(train_py, run, settings.run_seed)
+    result = executor.train(request, print_step())
     if result["status"] != "ok":
         raise ByHandError(
             f"the training ended with {result['status']}: {result['cause']}; see {run / 'run.log'}"
         )
-    integrity = Integrity(data, settings.harness_hash)
-    how = score_settings(settings, data, folder.parents[1])
-    measurement = Measurement(how, data, integrity, find_wall(), train_py, run)
-    fields = measurement.score(lambda share: None)
+    fields = executor.score(executor.measurement(train_py, run))
     if fields["status"] != "ok":
         raise ByHandError(f"scoring ended with {fields['status']}: {fields['cause']}")
     for doubt in fields["doubts"]:

@@ -1,7 +1,8 @@
 """The night's terminal: lines that stay, and one that is rewritten in place.
 
-In: sentences. Out: the terminal and night.log, both with the time. A terminal that hangs up does not end a night, and one that takes nothing (Ctrl-S, a
-connection that sleeps) does not hold it up: a thread writes there, and what finds no room is in night.log alone.
+In: sentences. Out: the terminal and night.log, both with the time. A terminal that hangs up does
+not end a night, and one that takes nothing (Ctrl-S, a connection that sleeps) does not hold it up:
+a thread writes there, and what finds no room is in night.log alone.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ LAST_SECONDS = 2.0  # for it to take the last of them
 
 
 class Terminal:
-    """Progress for a person: lines for what happened, and one line, rewritten in place, for what is happening.
+    """Progress for a person: lines for what happened, and one line, rewritten in place, for what is
+    happening.
 
-    What is said may hold others' words (titles, causes): only what can be seen of them is written, and no escape. every_seconds: between two lines on
-    what is happening, where none can be rewritten.
+    What is said may hold others' words (titles, causes): only what can be seen of them is written,
+    and no escape. every_seconds: between two lines on what is happening, where none can be
+    rewritten.
     """
 
     def __init__(self, log: Path, stream=None, every_seconds: float = 10.0) -> None:
@@ -42,10 +45,11 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        stamp, text = clock(time.monotonic() - self.started), one_line(text)
-        self._write("\r" + " " * self._width + "\r" if self._width else "", f"[{stamp}] {text}\n")
+        text = one_line(text)
+        erased = "\r" + " " * self._width + "\r" if self._width else ""
+        self._write(f"{erased}[{self._clock()}] {text}\n")
         self._width = 0
-        with contextlib.suppress(OSError):  # a full disk: the journal has the facts, and the loop will say so
+        with contextlib.suppress(OSError):  # a full disk: the loop will say so
             append_whole(self._log, f"{utc_now()} {text}\n".encode("utf-8", "replace"))
 
     def status(self, text: str) -> None:
@@ -54,18 +58,23 @@ class Terminal:
         if not self.live:
             if time.monotonic() - self._last >= self.every_seconds:
                 self._last = time.monotonic()
-                self._write("", f"[{clock(time.monotonic() - self.started)}]   {text}\n")
+                self._write(f"[{self._clock()}]   {text}\n")
             return
-        columns = shutil.get_terminal_size().columns
-        line = f"[{clock(time.monotonic() - self.started)}] {text}"[: columns - 1]
-        self._write("\r", line + " " * max(0, self._width - len(line)))
+        line = f"[{self._clock()}] {text}"[: shutil.get_terminal_size().columns - 1]
+        self._write("\r" + line.ljust(self._width))
         self._width = len(line)
 
-    def _write(self, before: str, text: str) -> None:
+    def _write(self, text: str) -> None:
         if self._writer:
-            self._writer.put(before + text)
+            self._writer.put(text)
         else:
-            self.stream.write(before + text)
+            self.stream.write(text)
+
+    def _clock(self) -> str:
+        """Time since the terminal was opened, as 1:02:03 or 2:03."""
+        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:2d}:{seconds:02d}"
 
     def close(self) -> None:
         if self._writer:
@@ -74,7 +83,7 @@ class Terminal:
 
 
 def start_writer(stream) -> Writer | None:
-    """A thread for a stream that leads somewhere; None for one in memory, which never holds anybody up."""
+    """A thread for a stream that leads somewhere; None for one in memory, which holds nobody up."""
     try:
         stream.flush()  # what was printed before comes before
         return Writer(stream.fileno(), getattr(stream, "encoding", None) or "utf-8")
@@ -83,7 +92,10 @@ def start_writer(stream) -> Writer | None:
 
 
 class Writer(threading.Thread):
-    """Writes text to a file descriptor, as fast as that takes it, while others go on. What comes when MOST_WAITING pieces wait is left out."""
+    """Writes text to a file descriptor, as fast as that takes it, while others go on.
+
+    What comes when MOST_WAITING pieces wait is left out.
+    """
 
     def __init__(self, descriptor: int, encoding: str) -> None:
         super().__init__(daemon=True)
@@ -108,10 +120,3 @@ class Writer(threading.Thread):
         until = time.monotonic() + LAST_SECONDS
         while self.waiting.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.005)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:2d}:{rest:02d}"

@@ -1,10 +1,14 @@
-"""One idea from outside, run as a night runs its own: `python -m harness try FILE --idea "..."`, for coding agents and for people.
+"""One idea from outside, run as a night runs its own: `python -m harness try FILE --idea "..."`,
+for coding agents and for people.
 
-In: a changed train.py, what the idea is, and a run whose baseline is done. Out: one experiment, with the same gate, score, keep rule, journal, git and page,
-and what came of it as plain data (see KEYS). Refuses, before anything is written: a file that the gate would not let train, an idea that program.md does not
-allow, one that was tried before (whose result it tells), and a run that somebody else works on.
+In: a changed train.py, what the idea is, and a run whose baseline is done. Out: one experiment,
+with the same gate, score, keep rule, journal, git and page, and what came of it as plain data (see
+KEYS). Refuses, before anything is written: a file that the gate would not let train, an idea that
+program.md does not allow, one that was tried before (whose result it tells), and a run that
+somebody else works on.
 
-The idea is put where a proposer would have left it, and a night of one experiment does the rest. So a killed one is continued by the same command.
+The idea is put where a proposer would have left it, and a night of one experiment does the rest. So
+a killed one is continued by the same command.
 """
 
 from __future__ import annotations
@@ -17,17 +21,17 @@ from typing import TextIO
 from harness.ground.errors import ConstantsError, LoopError, Paused, ProgramError
 from harness.ground.text import one_line, without_escapes
 from harness.lab.loop import Lab
-from harness.night.driver import Driver, StopNow, Stopper
+from harness.lab.proposal_request import history
+from harness.night.notebook_runner import NotebookRunner
+from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
 from harness.night.wishes import Wishes
-from harness.rules.decision import history_row
 from harness.run import heartbeat
 from harness.run.git_history import experiment_ref
-from harness.run.journal import read_journal
 from harness.run.locks import hold
 from harness.run.records import records_from_journal
+from harness.run.run import Run
 from harness.run.settings import command_on
-from harness.run.state import Experiment, State, fold
 from harness.sandbox.left_files import remove_tree
 from harness.search.constants import keep_annotations
 from harness.search.duplicates import near_duplicate, structure_hash
@@ -39,13 +43,15 @@ from harness.search.proposal import Proposal, constants_changed, write_files
 from harness.show import index
 
 PROPOSER = "external"
-TITLE, HYPOTHESIS = 120, 1000  # characters
+TITLE, HYPOTHESIS, BY = 120, 1000, 60  # characters
 TAIL_LINES, TAIL_BYTES = 20, 8_000  # of the log of a run that failed
 STATUS_SECONDS = 60.0  # between two lines of progress: an agent reads them all
 
-KEYS = {  # of the object on stdout. Numbers are null where there are none; all text is data
+# Of the object on stdout. Numbers are null where there are none; all text is data.
+KEYS = {
     "tag": "the run",
-    "outcome": "kept, simplified, discarded, quarantined (waits for a person), crashed; refused (nothing was run); busy; error",
+    "outcome": "kept, simplified, discarded, quarantined (waits for a person), crashed; "
+    "refused (nothing was run); busy; error",
     "retry_after_seconds": "busy: when to ask again",
     "experiment": "its number",
     "title": "the idea",
@@ -53,20 +59,31 @@ KEYS = {  # of the object on stdout. Numbers are null where there are none; all 
     "reasons": "of a refusal: what to change, one sentence each",
     "earlier": "of a file that was tried before: the object that it got then",
     "status": "of the last run: ok, crash, oom, nan, timeout, cheating",
-    "val_bpb": "mean of its scored runs, bits per byte, lower is better", "scores": "of each run",
-    "gain": "below the best that it was measured against; positive is better", "gain_in_sigma": "that, over the noise of one run",
-    "threshold": "the gain that was asked for", "sigma": "noise of one run, bits per byte",
-    "memory_gb": "peak", "tokens_per_second": "of its last training", "num_steps": "of its last training",
-    "log": "of its last run", "log_tail": "its last lines, when the run failed: written by the train.py, no instructions to anybody",
-    "train_py": "the exact file", "page": "its executed notebook", "commit": "its git commit", "ref": "and ref",
+    "val_bpb": "mean of its scored runs, bits per byte, lower is better",
+    "scores": "of each run",
+    "gain": "below the best that it was measured against; positive is better",
+    "gain_in_sigma": "that, over the noise of one run",
+    "threshold": "the gain that was asked for",
+    "sigma": "noise of one run, bits per byte",
+    "memory_gb": "peak",
+    "tokens_per_second": "of its last training",
+    "num_steps": "of its last training",
+    "log": "of its last run",
+    "log_tail": "its last lines, when the run failed: written by the train.py, "
+    "no instructions to anybody",
+    "train_py": "the exact file",
+    "page": "its executed notebook",
+    "commit": "its git commit",
+    "ref": "and ref",
     "best": "the best so far: experiment, val_bpb, train_py (copy it, change the copy, try that)",
     "next": "what to do",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Idea:
-    """source: the whole train.py. expected_delta: of val_bpb, negative is better. by: who has it, such as an agent's name."""
+    """source: the whole train.py. expected_delta: of val_bpb, negative is better. by: who has it,
+    such as an agent's name."""
 
     source: str
     title: str
@@ -77,7 +94,10 @@ class Idea:
 
 
 class Refused(RuntimeError):
-    """Nothing was run and nothing was written. reasons: what to change; earlier: the number of the experiment that was this very file."""
+    """Nothing was run and nothing was written.
+
+    reasons: what to change; earlier: the number of the experiment that was this very file.
+    """
 
     def __init__(self, reasons: Sequence[str], earlier: int | None = None) -> None:
         super().__init__("; ".join(reasons))
@@ -85,48 +105,86 @@ class Refused(RuntimeError):
 
 
 def try_idea(folder: Path, idea: Idea, stream: TextIO, again: str = "") -> dict:
-    """Run one idea to its decision; return what came of it by KEYS. again: the command that continues it.
+    """Run one idea to its decision; return what came of it by KEYS.
 
-    Raises Refused; BusyError while somebody works on the run; Paused where it may go on later; LoopError, SettingsError, ... with what to do; StopNow.
+    again: the command that continues it. Raises Refused; BusyError while somebody works on the run;
+    Paused where it may go on later; LoopError, SettingsError, ... with what to do; StopNow.
     """
     lab = Lab(folder)
     advice = f"Wait for it, or stop it: {command_on(folder, '--stop')}"
     with hold(folder, "night", f"an idea of {idea.by or 'somebody'}", advice):
         with lab:  # never beside a night, whose next experiment would find the run in use
-            check_idea(lab, idea)  # before the heartbeat, so that what cannot be tried leaves no trace of a night
+            lab.rule()
+            number = place_idea(lab, idea)
+        results = str(folder.parent)
+        wishes = Wishes(
+            folder.name, experiments=number, results=results, proposer="tpe", again=again
+        )
         try:
-            with lab:
-                number = place_idea(lab, idea)
-            wishes = Wishes(tag=folder.name, experiments=number, results=str(folder.parent), proposer="tpe", again=again)
             carry_out(wishes, number, stream)
         except BaseException as error:
-            words = "stopped at once" if isinstance(error, StopNow) else f"cannot go on: {error}"
-            heartbeat.end(folder, 130 if isinstance(error, StopNow) else 1, words)
+            stopped = isinstance(error, StopNow)
+            words = "stopped at once" if stopped else f"cannot go on: {error}"
+            heartbeat.end(folder, 130 if stopped else 1, words)
             raise
         heartbeat.end(folder, 0, "done: one idea was tried", done=True)
     return facts_of(folder, number)
 
 
+def place_idea(lab: Lab, idea: Idea) -> int:
+    """Leave the idea where the run's next proposal is expected, unless it is in the journal
+    already; return its experiment's number. Raises as `check_idea`, before anything is written."""
+    best = lab.state.incumbent
+    if best and len(idea.source) <= MOST_BYTES:
+        before = lab.train_py(best).read_text(encoding="utf-8")
+        idea = replace(idea, source=keep_annotations(idea.source, before))
+    category, number = check_idea(lab, idea), lab.step.experiment
+    if lab.state.experiments[-1].number == number:
+        return number
+    folder = lab.attempt_folder(number)
+    remove_tree(folder)  # a proposal that was cut off
+    proposal = Proposal(
+        idea.source,
+        one_line(idea.title)[:TITLE],
+        one_line(idea.hypothesis)[:HYPOTHESIS],
+        category,
+        proposer=PROPOSER,
+        model=one_line(idea.by)[:BY],
+        expected_delta=idea.expected_delta,
+        parent=best.number,
+        constants_changed=constants_changed(before, idea.source),
+    )
+    write_files(folder, proposal)
+    return number
+
+
 def check_idea(lab: Lab, idea: Idea) -> str:
-    """Return the idea's category. Raises Refused with everything that speaks against it, LoopError where the run is not ready for another."""
+    """Return the idea's category.
+
+    Raises Refused with everything that speaks against it, LoopError where the run is not ready for
+    another.
+    """
     step, state, tag = lab.step, lab.state, lab.settings.tag
     if step.experiment == 0:
-        raise LoopError(f"run {tag} has no baseline yet: {command_on(lab.folder, '--experiments', '0')}")
-    if len(idea.source) > MOST_BYTES:
-        raise Refused(check_candidate(idea.source, {}))  # nothing else looks at it: that would take minutes
+        command = command_on(lab.folder, "--experiments", "0")
+        raise LoopError(f"run {tag} has no baseline yet: {command}")
+    if len(idea.source) > MOST_BYTES:  # nothing else looks at it: that would take minutes
+        raise Refused(check_candidate(idea.source, {}))
     newest, sha = state.experiments[-1], source_hash(idea.source)
     if newest.number == step.experiment:
-        if newest.attempt.proposed["sha256"] == sha:
-            return newest.attempt.proposed["category"]  # it was cut off, and goes on
+        proposed = newest.attempt.proposed
+        if proposed["sha256"] == sha:
+            return proposed["category"]  # it was cut off, and goes on
+        command = command_on(lab.folder, "--experiments", str(newest.number))
         raise LoopError(
-            f"experiment {newest.number} is unfinished ({one_line(newest.attempt.proposed['title'])[:60]}): the same command as then, or "
-            f"{command_on(lab.folder, '--experiments', str(newest.number))}, finishes it"
+            f"experiment {newest.number} is unfinished ({one_line(proposed['title'])[:60]}): the "
+            f"same command as then, or {command}, finishes it"
         )
-    tried = lab.tried()
-    before, category = lab.train_py(state.incumbent).read_text(encoding="utf-8"), idea.category
+    tried, category = lab.tried(), idea.category
+    before = lab.train_py(state.incumbent).read_text(encoding="utf-8")
     reasons = check_candidate(idea.source, tried)
-    if not reasons and not category:
-        category = "tune" if structure_hash(idea.source) == structure_hash(before) else ""
+    if not reasons and not category and structure_hash(idea.source) == structure_hash(before):
+        category = "tune"
     reasons = reasons or program_reasons(lab, idea, category, before)
     if not one_line(idea.title):
         reasons.append('say what the idea is: --idea "wider embeddings"')
@@ -137,18 +195,16 @@ def check_idea(lab: Lab, idea: Idea) -> str:
 
 def program_reasons(lab: Lab, idea: Idea, category: str, before: str) -> list[str]:
     """What program.md, and what was tried already, have against an idea that the gate lets pass."""
-    settings = parse_program(lab.program_text())
-    rows = [
-        history_row(e) | {"folder": str(lab.train_py(e).parent)}
-        for e in lab.state.experiments
-        if e.number not in lab.state.excused
-    ]
-    reasons = []
+    settings, rows = parse_program(lab.program_text()), history(lab)
+    allowed, reasons = settings.allowed_categories, []
     if not category:
-        kinds = ", ".join(name for name in settings.allowed_categories if name != "tune")
-        reasons.append(f"it changes more than numbers: say what kind of change it is with --category (one of {kinds})")
-    elif category not in settings.allowed_categories:
-        reasons.append(f"program.md allows ideas of {', '.join(settings.allowed_categories)}, not {category}")
+        kinds = ", ".join(name for name in allowed if name != "tune")
+        reasons.append(
+            "it changes more than numbers: say what kind of change it is with --category "
+            f"(one of {kinds})"
+        )
+    elif category not in allowed:
+        reasons.append(f"program.md allows ideas of {', '.join(allowed)}, not {category}")
     if entry := settings.forbids(None, idea.title):
         reasons.append(f"program.md forbids {entry!r}: propose something else")
     try:
@@ -160,31 +216,18 @@ def program_reasons(lab: Lab, idea: Idea, category: str, before: str) -> list[st
     return reasons
 
 
-def place_idea(lab: Lab, idea: Idea) -> int:
-    """Leave the idea where the run's next proposal is expected, unless it is in the journal already; return its experiment's number."""
-    if lab.state.incumbent and len(idea.source) <= MOST_BYTES:
-        idea = replace(idea, source=keep_annotations(idea.source, lab.train_py(lab.state.incumbent).read_text(encoding="utf-8")))
-    category, number = check_idea(lab, idea), lab.step.experiment
-    if lab.state.experiments[-1].number == number:
-        return number
-    best, folder = lab.state.incumbent, lab.attempt_folder(number)
-    changed = constants_changed(lab.train_py(best).read_text(encoding="utf-8"), idea.source)
-    remove_tree(folder)  # a proposal that was cut off
-    proposal = Proposal(
-        idea.source, one_line(idea.title)[:TITLE], one_line(idea.hypothesis)[:HYPOTHESIS], category, proposer=PROPOSER,
-        model=one_line(idea.by)[:60], expected_delta=idea.expected_delta, parent=best.number, constants_changed=changed,
-    )  # fmt: skip
-    write_files(folder, proposal)
-    return number
-
-
 def carry_out(wishes: Wishes, number: int, stream: TextIO) -> None:
-    """Execute the loop notebook until the experiment is decided and committed. Raises Paused, LoopError, StopNow."""
+    """Execute the loop notebook until the experiment is decided and committed.
+
+    Raises Paused, LoopError, StopNow.
+    """
     terminal = Terminal(wishes.folder / "night.log", stream, every_seconds=STATUS_SECONDS)
-    parameters = {"tag": wishes.tag, "results_dir": wishes.results, "proposer": "tpe", "model": "", "llm": ""}
+    parameters = {"tag": wishes.tag, "results_dir": wishes.results}
+    parameters |= {"proposer": "tpe", "model": "", "llm": ""}
     try:
         with Stopper(wishes, terminal) as stopper:
-            Driver(wishes, terminal, stopper).try_notebook("03_agent_loop", f"{number:04d}", parameters)
+            runner = NotebookRunner(wishes, terminal, stopper)
+            runner.execute_now("03_agent_loop", f"{number:04d}", parameters)
     except Paused as error:
         terminal.say(f"paused: {error}")
         raise
@@ -193,32 +236,46 @@ def carry_out(wishes: Wishes, number: int, stream: TextIO) -> None:
     index.write_index(wishes.folder)
 
 
-# --- what came of it -----------------------------------------------------------------------------------------------------
+# --- what came of it ------------------------------------------------------------------------------
 
 
 def facts_of(folder: Path, number: int) -> dict:
     """A decided experiment by KEYS."""
-    entries = read_journal(folder / "journal.jsonl")
-    state = fold(entries)
-    experiment = state.experiments[number]
-    decided, record = experiment.decided, next(r for r in records_from_journal(entries) if r.experiment == number)
-    last = experiment.attempt.own[-1] if experiment.attempt.runs else None
+    run = Run(folder)
+    experiment = run.state.experiments[number]
+    record = next(r for r in records_from_journal(run.entries) if r.experiment == number)
+    decided, train_py = experiment.decided, run.train_py(experiment)
+    last, log = experiment.attempt.own[-1] if experiment.attempt.runs else None, None
+    if last:
+        log = train_py.parent / "runs" / f"{last.number:02d}" / "run.log"
     trained = (last.trained if last else None) or {}
-    files = folder / "experiments" / f"{number:04d}" / "attempts" / f"{len(experiment.attempts) - 1:02d}"
-    log = files / "runs" / f"{last.number:02d}" / "run.log" if last else None
     page = folder / "notebooks" / f"{number:04d}.html"
-    sigma = decided["sigma"]
+    sigma, gain = decided["sigma"], decided["gain"]
     return {
-        "tag": folder.name, "outcome": record.outcome, "experiment": number, "title": record.title, "reason": one_line(decided["verdict"]),
-        "status": decided["status"], "val_bpb": decided["val_bpb"], "scores": experiment.attempt.scores, "gain": decided["gain"],
-        "gain_in_sigma": round(decided["gain"] / sigma, 2) if sigma and decided["gain"] is not None else None,
-        "threshold": rounded(decided["threshold"]), "sigma": rounded(sigma), "memory_gb": record.memory_gb, "tokens_per_second": trained.get("tok_per_sec"),
-        "num_steps": trained.get("num_steps"), "log": str(log) if log else None,
-        "log_tail": log_tail(log) if log and record.outcome == "crashed" else None, "train_py": str(files / "train.py"),
-        "page": str(page) if page.exists() else None, "commit": experiment.commit,
-        "ref": experiment_ref(folder.name, number) if experiment.commit else None, "best": best_of(folder, state),
+        "tag": folder.name,
+        "outcome": record.outcome,
+        "experiment": number,
+        "title": record.title,
+        "reason": one_line(decided["verdict"]),
+        "status": decided["status"],
+        "val_bpb": decided["val_bpb"],
+        "scores": experiment.attempt.scores,
+        "gain": gain,
+        "gain_in_sigma": round(gain / sigma, 2) if sigma and gain is not None else None,
+        "threshold": rounded(decided["threshold"]),
+        "sigma": rounded(sigma),
+        "memory_gb": record.memory_gb,
+        "tokens_per_second": trained.get("tok_per_sec"),
+        "num_steps": trained.get("num_steps"),
+        "log": str(log) if log else None,
+        "log_tail": log_tail(log) if log and record.outcome == "crashed" else None,
+        "train_py": str(train_py),
+        "page": str(page) if page.exists() else None,
+        "commit": experiment.commit,
+        "ref": experiment_ref(folder.name, number) if experiment.commit else None,
+        "best": best_of(run),
         "next": next_words(record.outcome),
-    }  # fmt: skip
+    }
 
 
 def rounded(value: float | None) -> float | None:
@@ -227,18 +284,21 @@ def rounded(value: float | None) -> float | None:
 
 def refusal(folder: Path, refused: Refused) -> dict:
     """A refused idea by KEYS."""
-    entries = read_journal(folder / "journal.jsonl")
-    earlier = None if refused.earlier is None else facts_of(folder, refused.earlier)
     return {
-        "tag": folder.name, "outcome": "refused", "reason": "nothing was run and nothing was written down", "reasons": refused.reasons,
-        "earlier": earlier, "best": best_of(folder, fold(entries)), "next": "change the file or the words as the reasons say, and try again",
-    }  # fmt: skip
+        "tag": folder.name,
+        "outcome": "refused",
+        "reason": "nothing was run and nothing was written down",
+        "reasons": refused.reasons,
+        "earlier": None if refused.earlier is None else facts_of(folder, refused.earlier),
+        "best": best_of(Run(folder)),
+        "next": "change the file or the words as the reasons say, and try again",
+    }
 
 
-def best_of(folder: Path, state: State) -> dict:
+def best_of(run: Run) -> dict:
     """The incumbent."""
-    best: Experiment = state.incumbent
-    return {"experiment": best.number, "val_bpb": best.mean, "train_py": str(folder / "best" / "train.py")}
+    best, train_py = run.state.incumbent, run.folder / "best" / "train.py"
+    return {"experiment": best.number, "val_bpb": best.mean, "train_py": str(train_py)}
 
 
 def next_words(outcome: str) -> str:

@@ -1,6 +1,7 @@
 """What was asked of a night, and how much of it is done.
 
-In: the command line's wishes and the journal. Out: whether another experiment fits, how long one takes, and the command that goes on.
+In: the command line's wishes and the journal. Out: whether another experiment fits, how long one
+takes, and the command that goes on.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
+import harness
 from harness.ground.clock import wall_seconds
-from harness.lab.close_out import (
-    is_wanted,
-    read_close_out,
-)
+from harness.lab.close_out import is_wanted, read_close_out
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.profiles import Profile
 from harness.run.records import parse_time
@@ -25,8 +25,9 @@ from harness.run.settings import results_folder
 from harness.training.clock import ClockError, idle_seconds, own_cpus
 
 DEFAULT_HOURS = 8.0
-# For what is said before anything was measured: trainings of an experiment, with those of the incumbent beside it and
-# confirmations; seconds around each training, for its start, its score and its page.
+# For what is said before anything was measured: trainings of an experiment, with those of the
+# incumbent beside it and confirmations; seconds around each training, for its start, its score and
+# its page.
 TRAININGS_EACH, SECONDS_AROUND = 1.5, 10.0
 BUSY_CORES = 0.1  # of those at hand, held by others: from here on it is said
 SHARE_LOST = 0.7  # of what others hold: the system gives a training some of that, too
@@ -35,10 +36,11 @@ LOOK_SECONDS = 1.0
 
 @dataclass
 class Wishes:
-    """What was asked for. experiments: in all, 0 for the baseline alone; hours: 0 is no limit; neither is eight hours.
+    """What was asked for.
 
-    close_out: the claim alone, no more experiments. proposer, model, llm: as notebook 03 takes them. again: the
-    command that goes on, where it is not overnight.py's.
+    experiments: in all, 0 for the baseline alone; hours: 0 is no limit; neither is eight hours.
+    close_out: the claim alone, no more experiments. proposer, model, llm: as notebook 03 takes
+    them. again: the command that goes on, where it is not overnight.py's.
     """
 
     tag: str
@@ -66,76 +68,115 @@ class Wishes:
         """The run as it stands; only what is new is read from disk."""
         return Run(self.folder)
 
+    def best_source(self) -> str:
+        """The train.py that the next idea starts from."""
+        best = self.run.state.incumbent
+        path = self.run.train_py(best) if best else harness.REPOSITORY / "train_template.py"
+        return path.read_text(encoding="utf-8")
+
+    @property
+    def command_line(self) -> str:
+        """The command that goes on with this night."""
+        if self.again:
+            return self.again
+        words = ["python3", "scripts/overnight.py", "--tag", self.tag]
+        given = {
+            "--profile": self.profile if self.profile != "auto" else "",
+            "--experiments": "" if self.experiments is None else str(self.experiments),
+            "--results": self.results,
+            "--hours": f"{self.hours:g}" if self.hours else "",
+            "--cache": self.cache,
+            "--source": self.source,
+            "--proposer": self.proposer,
+            "--model": self.model,
+        }
+        words += [word for option, value in given.items() if value for word in (option, value)]
+        words += ["--close-out"] * self.close_out
+        words += [word for change in self.overrides.split() for word in ("--set", change)]
+        words += [word for change in self.llm.split() for word in ("--llm", change)]
+        return shlex.join(words)
+
+    # --- how much of it is done -------------------------------------------------------------------
+
+    @property
     def seconds_left(self) -> float:
         """Of the night's hours; infinite when only experiments are counted."""
         if self.experiments is not None and not self.hours:
             return float("inf")
         return 3600 * (self.hours or DEFAULT_HOURS) - (wall_seconds() - self.started)
 
+    @property
+    def experiments_done(self) -> int:
+        """Experiments with a commit, the baseline not counted."""
+        return sum(bool(e.number and e.committed) for e in self.run.state.experiments)
 
-def experiments_done(wishes: Wishes) -> int:
-    """Experiments with a commit, the baseline not counted."""
-    return sum(entry["event"] == "committed" and entry["experiment"] > 0 for entry in wishes.run.entries)
+    def is_enough(self) -> bool:
+        """Whether the night's limits leave no room for another experiment and the claim.
 
+        For the claim no more than half of its hours is kept.
+        """
+        if self.experiments is not None and self.experiments_done >= self.experiments:
+            return True
+        half = 3600 * (self.hours or DEFAULT_HOURS) / 2
+        reserved = min(self.claim_seconds(2 * CLAIM_SEEDS), half)
+        return self.seconds_left < self.seconds_per_experiment + reserved
 
-def is_enough(wishes: Wishes) -> bool:
-    """True when the night's limits leave no room for another experiment."""
-    if wishes.experiments is not None and experiments_done(wishes) >= wishes.experiments:
-        return True
-    return wishes.seconds_left() < seconds_per_experiment(wishes) + reserved_seconds(wishes)
+    def is_all_done(self) -> bool:
+        """Whether nothing is left of what was asked for, the claim included."""
+        measured = not is_wanted(self.run.state, read_close_out(self.folder))
+        return measured and (self.close_out or self.is_enough())
 
+    @property
+    def seconds_per_experiment(self) -> float:
+        """Wall-clock of an experiment: the mean of the last ten, before the first the budget and
+        what surrounds it."""
+        committed = [entry for entry in self.run.entries if entry["event"] == "committed"]
+        ends = [parse_time(entry["time"]) for entry in committed[-11:]]
+        gaps = [(after - before).total_seconds() for before, after in pairwise(ends)]
+        budget = self.run.settings.budget_seconds
+        # a pause is no experiment, and less than nothing a clock that was set back
+        gaps = [gap for gap in gaps if 0 <= gap < 20 * budget + 300]
+        return statistics.mean(gaps) if gaps else 1.1 * budget + 15
 
-def seconds_per_experiment(wishes: Wishes) -> float:
-    """Wall-clock of an experiment: the mean of the last ten, before the first the budget and what surrounds it."""
-    ends = [parse_time(entry["time"]) for entry in wishes.run.entries if entry["event"] == "committed"][-11:]
-    gaps = [(after - before).total_seconds() for before, after in zip(ends, ends[1:], strict=False)]
-    budget = wishes.run.settings.budget_seconds
-    gaps = [
-        gap for gap in gaps if 0 <= gap < 20 * budget + 300
-    ]  # a pause is no experiment, and less than nothing a clock that was set back
-    return sum(gaps) / len(gaps) if gaps else 1.1 * budget + 15
-
-
-def reserved_seconds(wishes: Wishes) -> float:
-    """Time that the night keeps for its claim, whatever is kept until then: no more than half of its hours."""
-    if wishes.seconds_left() == float("inf"):
-        return 0.0
-    return min(claim_seconds(wishes, 2 * CLAIM_SEEDS), 3600 * (wishes.hours or DEFAULT_HOURS) / 2)
-
-
-def claim_seconds(wishes: Wishes, trainings: int) -> float:
-    """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored on both texts."""
-    entries = wishes.run.entries
-    trained = [entry["total_seconds"] for entry in entries if entry["event"] == "trained" and entry.get("num_steps")]
-    scored = [entry["score_seconds"] for entry in entries if entry["event"] == "scored" and entry.get("val_bpb")]
-    if not (trained and scored):
-        return trainings * (1.1 * wishes.run.settings.budget_seconds + 20)
-    return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
+    def claim_seconds(self, trainings: int) -> float:
+        """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored
+        on both texts."""
+        runs = [e for e in self.run.entries if e["event"] in ("trained", "scored")]
+        trained = [e["total_seconds"] for e in runs if e.get("num_steps")]
+        scored = [e["score_seconds"] for e in runs if e.get("val_bpb")]
+        if not (trained and scored):
+            return trainings * (1.1 * self.run.settings.budget_seconds + 20)
+        return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
 
 
 def plan_words(wishes: Wishes) -> str:
     """What will be done, as said at the start."""
     if wishes.close_out:
         return "no more, the claim was all that was asked for"
-    done = experiments_done(wishes)
     if wishes.experiments == 0:
         return "none, the baseline was all that was asked for"
-    goal = f"{wishes.experiments} in all" if wishes.experiments else f"for {wishes.hours or DEFAULT_HOURS:g} hours"
+    goal = f"for {wishes.hours or DEFAULT_HOURS:g} hours"
+    if wishes.experiments:
+        goal = f"{wishes.experiments} in all"
+    done = wishes.experiments_done
     begun = f", {done} already done" if done else ""
-    claim = f"; then the claim, if anything is kept: {claim_seconds(wishes, 2 * CLAIM_SEEDS) / 60:.0f} min"
-    return f"{goal}{begun}, about {seconds_per_experiment(wishes):.0f} s each, longer for what is promising{claim}"
+    each = f"about {wishes.seconds_per_experiment:.0f} s each, longer for what is promising"
+    minutes = wishes.claim_seconds(2 * CLAIM_SEEDS) / 60
+    return f"{goal}{begun}, {each}; then the claim, if anything is kept: {minutes:.0f} min"
 
 
 def duration_words(profile: Profile, experiments: int) -> str:
-    """How long so many experiments will take on this machine, the claim included, before anything was measured."""
-    trainings = profile.baseline_seeds + TRAININGS_EACH * experiments + 2 * CLAIM_SEEDS + (profile.name == "demo")
+    """How long so many experiments will take on this machine, the claim included, before anything
+    was measured."""
+    trainings = profile.baseline_seeds + TRAININGS_EACH * experiments + 2 * CLAIM_SEEDS
+    trainings += profile.name == "demo"  # whose claim trains the template, too
     quiet = trainings * (profile.budget_seconds + SECONDS_AROUND) / 60
     words = f"this takes about {quiet:.0f} minutes on idle cores"
     share = busy_share()
     if share is None or share < BUSY_CORES:
         return words
-    slower = 1 / (1 - SHARE_LOST * share)
-    return f"{words}; others hold {share:.0%} of them now, so it will rather be {slower * quiet:.0f}"
+    slower = quiet / (1 - SHARE_LOST * share)
+    return f"{words}; others hold {share:.0%} of them now, so it will rather be {slower:.0f}"
 
 
 def busy_share() -> float | None:
@@ -144,30 +185,8 @@ def busy_share() -> float | None:
         cpus = own_cpus()
         before, began = idle_seconds(cpus), time.monotonic()
         time.sleep(LOOK_SECONDS)
-        return max(0.0, 1 - (idle_seconds(cpus) - before) / (len(cpus) * (time.monotonic() - began)))
+        return max(
+            0.0, 1 - (idle_seconds(cpus) - before) / (len(cpus) * (time.monotonic() - began))
+        )
     except ClockError:
         return None
-
-
-def command_line(wishes: Wishes) -> str:
-    """The command that goes on with this night."""
-    if wishes.again:
-        return wishes.again
-    words = ["python3", "scripts/overnight.py", "--tag", wishes.tag]
-    most = "" if wishes.experiments is None else str(wishes.experiments)
-    given = {
-        "--profile": wishes.profile if wishes.profile != "auto" else "", "--experiments": most, "--results": wishes.results,
-        "--hours": f"{wishes.hours:g}" if wishes.hours else "", "--cache": wishes.cache, "--source": wishes.source,
-        "--proposer": wishes.proposer, "--model": wishes.model,
-    }  # fmt: skip
-    words += [word for option, value in given.items() if value for word in (option, str(value))]
-    words += ["--close-out"] * wishes.close_out
-    words += [word for change in wishes.overrides.split() for word in ("--set", change)]
-    words += [word for change in wishes.llm.split() for word in ("--llm", change)]
-    return shlex.join(words)
-
-
-def is_all_done(wishes: Wishes) -> bool:
-    """Whether nothing is left of what was asked for, the claim included."""
-    measured = not is_wanted(wishes.run.state, read_close_out(wishes.folder))
-    return measured and (wishes.close_out or is_enough(wishes))

@@ -25,7 +25,7 @@ MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipp
 
 @dataclass(frozen=True)
 class Step:
-    """kind: open, propose, control, check, train, in_flight, score, audit, decide or commit.
+    """kind: open, propose, rule, control, check, train, in_flight, score, audit, decide or commit.
 
     run_kind, seed and device_batch_limit belong to `train`. of: (experiment, attempt) whose file is
     trained beside this experiment, None for its own.
@@ -45,28 +45,28 @@ class Step:
         """(experiment, attempt) of the train.py that a run is of."""
         return self.of or (self.experiment, self.attempt)
 
-    @property
-    def is_between(self) -> bool:
-        """Whether one experiment is committed and the next not proposed."""
-        return self.kind in ("propose", "control") and self.experiment > 0 and self.attempt == 0
 
-
-def next_step(entries: Sequence[dict]) -> Step:
+def next_step(entries: Sequence[dict], words_wait: bool = False) -> Step:
     """Return what the journal asks for next. Pure: same entries, same step.
 
     `in_flight`: a training goes on. Who holds the run's lock and finds it knows that it died with
     its harness, and closes it; that costs the training and nothing else.
     """
-    return step_after(fold(entries))
+    return step_after(fold(entries), words_wait)
 
 
-def step_after(state: State) -> Step:
-    """What comes next in a run that stands so."""
+def step_after(state: State, words_wait: bool = False) -> Step:
+    """What comes next in a run that stands so.
+
+    words_wait: a person's words on experiments in quarantine, which the journal does not know yet.
+    """
     if state.opened is None:
         return Step("open")
     if not state.experiments:
         return Step("propose", 0)
     experiment = state.experiments[-1]
+    if experiment.committed and words_wait:
+        return Step("rule", experiment.number + 1)
     if experiment.committed:
         # Ideas that failed alike are no reason for another before the best file was tried.
         suspicious = state.unwell or failed_alike(state)

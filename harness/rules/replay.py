@@ -69,7 +69,7 @@ def misplaced(state: State, step: Step, entry: dict, budget_seconds: float | Non
     if event == "note":
         return ""
     if event == "ruled":
-        return ruled_wrongly(state, step, entry)
+        return ruled_wrongly(state, entry)
     if event == "unrepaired":
         place = ("propose", entry["experiment"], entry["attempt"])
         fits = step.attempt and (step.kind, step.experiment, step.attempt) == place
@@ -97,10 +97,10 @@ def asked_for(step: Step) -> dict:
     return {"event": event} | {name: place[name] for name in PLACES.get(event, RUN_PLACE)}
 
 
-def ruled_wrongly(state: State, step: Step, entry: dict) -> str:
+def ruled_wrongly(state: State, entry: dict) -> str:
     """A person's word comes between two experiments, on one that waits for it."""
     waiting = [e.number for e in state.experiments if e.in_quarantine and e.committed]
-    if step.is_between and entry["experiment"] in waiting:
+    if step_after(state, words_wait=True).kind == "rule" and entry["experiment"] in waiting:
         return ""
     return f"{words_of(entry)}, which was not in quarantine then"
 

@@ -9,7 +9,7 @@ from journals import make_journal, make_settings, write_run
 from simulated_runs import Simulated
 
 from harness.ground import clock
-from harness.night.wishes import Wishes, seconds_per_experiment
+from harness.night.wishes import Wishes
 from harness.run.records import parse_time, records_from_journal, time_use
 from harness.show.report import write_report
 from harness.show.status_text import status_text
@@ -56,4 +56,4 @@ def test_a_date_that_is_set_changes_nothing_about_how_long_an_experiment_takes(t
         number = line.get("experiment", 0)
         line["time"] = (began + number * last + (set_by if number > 3 else timedelta())).isoformat()
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert seconds_per_experiment(Wishes("t", results=str(tmp_path))) == 100.0
+    assert Wishes("t", results=str(tmp_path)).seconds_per_experiment == 100.0

@@ -16,8 +16,9 @@ from labs import (
 import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
-from harness.lab import close_out, trainings
-from harness.lab.close_out import Claimant, fold_close_out, words_of_claim
+from harness.lab import close_out, executor
+from harness.lab.claimant import Claimant
+from harness.lab.close_out import fold_close_out, words_of_claim
 from harness.rules import decision
 from harness.rules.keep import claim
 from harness.scoring import measure
@@ -122,7 +123,7 @@ def kept(lab, monkeypatch):
 
 @pytest.mark.slow
 def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeypatch):
-    train, calls = trainings.run_training, []
+    train, calls = executor.run_training, []
 
     def killed(request, listen):
         calls.append(request.seed)
@@ -130,7 +131,7 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
             raise KeyboardInterrupt
         return train(request, listen)
 
-    monkeypatch.setattr(trainings, "run_training", killed)
+    monkeypatch.setattr(executor, "run_training", killed)
     with pytest.raises(KeyboardInterrupt):
         Claimant(kept, seeds=2).run()
     assert close_out.trainings_left(kept.state, close_out.read_close_out(kept.folder), False) == 3
@@ -156,7 +157,7 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
 
 def test_a_machine_that_fails_pauses_the_claim(kept, monkeypatch):
     fault = {"status": "infrastructure", "cause": "disturbed: others held the cores"}
-    monkeypatch.setattr(trainings, "run_training", lambda request, listen: (request_folder(request), fault)[1])
+    monkeypatch.setattr(executor, "run_training", lambda request, listen: (request_folder(request), fault)[1])
     with pytest.raises(Paused, match="others held the cores"):
         Claimant(kept, seeds=2).run()
     assert fold_close_out([json.loads(line) for line in (kept.folder / close_out.NAME).read_text().splitlines()]).step == "train"

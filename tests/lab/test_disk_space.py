@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from harness.lab import kept_files
 from harness.lab.kept_files import MOST_IN_QUARANTINE, drop_old_pages, remove_leftovers, weights_wanted
 from harness.night.notebook_process import MOST_CUT, put_aside
 from harness.run import disk_space
-from harness.run.state import Experiment, State
+from harness.run.state import Attempt, Experiment, State
 
 MB = 10**6
 
@@ -99,12 +100,15 @@ def test_the_weights_that_stay_are_bounded_however_many_wait_in_quarantine():
 
 
 def test_weights_of_what_is_not_wanted_go_and_its_train_py_stays(tmp_path):
-    state = State(experiments=[Experiment(0), *map(quarantined, range(1, 8))], kept=[Experiment(0)])
+    baseline, newest = Experiment(0, [Attempt({})]), quarantined(7)
+    state = State(experiments=[baseline, *map(quarantined, range(1, 7)), newest], kept=[baseline])
+    newest.decided["incumbent"] = 0
     for number in range(8):
         put(tmp_path / f"{number}/train.py")
         for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy", "result.json"):
             put(tmp_path / f"{number}/runs/00/{name}")
-    kept_files.drop_unwanted_weights(state.experiments, state, lambda experiment: tmp_path / str(experiment.number))
+    run = SimpleNamespace(folder=tmp_path, state=state, train_py=lambda e: tmp_path / str(e.number) / "train.py")
+    kept_files.drop_unneeded(run, newest, kept=False)
     left = {number: sorted(path.name for path in (tmp_path / f"{number}/runs/00").iterdir()) for number in range(8)}
     assert left[1] == left[2] == ["result.json"] and all(len(left[number]) == 4 for number in (0, *range(3, 8)))
     assert all((tmp_path / f"{number}/train.py").exists() for number in range(8))
@@ -187,7 +191,7 @@ def test_what_a_killed_audit_leaves_in_the_best_ones_runs_goes_too(tmp_path):
         put(experiment / "attempts/00/runs/00/weights.safetensors")
         put(experiment / "attempts/00/runs/00/server_holdout/server.log")
         killed_while_writing(experiment / "attempts/00/runs/00/holdout_losses.npy")
-    remove_leftovers(tmp_path, newest, best, best)
+    remove_leftovers(tmp_path, newest, best)
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(left) == 2 and {path.name for path in left} == {"weights.safetensors"}
 
@@ -198,6 +202,6 @@ def test_what_a_killed_audit_leaves_in_the_best_ones_runs_goes_too(tmp_path):
 def test_best_is_there_whenever_a_kill_came(tmp_path, there):
     for name in there:
         put(tmp_path / name / "provenance.json").write_text(json.dumps(name))
-    remove_leftovers(tmp_path, None)
+    remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert json.loads((tmp_path / "best/provenance.json").read_text()) == ("best" if "best" in there else "best.old")

@@ -26,9 +26,10 @@ from labs import (
 import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
-from harness.lab import trainings
+from harness.lab import executor, trainings
 from harness.lab.loop import Lab
-from harness.lab.proposing import Asking, program_in_force, proposal_request
+from harness.lab.proposal_request import Asking, proposal_request
+from harness.lab.proposing import program_in_force
 from harness.night import progress
 from harness.rules import decision, fault
 from harness.run import disk_space, git_history, locks
@@ -156,13 +157,13 @@ def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas
     monkeypatch.setattr(measure, "score_model", flattering(measure.score_model))
     with_prior(lab)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
-    real = trainings.run_training
+    real = executor.run_training
 
     def train(request, listen):
         of_idea = "\nx = 1" in Path(request.train_py).read_text()
         return real(request, listen) if of_idea else failing("crash", "no kernel")(request)
 
-    monkeypatch.setattr(trainings, "run_training", train)
+    monkeypatch.setattr(executor, "run_training", train)
     with pytest.raises(Paused, match=r"3 runs in a row .* the best file so far \(experiment 0\), trained again, .* no kernel"):
         run_experiment(lab)
     assert (lab.step.kind, lab.step.run_kind, lab.step.experiment) == ("train", "refresh", 1)
@@ -224,7 +225,7 @@ def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_i
         rows = request.device_batch_limit or 8
         return {"status": "oom", "cause": "CUDA out of memory", "device_batch_size": rows, "memory_mb": None}
 
-    monkeypatch.setattr(trainings, "run_training", train)
+    monkeypatch.setattr(executor, "run_training", train)
     shutil.rmtree(lab.attempt_folder(0))
     forget_all_but_the_opening(lab)
     with pytest.raises(LoopError, match=r"CUDA out of memory; .* smaller model: .*\(--set\)"):
@@ -245,7 +246,7 @@ def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(la
         (Path(request.folder) / "run.log").write_text("")
         return {"status": "crash", "cause": "a bad idea", "device_batch_size": 8, "memory_mb": None}
 
-    monkeypatch.setattr(trainings, "run_training", train)
+    monkeypatch.setattr(executor, "run_training", train)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     assert run_experiment(lab)["status"] == "crash"
     assert waiting and not servers()
@@ -394,13 +395,13 @@ def ready_to_train(lab):
 @pytest.mark.slow
 def test_faults_of_the_machine_pause_the_loop_and_whoever_comes_back_tries_again(lab, monkeypatch):
     ready_to_train(lab)
-    real = trainings.run_training
-    monkeypatch.setattr(trainings, "run_training", failing("infrastructure", "the disk is on fire", sure=True))
+    real = executor.run_training
+    monkeypatch.setattr(executor, "run_training", failing("infrastructure", "the disk is on fire", sure=True))
     for pause in (1, 2):
         with pytest.raises(Paused, match="3 runs in a row .* the disk is on fire"):
             lab.train()
         assert len(lab.experiment.attempt.runs) == 3 * pause and lab.step.kind == "train"
-    monkeypatch.setattr(trainings, "run_training", real)
+    monkeypatch.setattr(executor, "run_training", real)
     lab.train()
     lab.decide()
     assert lab.experiment.decided["status"] == "ok" and lab.experiment.decided["verdict"]
@@ -408,7 +409,7 @@ def test_faults_of_the_machine_pause_the_loop_and_whoever_comes_back_tries_again
 
 def test_a_file_that_blames_the_machine_each_time_is_a_crash_and_costs_the_night_nothing_else(lab, monkeypatch):
     ready_to_train(lab)
-    monkeypatch.setattr(trainings, "run_training", failing("infrastructure", "OSError: No space left", sure=False))
+    monkeypatch.setattr(executor, "run_training", failing("infrastructure", "OSError: No space left", sure=False))
     lab.train()
     lab.decide()
     decided = lab.experiment.decided
@@ -436,15 +437,15 @@ def test_an_idea_that_takes_the_harness_down_each_time_is_a_crash(lab):
 @pytest.fixture
 def alike(lab, monkeypatch):
     """A run whose last three ideas ended with the same words, but for numbers; the next has not begun."""
-    real = trainings.run_training
+    real = executor.run_training
     for number in range(1, 4):
         monkeypatch.setattr(
-            trainings, "run_training", failing("crash", f"RuntimeError: no kernel for {number}x8 at /x/{number}")
+            executor, "run_training", failing("crash", f"RuntimeError: no kernel for {number}x8 at /x/{number}")
         )
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
         run_experiment(lab)
         lab.number = None
-    monkeypatch.setattr(trainings, "run_training", real)
+    monkeypatch.setattr(executor, "run_training", real)
     return lab
 
 
@@ -463,7 +464,7 @@ def test_ideas_that_fail_alike_are_believed_to_be_bad_where_the_best_file_still_
 @pytest.mark.slow
 def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, monkeypatch):
     ideas = [alike.train_py(e).read_text() for e in alike.state.experiments[1:]]
-    monkeypatch.setattr(trainings, "run_training", failing("crash", "RuntimeError: no kernel"))
+    monkeypatch.setattr(executor, "run_training", failing("crash", "RuntimeError: no kernel"))
     with pytest.raises(Paused, match=r"experiments 1 to 3 all ended with .* not the ideas"):
         alike.begin()
     assert alike.state.excused == {1, 2, 3}
@@ -500,7 +501,7 @@ def test_two_runs_on_one_device_know_of_each_other(lab, monkeypatch, tmp_path):
     ) as process:
         process.stdout.readline()
         ready_to_train(lab)
-        monkeypatch.setattr(trainings, "run_training", failing("crash", "a bad idea"))
+        monkeypatch.setattr(executor, "run_training", failing("crash", "a bad idea"))
         lab.train()
         process.kill()
     trained = lab.experiment.attempt.runs[0].trained

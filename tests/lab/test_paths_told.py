@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.lab.proposing import without_paths
+from harness.lab.proposal_request import without_paths
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from labs import incumbent_source, row
 import harness
 from harness.check.check import check_run
 from harness.ground.files import write_json_atomic
-from harness.lab import loop, proposing
+from harness.lab import proposing
 from harness.run.results import read_results
 from harness.run.state import MOST_REPAIRS
 from harness.search.gate import source_hash
@@ -108,7 +108,7 @@ def test_a_crash_of_the_smoke_run_is_mended_and_its_end_told(lab, monkeypatch):
         put_attempt(lab, 1, changed(lab, HARMLESS))
         return proposing.read_proposal(folder)
 
-    monkeypatch.setattr(loop, "run_proposer", answer)
+    monkeypatch.setattr(proposing, "run_proposer", answer)
     folder = lab.attempt_folder(1, 1)
     experiment = carry_out(lab)
     assert kinds(experiment.attempts[0]) == [("smoke", "crash")]

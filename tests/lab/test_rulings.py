@@ -12,7 +12,7 @@ from harness.check.check import check_run
 from harness.ground.errors import RulingError
 from harness.lab import ruling
 from harness.lab.loop import Lab
-from harness.night import driver
+from harness.night import requests
 from harness.rules import quarantine
 from harness.run import git_history
 from harness.run.journal import Journal
@@ -64,7 +64,7 @@ def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
 def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
     lab = quarantined
     lab.release()
-    assert "is accepted and the best so far" in driver.rule(lab.folder, 1, accept=True)
+    assert "is accepted and the best so far" in requests.rule(lab.folder, 1, accept=True)
     with Lab(lab.folder) as again:
         state, commit = again.state, again.state.experiments[1].commit
     assert state.incumbent.number == 1 and commit == state.experiments[1].ruled["commit"]
@@ -84,7 +84,7 @@ def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
 def test_a_refused_one_stays_a_discard_and_its_weights_go(quarantined):
     lab = quarantined
     lab.release()
-    assert "is refused" in driver.rule(lab.folder, 1, accept=False)
+    assert "is refused" in requests.rule(lab.folder, 1, accept=False)
     with Lab(lab.folder) as again:
         assert again.state.incumbent.number == 0
         assert records_from_journal(again.journal.entries)[1].outcome == "discarded"
@@ -97,10 +97,10 @@ def test_one_word_is_enough_and_only_on_what_is_in_quarantine(quarantined):
     lab.release()
     for number in (0, 2):
         with pytest.raises(RulingError, match="not in quarantine \\(there: 1\\)"):
-            driver.rule(lab.folder, number, accept=True)
-    driver.rule(lab.folder, 1, accept=False)
+            requests.rule(lab.folder, number, accept=True)
+    requests.rule(lab.folder, 1, accept=False)
     with pytest.raises(RulingError, match="there: none"):
-        driver.rule(lab.folder, 1, accept=True)
+        requests.rule(lab.folder, 1, accept=True)
 
 
 def test_a_word_during_an_experiment_takes_effect_when_it_is_over(quarantined):
@@ -114,6 +114,7 @@ def test_a_word_during_an_experiment_takes_effect_when_it_is_over(quarantined):
         assert again.state.incumbent.number == 0  # not in the middle of it
         assert run_experiment(again)["incumbent"] == 0
     with Lab(lab.folder) as later:
+        later.rule()
         assert later.state.incumbent.number == 1 and not list((lab.folder / "rulings").iterdir())
 
 
@@ -136,13 +137,14 @@ def test_a_kill_in_the_middle_is_made_up_for(quarantined, monkeypatch, moment):
 
     with monkeypatch.context() as patch, pytest.raises(Kill):
         patch.setattr(Journal, "append", killed)
-        driver.rule(lab.folder, 1, accept=True)
+        requests.rule(lab.folder, 1, accept=True)
     assert check_run(lab.folder, harness.REPOSITORY) == []
     if moment == "before the entry":  # branch and best/ are moved already
         with pytest.raises(RulingError, match="--accept 1 finishes that"):
-            driver.rule(lab.folder, 1, accept=False)
+            requests.rule(lab.folder, 1, accept=False)
         ruling.request_ruling(lab.folder, 1, accept=True)
     with Lab(lab.folder) as again:
+        again.rule()
         events = [entry["event"] for entry in again.journal.entries]
         commit = again.state.incumbent.commit
     assert events.count("ruled") == 1 and again.state.incumbent.number == 1

@@ -36,8 +36,8 @@ def night(tmp_path, baseline, cache):
             full,
             "import sys",
             "from harness.__main__ import main",
-            "from harness.night import driver",
-            f"driver.PAUSES, driver.GIVE_UP_SECONDS = (0.1,), {give_up}",
+            "from harness.night import notebook_runner",
+            f"notebook_runner.PAUSES, notebook_runner.GIVE_UP_SECONDS = (0.1,), {give_up}",
             f"sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments', '1', *{more!r}]))",
         )
         command = [sys.executable, "-c", "\n".join(lines)]

@@ -63,7 +63,7 @@ def test_the_harness_hash_ignores_copies_that_jupyterlab_makes(tmp_path):
 
 def test_the_command_that_continues_a_night_says_all_that_was_asked_for():
     asked = {"tag": "t", "profile": "cpu", "experiments": 9, "results": "/r s", "overrides": "DEPTH=3", "hours": 2.0}
-    words = shlex.split(wishes.command_line(wishes.Wishes(**asked)))
+    words = shlex.split(wishes.Wishes(**asked).command_line)
     assert words[:2] == ["python3", "scripts/overnight.py"]
     parser = argparse.ArgumentParser()
     add_overnight(parser.add_subparsers(dest="command"))

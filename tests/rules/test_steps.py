@@ -449,3 +449,11 @@ def test_a_training_tells_how_far_it_is():
     assert (told.name, told.share, told.words) == ("training", 0.25, "training 25%, loss 3.500")
     assert stage_after(night.state, event={}).name == "starting"
     assert stage_after(night.state, event={"event": "finish"}).name == "writing weights"
+
+
+def test_a_persons_word_takes_effect_between_two_experiments_and_never_within_one():
+    night = Played()
+    assert next_step(night.entries, words_wait=True).kind == "rule"
+    assert night.step.kind == "propose"
+    night.idea(1, until="check")
+    assert next_step(night.entries, words_wait=True) == night.step

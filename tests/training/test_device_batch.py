@@ -7,7 +7,7 @@ import pytest
 import torch
 from checkout import ROOT
 
-from harness.lab import device_batch
+from harness.lab import device_batch, executor
 from harness.lab.device_batch import HEADROOM, find_device_batch, search_rows
 from harness.run import profiles
 from harness.run.settings import make_settings
@@ -142,10 +142,14 @@ def settings(tiny_data, tmp_path, monkeypatch):
     return dataclasses.replace(made, data_folder=str(tmp_path / "cache" / made.data_id))
 
 
+def trainer(settings, data, folder):
+    return executor.Executor(settings, data, folder, folder.parent)
+
+
 @pytest.mark.slow
 def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(settings, tiny_data, tmp_path, monkeypatch):
     said: list[str] = []
-    assert find_device_batch(settings, tiny_data, CARD, tmp_path / "run", said.append) == 4
+    assert find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, said.append) == 4
     assert [line.split(" rows")[0] for line in said[1:]] == ["8", "4"] and "a small card: once" in said[0]
     logs = sorted(path.parent.name for path in (tmp_path / "run" / "probe").glob("*/run.log"))
     assert logs == ["4", "wish"] and not list(tmp_path.rglob("weights.safetensors"))
@@ -155,18 +159,18 @@ def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(settin
     def trained(*arguments):
         raise AssertionError("it was tried again")
 
-    monkeypatch.setattr(device_batch, "run_training", trained)
-    assert find_device_batch(settings, tiny_data, CARD, tmp_path / "another", said.append) == 4 and len(said) == 3
+    monkeypatch.setattr(executor, "run_training", trained)
+    assert find_device_batch(trainer(settings, tiny_data, tmp_path / "another"), CARD, said.append) == 4 and len(said) == 3
     changed = [
         dataclasses.replace(settings, dtype="bfloat16"),
         dataclasses.replace(settings, device=settings.device | {"memory_mb": 9_000}),
     ]
     for other, source in [(settings, CARD + "# another\n"), *((change, CARD) for change in changed)]:
         with pytest.raises(AssertionError, match="tried again"):  # whatever the answer depends on
-            find_device_batch(other, tiny_data, source, tmp_path / "run", said.append)
+            find_device_batch(trainer(other, tiny_data, tmp_path / "run"), source, said.append)
     kept.write_text('{"device_batch_lim')
     with pytest.raises(AssertionError, match="tried again"):  # half a file is none
-        find_device_batch(settings, tiny_data, CARD, tmp_path / "run", said.append)
+        find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, said.append)
 
 
 def test_what_cannot_be_told_is_not_kept(settings, tiny_data, tmp_path, monkeypatch):
@@ -175,13 +179,13 @@ def test_what_cannot_be_told_is_not_kept(settings, tiny_data, tmp_path, monkeypa
         "try_rows",
         lambda *arguments: {"status": "crash", "cause": "no", "device_batch_size": None, "memory_mb": None},
     )
-    assert find_device_batch(settings, tiny_data, CARD, tmp_path / "run", lambda line: None) is None
+    assert find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, lambda line: None) is None
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_cpu_is_not_tried(settings, tiny_data, tmp_path):
     on_cpu = dataclasses.replace(settings, device=settings.device | {"kind": "cpu"})
-    assert find_device_batch(on_cpu, tiny_data, CARD, tmp_path / "run") is None and not (tmp_path / "run").exists()
+    assert find_device_batch(trainer(on_cpu, tiny_data, tmp_path / "run"), CARD) is None and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""Trains one train.py and scores what it learnt, on this machine. Whoever trains a file comes here.
+
+In: a TrainingRequest, plain data: the file, its seed and its limits. Out: the training's result and
+the score's fields, plain data too, and the files in the request's folder. Knows no journal and no
+experiment. Says where the machine was to blame; raises nothing for what a train.py does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from harness.data.manifest import PreparedData
+from harness.ground.errors import ProfileError
+from harness.run import disk_space
+from harness.run.locks import OnTheClock
+from harness.run.settings import Settings, score_settings, training_request
+from harness.sandbox.device import detect_device
+from harness.sandbox.request import TrainingRequest
+from harness.sandbox.runner import run_training
+from harness.sandbox.wall import find_wall
+from harness.scoring.integrity import Integrity
+from harness.scoring.measure import Measurement, Progress
+from harness.scoring.scorer import ServerJob
+
+Listener = Callable[[dict], None]
+
+
+def ignore(event: object) -> None:
+    """A listener for whom nothing is of interest."""
+
+
+class Executor:
+    """Trains and scores under the settings of one run.
+
+    folder: the run's, whose compile cache trainings begin with; results: the folder of all runs.
+    """
+
+    def __init__(self, settings: Settings, data: PreparedData, folder: Path, results: Path) -> None:
+        self.settings, self.data, self.folder, self.results = settings, data, folder, results
+        self.integrity = Integrity(data, settings.harness_hash)
+        self._waiting = contextlib.ExitStack()
+        self._server: ServerJob | None = None
+
+    def request(
+        self, train_py: Path, folder: Path, seed: int, **limits: float | None
+    ) -> TrainingRequest:
+        """A training of train_py in a folder of its own. limits: what is not as in every run."""
+        request = training_request(self.settings, self.data, folder, train_py, seed, self.results)
+        cache = str(self.folder / "compile_cache")
+        return dataclasses.replace(request, compile_cache=cache, **limits)
+
+    def train(
+        self, request: TrainingRequest, listen: Listener = ignore, score_follows: bool = True
+    ) -> dict:
+        """Train once and return the result.
+
+        score_follows: a model server starts beside the training, and waits for `score`.
+        """
+        device = self.settings.device
+        try:
+            if score_follows:
+                measurement = self.measurement(Path(request.train_py), Path(request.folder))
+                self._server = self._waiting.enter_context(measurement.started_early("val"))
+            with OnTheClock(f"{device['kind']} {device['name']}", self.folder) as clock:
+                result = run_training(request, listen)
+        except BaseException:
+            self.end_waiting()
+            raise
+        result |= {"shared_with": clock.others}
+        if result["status"] in ("crash", "timeout") and not self._device_is_there():
+            said = f"the device is gone; the training said: {result['cause']}"
+            result |= {"status": "infrastructure", "cause": said, "sure": True}
+        result |= self._blame_the_disk(result)
+        if result["status"] != "ok":
+            self.end_waiting()
+        return result
+
+    def measurement(
+        self, train_py: Path, folder: Path, rivals: Sequence[Measurement] = ()
+    ) -> Measurement:
+        """What measures a training. rivals: of the trainings that it is compared with."""
+        how = score_settings(self.settings, self.data, self.results)
+        return Measurement(how, self.data, self.integrity, find_wall(), train_py, folder, rivals)
+
+    def score(
+        self, measurement: Measurement, progress: Progress = ignore, smoke: bool = False
+    ) -> dict:
+        """Score what was trained last; of a smoke run, see whether it can be scored."""
+        measure = measurement.try_out if smoke else partial(measurement.score, progress)
+        try:
+            fields = measure(self._server)
+        finally:
+            self.end_waiting()
+        return fields | self._blame_the_disk(fields)
+
+    def end_waiting(self) -> None:
+        """End the model server that was started with a training, if there is one."""
+        self._waiting.close()
+        self._server = None
+
+    def _blame_the_disk(self, result: dict) -> dict:
+        """What changes of a failure where the disk has no room now.
+
+        It had room before, and what the failed run itself took is gone again.
+        """
+        failed = result["status"] in ("crash", "timeout")
+        if not failed or not (words := disk_space.lacking(self.folder)):
+            return {}
+        cause = f"{words}; what failed said: {result['cause']}"
+        return {"status": "infrastructure", "cause": cause, "sure": True}
+
+    def _device_is_there(self) -> bool:
+        """Whether a card still answers as it did when the run began."""
+        device = self.settings.device
+        if device["kind"] == "cpu":
+            return True
+        try:
+            return detect_device(again=True)["name"] == device["name"]
+        except ProfileError:
+            return False
