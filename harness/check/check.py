@@ -304,4 +304,4 @@ def stated_number(notebook: Path) -> int | None:
 
 def processes_left(folder: Path) -> list[psutil.Process]:
     """Living processes of the run: edited code, or a server of it."""
-    return [process for process in psutil.process_iter() if is_of_run(process, folder) and alive(process)]
+    return [each for each in psutil.process_iter() if is_of_run(each, folder) and alive(each)]

@@ -115,7 +115,9 @@ def unknown(look: Look, folder: Path, known: set[str], what: str) -> Iterator[st
             yield f"{look.name(folder / name)} is no {what} of the journal: move it elsewhere"
 
 
-def check_attempt(look: Look, experiment: Experiment, attempt: Attempt, folder: Path) -> Iterator[str]:
+def check_attempt(
+    look: Look, experiment: Experiment, attempt: Attempt, folder: Path
+) -> Iterator[str]:
     """Its train.py is the one that was proposed; its runs are there.
 
     Hashing a syntax tree takes 25 ms. Where there is a commit, that is compared with the file, byte

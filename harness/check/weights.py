@@ -31,7 +31,8 @@ def check_weights(look: Look) -> Iterator[str]:
     staying = [look.settled[0], look.settled[-1]] if look.settled else []
     moving = {e.number for e in look.candidates if e not in staying} | look.asked
     if look.pending or look.asked:
-        moving |= {e.number for e in look.settled[1:]}  # the old incumbent's go when a new one comes
+        # The old incumbent's go when a new one comes.
+        moving |= {experiment.number for experiment in look.settled[1:]}
     for experiment in look.state.experiments:
         is_staying = experiment in staying or experiment.in_quarantine
         if is_staying or not experiment.committed:

@@ -41,10 +41,11 @@ def counts_page(data: PreparedData) -> Html:
         )
         for split in m["rows"]
     ]
-    rate = f"{m['tokens_per_byte']:.4f} tokens per byte ({1 / m['tokens_per_byte']:.2f} bytes a token)"
+    rate = m["tokens_per_byte"]
+    vocabulary = f"vocabulary {data.vocab_size} and one special"
     lines = [
         bold(data.data_id),
-        f"{rate}, vocabulary {data.vocab_size} and one special",
+        f"{rate:.4f} tokens per byte ({1 / rate:.2f} bytes a token), {vocabulary}",
         f"unigram model on the validation rows: {m['unigram_bpb']:.4f} bpb",
     ]
     if m["eval_tokens"] < m["eval_tokens_requested"]:

@@ -1,4 +1,4 @@
-"""What the notebooks show of experiments and of the claim: HTML in which every foreign text is text.
+"""What the notebooks show of experiments and of the claim, every foreign text as text.
 
 In: a Lab and its events. Out: HTML, or lines of text where there is no notebook. Draws its own
 small curves, so a page needs no plotting library and stays a few kilobytes.
@@ -152,9 +152,10 @@ def state_page(lab: Lab, last: int = 6) -> Html:
         lines.append(f"noise: {state.noise.words}")
     if cost := usage_words(run_usage(lab.folder)):
         lines.append(f"language model so far: {cost}")
-    decided = [experiment for experiment in state.experiments if experiment.decided]
+    decided = [each for each in state.experiments if each.decided][-last:]
     rows = [
-        (e.number, e.decided["decision"], score_text(e), e.decided["title"]) for e in decided[-last:]
+        (each.number, each.decided["decision"], score_text(each), each.decided["title"])
+        for each in decided
     ]
     head = ("experiment", "decision", "val_bpb", "idea")
     return box(divs(lines)) + (table(head, rows) if rows else "")
@@ -260,7 +261,7 @@ def commit_page(lab: Lab) -> Html:
 
 
 def learnt_page(lab: Lab, experiment: Experiment) -> Html:
-    """What this experiment adds to what is known, in one or two sentences, from the figures alone."""
+    """What this experiment adds to what is known, from the figures alone."""
     decided, title = experiment.decided, f"“{experiment.attempt.proposed['title']}”"
     if decided["status"] != "ok":
         words = (

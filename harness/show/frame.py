@@ -76,7 +76,7 @@ class RunData:
 
     @property
     def claim_command(self) -> str:
-        """What measures the claim; "" for a bare table, and for the sample, which lacks the data."""
+        """What measures the claim; "" for a bare table, and for the sample, which has no data."""
         if self.folder is None or self.folder.name == SAMPLE_TAG:
             return ""
         return command_on(self.folder, "--close-out")
@@ -203,7 +203,7 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def list_runs(results_dir: str | Path) -> list[str]:
-    """Tags in a results folder, the one written to last at the end; the sample is not among them."""
+    """Tags in a results folder without the sample, the one written to last at the end."""
     found = []
     for folder in Path(results_dir).glob("*/"):
         marks = (folder / name for name in ("journal.jsonl", "results.tsv", "run.json"))
@@ -214,7 +214,7 @@ def list_runs(results_dir: str | Path) -> list[str]:
 
 
 def choose_run(tag: str = "", results_dir: str | Path = "") -> RunData:
-    """The run a reader means: a tag, or the path of a table; with "" the newest, else the sample."""
+    """The run a reader means: a tag, or a table; with "" the newest run, else the sample."""
     if tag.endswith(TABLES):
         return load_results_tsv(tag)
     folder = results_folder(str(results_dir))

@@ -21,7 +21,14 @@ from harness.run.journal import read_journal
 from harness.run.pace import cells_of_pace, words_of_pace
 from harness.run.records import KEPT, Record, baseline_of, incumbent_of, records_from_journal
 from harness.show.markup import AMBER, BLUE, GREEN, GREY, GROUND, LINE, RED, Html, link
-from harness.show.sentences import as_judged, headline, latest_sigma, plural, say_claim
+from harness.show.sentences import (
+    as_judged,
+    counts_in_words,
+    headline,
+    latest_sigma,
+    plural,
+    say_claim,
+)
 from harness.show.stage import in_flight
 
 POLICY = (
@@ -217,10 +224,9 @@ def _scores(records: Sequence[Record], claimed: dict | None) -> str:
 
 def _facts(tag: str, records: Sequence[Record]) -> str:
     """How many experiments ended how, and what the figures are."""
-    outcomes = [record.outcome for record in records]
-    words = ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
-    counts = f"{plural(len(records), 'experiment')}: {words}" if records else "No experiment decided yet"
-    base = baseline_of(records)
+    base, counts = baseline_of(records), "No experiment decided yet"
+    if records:
+        counts = f"{plural(len(records), 'experiment')}: {counts_in_words(records)}"
     pace = words_of_pace(base.pace) if base else ""
     speed = f"Steps and speed are of one training, the baseline's {pace}. " if pace else ""
     return (

@@ -20,7 +20,11 @@ from harness.ground.text import NO_MATHS, without_escapes
 GREEN, RED, BLUE, AMBER, GREY = "#1fa37a", "#d9622b", "#2f7fd0", "#b87a00", "#808891"
 LINE, GROUND = "rgba(127,127,127,.35)", "rgba(127,127,127,.12)"
 # Grounds of a diff's lines, by what they begin with.
-DIFF_GROUNDS = {"+": "rgba(31,163,122,.22)", "-": "rgba(217,98,43,.22)", "@": "rgba(47,127,208,.18)"}
+DIFF_GROUNDS = {
+    "+": "rgba(31,163,122,.22)",
+    "-": "rgba(217,98,43,.22)",
+    "@": "rgba(47,127,208,.18)",
+}
 COLOURS = {"keep": GREEN, "baseline": BLUE, "discard": GREY, "quarantine": AMBER, "crash": RED}
 CELL = f"padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid {LINE}"
 MONO = "font-family:monospace;font-size:12px;line-height:1.45"
@@ -90,7 +94,8 @@ def diff(text: str, most: int = 200) -> Html:
     shown, lines = Html(), text.splitlines()
     for line in lines[:most]:
         ground = DIFF_GROUNDS.get(line[:1], "transparent")
-        shown += Html('<div style="background:{};white-space:pre">{}</div>').format(ground, line or " ")
+        whole = Html('<div style="background:{};white-space:pre">{}</div>')
+        shown += whole.format(ground, line or " ")
     more = soft(f"{len(lines) - most} more lines in train.diff") if len(lines) > most else ""
     style = f"{MONO};overflow-x:auto;border:1px solid {LINE};padding:6px"
     return Html('<div style="{}">{}{}</div>').format(style, shown, more)

@@ -56,12 +56,12 @@ def default_experiment(run: RunData) -> int | None:
 
 def menu(run: RunData) -> list[tuple[str, int | None]]:
     """(label, experiment) for each decided experiment."""
-    labels = [(f"{r.experiment:04d} {r.outcome}: {r.title[:50]}", r.experiment) for r in run.records]
-    return labels or [("nothing decided yet", None)]
+    labels = {f"{r.experiment:04d} {r.outcome}: {r.title[:50]}": r.experiment for r in run.records}
+    return list(labels.items()) or [("nothing decided yet", None)]
 
 
 def experiment_html(run: RunData, experiment: int | None) -> Html:
-    """One experiment without scripts and style sheets, as a notebook that nobody trusts may show."""
+    """One experiment, as a notebook that nobody trusts may show it: no scripts, no styles."""
     record = next((r for r in run.records if r.experiment == experiment), None)
     if record is None:
         return Html("<p>Run {} has no decided experiment to show.</p>").format(run.tag)

@@ -74,8 +74,9 @@ def morning_report(
     tip, measured = incumbent_of(records), measured or CloseOut()
     if not (tip and measured.claimed and measured.claimed["best"] == tip.experiment):
         measured = CloseOut()
+    claim = say_claim(records, measured.claimed, command)
     sections = {
-        "The claim": say_claim(records, measured.claimed, command) + _template(records, settings, measured),
+        "The claim": f"{claim}{_template(records, settings, measured)}",
         "On the branch": _on_the_branch(records),
         "Near misses": _near_misses(records),
         "Failures": _failures(records),

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from harness.lab.close_out import verdict_of_claim, words_of_claim
 from harness.run.facts import plain_settings
 from harness.run.noise import KNOWN_DF
-from harness.run.records import KEPT, TIME_KINDS, Record, baseline_of, incumbent_of, time_use
+from harness.run.records import (
+    KEPT,
+    OUTCOMES,
+    TIME_KINDS,
+    Record,
+    baseline_of,
+    incumbent_of,
+    time_use,
+)
 from harness.show.stage import in_flight
 
 if TYPE_CHECKING:
@@ -74,6 +83,12 @@ def candidates_of(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record.outcome not in ("baseline", "no result")]
 
 
+def counts_in_words(records: Sequence[Record]) -> str:
+    """Such as "2 kept, 1 crashed"."""
+    counts = Counter(record.outcome for record in records)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if outcome in counts)
+
+
 def kept_of(records: Sequence[Record]) -> list[Record]:
     """What was kept after the baseline."""
     return [record for record in candidates_of(records) if record.outcome in KEPT]
@@ -93,12 +108,14 @@ def in_its_unit(sentence: Callable[[RunData], str]) -> Callable[[RunData], str]:
 
 
 def headline(records: Sequence[Record], claimed: dict | None = None) -> str:
-    """What the run came to, as the title of its chart and report. claimed: of what is on the branch."""
+    """What the run came to, as a title. claimed: of the file on the branch."""
     base, tip, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
     crashed = sum(record.outcome == "crashed" for record in tried)
     count = plural(len(tried), "experiment")
+    if base is None and not tried:
+        return "No experiment decided yet"
     if base is None:
-        return f"{crashed} of {count} crashed, and no baseline" if tried else "No experiment decided yet"
+        return f"{crashed} of {count} crashed, and no baseline"
     if not tried:
         return f"Baseline at {base.val_bpb:.4f} bits per byte; no other experiment decided yet"
     if tip.experiment == base.experiment:
@@ -119,7 +136,7 @@ def _short_claim(claimed: dict) -> str:
 
 
 def say_claim(records: Sequence[Record], claimed: dict | None, command: str = "") -> str:
-    """What may be said of the file on the branch. command: measures it, where that is to be done."""
+    """What may be said of the file on the branch. command: what measures it."""
     base, tip = baseline_of(records), incumbent_of(records)
     if base is None:
         return "There is no scored baseline, so nothing can be claimed."
@@ -175,8 +192,9 @@ def say_run(run: RunData) -> str:
     tried = plural(len(run.records) - (base is not None), "experiment") + " decided"
     counted = f"baseline {base.val_bpb:.4f} and {tried}" if base else tried
     working = f", experiment {flight.experiment} in progress" if flight else ""
-    stated = ", ".join(facts_in_words(run.settings, "profile", "budget_seconds", "device", "data_id"))
-    measured = f"Measured with {stated}." if stated else "Its settings are not stated in this file."
+    measured, facts = "Its settings are not stated in this file.", facts_in_words(run.settings)
+    if facts:
+        measured = f"Measured with {', '.join(facts)}."
     text = f"Run **{quoted(run.tag)}**: {counted}{working}. {measured}"
     if run.metric == "val_bpb":
         return text
@@ -197,7 +215,8 @@ def say_progress(run: RunData) -> str:
             said = "These ideas do not help here, or by less than the noise can show."
         return f"{headline(run.records)}. {said}"
     claim = say_claim(run.records, run.claimed, run.claim_command)
-    return f"{claim} Experiment {tip.experiment:04d} ({quoted(tip.title)}): {as_judged(run.records)}."
+    name = f"Experiment {tip.experiment:04d} ({quoted(tip.title)})"
+    return f"{claim} {name}: {as_judged(run.records)}."
 
 
 def say_outcomes(run: RunData) -> str:
@@ -240,7 +259,7 @@ def say_gains(run: RunData) -> str:
             "loose during a night."
         )
     else:
-        luck = "Each kept for its gain gained at least two standard deviations of its own difference."
+        luck = "Each kept for its gain gained at least two standard deviations of its difference."
     return f"{_sum_of_gains([record.gain for record in kept])} {luck}"
 
 

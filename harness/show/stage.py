@@ -69,10 +69,11 @@ def stage_after(state: State, step: Step | None = None, event: dict | None = Non
     event: the newest of the training in flight, {} before its first, None where nobody looked.
     """
     step = step or step_after(state)
-    begun = state.experiments[step.experiment :]
+    begun = [each for each in state.experiments[step.experiment :] if each.attempts]
+    title = begun[0].attempt.proposed.get("title") if begun else ""
     facts = {
         "experiment": step.experiment,
-        "title": begun[0].attempt.proposed.get("title") or "" if begun and begun[0].attempts else "",
+        "title": title or "",
         "of_best": step.of is not None,
     }
     if step.kind == "propose" and step.attempt:

@@ -27,7 +27,6 @@ from harness.run import disk_space
 from harness.run.heartbeat import age_seconds, read_heartbeat, writer
 from harness.run.locks import is_held
 from harness.run.records import (
-    OUTCOMES,
     Record,
     baseline_of,
     incumbent_of,
@@ -42,6 +41,7 @@ from harness.run.state import State
 from harness.show.costs import run_usage, usage_words
 from harness.show.sentences import (
     candidates_of,
+    counts_in_words,
     duration,
     facts_in_words,
     latest_sigma,
@@ -269,7 +269,9 @@ def is_claiming(measured: CloseOut, state: State) -> bool:
 def scores(records: Sequence[Record], measured: CloseOut) -> dict:
     """What is on the branch, its gain and claim, counts and the last five."""
     base, best, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
-    claimed = measured.claimed if best else None
+    claimed = measured.claimed
+    if claimed and (best is None or claimed["best"] != best.experiment):
+        claimed = None
     outcomes = [record.outcome for record in tried]
     waiting = [record.experiment for record in tried if record.outcome == "quarantined"]
     shown = ("experiment", "outcome", "val_bpb", "gain", "title")
@@ -285,7 +287,7 @@ def scores(records: Sequence[Record], measured: CloseOut) -> dict:
         "best_experiment": best and best.experiment,
         "best_title": best and best.title,
         "gain": round(base.val_bpb - best.val_bpb, 6) if base and best else None,
-        "claim": words_of_claim(claimed) if claimed and claimed["best"] == best.experiment else None,
+        "claim": words_of_claim(claimed) if claimed else None,
         "sigma": latest_sigma(records),
         "last_five": [{name: getattr(r, name) for name in shown} for r in records[-RECENT:]],
     }
@@ -358,12 +360,11 @@ def branch_rows(folder: Path, found: dict, records: Sequence[Record]) -> list[tu
 
 def night_rows(run: Run, found: dict, records: Sequence[Record]) -> list[tuple[str, str]]:
     """What was tried, what waits for a person, and what the night took."""
-    outcomes = [record.outcome for record in candidates_of(records)]
-    counts = ", ".join(f"{outcomes.count(name)} {name}" for name in OUTCOMES if name in outcomes)
-    tried = f"{len(outcomes)}: {counts}" if counts else "0"
+    tried = candidates_of(records)
+    counts = f"{len(tried)}: {counts_in_words(tried)}" if tried else "0"
     waiting = ", ".join(f"{number:04d}" for number in found["in_quarantine"])
     look = [("quarantine", f"{waiting}: look, then --accept N or --refuse N")] if waiting else []
-    rows = [*look, ("tried", tried), ("time", time_words(run.entries, records))]
+    rows = [*look, ("tried", counts), ("time", time_words(run.entries, records))]
     rows.append(("disk", disk_space.disk_use_in_words(run.folder)))
     if used := usage_words(run_usage(run.folder)):
         rows.append(("model", used))

@@ -6,6 +6,8 @@ kinds of colour blindness tell apart; shape repeats what colour says. No outlier
 matters.
 """
 
+from __future__ import annotations
+
 import io
 import math
 import textwrap
@@ -156,7 +158,7 @@ def _finite(values: Sequence[float]) -> np.ndarray:
 
 
 def mark_clipped(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """Arrows at the edge for points outside the y-limits; in words how many, and how far they go."""
+    """Arrows at the edge for points outside the y-limits; in words how many, and how far."""
     low, high = ax.get_ylim()
     look = {"ms": 5, "color": MUTED, "alpha": 0.7, "mec": "none", "clip_on": False, "zorder": 3}
     words = []
@@ -188,6 +190,11 @@ def whole_numbers(ax: Axes) -> None:
 
 # --- Labels --------------------------------------------------------------------------------------
 
+REACHES = (10, 20, 32, 46, 62)  # points from a dot to its label
+ANGLES = np.radians((-150, -30, 30, 150, -125, -55, 55, 125, 0, 180))
+OFFSETS = [(reach * math.cos(a), reach * math.sin(a)) for reach in REACHES for a in ANGLES]
+HIGHEST_COST = 6
+
 
 def label_points(
     ax: Axes,
@@ -203,87 +210,61 @@ def label_points(
     obstacles.
     """
     ax.figure.draw_without_rendering()  # the layout must be known before anything can be placed
-    room = LabelRoom(ax, lines, dots)
+    to_pixels, pixels_per_point = ax.transData.transform, ax.figure.dpi / 72
+    dense = [_dense(to_pixels(line)) for line in lines]
+    dots, lines = to_pixels(dots), np.vstack([np.empty((0, 2)), *dense])
+    taken: list[Place] = []
     look = {"fontsize": 8.5, "color": INK, "zorder": 6, "textcoords": "offset points"}
     look["path_effects"] = [withStroke(linewidth=2.5, foreground="white")]
-    leader = {"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 4}
     for point, word in zip(points, words, strict=True):
         probe = ax.annotate(short(word), point, xytext=(0, 0), **look)
-        offset = room.place(point, probe.get_window_extent())
+        anchor, size = to_pixels(point), probe.get_window_extent()
         probe.remove()
-        if offset is None:
+        places = [Place(offset, anchor, size, pixels_per_point) for offset in OFFSETS]
+        free = [place for place in places if place.is_free(ax.bbox, taken)]
+        costs = [place.cost(dots, lines) for place in free]
+        if min(costs, default=math.inf) > HIGHEST_COST:
             continue
-        side = {"ha": "left" if offset[0] >= 0 else "right", "va": "center"}
-        arrow = leader if math.hypot(*offset) > 16 else None
-        text = ax.annotate(short(word), point, xytext=offset, arrowprops=arrow, **side, **look)
+        place = free[int(np.argmin(costs))]
+        taken.append(place)
+        side = {"ha": "left" if place.offset[0] >= 0 else "right", "va": "center"}
+        leader = {"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 4}
+        arrow = leader if math.hypot(*place.offset) > 16 else None
+        text = ax.annotate(short(word), point, place.offset, arrowprops=arrow, **side, **look)
         # Or the axes would shrink to make room for it, and every place found be wrong.
         text.set_in_layout(False)
 
 
-class LabelRoom:
-    """Where on the axes there is still room for a label; everything in pixels."""
+class Place:
+    """Where a label may stand, and its leader; everything in pixels but the offset, in points."""
 
-    REACHES = (10, 20, 32, 46, 62)  # points
-    ANGLES = np.radians((-150, -30, 30, 150, -125, -55, 55, 125, 0, 180))
-    HIGHEST_COST = 6
-
-    def __init__(self, ax: Axes, lines: Sequence[np.ndarray], dots: np.ndarray):
-        self.to_pixels = ax.transData.transform
-        self.axes_box, self.pixels_per_point = ax.get_window_extent(), ax.figure.dpi / 72
-        self.boxes, nothing = [], np.empty((0, 2))
-        self.leaders = nothing
-        dense = [_dense(self.to_pixels(line)) for line in lines if len(line)]
-        self.lines = np.vstack(dense or [nothing])
-        self.dots = self.to_pixels(dots) if len(dots) else nothing
-
-    def place(self, point: tuple[float, float], size: Bbox) -> tuple[float, float] | None:
-        """The offset in points of the cheapest free place for a label of this size; or None.
-
-        The place is taken from now on.
-        """
-        anchor = np.asarray(self.to_pixels(point))
-        offsets = [(r * math.cos(a), r * math.sin(a)) for r in self.REACHES for a in self.ANGLES]
-        costs = [self._cost(anchor, size, offset) for offset in offsets]
-        cheapest = int(np.argmin(costs))
-        if costs[cheapest] > self.HIGHEST_COST:
-            return None
-        box, leader = self._shape(anchor, size, offsets[cheapest])
-        self.boxes.append(box)
-        self.leaders = np.vstack([self.leaders, leader])
-        return offsets[cheapest]
-
-    def _shape(
-        self, anchor: np.ndarray, size: Bbox, offset: tuple[float, float]
-    ) -> tuple[Bbox, np.ndarray]:
-        """The box of a label, and its leader as points."""
-        end = anchor + np.array(offset) * self.pixels_per_point
+    def __init__(
+        self, offset: tuple[float, float], anchor: np.ndarray, size: Bbox, pixels_per_point: float
+    ) -> None:
+        end = anchor + np.array(offset) * pixels_per_point
         left = end[0] - (0 if offset[0] >= 0 else size.width)
         bottom = end[1] - size.height / 2
-        box = Bbox.from_bounds(left - 4, bottom - 1, size.width + 8, size.height + 2)
-        return box, anchor + (end - anchor) * np.linspace(0.15, 1, 14)[:, None]
+        self.offset = offset
+        self.box = Bbox.from_bounds(left - 4, bottom - 1, size.width + 8, size.height + 2)
+        self.leader = anchor + (end - anchor) * np.linspace(0.15, 1, 14)[:, None]
 
-    def _cost(self, anchor: np.ndarray, size: Bbox, offset: tuple[float, float]) -> float:
-        """What a place hides or crosses, and a little for distance.
+    def is_free(self, frame: Bbox, taken: Sequence[Place]) -> bool:
+        """Whether it is inside the axes, and meets no other label."""
+        is_inside = frame.containsx(self.box.x0) and frame.containsx(self.box.x1)
+        is_inside = is_inside and frame.containsy(self.box.y0) and frame.containsy(self.box.y1)
+        return is_inside and not any(
+            self.box.overlaps(other.box)
+            or other.box.count_contains(self.leader)
+            or self.box.count_contains(other.leader)
+            for other in taken
+        )
 
-        Infinite outside the axes and on another label.
-        """
-        box, leader = self._shape(anchor, size, offset)
-        frame = self.axes_box
-        if box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1:
-            return math.inf
-        if any(box.overlaps(other) or _count(leader, other) for other in self.boxes):
-            return math.inf
-        if _count(self.leaders, box):
-            return math.inf
-        hidden = 3 * _count(self.dots, box) + 1.5 * _count(self.lines, box)
-        apart = np.abs(self.lines[:, None] - leader[None, 3:]).max(axis=2)
+    def cost(self, dots: np.ndarray, lines: np.ndarray) -> float:
+        """What it hides or crosses, and a little for distance."""
+        hidden = 3 * self.box.count_contains(dots) + 1.5 * self.box.count_contains(lines)
+        apart = np.abs(lines[:, None] - self.leader[None, 3:]).max(axis=2)
         crossed = np.count_nonzero((apart < 4).any(axis=0))
-        return hidden + crossed + math.hypot(*offset) / 24
-
-
-def _count(points: np.ndarray, box: Bbox) -> int:
-    x, y = points[:, 0], points[:, 1]
-    return int(np.count_nonzero((x > box.x0) & (x < box.x1) & (y > box.y0) & (y < box.y1)))
+        return hidden + crossed + math.hypot(*self.offset) / 24
 
 
 def _dense(line: np.ndarray) -> np.ndarray:

@@ -48,7 +48,8 @@ def plot_progress(run: RunData) -> LabFigure:
     draw.add_legend(ax, below=0.12)
     # Smaller gains would only crowd the others out.
     worth = 0.03 * (kept["val_bpb"].max() - kept["val_bpb"].min())
-    named = kept[(kept["outcome"] != "baseline") & (kept["gain"] > worth)].nlargest(LABELLED, "gain")
+    large = kept[(kept["outcome"] != "baseline") & (kept["gain"] > worth)]
+    named = large.nlargest(LABELLED, "gain")
     place = ["experiment", "val_bpb"]
     dots = frame[place].dropna().to_numpy(dtype="float64")
     draw.label_points(ax, named[place].to_numpy(), named["title"], lines, dots)
@@ -75,7 +76,7 @@ def describe(run: RunData) -> str:
 
 
 def _draw_branch(ax: Axes, frame: pd.DataFrame, run: RunData) -> list[np.ndarray]:
-    """The step line with its end value, its noise, the baseline's line; return the lines' points."""
+    """The step line with its end, its noise, the baseline's line; return the lines as points."""
     steps = frame.dropna(subset=["on_branch"])
     if steps.empty:
         return []
@@ -101,7 +102,7 @@ def _draw_branch(ax: Axes, frame: pd.DataFrame, run: RunData) -> list[np.ndarray
 
 
 def _write_ends(ax: Axes, x: float, ends: Sequence[tuple[float, str]]) -> None:
-    """The values at the ends of lines, in their colours; apart where they would cover each other."""
+    """The values at the ends of lines, in their colours; apart where they would overlap."""
     heights = ax.transData.transform([(x, value) for value, _ in ends])[:, 1] * 72 / ax.figure.dpi
     are_close = len(ends) > 1 and np.ptp(heights) < 12  # points
     beside = {"textcoords": "offset points", "xytext": (5, 0), "fontsize": 9, "fontweight": "bold"}
@@ -203,7 +204,8 @@ def plot_noise(values: Sequence[float], noise: Noise) -> LabFigure:
         missing = "The seeds appear once the baseline has run."
         return draw.empty_figure("No baseline yet", missing)
     mean, is_known = float(scores.mean()), math.isfinite(noise.sigma)
-    sigma, threshold = (noise.sigma if is_known else 0.0), judge([mean], list(scores), noise).threshold
+    sigma = noise.sigma if is_known else 0.0
+    threshold = judge([mean], list(scores), noise).threshold
     moves = f"one run moves by about {sigma:.4f} from seed to seed"
     title = f"Baseline {mean:.4f} bits per byte; {moves if is_known else 'its noise is unknown'}"
     figure, (ax,) = draw.new_figure(title, noise.words, height=3.4)
