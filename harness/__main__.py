@@ -185,10 +185,7 @@ def run_try(options: argparse.Namespace) -> int:
 
 
 def read_idea(path: Path) -> str:
-    """A candidate's text, as much of it as the gate needs to refuse it.
-
-    Raises LoopError for what is no file, such as a pipe, which might never end.
-    """
+    """A candidate's text, as far as the gate needs it. Refuses a pipe, which might never end."""
     from harness.ground.errors import LoopError
     from harness.search.gate import MOST_BYTES
 

@@ -63,10 +63,7 @@ def check_run(folder: Path, repository: Path | None = None) -> list[str]:
 
 
 def look_once(folder: Path, repository: Path) -> tuple[list[str], bool]:
-    """Return (findings, whether they may change by themselves).
-
-    They may while somebody works on the run, and while processes are ending.
-    """
+    """Return (findings, whether they may change: somebody works on it, or processes are ending)."""
     busy = is_held(folder, "night") or is_held(folder, "experiment")
     try:
         entries = read_journal(folder / "journal.jsonl")
@@ -209,10 +206,7 @@ def train_blobs(repository: Path, commits: list[str]) -> dict[str, str]:
 
 
 def blob_hash(path: Path, digits: int) -> str | None:
-    """The name that git gives to a file's content; None for no file, which is said elsewhere.
-
-    digits: 40 for SHA-1, else SHA-256.
-    """
+    """Git's name for a file's content, None for no file. digits: 40 for SHA-1, else SHA-256."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -225,10 +219,7 @@ def blob_hash(path: Path, digits: int) -> str | None:
 
 
 def check_pages(look: Look) -> Iterator[str]:
-    """A night's pages are there and whole, and its index says what the journal says.
-
-    A run by hand has none.
-    """
+    """A night's pages are there and whole, and its index agrees. A run by hand has none."""
     folder = look.folder / "notebooks"
     names, index = set(names_in(folder)), read_index(folder)
     done = [e.number for e in look.state.experiments if e.committed]
@@ -293,10 +284,7 @@ def ends_well(notebook: Path) -> bool:
 
 
 def stated_number(notebook: Path) -> int | None:
-    """Which experiment a page is of, as the cell that shows its idea says; None where none does.
-
-    Foreign text on a page has no tags.
-    """
+    """Which experiment a page says it is of; None where it does not. Foreign text has no tags."""
     with notebook.open("rb") as file:
         found = PAGE_NUMBER.search(file.read(MOST_PAGE_BYTES))
     return int(found[1]) if found else None

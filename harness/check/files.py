@@ -176,10 +176,7 @@ def missing_of(folder: Path) -> str:
 
 
 def check_left_behind(look: Look) -> Iterator[str]:
-    """No half-written file, and no folder that something worked in, outlives its work.
-
-    Looks only where nobody works.
-    """
+    """No half-written file or scratch folder outlives its work. Looks only where nobody works."""
     if look.busy:
         return
     if look.at_rest:

@@ -24,10 +24,7 @@ SMALL_BYTES = 2**22
 
 
 def check_weights(look: Look) -> Iterator[str]:
-    """Those of baseline and incumbent are there, those of others are gone once decided.
-
-    So are compile caches.
-    """
+    """Those of baseline and incumbent are there, those of others are gone once decided."""
     staying = [look.settled[0], look.settled[-1]] if look.settled else []
     moving = {e.number for e in look.candidates if e not in staying} | look.asked
     if look.pending or look.asked:
@@ -56,10 +53,7 @@ def check_weights(look: Look) -> Iterator[str]:
 
 
 def check_whole(look: Look, experiment: Experiment) -> Iterator[str]:
-    """Weights and losses of an experiment's last attempt are whole, as far as they are there.
-
-    A power cut, or a full disk, may leave a file short.
-    """
+    """What is there of weights and losses is whole: a power cut may leave a file short."""
     for run in experiment.attempt.runs:
         if run.trained is None or run.trained["status"] != "ok":
             continue
@@ -80,10 +74,7 @@ def check_whole(look: Look, experiment: Experiment) -> Iterator[str]:
 
 
 def check_best(look: Look) -> Iterator[str]:
-    """best/ holds the incumbent's train.py, weights and provenance.
-
-    While another takes its place, either's.
-    """
+    """best/ is the incumbent's; while another takes its place, either's."""
     if not look.settled:  # the baseline's commit makes it
         return
     best, incumbent = look.folder / "best", look.settled[-1]
@@ -116,10 +107,7 @@ def check_best(look: Look) -> Iterator[str]:
 
 
 def weights_in_best(look: Look) -> list[Path]:
-    """Where the weights that best/ may hold come from: each candidate's first run with a score.
-
-    What is gone or cut of them is said elsewhere.
-    """
+    """Where the weights in best/ come from: each candidate's first run with a score."""
     found = []
     for experiment in look.candidates:
         first = next((run.number for run in experiment.attempt.runs if run.val_bpb is not None), 0)

@@ -5,7 +5,6 @@ All of it works on a run in progress, an empty one, one of crashes only, and on 
 file, for which what was never measured is NaN or an empty table.
 """
 
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -20,9 +19,10 @@ from harness.run.records import time_use as seconds_of
 from harness.show.frame import RunData, run_folders
 from harness.show.frame import choose_run as choose_run
 from harness.show.frame import choose_runs as choose_runs
+from harness.show.markup import Html, table
 
 KEPT_LATER = ("kept", "simplified")
-CURVE_COLUMNS = ("run", "t", "step", "progress", "train_loss", "tok_per_sec")
+CURVE_COLUMNS = ("run", "progress", "train_loss")
 
 
 def outcome_counts(run: RunData) -> pd.DataFrame:
@@ -34,10 +34,7 @@ def outcome_counts(run: RunData) -> pd.DataFrame:
 
 
 def keep_rate(run: RunData) -> dict[str, float]:
-    """kept, candidates (no baseline, nothing without a result), rate, its 95% interval low..high.
-
-    The interval is Wilson's.
-    """
+    """kept, candidates, rate, and its 95% interval low..high (Wilson's)."""
     outcomes = run.experiments["outcome"]
     n = int((~outcomes.isin(["baseline", "no result"])).sum())
     kept = int(outcomes.isin(KEPT_LATER).sum())
@@ -53,10 +50,7 @@ def keep_rate(run: RunData) -> dict[str, float]:
 
 
 def best_by_gain(run: RunData, n: int = 10) -> pd.DataFrame:
-    """The n kept experiments of the largest gain over what they replaced, as judged.
-
-    The gain is also given in units of its noise, but where sigma rests on few trainings.
-    """
+    """The n experiments kept for the largest gain, as judged; in sigmas where sigma is known."""
     kept = run.experiments[run.experiments["outcome"].isin(KEPT_LATER)]
     top = kept.sort_values("gain", ascending=False, kind="stable").head(n)
     columns = ["experiment", "title", "category", "val_bpb", "gain", "n_runs", "verdict"]
@@ -108,10 +102,9 @@ def curves(run: RunData, experiment: int) -> pd.DataFrame:
     rows = []
     for number, folder in enumerate(run_folders(run, experiment)):
         for event in _steps(folder / "events.jsonl"):
-            rows.append({"run": number, **{key: event.get(key) for key in CURVE_COLUMNS[1:]}})
+            rows.append((number, event.get("progress"), event.get("train_loss")))
     frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
-    numbers = frame.apply(pd.to_numeric, errors="coerce").astype("float64")
-    return numbers.dropna(subset=["progress", "train_loss"])
+    return frame.apply(pd.to_numeric, errors="coerce").astype("float64").dropna()
 
 
 def _steps(path: Path) -> list[dict]:
@@ -129,30 +122,26 @@ def _steps(path: Path) -> list[dict]:
 
 
 def final_losses(steps: pd.DataFrame) -> pd.Series:
-    """Mean training loss of each training over the last tenth of the budget, nats per token.
-
-    Those that did not get so far are left out.
-    """
+    """Mean training loss over the last tenth of the budget, for each training that got so far."""
     return steps[steps["progress"] >= 0.9].groupby("run")["train_loss"].mean()
 
 
-def table_html(frame: pd.DataFrame) -> str:
-    """A table of this module as HTML: shares in percent, scores to four places; "" when empty.
+def table_html(frame: pd.DataFrame) -> Html:
+    """A table of this module as HTML, without columns that hold nothing; empty when it is."""
+    frame = frame.reset_index().replace("", math.nan).dropna(axis="columns", how="all")
+    rows = [[_cell(*cell) for cell in row.items()] for row in frame.to_dict("records")]
+    return table(list(frame), rows) if rows else Html()
+
+
+def _cell(name: str, value: object) -> object:
+    """Shares in percent, scores to four places.
 
     Titles stand as code, because a notebook would typeset one with two dollar signs in it as
     mathematics.
     """
-    # A bare table has no verdicts.
-    frame = frame.reset_index().replace("", math.nan).dropna(axis="columns", how="all")
-    if frame.empty:
+    shapes = {"share": "{:.0%}", "gain_in_sigma": "{:.1f}"}
+    if pd.isna(value):
         return ""
-    shapes = {"share": "{:.0%}", "gain_in_sigma": "{:.1f}", "title": "<code>{}</code>"}
-    formatters = {}
-    for name in frame:
-        if pd.api.types.is_float_dtype(frame[name]):
-            formatters[name] = shapes.get(name, "{:.4f}").format
-        elif not pd.api.types.is_integer_dtype(frame[name]):
-            shape = shapes.get(name, "{}")
-            formatters[name] = lambda value, shape=shape: shape.format(html.escape(str(value)))
-    options = {"escape": False, "border": 0, "justify": "left", "index": False, "na_rep": ""}
-    return frame.to_html(formatters=formatters, **options)
+    if name == "title":
+        return Html("<code>{}</code>").format(value)
+    return shapes.get(name, "{:.4f}").format(value) if isinstance(value, float) else value

@@ -61,10 +61,7 @@ def counts_page(data: PreparedData) -> Html:
 
 
 def dropped_page(data: PreparedData) -> Html:
-    """What the source gave and where it went: into the splits, or out for a reason.
-
-    Documents and text add up to what was read.
-    """
+    """What the source gave and where it went; documents and text add up to what was read."""
     documents, text = data.manifest["documents"], data.manifest["bytes"]
     rows = [
         (words, f"{documents[name]:,}", megabytes(text[name]))

@@ -195,10 +195,7 @@ def run_cells(name: str, run: Training) -> tuple:
 
 
 def pace_table(lab: Lab, experiment: Experiment) -> Html:
-    """An experiment's steps, tokens/s and share of the machine, beside the baseline's.
-
-    Empty before it has a scored run.
-    """
+    """An experiment's pace beside the baseline's; empty before it has a scored run."""
     shown = {"baseline": lab.state.experiments[0]}
     if experiment.number:
         shown = {"this experiment": experiment} | shown

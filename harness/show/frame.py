@@ -89,14 +89,10 @@ class RunData:
 
 
 def load_run(results_dir: str | Path, tag: str) -> RunData:
-    """Read results/<tag>/: the journal, or its results.tsv where there is none.
-
-    Raises AnalysisError where there is neither.
-    """
+    """Read results/<tag>/: its journal, else its results.tsv. Raises AnalysisError for neither."""
     folder = Path(results_dir) / tag
-    journal, table, settings = (
-        folder / name for name in ("journal.jsonl", "results.tsv", "run.json")
-    )
+    journal, table = folder / "journal.jsonl", folder / "results.tsv"
+    settings = folder / "run.json"
     if not journal.exists() and table.exists():
         return replace(load_results_tsv(table), tag=tag)
     if not journal.exists() and not settings.exists():

@@ -87,10 +87,7 @@ def answer_link(lab: Lab, exchange: Path) -> Html | str:
 
 
 def link(lab: Lab, path: Path, words: str) -> Html:
-    """A link to a file of ours that works from the page.
-
-    A night's pages lie in the run's folder, a notebook by hand where its kernel works.
-    """
+    """A link to a file of ours, from where a night's pages lie, or from a notebook by hand."""
     page = lab.folder / "notebooks" if os.environ.get(NIGHT_VARIABLE) else Path.cwd()
     target = Path(os.path.relpath(path, page)).as_posix()
     return markup.link(urllib.parse.quote(target), words)

@@ -112,11 +112,7 @@ LISTED = re.compile(
 
 
 def export_notebook(ipynb_path: str | Path) -> Path:
-    """Write <name>.html beside the notebook, atomically, and return its path.
-
-    Outputs appear as they are saved. Raises PageError for a file that is no notebook. The first
-    call imports nbconvert (about a second).
-    """
+    """Write <name>.html beside the notebook, outputs as saved. PageError where it is none."""
     import nbformat
 
     path = Path(ipynb_path)
@@ -166,10 +162,7 @@ def _nav(links: Sequence[Html]) -> Html:
 
 
 def write_index(run_dir: str | Path) -> Path:
-    """Write notebooks/index.html of a run, with links to the pages there are; return its path.
-
-    A page whose making was cut off after its experiment was done is made up for.
-    """
+    """Write notebooks/index.html of a run, and pages whose making was cut off; return its path."""
     run_dir = Path(run_dir)
     entries = read_journal(run_dir / "journal.jsonl")
     records, flight = records_from_journal(entries), in_flight(entries)
@@ -271,10 +264,7 @@ def _other_pages(present: set[str]) -> list[Html]:
 
 
 def _chart(records: Sequence[Record], width: int = 960, height: int = 220) -> Html:
-    """A small progress chart as inline SVG: dots by outcome and what was on the branch.
-
-    What lies outside is left out.
-    """
+    """A small progress chart as SVG: dots by outcome, what was on the branch; no outliers."""
     scored = [record for record in records if record.val_bpb is not None]
     kept = [record.val_bpb for record in scored if record.outcome in KEPT]
     if len(scored) < 2 or not kept:

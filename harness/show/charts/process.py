@@ -68,10 +68,7 @@ def _by_category(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_curves(run: RunData, experiment: int | None = None) -> LabFigure:
-    """Training loss of an experiment, by default that on the branch, against the baseline's.
-
-    By share of the budget used.
-    """
+    """Training loss of an experiment, by default the branch's, against the baseline's."""
     base, best = run.baseline, run.best
     tip = best.experiment if best else None
     chosen = tip if experiment is None else experiment

@@ -152,10 +152,7 @@ def plot_memory_against_score(run: RunData) -> LabFigure:
 
 
 def plot_overlay(runs: Sequence[RunData]) -> LabFigure:
-    """What was on the branch of several runs, and how far below its own baseline.
-
-    That alone when they do not compare.
-    """
+    """What was on the branch of several runs, and its gain; only that if they do not compare."""
     drawn = [run for run in runs if run.experiments["on_branch"].notna().any()]
     if not drawn:
         missing = "Curves appear once a run has a baseline."
