@@ -78,7 +78,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
     for row in rows:
         cells = Html().join(Html('<td style="{}">{}</td>').format(CELL, cell) for cell in row)
         body += Html("<tr>{}</tr>").format(cells)
-    whole = Html('<table style="border-collapse:collapse"><tr>{}</tr>{}</table>')
+    whole = Html('<table style="border-collapse:collapse;margin:6px 0"><tr>{}</tr>{}</table>')
     return whole.format(head, body)
 
 
