@@ -1,7 +1,7 @@
-"""The command line: `python -m harness overnight ...`, `python -m harness try FILE ...` and `python -m harness train FILE`.
+"""The command line: `python -m harness overnight ...`, `try FILE ...`, `train FILE`, `port FILE`.
 
-A thin shell over `harness.lab`; scripts/overnight.py sets the environment up and comes here. Errors that a person can act on are one line on
-stderr and exit status 1, not a traceback.
+A thin shell over the rooms; scripts/overnight.py sets the environment up and comes here. Errors
+that a person can act on are one line on stderr and their exit status, not a traceback.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from typing import TYPE_CHECKING
 
 from harness.ground.errors import BusyError, LabError
 from harness.ground.text import one_line
-from harness.options import DEMO_EXPERIMENTS, make_parser, overrides_of
+from harness.options import DEMO_EXPERIMENTS, make_parser
 
 if TYPE_CHECKING:
     from harness.night.wishes import Wishes
 
 
-BUSY_SECONDS = 120  # after which `try` may be asked again where another works on the run: some experiments are shorter, some longer
+# After which `try` may be asked again where another works on the run: about an experiment.
+BUSY_SECONDS = 120
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
     options = make_parser().parse_args(arguments)
-    options.own_process = arguments is None  # which may begin itself anew; a caller's may not
-    run = {"overnight": run_overnight, "try": run_try, "train": run_train, "port": run_port}[options.command]
+    # A process of its own may begin itself anew; a caller's may not.
+    options.own_process = arguments is None
+    commands = {"overnight": run_overnight, "try": run_try, "train": run_train, "port": run_port}
     try:
-        status = run(options)
+        status = commands[options.command](options)
         sys.stdout.flush()
         return status
     except LabError as error:
@@ -42,53 +44,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return say_error(options, f"{error}. Nothing is lost: mend that, and run the same command again", 1)
+        words = f"{error}. Nothing is lost: mend that, and run the same command again"
+        return say_error(options, words, 1)
 
 
 def say_error(options: argparse.Namespace, error: object, status: int) -> int:
-    """What is wrong, on one line of stderr, and as JSON where that was promised; return the exit status."""
+    """What is wrong, on one line of stderr, and as JSON where that was promised."""
     words = one_line(error)
-    if options.command == "try" and isinstance(error, BusyError):
-        found = {"tag": options.tag, "outcome": "busy", "reason": words, "retry_after_seconds": BUSY_SECONDS}
+    if options.command == "try":
+        found = {"tag": options.tag, "outcome": "error", "reason": words}
+        if isinstance(error, BusyError):
+            found |= {"outcome": "busy", "retry_after_seconds": BUSY_SECONDS}
         print(json.dumps(found, ensure_ascii=False))
-    elif options.command == "try":
-        print(json.dumps({"tag": options.tag, "outcome": "error", "reason": words}, ensure_ascii=False))
     print(f"error: {words}", file=sys.stderr)
     return status
 
 
+# --- overnight -----------------------------------------------------------------------------------
+
+
 def run_overnight(options: argparse.Namespace) -> int:
     """Watch, check, stop, report on, rule in, or run a night."""
-    from harness.night import driver, requests
-    from harness.run.settings import results_folder
+    from harness.night.driver import run_night
     from harness.sandbox import keys
-    from harness.show import report
 
     if options.json and not options.status:
         options.complain("--json goes with --status")
-    if options.status or options.check or options.stop or options.report:
-        folder = results_folder(options.results) / newest_tag(options)
-        if options.status:
-            return say_status(folder, options.json)
-        if options.check:
-            return say_check(folder)
-        if options.report:
-            path = report.write_report(folder)
-            print(path.read_text(encoding="utf-8") + f"\nwritten to {path}")
-        else:
-            print(requests.ask_to_stop(folder))
-        return 0
-    if options.accept is not None or options.refuse is not None:
-        accept = options.accept is not None
-        folder = results_folder(options.results) / newest_tag(options)
-        print(requests.rule(folder, options.accept if accept else options.refuse, accept))
-        return 0
-    if options.own_process:
-        keys.start_without(keep=options.proposer != "tpe")
+    asked = (options.status, options.check, options.stop, options.report)
+    if any(asked) or options.accept is not None or options.refuse is not None:
+        words, status = answer(run_folder(options), options)
+        print(words)
+        return status
+    begin_without_key(options, keep=options.proposer != "tpe")
     try:
-        return driver.run_night(wishes_of(options))
+        return run_night(wishes_of(options))
     finally:
         keys.forget()
+
+
+def answer(folder: Path, options: argparse.Namespace) -> tuple[str, int]:
+    """What was asked of a run rather than a night: (words, exit status)."""
+    from harness.check.check import check_run
+    from harness.night.requests import ask_to_stop, rule
+    from harness.run.run import Run
+    from harness.show.report import write_report
+    from harness.show.status import look_at, status_screen
+
+    if options.status and options.json:
+        return json.dumps(look_at(Run(folder)), ensure_ascii=False, indent=1), 0
+    if options.status:
+        return status_screen(Run(folder)), 0
+    if options.check:
+        findings = "\n".join(check_run(folder))
+        return findings or f"{folder.name}: everything agrees with the journal", int(bool(findings))
+    if options.stop:
+        return ask_to_stop(folder), 0
+    if options.report:
+        path = write_report(folder)
+        return path.read_text(encoding="utf-8") + f"\nwritten to {path}", 0
+    if options.accept is not None:
+        return rule(folder, options.accept, accept=True), 0
+    return rule(folder, options.refuse, accept=False), 0
 
 
 def wishes_of(options: argparse.Namespace) -> Wishes:
@@ -96,16 +112,17 @@ def wishes_of(options: argparse.Namespace) -> Wishes:
     from harness.night.wishes import Wishes
     from harness.run.profiles import full_spec
 
-    for change in [change for change in options.set if change.startswith("source=")]:
-        options.set.remove(change)
-        options.source = options.source or change.removeprefix("source=")
+    sources = [change for change in options.set if change.startswith("source=")]
+    source = options.source or "".join(sources[:1]).removeprefix("source=")
+    tag = run_folder(options).name if options.close_out else options.tag
+    most = options.experiments
     return Wishes(
-        tag=(newest_tag(options) if options.close_out else options.tag) or ("demo" if options.demo else date.today().strftime("%b%d").lower()),
+        tag=tag or ("demo" if options.demo else date.today().strftime("%b%d").lower()),
         profile=options.profile or ("demo" if options.demo else "auto"),
         hours=options.hours,
-        experiments=DEMO_EXPERIMENTS if options.demo and options.experiments is None else options.experiments,
-        source=full_spec(options.source) if options.source else "",
-        overrides=overrides_of(options),
+        experiments=DEMO_EXPERIMENTS if options.demo and most is None else most,
+        source=full_spec(source) if source else "",
+        overrides=" ".join(change for change in options.set if change not in sources),
         device=options.device,
         results=absolute(options.results),
         cache=absolute(options.cache),
@@ -116,81 +133,76 @@ def wishes_of(options: argparse.Namespace) -> Wishes:
     )
 
 
-def say_status(folder: Path, as_json: bool) -> int:
-    """Print one screen or one object on a run."""
-    from harness.run.run import Run
-    from harness.show import status
-
-    run = Run(folder)
-    print(json.dumps(status.look_at(run), ensure_ascii=False, indent=1) if as_json else status.status_screen(run))
-    return 0
-
-
-def say_check(folder: Path) -> int:
-    """Print what does not agree with the journal; return the exit status."""
-    from harness.check.check import check_run
-
-    findings = check_run(folder)
-    print("\n".join(findings) or f"{folder.name}: everything agrees with the journal")
-    return 1 if findings else 0
-
-
 def absolute(path: str) -> str:
     """A folder given on the command line, as notebooks in another folder can use it."""
     return str(Path(path).expanduser().resolve()) if path else ""
 
 
-def newest_tag(options: argparse.Namespace) -> str:
-    """The tag that was asked for, else the run worked on last."""
+def run_folder(options: argparse.Namespace) -> Path:
+    """The folder of the run that was asked for, else of the one worked on last."""
     from harness.run.run import newest_run
+    from harness.run.settings import results_folder
 
-    return options.tag or newest_run(options.results).name
+    if options.tag:
+        return results_folder(options.results) / options.tag
+    return newest_run(options.results)
+
+
+def begin_without_key(options: argparse.Namespace, keep: bool = False) -> None:
+    """Begin this process again without the key, below which edited code runs. keep: in a file."""
+    from harness.sandbox import keys
+
+    if options.own_process:
+        keys.start_without(keep=keep)
+
+
+# --- One file ------------------------------------------------------------------------------------
 
 
 def run_try(options: argparse.Namespace) -> int:
     """Run one idea; print what came of it as JSON."""
-    from harness.run.settings import check_tag, results_folder
-    from harness.sandbox import keys
+    from harness.run.settings import check_tag
 
-    if options.own_process:
-        keys.start_without(keep=False)  # no model is asked, and edited code runs below this process
+    begin_without_key(options)  # no model is asked
     from harness.night.requests import StopNow
     from harness.night.try_idea import Idea, Refused, refusal, try_idea
 
-    folder = results_folder(options.results) / check_tag(newest_tag(options))
-    source = read_idea(options.train_py)
-    idea = Idea(source, options.idea, options.hypothesis, options.category, options.expect, options.by)
+    folder = run_folder(options)
+    check_tag(options.tag or folder.name)
+    source, words = read_idea(options.train_py), (options.idea, options.hypothesis)
+    idea = Idea(source, *words, options.category, options.expect, options.by)
+    again = shlex.join([sys.executable, *sys.orig_argv[1:]])
     try:
-        found = try_idea(folder, idea, sys.stderr, again=shlex.join([sys.executable, *sys.orig_argv[1:]]))
+        found = try_idea(folder, idea, sys.stderr, again=again)
         status = 6 if found["outcome"] == "crashed" else 0
     except Refused as error:
         found, status = refusal(folder, error), 5
     except StopNow:
-        found = {"tag": folder.name, "outcome": "stopped", "reason": "stopped at once: the same command goes on"}
-        status = 130
+        reason = "stopped at once: the same command goes on"
+        found, status = {"tag": folder.name, "outcome": "stopped", "reason": reason}, 130
     print(json.dumps(found, ensure_ascii=False, indent=1))
     return status
 
 
 def read_idea(path: Path) -> str:
-    """A candidate's text, as much of it as the gate needs to refuse it. What is no file, such as a pipe, might never end."""
+    """A candidate's text, as far as the gate needs it. Refuses a pipe, which might never end."""
     from harness.ground.errors import LoopError
     from harness.search.gate import MOST_BYTES
 
     if path.exists() and not path.is_file():
         raise LoopError(f"{path} is no file: give the changed copy of best/train.py")
     with path.open("rb") as file:
-        return file.read(MOST_BYTES + 1).decode("utf-8-sig", errors="surrogateescape")  # which the gate then refuses
+        text = file.read(MOST_BYTES + 1)
+    return text.decode("utf-8-sig", errors="surrogateescape")  # which the gate then refuses
 
 
 def run_train(options: argparse.Namespace) -> int:
     """Train one file by hand and print its summary."""
     from harness.night.by_hand import train_by_hand
-    from harness.sandbox import keys
 
-    if options.own_process:
-        keys.start_without(keep=False)
-    print(train_by_hand(options.train_py, options.profile, options.device, " ".join(options.set)), end="")
+    begin_without_key(options)
+    changes = " ".join(options.set)
+    print(train_by_hand(options.train_py, options.profile, options.device, changes), end="")
     return 0
 
 
@@ -206,10 +218,13 @@ def run_port(options: argparse.Namespace) -> int:
     try:
         found = port(read_idea(options.train_py), template)
     except (SyntaxError, ValueError) as error:
-        raise ParameterError(f"{options.train_py} is no Python that can be read: {error}") from error
+        words = f"{options.train_py} is no Python that can be read: {error}"
+        raise ParameterError(words) from error
     options.out.write_text(found.source, encoding="utf-8")
-    rows = [f"carried over: {name} = {value!r}" for name, value in found.carried.items()]
-    print("\n".join([f"written: {options.out}", *rows, *(f"not carried over: {words}" for words in found.left)]))
+    lines = [f"written: {options.out}"]
+    lines += [f"carried over: {name} = {value!r}" for name, value in found.carried.items()]
+    lines += [f"not carried over: {words}" for words in found.left]
+    print("\n".join(lines))
     return 0
 
 

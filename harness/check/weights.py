@@ -1,6 +1,7 @@
-"""Whether weights and losses are there, whole, and only where they should be, and best/ is the incumbent's. Part of `harness.check.check`.
+"""Whether weights and losses are there, whole, and only where they should be. A part of `check`.
 
-In: a Look, one reading of a run. Out: sentences, each one thing that does not agree. Reads only, of weights their headers.
+Also whether best/ is the incumbent's. In: a Look, one reading of a run. Out: sentences, each one
+thing that does not agree. Reads only, of weights their headers.
 """
 
 from __future__ import annotations
@@ -11,68 +12,69 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from harness.check.files import Look, names_in
+from harness.check.files import BACKUP, Look, names_in
 from harness.ground.files import read_json
 from harness.ground.text import one_line
 from harness.run.state import Experiment
 
-WEIGHTS = "weights.safetensors"
-HEAVY = (WEIGHTS, "losses.npy", "holdout_losses.npy", "unseen_losses.npy")  # of a run: they go with a discard
+WEIGHTS, LOSSES = "weights.safetensors", "losses.npy"
+MEASURED_AGAIN = ("holdout_losses.npy", "unseen_losses.npy")
+LESS = "later audits have less to compare with"
+SMALL_BYTES = 2**22
 
 
 def check_weights(look: Look) -> Iterator[str]:
-    """Weights and losses of baseline and incumbent are there, those of others are gone once decided; so are compile caches."""
+    """Those of baseline and incumbent are there, those of others are gone once decided."""
     staying = [look.settled[0], look.settled[-1]] if look.settled else []
     moving = {e.number for e in look.candidates if e not in staying} | look.asked
     if look.pending or look.asked:
-        moving |= {e.number for e in look.settled[1:]}  # the old incumbent's go when a new one comes
+        # The old incumbent's go when a new one comes.
+        moving |= {experiment.number for experiment in look.settled[1:]}
     for experiment in look.state.experiments:
-        folder = look.train_py(experiment).parent
-        if not experiment.committed or experiment in staying or experiment.in_quarantine:
-            yield from check_whole(look, experiment, folder)
-        if not experiment.committed:
+        is_staying = experiment in staying or experiment.in_quarantine
+        if is_staying or not experiment.committed:
+            yield from check_whole(look, experiment)
+        if not experiment.committed or experiment.number in moving:
             continue
+        runs = look.train_py(experiment).parent / "runs"
         if experiment in staying:
-            scored = [run.number for run in experiment.attempt.scored]
-            wanted = [folder / "runs" / f"{number:02d}" / name for number in scored for name in HEAVY[:2]]
-            gone = [look.name(path) for path in wanted if not path.exists()]
-            if gone and experiment.number not in moving:
-                yield f"the {'best' if experiment.number else 'baseline'} has no {', '.join(gone)}: later audits have less to compare with"
-        elif experiment.number not in moving and not experiment.in_quarantine:
-            left = [path for run in names_in(folder / "runs") for path in heavy_files(folder / "runs" / run)]
+            scored = [runs / f"{run.number:02d}" for run in experiment.attempt.scored]
+            wanted = [folder / name for folder in scored for name in (WEIGHTS, LOSSES)]
+            gone = ", ".join(look.name(path) for path in wanted if not path.exists())
+            if gone:
+                yield f"the {'best' if experiment.number else 'baseline'} has no {gone}: {LESS}"
+        elif not is_staying:
+            heavy = {WEIGHTS, LOSSES, *MEASURED_AGAIN}
+            folders = [runs / name for name in names_in(runs)]
+            left = [look.name(f / name) for f in folders for name in names_in(f) if name in heavy]
             if left:
-                yield f"{', '.join(map(look.name, left))} should be gone, experiment {experiment.number} is decided: delete what takes room"
+                decided = f"experiment {experiment.number} is decided"
+                yield f"{', '.join(left)} should be gone, {decided}: delete what takes room"
 
 
-def check_whole(look: Look, experiment: Experiment, folder: Path) -> Iterator[str]:
-    """What is there of the weights and losses of an experiment's last attempt is whole: a power cut, or a full disk, may leave a file short."""
-    best = look.folder / "best" / WEIGHTS
+def check_whole(look: Look, experiment: Experiment) -> Iterator[str]:
+    """What is there of weights and losses is whole: a power cut may leave a file short."""
     for run in experiment.attempt.runs:
         if run.trained is None or run.trained["status"] != "ok":
             continue
-        place = folder / "runs" / f"{run.number:02d}"
-        if words := weights_damage(place / WEIGHTS):
-            mend = "restore it from a backup, else later audits have less to compare with"
-            if experiment in look.settled[-1:] and place / WEIGHTS in weights_in_best(look) and is_whole(best):
+        folder = look.train_py(experiment).parent / "runs" / f"{run.number:02d}"
+        weights, losses = folder / WEIGHTS, folder / LOSSES
+        if words := weights_damage(weights):
+            mend = f"{BACKUP}, else {LESS}"
+            is_in_best = experiment in look.settled[-1:] and weights in weights_in_best(look)
+            if is_in_best and is_whole(look.folder / "best" / WEIGHTS):
                 mend = f"copy best/{WEIGHTS} over it"
-            yield f"{look.name(place / WEIGHTS)} {words}: {mend}"
-        if words := losses_damage(place / "losses.npy", (run.scored or {}).get("scored_tokens") or 0):
-            yield f"{look.name(place / 'losses.npy')} {words}: restore it from a backup, else later audits have less to compare with"
-        for name in ("holdout_losses.npy", "unseen_losses.npy"):
-            if words := losses_damage(place / name):
-                yield f"{look.name(place / name)} {words}: delete it, and the next audit that needs it measures it again"
-
-
-def is_whole(weights: Path) -> bool:
-    return weights.exists() and not weights_damage(weights)
-
-
-def heavy_files(folder: Path) -> list[Path]:
-    return [folder / name for name in names_in(folder) if name in HEAVY]
+            yield f"{look.name(weights)} {words}: {mend}"
+        if words := losses_damage(losses, (run.scored or {}).get("scored_tokens") or 0):
+            yield f"{look.name(losses)} {words}: {BACKUP}, else {LESS}"
+        for name in MEASURED_AGAIN:
+            if words := losses_damage(folder / name):
+                mend = "delete it, and the next audit that needs it measures it again"
+                yield f"{look.name(folder / name)} {words}: {mend}"
 
 
 def check_best(look: Look) -> Iterator[str]:
-    """best/ holds the incumbent's train.py, weights and provenance; while another takes its place, either's."""
+    """best/ is the incumbent's; while another takes its place, either's."""
     if not look.settled:  # the baseline's commit makes it
         return
     best, incumbent = look.folder / "best", look.settled[-1]
@@ -81,32 +83,31 @@ def check_best(look: Look) -> Iterator[str]:
         provenance = read_json(best / "provenance.json")
         named, commit = provenance["experiment"], provenance["commit"]
     except (OSError, ValueError, KeyError, TypeError):
-        if len(look.candidates) > 1 and not best.exists():  # the old one is away, the new one not yet there
-            return
-        yield f"best/provenance.json cannot be read: the best is experiment {incumbent.number}; {mend}"
+        if len(look.candidates) == 1 or best.exists():  # else the old one is away for a moment
+            wrong = "best/provenance.json cannot be read"
+            yield f"{wrong}: the best is experiment {incumbent.number}; {mend}"
         return
-    if named not in [e.number for e in look.candidates]:
-        yield f"best/provenance.json names experiment {named}, the journal's best is {incumbent.number}: {mend}"
+    names = f"best/provenance.json names experiment {named}"
+    if named not in [candidate.number for candidate in look.candidates]:
+        yield f"{names}, the journal's best is {incumbent.number}: {mend}"
     elif named == incumbent.number and commit != incumbent.commit:
-        yield f"best/provenance.json names commit {commit}, the journal {incumbent.commit} for experiment {named}"
-    weights = weights_in_best(look)
-    for name, sources in (
-        ("train.py", candidate_files(look)),
-        (WEIGHTS, weights if all(map(is_whole, weights)) else []),
-    ):
-        if sources and not any(same_file(best / name, path) for path in sources):
-            yield f"best/{name} is not that of experiment {incumbent.number}: {mend}"
-    said = all(map(is_whole, weights)) or any(is_one_file(best / WEIGHTS, path) for path in weights)
-    if not said and (words := weights_damage(best / WEIGHTS)):
-        yield f"best/{WEIGHTS} {words}: restore it from a backup"
-
-
-def candidate_files(look: Look) -> list[Path]:
-    return [look.train_py(experiment) for experiment in look.candidates]
+        journal = f"the journal {incumbent.commit} for experiment {named}"
+        yield f"best/provenance.json names commit {commit}, {journal}"
+    sources, weights = [look.train_py(each) for each in look.candidates], weights_in_best(look)
+    other = f"is not that of experiment {incumbent.number}: {mend}"
+    if not any(same_file(best / "train.py", path) for path in sources):
+        yield f"best/train.py {other}"
+    if all(map(is_whole, weights)):
+        if not any(same_file(best / WEIGHTS, path) for path in weights):
+            yield f"best/{WEIGHTS} {other}"
+    elif any(is_one_file(best / WEIGHTS, path) for path in weights):
+        pass  # said of the other name
+    elif words := weights_damage(best / WEIGHTS):
+        yield f"best/{WEIGHTS} {words}: {BACKUP}"
 
 
 def weights_in_best(look: Look) -> list[Path]:
-    """Where the weights that best/ may hold come from: each candidate's first. What is gone or cut of them is said elsewhere."""
+    """Where the weights in best/ come from: each candidate's first run with a score."""
     found = []
     for experiment in look.candidates:
         first = next((run.number for run in experiment.attempt.runs if run.val_bpb is not None), 0)
@@ -115,7 +116,7 @@ def weights_in_best(look: Look) -> list[Path]:
 
 
 def is_one_file(one: Path, other: Path) -> bool:
-    """Whether both are names of one file on the disk, so that what is wrong with it is said once."""
+    """Whether both are names of one file, so that what is wrong with it is said once."""
     try:
         return one.samefile(other)
     except OSError:
@@ -123,17 +124,22 @@ def is_one_file(one: Path, other: Path) -> bool:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether both are there and alike: by size and for small ones byte for byte, since weights may be gigabytes."""
+    """Whether both are there and alike: by size, and small ones byte for byte."""
     try:
-        if one.stat().st_size != other.stat().st_size:
+        size = one.stat().st_size
+        if size != other.stat().st_size:
             return False
-        return one.stat().st_size > 2**22 or one.read_bytes() == other.read_bytes()
+        return size > SMALL_BYTES or one.read_bytes() == other.read_bytes()
     except OSError:
         return False
 
 
+def is_whole(weights: Path) -> bool:
+    return weights.exists() and not weights_damage(weights)
+
+
 def weights_damage(path: Path) -> str:
-    """What is wrong with a safetensors file, in words that go on from its name; "" for one that is whole, or not there."""
+    """What is wrong with a safetensors file, to follow its name; "" when whole, or not there."""
 
     def read() -> None:
         with safe_open(path, framework="numpy"):

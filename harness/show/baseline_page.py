@@ -16,29 +16,34 @@ from harness.show.charts.plots import plot_noise
 
 
 def baseline_summary(lab: Lab) -> str:
-    """The summary block of the baseline's last run, the mean over its seeds, and how often a training saw its text."""
-    attempt = lab.state.experiments[0].attempt
-    last = attempt.scored[-1]
+    """The summary of the baseline's last run, the mean over its seeds, and passes over its text."""
+    baseline, state = lab.state.experiments[0], lab.state
+    last = baseline.attempt.scored[-1]
     result = read_json(lab.training_folder(0, 0, last.number) / "result.json")
-    scores = ", ".join(f"{score:.6f}" for score in attempt.scores)
-    unigram = lab.data.manifest["unigram_bpb"]
-    mean = lab.state.experiments[0].mean
-    passes = epochs.epochs_in_words(epochs.of_baseline(lab.state, lab.data))
-    return (
-        f"{summary_block(result)}\nval_bpb by seed: {scores}\n"
-        f"mean: {mean:.6f}; a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse\n{passes}\n"
-        f"{epochs.few_steps(lab.state, lab.settings.profile)}".rstrip()
-    )
+    scores = ", ".join(f"{score:.6f}" for score in baseline.attempt.scores)
+    unigram, mean = lab.data.manifest["unigram_bpb"], baseline.mean
+    worse = f"a unigram model scores {unigram:.4f}, {unigram - mean:.2f} bpb worse"
+    lines = [
+        summary_block(result),
+        f"val_bpb by seed: {scores}",
+        f"mean: {mean:.6f}; {worse}",
+        epochs.epochs_in_words(epochs.of_baseline(state, lab.data)),
+        epochs.few_steps(state, lab.settings.profile),
+    ]
+    return "\n".join(lines).rstrip()
 
 
 def noise_words(lab: Lab) -> str:
     """What the seeds say of the noise, and what it means for an idea."""
-    noise = lab.state.noise
+    noise, scores = lab.state.noise, lab.state.experiments[0].attempt.scores
     if not noise.df:
-        return "One seed and no prior: nothing is known of the noise, so the first ideas will be trained several times."
-    scores = lab.state.experiments[0].attempt.scores
+        unknown = "One seed and no prior: nothing is known of the noise"
+        return f"{unknown}, so the first ideas will be trained several times."
     threshold = judge([sum(scores) / len(scores)], scores, noise).threshold
-    return f"{noise.words.capitalize()}. A first run has to score {threshold:.4f} bpb below the baseline to be kept at once: chance alone gives less."
+    return (
+        f"{noise.words.capitalize()}. A first run has to score {threshold:.4f} bpb below the "
+        "baseline to be kept at once: chance alone gives less."
+    )
 
 
 def noise_figure(lab: Lab) -> Figure:

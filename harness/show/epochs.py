@@ -1,7 +1,7 @@
-"""How often one training goes over its text, how many steps it takes, and what that means for the night.
+"""How often one training goes over its text, how many steps it takes, and what that means.
 
-In: the baseline's runs, the prepared data. Out: passes, and sentences. The figure is measured: before the baseline nobody knows the
-machine's tokens per second.
+In: the baseline's runs, the prepared data. Out: passes, and sentences. The figure is measured:
+before the baseline nobody knows the machine's tokens per second.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from harness.run.state import State
 from harness.show.doubts import MANY_EPOCHS
 
 FEW_STEPS = 300
-LEAST_BUDGET = 60.0  # seconds
+LEAST_BUDGET = 60.0  # seconds; a shorter one is only for a look
 
 
 def of_baseline(state: State, data: PreparedData) -> float | None:
-    """Passes over the training rows in the baseline's longest run; None when no run said how much it trained."""
-    tokens = [run.trained.get("total_tokens") for run in state.experiments[0].attempt.runs if run.trained]
+    """Passes over the training rows in the baseline's longest run; None when no run said."""
     row_tokens = data.manifest["rows"]["train"] * data.max_seq_len
-    return max((count for count in tokens if count), default=0) / row_tokens or None
+    return most_of_baseline(state, "total_tokens") / row_tokens or None
+
+
+def most_of_baseline(state: State, name: str) -> int:
+    """The largest of a figure among the baseline's trainings, 0 when none has it."""
+    runs = state.experiments[0].attempt.runs
+    return max((run.trained.get(name) or 0 for run in runs if run.trained), default=0)
 
 
 def epochs_in_words(passes: float | None) -> str:
@@ -35,25 +40,28 @@ def warning(passes: float | None) -> str:
     """What more than one pass means; "" when there is nothing to warn of."""
     if passes is None or passes <= 1:
         return ""
-    found = f"One training goes over the training text {passes:.1f} times. "
+    found = f"One training goes over the training text {passes:.1f} times."
     if passes <= MANY_EPOCHS:
-        return found + (
-            f"Up to about {MANY_EPOCHS} passes rank ideas much as fresh text would; smaller or faster models see it more often still. "
-            "More text (climbmix with more shards, a larger folder) is better"
+        return (
+            f"{found} Up to about {MANY_EPOCHS} passes rank ideas much as fresh text would; "
+            "smaller or faster models see it more often still. More text (climbmix with more "
+            "shards, a larger folder) is better"
         )
-    return found + (
-        f"Beyond about {MANY_EPOCHS} passes validation no longer ranks settings as fresh text would: what wins may win by not "
-        "memorising. Take more text (--source climbmix, tinystories or folder:PATH, as a new tag) before you trust a night of this"
+    return (
+        f"{found} Beyond about {MANY_EPOCHS} passes validation no longer ranks settings as fresh "
+        "text would: what wins may win by not memorising. Take more text (--source climbmix, "
+        "tinystories or folder:PATH, as a new tag) before you trust a night of this"
     )
 
 
 def few_steps(state: State, profile: Mapping[str, Any]) -> str:
-    """What it means that the baseline took few optimizer steps; "" where it took enough, or in a budget that is only for a look."""
-    steps = max((run.trained.get("num_steps") or 0 for run in state.experiments[0].attempt.runs if run.trained), default=0)
+    """What it means that the baseline took few optimizer steps; "" where it took enough."""
+    steps = most_of_baseline(state, "num_steps")
     if not steps or steps >= FEW_STEPS or profile["budget_seconds"] < LEAST_BUDGET:
         return ""
     smaller = "--profile small, or " if profile["name"] == "large" else ""
     return (
-        f"One training took {steps} optimizer steps, which is few for a schedule: its model is too large for this machine. "
-        f"As a new tag, {smaller}a smaller TOTAL_BATCH_SIZE or DEPTH (--set) most likely finds more"
+        f"One training took {steps} optimizer steps, which is few for a schedule: its model is too "
+        f"large for this machine. As a new tag, {smaller}a smaller TOTAL_BATCH_SIZE or DEPTH "
+        "(--set) most likely finds more"
     )

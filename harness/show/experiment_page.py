@@ -1,7 +1,7 @@
-"""What the loop notebook shows: plain HTML with inline styles, every foreign text escaped.
+"""What the notebooks show of experiments and of the claim, every foreign text as text.
 
-In: a Lab and its events. Out: IPython display objects, or lines of text where there is no notebook. Draws its own small curves, so a page needs
-no plotting library and stays a few kilobytes.
+In: a Lab and its events. Out: HTML, or lines of text where there is no notebook. Draws its own
+small curves, so a page needs no plotting library and stays a few kilobytes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,32 @@ from harness.run.noise import KNOWN_DF
 from harness.run.pace import cells_of_pace, pace_of, words_outside
 from harness.run.records import noise_of_gain
 from harness.run.settings import environment_words
-from harness.run.state import Experiment
+from harness.run.state import Experiment, Training
 from harness.sandbox.wall import find_wall
 from harness.show.costs import run_usage, usage_words
-from harness.show.markup import BLUE, COLOURS, GREEN, GREY, as_text, box, curve, divs, escape, soft, table
+from harness.show.markup import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    Html,
+    as_text,
+    bold,
+    box,
+    curve,
+    divs,
+    soft,
+    table,
+)
 from harness.show.sentences import plural
 
 REFRESH_SECONDS = 0.5
 PACE = ("steps", "tokens/s", "cores held by others")
+OVER = ("scored", "audited", "over")  # events that end a training or a look at it
 
 
 class LiveTraining:
-    """Listener for `Lab.train`: one output, updated in place; lines of text when there is no notebook."""
+    """Listener for `Lab.train`: one output, updated in place; lines of text without a notebook."""
 
     def __init__(self, stream=sys.stdout) -> None:
         self.stream = stream
@@ -39,26 +53,17 @@ class LiveTraining:
         self._stage = ""
 
     def __call__(self, event: dict) -> None:
-        if event.get("stage") == "training" and "event" not in event:
+        kind = event.get("event")
+        if event.get("stage") == "training" and kind is None:
             self.points = []
-        if event.get("event") == "step" and isinstance(event.get("train_loss"), int | float):
+        if kind == "step" and isinstance(event.get("train_loss"), int | float):
             self.points.append((float(event.get("progress", 0.0)), float(event["train_loss"])))
-        closing = self._note_end(event)
-        if closing or time.monotonic() - self._shown >= REFRESH_SECONDS or self._stage != event.get("stage"):
+        end = end_words(event)
+        self.done += [f"run {event['run']}: {end}"] if end else []
+        is_due = time.monotonic() - self._shown >= REFRESH_SECONDS
+        if end or is_due or self._stage != event.get("stage"):
             self._shown, self._stage = time.monotonic(), event.get("stage", "")
             self._show(event)
-
-    def _note_end(self, event: dict) -> bool:
-        if event.get("event") == "over" and event["status"] != "ok":
-            self.done.append(f"run {event['run']}: {event['status']}: {event['cause']}")
-        elif event.get("event") == "audited":
-            found = "nothing found" if event["status"] == "ok" else f"{event['status']}: {event['cause']}"
-            self.done.append(f"run {event['run']}: close audit: {found}")
-        elif event.get("event") == "scored":
-            self.done.append(f"run {event['run']}: {scored_words(event)}")
-        else:
-            return False
-        return True
 
     def _show(self, event: dict) -> None:
         if not in_notebook():
@@ -74,38 +79,45 @@ class LiveTraining:
 
     def words(self, event: dict) -> str:
         """One line on where the run stands."""
-        if self.done and event.get("event") in ("scored", "audited", "over"):
+        if self.done and event.get("event") in OVER:
             return self.done[-1]
+        share = f"{100 * event.get('share', 0.0):.0f}%"
         if event.get("stage") == "scoring":
-            return f"run {event['run']}: scoring on validation text {100 * event.get('share', 0.0):.0f}%"
+            return f"run {event['run']}: scoring on validation text {share}"
         if event.get("stage") == "auditing":
-            return f"run {event['run']}: close audit, then private text {100 * event.get('share', 0.0):.0f}%"
-        share = self.points[-1][0] if self.points else 0.0
-        what = f"run {event.get('run', 0)} ({event.get('run_kind', 'score')}, seed {event.get('seed')})"
+            return f"run {event['run']}: close audit, then private text {share}"
+        kind = event.get("run_kind", "score")
+        what = f"run {event.get('run', 0)} ({kind}, seed {event.get('seed')})"
         if not self.points:
             return f"{what}: starting"
+        progress, loss = self.points[-1]
         rate = event.get("tok_per_sec")
-        left = max(0.0, (1 - share) * event.get("budget_seconds", 0.0))
         speed = f", {rate:,.0f} tokens/s" if isinstance(rate, int | float) else ""
-        return f"{what}: training {100 * share:.0f}%, loss {self.points[-1][1]:.3f}{speed}, {left:.0f} s of its budget left"
+        left = max(0.0, (1 - progress) * event.get("budget_seconds", 0.0))
+        done = f"training {100 * progress:.0f}%, loss {loss:.3f}"
+        return f"{what}: {done}{speed}, {left:.0f} s of its budget left"
 
-    def page(self, event: dict) -> str:
+    def page(self, event: dict) -> Html:
         """The output: runs that are over, the one in work with its bar, the curve."""
-        over = event.get("event") in ("scored", "audited", "over")
-        share = event["share"] if "share" in event else self.points[-1][0] if self.points else 0.0
-        lines = "".join(f"<div>{escape(line)}</div>" for line in self.done)
-        now = "" if over else f'<div style="margin-top:4px">{escape(self.words(event))}</div>'
-        bar = "" if over else f'<progress value="{share:.3f}" max="1" style="width:460px"></progress>'
-        return box(lines + now + bar + curve(self.points), BLUE)
+        now = Html()
+        if event.get("event") not in OVER:
+            share = event.get("share", self.points[-1][0] if self.points else 0.0)
+            bar = Html('<progress value="{:.3f}" max="1" style="width:460px"></progress>')
+            now = divs([self.words(event)]) + bar.format(share)
+        return box(divs(self.done) + now + curve(self.points), BLUE)
 
 
-def scored_words(event: dict) -> str:
-    """How a scoring ended; a smoke run's gives no score."""
-    if event["val_bpb"] is not None:
+def end_words(event: dict) -> str:
+    """How a training or a look at it ended; "" for any other event. A smoke run gives no score."""
+    kind, failed = event.get("event"), f"{event.get('status')}: {event.get('cause')}"
+    is_well = event.get("status") == "ok"
+    if kind == "audited":
+        return f"close audit: {'nothing found' if is_well else failed}"
+    if kind == "scored" and event["val_bpb"] is not None:
         return f"val_bpb {event['val_bpb']:.6f}"
-    if event["status"] == "ok":
+    if kind == "scored" and is_well:
         return "the first steps and one scored batch went well"
-    return f"{event['status']}: {event['cause']}"
+    return failed if kind in ("scored", "over") and not is_well else ""
 
 
 def in_notebook() -> bool:
@@ -115,39 +127,47 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-def show(page: str) -> None:
+def show(page: Html) -> None:
     """Display HTML in a notebook."""
     from IPython.display import HTML, display
 
     display(HTML(as_text(page)))
 
 
-# --- The parts of a lab-book page -----------------------------------------------------------------------------------
+# --- The parts of a lab-book page ----------------------------------------------------------------
 
 
-def state_page(lab: Lab, last: int = 6) -> str:
+def state_page(lab: Lab, last: int = 6) -> Html:
     """Where the run stands: settings, incumbent, noise, the last experiments."""
-    state = lab.state
+    state, wall = lab.state, find_wall()
     incumbent = state.incumbent
-    decided = [e for e in state.experiments if e.decided]
-    wall = find_wall()
-    lines = [f"<div><b>run {escape(lab.settings.tag)}</b>: {escape(environment_words(lab.settings))}</div>"]
-    lines.append(f"<div>wall: {escape(wall.words)}{escape(f' ({wall.why})') if wall.why else ''}</div>")
+    lines = [
+        bold(f"run {lab.settings.tag}") + f": {environment_words(lab.settings)}",
+        f"wall: {wall.words}" + (f" ({wall.why})" if wall.why else ""),
+    ]
     if incumbent:
-        title = incumbent.decided["title"]
-        lines.append(
-            f"<div>incumbent: experiment {incumbent.number}, {escape(title)}, <b>val_bpb {incumbent.mean:.6f}</b> ({len(incumbent.attempt.scores)} runs)</div>"
-        )
-        lines.append(f"<div>noise: {escape(state.noise.words)}</div>")
+        name = f"incumbent: experiment {incumbent.number}, {incumbent.decided['title']}, "
+        runs = f" ({len(incumbent.attempt.scores)} runs)"
+        lines.append(Html("{}{}{}").format(name, bold(f"val_bpb {incumbent.mean:.6f}"), runs))
+        lines.append(f"noise: {state.noise.words}")
     if cost := usage_words(run_usage(lab.folder)):
-        lines.append(f"<div>language model so far: {escape(cost)}</div>")
-    rows = [(e.number, e.decided["decision"], score_text(e), e.decided["title"]) for e in decided[-last:]]
-    return box("".join(lines)) + (table(("experiment", "decision", "val_bpb", "idea"), rows) if rows else "")
+        lines.append(f"language model so far: {cost}")
+    decided = [each for each in state.experiments if each.decided][-last:]
+    rows = [
+        (each.number, each.decided["decision"], score_text(each), each.decided["title"])
+        for each in decided
+    ]
+    head = ("experiment", "decision", "val_bpb", "idea")
+    return box(divs(lines)) + (table(head, rows) if rows else "")
 
 
-def score_page(lab: Lab, experiment: Experiment) -> str:
-    """Every run of an experiment and of the incumbent beside it, its pace beside the baseline's, and the gain as the keep rule sees it."""
-    named = [(f"attempt {number}", run) for number, attempt in enumerate(experiment.attempts) for run in attempt.own]
+def score_page(lab: Lab, experiment: Experiment) -> Html:
+    """Every run of an experiment and of the incumbent beside it, its pace, and its gain."""
+    named = [
+        (f"attempt {number}", run)
+        for number, attempt in enumerate(experiment.attempts)
+        for run in attempt.own
+    ]
     named += [
         (f"experiment {each.number}", run)
         for each in lab.state.experiments
@@ -155,145 +175,157 @@ def score_page(lab: Lab, experiment: Experiment) -> str:
         for run in attempt.runs
         if run.started.get("beside") == experiment.number
     ]
-    rows = [
-        (
-            name,
-            run.number,
-            run.started["kind"],
-            run.started["seed"],
-            run_text(run),
-            *charge_cells(run),
-            audit_text(run),
-        )
-        for name, run in named
-    ]
-    page = table(("of", "run", "kind", "seed", "val_bpb", "charged", "wall time", "audit"), rows)
+    head = ("of", "run", "kind", "seed", "val_bpb", "charged", "wall time", "audit")
+    page = table(head, [run_cells(name, run) for name, run in named])
     page += pace_table(lab, experiment)
     page += outside_lines([(f"{name}, run {run.number}", run.trained) for name, run in named])
     if experiment.mean is not None and experiment.number:
-        page += box(escape(gain_words(lab, experiment)))
+        page += box(gain_words(lab, experiment))
     return page
 
 
-def pace_table(lab: Lab, experiment: Experiment) -> str:
-    """Steps, tokens/s and the machine's share of an experiment, beside the baseline's; "" before it has a scored run."""
-    shown = [("this experiment", experiment)] if experiment.number else []
-    found = [
+def run_cells(name: str, run: Training) -> tuple:
+    """A run's row: its score, what was charged to the budget and the time that took, its audits."""
+    score = f"{run.val_bpb:.6f}" if run.val_bpb is not None else run.status or "in work"
+    trained = run.trained or {}
+    times = [trained.get("training_seconds"), trained.get("wall_seconds")]
+    cells = [f"{seconds:.1f} s" if seconds else "" for seconds in times]
+    started = run.started
+    return name, run.number, started["kind"], started["seed"], score, *cells, audit_text(run)
+
+
+def pace_table(lab: Lab, experiment: Experiment) -> Html:
+    """An experiment's pace beside the baseline's; empty before it has a scored run."""
+    shown = {"baseline": lab.state.experiments[0]}
+    if experiment.number:
+        shown = {"this experiment": experiment} | shown
+    rows = [
         (name, *cells_of_pace(pace_of(run.trained for run in each.attempt.scored)))
-        for name, each in [*shown, ("baseline", lab.state.experiments[0])]
+        for name, each in shown.items()
     ]
-    known = any(found[0][1:])
-    return f'<div style="margin-top:6px">{table(("one training", *PACE), found)}</div>' if known else ""
+    return table(("one training", *PACE), rows) if any(rows[0][1:]) else Html()
 
 
-def outside_lines(named: Sequence[tuple[str, dict | None]]) -> str:
+def outside_lines(named: Sequence[tuple[str, dict | None]]) -> Html:
     """A line for each training: what it took that the budget does not cover."""
-    lines = [f"{name}: {words}" for name, trained in named if trained and (words := words_outside(trained))]
-    return box(soft("outside the clock") + divs(lines)) if lines else ""
+    found = [(name, words_outside(trained)) for name, trained in named if trained]
+    lines = [f"{name}: {words}" for name, words in found if words]
+    return box(soft("outside the clock") + divs(lines)) if lines else Html()
 
 
 def gain_words(lab: Lab, experiment: Experiment) -> str:
-    """The gain over the incumbent's runs that count. Sigmas are counted only where sigma is known."""
+    """The gain over the incumbent's runs that count; in sigmas only where sigma is known."""
     decided, state = experiment.decided or {}, lab.state
-    number, runs = decided.get("incumbent", state.incumbent.number), decided.get("incumbent_runs")
+    number = decided.get("incumbent", state.incumbent.number)
     if decided.get("gain") is not None:
-        before, sigma, df = experiment.mean + decided["gain"], decided["sigma"], decided["df"]
+        runs, gain = decided.get("incumbent_runs"), decided["gain"]
+        sigma, df = decided["sigma"], decided["df"]
     else:
-        counted = [run.val_bpb for run in state.rivals]
-        before, runs = sum(counted) / len(counted), len(counted)
+        rivals = [run.val_bpb for run in state.rivals]
+        runs, gain = len(rivals), sum(rivals) / len(rivals) - experiment.mean
         sigma, df = state.noise.sigma, state.noise.df
-    gain, of = before - experiment.mean, f" in {plural(runs, 'run')} that count" if runs else ""
-    words = f"mean {experiment.mean:.6f} against {before:.6f} of experiment {number}{of}: gain {gain:+.6f} bpb"
+    of = f" in {plural(runs, 'run')} that count" if runs else ""
+    against = f"{experiment.mean + gain:.6f} of experiment {number}{of}"
+    words = f"mean {experiment.mean:.6f} against {against}: gain {gain:+.6f} bpb"
     noise = noise_of_gain(sigma, len(experiment.attempt.scores), runs or 0)
-    if noise and df >= KNOWN_DF:
+    if not noise:
+        return words
+    if df >= KNOWN_DF:
         return f"{words}, {gain / noise:+.1f} sigma of that difference"
-    return f"{words}; too few trainings for saying how many sigma that is" if noise else words
+    return f"{words}; too few trainings for saying how many sigma that is"
 
 
-def decision_page(experiment: Experiment) -> str:
+def decision_page(experiment: Experiment) -> Html:
     """The decision with its reason."""
     decided = experiment.decided
-    colour = COLOURS["crash"] if decided["status"] != "ok" else COLOURS.get(decided["decision"], GREY)
-    return box(f'<div><b>{escape(decided["decision"])}</b></div><div>{escape(decided["verdict"])}</div>', colour)
+    colour = COLOURS.get(decided["decision"], GREY)
+    if decided["status"] != "ok":
+        colour = COLOURS["crash"]
+    return box(divs([bold(decided["decision"]), decided["verdict"]]), colour)
 
 
-def commit_page(lab: Lab) -> str:
+def commit_page(lab: Lab) -> Html:
     """Where the experiment can be found from now on."""
-    experiment = lab.experiment
+    experiment, tag = lab.experiment, lab.settings.tag
     commit = experiment.committed["commit"]
     if not commit:
         return box("no git repository: the experiment's files are in its folder only")
-    ref = experiment_ref(lab.settings.tag, experiment.number)
-    line = f"commit {commit[:10]} at {ref}"
-    moved = f"; branch autoresearch/{lab.settings.tag} moved to it" if experiment.decided["decision"] == "keep" else ""
-    return box(f"<div>{escape(line + moved)}</div><div><code>git show {escape(ref)}</code></div>")
+    ref = experiment_ref(tag, experiment.number)
+    is_kept = experiment.decided["decision"] == "keep"
+    moved = f"; branch autoresearch/{tag} moved to it" if is_kept else ""
+    command = Html("<code>git show {}</code>").format(ref)
+    return box(divs([f"commit {commit[:10]} at {ref}{moved}", command]))
 
 
-def learnt_page(lab: Lab, experiment: Experiment) -> str:
-    """What this experiment adds to what is known, in one or two sentences, from the figures alone."""
-    decided, proposed = experiment.decided, experiment.attempt.proposed
-    tried = f"“{proposed['title']}”"
+def learnt_page(lab: Lab, experiment: Experiment) -> Html:
+    """What this experiment adds to what is known, from the figures alone."""
+    decided, title = experiment.decided, f"“{experiment.attempt.proposed['title']}”"
     if decided["status"] != "ok":
-        words = f"{tried} does not run here ({decided['status']}). The proposer is told, and will keep away from it."
+        words = (
+            f"{title} does not run here ({decided['status']}). The proposer is told, and will keep "
+            "away from it."
+        )
     elif decided["decision"] == "keep":
-        words = f"{tried} is on the branch now, at {experiment.mean:.6f}. The next ideas start from its train.py."
+        words = (
+            f"{title} is on the branch now, at {experiment.mean:.6f}. The next ideas start from "
+            "its train.py."
+        )
     else:
-        size = f"{decided['gain']:+.4f} bpb" if decided["gain"] is not None else "no measurable difference"
-        words = f"{tried} changed val_bpb by a gain of {size}, which is {decided['kind']}. It stays in the history, reachable by its ref."
-    rows = [e for e in lab.state.experiments[1:] if e.decided]
-    kept = sum(e.decided["decision"] == "keep" for e in rows)
+        gain = decided["gain"]
+        size = f"{gain:+.4f} bpb" if gain is not None else "no measurable difference"
+        words = (
+            f"{title} changed val_bpb by a gain of {size}, which is {decided['kind']}. It stays in "
+            "the history, reachable by its ref."
+        )
+    tried = [each for each in lab.state.experiments[1:] if each.decided]
+    kept = sum(each.decided["decision"] == "keep" for each in tried)
     branch, baseline = lab.state.incumbent.mean, lab.state.experiments[0].mean
-    words += f" So far: {plural(len(rows), 'experiment')}, {kept} kept; branch at {branch:.4f}, baseline {baseline:.4f}, as judged, flattered by luck."
-    return box(escape(words))
+    return box(
+        f"{words} So far: {plural(len(tried), 'experiment')}, {kept} kept; branch at {branch:.4f}, "
+        f"baseline {baseline:.4f}, as judged, flattered by luck."
+    )
 
 
-def claim_page(lab: Lab, found: CloseOut) -> str:
+def claim_page(lab: Lab, found: CloseOut) -> Html:
     """The runs of the claim, and what they allow to say."""
     if found.begun is None:
         return box("nothing was kept, so there is nothing to claim: the baseline stands")
     if not found.claimed:
         return box("stopped before the claim was complete: run this notebook again, and it goes on")
-    rows = [
-        (
-            run.started["role"],
-            run.started["seed"],
-            *(f"{run.scored[name]:.6f}" if run.scored.get(name) else run.status for name in ("val_bpb", "holdout_bpb")),
-            *cells_of_pace(pace_of([run.trained])),
-            f"{run.trained['wall_seconds']:.0f} s",
-        )
-        for run in found.runs
-        if run.scored
-    ]
-    page = table(("file", "seed", "val_bpb", "holdout_bpb", *PACE, "wall time"), rows)
-    page += outside_lines([(f"{run.started['role']}, seed {run.started['seed']}", run.trained) for run in found.runs])
+    head = ("file", "seed", "val_bpb", "holdout_bpb", *PACE, "wall time")
+    page = table(head, [claim_cells(run) for run in found.runs if run.scored])
+    named = [(f"{run.started['role']}, seed {run.started['seed']}", run) for run in found.runs]
+    page += outside_lines([(name, run.trained) for name, run in named])
     if template := found.claimed.get("template_bpb"):
-        page += box(f"the template that real nights begin with scored {template:.6f} beside them, in one run")
-    return page + box(f"<b>{escape(words_of_claim(found.claimed))}</b>", GREEN)
+        score = f"{template:.6f} beside them, in one run"
+        page += box(f"the template that real nights begin with scored {score}")
+    return page + box(bold(words_of_claim(found.claimed)), GREEN)
+
+
+def claim_cells(run: Training) -> tuple:
+    """A row of the claim's runs."""
+    scores = [run.scored.get(name) for name in ("val_bpb", "holdout_bpb")]
+    shown = [f"{score:.6f}" if score else run.status for score in scores]
+    pace, wall_time = cells_of_pace(pace_of([run.trained])), f"{run.trained['wall_seconds']:.0f} s"
+    return run.started["role"], run.started["seed"], *shown, *pace, wall_time
 
 
 def score_text(experiment: Experiment) -> str:
     """val_bpb, or the status of what has none."""
-    return f"{experiment.mean:.6f}" if experiment.mean is not None else experiment.decided["status"]
+    mean = experiment.mean
+    return f"{mean:.6f}" if mean is not None else experiment.decided["status"]
 
 
-def run_text(run) -> str:
-    return f"{run.val_bpb:.6f}" if run.val_bpb is not None else str(run.status or "in work")
-
-
-def charge_cells(run) -> tuple[str, str]:
-    """What was charged to the budget, and the wall time that took."""
-    trained = run.trained or {}
-    found = (trained.get("training_seconds"), trained.get("wall_seconds"))
-    return tuple(f"{seconds:.1f} s" if seconds else "" for seconds in found)
-
-
-def audit_text(run) -> str:
+def audit_text(run: Training) -> str:
     """What the audits found, over how many probes, and behind which wall."""
     looks = [entry for entry in (run.scored, run.audited) if entry and entry.get("audit")]
     if not looks:
         return ""
-    probes = sum(entry["audit"]["probes"] for entry in looks)
-    private = f"; private holdout {looks[-1]['holdout']}" if looks[-1].get("holdout") else ""
-    if looks[-1].get("unseen"):
-        private += f"; unseen text {looks[-1]['unseen']} (shows {looks[-1]['unseen_floor_bpb']:.2g} bpb and more)"
-    return f"{looks[-1]['audit']['verdict']}, {probes} probes, wall: {looks[-1]['wall']}{private}"
+    last, probes = looks[-1], sum(entry["audit"]["probes"] for entry in looks)
+    words = f"{last['audit']['verdict']}, {probes} probes, wall: {last['wall']}"
+    if last.get("holdout"):
+        words += f"; private holdout {last['holdout']}"
+    if last.get("unseen"):
+        floor = f"shows {last['unseen_floor_bpb']:.2g} bpb and more"
+        words += f"; unseen text {last['unseen']} ({floor})"
+    return words

@@ -1,13 +1,16 @@
-"""A run's folder in, one RunData out: settings, journal entries, and a frame with a row per decided experiment.
+"""A run's folder in, one RunData out: settings, entries, and a frame with a row per experiment.
 
-Reads results/<tag>/ (run.json, journal.jsonl) or a bare results.tsv of the original, and writes nothing. Works on a
-run in progress, an empty one, one of crashes only. Refuses what is no run with AnalysisError.
+Reads results/<tag>/ (run.json, journal.jsonl), a bare results.tsv of the original, or somebody
+else's table, and writes nothing. Works on a run in progress, an empty one, one of crashes only.
+Refuses what is no run with AnalysisError.
 """
 
 import math
 import re
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -16,52 +19,33 @@ from harness.ground.errors import AnalysisError, LabError, ResultsError
 from harness.ground.files import read_json
 from harness.lab.close_out import claim_of
 from harness.run.journal import read_journal
-from harness.run.records import KEPT, TIME_KINDS, Record, incumbent_of, records_from_journal
-from harness.run.results import ResultRow, clean_description, read_results
-from harness.run.settings import command_on
-from harness.show.foreign_tables import ForeignTable, read_foreign_table
-from harness.show.stage import Stage, in_flight
+from harness.run.pace import Pace
+from harness.run.records import (
+    KEPT,
+    TIME_KINDS,
+    Record,
+    baseline_of,
+    incumbent_of,
+    records_from_journal,
+)
+from harness.run.results import QUARANTINED, ResultRow, clean_description, read_results
+from harness.run.settings import command_on, results_folder
+from harness.show.foreign_tables import ForeignRow, ForeignTable, read_foreign_table
 
 TABLES = (".tsv", ".csv", ".md", ".txt")
-SAMPLE_TAG = "sample"  # a small real run of this project, committed so that the analysis reads well on a fresh clone
-COLUMNS = {
-    "experiment": "int64",
-    "time": "datetime64[us, UTC]",
-    "decision": "str",
-    "status": "str",
-    "kind": "str",
-    "outcome": "str",
-    "category": "str",
-    "proposer": "str",
-    "title": "str",
-    "val_bpb": "float64",
-    "n_runs": "int64",
-    "gain": "float64",
-    "sigma": "float64",
-    "df": "float64",
-    "threshold": "float64",
-    "noise_of_gain": "float64",
-    "verdict": "str",
-    "memory_gb": "float64",
-    "commit": "str",
-    "attempt": "float64",
-    "incumbent": "float64",
-    "cause": "str",
-    "minutes": "float64",
-    "on_branch": "float64",
-    "steps": "float64",
-    "tokens_per_second": "float64",
-    "others_cores": "float64",
-    **{f"{kind}_seconds": "float64" for kind in TIME_KINDS},
-}
+# A small real run of this project, committed so that the analysis reads well on a fresh clone.
+SAMPLE_TAG = "sample"
+DTYPES = {int: "int64", str: "str", datetime | None: "datetime64[us, UTC]", str | None: "str"}
+NUMBER = "float64"  # of what may be missing
 
 
 @dataclass(frozen=True)
 class RunData:
-    """One run. experiments has the columns of COLUMNS, one row per decided experiment, NaN where nothing was measured.
+    """One run. experiments: see frame_of.
 
-    claimed: the claim on what is on the branch, None while that is not measured. folder is None and settings and entries
-    are empty for a bare results.tsv. metric: what its scores are, where somebody's table has another.
+    claimed: the claim on what is on the branch, None while that is not measured. folder is None and
+    settings and entries are empty for a bare table. metric: what its scores are, where somebody's
+    table has another.
     """
 
     tag: str
@@ -76,26 +60,26 @@ class RunData:
 
     def in_its_unit(self, text: str) -> str:
         """A sentence as it holds for a table of another score."""
-        return text if self.metric == "val_bpb" else re.sub(r"\b(?:bits per byte|val_bpb|bpb)\b", self.metric, text)
+        if self.metric == "val_bpb":
+            return text
+        return re.sub(r"\b(?:bits per byte|val_bpb|bpb)\b", self.metric, text)
 
     @property
-    def in_flight(self) -> Stage | None:
-        return in_flight(self.entries)
+    def baseline(self) -> Record | None:
+        """The baseline, when it has a score."""
+        return baseline_of(self.records)
 
     @property
-    def baseline(self) -> pd.Series | None:
-        return _first(self.experiments[self.experiments["outcome"] == "baseline"])
-
-    @property
-    def best(self) -> pd.Series | None:
-        """What is on the branch: the experiment kept last, or the baseline; None when nothing has a score."""
-        tip = incumbent_of(self.records)
-        return _first(self.experiments[self.experiments["experiment"] == tip.experiment]) if tip else None
+    def best(self) -> Record | None:
+        """What is on the branch: kept last, or the baseline; None when nothing has a score."""
+        return incumbent_of(self.records)
 
     @property
     def claim_command(self) -> str:
-        """What to type to have the claim measured; "" for a bare table, and for the sample, which lacks what that needs."""
-        return command_on(self.folder, "--close-out") if self.folder and self.folder.name != SAMPLE_TAG else ""
+        """What measures the claim; "" for a bare table, and for the sample, which has no data."""
+        if self.folder is None or self.folder.name == SAMPLE_TAG:
+            return ""
+        return command_on(self.folder, "--close-out")
 
     @property
     def sigma(self) -> float:
@@ -104,171 +88,164 @@ class RunData:
         return float(known.iloc[-1]) if len(known) else math.nan
 
 
-def _first(frame: pd.DataFrame) -> pd.Series | None:
-    return frame.iloc[0] if len(frame) else None
-
-
-def default_results_dir() -> Path:
-    """results/ of this checkout."""
-    return Path(__file__).resolve().parents[2] / "results"
-
-
 def load_run(results_dir: str | Path, tag: str) -> RunData:
-    """Read results/<tag>/: the journal, or its results.tsv where there is no journal. AnalysisError if neither."""
+    """Read results/<tag>/: its journal, else its results.tsv. Raises AnalysisError for neither."""
     folder = Path(results_dir) / tag
     journal, table = folder / "journal.jsonl", folder / "results.tsv"
+    settings = folder / "run.json"
     if not journal.exists() and table.exists():
         return replace(load_results_tsv(table), tag=tag)
-    if not journal.exists() and not (folder / "run.json").exists():
+    if not journal.exists() and not settings.exists():
         known = ", ".join(list_runs(results_dir)) or "none"
-        raise AnalysisError(f"no run {tag!r} in {results_dir} (there: {known}): run notebooks/02_baseline.ipynb first")
-    settings = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    entries = read_journal(journal) if journal.exists() else []
+        there = f"no run {tag!r} in {results_dir} (there: {known})"
+        raise AnalysisError(f"{there}: run notebooks/02_baseline.ipynb first")
+    entries = read_journal(journal)
     records = records_from_journal(entries)
-    return RunData(tag, folder, settings, entries, frame_of(records), records, claim_on_branch(folder, records))
-
-
-def claim_on_branch(folder: Path, records: Sequence[Record]) -> dict | None:
-    """The `claimed` entry on what is on the branch; None while that is not measured."""
     tip = incumbent_of(records)
-    return claim_of(folder, tip.experiment) if tip else None
+    return RunData(
+        tag,
+        folder,
+        read_json(settings) if settings.exists() else {},
+        entries,
+        frame_of(records),
+        records,
+        claim_of(folder, tip.experiment) if tip else None,
+    )
 
 
 def load_results_tsv(path: str | Path) -> RunData:
-    """Read a bare table, the original's or another's: no times, seeds or noise. The first kept row is the baseline, else the first scored one."""
+    """Read a bare table, the original's or another's: no times, seeds or noise."""
+    path = Path(path)
     try:
-        rows = read_results(path)
+        return run_of_table(path.stem, table_of(read_results(path)))
     except ResultsError as error:
-        if not Path(path).is_file():
+        if not path.is_file():
             raise
         try:
-            return run_of_table(Path(path).stem, read_foreign_table(path))
+            return run_of_table(path.stem, read_foreign_table(path))
         except AnalysisError as other:
             raise AnalysisError(f"{error}. As a table of another kind: {other}") from error
-    records: list[Record] = []
-    last = None
-    for number, row in enumerate(rows):
-        title, score = (
-            clean_description(row.description),
-            row.val_bpb if row.status != "crash" and row.val_bpb > 0 else None,
-        )
-        result = _outcome_of_row(row, score, is_first=last is None)
-        gain = last - score if score is not None and last is not None else None
-        records.append(
-            Record(
-                number,
-                result,
-                decision=row.status,
-                status="crash" if score is None else "ok",
-                title=title,
-                val_bpb=score,
-                n_runs=int(score is not None),
-                gain=gain,
-                memory_gb=row.memory_gb or None,
-                commit=row.commit,
-                cause=title if score is None else "",
-                on_branch=score if result in KEPT else last,
-            )
-        )
-        last = records[-1].on_branch
-    return RunData(Path(path).stem, None, {}, [], frame_of(records), records)
+
+
+def table_of(results: Sequence[ResultRow]) -> ForeignTable:
+    """A results.tsv, in which a crash has a score of 0, as any table is read."""
+    rows = []
+    for row in results:
+        outcome = outcome_of(row)
+        score = None if outcome == "crashed" else row.val_bpb
+        memory = row.memory_gb or None
+        rows.append(ForeignRow(score, outcome, row.description, row.commit, memory))
+    return ForeignTable(rows, "val_bpb", higher_is_better=False)
+
+
+def outcome_of(row: ResultRow) -> str:
+    if row.status == "crash" or not row.val_bpb:
+        return "crashed"
+    if row.status == "keep":
+        return "kept"
+    return "quarantined" if row.description.startswith(QUARANTINED) else "discarded"
 
 
 def run_of_table(tag: str, table: ForeignTable) -> RunData:
-    """A table of somebody else's as a run."""
-    first = next((number for number, row in enumerate(table.rows) if row.outcome == "kept"), None)
-    if first is None:
-        first = next((number for number, row in enumerate(table.rows) if row.score is not None), None)
+    """A table as a run, whose baseline is the first row that was kept."""
+    decisions = {"crashed": "crash"} | dict.fromkeys(KEPT, "keep")
     records: list[Record] = []
     last = None
     for number, row in enumerate(table.rows):
-        result = "baseline" if number == first else "discarded" if first is None or number < first else row.outcome
-        result = "crashed" if row.score is None else result
-        gain = None if row.score is None or last is None else row.score - last if table.higher_is_better else last - row.score
+        outcome = "baseline" if row.outcome == "kept" and last is None else row.outcome
+        title, gain = clean_description(row.title), None
+        if row.score is not None and last is not None:
+            gain = row.score - last if table.higher_is_better else last - row.score
+        last = row.score if outcome in KEPT else last
         records.append(
             Record(
                 number,
-                result,
-                decision={"crashed": "crash", "discarded": "discard"}.get(result, "keep"),
+                outcome,
+                decision=decisions.get(outcome, "discard"),
                 status="crash" if row.score is None else "ok",
-                title=clean_description(row.title),
+                title=title,
                 val_bpb=row.score,
                 n_runs=int(row.score is not None),
                 gain=gain,
                 memory_gb=row.memory,
                 commit=row.commit,
-                cause=row.title if row.score is None else "",
-                on_branch=row.score if result in KEPT else last,
+                cause=title if row.score is None else "",
+                on_branch=last,
             )
         )
-        last = records[-1].on_branch
-    return RunData(tag, None, {}, [], frame_of(records), records, metric=table.metric, higher_is_better=table.higher_is_better)
-
-
-def _outcome_of_row(row: ResultRow, score: float | None, is_first: bool) -> str:
-    if score is None:
-        return "crashed"
-    if row.status == "keep":
-        return "baseline" if is_first else "kept"
-    return "quarantined" if row.description.startswith("quarantined:") else "discarded"
+    unit = {"metric": table.metric, "higher_is_better": table.higher_is_better}
+    return RunData(tag, None, {}, [], frame_of(records), records, **unit)
 
 
 def frame_of(records: Sequence[Record]) -> pd.DataFrame:
-    """Records as a frame with the columns and types of COLUMNS, also when there are none."""
-    rows = [{**vars(r), **vars(r.pace), **{f"{kind}_seconds": r.seconds[kind] for kind in TIME_KINDS}} for r in records]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    """A row per decided experiment, NaN where nothing was measured; typed also when there are none.
+
+    The columns are the fields of Record, with those of its pace, and <kind>_seconds for its times.
+    """
+    kinds = typing.get_type_hints(Record)
+    dtypes = {name: DTYPES.get(kind, NUMBER) for name, kind in kinds.items()}
+    del dtypes["pace"], dtypes["seconds"]
+    dtypes |= dict.fromkeys([*vars(Pace()), *(f"{kind}_seconds" for kind in TIME_KINDS)], NUMBER)
+    rows = []
+    for record in records:
+        seconds = {f"{kind}_seconds": spent for kind, spent in record.seconds.items()}
+        rows.append(vars(record) | vars(record.pace) | seconds)
+    frame = pd.DataFrame(rows, columns=list(dtypes))
     frame["commit"] = frame["commit"].fillna("")
-    return frame.astype(COLUMNS)
+    return frame.astype(dtypes)
+
+
+# --- Which run ---------------------------------------------------------------------------------
 
 
 def list_runs(results_dir: str | Path) -> list[str]:
-    """Tags in a results folder, the one written to last at the end; the committed sample is not among them."""
-    folders = [path for path in Path(results_dir).glob("*") if path.is_dir() and path.name != SAMPLE_TAG]
-    marks = {
-        path: next((m for name in ("journal.jsonl", "results.tsv", "run.json") if (m := path / name).exists()), None)
-        for path in folders
-    }
-    found = [(mark.stat().st_mtime_ns, path.name) for path, mark in marks.items() if mark]
+    """Tags in a results folder without the sample, the one written to last at the end."""
+    found = []
+    for folder in Path(results_dir).glob("*/"):
+        marks = (folder / name for name in ("journal.jsonl", "results.tsv", "run.json"))
+        mark = next((mark for mark in marks if mark.exists()), None)
+        if mark and folder.name != SAMPLE_TAG:
+            found.append((mark.stat().st_mtime_ns, folder.name))
     return [name for _, name in sorted(found)]
 
 
 def choose_run(tag: str = "", results_dir: str | Path = "") -> RunData:
-    """The run a reader means: a tag, the path of a .tsv file, or with "" the newest run, else the committed sample."""
+    """The run a reader means: a tag, or a table; with "" the newest run, else the sample."""
     if tag.endswith(TABLES):
         return load_results_tsv(tag)
-    folder = Path(results_dir) if str(results_dir) else default_results_dir()
+    folder = results_folder(str(results_dir))
     if folder.suffix in TABLES:
         return load_results_tsv(folder)
-    if not tag:
-        tag = (list_runs(folder) or [SAMPLE_TAG])[-1]
-    return load_run(folder, tag)
+    return load_run(folder, tag or (list_runs(folder) or [SAMPLE_TAG])[-1])
 
 
 def choose_runs(first: RunData, compare: str = "", results_dir: str | Path = "") -> list[RunData]:
-    """The run and those named in compare (tags or .tsv files, comma-separated); with "" the newest in the folder."""
-    names = [name.strip() for name in compare.split(",") if name.strip()]
-    folder = Path(results_dir) if str(results_dir) else default_results_dir()
-    if not names and first.folder is not None:
-        names = list_runs(folder)[-6:]  # more lines than that nobody can tell apart
+    """The run and those named in compare (tags or tables, comma-separated); with "" the newest."""
+    asked = [name.strip() for name in compare.split(",") if name.strip()]
+    found = []
+    if not asked and first.folder is not None:
+        found = list_runs(results_folder(str(results_dir)))[-6:]  # of more lines none can be told
     others = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(asked or found):
         if name != first.tag:
             try:
                 others.append(choose_run(name, results_dir))
             except LabError:
-                if compare.strip():
-                    raise  # asked for by name; one that was only found lying about must not spoil this run's analysis
+                if asked:
+                    raise  # one that was only found lying about does not spoil this run's analysis
     return [first, *others]
 
 
 def attempt_folder(run: RunData, experiment: int) -> Path | None:
-    """Folder of the attempt that the experiment's decision is about, else its last; None when nothing is on disk."""
+    """The folder of the attempt that was decided on, else of the last; None where there is none."""
     if run.folder is None:
         return None
-    attempts = sorted((run.folder / "experiments" / f"{experiment:04d}" / "attempts").glob("[0-9]*"))
-    decided = next((record.attempt for record in run.records if record.experiment == experiment), None)
-    named = [path for path in attempts if decided is not None and path.name == f"{decided:02d}"]
-    return (named or attempts or [None])[-1]
+    folder = run.folder / "experiments" / f"{experiment:04d}" / "attempts"
+    decided = [record.attempt for record in run.records if record.experiment == experiment]
+    for number in decided:
+        if number is not None and (folder / f"{number:02d}").exists():
+            return folder / f"{number:02d}"
+    return max(folder.glob("[0-9]*"), default=None)
 
 
 def run_folders(run: RunData, experiment: int) -> list[Path]:

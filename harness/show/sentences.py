@@ -1,21 +1,31 @@
-"""What a run shows, in plain sentences made from its numbers, each with how sure it is: for notebooks and reports.
+"""What a run shows, in plain sentences made from its numbers, each with how sure it is.
 
-Nothing but the claim is called an improvement: the scores of a night chose what was kept, so luck flatters them. In:
-records of experiments (and a RunData where times or curves are asked for). Out: text; titles in it are quoted as code,
-because they come from proposers and are not to be trusted as Markdown. Imports only the standard library, except where
-a sentence about the claim, curves or comparisons is asked for.
+In: records of experiments, and a RunData where times or curves are asked for. Out: text for
+notebooks and reports. Nothing but the claim is called an improvement: the scores of a night chose
+what was kept, so luck flatters them. Titles are quoted as code, because they come from proposers
+and are not to be trusted as Markdown. pandas is imported only for sentences that need it.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from harness.lab.close_out import verdict_of_claim, words_of_claim
 from harness.run.facts import plain_settings
 from harness.run.noise import KNOWN_DF
-from harness.run.records import TIME_KINDS, Record, baseline_of, incumbent_of, time_use
+from harness.run.records import (
+    KEPT,
+    OUTCOMES,
+    TIME_KINDS,
+    Record,
+    baseline_of,
+    incumbent_of,
+    time_use,
+)
 from harness.show.stage import in_flight
 
 if TYPE_CHECKING:
@@ -23,13 +33,22 @@ if TYPE_CHECKING:
 
 
 SURE = 2  # standard deviations of a difference within which it may be chance
+FACT_WORDS = {
+    "profile": "profile {}",
+    "budget_seconds": "{:g} s of training each",
+    "device": "{}",
+    "torch": "torch {}",
+    "data_id": "data {}",
+}
 
 
 def quoted(text: object, limit: int = 80) -> str:
-    """Untrusted words as Markdown code: one line, no back-quote, no bar (it would end a table's cell), cut to limit."""
+    """Untrusted words as Markdown code: one line without back-quotes or bars, cut to limit."""
     words = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
     words = words.replace("`", "'").replace("|", "/")
-    return f"`{words if len(words) <= limit else words[: limit - 3] + '...'}`" if words else "(no title)"
+    if not words:
+        return "(no title)"
+    return f"`{words if len(words) <= limit else words[: limit - 3] + '...'}`"
 
 
 def plural(count: int, word: str) -> str:
@@ -41,11 +60,6 @@ def signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.4f}"
 
 
-def tag_of(settings: object) -> str:
-    tag = settings.get("tag") if isinstance(settings, dict) else getattr(settings, "tag", None)
-    return str(tag or "(no tag)")
-
-
 def duration(seconds: float) -> str:
     """Seconds in the unit a person would use."""
     if seconds < 100:
@@ -53,9 +67,31 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
+def facts_in_words(settings: object, *names: str) -> list[str]:
+    """What a run was measured with, as far as its settings say. names: of FACT_WORDS, or all."""
+    facts = plain_settings(settings)
+    return [FACT_WORDS[name].format(facts[name]) for name in names or FACT_WORDS if facts[name]]
+
+
 def latest_sigma(records: Sequence[Record]) -> float | None:
     """The newest estimate of the noise of one run, bits per byte."""
     return next((record.sigma for record in reversed(records) if record.sigma is not None), None)
+
+
+def candidates_of(records: Sequence[Record]) -> list[Record]:
+    """Experiments that count as tries: no baseline, and nothing that was cut short from outside."""
+    return [record for record in records if record.outcome not in ("baseline", "no result")]
+
+
+def counts_in_words(records: Sequence[Record]) -> str:
+    """Such as "2 kept, 1 crashed"."""
+    counts = Counter(record.outcome for record in records)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if outcome in counts)
+
+
+def kept_of(records: Sequence[Record]) -> list[Record]:
+    """What was kept after the baseline."""
+    return [record for record in candidates_of(records) if record.outcome in KEPT]
 
 
 def in_its_unit(sentence: Callable[[RunData], str]) -> Callable[[RunData], str]:
@@ -68,24 +104,20 @@ def in_its_unit(sentence: Callable[[RunData], str]) -> Callable[[RunData], str]:
     return said
 
 
-def candidates_of(records: Sequence[Record]) -> list[Record]:
-    """Experiments that count as tries: no baseline, nothing that a machine or a person cut short."""
-    return [record for record in records if record.outcome not in ("baseline", "no result")]
+# --- The claim and the scores of the night -------------------------------------------------------
 
 
 def headline(records: Sequence[Record], claimed: dict | None = None) -> str:
-    """What the run came to, in one sentence; the title of its chart and of its report. claimed: of the file on the branch."""
+    """What the run came to, as a title. claimed: of the file on the branch."""
     base, tip, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
     crashed = sum(record.outcome == "crashed" for record in tried)
+    count = plural(len(tried), "experiment")
+    if base is None and not tried:
+        return "No experiment decided yet"
     if base is None:
-        return (
-            f"{crashed} of {plural(len(tried), 'experiment')} crashed, and no baseline"
-            if tried
-            else "No experiment decided yet"
-        )
+        return f"{crashed} of {count} crashed, and no baseline"
     if not tried:
         return f"Baseline at {base.val_bpb:.4f} bits per byte; no other experiment decided yet"
-    count = plural(len(tried), "experiment")
     if tip.experiment == base.experiment:
         what = f"all {count} crashed" if crashed == len(tried) else f"none of {count} was kept"
         return f"The baseline stands at {base.val_bpb:.4f} bits per byte: {what}"
@@ -96,18 +128,15 @@ def headline(records: Sequence[Record], claimed: dict | None = None) -> str:
 
 
 def _short_claim(claimed: dict) -> str:
-    from harness.lab.close_out import verdict_of_claim
-
     val = claimed["val"]
     side = "better" if val["difference"] >= 0 else "worse"
+    size = f"{abs(val['difference']):.4f} bpb {side} than the baseline on fresh seeds"
     interval = f"95% interval {val['low']:+.4f} to {val['high']:+.4f}"
-    return f"{abs(val['difference']):.4f} bpb {side} than the baseline on fresh seeds ({interval}): {verdict_of_claim(claimed)}"
+    return f"{size} ({interval}): {verdict_of_claim(claimed)}"
 
 
 def say_claim(records: Sequence[Record], claimed: dict | None, command: str = "") -> str:
-    """What may be said of the file on the branch. command: measures it, where it was not measured yet."""
-    from harness.lab.close_out import words_of_claim
-
+    """What may be said of the file on the branch. command: what measures it."""
     base, tip = baseline_of(records), incumbent_of(records)
     if base is None:
         return "There is no scored baseline, so nothing can be claimed."
@@ -116,23 +145,26 @@ def say_claim(records: Sequence[Record], claimed: dict | None, command: str = ""
     if claimed:
         words = words_of_claim(claimed)
         return f"{words[:1].upper()}{words[1:]}. That is of the file on the branch alone."
+    file = f"experiment {tip.experiment:04d}, the file on the branch,"
     how = f": `{command}`" if command else ""
-    return f"Whether experiment {tip.experiment:04d}, the file on the branch, is better than the baseline is not measured yet{how}."
+    return f"Whether {file} is better than the baseline is not measured yet{how}."
 
 
 def as_judged(records: Sequence[Record]) -> str:
     """The scores of branch and baseline that the night went by."""
     base, tip = baseline_of(records), incumbent_of(records)
-    if base is None:
-        return "There is no baseline to compare with."
     runs = f"{plural(tip.n_runs, 'run')} of it, {base.n_runs} of the baseline"
-    return f"{tip.val_bpb:.4f} against the baseline's {base.val_bpb:.4f}, as judged during the night, flattered by luck ({runs})"
+    scores = f"{tip.val_bpb:.4f} against the baseline's {base.val_bpb:.4f}"
+    return f"{scores}, as judged during the night, flattered by luck ({runs})"
 
 
-def hypothesis_words(expected_delta: float, gain: float | None, noise: float | None) -> tuple[str, str]:
-    """Whether an expected change of val_bpb (negative is better) came true: (verdict, the figures in a sentence).
+def hypothesis_words(
+    expected_delta: float, gain: float | None, noise: float | None
+) -> tuple[str, str]:
+    """Whether an expected change of val_bpb (negative is better) came true: (verdict, figures).
 
-    noise: one standard deviation of the gain, None where it is not known. Held means: as expected within SURE of those, and no change at all would not be.
+    noise: one standard deviation of the gain, None where it is not known. Held means: as expected
+    within SURE of those, and no change at all would not be.
     """
     if gain is None:
         return "not tested", f"expected {expected_delta:+.4f} bpb, and nothing was measured"
@@ -140,44 +172,51 @@ def hypothesis_words(expected_delta: float, gain: float | None, noise: float | N
     if noise is None:
         return "cannot be told", f"{figures}; too little is known of the noise of a run"
     figures += f" ± {SURE * noise:.4f} ({SURE} standard deviations)"
-    as_expected, beyond_noise = abs(gain + expected_delta) <= SURE * noise, abs(gain) > SURE * noise
+    as_expected = abs(gain + expected_delta) <= SURE * noise
+    beyond_noise = abs(gain) > SURE * noise
+    if as_expected and not beyond_noise:
+        return "cannot be told", f"{figures}: as much as nothing, too"
     if as_expected:
-        return ("held", figures) if beyond_noise else ("cannot be told", f"{figures}: as much as nothing, too")
+        return "held", figures
     same_side = beyond_noise and gain * expected_delta < 0
     return ("held in direction, not in size" if same_side else "did not hold"), figures
+
+
+# --- The analysis notebook, section by section ---------------------------------------------------
 
 
 @in_its_unit
 def say_run(run: RunData) -> str:
     """Which run this is and how far it has come."""
-    facts, flight, base = plain_settings(run.settings), in_flight(run.entries), baseline_of(run.records)
+    flight, base = in_flight(run.entries), baseline_of(run.records)
     tried = plural(len(run.records) - (base is not None), "experiment") + " decided"
     counted = f"baseline {base.val_bpb:.4f} and {tried}" if base else tried
-    parts = [
-        f"Run **{quoted(run.tag)}**: {counted}" + (f", experiment {flight.experiment} in progress." if flight else ".")
-    ]
-    budget = facts["budget_seconds"]
-    stated = [f"profile {facts['profile']}"] if facts["profile"] else []
-    stated += [f"{budget:g} s of training each"] if isinstance(budget, int | float) else []
-    stated += [str(facts[name]) for name in ("device", "data_id") if facts[name]]
-    parts.append("Measured with " + ", ".join(stated) + "." if stated else "Its settings are not stated in this file.")
-    if run.metric != "val_bpb":
-        parts.append(f"Its scores are {quoted(run.metric)}, of which {'more' if run.higher_is_better else 'less'} is better.")
-    return " ".join(parts)
+    working = f", experiment {flight.experiment} in progress" if flight else ""
+    measured, facts = "Its settings are not stated in this file.", facts_in_words(run.settings)
+    if facts:
+        measured = f"Measured with {', '.join(facts)}."
+    text = f"Run **{quoted(run.tag)}**: {counted}{working}. {measured}"
+    if run.metric == "val_bpb":
+        return text
+    better = "more" if run.higher_is_better else "less"
+    return f"{text} Its scores are {quoted(run.metric)}, of which {better} is better."
 
 
 @in_its_unit
 def say_progress(run: RunData) -> str:
     """What may be said of the file on the branch, and the scores it was kept with."""
-    base, tip, tried = baseline_of(run.records), incumbent_of(run.records), candidates_of(run.records)
+    base, tip = baseline_of(run.records), incumbent_of(run.records)
+    tried = candidates_of(run.records)
     if base is None or not tried:
         return headline(run.records) + "."
     if tip.experiment == base.experiment:
-        helped = "These ideas do not help here, or by less than the noise can show."
-        nothing = "Nothing was scored, so this says nothing about the ideas."
-        return f"{headline(run.records)}. {helped if any(record.val_bpb for record in tried) else nothing}"
+        said = "Nothing was scored, so this says nothing about the ideas."
+        if any(record.val_bpb for record in tried):
+            said = "These ideas do not help here, or by less than the noise can show."
+        return f"{headline(run.records)}. {said}"
     claim = say_claim(run.records, run.claimed, run.claim_command)
-    return f"{claim} Experiment {tip.experiment:04d} ({quoted(tip.title)}): {as_judged(run.records)}."
+    name = f"Experiment {tip.experiment:04d} ({quoted(tip.title)})"
+    return f"{claim} {name}: {as_judged(run.records)}."
 
 
 def say_outcomes(run: RunData) -> str:
@@ -187,46 +226,53 @@ def say_outcomes(run: RunData) -> str:
     rate = keep_rate(run)
     if not rate["candidates"]:
         return "Nothing has been tried against the baseline yet."
-    crashed = [record for record in run.records if record.outcome == "crashed"]
-    low, high, tries = f"{rate['low']:.0%}", f"{rate['high']:.0%}", plural(rate["candidates"], "candidate")
-    text = f"{rate['kept']} of {tries} {'was' if rate['kept'] == 1 else 'were'} kept, {rate['rate']:.0%}; "
-    text += f"after so many tries the long-run rate lies between {low} and {high} with 95% confidence."
-    share = len(crashed) / rate["candidates"]
-    return text + (f" {plural(len(crashed), 'experiment')} crashed ({share:.0%})." if crashed else "")
+    crashed = sum(record.outcome == "crashed" for record in run.records)
+    tries, were = plural(rate["candidates"], "candidate"), "was" if rate["kept"] == 1 else "were"
+    text = (
+        f"{rate['kept']} of {tries} {were} kept, {rate['rate']:.0%}; after so many tries the "
+        f"long-run rate lies between {rate['low']:.0%} and {rate['high']:.0%} with 95% confidence."
+    )
+    if not crashed:
+        return text
+    return f"{text} {plural(crashed, 'experiment')} crashed ({crashed / rate['candidates']:.0%})."
 
 
 @in_its_unit
 def say_gains(run: RunData) -> str:
-    """How much of the night's gains, as judged, the largest keeps carry, and how many are small against the noise."""
-    kept = [r for r in run.records if r.outcome in ("kept", "simplified") and r.gain is not None]
+    """How much of the gains the largest keeps carry, and how many are small against the noise."""
+    kept = [record for record in kept_of(run.records) if record.gain is not None]
     if not kept:
         return "Nothing was kept, so there is no list of gains."
     judged = [record for record in kept if record.outcome == "kept"]
     if not judged:
-        return "Nothing was kept for its gain: what was kept is simpler, and its difference is within the noise."
-    gains = sorted((record.gain for record in kept if record.gain > 0), reverse=True)
-    total, carried = sum(gains), 0
-    while carried < len(gains) and sum(gains[:carried]) < 0.8 * total:
-        carried += 1
-    if len(kept) == 1:
-        text = f"The one keep gained {total:.4f} bits per byte, as judged."
-    else:
-        most = (
-            f"The largest keep of {len(kept)} carries"
-            if carried == 1
-            else f"The largest {carried} keeps of {len(kept)} carry"
+        return (
+            "Nothing was kept for its gain: what was kept is simpler, and its difference is within "
+            "the noise."
         )
-        text = f"{most} 80% or more of the summed gain of {total:.4f} bits per byte, as judged."
-    known = [record for record in judged if record.noise_of_gain and (record.df or 0) >= KNOWN_DF]
+    known = [r for r in judged if r.noise_of_gain and (r.df or 0) >= KNOWN_DF]
+    small = sum(record.gain < SURE * record.noise_of_gain for record in known)
     if not known:
-        return text + " Too little is known of the noise to say how much of that is luck."
-    small = sum(record.gain < 2 * record.noise_of_gain for record in known)
-    if not small:
-        return text + " Each kept for its gain gained at least two standard deviations of its own difference."
-    return (
-        text
-        + f" {small} kept for their gain gained less than two standard deviations: levels are loose during a night."
-    )
+        luck = "Too little is known of the noise to say how much of that is luck."
+    elif small:
+        luck = (
+            f"{small} kept for their gain gained less than two standard deviations: levels are "
+            "loose during a night."
+        )
+    else:
+        luck = "Each kept for its gain gained at least two standard deviations of its difference."
+    return f"{_sum_of_gains([record.gain for record in kept])} {luck}"
+
+
+def _sum_of_gains(gains: Sequence[float]) -> str:
+    largest = sorted((gain for gain in gains if gain > 0), reverse=True)
+    total, carried = sum(largest), 0
+    if len(gains) == 1:
+        return f"The one keep gained {total:.4f} bits per byte, as judged."
+    while carried < len(largest) and sum(largest[:carried]) < 0.8 * total:
+        carried += 1
+    many = f"The largest {carried} keeps of {len(gains)} carry"
+    most = f"The largest keep of {len(gains)} carries" if carried == 1 else many
+    return f"{most} 80% or more of the summed gain of {total:.4f} bits per byte, as judged."
 
 
 @in_its_unit
@@ -235,7 +281,7 @@ def say_curves(run: RunData) -> str:
     from harness.show.analysis import curves, final_losses
 
     base, best = baseline_of(run.records), incumbent_of(run.records)
-    if base is None or best is None or best.experiment == base.experiment:
+    if base is None or best.experiment == base.experiment:
         return "Nothing was kept that could be compared with the baseline."
     ours, theirs = curves(run, best.experiment), curves(run, base.experiment)
     if ours.empty or theirs.empty:
@@ -244,23 +290,28 @@ def say_curves(run: RunData) -> str:
     if ours_end.empty or base_end.empty:
         return "Not both trainings logged their last tenth, so their ends cannot be compared."
     lead, spread = base_end.mean() - ours_end.mean(), base_end.std()
-    side = "below" if lead >= 0 else "above"
-    text = f"In its last tenth the training loss of the file on the branch is {abs(lead):.3f} nats per token {side} the baseline's"
-    if math.isfinite(spread):
-        text += f"; the baseline's own seeds spread by {spread:.3f} (one standard deviation)"
-    return text + ". Training loss is noisier than val_bpb and decides nothing: it shows when a difference arises."
+    of_seeds = f"; the baseline's own seeds spread by {spread:.3f} (one standard deviation)"
+    return (
+        "In its last tenth the training loss of the file on the branch is "
+        f"{abs(lead):.3f} nats per token {'below' if lead >= 0 else 'above'} the baseline's"
+        f"{of_seeds if math.isfinite(spread) else ''}. Training loss is noisier than val_bpb and "
+        "decides nothing: it shows when a difference arises."
+    )
 
 
 def say_memory(run: RunData) -> str:
     """What the file on the branch takes of memory."""
     base, best = baseline_of(run.records), incumbent_of(run.records)
-    if base is None or best is None or base.memory_gb is None or best.memory_gb is None:
+    if base is None or base.memory_gb is None or best.memory_gb is None:
         return "There are no memory figures to compare."
     if best.experiment == base.experiment:
         return f"The baseline uses {base.memory_gb:.1f} GB at its peak."
     change = best.memory_gb / base.memory_gb - 1
-    text = f"The file on the branch uses {best.memory_gb:.1f} GB at its peak, the baseline {base.memory_gb:.1f} GB ({change:+.0%})."
-    return text + " One figure each, not a mean over seeds: read nothing into a few percent."
+    return (
+        f"The file on the branch uses {best.memory_gb:.1f} GB at its peak, the baseline "
+        f"{base.memory_gb:.1f} GB ({change:+.0%}). One figure each, not a mean over seeds: read "
+        "nothing into a few percent."
+    )
 
 
 def say_time(entries: Sequence[dict]) -> str:
@@ -269,11 +320,13 @@ def say_time(entries: Sequence[dict]) -> str:
     total = sum(seconds.values())
     if total <= 0:
         return "This file carries no times."
-    shares = ", ".join(f"{kind} {seconds[kind] / total:.1%}" for kind in TIME_KINDS if seconds[kind] / total >= 0.0005)
+    shares = {kind: seconds[kind] / total for kind in TIME_KINDS}
+    listed = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items() if share >= 0.0005)
     decided = max(1, sum(entry.get("event") == "decided" for entry in entries))
-    text = f"{duration(total)} in all: {shares}. Overhead comes to {seconds['overhead'] / decided:.1f} s per experiment"
     return (
-        text + " (everything outside training, start-up with compilation, scoring, and gaps of more than two minutes)."
+        f"{duration(total)} in all: {listed}. Overhead comes to "
+        f"{seconds['overhead'] / decided:.1f} s per experiment (everything outside training, "
+        "start-up with compilation, scoring, and gaps of more than two minutes)."
     )
 
 
@@ -288,5 +341,6 @@ def say_overlay(runs: Sequence[RunData]) -> str:
     if warnings:
         return "**These runs must not be compared by score**: " + "; ".join(warnings) + "."
     return (
-        "The runs state the same data, budget, profile, hardware and harness, so their scores compare within the noise."
+        "The runs state the same data, budget, profile, hardware and harness, so their scores "
+        "compare within the noise."
     )

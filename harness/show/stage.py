@@ -1,6 +1,7 @@
-"""What a run does now, and how long that may take: one vocabulary for status, terminal, pages and report.
+"""What a run does now, and how long that may take: one vocabulary for all that is shown.
 
-In: a run's state, and the newest event of the training in flight. Out: a Stage; seconds that the journal may stand still.
+In: a run's state, and the newest event of the training in flight. Out: a Stage; seconds that the
+journal may stand still.
 """
 
 from __future__ import annotations
@@ -38,42 +39,50 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Stage:
-    """name: of NAMES, or repairing, writing weights, claiming. experiment: in work; the next one's between two.
+    """name: of NAMES, or repairing, writing weights, claiming.
 
-    share: of the training in flight, 0 to 1; loss: its newest; both None where there is no training, or nothing is known.
-    of_best: whether it trains the best file so far again, beside the experiment. title: the idea, "" before there is one.
+    experiment: in work; the next one's between two. title: its idea, "" before there is one.
+    share: of the training in flight, 0 to 1; loss: its newest; both None where nothing is known.
+    of_best: whether it trains the best file so far again, beside the experiment.
     """
 
     name: str
     experiment: int = 0
-    attempt: int = 0
     title: str = ""
     share: float | None = None
     loss: float | None = None
     of_best: bool = False
-    since: str = ""
 
     @property
     def words(self) -> str:
         """Such as "training 40%, loss 3.214"."""
-        words = f"{self.name} the best again" if self.of_best and self.name == "training" else self.name
-        words += f" {100 * self.share:.0f}%" if self.share is not None and self.name == "training" else ""
+        words = self.name
+        if self.name == "training":
+            words += " the best again" if self.of_best else ""
+            words += f" {100 * self.share:.0f}%" if self.share is not None else ""
         return f"{words}, loss {self.loss:.3f}" if self.loss is not None else words
 
 
 def stage_after(state: State, step: Step | None = None, event: dict | None = None) -> Stage:
-    """The stage of a run that stands so. event: the newest of the training in flight, {} before its first, None where nobody looked."""
+    """The stage of a run that stands so.
+
+    event: the newest of the training in flight, {} before its first, None where nobody looked.
+    """
     step = step or step_after(state)
-    begun = state.experiments[step.experiment :]
-    title = begun[0].attempt.proposed.get("title") or "" if begun and begun[0].attempts else ""
-    place = {"experiment": step.experiment, "attempt": step.attempt, "title": title}
-    facts = place | {"of_best": step.of is not None, "since": state.newest}
+    begun = [each for each in state.experiments[step.experiment :] if each.attempts]
+    title = begun[0].attempt.proposed.get("title") if begun else ""
+    facts = {
+        "experiment": step.experiment,
+        "title": title or "",
+        "of_best": step.of is not None,
+    }
     if step.kind == "propose" and step.attempt:
         return Stage("repairing", **facts)
     if step.kind != "in_flight" or event is None:
         return Stage(NAMES[step.kind], **facts)
     if event.get("event") == "step":
-        return Stage("training", **facts, share=round(float(event["progress"]), 4), loss=event["train_loss"])
+        share = round(float(event["progress"]), 4)
+        return Stage("training", **facts, share=share, loss=event["train_loss"])
     if event.get("event") in ("stop", "finish"):
         return Stage("writing weights", **facts, share=1.0)
     return Stage("starting", **facts, share=0.0)
@@ -81,10 +90,10 @@ def stage_after(state: State, step: Step | None = None, event: dict | None = Non
 
 def stage_of(run: Run) -> Stage:
     """The stage of a run, with what its training says."""
-    state = run.state
-    step = step_after(state)
-    event = last_event(run.training_folder(*step.file, step.run)) if step.kind == "in_flight" else None
-    return stage_after(state, step, event)
+    step, event = step_after(run.state), None
+    if step.kind == "in_flight":
+        event = last_event(run.training_folder(*step.file, step.run))
+    return stage_after(run.state, step, event)
 
 
 def in_flight(entries: Sequence[dict]) -> Stage | None:
@@ -113,12 +122,14 @@ def stage_limit(run: Run, model_seconds: float = 0.0) -> tuple[float, str]:
     if not run.entries or not run.is_there:
         return PREPARE_SECONDS, NAMES["open"]
     step = step_after(run.state)
-    name = NAMES[step.kind]
+    seconds = START_SECONDS
     if step.kind in ("in_flight", "control"):
-        return training_limit(run.settings), name
-    if step.kind in ("score", "audit"):
-        return 2 * score_limit_seconds(run.settings) + 60, name
-    return START_SECONDS + (model_seconds if step.kind == "propose" else 0.0), name
+        seconds = training_limit(run.settings)
+    elif step.kind in ("score", "audit"):
+        seconds = 2 * score_limit_seconds(run.settings) + 60
+    elif step.kind == "propose":
+        seconds += model_seconds
+    return seconds, NAMES[step.kind]
 
 
 def training_limit(settings: Settings) -> float:

@@ -217,7 +217,7 @@ WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
         (lambda run: (write("night.log", "… experiment 3: discard: worse\n", "a")(run), remove("notebooks/0003.ipynb")(run)),
          ["notebooks/0003.ipynb is missing"]),
         (remove("notebooks/index.html"), ["notebooks/index.html does not list experiment"]),
-        (replace("notebooks/index.html", "<td class=\"\">0003</td>", "<td class=\"\">0099</td>"), ["list experiment 3", "lists experiment 99"]),
+        (replace("notebooks/index.html", "<td>0003</td>", "<td>0099</td>"), ["list experiment 3", "lists experiment 99"]),
         (replace("notebooks/index.html", ">kept</td>", ">discarded</td>"), ["index.html has discarded"]),
         (write(f"{LOST}/runs/00/work/x"), [f"{LOST}/runs/00/work was left behind"]),
         (write(f"{LOST}/runs/00/server_val_weights/x"), [f"{LOST}/runs/00/server_val_weights was left behind"]),

@@ -5,14 +5,14 @@ import time
 from datetime import timedelta
 
 import pytest
-from journals import make_journal, make_settings, write_run
+from journals import make_journal, write_run
 from simulated_runs import Simulated
 
 from harness.ground import clock
 from harness.night.wishes import Wishes
 from harness.run.records import parse_time, records_from_journal, time_use
 from harness.show.report import write_report
-from harness.show.status_text import status_text
+from harness.show.status import time_words
 
 
 def test_sleep_is_what_the_wall_saw_and_the_training_did_not(monkeypatch):
@@ -41,7 +41,7 @@ def test_a_date_set_back_in_mid_run_breaks_no_table_page_or_report(tmp_path):
     minutes = [record.minutes for record in records]
     assert minutes == sorted(minutes) and minutes[0] == honest[0] and len(records) == 21
     assert all(seconds >= 0 for seconds in time_use(lines).values())
-    assert "last five" in status_text(lines, make_settings())
+    assert " so far, " in time_words(lines, records)
     folder = write_run(tmp_path, lines)
     assert "On the branch" in write_report(folder).read_text()
 

@@ -11,7 +11,6 @@ from harness.rules.replay import replay
 from harness.run.results import results_from_journal
 from harness.run.state import fold
 from harness.show.stage import in_flight, stage_after
-from harness.show.status_text import status_text
 
 BUDGET = 300.0
 PRIOR = {"sigma": 0.001, "df": 4, "note": "made up"}
@@ -429,8 +428,6 @@ def test_the_stage_is_the_ideas_while_the_best_file_is_trained_again():
     night.train(night.step, {})
     told = in_flight(night.entries)
     assert (told.experiment, told.title, told.words) == (1, "an idea", "training the best again")
-    words = status_text(night.entries, {"tag": "t"}, now="2026-11-23T22:00:00.000Z")
-    assert "experiment 1, training the best again" in words and "an idea" in words
     night.in_flight(night.step, {})
     assert in_flight(night.entries).words == "scoring"
     night.score(night.step, {})

@@ -197,7 +197,7 @@ def test_a_row_somebody_cut_in_half_is_an_edit(tmp_path):
     assert write_results(path, rows[:4]) == path.with_name("results.tsv.edited")
 
 
-@pytest.mark.parametrize("module", ["run.results", "run.records", "show.sentences", "show.status_text", "show.report", "show.index"])
+@pytest.mark.parametrize("module", ["run.results", "run.records", "show.sentences", "show.status", "show.report", "show.index"])
 def test_what_the_loop_and_the_driver_import_starts_fast(module):
     heavy = "{'torch', 'pandas', 'matplotlib', 'nbconvert', 'ipywidgets', 'IPython'}"
     code = f"import sys, harness.{module}; print(sorted({heavy} & set(sys.modules)))"

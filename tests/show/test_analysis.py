@@ -67,7 +67,7 @@ def test_the_frame_says_what_the_journal_says(night):
     for entry, shown in zip(decided, frame["on_branch"], strict=True):
         on_branch = entry["val_bpb"] if entry["decision"] in ("baseline", "keep") else on_branch
         assert shown == on_branch
-    assert night.best["val_bpb"] == on_branch
+    assert night.best.val_bpb == on_branch
     assert frame["steps"].dropna().eq(953).all() and frame["tokens_per_second"].dropna().eq(1_665_000).all()
     failed = frame["status"] != "ok"
     assert frame.loc[failed, "val_bpb"].isna().all() and (frame.loc[failed, "outcome"] == "crashed").all()
@@ -96,7 +96,7 @@ def test_the_originals_run():
         "baseline": 1, "kept": 22, "simplified": 0, "discarded": 102, "quarantined": 0, "crashed": 1, "no result": 0,
     }  # fmt: skip
     scores = [float(text.split("\t")[1]) for text in UPSTREAM.read_text().splitlines()[1:]]
-    assert run.best["val_bpb"] == min(s for s in scores if s > 0 and f"{s:.6f}\t60.2\tkeep" in UPSTREAM.read_text())
+    assert run.best.val_bpb == min(s for s in scores if s > 0 and f"{s:.6f}\t60.2\tkeep" in UPSTREAM.read_text())
     best = run.experiments["on_branch"]
     early = (best[0] - best[13]) / (best[0] - best.iloc[-1])
     assert early == pytest.approx(0.88, abs=0.005), "88% of the gain in the first 13 experiments"
@@ -135,7 +135,7 @@ def test_a_damaged_score_is_no_score(tmp_path):
     ):
         entry["val_bpb"] = value
     run = load_run(journals.write_run(tmp_path, entries).parent, "nov23")
-    assert run.experiments["val_bpb"].notna().sum() == 1 and run.best["experiment"] == 0
+    assert run.experiments["val_bpb"].notna().sum() == 1 and run.best.experiment == 0
 
 
 def test_curves_pass_over_what_is_no_step(tmp_path):
@@ -254,5 +254,5 @@ def test_tables_escape_what_proposers_wrote(tmp_path):
 def test_a_thousand_experiments(tmp_path):
     entries = journals.make_journal(1000)
     run = load_run(journals.write_run(tmp_path, entries, files_of=0).parent, "nov23")
-    assert len(run.experiments) == 1001 and run.in_flight.experiment == 1001
+    assert len(run.experiments) == 1001 and in_flight(run.entries).experiment == 1001
     assert analysis.outcome_counts(run)["experiments"].sum() == 1001

@@ -59,7 +59,7 @@ def test_what_was_read_went_somewhere(data):
 
 
 def test_the_figure_counts_every_training_document(data):
-    page = data_page.lengths_page(data)
+    page = html.unescape(data_page.lengths_page(data))
     counts = [int(text) for text in re.findall(r'padding-left:8px">(\d+)<', page)]
     assert sum(counts) == data.manifest["documents"]["train"]
     assert "longer than a row's 64 tokens" in page

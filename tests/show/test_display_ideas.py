@@ -122,7 +122,7 @@ def test_terminal_index_report_and_commit_have_nothing_of_it_but_text(tmp_path, 
         Record(2, "crashed", proposer="tpe"),
         Record(3, "crashed", proposer="llm"),
     ]
-    text = report._model([entry, entry | {"proposer": "tpe"}], tried, Usage(**USAGE))
+    text = report._whose_ideas([entry, entry | {"proposer": "tpe"}], tried, Usage(**USAGE))
     assert "llm (`wider" in text and ": 2 ideas, 1 kept, 1 crashed" in text and "- tpe: 1 idea, 0 kept" in text
     assert "2 requests" in text and not [
         line for line in text.splitlines() if "http://evil" in line and "`" not in line
@@ -163,7 +163,8 @@ def test_an_exported_key_is_said_on_the_page_and_a_smoke_run_is_no_score(lab, re
     live = experiment_page.LiveTraining()
     live.done.clear()
     smoke = {"stage": "scoring", "event": "scored", "run": 0, "val_bpb": None, "status": "ok", "cause": ""}
-    assert live._note_end(smoke) and live.done == ["run 0: the first steps and one scored batch went well"]
+    live(smoke)
+    assert live.done == ["run 0: the first steps and one scored batch went well"]
     assert progress.line_of_entry({"event": "scored", "experiment": 1} | smoke) == ""
 
 

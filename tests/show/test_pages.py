@@ -151,7 +151,7 @@ def test_the_picker_shows_an_experiment_and_trusts_nobody(tmp_path):
     run = load_run(tmp_path, "nov23")
     shown = picker.experiment_html(run, picker.default_experiment(run))
     assert "&lt;script&gt;" in shown and "data:image/png;base64," in shown and "382 more lines" in shown
-    assert picker.default_experiment(run) == int(run.best["experiment"]) and len(picker.menu(run)) == 13
+    assert picker.default_experiment(run) == run.best.experiment and len(picker.menu(run)) == 13
     assert len(picker.log_tail(run, 0).splitlines()) == picker.LOG_LINES
 
 

@@ -1,26 +1,23 @@
-"""The report and the status: the figures they quote, the doubts they must raise, and runs in every state."""
+"""The report: the figures it quotes, the doubts it must raise, and runs in every state."""
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
 
 import journals
 import pytest
 from checkout import ROOT
 
-from harness.lab.close_out import CloseOut
+from harness.lab.close_out import CloseOut, read_close_out
 from harness.run.records import incumbent_of, records_from_journal
-from harness.run.run import Run
 from harness.run.state import Training
 from harness.show import sentences, status
 from harness.show.charts.scores import plot_progress
 from harness.show.doubts import doubts
 from harness.show.frame import load_run
 from harness.show.index import write_index
-from harness.show.report import morning_report, status_text, write_report
+from harness.show.report import morning_report, write_report
 from harness.show.sentences import headline
 
-NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
 NOTEBOOK = ROOT / "notebooks" / "04_analysis.ipynb"
 
 
@@ -106,10 +103,11 @@ def test_the_claim_of_a_run_stands_in_its_report_chart_index_and_status(tmp_path
     words = "0.0200 bpb better than the baseline"
     assert words in plot_progress(run).title_text and words in sentences.say_progress(run)
     assert words in write_report(folder).read_text() and words in write_index(folder).read_text()
-    found = status.scores(Run(folder))
+    found = status.scores(run.records, read_close_out(folder))
     assert words in found["claim"] and found["best_experiment"] == best
     (folder / "close_out.jsonl").unlink()
-    assert status.scores(Run(folder))["claim"] is None and words not in write_index(folder).read_text()
+    assert status.scores(run.records, read_close_out(folder))["claim"] is None
+    assert words not in write_index(folder).read_text()
 
 
 def disturbed(speeds: list[float], **more) -> list[dict]:
@@ -237,24 +235,6 @@ def test_reports_of_runs_that_have_little(tmp_path, entries):
     assert path.read_text().startswith("# Run nov23: ") and "![" in path.read_text()
     assert (path.parent / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in path.parent.iterdir()) == ["progress.png", "report.md"]
-
-
-def test_the_status_fits_a_screen_at_every_moment():
-    entries = journals.make_journal(9, seed=6, crash_rate=0.3)
-    for length in range(len(entries) + 1):
-        text = status_text(entries[:length], journals.make_settings(), NOW)
-        assert len(text.splitlines()) <= 16 and max(map(len, text.splitlines())) <= 160
-        assert text.startswith("run        nov23, profile large")
-
-
-def test_the_status_says_what_is_running():
-    entries = journals.make_journal(9, unfinished=True)
-    last = datetime.fromisoformat(entries[-1]["time"].replace("Z", "+00:00"))
-    text = status_text(entries, journals.make_settings(), last + timedelta(seconds=70))
-    assert "experiment 10, training, for 70 s: QK scale" in text
-    assert text.count("\n  00") == 5 and "no sign of life" not in text
-    assert "no sign of life" in status_text(entries, {}, last + timedelta(hours=2))
-    assert status_text(entries, {}, (last + timedelta(hours=2)).isoformat()).count("\n") > 8
 
 
 def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
