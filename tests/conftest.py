@@ -34,6 +34,16 @@ def tiny_data(tmp_path_factory):
     return prepare(FakeSource(make_texts(400)), 256, 64, 4096, cache=folder, workers=1, progress=lambda line: None)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--whole-tables", action="store_true", help="run the large tables of like cases whole, and not a fixed sample of them")
+
+
+@pytest.fixture
+def whole_tables(pytestconfig) -> bool:
+    """Whether a table of like cases is run whole."""
+    return pytestconfig.getoption("--whole-tables")
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests come first: the last file of all would have one worker to itself while the others wait."""
     slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))

@@ -150,7 +150,17 @@ def main() -> None:
     request, descriptors = wait_for_request(socket.socket(fileno=int(sys.argv[1])))
     take_place(request, descriptors)
     program = sys.modules["__main__"] = types.ModuleType("__main__")
-    exec(request["arguments"][0], program.__dict__)
+    status = 1
+    try:
+        exec(request["arguments"][0], program.__dict__)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        os._exit(status)  # taking torch down in good order takes half a second
 
 
 if __name__ == "__main__":
