@@ -17,6 +17,7 @@ compileall.compile_dir(
     Path(__file__).parents[1] / "harness", quiet=1
 )  # else each child does it anew: none of them may write it
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would all that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch in the tests' own processes: small matrices take longer on more, which wait for one another
 os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children find the package in a bare checkout
 os.environ.setdefault(VARIABLE, "limits")  # trainings without bubblewrap start in a tenth of the time; tests of the wall ask for it
 if os.environ[VARIABLE] == "limits":

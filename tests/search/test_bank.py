@@ -70,15 +70,6 @@ def applied(*names: str) -> str:
     return rewrite_constants(source, {"NGRAM_ROWS": 1024})
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices as small as these take twenty times as long on many threads that wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def load(tmp_path):
     """Return a function that imports a train.py from its text."""
