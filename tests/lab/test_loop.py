@@ -98,14 +98,8 @@ def heavy(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} & {"weights.safetensors", "losses.npy", "holdout_losses.npy"}
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        pytest.param("trained", marks=pytest.mark.slow),
-        "scored",
-        pytest.param("the weights are dropped", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["trained", "scored", "the weights are dropped"])
 def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
     monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
     monkeypatch.setattr(measure, "score_model", flattering(measure.score_model))
