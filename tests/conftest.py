@@ -5,6 +5,7 @@ import compileall
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,20 @@ from warm import WarmPopen
 
 from harness.sandbox.wall import VARIABLE, Wall, find_wall
 
-compileall.compile_dir(
-    Path(__file__).parents[1] / "harness", quiet=1
-)  # else each child does it anew: none of them may write it
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would all that tests start
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch in the tests' own processes: small matrices take longer on more, which wait for one another
-os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children find the package in a bare checkout
-os.environ.setdefault(VARIABLE, "limits")  # trainings without bubblewrap start in a tenth of the time; tests of the wall ask for it
-if os.environ[VARIABLE] == "limits":
+ROOT = Path(__file__).parents[1]
+# Else each child does it anew: none of them may write it.
+compileall.compile_dir(ROOT / "harness", quiet=1)
+# A shell's background job ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Of torch in the tests' own processes: small matrices take twenty times as long on threads that
+# wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Children find the package in a bare checkout.
+os.environ.setdefault("PYTHONPATH", str(ROOT))
+# A training without bubblewrap starts in a tenth of the time (see `warm`); what is about the wall
+# asks for it.
+os.environ.setdefault(VARIABLE, "limits")
+if os.environ[VARIABLE] == "limits" and sys.platform.startswith("linux"):
     subprocess.Popen = WarmPopen
 
 
@@ -36,7 +43,8 @@ def tiny_data(tmp_path_factory):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--whole-tables", action="store_true", help="run the large tables of like cases whole, and not a fixed sample of them")
+    words = "run the large tables of like cases whole, and not a fixed sample of them"
+    parser.addoption("--whole-tables", action="store_true", help=words)
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
-"""Children of tests that start warm: they are forks of a process that has imported torch once, where each would spend two seconds on it.
+"""Children of tests that start warm: forks of a process that has imported torch once.
 
-`WarmPopen` takes the place of subprocess.Popen. A training or a model server that no wall encloses comes from that process; every other
-command is started as ever, those behind bubblewrap too. A warm child is a child of ours like any other: it has our process id for a
-parent, a session, environment, descriptors and a working folder of its own, an exit status, and it imports the harness afresh. What differs is
-that /proc shows the command and the environment of the process that it was forked from.
+Each training and each model server would else spend two CPU seconds on that. `WarmPopen` takes the
+place of subprocess.Popen: a training or a server that no wall encloses is forked from that process;
+every other command is started as ever, those behind bubblewrap too. A warm child is a child of ours
+like any other. It has our process id for a parent, a session, an environment, descriptors and a
+working folder of its own, and an exit status; it imports the harness afresh. What differs is that
+/proc shows the command and the environment of the process that it was forked from.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ import types
 PR_SET_CHILD_SUBREAPER = 36
 MOST_DESCRIPTORS = 512  # every number that a child is given lies below
 MOST_BYTES = 2**20  # of a request
+MODULES = ("harness.training.launch", "harness.scoring.server")  # what imports torch
 
 
-# --- where the tests run ---------------------------------------------------------------------------------------------
+# --- where the tests run ----------------------------------------------------------------------
 
 
 class WarmPopen(subprocess.Popen):
@@ -37,27 +40,40 @@ class WarmPopen(subprocess.Popen):
             return super()._execute_child(args, *rest)
         pass_fds, cwd, environment = rest[3:6]
         pipes = rest[9:15]  # both ends of stdin, stdout and stderr, -1 for none
-        standard = [pipes[place] if pipes[place] != -1 else number for number, place in enumerate((0, 3, 5))]
-        request = {"arguments": args[3:], "cwd": os.fspath(cwd), "environment": dict(environment), "descriptors": [0, 1, 2, *pass_fds]}
+        ends = (pipes[0], pipes[3], pipes[5])  # the child's
+        standard = [end if end != -1 else number for number, end in enumerate(ends)]
+        request = {
+            "arguments": args[3:],
+            "cwd": os.fspath(cwd),
+            "environment": dict(environment),
+            "descriptors": [0, 1, 2, *pass_fds],
+        }
         self.pid = forks().start(request, [*standard, *pass_fds])
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
 
 def is_warm(command) -> bool:
-    """Whether a command is a training or a model server as `child_command` writes it, with no wall around it."""
+    """Whether a command is a training or a server as `child_command` writes it, with no wall."""
     from harness.sandbox.child import START
 
-    modules = ("harness.training.launch", "harness.scoring.server")
-    return isinstance(command, list) and command[:4] == [sys.executable, "-P", "-c", START] and command[5] in modules
+    begins = [sys.executable, "-P", "-c", START]
+    return isinstance(command, list) and command[:4] == begins and command[5] in MODULES
 
 
 def warm_kernels(folder) -> dict[str, str]:
-    """The variable by which Jupyter kernels start their trainings and servers warm. folder: a new one, for IPython's own files."""
+    """The variable by which Jupyter kernels start their trainings and servers warm.
+
+    folder: a new one, for IPython's own files.
+    """
     startup = folder / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
-    lines = ("import subprocess, sys", f"sys.path.append({os.path.dirname(__file__)!r})", "from warm import WarmPopen", "subprocess.Popen = WarmPopen")
-    (startup / "warm.py").write_text("\n".join(lines) + "\n")
+    (startup / "warm.py").write_text(f"""\
+import subprocess, sys
+sys.path.append({os.path.dirname(__file__)!r})
+from warm import WarmPopen
+subprocess.Popen = WarmPopen
+""")
     return {"IPYTHONDIR": str(folder)}
 
 
@@ -71,10 +87,14 @@ class Forks:
         self._lock = threading.Lock()
         with theirs:
             command = [sys.executable, "-P", "-u", __file__, str(theirs.fileno())]
-            subprocess.Popen(command, env=child_environment(), cwd="/", pass_fds=(theirs.fileno(),), start_new_session=True)
+            given = {"env": child_environment(), "cwd": "/", "pass_fds": (theirs.fileno(),)}
+            subprocess.Popen(command, start_new_session=True, **given)
 
     def start(self, request: dict, descriptors: list[int]) -> int:
-        """A new child of ours; returns its process id. descriptors: ours, which it has under the numbers that the request names."""
+        """Make a new child of ours; return its process id.
+
+        descriptors: ours, which it has under the numbers that the request names.
+        """
         with self._lock, adopting():
             socket.send_fds(self._channel, [json.dumps(request).encode()], descriptors)
             answer = self._channel.recv(MOST_BYTES)
@@ -93,7 +113,7 @@ def forks() -> Forks:
 
 @contextlib.contextmanager
 def adopting():
-    """What is orphaned below us meanwhile becomes our own child, as the next of kin (see prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    """What is orphaned below us meanwhile becomes our own child (see prctl(2))."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
@@ -102,11 +122,14 @@ def adopting():
         prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-# --- the process that is forked ---------------------------------------------------------------------------------------
+# --- the process that is forked ---------------------------------------------------------------
 
 
 def wait_for_request(channel: socket.socket) -> tuple[dict, list[int]]:
-    """Returns in each child, with its request and its descriptors; never in the process itself, which ends with its channel."""
+    """Return in each child, with its request and its descriptors.
+
+    Never in the process itself, which ends with its channel.
+    """
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, MOST_BYTES, MOST_DESCRIPTORS)
         if not message:
@@ -129,7 +152,7 @@ def wait_for_request(channel: socket.socket) -> tuple[dict, list[int]]:
 
 
 def take_place(request: dict, descriptors: list[int]) -> None:
-    """Have what a process that was started by this request would have: session, descriptors, folder, environment, arguments."""
+    """Have what a process that was started by this request would have."""
     os.setsid()
     high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, MOST_DESCRIPTORS) for descriptor in descriptors]
     os.closerange(3, MOST_DESCRIPTORS)
@@ -160,7 +183,7 @@ def main() -> None:
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()
-        os._exit(status)  # taking torch down in good order takes half a second
+        os._exit(status)  # to take torch down in good order takes half a second
 
 
 if __name__ == "__main__":
