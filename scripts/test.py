@@ -4,9 +4,13 @@
 # ///
 """Run the tests: sets up what is missing, then hands over to pytest, whose summary and exit status are the last word.
 
-python3 scripts/test.py              the default tests, about five minutes on two cores, no network
+python3 scripts/test.py              the default tests, about three minutes on two cores, no network
 python3 scripts/test.py --all        those marked slow, browser and gpu, too (gpu: skipped without a card)
 python3 scripts/test.py -k journal   anything else goes to pytest as it is
+
+Of large tables of like cases --all runs a fixed sample; with --whole-tables it runs them whole. Trainings whose wall is not
+the point run without one, from a process that has imported torch already: AUTORESEARCH_WALL=auto has each start anew, behind
+bubblewrap where that works.
 """
 
 import os

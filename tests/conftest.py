@@ -4,18 +4,31 @@ import collections
 import compileall
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from labs import baseline, cache, lab  # noqa: F401 - fixtures
+from warm import WarmPopen
 
 from harness.sandbox.wall import VARIABLE, Wall, find_wall
 
-compileall.compile_dir(
-    Path(__file__).parents[1] / "harness", quiet=1
-)  # else each child does it anew: none of them may write it
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would all that tests start
-os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children find the package in a bare checkout
+ROOT = Path(__file__).parents[1]
+# Else each child does it anew: none of them may write it.
+compileall.compile_dir(ROOT / "harness", quiet=1)
+# A shell's background job ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Of torch in the tests' own processes: small matrices take twenty times as long on threads that
+# wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Children find the package in a bare checkout.
+os.environ.setdefault("PYTHONPATH", str(ROOT))
+# A training without bubblewrap starts in a tenth of the time (see `warm`); what is about the wall
+# asks for it.
+os.environ.setdefault(VARIABLE, "limits")
+if os.environ[VARIABLE] == "limits" and sys.platform.startswith("linux"):
+    subprocess.Popen = WarmPopen
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +40,17 @@ def tiny_data(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("data")
     return prepare(FakeSource(make_texts(400)), 256, 64, 4096, cache=folder, workers=1, progress=lambda line: None)
+
+
+def pytest_addoption(parser):
+    words = "run the large tables of like cases whole, and not a fixed sample of them"
+    parser.addoption("--whole-tables", action="store_true", help=words)
+
+
+@pytest.fixture
+def whole_tables(pytestconfig) -> bool:
+    """Whether a table of like cases is run whole."""
+    return pytestconfig.getoption("--whole-tables")
 
 
 def pytest_collection_modifyitems(items):
@@ -63,17 +87,19 @@ def chromium():
 
 
 @pytest.fixture
-def bubblewrap() -> Wall:
+def bubblewrap(monkeypatch) -> Wall:
+    """Runs are behind this wall; the test is skipped where it cannot be made."""
     found = find_wall("auto")
     if not found.walled:
         pytest.skip(f"bubblewrap: {found.why}")
+    monkeypatch.setenv(VARIABLE, "bubblewrap")
     return found
 
 
 @pytest.fixture(params=["bubblewrap", "limits"])
 def each_wall(request, monkeypatch) -> str:
     """Runs are behind this wall."""
-    if request.param == "bubblewrap" and not find_wall("auto").walled:
-        pytest.skip(f"bubblewrap: {find_wall('auto').why}")
+    if request.param == "bubblewrap":
+        request.getfixturevalue("bubblewrap")
     monkeypatch.setenv(VARIABLE, request.param)
     return request.param

@@ -155,6 +155,7 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     assert any("its plan says" in finding for finding in check_run(kept.folder, harness.REPOSITORY))
 
 
+@pytest.mark.slow
 def test_a_machine_that_fails_pauses_the_claim(kept, monkeypatch):
     fault = {"status": "infrastructure", "cause": "disturbed: others held the cores"}
     monkeypatch.setattr(executor, "run_training", lambda request, listen: (request_folder(request), fault)[1])

@@ -37,7 +37,6 @@ from harness.run.journal import Journal
 from harness.run.records import records_from_journal
 from harness.run.results import read_results
 from harness.run.state import MOST_CUT_OFF
-from harness.sandbox.wall import try_bubblewrap
 from harness.scoring import measure
 
 
@@ -108,14 +107,8 @@ def heavy(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} & {"weights.safetensors", "losses.npy", "holdout_losses.npy"}
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        pytest.param("trained", marks=pytest.mark.slow),
-        "scored",
-        pytest.param("the weights are dropped", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["trained", "scored", "the weights are dropped"])
 def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
     monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
     monkeypatch.setattr(measure, "score_model", flattering(measure.score_model))
@@ -233,9 +226,7 @@ def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_i
     assert limits == [None, 4, 2, 1]
 
 
-def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(lab, monkeypatch):
-    if not try_bubblewrap().walled:
-        pytest.skip(try_bubblewrap().why)
+def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(lab, monkeypatch, bubblewrap):
     waiting = []
 
     def servers():

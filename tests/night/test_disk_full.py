@@ -11,7 +11,7 @@ import time
 
 import nbformat
 import pytest
-from checkout import ROOT, command_of, environment, git, make_repository
+from checkout import ROOT, command_of, git, make_repository, warm_environment
 from labs import copy_of, copy_with_harness, incumbent_source, put_candidate, with_prior
 from small_disk import mounted
 
@@ -342,7 +342,7 @@ def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache
                 return subprocess.Popen(
                     command,
                     cwd=checkout,
-                    env=environment(checkout, cache),
+                    env=warm_environment(checkout, cache),
                     stdout=log,
                     stderr=log,
                     start_new_session=True,

@@ -17,7 +17,7 @@ from harness.night.notebook_process import NotebookProcess, make_context
 from harness.run import locks
 from harness.run.profiles import PROFILES, override, parse_overrides
 from harness.sandbox.processes import MARK
-from harness.sandbox.wall import find_wall
+from harness.sandbox.wall import VARIABLE, find_wall
 
 COUNTED = """
 import time
@@ -139,7 +139,8 @@ SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in th
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two whole nights, side by side; a minute and a half on two idle cores
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc")
-def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tmp_path, cache):
+def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tmp_path, cache, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "auto")
     alone = kills.SmallNight(kills.make_checkout(tmp_path / "alone"), cache)
     killed = kills.SmallNight(kills.make_checkout(tmp_path / "killed"), cache)
     blows = [kills.Blow(kills.BY_NAME[moment], victim, experiment) for moment, victim, experiment in SAMPLE]

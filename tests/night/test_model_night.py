@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from checkout import command_of, environment, overnight
+from checkout import command_of, overnight, warm_environment
 from fake_openai import FakeOpenAI, refusal
 from labs import copy_with_harness
 
@@ -67,7 +67,7 @@ def test_a_planted_key_is_nowhere_and_the_page_shows_what_was_asked(tmp_path, ba
     )
     prices = ["--llm", "price_input=1", "--llm", "price_output=10", "--llm", "budget_usd=5"]
     with FakeOpenAI(answer) as server, (tmp_path / "terminal").open("w+") as terminal:
-        told = environment(checkout, cache) | {
+        told = warm_environment(checkout, cache) | {
             "HOME": str(home),
             "OPENAI_API_KEY": PLANTED,
             "OPENAI_BASE_URL": server.url,

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from checkout import copy_checkout, environment, git, overnight
+from checkout import copy_checkout, git, overnight, warm_environment
 from labs import copy_with_harness
 
 from harness.check.check import check_run
@@ -99,7 +99,7 @@ def begun(tmp_path, cache, baseline):
         command = [sys.executable, "-m", "harness", "overnight", "--profile", "tiny", "--tag", "t", *arguments]
         log = (tmp_path / f"night{len(started)}.log").open("w+")
         process = subprocess.Popen(
-            command, cwd=checkout, env=environment(checkout, cache), stdout=log, stderr=log, start_new_session=True
+            command, cwd=checkout, env=warm_environment(checkout, cache), stdout=log, stderr=log, start_new_session=True
         )
         started.append(process)
         return process
@@ -209,7 +209,7 @@ def test_by_hand_papermill_says_what_to_run_first_and_names_parameters(tmp_path,
             *arguments,
         ]
         return subprocess.run(
-            command, cwd=checkout, env=environment(checkout, cache), capture_output=True, text=True, timeout=200
+            command, cwd=checkout, env=warm_environment(checkout, cache), capture_output=True, text=True, timeout=200
         )
 
     missing = papermill("03_agent_loop", "-p", "results_dir", str(tmp_path / "elsewhere"))

@@ -7,6 +7,7 @@ import time
 import pytest
 from checkout import environment
 from labs import copy_with_harness
+from warm import warm_kernels
 
 from harness.run import locks
 from harness.run.journal import read_journal
@@ -26,9 +27,8 @@ def night(tmp_path, baseline, cache):
     checkout, flag = copy_with_harness(baseline, tmp_path / "lab"), tmp_path / "full"
     flag.touch()
     full = FULL.format(flag=str(flag))  # in the driver, and in every kernel
-    startup = tmp_path / "ipython" / "profile_default" / "startup"
-    startup.mkdir(parents=True)
-    (startup / "full.py").write_text(full)
+    kernels = warm_kernels(tmp_path / "ipython")
+    (tmp_path / "ipython" / "profile_default" / "startup" / "full.py").write_text(full)
     run, started = checkout / "results" / "t", []
 
     def start(give_up: float, *more: str) -> subprocess.Popen:
@@ -41,7 +41,7 @@ def night(tmp_path, baseline, cache):
             f"sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments', '1', *{more!r}]))",
         )
         command = [sys.executable, "-c", "\n".join(lines)]
-        given = environment(checkout, cache) | {"IPYTHONDIR": str(tmp_path / "ipython")}
+        given = environment(checkout, cache) | kernels
         started.append(
             subprocess.Popen(command, cwd=checkout, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         )

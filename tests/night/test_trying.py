@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, environment, git, overnight
+from checkout import ROOT, git, overnight, warm_environment
 from labs import copy_with_harness
 
 from harness.check.check import check_run
@@ -120,7 +120,7 @@ def command(train_py: Path, *arguments: str) -> list[str]:
 
 def try_it(checkout: Path, cache: Path, train_py: Path, *arguments: str, **extra: str) -> tuple[int, dict, str]:
     done = subprocess.run(
-        command(train_py, *arguments), cwd=checkout, env=environment(checkout, cache) | extra, capture_output=True, text=True, timeout=280
+        command(train_py, *arguments), cwd=checkout, env=warm_environment(checkout, cache) | extra, capture_output=True, text=True, timeout=280
     )  # fmt: skip
     return done.returncode, json.loads(done.stdout), done.stderr
 
@@ -177,7 +177,7 @@ def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, ba
 
     shown = {
         "cwd": checkout,
-        "env": environment(checkout, cache),
+        "env": warm_environment(checkout, cache),
         "stdout": subprocess.PIPE,
         "stderr": subprocess.DEVNULL,
     }

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, copy_checkout, environment
+from checkout import ROOT, copy_checkout, warm_environment
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "program.md"]
 BEGINS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python3?|\.venv/bin/\S+|git|uv|conda|tmux|jupyter|papermill|ssh|grep) ")
@@ -130,7 +130,7 @@ def test_documented_commands_do_what_they_say(tmp_path, cache):
     for name in ("python", "python3"):
         shim(tmp_path / "bin", name, sys.executable)
     shim(tmp_path / "bin", "jq", f"{sys.executable} -c 'import json, sys; print(json.load(sys.stdin)[\"state\"])'")
-    variables = environment(checkout, cache) | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "GIT_PAGER": "cat"}
+    variables = warm_environment(checkout, cache) | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "GIT_PAGER": "cat"}
     for command, (line, words) in RUN.items():
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line.replace("{}", command)],

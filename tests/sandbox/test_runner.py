@@ -321,6 +321,7 @@ ON_CORES = {"core_rate": 1.0, "budget_seconds": 1.0}
 BUSY = HONEST.replace("    step += 1\n", "    step += 1\n    torch.randn(200, 200) @ torch.randn(200, 200)\n")
 
 
+@pytest.mark.slow
 def test_on_a_cpu_the_charge_is_work_of_the_cores_and_not_wall_time(tmp_path):
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(2 * os.cpu_count())]
     try:
@@ -360,6 +361,7 @@ session.finish(model, depth=1)
     assert result["core_seconds"] > 1.3 or result["status"] == "timeout"
 
 
+@pytest.mark.slow
 def test_work_moved_to_another_thread_is_charged_as_that_threads(tmp_path):
     moved = OPEN + """
 import threading, time

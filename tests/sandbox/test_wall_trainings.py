@@ -16,7 +16,7 @@ from test_untrusted_files import clear
 
 from harness.run.settings import score_settings
 from harness.sandbox import disk_share
-from harness.sandbox.wall import VARIABLE, Wall, find_wall
+from harness.sandbox.wall import Wall, find_wall
 from harness.scoring.measure import Measurement
 
 
@@ -104,8 +104,7 @@ def test_what_one_run_leaves_the_next_does_not_see(tmp_path, each_wall):
     assert "seen: []" in log
 
 
-def test_a_child_cannot_change_its_request_behind_bubblewrap(tmp_path, bubblewrap, monkeypatch):
-    monkeypatch.setenv(VARIABLE, "bubblewrap")
+def test_a_child_cannot_change_its_request_behind_bubblewrap(tmp_path, bubblewrap):
     _, log = train(tmp_path, "import os\nopen(os.environ['AUTORESEARCH_RUN'], 'w')")
     assert "Read-only file system" in log
     assert json.loads((tmp_path / "run" / "run.json").read_text())["seed"] == 1
@@ -170,7 +169,8 @@ def test_a_training_that_clears_away_the_runs_folder_harms_itself_alone(tmp_path
     ],
 )
 def test_weights_that_are_no_file_are_a_crash(tmp_path, left):
-    result, _ = train(tmp_path, HONEST + f"import os\nname = 'weights.safetensors'\nos.remove(name)\n{left}\n")
+    end = f"import os\nname = 'weights.safetensors'\nsession._send('stop')\n{left}\nsession._send('finish', num_steps=step)\n"
+    result, _ = train(tmp_path, HONEST.replace("session.finish(model, depth=1)\n", end))  # nothing is done for sure after a finish
     assert result["status"] == "crash" and "weights.safetensors is not a file of its own" in result["cause"]
     assert not os.path.lexists(tmp_path / "run" / "weights.safetensors")
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from harness.sandbox.child import child_environment
 from harness.sandbox.memory_killer import memory_kills
-from harness.sandbox.wall import find_wall
 from harness.scoring import channel
 from harness.scoring.channel import Exchanges, Launch, ScoreError
 from harness.scoring.scorer import ServerJob, bits_per_byte, check_losses, iter_batches, score_model, start_server
@@ -117,14 +116,11 @@ def test_a_child_that_reads_nothing_is_a_timeout():
         child.wait()
 
 
-def test_behind_a_wall_nothing_of_a_server_is_left_either(tiny_data, tmp_path):
-    wall = find_wall()
-    if not wall.walled:
-        pytest.skip(f"bubblewrap: {wall.why}")
+def test_behind_a_wall_nothing_of_a_server_is_left_either(tiny_data, tmp_path, bubblewrap):
     (tmp_path / "train.py").write_text(UNIFORM.format(body="return torch.zeros(*idx.shape, self.n)"))
     save_model(Weights(), str(tmp_path / "weights.safetensors"))
     seen = {"own": [tmp_path], "readable": [], "hidden": [tiny_data.folder], "device": "cpu"}
-    launch = Launch(child_environment(), lambda command: wall.enclose(command, **seen), walled=True)
+    launch = Launch(child_environment(), lambda command: bubblewrap.enclose(command, **seen), walled=True)
     with start_server(tiny_data, job_in(tmp_path, 120.0, launch), "losses") as server:
         inside = psutil.Process(server.process.pid).children(recursive=True)
         assert inside

@@ -114,6 +114,7 @@ def test_an_interrupted_setup_is_mended(checkout):
     assert "torch:" not in output  # what was complete is not fetched again
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_noticed_although_the_stamp_is_complete(checkout):
     checkout.start()
     shutil.rmtree(checkout.site_packages / "alpha-1.5.dist-info")
@@ -134,6 +135,7 @@ def test_a_changed_lock_is_followed(checkout):
     assert checkout.start()[0] == 0
 
 
+@pytest.mark.slow
 def test_two_setups_at_once_take_turns(checkout):
     checkout.start()
     checkout.interrupt()

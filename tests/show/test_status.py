@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
-from checkout import ROOT, copy_checkout, environment
+from checkout import ROOT, environment
+from labs import copy_with_harness
 from simulated_runs import Simulated
 
 from harness.__main__ import main
@@ -240,15 +242,16 @@ def test_exit_statuses(folder, driver, capsys):
 
 
 @pytest.mark.slow
-def test_a_real_night_is_running_stopped_and_dead(tmp_path):
-    checkout = copy_checkout(tmp_path / "lab")
-    run, cache = checkout / "results" / "t", tmp_path / "cache"
+def test_a_real_night_is_running_stopped_and_dead(tmp_path, baseline, cache):
+    checkout = copy_with_harness(baseline, tmp_path / "lab")
+    run = checkout / "results" / "t"
     command = [sys.executable, "-m", "harness", "overnight", "--profile", "tiny", "--tag", "t", "--experiments", "1"]
     with (tmp_path / "log").open("w") as log:
         night = subprocess.Popen(command, cwd=checkout, env=environment(checkout, cache), stdout=log, stderr=log)
     try:
-        while not any(entry["event"] == "run_started" for entry in read_journal(run / "journal.jsonl")):
+        while not any(entry["event"] == "run_started" and entry["experiment"] == 1 for entry in read_journal(run / "journal.jsonl")):
             assert night.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
         assert state(run) == "running"
         night.send_signal(signal.SIGSTOP)
         wait_until_stopped(night.pid)

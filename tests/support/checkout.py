@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm import warm_kernels
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -42,6 +44,11 @@ def environment(checkout: Path, cache: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(checkout), "AUTORESEARCH_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
 
 
+def warm_environment(checkout: Path, cache: Path) -> dict[str, str]:
+    """The same for a night whose trainings start warm. Not where one of its processes is looked for by its command."""
+    return environment(checkout, cache) | warm_kernels(checkout.parent / "ipython")
+
+
 def command_of(*arguments: str) -> list[str]:
     """`python -m harness overnight ...`"""
     return [sys.executable, "-m", "harness", "overnight", *arguments]
@@ -52,7 +59,7 @@ def overnight(checkout: Path, cache: Path, *arguments: str) -> subprocess.Comple
     return subprocess.run(
         command_of(*arguments),
         cwd=checkout,
-        env=environment(checkout, cache),
+        env=warm_environment(checkout, cache),
         capture_output=True,
         text=True,
         timeout=280,
