@@ -21,6 +21,7 @@ COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 HEADER = "\t".join(COLUMNS)
 STATUSES = ("keep", "discard", "crash")
 FORMULA = ("=", "+", "-", "@")
+QUARANTINED = "quarantined: "  # begins the description of what waits for a person
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def row_of(record: Record) -> ResultRow:
         description = title if kind in ("crash", "ok") else f"{title} ({kind})"
         return ResultRow(commit, 0.0, 0.0, "crash", description)
     if record.outcome == "quarantined":
-        title = f"quarantined: {title}"
+        title = QUARANTINED + title
     if record.ruled == "refused":
         title = f"refused: {title}"
     status = "keep" if record.outcome in KEPT else "discard"
