@@ -1,8 +1,9 @@
 """Executes one notebook through papermill in a killable child process.
 
-In: notebook, output path, parameters. Out: a NotebookProcess to watch, and how it ended. The child is forked from a server that has papermill
-loaded (about two seconds saved each time), leads a session of its own and dies with us. What an experiment's status
-is, is never read from the notebook: the journal has it.
+In: notebook, output path, parameters. Out: a NotebookProcess to watch, and how it ended. The child
+is forked from a server that has papermill loaded (about two seconds saved each time), leads a
+session of its own and dies with us. What an experiment's status is, is never read from the
+notebook: the journal has it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 import time
 from multiprocessing.connection import Connection, wait
@@ -20,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from harness import REPOSITORY
+from harness.ground.errors import LoopError
 from harness.run.locks import is_held
 from harness.sandbox.processes import alive, kill_all_of, wait_until_dead
 
@@ -33,9 +36,9 @@ PRELOAD = [
 
 
 STARTS = 10  # times that the server is asked for a process
-AGAIN_SECONDS = (
-    0.2  # before the next time: one that was killed refuses connections for a moment before it counts as dead
-)
+# Before the next time: one that was killed refuses connections for a moment before it counts as
+# dead.
+AGAIN_SECONDS = 0.2
 MOST_CUT = 3
 
 
@@ -51,7 +54,9 @@ def make_context() -> BaseContext:
 class NotebookProcess:
     """One execution of one notebook."""
 
-    def __init__(self, context: BaseContext, notebook: Path, output: Path, parameters: dict) -> None:
+    def __init__(
+        self, context: BaseContext, notebook: Path, output: Path, parameters: dict
+    ) -> None:
         put_aside(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         self._receiver, sender = context.Pipe(duplex=False)
@@ -59,13 +64,20 @@ class NotebookProcess:
             target=execute,
             args=(str(notebook), str(output), parameters, sender),
             name=f"papermill {output.name}",
-            daemon=True,  # one that nobody watches, since a signal came just then, is not waited for
+            # One that nobody watches, since a signal came just then, is not waited for.
+            daemon=True,
         )
         for tries_left in reversed(range(STARTS)):
             try:
                 self.process.start()
                 break
-            except (EOFError, OSError):  # its server was killed while it was asked: asked again, another is started
+            except (EOFError, OSError) as error:
+                if "AF_UNIX path too long" in str(error):
+                    raise LoopError(
+                        "the folder of temporary files has too long a name for a socket"
+                        f" ({tempfile.gettempdir()}): set TMPDIR to a shorter one, such as /tmp"
+                    ) from error
+                # Else its server was killed while it was asked: asked again, another is started.
                 if not tries_left:
                     raise
                 time.sleep(AGAIN_SECONDS)
@@ -78,7 +90,8 @@ class NotebookProcess:
     def running(self, wait_seconds: float) -> bool:
         """Wait up to wait_seconds; True while the child lives.
 
-        Where the server that forked it has been killed, multiprocessing takes the child for dead, but it works on, and can report to us.
+        Where the server that forked it has been killed, multiprocessing takes the child for dead,
+        but it works on, and can report to us.
         """
         self.process.join(wait_seconds)
         if self.process.is_alive():
@@ -94,13 +107,21 @@ class NotebookProcess:
             return (
                 self._receiver.recv()
                 if self._receiver.poll()
-                else ("DeadProcess", f"the notebook's process ended with status {self.process.exitcode}")
+                else (
+                    "DeadProcess",
+                    f"the notebook's process ended with status {self.process.exitcode}",
+                )
             )
         except EOFError:
-            return "DeadProcess", f"the notebook's process ended with status {self.process.exitcode}"
+            return (
+                "DeadProcess",
+                f"the notebook's process ended with status {self.process.exitcode}",
+            )
 
     def kill(self, run: Path) -> None:
-        """End the child and all it started: kernel, training, model server. run: the folder of the run that it works on."""
+        """End the child and all it started: kernel, training, model server. run: the folder of the
+        run that it works on.
+        """
         family = []
         with contextlib.suppress(psutil.NoSuchProcess):
             if self._child is not None:
@@ -110,12 +131,15 @@ class NotebookProcess:
                 member.kill()
         self.process.join(10)
         wait_until_dead(family)
-        if not is_held(run, "experiment"):  # else a notebook by hand works on the run, and this one did not
+        # Else a notebook by hand works on the run, and this one did not.
+        if not is_held(run, "experiment"):
             kill_all_of(run)
 
 
 def put_aside(output: Path) -> None:
-    """Keep the page of an execution that was cut off, beside the one that will replace it; of one page's the newest MOST_CUT."""
+    """Keep the page of an execution that was cut off, beside the one that will replace it; of one
+    page's the newest MOST_CUT.
+    """
     if not output.exists():
         return
     asides = [output.with_suffix(f".cut{number}.ipynb") for number in range(1, MOST_CUT + 1)]
@@ -126,23 +150,35 @@ def put_aside(output: Path) -> None:
 
 
 def end_with_driver() -> None:
-    """End this process as soon as the driver has ended. Its server does not: it lives as long as any of its children."""
+    """End this process as soon as the driver has ended. Its server does not: it lives as long as
+    any of its children.
+    """
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
 def execute(notebook: str, output: str, parameters: dict, sender: Connection) -> None:
-    """In the child: execute, export the page as HTML, and report None or (exception name, message)."""
+    """In the child: execute, export the page as HTML, and report None or (exception name,
+    message).
+    """
     threading.Thread(target=end_with_driver, daemon=True).start()
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C in the terminal is the driver's to answer
-    log = os.open(Path(output).parent / "papermill.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)  # a kernel that is killed says so on its stderr, in the middle of our progress line
+    log = os.open(
+        Path(output).parent / "papermill.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+    )
+    # A kernel that is killed says so on its stderr, in the middle of our progress line.
+    os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ |= {
-        "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PLATFORM_DIRS": "1", "AUTORESEARCH_PREFIX": sys.prefix, "PYTHONPATH": str(REPOSITORY),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1", "AUTORESEARCH_NIGHT": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    }  # fmt: skip
+        "AUTORESEARCH_NIGHT": "1",
+        "AUTORESEARCH_PREFIX": sys.prefix,
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTHONPATH": str(REPOSITORY),
+    }
     sender.send(run_papermill(notebook, output, parameters))
     from harness.show.index import export_notebook
 
@@ -152,18 +188,33 @@ def execute(notebook: str, output: str, parameters: dict, sender: Connection) ->
 
 def run_papermill(notebook: str, output: str, parameters: dict) -> tuple[str, str] | None:
     """Execute through papermill; return None or (exception name, message)."""
+    import nbformat
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillException, PapermillExecutionError
+    from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
     try:
+        nbformat.read(notebook, as_version=nbformat.NO_CONVERT)
+    except Exception as error:  # nbformat raises whatever its JSON makes of a file
+        path = Path(notebook)
+        restore = f"`git checkout -- notebooks/{path.name}` brings back the one that was committed"
+        return "PageError", f"{path} is no notebook ({type(error).__name__}): {restore}"
+    try:
         papermill.execute_notebook(
-            notebook, output, parameters, kernel_name="python3", cwd=str(Path(notebook).parent), progress_bar=False, log_output=False,
-            coalesce_streams=True, start_timeout=120, config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        )  # fmt: skip
+            notebook,
+            output,
+            parameters,
+            kernel_name="python3",
+            cwd=str(Path(notebook).parent),
+            progress_bar=False,
+            log_output=False,
+            coalesce_streams=True,
+            start_timeout=120,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )
     except PapermillExecutionError as error:
         return error.ename, error.evalue
-    except (PapermillException, DeadKernelError, CellTimeoutError, RuntimeError, OSError) as error:
+    except Exception as error:
+        # Told by its own name: without a report the driver takes it for a dead process.
         return type(error).__name__, str(error)
     return None

@@ -1,20 +1,21 @@
 """The settings block of program.md: what the human lets every proposer do, the keyless one too.
 
-In: the text of program.md. Out: ProgramSettings, and with them the constants as narrowed for the search. The block is
-one fence of TOML, every key of which may be missing:
+In: the text of program.md. Out: ProgramSettings, and with them the constants as narrowed for the
+search. The block is one fence of TOML, every key of which may be missing:
 
     ```settings
-    allowed_categories = ["tune", "architecture"]     # default: all of CATEGORIES
-    forbidden_ideas = ["bigram", "weight tying"]      # ids of ideas, names of constants, or words of a title
+    allowed_categories = ["tune", "architecture"]  # default: all of CATEGORIES
+    forbidden_ideas = ["bigram", "tying"]          # ids, names of constants, words of titles
     [ranges]
-    DEPTH = [2, 6]                                    # for a constant with choices: the choices that stay
+    DEPTH = [2, 6]                                 # of a constant with choices: those that stay
     [fixed]
     names = ["HEAD_DIM"]
     ```
 
-Ranges narrow an annotation in train.py and never widen it: the annotation is where a range is argued for, and only it
-is held by the applier of constants. Without a block the defaults hold. Refused, with the line and what to do: two blocks, an open fence, broken TOML,
-an unknown key, category or constant (with the closest names that exist), values of a wrong type, a range outside of
+Ranges narrow an annotation in train.py and never widen it: the annotation is where a range is
+argued for, and only it is held by the applier of constants. Without a block the defaults hold.
+Refused, with the line and what to do: two blocks, an open fence, broken TOML, an unknown key,
+category or constant (with the closest names that exist), values of a wrong type, a range outside of
 the annotation's.
 """
 
@@ -29,13 +30,15 @@ from harness.ground.errors import ConstantsError, ProgramError
 from harness.search.constants import Constant, checked_value
 
 CATEGORIES = ("tune", "architecture", "optimizer", "schedule", "simplify")
-_FENCE = re.compile(r"\s*```+\s*settings\s*")
+_FENCE = re.compile(r"\s*(```+|~~~+)\W*(?:toml\W+)?settings(?:\W+toml)?\W*", re.IGNORECASE)
 _KEYS = ("allowed_categories", "forbidden_ideas", "ranges", "fixed")
 
 
 @dataclass(frozen=True)
 class ProgramSettings:
-    """What the settings block says. ranges: {constant: (low, high), or the choices that stay}; lines: of the keys."""
+    """What the settings block says. ranges: {constant: (low, high), or the choices that stay};
+    lines: of the keys.
+    """
 
     allowed_categories: tuple[str, ...] = CATEGORIES
     forbidden_ideas: tuple[str, ...] = ()
@@ -46,7 +49,8 @@ class ProgramSettings:
     def forbids(self, idea_id: str | None, title: str) -> str | None:
         """Return the entry of forbidden_ideas that an idea runs into, or None.
 
-        An entry forbids the idea of that id and every idea in whose title its words stand, in that order.
+        An entry forbids the idea of that id and every idea in whose title its words stand, in that
+        order.
         """
         words = f" {_words(title)} "
         for entry in self.forbidden_ideas:
@@ -56,14 +60,18 @@ class ProgramSettings:
 
 
 def parse_program(text: str) -> ProgramSettings:
-    """Return the settings of a program.md, the defaults where it has no block of them. Raises ProgramError."""
+    """Return the settings of a program.md, the defaults where it has no block of them. Raises
+    ProgramError.
+    """
     if not has_settings(text):
         return ProgramSettings()
     block, first = _block(text)
     try:
         table = tomllib.loads(block)
     except tomllib.TOMLDecodeError as error:
-        message = re.sub(r"at line (\d+)", lambda match: f"at line {int(match[1]) + first - 1}", str(error))
+        message = re.sub(
+            r"at line (\d+)", lambda match: f"at line {int(match[1]) + first - 1}", str(error)
+        )
         raise ProgramError(f"program.md: the settings block is not valid TOML: {message}") from None
     lines = _key_lines(block, first)
     for key in table:
@@ -75,7 +83,11 @@ def parse_program(text: str) -> ProgramSettings:
             hint = _closest(category, CATEGORIES)
             raise _error(lines, "allowed_categories", f"unknown category {category!r}{hint}")
     if not categories:
-        raise _error(lines, "allowed_categories", "an empty allowed_categories leaves nothing to do: name at least one")
+        raise _error(
+            lines,
+            "allowed_categories",
+            "an empty allowed_categories leaves nothing to do: name at least one",
+        )
     fixed = _table(table, "fixed", lines)
     for key in fixed:
         if key != "names":
@@ -83,8 +95,12 @@ def parse_program(text: str) -> ProgramSettings:
     names = _strings(fixed, "names", lines, ())
     ideas = tuple(entry.strip() for entry in _strings(table, "forbidden_ideas", lines, ()))
     if not all(_words(entry) for entry in ideas):
-        raise _error(lines, "forbidden_ideas", "an empty entry in forbidden_ideas forbids nothing: remove it")
-    ranges = {name: _range(name, value, lines) for name, value in _table(table, "ranges", lines).items()}
+        raise _error(
+            lines, "forbidden_ideas", "an empty entry in forbidden_ideas forbids nothing: remove it"
+        )
+    ranges = {
+        name: _range(name, value, lines) for name, value in _table(table, "ranges", lines).items()
+    }
     return ProgramSettings(categories, ideas, ranges, names, lines)
 
 
@@ -98,18 +114,25 @@ def narrow_constants(
 ) -> dict[str, Constant]:
     """Return the constants that may be searched, with the program's ranges.
 
-    constants: those of the incumbent's train.py. also_known: names that other versions of it have, which the program
-    may mention too. Raises ProgramError on a name that is nowhere, or on a range that the annotation does not hold.
+    constants: those of the incumbent's train.py. also_known: names that other versions of it have,
+    which the program may mention too. Raises ProgramError on a name that is nowhere, or on a range
+    that the annotation does not hold.
     """
     known = {*constants, *also_known}
-    for name, key in [(name, name) for name in settings.ranges] + [(name, "names") for name in settings.fixed]:
+    for name, key in [(name, name) for name in settings.ranges] + [
+        (name, "names") for name in settings.fixed
+    ]:
         if name not in known:
-            raise _error(settings.lines, key, f"no constant is called {name}{_closest(name, sorted(known))}")
+            raise _error(
+                settings.lines, key, f"no constant is called {name}{_closest(name, sorted(known))}"
+            )
     space = {}
     for name, constant in constants.items():
         if constant.searched and name not in settings.fixed and not settings.forbids(name, name):
             values = settings.ranges.get(name)
-            space[name] = constant if values is None else _narrowed(constant, values, settings.lines)
+            space[name] = (
+                constant if values is None else _narrowed(constant, values, settings.lines)
+            )
     return space
 
 
@@ -119,7 +142,9 @@ def _narrowed(constant: Constant, values: tuple[Any, ...], lines: Mapping[str, i
         values = tuple(checked_value(constant, value) for value in values)
     except ConstantsError as error:
         remedy = "narrow it further, or change the annotation in train_template.py before a new run"
-        raise _error(lines, name, f"the range of {name} leaves the annotation's: {error}; {remedy}") from None
+        raise _error(
+            lines, name, f"the range of {name} leaves the annotation's: {error}; {remedy}"
+        ) from None
     if constant.scale == "choice":
         return replace(constant, choices=values)
     if len(values) != 2 or not values[0] <= values[1]:
@@ -133,12 +158,18 @@ def _block(text: str) -> tuple[str, int]:
     starts = [i for i, line in enumerate(lines) if _FENCE.fullmatch(line)]
     if len(starts) != 1:
         found = f"{len(starts)} settings blocks (lines {', '.join(str(i + 1) for i in starts)})"
-        raise ProgramError(f"program.md needs exactly one block fenced by ```settings and ```; found {found}")
+        raise ProgramError(
+            f"program.md needs exactly one block fenced by ```settings and ```; found {found}"
+        )
     start = starts[0]
+    mark = _FENCE.fullmatch(lines[start])[1]
     for end in range(start + 1, len(lines)):
-        if re.fullmatch(r"\s*```+\s*", lines[end]):
+        if re.fullmatch(rf"\s*{mark}{mark[0]}*\s*", lines[end]):
             return "\n".join(lines[start + 1 : end]), start + 2
-    raise ProgramError(f"program.md line {start + 1}: the settings block is never closed: add a line ``` below it")
+    raise ProgramError(
+        f"program.md line {start + 1}: the settings block is never closed: add a line {mark}"
+        " below it"
+    )
 
 
 def _key_lines(block: str, first: int) -> dict[str, int]:
@@ -157,30 +188,48 @@ def _error(lines: Mapping[str, int], key: str, message: str) -> ProgramError:
 
 def _closest(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or difflib.get_close_matches(name.upper(), known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or difflib.get_close_matches(
+        name.upper(), known
+    )
     return f": did you mean {' or '.join(close)}?" if close else f": there are {', '.join(known)}"
 
 
-def _strings(table: Mapping[str, Any], key: str, lines: Mapping[str, int], default: tuple[str, ...]) -> tuple[str, ...]:
+def _strings(
+    table: Mapping[str, Any], key: str, lines: Mapping[str, int], default: tuple[str, ...]
+) -> tuple[str, ...]:
     value = table.get(key, list(default))
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise _error(lines, key, f'{key} must be a list of words in quotes, such as ["tune"], not {value!r}')
+        raise _error(
+            lines, key, f'{key} must be a list of words in quotes, such as ["tune"], not {value!r}'
+        )
     return tuple(value)
 
 
 def _table(table: Mapping[str, Any], key: str, lines: Mapping[str, int]) -> Mapping[str, Any]:
     value = table.get(key, {})
     if not isinstance(value, dict):
-        raise _error(lines, key, f"{key} must be a table: a line [{key}] with one setting a line below it")
+        raise _error(
+            lines, key, f"{key} must be a table: a line [{key}] with one setting a line below it"
+        )
     return value
 
 
 def _range(name: str, value: Any, lines: Mapping[str, int]) -> tuple[Any, ...]:
-    if not isinstance(value, list) or not value or any(isinstance(item, (list, dict)) for item in value):
-        raise _error(lines, name, f"the range of {name} must be [low, high] or a list of choices, not {value!r}")
+    if (
+        not isinstance(value, list)
+        or not value
+        or any(isinstance(item, (list, dict)) for item in value)
+    ):
+        raise _error(
+            lines,
+            name,
+            f"the range of {name} must be [low, high] or a list of choices, not {value!r}",
+        )
     return tuple(value)
 
 
 def _words(text: str) -> str:
-    """Return the lower-case words of a text, single spaces between; a constant's name is one word."""
+    """Return the lower-case words of a text, single spaces between; a constant's name is one
+    word.
+    """
     return " ".join(re.findall(r"\w+", text.lower()))

@@ -19,8 +19,8 @@ def code_cells(path: Path) -> list:
     return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 
 
-def test_there_are_the_five():
-    names = ["01_prepare", "02_baseline", "03_agent_loop", "04_analysis", "05_close_out"]
+def test_there_are_the_six():
+    names = ["00_lab", "01_prepare", "02_baseline", "03_agent_loop", "04_analysis", "05_close_out"]
     assert [path.stem for path in NOTEBOOKS] == names
 
 

@@ -54,6 +54,22 @@ def test_ids_of_64_digits_are_ids_too(tmp_path, train_py):
     assert len(first) == len(second) == 64 and git(folder, "rev-parse", branch_name("t")) == second
 
 
+def test_a_partial_clone_needs_no_files_that_it_has_not_fetched(repository, train_py, tmp_path):
+    (repository / "large").mkdir()
+    (repository / "large" / "file.txt").write_text("not fetched\n")
+    git(repository, "add", "large")
+    git(repository, "commit", "-qm", "more")
+    git(repository, "config", "uploadpack.allowFilter", "true")
+    clone = tmp_path / "partial"
+    source = f"file://{repository}"
+    git(tmp_path, "clone", "-q", "--no-checkout", "--filter=blob:none", source, str(clone))
+    git(clone, "sparse-checkout", "set", "--cone")
+    git(clone, "checkout", "-q", "main")
+    repository.rename(tmp_path / "away")
+    commit = record_experiment(clone, "t", 0, plan(clone), train_py, advance=True)
+    assert "large/file.txt" in git(clone, "ls-tree", "-r", "--name-only", commit)
+
+
 @pytest.fixture
 def train_py(tmp_path):
     path = tmp_path / "train.py"

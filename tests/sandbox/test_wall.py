@@ -268,6 +268,15 @@ def test_what_lets_bubblewrap_make_namespaces_is_said(programs, monkeypatch, pla
     assert said in find_wall().why and wall.how_to_allow("Segmentation fault") == ""
 
 
+@pytest.mark.parametrize(
+    "why, said",
+    [("Creating new namespace failed", "seccompProfile.type: Unconfined"), ("Can't mount proc", "procMount: Unmasked")],
+)
+def test_a_pod_is_told_in_the_words_of_kubernetes(monkeypatch, why, said):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert said in wall.how_to_allow(why)
+
+
 def test_a_bubblewrap_that_hides_nothing_is_not_believed(programs):
     script = '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; [ $# -gt 0 ] || exit 0; done\nshift\nexec "$@"\n'
     (programs / "bwrap").write_text(script)

@@ -44,6 +44,20 @@ def test_an_empty_block_allows_everything():
     assert settings.forbids("any", "Any title") is None
 
 
+@pytest.mark.parametrize("opening", ["~~~settings", "```toml settings", "``` Settings", "```{.settings .toml}", "````settings"])
+def test_fences_as_people_write_them(opening):
+    mark = opening[: len(opening) - len(opening.lstrip("`~"))]
+    text = f"{opening}\n[fixed]\nnames = ['BATCH']\n{mark}\n"
+    assert has_settings(text) and parse_program(text).fixed == ("BATCH",)
+    with pytest.raises(ProgramError, match="never closed"):
+        parse_program(text.removesuffix(f"{mark}\n"))
+
+
+@pytest.mark.parametrize("opening", ["```toml", "```my settings", "settings"])
+def test_other_fences_are_no_settings(opening):
+    assert not has_settings(f"{opening}\n[fixed]\n```\n")
+
+
 @pytest.mark.parametrize(
     ("idea", "title", "forbidden"),
     [

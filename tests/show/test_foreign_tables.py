@@ -35,6 +35,13 @@ TABLES = {
     "more is better": ("id,accuracy,decision\n1,0.7,accept\n2,0.8,accept\n3,0.6,reject\n", "accuracy", [0.7, 0.8, 0.6], "baseline kept discarded"),
     "signs and units": ("id\ttest acc\tresult\n1\t71.2%\tkept\n2\t~72.0 ± 0.3\timproved\n", "test_acc", [71.2, 72.0], "baseline kept"),
     "loss beside time": ("step\ttime_s\ttrain_loss\tval_loss\tlr\n1\t300\t3.0\t3.2\t0.1\n2\t301\t2.9\t3.1\t0.2\n", "val_loss", [3.2, 3.1], "baseline kept"),
+    "no header": ("a1\t1.2\t4.0\tkeep\tbaseline\nb2\t1.3\t4.0\tdiscard\tdeeper\n", "score", [1.2, 1.3], "baseline discarded"),
+    "no header, no commit": ("1.2,kept,base line\n0,crash,oom\n1.1,kept,wider\n", "score", [1.2, None, 1.1], "baseline crashed kept"),
+    "decimal commas": ("exp;val_loss;result\n1;1,234;kept\n2;1,1;kept\n3;1,3;no\n", "val_loss", [1.234, 1.1, 1.3], "baseline kept discarded"),
+    "thousands": ("exp\telo score\tresult\n1\t1,234\tkept\n2\t1,250.5\tkept\n", "elo_score", [1234.0, 1250.5], "baseline kept"),
+    "units": ("exp\tval_bpb\tstatus\n1\t1.2 bpb\tkeep\n2\t1.1 bits/byte\tkeep\n", "val_bpb", [1.2, 1.1], "baseline kept"),
+    "numbers with a sign": ("#\tval_bpb\tstatus\n#1\t1.2\tkeep\n# a note\n#2\t1.3\tdiscard\n", "val_bpb", [1.2, 1.3], "baseline discarded"),
+    "zeros for no score": (HEAD + "a\t1.2\t4.0\tkeep\tx\nb\t0.000000\t0.0\tdiscard\ty\n", "val_bpb", [1.2, None], "baseline crashed"),
     "nothing kept": (HEAD + "a\t1.2\t4.0\tdiscard\tx\nb\t1.1\t4.0\tdiscard\ty\n", "val_bpb", [1.2, 1.1], "discarded discarded"),
 }  # fmt: skip
 

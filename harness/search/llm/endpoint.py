@@ -1,11 +1,12 @@
 """Where the language model is asked: the server, its key, and which of its models.
 
-In: LlmOptions, the environment, the file of the key. Out: an Endpoint that holds the key; the model's name. As a command,
-`python -m harness.search.llm.endpoint REQUEST.json` prints {"model": ...}, or one line on standard error: exit 2 when the server cannot be reached or
-is too busy, 1 for all that a person must change.
+In: LlmOptions, the environment, the file of the key. Out: an Endpoint that holds the key; the
+model's name. As a command, `python -m harness.search.llm.endpoint REQUEST.json` prints {"model":
+...}, or one line on standard error: exit 2 when the server cannot be reached or is too busy, 1 for
+all that a person must change.
 
-Refuses: a key that no header can carry, OpenAI without a key, several models of which nobody named one. No model is built in. The key is read here
-and nowhere else; it is in no repr and no message.
+Refuses: a key that no header can carry, OpenAI without a key, several models of which nobody named
+one. No model is built in. The key is read here and nowhere else; it is in no repr and no message.
 """
 
 import base64
@@ -24,7 +25,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.ground.files import read_json
-from harness.search.llm.failures import UNREADABLE, EndpointError, LlmError, failure_of, redact
+from harness.search.llm.failures import (
+    BASE_URL,
+    UNREADABLE,
+    EndpointError,
+    LlmError,
+    error_in,
+    failure_of,
+    quoted_line,
+    redact,
+)
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
 from harness.search.llm.response_limits import limit_reply, parse_json
 
@@ -34,10 +44,16 @@ if TYPE_CHECKING:
     import openai
 
 LIST_SECONDS = 20.0  # a list of models is short work
+NO_PATH = (301, 302, 307, 308, 404, 405)  # nothing answers chats at this address
 SHOWN_MODELS = 40
 REMOVED = "[key removed]"
-NO_CHAT = re.compile(r"embed|rerank|\b(?:bge|gte|e5|minilm|whisper|tts|clip|dall-e|sdxl|flux)\b|moderation|transcri|speech", re.IGNORECASE)
-SECRET_LENGTH = 8  # characters; a shorter "key", as local servers take, is no secret and might be a word of an answer
+NO_CHAT = re.compile(
+    r"embed|rerank|\b(?:bge|gte|e5|minilm|whisper|tts|clip|dall-e|sdxl|flux)\b"
+    r"|moderation|transcri|speech",
+    re.IGNORECASE,
+)
+# Characters; a shorter "key", as local servers take, is no secret and may be a word of an answer.
+SECRET_LENGTH = 8
 
 
 class Endpoint:
@@ -58,33 +74,44 @@ class Endpoint:
             return host == "localhost" or host.endswith(".localhost")
 
     def redact(self, text: str) -> str:
-        """The text without the key or half of it, as it is, in base64 or hex, or as JSON or a URL may write it: a server may echo what it was sent."""
+        """The text without the key or half of it, as it is, in base64 or hex, or as JSON or a URL
+        may write it: a server may echo what it was sent.
+        """
         return self._forms.sub(REMOVED, text) if len(self._key) >= SECRET_LENGTH else text
 
     @functools.cached_property
     def _forms(self) -> re.Pattern[str]:
         half = len(self._key) // 2
-        parts = [self._key, *(part for part in (self._key[:half], self._key[half:]) if len(part) >= SECRET_LENGTH)]
+        parts = [
+            self._key,
+            *(part for part in (self._key[:half], self._key[half:]) if len(part) >= SECRET_LENGTH),
+        ]
         written = ["".join(map(_forms_of, part)) for part in parts]
         coded = [re.escape(text) for part in parts for text in _coded(part.encode())]
         return re.compile("|".join([*written, *coded]))
 
-    def open_client(self, seconds_left: Callable[[], float], silence: float = math.inf) -> "openai.OpenAI":
-        """The SDK's client: no retries of its own, no redirects (the key goes to this server only), no proxy to this machine itself.
+    def open_client(
+        self, seconds_left: Callable[[], float], silence: float = math.inf
+    ) -> "openai.OpenAI":
+        """The SDK's client: no retries of its own, no redirects (the key goes to this server only),
+        no proxy to this machine itself.
 
-        seconds_left: until when a reply must be there, asked again and again while it comes. silence: seconds that a stream may send nothing.
+        seconds_left: until when a reply must be there, asked again and again while it comes.
+        silence: seconds that a stream may send nothing.
         """
         import httpx2
         import openai
 
-        hooks = {"request": [], "response": [functools.partial(limit_reply, seconds_left=seconds_left, silence=silence)]}
+        hooks = {
+            "request": [],
+            "response": [
+                functools.partial(limit_reply, seconds_left=seconds_left, silence=silence)
+            ],
+        }
         if not self._key:  # the SDK insists on a key; this takes the word back out
             hooks["request"].append(lambda request: request.headers.pop("Authorization", None))
-        for name in (
-            "openai",
-            "httpx2",
-            "httpcore2",
-        ):  # debug lines would quote a server's headers, which may echo ours
+        # Debug lines would quote a server's headers, which may echo ours.
+        for name in ("openai", "httpx2", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             trusted = _certificates()
@@ -95,22 +122,28 @@ class Endpoint:
                 trust_env=not self.is_local,
                 event_hooks=hooks,
             )
-        except (ImportError, ValueError, OSError, httpx2.InvalidURL):  # not quoted: a proxy's URL may hold a password
+        except (ImportError, ValueError, OSError, httpx2.InvalidURL):
+            # Not quoted: a proxy's URL may hold a password.
             raise refused(
-                "a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE, SSL_CERT_DIR) that the environment names cannot be used"
+                "a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE,"
+                " SSL_CERT_DIR) that the environment names cannot be used"
             ) from None
         key = self._key or "none"
         return openai.OpenAI(api_key=key, base_url=self.base_url, max_retries=0, http_client=http)
 
 
 def _forms_of(character: str) -> str:
-    """The pattern of a character of a key: raw, as \\u00XX or %XX; JSON inside JSON has more backslashes, a URL in a URL %25XX."""
+    """The pattern of a character of a key: raw, as \\u00XX or %XX; JSON inside JSON has more
+    backslashes, a URL in a URL %25XX.
+    """
     code, before = f"{ord(character):02x}", "" if character.isalnum() else r"\\{0,8}"
     return rf"(?:{before}{re.escape(character)}|(?i:\\{{1,8}}u00{code}|%(?:25){{0,4}}{code}))"
 
 
 def _coded(part: bytes) -> set[str]:
-    """How hex, and base64 at any place in a longer text, write these bytes; the characters that others share are left out."""
+    """How hex, and base64 at any place in a longer text, write these bytes; the characters that
+    others share are left out.
+    """
     hexes = {part.hex(), part.hex().upper()}
     found = set()
     for before in range(3):
@@ -129,36 +162,53 @@ def _certificates() -> "ssl.SSLContext":
 
 
 def open_endpoint(
-    options: LlmOptions, key_file: str | os.PathLike[str] = "", environment: Mapping[str, str] | None = None
+    options: LlmOptions,
+    key_file: str | os.PathLike[str] = "",
+    environment: Mapping[str, str] | None = None,
 ) -> Endpoint:
-    """The endpoint with its key: the file's, else OPENAI_API_KEY, else none, which only another server than OpenAI's takes. Raises EndpointError."""
+    """The endpoint with its key: the file's, else OPENAI_API_KEY, else none, which only another
+    server than OpenAI's takes. Raises EndpointError.
+    """
     environment = os.environ if environment is None else environment
     if key_file:
         try:
             key = Path(key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             raise refused(
-                "the file that held the key cannot be read: start again with OPENAI_API_KEY in the environment"
+                "the file that held the key cannot be read: start again with OPENAI_API_KEY in the"
+                " environment"
             ) from None
     else:
         key = environment.get("OPENAI_API_KEY", "").strip()
-    if not re.fullmatch(r"[!-~]*", key):  # what no header can carry would be quoted in an error far from here
-        raise refused("the key in OPENAI_API_KEY has blanks or characters outside of ASCII: copy it again")
+    # What no header can carry would be quoted in an error far from here.
+    if not re.fullmatch(r"[!-~]*", key):
+        raise refused(
+            "the key in OPENAI_API_KEY has blanks or characters outside of ASCII: copy it again"
+        )
     if not key and options.base_url == DEFAULT_BASE_URL:
-        raise refused("no key: set OPENAI_API_KEY, or base_url=http://127.0.0.1:8000/v1 for a server that needs none")
+        raise refused(
+            "no key: set OPENAI_API_KEY, or base_url=http://127.0.0.1:8000/v1 for a server that"
+            " needs none"
+        )
     return Endpoint(options.base_url, key)
 
 
 def list_models(endpoint: Endpoint) -> list[str] | None:
-    """The names of the models that are served, sorted; None where the server has no such list. Raises LlmError."""
+    """The names of the models that are served, sorted; None where the server has no such list.
+    Raises LlmError.
+    """
     import openai
 
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
         served = parse_json(raw)
-        served = (served if isinstance(served, list) else served["data"]) or []  # Together's is a bare list; an empty one may be null
-        names = {redact(endpoint.redact(model["id"])) for model in ([m for m in served if is_for_chat(m)] or served)}
+        # Together's is a bare list; an empty one may be null.
+        served = (served if isinstance(served, list) else served["data"]) or []
+        names = {
+            redact(endpoint.redact(model["id"]))
+            for model in [m for m in served if is_for_chat(m)] or served
+        }
         return sorted(name for name in names if name.isprintable())
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
@@ -171,12 +221,20 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
 
 
 def is_for_chat(model: Mapping[str, Any]) -> bool:
-    """Whether an entry of a server's list may answer a chat now: not a model for embeddings, speech or pictures, nor one that is not loaded."""
+    """Whether an entry of a server's list may answer a chat now: not a model for embeddings, speech
+    or pictures, nor one that is not loaded.
+    """
     kind = str(model.get("type") or model.get("object_type") or "").casefold()
     status = model.get("status")
-    state = str(status.get("value") if isinstance(status, Mapping) else status or model.get("state") or "").casefold()
+    state = str(
+        status.get("value") if isinstance(status, Mapping) else status or model.get("state") or ""
+    ).casefold()
     name = str(model["id"]).rpartition("/")[2]
-    return not (NO_CHAT.search(kind) or NO_CHAT.search(name) or state in ("unloaded", "not-loaded", "not_loaded"))
+    return not (
+        NO_CHAT.search(kind)
+        or NO_CHAT.search(name)
+        or state in ("unloaded", "not-loaded", "not_loaded")
+    )
 
 
 def _seconds_left(seconds: float) -> Callable[[], float]:
@@ -185,18 +243,29 @@ def _seconds_left(seconds: float) -> Callable[[], float]:
 
 
 def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
-    """The model that was named, else the only one there is. Raises EndpointError, which lists what is served; LlmError when nobody answers."""
+    """The model that was named, else the only one there is. Raises EndpointError, which lists what
+    is served; LlmError when nobody answers.
+    """
     if options.model:
         return options.model
     models = list_models(endpoint)
     if models and len(models) == 1:
         return models[0]
-    how = "name one with --model NAME, with AUTORESEARCH_MODEL, or with the parameter `model` of notebook 03"
+    how = (
+        "name one with --model NAME, with AUTORESEARCH_MODEL, or with the parameter `model` of"
+        " notebook 03"
+    )
     if models is None:
-        raise refused(f"{endpoint.base_url} lists no models: {how} (is it the base URL? It usually ends in /v1)")
+        raise refused(
+            f"{endpoint.base_url} lists no models: {how} (is it the base URL? It usually ends in"
+            " /v1)"
+        )
     if not models:
         raise refused(f"{endpoint.base_url} serves no model yet: load one there, then {how}")
-    raise refused(f"no model is named, and {endpoint.base_url} serves {len(models)}: {how}. Served: {_listed(models)}")
+    raise refused(
+        f"no model is named, and {endpoint.base_url} serves {len(models)}: {how}. Served:"
+        f" {_listed(models)}"
+    )
 
 
 def _listed(models: Sequence[str]) -> str:
@@ -205,9 +274,11 @@ def _listed(models: Sequence[str]) -> str:
 
 
 def check_model(endpoint: Endpoint, model: str) -> None:
-    """Raise LlmError when the server cannot be reached, refuses the key or has no such model.
+    """Raise LlmError when the server cannot be reached, refuses the key, has no such model or no
+    chat.
 
-    Some servers take names that they do not list (aliases, deployments): such a one is tried with a request for one token.
+    Some servers take names that they do not list (aliases, deployments): such a one is tried with a
+    request for one token.
     """
     import openai
 
@@ -216,18 +287,37 @@ def check_model(endpoint: Endpoint, model: str) -> None:
         return
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
-            client.chat.completions.with_raw_response.create(
-                model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=1, timeout=LIST_SECONDS
-            )
+            reply = client.chat.completions.with_raw_response.create(
+                model=model,
+                messages=[{"role": "user", "content": "Hi"}],
+                max_tokens=1,
+                timeout=LIST_SECONDS,
+            ).http_response.text
     except openai.APITimeoutError:
         return  # it is at work: a name that is unknown is refused at once
     except openai.APIError as error:
         failure = failure_of(error, endpoint.redact)
-        if failure.kind in ("unauthorised", "unreachable"):
-            raise failure from None
         if failure.kind == "unknown_model":
             served = f". Served: {_listed(models)}" if models else ""
             raise EndpointError("unknown_model", f"{failure}{served}", passing=False) from None
+        nothing_there = isinstance(error, openai.APIStatusError) and error.status_code in NO_PATH
+        if failure.kind in ("unauthorised", "unreachable") or nothing_there:
+            raise failure from None
+    else:
+        if not _has_choice(reply):
+            shown = quoted_line(
+                error_in(reply).get("message") or reply or "nothing", endpoint.redact
+            )
+            raise refused(
+                f"{endpoint.base_url} answers a chat with no completion: {shown} {BASE_URL}"
+            )
+
+
+def _has_choice(reply: str) -> bool:
+    try:
+        return isinstance(parse_json(reply)["choices"][0], Mapping)
+    except UNREADABLE:
+        return False
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -95,6 +95,10 @@ def _checked_url(url: str) -> str:
         port = parts.port
     except ValueError:
         raise refused("the base URL is not a URL: it looks like http://127.0.0.1:8000/v1") from None
+    if parts.query.startswith("api-version="):
+        raise refused(
+            "the base URL of an Azure resource has no ?api-version=...: it ends in /openai/v1"
+        )
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise refused("the base URL must have no user, password or query: a key goes in OPENAI_API_KEY")
     if (

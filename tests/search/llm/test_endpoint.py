@@ -59,6 +59,7 @@ def test_options_are_read_and_the_environment_fills_in():
         (f"base_url=https://user:{KEY}@host/v1", "OPENAI_API_KEY"),
         (f"base_url=https://{KEY}@host/v1", "OPENAI_API_KEY"),
         (f"base_url=https://host/v1?key={KEY}", "OPENAI_API_KEY"),
+        ("base_url=https://x.openai.azure.com/openai?api-version=2024-10-21", "/openai/v1"),
         ("base_url=host/v1", "http://127.0.0.1:8000/v1"),
         ("base_url=ftp://host/v1", "http://"),
         ("base_url=http://host:port/v1", "http://127.0.0.1:8000/v1"),
@@ -291,11 +292,24 @@ def test_a_list_of_models_that_is_none(listed):
         assert list_models(Endpoint(server.url_for("/v1"), KEY)) is None
 
 
-@pytest.mark.parametrize("said", ["[" * 200_000, "", "{}"])
-def test_a_probe_whose_reply_is_none_is_no_trouble(said):
+@pytest.mark.parametrize("said", ["[" * 200_000, "", "{}", "<html>Welcome</html>", '{"choices": []}'])
+def test_a_probe_that_is_answered_without_a_completion_is_refused(said):
     with FakeOpenAI(lambda body, number: Response(said, content_type="application/json"), ["listed"]) as server:
-        check_model(Endpoint(server.url), "other")
+        with pytest.raises(EndpointError, match=r"no completion: .*is it the base URL"):
+            check_model(Endpoint(server.url), "other")
         assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("status", [404, 405, 308])
+def test_a_probe_of_a_path_that_is_not_there_is_refused(status):
+    with FakeOpenAI(lambda body, number: Response("no route", status=status), ["listed"]) as server:
+        with pytest.raises(LlmError, match=str(status)):
+            check_model(Endpoint(server.url), "other")
+
+
+def test_what_else_refuses_a_probe_is_the_nights_to_find_out():
+    with FakeOpenAI(lambda body, number: refusal(400, "use max_completion_tokens"), ["listed"]) as server:
+        check_model(Endpoint(server.url), "other")
 
 
 def test_a_redirect_takes_the_key_nowhere():

@@ -1,0 +1,306 @@
+"""The morning report as one HTML file: nothing beside it, no request, readable on a phone, in a
+mail and in JupyterLab.
+
+In: a run, read only. Out: report/report.html. The words are those of report.md; chart, table and
+the folded ideas are drawn here. Every text of others is escaped by the template. Without scripts
+(JupyterLab runs none in a file that nobody trusts) only sorting is lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import jinja2
+import mistune
+from markupsafe import Markup
+
+from harness.run.pace import cells_of_pace, pace_of
+from harness.run.records import (
+    KEPT,
+    TIME_KINDS,
+    Record,
+    baseline_of,
+    incumbent_of,
+    noise_of_gain,
+    records_from_journal,
+)
+from harness.run.run import Run
+from harness.run.state import Attempt, Experiment
+from harness.show.charts.svg import COLOURS, Points, curves_svg, progress_svg
+from harness.show.costs import run_usage
+from harness.show.markup import GREY, RED, diff, preformatted
+from harness.show.sentences import candidates_of, duration, hypothesis_words, latest_sigma, plural
+
+MOST_FOLDED = 150  # experiments: beyond, only keeps, near misses and failures are folded in
+DIFF_LINES, LOG_CHARACTERS = 160, 3000
+
+
+def report_html(
+    run: Run, sections: Sequence[str], alarm: str, claimed: dict | None, live: bool = False
+) -> str:
+    """The page. sections: of report.md, the first of them its headline; alarm: what the machine did
+    to the night, "" for nothing; live: it loads itself anew.
+    """
+    records = records_from_journal(run.entries)
+    template = _templates().get_template("report.html")
+    script = _templates().get_template("report.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    folded = {r.experiment for r in records if len(records) <= MOST_FOLDED or _is_telling(r)}
+    headline = sections[0].removeprefix("# ")
+
+    def address(number: int) -> str:
+        return f"#e{number:04d}" if number in folded else _page(number)
+
+    return template.render(
+        tag=run.folder.name,
+        title=headline,
+        headline=headline,
+        live=live,
+        span=_span(records),
+        cards=_cards(run, records, claimed),
+        alarm=alarm,
+        chart=Markup(progress_svg(records, address)),
+        small_chart=Markup(progress_svg(records, address, width=420, height=240)),
+        pages=_pages(run),
+        filters=_filters(),
+        rows=[_row(run, record, record.experiment in folded) for record in reversed(records)],
+        sections=[_markdown(section) for section in sections[1:]],
+        ideas=[idea_of(run, record) for record in records if record.experiment in folded],
+        left_out=_left_out(records, folded),
+        colours={"red": RED},
+        script=Markup(script),
+        script_hash=digest,
+    )
+
+
+def idea_html(run: Run, record: Record) -> str:
+    """An experiment as the report unfolds it, without its heading."""
+    return _templates().get_template("idea.html").render(idea=idea_of(run, record))
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("harness.show"),
+        autoescape=lambda name: name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+@cache
+def _renderer() -> mistune.Markdown:
+    return mistune.create_markdown(escape=True, plugins=["table"])
+
+
+def _markdown(text: str) -> Markup:
+    return Markup(f'<div class="wide">{_renderer()(text)}</div>')
+
+
+def _span(records: Sequence[Record]) -> str:
+    times = [record.time for record in records if record.time]
+    return f"{times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC" if times else ""
+
+
+def _cards(run: Run, records: Sequence[Record], claimed: dict | None) -> list[tuple[str, str, str]]:
+    """(name, figure, note) of what one looks for first."""
+    base, tip, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
+    if base is None:
+        return []
+    best = min((r for r in records if r.outcome in KEPT), key=lambda r: r.val_bpb)
+    outcomes = [record.outcome for record in tried]
+    sigma = latest_sigma(records)
+    hours = sum(record.seconds[kind] for record in records for kind in TIME_KINDS)
+    usage = run_usage(run.folder)
+    found = [
+        ("baseline", f"{base.val_bpb:.4f}", plural(base.n_runs, "run")),
+        ("best score", f"{best.val_bpb:.4f}", _name(best)),
+        ("the branch stands at", f"{tip.val_bpb:.4f}", _name(tip)),
+        ("noise of one run", f"{sigma:.4f}" if sigma else "unknown", "one sigma"),
+        ("kept as better", str(outcomes.count("kept")), f"of {len(tried)} tried"),
+        ("kept as simpler", str(outcomes.count("simplified")), ""),
+        ("crashed", str(outcomes.count("crashed")), ""),
+        ("time", duration(hours), ""),
+    ]
+    if claimed and claimed.get("val"):
+        val = claimed["val"]
+        interval = f"95%: {val['low']:+.4f} to {val['high']:+.4f}"
+        found.insert(0, ("claim, fresh seeds", f"{val['difference']:+.4f}", interval))
+    if usage.requests:
+        cost = f"{usage.cost_usd:.2f} USD" if usage.cost_usd is not None else "price unknown"
+        found.append(("language model", plural(usage.requests, "request"), cost))
+    return found
+
+
+def _name(record: Record) -> str:
+    return "the baseline" if record.experiment == 0 else f"experiment {record.experiment}"
+
+
+def _pages(run: Run) -> list[tuple[str, str]]:
+    """Pages of the night that are no experiments, with their addresses from the report's folder."""
+    names = sorted(path.stem for path in (run.folder / "notebooks").glob("*.html"))
+    others = [name for name in names if name != "index" and not name[:4].isdigit()]
+    return [(name.replace("_", " "), f"../notebooks/{name}.html") for name in others]
+
+
+def _page(number: int) -> str:
+    return f"../notebooks/{number:04d}.html"
+
+
+def _is_near(record: Record) -> bool:
+    return record.outcome == "discarded" and (record.gain or 0) > 0
+
+
+def _is_telling(record: Record) -> bool:
+    return record.outcome != "discarded" or _is_near(record)
+
+
+def _classes(record: Record) -> str:
+    groups = {
+        "kept": record.outcome in KEPT,
+        "near": _is_near(record),
+        "failed": record.outcome in ("crashed", "no result", "quarantined"),
+    }
+    return " ".join(["idea", *(name for name, holds in groups.items() if holds)])
+
+
+def _filters() -> list[tuple[str, Markup]]:
+    groups = (("kept", "kept"), ("near-misses", "near"), ("failures", "failed"))
+    return [(name, Markup(f".idea:not(.{group})")) for name, group in groups]
+
+
+def _row(run: Run, record: Record, folded: bool) -> dict:
+    known = record.gain is not None and record.noise_of_gain
+    page = run.folder / "notebooks" / f"{record.experiment:04d}.html"
+    return {
+        "number": f"{record.experiment:04d}",
+        "classes": _classes(record),
+        "colour": COLOURS.get(record.outcome, GREY),
+        "outcome": record.outcome,
+        "title": record.title,
+        "folded": folded,
+        "score": "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
+        "gain": "" if record.gain is None else f"{record.gain:+.4f}",
+        "sigmas": f"{record.gain / record.noise_of_gain:+.1f}" if known else "",
+        "runs": str(record.n_runs or ""),
+        "steps": cells_of_pace(record.pace)[0],
+        "page": _page(record.experiment) if page.exists() else "",
+    }
+
+
+def idea_of(run: Run, record: Record) -> dict:
+    """An experiment in full: why, what came of it, curve over its parent's, runs, diff, the log's
+    end.
+    """
+    experiment = run.state.experiments[record.experiment]
+    attempt = experiment.attempt
+    folder = run.attempt_folder(record.experiment, len(experiment.attempts) - 1)
+    proposed = attempt.proposed
+    expected = proposed.get("expected_delta")
+    noise = record.noise_of_gain or noise_of_gain(record.sigma, record.n_runs, 1)
+    lines = [proposed.get("hypothesis") or "", record.verdict]
+    if expected is not None and record.status == "ok":
+        lines.append("hypothesis: " + ": ".join(hypothesis_words(expected, record.gain, noise)))
+    page = (run.folder / "notebooks" / f"{record.experiment:04d}.html").exists()
+    return {
+        "number": f"{record.experiment:04d}",
+        "classes": _classes(record),
+        "outcome": record.outcome,
+        "title": record.title,
+        "lines": [line for line in lines if line],
+        "curve": Markup(curves_svg(_curves(run, experiment))),
+        "runs": _runs(attempt),
+        "diff": Markup(_diff(folder)),
+        "log": Markup(_log(folder, attempt) if record.outcome in ("crashed", "no result") else ""),
+        "page": _page(record.experiment) if page else "",
+        "notebook": f"../notebooks/{record.experiment:04d}.ipynb",
+    }
+
+
+def _curves(run: Run, experiment: Experiment) -> list[tuple[str, Points]]:
+    """The experiment's own first run that has a curve, and its parent's behind it."""
+    parent = experiment.attempt.proposed.get("parent")
+    ways = [("this experiment", experiment)]
+    if parent is not None and parent < len(run.state.experiments):
+        ways.append((f"experiment {parent}, which it changes", run.state.experiments[parent]))
+    return [(name, _curve(run, each)) for name, each in ways]
+
+
+def _curve(run: Run, experiment: Experiment) -> Points:
+    for training in experiment.attempt.own:
+        if training.started["kind"] != "smoke":
+            folder = run.training_folder(
+                experiment.number, len(experiment.attempts) - 1, training.number
+            )
+            points = read_curve(folder) or _noted(training.trained)
+            if len(points) > 1:
+                return points
+    return []
+
+
+def read_curve(folder: Path) -> list[tuple[float, float]]:
+    """(progress 0 to 1, training loss in nats) of a training, from its events; [] where there are
+    none.
+    """
+    points = []
+    try:
+        with (folder / "events.jsonl").open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    event = json.loads(line)
+                    points.append((float(event["progress"]), float(event["train_loss"])))
+                except (ValueError, KeyError, TypeError):
+                    continue  # another event, or a line that was cut off
+    except OSError:
+        return []
+    return points
+
+
+def _noted(trained: dict | None) -> list[tuple[float, float]]:
+    """The few losses that the journal keeps when a training's folder is gone."""
+    losses = (trained or {}).get("losses") or {}
+    return [(int(at) / 100, loss) for at, loss in losses.items() if loss is not None]
+
+
+def _runs(attempt: Attempt) -> list[tuple[object, ...]]:
+    """Of each run its number, kind, score or end, steps, tokens/s and the cores that others
+    held.
+    """
+    return [
+        (
+            run.number,
+            run.started["kind"],
+            f"{run.val_bpb:.4f}" if run.val_bpb is not None else str(run.status or "in work"),
+            *cells_of_pace(pace_of([run.trained] if run.trained else [])),
+        )
+        for run in attempt.own
+    ]
+
+
+def _diff(folder: Path) -> str:
+    try:
+        text = (folder / "train.diff").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return diff(text, DIFF_LINES) if text.strip() else ""
+
+
+def _log(folder: Path, attempt: Attempt) -> str:
+    """The end of the log of the attempt's last run."""
+    if not attempt.runs:
+        return ""
+    try:
+        path = folder / "runs" / f"{attempt.runs[-1].number:02d}" / "run.log"
+        text = path.read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:]
+    except OSError:
+        return ""
+    return preformatted(text) if text.strip() else ""
+
+
+def _left_out(records: Sequence[Record], folded: set[int]) -> str:
+    count = sum(record.experiment not in folded for record in records)
+    return f"{plural(count, 'discarded experiment')} more: see their pages." if count else ""
