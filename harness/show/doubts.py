@@ -50,7 +50,7 @@ def _doubts_of_noise(entries: Sequence[dict], records: Sequence[Record]) -> list
 
 def _doubts_of_trainings(trained: Sequence[dict], records: Sequence[Record]) -> list[str]:
     tried, found = candidates_of(records), []
-    epochs = max((positive(entry.get("epochs")) or 0.0 for entry in trained), default=0.0)
+    epochs = max((entry.get("epochs") or 0.0 for entry in trained), default=0.0)
     if epochs > MANY_EPOCHS:
         found.append(
             f"Trainings passed over the data up to {epochs:.1f} times: rankings may not hold on "

@@ -24,13 +24,26 @@ from IPython.display import Markdown, display
 
 from harness import REPOSITORY
 from harness.ground.errors import LabError
+from harness.run import disk_space
 from harness.run.records import Record, incumbent_of, records_from_journal
 from harness.run.run import Run
 from harness.run.settings import environment_words, results_folder
 from harness.sandbox.keys import has_endpoint
 from harness.show.charts.svg import curves_svg, progress_svg
 from harness.show.frame import SAMPLE_TAG, list_runs
-from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, box, escape, preformatted
+from harness.show.markup import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    Html,
+    bold,
+    box,
+    divs,
+    preformatted,
+    soft,
+)
 from harness.show.report_page import idea_html, read_curve
 from harness.show.stage import stage_of
 from harness.show.status import look_at, state_words
@@ -39,6 +52,11 @@ REFRESH_SECONDS, SIZES_SECONDS = 2.0, 60.0
 LOG_CHARACTERS = 4000
 OUT = ".panel.out"  # in the results folder: the words of what was started last
 ALIVE = ("running", "paused", "slow")
+LIGHT = Html(
+    '<div><span style="display:inline-block;width:.8em;height:.8em;border-radius:50%;'
+    'background:{}"></span> <b>{}</b>: {}</div>'
+)
+BAR = Html('<progress value="{:.3f}" max="1" style="width:420px"></progress>')
 LIGHTS = {"running": GREEN, "finished": BLUE, "paused": AMBER, "slow": AMBER, "died": RED}
 SHOWN: dict[str, Callable[[Record], bool]] = {
     "all": lambda record: True,
@@ -75,6 +93,7 @@ class Panel:
         self._drawn: dict[str, object] = {}
         self._facts: dict = {}
         self._child: subprocess.Popen | None = None
+        self._bytes = 0
         self._lock = threading.RLock()  # the thread and a click may both draw
         self._make_widgets()
         self._list_tags(tag)
@@ -201,9 +220,9 @@ class Panel:
                 self._list_new_tags()
                 self._draw()
             except LabError as error:
-                self.state.value = box(escape(error), AMBER)
+                self.state.value = box(error, AMBER)
             except Exception as error:
-                self.state.value = box(escape(f"{type(error).__name__}: {error}"), RED)
+                self.state.value = box(f"{type(error).__name__}: {error}", RED)
 
     def _list_new_tags(self) -> None:
         tags = {path.name for path in self.results.glob("*") if path.is_dir()}
@@ -216,18 +235,14 @@ class Panel:
         return changed
 
     def _draw(self) -> None:
-        self.machine.value = f"<small>{escape(self._machine_words())}</small>"
+        self.machine.value = soft(self._machine_words())
         if self.run is None:
             self.state.value = box("no run yet: start the demo, or a night", GREY)
             return
-        self._facts = facts = look_at(self.run)
+        self._facts = facts = look_at(self.run, self._run_bytes())
         light = LIGHTS.get(facts["state"], GREY)
-        round_ = "display:inline-block;width:.8em;height:.8em;border-radius:50%"
-        dot = f'<span style="{round_};background:{light}"></span>'
-        self.state.value = (
-            f"<div>{dot} <b>{escape(facts['tag'])}</b>: {escape(state_words(facts))}</div>"
-        )
-        self.figures.value = f"<div>{escape(_figures(facts))}</div>"
+        self.state.value = LIGHT.format(light, facts["tag"], state_words(facts))
+        self.figures.value = divs([_figures(facts)])
         alive = facts["state"] in ALIVE
         for button in (self.begin, self.one, self.demo, self.try_it):
             button.disabled = alive
@@ -240,6 +255,12 @@ class Panel:
             self._draw_list()
             self._draw_places()
         self.log.value = preformatted(_tail(self.run.folder / "night.log"))
+
+    def _run_bytes(self) -> int:
+        """What the run takes on disk, counted once a minute: a walk over all its files."""
+        if self._changed("sizes", int(time.monotonic() / SIZES_SECONDS)):
+            self._bytes = sum(disk_space.stored(self.run.folder).values())
+        return self._bytes
 
     def _machine_words(self) -> str:
         cores = psutil.cpu_count() or 1
@@ -256,17 +277,14 @@ class Panel:
         except (LabError, KeyError, TypeError):
             return "; its settings are of another version"
 
-    def _now(self, facts: dict) -> str:
+    def _now(self, facts: dict) -> Html:
         """The experiment in flight: idea, stage, share, curve over the one of the branch."""
         stage = stage_of(self.run)
         number, share = facts["experiment"], facts["training_share"]
-        bar = f'<progress value="{share or 0:.3f}" max="1" style="width:420px"></progress>'
         head = f"experiment {number}: {facts['title'] or 'no idea yet'}"
-        return box(
-            f"<div><b>{escape(head)}</b></div><div>{escape(stage.words)}</div>"
-            f"{bar if share is not None else ''}{curves_svg(self._curves(number))}",
-            BLUE,
-        )
+        bar = BAR.format(share) if share is not None else ""
+        lines = [bold(head), stage.words, bar, curves_svg(self._curves(number))]
+        return box(divs(lines), BLUE)
 
     def _curves(self, number: int) -> list[tuple[str, Sequence[tuple[float, float]]]]:
         folders = sorted(self.run.folder.glob(f"experiments/{number:04d}/attempts/*/runs/*"))
@@ -313,7 +331,7 @@ class Panel:
         if record is None:
             self.detail.value = ""
             return
-        head = f"<b>{number:04d} {escape(record.outcome)}: {escape(record.title)}</b>"
+        head = bold(f"{number:04d} {record.outcome}: {record.title}")
         self.detail.value = box(head + idea_html(self.run, record))
         page = self.run.folder / "notebooks" / f"{number:04d}.ipynb"
         self.pages.append_display_data(Markdown(_links([("its page", page)])))
@@ -338,7 +356,7 @@ class Panel:
             said = action()
         except (LabError, OSError) as error:
             said = str(error)
-        self.said.value = f"<small>{escape(said)}</small>" if said else ""
+        self.said.value = soft(said) if said else ""
         self.refresh()
 
     def _command(self, *words: str, tag: str = "") -> str:
@@ -373,7 +391,7 @@ class Panel:
         if self._child is not None and self._child.poll() is not None:
             last = _tail(self.results / OUT).strip().splitlines()[-1:]
             words = f"ended with status {self._child.returncode}: {''.join(last)}"
-            self.said.value = f"<small>{escape(words)}</small>"
+            self.said.value = soft(words)
             self._child = None
 
     def _start_night(self, *words: str) -> str:
@@ -433,12 +451,12 @@ class Panel:
 
     # --- without widgets --------------------------------------------------------------------------
 
-    def picture(self) -> str:
+    def picture(self) -> Html:
         """What the panel shows now, as HTML without anything to press."""
         if self.run is None:
-            return self.state.value
+            return Html(self.state.value)
         parts = (self.machine, self.state, self.figures, self.now, self.chart)
-        return "".join(f"<div>{part.value}</div>" for part in parts)
+        return divs(Html(part.value) for part in parts)
 
 
 def _row(*children: widgets.Widget) -> widgets.Box:

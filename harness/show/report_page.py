@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jinja2
 import mistune
-from markupsafe import Markup
 
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.records import (
@@ -33,7 +32,7 @@ from harness.run.run import Run
 from harness.run.state import Attempt, Experiment
 from harness.show.charts.svg import COLOURS, Points, curves_svg, progress_svg
 from harness.show.costs import run_usage
-from harness.show.markup import GREY, RED, diff, preformatted
+from harness.show.markup import GREY, RED, Html, diff, preformatted
 from harness.show.sentences import candidates_of, duration, hypothesis_words, latest_sigma, plural
 
 MOST_FOLDED = 150  # experiments: beyond, only keeps, near misses and failures are folded in
@@ -64,8 +63,8 @@ def report_html(
         span=_span(records),
         cards=_cards(run, records, claimed),
         alarm=alarm,
-        chart=Markup(progress_svg(records, address)),
-        small_chart=Markup(progress_svg(records, address, width=420, height=240)),
+        chart=progress_svg(records, address),
+        small_chart=progress_svg(records, address, width=420, height=240),
         pages=_pages(run),
         filters=_filters(),
         rows=[_row(run, record, record.experiment in folded) for record in reversed(records)],
@@ -73,14 +72,15 @@ def report_html(
         ideas=[idea_of(run, record) for record in records if record.experiment in folded],
         left_out=_left_out(records, folded),
         colours={"red": RED},
-        script=Markup(script),
+        script=Html(script),
         script_hash=digest,
     )
 
 
-def idea_html(run: Run, record: Record) -> str:
+def idea_html(run: Run, record: Record) -> Html:
     """An experiment as the report unfolds it, without its heading."""
-    return _templates().get_template("idea.html").render(idea=idea_of(run, record))
+    template = _templates().get_template("idea.html")
+    return Html(template.render(idea=idea_of(run, record)))
 
 
 @cache
@@ -97,8 +97,8 @@ def _renderer() -> mistune.Markdown:
     return mistune.create_markdown(escape=True, plugins=["table"])
 
 
-def _markdown(text: str) -> Markup:
-    return Markup(f'<div class="wide">{_renderer()(text)}</div>')
+def _markdown(text: str) -> Html:
+    return Html(f'<div class="wide">{_renderer()(text)}</div>')
 
 
 def _span(records: Sequence[Record]) -> str:
@@ -168,9 +168,9 @@ def _classes(record: Record) -> str:
     return " ".join(["idea", *(name for name, holds in groups.items() if holds)])
 
 
-def _filters() -> list[tuple[str, Markup]]:
+def _filters() -> list[tuple[str, Html]]:
     groups = (("kept", "kept"), ("near-misses", "near"), ("failures", "failed"))
-    return [(name, Markup(f".idea:not(.{group})")) for name, group in groups]
+    return [(name, Html(f".idea:not(.{group})")) for name, group in groups]
 
 
 def _row(run: Run, record: Record, folded: bool) -> dict:
@@ -212,10 +212,10 @@ def idea_of(run: Run, record: Record) -> dict:
         "outcome": record.outcome,
         "title": record.title,
         "lines": [line for line in lines if line],
-        "curve": Markup(curves_svg(_curves(run, experiment))),
+        "curve": curves_svg(_curves(run, experiment)),
         "runs": _runs(attempt),
-        "diff": Markup(_diff(folder)),
-        "log": Markup(_log(folder, attempt) if record.outcome in ("crashed", "no result") else ""),
+        "diff": _diff(folder),
+        "log": _log(folder, attempt) if record.outcome in ("crashed", "no result") else "",
         "page": _page(record.experiment) if page else "",
         "notebook": f"../notebooks/{record.experiment:04d}.ipynb",
     }
@@ -281,7 +281,7 @@ def _runs(attempt: Attempt) -> list[tuple[object, ...]]:
     ]
 
 
-def _diff(folder: Path) -> str:
+def _diff(folder: Path) -> Html | str:
     try:
         text = (folder / "train.diff").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -289,7 +289,7 @@ def _diff(folder: Path) -> str:
     return diff(text, DIFF_LINES) if text.strip() else ""
 
 
-def _log(folder: Path, attempt: Attempt) -> str:
+def _log(folder: Path, attempt: Attempt) -> Html | str:
     """The end of the log of the attempt's last run."""
     if not attempt.runs:
         return ""

@@ -115,8 +115,13 @@ class Life:
     heartbeat: dict | None = None
 
 
-def look_at(run: Run) -> dict:
-    """Everything there is to know of a run, by KEYS. Raises SettingsError where there is no run."""
+def look_at(run: Run, run_bytes: int | None = None) -> dict:
+    """Everything there is to know of a run, by KEYS. Raises SettingsError where there is no run.
+
+    run_bytes: as counted before; None counts them, which walks over all files.
+    """
+    if run_bytes is None:
+        run_bytes = sum(disk_space.stored(run.folder).values())
     preparing = not run.is_there and (run.folder / "night.log").exists()
     if not preparing:
         _ = run.settings
@@ -138,7 +143,7 @@ def look_at(run: Run) -> dict:
         "llm_completion_tokens": usage.completion_tokens,
         "llm_cost_usd": usage.cost_usd,
         "llm_estimated": usage.estimated,
-        "run_bytes": sum(disk_space.stored(folder).values()),
+        "run_bytes": run_bytes,
         "free_bytes": disk_space.free_bytes(folder),
         "needed_bytes": disk_space.needed_bytes(folder),
         "next_command": next_command(folder, life),

@@ -114,7 +114,7 @@ def test_a_damaged_run_is_a_sentence_and_the_panel_goes_on(results, damage):
 def test_an_error_in_the_thread_is_shown_and_the_next_look_works(results, monkeypatch):
     shown = Panel("sample", str(results))
     with monkeypatch.context() as patch:
-        patch.setattr(panel, "look_at", lambda run: 1 / 0)
+        patch.setattr(panel, "look_at", lambda run, run_bytes: 1 / 0)
         shown.refresh()
         assert "ZeroDivisionError" in shown.state.value
     shown.refresh()

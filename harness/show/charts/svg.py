@@ -11,7 +11,7 @@ import html
 from collections.abc import Callable, Sequence
 
 from harness.run.records import KEPT, Record, incumbent_of
-from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED
+from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, Html
 
 COLOURS = {
     "baseline": BLUE,
@@ -32,7 +32,7 @@ def progress_svg(
     link: Callable[[int], str] | None = None,
     width: int = 960,
     height: int = 280,
-) -> str:
+) -> Html:
     """Every score by experiment, what was on the branch, and what one run must reach to be kept.
 
     link: the address that an experiment's dot leads to. What lies outside of the scale is drawn at
@@ -41,7 +41,7 @@ def progress_svg(
     scored = [record for record in records if record.val_bpb is not None]
     tip = incumbent_of(records)
     if len(scored) < 2 or tip is None:
-        return ""
+        return Html()
     asked = next((r.threshold for r in reversed(scored) if r.threshold is not None), None)
     need = tip.val_bpb - asked if asked is not None else None
     low, high = _limits(records, need)
@@ -72,7 +72,7 @@ def progress_svg(
         f'<text x="{width - RIGHT + 8}" y="{y(tip.val_bpb) - 5:.1f}" font-weight="700"'
         f' fill="currentColor">{tip.val_bpb:.4f}</text>'
     )
-    return (
+    return Html(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
         ' aria-label="val_bpb by experiment, and what was on the branch" font-size="12"'
         f' style="width:100%;height:auto">{"".join(drawn)}</svg>'
@@ -132,7 +132,7 @@ def _dot(
     return f'<a href="{html.escape(link(record.experiment))}">{dot}</a>' if link else dot
 
 
-def curves_svg(curves: Sequence[tuple[str, Points]], width: int = 420, height: int = 110) -> str:
+def curves_svg(curves: Sequence[tuple[str, Points]], width: int = 420, height: int = 110) -> Html:
     """Training losses in nats over progress 0 to 1, the first in front; "" without one of two
     points.
 
@@ -140,7 +140,7 @@ def curves_svg(curves: Sequence[tuple[str, Points]], width: int = 420, height: i
     """
     curves = [(name, points) for name, points in curves if len(points) > 1]
     if not curves:
-        return ""
+        return Html()
     values = sorted(loss for _, points in curves for _, loss in points)
     low, high = values[0], values[int(0.96 * (len(values) - 1))]  # the first steps flatten the rest
     span = (high - low) or 1.0
@@ -160,7 +160,7 @@ def curves_svg(curves: Sequence[tuple[str, Points]], width: int = 420, height: i
     drawn += [_label(40, 12, f"{high:.2f}", "end"), _label(40, height - 18, f"{low:.2f}", "end")]
     drawn.append(_label(44, height - 4, "start", "start"))
     drawn.append(_label(width - 8, height - 4, "end of the budget", "end"))
-    return (
+    return Html(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
         ' aria-label="training loss in nats" font-size="11"'
         f' style="width:100%;max-width:{width}px">'
