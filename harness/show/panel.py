@@ -30,9 +30,21 @@ from harness.run.settings import environment_words, results_folder
 from harness.sandbox.keys import has_endpoint
 from harness.show.charts.svg import curves_svg, progress_svg
 from harness.show.frame import SAMPLE_TAG, list_runs
-from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, box, escape, preformatted
-from harness.show.report_page import idea_html, read_curve
-from harness.show.stage import stage_of
+from harness.show.markup import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    Html,
+    bold,
+    box,
+    divs,
+    preformatted,
+    small,
+)
+from harness.show.report_page import idea_html
+from harness.show.stage import read_curve, stage_of
 from harness.show.status import look_at, state_words
 
 REFRESH_SECONDS, SIZES_SECONDS = 2.0, 60.0
@@ -201,9 +213,9 @@ class Panel:
                 self._list_new_tags()
                 self._draw()
             except LabError as error:
-                self.state.value = box(escape(error), AMBER)
+                self.state.value = box(error, AMBER)
             except Exception as error:
-                self.state.value = box(escape(f"{type(error).__name__}: {error}"), RED)
+                self.state.value = box(f"{type(error).__name__}: {error}", RED)
 
     def _list_new_tags(self) -> None:
         tags = {path.name for path in self.results.glob("*") if path.is_dir()}
@@ -216,18 +228,16 @@ class Panel:
         return changed
 
     def _draw(self) -> None:
-        self.machine.value = f"<small>{escape(self._machine_words())}</small>"
+        self.machine.value = small(self._machine_words())
         if self.run is None:
             self.state.value = box("no run yet: start the demo, or a night", GREY)
             return
         self._facts = facts = look_at(self.run)
         light = LIGHTS.get(facts["state"], GREY)
         round_ = "display:inline-block;width:.8em;height:.8em;border-radius:50%"
-        dot = f'<span style="{round_};background:{light}"></span>'
-        self.state.value = (
-            f"<div>{dot} <b>{escape(facts['tag'])}</b>: {escape(state_words(facts))}</div>"
-        )
-        self.figures.value = f"<div>{escape(_figures(facts))}</div>"
+        dot = Html('<span style="{};background:{}"></span> ').format(round_, light)
+        self.state.value = divs([dot + bold(facts["tag"]) + f": {state_words(facts)}"])
+        self.figures.value = divs([_figures(facts)])
         alive = facts["state"] in ALIVE
         for button in (self.begin, self.one, self.demo, self.try_it):
             button.disabled = alive
@@ -256,17 +266,15 @@ class Panel:
         except (LabError, KeyError, TypeError):
             return "; its settings are of another version"
 
-    def _now(self, facts: dict) -> str:
+    def _now(self, facts: dict) -> Html:
         """The experiment in flight: idea, stage, share, curve over the one of the branch."""
         stage = stage_of(self.run)
         number, share = facts["experiment"], facts["training_share"]
-        bar = f'<progress value="{share or 0:.3f}" max="1" style="width:420px"></progress>'
-        head = f"experiment {number}: {facts['title'] or 'no idea yet'}"
-        return box(
-            f"<div><b>{escape(head)}</b></div><div>{escape(stage.words)}</div>"
-            f"{bar if share is not None else ''}{curves_svg(self._curves(number))}",
-            BLUE,
-        )
+        bar, curves = Html(), Html(curves_svg(self._curves(number)))
+        if share is not None:
+            bar = Html('<progress value="{:.3f}" max="1" style="width:420px"></progress>')
+        head = bold(f"experiment {number}: {facts['title'] or 'no idea yet'}")
+        return box(divs([head, stage.words]) + bar.format(share) + curves, BLUE)
 
     def _curves(self, number: int) -> list[tuple[str, Sequence[tuple[float, float]]]]:
         folders = sorted(self.run.folder.glob(f"experiments/{number:04d}/attempts/*/runs/*"))
@@ -313,8 +321,8 @@ class Panel:
         if record is None:
             self.detail.value = ""
             return
-        head = f"<b>{number:04d} {escape(record.outcome)}: {escape(record.title)}</b>"
-        self.detail.value = box(head + idea_html(self.run, record))
+        head = bold(f"{number:04d} {record.outcome}: {record.title}")
+        self.detail.value = box(head + Html(idea_html(self.run, record)))
         page = self.run.folder / "notebooks" / f"{number:04d}.ipynb"
         self.pages.append_display_data(Markdown(_links([("its page", page)])))
 
@@ -338,7 +346,7 @@ class Panel:
             said = action()
         except (LabError, OSError) as error:
             said = str(error)
-        self.said.value = f"<small>{escape(said)}</small>" if said else ""
+        self.said.value = small(said) if said else ""
         self.refresh()
 
     def _command(self, *words: str, tag: str = "") -> str:
@@ -373,7 +381,7 @@ class Panel:
         if self._child is not None and self._child.poll() is not None:
             last = _tail(self.results / OUT).strip().splitlines()[-1:]
             words = f"ended with status {self._child.returncode}: {''.join(last)}"
-            self.said.value = f"<small>{escape(words)}</small>"
+            self.said.value = small(words)
             self._child = None
 
     def _start_night(self, *words: str) -> str:
