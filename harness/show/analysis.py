@@ -5,10 +5,8 @@ All of it works on a run in progress, an empty one, one of crashes only, and on 
 file, for which what was never measured is NaN or an empty table.
 """
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -20,6 +18,7 @@ from harness.show.frame import RunData, run_folders
 from harness.show.frame import choose_run as choose_run
 from harness.show.frame import choose_runs as choose_runs
 from harness.show.markup import Html, table
+from harness.show.stage import read_curve
 
 KEPT_LATER = ("kept", "simplified")
 CURVE_COLUMNS = ("run", "progress", "train_loss")
@@ -101,24 +100,8 @@ def curves(run: RunData, experiment: int) -> pd.DataFrame:
     """
     rows = []
     for number, folder in enumerate(run_folders(run, experiment)):
-        for event in _steps(folder / "events.jsonl"):
-            rows.append((number, event.get("progress"), event.get("train_loss")))
-    frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
-    return frame.apply(pd.to_numeric, errors="coerce").astype("float64").dropna()
-
-
-def _steps(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    steps = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # the last line of a training that was killed
-        if isinstance(event, dict) and event.get("event") == "step":
-            steps.append(event)
-    return steps
+        rows += [(number, *point) for point in read_curve(folder)]
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS)).astype("float64").dropna()
 
 
 def final_losses(steps: pd.DataFrame) -> pd.Series:

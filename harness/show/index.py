@@ -19,13 +19,13 @@ from harness.ground.text import one_line
 from harness.lab.close_out import claim_of
 from harness.run.journal import read_journal
 from harness.run.pace import cells_of_pace, words_of_pace
-from harness.run.records import KEPT, Record, baseline_of, incumbent_of, records_from_journal
-from harness.show.markup import AMBER, BLUE, GREEN, GREY, GROUND, LINE, RED, Html, link
+from harness.run.records import Record, baseline_of, incumbent_of, records_from_journal
+from harness.show.charts.svg import progress_svg
+from harness.show.markup import AMBER, BLUE, GREEN, GROUND, LINE, RED, Html, link
 from harness.show.sentences import (
     as_judged,
     counts_in_words,
     headline,
-    latest_sigma,
     plural,
     say_claim,
 )
@@ -97,7 +97,6 @@ td.kept, td.simplified {{ font-weight: 600; border-left-color: {GREEN}; }}
 td.baseline {{ font-weight: 600; border-left-color: {BLUE}; }}
 td.crashed {{ border-left-color: {RED}; }} td.quarantined {{ border-left-color: {AMBER}; }}
 .discarded, .no {{ color: var(--muted); }}
-svg {{ width: 100%; height: auto; margin: 1rem 0; }}
 """
 NUMBERS = ("val_bpb", "gain", "runs", "steps", "tokens/s", "others' cores")  # columns of the index
 CELLS = '<td>{}</td><td class="{}">{}</td><td class="title">{}</td>'
@@ -181,7 +180,7 @@ def write_index(run_dir: str | Path) -> Path:
         Html("<p>{}</p>").format(_scores(records, claimed)),
         Html('<p class="muted">{}</p>').format(_facts(run_dir.name, records)),
         _nav(_other_pages(present)),
-        _chart(records),
+        Html(progress_svg(records)),
         Html("<table>\n{}\n{}\n</table>").format(_head(), Html("\n").join(rows)),
     ]
     target = folder / "index.html"
@@ -261,39 +260,3 @@ def _other_pages(present: set[str]) -> list[Html]:
     names = [name for name in sorted(present - {"index.html"}) if not name[:4].isdigit()]
     pages = [name for name in names if name.endswith(".html")]
     return [link(name, name.removesuffix(".html").replace("_", " ")) for name in pages]
-
-
-def _chart(records: Sequence[Record], width: int = 960, height: int = 220) -> Html:
-    """A small progress chart as SVG: dots by outcome, what was on the branch; no outliers."""
-    scored = [record for record in records if record.val_bpb is not None]
-    kept = [record.val_bpb for record in scored if record.outcome in KEPT]
-    if len(scored) < 2 or not kept:
-        return Html()
-    unit = max(max(kept) - min(kept), 6 * (latest_sigma(records) or 0.0), max(kept) * 1e-4)
-    low, high = min(kept) - 0.25 * unit, max(kept) + 0.4 * unit
-    last = max(1, *(record.experiment for record in records))
-
-    def place(experiment: int, score: float) -> tuple[float, float]:
-        x, y = 10 + (width - 80) * experiment / last, height * (high - score) / (high - low)
-        return round(x, 1), round(y, 1)
-
-    dots, branch = {True: "", False: ""}, ""
-    for record in scored:
-        if low <= record.val_bpb <= high:
-            x, y = place(record.experiment, record.val_bpb)
-            dots[record.outcome in KEPT] += f"M{x} {y}h0"
-    for record in records:
-        if record.on_branch is not None:
-            x, y = place(record.experiment, record.on_branch)
-            branch += f"H{x}V{y}" if branch else f"M{x} {y}"
-    path = Html('<path d="{}" stroke="{}" stroke-width="{}" stroke-linecap="round" fill="none"/>')
-    return Html(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}<text x="{:.0f}" y="{:.0f}" '
-        'font-size="15" font-weight="600" fill="currentColor">{:.4f}</text></svg>'
-    ).format(
-        *(width, height, "val_bpb by experiment, and what was on the branch"),
-        path.format(Html(dots[False]), GREY, 5),
-        path.format(Html(branch), BLUE, 2),
-        path.format(Html(dots[True]), BLUE, 9),
-        *(x + 10, y + 5, incumbent_of(records).val_bpb),
-    )

@@ -63,9 +63,13 @@ def divs(lines: Iterable[object]) -> Html:
     return Html().join(Html("<div>{}</div>").format(line) for line in lines)
 
 
+def small(text: object) -> Html:
+    return Html("<small>{}</small>").format(text)
+
+
 def soft(text: object) -> Html:
     """A line beside the point."""
-    return Html("<div><small>{}</small></div>").format(text)
+    return divs([small(text)])
 
 
 def link(address: str, words: object) -> Html:

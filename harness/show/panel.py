@@ -44,8 +44,8 @@ from harness.show.markup import (
     preformatted,
     soft,
 )
-from harness.show.report_page import idea_html, read_curve
-from harness.show.stage import stage_of
+from harness.show.report_page import idea_html
+from harness.show.stage import read_curve, stage_of
 from harness.show.status import look_at, state_words
 
 REFRESH_SECONDS, SIZES_SECONDS = 2.0, 60.0

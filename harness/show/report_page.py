@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -34,6 +33,7 @@ from harness.show.charts.svg import COLOURS, Points, curves_svg, progress_svg
 from harness.show.costs import run_usage
 from harness.show.markup import GREY, RED, Html, diff, preformatted
 from harness.show.sentences import candidates_of, duration, hypothesis_words, latest_sigma, plural
+from harness.show.stage import read_curve
 
 MOST_FOLDED = 150  # experiments: beyond, only keeps, near misses and failures are folded in
 DIFF_LINES, LOG_CHARACTERS = 160, 3000
@@ -240,24 +240,6 @@ def _curve(run: Run, experiment: Experiment) -> Points:
             if len(points) > 1:
                 return points
     return []
-
-
-def read_curve(folder: Path) -> list[tuple[float, float]]:
-    """(progress 0 to 1, training loss in nats) of a training, from its events; [] where there are
-    none.
-    """
-    points = []
-    try:
-        with (folder / "events.jsonl").open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    event = json.loads(line)
-                    points.append((float(event["progress"]), float(event["train_loss"])))
-                except (ValueError, KeyError, TypeError):
-                    continue  # another event, or a line that was cut off
-    except OSError:
-        return []
-    return points
 
 
 def _noted(trained: dict | None) -> list[tuple[float, float]]:

@@ -114,6 +114,20 @@ def last_event(folder: Path) -> dict:
         return {}
 
 
+def read_curve(folder: Path) -> list[tuple[float, float]]:
+    """(progress 0 to 1, training loss in nats) of a training, by its events; [] without any."""
+    path, points = folder / "events.jsonl", []
+    if not path.exists():
+        return []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+            points.append((float(event["progress"]), float(event["train_loss"])))
+        except (ValueError, KeyError, TypeError):
+            continue  # another event, or a line that was cut off
+    return points
+
+
 def stage_limit(run: Run, model_seconds: float = 0.0) -> tuple[float, str]:
     """Return (seconds the journal may stand still, what is being done).
 
