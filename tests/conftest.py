@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from labs import baseline, cache, lab  # noqa: F401 - fixtures
+from labs import baseline, cache, lab, shared  # noqa: F401 - fixtures
 from warm import WarmPopen
 
 from harness.sandbox.wall import VARIABLE, Wall, find_wall

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def outputs_text(path) -> str:
 @pytest.mark.slow
 def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     checkout = copy_checkout(tmp_path / "lab")
+    cache = shutil.copytree(cache, tmp_path / "cache")  # it will lack a file
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (

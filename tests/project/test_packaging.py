@@ -1,6 +1,7 @@
 """One source of what is needed: pyproject.toml, the lock files, environment.yml and the code's imports agree."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -50,6 +51,7 @@ def versions_in(environment: dict, lines: list[Requirement]) -> dict[str, list[s
     return found
 
 
+@functools.cache
 def third_party_imports(*folders: str) -> dict[str, str]:
     """Top-level module -> a file that imports it, for modules that are neither the standard library's nor ours."""
     sources: dict[str, str] = {}

@@ -41,7 +41,10 @@ def runs(tmp_path_factory):
     return {tag: load_run(folder, tag) for tag in kinds} | {"original": load_results_tsv(UPSTREAM)}
 
 
-@pytest.mark.parametrize("tag", ["night", "empty", "crashes", "thousand", "ruins", "original"])
+THOUSAND = pytest.param("thousand", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("tag", ["night", "empty", "crashes", THOUSAND, "ruins", "original"])
 def test_every_chart_draws_every_kind_of_run(runs, tag):
     for draw in OF_ONE_RUN:
         figure = draw(runs[tag])

@@ -6,10 +6,12 @@ conftest.py makes the fixtures known to every test module. Candidates are put wh
 import contextlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkout import ROOT, make_repository
+from filelock import FileLock
 
 import harness
 from harness.ground.files import write_json_atomic
@@ -18,31 +20,60 @@ from harness.lab.loop import Lab
 from harness.run.results import read_results
 from harness.run.state import State
 from harness.sandbox import keys
+from harness.sandbox.device import detect_device
 from harness.search.gate import source_hash
 
 STEPS = "clock_step_seconds=0.15 budget_seconds=3"  # 20 steps a training, however busy the machine is
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+def shared(request, tmp_path_factory) -> Path:
+    """A folder that all processes of this run of the tests have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if hasattr(request.config, "workerinput") else base  # of pytest-xdist
+
+
+def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Make a folder, in whichever process of the tests wants it first; the others wait for it."""
+    made = folder / "made"
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def baseline(tmp_path_factory, cache):
+def cache(shared) -> Path:
+    """Prepared data of the tiny profile, to be read; made once."""
+
+    def prepare(folder: Path) -> None:
+        profile, _ = start.find_profile("tiny")
+        start.prepare_profile(profile, str(folder), progress=lambda line: None)
+
+    detect_device()  # takes seconds; known now to this process and to all nights that it starts
+    return make_once(shared / "cache", prepare)
+
+
+@pytest.fixture(scope="session")
+def baseline(shared, cache) -> Path:
     """A run whose baseline is done, with its repository; made once, copied by each test."""
-    folder = tmp_path_factory.mktemp("baseline")
-    repository = folder / "checkout"
-    repository.mkdir()
-    for name in ("train_template.py", "program.md"):
-        shutil.copy(ROOT / name, repository / name)
-    make_repository(repository)
-    with pytest.MonkeyPatch.context() as patch:
-        point_at(patch, repository)
-        start.prepare_profile(start.find_profile("tiny")[0], str(cache), progress=lambda line: None)
-        with start.start_run("t", "tiny", cache=str(cache), results=str(folder / "results"), overrides=STEPS) as lab:
-            lab.run_baseline()
-    return folder
+
+    def train(folder: Path) -> None:
+        repository = folder / "checkout"
+        repository.mkdir()
+        for name in ("train_template.py", "program.md"):
+            shutil.copy(ROOT / name, repository / name)
+        make_repository(repository)
+        given = {"cache": str(cache), "results": str(folder / "results"), "overrides": STEPS}
+        with pytest.MonkeyPatch.context() as patch:
+            point_at(patch, repository)
+            with start.start_run("t", "tiny", **given) as lab:
+                lab.run_baseline()
+
+    return make_once(shared / "baseline", train)
 
 
 def point_at(patch: pytest.MonkeyPatch, repository) -> None:

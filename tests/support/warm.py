@@ -68,7 +68,7 @@ def warm_kernels(folder) -> dict[str, str]:
     """
     startup = folder / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
-    (startup / "warm.py").write_text(f"""\
+    (startup / "children_start_warm.py").write_text(f"""\
 import subprocess, sys
 sys.path.append({os.path.dirname(__file__)!r})
 from warm import WarmPopen
