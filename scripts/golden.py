@@ -186,7 +186,7 @@ class Golden:
             self.texts[name.replace("/", "_")] = json.dumps(found, indent=1) + "\n"
         self.texts["results.tsv"] = masked((folder / "results.tsv").read_text())
         self.texts["report.md"] = masked((folder / "report/report.md").read_text(), *self.folders)
-        self.texts["index.txt"] = masked(text_of(self.night.folder / "notebooks/index.html"), *self.folders)
+        self.texts["index.txt"] = masked(text_of(self.night.folder / "notebooks/index.md"), *self.folders)
         for path in sorted((folder / "notebooks").glob("*.ipynb")):
             self.texts[f"page_{path.stem}.txt"] = masked(outputs_of(path), *self.folders)
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "compile_cache" not in path.parts)

@@ -24,13 +24,12 @@ from harness.rules.replay import replay
 from harness.run import git_history
 from harness.run.journal import read_journal
 from harness.run.locks import is_held
-from harness.run.records import records_from_journal
 from harness.run.results import format_results, results_from_journal
 from harness.run.settings import Settings, read_settings
 from harness.run.state import Experiment
 from harness.sandbox.processes import alive, is_of_run
 from harness.scoring.integrity import harness_hash
-from harness.show.index import read_index
+from harness.show.index import index_text, rows_of_index
 
 # At a run that somebody works on: what is only seen once was on its way.
 LOOKS, WAIT_SECONDS = 5, 0.4
@@ -221,14 +220,18 @@ def blob_hash(path: Path, digits: int) -> str | None:
 def check_pages(look: Look) -> Iterator[str]:
     """A night's pages are there and whole, and its index agrees. A run by hand has none."""
     folder = look.folder / "notebooks"
-    names, index = set(names_in(folder)), read_index(folder)
+    names = set(names_in(folder))
+    try:
+        index = rows_of_index((folder / "index.md").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        index = {}
     done = [e.number for e in look.state.experiments if e.committed]
     pages = [number for number in done if f"{number:04d}.ipynb" in names]
     for number in sorted(told_by_a_night(look) & set(done) - set(pages)):
         if number >= min(pages, default=0):  # the oldest go when pages take too much room
             yield f"notebooks/{number:04d}.ipynb is missing: {BACKUP} if you need the page"
     for number in pages:
-        is_listed = number in index and not is_running(index[number][0])
+        is_listed = number in index and not is_running(index[number])
         if number == pages[-1] and not is_listed:
             continue  # its page may be in the making
         path, name = folder / f"{number:04d}.ipynb", f"notebooks/{number:04d}"
@@ -239,31 +242,31 @@ def check_pages(look: Look) -> Iterator[str]:
         elif f"{number:04d}.html" not in names:
             yield f"{name}.html is missing: {AGAIN}"
         if not is_listed:
-            yield f"notebooks/index.html does not list experiment {number}: {AGAIN}"
+            yield f"notebooks/index.md does not list experiment {number}: {AGAIN}"
     yield from check_index(look, index)
 
 
-def is_running(decision: str) -> bool:
-    return decision.startswith("running")
+def is_running(row: str) -> bool:
+    return row[9:].startswith("running")
 
 
-def check_index(look: Look, index: dict[int, tuple[str, str]]) -> Iterator[str]:
-    """What the index lists is the journal's decision and score, or older than a person's word."""
-    records = {record.experiment: record for record in records_from_journal(look.entries)}
+def check_index(look: Look, index: dict[int, str]) -> Iterator[str]:
+    """What the index lists is as the journal has it, or older than a person's word."""
+    expected = rows_of_index(index_text(look.folder, look.entries))
     experiments = look.state.experiments
-    for number, (decision, score) in index.items():
-        if is_running(decision) and number < len(experiments):
+    for number, row in index.items():
+        if is_running(row) and number < len(experiments):
             continue
-        record = records.get(number)
-        if record is None:
-            listed = f"notebooks/index.html lists experiment {number} as {decision}"
-            yield f"{listed}, the journal has no decision on it: {AGAIN}"
-            continue
-        expected = "" if record.val_bpb is None else f"{record.val_bpb:.6f}"
-        agrees = decision.startswith(record.outcome) and score == expected
-        if not agrees and not experiments[number].ruled:
-            has = f"has {decision} {score} for experiment {number}"
-            yield f"notebooks/index.html {has}, the journal {record.outcome} {expected}: {AGAIN}"
+        if number not in expected or is_running(expected[number]):
+            yield (
+                f"notebooks/index.md lists experiment {number}, on which the journal has no"
+                f" decision: {AGAIN}"
+            )
+        elif row != expected[number] and not experiments[number].ruled:
+            yield (
+                f"notebooks/index.md has {row.strip('| ')} where the journal has"
+                f" {expected[number].strip('| ')}: {AGAIN}"
+            )
 
 
 def told_by_a_night(look: Look) -> set[int]:

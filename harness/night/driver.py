@@ -207,6 +207,7 @@ class Driver:
         self.runner.execute(name, page or name, parameters)
         if self.run.entries:
             self.runner.wait_for(partial(self.derive, "the index of pages", index.write_index))
+            self.runner.wait_for(partial(self.derive, "the report", report.write_page))
 
     def derive(self, what: str, write: Callable[[Path], object]) -> None:
         """Write what is made of the journal and can be made again: where that fails it is said,
@@ -235,7 +236,7 @@ class Driver:
         self.say(claim_words(self.wishes))
         inside = folder.is_relative_to(harness.REPOSITORY)
         at = folder.relative_to(harness.REPOSITORY) if inside else folder
-        files = f"{at}/notebooks/index.html, {at}/report/report.md, {at}/results.tsv"
+        files = f"{at}/report/report.html, {at}/notebooks/index.md, {at}/results.tsv"
         self.say(f"look at {files}; best model in {at}/best/")
         if self.stopper.is_wanted():
             self.say(f"stopped as asked; continue with: {self.wishes.command_line}")

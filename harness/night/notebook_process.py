@@ -180,10 +180,10 @@ def execute(notebook: str, output: str, parameters: dict, sender: Connection) ->
         "PYTHONPATH": str(REPOSITORY),
     }
     sender.send(run_papermill(notebook, output, parameters))
-    from harness.show.index import export_notebook
+    from harness.show.index import finish_page
 
     if Path(output).exists():
-        export_notebook(Path(output))
+        finish_page(Path(output))
 
 
 def run_papermill(notebook: str, output: str, parameters: dict) -> tuple[str, str] | None:

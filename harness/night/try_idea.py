@@ -40,7 +40,7 @@ from harness.search.keyless import obey_program
 from harness.search.patch import PatchError
 from harness.search.program import parse_program
 from harness.search.proposal import Proposal, constants_changed, write_files
-from harness.show import index
+from harness.show import index, report
 
 PROPOSER = "external"
 TITLE, HYPOTHESIS, BY = 120, 1000, 60  # characters
@@ -234,6 +234,7 @@ def carry_out(wishes: Wishes, number: int, stream: TextIO) -> None:
     finally:
         terminal.close()
     index.write_index(wishes.folder)
+    report.write_page(wishes.folder, live=False)
 
 
 # --- what came of it ------------------------------------------------------------------------------

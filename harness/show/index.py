@@ -15,18 +15,17 @@ from pathlib import Path
 
 from harness.ground.errors import PageError
 from harness.ground.files import write_text_atomic
-from harness.ground.text import one_line
 from harness.lab.close_out import claim_of
 from harness.run.journal import read_journal
 from harness.run.pace import cells_of_pace, words_of_pace
 from harness.run.records import Record, baseline_of, incumbent_of, records_from_journal
-from harness.show.charts.svg import progress_svg
-from harness.show.markup import AMBER, BLUE, GREEN, GROUND, LINE, RED, Html, link
+from harness.show.markup import GROUND, LINE, Html, link
 from harness.show.sentences import (
     as_judged,
     counts_in_words,
     headline,
     plural,
+    quoted,
     say_claim,
 )
 from harness.show.stage import in_flight
@@ -88,23 +87,7 @@ blockquote {{ margin-left: 0; padding-left: 1rem; border-left: 3px solid var(--l
 .ansi-yellow-fg, .ansi-yellow-intense-fg {{ color: #8a6100; }}
 .ansi-blue-fg, .ansi-blue-intense-fg {{ color: #0072b2; }} .ansi-magenta-fg {{ color: #a04890; }}
 """
-INDEX_STYLE = f"""
-:root {{ color-scheme: light dark; }} body {{ max-width: 74rem; }} table {{ width: 100%; }}
-td.title {{ overflow-wrap: anywhere; width: 34%; }} td a {{ margin-right: .6rem; }}
-td:last-child {{ white-space: nowrap; padding-right: 0; }}
-td:nth-child(2) {{ min-width: 6rem; border-left: 4px solid transparent; padding-left: .5rem; }}
-td.kept, td.simplified {{ font-weight: 600; border-left-color: {GREEN}; }}
-td.baseline {{ font-weight: 600; border-left-color: {BLUE}; }}
-td.crashed {{ border-left-color: {RED}; }} td.quarantined {{ border-left-color: {AMBER}; }}
-.discarded, .no {{ color: var(--muted); }}
-"""
-NUMBERS = ("val_bpb", "gain", "runs", "steps", "tokens/s", "others' cores")  # columns of the index
-CELLS = '<td>{}</td><td class="{}">{}</td><td class="title">{}</td>'
-CELLS += '<td class="number">{}</td>' * len(NUMBERS)
-LISTED = re.compile(
-    r'<tr><td>(\d{4})</td><td class="\w+">([^<]*)</td><td class="title">[^<]*</td>'
-    r'<td class="number">([^<]*)</td>'
-)
+HEADS = ("val_bpb", "gain", "runs", "steps", "tokens/s", "others' cores")
 
 
 # --- The page of a notebook ----------------------------------------------------------------------
@@ -126,7 +109,7 @@ def export_notebook(ipynb_path: str | Path) -> Path:
     body = without_active_parts(exporter.from_notebook_node(notebook)[0])
     links = [link(path.name, "this notebook")]
     if path.parent.name == "notebooks" and (path.parents[1] / "journal.jsonl").exists():
-        links.insert(0, link("index.html", "all experiments"))
+        links.insert(0, link("../report/report.html", "all experiments"))
     page = _page(path.stem, _nav(links) + Html(body), NOTEBOOK_STYLE + code_style)
     target = path.with_suffix(".html")
     write_text_atomic(target, page)
@@ -161,40 +144,53 @@ def _nav(links: Sequence[Html]) -> Html:
 
 
 def write_index(run_dir: str | Path) -> Path:
-    """Write notebooks/index.html of a run, and pages whose making was cut off; return its path."""
+    """Write notebooks/index.md of a run, and pages whose making was cut off; return its path.
+
+    Markdown, since JupyterLab and git hosts follow its links: those of an HTML file JupyterLab
+    answers with 403.
+    """
     run_dir = Path(run_dir)
     entries = read_journal(run_dir / "journal.jsonl")
-    records, flight = records_from_journal(entries), in_flight(entries)
     folder = run_dir / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    export_missing(folder, records)
-    present = {path.name for path in folder.iterdir()}
-    rows = [_row(record, present) for record in reversed(records)]
-    if flight and all(record.experiment != flight.experiment for record in records):
-        running = (f"running: {flight.words}", one_line(flight.title), *[""] * len(NUMBERS))
-        rows.insert(0, _cells(flight.experiment, "no", running, present))
-    tip = incumbent_of(records)
-    claimed = claim_of(run_dir, tip.experiment) if tip else None
-    body = [
-        Html("<h1>{}</h1>").format(headline(records, claimed)),
-        Html("<p>{}</p>").format(_scores(records, claimed)),
-        Html('<p class="muted">{}</p>').format(_facts(run_dir.name, records)),
-        _nav(_other_pages(present)),
-        Html(progress_svg(records)),
-        Html("<table>\n{}\n{}\n</table>").format(_head(), Html("\n").join(rows)),
-    ]
-    target = folder / "index.html"
-    write_text_atomic(target, _page(f"Run {run_dir.name}", Html("\n").join(body), INDEX_STYLE))
+    export_missing(folder, records_from_journal(entries))
+    target = folder / "index.md"
+    write_text_atomic(target, index_text(run_dir, entries))
     return target
 
 
-def read_index(folder: Path) -> dict[int, tuple[str, str]]:
-    """(decision, score) of each experiment that a run's index lists, as it says them."""
-    try:
-        page = (folder / "index.html").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return {}
-    return {int(number): (decision, score) for number, decision, score in LISTED.findall(page)}
+def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
+    """The index as Markdown: what came of the night, and a row for each experiment, newest
+    first.
+    """
+    records, flight = records_from_journal(entries), in_flight(entries)
+    folder = run_dir / "notebooks"
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    rows = [_row(record, present) for record in reversed(records)]
+    if flight and all(record.experiment != flight.experiment for record in records):
+        cells = [f"{flight.experiment:04d}", f"running: {flight.words}", quoted(flight.title)]
+        rows.insert(0, _line([*cells, *[""] * len(HEADS), _links(cells[0], present)]))
+    tip = incumbent_of(records)
+    claimed = claim_of(run_dir, tip.experiment) if tip else None
+    others = [
+        f"[{name.removesuffix('.ipynb').replace('_', ' ')}]({name})"
+        for name in sorted(present)
+        if name.endswith(".ipynb") and not name[:4].isdigit() and ".cut" not in name
+    ]
+    parts = [
+        f"# {headline(records, claimed)}",
+        _scores(records, claimed),
+        _facts(run_dir.name, records),
+        " · ".join(["[the report](../report/report.html)", *others]),
+        "\n".join([_line(["#", "outcome", "idea", *HEADS, "pages"]), "|---" * 10 + "|", *rows]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def rows_of_index(text: str) -> dict[int, str]:
+    """The row of each experiment in an index, without its links."""
+    rows = [line for line in text.splitlines() if re.match(r"\| \d{4} \|", line)]
+    return {int(row[2:6]): row.rpartition("|")[0].rpartition("|")[0] for row in rows}
 
 
 def export_missing(folder: Path, records: Sequence[Record]) -> None:
@@ -227,36 +223,74 @@ def _facts(tag: str, records: Sequence[Record]) -> str:
     )
 
 
-def _head() -> Html:
-    cells = [Html("<th>{}</th>").format(word) for word in ("experiment", "decision", "idea")]
-    cells += [Html('<th class="number">{}</th>').format(word) for word in NUMBERS]
-    return Html("<tr>{}<th>pages</th></tr>").format(Html().join(cells))
-
-
-def _row(record: Record, present: set[str]) -> Html:
+def _row(record: Record, present: set[str]) -> str:
     score = "" if record.val_bpb is None else f"{record.val_bpb:.6f}"
     gain = "" if record.gain is None else f"{record.gain:+.6f}"
-    decision = record.outcome
+    outcome = record.outcome
     if record.outcome == "crashed" and record.status != "crash":
-        decision = f"crashed ({record.status.replace('_', ' ')})"
-    figures = (score, gain, record.n_runs or "", *cells_of_pace(record.pace))
-    said = (decision, one_line(record.title), *figures)
-    return _cells(record.experiment, record.outcome.split()[0], said, present)
+        outcome = f"crashed ({record.status.replace('_', ' ')})"
+    figures = (score, gain, str(record.n_runs or ""), *cells_of_pace(record.pace))
+    name = f"{record.experiment:04d}"
+    return _line([name, outcome, quoted(record.title), *figures, _links(name, present)])
 
 
-def _cells(experiment: int, kind: str, said: Sequence[object], present: set[str]) -> Html:
-    """A row, with links to the pages there are. said: decision, title, NUMBERS."""
-    name = f"{experiment:04d}"
-    cells = Html(CELLS).format(name, kind, *said)
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _links(name: str, present: set[str]) -> str:
+    """The pages of an experiment that there are."""
     if name == "0000" and "0000.ipynb" not in present:
         name = "02_baseline"  # the notebook that ran it
-    files = ((f"{name}.html", "page"), (f"{name}.ipynb", "notebook"))
-    links = [link(file, word) for file, word in files if file in present]
-    return Html("<tr>{}<td>{}</td></tr>").format(cells, Html(" ").join(links))
+    files = ((f"{name}.ipynb", "notebook"), (f"{name}.html", "page"))
+    return " ".join(f"[{word}]({file})" for file, word in files if file in present)
 
 
-def _other_pages(present: set[str]) -> list[Html]:
-    """Links to the pages that are not experiments: preparation, baseline, analysis."""
-    names = [name for name in sorted(present - {"index.html"}) if not name[:4].isdigit()]
-    pages = [name for name in names if name.endswith(".html")]
-    return [link(name, name.removesuffix(".html").replace("_", " ")) for name in pages]
+# --- The head of an experiment's page ------------------------------------------------------------
+
+
+def finish_page(path: Path) -> None:
+    """Put what came of an experiment first on its executed notebook, make that read-only, and
+    export it as HTML.
+
+    Read-only: JupyterLab would save an older view over it.
+    """
+    if head := head_of_page(path):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cell = {"cell_type": "markdown", "id": "page-head", "metadata": {}, "source": head}
+        notebook["cells"].insert(0, cell)
+        write_text_atomic(path, json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
+    path.chmod(0o444)
+    export_notebook(path)
+
+
+def head_of_page(path: Path) -> str:
+    """Number, outcome, idea, score, gain and reason in Markdown; "" where the page is of no
+    decided experiment.
+    """
+    run_dir = path.parent.parent
+    if path.parent.name != "notebooks" or not path.stem.isdigit():
+        return ""
+    number = int(path.stem)
+    records = records_from_journal(read_journal(run_dir / "journal.jsonl"))
+    record = next((each for each in records if each.experiment == number), None)
+    if record is None:
+        return ""
+    figures = []
+    if record.val_bpb is not None:
+        figures.append(f"**val_bpb {record.val_bpb:.6f}**, {plural(record.n_runs, 'run')}")
+    if record.gain is not None:
+        figures.append(f"gain {record.gain:+.6f} on what was on the branch")
+    if record.threshold is not None:
+        figures.append(f"{record.threshold:.6f} was asked for")
+    before = f"[previous]({number - 1:04d}.ipynb) · " if number > 1 else ""
+    return "\n\n".join(
+        part
+        for part in (
+            f"# {number:04d} {record.outcome}: {quoted(record.title)}",
+            "; ".join(figures),
+            quoted(record.verdict or record.cause, 300),
+            f"{before}[all experiments](index.md) · [the report](../report/report.html)",
+        )
+        if part
+    )

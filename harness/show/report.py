@@ -1,4 +1,4 @@
-"""A run's journal in, its report out: the morning's Markdown with a chart.
+"""A run's journal in, its report out: the morning's Markdown with a chart, and the same as HTML.
 
 Plain and honest: what the machine did comes first, then the claim, the only thing that is called an
 improvement; what stands in doubt has its own section. Pure functions of the journal but for
@@ -8,12 +8,15 @@ write_report. pandas and matplotlib are imported only for the chart.
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from harness.ground.files import write_bytes_atomic, write_text_atomic
+from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.run.pace import cells_of_pace, say_speed
 from harness.run.records import Record, baseline_of, incumbent_of, records_from_journal
 from harness.run.results import clean_description
+from harness.run.run import Run
+from harness.run.settings import command_on
 from harness.run.state import fold
 from harness.search.llm.exchanges import Usage
 from harness.show.costs import run_usage, usage_words
@@ -40,15 +43,25 @@ BRANCH_TABLE = """\
 |---|---|---|---|---|---|---|---|---|"""
 
 
+class Report(NamedTuple):
+    """What a report says. sections: title -> Markdown; speed: what the machine did, "" for
+    nothing.
+    """
+
+    headline: str
+    speed: str
+    sections: dict[str, str]
+    claimed: dict | None
+
+
 def write_report(run_dir: str | Path) -> Path:
-    """Write report/report.md and report/progress.png of a run; return the path of the former."""
+    """Write report.md, report.html and progress.png of a run; return the path of the first."""
     from harness.show.charts.scores import plot_progress
     from harness.show.frame import load_run
 
     run_dir = Path(run_dir)
     run = load_run(run_dir.parent, run_dir.name)
-    folder = run_dir / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = write_page(run_dir, live=False).parent
     write_bytes_atomic(folder / "progress.png", plot_progress(run).png())
     settings, command = {"tag": run.tag, **run.settings}, run.claim_command
     usage, measured = run_usage(run_dir), read_close_out(run_dir)
@@ -58,6 +71,31 @@ def write_report(run_dir: str | Path) -> Path:
     return folder / "report.md"
 
 
+def write_page(run_dir: str | Path, live: bool = True) -> Path:
+    """Write report.html of a run and return its path. live: a night works on it, so that the page
+    loads itself anew.
+    """
+    from harness.show.report_page import report_html
+
+    run = Run(Path(run_dir))
+    settings = read_json(run.folder / "run.json") if run.is_there else {}
+    usage, measured = run_usage(run.folder), read_close_out(run.folder)
+    command = command_on(run.folder, "--close-out")
+    named = {"tag": run.folder.name, **settings}
+    said = report_of(run.entries, named, usage, measured, command)
+    path = run.folder / "report" / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sections = [
+        f"## {title}\n\n{text}"
+        for title, text in said.sections.items()
+        if text and title != "On the branch"  # the page's own table has it
+    ]
+    write_text_atomic(
+        path, report_html(run, said.headline, said.speed, sections, said.claimed, live)
+    )
+    return path
+
+
 def morning_report(
     entries: Sequence[dict],
     settings: dict,
@@ -65,7 +103,22 @@ def morning_report(
     measured: CloseOut | None = None,
     command: str = "",
 ) -> str:
-    """The report as Markdown. settings: run.json. usage: of the language model, by its ledger.
+    """The report as Markdown, from what report_of takes."""
+    said = report_of(entries, settings, usage, measured, command)
+    parts = [f"# {said.headline}", *([said.speed] if said.speed else [])]
+    parts += [f"## {title}\n\n{text}" for title, text in said.sections.items() if text]
+    return "\n\n".join(parts) + "\n"
+
+
+def report_of(
+    entries: Sequence[dict],
+    settings: dict,
+    usage: Usage | None = None,
+    measured: CloseOut | None = None,
+    command: str = "",
+) -> Report:
+    """What there is to say of a run. settings: run.json. usage: of the language model, by its
+    ledger.
 
     measured: the newest close-out; command: what makes one. A close-out of another file than the
     branch's is none.
@@ -86,11 +139,8 @@ def morning_report(
         "How it was measured": _measured(entries, settings),
         "Look further": _look_further(records, tag),
     }
-    parts = [f"# Run {tag}: {headline(records, measured.claimed)}"]
-    if speed := say_speed(fold(entries), measured.runs):
-        parts.append(speed)
-    parts += [f"## {title}\n\n{text}" for title, text in sections.items() if text]
-    return "\n\n".join(parts) + "\n"
+    first = f"Run {tag}: {headline(records, measured.claimed)}"
+    return Report(first, say_speed(fold(entries), measured.runs), sections, measured.claimed)
 
 
 def _measured(entries: Sequence[dict], settings: dict) -> str:
@@ -227,10 +277,10 @@ def _doubts(entries: Sequence[dict], records: Sequence[Record]) -> str:
 
 def _look_further(records: Sequence[Record], tag: str) -> str:
     """Where pages, model and code are."""
-    tip, folder = incumbent_of(records), f"results/{tag}"
-    lines = [f"- Every experiment as a page: `{folder}/notebooks/index.html`"]
+    tip = incumbent_of(records)
+    lines = ["- [Every experiment as a page](../notebooks/index.md)"]
     if tip:
-        lines.append(f"- The model on the branch and its train.py: `{folder}/best/`")
+        lines.append("- The model on the branch and its [train.py](../best/train.py)")
     if tip and tip.commit:
         lines += [
             f"- Its code: `git show {tip.commit[:12]}:train.py`",

@@ -40,17 +40,21 @@ DIFF_LINES, LOG_CHARACTERS = 160, 3000
 
 
 def report_html(
-    run: Run, sections: Sequence[str], alarm: str, claimed: dict | None, live: bool = False
+    run: Run,
+    headline: str,
+    alarm: str,
+    sections: Sequence[str],
+    claimed: dict | None,
+    live: bool = False,
 ) -> str:
-    """The page. sections: of report.md, the first of them its headline; alarm: what the machine did
-    to the night, "" for nothing; live: it loads itself anew.
+    """The page. alarm: what the machine did to the night, "" for nothing; sections: in Markdown;
+    live: it loads itself anew.
     """
     records = records_from_journal(run.entries)
     template = _templates().get_template("report.html")
     script = _templates().get_template("report.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     folded = {r.experiment for r in records if len(records) <= MOST_FOLDED or _is_telling(r)}
-    headline = sections[0].removeprefix("# ")
 
     def address(number: int) -> str:
         return f"#e{number:04d}" if number in folded else _page(number)
@@ -68,7 +72,7 @@ def report_html(
         pages=_pages(run),
         filters=_filters(),
         rows=[_row(run, record, record.experiment in folded) for record in reversed(records)],
-        sections=[_markdown(section) for section in sections[1:]],
+        sections=[_markdown(section) for section in sections],
         ideas=[idea_of(run, record) for record in records if record.experiment in folded],
         left_out=_left_out(records, folded),
         colours={"red": RED},

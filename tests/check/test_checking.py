@@ -216,9 +216,9 @@ WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
         (write("night.log", "2026-11-23T22:00:00Z experiment 14: keep: better\n", "a"), []),  # not done yet
         (lambda run: (write("night.log", "… experiment 3: discard: worse\n", "a")(run), remove("notebooks/0003.ipynb")(run)),
          ["notebooks/0003.ipynb is missing"]),
-        (remove("notebooks/index.html"), ["notebooks/index.html does not list experiment"]),
-        (replace("notebooks/index.html", "<td>0003</td>", "<td>0099</td>"), ["list experiment 3", "lists experiment 99"]),
-        (replace("notebooks/index.html", ">kept</td>", ">discarded</td>"), ["index.html has discarded"]),
+        (remove("notebooks/index.md"), ["notebooks/index.md does not list experiment"]),
+        (replace("notebooks/index.md", "| 0003 |", "| 0099 |"), ["list experiment 3", "lists experiment 99"]),
+        (replace("notebooks/index.md", "| kept |", "| discarded |"), ["index.md has", "where the journal has"]),
         (write(f"{LOST}/runs/00/work/x"), [f"{LOST}/runs/00/work was left behind"]),
         (write(f"{LOST}/runs/00/server_val_weights/x"), [f"{LOST}/runs/00/server_val_weights was left behind"]),
         (write("best/.weights.safetensors.123-x.tmp"), ["best/.weights.safetensors.123-x.tmp was left behind"]),

@@ -42,7 +42,7 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
         "experiment 1",
         "experiment 2",
         "2 experiments",
-        "index.html",
+        "report.html",
     ):
         assert words in done.stdout
     run = checkout / "results" / "t"
@@ -63,12 +63,12 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
         "0002.ipynb",
         "0001.html",
         "04_analysis.ipynb",
-        "index.html",
+        "index.md",
     } <= pages
     page = outputs_text(run / "notebooks" / "0001.ipynb")
     assert (
         html.escape(state.experiments[1].attempt.proposed["title"]) in page
-        and "0001" in (run / "notebooks" / "index.html").read_text()
+        and "0001" in (run / "notebooks" / "index.md").read_text()
     )
     assert (run / "report" / "report.md").exists() and (run / "best" / "train.py").exists()
 

@@ -1,6 +1,7 @@
 """Pages: what a browser would load or run from them (nothing), what they show, and the index of a run."""
 
 import html.parser
+import re
 
 import journals
 import nbformat
@@ -10,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from harness.ground.errors import PageError
 from harness.show import picker
 from harness.show.frame import load_run
-from harness.show.index import export_notebook, without_active_parts, write_index
+from harness.show.index import export_notebook, finish_page, without_active_parts, write_index
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -100,31 +101,23 @@ def test_what_is_no_notebook_is_refused(tmp_path):
 
 def test_the_index_has_a_row_for_each_experiment(tmp_path):
     entries = journals.make_journal(30)
-    next(e for e in entries if e["event"] == "decided" and e["experiment"] == 3)["title"] = (
-        "<img src=x onerror=alert(1)> & co"
-    )
+    decided = [entry for entry in entries if entry["event"] == "decided"]
+    decided[3]["title"] = "<img src=x onerror=alert(1)> [x](y) | `z`"
     folder = journals.write_run(tmp_path, entries)
     (folder / "notebooks").mkdir()
-    for name in ("0003.ipynb", "0003.html", "0004.ipynb", "02_baseline.html", "04_analysis.html"):
+    names = ("0003.ipynb", "0003.html", "0004.ipynb", "02_baseline.html", "04_analysis.ipynb")
+    for name in names:
         (folder / "notebooks" / name).write_text("")
-    index = write_index(folder)
-    text = index.read_text(encoding="utf-8")
-    tags = Tags(text)
-    assert len(tags.named("tr")) == 1 + 31 + 1, "a heading, 31 decided, one running"
-    links = [link["href"] for link in tags.named("a")]
-    assert sorted(links) == [
-        "0003.html",
-        "0003.ipynb",
-        "0004.ipynb",
-        "02_baseline.html",
-        "02_baseline.html",
-        "04_analysis.html",
-    ]
-    assert not tags.named("img") and "<img src=x onerror=alert(1)> & co" in tags.text
-    for entry in entries:
-        if entry["event"] == "decided" and entry["val_bpb"] is not None:
-            assert f"{entry['val_bpb']:.6f}" in tags.text
-    assert text.index(">0031<") < text.index(">0030<") < text.index(">0000<"), "the newest first"
+    text = write_index(folder).read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| 0")]
+    assert len(rows) == 31 + 1, "31 decided, one running"
+    assert [row[2:6] for row in rows] == [f"{number:04d}" for number in range(31, -1, -1)]
+    links = re.findall(r"\]\(([^)]*)\)", text.replace("[x](y)", ""))
+    pages = ["../report/report.html", "04_analysis.ipynb", "0004.ipynb", "0003.ipynb", "0003.html", "02_baseline.html"]
+    assert links == pages
+    assert "`<img src=x onerror=alert(1)> [x](y) / 'z'`" in text  # code in Markdown: nothing in it means anything
+    assert all(f"{entry['val_bpb']:.6f}" in text for entry in decided if entry["val_bpb"] is not None)
+    assert len({row.count("|") for row in rows}) == 1
     assert [path.name for path in (folder / "notebooks").iterdir() if "tmp" in path.name] == []
 
 
@@ -133,9 +126,35 @@ def test_the_index_has_a_row_for_each_experiment(tmp_path):
 )
 def test_the_index_of_a_run_that_has_little(tmp_path, entries):
     text = write_index(journals.write_run(tmp_path, entries)).read_text()
-    decided = sum(entry["event"] == "decided" for entry in entries)
-    assert len(Tags(text).named("tr")) >= 1 + decided
-    assert text.count(">crashed") == sum(e["event"] == "decided" and e["status"] != "ok" for e in entries)
+    failed = sum(e["event"] == "decided" and e["status"] != "ok" for e in entries)
+    assert text.count("| crashed") == failed
+    assert text.startswith("# ")
+
+
+def test_a_finished_page_says_first_what_came_of_it(tmp_path):
+    entries = journals.make_journal(5)
+    decided = {entry["experiment"]: entry for entry in entries if entry["event"] == "decided"}
+    decided[2]["title"] = "<b>bold</b> $x$"
+    folder = journals.write_run(tmp_path, entries)
+    (folder / "notebooks").mkdir()
+    path = folder / "notebooks" / "0002.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# how to")]), path)
+    finish_page(path)
+    first = nbformat.read(path, 4).cells[0].source
+    assert first.startswith("# 0002 ") and "`<b>bold</b> $x$`" in first
+    assert f"{decided[2]['val_bpb']:.6f}" in first and decided[2]["verdict"][:40] in first
+    for target in ("0001.ipynb", "index.md", "../report/report.html"):
+        assert f"]({target})" in first
+    page = path.with_suffix(".html").read_text()
+    assert page.index("0002") < page.index("how to") and "<b>bold" not in page
+    assert not path.stat().st_mode & 0o222  # JupyterLab would save an older view over it
+    finish_page(write_plain(folder / "notebooks" / "02_baseline.ipynb"))
+    assert nbformat.read(folder / "notebooks" / "02_baseline.ipynb", 4).cells[0].source == "x"
+
+
+def write_plain(path):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("x")]), path)
+    return path
 
 
 def test_the_picker_shows_an_experiment_and_trusts_nobody(tmp_path):
