@@ -234,7 +234,7 @@ def test_reports_of_runs_that_have_little(tmp_path, entries):
     path = write_report(journals.write_run(tmp_path, entries))
     assert path.read_text().startswith("# Run nov23: ") and "![" in path.read_text()
     assert (path.parent / "progress.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in path.parent.iterdir()) == ["progress.png", "report.md"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["progress.png", "report.html", "report.md"]
 
 
 def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
