@@ -1,5 +1,5 @@
 """Search: the steering file, what may be proposed, and by whom. No torch, and no run, in here.
 
-constants -> program -> patch, gate_policy -> gate_walk -> gate -> bank/, limits, past, response_model -> tpe -> keyless,
-llm/ -> turns -> propose.
+constants -> program, gate_policy, patch -> gate_walk -> gate -> limits -> tried, response_model,
+bank/ -> tpe -> keyless, turns, llm/ -> propose.
 """

