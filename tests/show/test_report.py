@@ -262,6 +262,7 @@ def test_the_status_says_what_is_running():
     assert status_text(entries, {}, (last + timedelta(hours=2)).isoformat()).count("\n") > 8
 
 
+@pytest.mark.slow
 def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
     import nbformat
     import papermill
