@@ -54,9 +54,16 @@ def whole_tables(pytestconfig) -> bool:
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first: the last file of all would have one worker to itself while the others wait."""
-    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Files with slow tests come first, by the seconds that these may take.
+
+    The last file of all would have one worker to itself while the others wait.
+    """
+    seconds = collections.Counter()
+    for item in items:
+        if item.get_closest_marker("slow"):
+            limit = item.get_closest_marker("timeout")
+            seconds[item.path] += limit.args[0] if limit else 300
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 def pytest_runtest_setup(item):

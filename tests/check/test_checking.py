@@ -270,6 +270,7 @@ def test_a_process_that_is_left_is_found_by_its_mark_and_by_where_it_works(copy,
     assert findings(copy) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_found_before_and_after_any_entry_of_a_run(tmp_path, monkeypatch):
     """A kill can come at any of these moments."""
     repository = tmp_path / "checkout"

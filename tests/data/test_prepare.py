@@ -414,6 +414,7 @@ def test_a_call_from_a_script_without_a_main_guard_and_from_stdin(tmp_path):
     assert len(set(hashes)) == 1
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path):
     command = [sys.executable, "-m", "harness.data.prepare"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

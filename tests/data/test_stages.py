@@ -84,6 +84,7 @@ def test_private_parts_give_the_evaluation_and_their_copies_are_dropped_from_tra
         assert sum(count.values()) == read
 
 
+@pytest.mark.slow
 def test_evaluation_is_chosen_among_the_any_parts_and_what_it_leaves_is_trained_on(tmp_path):
     eligible, own = make_texts(400, seed=1), make_texts(300, seed=2)
     copies = [text.replace("\n", "\n\n") for text in eligible]

@@ -58,6 +58,7 @@ def test_the_lab_the_search_and_the_scorer_load_no_torch(module):
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.slow
 def test_the_training_side_runs_with_four_packages():
     code = (
         "import sys\nbefore = set(sys.modules)\nimport harness.training.session, harness.training.launch, harness.scoring.server\n"
@@ -90,6 +91,7 @@ def test_the_training_side_runs_with_four_packages():
         assert outside <= TRAINING_SIDE, (path, outside)
 
 
+@pytest.mark.slow
 def test_importing_has_no_side_effect(tmp_path):
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -340,7 +340,9 @@ def test_nothing_of_a_candidate_is_run_by_looking(tmp_path):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(
+    "profile", ["demo", *(pytest.param(name, marks=pytest.mark.slow) for name in PROFILES if name != "demo")]
+)
 def test_the_template_and_every_idea_pass_under_every_profile(profile):
     source = rewrite_constants(TEMPLATE, PROFILES[profile].constants, clamp=False)
     assert check_candidate(source) == []

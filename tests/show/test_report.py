@@ -237,6 +237,7 @@ def test_reports_of_runs_that_have_little(tmp_path, entries):
     assert sorted(p.name for p in path.parent.iterdir()) == ["progress.png", "report.html", "report.md"]
 
 
+@pytest.mark.slow
 def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
     import nbformat
     import papermill

@@ -489,7 +489,9 @@ def test_the_process_keeps_the_key_out_of_all_it_writes(tmp_path):
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("where", ["answer", "reasoning", "refusal", "error"])
+@pytest.mark.parametrize(
+    "where", ["answer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("reasoning", "refusal", "error"))]
+)
 def test_a_key_that_comes_back_in_another_spelling_is_left_nowhere(tmp_path, where):
     """Escaped, the key is not seen in the text of the reply; parsed, it is the key again."""
     escaped = "".join(f"\\u{ord(c):04x}" for c in KEY[:5]) + KEY[5:-4] + "".join(f"\\u{ord(c):04X}" for c in KEY[-4:])
