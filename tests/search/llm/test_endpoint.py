@@ -302,9 +302,8 @@ def test_a_probe_that_is_answered_without_a_completion_is_refused(said):
 
 @pytest.mark.parametrize("status", [404, 405, 308])
 def test_a_probe_of_a_path_that_is_not_there_is_refused(status):
-    with FakeOpenAI(lambda body, number: Response("no route", status=status), ["listed"]) as server:
-        with pytest.raises(LlmError, match=str(status)):
-            check_model(Endpoint(server.url), "other")
+    with FakeOpenAI(lambda body, number: Response("no route", status=status), ["listed"]) as server, pytest.raises(LlmError, match=str(status)):
+        check_model(Endpoint(server.url), "other")
 
 
 def test_what_else_refuses_a_probe_is_the_nights_to_find_out():
