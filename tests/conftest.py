@@ -22,6 +22,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Of torch in the tests' own processes: small matrices take twenty times as long on threads that
 # wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# nbformat imports it through jsonschema, which does without: its grammar takes two seconds to build.
+sys.modules["rfc3987_syntax"] = None
 # Children find the package in a bare checkout.
 os.environ.setdefault("PYTHONPATH", str(ROOT))
 # A training without bubblewrap starts in a tenth of the time (see `warm`); what is about the wall

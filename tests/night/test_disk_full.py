@@ -131,6 +131,7 @@ def copy_of_checkout(folder):
     return make_repository(folder)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_cannot_be_saved_is_told_from_a_broken_one(disk):
     cells = [nbformat.v4.new_code_cell(f"x = {number}  # {'much text, ' * 2_000}") for number in range(3)]
     notebook = disk.path / "in.ipynb"

@@ -66,6 +66,7 @@ def test_the_step_clock_is_a_size_of_the_profile_and_the_real_clock_unless_asked
         override(tiny, {"clock_step_seconds": 0.0})
 
 
+@pytest.mark.slow
 def test_a_page_is_started_though_its_server_is_killed_while_it_is_asked(tmp_path, monkeypatch):
     notebook = tmp_path / "page.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")]), notebook)
@@ -86,6 +87,7 @@ def test_a_page_is_started_though_its_server_is_killed_while_it_is_asked(tmp_pat
     assert "2" in (tmp_path / "out" / "page.ipynb").read_text()
 
 
+@pytest.mark.slow
 def test_a_page_is_started_though_its_dead_server_still_counts_as_alive(tmp_path, monkeypatch):
     notebook = tmp_path / "page.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")]), notebook)
