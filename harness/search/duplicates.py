@@ -64,7 +64,8 @@ def near_duplicate(candidate: str, parent_source: str, history: Sequence[Row]) -
     rows = [row for row in history if row["status"] not in _NOT_THE_IDEAS]
     constants = parse_constants(candidate)
     for row in reversed(rows):
-        if row.get("structure") == structure and (differences := _near(constants, row["constants"])):
+        differences = row.get("structure") == structure and _near(constants, row["constants"])
+        if differences:
             return (
                 f"{_quoted(row)}: the same code{differences}. Propose something that differs more"
             )
