@@ -130,6 +130,8 @@ def wishes_of(options: argparse.Namespace) -> Wishes:
         model=options.model,
         llm=" ".join(options.llm),
         close_out=options.close_out,
+        notify=options.notify,
+        notify_keeps=options.notify_keeps,
     )
 
 

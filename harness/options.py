@@ -153,6 +153,16 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
         help="base_url=http://localhost:11434/v1, temperature=0.7, budget_usd=5, price_input=..., "
         "deadline_seconds=...",
     )
+    add_text(
+        night,
+        "--notify",
+        "run by the shell when the night ends or pauses, with the object of --status --json on "
+        "its standard input",
+        "COMMAND",
+    )
+    night.add_argument(
+        "--notify-keeps", action="store_true", help="with --notify: at each keep as well"
+    )
     add_text(night, "--results", RESULTS, "FOLDER")
     cache = "$AUTORESEARCH_CACHE or ~/.cache/autoresearch-lab"
     add_text(night, "--cache", f"where prepared data is kept (default: {cache})", "FOLDER")

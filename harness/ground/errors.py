@@ -13,6 +13,10 @@ class LabError(Exception):
     exit_status = 1
     final = True
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it: the sentence, and no lines of ours above it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 # --- What was asked for
 

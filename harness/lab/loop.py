@@ -16,7 +16,7 @@ from pathlib import Path
 
 import harness
 from harness.ground.cgroup import memory_limit_mb
-from harness.ground.errors import LabError, LoopError, Paused
+from harness.ground.errors import LoopError, Paused
 from harness.ground.parent import die_with_parent
 from harness.lab.executor import Listener, ignore
 from harness.lab.kept_files import drop_unneeded, remove_leftovers, update_best
@@ -40,18 +40,22 @@ from harness.search.gate import check_candidate
 NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 
 
-def says_when_full(stage: Callable) -> Callable:
-    """A stage of Lab that says what to do when the disk is full, whatever it was writing. It can be
-    repeated once there is room."""
+def stage(method: Callable) -> Callable:
+    """A stage of Lab. One that an error or an interrupt ends gives the run back, since an idle
+    notebook would keep a night from it; the next stage takes it up again.
 
-    @functools.wraps(stage)
+    Where the disk is full, whatever was written, it says what to do.
+    """
+
+    @functools.wraps(method)
     def carried_out(lab: Lab, *arguments, **options):
         try:
-            return stage(lab, *arguments, **options)
-        except LoopError:
-            raise
-        except (OSError, RuntimeError, LabError) as error:
-            if not disk_space.is_full(error):
+            lab.hold()
+            return method(lab, *arguments, **options)
+        except BaseException as error:
+            lab.release()
+            said = isinstance(error, LoopError) or not isinstance(error, Exception)
+            if said or not disk_space.is_full(error):
                 raise
             raise Paused(disk_space.full_words(lab.folder, error)) from error
 
@@ -76,12 +80,13 @@ class Lab(OpenRun):
         self.runs = Runs(self)
         self.asking = Asking()
 
-    @says_when_full
     def hold(self) -> Lab:
-        """Take the run's lock, see what the last holder left, and mend it.
+        """Take the run's lock unless this Lab has it, see what the last holder left, and mend it.
 
         Raises BusyError naming the holder.
         """
+        if _HOLDING.get(self.folder) is self:
+            return self
         if os.environ.get(NIGHT_VARIABLE):
             die_with_parent(os.getppid())  # its kernel must not go on alone when it is killed
         if self.folder in _HOLDING:
@@ -90,16 +95,22 @@ class Lab(OpenRun):
         advice = f"Wait for it, stop it ({stop}), or shut down that notebook's kernel."
         self._held.enter_context(hold(self.folder, "experiment", "an experiment", advice))
         _HOLDING[self.folder] = self
+        self.take_up()
+        return self
+
+    @stage
+    def take_up(self) -> None:
+        """Read the journal, and mend what the last holder left."""
         self.journal = Journal(self.folder / JOURNAL)
         if self.journal.mended and self.journal.entries:
             self.journal.append("note", text=self.journal.mended)
         self.recover()
-        return self
 
     def release(self) -> None:
         """Let others work on the run."""
         self.executor.end_waiting()
-        _HOLDING.pop(self.folder, None)
+        if _HOLDING.get(self.folder) is self:
+            del _HOLDING[self.folder]
         self._held.close()
 
     def __enter__(self) -> Lab:
@@ -150,13 +161,14 @@ class Lab(OpenRun):
         remove_leftovers(self.folder, *folders)
         self.write_table()
 
-    @says_when_full
+    @stage
     def rule(self) -> None:
         """Let a person's words on experiments in quarantine take effect, where it is time."""
         if step_after(self.state, words_wait=bool(self.words)).kind == "rule":
             for path in self.words:
                 apply_ruling(self, path)
 
+    @stage
     def begin(self) -> int:
         """Choose the experiment to work on: the unfinished one, else the next; return its number.
 
@@ -164,22 +176,18 @@ class Lab(OpenRun):
         alike. The stages after it touch no other experiment, however often they are called. Raises
         LoopError when the baseline is not done.
         """
-        try:
-            if self.step.experiment == 0:
-                raise LoopError(
-                    f"run {self.settings.tag} has no finished baseline: run "
-                    f"notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first"
-                )
-            self.rule()
-            if self.step.kind == "control":
-                self.runs.control()
-        except LoopError:
-            self.release()
-            raise
+        if self.step.experiment == 0:
+            raise LoopError(
+                f"run {self.settings.tag} has no finished baseline: run "
+                f"notebooks/02_baseline.ipynb with tag = {self.settings.tag!r} first"
+            )
+        self.rule()
+        if self.step.kind == "control":
+            self.runs.control()
         self.number = self.step.experiment
         return self.number
 
-    @says_when_full
+    @stage
     def propose(self, proposer: str = "", model: str = "", llm: str = "") -> None:
         """Write the next experiment's train.py, by the propose process.
 
@@ -190,13 +198,13 @@ class Lab(OpenRun):
         self.asking = make_asking(proposer, model, llm)
         self._carry_out("propose")
 
-    @says_when_full
+    @stage
     def check(self) -> None:
         """Let the gate look at the candidate before any time is spent on it; one that its proposer
         can mend is proposed again."""
         self._carry_out("check", "repair")
 
-    @says_when_full
+    @stage
     def train(self, listen: Listener = ignore) -> None:
         """Train and score until the keep rule has seen enough: once, or again on fresh seeds when
         the result is promising, and look closely at what is about to be kept.
@@ -209,18 +217,18 @@ class Lab(OpenRun):
         kinds = ("train", "in_flight", "score", "audit", "repair", "check")
         self._carry_out(*kinds, listen=listen)
 
-    @says_when_full
+    @stage
     def decide(self) -> None:
         """Write the decision, with everything that its commit will be made of."""
         self._carry_out("decide")
 
-    @says_when_full
+    @stage
     def commit(self) -> None:
         """Make the experiment's commit and refs, update best/ and results.tsv, and drop weights
         that nobody needs any more."""
         self._carry_out("commit")
 
-    @says_when_full
+    @stage
     def run_baseline(self, listen: Listener = ignore) -> None:
         """Carry experiment 0 from wherever it is to its commit.
 

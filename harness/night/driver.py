@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from harness.lab.proposal_request import SINCE_VARIABLE
 from harness.lab.proposing import check_program
 from harness.night.endpoint_check import Proposers, choose_proposers
 from harness.night.notebook_runner import NotebookRunner, first_line
+from harness.night.notify import notify
 from harness.night.progress import claim_plan_words, claim_words
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
@@ -52,13 +54,21 @@ def run_night(wishes: Wishes) -> int:
     try:
         code, words = hold_and_drive(wishes)
     except Exception as error:
-        heartbeat.end(wishes.folder, 1, f"cannot go on: {error}")
+        words = f"cannot go on: {error}"
+        heartbeat.end(wishes.folder, 1, words)
+        tell_of_the_end(wishes, words)
         raise
     done = code == 0 and wishes.run.is_there and wishes.is_all_done()
     if code == 0:
         words = "done" if done else "stopped as asked"
     heartbeat.end(wishes.folder, code, words, done)
+    tell_of_the_end(wishes, words)
     return code
+
+
+def tell_of_the_end(wishes: Wishes, words: str) -> None:
+    """By the command that was asked for; its failure is said where everything else was."""
+    notify(wishes.notify, wishes.run, "ended", words, partial(print, file=sys.stderr))
 
 
 def hold_and_drive(wishes: Wishes) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from harness.ground.errors import GaveUp, LoopError, Paused, kinds_of
 from harness.lab import close_out
 from harness.night.endpoint_check import deadline_seconds
 from harness.night.notebook_process import NotebookProcess, make_context
+from harness.night.notify import notify
 from harness.night.progress import line_of_entry, progress_made, standing_words
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
@@ -46,6 +47,7 @@ class NotebookRunner:
     def __init__(self, wishes: Wishes, terminal: Terminal, stopper: Stopper) -> None:
         self.wishes, self.terminal, self.stopper = wishes, terminal, stopper
         self.run, self.folder, self.context = wishes.run, wishes.folder, make_context()
+        self.paused = False  # and a person was told, once until it goes on
 
     def execute(self, name: str, page: str, parameters: dict) -> None:
         """Execute a notebook until its work is done, waiting where that cannot be had now.
@@ -61,6 +63,7 @@ class NotebookRunner:
         while True:
             try:
                 work()
+                self.paused = False
                 return
             except Paused as error:
                 why = str(error)
@@ -82,6 +85,9 @@ class NotebookRunner:
         wishes, began, waited = self.wishes, wall_seconds(), 0.0
         again = f"It looks again in {duration(seconds)}; Ctrl-C ends the night"
         self.terminal.say(f"paused: {why}. {again}")
+        if not self.paused:
+            notify(wishes.notify, self.run, "paused", why, self.terminal.say)
+        self.paused = True
         while waited < seconds and not self.stopper.is_wanted() and wishes.seconds_left > 0:
             command = wishes.command_line
             heartbeat.beat(self.folder, f"paused: {why}", state="paused", command=command)
@@ -172,8 +178,11 @@ class NotebookRunner:
         """Say what has happened since so many entries; return how many there are."""
         entries = self.run.entries
         for entry in entries[told:]:
-            if words := line_of_entry(entry):
+            words = line_of_entry(entry)
+            if words:
                 self.terminal.say(words)
+            if self.wishes.notify_keeps and entry.get("decision") == "keep":
+                notify(self.wishes.notify, self.run, "kept", words, self.terminal.say)
         return len(entries)
 
     def progress(self) -> int:

@@ -57,6 +57,8 @@ class Wishes:
     llm: str = ""
     again: str = ""
     close_out: bool = False
+    notify: str = ""
+    notify_keeps: bool = False
     started: float = field(default_factory=wall_seconds)
 
     @property
@@ -89,9 +91,10 @@ class Wishes:
             "--source": self.source,
             "--proposer": self.proposer,
             "--model": self.model,
+            "--notify": self.notify,
         }
         words += [word for option, value in given.items() if value for word in (option, value)]
-        words += ["--close-out"] * self.close_out
+        words += ["--close-out"] * self.close_out + ["--notify-keeps"] * self.notify_keeps
         words += [word for change in self.overrides.split() for word in ("--set", change)]
         words += [word for change in self.llm.split() for word in ("--llm", change)]
         return shlex.join(words)

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-
 from harness.data.packing import count_content, count_targets, pack_rows, score_totals, unigram_bpb
 
 BOS = 60_000

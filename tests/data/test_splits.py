@@ -1,7 +1,6 @@
 """Content alone decides where a document goes."""
 
 import pytest
-
 from harness.data.splits import (
     EVAL_SPLITS,
     MIN_EVAL_ROWS,

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from harness.ground import syscalls
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's")

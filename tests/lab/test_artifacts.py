@@ -2,9 +2,8 @@
 
 import os
 
-from simulated_runs import Simulated
-
 from harness.lab.kept_files import update_best
+from simulated_runs import Simulated
 
 
 def test_the_best_weights_are_synced_with_their_folder_before_the_commit_is_noted(tmp_path, monkeypatch):

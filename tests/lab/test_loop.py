@@ -10,20 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import harness
 import psutil
 import pytest
 from checkout import ROOT, git
-from labs import (
-    forget_all_but_the_opening,
-    incumbent_source,
-    point_at,
-    put_candidate,
-    row,
-    run_experiment,
-    with_prior,
-)
-
-import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
 from harness.lab import executor, trainings
@@ -38,6 +28,15 @@ from harness.run.records import records_from_journal
 from harness.run.results import read_results
 from harness.run.state import MOST_CUT_OFF
 from harness.scoring import measure
+from labs import (
+    forget_all_but_the_opening,
+    incumbent_source,
+    point_at,
+    put_candidate,
+    row,
+    run_experiment,
+    with_prior,
+)
 
 
 def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
@@ -520,3 +519,29 @@ def test_a_program_that_breaks_in_mid_night_holds_as_it_was_and_that_is_said_onc
         run_experiment(lab) if number == 1 else None
     notes = [entry["text"] for entry in lab.journal.entries if entry["event"] == "note"]
     assert len(notes) == 1 and "Until that is mended, program.md holds as it was before" in notes[0]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_stage_that_is_left_by_an_error_gives_the_run_back_and_the_next_takes_it_up(lab, monkeypatch, error):
+    put_candidate(lab, incumbent_source(lab).replace("MATRIX_LR = 0.04 ", "MATRIX_LR = 0.03 "))
+
+    lab.begin()
+    lab.propose()
+
+    def interrupted(*arguments, **options):
+        raise error("by hand")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.runs, "carry_out", interrupted)
+        with pytest.raises(error):
+            lab.train()
+    assert not locks.is_held(lab.folder, "experiment")  # a night may begin
+    monkeypatch.setattr(lab.runs, "carry_out", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lab.train()  # taken up again, where it was
+    assert lab.experiment.number == 1 and lab.experiment.attempt.checked["ok"]
+
+
+def test_an_error_of_ours_is_one_sentence_in_a_notebook():
+    shown = LoopError("the text is gone: put it back")._render_traceback_()
+    assert shown == ["LoopError: the text is gone: put it back"]

@@ -11,12 +11,38 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from checkout import copy_checkout, environment
-
+from checkout import ROOT, copy_checkout, environment
 from harness.run.results import read_results
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-NOTEBOOKS = ("01_prepare", "02_baseline", "03_agent_loop", "05_close_out", "04_analysis")
+NOTEBOOKS = ("01_prepare", "02_baseline", "03_agent_loop", "05_close_out", "04_analysis", "00_lab")
+LEAST_CONTRAST = 4.5  # of text on its ground, as WCAG asks
+# Contrast of each text that can be seen below `root`, on the grounds of all that it lies on: [[ratio, text], ...].
+CONTRASTS = """(root) => {
+  const parts = (colour) => {
+    const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
+    context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = (top, below) => top.slice(0, 3).map((value, i) => value * top[3] + below[i] * (1 - top[3])).concat(1);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const found = [];
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+    if (!text || !element.getClientRects().length || element.closest('[disabled], option, script, style')) continue;
+    const style = getComputedStyle(element), grounds = [];
+    for (let each = element; each; each = each.parentElement) grounds.push(parts(getComputedStyle(each).backgroundColor));
+    const ground = grounds.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+    const ink = over(parts(style.fill !== 'rgb(0, 0, 0)' && element instanceof SVGElement ? style.fill : style.color), ground);
+    const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), text.slice(0, 60)]);
+  }
+  return found;
+}"""
+OUTPUTS = f"() => [...document.querySelectorAll('.jp-OutputArea-output')].flatMap({CONTRASTS})"
 RUN_ALL = """async (path) => {
   const app = window.jupyterapp;
   await app.restored;
@@ -112,6 +138,15 @@ def run_notebook(page, name: str, screenshots: Path) -> None:
     page.screenshot(path=screenshots / f"{name}.png")
 
 
+def contrasts_of(page, name: str, theme: str) -> list:
+    """[ratio, text] of each text in a notebook's outputs."""
+    page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    path = f"notebooks/{name}.ipynb"
+    page.evaluate("(path) => window.jupyterapp.commands.execute('docmanager:open', {path})", path)
+    time.sleep(2)
+    return page.evaluate(OUTPUTS)
+
+
 def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
     checkout, url = jupyter
     screenshots = Path(os.environ.get("AUTORESEARCH_SCREENSHOTS", tmp_path))
@@ -128,5 +163,38 @@ def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
     assert len(rows) == 2 and rows[0].status == "keep"
     journal = [json.loads(line) for line in (checkout / "results/byhand/journal.jsonl").read_text().splitlines()]
     assert journal[-1]["event"] == "committed" and journal[-1]["experiment"] == 1
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        for name in NOTEBOOKS:
+            shown = contrasts_of(page, name, theme)
+            page.screenshot(path=screenshots / f"{name} {theme}.png")
+            faint = [(round(ratio, 2), text) for ratio, text in shown if ratio < LEAST_CONTRAST]
+            assert shown and not faint, (name, theme, faint[:10])
     if screenshots != tmp_path:
         shutil.copytree(checkout / "results", screenshots / "results", dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_report_reads_in_light_and_dark_on_a_phone_and_asks_for_nothing(browser, tmp_path, scheme, width):
+    from harness.show.report import write_page
+
+    run = shutil.copytree(ROOT / "results" / "sample", tmp_path / "sample")
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, asked, said = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(write_page(run, live=False).as_uri())
+    page.evaluate("() => document.querySelectorAll('details').forEach(each => each.open = true)")
+    faint = [each for each in page.evaluate(f"() => ({CONTRASTS})(document.body)") if each[0] < LEAST_CONTRAST]
+    assert not faint, faint[:10]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert len(asked) == 1 and not said
+    page.locator("th", has_text="val_bpb").first.click()
+    first = page.locator("#experiments tbody tr").first.inner_text()
+    page.locator("th", has_text="val_bpb").first.click()
+    assert page.locator("#experiments tbody tr").first.inner_text() != first
+    page.locator("#show-kept").check()
+    assert page.locator("#experiments tbody tr:visible").count() == 3
+    for link in page.locator("a[href^='#']").all():
+        assert page.locator(link.get_attribute("href")).count() == 1
+    context.close()

@@ -3,9 +3,8 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 import harness
+import pytest
 from harness.ground.errors import LoopError, kinds_of
 from harness.night.notebook_process import run_papermill
 

@@ -1,17 +1,17 @@
 """A night that cannot go on for now waits, looks again, and gives up only after hours: real driver, real papermill, a disk that says it is full."""
 
+import json
 import subprocess
 import sys
 import time
 
 import pytest
 from checkout import environment
-from labs import copy_with_harness
-from warm import warm_kernels
-
 from harness.run import locks
 from harness.run.journal import read_journal
 from harness.run.state import fold
+from labs import copy_with_harness
+from warm import warm_kernels
 
 FULL = """
 import shutil
@@ -69,10 +69,14 @@ def test_a_night_without_room_waits_gives_up_late_and_goes_on_when_there_is_room
     assert "paused: only 0 MB" in said and "cannot go on: paused for" in said
     assert "as it stands no training can begin: only 0 MB are free" in said.partition("1 of 5")[0]
     (run / "night.log").unlink()
-    waiting = start(3600.0)
+    told = run.parent / "told.jsonl"
+    waiting = start(3600.0, "--notify", f"cat >> '{told}'")
     wait_for_words(run, "paused", waiting)
     flag.unlink()
     assert waiting.wait(timeout=250) == 0
+    events = [json.loads(line) for line in told.read_text().splitlines()]
+    assert [event["event"] for event in events] == ["paused", "ended"]
+    assert "only 0 MB" in events[0]["words"] and events[1]["state"] == "finished"
     state = fold(read_journal(run / "journal.jsonl"))
     assert [e.number for e in state.experiments] == [0, 1] and all(e.committed for e in state.experiments)
 

@@ -5,7 +5,6 @@ import os
 import pty
 
 import pytest
-
 from harness.night.terminal import MOST_WAITING, Terminal
 
 

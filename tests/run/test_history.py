@@ -5,7 +5,6 @@ import signal
 import subprocess
 
 import pytest
-
 from harness.ground.errors import HistoryError
 from harness.run import git_history
 from harness.run.git_history import (

@@ -9,7 +9,6 @@ import journals
 import pandas as pd
 import pytest
 from checkout import ROOT
-
 from harness.ground.errors import ResultsError
 from harness.run.results import (
     HEADER,

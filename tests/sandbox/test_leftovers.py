@@ -9,7 +9,6 @@ import time
 
 import psutil
 import pytest
-
 from harness.run.locks import OnTheClock
 from harness.sandbox import processes
 from harness.sandbox.processes import (

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 import warm
-from small_trainings import train
-
 from harness.sandbox.child import child_command
+from small_trainings import train
 
 LOOK = """
 import os, sys, time

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from harness.scoring.holdout import Losses, agrees, gain_and_error, row_nats
 
 

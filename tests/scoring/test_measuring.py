@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-
 from harness.scoring.measure import load_losses
 
 

@@ -4,7 +4,6 @@ import re
 
 import pytest
 from checkout import ROOT
-
 from harness.ground.errors import ConstantsError
 from harness.search.constants import (
     constant_values,

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 
 import pytest
-
 from harness.search.patch import Edit, PatchError, apply_edits, make_diff, parse_edits
 
 SOURCE = """\

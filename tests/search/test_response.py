@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 from checkout import ROOT
-
 from harness.search.constants import checked_value, parse_constants
 from harness.search.response_model import draw_steps, place, value_at
 

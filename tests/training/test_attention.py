@@ -5,11 +5,10 @@ import types
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
-from torch.nn.attention import SDPBackend
-
 from harness.training import attention, rungs
 from harness.training.attention import Case
+from torch._dynamo.utils import counters
+from torch.nn.attention import SDPBackend
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,6 @@ import textwrap
 
 import pytest
 from checkout import ROOT
-
 from harness.search.llm import reply as reply_module
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import PatchError, make_diff

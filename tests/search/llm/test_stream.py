@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from harness.search.llm.reasoning import message_parts
 from harness.search.llm.stream import BrokenStream, whole_reply
 

@@ -1,0 +1,49 @@
+"""Tells a person of a night's turns by a command of theirs: a mail, a message, a light.
+
+In: a command line, the run. Out: the command, run once by the shell, with the object of
+`--status --json` on its standard input, and in it `event`: ended, paused or kept, and `words`. A
+command that fails is said and costs the night nothing. It gets no key of a language model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+
+from harness.ground.errors import LabError
+from harness.ground.text import last_line
+from harness.run.run import Run
+from harness.sandbox.keys import KEY, KEY_FILE
+from harness.show.status import look_at
+
+SECONDS = 60.0
+
+
+def notify(command: str, run: Run, event: str, words: str, say: Callable[[str], object]) -> None:
+    """Run the command; "" is none."""
+    if not command:
+        return
+    try:
+        facts = look_at(run)
+    except LabError:  # it ended before the run had its settings
+        facts = {"tag": run.folder.name, "folder": str(run.folder)}
+    facts |= {"event": event, "words": words}
+    environment = {name: value for name, value in os.environ.items() if name not in (KEY, KEY_FILE)}
+    try:
+        done = subprocess.run(
+            command,
+            shell=True,
+            input=json.dumps(facts, ensure_ascii=False) + "\n",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        say(f"--notify could not tell of it: {error}")
+        return
+    if done.returncode:
+        say(f"--notify ended with status {done.returncode}: {last_line(done.stderr)}")
