@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness.sandbox.wall import VARIABLE, Wall, find_wall
 from labs import baseline, cache, lab, shared  # noqa: F401 - fixtures
 from warm import WarmPopen
+
+from harness.sandbox.wall import VARIABLE, Wall, find_wall
 
 ROOT = Path(__file__).parents[1]
 # Else each child does it anew: none of them may write it.
@@ -36,6 +37,7 @@ if os.environ[VARIABLE] == "limits" and sys.platform.startswith("linux"):
 def tiny_data(tmp_path_factory):
     """A made-up corpus, prepared: bytes as vocabulary, T = 64, 4,096 evaluation tokens."""
     from fake_source import FakeSource, make_texts
+
     from harness.data.prepare import prepare
 
     folder = tmp_path_factory.mktemp("data")

@@ -7,17 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import harness
 import numpy as np
 import pytest
 from checkout import git, make_repository
+from labs import incumbent_source, put_candidate, run_experiment
+from simulated_runs import Simulated
+
+import harness
 from harness.check import check
 from harness.check.check import check_run
 from harness.run.journal import Journal
 from harness.sandbox.processes import MARK
 from harness.show import index
-from labs import incumbent_source, put_candidate, run_experiment
-from simulated_runs import Simulated
 
 LAST = 13  # baseline, keeps 1 and 9, crashes, one refused, and 13 in quarantine
 

@@ -10,6 +10,7 @@ import time
 import pytest
 from checkout import ROOT
 from fake_hub import clean_environment, serve
+
 from harness.data.download import asked_to_wait
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

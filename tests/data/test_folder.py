@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from checkout import ROOT
 from fake_source import make_texts
+
 from harness.data import folder, textfiles
 from harness.data.folder import Folder
 from harness.data.prepare import find_prepared, prepare

@@ -12,6 +12,7 @@ import pytest
 from checkout import ROOT
 from fake_hub import clean_environment, serve
 from fake_source import make_texts
+
 from harness.data.hub import ClimbMix, TinyStories
 from harness.data.manifest import FORMAT_VERSION, open_prepared
 from harness.data.prepare import find_prepared, name_data

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fake_source import FakeSource, make_texts
+
 from harness.data import loader
 from harness.data.loader import SHUFFLE_ROUNDS, TrainRows, shuffle
 from harness.data.prepare import prepare

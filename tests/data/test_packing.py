@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from harness.data.packing import count_content, count_targets, pack_rows, score_totals, unigram_bpb
 
 BOS = 60_000

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from checkout import ROOT
 from fake_source import FakeSource, make_texts
+
 from harness.data import prepare as prepare_module
 from harness.data import rows, stages
 from harness.data.manifest import FILES, FORMAT_VERSION, open_prepared, without_format

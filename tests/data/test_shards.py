@@ -2,6 +2,7 @@
 
 import pytest
 from fake_source import FakeSource, PartedSource, make_texts
+
 from harness.data import shards
 from harness.data.rows import iter_tokenizer_text
 from harness.data.shards import make_group_tasks, read_shard, write_group

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from fake_source import make_texts
+from test_prepare import read_pieces
+
 from harness.data import stdlib
 from harness.data.prepare import prepare
 from harness.data.sources import open_source
 from harness.data.splits import EVAL_SPLITS
 from harness.data.stdlib import PythonStdlib
 from harness.ground.errors import DataError
-from test_prepare import read_pieces
 
 
 def make_library(folder: Path) -> Path:

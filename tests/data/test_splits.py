@@ -1,6 +1,7 @@
 """Content alone decides where a document goes."""
 
 import pytest
+
 from harness.data.splits import (
     EVAL_SPLITS,
     MIN_EVAL_ROWS,

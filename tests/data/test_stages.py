@@ -7,10 +7,11 @@ import sys
 import pytest
 from checkout import ROOT
 from fake_source import FakeSource, PartedSource, make_texts
+from test_prepare import SIZES, prepare_small, quiet, read_pieces
+
 from harness.data import stages
 from harness.data.prepare import prepare
 from harness.data.splits import EVAL_SPLITS, content_key
-from test_prepare import SIZES, prepare_small, quiet, read_pieces
 
 TEXTS = make_texts(400)
 SPLITS = {"train": "train/rows.bin"} | {split: f"private/{split}.bin" for split in EVAL_SPLITS}

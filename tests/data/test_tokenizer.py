@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from fake_source import make_texts
+
 from harness.data import tokenizer as tokenizer_module
 from harness.data.tokenizer import BOS, MAX_VOCAB_SIZE, Tokenizer, iter_windows, load_tokenizer, train_tokenizer
 from harness.ground.errors import DataError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT
+
 from harness.data.workers import map_in_processes
 from harness.ground.errors import DataError
 

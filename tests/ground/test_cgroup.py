@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from checkout import ROOT
+
 from harness.ground import cgroup
 from harness.run import profiles
 from harness.sandbox.runner import outcome

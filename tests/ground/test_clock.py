@@ -5,13 +5,14 @@ import time
 from datetime import timedelta
 
 import pytest
+from journals import make_journal, write_run
+from simulated_runs import Simulated
+
 from harness.ground import clock
 from harness.night.wishes import Wishes
 from harness.run.records import parse_time, records_from_journal, time_use
 from harness.show.report import write_report
 from harness.show.status import time_words
-from journals import make_journal, write_run
-from simulated_runs import Simulated
 
 
 def test_sleep_is_what_the_wall_saw_and_the_training_did_not(monkeypatch):

@@ -4,6 +4,7 @@ import hashlib
 import os
 
 import pytest
+
 from harness.ground.files import open_atomic, read_json, sha256_file, write_json_atomic, write_text_atomic
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from harness.ground import syscalls
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's")

@@ -2,8 +2,9 @@
 
 import os
 
-from harness.lab.kept_files import update_best
 from simulated_runs import Simulated
+
+from harness.lab.kept_files import update_best
 
 
 def test_the_best_weights_are_synced_with_their_folder_before_the_commit_is_noted(tmp_path, monkeypatch):

@@ -4,8 +4,16 @@ import dataclasses
 import json
 from pathlib import Path
 
-import harness
 import pytest
+from labs import (
+    forget_all_but_the_opening,
+    incumbent_source,
+    put_candidate,
+    run_experiment,
+    with_prior,
+)
+
+import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
 from harness.lab import close_out, executor
@@ -15,13 +23,6 @@ from harness.rules import decision
 from harness.rules.keep import claim
 from harness.scoring import measure
 from harness.show import experiment_page
-from labs import (
-    forget_all_but_the_opening,
-    incumbent_source,
-    put_candidate,
-    run_experiment,
-    with_prior,
-)
 
 BEGUN = {"event": "claim_begun", "best": 3, "seeds": 3, "first_seed": 100, "template": False}
 

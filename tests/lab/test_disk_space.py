@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+
 from harness.ground.files import open_atomic, remove_temporaries
 from harness.lab import kept_files
 from harness.lab.kept_files import MOST_IN_QUARANTINE, drop_old_pages, remove_leftovers, weights_wanted

@@ -10,10 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import harness
 import psutil
 import pytest
 from checkout import ROOT, git
+from labs import (
+    forget_all_but_the_opening,
+    incumbent_source,
+    point_at,
+    put_candidate,
+    row,
+    run_experiment,
+    with_prior,
+)
+
+import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
 from harness.lab import executor, trainings
@@ -28,15 +38,6 @@ from harness.run.records import records_from_journal
 from harness.run.results import read_results
 from harness.run.state import MOST_CUT_OFF
 from harness.scoring import measure
-from labs import (
-    forget_all_but_the_opening,
-    incumbent_source,
-    point_at,
-    put_candidate,
-    row,
-    run_experiment,
-    with_prior,
-)
 
 
 def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):

@@ -1,6 +1,7 @@
 """Where things lie on this machine is told to no language model."""
 
 import pytest
+
 from harness.lab.proposal_request import without_paths
 
 

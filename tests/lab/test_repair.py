@@ -3,15 +3,16 @@
 Attempts are put where the propose process would have left them; what it is asked is looked at in its request.
 """
 
-import harness
 import pytest
+from labs import incumbent_source, row
+
+import harness
 from harness.check.check import check_run
 from harness.ground.files import write_json_atomic
 from harness.lab import proposing
 from harness.run.results import read_results
 from harness.run.state import MOST_REPAIRS
 from harness.search.gate import source_hash
-from labs import incumbent_source, row
 
 FIRST_LINE = "model = build_model"
 HARMLESS = (FIRST_LINE, "harmless = 1\n    model = build_model")

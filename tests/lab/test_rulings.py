@@ -3,9 +3,11 @@
 import dataclasses
 import json
 
-import harness
 import pytest
 from checkout import git
+from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
+
+import harness
 from harness.check.check import check_run
 from harness.ground.errors import RulingError
 from harness.lab import ruling
@@ -19,7 +21,6 @@ from harness.run.results import read_results
 from harness.run.run import Run
 from harness.scoring import measure
 from harness.show import status
-from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
 
 
 @pytest.fixture(scope="module")

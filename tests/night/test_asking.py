@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from fake_openai import FakeOpenAI
-from harness.sandbox import keys
-from harness.search.llm.exchanges import read_ledger
 from killing import kills
 from labs import copy_with_harness
+
+from harness.sandbox import keys
+from harness.search.llm.exchanges import read_ledger
 
 KEY = "sk-planted-0123456789-in-nothing"
 WAIT_SECONDS = 200  # for a night to come so far, on a busy machine

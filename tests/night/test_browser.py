@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from checkout import ROOT, copy_checkout, environment
+
 from harness.run.results import read_results
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

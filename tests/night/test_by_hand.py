@@ -8,6 +8,7 @@ import sys
 import psutil
 import pytest
 from checkout import ROOT, copy_checkout, environment
+
 from harness.__main__ import main
 from harness.data.hub import ClimbMix
 from harness.data.source import RemoteFile

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 
-import harness
 import nbformat
 import pytest
 from checkout import ROOT, command_of, git, make_repository, warm_environment
+from labs import copy_of, copy_with_harness, incumbent_source, put_candidate, with_prior
+from small_disk import mounted
+
+import harness
 from harness.check.check import check_run
 from harness.ground import files as ground_files
 from harness.ground.errors import Paused
@@ -26,8 +29,6 @@ from harness.run.journal import Journal, read_journal
 from harness.run.results import read_results
 from harness.run.state import fold
 from harness.scoring import measure
-from labs import copy_of, copy_with_harness, incumbent_source, put_candidate, with_prior
-from small_disk import mounted
 
 INSIDE = "AUTORESEARCH_TEST_MAY_MOUNT"  # set where these tests run in a namespace of their own
 

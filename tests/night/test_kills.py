@@ -9,14 +9,15 @@ from multiprocessing import forkserver
 
 import nbformat
 import pytest
+from killing import kills
+from small_trainings import OPEN, train
+
 from harness.ground.errors import ProfileError
 from harness.night.notebook_process import NotebookProcess, make_context
 from harness.run import locks
 from harness.run.profiles import PROFILES, override, parse_overrides
 from harness.sandbox.processes import MARK
 from harness.sandbox.wall import VARIABLE, find_wall
-from killing import kills
-from small_trainings import OPEN, train
 
 COUNTED = """
 import time

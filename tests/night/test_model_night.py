@@ -10,10 +10,11 @@ import psutil
 import pytest
 from checkout import command_of, overnight, warm_environment
 from fake_openai import FakeOpenAI, refusal
+from labs import copy_with_harness
+
 from harness.check.check import check_run
 from harness.run.journal import read_journal
 from harness.run.state import fold
-from labs import copy_with_harness
 
 PLANTED = "sk-planted-e91a7c44"
 SEARCH, REPLACE = (

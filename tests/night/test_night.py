@@ -14,12 +14,13 @@ import nbformat
 import psutil
 import pytest
 from checkout import copy_checkout, git, overnight, warm_environment
+from labs import copy_with_harness
+
 from harness.check.check import check_run
 from harness.run.journal import read_journal
 from harness.run.results import read_results
 from harness.run.settings import read_settings
 from harness.run.state import fold
-from labs import copy_with_harness
 
 
 def outputs_text(path) -> str:

@@ -3,8 +3,9 @@ import os
 import subprocess
 import sys
 
-import harness
 import pytest
+
+import harness
 from harness.ground.errors import LoopError, kinds_of
 from harness.night.notebook_process import run_papermill
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from checkout import ROOT
+
 from harness.night import notify as notify_module
 from harness.night.notify import notify
 from harness.run.run import Run

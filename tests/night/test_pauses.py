@@ -7,11 +7,12 @@ import time
 
 import pytest
 from checkout import environment
+from labs import copy_with_harness
+from warm import warm_kernels
+
 from harness.run import locks
 from harness.run.journal import read_journal
 from harness.run.state import fold
-from labs import copy_with_harness
-from warm import warm_kernels
 
 FULL = """
 import shutil

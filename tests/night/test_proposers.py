@@ -2,17 +2,18 @@
 
 import re
 
-import harness
 import pytest
 from checkout import ROOT, git, make_repository
 from fake_openai import FakeOpenAI, refusal
+from labs import without_keys
+
+import harness
 from harness.ground.errors import LoopError
 from harness.night.driver import run_night
 from harness.night.endpoint_check import choose_proposers, deadline_seconds
 from harness.night.wishes import Wishes
 from harness.sandbox import keys
 from harness.sandbox.wall import try_bubblewrap
-from labs import without_keys
 
 PLANTED = "sk-planted-3b7e"
 

@@ -3,16 +3,17 @@
 import pytest
 from checkout import overnight
 from fake_openai import FakeOpenAI
+from labs import copy_with_harness
+from scripted_outcomes import give_each, recovered
+from scripted_replies import REPLIES
+from scripted_researcher import Scripted
+
 from harness.check.check import check_run
 from harness.run.journal import read_journal
 from harness.run.results import read_results
 from harness.run.state import fold
 from harness.search.duplicates import structure_hash
 from harness.search.gate import check_candidate
-from labs import copy_with_harness
-from scripted_outcomes import give_each, recovered
-from scripted_replies import REPLIES
-from scripted_researcher import Scripted
 
 CODE_ONLY = '```settings\nallowed_categories = ["architecture", "optimizer", "schedule", "simplify"]\n```\n'
 MALFORMED = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None]

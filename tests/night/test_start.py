@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from checkout import ROOT
+
 from harness.ground.errors import ConstantsError, LoopError, ParameterError, ProfileError, SettingsError
 from harness.lab import start
 from harness.lab.loop import Lab, open_lab

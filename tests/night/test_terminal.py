@@ -5,6 +5,7 @@ import os
 import pty
 
 import pytest
+
 from harness.night.terminal import MOST_WAITING, Terminal
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT, git, overnight, warm_environment
+from labs import copy_with_harness
+
 from harness.check.check import check_run
 from harness.ground.errors import LoopError
 from harness.lab.loop import Lab
@@ -21,7 +23,6 @@ from harness.run.journal import read_journal
 from harness.run.state import fold
 from harness.sandbox import keys
 from harness.search.constants import constant_values, rewrite_constants
-from labs import copy_with_harness
 
 STRUCTURAL = ("F.relu(self.expand(x)).square()", "F.gelu(self.expand(x))")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from checkout import ROOT
+
 from harness.ground.errors import ParameterError
 from harness.lab.parameters import check_parameters
 from harness.run.settings import check_tag

@@ -5,6 +5,7 @@ import random
 import statistics
 
 import pytest
+
 from harness.ground.student_t import f_tail, t_cdf, t_quantile
 from harness.rules.keep import (
     CLAIM_LEVEL,

@@ -1,6 +1,7 @@
 """What makes a would-be keep wait for a person, and what does not."""
 
 import pytest
+
 from harness.rules.decision import decision
 from harness.rules.next_step import next_step
 from harness.rules.quarantine import quarantine_reasons, startup_limit

@@ -4,6 +4,7 @@ Whole nights are played on `next_step`; nothing is trained.
 """
 
 import pytest
+
 from harness.rules.decision import decision
 from harness.rules.next_step import REFRESH_TRAININGS, next_step
 from harness.rules.replay import replay

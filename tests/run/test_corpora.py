@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 
-import harness
 import pytest
 from checkout import ROOT, make_repository
 from fake_source import make_texts
+
+import harness
 from harness.__main__ import main
 from harness.data.manifest import without_format
 from harness.data.sources import open_source

@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 import pytest
+
 from harness.ground.errors import HistoryError
 from harness.run import git_history
 from harness.run.git_history import (

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+
 from harness.ground.errors import JournalError
 from harness.night.progress import progress_made
 from harness.rules.next_step import Step, next_step

@@ -4,6 +4,7 @@ Its time, its causes and what is in flight are the idea's.
 """
 
 import pytest
+
 from harness.run.records import records_from_journal, time_use
 
 FIRST, AGAIN = {"experiment": 0, "attempt": 0, "run": 0}, {"experiment": 0, "attempt": 0, "run": 1}

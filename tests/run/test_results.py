@@ -9,6 +9,7 @@ import journals
 import pandas as pd
 import pytest
 from checkout import ROOT
+
 from harness.ground.errors import ResultsError
 from harness.run.results import (
     HEADER,

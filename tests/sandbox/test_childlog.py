@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+
 from harness.sandbox import child_log
 from harness.sandbox.child_log import EVENTS_CAP_BYTES, LOG_CAP_BYTES, CappedLog, EventLog
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 from checkout import ROOT
+from labs import without_keys
+
 from harness.sandbox import keys
 from harness.sandbox.child import child_environment
 from harness.sandbox.processes import identity
-from labs import without_keys
 
 PLANTED = "sk-planted-4f1c"
 

@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+
 from harness.run.locks import OnTheClock
 from harness.sandbox import processes
 from harness.sandbox.processes import (

@@ -10,6 +10,8 @@ import time
 import psutil
 import pytest
 from checkout import ROOT
+from small_trainings import HONEST, OPEN, train
+
 from harness.ground import clock
 from harness.sandbox import processes, runner
 from harness.sandbox.child import child_environment
@@ -17,7 +19,6 @@ from harness.sandbox.child_log import CappedLog, parse_event
 from harness.sandbox.processes import kill_leftover
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import drain, summary_block
-from small_trainings import HONEST, OPEN, train
 
 
 def test_an_honest_run_is_ok_with_weights_stamped_events_and_measured_times(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from harness.sandbox import disk_share
 from harness.sandbox.disk_share import DiskShare, disk_use, removed_bytes
 from harness.sandbox.left_files import keep_plain_files, remove_tree, take_file

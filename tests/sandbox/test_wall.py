@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+
 from harness import REPOSITORY
 from harness.ground.errors import WallError
 from harness.sandbox import wall

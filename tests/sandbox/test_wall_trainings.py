@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from small_trainings import HONEST, OPEN, train
+from test_runner import KILL
+from test_untrusted_files import clear
+
 from harness.run.settings import score_settings
 from harness.sandbox import disk_share
 from harness.sandbox.wall import Wall, find_wall
 from harness.scoring.measure import Measurement
-from small_trainings import HONEST, OPEN, train
-from test_runner import KILL
-from test_untrusted_files import clear
 
 
 def test_an_honest_training_passes_each_wall_and_its_result_names_it(tmp_path, each_wall):

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import warm
-from harness.sandbox.child import child_command
 from small_trainings import train
+
+from harness.sandbox.child import child_command
 
 LOOK = """
 import os, sys, time

@@ -10,11 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from harness.sandbox.child import child_environment
-from harness.scoring.audit import Recorded, audit_model, judge_probes, look, losses_of, make_probes, record, until_sure
-from harness.scoring.channel import Launch, ScoreError
-from harness.scoring.scorer import ServerJob, open_rows, open_token_bytes, score_model
-from harness.scoring.server import logits_at, token_losses
 from models_for_audit import (
     DISHONEST,
     FORGES_TINY_LOSSES,
@@ -26,6 +21,12 @@ from models_for_audit import (
     load,
     made,
 )
+
+from harness.sandbox.child import child_environment
+from harness.scoring.audit import Recorded, audit_model, judge_probes, look, losses_of, make_probes, record, until_sure
+from harness.scoring.channel import Launch, ScoreError
+from harness.scoring.scorer import ServerJob, open_rows, open_token_bytes, score_model
+from harness.scoring.server import logits_at, token_losses
 
 BATCH_ROWS = 16
 QUICK = (

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from harness.scoring.holdout import Losses, agrees, gain_and_error, row_nats
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+
 from harness.data.manifest import FILES, open_prepared
 from harness.scoring.integrity import Integrity, harness_hash
 

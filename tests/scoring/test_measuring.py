@@ -3,13 +3,14 @@
 import os
 
 import numpy as np
+
 from harness.scoring.measure import load_losses
 
 
 def test_a_candidate_is_not_blamed_for_the_emptied_weights_of_its_rival(lab):
     train_py = lab.train_py(lab.state.incumbent)
-    rival = lab.runs.measurement(train_py, lab.training_folder(0, 0, 1))
-    candidate = lab.runs.measurement(train_py, lab.training_folder(0, 0, 0), [rival])
+    rival = lab.executor.measurement(train_py, lab.training_folder(0, 0, 1))
+    candidate = lab.executor.measurement(train_py, lab.training_folder(0, 0, 0), [rival])
     os.truncate(rival.weights, 0)
     found = candidate.audit(lambda share: None)
     assert (found["status"], found["cause"], found["holdout"], found["doubts"]) == ("ok", "", None, [])

@@ -8,13 +8,14 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from safetensors.torch import save_model
+from torch import nn
+
 from harness.sandbox.child import child_environment
 from harness.sandbox.memory_killer import memory_kills
 from harness.scoring import channel
 from harness.scoring.channel import Exchanges, Launch, ScoreError
 from harness.scoring.scorer import ServerJob, bits_per_byte, check_losses, iter_batches, score_model, start_server
-from safetensors.torch import save_model
-from torch import nn
 
 UNIFORM = """
 import torch

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from harness.scoring.holdout import Losses, agrees
 from harness.scoring.unseen import Text, count_places, gain_of_places, measure_places, smallest_missed
 

@@ -15,9 +15,10 @@ from benches.setup import BenchError, make_bench, table
 from benches.stamps import Stamps
 from benches.template import alone_ms, flops_table, pace_line, scores_table
 from checkout import ROOT
+from journals import make_journal, write_run
+
 from harness.rules.next_step import next_step
 from harness.run.state import fold
-from journals import make_journal, write_run
 
 TOY = """
 import torch

@@ -15,10 +15,11 @@ from gpu import attention, tables, training
 from gpu.parts import run_part
 from gpu.settings import ORIGINAL, ROOT, TOKENIZER, card_settings, dry_settings, template_text
 from gpu.split import split_trace
+from packaging.requirements import Requirement
+
 from harness.data.tokenizer import load_tokenizer
 from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values
-from packaging.requirements import Requirement
 
 # A stand-in for an environment that lacks these modules: the finder of installed packages does not see them. torch brings
 # filelock along, so torch alone may have it.

@@ -12,6 +12,7 @@ import types
 import pytest
 import torch
 from checkout import ROOT
+
 from harness.rules.keep import count_code_lines
 from harness.run.profiles import PROFILES
 from harness.search.bank.idea import Idea

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from checkout import ROOT
+
 from harness.ground.errors import ConstantsError
 from harness.search.constants import (
     constant_values,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.duplicates import near_duplicate, structure_hash
 from harness.search.patch import make_diff

@@ -7,6 +7,7 @@ import runpy
 
 import pytest
 from checkout import ROOT
+
 from harness.run.profiles import PROFILES
 from harness.search.bank.order import ON_CARDS
 from harness.search.constants import rewrite_constants

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from harness.search.patch import Edit, PatchError, apply_edits, make_diff, parse_edits
 
 SOURCE = """\

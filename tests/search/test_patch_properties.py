@@ -8,11 +8,12 @@ import difflib
 import os
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
 from harness.search.constants import BEGIN, END
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import Edit, PatchError, apply_edits, join_lines, make_diff, parse_edits
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 
 # Of a line that is put in a text.
 pytestmark = pytest.mark.filterwarnings("ignore:.*invalid escape sequence")

@@ -3,6 +3,7 @@
 import ast
 
 from checkout import ROOT
+
 from harness.__main__ import main
 from harness.search.constants import constant_values
 from harness.search.gate import UPSTREAM_WORDS, check_candidate

@@ -1,6 +1,7 @@
 """The settings block of program.md."""
 
 import pytest
+
 from harness.ground.errors import ProgramError
 from harness.search.constants import parse_constants
 from harness.search.program import CATEGORIES, ProgramSettings, has_settings, narrow_constants, parse_program

@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
+
 from harness.ground.errors import ProposalError
 from harness.run.profiles import PROFILES
 from harness.search.bank.order import ON_A_CPU, ON_CARDS
@@ -14,7 +16,6 @@ from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError
 from harness.search.propose import main, propose
-from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
 
 
 def applicable(source, ideas=ON_A_CPU):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from checkout import ROOT
+
 from harness.search.constants import checked_value, parse_constants
 from harness.search.response_model import draw_steps, place, value_at
 

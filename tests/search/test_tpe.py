@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from checkout import ROOT
+
 from harness.ground.errors import ProposalError
 from harness.search.bank.directions import KNOWN
 from harness.search.constants import parse_constants

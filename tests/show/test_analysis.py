@@ -8,6 +8,7 @@ from dataclasses import replace
 import journals
 import pytest
 from checkout import ROOT
+
 from harness.ground.errors import AnalysisError
 from harness.run.records import records_from_journal, time_use
 from harness.show import analysis, sentences

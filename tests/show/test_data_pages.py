@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from fake_source import PartedSource, make_texts
+
 from harness.data.prepare import prepare
 from harness.data.splits import EVAL_SPLITS
 from harness.show import data_page

@@ -6,6 +6,8 @@ import json
 import re
 
 import pytest
+from simulated_runs import Simulated
+
 from harness.ground.text import NO_MATHS
 from harness.night import progress
 from harness.night.terminal import Terminal
@@ -19,7 +21,6 @@ from harness.search.llm.exchanges import Usage
 from harness.show import experiment_page, idea_page, index, markup, report, status
 from harness.show.costs import usage_of, usage_words
 from harness.show.sentences import hypothesis_words
-from simulated_runs import Simulated
 
 NASTY = (
     'wider <img src="http://evil/x.png"> <script>steal()</script> [here](http://evil) ![x](http://evil/y.png) $\\href{http://evil}{x}$ '

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from harness.show import epochs
 
 

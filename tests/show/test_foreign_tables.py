@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from harness.ground.errors import AnalysisError, ResultsError
 from harness.show import analysis, sentences
 from harness.show.charts import plots

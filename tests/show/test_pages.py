@@ -6,11 +6,12 @@ import re
 import journals
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
 from harness.ground.errors import PageError
 from harness.show import picker
 from harness.show.frame import load_run
 from harness.show.index import export_notebook, finish_page, without_active_parts, write_index
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 

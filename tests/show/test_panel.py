@@ -7,6 +7,7 @@ import time
 import journals
 import pytest
 from checkout import ROOT
+
 from harness.run.run import Run
 from harness.show import panel
 from harness.show.panel import Panel

@@ -7,13 +7,14 @@ import sys
 import journals
 import pytest
 from checkout import ROOT
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
 from harness.rules.keep import judge
 from harness.run.noise import Noise, Prior, estimate_noise
 from harness.show.charts import plots
 from harness.show.charts.figure import focused_limits
 from harness.show.frame import load_results_tsv, load_run
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 
 UPSTREAM = ROOT / "tests/support/data" / "upstream-mar8-results.tsv"
 OF_ONE_RUN = [

@@ -6,6 +6,7 @@ import re
 import journals
 import pytest
 from checkout import ROOT
+
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.run.records import incumbent_of, records_from_journal
 from harness.run.state import Training

@@ -12,14 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 from checkout import ROOT, environment
+from labs import copy_with_harness
+from simulated_runs import Simulated
+
 from harness.__main__ import main
 from harness.run import heartbeat
 from harness.run.heartbeat import age_seconds, beat, read_heartbeat, writer
 from harness.run.journal import read_journal
 from harness.run.run import Run
 from harness.show import status
-from labs import copy_with_harness
-from simulated_runs import Simulated
 
 DRIVER = """
 import os, sys

@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import harness
 import pytest
 from checkout import ROOT, make_repository
 from filelock import FileLock
+
+import harness
 from harness.ground.files import write_json_atomic
 from harness.lab import start
 from harness.lab.loop import Lab

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from checkout import ROOT
+from safetensors.torch import save_model
+from torch import nn
+
 from harness.data.manifest import PreparedData
 from harness.scoring.scorer import open_rows
 from harness.scoring.server import import_candidate
 from harness.search.constants import rewrite_constants
-from safetensors.torch import save_model
-from torch import nn
 
 TEMPLATE = ROOT / "train_template.py"
 SCAFFOLD = '''

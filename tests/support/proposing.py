@@ -2,6 +2,7 @@
 
 
 from checkout import ROOT
+
 from harness.search.constants import constant_values
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash

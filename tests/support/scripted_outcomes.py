@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from fake_openai import FakeOpenAI, completion
+from scripted_replies import REPLIES, TEMPLATE, ScriptedReply
+
 from harness.search.constants import constant_values
 from harness.search.gate import source_hash
 from harness.search.llm.converse import ask_model, propose_llm
 from harness.search.program import parse_program
 from harness.search.proposal import Proposal
 from harness.search.turns import Turn
-from scripted_replies import REPLIES, TEMPLATE, ScriptedReply
 
 PROGRAM = "```settings\n```\n"
 

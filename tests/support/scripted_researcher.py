@@ -19,10 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for when it is run as a script
 
 from fake_openai import FakeOpenAI, completion
+from scripted_replies import REPLIES, ScriptedReply, edited
+
 from harness.search.constants import BEGIN, parse_constants, rewrite_constants
 from harness.search.llm.instructions import ASKED
 from harness.search.response_model import place, value_at
-from scripted_replies import REPLIES, ScriptedReply, edited
 
 HEADER = "Title: {}\nHypothesis: {}\nCategory: {}\nExpected delta: -0.001\n\n"
 

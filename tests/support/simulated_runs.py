@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+
 from harness.ground.files import write_json_atomic
 from harness.lab.kept_files import append_summary, drop_weights, drop_weights_of_run, update_best
 from harness.rules.decision import commit_facts, decision

@@ -5,10 +5,11 @@ import types
 
 import pytest
 import torch
-from harness.training import attention, rungs
-from harness.training.attention import Case
 from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend
+
+from harness.training import attention, rungs
+from harness.training.attention import Case
 
 CPU = torch.device("cpu")
 

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from checkout import ROOT
+
 from harness.lab import device_batch, executor
 from harness.lab.device_batch import HEADROOM, find_device_batch, search_rows
 from harness.run import profiles

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from checkout import ROOT
+
 from harness.ground.errors import ProfileError
 from harness.sandbox import device as device_facts
 from harness.sandbox.child import child_environment

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 from fake_openai import FakeOpenAI, completion, refusal, stream_of
+from werkzeug import Response
+
 from harness.search.llm import client, failures, response_limits
 from harness.search.llm.client import Answer, Chat
 from harness.search.llm.endpoint import Endpoint, parse_options
 from harness.search.llm.exchanges import Exchanges, read_ledger
 from harness.search.llm.failures import LlmError, failure_of_status
-from werkzeug import Response
 
 KEY = "sk-planted-0123456789abcdef"
 MESSAGES = [{"role": "system", "content": "You do research."}, {"role": "user", "content": "One idea, please."}]

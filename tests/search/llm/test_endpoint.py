@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 from fake_openai import FakeOpenAI, QuickServer, completion, refusal
+from werkzeug import Response
+
 from harness.search.llm import endpoint as endpoint_module
 from harness.search.llm import response_limits
 from harness.search.llm.endpoint import Endpoint, check_model, choose_model, list_models, main, open_endpoint
 from harness.search.llm.failures import EndpointError, LlmError, redact
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options
-from werkzeug import Response
 
 KEY = "sk-planted-0123456789abcdef"
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from checkout import ROOT
+
 from harness.search.llm.exchanges import Exchanges, estimate_tokens, read_ledger
 from harness.search.llm.failures import LlmError
 from harness.search.llm.options import parse_options

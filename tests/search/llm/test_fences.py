@@ -1,6 +1,7 @@
 """Text of others inside a prompt: nothing in it can pass for something else."""
 
 import pytest
+
 from harness.search.llm.quoting import clean, fence, head_and_tail, one_line, quote
 
 

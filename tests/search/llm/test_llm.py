@@ -9,6 +9,9 @@ from types import FunctionType
 
 import pytest
 from fake_openai import FakeOpenAI, completion, refusal
+from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
+from werkzeug import Response
+
 from harness.ground.errors import ConstantsError, ProgramError
 from harness.search.constants import constant_values, evaluate_literal, parse_constants, rewrite_constants
 from harness.search.gate import check_candidate, source_hash
@@ -16,8 +19,6 @@ from harness.search.keyless import propose_keyless
 from harness.search.llm import client
 from harness.search.program import parse_program
 from harness.search.propose import propose
-from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
-from werkzeug import Response
 
 KEY = "sk-planted-0123456789abcdef"
 RELU = "        return self.contract(F.relu(self.expand(x)).square())\n"

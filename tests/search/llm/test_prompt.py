@@ -5,6 +5,7 @@ import re
 import context_size
 import pytest
 from context_size import PROGRAM, TEMPLATE, lines_of_their_own, make_history, make_request
+
 from harness.search.llm.history_table import (
     BRIEF,
     SHORT,

@@ -1,9 +1,10 @@
 """Reasoning is told from the answer in each of the forms in which servers send it."""
 
 import pytest
-from harness.search.llm.reasoning import message_parts, split_reasoning
 from hypothesis import given
 from hypothesis import strategies as st
+
+from harness.search.llm.reasoning import message_parts, split_reasoning
 
 ANSWER = "Title: wider MLP\n\n<<<<<<< SEARCH\nMLP_RATIO = 4\n=======\nMLP_RATIO = 5\n>>>>>>> REPLACE"
 THOUGHT = "The MLP is narrow.\n\nMaybe 5?"

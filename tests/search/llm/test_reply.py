@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 from checkout import ROOT
+
 from harness.search.llm import reply as reply_module
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import PatchError, make_diff
@@ -151,7 +152,10 @@ REFUSED = {
     "patch that renames": (PATCH.replace("@@\n", "*** Move to: train2.py\n@@\n", 1), "stays where it is"),
     "patch that adds a piece": (f"*** Begin Patch\n*** Add File: train.py\n+{RATE}\n*** End Patch", "only train.py may be changed"),
     "patch with nothing to find": ("*** Begin Patch\n*** Update File: train.py\n@@ class FeedForward\n+    x = 1\n*** End Patch", "find its place by"),
-    "patch in two places": ("*** Begin Patch\n*** Update File: train.py\n@@\n-        x = norm(x)\n+        x = x\n*** End Patch", "not in the source|stand . times"),
+    "patch in two places": (
+        "*** Begin Patch\n*** Update File: train.py\n@@\n-        x = norm(x)\n+        x = x\n*** End Patch",
+        "not in the source|stand . times",
+    ),
     "diff with nothing to find": ("```diff\n@@ -10,0 +11,1 @@\n+import os\n```", "find its place by"),
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from harness.search.llm.reasoning import message_parts
 from harness.search.llm.stream import BrokenStream, whole_reply
 
