@@ -97,7 +97,7 @@ def standing_words(wishes: Wishes) -> str:
     if stage.name == "proposing" and most is not None and stage.experiment > most:
         return "analysis"
     number = f"{stage.experiment}/{most}" if most is not None else f"{stage.experiment}"
-    best = f"best {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
+    best = f"branch at {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
     return f"experiment {number} · {stage.words} · {best} · {time_left(wishes)} left"
 
 

@@ -132,6 +132,7 @@ def report_of(
         "The claim": f"{claim}{_template(records, settings, measured)}",
         "On the branch": _on_the_branch(records),
         "Near misses": _near_misses(records),
+        "What was tried": _what_was_tried(entries, records),
         "Failures": _failures(records),
         "Whose ideas": _whose_ideas(entries, records, usage or Usage()),
         "Time": say_time(entries),
@@ -216,6 +217,41 @@ def _near_misses(records: Sequence[Record]) -> str:
         runs = plural(record.n_runs, "run")
         lines.append(f"- {name}: gain {signed(record.gain)} over {runs}{asked}")
     return "\n".join(lines)
+
+
+def _what_was_tried(entries: Sequence[dict], records: Sequence[Record]) -> str:
+    """Which way each constant was moved with what gain, where it was moved alone; and the other
+    ideas by kind. Gains of single runs are mostly noise.
+    """
+    changes = {
+        (entry["experiment"], entry["attempt"]): entry.get("constants_changed") or {}
+        for entry in entries
+        if entry.get("event") == "proposed"
+    }
+    moved, others = defaultdict(list), defaultdict(list)
+    for record in candidates_of(records):
+        changed = changes.get((record.experiment, record.attempt), {})
+        outcome = f"{record.outcome} {signed(record.gain)}".strip()
+        if record.category == "tune" and len(changed) == 1:
+            [(name, (old, new))] = changed.items()
+            moved[name].append(
+                f"{old:g} to {new:g}: {outcome}" if _are_numbers(old, new) else outcome
+            )
+        else:
+            others[record.category or "of no kind"].append(record)
+    lines = [f"- `{name}`: {', '.join(tries)}" for name, tries in sorted(moved.items())]
+    for kind, tried in sorted(others.items()):
+        kept = [f"{record.experiment:04d}" for record in kept_of(tried)]
+        gains = [record.gain for record in tried if record.gain is not None]
+        best = f", the largest gain {signed(max(gains))}" if gains else ""
+        which = f" ({', '.join(kept)})" if kept else ""
+        name = "several constants at once" if kind == "tune" else kind
+        lines.append(f"- {name}: {len(tried)} tried, {len(kept)} kept{which}{best}")
+    return "\n".join(lines)
+
+
+def _are_numbers(*values: object) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _failures(records: Sequence[Record]) -> str:

@@ -70,7 +70,7 @@ ELSEWHERE = {
     "python -m harness train": ("night/test_by_hand.py", '"harness", "train"'),
     "python -m harness port": ("search/test_port.py", '["port"'),
     "python -m harness try": ("project/test_documented_commands.py", "harness try"),
-    ".venv/bin/jupyter lab notebooks/00_lab.ipynb": ("night/test_browser.py", '"00_lab"'),
+    "python3 scripts/lab.py": ("scripts/test_setup.py", '"lab.py"'),
     ".venv/bin/jupyter lab": ("night/test_browser.py", '"jupyterlab"'),
     ".venv/bin/jupyter lab --no-browser --ip 127.0.0.1": ("night/test_browser.py", '"--ip=127.0.0.1"'),
     "AUTORESEARCH_KEY_FILE=~/openai.key .venv/bin/jupyter lab": ("sandbox/test_keys.py", "keys.KEY_FILE"),

@@ -1,6 +1,7 @@
 """The set-up: decisions as pure functions, and the whole of it with real environments, a real pip and made-up wheels."""
 
 import ast
+import importlib
 import json
 import os
 import shutil
@@ -253,7 +254,7 @@ def test_without_ensurepip_other_ways_are_tried_in_order(monkeypatch, tmp_path):
     assert ["--without-pip" in tried[0], tried[1][0], tried[2][0]] == [True, "uv", "virtualenv"]
 
 
-@pytest.mark.parametrize("script", ["overnight.py", "test.py"])
+@pytest.mark.parametrize("script", ["overnight.py", "test.py", "lab.py"])
 def test_old_python_gets_one_clear_sentence(script):
     program = (
         "import runpy, sys; sys.version_info = (3, 9, 2, 'final', 0); sys.path.insert(0, sys.argv[1]); "
@@ -265,7 +266,7 @@ def test_old_python_gets_one_clear_sentence(script):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("script", ["overnight.py", "test.py", "environment/setup.py"])
+@pytest.mark.parametrize("script", ["overnight.py", "test.py", "lab.py", "environment/setup.py"])
 def test_an_old_python_reaches_that_sentence(script):
     """The files parse as Python 3.6, and setup.py looks at the version before anything newer is imported."""
     tree = ast.parse((SCRIPTS / script).read_text(encoding="utf-8"), feature_version=(3, 6))
@@ -399,3 +400,15 @@ def test_progress_counts_what_applies_here(capsys):
         progress.read(line)
     assert progress.seen == progress.total == 2
     assert "unpacking 2 packages" in capsys.readouterr().out
+
+
+def test_the_panel_is_opened_on_this_machine_alone(monkeypatch, capsys):
+    lab, started = importlib.import_module("lab"), []
+    monkeypatch.setattr(lab, "python_or_exit", lambda: "python")
+    monkeypatch.setattr(lab, "become", lambda python, command: started.append(command))
+    lab.main([])
+    lab.main(["--remote", "me@box", "--port", "9000"])
+    panel = str(SCRIPTS.parent / "notebooks" / "00_lab.ipynb")
+    assert started[0] == ["-m", "jupyterlab", panel, "--ip=127.0.0.1"]
+    assert started[1] == [*started[0], "--no-browser", "--port-retries=0", "--port", "9000"]
+    assert "ssh -L 9000:localhost:9000 me@box" in capsys.readouterr().out
