@@ -9,6 +9,7 @@ from multiprocessing import forkserver
 
 import nbformat
 import pytest
+from checkout import environment, warm_environment
 from killing import kills
 from small_trainings import OPEN, train
 
@@ -144,6 +145,13 @@ SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in th
 def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tmp_path, cache, monkeypatch):
     monkeypatch.setenv(VARIABLE, "auto")
     alone = kills.SmallNight(kills.make_checkout(tmp_path / "alone"), cache)
+
+    def environment_of(checkout, cache):
+        if checkout != alone.checkout:  # in the other each process is looked for by its command
+            return environment(checkout, cache)
+        return warm_environment(checkout, cache) | {VARIABLE: "limits"}
+
+    monkeypatch.setattr(kills, "environment", environment_of)
     killed = kills.SmallNight(kills.make_checkout(tmp_path / "killed"), cache)
     blows = [kills.Blow(kills.BY_NAME[moment], victim, experiment) for moment, victim, experiment in SAMPLE]
     said = []
@@ -162,7 +170,8 @@ def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tm
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # three short nights and a claim of six trainings; two minutes on idle cores
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc")
-def test_a_night_ends_with_its_claim_which_a_kill_delays_and_nothing_more(tmp_path, cache):
+def test_a_night_ends_with_its_claim_which_a_kill_delays_and_nothing_more(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(kills, "environment", warm_environment)
     checkout = kills.make_checkout(tmp_path / "lab", short_reach=True)
     wishes = f"{kills.STEP_CLOCK} baseline_seeds=3"
     night = kills.SmallNight(checkout, cache, wishes=wishes)
