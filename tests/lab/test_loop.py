@@ -70,6 +70,7 @@ def test_a_better_file_is_kept_and_everything_agrees(lab):
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == int(kept)
 
 
+@pytest.mark.slow
 def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch):
     old = git(harness.REPOSITORY, "rev-parse", "autoresearch/t")
     score_model = measure.score_model
