@@ -56,6 +56,7 @@ LIGHT = Html(
     '<div><span style="display:inline-block;width:.8em;height:.8em;border-radius:50%;'
     'background:{}"></span> <b>{}</b>: {}</div>'
 )
+LOG = Html('<div style="max-height:260px;overflow:auto">{}</div>')
 BAR = Html('<progress value="{:.3f}" max="1" style="width:420px"></progress>')
 LIGHTS = {"running": GREEN, "finished": BLUE, "paused": AMBER, "slow": AMBER, "died": RED}
 SHOWN: dict[str, Callable[[Record], bool]] = {
@@ -147,9 +148,13 @@ class Panel:
         self.try_it = widgets.Button(description="Run it", icon="play")
         self.places, self.log = widgets.Output(), widgets.HTML()
         own = widgets.VBox([self.idea, self.why, widgets.HBox([self.copy, self.try_it])])
-        more = widgets.Accordion([own, self.places, self.log])
-        for number, title in enumerate(("your idea now", "files to open", "the night's log")):
-            more.set_title(number, title)
+        more = widgets.VBox(
+            [
+                *(widgets.HTML(bold("your idea now")), own),
+                *(widgets.HTML(bold("files to open")), self.places),
+                *(widgets.HTML(bold("the night's log")), self.log),
+            ]
+        )
         self.view = widgets.VBox(
             [
                 widgets.HBox([self.tag, self.new_tag, self.machine]),
@@ -254,7 +259,7 @@ class Panel:
             self.chart.value = progress_svg(records)
             self._draw_list()
             self._draw_places()
-        self.log.value = preformatted(_tail(self.run.folder / "night.log"))
+        self.log.value = LOG.format(preformatted(_tail(self.run.folder / "night.log")))
 
     def _run_bytes(self) -> int:
         """What the run takes on disk, counted once a minute: a walk over all its files."""

@@ -148,6 +148,7 @@ def contrasts_of(page, name: str, theme: str) -> list:
     return page.evaluate(OUTPUTS)
 
 
+@pytest.mark.timeout(900)
 def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
     checkout, url = jupyter
     screenshots = Path(os.environ.get("AUTORESEARCH_SCREENSHOTS", tmp_path))

@@ -67,7 +67,7 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     } <= pages
     page = outputs_text(run / "notebooks" / "0001.ipynb")
     assert (
-        html.escape(state.experiments[1].attempt.proposed["title"]) in page
+        state.experiments[1].attempt.proposed["title"] in html.unescape(page)
         and "0001" in (run / "notebooks" / "index.md").read_text()
     )
     assert (run / "report" / "report.md").exists() and (run / "best" / "train.py").exists()
