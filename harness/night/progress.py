@@ -21,6 +21,7 @@ from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after
 from harness.run.settings import command_on
 from harness.run.state import NOT_HELD_AGAINST
+from harness.show.sentences import model_words
 from harness.show.stage import stage_of
 
 
@@ -70,7 +71,7 @@ def proposed_words(entry: dict) -> str:
     """A proposal: its idea and who had it; that the language model could not be asked, where that
     is so."""
     repair = f", repair {entry['attempt']}" if entry.get("attempt") else ""
-    by = f", {entry['model']}" if entry.get("model") else ""
+    by = f", {model_words(entry)}" if entry.get("model") else ""
     idea = f"{entry['title']} ({entry['category']}{by})"
     words = f"experiment {entry['experiment']}{repair}: {idea}"
     if failed := entry.get("llm_failed"):

@@ -28,6 +28,7 @@ from harness.show.sentences import (
     headline,
     kept_of,
     latest_sigma,
+    model_words,
     plural,
     quoted,
     say_claim,
@@ -281,7 +282,7 @@ def _whose_ideas(entries: Sequence[dict], records: Sequence[Record], usage: Usag
     failed = [entry for entry in proposed if entry.get("llm_failed")]
     models: dict[str, list[str]] = defaultdict(list)
     for entry in proposed:
-        model = quoted(entry["model"], 60) if entry.get("model") else ""
+        model = quoted(model_words(entry), 120) if entry.get("model") else ""
         if model and entry["proposer"] != "tpe" and model not in models[entry["proposer"]]:
             models[entry["proposer"]].append(model)
     if not (usage.requests or models or failed):

@@ -89,6 +89,12 @@ def counts_in_words(records: Sequence[Record]) -> str:
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if outcome in counts)
 
 
+def model_words(proposed: dict) -> str:
+    """The language model of a proposal, "" for none; and the one that answered in its place."""
+    model, answered = proposed.get("model") or "", proposed.get("answered_by")
+    return f"{model}, answered by {answered}" if answered and answered != model else model
+
+
 def kept_of(records: Sequence[Record]) -> list[Record]:
     """What was kept after the baseline."""
     return [record for record in candidates_of(records) if record.outcome in KEPT]

@@ -247,3 +247,11 @@ def test_a_run_of_the_incumbent_beside_an_idea_is_on_the_ideas_page(tmp_path):
     cells = re.sub(r"(<[^>]+>)+", "|", experiment_page.score_page(run, run.state.experiments[1]))
     assert f"|experiment 0|{number}|refresh|77|1.234567|" in cells
     assert "1.234567" not in experiment_page.score_page(run, run.state.experiments[0])
+
+
+def test_another_model_that_answered_is_named_to_the_person():
+    tried = [Record(1, "kept", proposer="llm")]
+    for answered, told in (("tiny-1b", True), ("big-20b", False), ("", False)):
+        entry = proposed(model="big-20b", answered_by=answered, proposer="llm")
+        said = (progress.line_of_entry(entry), report._whose_ideas([entry], tried, Usage(**USAGE)))
+        assert all(("big-20b, answered by tiny-1b" in words) is told for words in said), said
