@@ -373,6 +373,10 @@ def night_rows(run: Run, found: dict, records: Sequence[Record]) -> list[tuple[s
     rows.append(("disk", disk_space.disk_use_in_words(run.folder)))
     if used := usage_words(run_usage(run.folder)):
         rows.append(("model", used))
+    if failed := [entry for entry in run.entries if entry.get("llm_failed")]:
+        last = one_line(failed[-1]["llm_failed"])
+        times = plural(len(failed), "time")
+        rows.append(("", f"{times} it could not be asked; the last time: {last}"))
     if found["drift"] is not None:
         rate, drift = found["tokens_per_second"], drift_words(found["drift"])
         rows.append(("drift", f"{rate:,.0f} tokens/s of late, {drift}"))

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import journals
 import psutil
 import pytest
 from checkout import ROOT, environment
@@ -264,3 +265,15 @@ def test_a_real_night_is_running_stopped_and_dead(tmp_path, baseline, cache):
     assert found["state"] == "died" and found["next_command"] == (
         "python3 scripts/overnight.py --tag t --profile tiny --experiments 1"
     )
+
+
+def test_why_a_language_model_could_not_be_asked_is_on_the_screen(tmp_path):
+    entries = journals.make_journal(4)
+    for entry in entries:
+        if entry["event"] == "proposed" and entry["experiment"] in (2, 3):
+            entry["llm_failed"] = "it wrote 16,000 tokens and no answer:\nraise max_output_tokens"
+    settings = json.loads((ROOT / "results" / "sample" / "run.json").read_text())
+    folder = journals.write_run(tmp_path, entries, settings | {"tag": "nov23"})
+    screen = status.status_screen(Run(folder))
+    assert "2 times it could not be asked; the last time: it wrote 16,000 tokens" in screen
+    assert "raise max_output_tokens" in screen
