@@ -11,23 +11,26 @@
 It listens on this machine alone and asks for a token, which is in the address that it prints.
 """
 
+import argparse
 import sys
 
 from environment.setup import ROOT, become, python_or_exit, say
 
-PORT = "8888"
-
 
 def main(arguments: list[str]) -> None:
+    options = argparse.ArgumentParser(usage=__doc__, add_help=False, allow_abbrev=False)
+    options.add_argument("--remote", metavar="USER@HOST")
+    options.add_argument("--port", default="8888")
+    given, others = options.parse_known_args(arguments)
     python = python_or_exit()
-    command = ["-m", "jupyterlab", str(ROOT / "notebooks" / "00_lab.ipynb"), "--ip=127.0.0.1"]
-    if "--remote" in arguments:
-        place = arguments.index("--remote")
-        host, arguments = arguments[place + 1], arguments[:place] + arguments[place + 2 :]
-        port = arguments[arguments.index("--port") + 1] if "--port" in arguments else PORT
-        say(f"on your own machine: ssh -L {port}:localhost:{port} {host}, then open the address below there")
+    panel = str(ROOT / "notebooks" / "00_lab.ipynb")
+    command = ["-m", "jupyterlab", panel, "--ip=127.0.0.1", "--port=" + given.port]
+    if given.remote:
+        say(
+            f"on your own machine: ssh -L {given.port}:localhost:{given.port} {given.remote}, then open the address below there"
+        )
         command += ["--no-browser", "--port-retries=0"]
-    become(python, [*command, *arguments])
+    become(python, [*command, *others])
 
 
 if __name__ == "__main__":

@@ -56,19 +56,26 @@ def run_night(wishes: Wishes) -> int:
     except Exception as error:
         words = f"cannot go on: {error}"
         heartbeat.end(wishes.folder, 1, words)
-        tell_of_the_end(wishes, words)
+        close_night(wishes, words)
         raise
     done = code == 0 and wishes.run.is_there and wishes.is_all_done()
     if code == 0:
         words = "done" if done else "stopped as asked"
     heartbeat.end(wishes.folder, code, words, done)
-    tell_of_the_end(wishes, words)
+    close_night(wishes, words)
     return code
 
 
-def tell_of_the_end(wishes: Wishes, words: str) -> None:
-    """By the command that was asked for; its failure is said where everything else was."""
-    notify(wishes.notify, wishes.run, "ended", words, partial(print, file=sys.stderr))
+def close_night(wishes: Wishes, words: str) -> None:
+    """Let the report wait for nothing more, and tell of the end by the command that was asked for;
+    what fails of that is said."""
+    say = partial(print, file=sys.stderr)
+    try:
+        if wishes.run.entries:
+            report.write_page(wishes.folder, live=False)
+    except (OSError, LabError) as error:
+        say(f"the report cannot be written ({error}); nothing else is lost")
+    notify(wishes.notify, wishes.run, "ended", words, say)
 
 
 def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
@@ -217,7 +224,10 @@ class Driver:
         self.runner.execute(name, page or name, parameters)
         if self.run.entries:
             self.runner.wait_for(partial(self.derive, "the index of pages", index.write_index))
-            self.runner.wait_for(partial(self.derive, "the report", report.write_page))
+            self.runner.wait_for(partial(self.derive, "the report", self.write_page))
+
+    def write_page(self, folder: Path) -> None:
+        report.write_page(folder, live=True)
 
     def derive(self, what: str, write: Callable[[Path], object]) -> None:
         """Write what is made of the journal and can be made again: where that fails it is said,

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from harness.ground.errors import LoopError
 from harness.run.journal import JournalReader
-from harness.run.settings import Settings, read_settings, results_folder
+from harness.run.settings import Settings, command_on, read_settings, results_folder
 from harness.run.state import Experiment, State, take_in
 
 JOURNAL = "journal.jsonl"
+# A small real run of this project, committed so that the analysis reads well on a fresh clone.
+SAMPLE_TAG = "sample"
 
 
 class Run:
@@ -64,10 +66,26 @@ class Run:
 def newest_run(results: str = "") -> Path:
     """The folder of the run that was worked on last. Raises LoopError where there is none."""
     folder = results_folder(results)
-    journals = [path for path in folder.glob(f"*/{JOURNAL}") if path.parent.name != "sample"]
+    journals = [path for path in folder.glob(f"*/{JOURNAL}") if path.parent.name != SAMPLE_TAG]
     if not journals:
         raise LoopError(
             f"no run in {folder} yet: run notebooks/01_prepare.ipynb and "
             "notebooks/02_baseline.ipynb first, or python3 scripts/overnight.py --demo"
         )
     return max(journals, key=lambda path: path.stat().st_mtime).parent
+
+
+def list_runs(results: str | Path) -> list[str]:
+    """Tags in a results folder without the sample, the one written to last at the end."""
+    found = []
+    for folder in Path(results).glob("*/"):
+        marks = (folder / name for name in ("journal.jsonl", "results.tsv", "run.json"))
+        mark = next((mark for mark in marks if mark.exists()), None)
+        if mark and folder.name != SAMPLE_TAG:
+            found.append((mark.stat().st_mtime_ns, folder.name))
+    return [name for _, name in sorted(found)]
+
+
+def claim_command(folder: Path) -> str:
+    """What measures a run's claim; "" for the sample, which has no data."""
+    return "" if folder.name == SAMPLE_TAG else command_on(folder, "--close-out")

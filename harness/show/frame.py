@@ -29,12 +29,11 @@ from harness.run.records import (
     records_from_journal,
 )
 from harness.run.results import QUARANTINED, ResultRow, clean_description, read_results
-from harness.run.settings import command_on, results_folder
+from harness.run.run import SAMPLE_TAG, claim_command, list_runs
+from harness.run.settings import results_folder
 from harness.show.foreign_tables import ForeignRow, ForeignTable, read_foreign_table
 
 TABLES = (".tsv", ".csv", ".md", ".txt")
-# A small real run of this project, committed so that the analysis reads well on a fresh clone.
-SAMPLE_TAG = "sample"
 DTYPES = {int: "int64", str: "str", datetime | None: "datetime64[us, UTC]", str | None: "str"}
 NUMBER = "float64"  # of what may be missing
 
@@ -76,10 +75,8 @@ class RunData:
 
     @property
     def claim_command(self) -> str:
-        """What measures the claim; "" for a bare table, and for the sample, which has no data."""
-        if self.folder is None or self.folder.name == SAMPLE_TAG:
-            return ""
-        return command_on(self.folder, "--close-out")
+        """What measures the claim; "" for a bare table, and for the sample."""
+        return claim_command(self.folder) if self.folder else ""
 
     @property
     def sigma(self) -> float:
@@ -196,17 +193,6 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
 
 
 # --- Which run ---------------------------------------------------------------------------------
-
-
-def list_runs(results_dir: str | Path) -> list[str]:
-    """Tags in a results folder without the sample, the one written to last at the end."""
-    found = []
-    for folder in Path(results_dir).glob("*/"):
-        marks = (folder / name for name in ("journal.jsonl", "results.tsv", "run.json"))
-        mark = next((mark for mark in marks if mark.exists()), None)
-        if mark and folder.name != SAMPLE_TAG:
-            found.append((mark.stat().st_mtime_ns, folder.name))
-    return [name for _, name in sorted(found)]
 
 
 def choose_run(tag: str = "", results_dir: str | Path = "") -> RunData:

@@ -10,8 +10,6 @@ closed at any time. What a proposer wrote is escaped.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,12 +23,12 @@ from IPython.display import Markdown, display
 from harness import REPOSITORY
 from harness.ground.errors import LabError
 from harness.run import disk_space
-from harness.run.records import Record, incumbent_of, records_from_journal
-from harness.run.run import Run
+from harness.run.records import KEPT, Record, records_from_journal
+from harness.run.run import SAMPLE_TAG, Run, list_runs
 from harness.run.settings import environment_words, results_folder
 from harness.sandbox.keys import has_endpoint
-from harness.show.charts.svg import curves_svg, progress_svg
-from harness.show.frame import SAMPLE_TAG, list_runs
+from harness.show.charts.svg import Points, curves_svg, progress_svg
+from harness.show.commands import Commands, copy_of_best, end_night, own_file, read_tail
 from harness.show.markup import (
     AMBER,
     BLUE,
@@ -44,13 +42,11 @@ from harness.show.markup import (
     preformatted,
     soft,
 )
-from harness.show.report_page import idea_html
-from harness.show.stage import read_curve, stage_of
+from harness.show.report_page import curve_of, idea_html, is_near_miss
+from harness.show.stage import stage_of
 from harness.show.status import look_at, state_words
 
 REFRESH_SECONDS, SIZES_SECONDS = 2.0, 60.0
-LOG_CHARACTERS = 4000
-OUT = ".panel.out"  # in the results folder: the words of what was started last
 ALIVE = ("running", "paused", "slow")
 LIGHT = Html(
     '<div><span style="display:inline-block;width:.8em;height:.8em;border-radius:50%;'
@@ -61,8 +57,8 @@ BAR = Html('<progress value="{:.3f}" max="1" style="width:420px"></progress>')
 LIGHTS = {"running": GREEN, "finished": BLUE, "paused": AMBER, "slow": AMBER, "died": RED}
 SHOWN: dict[str, Callable[[Record], bool]] = {
     "all": lambda record: True,
-    "kept": lambda record: record.outcome in ("baseline", "kept", "simplified"),
-    "near misses": lambda record: record.outcome == "discarded" and (record.gain or 0) > 0,
+    "kept": lambda record: record.outcome in KEPT,
+    "near misses": is_near_miss,
     "failures": lambda record: record.outcome in ("crashed", "no result"),
     "quarantine": lambda record: record.outcome == "quarantined",
 }
@@ -75,11 +71,17 @@ ORDERS: dict[str, Callable[[Record], float]] = {
 }
 
 
+OPEN: list[Panel] = []  # the one of this kernel
+
+
 def show(tag: str = "", results: str = "") -> None:
     """Display the panel; where nothing draws widgets (a saved copy, papermill, nbconvert), its
     picture of now.
     """
+    for earlier in OPEN:
+        earlier.is_open = False  # this cell ran before: its panel is seen no more
     panel = Panel(tag, results)
+    OPEN[:] = [panel]
     panel.start_following()
     shown = panel.view._repr_mimebundle_()
     display(shown | {"text/html": panel.picture()}, raw=True)
@@ -90,14 +92,16 @@ class Panel:
 
     def __init__(self, tag: str = "", results: str = "") -> None:
         self.results = results_folder(results)
+        self.commands = Commands(self.results)
+        self.is_open = True
         self.run: Run | None = None
         self._drawn: dict[str, object] = {}
         self._facts: dict = {}
-        self._child: subprocess.Popen | None = None
         self._bytes = 0
         self._lock = threading.RLock()  # the thread and a click may both draw
+        self.wanted = tag  # the run to show as soon as it is there
         self._make_widgets()
-        self._list_tags(tag)
+        self._list_tags()
         self.refresh()
 
     # --- widgets ----------------------------------------------------------------------------------
@@ -144,7 +148,7 @@ class Panel:
             description="idea", placeholder="what it changes, in a few words", layout=wide
         )
         self.why = widgets.Text(description="why", placeholder="why that should help", layout=wide)
-        self.copy = widgets.Button(description="Open a copy", icon="edit")
+        self.copy = widgets.Button(description="Make a copy", icon="edit")
         self.try_it = widgets.Button(description="Run it", icon="play")
         self.places, self.log = widgets.Output(), widgets.HTML()
         own = widgets.VBox([self.idea, self.why, widgets.HBox([self.copy, self.try_it])])
@@ -175,7 +179,10 @@ class Panel:
             (self.begin, lambda: self._start_night("--hours", str(self.hours.value))),
             (self.one, self._start_one),
             (self.demo, self._start_demo),
-            (self.stop, lambda: self._command("overnight", "--stop")),
+            (
+                self.stop,
+                lambda: self.commands.answer("overnight", "--stop", "--tag", self.tag.value),
+            ),
             (self.stop_now, self._stop_now),
             (self.accept, lambda: self._rule("--accept")),
             (self.refuse, lambda: self._rule("--refuse")),
@@ -188,13 +195,16 @@ class Panel:
             filtering.observe(lambda _: self._draw_list(), names="value")
         self.list.observe(lambda _: self._draw_detail(), names="value")
 
-    def _list_tags(self, wanted: str = "") -> None:
+    def _list_tags(self) -> None:
         tags = list(reversed(list_runs(self.results)))
         tags += [SAMPLE_TAG] * (self.results / SAMPLE_TAG).is_dir()
         if tags != list(self.tag.options):
-            chosen = wanted or self.tag.value
+            before = self.tag.value
             self.tag.options = tags
-            self.tag.value = chosen if chosen in tags else next(iter(tags), None)
+            chosen = [tag for tag in (self.wanted, before, *tags) if tag in tags]
+            self.tag.value = chosen[0] if chosen else None
+            if self.wanted in tags:
+                self.wanted = ""
         self._change_run()
 
     def _change_run(self) -> None:
@@ -206,10 +216,10 @@ class Panel:
     # --- following --------------------------------------------------------------------------------
 
     def start_following(self) -> None:
-        """Draw again every two seconds, in a thread that no error ends."""
+        """Draw again every two seconds, in a thread that no error ends, while it is open."""
 
         def follow() -> None:
-            while True:
+            while self.is_open:
                 time.sleep(REFRESH_SECONDS)
                 self.refresh()
 
@@ -221,7 +231,8 @@ class Panel:
         """
         with self._lock:
             try:
-                self._draw_child()
+                if words := self.commands.ended():
+                    self.said.value = soft(words)
                 self._list_new_tags()
                 self._draw()
             except LabError as error:
@@ -259,7 +270,7 @@ class Panel:
             self.chart.value = progress_svg(records)
             self._draw_list()
             self._draw_places()
-        self.log.value = LOG.format(preformatted(_tail(self.run.folder / "night.log")))
+        self.log.value = LOG.format(preformatted(read_tail(self.run.folder / "night.log")))
 
     def _run_bytes(self) -> int:
         """What the run takes on disk, counted once a minute: a walk over all its files."""
@@ -291,19 +302,15 @@ class Panel:
         lines = [bold(head), stage.words, bar, curves_svg(self._curves(number))]
         return box(divs(lines), BLUE)
 
-    def _curves(self, number: int) -> list[tuple[str, Sequence[tuple[float, float]]]]:
-        folders = sorted(self.run.folder.glob(f"experiments/{number:04d}/attempts/*/runs/*"))
-        found = [(f"experiment {number}", read_curve(folders[-1]))] if folders else []
-        tip = incumbent_of(records_from_journal(self.run.entries))
-        if tip is not None and tip.experiment != number and found:
-            before = sorted(
-                self.run.folder.glob(f"experiments/{tip.experiment:04d}/attempts/*/runs/*")
-            )
-            found += (
-                [(f"experiment {tip.experiment}, on the branch", read_curve(before[0]))]
-                if before
-                else []
-            )
+    def _curves(self, number: int) -> list[tuple[str, Points]]:
+        """The training in flight, and that of the branch behind it."""
+        experiments, tip = self.run.state.experiments, self.run.state.incumbent
+        if number >= len(experiments):
+            return []
+        found = [(f"experiment {number}", curve_of(self.run, experiments[number], -1))]
+        if tip is not None and tip.number != number:
+            name = f"experiment {tip.number}, on the branch"
+            found.append((name, curve_of(self.run, tip)))
         return found
 
     def _draw_list(self) -> None:
@@ -350,6 +357,7 @@ class Panel:
             ("results.tsv", folder / "results.tsv"),
             ("program.md", REPOSITORY / "program.md"),
             ("the best train.py", folder / "best" / "train.py"),
+            ("your copy of it", own_file(folder)),
         ]
         self.places.clear_output()
         self.places.append_display_data(Markdown(_links(files)))
@@ -364,95 +372,50 @@ class Panel:
         self.said.value = soft(said) if said else ""
         self.refresh()
 
-    def _command(self, *words: str, tag: str = "") -> str:
-        """Run one of our commands that answers at once; return what it said."""
-        command = [sys.executable, "-m", "harness", *words, "--tag", tag or self.tag.value]
-        command += ["--results", str(self.results)]
-        done = subprocess.run(
-            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
-        )
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        return lines[-1] if lines else ""
-
-    def _launch(self, *words: str) -> str:
-        """Start one of our commands as a process of its own, which outlives this kernel."""
-        self.results.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "harness", *words, "--results", str(self.results)]
-        with (self.results / OUT).open("wb") as out:
-            self._child = subprocess.Popen(
-                command,
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return f"started, process {self._child.pid}"
-
-    def _draw_child(self) -> None:
-        """Say how what was started here ended: a refusal is over before the run's files tell of
-        it.
-        """
-        if self._child is not None and self._child.poll() is not None:
-            last = _tail(self.results / OUT).strip().splitlines()[-1:]
-            words = f"ended with status {self._child.returncode}: {''.join(last)}"
-            self.said.value = soft(words)
-            self._child = None
-
     def _start_night(self, *words: str) -> str:
         tag = self.new_tag.value.strip() or self.tag.value or f"{datetime.now():%b%d}".lower()
         if tag == SAMPLE_TAG:
             return "the sample is a finished run to look at: give a new name"
-        command = ["overnight", "--tag", tag, *words]
-        for option, value in (
-            ("--proposer", self.proposer.value),
-            ("--model", self.model.value.strip()),
-        ):
-            command += [option, value] if value else []
-        for limit in self.budget.value.split():
-            command += ["--llm", limit]
-        self.new_tag.value = ""
-        return self._launch(*command)
+        options = [("--proposer", self.proposer.value), ("--model", self.model.value.strip())]
+        options += [("--llm", limit) for limit in self.budget.value.split()]
+        given = [word for option, value in options if value for word in (option, value)]
+        self.new_tag.value, self.wanted = "", tag
+        return self.commands.launch("overnight", "--tag", tag, *words, *given)
 
     def _start_one(self) -> str:
-        done = len(self.run.state.experiments) if self.run else 0
-        return self._start_night("--experiments", str(max(1, done)))
+        """The next experiment: of a run that is new, the first."""
+        goes_on = self.run is not None and not self.new_tag.value.strip()
+        done = sum(bool(e.decided) for e in self.run.state.experiments[1:]) if goes_on else 0
+        return self._start_night("--experiments", str(done + 1))
 
     def _start_demo(self) -> str:
-        return self._launch("overnight", "--demo")
+        self.wanted = "demo"
+        return self.commands.launch("overnight", "--demo")
 
     def _stop_now(self) -> str:
         if not self.sure.value:
             return "the experiment in flight will be repeated later: tick the box, then press again"
         self.sure.value = False
-        pid = self._facts.get("pid")
-        if pid:
-            psutil.Process(pid).terminate()
-        return f"process {pid} is asked to end" if pid else "no night is running"
+        return end_night(self._facts.get("pid"))
 
     def _rule(self, word: str) -> str:
-        return self._command("overnight", word, str(self.list.value))
+        number = str(self.list.value)
+        return self.commands.answer("overnight", word, number, "--tag", self.tag.value)
 
     def _copy_best(self) -> str:
-        best = self.run.folder / "best" / "train.py"
-        target = REPOSITORY / "notebooks" / f"my_{self.run.folder.name}_train.py"
-        if not target.exists():
-            target.write_bytes(best.read_bytes())
-        with self._lock:
-            self.pages.append_display_data(
-                Markdown(_links([("edit this copy, then press Run it", target)]))
-            )
-        return f"a copy of the best is {target.name}"
+        target = copy_of_best(self.run.folder)
+        self._draw_places()
+        return f"a copy of the best is {target.name}: open it below, change it, press Run it"
 
     def _try(self) -> str:
-        target = REPOSITORY / "notebooks" / f"my_{self.run.folder.name}_train.py"
+        target = own_file(self.run.folder)
         if not target.exists():
-            return "press Open a copy first, and change it"
+            return "press Make a copy first, and change it"
         if not self.idea.value.strip():
             return "say in a few words what it changes"
-        words = ["try", str(target), "--tag", self.run.folder.name, "--idea", self.idea.value]
+        words = ["--tag", self.run.folder.name, "--idea", self.idea.value]
         words += ["--hypothesis", self.why.value] if self.why.value.strip() else []
-        return self._launch(*words)
+        return self.commands.launch("try", str(target), *words)
 
     # --- without widgets --------------------------------------------------------------------------
 
@@ -502,13 +465,3 @@ def _links(files: Sequence[tuple[str, Path]]) -> str:
         if path.exists()
     ]
     return " · ".join(shown)
-
-
-def _tail(path: Path, characters: int = LOG_CHARACTERS) -> str:
-    """The end of a text file; "" where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - characters))
-            return file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -7,9 +7,10 @@ while a kernel runs and change that same view in place. What proposers and train
 from pathlib import Path
 
 from harness.ground.text import one_line
+from harness.run.run import list_runs
 from harness.run.settings import results_folder
 from harness.show.charts.process import plot_curves
-from harness.show.frame import RunData, attempt_folder, list_runs, load_run, run_folders
+from harness.show.frame import RunData, attempt_folder, load_run, run_folders
 from harness.show.markup import Html, as_text, diff, picture, preformatted
 from harness.show.sentences import plural
 

@@ -8,19 +8,18 @@ write_report. pandas and matplotlib are imported only for the chart.
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.run.pace import cells_of_pace, say_speed
 from harness.run.records import Record, baseline_of, incumbent_of, records_from_journal
 from harness.run.results import clean_description
-from harness.run.run import Run
-from harness.run.settings import command_on
+from harness.run.run import Run, claim_command
 from harness.run.state import fold
 from harness.search.llm.exchanges import Usage
 from harness.show.costs import run_usage, usage_words
 from harness.show.doubts import doubts
+from harness.show.report_page import Report, report_html
 from harness.show.sentences import (
     as_judged,
     candidates_of,
@@ -44,17 +43,6 @@ BRANCH_TABLE = """\
 |---|---|---|---|---|---|---|---|---|"""
 
 
-class Report(NamedTuple):
-    """What a report says. sections: title -> Markdown; speed: what the machine did, "" for
-    nothing.
-    """
-
-    headline: str
-    speed: str
-    sections: dict[str, str]
-    claimed: dict | None
-
-
 def write_report(run_dir: str | Path) -> Path:
     """Write report.md, report.html and progress.png of a run; return the path of the first."""
     from harness.show.charts.scores import plot_progress
@@ -62,39 +50,30 @@ def write_report(run_dir: str | Path) -> Path:
 
     run_dir = Path(run_dir)
     run = load_run(run_dir.parent, run_dir.name)
-    folder = write_page(run_dir, live=False).parent
+    folder, said = _write_page(run_dir, live=False)
     write_bytes_atomic(folder / "progress.png", plot_progress(run).png())
-    settings, command = {"tag": run.tag, **run.settings}, run.claim_command
-    usage, measured = run_usage(run_dir), read_close_out(run_dir)
-    text = morning_report(run.entries, settings, usage, measured, command)
-    first, rest = text.split("\n", 1)
+    first, rest = as_markdown(said).split("\n", 1)
     write_text_atomic(folder / "report.md", f"{first}\n\n{PICTURE}\n{rest}")
     return folder / "report.md"
 
 
-def write_page(run_dir: str | Path, live: bool = True) -> Path:
+def write_page(run_dir: str | Path, live: bool) -> Path:
     """Write report.html of a run and return its path. live: a night works on it, so that the page
     loads itself anew.
     """
-    from harness.show.report_page import report_html
+    return _write_page(Path(run_dir), live)[0] / "report.html"
 
-    run = Run(Path(run_dir))
-    settings = read_json(run.folder / "run.json") if run.is_there else {}
-    usage, measured = run_usage(run.folder), read_close_out(run.folder)
-    command = command_on(run.folder, "--close-out")
-    named = {"tag": run.folder.name, **settings}
-    said = report_of(run.entries, named, usage, measured, command)
-    path = run.folder / "report" / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sections = [
-        f"## {title}\n\n{text}"
-        for title, text in said.sections.items()
-        if text and title != "On the branch"  # the page's own table has it
-    ]
-    write_text_atomic(
-        path, report_html(run, said.headline, said.speed, sections, said.claimed, live)
-    )
-    return path
+
+def _write_page(run_dir: Path, live: bool) -> tuple[Path, Report]:
+    """Write report.html; return its folder and what it says."""
+    run, folder = Run(run_dir), run_dir / "report"
+    settings = read_json(run_dir / "run.json") if run.is_there else {}
+    usage, measured = run_usage(run_dir), read_close_out(run_dir)
+    named = {"tag": run_dir.name, **settings}
+    said = report_of(run.entries, named, usage, measured, claim_command(run_dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / "report.html", report_html(run, said, live))
+    return folder, said
 
 
 def morning_report(
@@ -105,7 +84,10 @@ def morning_report(
     command: str = "",
 ) -> str:
     """The report as Markdown, from what report_of takes."""
-    said = report_of(entries, settings, usage, measured, command)
+    return as_markdown(report_of(entries, settings, usage, measured, command))
+
+
+def as_markdown(said: Report) -> str:
     parts = [f"# {said.headline}", *([said.speed] if said.speed else [])]
     parts += [f"## {title}\n\n{text}" for title, text in said.sections.items() if text]
     return "\n\n".join(parts) + "\n"

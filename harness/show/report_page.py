@@ -13,10 +13,12 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import mistune
 
+from harness.run.noise import KNOWN_DF
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.records import (
     KEPT,
@@ -24,7 +26,6 @@ from harness.run.records import (
     Record,
     baseline_of,
     incumbent_of,
-    noise_of_gain,
     records_from_journal,
 )
 from harness.run.run import Run
@@ -39,17 +40,19 @@ MOST_FOLDED = 150  # experiments: beyond, only keeps, near misses and failures a
 DIFF_LINES, LOG_CHARACTERS = 160, 3000
 
 
-def report_html(
-    run: Run,
-    headline: str,
-    alarm: str,
-    sections: Sequence[str],
-    claimed: dict | None,
-    live: bool = False,
-) -> str:
-    """The page. alarm: what the machine did to the night, "" for nothing; sections: in Markdown;
-    live: it loads itself anew.
+class Report(NamedTuple):
+    """What a report says. sections: title -> Markdown; speed: what the machine did, "" for
+    nothing.
     """
+
+    headline: str
+    speed: str
+    sections: dict[str, str]
+    claimed: dict | None
+
+
+def report_html(run: Run, said: Report, live: bool) -> str:
+    """The page. live: it loads itself anew."""
     records = records_from_journal(run.entries)
     template = _templates().get_template("report.html")
     script = _templates().get_template("report.js").render()
@@ -61,18 +64,21 @@ def report_html(
 
     return template.render(
         tag=run.folder.name,
-        title=headline,
-        headline=headline,
+        headline=said.headline,
         live=live,
         span=_span(records),
-        cards=_cards(run, records, claimed),
-        alarm=alarm,
+        cards=_cards(run, records, said.claimed),
+        alarm=said.speed,
         chart=progress_svg(records, address),
         small_chart=progress_svg(records, address, width=420, height=240),
         pages=_pages(run),
         filters=_filters(),
         rows=[_row(run, record, record.experiment in folded) for record in reversed(records)],
-        sections=[_markdown(section) for section in sections],
+        sections=[
+            _markdown(f"## {title}\n\n{text}")
+            for title, text in said.sections.items()
+            if text and title != "On the branch"  # the page's own table has it
+        ],
         ideas=[idea_of(run, record) for record in records if record.experiment in folded],
         left_out=_left_out(records, folded),
         colours={"red": RED},
@@ -82,9 +88,9 @@ def report_html(
 
 
 def idea_html(run: Run, record: Record) -> Html:
-    """An experiment as the report unfolds it, without its heading."""
+    """An experiment as the report unfolds it, without its heading and the report's own links."""
     template = _templates().get_template("idea.html")
-    return Html(template.render(idea=idea_of(run, record)))
+    return Html(template.render(idea=idea_of(run, record) | {"page": ""}))
 
 
 @cache
@@ -155,18 +161,19 @@ def _page(number: int) -> str:
     return f"../notebooks/{number:04d}.html"
 
 
-def _is_near(record: Record) -> bool:
+def is_near_miss(record: Record) -> bool:
+    """Whether it scored better than the branch, and not by enough."""
     return record.outcome == "discarded" and (record.gain or 0) > 0
 
 
 def _is_telling(record: Record) -> bool:
-    return record.outcome != "discarded" or _is_near(record)
+    return record.outcome != "discarded" or is_near_miss(record)
 
 
 def _classes(record: Record) -> str:
     groups = {
         "kept": record.outcome in KEPT,
-        "near": _is_near(record),
+        "near": is_near_miss(record),
         "failed": record.outcome in ("crashed", "no result", "quarantined"),
     }
     return " ".join(["idea", *(name for name, holds in groups.items() if holds)])
@@ -178,7 +185,7 @@ def _filters() -> list[tuple[str, Html]]:
 
 
 def _row(run: Run, record: Record, folded: bool) -> dict:
-    known = record.gain is not None and record.noise_of_gain
+    noise = _known_noise(record)
     page = run.folder / "notebooks" / f"{record.experiment:04d}.html"
     return {
         "number": f"{record.experiment:04d}",
@@ -189,11 +196,16 @@ def _row(run: Run, record: Record, folded: bool) -> dict:
         "folded": folded,
         "score": "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
         "gain": "" if record.gain is None else f"{record.gain:+.4f}",
-        "sigmas": f"{record.gain / record.noise_of_gain:+.1f}" if known else "",
+        "sigmas": f"{record.gain / noise:+.1f}" if noise and record.gain is not None else "",
         "runs": str(record.n_runs or ""),
         "steps": cells_of_pace(record.pace)[0],
         "page": _page(record.experiment) if page.exists() else "",
     }
+
+
+def _known_noise(record: Record) -> float | None:
+    """One standard deviation of its gain; None where too few trainings tell of it."""
+    return record.noise_of_gain if (record.df or 0) >= KNOWN_DF else None
 
 
 def idea_of(run: Run, record: Record) -> dict:
@@ -205,10 +217,12 @@ def idea_of(run: Run, record: Record) -> dict:
     folder = run.attempt_folder(record.experiment, len(experiment.attempts) - 1)
     proposed = attempt.proposed
     expected = proposed.get("expected_delta")
-    noise = record.noise_of_gain or noise_of_gain(record.sigma, record.n_runs, 1)
     lines = [proposed.get("hypothesis") or "", record.verdict]
     if expected is not None and record.status == "ok":
-        lines.append("hypothesis: " + ": ".join(hypothesis_words(expected, record.gain, noise)))
+        lines.append(
+            "hypothesis: "
+            + ": ".join(hypothesis_words(expected, record.gain, _known_noise(record)))
+        )
     page = (run.folder / "notebooks" / f"{record.experiment:04d}.html").exists()
     return {
         "number": f"{record.experiment:04d}",
@@ -231,19 +245,19 @@ def _curves(run: Run, experiment: Experiment) -> list[tuple[str, Points]]:
     ways = [("this experiment", experiment)]
     if parent is not None and parent < len(run.state.experiments):
         ways.append((f"experiment {parent}, which it changes", run.state.experiments[parent]))
-    return [(name, _curve(run, each)) for name, each in ways]
+    return [(name, curve_of(run, each)) for name, each in ways]
 
 
-def _curve(run: Run, experiment: Experiment) -> Points:
-    for training in experiment.attempt.own:
-        if training.started["kind"] != "smoke":
-            folder = run.training_folder(
-                experiment.number, len(experiment.attempts) - 1, training.number
-            )
-            points = read_curve(folder) or _noted(training.trained)
-            if len(points) > 1:
-                return points
-    return []
+def curve_of(run: Run, experiment: Experiment, which: int = 0) -> Points:
+    """(progress, training loss) of one of an experiment's own trainings: the first, or with -1 the
+    last; [] while there is none.
+    """
+    trainings = [each for each in experiment.attempt.own if each.started["kind"] != "smoke"]
+    if not trainings:
+        return []
+    training, attempt = trainings[which], len(experiment.attempts) - 1
+    folder = run.training_folder(experiment.number, attempt, training.number)
+    return read_curve(folder) or _noted(training.trained)
 
 
 def _noted(trained: dict | None) -> list[tuple[float, float]]:

@@ -11,8 +11,9 @@ from checkout import ROOT
 
 from harness.ground.errors import AnalysisError
 from harness.run.records import records_from_journal, time_use
+from harness.run.run import list_runs
 from harness.show import analysis, sentences
-from harness.show.frame import choose_run, choose_runs, list_runs, load_results_tsv, load_run
+from harness.show.frame import choose_run, choose_runs, load_results_tsv, load_run
 from harness.show.stage import in_flight
 
 UPSTREAM = ROOT / "tests/support/data" / "upstream-mar8-results.tsv"

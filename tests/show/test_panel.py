@@ -127,7 +127,7 @@ def test_the_buttons_fit_the_state(results):
     shown.begin.click()
     assert "give a new name" in shown.said.value
     shown.try_it.click()
-    assert "Open a copy first" in shown.said.value or "in a few words" in shown.said.value
+    assert "Make a copy first" in shown.said.value
 
 
 def test_a_night_is_started_by_the_same_command_and_its_refusal_is_told(results):
@@ -139,3 +139,32 @@ def test_a_night_is_started_by_the_same_command_and_its_refusal_is_told(results)
         time.sleep(0.2)
         shown.refresh()
     assert "not/a tag" in shown.said.value and not (results / "not").exists()
+
+
+def test_one_experiment_is_the_next_of_a_run_and_the_first_of_a_new_one(results, monkeypatch):
+    shown, launched = Panel("first", str(results)), []
+    monkeypatch.setattr(shown.commands, "launch", lambda *words: launched.append(words) or "started")
+    shown.one.click()
+    assert launched[0][:5] == ("overnight", "--tag", "first", "--experiments", "13")
+    shown.new_tag.value, shown.proposer.value = "second", "tpe"
+    shown.one.click()
+    assert launched[1] == ("overnight", "--tag", "second", "--experiments", "1", "--proposer", "tpe")
+    write_run(results, "second", 1)
+    shown.refresh()
+    assert shown.tag.value == "second"  # what was started here is shown as soon as it is there
+
+
+def test_the_idea_in_the_panel_links_to_nothing_of_the_reports_folder(results):
+    (results / "sample" / "notebooks").mkdir()
+    (results / "sample" / "notebooks" / "0004.html").write_text("")
+    shown = Panel("sample", str(results))
+    shown.list.value = 4
+    assert "<a " not in shown.detail.value
+
+
+def test_a_cell_that_is_run_again_leaves_one_panel_at_work(results):
+    panel.show("sample", str(results))
+    [first] = panel.OPEN
+    panel.show("sample", str(results))
+    assert not first.is_open and panel.OPEN[0].is_open
+    panel.OPEN.pop().is_open = False

@@ -17,7 +17,8 @@ from harness.search.program import CATEGORIES
 _MOST = {"title": 160, "idea": 160, "hypothesis": 2000, "category": 80, "expected": 200}
 # As models write them that answer in the language of program.md.
 _TITLE = (
-    "title|titel|titre|t[ií]tulo|titolo|tytuł|başlık|название|заголовок|标题|標題|タイトル|제목"
+    "title|titel|titre|t[ií]tulo|titolo|tytuł|başlık|название|заголовок"
+    "|标题|標題|タイトル|제목"
     "|العنوان|शीर्षक"
 )
 _HYPOTHESIS = (
@@ -25,7 +26,8 @@ _HYPOTHESIS = (
     "|假设|假設|仮説|가설|الفرضية|परिकल्पना"
 )
 _CATEGORY = (
-    "category|kategori[eai]?|cat[eé]gorie|categor[ií]a|категория|类别|類別|カテゴリー?|카테고리"
+    "category|kategori[eai]?|cat[eé]gorie|categor[ií]a|категория"
+    "|类别|類別|カテゴリー?|카테고리"
     "|범주|الفئة|श्रेणी"
 )
 _EXPECTED = (

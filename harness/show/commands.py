@@ -1,0 +1,97 @@
+"""What the panel starts: the lab's own commands, as processes that outlive the notebook's kernel.
+
+In: a results folder. Out: a night, one idea or an answer; and in words how what was started ended.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from harness import REPOSITORY
+
+OUT = ".panel.out"  # in the results folder: the words of what was started last
+ANSWER_SECONDS = 120.0
+TAIL_CHARACTERS = 4000
+
+
+class Commands:
+    """Runs `python -m harness` on the runs of one folder."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self._child: subprocess.Popen | None = None
+
+    def launch(self, *words: str) -> str:
+        """Start a command as a process of its own; return what to tell."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        with (self.results / OUT).open("wb") as out:
+            self._child = subprocess.Popen(
+                self._line(*words),
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return f"started, process {self._child.pid}"
+
+    def ended(self) -> str:
+        """How the last one ended, told once; "" before: a refusal is in no file of the run."""
+        if self._child is None or self._child.poll() is None:
+            return ""
+        last = read_tail(self.results / OUT).strip().splitlines()[-1:]
+        status, self._child = self._child.returncode, None
+        return f"ended with status {status}: {''.join(last)}"
+
+    def answer(self, *words: str) -> str:
+        """Run a command that answers at once; return the last line of what it said."""
+        done = subprocess.run(
+            self._line(*words),
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def _line(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "harness", *words, "--results", str(self.results)]
+
+
+def end_night(pid: int | None) -> str:
+    """Ask a night's driver to end at once; return what to tell."""
+    try:
+        if pid:
+            psutil.Process(pid).terminate()
+            return f"process {pid} is asked to end"
+    except psutil.Error as error:
+        return str(error)
+    return "no night is running"
+
+
+def copy_of_best(folder: Path) -> Path:
+    """A copy of a run's best train.py to edit, beside the notebooks; one that is there stays."""
+    target = own_file(folder)
+    if not target.exists():
+        target.write_bytes((folder / "best" / "train.py").read_bytes())
+    return target
+
+
+def own_file(folder: Path) -> Path:
+    return REPOSITORY / "notebooks" / f"my_{folder.name}_train.py"
+
+
+def read_tail(path: Path, characters: int = TAIL_CHARACTERS) -> str:
+    """The end of a text file; "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - characters))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
