@@ -45,7 +45,9 @@ def show_picker(run: RunData, results_dir: str | Path = "") -> None:
 
     runs.observe(change_run, names="value")
     experiments.observe(change_experiment, names="value")
-    display(ipywidgets.HBox([runs, experiments]))
+    menus = ipywidgets.HBox([runs, experiments])._repr_mimebundle_()
+    words = "Other runs and experiments can be chosen here while a kernel runs."
+    display(menus | {"text/plain": words}, raw=True)  # else a saved copy shows HBox(children=...)
     view = display(HTML(experiment_html(run, default_experiment(run))), display_id=True)
 
 

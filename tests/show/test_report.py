@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import journals
 import pytest
@@ -264,3 +265,21 @@ def test_the_committed_notebook_keeps_the_rules():
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     assert all(len(cell.source.splitlines()) <= 8 and "def " not in cell.source for cell in code)
+
+
+def test_what_is_committed_of_the_sample_is_as_this_code_would_make_it(tmp_path):
+    """Else `python scripts/make_sample.py` or notebook 04 was not run after a change."""
+    sample = ROOT / "results" / "sample"
+    copy = shutil.copytree(sample, tmp_path / "sample")
+    assert write_report(copy).read_text() == (sample / "report" / "report.md").read_text()
+    assert (copy / "report" / "report.html").read_text() == (sample / "report" / "report.html").read_text()
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    shown = "".join(
+        "".join(output["data"].get("text/markdown", ""))
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "data" in output
+    )
+    run = load_run(sample.parent, "sample")
+    for say in (sentences.say_progress, sentences.say_outcomes, sentences.say_gains, sentences.say_curves, sentences.say_memory):
+        assert say(run) in shown, say.__name__
