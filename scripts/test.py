@@ -4,7 +4,7 @@
 # ///
 """Run the tests: sets up what is missing, then hands over to pytest, whose summary and exit status are the last word.
 
-python3 scripts/test.py              the default tests, about three minutes on two cores, no network
+python3 scripts/test.py              the default tests, about four minutes on two cores, no network
 python3 scripts/test.py --all        those marked slow, browser and gpu, too (gpu: skipped without a card)
 python3 scripts/test.py -k journal   anything else goes to pytest as it is
 

@@ -70,7 +70,9 @@ def _write_page(run_dir: Path, live: bool) -> tuple[Path, Report]:
     settings = read_json(run_dir / "run.json") if run.is_there else {}
     usage, measured = run_usage(run_dir), read_close_out(run_dir)
     named = {"tag": run_dir.name, **settings}
-    said = report_of(run.entries, named, usage, measured, claim_command(run_dir))
+    has_pages = (run_dir / "notebooks" / "index.md").exists()
+    command = claim_command(run_dir)
+    said = report_of(run.entries, named, usage, measured, command, has_pages)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / "report.html", report_html(run, said, live))
     return folder, said
@@ -99,9 +101,10 @@ def report_of(
     usage: Usage | None = None,
     measured: CloseOut | None = None,
     command: str = "",
+    has_pages: bool = True,
 ) -> Report:
     """What there is to say of a run. settings: run.json. usage: of the language model, by its
-    ledger.
+    ledger. has_pages: whether its experiments have pages, with an index.
 
     measured: the newest close-out; command: what makes one. A close-out of another file than the
     branch's is none.
@@ -121,7 +124,7 @@ def report_of(
         "Time": say_time(entries),
         "What stands in doubt": _doubts(entries, records),
         "How it was measured": _measured(entries, settings),
-        "Look further": _look_further(records, tag),
+        "Look further": _look_further(records, tag, has_pages),
     }
     first = f"Run {tag}: {headline(records, measured.claimed)}"
     return Report(first, say_speed(fold(entries), measured.runs), sections, measured.claimed)
@@ -294,10 +297,10 @@ def _doubts(entries: Sequence[dict], records: Sequence[Record]) -> str:
     return "\n".join(found) or "Nothing that the journal shows."
 
 
-def _look_further(records: Sequence[Record], tag: str) -> str:
+def _look_further(records: Sequence[Record], tag: str, has_pages: bool) -> str:
     """Where pages, model and code are."""
     tip = incumbent_of(records)
-    lines = ["- [Every experiment as a page](../notebooks/index.md)"]
+    lines = ["- [Every experiment as a page](../notebooks/index.md)"] * has_pages
     if tip:
         lines.append("- The model on the branch and its [train.py](../best/train.py)")
     if tip and tip.commit:
