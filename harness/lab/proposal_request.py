@@ -76,8 +76,6 @@ def proposal_request(
             "device_kind": device["kind"],
             "memory_mb": device["memory_mb"] or None,
         },
-        "force_category": None,
-        "allow_structural": True,
     }
 
 

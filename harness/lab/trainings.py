@@ -62,7 +62,7 @@ class Runs:
     """What is done for one training at a time, and how often in a row the machine has failed."""
 
     def __init__(self, run: OpenRun) -> None:
-        self.run, self.executor = run, run.executor
+        self.run = run
         self._faults = 0
 
     def carry_out(self, step: Step, listen: Listener) -> None:
@@ -95,12 +95,12 @@ class Runs:
         if words := disk_space.lacking(self.run.folder):
             raise Paused(words)
         limits = limits | {"weights_limit_seconds": weights_limit(self.run.state)}
-        request = self.executor.request(job.train_py, job.folder, job.seed, **limits)
+        request = self.run.executor.request(job.train_py, job.folder, job.seed, **limits)
         tell = partial(job.tell, "training", budget_seconds=request.budget_seconds)
         job.note("run_started", **facts)
         tell()
         try:
-            result = self.executor.train(request, lambda event: tell(**event))
+            result = self.run.executor.train(request, lambda event: tell(**event))
         except KeyboardInterrupt:
             job.note("trained", status="interrupted", cause="stopped by hand", log_bytes=0)
             raise
@@ -126,8 +126,11 @@ class Runs:
     def score(self, job: Job, measurement: Measurement, smoke: bool = False) -> dict:
         """Score what was trained last; return the fields of `scored`."""
         job.tell("scoring", share=0.0)
-        progress = lambda share: job.tell("scoring", share=share)  # noqa: E731
-        return self.executor.score(measurement, progress, smoke)
+
+        def progress(share: float) -> None:
+            job.tell("scoring", share=share)
+
+        return self.run.executor.score(measurement, progress, smoke)
 
     def _audit(self, step: Step, job: Job) -> None:
         """Look closely at a run of an idea that may be kept, and ask the private holdout."""
@@ -165,8 +168,8 @@ class Runs:
         if rival:
             theirs = self.run.train_py(rival)
             folders = [theirs.parent / "runs" / f"{run.number:02d}" for run in rival.attempt.scored]
-            rivals = [self.executor.measurement(theirs, folder) for folder in folders]
-        return self.executor.measurement(job.train_py, job.folder, rivals)
+            rivals = [self.run.executor.measurement(theirs, folder) for folder in folders]
+        return self.run.executor.measurement(job.train_py, job.folder, rivals)
 
     # --- whose fault it was -----------------------------------------------------------------------
 
@@ -230,11 +233,11 @@ class Runs:
             "budget_seconds": min(CONTROL_SECONDS, self.run.settings.budget_seconds),
             "weights_limit_seconds": weights_limit(self.run.state),
         }
-        result = self.executor.train(
-            self.executor.request(train_py, folder, last["seed"], **limits)
+        result = self.run.executor.train(
+            self.run.executor.request(train_py, folder, last["seed"], **limits)
         )
         if result["status"] == "ok":
-            result = self.executor.score(self.executor.measurement(train_py, folder))
+            result = self.run.executor.score(self.run.executor.measurement(train_py, folder))
         remove_tree(folder)
         return result
 
