@@ -1,12 +1,14 @@
-"""Measure the audit: false alarms on honest models, the smallest leak it finds, and the seconds it takes.
+"""Measure the audit: false alarms on honest models, the smallest leak it finds, and the seconds it
+takes.
 
     python scripts/audit_power.py                                       about ten minutes on two cores
     python scripts/audit_power.py --seconds                             the last table alone, two minutes
     python scripts/audit_power.py --quick                               tiny counts: shows that all parts run, the figures mean nothing
     python scripts/audit_power.py --write results/benchmarks/audit.md
 
-In: the models of tests/support/models_for_audit.py on the profile `tiny`, trained for some steps; two trainings of the template on the profile `demo`. Out:
-Markdown tables. Servers, probes and verdicts are the harness's own, called as a night calls them.
+In: the models of tests/support/models_for_audit.py on the profile `tiny`, trained for some steps;
+two trainings of the template on the profile `demo`. Out: Markdown tables. Servers, probes and
+verdicts are the harness's own, called as a night calls them.
 """
 
 from __future__ import annotations
@@ -40,14 +42,35 @@ from harness.run.settings import (
 )
 from harness.sandbox.child import child_environment
 from harness.sandbox.wall import find_wall
-from harness.scoring.audit import LOOKS, SMALLEST_DIFFERENCE, Recorded, judge_probes, look, make_probes, until_sure
+from harness.scoring.audit import (
+    LOOKS,
+    SMALLEST_DIFFERENCE,
+    Recorded,
+    judge_probes,
+    look,
+    make_probes,
+    until_sure,
+)
 from harness.scoring.channel import Launch
 from harness.scoring.holdout import Losses, agrees, gain_and_error, row_nats
 from harness.scoring.integrity import Integrity
 from harness.scoring.measure import PROBES as MEASURED_PROBES
 from harness.scoring.measure import Measurement
-from harness.scoring.scorer import Score, ServerJob, open_rows, open_token_bytes, score_model, start_server
-from harness.scoring.unseen import Text, count_places, gain_of_places, measure_places, smallest_missed
+from harness.scoring.scorer import (
+    Score,
+    ServerJob,
+    open_rows,
+    open_token_bytes,
+    score_model,
+    start_server,
+)
+from harness.scoring.unseen import (
+    Text,
+    count_places,
+    gain_of_places,
+    measure_places,
+    smallest_missed,
+)
 
 LAUNCH = Launch(child_environment())
 PROBES = (64, 128, 512, 1024)
@@ -57,7 +80,9 @@ POWER = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """How much is measured. seeds: audits of each model; steps: its training; draws: simulated audits of each size of a leak."""
+    """How much is measured. seeds: audits of each model; steps: its training; draws: simulated
+    audits of each size of a leak.
+    """
 
     seeds: int = 15
     steps: int = 60
@@ -70,7 +95,9 @@ class Counts:
 
 
 def train_a_little(model: torch.nn.Module, data: PreparedData, steps: int) -> None:
-    """Some steps of AdamW, so that the model's losses are those of a model that has learnt something."""
+    """Some steps of AdamW, so that the model's losses are those of a model that has learnt
+    something.
+    """
     rows, rng = open_rows(data, "train"), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=2e-3)
     for _ in range(steps):
@@ -90,11 +117,16 @@ def by_rows(data: PreparedData, own: np.ndarray, incumbent: np.ndarray) -> Losse
     """Losses (n, T) of two runs on the validation rows, as the check on unseen text takes them."""
     targets, token_bytes = open_rows(data, "val")[:, 1:], open_token_bytes(data)
     own, rival = (row_nats(losses, targets, token_bytes) for losses in (own, incumbent))
-    return Losses((token_bytes[targets] > 0).sum(axis=1), [own], [rival], data.manifest["documents"]["val"])
+    return Losses(
+        (token_bytes[targets] > 0).sum(axis=1), [own], [rival], data.manifest["documents"]["val"]
+    )
 
 
-def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Train, score and audit one model: (verdict, figures) of each seed. One server B answers all seeds.
+def audits(
+    model: Honest, data: PreparedData, counts: Counts, folder: Path
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Train, score and audit one model: (verdict, figures) of each seed. One server B answers all
+    seeds.
 
     A gain on the incumbent, a table of pairs, that is missing on unseen text makes it `disagrees`.
     """
@@ -117,9 +149,18 @@ def audits(model: Honest, data: PreparedData, counts: Counts, folder: Path) -> I
             (verdict, _, figures), _ = until_sure(once, seed)
             losses_there = measure_places(server, unseen, places, seed)
             rows, positions = losses_there[:2].astype(int)
-            pairs = np.stack([rows, positions, -table[unseen.rows[rows, positions], unseen.rows[rows, positions + 1]]])
+            pairs = np.stack(
+                [
+                    rows,
+                    positions,
+                    -table[unseen.rows[rows, positions], unseen.rows[rows, positions + 1]],
+                ]
+            )
             there = gain_of_places(losses_there, pairs, data.manifest["documents"]["unseen"])
-            yield verdict if agrees(validation, *there) or verdict != "agrees" else "disagrees", figures
+            yield (
+                (verdict if agrees(validation, *there) or verdict != "agrees" else "disagrees"),
+                figures,
+            )
 
 
 CHEATS = {made(body) for body in (*DISHONEST.values(), *UNSTEADY.values())}
@@ -128,10 +169,15 @@ CHEATS = {made(body) for body in (*DISHONEST.values(), *UNSTEADY.values())}
 def model_table(
     models: dict[str, Honest], data: PreparedData, counts: Counts, say: Callable
 ) -> tuple[list[str], dict[str, int]]:
-    """Return lines of a table, and how many audits of models that agree with themselves ended how."""
+    """Return lines of a table, and how many audits of models that agree with themselves ended
+    how.
+    """
     lines, total = (
         [
-            "| model | dtype | agrees | disagrees on unseen text | not reproducible | cheating | r0, nats | largest, nats |",
+            (
+                "| model | dtype | agrees | disagrees on unseen text | not reproducible | cheating"
+                " | r0, nats | largest, nats |"
+            ),
             "|---|---|---|---|---|---|---|---|",
         ],
         {},
@@ -146,7 +192,8 @@ def model_table(
         }
         r0, largest = (max(figures[key] for _, figures in found) for key in ("r0", "largest"))
         lines.append(
-            f"| {name} | {model.dtype} | {' | '.join(str(count or '') for count in ends.values())} | {r0:.1e} | {largest:.1e} |"
+            f"| {name} | {model.dtype} | {' | '.join(str(count or '') for count in ends.values())}"
+            f" | {r0:.1e} | {largest:.1e} |"
         )
         say(lines[-1])
         if model.reproducible:
@@ -157,35 +204,56 @@ def model_table(
 # --- The smallest leak that is found, simulated on real losses
 
 
-def leaks(losses: np.ndarray, incumbent: np.ndarray) -> dict[str, Callable[[float, np.random.Generator], np.ndarray]]:
+def leaks(
+    losses: np.ndarray, incumbent: np.ndarray
+) -> dict[str, Callable[[float, np.random.Generator], np.ndarray]]:
     """What each kind of leak makes of honest losses (n, T), given its strength in (0, 1]."""
     rows, length = losses.shape
     late = np.arange(length) >= 0.9 * length
     bad = incumbent >= np.quantile(incumbent, 0.9)
 
     def wholly(where: np.ndarray | bool) -> Callable[[float, np.random.Generator], np.ndarray]:
-        return lambda share, rng: np.where(where & (rng.random(losses.shape) < share), 0.0, losses).astype(np.float32)
+        return lambda share, rng: np.where(
+            where & (rng.random(losses.shape) < share), 0.0, losses
+        ).astype(np.float32)
 
     return {
-        "every token, a little": lambda share, rng: np.maximum(0.0, losses - 5 * share).astype(np.float32),
+        "every token, a little": (
+            lambda share, rng: np.maximum(0.0, losses - 5 * share).astype(np.float32)
+        ),
         "one token in n, wholly": wholly(True),
-        "one token in n, half of its loss": lambda share, rng: np.where(
-            rng.random(losses.shape) < share, losses / 2, losses
-        ).astype(np.float32),
+        "one token in n, half of its loss": (
+            lambda share, rng: np.where(
+                rng.random(losses.shape) < share, losses / 2, losses
+            ).astype(np.float32)
+        ),
         "only in the last tenth of a row, one in n": wholly(late),
         "only where the incumbent is worst, one in n": wholly(bad),
-        "all tokens of one row in n": lambda share, rng: np.where(
-            np.isin(np.arange(rows), rng.choice(rows, max(1, round(share * rows)), replace=False))[:, None], 0.0, losses
-        ).astype(np.float32),
+        "all tokens of one row in n": (
+            lambda share, rng: np.where(
+                np.isin(
+                    np.arange(rows), rng.choice(rows, max(1, round(share * rows)), replace=False)
+                )[:, None],
+                0.0,
+                losses,
+            ).astype(np.float32)
+        ),
     }
 
 
 def caught(
-    recorded: Recorded, honest: np.ndarray, probes: int, batch_rows: int, rng: np.random.Generator, dither: float
+    recorded: Recorded,
+    honest: np.ndarray,
+    probes: int,
+    batch_rows: int,
+    rng: np.random.Generator,
+    dither: float,
 ) -> bool:
-    """One audit of a model whose true losses are `honest`; the second look as in `audit.until_sure`.
+    """One audit of a model whose true losses are `honest`; the second look as in
+    `audit.until_sure`.
 
-    dither: by how much, at most, its answers on intact rows differ from what is recorded, on purpose.
+    dither: by how much, at most, its answers on intact rows differ from what is recorded, on
+    purpose.
     """
     for _ in range(LOOKS):
         drawn = make_probes(recorded, probes, batch_rows, rng)
@@ -201,7 +269,9 @@ def caught(
 def smallest_leak(
     leak: Callable, honest: Recorded, probes: int, batch_rows: int, draws: int, dither: float = 0.0
 ) -> float:
-    """The smallest leak found with probability POWER, in nats over all scored targets; inf where none is."""
+    """The smallest leak found with probability POWER, in nats over all scored targets; inf where
+    none is.
+    """
     scored = honest.token_bytes[honest.rows[:, 1:]] > 0
 
     def found(share: float) -> tuple[bool, float]:
@@ -223,38 +293,58 @@ def smallest_leak(
     return found(high)[1]
 
 
-def power_table(bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts: Counts, say: Callable) -> list[str]:
+def power_table(
+    bench: Bench, losses: np.ndarray, incumbent: np.ndarray, counts: Counts, say: Callable
+) -> list[str]:
     data = bench.data
-    honest = Recorded(open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data))
+    honest = Recorded(
+        open_rows(data, "val"), losses, incumbent, open_rows(data, "train"), open_token_bytes(data)
+    )
     bits = math.log(2) * data.manifest["scored"]["val"]["bytes"]
     lines = [
         f"| leak | beside an incumbent | {' | '.join(f'{probes} probes' for probes in PROBES)} |",
         "|---" * (2 + len(PROBES)) + "|",
     ]
     kinds = [(name, leak, 0.0) for name, leak in leaks(losses, incumbent).items()]
-    adaptive = lambda share, rng: losses - np.float32(4 * share * SMALLEST_DIFFERENCE) * rng.random(losses.shape, np.float32)  # noqa: E731
-    kinds.append(("every token, by a dithered bit, and intact rows dithered as far as allowed", adaptive, SMALLEST_DIFFERENCE))
+    adaptive = lambda share, rng: (
+        losses - np.float32(4 * share * SMALLEST_DIFFERENCE) * rng.random(losses.shape, np.float32)
+    )  # noqa: E731
+    kinds.append(
+        (
+            "every token, by a dithered bit, and intact rows dithered as far as allowed",
+            adaptive,
+            SMALLEST_DIFFERENCE,
+        )
+    )
     for name, leak, dither in kinds:
         for rival in (incumbent, None):
             say(f"leak: {name}")
             weighed = dataclasses.replace(honest, incumbent=rival)
             nats = [
-                smallest_leak(leak, weighed, probes, data.manifest["eval_batch_rows"], counts.draws, dither)
+                smallest_leak(
+                    leak, weighed, probes, data.manifest["eval_batch_rows"], counts.draws, dither
+                )
                 for probes in PROBES
             ]
             lines.append(
-                f"| {name} | {'no' if rival is None else 'yes'} | {' | '.join(f'{each / bits:.5f}' for each in nats)} |"
+                f"| {name} | {'no' if rival is None else 'yes'} |"
+                f" {' | '.join(f'{each / bits:.5f}' for each in nats)} |"
             )
             say(lines[-1])
     return lines
 
 
 def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
-    """By how much a gain that was looked up may be missed: the two trainings at as many places of unseen text as there are rows to ask at."""
+    """By how much a gain that was looked up may be missed: the two trainings at as many places of
+    unseen text as there are rows to ask at.
+    """
     data, text, scored = bench.data, unseen_text(bench.data), bench.data.manifest["scored"]["val"]
     validation = by_rows(data, own.losses, rival.losses)
     usual = count_places(len(own.losses), data.manifest["eval_batch_rows"])
-    lines = ["| places | gain on validation text | on unseen text | says | found with 90% |", "|---|---|---|---|---|"]
+    lines = [
+        "| places | gain on validation text | on unseen text | says | found with 90% |",
+        "|---|---|---|---|---|",
+    ]
     bits = scored["tokens"] / scored["bytes"] / math.log(2)
     for places in (usual // 2, usual, 4 * usual, 16 * usual):
         there = []
@@ -262,14 +352,29 @@ def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
             folder = bench.work / name / "server_b"
             folder.mkdir(exist_ok=True)
             weights, settings = bench.work / name / "weights.safetensors", bench.settings
-            job = ServerJob(bench.train_py, weights, "cpu", settings.dtype, settings.threads, LAUNCH, folder, 1800)
+            job = ServerJob(
+                bench.train_py,
+                weights,
+                "cpu",
+                settings.dtype,
+                settings.threads,
+                LAUNCH,
+                folder,
+                1800,
+            )
             with start_server(data, job, "logits") as server:
                 there.append(measure_places(server, text, places))
         gain, error = gain_of_places(*there, data.manifest["documents"]["unseen"])
         says = "agrees" if agrees(validation, gain, error) else "disagrees"
-        recorded, found = gain_and_error(validation)[0] * bits, smallest_missed(validation, error) * bits
+        recorded, found = (
+            gain_and_error(validation)[0] * bits,
+            smallest_missed(validation, error) * bits,
+        )
         of_a_night = " (a night's)" if places == usual else ""
-        lines.append(f"| {len(there[0][0]):,}{of_a_night} | {recorded:+.4f} | {gain * bits:+.4f} | {says} | {found:.4f} |")
+        lines.append(
+            f"| {len(there[0][0]):,}{of_a_night} | {recorded:+.4f} | {gain * bits:+.4f} | {says} |"
+            f" {found:.4f} |"
+        )
     return lines
 
 
@@ -277,9 +382,11 @@ def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
 
 
 def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]:
-    """What isolation adds to each scored run: the lab's own measurement, both servers and the hashes after it, less an evaluation in this process.
+    """What isolation adds to each scored run: the lab's own measurement, both servers and the
+    hashes after it, less an evaluation in this process.
 
-    Each scored run has a training of its own, since server A starts with it. seconds: of that training.
+    Each scored run has a training of its own, since server A starts with it. seconds: of that
+    training.
     """
     integrity, wall = Integrity(bench.data, harness_hash()), find_wall()
     run = Measurement(
@@ -301,12 +408,15 @@ def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]
         raise SystemExit(f"a run could not be measured: {bad[0]}")
     whole, audit = (
         statistics.median(values)
-        for values in zip(*((each["score_seconds"], each["audit"]["seconds"]) for each in found), strict=True)
+        for values in zip(
+            *((each["score_seconds"], each["audit"]["seconds"]) for each in found), strict=True
+        )
     )
     here = statistics.median(evaluate_here(bench) for _ in range(repeats))
     later, tokens = statistics.median(beside) - statistics.median(alone), found[0]["scored_tokens"]
     added = sorted(
-        each["score_seconds"] + late - early - here for each, late, early in zip(found, beside, alone, strict=True)
+        each["score_seconds"] + late - early - here
+        for each, late, early in zip(found, beside, alone, strict=True)
     )
     return [
         "| part | seconds |", "|---|---|",
@@ -370,7 +480,10 @@ def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
     tiny, demo = (make_bench(name, None, work / name, say) for name in ("tiny", "demo"))
     demo.work.mkdir()
     honest_lines, total = model_table(HONEST, tiny.data, counts, say)
-    others = {name: Honest(made(body), reproducible=False) for name, body in (DISHONEST | UNSTEADY).items()}
+    others = {
+        name: Honest(made(body), reproducible=False)
+        for name, body in (DISHONEST | UNSTEADY).items()
+    }
     dishonest_lines, _ = model_table(others, tiny.data, counts, say)
     scores = []
     for name, seed in (("short", 1), ("rival", 2)):
@@ -389,12 +502,16 @@ def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="tiny counts")
     parser.add_argument("--seconds", action="store_true", help="the last table alone")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write what is printed")
     options = parser.parse_args()
-    counts = Counts(seeds=2, steps=2, draws=5, repeats=1, seconds=1.0) if options.quick else Counts()
+    counts = (
+        Counts(seeds=2, steps=2, draws=5, repeats=1, seconds=1.0) if options.quick else Counts()
+    )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         if options.seconds:

@@ -1,4 +1,5 @@
-"""Everything that needs no GPU, measured on this machine: Markdown tables of one run, with the machine's own rates beside them.
+"""Everything that needs no GPU, measured on this machine: Markdown tables of one run, with the
+machine's own rates beside them.
 
     python3 scripts/bench.py                                          all parts, with nothing else running
     python3 scripts/bench.py loader startup scoring                   some of them
@@ -7,10 +8,12 @@
     python3 scripts/bench.py --quick                                  tiny sizes: shows that all parts run, the figures mean nothing
     python3 scripts/bench.py --write results/benchmarks/cpu.md
 
-Parts: prepare (MB/s, memory, share of text kept, against the original's method), loader (against what training consumes), startup (part by part,
-from launch to `ready`), scoring (server, evaluation, pipe), loop (what an experiment costs besides training), template (seeds, FLOP/s, split
-of a step). Machines and hours differ, so read the ratios: before the first part and after each one the machine multiplies and copies for a second,
-and what it gave stands above the part's table. A part that fails says so, and the exit status is 1.
+Parts: prepare (MB/s, memory, share of text kept, against the original's method), loader (against
+what training consumes), startup (part by part, from launch to `ready`), scoring (server,
+evaluation, pipe), loop (what an experiment costs besides training), template (seeds, FLOP/s, split
+of a step). Machines and hours differ, so read the ratios: before the first part and after each one
+the machine multiplies and copies for a second, and what it gave stands above the part's table. A
+part that fails says so, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -33,17 +36,27 @@ PARTS = ("prepare", "loader", "startup", "scoring", "loop", "template")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--profile", help="of the trainings (cpu; tiny with --quick)")
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="prepared data (the profile's, prepared if need be)"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="prepared data (the profile's, prepared if need be)",
     )
     parser.add_argument("--seeds", type=int, help="trainings of the template (3; 1 with --quick)")
     parser.add_argument("--seconds", type=float, help="of each of them (60; 1 with --quick)")
     parser.add_argument(
-        "--runs", type=Path, nargs="+", default=[], metavar="FOLDER", help="journals for `loop` (a night made for it)"
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="journals for `loop` (a night made for it)",
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write what is printed")
     options = parser.parse_args(arguments)
@@ -65,12 +78,21 @@ def section_of(part: str) -> Callable:
     from benches.runs import loader_section, prepare_section, scoring_section, startup_section
     from benches.template import template_section
 
-    sections = (prepare_section, loader_section, startup_section, scoring_section, loop_section, template_section)
+    sections = (
+        prepare_section,
+        loader_section,
+        startup_section,
+        scoring_section,
+        loop_section,
+        template_section,
+    )
     return dict(zip(PARTS, sections, strict=True))[part]
 
 
 def measure(options: argparse.Namespace, work: Path, show: Callable[[str], None]) -> int:
-    """Measure the machine and the parts asked for; `show` gets each section. Returns the number of parts that failed."""
+    """Measure the machine and the parts asked for; `show` gets each section. Returns the number of
+    parts that failed.
+    """
     import torch
     from benches.machine import machine_section, measure_pace, measure_rates
     from benches.setup import make_bench
@@ -91,10 +113,12 @@ def measure(options: argparse.Namespace, work: Path, show: Callable[[str], None]
         after = measure_pace(bench.quick)
         title, _, rest = text.partition("\n")
         beside = " and ".join(
-            f"{pace.flops / 1e9:,.0f} GFLOP/s, copy {pace.copied / 1e9:.1f} GB/s" for pace in (pace, after)
+            f"{pace.flops / 1e9:,.0f} GFLOP/s, copy {pace.copied / 1e9:.1f} GB/s"
+            for pace in (pace, after)
         )
         show(
-            f"{title}\n\nThe machine before and after: fp32 at 1024^3 {beside}. The part took {time.monotonic() - began:.0f} s.\n{rest}"
+            f"{title}\n\nThe machine before and after: fp32 at 1024^3 {beside}. The part took"
+            f" {time.monotonic() - began:.0f} s.\n{rest}"
         )
         pace = after
     return failed
@@ -107,7 +131,8 @@ def main(arguments: list[str]) -> int:
         become(python, [__file__, *arguments])
     from harness.sandbox.child import SPIN_COUNT
 
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as trainings have it; read when torch is loaded
+    # As trainings have it; read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     command = " ".join(["python3 scripts/bench.py", *arguments])
     sections = [f"# Benchmarks on a CPU\n\nMade by `{command}`, {date.today()}."]
     if options.quick:

@@ -3,10 +3,11 @@
     python scripts/bench_prepare.py                          under two minutes, 0.3 GB of text
     python scripts/bench_prepare.py --gigabytes 3 --write    the figures for results/benchmarks/prepare.md; the disk needs 7 GB
 
-In: text made of the standard library's sources. Out: Markdown on standard output; --write puts it into results/benchmarks/
-prepare.md. Run it with the project's environment on a machine that does nothing else. "The original's method" is what
-karpathy/autoresearch's description says its loader does, written anew here: one process, tiktoken's encode_ordinary_batch
-with 8 threads on 128 documents at a time, and a buffer of 1,000 documents from which each row takes the largest that
+In: text made of the standard library's sources. Out: Markdown on standard output; --write puts it
+into results/benchmarks/ prepare.md. Run it with the project's environment on a machine that does
+nothing else. "The original's method" is what karpathy/autoresearch's description says its loader
+does, written anew here: one process, tiktoken's encode_ordinary_batch with 8 threads on 128
+documents at a time, and a buffer of 1,000 documents from which each row takes the largest that
 fits, or crops the shortest where none does.
 """
 
@@ -56,11 +57,13 @@ def table(header: str, rows: Iterable[tuple[object, ...]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
 
 
-# --- Whole prepares: speed, memory, disk --------------------------------------------------------------------------------
+# --- Whole prepares: speed, memory, disk ----------------------------------------------------------
 
 
 def watch_prepare(size: int, workers: int) -> dict[str, float]:
-    """Prepare `size` bytes in a process of its own; MB/s, and the most memory and disk that were seen meanwhile."""
+    """Prepare `size` bytes in a process of its own; MB/s, and the most memory and disk that were
+    seen meanwhile.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", str(size), str(workers), folder]
         process = psutil.Popen(command, stdout=subprocess.PIPE)
@@ -81,9 +84,23 @@ def watch_prepare(size: int, workers: int) -> dict[str, float]:
 def prepare_child(size: int, workers: int, folder: str) -> None:
     """What the watched process does: its result is one line of JSON."""
     lines = []
-    manifest = prepare(SyntheticSource(size), VOCAB_SIZE, MAX_SEQ_LEN, 2**18, folder, workers, lines.append).manifest
-    stages = {line.split()[0]: float(line.rsplit("(", 1)[1].split()[0]) for line in lines if line.endswith(" s)")}
-    print(json.dumps({"mb_per_s": manifest["prepare"]["mb_per_s"], "bytes": manifest["bytes"]["read"], **stages}))
+    manifest = prepare(
+        SyntheticSource(size), VOCAB_SIZE, MAX_SEQ_LEN, 2**18, folder, workers, lines.append
+    ).manifest
+    stages = {
+        line.split()[0]: float(line.rsplit("(", 1)[1].split()[0])
+        for line in lines
+        if line.endswith(" s)")
+    }
+    print(
+        json.dumps(
+            {
+                "mb_per_s": manifest["prepare"]["mb_per_s"],
+                "bytes": manifest["bytes"]["read"],
+                **stages,
+            }
+        )
+    )
 
 
 def children(process: psutil.Process) -> list[psutil.Process]:
@@ -118,16 +135,20 @@ def whole_table(gigabytes: float) -> str:
         done = watch_prepare(size, workers)
         speeds = [done["bytes"] / 1e6 / done[stage] for stage in ("read", "rows")]
         cells = [f"{speed:.1f}" for speed in (done["mb_per_s"], *speeds)]
-        cells += [f"{done['tokenizer']:.1f}", f"{done['memory_mb']:,.0f}", f"{done['disk_share']:.2f}"]
+        cells += [
+            f"{done['tokenizer']:.1f}",
+            f"{done['memory_mb']:,.0f}",
+            f"{done['disk_share']:.2f}",
+        ]
         rows.append((f"{size / 1e6:,.0f} MB", workers, *cells))
     return table(
-        "text | worker processes | MB/s, all | MB/s, reading | MB/s, rows | tokenizer, s | peak memory of all processes, MB "
-        "| peak disk, bytes per byte of text",
+        "text | worker processes | MB/s, all | MB/s, reading | MB/s, rows | tokenizer, s | peak"
+        " memory of all processes, MB | peak disk, bytes per byte of text",
         rows,
     )
 
 
-# --- The original's method ----------------------------------------------------------------------------------------------
+# --- The original's method ------------------------------------------------------------------------
 
 
 def iter_original_rows(
@@ -150,30 +171,44 @@ def iter_original_rows(
 
 
 def plain_batch_encode(tokenizer: Tokenizer) -> Callable:
-    """encode_ordinary_batch with the split pattern as one plain list of alternatives, as the original writes it: same ids."""
+    """encode_ordinary_batch with the split pattern as one plain list of alternatives, as the
+    original writes it: same ids.
+    """
     import tiktoken
 
     pattern = tokenizer.pattern.replace(f"(?:{PLAIN_RUNS})", PLAIN_RUNS)
     ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}
-    return tiktoken.Encoding("plain", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary_batch
+    return tiktoken.Encoding(
+        "plain", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}
+    ).encode_ordinary_batch
 
 
 class Corpus:
     """Synthetic text in shards, its tokenizer, and both ways to make rows of it."""
 
     def __init__(self, source: SyntheticSource, folder: Path) -> None:
-        self.folder, self.shards, self.n_shards = folder, folder / "shards", max(1, source.size // SHARD_BYTES)
+        self.folder, self.shards, self.n_shards = (
+            folder,
+            folder / "shards",
+            max(1, source.size // SHARD_BYTES),
+        )
         for task in make_group_tasks(source, self.shards, self.n_shards):
             write_group(task)
-        self.tokenizer = train_tokenizer(iter_tokenizer_text(self.shards, self.n_shards, 20_000_000), VOCAB_SIZE)
+        self.tokenizer = train_tokenizer(
+            iter_tokenizer_text(self.shards, self.n_shards, 20_000_000), VOCAB_SIZE
+        )
         self.tokenizer.save(folder / "tokenizer.json")
         folders = [self.shards / "any"]
-        documents = (d for index in range(self.n_shards) for d in read_shard(folders, index).documents)
+        documents = (
+            d for index in range(self.n_shards) for d in read_shard(folders, index).documents
+        )
         self.texts = [document.text.decode() for document in documents]
         self.bytes = sum(map(len, self.texts))  # they are ASCII
 
     def make_rows(self, workers: int) -> np.ndarray:
-        """Our rows, by way of the disk: processes read, tokenise and pack shards, this one writes."""
+        """Our rows, by way of the disk: processes read, tokenise and pack shards, this one
+        writes.
+        """
         path, state = self.folder / "rows.bin", self.folder / "rows.json"
         state.unlink(missing_ok=True)
         nobody = bytes(32)  # no document has this key: all text is for training
@@ -189,7 +224,9 @@ class Corpus:
 
     def make_original_rows(self) -> np.ndarray:
         """The original's, from texts in memory to rows in memory."""
-        rows = iter_original_rows(self.texts, self.tokenizer, plain_batch_encode(self.tokenizer), MAX_SEQ_LEN)
+        rows = iter_original_rows(
+            self.texts, self.tokenizer, plain_batch_encode(self.tokenizer), MAX_SEQ_LEN
+        )
         return np.concatenate([np.array(row, np.uint16) for row in rows])
 
     def share_kept(self, rows: np.ndarray) -> float:
@@ -232,14 +269,24 @@ def ratio_table(size: int, repeats: int = 3) -> str:
         original = statistics.median(run.passed for run in times["the original's method"])
         rows = []
         for way, runs in times.items():
-            passed, cpu = (statistics.median(values) for values in ([r.passed for r in runs], [r.cpu for r in runs]))
-            spread = f"{min(run.passed for run in runs):.1f} to {max(run.passed for run in runs):.1f}"
+            passed, cpu = (
+                statistics.median(values)
+                for values in ([r.passed for r in runs], [r.cpu for r in runs])
+            )
+            spread = (
+                f"{min(run.passed for run in runs):.1f} to {max(run.passed for run in runs):.1f}"
+            )
             tokens = int((runs[0].rows != corpus.tokenizer.bos_id).sum())
-            speeds = (f"{corpus.bytes / 1e6 / passed:.1f}", f"{tokens / passed:,.0f}", f"{original / passed:.2f}")
+            speeds = (
+                f"{corpus.bytes / 1e6 / passed:.1f}",
+                f"{tokens / passed:,.0f}",
+                f"{original / passed:.2f}",
+            )
             rows.append((way, f"{passed:.1f} ({spread})", f"{cpu:.1f}", *speeds))
     return table(
-        f"{size / 1e6:,.0f} MB of text, vocabulary {VOCAB_SIZE}, T = {MAX_SEQ_LEN} | seconds, median of {repeats} "
-        "| CPU seconds | MB of text/s | tokens in rows/s | speed, the original's method = 1",
+        f"{size / 1e6:,.0f} MB of text, vocabulary {VOCAB_SIZE}, T = {MAX_SEQ_LEN} | seconds,"
+        f" median of {repeats} | CPU seconds | MB of text/s | tokens in rows/s | speed, the"
+        " original's method = 1",
         rows,
     )
 
@@ -249,23 +296,37 @@ def kept_table(size: int = 8_000_000) -> str:
     for kind, (mean, spread) in KINDS.items():
         with tempfile.TemporaryDirectory() as name:
             corpus = Corpus(SyntheticSource(size, mean, spread), Path(name))
-            shares = [corpus.share_kept(rows) for rows in (corpus.make_rows(1), corpus.make_original_rows())]
+            shares = [
+                corpus.share_kept(rows)
+                for rows in (corpus.make_rows(1), corpus.make_original_rows())
+            ]
             rows.append((kind, f"{len(corpus.texts):,}", *(f"{share:.2%}" for share in shares)))
     return table("documents | how many | kept by ours | kept by the original's method", rows)
 
 
 def main() -> None:
     """Print the tables, and write them where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=0.3, help="text of the largest prepare (%(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--gigabytes", type=float, default=0.3, help="text of the largest prepare (%(default)s)"
+    )
     parser.add_argument("--write", action="store_true", help="write results/benchmarks/prepare.md")
-    parser.add_argument("--child", nargs=3, metavar=("BYTES", "WORKERS", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--child", nargs=3, metavar=("BYTES", "WORKERS", "FOLDER"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.child:
         size, workers, folder = options.child
         return prepare_child(int(size), int(workers), folder)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tiktoken", "rustbpe", "numpy"))
-    machine = f"{cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}, {versions}"
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("tiktoken", "rustbpe", "numpy")
+    )
+    machine = (
+        f"{cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()},"
+        f" {versions}"
+    )
     text = f"""\
 # Preparing text
 

@@ -1,8 +1,10 @@
-"""Measure what the language model is told as a run grows: its length, what survives, what a server's prompt cache can hold.
+"""Measure what the language model is told as a run grows: its length, what survives, what a
+server's prompt cache can hold.
 
-In: made-up runs of 10, 100, 1,000 and 3,000 experiments (fixed seed; real ideas of the bank, real constants, curves, crashes, diffs of 80
-lines), and the committed template as the incumbent. Out: a markdown table on the screen; `--write` puts it into
-results/benchmarks/context.md. Two minutes. Tokens are counted by harness.search.llm.tokens, with `--count-with` by a real tokenizer too.
+In: made-up runs of 10, 100, 1,000 and 3,000 experiments (fixed seed; real ideas of the bank, real
+constants, curves, crashes, diffs of 80 lines), and the committed template as the incumbent. Out: a
+markdown table on the screen; `--write` puts it into results/benchmarks/context.md. Two minutes.
+Tokens are counted by harness.search.llm.tokens, with `--count-with` by a real tokenizer too.
 """
 
 import argparse
@@ -34,7 +36,10 @@ SIZES = (10, 100, 1000, 3000)
 CACHE_PAIRS = 20  # prompts compared with the one before
 SMALL_CONTEXT = 16_000  # tokens: a local model's
 CAUSES = {
-    "crash": "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2048x384 and 512x512), in forward of Attention at line 143",
+    "crash": (
+        "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2048x384 and 512x512), in forward"
+        " of Attention at line 143"
+    ),
     "oom": "out of memory: 812 MB more were asked for, 79,312 MB of 81,559 MB are in use",
     "nan": "the training loss became nan at step 41",
     "timeout": "no weights 60 s after the budget",
@@ -63,9 +68,13 @@ WORDS = (
 
 
 def make_history(count: int, folder: Path) -> list[dict]:
-    """Return the rows of a made-up run of so many experiments after the baseline, with diffs in the folder."""
+    """Return the rows of a made-up run of so many experiments after the baseline, with diffs in the
+    folder.
+    """
     rng = random.Random(7)
-    constants = {name: c for name, c in parse_constants(TEMPLATE).items() if c.scale in ("linear", "log")}
+    constants = {
+        name: c for name, c in parse_constants(TEMPLATE).items() if c.scale in ("linear", "log")
+    }
     values = {name: c.value for name, c in parse_constants(TEMPLATE).items()}
     rows, best = [_row(0, "baseline", "baseline", "ok", 1.6, 0.0, values, rng)], 1.6
     for number in range(1, count + 1):
@@ -87,7 +96,9 @@ def make_history(count: int, folder: Path) -> list[dict]:
         if category != "tune":
             row["folder"] = str(folder / f"{number:04d}")
             Path(row["folder"]).mkdir(parents=True, exist_ok=True)
-            diff = "".join(f"+        x = x + self.part_{i}(norm(x)) * {rng.random():.3f}\n" for i in range(80))
+            diff = "".join(
+                f"+        x = x + self.part_{i}(norm(x)) * {rng.random():.3f}\n" for i in range(80)
+            )
             (Path(row["folder"]) / "train.diff").write_text(
                 f"--- a/train.py\n+++ b/train.py\n@@ -1,0 +1,80 @@\n{diff}", encoding="utf-8"
             )
@@ -156,7 +167,10 @@ def measure(counter: Callable[[str], int] | None) -> list[str]:
     """Return the table's lines."""
     budget = LlmOptions().context_tokens
     lines = [
-        "| experiments | budget | tokens, our count | tokens, o200k_base | train.py whole | attempts with a line | same beginning | made in |",
+        (
+            "| experiments | budget | tokens, our count | tokens, o200k_base | train.py whole |"
+            " attempts with a line | same beginning | made in |"
+        ),
         "|---|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -173,8 +187,9 @@ def measure(counter: Callable[[str], int] | None) -> list[str]:
                 real = f"{counter(text):,}" if counter else "not counted"
                 whole = "yes" if TEMPLATE.rstrip() in text else "NO"
                 lines.append(
-                    f"| {size:,} | {context_tokens:,} | {count_tokens(text):,} | {real} | {whole} | "
-                    f"{lines_of_their_own(text, rows[: size + 1]):,} of {size + 1:,} | {shared:.0%} | {seconds:.2f} s |"
+                    f"| {size:,} | {context_tokens:,} | {count_tokens(text):,} | {real} | {whole} |"
+                    f" {lines_of_their_own(text, rows[: size + 1]):,} of {size + 1:,} |"
+                    f" {shared:.0%} | {seconds:.2f} s |"
                 )
     return lines
 
@@ -193,7 +208,10 @@ def compare_counts(counter: Callable[[str], int]) -> list[str]:
         "results/sample/experiments/0001/attempts/00/train.diff",
         "results/sample/experiments/0001/attempts/00/runs/00/run.log",
     )
-    lines = ["| text | characters | our count | o200k_base | ours is higher by |", "|---|---|---|---|---|"]
+    lines = [
+        "| text | characters | our count | o200k_base | ours is higher by |",
+        "|---|---|---|---|---|",
+    ]
     for name in names:
         text = (ROOT / name).read_text(encoding="utf-8")
         ours, real = count_tokens(text), counter(text)
@@ -202,7 +220,7 @@ def compare_counts(counter: Callable[[str], int]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--write", action="store_true", help="write results/benchmarks/context.md")
     parser.add_argument(
         "--count-with",
@@ -218,14 +236,26 @@ def main() -> None:
         [
             "# What the language model is told, by the length of a run",
             "",
-            "Made by `python scripts/context_size.py --write --count-with bpe_openai` from made-up runs (fixed seed), the committed template and program.md.",
-            f"The budget is the option `context_tokens`, {LlmOptions().context_tokens:,} by default; a server that finds that too long is asked with half.",
-            f"*Same beginning*: the share of a prompt that equals the one before, which a server's prompt cache need not read again; mean of {CACHE_PAIRS}.",
+            (
+                "Made by `python scripts/context_size.py --write --count-with bpe_openai` from made-up"
+                " runs (fixed seed), the committed template and program.md."
+            ),
+            (
+                f"The budget is the option `context_tokens`, {LlmOptions().context_tokens:,} by"
+                " default; a server that finds that too long is asked with half."
+            ),
+            (
+                "*Same beginning*: the share of a prompt that equals the one before, which a server's"
+                f" prompt cache need not read again; mean of {CACHE_PAIRS}."
+            ),
             "Keeps of the made-up runs change only the numbers: their incumbent stays the template.",
             "",
             *measure(counter),
             "",
-            "Where fewer attempts than there were have a line, the oldest are counted together by category and outcome.",
+            (
+                "Where fewer attempts than there were have a line, the oldest are counted together by"
+                " category and outcome."
+            ),
             *(["", "## Our count of tokens", "", *compare_counts(counter)] if counter else []),
         ]
     )

@@ -1,12 +1,14 @@
-"""Do a run's commands still say and leave what they did? A small run, with times and measured numbers masked.
+"""Do a run's commands still say and leave what they did? A small run, with times and measured
+numbers masked.
 
     python scripts/golden.py make       write tests/golden/, from the tree as it is
     python scripts/golden.py compare    make it again elsewhere and show what differs; exit status 1 where anything does
 
-In: this checkout, copied. The run, under the step clock: a baseline, two ideas of the harness, an idea that is repaired
-after the gate, a crash, one that is quarantined and accepted, one by `try`, one that `try` refuses, the claim. Out: the
-journal, tables, refs, names of files, pages and what commands print, one text file each. About four minutes, on a machine
-with nothing else to do: a start-up that others slow down is a doubt, and a doubt is told.
+In: this checkout, copied. The run, under the step clock: a baseline, two ideas of the harness, an
+idea that is repaired after the gate, a crash, one that is quarantined and accepted, one by `try`,
+one that `try` refuses, the claim. Out: the journal, tables, refs, names of files, pages and what
+commands print, one text file each. About four minutes, on a machine with nothing else to do: a
+start-up that others slow down is a doubt, and a doubt is told.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ GOLDEN = ROOT / "tests" / "golden"
 STEPS = "clock_step_seconds=0.5 budget_seconds=20"
 SHORT_REACH = "return 1.0 * torch.tanh(logits / 1.0)"
 LONG_REACH = "logits = 15.0 * torch.tanh(logits / 15.0)\n        return logits"
-UNSTEADY = "logits = 15.0 * torch.tanh(logits / 15.0)\n        return F.dropout(logits, 0.02, training=True)"
+UNSTEADY = (
+    "logits = 15.0 * torch.tanh(logits / 15.0)\n        return F.dropout(logits, 0.02,"
+    " training=True)"
+)
 # Numbers that a rule, and not a machine, gives.
 COUNTS = {
     "seq",
@@ -87,13 +92,24 @@ def masked(text: str, *folders: Path) -> str:
         text = text.replace(str(folder), "<dir>")
     for pattern, by in MASKS:
         text = re.sub(pattern, by, text)
-    return "\n".join(re.sub(r" +", " ", line).rstrip() for line in text.splitlines() if not VARIES.search(line)) + "\n"
+    return (
+        "\n".join(
+            re.sub(r" +", " ", line).rstrip()
+            for line in text.splitlines()
+            if not VARIES.search(line)
+        )
+        + "\n"
+    )
 
 
 def masked_json(value: object, key: str = "", folders: tuple[Path, ...] = ()) -> object:
     """The same of what JSON holds: keys, kinds and counts stay."""
     if isinstance(value, dict):
-        return {name: masked_json(value[name], name, folders) for name in sorted(value) if name not in UNTOLD}
+        return {
+            name: masked_json(value[name], name, folders)
+            for name in sorted(value)
+            if name not in UNTOLD
+        }
     if isinstance(value, list) and key != "in_quarantine":
         return [masked_json(each, key, folders) for each in value[:3]] + ["..."] * (len(value) > 3)
     if isinstance(value, str):
@@ -116,21 +132,36 @@ class Golden:
     def call(self, *arguments: str, as_json: bool = False) -> None:
         """A command: its exit status and what it says on stdout."""
         command = [sys.executable, "-m", "harness", *arguments]
-        told = {"cwd": self.checkout, "env": environment(self.checkout, self.night.cache), "stdin": subprocess.DEVNULL}
+        told = {
+            "cwd": self.checkout,
+            "env": environment(self.checkout, self.night.cache),
+            "stdin": subprocess.DEVNULL,
+        }
         done = subprocess.run(command, capture_output=True, text=True, **told)
         said = (
             json.dumps(masked_json(json.loads(done.stdout), folders=self.folders), indent=1)
             if as_json
             else masked(done.stdout, *self.folders)
         )
-        self.said.append(f"$ {' '.join(arguments)}\n{said.rstrip()}\nexit status {done.returncode}\n")
+        self.said.append(
+            f"$ {' '.join(arguments)}\n{said.rstrip()}\nexit status {done.returncode}\n"
+        )
         print(f"$ {' '.join(arguments)}: {done.returncode}", flush=True)
         if done.returncode not in (0, 5):
             print(done.stdout[-2000:], done.stderr[-2000:], flush=True)
 
     def overnight(self, experiments: int) -> None:
         wishes = [word for wish in STEPS.split() for word in ("--set", wish)]
-        self.call("overnight", "--profile", "tiny", "--tag", "t", "--experiments", str(experiments), *wishes)
+        self.call(
+            "overnight",
+            "--profile",
+            "tiny",
+            "--tag",
+            "t",
+            "--experiments",
+            str(experiments),
+            *wishes,
+        )
 
     def plant(self, experiment: int, end: str, attempt: int = 0, proposer: str = "golden") -> None:
         """Leave a finished proposal: the baseline's file with another end of forward."""
@@ -148,7 +179,13 @@ class Golden:
         }
         write_json_atomic(
             folder / "proposal.json",
-            told | {"bank_id": None, "sha256": source_hash(source), "constants_changed": {}, "parent": 0},
+            told
+            | {
+                "bank_id": None,
+                "sha256": source_hash(source),
+                "constants_changed": {},
+                "parent": 0,
+            },
         )
 
     def run(self) -> dict[str, str]:
@@ -175,7 +212,9 @@ class Golden:
         self.texts["commands.txt"] = "\n".join(self.said)
         for name in ("journal.jsonl", "close_out.jsonl"):
             entries = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-            self.texts[name] = "".join(json.dumps(masked_json(entry, folders=self.folders)) + "\n" for entry in entries)
+            self.texts[name] = "".join(
+                json.dumps(masked_json(entry, folders=self.folders)) + "\n" for entry in entries
+            )
         for name in (
             "run.json",
             "experiments/0003/attempts/01/proposal.json",
@@ -186,12 +225,24 @@ class Golden:
             self.texts[name.replace("/", "_")] = json.dumps(found, indent=1) + "\n"
         self.texts["results.tsv"] = masked((folder / "results.tsv").read_text())
         self.texts["report.md"] = masked((folder / "report/report.md").read_text(), *self.folders)
-        self.texts["index.txt"] = masked(text_of(self.night.folder / "notebooks/index.md"), *self.folders)
+        self.texts["index.txt"] = masked(
+            text_of(self.night.folder / "notebooks/index.md"), *self.folders
+        )
         for path in sorted((folder / "notebooks").glob("*.ipynb")):
             self.texts[f"page_{path.stem}.txt"] = masked(outputs_of(path), *self.folders)
-        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "compile_cache" not in path.parts)
+        names = sorted(
+            str(path.relative_to(folder))
+            for path in folder.rglob("*")
+            if "compile_cache" not in path.parts
+        )
         self.texts["names.txt"] = "\n".join(names) + "\n"
-        refs = git(self.checkout, "for-each-ref", "--format=%(refname) %(subject)", "refs/experiments", "refs/heads")
+        refs = git(
+            self.checkout,
+            "for-each-ref",
+            "--format=%(refname) %(subject)",
+            "refs/experiments",
+            "refs/heads",
+        )
         self.texts["refs.txt"] = masked(refs)
         return self.texts
 
@@ -199,7 +250,9 @@ class Golden:
 def text_of(path: Path) -> str:
     """What a page of HTML says, a tag a line."""
     return re.sub(
-        r"\n\s*\n+", "\n", re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", "\n", path.read_text(encoding="utf-8"))
+        r"\n\s*\n+",
+        "\n",
+        re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", "\n", path.read_text(encoding="utf-8")),
     )
 
 
@@ -210,7 +263,13 @@ def outputs_of(path: Path) -> str:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             found = data.get("text/html") or output.get("text") or data.get("text/plain", "")
-            shown.append(re.sub(r"\n\s*\n+", "\n", re.sub(r"(?s)<(style|script|svg).*?</\1>|<[^>]*>", "\n", found)))
+            shown.append(
+                re.sub(
+                    r"\n\s*\n+",
+                    "\n",
+                    re.sub(r"(?s)<(style|script|svg).*?</\1>|<[^>]*>", "\n", found),
+                )
+            )
     return "\n".join(shown)
 
 

@@ -1,13 +1,15 @@
-"""What a CUDA card gives: is every attention rung right, how fast does the template train, where does the time go.
+"""What a CUDA card gives: is every attention rung right, how fast does the template train, where
+does the time go.
 
     python scripts/gpu_check.py                 9 minutes on a machine that has torch, numpy, tiktoken and safetensors; no network
     python scripts/gpu_check.py --dry-run       the same code on a CPU with tiny shapes, to test the check itself
     python scripts/gpu_check.py --only attention,training
 
-Out: Markdown on standard output and in results/benchmarks/gpu_check_<device>.md, rewritten after each part, with all rows as JSON beside it.
-Each part has a share of the time and passes on what it leaves; what it cannot finish is named in the table. Every task runs in a child
-process (see `gpu/parts.py`), so that one that fails, hangs or dies costs one row; this process never touches the card. Exits with 1
-when the template could not be trained at all.
+Out: Markdown on standard output and in results/benchmarks/gpu_check_<device>.md, rewritten after
+each part, with all rows as JSON beside it. Each part has a share of the time and passes on what it
+leaves; what it cannot finish is named in the table. Every task runs in a child process (see
+`gpu/parts.py`), so that one that fails, hangs or dies costs one row; this process never touches the
+card. Exits with 1 when the template could not be trained at all.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ SPARE_SECONDS = 10.0  # kept back for writing and for children that die slowly
 
 @dataclass(frozen=True)
 class Part:
-    """module: what its children run. seconds: its share of the time. task_seconds: when one task counts as hanging. tasks: most wanted first."""
+    """module: what its children run. seconds: its share of the time. task_seconds: when one task
+    counts as hanging. tasks: most wanted first.
+    """
 
     module: str
     seconds: float
@@ -50,7 +54,9 @@ class Part:
 PARTS = {
     "machine": Part("gpu.machine", 25, 60, lambda settings, ranked: machine.TASKS),
     "corpus": Part("gpu.corpus", 25, 60, lambda settings, ranked: ["corpus"]),
-    "attention": Part("gpu.attention", 125, 40, lambda settings, ranked: attention.list_tasks(settings)),
+    "attention": Part(
+        "gpu.attention", 125, 40, lambda settings, ranked: attention.list_tasks(settings)
+    ),
     "training": Part("gpu.training", 195, 150, training.list_tasks),
     "profile": Part("gpu.profiling", 50, 60, lambda settings, ranked: list(settings.shapes)),
     "start-up": Part("gpu.runs", 75, 70, lambda settings, ranked: runs.START_TASKS),
@@ -59,16 +65,27 @@ PARTS = {
 
 
 def run_parts(
-    names: Sequence[str], settings: Settings, seconds: float, show: Callable[[str, dict[str, Rows], dict], None]
+    names: Sequence[str],
+    settings: Settings,
+    seconds: float,
+    show: Callable[[str, dict[str, Rows], dict], None],
 ) -> dict[str, Rows]:
-    """Run the named parts within `seconds`; `show(part, results, ranked)` is called after each. Returns the rows of all."""
+    """Run the named parts within `seconds`; `show(part, results, ranked)` is called after each.
+    Returns the rows of all.
+    """
     results: dict[str, Rows] = {}
     ranked: dict[str, list[str]] = {"full": [], "windowed": []}
-    deadline, scale = time.monotonic(), (seconds - SPARE_SECONDS) / sum(PARTS[name].seconds for name in names)
+    deadline, scale = (
+        time.monotonic(),
+        (seconds - SPARE_SECONDS) / sum(PARTS[name].seconds for name in names),
+    )
     for name in names:
         part = PARTS[name]
-        deadline += part.seconds * scale  # counted from the start, so that time left over goes to the next
-        results[name] = run_part(part.module, part.tasks(settings, ranked), settings, deadline, part.task_seconds)
+        # Counted from the start, so that time left over goes to the next.
+        deadline += part.seconds * scale
+        results[name] = run_part(
+            part.module, part.tasks(settings, ranked), settings, deadline, part.task_seconds
+        )
         if name == "attention":
             ranked = attention.ranking(results[name])
         show(name, results, ranked)
@@ -77,19 +94,34 @@ def run_parts(
 
 def default_output(results: dict[str, Rows], dry: bool) -> Path:
     """results/benchmarks/gpu_check_<device>.md"""
-    device = "dry_run" if dry else results.get("machine", {}).get("versions", {}).get("device", "unknown")
-    return ROOT / "results" / "benchmarks" / f"gpu_check_{re.sub(r'[^a-z0-9]+', '_', device.lower()).strip('_')}.md"
+    device = (
+        "dry_run"
+        if dry
+        else results.get("machine", {}).get("versions", {}).get("device", "unknown")
+    )
+    return (
+        ROOT
+        / "results"
+        / "benchmarks"
+        / f"gpu_check_{re.sub(r'[^a-z0-9]+', '_', device.lower()).strip('_')}.md"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dry-run", action="store_true", help="CPU, tiny shapes")
     parser.add_argument("--minutes", type=float, default=9.0, help="the whole time (%(default)s)")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas (%(default)s)")
+    parser.add_argument(
+        "--only", default=",".join(PARTS), help="parts, separated by commas (%(default)s)"
+    )
     parser.add_argument("--output", type=Path, help="the Markdown file")
     parser.add_argument(
-        "--work", type=Path, help="a folder to work in and leave logs and trace in; else a temporary one"
+        "--work",
+        type=Path,
+        help="a folder to work in and leave logs and trace in; else a temporary one",
     )
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     options = parser.parse_args(arguments)
@@ -102,14 +134,18 @@ def main(arguments: list[str] | None = None) -> int:
     def show(part: str, results: dict[str, Rows], ranked: dict[str, list[str]]) -> None:
         path = options.output or default_output(results, options.dry_run)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(document(results, ranked, options.dry_run, not options.eager), encoding="utf-8")
+        path.write_text(
+            document(results, ranked, options.dry_run, not options.eager), encoding="utf-8"
+        )
         path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(SECTIONS[part](results[part]), f"\n\n(written to {path})\n", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as temporary:
         work = (options.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        settings = (dry_settings if options.dry_run else card_settings)(str(work), not options.eager)
+        settings = (dry_settings if options.dry_run else card_settings)(
+            str(work), not options.eager
+        )
         results = run_parts(names, settings, 60 * options.minutes, show)
     trained = [row for row in results.get("training", {}).values() if "failed" not in row]
     return 0 if trained or "training" not in results else 1

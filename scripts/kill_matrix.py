@@ -1,4 +1,5 @@
-"""Kill a night in every way and look at what is left: states of the journal x victims, at random, and in the other ways in which a night dies.
+"""Kill a night in every way and look at what is left: states of the journal x victims, at random,
+and in the other ways in which a night dies.
 
     python scripts/kill_matrix.py                                     the matrix, about half an hour on two cores
     AUTORESEARCH_WALL=limits python scripts/kill_matrix.py            the same where no wall can be had: a part of its own
@@ -11,8 +12,9 @@
     python scripts/kill_matrix.py --demo                              a real demo killed five times at random
     ... --write results/benchmarks/kills.md                           replaces what the file has of the same part
 
-In: this checkout, copied; data as `overnight.py` prepares it. Out: Markdown, and exit status 1 if anything did not agree. Linux only. A night dies only where
-the journal is in a stated state, so that a cell says the same on a slow machine.
+In: this checkout, copied; data as `overnight.py` prepares it. Out: Markdown, and exit status 1 if
+anything did not agree. Linux only. A night dies only where the journal is in a stated state, so
+that a cell says the same on a slow machine.
 """
 
 from __future__ import annotations
@@ -74,12 +76,13 @@ PARTS = {
     "claim": "## The claim",
     "demo": "## A real demo",
 }
+# These moments are met with an idea that is audited closely, since it may be kept.
 BETTER_IDEAS = (
     "scored",
     "audited",
     "decided",
     "committed",
-)  # these moments are met with an idea that is audited closely, since it may be kept
+)
 REACH_STEP = 1.08  # how much further the logits of each such idea reach than those of the last
 
 
@@ -91,17 +94,28 @@ def say(text: str) -> None:
 
 
 def all_cells() -> list[tuple[Moment, str]]:
-    return [(moment, victim) for moment in MOMENTS for victim in VICTIMS if victim in moment.victims]
+    return [
+        (moment, victim) for moment in MOMENTS for victim in VICTIMS if victim in moment.victims
+    ]
 
 
-def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, cache: Path, kept: Path) -> list[Cell]:
-    """Kill once for each cell: `opened` and confirmations in runs of their own, controls in one long run of ideas that fail, all others in another.
+def run_matrix(
+    wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, cache: Path, kept: Path
+) -> list[Cell]:
+    """Kill once for each cell: `opened` and confirmations in runs of their own, controls in one
+    long run of ideas that fail, all others in another.
 
     kept: a file with a line for each cell; what it has already is not done again.
     """
-    results = [Cell(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
+    results = (
+        [Cell(**json.loads(line)) for line in kept.read_text().splitlines()]
+        if kept.exists()
+        else []
+    )
     done = Counter((cell.moment, cell.victim) for cell in results)
-    checkout = make_checkout(Path(tempfile.mkdtemp(prefix="matrix-", dir=work)) / "lab", short_reach=True)
+    checkout = make_checkout(
+        Path(tempfile.mkdtemp(prefix="matrix-", dir=work)) / "lab", short_reach=True
+    )
 
     def note(cell: Cell) -> None:
         results.append(cell)
@@ -109,23 +123,35 @@ def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, c
             file.write(json.dumps(asdict(cell)) + "\n")
         what = "killed" if cell.killed else "not there"
         say(
-            f"{cell.moment} x {cell.victim}: {what}, {cell.seconds} s; {cell.cost or 'nothing lost'}; {'; '.join(cell.wrong) or 'all agrees'}"
+            f"{cell.moment} x {cell.victim}: {what}, {cell.seconds} s;"
+            f" {cell.cost or 'nothing lost'}; {'; '.join(cell.wrong) or 'all agrees'}"
         )
 
-    cells = [(moment, victim) for moment, victim in wanted for _ in range(repeats - done[moment.name, victim])]
+    cells = [
+        (moment, victim)
+        for moment, victim in wanted
+        for _ in range(repeats - done[moment.name, victim])
+    ]
     for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].event == "opened"):
         night = SmallNight(checkout, cache, f"opened{number}")
         note(kill_once(night, moment, victim, 0, 1))
     for number, (moment, victim) in enumerate(cell for cell in cells if cell[0].run == "confirm"):
+        # One: the noise is unknown, and a gain is confirmed.
         night = SmallNight(
             checkout, cache, f"confirm{number}", wishes=f"{STEP_CLOCK} baseline_seeds=1"
-        )  # one: the noise is unknown, and a gain is confirmed
+        )
         run_to_end(night, 0)
         night.plant_better(1, REACH_STEP)
         note(kill_once(night, moment, victim, 1, 1))
-    kill_at_controls([cell for cell in cells if is_at_control(cell[0])], SmallNight(checkout, cache, "unwell"), note)
+    kill_at_controls(
+        [cell for cell in cells if is_at_control(cell[0])],
+        SmallNight(checkout, cache, "unwell"),
+        note,
+    )
     cells = [
-        cell for cell in cells if not (cell[0].event == "opened" or cell[0].run == "confirm" or is_at_control(cell[0]))
+        cell
+        for cell in cells
+        if not (cell[0].event == "opened" or cell[0].run == "confirm" or is_at_control(cell[0]))
     ]
     if not cells:
         return results
@@ -140,10 +166,20 @@ def run_matrix(wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, c
 
     plant(0)
     plant(1)
-    experiments = len(cells) + 2  # one more than is killed, so that each is looked at in the same way
+    # One more than is killed, so that each is looked at in the same way.
+    experiments = len(cells) + 2
     night.start(experiments)
     for number, (moment, victim) in enumerate(cells):
-        note(kill_in_passing(night, moment, victim, number + 2, experiments, lambda number=number: plant(number + 2)))
+        note(
+            kill_in_passing(
+                night,
+                moment,
+                victim,
+                number + 2,
+                experiments,
+                lambda number=number: plant(number + 2),
+            )
+        )
     end(night, experiments)
     return results
 
@@ -152,13 +188,18 @@ def is_at_control(moment: Moment) -> bool:
     return moment.run == CONTROL or moment.event == "controlled"
 
 
-def kill_at_controls(cells: Sequence[tuple[Moment, str]], night: SmallNight, note: Callable[[Cell], None]) -> None:
-    """One night in which, for each cell, an idea of its own is followed by ALIKE that fail alike; after them the best file is tried again."""
+def kill_at_controls(
+    cells: Sequence[tuple[Moment, str]], night: SmallNight, note: Callable[[Cell], None]
+) -> None:
+    """One night in which, for each cell, an idea of its own is followed by ALIKE that fail alike;
+    after them the best file is tried again.
+    """
     if not cells:
         return
     run_to_end(night, 0)
     each = ALIKE + 1
-    experiments = each * len(cells) + 1  # one more than is killed, so that each is looked at in the same way
+    # One more than is killed, so that each is looked at in the same way.
+    experiments = each * len(cells) + 1
 
     def plant(number: int) -> None:
         """The failures of the cell of that number, after the idea that it begins with."""
@@ -170,7 +211,12 @@ def kill_at_controls(cells: Sequence[tuple[Moment, str]], night: SmallNight, not
     for number, (moment, victim) in enumerate(cells):
         note(
             kill_in_passing(
-                night, moment, victim, each * (number + 1), experiments, lambda number=number: plant(number + 1)
+                night,
+                moment,
+                victim,
+                each * (number + 1),
+                experiments,
+                lambda number=number: plant(number + 1),
             )
         )
     end(night, experiments)
@@ -181,7 +227,8 @@ def end(night: SmallNight, experiments: int) -> None:
     status, wrong = night.wait(), findings(night, experiments)
     if status != 0 or wrong:
         raise SystemExit(
-            f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see {night.log}"
+            f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see"
+            f" {night.log}"
         )
 
 
@@ -195,9 +242,18 @@ def run_to_end(night: SmallNight, experiments: int) -> None:
 def matrix_section(cells: Sequence[Cell]) -> str:
     """Two tables: how often all agreed afterwards, and what was lost."""
     lines = [
-        "Each cell: after how many of the kills everything agreed, once the same command had been given again or the night had gone on by itself: every",
-        "experiment once, `results.tsv`, git's refs, `best/` and pages as the journal says (`overnight.py --check`), no process left. `-`: this victim is not",
-        "there then. The kernel holds the loop and the scorer: killed while a run is being scored, it is the scorer. 0/0: nobody to kill;",
+        (
+            "Each cell: after how many of the kills everything agreed, once the same command had"
+            " been given again or the night had gone on by itself: every"
+        ),
+        (
+            "experiment once, `results.tsv`, git's refs, `best/` and pages as the journal says"
+            " (`overnight.py --check`), no process left. `-`: this victim is not"
+        ),
+        (
+            "there then. The kernel holds the loop and the scorer: killed while a run is being"
+            " scored, it is the scorer. 0/0: nobody to kill;"
+        ),
         "without a wall server A starts with the scoring.",
         "",
         grid(
@@ -207,11 +263,21 @@ def matrix_section(cells: Sequence[Cell]) -> str:
             ),
         ),
         "",
-        "What each kill cost, as the journal names it: `interrupted`, that run was repeated; nothing where the cell is empty.",
+        (
+            "What each kill cost, as the journal names it: `interrupted`, that run was repeated;"
+            " nothing where the cell is empty."
+        ),
         "",
-        grid(cells, lambda group: ", ".join(sorted({cell.cost for cell in group if cell.killed and cell.cost}))),
+        grid(
+            cells,
+            lambda group: ", ".join(
+                sorted({cell.cost for cell in group if cell.killed and cell.cost})
+            ),
+        ),
     ]
-    wrong = [f"- {cell.moment} x {cell.victim}: {sentence}" for cell in cells for sentence in cell.wrong]
+    wrong = [
+        f"- {cell.moment} x {cell.victim}: {sentence}" for cell in cells for sentence in cell.wrong
+    ]
     seconds = sum(cell.seconds for cell in cells)
     lines += ["", f"{sum(cell.killed for cell in cells)} kills in {seconds / 60:.0f} minutes."]
     return "\n".join([*lines, *(["", "Not as it should be:", *wrong] if wrong else [])])
@@ -221,7 +287,10 @@ def grid(cells: Sequence[Cell], words) -> str:
     """A table of moments x victims."""
     rows = []
     for moment in MOMENTS:
-        groups = [[cell for cell in cells if (cell.moment, cell.victim) == (moment.name, victim)] for victim in VICTIMS]
+        groups = [
+            [cell for cell in cells if (cell.moment, cell.victim) == (moment.name, victim)]
+            for victim in VICTIMS
+        ]
         rows.append(
             (
                 moment.name,
@@ -238,7 +307,9 @@ def grid(cells: Sequence[Cell], words) -> str:
 
 
 def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) -> list[Blow]:
-    """Kills spread over the night's experiments, in the order in which their moments come; what comes only before a keep is left out."""
+    """Kills spread over the night's experiments, in the order in which their moments come; what
+    comes only before a keep is left out.
+    """
     rng = random.Random(seed)
     possible = [
         (m, v)
@@ -249,9 +320,17 @@ def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) 
     return sorted(blows, key=in_order)
 
 
-def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path, url: str = "") -> tuple[str, bool]:
-    """A night left alone and one killed at random; return the section and whether their journals say the same. url: of the language model, if there is one."""
-    options = ("--profile", "tiny", *(["--proposer", "llm", "--llm", f"base_url={url}"] if url else []))
+def run_random(
+    kills: int, experiments: int, seed: int, work: Path, cache: Path, url: str = ""
+) -> tuple[str, bool]:
+    """A night left alone and one killed at random; return the section and whether their journals
+    say the same. url: of the language model, if there is one.
+    """
+    options = (
+        "--profile",
+        "tiny",
+        *(["--proposer", "llm", "--llm", f"base_url={url}"] if url else []),
+    )
     alone = SmallNight(make_checkout(work / "alone"), cache, options=options)
     run_to_end(alone, experiments)
     killed = SmallNight(make_checkout(work / "killed"), cache, options=options)
@@ -264,29 +343,47 @@ def run_random(kills: int, experiments: int, seed: int, work: Path, cache: Path,
         for n, (a, b) in enumerate(zip(expected, found, strict=False))
         if a != b
     ]
-    wrong += differ + [f"{len(expected)} experiments alone, {len(found)} killed"] * (len(expected) != len(found))
+    wrong += differ + [f"{len(expected)} experiments alone, {len(found)} killed"] * (
+        len(expected) != len(found)
+    )
     runs = [run for e in state.experiments for attempt in e.attempts for run in attempt.runs]
     interrupted = sum(run.status == "interrupted" for run in runs)
     fell = [blow for blow in blows if blow.fell]
     words = [
-        f"Profile tiny, a step clock of 40 steps a training, {experiments} experiments, seed {seed}. Of {len(blows)} kills drawn {len(fell)} fell (the others'",
-        f"moment had passed, or their victim was not there), {killed.starts - 1} new starts of the driver, {interrupted} runs interrupted and repeated.",
-        f"The journals {'differ' if differ else 'say the same'}: title, sha256, parent, scores, val_bpb, gain, decision, status and number of",
+        (
+            f"Profile tiny, a step clock of 40 steps a training, {experiments} experiments, seed"
+            f" {seed}. Of {len(blows)} kills drawn {len(fell)} fell (the others'"
+        ),
+        (
+            f"moment had passed, or their victim was not there), {killed.starts - 1} new starts of"
+            f" the driver, {interrupted} runs interrupted and repeated."
+        ),
+        (
+            f"The journals {'differ' if differ else 'say the same'}: title, sha256, parent, scores,"
+            " val_bpb, gain, decision, status and number of"
+        ),
         "runs of each experiment.",
         *([asked_words(state, sum(run.started["kind"] == "smoke" for run in runs))] if url else []),
         "",
         table(
-            ["experiment", "the journal's last line", "killed"], [(b.experiment, b.moment.name, b.victim) for b in fell]
+            ["experiment", "the journal's last line", "killed"],
+            [(b.experiment, b.moment.name, b.victim) for b in fell],
         ),
     ]
-    return "\n".join(words + ["", *(f"- {sentence}" for sentence in wrong)] * bool(wrong)), not wrong
+    return (
+        "\n".join(words + ["", *(f"- {sentence}" for sentence in wrong)] * bool(wrong)),
+        not wrong,
+    )
 
 
 def asked_words(state: State, smoke_runs: int) -> str:
     """What the language model was there for."""
     attempts = [attempt for e in state.experiments[1:] for attempt in e.attempts]
     theirs = sum(attempt.proposed["proposer"] == "llm" for attempt in attempts)
-    return f"{theirs} of {len(attempts)} attempts were the model's, {len(attempts) - len(state.experiments) + 1} of them repairs; {smoke_runs} smoke runs."
+    return (
+        f"{theirs} of {len(attempts)} attempts were the model's,"
+        f" {len(attempts) - len(state.experiments) + 1} of them repairs; {smoke_runs} smoke runs."
+    )
 
 
 # --- The claim
@@ -301,20 +398,23 @@ def run_claims(work: Path, cache: Path) -> tuple[str, bool]:
     night.plant_better(1, 1.08)
     run_to_end(night, 1)
     if night.state().incumbent.number != 1:
-        raise SystemExit(f"the planted idea was not kept, so there is nothing to claim; see {night.log}")
+        raise SystemExit(
+            f"the planted idea was not kept, so there is nothing to claim; see {night.log}"
+        )
     claim, cells = ClaimNight(checkout, cache, "claims", wishes=""), []
     for moment, victim in ((m, v) for m in CLAIM_MOMENTS for v in m.victims):
         cells.append(kill_claim(claim, moment, victim, 1))
         say(
-            f"{moment.name} x {victim}: {cells[-1].cost or 'nothing lost'}; {'; '.join(cells[-1].wrong) or 'all agrees'}"
+            f"{moment.name} x {victim}: {cells[-1].cost or 'nothing lost'};"
+            f" {'; '.join(cells[-1].wrong) or 'all agrees'}"
         )
     rows = [
         (cell.moment, cell.victim, "killed" if cell.killed else "was not there", cell.cost, "; ".join(cell.wrong) or "all agrees")
         for cell in cells
     ]  # fmt: skip
-    return table(["close_out.jsonl's last line", "victim", "", "lost", "afterwards"], rows), not any(
-        cell.wrong for cell in cells
-    )
+    return table(
+        ["close_out.jsonl's last line", "victim", "", "lost", "afterwards"], rows
+    ), not any(cell.wrong for cell in cells)
 
 
 # --- A real demo
@@ -326,9 +426,15 @@ def run_demo(kills: int, seed: int, work: Path, cache: Path) -> tuple[str, bool]
     experiments = 6
     blows = draw_blows(kills, experiments, seed, RUNS_THROUGHOUT)
     wrong = run_through(night, experiments, blows, say, insist=True)
-    rows = [(b.experiment, b.moment.name, b.victim if b.fell else f"{b.victim}: not there") for b in blows]
+    rows = [
+        (b.experiment, b.moment.name, b.victim if b.fell else f"{b.victim}: not there")
+        for b in blows
+    ]
     state = night.state()
-    ended = f"{len(state.experiments) - 1} experiments, best {state.incumbent.mean:.4f} (baseline {state.experiments[0].mean:.4f})"
+    ended = (
+        f"{len(state.experiments) - 1} experiments, best {state.incumbent.mean:.4f} (baseline"
+        f" {state.experiments[0].mean:.4f})"
+    )
     verdict = "`--check`: everything agrees." if not wrong else "Not as it should be:"
     words = [
         f"{ended}; {night.starts - 1} new starts. {verdict}",
@@ -368,33 +474,53 @@ def parse_cell(text: str) -> tuple[Moment, str]:
     name, _, victim = text.rpartition(":")
     if name not in BY_NAME or victim not in BY_NAME[name].victims:
         raise argparse.ArgumentTypeError(
-            f"no cell {text!r}: write STATE:VICTIM, of {', '.join(BY_NAME)} and {', '.join(VICTIMS)}"
+            f"no cell {text!r}: write STATE:VICTIM, of {', '.join(BY_NAME)} and"
+            f" {', '.join(VICTIMS)}"
         )
     return BY_NAME[name], victim
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=1, help="kills of each cell")
     parser.add_argument("--only", type=parse_cell, action="append", help="a cell, STATE:VICTIM")
     parser.add_argument(
-        "--cells", type=Path, help="a file that keeps the matrix's cells, so that one that was cut off goes on"
+        "--cells",
+        type=Path,
+        help="a file that keeps the matrix's cells, so that one that was cut off goes on",
     )
-    parser.add_argument("--random", type=int, metavar="KILLS", help="a night killed so often at random")
     parser.add_argument(
-        "--researcher", action="store_true", help="with --random: the ideas are a scripted language model's"
+        "--random", type=int, metavar="KILLS", help="a night killed so often at random"
+    )
+    parser.add_argument(
+        "--researcher",
+        action="store_true",
+        help="with --random: the ideas are a scripted language model's",
     )
     parser.add_argument("--experiments", type=int, default=10, help="of the night killed at random")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--claim", action="store_true", help="the claim, killed at each of its states")
+    parser.add_argument(
+        "--claim", action="store_true", help="the claim, killed at each of its states"
+    )
     parser.add_argument("--demo", action="store_true", help="a real demo killed five times")
     parser.add_argument(
-        "--others", nargs="*", metavar="NAME", choices=[*OTHERS, []], help="the other ways to die, or some of them"
+        "--others",
+        nargs="*",
+        metavar="NAME",
+        choices=[*OTHERS, []],
+        help="the other ways to die, or some of them",
     )
     parser.add_argument("--write", type=Path, help="the Markdown file that gets the result")
-    parser.add_argument("--work", type=Path, help="where to run; kept (default: a temporary folder)")
     parser.add_argument(
-        "--cache", type=Path, default=Path.home() / ".cache/autoresearch-lab", help="where prepared data is kept"
+        "--work", type=Path, help="where to run; kept (default: a temporary folder)"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path.home() / ".cache/autoresearch-lab",
+        help="where prepared data is kept",
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
@@ -406,7 +532,14 @@ def main() -> int:
             part, (text, good) = "demo", run_demo(5, options.seed, work, options.cache)
         elif options.random and options.researcher:
             with FakeOpenAI(Steady()) as server:
-                found = run_random(options.random, options.experiments, options.seed, work, options.cache, server.url)
+                found = run_random(
+                    options.random,
+                    options.experiments,
+                    options.seed,
+                    work,
+                    options.cache,
+                    server.url,
+                )
             part, (text, good) = "researcher", found
         elif options.random:
             part, (text, good) = (
@@ -417,7 +550,9 @@ def main() -> int:
             part, (text, good) = "others", run_others(options.others or OTHERS, work, options.cache)
         else:
             kept = options.cells or work / "cells.jsonl"
-            cells = run_matrix(options.only or all_cells(), options.repeats, work, options.cache, kept)
+            cells = run_matrix(
+                options.only or all_cells(), options.repeats, work, options.cache, kept
+            )
             part = "limits" if find_wall().kind == "limits" else "matrix"
             text, good = matrix_section(cells), not any(cell.wrong for cell in cells)
     where = f"Python {platform.python_version()}, {platform.system()}, wall: {find_wall().kind}."

@@ -2,7 +2,8 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Open the control panel in JupyterLab: sets up what is missing, then hands over to `jupyter lab notebooks/00_lab.ipynb`.
+"""Open the control panel in JupyterLab: sets up what is missing, then hands over to `jupyter lab
+notebooks/00_lab.ipynb`.
 
     python3 scripts/lab.py                     here, in the browser of this machine
     python3 scripts/lab.py --remote USER@HOST  on a machine without a screen: prints the ssh line for your own machine
@@ -27,7 +28,8 @@ def main(arguments: list[str]) -> None:
     command = ["-m", "jupyterlab", panel, "--ip=127.0.0.1", "--port=" + given.port]
     if given.remote:
         say(
-            f"on your own machine: ssh -L {given.port}:localhost:{given.port} {given.remote}, then open the address below there"
+            f"on your own machine: ssh -L {given.port}:localhost:{given.port} {given.remote}, then"
+            " open the address below there"
         )
         command += ["--no-browser", "--port-retries=0"]
     become(python, [*command, *others])

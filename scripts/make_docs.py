@@ -25,7 +25,11 @@ KEYS = {"overnight": ("`--status --json`", status.KEYS), "try": ("`try`", try_id
 def page() -> str:
     """The page as Markdown."""
     commands = next(action for action in make_parser()._actions if action.choices).choices
-    lines = ["# Commands", "", "Made by `python scripts/make_docs.py` from the commands themselves."]
+    lines = [
+        "# Commands",
+        "",
+        "Made by `python scripts/make_docs.py` from the commands themselves.",
+    ]
     for name, parser in commands.items():
         lines += [
             "",
@@ -40,18 +44,37 @@ def page() -> str:
         lines += ["", "```", (parser.epilog or "").rstrip(), "```"]
         if name in KEYS:
             command, keys = KEYS[name]
-            lines += ["", f"{command} prints one JSON object. Numbers are null where there are none.", ""]
-            lines += ["| key | meaning |", "|---|---|", *(f"| `{key}` | {words} |" for key, words in keys.items())]
+            lines += [
+                "",
+                f"{command} prints one JSON object. Numbers are null where there are none.",
+                "",
+            ]
+            lines += [
+                "| key | meaning |",
+                "|---|---|",
+                *(f"| `{key}` | {words} |" for key, words in keys.items()),
+            ]
     return "\n".join([*lines, *journal_lines()]) + "\n"
 
 
 def journal_lines() -> list[str]:
     """What a journal's entries hold."""
-    words = "One line of JSON an entry, in results/TAG/journal.jsonl; the claim's in close_out.jsonl."
-    lines = ["", "## The journal", "", words, (events.__doc__ or "").split("\n\n")[1].replace("\n", " ")]
+    words = (
+        "One line of JSON an entry, in results/TAG/journal.jsonl; the claim's in close_out.jsonl."
+    )
+    lines = [
+        "",
+        "## The journal",
+        "",
+        words,
+        (events.__doc__ or "").split("\n\n")[1].replace("\n", " "),
+    ]
     lines += ["", "| entry | field | meaning |", "|---|---|---|"]
     for event, fields in events.EVENTS.items():
-        rows = [(f"`{event}`", *next(iter(fields.items()))), *(("", *each) for each in list(fields.items())[1:])]
+        rows = [
+            (f"`{event}`", *next(iter(fields.items()))),
+            *(("", *each) for each in list(fields.items())[1:]),
+        ]
         lines += [f"| {name} | `{field}` | {meaning} |" for name, field, meaning in rows]
     return lines
 
@@ -59,7 +82,9 @@ def journal_lines() -> list[str]:
 def row_of(action: argparse.Action) -> str:
     """An option or argument as a row."""
     name = ", ".join(action.option_strings) or action.dest
-    value = action.metavar or (action.dest.upper() if action.option_strings and action.nargs != 0 else "")
+    value = action.metavar or (
+        action.dest.upper() if action.option_strings and action.nargs != 0 else ""
+    )
     words = (action.help or "").replace("|", "\\|") % (vars(action) | {"prog": ""})
     return f"| `{name}{' ' + str(value) if value and action.option_strings else ''}` | {words} |"
 

@@ -2,7 +2,8 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Start the night, or look at one: sets up what is missing, then hands over to `python -m harness overnight`.
+"""Start the night, or look at one: sets up what is missing, then hands over to `python -m harness
+overnight`.
 
     python3 scripts/overnight.py --demo                      the whole loop in minutes, no GPU, no key
     python3 scripts/overnight.py --tag nov23 --hours 8       a real night; the same tag again continues it
@@ -14,8 +15,9 @@
     python3 scripts/overnight.py --tag nov23 --accept N      keep experiment N, which is in quarantine; --refuse N: do not
     ... --torch-index URL                                    at set-up: another build of torch (pytorch.org's selector)
 
-In: the command line. Out: the harness's own output and exit status. The first start makes `.venv` in the checkout (some
-minutes, mostly downloads); `uv run scripts/overnight.py --demo` does the same with a Python that uv provides.
+In: the command line. Out: the harness's own output and exit status. The first start makes `.venv`
+in the checkout (some minutes, mostly downloads); `uv run scripts/overnight.py --demo` does the same
+with a Python that uv provides.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import sys
 from environment.setup import ROOT, become, find_environment, find_usable, python_or_exit
 
 HARNESS = ["-m", "harness", "overnight"]
+# Asked of a night in progress, whose environment must not change under it.
 LOOKING = {
     "--status",
     "--check",
@@ -33,16 +36,22 @@ LOOKING = {
     "--report",
     "--accept",
     "--refuse",
-}  # asked of a night in progress, whose environment must not change under it
+}
 HELP = {"-h", "--help"}
 
 
 def show_help(arguments: list[str]) -> None:
-    """All options, from the harness itself when it can be asked without a set-up, else this file's own summary."""
+    """All options, from the harness itself when it can be asked without a set-up, else this file's
+    own summary.
+    """
     python = find_environment() or find_usable() or sys.executable
     command = [str(python), *HARNESS, *arguments]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    print("\nat set-up:\n  --torch-index URL     another build of torch" if done.returncode == 0 else __doc__)
+    print(
+        "\nat set-up:\n  --torch-index URL     another build of torch"
+        if done.returncode == 0
+        else __doc__
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -55,7 +64,10 @@ def main(arguments: list[str]) -> None:
         os.environ["PYTHONPATH"] = str(ROOT)  # of a checkout that was moved, too
         usable = find_environment() or find_usable()
         if usable is None:
-            sys.exit("there is no environment to look with here; a night makes it: python3 scripts/overnight.py --demo")
+            sys.exit(
+                "there is no environment to look with here; a night makes it: python3"
+                " scripts/overnight.py --demo"
+            )
         become(usable, [*HARNESS, *others])
     become(python_or_exit(torch_index=options.torch_index), [*HARNESS, *others])
 

@@ -1,7 +1,10 @@
-"""Give the thirty scripted replies of a language model to the real client, and count what is made of them.
+"""Give the thirty scripted replies of a language model to the real client, and count what is made
+of them.
 
-In: tests/support/scripted_replies.py, written without looking at the code that reads them. Out: a markdown table on the screen; `--write` puts it into
-results/benchmarks/replies.md. Seconds. A reply is recovered where the train.py that its author meant is proposed, to the letter, without a question back.
+In: tests/support/scripted_replies.py, written without looking at the code that reads them. Out: a
+markdown table on the screen; `--write` puts it into results/benchmarks/replies.md. Seconds. A reply
+is recovered where the train.py that its author meant is proposed, to the letter, without a question
+back.
 """
 
 import argparse
@@ -18,7 +21,10 @@ from benches.setup import table
 from scripted_outcomes import give_each, recovered
 from scripted_replies import REPLIES, ScriptedReply
 
-HEAD = "# What is made of thirty scripted replies\n\nMade by `scripts/recover_replies.py`, which says how. No real model wrote these.\n"
+HEAD = (
+    "# What is made of thirty scripted replies\n\nMade by `scripts/recover_replies.py`, which says"
+    " how. No real model wrote these.\n"
+)
 REASON_CHARACTERS = 150
 
 
@@ -26,8 +32,11 @@ def words_of(reply: ScriptedReply, found: dict) -> str:
     proposal, why, bodies = found[reply.name]
     if proposal is None:
         shown = why.removeprefix("not_applicable: ").partition("the last one because ")[2] or why
-        return f"refused {len(bodies)} times: {shown[:REASON_CHARACTERS]}{'...' if len(shown) > REASON_CHARACTERS else ''}".replace(
-            "|", "/"
+        return (
+            f"refused {len(bodies)} times:"
+            f" {shown[:REASON_CHARACTERS]}{'...' if len(shown) > REASON_CHARACTERS else ''}".replace(
+                "|", "/"
+            )
         )
     return "as meant" if recovered(reply, found) else "**something else**"
 
@@ -35,14 +44,31 @@ def words_of(reply: ScriptedReply, found: dict) -> str:
 def report(found: dict) -> str:
     """Counts and the table."""
     asked = [reply for reply in REPLIES.values() if reply.well_formed]
-    malformed = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None]
-    hopeless = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is None]
+    malformed = [
+        reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None
+    ]
+    hopeless = [
+        reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is None
+    ]
     rows = [(reply.name, reply.form, words_of(reply, found)) for reply in REPLIES.values()]
     lines = [
-        f"- as asked: {sum(recovered(reply, found) for reply in asked)} of {len(asked)} applied as meant",
-        f"- malformed, but a careful person sees what is meant: {sum(recovered(reply, found) for reply in malformed)} of {len(malformed)} applied as meant",
-        f"- nobody could tell what is meant: {sum(found[reply.name][0] is None for reply in hopeless)} of {len(hopeless)} refused",
-        f"- applied otherwise than meant: {sum(found[r.name][0] is not None and not recovered(r, found) for r in REPLIES.values())}",
+        (
+            f"- as asked: {sum(recovered(reply, found) for reply in asked)} of {len(asked)} applied"
+            " as meant"
+        ),
+        (
+            "- malformed, but a careful person sees what is meant:"
+            f" {sum(recovered(reply, found) for reply in malformed)} of {len(malformed)} applied as"
+            " meant"
+        ),
+        (
+            "- nobody could tell what is meant:"
+            f" {sum(found[reply.name][0] is None for reply in hopeless)} of {len(hopeless)} refused"
+        ),
+        (
+            "- applied otherwise than meant:"
+            f" {sum(found[r.name][0] is not None and not recovered(r, found) for r in REPLIES.values())}"
+        ),
     ]
     return "\n".join(
         [
@@ -57,7 +83,9 @@ def report(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true", help="into results/benchmarks/replies.md")
     options = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request

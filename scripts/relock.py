@@ -2,15 +2,17 @@
 # requires-python = ">=3.11"
 # dependencies = ["uv"]
 # ///
-"""Write requirements.lock and requirements-dev.lock anew from pyproject.toml (for maintainers; needs uv).
+"""Write requirements.lock and requirements-dev.lock anew from pyproject.toml (for maintainers;
+needs uv).
 
     uv run scripts/relock.py              keeps every version that still fits: no change in, no change out
     uv run scripts/relock.py --upgrade    takes the newest versions that pyproject.toml allows
 
-In: pyproject.toml (what is needed, and torch's exact version under [tool.uv]), the lock files as they are (which
-versions to keep), the package index's metadata. Out: every version, for Linux, macOS and Windows and Python 3.11 on,
-told apart by environment markers. Two files, so that pip and conda can read each as it is: what a start needs, and what
-the tests need besides. Left out: what only torch's CUDA build needs, since it comes with that build alone.
+In: pyproject.toml (what is needed, and torch's exact version under [tool.uv]), the lock files as
+they are (which versions to keep), the package index's metadata. Out: every version, for Linux,
+macOS and Windows and Python 3.11 on, told apart by environment markers. Two files, so that pip and
+conda can read each as it is: what a start needs, and what the tests need besides. Left out: what
+only torch's CUDA build needs, since it comes with that build alone.
 """
 
 import argparse
@@ -32,7 +34,9 @@ HEADER = """\
 
 
 def resolve(folder: Path, name: str, arguments: list[str]) -> list[str]:
-    """Requirement lines that uv finds; versions already in `folder / name` are kept where they fit."""
+    """Requirement lines that uv finds; versions already in `folder / name` are kept where they
+    fit.
+    """
     options = ["--quiet", "--universal", "--python-version", "3.11", "--no-header", "--no-annotate"]
     command = [
         os.environ.get("UV", "uv"),
@@ -57,12 +61,20 @@ def write(path: Path, lines: list[str], what: str, more: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--upgrade", action="store_true", help="take newer versions where pyproject.toml allows them")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="take newer versions where pyproject.toml allows them",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        known = [path.read_text(encoding="utf-8") for path in (LOCK, DEV_LOCK) if path.exists() and not options.upgrade]
+        known = [
+            path.read_text(encoding="utf-8")
+            for path in (LOCK, DEV_LOCK)
+            if path.exists() and not options.upgrade
+        ]
         (folder / "all.txt").write_text("".join(known), encoding="utf-8")
         everything = resolve(folder, "all.txt", ["--all-extras"])
         runtime = resolve(folder, "runtime.txt", ["--constraint", str(folder / "all.txt")])

@@ -1,9 +1,9 @@
 """Measure the keep rule on made-up nights: what it keeps falsely, what it gains, what it may claim.
 
-In: fixed seeds, and for one landscape a real night (tests/support/data/upstream-mar8-results.tsv). Out:
-markdown tables on the screen; `--write` puts them into results/benchmarks/keep_rule.md. numpy only,
-one core, about a minute. The rule under test is harness.rules.keep itself, called as a night calls
-it. All scores and gains are in sigma of one run; a training's number is the time.
+In: fixed seeds, and for one landscape a real night (tests/support/data/upstream-mar8-results.tsv).
+Out: markdown tables on the screen; `--write` puts them into results/benchmarks/keep_rule.md. numpy
+only, one core, about a minute. The rule under test is harness.rules.keep itself, called as a night
+calls it. All scores and gains are in sigma of one run; a training's number is the time.
 
 Two parts that share neither seeds nor landscapes: `tune` compares settings of the rule, `report`
 measures the one that was chosen.
@@ -162,7 +162,10 @@ CPU = Policy("CPU", 2, Prior(1.0, 4), refreshed=OLD)
 CARD = Policy("card", 4, None, old=OLD, refreshed=OLD)
 CARD_FIRST = replace(CARD, name="card, first keep fresh", first_fresh=True)
 POLICIES = (CPU, CARD, CARD_FIRST)
-SPEEDS_KNOWN = tuple(replace(CPU, name=f"CPU, speeds known to {spread:.0%}", spread=spread) for spread in (0.01, 0.06))
+SPEEDS_KNOWN = tuple(
+    replace(CPU, name=f"CPU, speeds known to {spread:.0%}", spread=spread)
+    for spread in (0.01, 0.06)
+)
 
 
 @dataclass
@@ -225,7 +228,9 @@ class Night:
         )
 
 
-def run_night(policy: Policy, conditions: Conditions, gains: np.ndarray, simpler: np.ndarray | None = None) -> Night:
+def run_night(
+    policy: Policy, conditions: Conditions, gains: np.ndarray, simpler: np.ndarray | None = None
+) -> Night:
     """Run the rule over a night's candidates. simpler: which of them are shorter."""
     night = Night(policy, conditions)
     incumbent = File(0.0)
@@ -286,7 +291,9 @@ class Nights:
     greedy_false_keeps: float
 
 
-def run_nights(part: int, policy: Policy, machine: str, landscape: Callable[[Rng], np.ndarray], nights: int) -> Nights:
+def run_nights(
+    part: int, policy: Policy, machine: str, landscape: Callable[[Rng], np.ndarray], nights: int
+) -> Nights:
     """Run the rule and greedy on the same nights; the same for every policy."""
     results = []
     for number in range(nights):
@@ -412,7 +419,9 @@ def landscape_table(nights: int) -> str:
             found = run_nights(REPORT, policy, "steady", landscape, nights)
             with levels(STRICT):
                 strict = run_nights(REPORT, policy, "steady", landscape, nights)
-            cells = [f"{x.true_gain:.1f} ± {x.error:.1f}, {x.false_keeps:.2f}" for x in (found, strict)]
+            cells = [
+                f"{x.true_gain:.1f} ± {x.error:.1f}, {x.false_keeps:.2f}" for x in (found, strict)
+            ]
             greedy = f"{found.greedy_gain:.1f}, {found.greedy_false_keeps:.1f}"
             rows.append([name, policy.name, *cells, greedy])
     return markdown("landscape | policy | keep rule | with levels of 5% | greedy", rows)
@@ -424,7 +433,8 @@ def machine_table(nights: int) -> str:
     for machine in MACHINES:
         for policy in POLICIES + SPEEDS_KNOWN * (machine in ("load changes", "bursts")):
             gained = [
-                run_nights(REPORT, policy, machine, landscape, nights) for landscape in REPORT_LANDSCAPES.values()
+                run_nights(REPORT, policy, machine, landscape, nights)
+                for landscape in REPORT_LANDSCAPES.values()
             ]
             nothing = run_nights(REPORT, policy, machine, NOTHING, nights)
             share = np.mean([found.true_gain / found.greedy_gain for found in gained])
@@ -465,7 +475,9 @@ def simplification_table(nights: int) -> str:
             worse = f"{low:g} to {high:g} sigma" if high else "nothing"
             spread = f"{losses.mean():.2f} | {np.percentile(losses, 95):.2f} | {losses.max():.2f}"
             rows.append([worse, policy.name, f"{numbers.mean():.2f}", spread])
-    return markdown("each costs | policy | kept a night | mean loss | 95th percentile | worst", rows)
+    return markdown(
+        "each costs | policy | kept a night | mean loss | 95th percentile | worst", rows
+    )
 
 
 PAGE = """# The keep rule, measured
@@ -580,11 +592,15 @@ def report(nights: int, tune_nights: int, candidates: int, claims: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write results/benchmarks/keep_rule.md")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--write", action="store_true", help="write results/benchmarks/keep_rule.md"
+    )
     parser.add_argument("--nights", type=int, default=100, help="nights in each cell")
     parser.add_argument("--tune-nights", type=int, default=100, help="nights of each level")
-    parser.add_argument("--candidates", type=int, default=2_000, help="single candidates in each cell")
+    parser.add_argument(
+        "--candidates", type=int, default=2_000, help="single candidates in each cell"
+    )
     parser.add_argument("--claims", type=int, default=10_000, help="claims in each cell")
     asked = parser.parse_args()
     started = time.monotonic()

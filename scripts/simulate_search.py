@@ -1,7 +1,9 @@
-"""Measure the proposers on made-up landscapes: what each finds in as many trainings, judged by the real keep rule.
+"""Measure the proposers on made-up landscapes: what each finds in as many trainings, judged by the
+real keep rule.
 
-In: fixed seeds and scripts/synthetic/landscape.py. Out: markdown tables on the screen; `--write` puts them into results/benchmarks/search.md. Every
-experiment is one call of harness.search.propose, as in a night, and every verdict is harness.rules.keep's; only the training is made up.
+In: fixed seeds and scripts/synthetic/landscape.py. Out: markdown tables on the screen; `--write`
+puts them into results/benchmarks/search.md. Every experiment is one call of harness.search.propose,
+as in a night, and every verdict is harness.rules.keep's; only the training is made up.
 """
 
 import argparse
@@ -25,11 +27,27 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
 from fake_openai import FakeOpenAI
 from scripted_researcher import Mediocre
-from synthetic.landscape import BASELINE, HELP, HELPFUL, LIMITS, POSSIBLE, SIGMA, Landscape, structure
+from synthetic.landscape import (
+    BASELINE,
+    HELP,
+    HELPFUL,
+    LIMITS,
+    POSSIBLE,
+    SIGMA,
+    Landscape,
+    structure,
+)
 
 from harness.rules.keep import judge
 from harness.run.noise import Prior, estimate_noise, noise_groups
-from harness.search.constants import BEGIN, END, Constant, constant_values, parse_constants, rewrite_constants
+from harness.search.constants import (
+    BEGIN,
+    END,
+    Constant,
+    constant_values,
+    parse_constants,
+    rewrite_constants,
+)
 from harness.search.gate import check_candidate, source_hash
 from harness.search.limits import reasons_against
 from harness.search.proposal import Proposal
@@ -39,12 +57,20 @@ from harness.search.response_model import place, value_at
 RUNS = 100  # trainings of a night: baseline seeds and confirmations among them
 SEEDS = 2  # of the baseline
 MAX_LOOKS = 3
-FIRST_SEED = 200  # of the landscapes: those from 0 to 139 were looked at while response.py was written
+# Of the landscapes: those from 0 to 139 were looked at while response.py was written.
+FIRST_SEED = 200
 MARKS = (25, 50, 100)  # trainings after which the gain is noted
 TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
-ABOUT = {"profile": "cpu", "budget_seconds": 300.0, "device": "a CPU", "device_kind": "cpu", "dtype": "float32"}
+ABOUT = {
+    "profile": "cpu",
+    "budget_seconds": 300.0,
+    "device": "a CPU",
+    "device_kind": "cpu",
+    "dtype": "float32",
+}
 ABOUT |= {"n_vocab": LIMITS.n_vocab, "max_seq_len": LIMITS.max_seq_len, "data_id": "none"}
-# For the numbers the file is its constants block alone: the rest would only be read and hashed, a hundred times a night.
+# For the numbers the file is its constants block alone: the rest would only be read and hashed, a
+# hundred times a night.
 NUMBERS = TEMPLATE[TEMPLATE.index(BEGIN) : TEMPLATE.index(END)] + END + "\n"
 ONLY_NUMBERS = '```settings\nallowed_categories = ["tune"]\n```\n'
 
@@ -66,12 +92,16 @@ def random_everywhere(request: dict) -> Proposal:
 
 
 def random_steps(request: dict) -> Proposal:
-    """One to three constants of the incumbent anew, anywhere in their ranges: random search that builds on what was kept."""
+    """One to three constants of the incumbent anew, anywhere in their ranges: random search that
+    builds on what was kept.
+    """
     return _random(request)
 
 
 def random_near(request: dict) -> Proposal:
-    """The same within a seventh of the range to either side: about where tpe draws, so the part of tpe that is not learning."""
+    """The same within a seventh of the range to either side: about where tpe draws, so the part of
+    tpe that is not learning.
+    """
     return _random(request, reach=0.15)
 
 
@@ -79,13 +109,19 @@ def _random(request: dict, everything: bool = False, reach: float = 1.0) -> Prop
     """A candidate that obeys the same rules of `limits` as tpe's, and is new."""
     rng = random.Random(f"{request['run_seed']} {request['experiment']}")
     source = request["parent_train_py"]
-    space = {name: constant for name, constant in parse_constants(source).items() if constant.searched}
+    space = {
+        name: constant for name, constant in parse_constants(source).items() if constant.searched
+    }
     tried = {row["sha256"] for row in request["history"]}
     while True:
-        names = list(space) if everything else rng.sample(sorted(space), rng.choice((1, 1, 2, 2, 3)))
+        names = (
+            list(space) if everything else rng.sample(sorted(space), rng.choice((1, 1, 2, 2, 3)))
+        )
         values = {name: _draw(space[name], reach, rng) for name in names}
         candidate = rewrite_constants(source, values)
-        if source_hash(candidate) not in tried and not reasons_against(constant_values(candidate), LIMITS):
+        if source_hash(candidate) not in tried and not reasons_against(
+            constant_values(candidate), LIMITS
+        ):
             return Proposal(candidate, "random", "", "tune")
 
 
@@ -96,7 +132,9 @@ def _draw(constant: Constant, reach: float, rng: random.Random) -> Any:
 
 
 def draws_only(request: dict) -> Proposal:
-    """tpe as it was before it judged all runs together: known directions, and TPE's draws from blocks of constants."""
+    """tpe as it was before it judged all runs together: known directions, and TPE's draws from
+    blocks of constants.
+    """
     with mock.patch("harness.search.response_model.draw_steps", lambda *_: ()):
         return propose(request)
 
@@ -113,13 +151,22 @@ PROPOSERS: dict[str, Callable[[dict], Proposal]] = {
 
 
 def simulate(proposer: str, template: str, seed: int) -> Night:
-    """One night on the landscape of that seed; a language model is a mediocre one that answers over HTTP."""
+    """One night on the landscape of that seed; a language model is a mediocre one that answers over
+    HTTP.
+    """
     if proposer not in ("hybrid", "llm"):
         return _simulate(proposer, template, seed, {"proposer": "tpe"})
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with FakeOpenAI(Mediocre(seed)) as server, tempfile.TemporaryDirectory() as folder:
-        llm = {"model": "", "options": f"base_url={server.url}", "key_file": "", "ledger": f"{folder}/llm.jsonl"}
-        return _simulate(proposer, template, seed, {"proposer": proposer, "llm": llm, "out_dir": folder})
+        llm = {
+            "model": "",
+            "options": f"base_url={server.url}",
+            "key_file": "",
+            "ledger": f"{folder}/llm.jsonl",
+        }
+        return _simulate(
+            proposer, template, seed, {"proposer": proposer, "llm": llm, "out_dir": folder}
+        )
 
 
 def _simulate(proposer: str, template: str, seed: int, asked: dict) -> Night:
@@ -132,11 +179,15 @@ def _simulate(proposer: str, template: str, seed: int, asked: dict) -> Night:
     left -= SEEDS
     while left:
         number = len(rows)
-        proposal = PROPOSERS[proposer](_request(number, sources[incumbent], incumbent, rows, seed) | asked)
+        proposal = PROPOSERS[proposer](
+            _request(number, sources[incumbent], incumbent, rows, seed) | asked
+        )
         sources[number] = proposal.source
         status, truth = landscape.run(proposal.source, sources[incumbent])
         night.of_model += proposal.proposer == "llm"
-        if structure(proposal.source) not in landscape.levels and check_candidate(proposal.source, set()):
+        if structure(proposal.source) not in landscape.levels and check_candidate(
+            proposal.source, set()
+        ):
             status, truth = "invalid_patch", None
         runs: list[float] = []
         decision = "discard"
@@ -147,13 +198,27 @@ def _simulate(proposer: str, template: str, seed: int, asked: dict) -> Night:
                 break
             runs.append(truth + noise_rng.gauss(0, SIGMA))
             verdict = judge(
-                runs, scores, estimate_noise(noise_groups(baseline, decided, runs), Prior(SIGMA, 4)), MAX_LOOKS
+                runs,
+                scores,
+                estimate_noise(noise_groups(baseline, decided, runs), Prior(SIGMA, 4)),
+                MAX_LOOKS,
             )
             decision = verdict.decision
             if decision != "confirm":
                 break
         decided += [runs] if runs else []
-        rows.append(_row(number, proposal.source, incumbent, proposal.category, status, decision, runs, proposal))
+        rows.append(
+            _row(
+                number,
+                proposal.source,
+                incumbent,
+                proposal.category,
+                status,
+                decision,
+                runs,
+                proposal,
+            )
+        )
         rows[-1]["gain"] = statistics.fmean(scores) - statistics.fmean(runs) if runs else None
         if decision == "keep":
             incumbent, scores, best = number, runs, truth
@@ -218,25 +283,49 @@ def _request(number: int, source: str, incumbent: int, rows: list[dict], seed: i
 
 
 def table(template: str, proposers: Sequence[str], nights: int) -> list[str]:
-    """A row for each proposer, on the same landscapes: means, with the standard error over nights."""
-    head = ["proposer", *(f"gain after {mark}" for mark in MARKS), "a training", "of the first", "beside the first"]
+    """A row for each proposer, on the same landscapes: means, with the standard error over
+    nights.
+    """
+    head = [
+        "proposer",
+        *(f"gain after {mark}" for mark in MARKS),
+        "a training",
+        "of the first",
+        "beside the first",
+    ]
     head += ["experiments", "of the model", "keeps", "failed"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     first: list[Night] = []
     for proposer in proposers:
         with ProcessPoolExecutor(max_workers=2) as pool:
             done = list(
-                pool.map(simulate, [proposer] * nights, [template] * nights, range(FIRST_SEED, FIRST_SEED + nights))
+                pool.map(
+                    simulate,
+                    [proposer] * nights,
+                    [template] * nights,
+                    range(FIRST_SEED, FIRST_SEED + nights),
+                )
             )
         first = first or done
         gains = [_mean_and_error([night.gains[mark] for night in done]) for mark in MARKS]
         mean = lambda values: f"{statistics.fmean(values):.1f}"  # noqa: E731
         per_training = statistics.fmean(night.gains[RUNS] for night in done) / RUNS
-        ratio = statistics.fmean(n.gains[RUNS] for n in done) / statistics.fmean(n.gains[RUNS] for n in first)
-        beside = _mean_and_error([b.gains[RUNS] - a.gains[RUNS] for a, b in zip(first, done, strict=True)], "+")
-        cells = [proposer, *gains, f"{per_training:.3f}", f"{ratio:.2f}x", beside if done is not first else ""]
+        ratio = statistics.fmean(n.gains[RUNS] for n in done) / statistics.fmean(
+            n.gains[RUNS] for n in first
+        )
+        beside = _mean_and_error(
+            [b.gains[RUNS] - a.gains[RUNS] for a, b in zip(first, done, strict=True)], "+"
+        )
+        cells = [
+            proposer,
+            *gains,
+            f"{per_training:.3f}",
+            f"{ratio:.2f}x",
+            beside if done is not first else "",
+        ]
         cells += [
-            mean([getattr(night, name) for night in done]) for name in ("experiments", "of_model", "keeps", "failures")
+            mean([getattr(night, name) for night in done])
+            for name in ("experiments", "of_model", "keeps", "failures")
         ]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], file=sys.stderr, flush=True)
@@ -244,7 +333,10 @@ def table(template: str, proposers: Sequence[str], nights: int) -> list[str]:
 
 
 def _mean_and_error(values: Sequence[float], sign: str = "") -> str:
-    return f"{statistics.fmean(values):{sign}.1f} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+    return (
+        f"{statistics.fmean(values):{sign}.1f} ±"
+        f" {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+    )
 
 
 PAGE = """# The proposers, measured
@@ -281,16 +373,25 @@ researcher, and nothing about any real model: none was asked.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write results/benchmarks/search.md too")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "--nights", type=int, default=40, help="nights of each proposer of numbers, each on a landscape of its own"
+        "--write", action="store_true", help="write results/benchmarks/search.md too"
     )
-    parser.add_argument("--structural-nights", type=int, default=12, help="the same with ideas that change code")
+    parser.add_argument(
+        "--nights",
+        type=int,
+        default=40,
+        help="nights of each proposer of numbers, each on a landscape of its own",
+    )
+    parser.add_argument(
+        "--structural-nights", type=int, default=12, help="the same with ideas that change code"
+    )
     arguments = parser.parse_args()
     started = time.monotonic()
     numbers = table(
-        NUMBERS, ("random", "random everywhere", "random, near", "TPE's draws alone", "tpe"), arguments.nights
+        NUMBERS,
+        ("random", "random everywhere", "random, near", "TPE's draws alone", "tpe"),
+        arguments.nights,
     )
     structures = table(TEMPLATE, ("tpe", "hybrid", "llm"), arguments.structural_nights)
     page = PAGE.format(

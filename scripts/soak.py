@@ -1,13 +1,16 @@
-"""A long night, measured: what each experiment costs and what the processes hold, early against late; a flood of output, bounded.
+"""A long night, measured: what each experiment costs and what the processes hold, early against
+late; a flood of output, bounded.
 
     python3 scripts/soak.py                                  60 tiny experiments, then 10 more beside a journal of 1,000 entries (20 minutes)
     python3 scripts/soak.py --experiments 6 --more 3         shows that everything runs
     python3 scripts/soak.py --flood 2                        only a training that prints 2 GB and sends 2 GB of events
     python3 scripts/soak.py --write results/benchmarks/long_run.md
 
-Real driver, papermill, kernels, trainings and model servers, on the profile tiny in a copy of this checkout; nothing else should run meanwhile. The first
-tenth of the experiments stands against the last tenth: what grows with the length of a night shows there. Then the journal is made long with copies of
-discarded experiments, folders, pages and git refs included, and the night goes on beside them.
+Real driver, papermill, kernels, trainings and model servers, on the profile tiny in a copy of this
+checkout; nothing else should run meanwhile. The first tenth of the experiments stands against the
+last tenth: what grows with the length of a night shows there. Then the journal is made long with
+copies of discarded experiments, folders, pages and git refs included, and the night goes on beside
+them.
 """
 
 from __future__ import annotations
@@ -57,15 +60,23 @@ threads = [threading.Thread(target=flood, args=(1, b"x" * 79 + b"\\n")), threadi
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--experiments", type=int, default=60, help="of the night (60)")
-    parser.add_argument("--more", type=int, default=10, help="experiments beside the long journal (10)")
+    parser.add_argument(
+        "--more", type=int, default=10, help="experiments beside the long journal (10)"
+    )
     parser.add_argument("--entries", type=int, default=1000, help="of the long journal (1000)")
-    parser.add_argument("--flood", type=float, metavar="GB", help="only this: a training that writes so much, twice")
+    parser.add_argument(
+        "--flood", type=float, metavar="GB", help="only this: a training that writes so much, twice"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write what is printed")
     options = parser.parse_args(arguments)
     if min(options.experiments, options.more) < 1:
-        parser.error("at least one experiment is needed before the journal is made long, and one after")
+        parser.error(
+            "at least one experiment is needed before the journal is made long, and one after"
+        )
     return options
 
 
@@ -84,10 +95,18 @@ def night_section(options: argparse.Namespace, work: Path) -> str:
         f"experiments {words(early[-tenth:])}": early[-tenth:],
         f"beside {late[0].entries:,} entries ({words(late)})": late,
     }
-    rows = [(label, *(middle(getattr(s, name) for s in group) for group in groups.values())) for label, name in ROWS]
+    rows = [
+        (label, *(middle(getattr(s, name) for s in group) for group in groups.values()))
+        for label, name in ROWS
+    ]
     kinds = [kind for kind in early[-1].disk if any(sample.disk[kind] for sample in early)]
-    disk = [(f"disk, {kind}, MB", *(group[-1].disk[kind] / 1e6 for group in groups.values())) for kind in kinds]
-    title = f"## A night of {len(early)} experiments, and {len(late)} more beside a long journal\n\n"
+    disk = [
+        (f"disk, {kind}, MB", *(group[-1].disk[kind] / 1e6 for group in groups.values()))
+        for kind in kinds
+    ]
+    title = (
+        f"## A night of {len(early)} experiments, and {len(late)} more beside a long journal\n\n"
+    )
     return (
         title
         + "Medians; the disk's figures are those at the end of each group.\n\n"
@@ -113,7 +132,9 @@ def flood_section(gigabytes: float, work: Path) -> str:
     bench = make_bench("tiny", None, work, lambda line: print(line, file=sys.stderr, flush=True))
     train_py = work / "flood.py"
     train_py.write_text(FLOOD.format(amount=int(gigabytes * 1e9)), encoding="utf-8")
-    request = dataclasses.replace(bench.request("flood", 1, 1.0), train_py=str(train_py), startup_limit_seconds=3600.0)
+    request = dataclasses.replace(
+        bench.request("flood", 1, 1.0), train_py=str(train_py), startup_limit_seconds=3600.0
+    )
     me = psutil.Process()
     before, most, began = me.memory_info().rss, [0], time.monotonic()
 
@@ -147,7 +168,9 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="soak_") as folder:
         if options.flood is None:
             sections.append(night_section(options, Path(folder)))
-        sections.append(flood_section(1.0 if options.flood is None else options.flood, Path(folder)))
+        sections.append(
+            flood_section(1.0 if options.flood is None else options.flood, Path(folder))
+        )
     text = "\n\n".join(sections) + "\n"
     print(text, end="", flush=True)
     if options.write:

@@ -2,15 +2,16 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Run the tests: sets up what is missing, then hands over to pytest, whose summary and exit status are the last word.
+"""Run the tests: sets up what is missing, then hands over to pytest, whose summary and exit status
+are the last word.
 
 python3 scripts/test.py              the default tests, about four minutes on two cores, no network
-python3 scripts/test.py --all        those marked slow, browser and gpu, too (gpu: skipped without a card)
-python3 scripts/test.py -k journal   anything else goes to pytest as it is
+python3 scripts/test.py --all        those marked slow, browser and gpu, too (gpu: skipped without a
+card) python3 scripts/test.py -k journal   anything else goes to pytest as it is
 
-Of large tables of like cases --all runs a fixed sample; with --whole-tables it runs them whole. Trainings whose wall is not
-the point run without one, from a process that has imported torch already: AUTORESEARCH_WALL=auto has each start anew, behind
-bubblewrap where that works.
+Of large tables of like cases --all runs a fixed sample; with --whole-tables it runs them whole.
+Trainings whose wall is not the point run without one, from a process that has imported torch
+already: AUTORESEARCH_WALL=auto has each start anew, behind bubblewrap where that works.
 """
 
 import os
@@ -22,15 +23,23 @@ from environment.setup import ROOT, become, python_or_exit, say
 
 
 def provide_chromium(python: Path) -> None:
-    """A browser for the tests marked browser: one of the system's, else playwright's own; says when there is none."""
-    from environment.browser import find_chromium  # not before setup has looked at this Python's version
+    """A browser for the tests marked browser: one of the system's, else playwright's own; says when
+    there is none.
+    """
+    # Not before setup has looked at this Python's version.
+    from environment.browser import find_chromium
 
     if find_chromium():
         return
     say("no chromium found: playwright fetches its own, about 180 MB, once")
-    done = subprocess.run([str(python), "-m", "playwright", "install", "chromium"], stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [str(python), "-m", "playwright", "install", "chromium"], stdin=subprocess.DEVNULL
+    )
     if done.returncode:
-        say("that failed: install chromium (Debian: apt install chromium), or the tests marked browser cannot run")
+        say(
+            "that failed: install chromium (Debian: apt install chromium), or the tests marked"
+            " browser cannot run"
+        )
 
 
 def main(arguments: list[str]) -> None:
@@ -39,9 +48,8 @@ def main(arguments: list[str]) -> None:
     if everything:
         provide_chromium(python)
     os.chdir(ROOT)
-    selection = (
-        ["-m", "", "-rs"] if everything else []
-    )  # pyproject.toml holds the default one; skips are said with their reasons
+    # Pyproject.toml holds the default one; skips are said with their reasons.
+    selection = ["-m", "", "-rs"] if everything else []
     others = [argument for argument in arguments if argument != "--all"]
     become(python, ["-m", "pytest", *selection, *others])
 

@@ -1,15 +1,18 @@
-"""Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads, a row each, any time.
+"""Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads, a
+row each, any time.
 
     python scripts/under_load.py pace                      one training while others come and go: steps per CPU second of its main thread
     python scripts/under_load.py seeds                     ten seeds of the template's demo training under each load
     python scripts/under_load.py seeds --load two --runs 3 three of them, beside two busy processes
     python scripts/under_load.py demos                     two demos under each load, each with its claim
     python scripts/under_load.py demos --without-first     the same without the idea that they would try first
+    python scripts/under_load.py keeps                     what demos kept though its fresh seeds said worse: ten seeds with and without
     python scripts/under_load.py table --write             what there is, as results/benchmarks/under_load.md
 
-In: this checkout; demos run in copies of it. Out: a row a training or demo in results/benchmarks/under_load.jsonl, as
-it ends. What has a row already is not done again, so the script may be stopped and called again. A load is made of
-processes that compute for ever, each in a session of its own as another user's would be.
+In: this checkout; demos run in copies of it. Out: a row a training or demo in
+results/benchmarks/under_load.jsonl, as it ends. What has a row already is not done again, so the
+script may be stopped and called again. A load is made of processes that compute for ever, each in a
+session of its own as another user's would be.
 """
 
 from __future__ import annotations
@@ -49,13 +52,24 @@ from harness.scoring.integrity import (
     harness_hash,
 )
 from harness.scoring.measure import Measurement
+from harness.search.bank.order import ideas_for
+from harness.search.constants import rewrite_constants
 
 ROWS, PAGE = ROOT / "results/benchmarks/under_load.jsonl", ROOT / "results/benchmarks/under_load.md"
 BUSY = {"nobody": 0, "one": 1, "two": 2, "three": 3}
-LOADS = (*BUSY, "bursts", "leaves")  # the last: two busy processes that end once the baseline is trained
+# The last: two busy processes that end once the baseline is trained.
+LOADS = (*BUSY, "bursts", "leaves")
 BURST_SECONDS = 7.0
 FIRST_IDEA = "short-convolution"
 SEEDS, DEMOS = 10, 2
+# Keeps of the demos whose three fresh seeds said worse than before: each file is the demo's with
+# these in it, and the last of a line is what was kept.
+DOUBTED_KEEPS = (
+    ("short-convolution", "token-tables"),
+    ("short-convolution", "EMBEDDING_LR"),
+    ("short-convolution", "EMBEDDING_LR", "half-rotary"),
+)
+KEPT_VALUES = {"EMBEDDING_LR": 0.8}
 
 
 class Load:
@@ -117,16 +131,20 @@ def note(row: dict) -> None:
     print(json.dumps(row), flush=True)
 
 
-# --- One training while others come and go ---------------------------------------------------------------------------
+# --- One training while others come and go --------------------------------------------------------
 
 STEP_OF_TEMPLATE = "        step += 1\n"
-TELL = "        print('PACE', step, __import__('time').monotonic(), __import__('time').thread_time())\n"
+TELL = (
+    "        print('PACE', step, __import__('time').monotonic(),"
+    " __import__('time').thread_time())\n"
+)
 PACE_SECONDS, TOGGLE_SECONDS, SETTLE_SECONDS = 60.0, 4.0, 0.3
 LEAST_STEPS = 8  # in an interval that is to count
 
 
 def run_pace(cache: str) -> None:
-    """For one and for three busy processes: the pace of the demo's file in turn with them and without.
+    """For one and for three busy processes: the pace of the demo's file in turn with them and
+    without.
 
     Within one training the machine's own drift, which is larger than the effect, meets both alike.
     """
@@ -138,7 +156,9 @@ def run_pace(cache: str) -> None:
             bench = Bench(Path(work), profile, device, data)
             source = bench.train_py.read_text(encoding="utf-8")
             assert source.count(STEP_OF_TEMPLATE) == 1, "the template's training loop has changed"
-            bench.train_py.write_text(source.replace(STEP_OF_TEMPLATE, STEP_OF_TEMPLATE + TELL), encoding="utf-8")
+            bench.train_py.write_text(
+                source.replace(STEP_OF_TEMPLATE, STEP_OF_TEMPLATE + TELL), encoding="utf-8"
+            )
             request = training_request(bench.settings, data, bench.work / "run", bench.train_py, 1)
             with Toggled(load) as toggled:
                 run_training(dataclasses.replace(request, budget_seconds=PACE_SECONDS))
@@ -148,7 +168,9 @@ def run_pace(cache: str) -> None:
 
 
 def paces(steps: list[tuple[float, float, float]], changes: list[tuple[float, bool]]) -> dict:
-    """Steps per CPU second of the main thread, a figure an interval, alone and beside others. steps: (number, wall, main thread's CPU time)."""
+    """Steps per CPU second of the main thread, a figure an interval, alone and beside others.
+    steps: (number, wall, main thread's CPU time).
+    """
     found: dict[str, list[float]] = {"alone": [], "beside": []}
     for (began, busy), (ended, _) in zip(changes, changes[1:], strict=False):
         inside = [step for step in steps if began + SETTLE_SECONDS < step[1] < ended]
@@ -159,7 +181,9 @@ def paces(steps: list[tuple[float, float, float]], changes: list[tuple[float, bo
 
 
 class Toggled(Load):
-    """A load that is away for TOGGLE_SECONDS, there for twice as long, and so on. changes: (when, whether it is there from then on)."""
+    """A load that is away for TOGGLE_SECONDS, there for twice as long, and so on. changes: (when,
+    whether it is there from then on).
+    """
 
     def __enter__(self) -> Toggled:
         self.changes: list[tuple[float, bool]] = []
@@ -180,28 +204,41 @@ def pace_table() -> Iterator[str]:
     rows = rows_of("pace")
     if not rows:
         return
-    yield "## One training while others come and go\n\nSteps per CPU second of the training's main thread, a mean over intervals with its"
-    yield "standard error. Alone, some of it goes to waking idle cores; the clock takes that off (see `harness.training.clock`).\n"
+    yield (
+        "## One training while others come and go\n\nSteps per CPU second of the training's main"
+        " thread, a mean over intervals with its"
+    )
+    yield (
+        "standard error. Alone, some of it goes to waking idle cores; the clock takes that off (see"
+        " `harness.training.clock`).\n"
+    )
     lines = []
     for row in rows:
         means = [statistics.mean(row[name]) for name in ("alone", "beside")]
-        errors = [statistics.stdev(row[name]) / math.sqrt(len(row[name])) for name in ("alone", "beside")]
+        errors = [
+            statistics.stdev(row[name]) / math.sqrt(len(row[name])) for name in ("alone", "beside")
+        ]
         cells = [f"{mean:.2f} ± {error:.2f}" for mean, error in zip(means, errors, strict=True)]
         lines.append(
             [
                 row["load"],
                 *cells,
-                f"{means[1] / means[0] - 1:+.1%} ± {math.hypot(errors[0] / means[0], errors[1] / means[1]):.1%}",
+                (
+                    f"{means[1] / means[0] - 1:+.1%} ±"
+                    f" {math.hypot(errors[0] / means[0], errors[1] / means[1]):.1%}"
+                ),
             ]
         )
     yield table(["busy processes", "alone", "beside them", "difference"], lines)
 
 
-# --- Trainings of one file --------------------------------------------------------------------------------------------
+# --- Trainings of one file ------------------------------------------------------------------------
 
 
 def run_seeds(loads: list[str], runs: int, cache: str) -> None:
-    """The demo's baseline file, one seed after the other; loads take turns, so that they share the machine's hours."""
+    """The demo's baseline file, one seed after the other; loads take turns, so that they share the
+    machine's hours.
+    """
     profile, device = find_profile("demo")
     data = prepare_profile(profile, cache)
     with tempfile.TemporaryDirectory() as work:
@@ -211,24 +248,79 @@ def run_seeds(loads: list[str], runs: int, cache: str) -> None:
             for load in loads:
                 if (load, seed) not in done:
                     with Load(load):
-                        found = train_and_score(bench.settings, data, bench.train_py, bench.work / f"run{seed}", seed)
+                        found = train_and_score(
+                            bench.settings, data, bench.train_py, bench.work / f"run{seed}", seed
+                        )
                         note({"part": "seeds", "load": load, "seed": seed} | found)
 
 
-def train_and_score(settings: Settings, data: PreparedData, train_py: Path, folder: Path, seed: int) -> dict:
+def train_and_score(
+    settings: Settings, data: PreparedData, train_py: Path, folder: Path, seed: int
+) -> dict:
     """One training and its score, as a night does them."""
     result = run_training(training_request(settings, data, folder, train_py, seed))
     if result["status"] == "ok":
         integrity = Integrity(data, settings.harness_hash)
         measured = Measurement(
-            score_settings(settings, data, folder.parent), data, integrity, find_wall(), train_py, folder
+            score_settings(settings, data, folder.parent),
+            data,
+            integrity,
+            find_wall(),
+            train_py,
+            folder,
         )
         result |= measured.score(lambda share: None)
-    names = ("status", "cause", "val_bpb", "num_steps", "training_seconds", "wall_seconds", "others_core_seconds")
+    names = (
+        "status",
+        "cause",
+        "val_bpb",
+        "num_steps",
+        "training_seconds",
+        "wall_seconds",
+        "others_core_seconds",
+    )
     return {name: result.get(name) for name in names}
 
 
-# --- Demos ---------------------------------------------------------------------------------------------------------------
+# --- Keeps that fresh seeds doubted ---------------------------------------------------------------
+
+
+def run_keeps(runs: int, cache: str) -> None:
+    """Each doubted keep and the file before it on the same seeds, one file after the other."""
+    profile, device = find_profile("demo")
+    data = prepare_profile(profile, cache)
+    files = sorted(
+        {changes[:end] for changes in DOUBTED_KEEPS for end in (len(changes) - 1, len(changes))}
+    )
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(Path(work), profile, device, data)
+        done = {(tuple(row["changes"]), row["seed"]) for row in rows_of("keeps")}
+        for seed in range(1, runs + 1):
+            for changes in files:
+                if (changes, seed) in done:
+                    continue
+                folder = bench.work / f"{'+'.join(changes)}-{seed}"
+                folder.mkdir()
+                train_py = folder / "train.py"
+                train_py.write_text(
+                    changed_source(bench.train_py.read_text(encoding="utf-8"), changes),
+                    encoding="utf-8",
+                )
+                found = train_and_score(bench.settings, data, train_py, folder / "run", seed)
+                note({"part": "keeps", "changes": changes, "seed": seed} | found)
+
+
+def changed_source(source: str, changes: tuple[str, ...]) -> str:
+    """Return the source with ideas of the bank, or values, in it."""
+    for change in changes:
+        if change in KEPT_VALUES:
+            source = rewrite_constants(source, {change: KEPT_VALUES[change]})
+        else:
+            source = next(idea for idea in ideas_for("cpu") if idea.id == change).apply(source)
+    return source
+
+
+# --- Demos ----------------------------------------------------------------------------------------
 
 
 def run_demos(loads: list[str], runs: int, cache: str, without_first: bool) -> None:
@@ -236,7 +328,12 @@ def run_demos(loads: list[str], runs: int, cache: str, without_first: bool) -> N
     for number in range(1, runs + 1):
         for load in loads:
             if (load, number, without_first) not in done:
-                row = {"part": "demos", "load": load, "number": number, "without_first": without_first}
+                row = {
+                    "part": "demos",
+                    "load": load,
+                    "number": number,
+                    "without_first": without_first,
+                }
                 note(row | run_demo(load, number, cache, without_first))
 
 
@@ -248,34 +345,48 @@ def run_demo(load: str, number: int, cache: str, without_first: bool) -> dict:
             program = checkout / "program.md"
             text = program.read_text(encoding="utf-8")
             program.write_text(
-                text.replace("forbidden_ideas = []", f'forbidden_ideas = ["{FIRST_IDEA}"]'), encoding="utf-8"
+                text.replace("forbidden_ideas = []", f'forbidden_ideas = ["{FIRST_IDEA}"]'),
+                encoding="utf-8",
             )
         tag, began = f"{load}{number}", time.monotonic()
         where = {"cwd": checkout, "env": environment(checkout, Path(cache))}
         with Load(load) as neighbour, (Path(work) / "demo.log").open("w") as log:
-            night = subprocess.Popen(command_of("--demo", "--tag", tag), stdout=log, stderr=log, **where)
+            night = subprocess.Popen(
+                command_of("--demo", "--tag", tag), stdout=log, stderr=log, **where
+            )
             journal = checkout / "results" / tag / "journal.jsonl"
             while night.poll() is None:
                 if any(entry["event"] == "decided" for entry in read_journal(journal)):
                     neighbour.leave()
                 time.sleep(1.0)
         took = {"minutes": round((time.monotonic() - began) / 60, 1), "exit": night.returncode}
-        return took | facts_of(journal.parent) | {"true_gains": true_gains(journal.parent, Path(work) / "again")}
+        return (
+            took
+            | facts_of(journal.parent)
+            | {"true_gains": true_gains(journal.parent, Path(work) / "again")}
+        )
 
 
 def true_gains(run: Path, work: Path) -> list[float]:
-    """What each keep of a demo gained over the file before it, by fresh runs: the claim's of the first and the last, as many more of those between."""
+    """What each keep of a demo gained over the file before it, by fresh runs: the claim's of the
+    first and the last, as many more of those between.
+    """
     state, found = fold(read_journal(run / "journal.jsonl")), read_close_out(run)
     if not found.claimed or found.claimed["status"] != "ok":
         return []
     settings = dataclasses.replace(read_settings(run), harness_hash=harness_hash())
     data, means = open_prepared(settings.data_folder), [statistics.mean(found.scores("baseline"))]
     for kept in state.kept[1:-1]:
-        train_py = run / f"experiments/{kept.number:04d}/attempts/{len(kept.attempts) - 1:02d}/train.py"
-        folders = [(seed, work / f"{kept.number}-{seed}") for seed in range(1, found.begun["seeds"] + 1)]
+        train_py = (
+            run / f"experiments/{kept.number:04d}/attempts/{len(kept.attempts) - 1:02d}/train.py"
+        )
+        folders = [
+            (seed, work / f"{kept.number}-{seed}") for seed in range(1, found.begun["seeds"] + 1)
+        ]
         means.append(
             statistics.mean(
-                train_and_score(settings, data, train_py, folder, seed)["val_bpb"] for seed, folder in folders
+                train_and_score(settings, data, train_py, folder, seed)["val_bpb"]
+                for seed, folder in folders
             )
         )
     means.append(statistics.mean(found.scores("best")))
@@ -289,18 +400,21 @@ def facts_of(run: Path) -> dict:
     facts = {
         "baseline": state.experiments[0].mean if state.experiments else None,
         "kept": [d["title"] for d in decided if d["decision"] == "keep"],
-        "refreshes": sum(run.started["kind"] == "refresh" for e in state.kept for run in e.attempt.runs),
+        "refreshes": sum(
+            run.started["kind"] == "refresh" for e in state.kept for run in e.attempt.runs
+        ),
         "quarantined": sum(d["decision"] == "quarantine" for d in decided),
     }
     if claimed and claimed["status"] == "ok":
         facts |= {
-            name: [round(claimed[name][key], 4) for key in ("difference", "low", "high")] for name in ("val", "holdout")
+            name: [round(claimed[name][key], 4) for key in ("difference", "low", "high")]
+            for name in ("val", "holdout")
         }
         facts |= {"template_bpb": claimed["template_bpb"], "words": words_of_claim(claimed)}
     return facts
 
 
-# --- The page -------------------------------------------------------------------------------------------------------------
+# --- The page -------------------------------------------------------------------------------------
 
 
 def seeds_table() -> Iterator[str]:
@@ -324,12 +438,67 @@ def seeds_table() -> Iterator[str]:
             "" if load == "nobody" else f"{shift / sigma:+.2f} ± {error / sigma:.2f}", f"{of('num_steps'):.1f}",
             f"{of('training_seconds'):.1f}", f"{of('wall_seconds'):.1f}",
         ])  # fmt: skip
-    yield "\n## One file under load\n\nThe demo's baseline file; the same seeds under each load. The shift of the mean from idle is in"
+    yield (
+        "\n## One file under load\n\nThe demo's baseline file; the same seeds under each load. The"
+        " shift of the mean from idle is in"
+    )
     yield "standard deviations of the idle runs, with its standard error.\n"
     yield table(
-        ["beside it", "seeds", "mean val_bpb", "standard deviation", "shift, sigma", "steps", "charged, s", "wall, s"],
+        [
+            "beside it",
+            "seeds",
+            "mean val_bpb",
+            "standard deviation",
+            "shift, sigma",
+            "steps",
+            "charged, s",
+            "wall, s",
+        ],
         lines,
     )
+
+
+def keeps_table() -> Iterator[str]:
+    scores: dict[tuple[str, ...], dict[int, float]] = {}
+    for row in rows_of("keeps"):
+        if row["val_bpb"]:
+            scores.setdefault(tuple(row["changes"]), {})[row["seed"]] = row["val_bpb"]
+    lines = []
+    for changes in DOUBTED_KEEPS:
+        after, before = scores.get(changes, {}), scores.get(changes[:-1], {})
+        if min(len(after), len(before)) < 2:
+            continue
+        sides = [list(side.values()) for side in (before, after)]
+        gain = statistics.mean(sides[0]) - statistics.mean(sides[1])
+        error = math.sqrt(sum(statistics.variance(side) / len(side) for side in sides))
+        sigma = math.sqrt(statistics.mean(statistics.variance(side) for side in sides))
+        lines.append(
+            [
+                changes[-1],
+                " and ".join(changes[:-1]),
+                len(after),
+                f"{gain:+.4f} ± {error:.4f}",
+                f"{sigma:.4f}",
+                f"{gain / sigma:+.2f}",
+            ]
+        )
+    if lines:
+        yield "\n## Keeps that fresh seeds doubted\n"
+        yield (
+            "What three fresh seeds of a demo called worse than the file before it, on more seeds"
+            " beside nobody.\n"
+        )
+        yield table(
+            [
+                "kept",
+                "over the demo's file with",
+                "seeds",
+                "gain, bpb",
+                "seed sigma",
+                "gain in sigma",
+            ],
+            lines,
+        )
 
 
 def demos_table() -> Iterator[str]:
@@ -337,7 +506,10 @@ def demos_table() -> Iterator[str]:
     if not rows:
         return
     above = sum("val" in row and row["val"][1] > 0 for row in rows)
-    yield f"\n## Demos\n\n{above} of {len(rows)} end with a claim whose interval lies above zero on the validation text.\n"
+    yield (
+        f"\n## Demos\n\n{above} of {len(rows)} end with a claim whose interval lies above zero on"
+        " the validation text.\n"
+    )
     lines = [
         [
             row["load"] + (", without the first idea" if row["without_first"] else ""), row["minutes"], f"{row['baseline']:.4f}" if row["baseline"] else "",
@@ -354,31 +526,47 @@ def demos_table() -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "parts",
         nargs="+",
-        choices=("pace", "seeds", "demos", "table"),
+        choices=("pace", "seeds", "demos", "keeps", "table"),
         metavar="PART",
-        help="pace, seeds, demos, table",
+        help="pace, seeds, demos, keeps, table",
     )
-    parser.add_argument("--load", action="append", choices=LOADS, help="one of these alone; may be given again")
+    parser.add_argument(
+        "--load", action="append", choices=LOADS, help="one of these alone; may be given again"
+    )
     parser.add_argument("--runs", type=int, default=0, help="seeds, or demos, under each load")
-    parser.add_argument("--without-first", action="store_true", help="demos: forbid the idea that they would try first")
-    parser.add_argument("--cache", default=str(Path.home() / ".cache/autoresearch-lab"), help="of prepared data")
+    parser.add_argument(
+        "--without-first",
+        action="store_true",
+        help="demos: forbid the idea that they would try first",
+    )
+    parser.add_argument(
+        "--cache", default=str(Path.home() / ".cache/autoresearch-lab"), help="of prepared data"
+    )
     parser.add_argument("--write", action="store_true", help="table: write the page too")
     options = parser.parse_args()
     loads = options.load or list(LOADS)
     parts: dict[str, Callable[[], None]] = {
         "pace": lambda: run_pace(options.cache),
-        "seeds": lambda: run_seeds([load for load in loads if load != "leaves"], options.runs or SEEDS, options.cache),
-        "demos": lambda: run_demos(loads, options.runs or DEMOS, options.cache, options.without_first),
+        "seeds": lambda: run_seeds(
+            [load for load in loads if load != "leaves"], options.runs or SEEDS, options.cache
+        ),
+        "demos": lambda: run_demos(
+            loads, options.runs or DEMOS, options.cache, options.without_first
+        ),
+        "keeps": lambda: run_keeps(options.runs or SEEDS, options.cache),
         "table": lambda: None,
     }
     for part in options.parts:
         parts[part]()
-    page = "# A CPU's budget beside others\n\nMade by `python scripts/under_load.py`, which has every row in under_load.jsonl.\n\n"
-    page += "\n".join([*pace_table(), *seeds_table(), *demos_table()]) + "\n"
+    page = (
+        "# A CPU's budget beside others\n\nMade by `python scripts/under_load.py`, which has every"
+        " row in under_load.jsonl.\n\n"
+    )
+    page += "\n".join([*pace_table(), *seeds_table(), *demos_table(), *keeps_table()]) + "\n"
     if options.write:
         PAGE.write_text(page, encoding="utf-8")
     if "table" in options.parts:

@@ -22,7 +22,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Of torch in the tests' own processes: small matrices take twenty times as long on threads that
 # wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# nbformat imports it through jsonschema, which does without: its grammar takes two seconds to build.
+# nbformat imports it through jsonschema, which does without: its grammar takes two seconds to
+# build.
 sys.modules["rfc3987_syntax"] = None
 # Children find the package in a bare checkout.
 os.environ.setdefault("PYTHONPATH", str(ROOT))
@@ -41,7 +42,15 @@ def tiny_data(tmp_path_factory):
     from harness.data.prepare import prepare
 
     folder = tmp_path_factory.mktemp("data")
-    return prepare(FakeSource(make_texts(400)), 256, 64, 4096, cache=folder, workers=1, progress=lambda line: None)
+    return prepare(
+        FakeSource(make_texts(400)),
+        256,
+        64,
+        4096,
+        cache=folder,
+        workers=1,
+        progress=lambda line: None,
+    )
 
 
 def pytest_addoption(parser):
@@ -79,9 +88,11 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """executable_path for playwright's chromium.launch: the system's browser, or None for playwright's own.
+    """executable_path for playwright's chromium.launch: the system's browser, or None for
+    playwright's own.
 
-    Without either the test is skipped; in continuous integration it fails, lest nobody notice that nothing was looked at.
+    Without either the test is skipped; in continuous integration it fails, lest nobody notice that
+    nothing was looked at.
     """
     from environment.browser import find_chromium
     from playwright.sync_api import sync_playwright
@@ -91,7 +102,10 @@ def chromium():
         with sync_playwright() as driver:
             if not Path(driver.chromium.executable_path).exists():
                 miss = pytest.fail if os.environ.get("CI") else pytest.skip
-                miss("no chromium: install one (Debian: apt install chromium) or run scripts/test.py --all")
+                miss(
+                    "no chromium: install one (Debian: apt install chromium) or run scripts/test.py"
+                    " --all"
+                )
     return path
 
 

@@ -1,6 +1,8 @@
-"""Part `loop`: what an experiment costs besides training and scoring, in real runs and by the length of the journal.
+"""Part `loop`: what an experiment costs besides training and scoring, in real runs and by the
+length of the journal.
 
-In: the journals of runs, else of one night on the tiny profile, made here in a copy of the checkout; and synthetic journals. Out: two tables.
+In: the journals of runs, else of one night on the tiny profile, made here in a copy of the
+checkout; and synthetic journals. Out: two tables.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ from harness.show.index import write_index
 
 EXPERIMENTS = 4  # of the night that is made here
 NIGHT = (  # `python -m harness ...`, which ends when this process does
-    "import sys; from harness.ground.parent import die_with_parent; die_with_parent(int(sys.argv[1])); "
-    "from harness.__main__ import main; sys.exit(main(sys.argv[2:]))"
+    "import sys; from harness.ground.parent import die_with_parent;"
+    " die_with_parent(int(sys.argv[1])); from harness.__main__ import main;"
+    " sys.exit(main(sys.argv[2:]))"
 )
 GAPS = {
     "proposed": "last page's end, kernel start, imports, data and harness checked, proposal",
@@ -59,28 +62,46 @@ def loop_section(bench: Bench, rates: Rates) -> str:
 
 
 def run_night(work: Path) -> Path:
-    """Run a few experiments of a second each, notebooks and git included, in a copy of the checkout; return the run's folder."""
+    """Run a few experiments of a second each, notebooks and git included, in a copy of the
+    checkout; return the run's folder.
+    """
     checkout = work / "checkout"
     for name in ("harness", "notebooks"):
         shutil.copytree(
-            REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            REPOSITORY / name,
+            checkout / name,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
         )
     for name in ("train_template.py", "program.md", ".gitignore"):
         shutil.copy(REPOSITORY / name, checkout / name)
     identity = ["-c", "user.name=bench", "-c", "user.email=bench@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "bench"]):
         subprocess.run(["git", "-C", str(checkout), *command], check=True, capture_output=True)
-    options = ["overnight", "--tag", "bench", "--profile", "tiny", "--experiments", str(EXPERIMENTS)]
+    options = [
+        "overnight",
+        "--tag",
+        "bench",
+        "--profile",
+        "tiny",
+        "--experiments",
+        str(EXPERIMENTS),
+    ]
     command = [sys.executable, "-c", NIGHT, str(os.getpid()), *options]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise BenchError(f"the night ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
+        raise BenchError(
+            f"the night ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
+        )
     return checkout / "results" / "bench"
 
 
 def overhead_table(folders: Sequence[Path], budget_seconds: float) -> str:
-    """Seconds per experiment between the journal's entries that are neither training nor scoring, averaged over each run."""
+    """Seconds per experiment between the journal's entries that are neither training nor scoring,
+    averaged over each run.
+    """
     rows: list[tuple[object, ...]] = []
     for folder in folders:
         seconds, count = gap_seconds(read_journal(folder / "journal.jsonl"))
@@ -88,16 +109,29 @@ def overhead_table(folders: Sequence[Path], budget_seconds: float) -> str:
             raise BenchError(f"{folder} has no finished experiment: give a run that has some")
         rows += [(folder.name, GAPS[name], total / count, None) for name, total in seconds.items()]
         each = sum(seconds.values()) / count
-        rows.append((folder.name, f"**sum, mean of {count} experiments**", each, 100 * each / budget_seconds))
-    return table(["run", "what", "seconds per experiment", f"% of a budget of {budget_seconds:g} s"], rows)
+        rows.append(
+            (
+                folder.name,
+                f"**sum, mean of {count} experiments**",
+                each,
+                100 * each / budget_seconds,
+            )
+        )
+    return table(
+        ["run", "what", "seconds per experiment", f"% of a budget of {budget_seconds:g} s"], rows
+    )
 
 
 def gap_seconds(entries: list[dict]) -> tuple[dict[str, float], int]:
-    """(seconds before each kind of entry in all, finished experiments); the baseline is left out."""
+    """(seconds before each kind of entry in all, finished experiments); the baseline is left
+    out.
+    """
     seconds = dict.fromkeys(GAPS, 0.0)
     for before, entry in zip(entries, entries[1:], strict=False):
         if entry.get("experiment", 0) > 0 and entry["event"] in seconds:
-            seconds[entry["event"]] += (parse_time(entry["time"]) - parse_time(before["time"])).total_seconds()
+            seconds[entry["event"]] += (
+                parse_time(entry["time"]) - parse_time(before["time"])
+            ).total_seconds()
     return seconds, sum(e["event"] == "committed" and e["experiment"] > 0 for e in entries)
 
 
@@ -110,7 +144,9 @@ def synthetic_entries(experiments: int) -> Iterator[dict]:
     yield {"event": "opened", "tag": "synthetic", "seeds": [1, 2], "max_looks": 3, "prior": prior}
     for number in range(experiments + 1):
         at = {"experiment": number, "attempt": 0}
-        changed = constants | {name: constants[name] * round(rng.uniform(0.9, 1.1), 4) for name in tuned}
+        changed = constants | {
+            name: constants[name] * round(rng.uniform(0.9, 1.1), 4) for name in tuned
+        }
         about = {"title": f"idea {number}", "category": "tune", "proposer": "tpe"}
         proposed = about | {
             "hypothesis": "it may help", "bank_id": None, "parent": 0 if number else None, "sha256": f"{number:064x}", "constants": changed,
@@ -155,7 +191,9 @@ def timed(function: Callable[[], object], repeats: int) -> float:
 
 
 def sizes_table(sizes: Sequence[int], repeats: int) -> str:
-    """Milliseconds of what an experiment does with the whole journal, by the number of experiments in it."""
+    """Milliseconds of what an experiment does with the whole journal, by the number of experiments
+    in it.
+    """
     columns = [measure_size(size, repeats) for size in sizes]
     rows = [(name, *(f"{column[name]:.1f}" for column in columns)) for name in columns[0]]
     return table(["milliseconds", *(f"{size:,}" for size in sizes)], rows)
@@ -168,7 +206,8 @@ def measure_size(experiments: int, repeats: int) -> dict[str, float]:
         journal = folder / "journal.jsonl"
         stamp = "2026-11-23T00:00:00.000Z"
         lines = [
-            json.dumps({"seq": i, "time": stamp} | entry) for i, entry in enumerate(synthetic_entries(experiments))
+            json.dumps({"seq": i, "time": stamp} | entry)
+            for i, entry in enumerate(synthetic_entries(experiments))
         ]
         journal.write_text("\n".join(lines) + "\n", encoding="utf-8")
         entries = read_journal(journal)
@@ -191,7 +230,9 @@ def measure_size(experiments: int, repeats: int) -> dict[str, float]:
 
 
 def propose(request: Path) -> None:
-    subprocess.run([sys.executable, "-m", "harness.search.propose", str(request)], cwd=REPOSITORY, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "harness.search.propose", str(request)], cwd=REPOSITORY, check=True
+    )
 
 
 def make_request(state: State, folder: Path) -> Path:

@@ -1,7 +1,9 @@
-"""The machine's own yardsticks: how much it multiplies and copies in a second, and what that is at the model's own shapes.
+"""The machine's own yardsticks: how much it multiplies and copies in a second, and what that is at
+the model's own shapes.
 
-In: a train.py, whose products of matrices are listed as one training step makes them. Out: rates in FLOP/s and bytes/s, and a table. Each
-product is timed alone, with its operands in the cache if they fit there: a ceiling for what training can reach.
+In: a train.py, whose products of matrices are listed as one training step makes them. Out: rates in
+FLOP/s and bytes/s, and a table. Each product is timed alone, with its operands in the cache if they
+fit there: a ceiling for what training can reach.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ SHOWN_PRODUCTS = 6
 
 @dataclass(frozen=True)
 class Pace:
-    """What the machine gave at one moment: fp32 FLOP/s of a product of 1024^3, and bytes/s read and written by a copy."""
+    """What the machine gave at one moment: fp32 FLOP/s of a product of 1024^3, and bytes/s read and
+    written by a copy.
+    """
 
     flops: float
     copied: float
@@ -37,7 +41,9 @@ class Pace:
 
 @dataclass(frozen=True)
 class Product:
-    """Operands of one product as they lie in memory: (shape, stride) of each, both matrices or both stacks of matrices."""
+    """Operands of one product as they lie in memory: (shape, stride) of each, both matrices or both
+    stacks of matrices.
+    """
 
     a: tuple[tuple[int, ...], tuple[int, ...]]
     b: tuple[tuple[int, ...], tuple[int, ...]]
@@ -54,8 +60,9 @@ class Product:
 
 @dataclass(frozen=True)
 class Rates:
-    """products: with how often a step makes each. square, model: FLOP/s by dtype, of 1024^3 and of all the products of a step one after the
-    other. alone: FLOP/s of each product by dtype."""
+    """products: with how often a step makes each. square, model: FLOP/s by dtype, of 1024^3 and of
+    all the products of a step one after the other. alone: FLOP/s of each product by dtype.
+    """
 
     products: Counter
     square: dict[str, float]
@@ -84,7 +91,9 @@ class ListProducts(TorchDispatchMode):
 
 
 def build(bench: Bench) -> torch.nn.Module:
-    return runpy.run_path(str(bench.train_py))["build_model"](bench.data.n_vocab, bench.data.max_seq_len)
+    return runpy.run_path(str(bench.train_py))["build_model"](
+        bench.data.n_vocab, bench.data.max_seq_len
+    )
 
 
 def list_products(bench: Bench, dtype: torch.dtype) -> Counter:
@@ -140,7 +149,9 @@ def measure_rates(bench: Bench) -> Rates:
         name = str(dtype).removeprefix("torch.")
         square[name] = square_rate(dtype, 5 * seconds)
         alone[name] = {product: product_rate(product, dtype, seconds) for product in products}
-        time = sum(count * product.flops / alone[name][product] for product, count in products.items())
+        time = sum(
+            count * product.flops / alone[name][product] for product, count in products.items()
+        )
         model[name] = sum(count * product.flops for product, count in products.items()) / time
     return Rates(products, square, model, alone, bench.device_batch_rows * bench.data.max_seq_len)
 
@@ -150,7 +161,10 @@ def heaviest(products: Counter) -> list[tuple[str, Counter]]:
     groups: dict[str, Counter] = {}
     for product, count in products.items():
         groups.setdefault(product.sizes, Counter())[product] = count
-    flops = {sizes: sum(count * product.flops for product, count in group.items()) for sizes, group in groups.items()}
+    flops = {
+        sizes: sum(count * product.flops for product, count in group.items())
+        for sizes, group in groups.items()
+    }
     return sorted(groups.items(), key=lambda item: -flops[item[0]])[:SHOWN_PRODUCTS]
 
 
@@ -161,11 +175,17 @@ def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
     facts = [
         ("processor", device["name"]),
         ("cores, threads of torch", f"{os.cpu_count()}, {torch.get_num_threads()}"),
-        ("load before (1 minute)", f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else None),
+        (
+            "load before (1 minute)",
+            f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else None,
+        ),
         ("torch, Python", f"{device['torch_version']}, {platform.python_version()}"),
         (
             "profile, precision",
-            f"{bench.profile.name}, {settings.dtype}, {'compiled' if settings.compile else 'eager'}",
+            (
+                f"{bench.profile.name}, {settings.dtype},"
+                f" {'compiled' if settings.compile else 'eager'}"
+            ),
         ),
         ("corpus", f"{bench.data.data_id} ({bench.data.data_hash[:12]})"),
         ("commit", (commit or "none")[:12]),
@@ -180,7 +200,12 @@ def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
     ]
     lines = [["1024 x 1024 x 1024", None, None, *(rate / 1e9 for rate in rates.square.values())]]
     lines += [
-        ["**all the model's own**", sum(rates.products.values()), 100.0, *(rate / 1e9 for rate in rates.model.values())]
+        [
+            "**all the model's own**",
+            sum(rates.products.values()),
+            100.0,
+            *(rate / 1e9 for rate in rates.model.values()),
+        ]
     ]
     for sizes, group in heaviest(rates.products):
         flops = sum(count * product.flops for product, count in group.items())
@@ -188,7 +213,14 @@ def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
             sum(count * product.flops / alone[product] for product, count in group.items())
             for alone in rates.alone.values()
         ]
-        lines.append([sizes, sum(group.values()), 100 * flops / total, *(flops / time / 1e9 for time in times)])
+        lines.append(
+            [
+                sizes,
+                sum(group.values()),
+                100 * flops / total,
+                *(flops / time / 1e9 for time in times),
+            ]
+        )
     return (
         "## Machine\n\n" + table(["what", "value"], facts) + f"\n\nProducts of matrices in one forward and backward pass over "
         f"{bench.device_batch_rows} rows of {bench.data.max_seq_len} tokens, each alone:\n\n" + table(head, lines)

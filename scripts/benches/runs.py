@@ -1,4 +1,6 @@
-"""Parts `prepare`, `loader`, `startup` and `scoring`: what surrounds the steps of a training, against the training itself."""
+"""Parts `prepare`, `loader`, `startup` and `scoring`: what surrounds the steps of a training,
+against the training itself.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,13 @@ def prepare_section(bench: Bench, rates: Rates) -> str:
         return "## Prepare\n\n" + bench_prepare.ratio_table(2_000_000, 1)
     text = ["## Prepare", bench_prepare.whole_table(0.3)]
     text += ["Text to rows, against the original's method:", bench_prepare.ratio_table(48_000_000)]
-    return "\n\n".join([*text, "Bytes of text that stand in the rows, per byte of text:", bench_prepare.kept_table()])
+    return "\n\n".join(
+        [
+            *text,
+            "Bytes of text that stand in the rows, per byte of text:",
+            bench_prepare.kept_table(),
+        ]
+    )
 
 
 def loader_section(bench: Bench, rates: Rates) -> str:
@@ -78,16 +86,28 @@ def startup_section(bench: Bench, rates: Rates) -> str:
     starts = [stamped_start(bench) for _ in range(1 if bench.quick else 5)]
     parts = [part for part, _, _ in starts[0]]
     medians = {
-        part: [statistics.median(values) for values in zip(*(start[i][1:] for start in starts), strict=True)]
+        part: [
+            statistics.median(values)
+            for values in zip(*(start[i][1:] for start in starts), strict=True)
+        ]
         for i, part in enumerate(parts)
     }
     before = {part: figures for part, figures in medians.items() if not part.startswith("step ")}
     whole = [sum(figures) for figures in zip(*before.values(), strict=True)]
-    lines = [(part, seconds, cpu, 100 * seconds / whole[0]) for part, (seconds, cpu) in before.items()]
+    lines = [
+        (part, seconds, cpu, 100 * seconds / whole[0]) for part, (seconds, cpu) in before.items()
+    ]
     lines += [("**launch to `ready`**", *whole, 100.0)]
-    lines += [("the same in a run, by the runner's clock", bench.short_run["startup_seconds"], None, None)]
-    later = [statistics.median(medians[f"step {n}"][i] for n in range(3, STEPS + 1)) for i in (0, 1)]
-    lines += [("the first step, on the clock", *medians["step 1"], None), ("a later step", *later, None)]
+    lines += [
+        ("the same in a run, by the runner's clock", bench.short_run["startup_seconds"], None, None)
+    ]
+    later = [
+        statistics.median(medians[f"step {n}"][i] for n in range(3, STEPS + 1)) for i in (0, 1)
+    ]
+    lines += [
+        ("the first step, on the clock", *medians["step 1"], None),
+        ("a later step", *later, None),
+    ]
     return f"## Start-up\n\nMedians of {len(starts)} starts.\n\n" + table(
         ["part", "seconds", "CPU seconds", "%"], lines
     )
@@ -101,18 +121,37 @@ def stamped_start(bench: Bench) -> list[tuple[str, float, float]]:
     write_json_atomic(request, asdict(bench.request("startup", 1, 600.0)))
     script = Path(__file__).with_name("stamps.py")
     launched = time.monotonic()
-    command = [sys.executable, "-P", str(script), str(launched), str(bench.train_py), str(request), str(STEPS)]
+    command = [
+        sys.executable,
+        "-P",
+        str(script),
+        str(launched),
+        str(bench.train_py),
+        str(request),
+        str(STEPS),
+    ]
     environment = child_environment(TORCHINDUCTOR_CACHE_DIR=str(folder / "compile_cache"))
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     if done.returncode:
-        raise BenchError(f"the stamped start ended with {done.returncode}: {' '.join(done.stderr.splitlines()[-1:])}")
+        raise BenchError(
+            f"the stamped start ended with {done.returncode}:"
+            f" {' '.join(done.stderr.splitlines()[-1:])}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def scoring_section(bench: Bench, rates: Rates) -> str:
-    """Scoring as after every training: the server's start, the evaluation behind its pipe, and the same without server and pipe."""
+    """Scoring as after every training: the server's start, the evaluation behind its pipe, and the
+    same without server and pipe.
+    """
     bench.short_run  # noqa: B018  its weights are scored
     scorings = []
     for _ in range(1 if bench.quick else 3):
@@ -127,14 +166,21 @@ def scoring_section(bench: Bench, rates: Rates) -> str:
     lines = [
         ("start of the model server", start, None, 100 * start / whole),
         ("evaluation", evaluation, tokens / evaluation, 100 * evaluation / whole),
-        ("the scorer's sums and the end", whole - start - evaluation, None, 100 * (whole - start - evaluation) / whole),
+        (
+            "the scorer's sums and the end",
+            whole - start - evaluation,
+            None,
+            100 * (whole - start - evaluation) / whole,
+        ),
         ("**whole**", whole, tokens / whole, 100.0),
         ("evaluation without server and pipe", plain, tokens / plain, 100 * plain / whole),
     ]
     words = (
-        f"{tokens:,} tokens. Scoring takes {100 * whole / budget:.1f}% of a budget of {budget:g} s; the pipe and the server make the "
-        f"evaluation {evaluation / plain:.2f} times as long; it multiplies {tokens * rates.flops_per_token / 3 / evaluation / 1e9:.1f} GFLOP/s, "
-        f"{100 * tokens * rates.flops_per_token / 3 / evaluation / rates.model[bench.settings.dtype]:.0f}% of what the products of a training step reach alone."
+        f"{tokens:,} tokens. Scoring takes {100 * whole / budget:.1f}% of a budget of {budget:g} s;"
+        f" the pipe and the server make the evaluation {evaluation / plain:.2f} times as long; it"
+        f" multiplies {tokens * rates.flops_per_token / 3 / evaluation / 1e9:.1f} GFLOP/s,"
+        f" {100 * tokens * rates.flops_per_token / 3 / evaluation / rates.model[bench.settings.dtype]:.0f}%"
+        " of what the products of a training step reach alone."
     )
     return "## Scoring\n\n" + table(["part", "seconds", "tokens/s", "%"], lines) + "\n\n" + words
 
@@ -153,7 +199,9 @@ def stamping_server(ready: list[float]) -> type[scorer.ModelServer]:
 
 def evaluate_here(bench: Bench) -> float:
     """Seconds to evaluate the same rows in this process, the model ready."""
-    rows = np.memmap(bench.data.private_dir / "val.bin", dtype="<u2", mode="r").reshape(-1, bench.data.max_seq_len + 1)
+    rows = np.memmap(bench.data.private_dir / "val.bin", dtype="<u2", mode="r").reshape(
+        -1, bench.data.max_seq_len + 1
+    )
     dtype = getattr(torch, bench.settings.dtype)
     attention.select(torch.device("cpu"), dtype, bench.data.max_seq_len)
     model = build(bench)

@@ -1,7 +1,9 @@
-"""What the parts of bench.py share: profile, data, the template with the profile's constants, and short ways to train and score.
+"""What the parts of bench.py share: profile, data, the template with the profile's constants, and
+short ways to train and score.
 
-In: a profile's name or prepared data, a working folder. Out: a `Bench`. Everything runs on the CPU, through the runner and the scorer of a real
-night, in its environment. Raises BenchError, with where to look, when a training or a scoring does not end well.
+In: a profile's name or prepared data, a working folder. Out: a `Bench`. Everything runs on the CPU,
+through the runner and the scorer of a real night, in its environment. Raises BenchError, with where
+to look, when a training or a scoring does not end well.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class BenchError(RuntimeError):
 
 @dataclasses.dataclass
 class Bench:
-    """work: a folder of our own. quick: figures that only show that everything runs. seeds and seconds: of the part `template`."""
+    """work: a folder of our own. quick: figures that only show that everything runs. seeds and
+    seconds: of the part `template`.
+    """
 
     work: Path
     profile: Profile
@@ -51,21 +55,31 @@ class Bench:
         """The committed template with the profile's constants."""
         path = self.work / "train.py"
         template = (REPOSITORY / "train_template.py").read_text(encoding="utf-8")
-        path.write_text(rewrite_constants(template, self.profile.constants, clamp=False), encoding="utf-8")
+        path.write_text(
+            rewrite_constants(template, self.profile.constants, clamp=False), encoding="utf-8"
+        )
         return path
 
     @functools.cached_property
     def device_batch_rows(self) -> int:
         """Rows of one forward pass."""
         constants = constant_values(self.train_py.read_text(encoding="utf-8"))
-        return max(1, min(constants["DEVICE_BATCH_SIZE"], constants["TOTAL_BATCH_SIZE"] // self.data.max_seq_len))
+        return max(
+            1,
+            min(
+                constants["DEVICE_BATCH_SIZE"],
+                constants["TOTAL_BATCH_SIZE"] // self.data.max_seq_len,
+            ),
+        )
 
     @functools.cached_property
     def short_run(self) -> dict:
         """The result of one short training, whose weights several parts use."""
         return self.train("short", seed=1, seconds=0.5 if self.quick else 10.0)
 
-    def request(self, name: str, seed: int, seconds: float, compile_cache: str | None = None) -> TrainingRequest:
+    def request(
+        self, name: str, seed: int, seconds: float, compile_cache: str | None = None
+    ) -> TrainingRequest:
         request = training_request(self.settings, self.data, self.work / name, self.train_py, seed)
         return dataclasses.replace(request, budget_seconds=seconds, compile_cache=compile_cache)
 
@@ -75,23 +89,35 @@ class Bench:
         if result["status"] != "ok":
             log = self.work / name / "run.log"
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-            raise BenchError(f"the training ended with {result['status']}: {result['cause']}; {' '.join(last)}")
+            raise BenchError(
+                f"the training ended with {result['status']}: {result['cause']}; {' '.join(last)}"
+            )
         return result
 
     def score(self, name: str, progress: Callable[[float], None] = lambda share: None) -> Score:
         """val_bpb of the weights in work/<name>/."""
         folder = self.work / name / "server"
         folder.mkdir(exist_ok=True)
-        weights, settings, launch = self.work / name / "weights.safetensors", self.settings, Launch(child_environment())
-        job = ServerJob(self.train_py, weights, "cpu", settings.dtype, settings.threads, launch, folder, 1800)
+        weights, settings, launch = (
+            self.work / name / "weights.safetensors",
+            self.settings,
+            Launch(child_environment()),
+        )
+        job = ServerJob(
+            self.train_py, weights, "cpu", settings.dtype, settings.threads, launch, folder, 1800
+        )
         try:
             return score_model(self.data, job, progress=progress)
         except ScoreError as error:
             raise BenchError(f"scoring ended with {error.status}: {error.cause}") from error
 
 
-def make_bench(profile: str, data: Path | None, work: Path, say: Callable[[str], None], **options: object) -> Bench:
-    """The profile's data is prepared if need be; `data`, a prepared folder, takes its place. Raises ProfileError or DataError."""
+def make_bench(
+    profile: str, data: Path | None, work: Path, say: Callable[[str], None], **options: object
+) -> Bench:
+    """The profile's data is prepared if need be; `data`, a prepared folder, takes its place. Raises
+    ProfileError or DataError.
+    """
     chosen, device = find_profile(profile, "cpu")
     prepared = open_prepared(data) if data else prepare_profile(chosen, progress=say)
     return Bench(work, chosen, device, prepared, **options)

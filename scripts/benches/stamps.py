@@ -1,9 +1,11 @@
-"""One start of a training, stamped: `python scripts/benches/stamps.py LAUNCHED TRAIN_PY REQUEST STEPS`.
+"""One start of a training, stamped: `python scripts/benches/stamps.py LAUNCHED TRAIN_PY REQUEST
+STEPS`.
 
-In: when this process was launched (time.monotonic of its parent), a train.py and a request as the runner writes it. Out: one line of JSON,
-[part, seconds, CPU seconds] in order, each from the stamp before to this one, so that they add up to the whole. The same code runs as in a
-real training, train.py's own `train()`; a stamp stands behind each call below that the file has, and what it has not counts to the next.
-Ends after STEPS steps and writes no weights.
+In: when this process was launched (time.monotonic of its parent), a train.py and a request as the
+runner writes it. Out: one line of JSON, [part, seconds, CPU seconds] in order, each from the stamp
+before to this one, so that they add up to the whole. The same code runs as in a real training,
+train.py's own `train()`; a stamp stands behind each call below that the file has, and what it has
+not counts to the next. Ends after STEPS steps and writes no weights.
 """
 
 import json
@@ -71,7 +73,8 @@ def main() -> None:
             os._exit(0)  # as it is: what follows is no start
 
     session.Session.log = log_until_the_end
-    session.Session._receive_rows = lambda self: TrainRows.of_folder(self.request["train_dir"])  # no runner hands them over here
+    # No runner hands them over here.
+    session.Session._receive_rows = lambda self: TrainRows.of_folder(self.request["train_dir"])
     module.train()
 
 

@@ -1,7 +1,9 @@
-"""Part `template`: the committed template trained and scored as in a night, on several seeds, and where its steps spend their time.
+"""Part `template`: the committed template trained and scored as in a night, on several seeds, and
+where its steps spend their time.
 
-The split of a step is gpu_check's: its session marks the borders of loading, forward, backward and optimizer in the real template, and its
-classes of work are those of `gpu/split.py`. What no operator accounts for between the marks is Python and dispatch.
+The split of a step is gpu_check's: its session marks the borders of loading, forward, backward and
+optimizer in the real template, and its classes of work are those of `gpu/split.py`. What no
+operator accounts for between the marks is Python and dispatch.
 """
 
 from __future__ import annotations
@@ -29,12 +31,19 @@ MATMULS = ("linears", "head")
 def template_section(bench: Bench, rates: Rates) -> str:
     """val_bpb over seeds, FLOP/s against the machine's, and the split of a step."""
     runs = [train_and_score(bench, seed) for seed in range(1, bench.seeds + 1)]
-    text = ["## Template", scores_table(bench, runs), flops_table(bench, rates, runs), split_text(bench, rates)]
+    text = [
+        "## Template",
+        scores_table(bench, runs),
+        flops_table(bench, rates, runs),
+        split_text(bench, rates),
+    ]
     return "\n\n".join(text)
 
 
 def train_and_score(bench: Bench, seed: int) -> dict:
-    """One seed: the runner's result with val_bpb, the seconds of the whole, and the machine's pace just before."""
+    """One seed: the runner's result with val_bpb, the seconds of the whole, and the machine's pace
+    just before.
+    """
     name, pace = f"seed{seed}", measure_pace(bench.quick)
     cache = bench.work / "compile_cache"  # of the first seed, as a night promotes its baseline's
     began = time.monotonic()
@@ -45,7 +54,11 @@ def train_and_score(bench: Bench, seed: int) -> dict:
     promoted = bench.work / name / "compile_cache"
     if bench.settings.compile and not cache.is_dir() and promoted.is_dir():
         promoted.rename(cache)
-    times = {"train_seconds": trained - began, "score_seconds": ended - trained, "whole_seconds": ended - began}
+    times = {
+        "train_seconds": trained - began,
+        "score_seconds": ended - trained,
+        "whole_seconds": ended - began,
+    }
     return result | times | {"seed": seed, "val_bpb": score.val_bpb, "pace": pace}
 
 
@@ -77,31 +90,46 @@ def scores_table(bench: Bench, runs: list[dict]) -> str:
                 *(statistics.stdev(values) for values in columns.values()),
             ]
         ]
-    words = f"Profile {bench.profile.name} with {bench.seconds:g} s of training, by the real runner and scorer; {bench.data.data_id}."
-    return words + "\n\n" + table(["seed", "val_bpb", *columns], lines) + pace_line([run["num_steps"] for run in runs], scores)
+    words = (
+        f"Profile {bench.profile.name} with {bench.seconds:g} s of training, by the real runner and"
+        f" scorer; {bench.data.data_id}."
+    )
+    return (
+        words
+        + "\n\n"
+        + table(["seed", "val_bpb", *columns], lines)
+        + pace_line([run["num_steps"] for run in runs], scores)
+    )
 
 
 def pace_line(steps: list[int], scores: list[float]) -> str:
-    """Least squares of val_bpb against ln(steps): what the machine's pace did to the scores, and what is left of their spread without it.
+    """Least squares of val_bpb against ln(steps): what the machine's pace did to the scores, and
+    what is left of their spread without it.
 
-    Empty below four seeds or where the pace was the same for all, since a line would then say nothing.
+    Empty below four seeds or where the pace was the same for all, since a line would then say
+    nothing.
     """
     if len(scores) < 4 or len(set(steps)) == 1:
         return ""
     logs = [math.log(count) for count in steps]
     slope, intercept = statistics.linear_regression(logs, scores)
-    squares = sum((score - slope * log - intercept) ** 2 for log, score in zip(logs, scores, strict=True))
+    squares = sum(
+        (score - slope * log - intercept) ** 2 for log, score in zip(logs, scores, strict=True)
+    )
     left = math.sqrt(squares / (len(scores) - 2))
     return (
-        f"\n\nLeast squares: val_bpb changes by {slope:+.2f} for each unit of ln(steps), the machine's pace; about that line the seeds lie with a "
-        f"standard deviation of {left:.4f} ({len(scores) - 2} degrees of freedom): what a machine with a steady pace would see."
+        f"\n\nLeast squares: val_bpb changes by {slope:+.2f} for each unit of ln(steps), the"
+        f" machine's pace; about that line the seeds lie with a standard deviation of {left:.4f}"
+        f" ({len(scores) - 2} degrees of freedom): what a machine with a steady pace would see."
     )
 
 
 def flops_table(bench: Bench, rates: Rates, runs: list[dict]) -> str:
     """What the template computes in a second beside what the machine can."""
     model = build(bench)
-    count = getattr(model, "flops_per_token", lambda max_seq_len: rates.flops_per_token)(bench.data.max_seq_len)
+    count = getattr(model, "flops_per_token", lambda max_seq_len: rates.flops_per_token)(
+        bench.data.max_seq_len
+    )
     speed = statistics.mean(run["tok_per_sec"] for run in runs)
     achieved, dtype = count * speed, bench.settings.dtype
     lines = [
@@ -118,25 +146,41 @@ def flops_table(bench: Bench, rates: Rates, runs: list[dict]) -> str:
 def split_text(bench: Bench, rates: Rates) -> str:
     """Milliseconds of each class of work in a step, medians over some profiled trainings."""
     rows = [profile_steps(bench, number) for number in range(1 if bench.quick else PROFILES)]
-    step, profiled = (statistics.median(row[key] for row in rows) for key in ("step_ms", "profiled_ms"))
-    split = {name: statistics.median(row["split_ms"][name] for row in rows) for name in rows[0]["split_ms"]}
+    step, profiled = (
+        statistics.median(row[key] for row in rows) for key in ("step_ms", "profiled_ms")
+    )
+    split = {
+        name: statistics.median(row["split_ms"][name] for row in rows)
+        for name in rows[0]["split_ms"]
+    }
     alone = alone_ms(bench, rates)
     lines = [(name, ms, 100 * ms / profiled, alone.get(name)) for name, ms in split.items()]
-    lines.append((REST, profiled - sum(split.values()), 100 - 100 * sum(split.values()) / profiled, None))
+    lines.append(
+        (REST, profiled - sum(split.values()), 100 - 100 * sum(split.values()) / profiled, None)
+    )
     lines.append(("**step, profiled**", profiled, 100.0, sum(alone.values())))
     lines.append(("a step without profiler", step, 100 * step / profiled, None))
     unknown = list(dict.fromkeys(name for row in rows for name in row["unclassified"]))
     words = (
-        f"Medians of {len(rows)} profiled trainings; how each class is told: `scripts/gpu/split.py`. The profiler slows small operators and "
-        "Python down, so the shares of many small pieces are rather less than stated. *alone*: the same products of matrices at the rates "
-        "above."
+        f"Medians of {len(rows)} profiled trainings; how each class is told:"
+        " `scripts/gpu/split.py`. The profiler slows small operators and Python down, so the"
+        " shares of many small pieces are rather less than stated. *alone*: the same products of"
+        " matrices at the rates above."
     )
-    text = ["### Where a step's time goes", words, table(["class", "ms", "% of the profiled step", "alone, ms"], lines)]
-    return "\n\n".join(text + [f"Unclassified: {', '.join(f'`{name}`' for name in unknown[:5])}."] * bool(unknown))
+    text = [
+        "### Where a step's time goes",
+        words,
+        table(["class", "ms", "% of the profiled step", "alone, ms"], lines),
+    ]
+    return "\n\n".join(
+        text + [f"Unclassified: {', '.join(f'`{name}`' for name in unknown[:5])}."] * bool(unknown)
+    )
 
 
 def alone_ms(bench: Bench, rates: Rates) -> dict[str, float]:
-    """Milliseconds of the head's and of the other matrices' products in one step, each alone; without those of attention."""
+    """Milliseconds of the head's and of the other matrices' products in one step, each alone;
+    without those of attention.
+    """
     constants = constant_values(bench.train_py.read_text(encoding="utf-8"))
     passes = constants["TOTAL_BATCH_SIZE"] / (bench.device_batch_rows * bench.data.max_seq_len)
     vocabulary = {bench.data.n_vocab, *padded_sizes(build(bench), bench.data.n_vocab)}
@@ -144,12 +188,16 @@ def alone_ms(bench: Bench, rates: Rates) -> dict[str, float]:
     for product, count in rates.products.items():
         if len(product.a[0]) == 2:
             name = "head" if vocabulary & {*product.a[0], *product.b[0]} else "linears"
-            times[name] += 1000 * passes * count * product.flops / rates.alone[bench.settings.dtype][product]
+            times[name] += (
+                1000 * passes * count * product.flops / rates.alone[bench.settings.dtype][product]
+            )
     return times
 
 
 def profile_steps(bench: Bench, number: int) -> dict:
-    """gpu_check's profile of the template, on the CPU, in a process of its own; `profiled_ms` is added, the wall clock of a profiled step."""
+    """gpu_check's profile of the template, on the CPU, in a process of its own; `profiled_ms` is
+    added, the wall clock of a profiled step.
+    """
     folder = bench.work / f"profile{number}"
     folder.mkdir()
     (folder / "data").symlink_to(bench.data.folder.resolve())
@@ -163,6 +211,8 @@ def profile_steps(bench: Bench, number: int) -> dict:
     row = run_part("gpu.profiling", ["template"], settings, time.monotonic() + 600, 300)["template"]
     if "split_ms" not in row:
         raise BenchError(f"no step could be profiled: {row.get('failed')}")
-    spans = [span for span in read_json(folder / "trace.json")["traceEvents"] if span.get("ph") == "X"]
+    spans = [
+        span for span in read_json(folder / "trace.json")["traceEvents"] if span.get("ph") == "X"
+    ]
     microseconds = sum(end - start for start, end, _ in find_phases(spans))
     return row | {"profiled_ms": microseconds / 1000 / PROFILED_STEPS}

@@ -1,8 +1,9 @@
 """What the running interpreter still lacks to run this checkout.
 
-In: the two lock files and the interpreter this runs in. Out: a list of words, one per thing that is missing (as JSON
-when run as a script, so that another interpreter can be asked). Judged by package metadata alone: nothing heavy is
-imported, and it takes about a fifth of a second. It changes nothing and never looks at the network.
+In: the two lock files and the interpreter this runs in. Out: a list of words, one per thing that is
+missing (as JSON when run as a script, so that another interpreter can be asked). Judged by package
+metadata alone: nothing heavy is imported, and it takes about a fifth of a second. It changes
+nothing and never looks at the network.
 """
 
 import argparse
@@ -26,7 +27,9 @@ def read_lock(path: Path) -> list[str]:
 
 
 def read_locks(root: Path, dev: bool) -> list[str]:
-    """The requirements of a start (dev False) or of the tests (dev True), as in the lock files of this checkout."""
+    """The requirements of a start (dev False) or of the tests (dev True), as in the lock files of
+    this checkout.
+    """
     return read_lock(root / LOCK) + (read_lock(root / DEV_LOCK) if dev else [])
 
 
@@ -39,20 +42,24 @@ def find_version(name: str) -> str | None:
 
 
 def is_recent_torch(version: str | None) -> bool:
-    """True from torch 2.11 on. Only the release counts: a vendor's 2.12.0a0+git is as good as 2.12."""
+    """True from torch 2.11 on. Only the release counts: a vendor's 2.12.0a0+git is as good as
+    2.12.
+    """
     release = re.match(r"(\d+)\.(\d+)", version or "")
     return release is not None and (int(release[1]), int(release[2])) >= OLDEST_TORCH
 
 
 def find_missing(requirements: list[str]) -> list[str]:
-    """Names and versions that the lock wants here (markers considered) and that are absent or at another version.
+    """Names and versions that the lock wants here (markers considered) and that are absent or at
+    another version.
 
     torch is the exception: any recent one will do, since it is often built for the machine.
     """
     try:
         from packaging.requirements import InvalidRequirement, Requirement
     except ImportError:
-        return ["packaging"]  # itself in the lock: an interpreter without it is not complete, whatever else it has
+        # Itself in the lock: an interpreter without it is not complete, whatever else it has.
+        return ["packaging"]
     missing = []
     for line in requirements:
         try:
@@ -63,20 +70,32 @@ def find_missing(requirements: list[str]) -> list[str]:
         if wanted.marker is not None and not wanted.marker.evaluate():
             continue
         found = find_version(wanted.name)
-        fits = is_recent_torch(found) if wanted.name == "torch" else found is not None and found in wanted.specifier
+        fits = (
+            is_recent_torch(found)
+            if wanted.name == "torch"
+            else found is not None and found in wanted.specifier
+        )
         if not fits:
             missing.append(f"{wanted.name}{wanted.specifier} (found {found or 'none'})")
     return missing
 
 
 def imports_harness(root: Path) -> bool:
-    """True when `import harness` takes the package of this very checkout, from any working folder."""
+    """True when `import harness` takes the package of this very checkout, from any working
+    folder.
+    """
     spec = importlib.util.find_spec("harness")
-    return spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent == root / "harness"
+    return (
+        spec is not None
+        and spec.origin is not None
+        and Path(spec.origin).resolve().parent == root / "harness"
+    )
 
 
 def find_problems(root: Path, dev: bool) -> list[str]:
-    """Everything that keeps this interpreter from running the checkout at `root`; empty when nothing does."""
+    """Everything that keeps this interpreter from running the checkout at `root`; empty when
+    nothing does.
+    """
     missing = find_missing(read_locks(root, dev))
     return missing if imports_harness(root) else [*missing, f"harness, importable from {root}"]
 
@@ -94,7 +113,7 @@ def describe(root: Path, dev: bool) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("--dev", action="store_true")
     options = parser.parse_args()

@@ -1,8 +1,10 @@
-"""Running pip for the set-up: what to install and where from, short lines of progress, and advice when it fails.
+"""Running pip for the set-up: what to install and where from, short lines of progress, and advice
+when it fails.
 
-In: the environment's python, requirement lines, where torch may come from. Out: installed packages, every line of pip's
-in the log, a short line on the terminal at least every ten seconds. It decides nothing about the environment itself
-(see `setup.py`), and leaves the user's pip configuration in force (mirrors, proxies, certificates).
+In: the environment's python, requirement lines, where torch may come from. Out: installed packages,
+every line of pip's in the log, a short line on the terminal at least every ten seconds. It decides
+nothing about the environment itself (see `setup.py`), and leaves the user's pip configuration in
+force (mirrors, proxies, certificates).
 """
 
 import queue
@@ -20,23 +22,54 @@ from environment.check import OLDEST_TORCH
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 BRIEFLY = ("--timeout", "8", "--retries", "0")
-PIP = ("-I", "-m", "pip")  # isolated from PYTHONPATH and user site-packages; pip's own configuration still counts
+# Isolated from PYTHONPATH and user site-packages; pip's own configuration still counts.
+PIP = ("-I", "-m", "pip")
 HEARTBEAT_SECONDS = 10
 ADVICE = (
-    (("No space left", "Errno 28", "not enough space"),
-     "the disk (or $TMPDIR, where pip unpacks) is full: free some space"),
-    (("CERTIFICATE_VERIFY_FAILED", "SSLError", "SSLCertVerificationError"),
-     "a certificate is not trusted, often a company's proxy: set PIP_CERT to its certificate file"),
-    (("ProxyError", "Tunnel connection failed"),
-     "the proxy refuses: check HTTPS_PROXY (or `pip config set global.proxy`)"),
-    (("NewConnectionError", "Max retries exceeded", "ConnectionError", "NameResolution", "ConnectTimeout", "timed out"),
-     "the package index cannot be reached: check the network, HTTPS_PROXY, or set PIP_INDEX_URL to a mirror"),
-    (("(from versions: none)",),
-     "the index cannot be reached, or has nothing for this Python and machine: check the network and PIP_INDEX_URL"),
-    (("No matching distribution",),
-     "the index has no such version for this Python and machine: another Python (3.11 to 3.14) or index may have it"),
-    (("Permission denied", "Errno 13"),
-     "a file may not be written: check who owns this folder"),
+    (
+        ("No space left", "Errno 28", "not enough space"),
+        "the disk (or $TMPDIR, where pip unpacks) is full: free some space",
+    ),
+    (
+        ("CERTIFICATE_VERIFY_FAILED", "SSLError", "SSLCertVerificationError"),
+        (
+            "a certificate is not trusted, often a company's proxy: set PIP_CERT to its certificate"
+            " file"
+        ),
+    ),
+    (
+        ("ProxyError", "Tunnel connection failed"),
+        "the proxy refuses: check HTTPS_PROXY (or `pip config set global.proxy`)",
+    ),
+    (
+        (
+            "NewConnectionError",
+            "Max retries exceeded",
+            "ConnectionError",
+            "NameResolution",
+            "ConnectTimeout",
+            "timed out",
+        ),
+        (
+            "the package index cannot be reached: check the network, HTTPS_PROXY, or set"
+            " PIP_INDEX_URL to a mirror"
+        ),
+    ),
+    (
+        ("(from versions: none)",),
+        (
+            "the index cannot be reached, or has nothing for this Python and machine: check the"
+            " network and PIP_INDEX_URL"
+        ),
+    ),
+    (
+        ("No matching distribution",),
+        (
+            "the index has no such version for this Python and machine: another Python (3.11 to"
+            " 3.14) or index may have it"
+        ),
+    ),
+    (("Permission denied", "Errno 13"), "a file may not be written: check who owns this folder"),
 )
 
 
@@ -89,7 +122,11 @@ class Progress:
         elif words and words[0] in ("Downloading", "Using") and line.endswith("B)\n"):
             self.now = self._count(f"{words[-3]} {words[-2]} {words[-1]}")
         elif line.startswith("Installing collected packages: "):
-            self.now = f"unpacking {line.count(',') + 1} packages" if "," in line else f"unpacking {words[-1]}"
+            self.now = (
+                f"unpacking {line.count(',') + 1} packages"
+                if "," in line
+                else f"unpacking {words[-1]}"
+            )
             self.last_said = 0.0
         self.tell(every=2.0)
 
@@ -109,7 +146,8 @@ def run_logged(
 ) -> tuple[int, str]:
     """Run a command, its output appended to `log`; return (exit status, output).
 
-    lock: a descriptor that the child keeps open, so that the lock of a killed set-up holds until its pip is gone, too.
+    lock: a descriptor that the child keeps open, so that the lock of a killed set-up holds until
+    its pip is gone, too.
     """
     keep = {"pass_fds": (lock,)} if lock is not None and sys.platform != "win32" else {}
     lines: queue.Queue = queue.Queue()
@@ -117,8 +155,16 @@ def run_logged(
     with log.open("a", encoding="utf-8") as file:
         file.write(f"\n$ {subprocess.list2cmdline(command)}\n")
         file.flush()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                 text=True, encoding="utf-8", errors="replace", **keep)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            **keep,
+        )
         threading.Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
         try:
             while True:
@@ -141,14 +187,18 @@ def run_logged(
 
 @dataclass(frozen=True)
 class Pip:
-    """pip of one environment. python: its interpreter; log: where the output goes; lock: see `run_logged`."""
+    """pip of one environment. python: its interpreter; log: where the output goes; lock: see
+    `run_logged`.
+    """
 
     python: Path
     log: Path
     lock: int | None = None
 
     def install(self, arguments: list[str], total: int | None = None) -> tuple[int, str]:
-        """Run `pip install` with these arguments, showing progress; return (exit status, output)."""
+        """Run `pip install` with these arguments, showing progress; return (exit status,
+        output).
+        """
         options = ["--no-input", "--progress-bar", "off", "--disable-pip-version-check"]
         command = [str(self.python), *PIP, "install", *options, *arguments]
         return run_logged(command, self.log, Progress(total), self.lock)
@@ -161,7 +211,8 @@ class Pip:
 def install_locked(pip: Pip, requirements: list[str], listing: Path) -> None:
     """Install exact versions without looking at their needs: the lock names every one of them.
 
-    listing: file to write the requirement lines to, for pip to read. Raises SetupError with pip's last lines.
+    listing: file to write the requirement lines to, for pip to read. Raises SetupError with pip's
+    last lines.
     """
     if not requirements:
         return
@@ -170,7 +221,9 @@ def install_locked(pip: Pip, requirements: list[str], listing: Path) -> None:
     say("packages at the locked versions, about 190 MB to download if none is cached")
     status, output = pip.install(["--no-deps", "-r", str(listing)], len(requirements))
     if status:
-        raise SetupError(f"pip failed:\n{tail(output)}\n{advise(output)}. The whole output is in {pip.log}")
+        raise SetupError(
+            f"pip failed:\n{tail(output)}\n{advise(output)}. The whole output is in {pip.log}"
+        )
     say(f"packages ready ({time.monotonic() - began:.0f} s)")
 
 
@@ -180,16 +233,22 @@ def find_nvidia_card() -> str | None:
     if tool is None:
         return None
     try:
-        done = subprocess.run([tool, "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            [tool, "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     cards = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
-    return cards[0].split(" (UUID")[0].split(": ", 1)[-1] if done.returncode == 0 and cards else None
+    return (
+        cards[0].split(" (UUID")[0].split(": ", 1)[-1] if done.returncode == 0 and cards else None
+    )
 
 
 @dataclass(frozen=True)
 class Source:
-    """One place to take torch from: words for the terminal, arguments for pip, and whether to give up quickly."""
+    """One place to take torch from: words for the terminal, arguments for pip, and whether to give
+    up quickly.
+    """
 
     words: str
     arguments: tuple[str, ...]
@@ -199,34 +258,51 @@ class Source:
 def torch_sources(locked: str, index: str | None, card: str | None, platform: str) -> list[Source]:
     """Where to take torch from, in this order, until one works.
 
-    locked: the lock's line (`torch==...`). index: what the user asked for. card: name of an NVIDIA card. PyPI's torch
-    for Linux is the CUDA build, gigabytes that a machine without a card has no use for; pytorch.org has the small one.
+    locked: the lock's line (`torch==...`). index: what the user asked for. card: name of an NVIDIA
+    card. PyPI's torch for Linux is the CUDA build, gigabytes that a machine without a card has no
+    use for; pytorch.org has the small one.
     """
     if index is not None:
         asked = ("--index-url", index)
         oldest = "torch>=" + ".".join(str(part) for part in OLDEST_TORCH)
-        return [Source(f"from {index}", (locked, *asked)),
-                Source(f"any from {oldest[7:]} on from there", (oldest, *asked))]
+        return [
+            Source(f"from {index}", (locked, *asked)),
+            Source(f"any from {oldest[7:]} on from there", (oldest, *asked)),
+        ]
     if not platform.startswith("linux"):
         return [Source("from the default index, about 200 MB", (locked,))]
     if card is not None:
-        return [Source(f"the CUDA build for the {card}: about 3 GB to download, 5 GB on disk", (locked,))]
+        return [
+            Source(
+                f"the CUDA build for the {card}: about 3 GB to download, 5 GB on disk", (locked,)
+            )
+        ]
     return [
-        Source("no NVIDIA card here, so pytorch.org's CPU build, about 200 MB, if it answers within seconds",
-               (locked, "--index-url", PYTORCH_CPU_INDEX, *BRIEFLY), brief=True),
-        Source("from the default index instead; on PyPI that is the CUDA build, about 3 GB to download, 5 GB on disk",
-               (locked,)),
+        Source(
+            "no NVIDIA card here, so pytorch.org's CPU build, about 200 MB, if it answers within"
+            " seconds",
+            (locked, "--index-url", PYTORCH_CPU_INDEX, *BRIEFLY),
+            brief=True,
+        ),
+        Source(
+            "from the default index instead; on PyPI that is the CUDA build, about 3 GB to"
+            " download, 5 GB on disk",
+            (locked,),
+        ),
     ]
 
 
 def install_torch(pip: Pip, sources: list[Source]) -> None:
-    """Install torch, and what its build needs, from the first source that has it. Raises SetupError when none has."""
+    """Install torch, and what its build needs, from the first source that has it. Raises SetupError
+    when none has.
+    """
     began = time.monotonic()
     output = ""
     for source in sources:
         say(f"torch: {source.words}")
         status, output = pip.install(list(source.arguments))
-        if status and source.brief and "Downloading " in output:  # it answered, then broke off: worth some patience
+        # It answered, then broke off: worth some patience.
+        if status and source.brief and "Downloading " in output:
             say("torch: the download broke off; once more")
             patient = [word for word in source.arguments if word not in BRIEFLY]
             status, output = pip.install(patient)
@@ -234,7 +310,7 @@ def install_torch(pip: Pip, sources: list[Source]) -> None:
             say(f"torch ready ({time.monotonic() - began:.0f} s)")
             return
     raise SetupError(
-        f"torch could not be installed:\n{tail(output)}\n{advise(output)}. The whole output is in {pip.log}. "
-        "https://pytorch.org/get-started/locally shows the index for your machine: give it as --torch-index URL, "
-        "or install torch yourself and start this with that python"
+        f"torch could not be installed:\n{tail(output)}\n{advise(output)}. The whole output is in"
+        f" {pip.log}. https://pytorch.org/get-started/locally shows the index for your machine:"
+        " give it as --torch-index URL, or install torch yourself and start this with that python"
     )

@@ -1,18 +1,22 @@
-"""The environment that this checkout runs in: found, made or mended, so that every script starts with one command.
+"""The environment that this checkout runs in: found, made or mended, so that every script starts
+with one command.
 
-In: the interpreter that started the script, `requirements.lock`, `requirements-dev.lock`. Out: the path of a python
-that has everything at the locked versions and imports `harness` from this checkout. The choice, in this order:
+In: the interpreter that started the script, `requirements.lock`, `requirements-dev.lock`. Out: the
+path of a python that has everything at the locked versions and imports `harness` from this
+checkout. The choice, in this order:
 
-1. the running interpreter, when it already has everything (a conda environment made from environment.yml, say);
-2. `.venv` in the checkout, when its last set-up finished and nothing has changed since;
-3. `.venv` made or mended with pip. A torch >= 2.11 of the running interpreter is reused and never replaced: the
+1. the running interpreter, when it already has everything (a conda environment made from
+environment.yml, say); 2. `.venv` in the checkout, when its last set-up finished and nothing has
+changed since; 3. `.venv` made or mended with pip. A torch >= 2.11 of the running interpreter is
+reused and never replaced: the
    packages of that interpreter are put behind those of `.venv` by a .pth file, which does what system site-packages do,
    but reaches the torch of another venv as well. The checkout becomes importable by a .pth file too, so that no build
    backend has to be downloaded.
 
-The stamp in `.venv` says that a set-up finished, where, and with which torch; which versions are there is read from the
-packages' metadata at every start. So an interrupted set-up is seen and mended. Standard library only, and the syntax is
-that of Python 3.6, so that an old Python can still read the sentence that says it is too old.
+The stamp in `.venv` says that a set-up finished, where, and with which torch; which versions are
+there is read from the packages' metadata at every start. So an interrupted set-up is seen and
+mended. Standard library only, and the syntax is that of Python 3.6, so that an old Python can still
+read the sentence that says it is too old.
 """
 
 import importlib.metadata
@@ -28,20 +32,36 @@ MINIMUM_PYTHON = (3, 11)
 
 
 def explain_old_python(version, executable, which=shutil.which):
-    """What to tell the user of a Python that is too old, naming a newer one when the machine has it."""
-    newer = [name for name in ("python3.14", "python3.13", "python3.12", "python3.11") if which(name)]
+    """What to tell the user of a Python that is too old, naming a newer one when the machine has
+    it.
+    """
+    newer = [
+        name for name in ("python3.14", "python3.13", "python3.12", "python3.11") if which(name)
+    ]
     if newer:
         advice = f"This machine has {newer[0]}: start the script with that."
     else:
-        advice = ("Install a newer one (python.org, conda, your package manager), or let uv fetch one: "
-                  "uv run scripts/overnight.py --demo")
-    return f"Python 3.11 or newer is needed, and {executable} is Python {version[0]}.{version[1]}. {advice}"
+        advice = (
+            "Install a newer one (python.org, conda, your package manager), or let uv fetch one: "
+            "uv run scripts/overnight.py --demo"
+        )
+    return (
+        f"Python 3.11 or newer is needed, and {executable} is Python {version[0]}.{version[1]}."
+        f" {advice}"
+    )
 
 
-if sys.version_info < MINIMUM_PYTHON:  # not in a function: what follows cannot even be defined by an old Python
+# Not in a function: what follows cannot even be defined by an old Python.
+if sys.version_info < MINIMUM_PYTHON:
     sys.exit(explain_old_python(sys.version_info, sys.executable))
 
-from environment.check import find_problems, find_version, imports_harness, is_recent_torch, read_locks
+from environment.check import (
+    find_problems,
+    find_version,
+    imports_harness,
+    is_recent_torch,
+    read_locks,
+)
 from environment.packages import (
     Pip,
     SetupError,
@@ -69,10 +89,19 @@ TORCH_PTH = "autoresearch_lab_torch.pth"  # sorts after the other: the checkout 
 
 
 def examine(python: Path, dev: bool, root: Path) -> dict | None:
-    """Facts of another interpreter (see `check.describe`), or None when it does not run or is too old to answer."""
-    command = [str(python), str(Path(__file__).with_name("check.py")), str(root), *(["--dev"] if dev else [])]
+    """Facts of another interpreter (see `check.describe`), or None when it does not run or is too
+    old to answer.
+    """
+    command = [
+        str(python),
+        str(Path(__file__).with_name("check.py")),
+        str(root),
+        *(["--dev"] if dev else []),
+    ]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        )
         return json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
@@ -89,7 +118,9 @@ def is_ready(venv: Path, dev: bool, torch_index: str | None, root: Path) -> bool
     return facts is not None and not facts["problems"]
 
 
-def find_environment(dev: bool = False, torch_index: str | None = None, root: Path = ROOT) -> Path | None:
+def find_environment(
+    dev: bool = False, torch_index: str | None = None, root: Path = ROOT
+) -> Path | None:
     """A python that has everything already, or None. Changes nothing."""
     if torch_index is None and not find_problems(root, dev):
         return Path(sys.executable)
@@ -98,28 +129,37 @@ def find_environment(dev: bool = False, torch_index: str | None = None, root: Pa
 
 
 def find_usable(root: Path = ROOT) -> Path | None:
-    """A python that imports the harness, complete or not: for looking at a night, whose environment must stay."""
+    """A python that imports the harness, complete or not: for looking at a night, whose environment
+    must stay.
+    """
     python = venv_python(root / ".venv")
     if (examine(python, False, root) or {}).get("harness"):
         return python
     return Path(sys.executable) if imports_harness(root) else None
 
 
-def ensure_environment(dev: bool = False, torch_index: str | None = None, root: Path = ROOT) -> Path:
-    """Path of a python that has everything, made now if need be. dev: with what only the tests need.
+def ensure_environment(
+    dev: bool = False, torch_index: str | None = None, root: Path = ROOT
+) -> Path:
+    """Path of a python that has everything, made now if need be. dev: with what only the tests
+    need.
 
-    torch_index: take torch from there rather than from the usual places. Raises SetupError with what to do about it.
+    torch_index: take torch from there rather than from the usual places. Raises SetupError with
+    what to do about it.
     """
     python = find_environment(dev, torch_index, root)
     if python is not None:
         return python
     try:
         with hold_lock(root / ".setup.lock") as lock:
-            if not is_ready(root / ".venv", dev, torch_index, root):  # another set-up may just have finished
+            # Another set-up may just have finished.
+            if not is_ready(root / ".venv", dev, torch_index, root):
                 mend(root, dev, torch_index, lock)
     except OSError as error:
-        raise SetupError(f"{error.strerror or error}: {error.filename or root}. The checkout must be "
-                         "writable and its disk have 3 GB free, 9 GB with a CUDA torch") from error
+        raise SetupError(
+            f"{error.strerror or error}: {error.filename or root}. The checkout must be "
+            "writable and its disk have 3 GB free, 9 GB with a CUDA torch"
+        ) from error
     return venv_python(root / ".venv")
 
 
@@ -134,8 +174,11 @@ def python_or_exit(dev: bool = False, torch_index: str | None = None) -> Path:
 
 
 def become(python: Path, arguments: list[str]) -> None:
-    """Go on as another python process: in place where the system can (signals and exit status are then its own)."""
-    command = [str(python), "-P", *arguments]  # -P: a module in the user's working folder shadows nothing
+    """Go on as another python process: in place where the system can (signals and exit status are
+    then its own).
+    """
+    # -P: a module in the user's working folder shadows nothing.
+    command = [str(python), "-P", *arguments]
     sys.stdout.flush()
     sys.stderr.flush()
     if os.name != "nt":
@@ -144,12 +187,14 @@ def become(python: Path, arguments: list[str]) -> None:
     while True:
         try:
             sys.exit(child.wait())
-        except KeyboardInterrupt:  # Windows gives Ctrl-C to the child as well, which knows what to finish
+        except KeyboardInterrupt:
+            # Windows gives Ctrl-C to the child as well, which knows what to finish.
             continue
 
 
 def find_donor(root: Path) -> dict | None:
-    """The running interpreter's torch, its folder first among those of that interpreter's packages; None without one.
+    """The running interpreter's torch, its folder first among those of that interpreter's packages;
+    None without one.
 
     What is in the checkout's own `.venv` is no donor.
     """
@@ -158,30 +203,50 @@ def find_donor(root: Path) -> dict | None:
         return None
     home = str(importlib.metadata.distribution("torch").locate_file(""))
     others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    folders = [path for path in dict.fromkeys([home, *others]) if not Path(path).is_relative_to(root / ".venv")]
-    return {"torch": version, "folders": folders, "python": "{}.{}".format(*sys.version_info[:2])} if folders else None
+    folders = [
+        path
+        for path in dict.fromkeys([home, *others])
+        if not Path(path).is_relative_to(root / ".venv")
+    ]
+    return (
+        {"torch": version, "folders": folders, "python": "{}.{}".format(*sys.version_info[:2])}
+        if folders
+        else None
+    )
 
 
 def open_venv(root: Path, lock: int | None) -> tuple[dict, dict]:
-    """A `.venv` whose python and pip run: what is there if possible, else a new one; return (facts, stamp before).
+    """A `.venv` whose python and pip run: what is there if possible, else a new one; return (facts,
+    stamp before).
 
-    One that was not made here is completed but never emptied. Raises SetupError when it cannot be used.
+    One that was not made here is completed but never emptied. Raises SetupError when it cannot be
+    used.
     """
     venv, python = root / ".venv", venv_python(root / ".venv")
     stamp = read_stamp(venv)
     before = stamp or {}
-    moved = before.get("made_here", False) and before.get("root") != str(root)  # the scripts in it name the old folder
+    # The scripts in it name the old folder.
+    moved = before.get("made_here", False) and before.get("root") != str(root)
     facts = examine(python, False, root)
     half = drop_half_installed(Path(facts["site_packages"])) if facts and stamp is not None else []
     if facts and not moved and facts["pip"] and "pip" not in half:
         interrupted = stamp is not None and not before.get("complete")
-        say("an earlier set-up was interrupted: mending .venv" if interrupted else "completing .venv")
+        say(
+            "an earlier set-up was interrupted: mending .venv"
+            if interrupted
+            else "completing .venv"
+        )
         return facts, before
     if venv.exists() and any(venv.iterdir()):
         if not before.get("made_here"):
-            raise SetupError(f"{venv} was not made by this script and cannot be used (its Python is older than 3.11, or "
-                             "it has no pip). Rename it or take it away, then start again")
-        say("emptying .venv: " + ("the checkout was moved or copied" if moved else "it does not run"))
+            raise SetupError(
+                f"{venv} was not made by this script and cannot be used (its Python is older than"
+                " 3.11, or it has no pip). Rename it or take it away, then start again"
+            )
+        say(
+            "emptying .venv: "
+            + ("the checkout was moved or copied" if moved else "it does not run")
+        )
         clear(venv)
     return make_venv(venv, root, lock)
 
@@ -195,25 +260,34 @@ def make_venv(venv: Path, root: Path, lock: int | None) -> tuple[dict, dict]:
     create(venv, venv / "setup.log", lock)
     facts = examine(venv_python(venv), False, root)
     if facts is None:
-        raise SetupError(f"the python of the new environment does not run: see {venv / 'setup.log'}")
+        raise SetupError(
+            f"the python of the new environment does not run: see {venv / 'setup.log'}"
+        )
     return facts, stamp
 
 
 def try_torch(pip: Pip) -> str | None:
-    """Load torch, since metadata cannot tell whether it works: None, or what it says of CUDA ("True", "False")."""
+    """Load torch, since metadata cannot tell whether it works: None, or what it says of CUDA
+    ("True", "False").
+    """
     command = [str(pip.python), "-c", "import torch; print(torch.cuda.is_available())"]
     status, output = run_logged(command, pip.log)
     return output.split()[-1] if status == 0 else None
 
 
 def reuse_torch(pip: Pip, site_packages: Path, donor: dict) -> bool:
-    """Put the donor's packages behind those of `.venv`; False, and nothing changed, when torch does not work so."""
+    """Put the donor's packages behind those of `.venv`; False, and nothing changed, when torch does
+    not work so.
+    """
     statements = [f"import site; site.addsitedir({ascii(folder)})" for folder in donor["folders"]]
     write_pth(site_packages, TORCH_PTH, statements)
     if try_torch(pip):
         say(f"torch {donor['torch']} of {donor['folders'][0]} is reused: none is downloaded")
         return True
-    say(f"torch {donor['torch']} of {donor['folders'][0]} does not work in .venv, so one is installed there")
+    say(
+        f"torch {donor['torch']} of {donor['folders'][0]} does not work in .venv, so one is"
+        " installed there"
+    )
     (site_packages / TORCH_PTH).unlink()
     return False
 
@@ -224,10 +298,15 @@ def add_torch(pip: Pip, locked: str, index: str | None) -> None:
     install_torch(pip, torch_sources(locked, index, card, sys.platform))
     has_cuda = try_torch(pip)
     if has_cuda is None:
-        raise SetupError(f"torch is installed but cannot be imported: the last lines of {pip.log} say why")
+        raise SetupError(
+            f"torch is installed but cannot be imported: the last lines of {pip.log} say why"
+        )
     if card and has_cuda == "False":
-        say(f"torch cannot use the {card}: the driver is probably too old for this build. Update the driver, or take a "
-            "build for an older CUDA: --torch-index https://download.pytorch.org/whl/cu126")
+        say(
+            f"torch cannot use the {card}: the driver is probably too old for this build. Update"
+            " the driver, or take a build for an older CUDA: --torch-index"
+            " https://download.pytorch.org/whl/cu126"
+        )
 
 
 def mend(root: Path, dev: bool, torch_index: str | None, lock: int | None) -> None:
@@ -249,15 +328,34 @@ def mend(root: Path, dev: bool, torch_index: str | None, lock: int | None) -> No
         pip.uninstall("torch")
     if is_recent_torch((examine(pip.python, False, root) or facts)["torch"]):
         donor = None  # .venv has its own
-    elif not (donor and facts["python"].startswith(donor["python"] + ".") and reuse_torch(pip, site_packages, donor)):
+    elif not (
+        donor
+        and facts["python"].startswith(donor["python"] + ".")
+        and reuse_torch(pip, site_packages, donor)
+    ):
         donor = None
         add_torch(pip, torch_line, index)
 
     facts = examine(pip.python, dev, root)
     if facts is None or facts["problems"]:
         lacks = ", ".join(facts["problems"][:5]) if facts else "a python that runs"
-        raise SetupError(f"after all this .venv still lacks {lacks}: see {pip.log}. "
-                         "Taking .venv away and starting again makes it anew")
-    write_stamp(venv, {"complete": True, "made_here": before.get("made_here", False), "root": str(root), "donor": donor,
-                       "torch_index": index, "python": facts["python"], "torch": facts["torch"]})
-    say(f".venv is ready: Python {facts['python']}, torch {facts['torch']} ({time.monotonic() - began:.0f} s in all)")
+        raise SetupError(
+            f"after all this .venv still lacks {lacks}: see {pip.log}. "
+            "Taking .venv away and starting again makes it anew"
+        )
+    write_stamp(
+        venv,
+        {
+            "complete": True,
+            "made_here": before.get("made_here", False),
+            "root": str(root),
+            "donor": donor,
+            "torch_index": index,
+            "python": facts["python"],
+            "torch": facts["torch"],
+        },
+    )
+    say(
+        f".venv is ready: Python {facts['python']}, torch {facts['torch']}"
+        f" ({time.monotonic() - began:.0f} s in all)"
+    )

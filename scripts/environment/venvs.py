@@ -1,7 +1,7 @@
 """The `.venv` folder of a checkout as such: made, emptied, stamped, locked against a second set-up.
 
-In: a folder. Out: an environment with pip in it, and the stamp that says how far its set-up came. What goes into it is
-not decided here, and an environment that was not made here is never emptied.
+In: a folder. Out: an environment with pip in it, and the stamp that says how far its set-up came.
+What goes into it is not decided here, and an environment that was not made here is never emptied.
 """
 
 import contextlib
@@ -25,7 +25,9 @@ def venv_python(venv: Path) -> Path:
 
 
 def read_stamp(venv: Path) -> dict | None:
-    """What the last set-up wrote in `venv`: {} when it cannot be read, None when no set-up of ours ever began there."""
+    """What the last set-up wrote in `venv`: {} when it cannot be read, None when no set-up of ours
+    ever began there.
+    """
     try:
         stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -46,21 +48,28 @@ def write_stamp(venv: Path, facts: dict) -> None:
 
 
 def write_pth(folder: Path, name: str, statements: list[str]) -> None:
-    """A .pth file of statements; bare paths would be read in the locale's encoding before Python 3.13."""
+    """A .pth file of statements; bare paths would be read in the locale's encoding before Python
+    3.13.
+    """
     (folder / name).write_text("".join(f"{line}\n" for line in statements), encoding="ascii")
 
 
 def drop_half_installed(site_packages: Path) -> list[str]:
-    """Forget packages whose unpacking was cut off, and return their names: pip writes RECORD last, yet without it takes
-    the package for complete."""
-    half = [folder for folder in site_packages.glob("*.dist-info") if not (folder / "RECORD").exists()]
+    """Forget packages whose unpacking was cut off, and return their names: pip writes RECORD last,
+    yet without it takes the package for complete.
+    """
+    half = [
+        folder for folder in site_packages.glob("*.dist-info") if not (folder / "RECORD").exists()
+    ]
     for folder in half:
         shutil.rmtree(folder)
     return [folder.name.partition("-")[0] for folder in half]
 
 
 def clear(venv: Path) -> None:
-    """Empty an environment of ours, but for the stamp that says so; a folder that links to a roomier disk stays one."""
+    """Empty an environment of ours, but for the stamp that says so; a folder that links to a
+    roomier disk stays one.
+    """
     for entry in venv.iterdir():
         if entry.name == STAMP:
             continue
@@ -86,7 +95,9 @@ def _ways_to_create(venv: Path) -> list[list[list[str]]]:
 
 
 def create(venv: Path, log: Path, lock: int | None) -> None:
-    """Make `venv` with pip in it, in whatever way this machine offers. Raises SetupError naming what to install."""
+    """Make `venv` with pip in it, in whatever way this machine offers. Raises SetupError naming
+    what to install.
+    """
     output = ""
     for commands in _ways_to_create(venv):
         for command in commands:
@@ -96,13 +107,19 @@ def create(venv: Path, log: Path, lock: int | None) -> None:
         else:
             return
     package = "python{}.{}-venv".format(*sys.version_info[:2])
-    reason = output.strip().splitlines()[-1] if output.strip() else "it has neither ensurepip nor pip"
-    raise SetupError(f"{sys.executable} cannot make a virtual environment: {reason}. On Debian and Ubuntu: "
-                     f"apt install {package}. Elsewhere: install uv, or start this with another Python >= 3.11")
+    reason = (
+        output.strip().splitlines()[-1] if output.strip() else "it has neither ensurepip nor pip"
+    )
+    raise SetupError(
+        f"{sys.executable} cannot make a virtual environment: {reason}. On Debian and Ubuntu: "
+        f"apt install {package}. Elsewhere: install uv, or start this with another Python >= 3.11"
+    )
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Take the file's lock if it is free. The system gives it back when its holders end, however they end."""
+    """Take the file's lock if it is free. The system gives it back when its holders end, however
+    they end.
+    """
     try:
         if os.name == "nt":
             import msvcrt
@@ -121,13 +138,18 @@ def _try_lock(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[int]:
-    """Let one set-up at a time work in a checkout, waiting for another one; yields the lock's descriptor."""
+    """Let one set-up at a time work in a checkout, waiting for another one; yields the lock's
+    descriptor.
+    """
     with path.open("a") as file:
         last_said = -10.0
         began = time.monotonic()
         while not _try_lock(file.fileno()):
             if time.monotonic() - began - last_said >= 10:
                 last_said = time.monotonic() - began
-                say(f"another set-up is at work in this checkout: waiting for it ({last_said:.0f} s)")
+                say(
+                    "another set-up is at work in this checkout: waiting for it"
+                    f" ({last_said:.0f} s)"
+                )
             time.sleep(0.2)
         yield file.fileno()

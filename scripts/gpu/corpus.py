@@ -1,8 +1,10 @@
-"""Part `corpus`: rows to train and to score on, from the Python library of the interpreter that runs. Needs no network.
+"""Part `corpus`: rows to train and to score on, from the Python library of the interpreter that
+runs. Needs no network.
 
-The tokenizer is learnt where rustbpe is installed; else it is the carried one, `tokenizer.json`: 8,192 tokens that
-`harness.data.tokenizer` learnt from the standard library of Python 3.11.7 (`PYTHONPATH=scripts python -m gpu.corpus` makes it again). For
-timing, not for research: what is scored is 5% of the files, repeated up to the size asked for.
+The tokenizer is learnt where rustbpe is installed; else it is the carried one, `tokenizer.json`:
+8,192 tokens that `harness.data.tokenizer` learnt from the standard library of Python 3.11.7
+(`PYTHONPATH=scripts python -m gpu.corpus` makes it again). For timing, not for research: what is
+scored is 5% of the files, repeated up to the size asked for.
 """
 
 from __future__ import annotations
@@ -34,15 +36,20 @@ def run(task: str, settings: Settings) -> dict:
         texts = list(library_texts(settings.corpus_bytes))
         tokenizer, learnt = make_tokenizer([text for text in texts if not is_val(text)])
         train, val = (
-            pack_texts([text for text in texts if is_val(text) is wanted], tokenizer, settings.max_seq_len)
+            pack_texts(
+                [text for text in texts if is_val(text) is wanted], tokenizer, settings.max_seq_len
+            )
             for wanted in (False, True)
         )
         if not len(train) or not len(val):
             raise DataError(f"{len(train)} training and {len(val)} validation rows are too few")
-    except (DataError, ImportError) as error:  # timings need tokens, whichever: the later parts go on
+    except (DataError, ImportError) as error:
+        # Timings need tokens, whichever: the later parts go on.
         tokenizer, learnt = load_tokenizer(TOKENIZER), "carried in"
         train, val = (
-            np.random.default_rng(0).integers(0, VOCAB_SIZE, (n, settings.max_seq_len + 1)).astype(ROW_DTYPE)
+            np.random.default_rng(0)
+            .integers(0, VOCAB_SIZE, (n, settings.max_seq_len + 1))
+            .astype(ROW_DTYPE)
             for n in (256, 16)
         )
         note = f"random tokens, since the library could not be used: {error}"
@@ -76,7 +83,9 @@ def is_val(text: str) -> bool:
 
 
 def make_tokenizer(texts: list[str]) -> tuple[Tokenizer, str]:
-    """A tokenizer and where it is from. One learnt from little text may lack merges: then the carried one too."""
+    """A tokenizer and where it is from. One learnt from little text may lack merges: then the
+    carried one too.
+    """
     if importlib.util.find_spec("rustbpe"):
         try:
             return train_tokenizer(texts, VOCAB_SIZE), "learnt here"
@@ -101,8 +110,12 @@ def write_train(settings: Settings, tokenizer: Tokenizer, rows: np.ndarray) -> N
     write_json_atomic(folder / "meta.json", meta)
 
 
-def write_eval(settings: Settings, name: str, tokens: int, tokenizer: Tokenizer, rows: np.ndarray) -> None:
-    """A prepared folder as the scorer wants it, with the validation rows repeated up to `tokens`."""
+def write_eval(
+    settings: Settings, name: str, tokens: int, tokenizer: Tokenizer, rows: np.ndarray
+) -> None:
+    """A prepared folder as the scorer wants it, with the validation rows repeated up to
+    `tokens`.
+    """
     folder = settings.folder / "eval" / name
     (folder / "private").mkdir(parents=True, exist_ok=True)
     (folder / "train").mkdir(exist_ok=True)

@@ -1,4 +1,6 @@
-"""Part `machine`: what the device is, whether it compiles, and its own ceilings of multiplying and copying."""
+"""Part `machine`: what the device is, whether it compiles, and its own ceilings of multiplying and
+copying.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def versions(settings: Settings) -> dict:
         "dtype": facts["dtype"],
         "memory_mb": facts["memory_mb"],
     }
-    found |= {"torch": torch.__version__, "python": platform.python_version(), "system": platform.platform()}
+    found |= {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
     found["peak_tflops"] = peak / 1e12 if peak == peak else None
     if settings.device == "cuda":
         found |= {
@@ -62,18 +68,24 @@ def compile_once(settings: Settings) -> dict:
 
 
 def matmul(settings: Settings) -> dict:
-    """TFLOP/s of one large square product in the dtype of training: the ceiling for any model here."""
+    """TFLOP/s of one large square product in the dtype of training: the ceiling for any model
+    here.
+    """
     device = detect_device(settings.device)
     torch.set_float32_matmul_precision("high")
     n = settings.matmul_size
-    a, b = (torch.randn(n, n, device=device.torch_device, dtype=device.torch_dtype) for _ in range(2))
+    a, b = (
+        torch.randn(n, n, device=device.torch_device, dtype=device.torch_dtype) for _ in range(2)
+    )
     ms = milliseconds(lambda: a @ b, 5 * settings.timing_seconds, settings.device)
     return {"matmul_tflops": 2 * n**3 / ms / 1e9}
 
 
 def copy(settings: Settings) -> dict:
     """GB/s read and written by copying a large tensor: the ceiling for everything elementwise."""
-    source = torch.empty(settings.copy_mb * 2**18, device=detect_device(settings.device).torch_device)
+    source = torch.empty(
+        settings.copy_mb * 2**18, device=detect_device(settings.device).torch_device
+    )
     target = torch.empty_like(source)
     ms = milliseconds(lambda: target.copy_(source), 5 * settings.timing_seconds, settings.device)
     return {"copy_gb_per_s": 2 * 4 * source.numel() / ms / 1e6}

@@ -1,8 +1,10 @@
-"""Runs the tasks of one part of gpu_check, each result on its own: what fails, hangs or dies takes nothing with it.
+"""Runs the tasks of one part of gpu_check, each result on its own: what fails, hangs or dies takes
+nothing with it.
 
-A part is a module with `run(task, settings) -> dict`. Its tasks run one after the other in a child process, which notes start and result of
-each in a file of lines; when it dies or one task takes too long, the next child goes on with the tasks that are left. An exception
-fails its task alone, except a fault of CUDA itself, after which a process is of no more use. Standard library only.
+A part is a module with `run(task, settings) -> dict`. Its tasks run one after the other in a child
+process, which notes start and result of each in a file of lines; when it dies or one task takes too
+long, the next child goes on with the tasks that are left. An exception fails its task alone, except
+a fault of CUDA itself, after which a process is of no more use. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,8 +28,12 @@ Rows = dict[str, dict]  # task -> what it measured, or {"failed": reason}
 LEAST_SECONDS = 3.0  # less is not enough to start a child
 
 
-def run_part(module: str, tasks: Sequence[str], settings: Settings, deadline: float, task_seconds: float) -> Rows:
-    """Run all tasks, or as many as there is time for until `deadline` (of time.monotonic); return a row for every one."""
+def run_part(
+    module: str, tasks: Sequence[str], settings: Settings, deadline: float, task_seconds: float
+) -> Rows:
+    """Run all tasks, or as many as there is time for until `deadline` (of time.monotonic); return a
+    row for every one.
+    """
     rows: Rows = {}
     while left := [task for task in tasks if task not in rows]:
         if deadline - time.monotonic() < LEAST_SECONDS:
@@ -37,13 +43,32 @@ def run_part(module: str, tasks: Sequence[str], settings: Settings, deadline: fl
 
 
 def run_child(
-    module: str, tasks: list[str], settings: Settings, deadline: float, task_seconds: float, rows: Rows
+    module: str,
+    tasks: list[str],
+    settings: Settings,
+    deadline: float,
+    task_seconds: float,
+    rows: Rows,
 ) -> None:
-    """Run one child on `tasks` until it ends or is overdue; add a row for each task that it began, or for all if it began none."""
-    settings_path, lines_path, log_path = (settings.folder / f"{module}{end}" for end in (".json", ".jsonl", ".log"))
+    """Run one child on `tasks` until it ends or is overdue; add a row for each task that it began,
+    or for all if it began none.
+    """
+    settings_path, lines_path, log_path = (
+        settings.folder / f"{module}{end}" for end in (".json", ".jsonl", ".log")
+    )
     settings.save(settings_path)
     lines_path.write_text("", encoding="utf-8")
-    command = [sys.executable, "-P", "-m", "gpu.parts", module, str(settings_path), str(lines_path), str(os.getpid()), *tasks]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "gpu.parts",
+        module,
+        str(settings_path),
+        str(lines_path),
+        str(os.getpid()),
+        *tasks,
+    ]
     with log_path.open("ab") as log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=settings.child_environment(), start_new_session=True
@@ -100,7 +125,12 @@ def child_main() -> None:
                 row = part.run(task, settings)
             except Exception as error:
                 traceback.print_exc()
-                row = {"failed": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"}
+                row = {
+                    "failed": (
+                        f"{type(error).__name__}:"
+                        f" {(str(error).strip().splitlines() or [''])[0][:300]}"
+                    )
+                }
             write_line(lines, task, {"seconds": round(time.monotonic() - started, 2)} | row)
             if "CUDA error" in row.get("failed", "") or "AcceleratorError" in row.get("failed", ""):
                 sys.exit(1)  # every further call in this process would fail with the same

@@ -1,8 +1,9 @@
 """Part `profile`: where one step's time goes, by kernels.
 
-The template runs as in part `training`; for PROFILED_STEPS further steps the device is waited for at the borders of loading, forward, backward
-and optimizer, and a marker put there, so that a kernel's time says which of them it belongs to. torch.profiler's trace is then
-read by `split_trace`. Idle is what remains of a step measured without profiler and without waiting.
+The template runs as in part `training`; for PROFILED_STEPS further steps the device is waited for
+at the borders of loading, forward, backward and optimizer, and a marker put there, so that a
+kernel's time says which of them it belongs to. torch.profiler's trace is then read by
+`split_trace`. Idle is what remains of a step measured without profiler and without waiting.
 """
 
 from __future__ import annotations
@@ -90,13 +91,21 @@ class MarkedSession(MeasuredSession):
         self.ended = True
 
     def finish(
-        self, model: torch.nn.Module, depth: int, flops_per_token: float = float("nan"), **fields: object
+        self,
+        model: torch.nn.Module,
+        depth: int,
+        flops_per_token: float = float("nan"),
+        **fields: object,
     ) -> None:
         """Facts of the measured steps, and the split of the profiled ones."""
         trace_path = self.settings.folder / "trace.json"
         self.profiler.export_chrome_trace(str(trace_path))
         events = json.loads(trace_path.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
-        step_ms = 1000 * (self.measured["timed_to"] - self.timed_from) / (self.measured["steps"] - UNTIMED_STEPS)
+        step_ms = (
+            1000
+            * (self.measured["timed_to"] - self.timed_from)
+            / (self.measured["steps"] - UNTIMED_STEPS)
+        )
         sizes = {self.vocab_size, *padded_sizes(model, self.vocab_size)}
         split = split_trace(events, sizes, on_device=self.device.type == "cuda")
         self.facts = {"step_ms": step_ms, "split_ms": {name: ms / PROFILED_STEPS for name, ms in split.milliseconds.items()}} | {

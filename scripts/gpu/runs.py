@@ -1,7 +1,9 @@
-"""Parts `start-up` and `evaluation`: the whole template as a run of its own, cold and warm, and its weights scored.
+"""Parts `start-up` and `evaluation`: the whole template as a run of its own, cold and warm, and its
+weights scored.
 
-The training is started as the runner starts it, `python -m harness.training.launch`, with a request file and a pipe for events; the runner itself
-needs psutil, which a bare machine lacks. The scoring is the harness's: `score_model` with its model server in another process.
+The training is started as the runner starts it, `python -m harness.training.launch`, with a request
+file and a pipe for events; the runner itself needs psutil, which a bare machine lacks. The scoring
+is the harness's: `score_model` with its model server in another process.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ CACHE = "startup_cache"  # of compiled code: these runs' own
 
 
 def run(task: str, settings: Settings) -> dict:
-    """`cold`: with an empty compile cache; `warm`: with the one that this left; else the name of an evaluation size."""
+    """`cold`: with an empty compile cache; `warm`: with the one that this left; else the name of an
+    evaluation size.
+    """
     if task not in START_TASKS:
         return evaluate(task, settings)
     if task == "cold":
@@ -39,7 +43,9 @@ def run(task: str, settings: Settings) -> dict:
 
 
 def train_run(task: str, settings: Settings) -> dict:
-    """Train at the default shape in a fresh process; return seconds of each stage, from the launch on."""
+    """Train at the default shape in a fresh process; return seconds of each stage, from the launch
+    on.
+    """
     folder = settings.folder / task
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -47,7 +53,8 @@ def train_run(task: str, settings: Settings) -> dict:
     train_py, request, log_path = folder / "train.py", folder / "run.json", folder / "run.log"
     train_py.write_text(template_text(settings.shapes["default"]), encoding="utf-8")
     request.write_text(
-        json.dumps(make_request(settings, device) | {"budget_seconds": settings.startup_seconds}), encoding="utf-8"
+        json.dumps(make_request(settings, device) | {"budget_seconds": settings.startup_seconds}),
+        encoding="utf-8",
     )
     ours, theirs = socket.socketpair()
     started = time.monotonic()
@@ -59,19 +66,23 @@ def train_run(task: str, settings: Settings) -> dict:
         )  # fmt: skip
     theirs.close()
     times, events = {}, {}
-    with ours, ours.makefile("rb") as channel:  # ends with the process: this part's time limit is the one above us
+    # Ends with the process: this part's time limit is the one above us.
+    with ours, ours.makefile("rb") as channel:
         for line in channel:
             event = json.loads(line)
             times[event["event"]] = time.monotonic() - started
             events[event["event"]] = event
-            if event["event"] == "ready":  # the rows come with the clock, as the runner hands them over
+            # The rows come with the clock, as the runner hands them over.
+            if event["event"] == "ready":
                 with open(settings.train_dir / "rows.bin", "rb") as rows:
                     socket.send_fds(ours, [b"r"], [rows.fileno()])
     process.wait()
     times["ended"] = time.monotonic() - started
     if process.returncode or "finish" not in events:
         lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        cause = events.get("failed", {}).get("cause") or (lines[-1] if lines else f"exit status {process.returncode}")
+        cause = events.get("failed", {}).get("cause") or (
+            lines[-1] if lines else f"exit status {process.returncode}"
+        )
         return {"failed": cause[:300]}
     finish, chosen = events["finish"], events["open"].get("attention", {})
     return {
@@ -84,18 +95,35 @@ def train_run(task: str, settings: Settings) -> dict:
 def evaluate(name: str, settings: Settings) -> dict:
     """Score the weights of the latest start-up run, or untrained ones where both failed."""
     folder = next(
-        (settings.folder / task for task in reversed(START_TASKS) if (settings.folder / task / WEIGHTS_NAME).is_file()),
+        (
+            settings.folder / task
+            for task in reversed(START_TASKS)
+            if (settings.folder / task / WEIGHTS_NAME).is_file()
+        ),
         None,
     )
     data, device = open_eval(settings, name), detect_device(settings.device)
     note = "trained for a few seconds" if folder else "untrained"
     folder = folder or untrained(settings, data.n_vocab)
-    launch, paths = Launch(settings.child_environment()), (folder / "train.py", folder / WEIGHTS_NAME)
+    launch, paths = (
+        Launch(settings.child_environment()),
+        (
+            folder / "train.py",
+            folder / WEIGHTS_NAME,
+        ),
+    )
     try:
-        score = score_model(data, ServerJob(*paths, device.kind, device.dtype, None, launch, folder, 600))
+        score = score_model(
+            data, ServerJob(*paths, device.kind, device.dtype, None, launch, folder, 600)
+        )
     except ScoreError as error:
         return {"failed": f"{error.status}: {error.cause}"}
-    return {"tokens": score.scored_tokens, "scoring_seconds": score.seconds, "val_bpb": score.val_bpb, "weights": note}
+    return {
+        "tokens": score.scored_tokens,
+        "scoring_seconds": score.seconds,
+        "val_bpb": score.val_bpb,
+        "weights": note,
+    }
 
 
 def untrained(settings: Settings, n_vocab: int) -> Path:
@@ -103,5 +131,7 @@ def untrained(settings: Settings, n_vocab: int) -> Path:
     folder = settings.folder / "untrained"
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(template_text(settings.shapes["default"]), encoding="utf-8")
-    save_model(weights_for(folder / "train.py", n_vocab, settings.max_seq_len), str(folder / WEIGHTS_NAME))
+    save_model(
+        weights_for(folder / "train.py", n_vocab, settings.max_seq_len), str(folder / WEIGHTS_NAME)
+    )
     return folder

@@ -1,6 +1,8 @@
-"""What gpu_check measures at, on a card and in a dry run: plain data that its child processes read from one JSON file.
+"""What gpu_check measures at, on a card and in a dry run: plain data that its child processes read
+from one JSON file.
 
-Standard library only. The two runs differ in these numbers and in nothing else: they take the same code paths.
+Standard library only. The two runs differ in these numbers and in nothing else: they take the same
+code paths.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "train_template.py"
 TOKENIZER = Path(__file__).with_name("tokenizer.json")
 
-# The original's baseline, in the words of our template: 8 layers of width 512, short windows of half the context, and nothing
-# that the template has beyond it. A test holds it to the original's 50.3M parameters and 239 MFLOP per token.
+# The original's baseline, in the words of our template: 8 layers of width 512, short windows of
+# half the context, and nothing that the template has beyond it. A test holds it to the original's
+# 50.3M parameters and 239 MFLOP per token.
 ORIGINAL = {
     "DEPTH": 8,
     "N_HEAD": 4,
@@ -37,7 +40,9 @@ DRY = {"DEPTH": 2, "N_HEAD": 2, "HEAD_DIM": 32, "TOTAL_BATCH_SIZE": 2**10, "DEVI
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes in tokens or rows, times in seconds. shapes: name -> constants of the template. patience multiplies time limits of tasks."""
+    """Sizes in tokens or rows, times in seconds. shapes: name -> constants of the template.
+    patience multiplies time limits of tasks.
+    """
 
     work: str
     device: str
@@ -65,13 +70,19 @@ class Settings:
         return self.folder / "data" / "train"
 
     def child_environment(self, cache: str = "compile_cache") -> dict[str, str]:
-        """Variables for a child: this checkout importable, compiled code kept in a folder of our own below `work`."""
-        path = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        """Variables for a child: this checkout importable, compiled code kept in a folder of our
+        own below `work`.
+        """
+        path = os.pathsep.join(
+            [str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
         caches = {
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / cache),
             "TRITON_CACHE_DIR": str(self.folder / cache / "triton"),
         }
-        return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | caches | self.environment
+        return (
+            os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | caches | self.environment
+        )
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
@@ -106,9 +117,13 @@ def dry_settings(work: str, compile: bool) -> Settings:
 
 
 def template_text(constants: Mapping[str, object]) -> str:
-    """The template with those of `constants` that it has rewritten; a name it has no more is left out."""
+    """The template with those of `constants` that it has rewritten; a name it has no more is left
+    out.
+    """
     from harness.search.constants import constant_values, rewrite_constants
 
     text = TEMPLATE.read_text(encoding="utf-8")
     known = constant_values(text)
-    return rewrite_constants(text, {name: value for name, value in constants.items() if name in known}, clamp=False)
+    return rewrite_constants(
+        text, {name: value for name, value in constants.items() if name in known}, clamp=False
+    )

@@ -1,7 +1,9 @@
-"""Splits a torch.profiler trace into classes of work. Standard library only, so that a written trace can be read anywhere.
+"""Splits a torch.profiler trace into classes of work. Standard library only, so that a written
+trace can be read anywhere.
 
-In: the events of a Chrome trace with record_shapes, and `mark:` annotations at the borders of loading, forward, backward and optimizer.
-Out: milliseconds per class. How each is told, in this order:
+In: the events of a Chrome trace with record_shapes, and `mark:` annotations at the borders of
+loading, forward, backward and optimizer. Out: milliseconds per class. How each is told, in this
+order:
     loader, optimizer   by the marks around them, whatever runs there
     attention           name of the kernel, its operator or an operator around that: flash, fmha, sdpa, attention, flex; any batched product
     head, linears       a matrix product: head when a dimension of its operands is the vocabulary's
@@ -17,7 +19,16 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-CLASSES = ("linears", "head", "attention", "elementwise", "loss", "optimizer", "loader", "unclassified")
+CLASSES = (
+    "linears",
+    "head",
+    "attention",
+    "elementwise",
+    "loss",
+    "optimizer",
+    "loader",
+    "unclassified",
+)
 ATTENTION = re.compile(r"flash|fmha|sdpa|attention|flex|\b(b|bad|badd)bmm|\bbmm\b", re.IGNORECASE)
 MATMUL = re.compile(
     r"aten::(mm|addmm|linear|matmul|_scaled_mm|mkldnn\w*linear)|mkl_linear|_linear_pointwise"
@@ -48,7 +59,9 @@ class Operator:
 
 @dataclass(frozen=True)
 class Split:
-    """milliseconds: per class. loader_host_ms: what the host spent between the loader's marks. unclassified: the longest names."""
+    """milliseconds: per class. loader_host_ms: what the host spent between the loader's marks.
+    unclassified: the longest names.
+    """
 
     milliseconds: dict[str, float]
     loader_host_ms: float
@@ -61,12 +74,17 @@ def split_trace(events: list[dict], vocab_sizes: set[int], on_device: bool) -> S
     phases = find_phases(spans)
     operators, by_id = nest_operators(spans)
     on_host = [(operator.start, operator.own, "", operator) for operator in operators]
-    work = [device_work(span, by_id) for span in spans if span.get("cat") in DEVICE_WORK] if on_device else on_host
+    work = (
+        [device_work(span, by_id) for span in spans if span.get("cat") in DEVICE_WORK]
+        if on_device
+        else on_host
+    )
     totals, unknown = Counter(dict.fromkeys(CLASSES, 0.0)), Counter()
     for start, duration, kernel, operator in work:
         phase = next((name for first, last, name in phases if first <= start < last), None)
         if phase is None:
-            continue  # before the first mark, or the loop's own bookkeeping after the last of a step
+            # Before the first mark, or the loop's own bookkeeping after the last of a step.
+            continue
         kind = classify(kernel, operator, phase, vocab_sizes)
         totals[kind] += duration / 1000
         if kind == "unclassified":
@@ -76,22 +94,35 @@ def split_trace(events: list[dict], vocab_sizes: set[int], on_device: bool) -> S
 
 
 def find_phases(spans: list[dict]) -> list[tuple[float, float, str]]:
-    """(start, end, name) between marks: load, forward, backward, and after a backward `optimizer` when the step ends there."""
-    marked = [span for span in spans if span.get("cat") == "user_annotation" and span["name"].startswith(MARK)]
-    marks = sorted((span["ts"] + span.get("dur", 0), span["name"].removeprefix(MARK)) for span in marked)
+    """(start, end, name) between marks: load, forward, backward, and after a backward `optimizer`
+    when the step ends there.
+    """
+    marked = [
+        span
+        for span in spans
+        if span.get("cat") == "user_annotation" and span["name"].startswith(MARK)
+    ]
+    marks = sorted(
+        (span["ts"] + span.get("dur", 0), span["name"].removeprefix(MARK)) for span in marked
+    )
     phases = []
     for (start, name), (end, following) in zip(marks, marks[1:], strict=False):
         if name == "update":
-            name = "optimizer" if following == "log" else "forward"  # adding up the loss between two device batches
+            # Adding up the loss between two device batches.
+            name = "optimizer" if following == "log" else "forward"
         if name != "log":
             phases.append((start, end, name))
     return phases
 
 
 def nest_operators(spans: list[dict]) -> tuple[list[Operator], dict[int, Operator]]:
-    """Host operators with what is around them and their own time; and the innermost one of each external id."""
+    """Host operators with what is around them and their own time; and the innermost one of each
+    external id.
+    """
     operators, by_id = [], {}
-    hosts = [span for span in spans if span.get("cat") in OPERATORS and not span["name"].startswith(MARK)]
+    hosts = [
+        span for span in spans if span.get("cat") in OPERATORS and not span["name"].startswith(MARK)
+    ]
     stacks: dict[object, list[Operator]] = {}
     for span in sorted(hosts, key=lambda span: (span["ts"], -span.get("dur", 0))):
         stack = stacks.setdefault(span.get("tid"), [])
@@ -113,7 +144,12 @@ def nest_operators(spans: list[dict]) -> tuple[list[Operator], dict[int, Operato
 def device_work(span: dict, by_id: dict[int, Operator]) -> tuple[float, float, str, Operator]:
     """(start, duration, kernel, operator that launched it) of one span on the device."""
     unknown = Operator("", span["ts"], span["ts"], [], (), 0)
-    return span["ts"], span.get("dur", 0), span["name"], by_id.get(span.get("args", {}).get("External id"), unknown)
+    return (
+        span["ts"],
+        span.get("dur", 0),
+        span["name"],
+        by_id.get(span.get("args", {}).get("External id"), unknown),
+    )
 
 
 def classify(kernel: str, operator: Operator, phase: str, vocab_sizes: set[int]) -> str:
@@ -129,7 +165,9 @@ def classify(kernel: str, operator: Operator, phase: str, vocab_sizes: set[int])
     if ATTENTION.search(" ".join([name, *operator.around])):
         return "attention"
     if MATMUL.search(name):
-        return "head" if any(size in vocab_sizes for shape in shapes for size in shape) else "linears"
+        return (
+            "head" if any(size in vocab_sizes for shape in shapes for size in shape) else "linears"
+        )
     if LOSS.search(name) or any(len(shape) > 1 and shape[-1] in vocab_sizes for shape in shapes):
         return "loss"
     return "elementwise" if ELEMENTWISE.search(kernel or operator.name) else "unclassified"

@@ -1,4 +1,6 @@
-"""gpu_check's results as Markdown. In: rows of each part, as far as there are any. Out: text. Standard library only."""
+"""gpu_check's results as Markdown. In: rows of each part, as far as there are any. Out: text.
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +8,26 @@ import datetime
 from collections.abc import Callable, Iterable, Sequence
 
 Rows = dict[str, dict]
-TARGET = "545M tokens in 300 s, 1.82M tokens/s: the target at the original's shape on an H200 without FA3"
+TARGET = (
+    "545M tokens in 300 s, 1.82M tokens/s: the target at the original's shape on an H200"
+    " without FA3"
+)
 DRY_WORDS = "CPU dry run: figures say nothing about a GPU; CUDA unmeasured"
 
 
-def document(results: dict[str, Rows], ranked: dict[str, list[str]], dry: bool, compiled: bool = True) -> str:
+def document(
+    results: dict[str, Rows], ranked: dict[str, list[str]], dry: bool, compiled: bool = True
+) -> str:
     """All parts that there are results of, in order, below a heading that names the device."""
     versions = results.get("machine", {}).get("versions", {})
     name = versions.get("device", "unknown device")
     text = [
         f"# gpu_check: {name}",
-        f"Made by `python scripts/gpu_check.py{' --dry-run' if dry else ''}{'' if compiled else ' --eager'}`, {datetime.date.today():%Y-%m-%d}.",
+        (
+            "Made by `python"
+            f" scripts/gpu_check.py{' --dry-run' if dry else ''}{'' if compiled else ' --eager'}`,"
+            f" {datetime.date.today():%Y-%m-%d}."
+        ),
     ]
     text += [f"**{DRY_WORDS}.**"] if dry else []
     for part, section in SECTIONS.items():
@@ -29,7 +40,9 @@ def document(results: dict[str, Rows], ranked: dict[str, list[str]], dry: bool, 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows])
+    return "\n".join(
+        lines + ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+    )
 
 
 def cell(value: object) -> str:
@@ -42,7 +55,12 @@ def cell(value: object) -> str:
 
 
 def machine(rows: Rows) -> str:
-    pairs = [(key, value) for row in rows.values() for key, value in row.items() if key not in ("seconds", "failed")]
+    pairs = [
+        (key, value)
+        for row in rows.values()
+        for key, value in row.items()
+        if key not in ("seconds", "failed")
+    ]
     pairs += [(task, f"failed: {row['failed']}") for task, row in rows.items() if "failed" in row]
     return "## Machine\n\n" + table(["what", "value"], pairs)
 
@@ -54,17 +72,28 @@ def corpus(rows: Rows) -> str:
 
 
 def attention(rows: Rows) -> str:
-    """One line a rung and kind: worst errors over its cases, milliseconds at the timing shape, and what went wrong."""
+    """One line a rung and kind: worst errors over its cases, milliseconds at the timing shape, and
+    what went wrong.
+    """
     lines = []
     for key in dict.fromkeys(task.rpartition("/")[0] for task in rows):
-        own = {task.rpartition("/")[2]: row for task, row in rows.items() if task.rpartition("/")[0] == key}
+        own = {
+            task.rpartition("/")[2]: row
+            for task, row in rows.items()
+            if task.rpartition("/")[0] == key
+        }
         checked = [row for row in own.values() if "right" in row]
-        worst = [max((row[name] for row in checked), default=None) for name in ("forward", "backward")]
+        worst = [
+            max((row[name] for row in checked), default=None) for name in ("forward", "backward")
+        ]
         times = [row for row in own.values() if "both_ms" in row]
         number = sum(not check.startswith("time") for check in own)
         lines.append(
             [*key.split("/"), f"{sum(row['right'] for row in checked)} of {number}", *worst]
-            + [" / ".join(cell(row[name]) for row in times) for name in ("window", "forward_ms", "both_ms", "tflops")]
+            + [
+                " / ".join(cell(row[name]) for row in times)
+                for name in ("window", "forward_ms", "both_ms", "tflops")
+            ]
             + [trouble(own)]
         )
     head = [
@@ -78,7 +107,10 @@ def attention(rows: Rows) -> str:
         "ms with backward",
     ]
     head += ["TFLOP/s forward", "what is wrong"]
-    note = "Errors: the largest over all cases, as a share of the largest value that the float32 formula gives."
+    note = (
+        "Errors: the largest over all cases, as a share of the largest value that the float32"
+        " formula gives."
+    )
     return f"## Attention\n\n{note}\n\n" + table(head, lines)
 
 
@@ -117,14 +149,24 @@ def training(rows: Rows) -> str:
             *(row.get(key) for key in head.values()),
             300 * row["tok_per_sec"] / 1e6 if "tok_per_sec" in row else None,
         ]
-        + ["; ".join(filter(None, [row.get("failed"), row.get("rejected"), *row.get("graph_break_reasons", [])]))]
+        + [
+            "; ".join(
+                filter(
+                    None,
+                    [row.get("failed"), row.get("rejected"), *row.get("graph_break_reasons", [])],
+                )
+            )
+        ]
         for task, row in rows.items()
     ]
     note = (
-        "MFU by the template's own count (as the original's: no causal halving). On the clock: graphs compiled after the clock had started, "
-        f"which cost training time; none should be. {TARGET}."
+        "MFU by the template's own count (as the original's: no causal halving). On the clock:"
+        " graphs compiled after the clock had started, which cost training time; none should be."
+        f" {TARGET}."
     )
-    return f"## Training\n\n{note}\n\n" + table(["shape and attention", *head, "M tokens in 300 s", "notes"], lines)
+    return f"## Training\n\n{note}\n\n" + table(
+        ["shape and attention", *head, "M tokens in 300 s", "notes"], lines
+    )
 
 
 def split(rows: Rows) -> str:
@@ -132,13 +174,20 @@ def split(rows: Rows) -> str:
     good = {task: row for task, row in rows.items() if "split_ms" in row}
     text = [
         "## Where a step's time goes",
-        "From torch.profiler's trace, the device waited for between loading, forward, backward and optimizer; how each class is told: "
-        "`scripts/gpu/split.py`. Idle: a step measured without profiler, less all of it; a negative one means that the profiler slowed the work down.",
+        (
+            "From torch.profiler's trace, the device waited for between loading, forward, backward"
+            " and optimizer; how each class is told: `scripts/gpu/split.py`. Idle: a step measured"
+            " without profiler, less all of it; a negative one means that the profiler slowed the"
+            " work down."
+        ),
     ]
     for task, row in good.items():
         parts = row["split_ms"] | {"idle": row["step_ms"] - sum(row["split_ms"].values())}
         lines = [(name, ms, f"{100 * ms / row['step_ms']:.1f}") for name, ms in parts.items()]
-        lines += [("**step**", row["step_ms"], "100"), ("loader, on the host", row["loader_host_ms"], "")]
+        lines += [
+            ("**step**", row["step_ms"], "100"),
+            ("loader, on the host", row["loader_host_ms"], ""),
+        ]
         text += [table([task, "ms", "% of the step"], lines)]
         text += (
             [f"Longest unclassified: {', '.join(f'`{name}`' for name in row['unclassified'])}."]
@@ -154,10 +203,13 @@ def startup(rows: Rows) -> str:
         "to session": "to_open", "to training": "to_ready", "training": "training", "whole": "to_end", "steps": "num_steps",
         "tokens/s": "tok_per_sec", "attention": "attention",
     }  # fmt: skip
-    lines = [[task, *(row.get(key) for key in head.values()), row.get("failed")] for task, row in rows.items()]
+    lines = [
+        [task, *(row.get(key) for key in head.values()), row.get("failed")]
+        for task, row in rows.items()
+    ]
     return (
-        "## Start-up of a whole run, seconds from its launch\n\nCold: compile cache empty; warm: filled by the run before.\n\n"
-        + table(["compile cache", *head, "failed"], lines)
+        "## Start-up of a whole run, seconds from its launch\n\nCold: compile cache empty; warm:"
+        " filled by the run before.\n\n" + table(["compile cache", *head, "failed"], lines)
     )
 
 

@@ -1,7 +1,9 @@
-"""Part `training`: the real template at a named shape, driven through the session it asks for; nothing of it is copied here.
+"""Part `training`: the real template at a named shape, driven through the session it asks for;
+nothing of it is copied here.
 
-A task is `<shape>/ladder` (attention as a run would choose it) or `<shape>/<full rung>+<windowed rung>`. The session below is the harness's,
-except that it stops after some seconds, measures between synchronised points after the first steps, and writes no weights.
+A task is `<shape>/ladder` (attention as a run would choose it) or `<shape>/<full rung>+<windowed
+rung>`. The session below is the harness's, except that it stops after some seconds, measures
+between synchronised points after the first steps, and writes no weights.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ LEAST_STEPS = 6
 
 
 def run(task: str, settings: Settings) -> dict:
-    """Train at one shape with one choice of attention; halve the device batch while memory runs out."""
+    """Train at one shape with one choice of attention; halve the device batch while memory runs
+    out.
+    """
     shape, choice = task.split("/")
     constants = dict(settings.shapes[shape])
     while True:
@@ -43,16 +47,23 @@ def run(task: str, settings: Settings) -> dict:
 
 
 def train_once(
-    shape: str, constants: dict, choice: str, settings: Settings, session_class: type[MeasuredSession]
+    shape: str,
+    constants: dict,
+    choice: str,
+    settings: Settings,
+    session_class: type[MeasuredSession],
 ) -> dict:
-    """Run the template once as __main__ and return the session's facts, or {"out_of_memory": message}."""
+    """Run the template once as __main__ and return the session's facts, or {"out_of_memory":
+    message}.
+    """
     train_py = settings.folder / f"train_{shape}.py"
     train_py.write_text(template_text(constants), encoding="utf-8")
     fresh_start(settings.device)
     device = detect_device(settings.device)
     chosen = choose_attention(choice, device, settings)
     session = session_class(make_request(settings, device), device, settings)
-    session_module.open_session = lambda path: session  # the template imports it by name when it runs
+    # The template imports it by name when it runs.
+    session_module.open_session = lambda path: session
     try:
         runpy.run_path(str(train_py), run_name="__main__")
     except torch.OutOfMemoryError as error:
@@ -60,7 +71,11 @@ def train_once(
     if not session.facts:
         return {"failed": "the template ended without session.finish(model)"}
     return (
-        {"shape": shape, "device_batch": constants["DEVICE_BATCH_SIZE"], "total_batch": constants["TOTAL_BATCH_SIZE"]}
+        {
+            "shape": shape,
+            "device_batch": constants["DEVICE_BATCH_SIZE"],
+            "total_batch": constants["TOTAL_BATCH_SIZE"],
+        }
         | chosen
         | session.facts
     )
@@ -81,9 +96,17 @@ def fresh_start(device: str) -> None:
 def choose_attention(choice: str, device: Device, settings: Settings) -> dict:
     """Set what `attend` uses: by the ladder, or as named."""
     if choice == "ladder":
-        return {"choice": choice, **attention.select(device.torch_device, device.torch_dtype, settings.max_seq_len)}
+        return {
+            "choice": choice,
+            **attention.select(device.torch_device, device.torch_dtype, settings.max_seq_len),
+        }
     names = dict(zip(("full", "windowed"), choice.split("+"), strict=True))
-    attention.use(**{kind: RUNGS[name].make(device.torch_device, settings.max_seq_len) for kind, name in names.items()})
+    attention.use(
+        **{
+            kind: RUNGS[name].make(device.torch_device, settings.max_seq_len)
+            for kind, name in names.items()
+        }
+    )
     return {"choice": choice, **names}
 
 
@@ -133,7 +156,9 @@ class MeasuredSession(Session):
         return share if self.steps >= LEAST_STEPS else min(share, 0.99)
 
     def log(self, step: int, train_loss: torch.Tensor, tokens: int, **fields: float) -> None:
-        """Count; the loss is read one step late, as the session does it, so that the device need not wait."""
+        """Count; the loss is read one step late, as the session does it, so that the device need
+        not wait.
+        """
         if self.latest is not None:
             self.losses.append(float(self.latest))
         self.latest = train_loss.detach().clone()
@@ -141,7 +166,13 @@ class MeasuredSession(Session):
         if self.steps == UNTIMED_STEPS:
             self.timed_from, self.tokens_before = self.wait(), self.tokens
 
-    def finish(self, model: torch.nn.Module, depth: int, flops_per_token: float = math.nan, **fields: object) -> None:
+    def finish(
+        self,
+        model: torch.nn.Module,
+        depth: int,
+        flops_per_token: float = math.nan,
+        **fields: object,
+    ) -> None:
         """Keep the figures; write nothing."""
         seconds = self.wait() - self.timed_from
         rate = (self.tokens - self.tokens_before) / seconds
@@ -162,7 +193,9 @@ class MeasuredSession(Session):
 
 
 def list_tasks(settings: Settings, ranked: dict[str, list[str]]) -> list[str]:
-    """The ladder's choice at both shapes, then other right rungs at the original's: the rest of the time decides how many."""
+    """The ladder's choice at both shapes, then other right rungs at the original's: the rest of the
+    time decides how many.
+    """
     full, windowed = ranked["full"], ranked["windowed"]
     tasks = [f"{shape}/ladder" for shape in settings.shapes]
     if full and windowed:

@@ -1,1 +1,3 @@
-"""What kill_matrix.py, soak.py and golden.py share: small nights, their processes, and ways to end them."""
+"""What kill_matrix.py, soak.py and golden.py share: small nights, their processes, and ways to end
+them.
+"""

@@ -1,7 +1,8 @@
-"""Other ways in which a night dies, or is thought to: signals, a closed terminal, processes that are stopped, the power gone.
+"""Other ways in which a night dies, or is thought to: signals, a closed terminal, processes that
+are stopped, the power gone.
 
-In: a night that can be started, and the number of its next experiment. Out: what the night did, and what was wrong afterwards. Triggered by the state of the
-journal, as all kills are.
+In: a night that can be started, and the number of its next experiment. Out: what the night did, and
+what was wrong afterwards. Triggered by the state of the journal, as all kills are.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Met:
 
 
 def meet(name: str, night: SmallNight, experiment: int) -> Met:
-    """Bring the fault about in the middle of the experiment's training, let the night finish it, and look."""
+    """Bring the fault about in the middle of the experiment's training, let the night finish it,
+    and look.
+    """
     said, expected = OTHERS[name](night, experiment)
     wrong: list[str] = []
     status = night.wait()
@@ -42,14 +45,23 @@ def meet(name: str, night: SmallNight, experiment: int) -> Met:
         if (status := night.wait()) != 0:
             wrong.append(f"started again, the night ended with {status}: {night.last_words()}")
     lost = cost(night, experiment)
-    return Met(f"{said}; {f'the run is {lost} and repeated' if lost else 'nothing is lost'}", (*wrong, *findings(night, experiment)))
+    return Met(
+        f"{said}; {f'the run is {lost} and repeated' if lost else 'nothing is lost'}",
+        (*wrong, *findings(night, experiment)),
+    )
 
 
 def close_terminal(night: SmallNight, experiment: int) -> tuple[str, int]:
-    """An SSH window that is closed: the terminal hangs up, and the kernel sends SIGHUP to all in its foreground."""
+    """An SSH window that is closed: the terminal hangs up, and the kernel sends SIGHUP to all in
+    its foreground.
+    """
     ours, theirs = pty.openpty()
     night.start(
-        experiment, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        experiment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
     os.set_blocking(ours, False)
@@ -60,9 +72,15 @@ def close_terminal(night: SmallNight, experiment: int) -> tuple[str, int]:
 
 
 def _wait_draining(night: SmallNight, experiment: int, terminal: int) -> None:
-    """Wait for the training, reading what the night writes meanwhile: a terminal that nobody reads stands still."""
+    """Wait for the training, reading what the night writes meanwhile: a terminal that nobody reads
+    stands still.
+    """
     until = time.monotonic() + NIGHT_SECONDS
-    while not night.is_at(TRAINING, experiment) and night.process.poll() is None and time.monotonic() < until:
+    while (
+        not night.is_at(TRAINING, experiment)
+        and night.process.poll() is None
+        and time.monotonic() < until
+    ):
         try:
             os.read(terminal, 65_536)
         except BlockingIOError:
@@ -71,7 +89,9 @@ def _wait_draining(night: SmallNight, experiment: int, terminal: int) -> None:
             break
 
 
-def strike_driver(number: int, said: str, expected: int) -> Callable[[SmallNight, int], tuple[str, int]]:
+def strike_driver(
+    number: int, said: str, expected: int
+) -> Callable[[SmallNight, int], tuple[str, int]]:
     """A signal to the driver in mid-training."""
 
     def fault(night: SmallNight, experiment: int) -> tuple[str, int]:
@@ -86,7 +106,9 @@ def interrupt_twice(night: SmallNight, experiment: int) -> tuple[str, int]:
     """Ctrl-C again once the first was answered."""
     night.start(experiment)
     night.strike(TRAINING, "driver", experiment, signal.SIGINT)
-    while "Ctrl-C again stops at once" not in night.log.read_text() and night.process.poll() is None:
+    while (
+        "Ctrl-C again stops at once" not in night.log.read_text() and night.process.poll() is None
+    ):
         time.sleep(LOOK_SECONDS)
     night.process.send_signal(signal.SIGINT)
     return "stops at once, status 130", STOPPED_AT_ONCE
@@ -97,7 +119,9 @@ def stop_driver(night: SmallNight, experiment: int) -> tuple[str, int]:
     night.start(experiment)
     driver = night.strike(TRAINING, "driver", experiment, signal.SIGSTOP)
     until = time.monotonic() + NIGHT_SECONDS
-    while driver and not any(e["event"] == "committed" and e["experiment"] == experiment for e in night.entries()):
+    while driver and not any(
+        e["event"] == "committed" and e["experiment"] == experiment for e in night.entries()
+    ):
         if time.monotonic() > until:
             break
         time.sleep(LOOK_SECONDS)
@@ -124,7 +148,9 @@ OTHERS: dict[str, Callable[[SmallNight, int], tuple[str, int]]] = {
     "the terminal is closed (SIGHUP to its whole session)": close_terminal,
     "Ctrl-C once": strike_driver(signal.SIGINT, "finishes the experiment and stops, status 0", 0),
     "Ctrl-C twice": interrupt_twice,
-    "SIGTERM to the driver": strike_driver(signal.SIGTERM, "stops at once, status 130", STOPPED_AT_ONCE),
+    "SIGTERM to the driver": strike_driver(
+        signal.SIGTERM, "stops at once, status 130", STOPPED_AT_ONCE
+    ),
     "the driver is stopped (SIGSTOP), and continued after the experiment": stop_driver,
     "the trainer is stopped (SIGSTOP) for good": stop_trainer,
     "all processes die at once": cut_power,

@@ -1,7 +1,10 @@
-"""What kill_matrix.py kills: a night in a copy of the checkout, its processes by role, and the moments at which one of them dies.
+"""What kill_matrix.py kills: a night in a copy of the checkout, its processes by role, and the
+moments at which one of them dies.
 
-In: a folder of our own. Out: a night that runs, dies and goes on, and sentences on what was wrong afterwards. Linux only: it reads /proc. A moment is a state
-of the journal, never a time: the kernel, which alone writes the journal, is stopped as soon as the state is seen, so that it still holds when the victim dies.
+In: a folder of our own. Out: a night that runs, dies and goes on, and sentences on what was wrong
+afterwards. Linux only: it reads /proc. A moment is a state of the journal, never a time: the
+kernel, which alone writes the journal, is stopped as soon as the state is seen, so that it still
+holds when the victim dies.
 """
 
 from __future__ import annotations
@@ -33,21 +36,36 @@ LOOK_SECONDS = 0.001
 FIND_SECONDS = 0.03  # between two looks for who is there: a kernel takes seconds to start
 DEAD_SECONDS = 60.0  # for all processes of a night whose driver died to be gone
 NIGHT_SECONDS = 420.0  # for one experiment and what surrounds it, on a busy machine
-STEP_CLOCK = "clock_step_seconds=0.5 budget_seconds=20"  # 40 steps a training, however long they take
+# 40 steps a training, however long they take.
+STEP_CLOCK = "clock_step_seconds=0.5 budget_seconds=20"
 
-VICTIMS = ("driver", "papermill", "forkserver", "kernel", "proposer", "trainer", "server A", "server B")
+VICTIMS = (
+    "driver",
+    "papermill",
+    "forkserver",
+    "kernel",
+    "proposer",
+    "trainer",
+    "server A",
+    "server B",
+)
 RUNS_THROUGHOUT = ("driver", "papermill", "forkserver", "kernel")
-CONTROL = "control"  # the folder in which the best file is trained again, after ideas that failed alike
+# The folder in which the best file is trained again, after ideas that failed alike.
+CONTROL = "control"
 REACH = re.compile(r"return [\d.]+ \* torch\.tanh\(logits / [\d.]+\)")
-TEMPLATE_END = "return LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP) if LOGIT_SOFTCAP else logits"
+TEMPLATE_END = (
+    "return LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP) if LOGIT_SOFTCAP else logits"
+)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A state of the journal in which a night can be killed. event: of its last line; ready: whether the training's clock runs, None where that is no matter.
+    """A state of the journal in which a night can be killed. event: of its last line; ready:
+    whether the training's clock runs, None where that is no matter.
 
-    victims: who can be there then; run: the kind of run that goes on, "" where that is no matter. CONTROL is no run of an experiment, and no line tells that
-    it has begun. rare: it does not come in every night, and is not met by chance.
+    victims: who can be there then; run: the kind of run that goes on, "" where that is no matter.
+    CONTROL is no run of an experiment, and no line tells that it has begun. rare: it does not come
+    in every night, and is not met by chance.
     """
 
     name: str
@@ -58,7 +76,9 @@ class Moment:
     rare: bool = False
 
     def holds(self, entries: Sequence[dict], experiment: int | None, folder: Path) -> bool:
-        """Whether the journal is in this state, in the given experiment (None: in any). folder: the run's."""
+        """Whether the journal is in this state, in the given experiment (None: in any). folder: the
+        run's.
+        """
         if not entries or entries[-1]["event"] != self.event:
             return False
         last = entries[-1]
@@ -68,27 +88,64 @@ class Moment:
             return False
         if self.ready is None:
             return self.event == "decided" or last.get("status", "ok") == "ok"
-        return is_ready(folder / CONTROL if self.run == CONTROL else folder / run_place(last)) is self.ready
+        return (
+            is_ready(folder / CONTROL if self.run == CONTROL else folder / run_place(last))
+            is self.ready
+        )
 
 
 MOMENTS = (
     Moment("opened", "opened"),
     Moment("proposed", "proposed"),
     Moment("checked", "checked"),
-    Moment("run started, starting up", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=False),
-    Moment("run started, training", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True),
-    Moment("run started, confirming", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True, run="confirm", rare=True),
-    Moment("run started, refreshing", "run_started", (*RUNS_THROUGHOUT, "trainer", "server A"), ready=True, run="refresh", rare=True),
+    Moment(
+        "run started, starting up",
+        "run_started",
+        (*RUNS_THROUGHOUT, "trainer", "server A"),
+        ready=False,
+    ),
+    Moment(
+        "run started, training",
+        "run_started",
+        (*RUNS_THROUGHOUT, "trainer", "server A"),
+        ready=True,
+    ),
+    Moment(
+        "run started, confirming",
+        "run_started",
+        (*RUNS_THROUGHOUT, "trainer", "server A"),
+        ready=True,
+        run="confirm",
+        rare=True,
+    ),
+    Moment(
+        "run started, refreshing",
+        "run_started",
+        (*RUNS_THROUGHOUT, "trainer", "server A"),
+        ready=True,
+        run="refresh",
+        rare=True,
+    ),
     Moment("trained, being scored", "trained", (*RUNS_THROUGHOUT, "server A", "server B")),
-    Moment("scored", "scored", (*RUNS_THROUGHOUT, "server A", "server B")),  # a close audit goes on, before a keep
+    # A close audit goes on, before a keep.
+    Moment("scored", "scored", (*RUNS_THROUGHOUT, "server A", "server B")),
     Moment("audited", "audited", rare=True),
     Moment("decided", "decided"),
     Moment("committed", "committed", (*RUNS_THROUGHOUT, "proposer")),  # of the next idea
-    Moment("committed, control training", "committed", (*RUNS_THROUGHOUT, "trainer"), ready=True, run=CONTROL, rare=True),
+    Moment(
+        "committed, control training",
+        "committed",
+        (*RUNS_THROUGHOUT, "trainer"),
+        ready=True,
+        run=CONTROL,
+        rare=True,
+    ),
     Moment("controlled", "controlled", (*RUNS_THROUGHOUT, "proposer"), rare=True),
 )
 BY_NAME = {moment.name: moment for moment in MOMENTS}
-KEEPS_ONLY = {("scored", "server A"), ("scored", "server B")} | {("audited", victim) for victim in VICTIMS}
+KEEPS_ONLY = {("scored", "server A"), ("scored", "server B")} | {
+    ("audited", victim) for victim in VICTIMS
+}
 
 
 def experiment_of(entries: Sequence[dict]) -> int:
@@ -111,7 +168,7 @@ def is_ready(run: Path) -> bool:
         return False
 
 
-# --- A night ---------------------------------------------------------------------------------------------------------
+# --- A night --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -151,8 +208,15 @@ class SmallNight:
         command = [sys.executable, "-m", "harness", "overnight", *self.options, "--tag", self.tag]
         command += ["--experiments", str(experiments), *wishes]
         with self.log.open("w") as log:
-            given = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, "start_new_session": True} | options
-            self.process = subprocess.Popen(command, cwd=self.checkout, env=environment(self.checkout, self.cache), **given)
+            given = {
+                "stdout": log,
+                "stderr": log,
+                "stdin": subprocess.DEVNULL,
+                "start_new_session": True,
+            } | options
+            self.process = subprocess.Popen(
+                command, cwd=self.checkout, env=environment(self.checkout, self.cache), **given
+            )
         self._roles = {}
         return self.process
 
@@ -185,7 +249,9 @@ class SmallNight:
 
     def end(self) -> None:
         """Kill what is left."""
-        for pid in [self.process.pid] * (self.process is not None and self.process.poll() is None) + processes_in(self.checkout):
+        for pid in [self.process.pid] * (
+            self.process is not None and self.process.poll() is None
+        ) + processes_in(self.checkout):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.process:
@@ -194,8 +260,11 @@ class SmallNight:
     def is_at(self, moment: Moment, experiment: int | None) -> bool:
         return moment.holds(self.entries(), experiment, self.folder)
 
-    def strike(self, moment: Moment, victim: str, experiment: int | None, send: int = signal.SIGKILL) -> int | None:
-        """Wait for the moment and send the victim a signal; return who got it, None when the night ended or the moment passed without the victim.
+    def strike(
+        self, moment: Moment, victim: str, experiment: int | None, send: int = signal.SIGKILL
+    ) -> int | None:
+        """Wait for the moment and send the victim a signal; return who got it, None when the night
+        ended or the moment passed without the victim.
 
         experiment None: in whatever experiment the moment comes first.
         """
@@ -217,20 +286,30 @@ class SmallNight:
         return None
 
     def is_past(self, moment: Moment, experiment: int) -> bool:
-        """Whether the moment does not come again in this experiment: it ends in `decided` and `committed`, what was before can be repeated."""
+        """Whether the moment does not come again in this experiment: it ends in `decided` and
+        `committed`, what was before can be repeated.
+        """
         entries = self.entries()
         if moment.event in ("committed", "controlled"):
             return experiment_of(entries) > experiment
         ends = "committed" if moment.event == "decided" else "decided"
-        return any(entry["event"] == ends and entry["experiment"] == experiment for entry in entries)
+        return any(
+            entry["event"] == ends and entry["experiment"] == experiment for entry in entries
+        )
 
     def plant_better(self, experiment: int, reach: float) -> None:
-        """Leave a finished proposal that is better than what reaches less far: the baseline's file with logits that reach further."""
+        """Leave a finished proposal that is better than what reaches less far: the baseline's file
+        with logits that reach further.
+        """
         self._plant(experiment, f"reach {reach}", f"return {reach} * torch.tanh(logits / {reach})")
 
     def plant_failure(self, experiment: int) -> None:
         """Leave a finished proposal that fails as all of these do, whichever it is."""
-        self._plant(experiment, f"failure {experiment}", f"raise ValueError('idea {experiment} does not fit')")
+        self._plant(
+            experiment,
+            f"failure {experiment}",
+            f"raise ValueError('idea {experiment} does not fit')",
+        )
 
     def _plant(self, experiment: int, title: str, end: str) -> None:
         baseline = (self.folder / "experiments/0000/attempts/00/train.py").read_text()
@@ -238,13 +317,24 @@ class SmallNight:
         folder = self.folder / f"experiments/{experiment:04d}/attempts/00"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "train.py").write_text(source)
-        told = {"title": title, "hypothesis": "it can say more", "category": "tune", "proposer": "kill_matrix", "bank_id": None}
-        write_json_atomic(folder / "proposal.json", told | {"sha256": source_hash(source), "constants_changed": {}})
+        told = {
+            "title": title,
+            "hypothesis": "it can say more",
+            "category": "tune",
+            "proposer": "kill_matrix",
+            "bank_id": None,
+        }
+        write_json_atomic(
+            folder / "proposal.json",
+            told | {"sha256": source_hash(source), "constants_changed": {}},
+        )
 
 
 @dataclass
 class ClaimNight(SmallNight):
-    """The claim of a night that is over, as a run of its own: its entries are those of close_out.jsonl."""
+    """The claim of a night that is over, as a run of its own: its entries are those of
+    close_out.jsonl.
+    """
 
     def entries(self) -> list[dict]:
         return read_journal(self.folder / close_out.NAME)
@@ -269,12 +359,17 @@ CLAIM_MOMENTS = (
 
 
 def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int) -> Cell:
-    """Begin the claim, kill the victim at the moment, let the same command go on, and look at what is there."""
+    """Begin the claim, kill the victim at the moment, let the same command go on, and look at what
+    is there.
+    """
     night.forget_claim()
     cell = kill_once(night, moment, victim, None, experiments)
     found = close_out.read_close_out(night.folder)
     seeds = [run.started["seed"] for run in found.runs if run.status == "ok"]
-    wrong = [*cell.wrong, *(["no claim came of it"] if not found.claimed or found.claimed["status"] != "ok" else [])]
+    wrong = [
+        *cell.wrong,
+        *(["no claim came of it"] if not found.claimed or found.claimed["status"] != "ok" else []),
+    ]
     if sorted(seeds) != sorted(trial.seed for trial in found.trials):
         wrong.append(f"seeds {seeds} were trained to their end")
     lost = [run.status for run in found.runs if run.status not in (None, "ok")]
@@ -282,7 +377,9 @@ def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int)
 
 
 def make_checkout(folder: Path, short_reach: bool = False) -> Path:
-    """A copy of this checkout to kill nights in. short_reach: its template starts with logits that cannot reach far, so that better files are known."""
+    """A copy of this checkout to kill nights in. short_reach: its template starts with logits that
+    cannot reach far, so that better files are known.
+    """
     checkout = copy_checkout(folder)
     if short_reach:
         template = checkout / "train_template.py"
@@ -293,46 +390,83 @@ def make_checkout(folder: Path, short_reach: bool = False) -> Path:
     return checkout
 
 
-# --- Judging ---------------------------------------------------------------------------------------------------------
+# --- Judging --------------------------------------------------------------------------------------
 
 
 def findings(night: SmallNight, experiments: int) -> list[str]:
-    """What does not agree in a run at rest that should have so many experiments: [] when all is well."""
-    found = [f"process {pid} is left: {' '.join(words_of(pid))[:120]}" for pid in night.wait_until_gone()]
-    left = [path for name in ("work", "server_*", "*.tmp") for path in (night.folder / "experiments").rglob(name)]
+    """What does not agree in a run at rest that should have so many experiments: [] when all is
+    well.
+    """
+    found = [
+        f"process {pid} is left: {' '.join(words_of(pid))[:120]}" for pid in night.wait_until_gone()
+    ]
+    left = [
+        path
+        for name in ("work", "server_*", "*.tmp")
+        for path in (night.folder / "experiments").rglob(name)
+    ]
     found += [f"{path.relative_to(night.folder)} is left" for path in left]
     return found + disagreements(night, experiments)
 
 
 def disagreements(night: SmallNight, experiments: int) -> list[str]:
-    """What does not agree in a run, at rest or in the middle of its next experiment, in which so many are finished."""
+    """What does not agree in a run, at rest or in the middle of its next experiment, in which so
+    many are finished.
+    """
     found = []
-    entries = [entry for entry in read_journal(night.folder / "journal.jsonl") if entry.get("experiment", 0) <= experiments]
+    entries = [
+        entry
+        for entry in read_journal(night.folder / "journal.jsonl")
+        if entry.get("experiment", 0) <= experiments
+    ]
     for event in ("proposed", "decided", "committed"):
         repeats = event == "proposed"  # by repairs, which are looked at below
-        numbers = [entry["experiment"] for entry in entries if entry["event"] == event and not (repeats and entry["attempt"])]
+        numbers = [
+            entry["experiment"]
+            for entry in entries
+            if entry["event"] == event and not (repeats and entry["attempt"])
+        ]
         if numbers != list(range(experiments + 1)):
             found.append(f"{event}: experiments {numbers}, expected 0 to {experiments}, each once")
     rows = len(read_results(night.folder / "results.tsv"))
     if rows != experiments + 1:
         found.append(f"results.tsv has {rows} rows, expected {experiments + 1}")
-    attempts = [(entry["experiment"], entry["attempt"]) for entry in entries if entry["event"] == "proposed"]
+    attempts = [
+        (entry["experiment"], entry["attempt"]) for entry in entries if entry["event"] == "proposed"
+    ]
     if len(attempts) != len(set(attempts)):
         found.append(f"an attempt was proposed twice: {attempts}")
-    refs = git(night.checkout, "for-each-ref", "--format=%(refname:lstrip=3)", f"refs/experiments/{night.tag}").split()
+    refs = git(
+        night.checkout,
+        "for-each-ref",
+        "--format=%(refname:lstrip=3)",
+        f"refs/experiments/{night.tag}",
+    ).split()
     if refs != [f"{number:04d}" for number in range(experiments + 1)]:
         found.append(f"git has refs of experiments {' '.join(refs)}")
     return found + check_run(night.folder)
 
 
 def cost(night: SmallNight, experiment: int) -> str:
-    """What the experiment lost: the statuses of its runs, and of trials of the best file after it, that were cut off."""
+    """What the experiment lost: the statuses of its runs, and of trials of the best file after it,
+    that were cut off.
+    """
     experiments = night.state().experiments
     if experiment >= len(experiments):
         return "not there"
-    lost = [run.status or "unfinished" for run in experiments[experiment].attempt.runs if run.status in (None, *NOT_HELD_AGAINST)]
-    controls = [entry for entry in night.entries() if entry["event"] == "controlled" and entry["suspects"][-1] == experiment]
-    return ", ".join(lost + [f"control: {entry['status']}" for entry in controls if entry["status"] != "ok"])
+    lost = [
+        run.status or "unfinished"
+        for run in experiments[experiment].attempt.runs
+        if run.status in (None, *NOT_HELD_AGAINST)
+    ]
+    controls = [
+        entry
+        for entry in night.entries()
+        if entry["event"] == "controlled" and entry["suspects"][-1] == experiment
+    ]
+    return ", ".join(
+        lost + [f"control: {entry['status']}" for entry in controls if entry["status"] != "ok"]
+    )
 
 
 @dataclass(frozen=True)
@@ -347,8 +481,12 @@ class Cell:
     seconds: float = 0.0
 
 
-def kill_once(night: SmallNight, moment: Moment, victim: str, experiment: int | None, experiments: int) -> Cell:
-    """Run the night up to so many experiments, kill the victim at the moment in the given one, let the night go on, and look at what is there."""
+def kill_once(
+    night: SmallNight, moment: Moment, victim: str, experiment: int | None, experiments: int
+) -> Cell:
+    """Run the night up to so many experiments, kill the victim at the moment in the given one, let
+    the night go on, and look at what is there.
+    """
     began, wrong = time.monotonic(), []
     night.start(experiments)
     killed = night.strike(moment, victim, experiment) is not None
@@ -370,9 +508,15 @@ def kill_once(night: SmallNight, moment: Moment, victim: str, experiment: int | 
 
 
 def kill_in_passing(
-    night: SmallNight, moment: Moment, victim: str, experiment: int, experiments: int, then: Callable[[], None]
+    night: SmallNight,
+    moment: Moment,
+    victim: str,
+    experiment: int,
+    experiments: int,
+    then: Callable[[], None],
 ) -> Cell:
-    """Kill the victim at the moment in an experiment of a long night, and look at the run once the next experiment has begun.
+    """Kill the victim at the moment in an experiment of a long night, and look at the run once the
+    next experiment has begun.
 
     then: what is done before the night, which stands still for the look, goes on.
     """
@@ -383,9 +527,15 @@ def kill_in_passing(
         wrong += [f"process {pid} outlived the driver" for pid in night.wait_until_gone()]
         night.start(experiments)
     until = time.monotonic() + NIGHT_SECONDS
-    while not any(entry["event"] == "proposed" and entry["experiment"] > experiment for entry in night.entries()):
+    while not any(
+        entry["event"] == "proposed" and entry["experiment"] > experiment
+        for entry in night.entries()
+    ):
         if (status := night.process.poll()) is not None or time.monotonic() > until:
-            wrong.append(f"the night {'stood still' if status is None else f'ended with {status}'}: {night.last_words()}")
+            wrong.append(
+                f"the night {'stood still' if status is None else f'ended with {status}'}:"
+                f" {night.last_words()}"
+            )
             night.end()
             if len(wrong) > 2:
                 break
@@ -397,10 +547,17 @@ def kill_in_passing(
             still.enter_context(stopped(night.roles(fresh=True).get(role)))
         wrong += disagreements(night, experiment)
         then()
-    return Cell(moment.name, victim, killed, cost(night, experiment), tuple(wrong), round(time.monotonic() - began, 1))
+    return Cell(
+        moment.name,
+        victim,
+        killed,
+        cost(night, experiment),
+        tuple(wrong),
+        round(time.monotonic() - began, 1),
+    )
 
 
-# --- Many kills in one night -----------------------------------------------------------------------------------------
+# --- Many kills in one night ----------------------------------------------------------------------
 
 TOLD = ("title", "sha256", "parent")
 
@@ -411,7 +568,10 @@ def told(night: SmallNight) -> list[dict]:
     for experiment in night.state().experiments:
         attempt, decided = experiment.attempt, experiment.decided or {}
         row = {name: attempt.proposed.get(name) for name in TOLD}
-        row |= {name: decided.get(name) for name in ("val_bpb", "decision", "status", "n_runs", "gain", "incumbent")}
+        row |= {
+            name: decided.get(name)
+            for name in ("val_bpb", "decision", "status", "n_runs", "gain", "incumbent")
+        }
         rows.append(row | {"scores": attempt.scores})
     return rows
 
@@ -432,11 +592,16 @@ def in_order(blow: Blow) -> tuple[int, int]:
 
 
 def run_through(
-    night: SmallNight, experiments: int, blows: Sequence[Blow], say: Callable[[str], None], insist: bool = False
+    night: SmallNight,
+    experiments: int,
+    blows: Sequence[Blow],
+    say: Callable[[str], None],
+    insist: bool = False,
 ) -> list[str]:
     """Run a night to its end while the blows fall, in their order; return what was wrong.
 
-    insist: a blow whose victim was not there, or whose moment had passed, is meant for the next experiment then.
+    insist: a blow whose victim was not there, or whose moment had passed, is meant for the next
+    experiment then.
     """
     wrong: list[str] = []
     night.start(experiments)
@@ -444,11 +609,17 @@ def run_through(
     while waiting:
         blow = waiting.pop(0)
         if (status := night.process.poll()) is not None:
-            wrong.append(f"the night ended with {status}, though nobody killed its driver: {night.last_words()}")
+            wrong.append(
+                f"the night ended with {status}, though nobody killed its driver:"
+                f" {night.last_words()}"
+            )
             start_again(night, experiments, wrong, say)
         pid = night.strike(blow.moment, blow.victim, blow.experiment)
         blow.fell = pid is not None
-        say(f"experiment {blow.experiment}, {blow.moment.name}: {blow.victim} {'killed' if blow.fell else 'was not there'}")
+        say(
+            f"experiment {blow.experiment}, {blow.moment.name}: {blow.victim}"
+            f" {'killed' if blow.fell else 'was not there'}"
+        )
         if insist and not blow.fell and blow.experiment < experiments:
             blow.experiment += 1
             waiting = sorted([*waiting, blow], key=in_order)
@@ -460,14 +631,21 @@ def run_through(
     for _ in range(len(blows) + 1):
         if (status := night.wait()) == 0:
             return wrong + findings(night, experiments)
-        wrong.append(f"the night ended with {status}, though nobody killed its driver: {night.last_words()}")
+        wrong.append(
+            f"the night ended with {status}, though nobody killed its driver: {night.last_words()}"
+        )
         start_again(night, experiments, wrong, say)
     return [*wrong, "the night does not come to its end"]
 
 
-def start_again(night: SmallNight, experiments: int, wrong: list[str], say: Callable[[str], None]) -> None:
+def start_again(
+    night: SmallNight, experiments: int, wrong: list[str], say: Callable[[str], None]
+) -> None:
     """The same command once more, after all of the last is gone."""
-    wrong += [f"process {pid} outlived the driver: {' '.join(words_of(pid))[:120]}" for pid in night.wait_until_gone()]
+    wrong += [
+        f"process {pid} outlived the driver: {' '.join(words_of(pid))[:120]}"
+        for pid in night.wait_until_gone()
+    ]
     night.end()
     say("started again")
     night.start(experiments)

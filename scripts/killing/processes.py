@@ -58,13 +58,22 @@ def mark_of(pid: int) -> str:
         parts = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return ""
-    return next((part.decode().partition("=")[2] for part in parts if part.startswith(MARK.encode() + b"=")), "")
+    return next(
+        (
+            part.decode().partition("=")[2]
+            for part in parts
+            if part.startswith(MARK.encode() + b"=")
+        ),
+        "",
+    )
 
 
 def find_roles(driver: int, page: int | None = None) -> dict[str, int]:
-    """Who is there, {role: process id}. Who runs behind a wall is found, not the wall's own process.
+    """Who is there, {role: process id}. Who runs behind a wall is found, not the wall's own
+    process.
 
-    page: papermill's process as it was last seen; when its server is killed it lives on, and nobody's child leads to it.
+    page: papermill's process as it was last seen; when its server is killed it lives on, and
+    nobody's child leads to it.
     """
     roles = {"driver": driver} if alive(driver) else {}
     pages = [page] if page is not None and alive(page) else []
@@ -98,7 +107,9 @@ def processes_in(folder: Path) -> list[int]:
             continue
         pid = int(entry.name)
         with contextlib.suppress(OSError):
-            mine = str(folder) in " ".join(words_of(pid)) or Path(os.readlink(entry / "cwd")).is_relative_to(folder)
+            mine = str(folder) in " ".join(words_of(pid)) or Path(
+                os.readlink(entry / "cwd")
+            ).is_relative_to(folder)
             if mine and alive(pid):
                 found.append(pid)
     return found

@@ -1,6 +1,8 @@
-"""A long night watched from outside: what the driver, its forkserver and each experiment hold, and a journal made long for it.
+"""A long night watched from outside: what the driver, its forkserver and each experiment hold, and
+a journal made long for it.
 
-In: a copy of the checkout, a night in it. Out: one `Sample` for each experiment, read when its commit appears in the journal; a longer journal.
+In: a copy of the checkout, a night in it. Out: one `Sample` for each experiment, read when its
+commit appears in the journal; a longer journal.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from harness.run.records import parse_time
 from harness.run.state import fold
 
 LOOK_SECONDS = 0.05
-WORK = ("trained", "scored", "audited")  # entries that end what an experiment is for; the rest is what it costs
+# Entries that end what an experiment is for; the rest is what it costs.
+WORK = ("trained", "scored", "audited")
 MB = 2**20
 
 
 @dataclass
 class Sample:
-    """One experiment. seconds: from the commit before; overhead: of them what was neither training nor measuring. *_mb: resident."""
+    """One experiment. seconds: from the commit before; overhead: of them what was neither training
+    nor measuring. *_mb: resident.
+    """
 
     experiment: int
     seconds: float
@@ -66,7 +71,9 @@ def make_checkout(folder: Path) -> Path:
 
 
 def watch_night(checkout: Path, experiments: int) -> list[Sample]:
-    """Let a night on the profile tiny run to so many experiments in all; return a sample for each that it did."""
+    """Let a night on the profile tiny run to so many experiments in all; return a sample for each
+    that it did.
+    """
     run = checkout / "results" / "soak"
     reader = JournalReader(run / "journal.jsonl")
     told = sum(entry["event"] == "committed" for entry in reader.entries())
@@ -81,10 +88,14 @@ def watch_night(checkout: Path, experiments: int) -> list[Sample]:
             while night.poll() is None:
                 most = max(most, len(family(driver)))
                 entries = reader.entries()
-                commits = [number for number, entry in enumerate(entries) if entry["event"] == "committed"]
+                commits = [
+                    number for number, entry in enumerate(entries) if entry["event"] == "committed"
+                ]
                 if len(commits) > told:
                     told = len(commits)
-                    if told > 1 and (sample := take_sample(run, driver, entries[: commits[-1] + 1], most)):
+                    if told > 1 and (
+                        sample := take_sample(run, driver, entries[: commits[-1] + 1], most)
+                    ):
                         samples.append(sample)
                     most = 0
                 time.sleep(LOOK_SECONDS)
@@ -104,11 +115,15 @@ def family(driver: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def take_sample(run: Path, driver: psutil.Process, entries: Sequence[dict], most: int) -> Sample | None:
+def take_sample(
+    run: Path, driver: psutil.Process, entries: Sequence[dict], most: int
+) -> Sample | None:
     """What stands at a commit; None where the night ended meanwhile."""
     with contextlib.suppress(psutil.Error):
         children = family(driver)
-        server = next(each for each in driver.children() if "forkserver" in " ".join(each.cmdline()))
+        server = next(
+            each for each in driver.children() if "forkserver" in " ".join(each.cmdline())
+        )
         kernel = next((each for each in children if "ipykernel" in " ".join(each.cmdline())), None)
         seconds, overhead = cost(entries)
         return Sample(
@@ -131,22 +146,38 @@ def take_sample(run: Path, driver: psutil.Process, entries: Sequence[dict], most
 
 
 def cost(entries: Sequence[dict]) -> tuple[float, float]:
-    """(seconds of the last experiment, of them neither training nor measuring), by the journal's own stamps."""
-    before = max(number for number, entry in enumerate(entries[:-1]) if entry["event"] == "committed")
+    """(seconds of the last experiment, of them neither training nor measuring), by the journal's
+    own stamps.
+    """
+    before = max(
+        number for number, entry in enumerate(entries[:-1]) if entry["event"] == "committed"
+    )
     stamps = [parse_time(entry["time"]) for entry in entries[before:]]
-    gaps = [(after - start).total_seconds() for start, after in zip(stamps, stamps[1:], strict=False)]
-    overhead = sum(gap for gap, entry in zip(gaps, entries[before + 1 :], strict=True) if entry["event"] not in WORK)
+    gaps = [
+        (after - start).total_seconds() for start, after in zip(stamps, stamps[1:], strict=False)
+    ]
+    overhead = sum(
+        gap
+        for gap, entry in zip(gaps, entries[before + 1 :], strict=True)
+        if entry["event"] not in WORK
+    )
     return sum(gaps), overhead
 
 
 def lengthen(checkout: Path, least_entries: int) -> int:
-    """Add discarded experiments to the run, copies of those it has, until its journal has so many entries; return how many there are then.
+    """Add discarded experiments to the run, copies of those it has, until its journal has so many
+    entries; return how many there are then.
 
-    Each gets a file, a hash, a folder and a ref of its own, so that everything that walks over experiments has that many to walk over.
+    Each gets a file, a hash, a folder and a ref of its own, so that everything that walks over
+    experiments has that many to walk over.
     """
     run = checkout / "results" / "soak"
     entries = read_journal(run / "journal.jsonl")
-    models = [e for e in fold(entries).experiments[1:] if e.decided["decision"] == "discard" and e.committed]
+    models = [
+        e
+        for e in fold(entries).experiments[1:]
+        if e.decided["decision"] == "discard" and e.committed
+    ]
     if not models:
         raise BenchError("the night discarded nothing that could be copied: run more experiments")
     number = len(fold(entries).experiments)
@@ -161,7 +192,9 @@ def lengthen(checkout: Path, least_entries: int) -> int:
         old, new = (run / "experiments" / f"{which:04d}" for which in (model.number, number))
         shutil.copytree(old, new)
         for page in (run / "notebooks").glob(f"{model.number:04d}.*"):
-            shutil.copy(page, page.with_name(page.name.replace(f"{model.number:04d}", f"{number:04d}", 1)))
+            shutil.copy(
+                page, page.with_name(page.name.replace(f"{model.number:04d}", f"{number:04d}", 1))
+            )
         ref = ["update-ref", f"refs/experiments/soak/{number:04d}", model.committed["commit"]]
         subprocess.run(["git", "-C", str(checkout), *ref], check=True)
         number += 1

@@ -1,8 +1,10 @@
-"""As much text as a benchmark asks for, made of the standard library's sources as it is read: `SyntheticSource`.
+"""As much text as a benchmark asks for, made of the standard library's sources as it is read:
+`SyntheticSource`.
 
-Every document is a run of whole lines from a random place of the library, under a first line of its own, so no two are
-equal. Its statistics are those of code and prose; a language model would learn the library by heart, so train on something
-else. In a module of its own, so that worker processes can import it.
+Every document is a run of whole lines from a random place of the library, under a first line of its
+own, so no two are equal. Its statistics are those of code and prose; a language model would learn
+the library by heart, so train on something else. In a module of its own, so that worker processes
+can import it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ PART_BYTES = 32_000_000
 
 
 class SyntheticSource(Source):
-    """About `size` bytes in documents of about `mean` bytes each, log-normal with `spread`; the same for the same arguments."""
+    """About `size` bytes in documents of about `mean` bytes each, log-normal with `spread`; the
+    same for the same arguments.
+    """
 
     name = "synthetic"
 
@@ -55,7 +59,9 @@ class SyntheticSource(Source):
 
 @functools.cache
 def load_library() -> tuple[str, np.ndarray]:
-    """All of the library as one ASCII text (characters are then bytes), and where its lines begin."""
+    """All of the library as one ASCII text (characters are then bytes), and where its lines
+    begin.
+    """
     source = open_source("python-stdlib")
     texts = (text for part in source.parts() for text in source.iter_part(part, Counter()))
     text = "".join(text for text in texts if text.isascii())

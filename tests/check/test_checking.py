@@ -1,4 +1,6 @@
-"""The checker: nothing to say at any moment of a run in order, and the right thing about each way to be out of order."""
+"""The checker: nothing to say at any moment of a run in order, and the right thing about each way
+to be out of order.
+"""
 
 import json
 import os
@@ -25,7 +27,9 @@ LAST = 13  # baseline, keeps 1 and 9, crashes, one refused, and 13 in quarantine
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A simulated run between two experiments, and its repository: made once, copied by each test."""
+    """A simulated run between two experiments, and its repository: made once, copied by each
+    test.
+    """
     folder = tmp_path_factory.mktemp("simulated")
     repository = folder / "checkout"
     repository.mkdir()
@@ -51,13 +55,17 @@ def rewrite(copy: Path, change) -> None:
     """Change the journal's entries and number them anew."""
     path = copy / "results" / "t" / "journal.jsonl"
     entries = change([json.loads(line) for line in path.read_text().splitlines()])
-    path.write_text("".join(json.dumps(entry | {"seq": seq}) + "\n" for seq, entry in enumerate(entries)))
+    path.write_text(
+        "".join(json.dumps(entry | {"seq": seq}) + "\n" for seq, entry in enumerate(entries))
+    )
 
 
 def altered(event: str, experiment: int, **fields):
     """A change of every such entry."""
     hit = {"event": event, "experiment": experiment}
-    return lambda entries: [entry | (fields if hit.items() <= entry.items() else {}) for entry in entries]
+    return lambda entries: [
+        entry | (fields if hit.items() <= entry.items() else {}) for entry in entries
+    ]
 
 
 def without(event: str, experiment: int):
@@ -67,7 +75,9 @@ def without(event: str, experiment: int):
 
 def twice(event: str, experiment: int):
     hit = {"event": event, "experiment": experiment}
-    return lambda entries: [entry for each in entries for entry in [each] * (2 if hit.items() <= each.items() else 1)]
+    return lambda entries: [
+        entry for each in entries for entry in [each] * (2 if hit.items() <= each.items() else 1)
+    ]
 
 
 def test_a_run_in_order_has_no_findings_with_and_without_history(copy, tmp_path):
@@ -213,7 +223,8 @@ WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
         (write(f"{LOST}/runs/00/result.json", "{"), ["result.json cannot be read"]),
         (remove("notebooks/0003.html"), ["notebooks/0003.html is missing"]),
         (write("notebooks/0003.ipynb", '{"cells": ['), ["notebooks/0003.ipynb is cut short"]),
-        (write("night.log", "2026-11-23T22:00:00Z experiment 14: keep: better\n", "a"), []),  # not done yet
+        # Not done yet.
+        (write("night.log", "2026-11-23T22:00:00Z experiment 14: keep: better\n", "a"), []),
         (lambda run: (write("night.log", "… experiment 3: discard: worse\n", "a")(run), remove("notebooks/0003.ipynb")(run)),
          ["notebooks/0003.ipynb is missing"]),
         (remove("notebooks/index.md"), ["notebooks/index.md does not list experiment"]),
@@ -262,7 +273,9 @@ def test_a_process_that_is_left_is_found_by_its_mark_and_by_where_it_works(copy,
         )
         try:
             shutil.rmtree(work) if folder != work else None
-            assert any(f"process {process.pid} still works in t" in finding for finding in findings(copy))
+            assert any(
+                f"process {process.pid} still works in t" in finding for finding in findings(copy)
+            )
         finally:
             process.kill()
             process.communicate()
@@ -314,7 +327,10 @@ def test_a_real_run_has_no_findings_at_any_entry(lab, monkeypatch):
     run_experiment(lab)
     lab.number = None
     put_candidate(
-        lab, incumbent_source(lab).replace("model = build_model", "raise ValueError\n    model = build_model")
+        lab,
+        incumbent_source(lab).replace(
+            "model = build_model", "raise ValueError\n    model = build_model"
+        ),
     )
     assert run_experiment(lab)["status"] == "crash"
     lab.release()

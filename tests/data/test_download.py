@@ -1,4 +1,6 @@
-"""Downloads by the real hub client from a real server: whole, resumed, verified, and every failure with its next action."""
+"""Downloads by the real hub client from a real server: whole, resumed, verified, and every failure
+with its next action.
+"""
 
 import json
 import random
@@ -14,11 +16,12 @@ from fake_hub import clean_environment, serve
 from harness.data.download import asked_to_wait
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-CHUNK = 10 << 20  # the client hands over so many bytes at a time: what is resumed comes in multiples of it
+# The client hands over so many bytes at a time: what is resumed comes in multiples of it.
+CHUNK = 10 << 20
 BIG = random.Random(1).randbytes(2 * CHUNK + 12345)
 
-# The client reads HF_ENDPOINT when it is imported, so this is a process of its own. It downloads one list of names after
-# the other and prints what came of each.
+# The client reads HF_ENDPOINT when it is imported, so this is a process of its own. It downloads
+# one list of names after the other and prints what came of each.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -41,9 +44,19 @@ for names in rounds:
 
 
 def start(hub_url, folder, *rounds, waits=(), **environment):
-    command = [sys.executable, "-c", SCRIPT, str(folder), json.dumps(rounds), json.dumps(waits), REVISION]
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        str(folder),
+        json.dumps(rounds),
+        json.dumps(waits),
+        REVISION,
+    ]
     environment = clean_environment(hub_url, folder.parent, PYTHONPATH=str(ROOT), **environment)
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def download(hub_url, folder, *rounds, **environment):
@@ -58,14 +71,19 @@ def names_in(folder):
 
 def test_files_arrive_whole_with_their_sums_and_no_second_time(tmp_path):
     with serve({"a.parquet": b"first" * 1000, "sub/b.parquet": b"second" * 1000}) as hub:
-        out = download(hub.url, tmp_path / "data", ["a.parquet", "sub/b.parquet"], HF_TOKEN="hf_secret")
+        out = download(
+            hub.url, tmp_path / "data", ["a.parquet", "sub/b.parquet"], HF_TOKEN="hf_secret"
+        )
         assert out.endswith("done\n")
         assert (tmp_path / "data" / "a.parquet").read_bytes() == b"first" * 1000
         assert (tmp_path / "data" / "sub" / "b.parquet").read_bytes() == b"second" * 1000
-        check = subprocess.run(["sha256sum", "-c", "a.parquet.sha256"], cwd=tmp_path / "data", capture_output=True)
+        check = subprocess.run(
+            ["sha256sum", "-c", "a.parquet.sha256"], cwd=tmp_path / "data", capture_output=True
+        )
         assert check.returncode == 0
         assert hub.tokens == {"Bearer hf_secret"}
-        assert [token for *_, token in hub.requests] == [None, None]  # the storage is another host: no token for it
+        # The storage is another host: no token for it.
+        assert [token for *_, token in hub.requests] == [None, None]
     again = download("http://127.0.0.1:9", tmp_path / "data", ["a.parquet", "sub/b.parquet"])
     assert again == "plan []\ndone\n"  # verified without the network
 
@@ -104,7 +122,9 @@ def test_a_wrong_sum_is_said_and_loaded_once_more(tmp_path):
     with serve({"a": b"text" * 1000}) as hub:
         hub.faults["a"] = [("spoil",)]
         out = download(hub.url, tmp_path / "data", ["a"])
-        assert "says a of someone/texts arrived with SHA-256" in out and "downloading it again" in out
+        assert (
+            "says a of someone/texts arrived with SHA-256" in out and "downloading it again" in out
+        )
         assert out.endswith("done\n")
         assert hub.gets("a") == [None, None]
     assert (tmp_path / "data" / "a").read_bytes() == b"text" * 1000
@@ -134,16 +154,31 @@ def test_a_refusal_says_what_to_do(tmp_path):
         hub.faults.update(faults)
         rounds = [["gated"], ["closed"], ["a", "missing"], ["down"]]
         gated, closed, missing, down = download(hub.url, tmp_path / "data", *rounds).splitlines()
-    for words in ("not open to you (403)", "huggingface.co/datasets/someone/texts", "export HF_TOKEN"):
+    for words in (
+        "not open to you (403)",
+        "huggingface.co/datasets/someone/texts",
+        "export HF_TOKEN",
+    ):
         assert words in gated
     assert "not open to you (401)" in closed and "HF_TOKEN" in closed
-    assert missing.startswith("error missing of someone/texts at http://127") and "not there (404)" in missing
-    assert "503" in down and "run the same again" in down and "python-stdlib" in down and "4 passes" in down
+    assert (
+        missing.startswith("error missing of someone/texts at http://127")
+        and "not there (404)" in missing
+    )
+    assert (
+        "503" in down
+        and "run the same again" in down
+        and "python-stdlib" in down
+        and "4 passes" in down
+    )
 
 
 def test_no_server_and_no_leave_to_ask(tmp_path):
     out = download("http://127.0.0.1:9", tmp_path / "data", ["a"])
-    assert out.startswith("error cannot download a of someone/texts at http://127.0.0.1:9") and "python-stdlib" in out
+    assert (
+        out.startswith("error cannot download a of someone/texts at http://127.0.0.1:9")
+        and "python-stdlib" in out
+    )
     out = download("http://127.0.0.1:9", tmp_path / "data", ["a"], HF_HUB_OFFLINE="1")
     assert "unset" in out and "HF_HUB_OFFLINE" in out
 
@@ -157,6 +192,14 @@ def test_a_hiccup_is_waited_out(tmp_path):
         assert process.communicate(timeout=60)[0].endswith("done\n")
 
 
-@pytest.mark.parametrize("said, seconds", [({"retry-after": "300"}, 300.0), ({"retry-after": "99999"}, 600.0), ({}, 0.0), ({"retry-after": "soon"}, 0.0)])
+@pytest.mark.parametrize(
+    "said, seconds",
+    [
+        ({"retry-after": "300"}, 300.0),
+        ({"retry-after": "99999"}, 600.0),
+        ({}, 0.0),
+        ({"retry-after": "soon"}, 0.0),
+    ],
+)
 def test_a_busy_hub_is_waited_for_as_long_as_it_asks(said, seconds):
     assert asked_to_wait(said) == seconds

@@ -1,4 +1,6 @@
-"""A folder of anything as a corpus: every text comes out once, everything else is counted, nothing crashes."""
+"""A folder of anything as a corpus: every text comes out once, everything else is counted, nothing
+crashes.
+"""
 
 import gzip
 import json
@@ -56,7 +58,9 @@ def test_every_kind_of_text_is_read_and_everything_else_is_counted(tmp_path):
         '{"text": "two"}',
     ]
     write(tmp_path / "lines.jsonl", "\n".join(lines))
-    write_table(tmp_path / "table.parquet", {"n": [1, 2, 3, 4], "text": ["row 0", None, " ", "row 3"]})
+    write_table(
+        tmp_path / "table.parquet", {"n": [1, 2, 3, 4], "text": ["row 0", None, " ", "row 3"]}
+    )
     write_table(tmp_path / "other.parquet", {"body": ["nothing to see"]})
     write(tmp_path / "torn.parquet", (tmp_path / "table.parquet").read_bytes()[:200])
     write(tmp_path / "torn.jsonl.gz", gzip.compress(b'{"text": "never whole"}\n' * 1000)[:40])
@@ -90,7 +94,9 @@ def test_every_kind_of_text_is_read_and_everything_else_is_counted(tmp_path):
     }
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read, even by root")
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read, even by root"
+)
 def test_an_unreadable_file_is_a_counted_skip(tmp_path):
     write(tmp_path / "a.txt", "fine\n")
     (tmp_path / "mem.txt").symlink_to("/proc/self/mem")
@@ -133,7 +139,9 @@ def test_an_endless_line_of_json_is_skipped(tmp_path, monkeypatch):
 
 
 def test_a_table_is_read_by_rows_across_its_groups(tmp_path):
-    write_table(tmp_path / "t.parquet", {"text": [f"row {n}" for n in range(1000)]}, row_group_size=300)
+    write_table(
+        tmp_path / "t.parquet", {"text": [f"row {n}" for n in range(1000)]}, row_group_size=300
+    )
     for start, stop in ((0, 1000), (0, 10), (299, 301), (300, 600), (650, None), (999, 1000)):
         texts = list(textfiles.iter_table(tmp_path / "t.parquet", "text", {}, start, stop))
         assert texts == [f"row {n}" for n in range(1000)[start:stop]]
@@ -194,7 +202,12 @@ def test_files_that_are_all_unusable_are_an_error_with_the_reasons(tmp_path):
     write(tmp_path / "here" / "a.txt", b"\xff\xfe")
     write(tmp_path / "here" / "b.txt", "")
     with pytest.raises(DataError, match="no usable document; skipped: 1 badly encoded, 1 empty"):
-        prepare(f"folder:{tmp_path / 'here'}", **SIZES, cache=tmp_path / "cache", progress=lambda line: None)
+        prepare(
+            f"folder:{tmp_path / 'here'}",
+            **SIZES,
+            cache=tmp_path / "cache",
+            progress=lambda line: None,
+        )
 
 
 @pytest.mark.parametrize("spec", ["folder", "folder:", "folder:x::"])
@@ -237,8 +250,16 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "iter_part", read_and_change)
         with pytest.raises(DataError, match="changed while it was read"):
-            prepare(f"folder:{corpus}", **SIZES, cache=tmp_path / "cache", workers=1, progress=lambda line: None)
-    data = prepare(f"folder:{corpus}", **SIZES, cache=tmp_path / "cache", workers=1, progress=lambda line: None)
+            prepare(
+                f"folder:{corpus}",
+                **SIZES,
+                cache=tmp_path / "cache",
+                workers=1,
+                progress=lambda line: None,
+            )
+    data = prepare(
+        f"folder:{corpus}", **SIZES, cache=tmp_path / "cache", workers=1, progress=lambda line: None
+    )
     assert data.manifest["documents"]["read"] == 201 and not data.manifest["prepare"]["resumed"]
 
 
@@ -250,15 +271,22 @@ def test_memory_stays_bounded_on_giant_files(tmp_path):
             file.write((f"{number} some words of text\n" * 50_000).encode()[: 1 << 20])
     texts = [f"{number} " + "word " * 200 for number in range(60_000)]
     write_table(
-        tmp_path / "giant.parquet", {"text": texts}, row_group_size=60_000, use_dictionary=False, compression="none"
+        tmp_path / "giant.parquet",
+        {"text": texts},
+        row_group_size=60_000,
+        use_dictionary=False,
+        compression="none",
     )
     code = (
-        "import sys\nfrom harness.data.folder import Folder\nfrom harness.data.workers import peak_rss_mb\n"
-        "import pyarrow.parquet\nsource = Folder(sys.argv[1])\nbefore = peak_rss_mb()\n"
-        "size = sum(len(text) for part in source.parts() for text in source.iter_part(part, {}))\nprint(size, peak_rss_mb() - before)"
+        "import sys\nfrom harness.data.folder import Folder\nfrom harness.data.workers import"
+        " peak_rss_mb\nimport pyarrow.parquet\nsource = Folder(sys.argv[1])\nbefore ="
+        " peak_rss_mb()\nsize = sum(len(text) for part in source.parts() for text in"
+        " source.iter_part(part, {}))\nprint(size, peak_rss_mb() - before)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path)]
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert int(out[0]) == 100 * (1 << 20) + sum(map(len, texts))
     assert int(out[1]) < 50, f"{out[1]} MB for two files of 100 and 60 MB"

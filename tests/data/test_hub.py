@@ -1,4 +1,6 @@
-"""ClimbMix and TinyStories from a local hub: downloaded, prepared with their own evaluation text, found without a network."""
+"""ClimbMix and TinyStories from a local hub: downloaded, prepared with their own evaluation text,
+found without a network.
+"""
 
 import io
 import shutil
@@ -26,7 +28,8 @@ from harness.ground.errors import DataError
 SIZES = ["--vocab-size", "320", "--max-seq-len", "32", "--eval-tokens", "1600", "--workers", "1"]
 KINDS = {"vocab_size": 320, "max_seq_len": 32, "eval_tokens": 1600}
 TEXTS = make_texts(400)
-# The real ones with the sizes of a test; a process of its own, since the client reads HF_ENDPOINT when it is imported.
+# The real ones with the sizes of a test; a process of its own, since the client reads HF_ENDPOINT
+# when it is imported.
 PREPARE = """
 import sys, shutil
 from harness.data import download, prepare
@@ -49,14 +52,25 @@ def table(texts):
 
 CLIMBMIX = {
     "shard_06542.parquet": table(TEXTS[:100]),
-    "shard_00000.parquet": table(TEXTS[100:250] + TEXTS[:100]),  # the validation shard's documents again
+    # The validation shard's documents again.
+    "shard_00000.parquet": table(TEXTS[100:250] + TEXTS[:100]),
     "shard_00001.parquet": table(TEXTS[250:]),
     "shard_00002.parquet": table(["not asked for"]),
 }
 
 
 def run(hub_url, home, cache, source, free=0):
-    command = [sys.executable, "-c", PREPARE, str(free), "--source", source, "--cache", str(cache), *SIZES]
+    command = [
+        sys.executable,
+        "-c",
+        PREPARE,
+        str(free),
+        "--source",
+        source,
+        "--cache",
+        str(cache),
+        *SIZES,
+    ]
     environment = clean_environment(hub_url, home, PYTHONPATH=str(ROOT))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert "Traceback" not in done.stderr, done.stderr
@@ -92,12 +106,16 @@ def test_climbmix_is_downloaded_prepared_and_found_without_a_network(tmp_path):
     with serve(dict(CLIMBMIX)) as hub:
         done = run(hub.url, tmp_path, cache, "climbmix:1")
         assert done.returncode == 0, done.stderr
-        assert {name for _, name, *_ in hub.requests} == {"shard_06542.parquet", "shard_00000.parquet"}
+        assert {name for _, name, *_ in hub.requests} == {
+            "shard_06542.parquet",
+            "shard_00000.parquet",
+        }
         [said] = [line for line in done.stdout.splitlines() if "to download" in line]
         assert "2 files of climbmix:1, 0 MB" in said and "100 Mbit/s" in said and "MB free" in said
         hub.requests.clear()
         assert run(hub.url, tmp_path, cache, "climbmix:2").returncode == 0
-        assert {name for _, name, *_ in hub.requests} == {"shard_00001.parquet"}  # the others are there
+        # The others are there.
+        assert {name for _, name, *_ in hub.requests} == {"shard_00001.parquet"}
     data = find_prepared("climbmix:2", **KINDS, cache=cache)
     assert data.data_id == f"climbmix-2-{ClimbMix.revision[:8]}-v320-t32-e1600-f{FORMAT_VERSION}"
     check_splits(data, TEXTS[:100], TEXTS[100:])
@@ -118,14 +136,20 @@ def test_tinystories_keeps_its_first_rows_private(tmp_path):
 def test_a_disk_too_small_is_refused_before_the_first_byte(tmp_path):
     with serve(dict(CLIMBMIX)) as hub:
         done = run(hub.url, tmp_path, tmp_path / "cache", "climbmix:2", free=400_000)
-        assert done.returncode == 2 and "the download), and 0 MB are free: free some space" in done.stderr
+        assert (
+            done.returncode == 2
+            and "the download), and 0 MB are free: free some space" in done.stderr
+        )
         assert hub.requests == [] and hub.tokens == {None}  # asked for the sizes only
 
 
 def test_no_network_names_the_corpus_that_needs_none(tmp_path):
     done = run("http://127.0.0.1:9", tmp_path, tmp_path / "cache", "climbmix:2")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: cannot download shard_") and "--source python-stdlib" in done.stderr
+    assert (
+        done.stderr.startswith("error: cannot download shard_")
+        and "--source python-stdlib" in done.stderr
+    )
 
 
 def test_a_shard_that_is_no_table_is_named(tmp_path):
@@ -141,7 +165,10 @@ def test_ids_and_parts_need_neither_disk_nor_network():
     source = open_source("climbmix:20")
     assert source.source_id() == "climbmix-20-915333b4"
     assert [part.pool for part in source.parts()] == ["private"] + ["train"] * 20
-    assert source.parts()[0].name == "shard_06542.parquet" and source.parts()[-1].name == "shard_00019.parquet"
+    assert (
+        source.parts()[0].name == "shard_06542.parquet"
+        and source.parts()[-1].name == "shard_00019.parquet"
+    )
     assert open_source("climbmix").spec == f"climbmix:{ClimbMix.default_shards}"
     stories = open_source("tinystories")
     assert stories.source_id() == "tinystories-0397e271"
@@ -151,7 +178,9 @@ def test_ids_and_parts_need_neither_disk_nor_network():
     assert all(before[1] == after[0] for before, after in zip(covered, covered[1:], strict=False))
 
 
-@pytest.mark.parametrize("spec", ["climbmix:0", "climbmix:6543", "climbmix:many", "climbmix:-1", "tinystories:2"])
+@pytest.mark.parametrize(
+    "spec", ["climbmix:0", "climbmix:6543", "climbmix:many", "climbmix:-1", "tinystories:2"]
+)
 def test_a_spec_that_makes_no_sense_is_refused(spec):
     with pytest.raises(DataError, match=spec.partition(":")[0]):
         open_source(spec)

@@ -19,7 +19,9 @@ from harness.ground.errors import DataError
 def train_dir(tmp_path_factory):
     """The train folder alone, moved away from everything private."""
     cache = tmp_path_factory.mktemp("cache")
-    data = prepare(FakeSource(make_texts(200)), 300, 64, 1024, cache, workers=1, progress=lambda _: None)
+    data = prepare(
+        FakeSource(make_texts(200)), 300, 64, 1024, cache, workers=1, progress=lambda _: None
+    )
     alone = tmp_path_factory.mktemp("alone") / "train"
     shutil.copytree(data.train_dir, alone)
     shutil.rmtree(data.folder)
@@ -85,15 +87,22 @@ def test_a_shuffle_sends_every_place_everywhere_equally_often():
 
 
 def test_neighbours_in_a_shuffle_have_nothing_to_do_with_each_other():
-    order = shuffle(np.arange(10_000_000, 10_100_000), 20_000_000, draw_keys(0))  # at once, of twenty million
+    # At once, of twenty million.
+    order = shuffle(np.arange(10_000_000, 10_100_000), 20_000_000, draw_keys(0))
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.02
     assert abs((np.diff(order) > 0).mean() - 0.5) < 0.01
 
 
 def test_the_seed_decides_the_order(train_dir):
     rows = TrainRows.of_folder(train_dir)
-    one, again, other = take(rows, 5, seed=1), take(TrainRows.of_folder(train_dir), 5, seed=1), take(rows, 5, seed=2)
-    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, again, strict=True))
+    one, again, other = (
+        take(rows, 5, seed=1),
+        take(TrainRows.of_folder(train_dir), 5, seed=1),
+        take(rows, 5, seed=2),
+    )
+    assert all(
+        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, again, strict=True)
+    )
     assert not all(torch.equal(a[0], b[0]) for a, b in zip(one, other, strict=True))
 
 

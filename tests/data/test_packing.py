@@ -18,7 +18,12 @@ def pack_numbered(lengths, max_seq_len):
 
 def read_segments(rows):
     """The runs between BOS tokens."""
-    return [segment for row in rows.tolist() for segment in "".join(map(chr, row)).split(chr(BOS)) if segment]
+    return [
+        segment
+        for row in rows.tolist()
+        for segment in "".join(map(chr, row)).split(chr(BOS))
+        if segment
+    ]
 
 
 @pytest.mark.parametrize("max_seq_len", [2, 7, 64, 256])
@@ -44,7 +49,8 @@ def test_only_the_last_row_is_padded():
     rng = np.random.default_rng(0)
     rows = pack_numbered(rng.integers(1, 90, 500).tolist(), 64)
     double = (rows[:-1, 1:] == BOS) & (rows[:-1, :-1] == BOS)
-    assert not double.any()  # a gap of one is a lone BOS, so no two stand together before the last row
+    # A gap of one is a lone BOS, so no two stand together before the last row.
+    assert not double.any()
     assert not (rows[-1] == BOS).all()
 
 
@@ -76,7 +82,10 @@ def test_targets_are_counted_without_the_first_column():
     rows = np.array([[3, 0, 1, 3, 1], [3, 2, 2, 3, 3]], dtype=np.uint16)
     counts = count_targets(rows, 4)
     assert counts.tolist() == [1, 2, 2, 3]
-    assert score_totals(counts, np.array([1, 4, 2, 0], np.int32)) == {"tokens": 5, "bytes": 1 + 8 + 4}
+    assert score_totals(counts, np.array([1, 4, 2, 0], np.int32)) == {
+        "tokens": 5,
+        "bytes": 1 + 8 + 4,
+    }
 
 
 def test_a_uniform_unigram_scores_log2_of_the_vocabulary_per_token():
@@ -91,4 +100,6 @@ def test_a_unigram_fitted_on_what_it_scores_has_the_entropy_of_the_counts():
     counts = np.array([800_000, 150_000, 50_000, 0, 5], np.int64)
     shares = np.array([0.8, 0.15, 0.05])
     entropy = -(shares * np.log2(shares)).sum()
-    assert unigram_bpb(counts, counts, np.array([1, 1, 1, 1, 0], np.int32)) == pytest.approx(entropy, rel=1e-4)
+    assert unigram_bpb(counts, counts, np.array([1, 1, 1, 1, 0], np.int32)) == pytest.approx(
+        entropy, rel=1e-4
+    )

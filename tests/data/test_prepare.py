@@ -41,7 +41,9 @@ def quiet(_):
 
 
 def prepare_small(cache, texts=TEXTS + COPIES, workers=1, progress=quiet, **sizes):
-    return prepare(FakeSource(texts), **{**SIZES, **sizes}, cache=cache, workers=workers, progress=progress)
+    return prepare(
+        FakeSource(texts), **{**SIZES, **sizes}, cache=cache, workers=workers, progress=progress
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,9 @@ def test_the_manifest_counts_what_is_there(data):
     counts = {split: manifest["documents"][split] for split in SPLITS}
     assert sum(counts.values()) == len(TEXTS)
     assert manifest["documents"]["duplicates_dropped"] == len(COPIES)
-    assert sum(manifest["bytes"][split] for split in counts) == sum(len(text.encode()) for text in TEXTS)
+    assert sum(manifest["bytes"][split] for split in counts) == sum(
+        len(text.encode()) for text in TEXTS
+    )
     assert {manifest["rows"][split] for split in EVAL_SPLITS} == {3200 // 32}
     assert manifest["eval_tokens"] == manifest["eval_tokens_requested"] == 3200
     assert manifest["eval_batch_rows"] == 16384 // 32
@@ -94,7 +98,8 @@ def test_no_document_is_in_two_splits(data):
     for split in SPLITS:
         joined = b"\0".join(read_pieces(data, data.rows_path(split)))
         markers[split] = set(re.findall(rb"marker [0-9a-f]{16}", joined))
-        assert len(markers[split]) > 0.5 * data.manifest["documents"][split]  # the others were cut in two
+        # The others were cut in two.
+        assert len(markers[split]) > 0.5 * data.manifest["documents"][split]
     assert len(set.union(*markers.values())) == sum(map(len, markers.values()))
 
 
@@ -123,11 +128,18 @@ def test_the_table_of_bytes_is_the_tokenizers(data):
     table = np.load(data.train_dir / "token_bytes.npy", allow_pickle=False)
     assert np.array_equal(table, load_tokenizer(data.train_dir / "tokenizer.json").token_bytes())
     assert 0 < data.manifest["unigram_bpb"] < 8
-    assert data.manifest["tokens_per_byte"] == data.manifest["tokens"]["train"] / data.manifest["bytes"]["train"]
+    assert (
+        data.manifest["tokens_per_byte"]
+        == data.manifest["tokens"]["train"] / data.manifest["bytes"]["train"]
+    )
 
 
 def test_train_holds_nothing_private_and_no_work_is_left(data):
-    found = {path.relative_to(data.folder).as_posix() for path in data.folder.rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(data.folder).as_posix()
+        for path in data.folder.rglob("*")
+        if path.is_file()
+    }
     assert found == {*FILES, "manifest.json"}
     assert not [path for path in (data.folder.parent / ".work").iterdir() if path.suffix != ".lock"]
 
@@ -145,11 +157,16 @@ def test_preparing_twice_does_nothing_twice(data, monkeypatch):
     again = prepare_small(data.folder.parent, progress=lines.append)
     assert again.manifest == data.manifest
     assert len(lines) == 1 and "nothing to do" in lines[0]
-    assert find_prepared(FakeSource(TEXTS + COPIES), **SIZES, cache=data.folder.parent).data_hash == data.data_hash
+    assert (
+        find_prepared(FakeSource(TEXTS + COPIES), **SIZES, cache=data.folder.parent).data_hash
+        == data.data_hash
+    )
 
 
 def test_absent_data_names_the_notebook_and_the_command(tmp_path):
-    with pytest.raises(DataError, match=r"01_prepare\.ipynb.*--vocab-size 320 --max-seq-len 32 --eval-tokens 3200"):
+    with pytest.raises(
+        DataError, match=r"01_prepare\.ipynb.*--vocab-size 320 --max-seq-len 32 --eval-tokens 3200"
+    ):
         find_prepared(FakeSource(TEXTS), **SIZES, cache=tmp_path)
     with pytest.raises(DataError, match="01_prepare"):
         open_prepared(tmp_path)
@@ -188,7 +205,10 @@ def test_a_new_time_is_taken_only_with_the_old_content(data, tmp_path):
     os.utime(path, ns=(1, 1))
     opened = open_prepared(folder)
     assert opened.data_hash == data.data_hash
-    assert json.loads((folder / "manifest.json").read_text())["files"]["private/val.bin"]["mtime_ns"] == 1
+    assert (
+        json.loads((folder / "manifest.json").read_text())["files"]["private/val.bin"]["mtime_ns"]
+        == 1
+    )
     raw = path.read_bytes()
     path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     with pytest.raises(DataError, match=r"val\.bin \(content changed\)"):
@@ -263,7 +283,14 @@ def test_a_corpus_that_is_too_small_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"vocab_size": 100}, {"max_seq_len": 1}, {"eval_tokens": 10}, {"eval_tokens": "3200"}, {"workers": 0}]
+    "sizes",
+    [
+        {"vocab_size": 100},
+        {"max_seq_len": 1},
+        {"eval_tokens": 10},
+        {"eval_tokens": "3200"},
+        {"workers": 0},
+    ],
 )
 def test_impossible_sizes_are_refused(tmp_path, sizes):
     with pytest.raises(DataError, match=next(iter(sizes))):
@@ -302,7 +329,9 @@ def test_a_second_prepare_waits_and_says_so(data, tmp_path):
     (tmp_path / ".work").mkdir()
     lines, results = [], []
     with lock:
-        thread = threading.Thread(target=lambda: results.append(prepare_small(tmp_path, progress=lines.append)))
+        thread = threading.Thread(
+            target=lambda: results.append(prepare_small(tmp_path, progress=lines.append))
+        )
         thread.start()
         wait_until(lambda: lines)
         assert "waiting" in lines[0]
@@ -319,7 +348,8 @@ def wait_until(condition, seconds=30.0):
         time.sleep(0.01)
 
 
-# A prepare in a process of its own that stops for good at a chosen place, so that it can be killed there.
+# A prepare in a process of its own that stops for good at a chosen place, so that it can be killed
+# there.
 STOPPING = """
 import sys, time
 from pathlib import Path
@@ -358,7 +388,12 @@ prepare(Stopping(TEXTS + COPIES), **SIZES, cache=cache, workers=1)
 
 
 def start_stopping(cache, place):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / part) for part in ("", "tests/support", "tests/data")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT / part) for part in ("", "tests/support", "tests/data")]
+        ),
+    }
     command = [sys.executable, "-c", STOPPING, str(cache), place]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=cache)
 
@@ -371,7 +406,9 @@ def test_a_killed_prepare_goes_on_where_it_was(data, tmp_path, monkeypatch, plac
     process.wait()
     assert not (tmp_path / data.data_id).exists()
     work = tmp_path / ".work" / data.data_id
-    n_shards = 1 if place == "read" else json.loads((work / "shards" / "read.json").read_text())["shards"]
+    n_shards = (
+        1 if place == "read" else json.loads((work / "shards" / "read.json").read_text())["shards"]
+    )
     (work / "out" / "train" / ".rows.bin.abc.tmp").touch()  # what a kill inside a write would leave
     if place == "rows":
         with open(work / "out" / "train" / "rows.bin", "ab") as file:
@@ -400,13 +437,25 @@ def test_a_call_from_a_script_without_a_main_guard_and_from_stdin(tmp_path):
         "stages.SHARD_BYTES = 50_000\n"
         "print(prepare(FakeSource(make_texts(200)), 256, 32, 3200, 'cache', workers=2).data_hash)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / part) for part in ("", "tests/support", "tests/data")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT / part) for part in ("", "tests/support", "tests/data")]
+        ),
+    }
     (tmp_path / "script.py").write_text(script)
     hashes = []
     for arguments, text in ((["script.py"], None), (["-"], script)):
         command = [sys.executable, *arguments]
         out = subprocess.run(
-            command, input=text, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+            command,
+            input=text,
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         )
         hashes.append(out.stdout.split()[-1])
         if text is None:
@@ -418,11 +467,15 @@ def test_a_call_from_a_script_without_a_main_guard_and_from_stdin(tmp_path):
 def test_the_command_line(tmp_path):
     command = [sys.executable, "-m", "harness.data.prepare"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    bad = subprocess.run([*command, "--source", "moon"], env=environment, capture_output=True, text=True)
+    bad = subprocess.run(
+        [*command, "--source", "moon"], env=environment, capture_output=True, text=True
+    )
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: unknown source 'moon'") and "Traceback" not in bad.stderr
     assert main_in_process(tmp_path) == 0
 
 
 def main_in_process(tmp_path):
-    return prepare_module.main(["--vocab-size", "256", "--eval-tokens", "20000", "--cache", str(tmp_path)])
+    return prepare_module.main(
+        ["--vocab-size", "256", "--eval-tokens", "20000", "--cache", str(tmp_path)]
+    )

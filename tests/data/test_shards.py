@@ -25,23 +25,32 @@ def test_shards_hold_every_document_once_in_hash_order(tmp_path, monkeypatch):
     assert counts["bytes"] == sum(len(text.encode()) for text in texts + copies)
     read = [read_shard([folder], index) for index in range(5)]
     documents = [document for shard in read for document in shard.documents]
-    assert sorted(document.text for document in documents) == sorted(text.encode() for text in texts)
+    assert sorted(document.text for document in documents) == sorted(
+        text.encode() for text in texts
+    )
     assert [document.key for document in documents] == sorted(content_key(text) for text in texts)
     assert sum(shard.duplicates for shard in read) == 3
-    assert sum(shard.duplicate_bytes for shard in read) == sum(len(text.encode()) for text in copies)
+    assert sum(shard.duplicate_bytes for shard in read) == sum(
+        len(text.encode()) for text in copies
+    )
     for index, shard in enumerate(read):
-        assert all(index / 5 <= hash_fraction(document.key) < (index + 1) / 5 for document in shard.documents)
+        assert all(
+            index / 5 <= hash_fraction(document.key) < (index + 1) / 5
+            for document in shard.documents
+        )
 
 
 @pytest.mark.parametrize("most", [256, 3])
 def test_the_order_in_which_parts_are_read_does_not_matter(tmp_path, monkeypatch, most):
     monkeypatch.setattr(shards, "MAX_GROUPS", most)
     texts = make_texts(60)
-    texts += [text.upper() for text in texts[:30]]  # which of two equal ones is kept must not depend on the order
+    # Which of two equal ones is kept must not depend on the order.
+    texts += [text.upper() for text in texts[:30]]
     whole, _ = write_all(FakeSource(texts), tmp_path / "whole", 4)
     cut, counts = write_all(PartedSource(texts, 13), tmp_path / "cut", 4, order=-1)
     assert len(counts) == (7 if most > 7 else 3)
-    assert sum(group["skipped"]["empty"] for group in counts) == 7  # of every part, not of a group's last one
+    # Of every part, not of a group's last one.
+    assert sum(group["skipped"]["empty"] for group in counts) == 7
     for index in range(4):
         assert read_shard([cut], index) == read_shard([whole], index)
 
@@ -73,7 +82,11 @@ def test_the_tokenizer_reads_no_document_that_could_be_private(tmp_path):
     assert set(seen) == {text for text in texts if hash_fraction(content_key(text)) >= POOL_SHARE}
     sample = list(iter_tokenizer_text(tmp_path, 7, 20_000))
     assert seen[: len(sample)] == sample
-    assert 20_000 <= sum(len(text.encode()) for text in sample) < 20_000 + max(len(text.encode()) for text in texts)
+    assert (
+        20_000
+        <= sum(len(text.encode()) for text in sample)
+        < 20_000 + max(len(text.encode()) for text in texts)
+    )
 
 
 def test_the_tokenizer_reads_no_copy_of_a_document_that_the_source_set_aside(tmp_path):
@@ -81,4 +94,6 @@ def test_the_tokenizer_reads_no_copy_of_a_document_that_the_source_set_aside(tmp
     texts[50], texts[70] = texts[3].upper(), texts[29]
     write_all(PartedSource(texts, 30, private=1), tmp_path, 7)
     seen = set(iter_tokenizer_text(tmp_path, 7, 1 << 30))
-    assert seen == {text for number, text in enumerate(texts) if number >= 30 and number not in (50, 70)}
+    assert seen == {
+        text for number, text in enumerate(texts) if number >= 30 and number not in (50, 70)
+    }

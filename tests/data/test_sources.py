@@ -107,11 +107,13 @@ def test_a_library_without_enough_such_files_offers_all_and_says_so(library):
 def test_a_training_imports_no_file_offered_to_evaluation():
     """Nor do the packages that a training may use; torch compiling a model imports the most."""
     script = (
-        "import sys, torch, numpy, tiktoken, safetensors.torch, torch._dynamo, torch._inductor.compile_fx\n"
-        "import harness.training.session\n"
-        "print(*(m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)), sep='\\n')"
+        "import sys, torch, numpy, tiktoken, safetensors.torch, torch._dynamo,"
+        " torch._inductor.compile_fx\nimport harness.training.session\nprint(*(m.__file__ for m in"
+        " list(sys.modules.values()) if getattr(m, '__file__', None)), sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     source = PythonStdlib()
     imported = set(source._paths()) & {Path(line) for line in done.stdout.splitlines()}
     assert len(imported) > 100
@@ -131,7 +133,9 @@ def test_what_evaluation_of_the_library_holds_is_text_that_nothing_imports(tmp_p
     taken = [piece for split in EVAL_SPLITS for piece in read_pieces(data, data.rows_path(split))]
     assert taken and all(piece in own for piece in taken)
     trained = b"\0".join(read_pieces(data, data.rows_path("train")))
-    markers = [set(re.findall(rb"marker [0-9a-f]{16}", text)) for text in (trained, b"\0".join(taken))]
+    markers = [
+        set(re.findall(rb"marker [0-9a-f]{16}", text)) for text in (trained, b"\0".join(taken))
+    ]
     assert all(markers) and not markers[0] & markers[1]
     assert data.manifest["source"]["evaluation_note"] == source.evaluation_note()
     assert any(source.evaluation_note() in line for line in lines)

@@ -1,4 +1,6 @@
-"""Sources in parts: by how many processes, in what pools, and after what interruption, the data is the same."""
+"""Sources in parts: by how many processes, in what pools, and after what interruption, the data is
+the same.
+"""
 
 import re
 import subprocess
@@ -42,7 +44,9 @@ def markers(texts):
 
 @pytest.fixture
 def split_texts():
-    """200 texts for evaluation, with a copy, and 300 for training, all of the first 200 and a copy among them."""
+    """200 texts for evaluation, with a copy, and 300 for training, all of the first 200 and a copy
+    among them.
+    """
     private = make_texts(199, seed=1)
     private.append(private[0] + "\n")
     own = make_texts(299, seed=2)
@@ -54,7 +58,9 @@ def split_texts():
 def pooled(tmp_path, split_texts):
     private, own = split_texts
     leaks = [text.replace("\n", "\n\n") for text in private]
-    return prepare_parts(tmp_path, PartedSource([*private, *own, *leaks], 100, private=2), workers=2)
+    return prepare_parts(
+        tmp_path, PartedSource([*private, *own, *leaks], 100, private=2), workers=2
+    )
 
 
 def find_markers(data):
@@ -68,17 +74,21 @@ def find_markers(data):
     return found
 
 
-def test_private_parts_give_the_evaluation_and_their_copies_are_dropped_from_training(pooled, split_texts):
+def test_private_parts_give_the_evaluation_and_their_copies_are_dropped_from_training(
+    pooled, split_texts
+):
     private, own = split_texts
     found = find_markers(pooled)
     assert set.union(*(found[split] for split in EVAL_SPLITS)) <= markers(private)
-    assert found["train"] & markers(private)  # a copy of private text that no evaluation uses may be trained on
+    # A copy of private text that no evaluation uses may be trained on.
+    assert found["train"] & markers(private)
     documents = pooled.manifest["documents"]
     taken = sum(documents[split] for split in EVAL_SPLITS)
     assert documents["equal_to_evaluation"] == taken
     assert documents["private_unused"] == 199 - taken
     assert documents["train"] == 299 + 199 - taken
-    assert documents["duplicates_dropped"] == 3  # within private text, within training text, and the copy's own copy
+    # Within private text, within training text, and the copy's own copy.
+    assert documents["duplicates_dropped"] == 3
     for count in (documents, pooled.manifest["bytes"]):
         read = count.pop("read")
         assert sum(count.values()) == read
@@ -142,23 +152,30 @@ def test_rows_go_on_from_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_source_of_a_script_is_read_by_the_script_itself(tmp_path):
     script = (
-        "from fake_source import PartedSource, make_texts\n"
-        "from harness.data.prepare import prepare\n"
-        "class Own(PartedSource): pass\n"
-        "data = prepare(Own(make_texts(200), 50), 256, 32, 3200, 'cache', workers=2, progress=lambda line: None)\n"
-        "print(data.manifest['documents']['read'])\n"
+        "from fake_source import PartedSource, make_texts\nfrom harness.data.prepare import"
+        " prepare\nclass Own(PartedSource): pass\ndata = prepare(Own(make_texts(200), 50), 256, 32,"
+        " 3200, 'cache', workers=2, progress=lambda line:"
+        " None)\nprint(data.manifest['documents']['read'])\n"
     )
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}:{ROOT / 'tests/data'}", "PATH": ""}
+    environment = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}:{ROOT / 'tests/data'}",
+        "PATH": "",
+    }
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.strip() == "200", done.stderr
 
 
 def test_documents_are_counted_by_their_length(tmp_path):
-    data = prepare(FakeSource(TEXTS), 256, 256, 3200, cache=tmp_path, workers=1, progress=quiet)  # bytes are tokens
+    # Bytes are tokens.
+    data = prepare(FakeSource(TEXTS), 256, 256, 3200, cache=tmp_path, workers=1, progress=quiet)
     taken = sum(data.manifest["documents"][split] for split in EVAL_SPLITS)
     sizes = [len(text.encode()) for text in sorted(TEXTS, key=content_key)[taken:]]
     lengths = data.manifest["train_lengths"]
     assert lengths["cut"] == sum(size > 256 for size in sizes)
     for digits in range(len(lengths["documents"])):
-        assert lengths["documents"][digits] == sum(2**digits // 2 <= size < 2**digits for size in sizes)
+        assert lengths["documents"][digits] == sum(
+            2**digits // 2 <= size < 2**digits for size in sizes
+        )

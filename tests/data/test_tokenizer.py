@@ -5,7 +5,14 @@ import pytest
 from fake_source import make_texts
 
 from harness.data import tokenizer as tokenizer_module
-from harness.data.tokenizer import BOS, MAX_VOCAB_SIZE, Tokenizer, iter_windows, load_tokenizer, train_tokenizer
+from harness.data.tokenizer import (
+    BOS,
+    MAX_VOCAB_SIZE,
+    Tokenizer,
+    iter_windows,
+    load_tokenizer,
+    train_tokenizer,
+)
 from harness.ground.errors import DataError
 
 BYTES_ONLY = Tokenizer(tuple(bytes([value]) for value in range(256)))
@@ -17,7 +24,8 @@ def tokenizer():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "naïve\r\n\t 漢字 \N{SNAKE}", "<|bos|>", "\0\x7f\x80 \ufeff", *make_texts(3, 9)]
+    "text",
+    ["", "a", "naïve\r\n\t 漢字 \N{SNAKE}", "<|bos|>", "\0\x7f\x80 \ufeff", *make_texts(3, 9)],
 )
 def test_ids_stand_for_exactly_the_bytes_of_the_text(tokenizer, text):
     for each in (tokenizer, BYTES_ONLY):
@@ -50,7 +58,9 @@ def test_many_texts_at_once_are_encoded_as_each_alone(tokenizer, monkeypatch, wi
     assert len(lengths) == len(texts) and ids.dtype == np.uint16
     parts = np.split(ids, np.cumsum(lengths)[:-1])
     if window == 30:  # windows cut long texts, so that only the bytes are the same
-        assert [tokenizer.decode_bytes(part.tolist()) for part in parts] == [text.encode() for text in texts]
+        assert [tokenizer.decode_bytes(part.tolist()) for part in parts] == [
+            text.encode() for text in texts
+        ]
     else:
         assert [part.tolist() for part in parts] == alone
     assert ids.max() < tokenizer.bos_id

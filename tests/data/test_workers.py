@@ -21,9 +21,14 @@ def test_no_worker_outlives_a_killed_prepare(tmp_path):
         "next(naps); print('ready', flush=True); time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE
+    )
     assert process.stdout.readline() == b"ready\n"
-    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    workers = [
+        int(pid)
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
     assert len(workers) == 2
     process.kill()
     process.wait()
@@ -61,5 +66,6 @@ def test_results_come_in_the_order_of_the_tasks_and_few_are_begun_ahead(tmp_path
     results = map_in_processes(touch, tasks, 2, ahead=4)
     assert next(results) == "0"
     time.sleep(0.5)
-    assert {path.name for path in tmp_path.iterdir()} <= {"0", "1", "2", "3"}  # the caller has asked for no other
+    # The caller has asked for no other.
+    assert {path.name for path in tmp_path.iterdir()} <= {"0", "1", "2", "3"}
     assert list(results) == [str(number) for number in range(1, 12)]

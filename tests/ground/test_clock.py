@@ -36,7 +36,9 @@ def test_a_date_set_back_in_mid_run_breaks_no_table_page_or_report(tmp_path):
     lines = make_journal(20)
     honest = [record.minutes for record in records_from_journal(lines)]
     for line in lines[len(lines) // 2 :]:
-        line["time"] = (parse_time(line["time"]) - timedelta(hours=3)).isoformat().replace("+00:00", "Z")
+        line["time"] = (
+            (parse_time(line["time"]) - timedelta(hours=3)).isoformat().replace("+00:00", "Z")
+        )
     records = records_from_journal(lines)
     minutes = [record.minutes for record in records]
     assert minutes == sorted(minutes) and minutes[0] == honest[0] and len(records) == 21

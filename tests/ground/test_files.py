@@ -5,7 +5,13 @@ import os
 
 import pytest
 
-from harness.ground.files import open_atomic, read_json, sha256_file, write_json_atomic, write_text_atomic
+from harness.ground.files import (
+    open_atomic,
+    read_json,
+    sha256_file,
+    write_json_atomic,
+    write_text_atomic,
+)
 
 
 def test_json_round_trip_keeps_characters_and_ends_with_a_newline(tmp_path):

@@ -1,4 +1,6 @@
-"""Calls that the kernel refuses to a child from then on: those of the table, and nothing else that a training needs."""
+"""Calls that the kernel refuses to a child from then on: those of the table, and nothing else that
+a training needs.
+"""
 
 import struct
 import subprocess
@@ -50,7 +52,9 @@ print(len(os.listdir("/")) > 0)
 
 
 def test_the_calls_of_the_table_are_refused_to_all_threads_and_children():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == "True\n", done.stderr
 
 
@@ -60,5 +64,9 @@ def test_every_jump_of_the_filter_ends_inside_it(machine):
     for place, (code, yes, no, _) in enumerate(lines):
         assert code == syscalls.RETURN or place + 1 + max(yes, no) < len(lines)
     numbers = {each[machine] for each in syscalls.REFUSED.values()}
-    ends = {place + 1 + yes for place, (code, yes, _, value) in enumerate(lines) if code == syscalls.EQUAL and value in numbers}
+    ends = {
+        place + 1 + yes
+        for place, (code, yes, _, value) in enumerate(lines)
+        if code == syscalls.EQUAL and value in numbers
+    }
     assert ends == {len(lines) - 1}

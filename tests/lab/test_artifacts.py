@@ -7,11 +7,18 @@ from simulated_runs import Simulated
 from harness.lab.kept_files import update_best
 
 
-def test_the_best_weights_are_synced_with_their_folder_before_the_commit_is_noted(tmp_path, monkeypatch):
+def test_the_best_weights_are_synced_with_their_folder_before_the_commit_is_noted(
+    tmp_path, monkeypatch
+):
     run = Simulated(tmp_path / "t").until("commit", 0)
     synced, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle)))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle))
+    )
     update_best(run.folder, run.state.experiments[0], run.attempt(0), run.settings, None)
     best = run.folder / "best"
     weights = synced.index((best / "weights.safetensors").stat().st_ino)
-    assert weights < synced.index(best.stat().st_ino, weights) and run.folder.stat().st_ino == synced[-1]
+    assert (
+        weights < synced.index(best.stat().st_ino, weights)
+        and run.folder.stat().st_ino == synced[-1]
+    )

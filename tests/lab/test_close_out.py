@@ -1,4 +1,6 @@
-"""The claim: its plan and steps on entries of our own, and the whole of it on a tiny run, killed and gone on with."""
+"""The claim: its plan and steps on entries of our own, and the whole of it on a tiny run, killed
+and gone on with.
+"""
 
 import dataclasses
 import json
@@ -33,9 +35,19 @@ def entries_of(runs, begun=BEGUN):
     for number, (role, val, holdout) in enumerate(runs):
         trial = fold_close_out(entries).next_trial
         assert trial.role == role
-        entries.append({"event": "run_started", "run": number, "role": role, "experiment": trial.experiment, "seed": trial.seed})
+        entries.append(
+            {
+                "event": "run_started",
+                "run": number,
+                "role": role,
+                "experiment": trial.experiment,
+                "seed": trial.seed,
+            }
+        )
         entries.append({"event": "trained", "status": "ok", "cause": ""})
-        entries.append({"event": "scored", "status": "ok", "cause": "", "val_bpb": val, "holdout_bpb": holdout})
+        entries.append(
+            {"event": "scored", "status": "ok", "cause": "", "val_bpb": val, "holdout_bpb": holdout}
+        )
     return entries
 
 
@@ -59,7 +71,10 @@ def test_every_prefix_has_one_next_step():
 
 
 def test_a_training_that_was_cut_off_is_repeated_on_its_seed():
-    entries = [BEGUN, {"event": "run_started", "run": 0, "role": "baseline", "experiment": 0, "seed": 100}]
+    entries = [
+        BEGUN,
+        {"event": "run_started", "run": 0, "role": "baseline", "experiment": 0, "seed": 100},
+    ]
     entries += [{"event": "trained", "status": "interrupted", "cause": "killed"}]
     found = fold_close_out(entries)
     assert found.step == "train" and found.next_trial.seed == 100 and found.numbers == 1
@@ -77,7 +92,9 @@ def test_two_failures_of_one_file_end_it_without_a_claim():
 def test_the_claim_is_the_difference_of_its_runs_alone():
     claims = fold_close_out(entries_of(RUNS)).claims()
     assert claims["val"] == claim([1.40, 1.42, 1.41], [1.50, 1.51, 1.49])
-    assert claims["holdout"].difference == pytest.approx((1.60 + 1.61 + 1.62 - 1.51 - 1.50 - 1.52) / 3)
+    assert claims["holdout"].difference == pytest.approx(
+        (1.60 + 1.61 + 1.62 - 1.51 - 1.50 - 1.52) / 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,9 +108,17 @@ def test_the_claim_is_the_difference_of_its_runs_alone():
 )
 def test_only_an_interval_above_zero_on_both_texts_is_an_improvement(val, holdout, verdict):
     def interval(low, high):
-        return {"low": low, "high": high, "difference": (low + high) / 2, "n_best": 3, "n_baseline": 3}
+        return {
+            "low": low,
+            "high": high,
+            "difference": (low + high) / 2,
+            "n_best": 3,
+            "n_baseline": 3,
+        }
 
-    words = words_of_claim({"status": "ok", "best": 3, "val": interval(*val), "holdout": interval(*holdout)})
+    words = words_of_claim(
+        {"status": "ok", "best": 3, "val": interval(*val), "holdout": interval(*holdout)}
+    )
     assert words.endswith(verdict)
 
 
@@ -105,13 +130,17 @@ def test_a_run_that_kept_nothing_has_nothing_to_claim(lab):
 
 @pytest.fixture
 def kept(lab, monkeypatch):
-    """A run in which experiment 1 was kept, its scores flattered by 3 bpb wherever they are measured."""
+    """A run in which experiment 1 was kept, its scores flattered by 3 bpb wherever they are
+    measured.
+    """
     score_model = measure.score_model
     monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
 
     def flattered(data, job, *arguments):
         score = score_model(data, job, *arguments)
-        return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0 * ("0001" in job.train_py.parts))
+        return dataclasses.replace(
+            score, val_bpb=score.val_bpb - 3.0 * ("0001" in job.train_py.parts)
+        )
 
     monkeypatch.setattr(measure, "score_model", flattered)
     with_prior(lab)
@@ -138,7 +167,9 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     assert check_run(kept.folder, harness.REPOSITORY) == []
     found = Claimant(kept, seeds=2).run()
     assert calls[1] == calls[2] and len(calls) == 5 and len(set(calls)) == 4
-    assert not set(calls) & {run.started["seed"] for e in kept.state.experiments for run in e.attempt.runs}
+    assert not set(calls) & {
+        run.started["seed"] for e in kept.state.experiments for run in e.attempt.runs
+    }
     claimed = found.claimed
     assert claimed["val"]["difference"] == pytest.approx(3.0, abs=0.5) and claimed["val"]["low"] > 0
     assert words_of_claim(claimed).endswith("an improvement")
@@ -149,7 +180,10 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     path = kept.folder / close_out.NAME
     text = path.read_text()
     path.write_text(text.replace(f'"low": {claimed["val"]["low"]}', '"low": 2.99'))
-    assert any("not what its runs give" in finding for finding in check_run(kept.folder, harness.REPOSITORY))
+    assert any(
+        "not what its runs give" in finding
+        for finding in check_run(kept.folder, harness.REPOSITORY)
+    )
     lines = text.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]).replace('"role": "best"', '"role": "baseline"', 1))
     assert any("its plan says" in finding for finding in check_run(kept.folder, harness.REPOSITORY))
@@ -158,10 +192,17 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
 @pytest.mark.slow
 def test_a_machine_that_fails_pauses_the_claim(kept, monkeypatch):
     fault = {"status": "infrastructure", "cause": "disturbed: others held the cores"}
-    monkeypatch.setattr(executor, "run_training", lambda request, listen: (request_folder(request), fault)[1])
+    monkeypatch.setattr(
+        executor, "run_training", lambda request, listen: (request_folder(request), fault)[1]
+    )
     with pytest.raises(Paused, match="others held the cores"):
         Claimant(kept, seeds=2).run()
-    assert fold_close_out([json.loads(line) for line in (kept.folder / close_out.NAME).read_text().splitlines()]).step == "train"
+    assert (
+        fold_close_out(
+            [json.loads(line) for line in (kept.folder / close_out.NAME).read_text().splitlines()]
+        ).step
+        == "train"
+    )
 
 
 def request_folder(request):

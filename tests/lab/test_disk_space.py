@@ -1,4 +1,6 @@
-"""What a run needs and keeps on the disk: figures from its own files, and bounds that hold however long it goes on."""
+"""What a run needs and keeps on the disk: figures from its own files, and bounds that hold however
+long it goes on.
+"""
 
 import json
 import os
@@ -10,7 +12,12 @@ import pytest
 
 from harness.ground.files import open_atomic, remove_temporaries
 from harness.lab import kept_files
-from harness.lab.kept_files import MOST_IN_QUARANTINE, drop_old_pages, remove_leftovers, weights_wanted
+from harness.lab.kept_files import (
+    MOST_IN_QUARANTINE,
+    drop_old_pages,
+    remove_leftovers,
+    weights_wanted,
+)
 from harness.night.notebook_process import MOST_CUT, put_aside
 from harness.run import disk_space
 from harness.run.state import Attempt, Experiment, State
@@ -52,7 +59,12 @@ def test_lacking_says_both_figures_and_what_to_do(tmp_path, monkeypatch):
         (OSError(122, "Disk quota exceeded"), True),
         (OSError(13, "Permission denied"), False),
         ("OSError: [Errno 28] No space left on device: 'x.ipynb'", True),
-        (RuntimeError("git hash-object failed: error: unable to write file: No space left on device"), True),
+        (
+            RuntimeError(
+                "git hash-object failed: error: unable to write file: No space left on device"
+            ),
+            True,
+        ),
         (RuntimeError("no space for doubts"), False),
     ],
 )
@@ -107,10 +119,17 @@ def test_weights_of_what_is_not_wanted_go_and_its_train_py_stays(tmp_path):
         put(tmp_path / f"{number}/train.py")
         for name in ("weights.safetensors", "losses.npy", "holdout_losses.npy", "result.json"):
             put(tmp_path / f"{number}/runs/00/{name}")
-    run = SimpleNamespace(folder=tmp_path, state=state, train_py=lambda e: tmp_path / str(e.number) / "train.py")
+    run = SimpleNamespace(
+        folder=tmp_path, state=state, train_py=lambda e: tmp_path / str(e.number) / "train.py"
+    )
     kept_files.drop_unneeded(run, newest, kept=False)
-    left = {number: sorted(path.name for path in (tmp_path / f"{number}/runs/00").iterdir()) for number in range(8)}
-    assert left[1] == left[2] == ["result.json"] and all(len(left[number]) == 4 for number in (0, *range(3, 8)))
+    left = {
+        number: sorted(path.name for path in (tmp_path / f"{number}/runs/00").iterdir())
+        for number in range(8)
+    }
+    assert left[1] == left[2] == ["result.json"] and all(
+        len(left[number]) == 4 for number in (0, *range(3, 8))
+    )
     assert all((tmp_path / f"{number}/train.py").exists() for number in range(8))
 
 
@@ -128,7 +147,12 @@ def test_pages_keep_within_their_share_cut_ones_go_first_then_the_oldest(tmp_pat
         put(tmp_path / "notebooks" / name, 4096)
     assert drop_old_pages(tmp_path) == []
     assert drop_old_pages(tmp_path, most_bytes=12 * 4096) == ["0003.cut1.ipynb", "0004.cut1.ipynb"]
-    assert drop_old_pages(tmp_path, most_bytes=9 * 4096) == ["0001.html", "0001.ipynb", "0002.html", "0002.ipynb"]
+    assert drop_old_pages(tmp_path, most_bytes=9 * 4096) == [
+        "0001.html",
+        "0001.ipynb",
+        "0002.html",
+        "0002.ipynb",
+    ]
     drop_old_pages(tmp_path, most_bytes=0)
     assert {path.name for path in (tmp_path / "notebooks").iterdir()} == {
         "01_prepare.ipynb",
@@ -144,15 +168,17 @@ def test_executions_that_were_cut_off_leave_so_many_pages_and_no_more(tmp_path):
         page.write_text(str(number))
         put_aside(page)
     kept = sorted(tmp_path.iterdir())
-    assert [path.name for path in kept] == [f"0001.cut{number}.ipynb" for number in range(1, MOST_CUT + 1)]
+    assert [path.name for path in kept] == [
+        f"0001.cut{number}.ipynb" for number in range(1, MOST_CUT + 1)
+    ]
     assert [path.read_text() for path in kept] == ["7", "8", "9"]
 
 
-# --- what a kill leaves ----------------------------------------------------------------------------------------------
+# --- what a kill leaves ---------------------------------------------------------------------------
 
 KILLED = (
-    "import os, sys\nfrom harness.ground.files import open_atomic\n"
-    "with open_atomic(sys.argv[1]) as file:\n    file.write(b'half')\n    file.flush()\n    os.kill(os.getpid(), 9)"
+    "import os, sys\nfrom harness.ground.files import open_atomic\nwith open_atomic(sys.argv[1]) as"
+    " file:\n    file.write(b'half')\n    file.flush()\n    os.kill(os.getpid(), 9)"
 )
 
 
@@ -174,15 +200,20 @@ def test_a_dead_writers_temporary_file_goes_and_a_living_ones_stays(tmp_path):
 def test_what_a_kill_leaves_in_a_run_is_gone_when_it_is_taken_up_again(tmp_path):
     newest = tmp_path / "experiments/0007"
     run = newest / "attempts/00/runs/00"
-    for name in ("work/x", "server_val/server.log", "server_val_weights/weights.safetensors", "result.json"):
+    for name in (
+        "work/x",
+        "server_val/server.log",
+        "server_val_weights/weights.safetensors",
+        "result.json",
+    ):
         put(run / name)
     (tmp_path / "best").mkdir()
     for place in (tmp_path / "best/train.py", tmp_path / "results.tsv", run / "losses.npy"):
         killed_while_writing(place)
     remove_leftovers(tmp_path, newest)
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
-        "experiments/0007/attempts/00/runs/00/result.json"
-    ]
+    assert sorted(
+        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()
+    ) == ["experiments/0007/attempts/00/runs/00/result.json"]
 
 
 def test_what_a_killed_audit_leaves_in_the_best_ones_runs_goes_too(tmp_path):
@@ -197,11 +228,19 @@ def test_what_a_killed_audit_leaves_in_the_best_ones_runs_goes_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "there", [("best", "best.tmp"), ("best", "best.old"), ("best.tmp", "best.old"), ("best", "best.tmp", "best.old")]
+    "there",
+    [
+        ("best", "best.tmp"),
+        ("best", "best.old"),
+        ("best.tmp", "best.old"),
+        ("best", "best.tmp", "best.old"),
+    ],
 )
 def test_best_is_there_whenever_a_kill_came(tmp_path, there):
     for name in there:
         put(tmp_path / name / "provenance.json").write_text(json.dumps(name))
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
-    assert json.loads((tmp_path / "best/provenance.json").read_text()) == ("best" if "best" in there else "best.old")
+    assert json.loads((tmp_path / "best/provenance.json").read_text()) == (
+        "best" if "best" in there else "best.old"
+    )

@@ -1,4 +1,6 @@
-"""The loop's stages, with real trainings of one second; candidates are put where a proposer would have left them."""
+"""The loop's stages, with real trainings of one second; candidates are put where a proposer would
+have left them.
+"""
 
 import dataclasses
 import gc
@@ -43,40 +45,58 @@ from harness.scoring import measure
 def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
     state = lab.state
     assert len(state.experiments[0].attempt.scores) == 2 and state.noise.df == 1
-    assert row(lab, 0) == (pytest.approx(state.experiments[0].mean, abs=1e-6), pytest.approx(1.0, abs=0.9), "keep")
-    assert git(harness.REPOSITORY, "log", "--format=%s", "autoresearch/t") == "0000: baseline\nstart"
+    assert row(lab, 0) == (
+        pytest.approx(state.experiments[0].mean, abs=1e-6),
+        pytest.approx(1.0, abs=0.9),
+        "keep",
+    )
+    assert (
+        git(harness.REPOSITORY, "log", "--format=%s", "autoresearch/t") == "0000: baseline\nstart"
+    )
     summary = (lab.training_folder(0, 0, 1) / "run.log").read_text().splitlines()
-    assert summary[-10] == "---" and summary[-9].startswith("val_bpb:") and summary[-1].startswith("depth:")
+    assert (
+        summary[-10] == "---"
+        and summary[-9].startswith("val_bpb:")
+        and summary[-1].startswith("depth:")
+    )
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 0
 
 
 def test_a_better_file_is_kept_and_everything_agrees(lab):
     source = incumbent_source(lab).replace("MATRIX_LR = 0.04 ", "MATRIX_LR = 0.02 ")
     put_candidate(lab, source)
-    sure = {"sigma": 1e-4, "df": 4, "note": "a noise so small that the result must be a keep or a discard"}
+    sure = {
+        "sigma": 1e-4,
+        "df": 4,
+        "note": "a noise so small that the result must be a keep or a discard",
+    }
     lab.journal.entries[0]["prior"] = sure
     decided = run_experiment(lab)
     kept = decided["decision"] == "keep"
-    before = [run.val_bpb for run in lab.state.experiments[0].attempt.runs]  # a refresh may have put the older ones aside
+    # A refresh may have put the older ones aside.
+    before = [run.val_bpb for run in lab.state.experiments[0].attempt.runs]
     rivals = before[-decided["incumbent_runs"] :]
     gain = sum(rivals) / len(rivals) - lab.state.experiments[1].mean
     assert decided["status"] == "ok" and decided["gain"] == pytest.approx(gain, abs=2e-6)
     assert row(lab, 1)[2] == ("keep" if kept else "discard")
     commit = lab.experiment.committed["commit"]
-    assert git(harness.REPOSITORY, "show", f"{git_history.experiment_ref('t', 1)}:train.py") == source.rstrip("\n")
+    assert git(
+        harness.REPOSITORY, "show", f"{git_history.experiment_ref('t', 1)}:train.py"
+    ) == source.rstrip("\n")
     assert (git(harness.REPOSITORY, "rev-parse", "autoresearch/t") == commit) is kept
     assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists() is kept
     assert (lab.training_folder(0, 0, 0) / "weights.safetensors").exists()  # the baseline's stay
-    assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == int(kept)
+    assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == int(
+        kept
+    )
 
 
 @pytest.mark.slow
 def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch):
     old = git(harness.REPOSITORY, "rev-parse", "autoresearch/t")
     score_model = measure.score_model
-    monkeypatch.setattr(
-        decision, "quarantine_reasons", lambda *facts: []
-    )  # a start-up of a loaded machine is not the point here
+    # A start-up of a loaded machine is not the point here.
+    monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
     with_prior(lab)
     monkeypatch.setattr(measure, "score_model", flattering(score_model))
     for number in (1, 2):
@@ -85,13 +105,25 @@ def test_a_lower_score_is_kept_branch_best_and_weights_with_it(lab, monkeypatch)
         lab.number = None
         assert (decided["decision"], decided["kind"]) == ("keep", "gain")
     commits = [e.committed["commit"] for e in lab.state.experiments]
-    assert git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()[:3] == commits[::-1] and commits[0] == old
+    assert (
+        git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()[:3] == commits[::-1]
+        and commits[0] == old
+    )
     assert json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"] == 2
     assert (lab.folder / "best" / "train.py").read_text() == incumbent_source(lab)
-    kept = [(lab.training_folder(number, 0, 0) / "weights.safetensors").exists() for number in range(3)]
+    kept = [
+        (lab.training_folder(number, 0, 0) / "weights.safetensors").exists() for number in range(3)
+    ]
     assert kept == [True, False, True]
-    refreshes = [run for e in lab.state.experiments for run in e.attempt.runs if run.started["kind"] == "refresh"]
-    assert [run.started["beside"] for run in refreshes][:1] == [1] and len(read_results(lab.folder / "results.tsv")) == 3
+    refreshes = [
+        run
+        for e in lab.state.experiments
+        for run in e.attempt.runs
+        if run.started["kind"] == "refresh"
+    ]
+    assert [run.started["beside"] for run in refreshes][:1] == [1] and len(
+        read_results(lab.folder / "results.tsv")
+    ) == 3
 
 
 def flattering(score_model):
@@ -99,13 +131,19 @@ def flattering(score_model):
 
     def flattered(data, job, *arguments):
         score = score_model(data, job, *arguments)
-        return dataclasses.replace(score, val_bpb=score.val_bpb - 1.0 * job.train_py.read_text().count("\nx = "))
+        return dataclasses.replace(
+            score, val_bpb=score.val_bpb - 1.0 * job.train_py.read_text().count("\nx = ")
+        )
 
     return flattered
 
 
 def heavy(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} & {"weights.safetensors", "losses.npy", "holdout_losses.npy"}
+    return {path.name for path in folder.iterdir()} & {
+        "weights.safetensors",
+        "losses.npy",
+        "holdout_losses.npy",
+    }
 
 
 @pytest.mark.slow
@@ -132,22 +170,31 @@ def test_a_kill_in_a_refresh_is_made_up_for(lab, monkeypatch, before):
         run_experiment(lab)
     place, step = lab.training_folder(0, 0, 2), lab.step
     expected = {"trained": "in_flight", "scored": "score"}.get(before, "audit")
-    assert (step.kind, step.experiment, step.file) == (expected, 1, (0, 0) if expected != "audit" else (1, 0))
+    assert (step.kind, step.experiment, step.file) == (
+        expected,
+        1,
+        (0, 0) if expected != "audit" else (1, 0),
+    )
     assert ("weights.safetensors" in heavy(place)) is True
     lab.release()
     with Lab(lab.folder) as again:
         run_experiment(again)
         baseline = again.state.experiments[0].attempt
-        assert [run.status for run in baseline.runs[2:]] == (["interrupted", "ok"] if before == "trained" else ["ok"])
+        assert [run.status for run in baseline.runs[2:]] == (
+            ["interrupted", "ok"] if before == "trained" else ["ok"]
+        )
         assert again.experiment.decided["decision"] == "keep"
         ended = [run.number for run in baseline.runs[2:] if run.status == "ok"]
         assert [heavy(again.training_folder(0, 0, number)) for number in ended] == [set()]
         assert not list(again.attempt_folder(0).glob("runs/*/compile_cache"))
-        assert "weights.safetensors" in heavy(again.training_folder(0, 0, 0))  # the baseline's own stay
+        # The baseline's own stay.
+        assert "weights.safetensors" in heavy(again.training_folder(0, 0, 0))
     assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
-def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas_failure(lab, monkeypatch):
+def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas_failure(
+    lab, monkeypatch
+):
     monkeypatch.setattr(measure, "score_model", flattering(measure.score_model))
     with_prior(lab)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
@@ -158,17 +205,28 @@ def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas
         return real(request, listen) if of_idea else failing("crash", "no kernel")(request)
 
     monkeypatch.setattr(executor, "run_training", train)
-    with pytest.raises(Paused, match=r"3 runs in a row .* the best file so far \(experiment 0\), trained again, .* no kernel"):
+    with pytest.raises(
+        Paused,
+        match=(
+            r"3 runs in a row .* the best file so far \(experiment 0\), trained again, .* no kernel"
+        ),
+    ):
         run_experiment(lab)
     assert (lab.step.kind, lab.step.run_kind, lab.step.experiment) == ("train", "refresh", 1)
-    assert lab.state.experiments[1].attempt.failure is None and lab.state.experiments[0].attempt.failure is None
+    assert (
+        lab.state.experiments[1].attempt.failure is None
+        and lab.state.experiments[0].attempt.failure is None
+    )
     assert len(read_results(lab.folder / "results.tsv")) == 1
 
 
 @pytest.mark.parametrize(
     "change, status",
     [
-        (("model = build_model", "raise ValueError('a bad idea')\n    model = build_model"), "crash"),
+        (
+            ("model = build_model", "raise ValueError('a bad idea')\n    model = build_model"),
+            "crash",
+        ),
         (("session.log(step, total,", "session.log(step, total * float('nan'),"), "nan"),
         (("model = build_model", "raise MemoryError('too large')\n    model = build_model"), "oom"),
     ],
@@ -179,14 +237,21 @@ def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
     decided = run_experiment(lab)
     assert (decided["decision"], decided["status"], decided["val_bpb"]) == ("discard", status, None)
     assert row(lab, 1) == (0.0, 0.0, "crash")
-    assert git(harness.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == lab.experiment.committed["commit"]
+    assert (
+        git(harness.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1))
+        == lab.experiment.committed["commit"]
+    )
     assert json.loads((lab.training_folder(1, 0, 0) / "result.json").read_text())["val_bpb"] is None
 
 
 @pytest.mark.slow
 def test_out_of_memory_becomes_a_smaller_device_batch_and_no_lost_idea(lab):
-    line = next(line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line)
-    too_much = "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
+    line = next(
+        line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line
+    )
+    too_much = (
+        "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
+    )
     put_candidate(lab, incumbent_source(lab).replace(line, f"{line}\n{too_much}"))
     said = []
     lab.begin()
@@ -196,20 +261,34 @@ def test_out_of_memory_becomes_a_smaller_device_batch_and_no_lost_idea(lab):
     lab.decide()
     lab.commit()
     runs = lab.experiment.attempt.runs
-    assert [(run.trained["device_batch_size"], run.status) for run in runs[:2]] == [(8, "oom"), (4, "ok")]
+    assert [(run.trained["device_batch_size"], run.status) for run in runs[:2]] == [
+        (8, "oom"),
+        (4, "ok"),
+    ]
     assert [run.started["device_batch_limit"] for run in runs[:2]] == [None, 4]
-    assert all(run.trained["device_batch_size"] == 4 for run in runs[1:])  # confirmations, if there were any
+    # Confirmations, if there were any.
+    assert all(run.trained["device_batch_size"] == 4 for run in runs[1:])
     decided = lab.experiment.decided
     assert decided["status"] == "ok" and decided["n_runs"] == len(runs) - 1 and row(lab, 1)[0] > 0
     assert len(read_results(lab.folder / "results.tsv")) == 2
     record = records_from_journal(lab.journal.entries)[1]
-    assert record.outcome in ("discarded", "kept") and record.cause == "" and record.n_runs == len(runs) - 1
-    words = [progress.line_of_entry(entry) for entry in lab.journal.entries if entry["event"] == "run_started"]
+    assert (
+        record.outcome in ("discarded", "kept")
+        and record.cause == ""
+        and record.n_runs == len(runs) - 1
+    )
+    words = [
+        progress.line_of_entry(entry)
+        for entry in lab.journal.entries
+        if entry["event"] == "run_started"
+    ]
     assert "experiment 1: once more, with at most 4 rows at a time" in words
     assert [event["status"] for event in said if event.get("event") == "over"][:2] == ["oom", "ok"]
 
 
-def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_is_too_much(lab, monkeypatch):
+def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_is_too_much(
+    lab, monkeypatch
+):
     limits = []
 
     def train(request, listen):
@@ -217,7 +296,12 @@ def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_i
         Path(request.folder).mkdir(parents=True, exist_ok=True)
         (Path(request.folder) / "run.log").write_text("")
         rows = request.device_batch_limit or 8
-        return {"status": "oom", "cause": "CUDA out of memory", "device_batch_size": rows, "memory_mb": None}
+        return {
+            "status": "oom",
+            "cause": "CUDA out of memory",
+            "device_batch_size": rows,
+            "memory_mb": None,
+        }
 
     monkeypatch.setattr(executor, "run_training", train)
     shutil.rmtree(lab.attempt_folder(0))
@@ -227,11 +311,17 @@ def test_a_baseline_out_of_memory_shrinks_too_and_says_what_to_do_when_one_row_i
     assert limits == [None, 4, 2, 1]
 
 
-def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(lab, monkeypatch, bubblewrap):
+def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(
+    lab, monkeypatch, bubblewrap
+):
     waiting = []
 
     def servers():
-        return [p for p in psutil.Process().children(recursive=True) if "harness.scoring.server" in p.cmdline()]
+        return [
+            p
+            for p in psutil.Process().children(recursive=True)
+            if "harness.scoring.server" in p.cmdline()
+        ]
 
     def train(request, listen):
         waiting.extend(servers())
@@ -242,10 +332,15 @@ def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(la
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     assert run_experiment(lab)["status"] == "crash"
     assert waiting and not servers()
-    assert sorted(path.name for path in lab.training_folder(1, 0, 0).iterdir()) == ["result.json", "run.log"]
+    assert sorted(path.name for path in lab.training_folder(1, 0, 0).iterdir()) == [
+        "result.json",
+        "run.log",
+    ]
 
 
-@pytest.mark.parametrize("source, reason", [("def f(:\n", "not valid Python"), (None, "tried before")])
+@pytest.mark.parametrize(
+    "source, reason", [("def f(:\n", "not valid Python"), (None, "tried before")]
+)
 def test_a_refused_file_is_never_trained(lab, source, reason):
     put_candidate(lab, source or incumbent_source(lab) + "# nothing but a comment\n")
     decided = run_experiment(lab)
@@ -267,13 +362,16 @@ def test_a_run_whose_harness_died_is_closed_and_repeated(lab):
     lab.begin()
     lab.propose()
     lab.check()
-    lab.journal.append("run_started", experiment=1, attempt=0, run=0, kind="score", seed=1)  # and then the kill
+    # And then the kill.
+    lab.journal.append("run_started", experiment=1, attempt=0, run=0, kind="score", seed=1)
     lab.training_folder(1, 0, 0).mkdir(parents=True)
     lab.release()
     with Lab(lab.folder) as again:
-        assert [e["status"] for e in again.journal.entries if e["event"] == "trained" and e["experiment"] == 1] == [
-            "interrupted"
-        ]
+        assert [
+            e["status"]
+            for e in again.journal.entries
+            if e["event"] == "trained" and e["experiment"] == 1
+        ] == ["interrupted"]
         assert run_experiment(again)["status"] == "ok"
         assert [run.status for run in again.experiment.attempt.runs][:2] == ["interrupted", "ok"]
         assert len(read_results(again.folder / "results.tsv")) == 2
@@ -294,7 +392,9 @@ class Kill(BaseException):
 )
 def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, before):
     """The worst moment of each stage: its work is done, and the journal does not know it yet."""
-    quick = incumbent_source(lab).replace("session.start()", "session.start()\n    raise ValueError('quick')")
+    quick = incumbent_source(lab).replace(
+        "session.start()", "session.start()\n    raise ValueError('quick')"
+    )
     put_candidate(lab, incumbent_source(lab) + "x = 1\n" if before == "scored" else quick)
     append = Journal.append
 
@@ -311,24 +411,36 @@ def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, 
         run_experiment(again)
         events = [entry["event"] for entry in again.journal.entries]
     assert events.count("decided") == events.count("committed") == events.count("proposed") == 2
-    assert events.count("run_started") == 3  # two of the baseline and one: nothing was trained twice
+    # Two of the baseline and one: nothing was trained twice.
+    assert events.count("run_started") == 3
     assert len(read_results(lab.folder / "results.tsv")) == 2
     log = (lab.training_folder(1, 0, 0) / "run.log").read_text()
     assert log.count("val_bpb:") == (before == "scored")  # scored twice, summed up once
 
 
 def test_two_holders_of_one_run_are_refused_with_the_holders_name(lab, tmp_path):
-    code = f"from harness.run.locks import hold\nfrom pathlib import Path\nwith hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
+    code = (
+        "from harness.run.locks import hold\nfrom pathlib import Path\nwith"
+        f" hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert "BusyError" in done.stderr and f"process {os.getpid()}" in done.stderr and "Wait." in done.stderr
+    assert (
+        "BusyError" in done.stderr
+        and f"process {os.getpid()}" in done.stderr
+        and "Wait." in done.stderr
+    )
 
 
 def test_a_cell_run_again_keeps_the_lock_and_a_release_frees_it(lab):
     name = f"Path({str(lab.folder)!r}), 'experiment'"
-    code = f"from harness.run.locks import is_held\nfrom pathlib import Path\nprint(is_held({name}))"
+    code = (
+        f"from harness.run.locks import is_held\nfrom pathlib import Path\nprint(is_held({name}))"
+    )
 
     def held_elsewhere() -> str:
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+        ).stdout.strip()
 
     again = Lab(lab.folder).hold()
     gc.collect()
@@ -342,7 +454,9 @@ def test_a_results_table_edited_by_hand_is_saved_before_it_is_derived_again(lab)
     edited = table.read_text().replace("baseline", "my baseline")
     table.write_text(edited)
     lab.write_table()
-    assert (lab.folder / "results.tsv.edited").read_text() == edited and "my baseline" not in table.read_text()
+    assert (
+        lab.folder / "results.tsv.edited"
+    ).read_text() == edited and "my baseline" not in table.read_text()
 
 
 def test_an_experiment_before_the_baseline_is_refused(tmp_path, baseline, monkeypatch):
@@ -360,7 +474,9 @@ def test_a_full_disk_is_said_before_a_run_is_begun(lab, monkeypatch):
     lab.begin()
     lab.propose()
     lab.check()
-    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1})())
+    monkeypatch.setattr(
+        disk_space.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1})()
+    )
     with pytest.raises(LoopError, match="make room"):
         lab.train()
     assert lab.journal.entries[-1]["event"] == "checked"
@@ -388,7 +504,9 @@ def ready_to_train(lab):
 def test_faults_of_the_machine_pause_the_loop_and_whoever_comes_back_tries_again(lab, monkeypatch):
     ready_to_train(lab)
     real = executor.run_training
-    monkeypatch.setattr(executor, "run_training", failing("infrastructure", "the disk is on fire", sure=True))
+    monkeypatch.setattr(
+        executor, "run_training", failing("infrastructure", "the disk is on fire", sure=True)
+    )
     for pause in (1, 2):
         with pytest.raises(Paused, match="3 runs in a row .* the disk is on fire"):
             lab.train()
@@ -399,13 +517,21 @@ def test_faults_of_the_machine_pause_the_loop_and_whoever_comes_back_tries_again
     assert lab.experiment.decided["status"] == "ok" and lab.experiment.decided["verdict"]
 
 
-def test_a_file_that_blames_the_machine_each_time_is_a_crash_and_costs_the_night_nothing_else(lab, monkeypatch):
+def test_a_file_that_blames_the_machine_each_time_is_a_crash_and_costs_the_night_nothing_else(
+    lab, monkeypatch
+):
     ready_to_train(lab)
-    monkeypatch.setattr(executor, "run_training", failing("infrastructure", "OSError: No space left", sure=False))
+    monkeypatch.setattr(
+        executor, "run_training", failing("infrastructure", "OSError: No space left", sure=False)
+    )
     lab.train()
     lab.decide()
     decided = lab.experiment.decided
-    assert (decided["decision"], decided["status"], len(lab.experiment.attempt.runs)) == ("discard", "crash", 3)
+    assert (decided["decision"], decided["status"], len(lab.experiment.attempt.runs)) == (
+        "discard",
+        "crash",
+        3,
+    )
     assert "3 times" in decided["verdict"] and "No space left" in decided["verdict"]
     lab.commit()
     assert row(lab, 1) == (0.0, 0.0, "crash")
@@ -416,23 +542,34 @@ def test_an_idea_that_takes_the_harness_down_each_time_is_a_crash(lab):
     for _ in range(MOST_CUT_OFF):
         step = lab.step
         assert step.kind == "train"
-        facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
+        facts = {
+            "kind": step.run_kind,
+            "seed": step.seed,
+            "device_batch_limit": step.device_batch_limit,
+        }
         lab.note_run("run_started", step, **facts, fewer_rows=False)
         lab.recover()  # as the next start does
     lab.decide()
     lab.commit()
-    assert row(lab, 1) == (0.0, 0.0, "crash") and f"died {MOST_CUT_OFF} times" in lab.experiment.decided["verdict"]
+    assert (
+        row(lab, 1) == (0.0, 0.0, "crash")
+        and f"died {MOST_CUT_OFF} times" in lab.experiment.decided["verdict"]
+    )
     lab.release()
     assert check_run(lab.folder, harness.REPOSITORY) == []
 
 
 @pytest.fixture
 def alike(lab, monkeypatch):
-    """A run whose last three ideas ended with the same words, but for numbers; the next has not begun."""
+    """A run whose last three ideas ended with the same words, but for numbers; the next has not
+    begun.
+    """
     real = executor.run_training
     for number in range(1, 4):
         monkeypatch.setattr(
-            executor, "run_training", failing("crash", f"RuntimeError: no kernel for {number}x8 at /x/{number}")
+            executor,
+            "run_training",
+            failing("crash", f"RuntimeError: no kernel for {number}x8 at /x/{number}"),
         )
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
         run_experiment(lab)
@@ -445,8 +582,15 @@ def alike(lab, monkeypatch):
 def test_ideas_that_fail_alike_are_believed_to_be_bad_where_the_best_file_still_works(alike):
     alike.begin()
     controlled = alike.journal.entries[-1]
-    assert (controlled["event"], controlled["status"], controlled["suspects"]) == ("controlled", "ok", [1, 2, 3])
-    assert "it is theirs" in progress.line_of_entry(controlled) and not (alike.folder / "control").exists()
+    assert (controlled["event"], controlled["status"], controlled["suspects"]) == (
+        "controlled",
+        "ok",
+        [1, 2, 3],
+    )
+    assert (
+        "it is theirs" in progress.line_of_entry(controlled)
+        and not (alike.folder / "control").exists()
+    )
     assert alike.state.excused == set() and not fault.failed_alike(alike.state)
     length = len(alike.journal.entries)
     alike.begin()
@@ -460,7 +604,8 @@ def test_ideas_that_fail_alike_are_excused_where_the_best_file_fails_too(alike, 
     with pytest.raises(Paused, match=r"experiments 1 to 3 all ended with .* not the ideas"):
         alike.begin()
     assert alike.state.excused == {1, 2, 3}
-    with pytest.raises(Paused, match="experiments 1 to 3"):  # nothing else is tried while it does not train
+    # Nothing else is tried while it does not train.
+    with pytest.raises(Paused, match="experiments 1 to 3"):
         alike.begin()
     assert (alike.step.kind, alike.step.experiment) == ("control", 4)
     monkeypatch.undo()
@@ -489,7 +634,10 @@ def test_two_runs_on_one_device_know_of_each_other(lab, monkeypatch, tmp_path):
     )
     other = "\n".join(lines)
     with subprocess.Popen(
-        [sys.executable, "-c", other, device], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", other, device],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
         process.stdout.readline()
         ready_to_train(lab)
@@ -498,7 +646,8 @@ def test_two_runs_on_one_device_know_of_each_other(lab, monkeypatch, tmp_path):
         process.kill()
     trained = lab.experiment.attempt.runs[0].trained
     assert trained["shared_with"] == ["/runs/other"]
-    with locks.OnTheClock(device, lab.folder) as clock:  # the other was killed, and its note is gone
+    # The other was killed, and its note is gone.
+    with locks.OnTheClock(device, lab.folder) as clock:
         assert clock.others == [] and len(list(clock.folder.glob("*.json"))) == 1
 
 
@@ -511,20 +660,27 @@ def test_a_program_that_breaks_in_mid_night_holds_as_it_was_and_that_is_said_onc
         program_in_force(lab, broken, incumbent_source(lab))  # it never could be obeyed
     assert program_in_force(lab, good, incumbent_source(lab)) == (good, "")
     unknown = good.replace("[ranges]\n", "[ranges]\nNO_SUCH = [1, 2]\n", 1)
-    assert "no constant is called NO_SUCH" in program_in_force(lab, unknown, incumbent_source(lab))[1]
+    assert (
+        "no constant is called NO_SUCH" in program_in_force(lab, unknown, incumbent_source(lab))[1]
+    )
     for number in (1, 2):
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
         lab.number = None
         lab.begin()
         lab.propose()
-        assert lab.experiment.attempt.proposed["program_sha256"] == hashlib.sha256(good.encode()).hexdigest()
+        assert (
+            lab.experiment.attempt.proposed["program_sha256"]
+            == hashlib.sha256(good.encode()).hexdigest()
+        )
         run_experiment(lab) if number == 1 else None
     notes = [entry["text"] for entry in lab.journal.entries if entry["event"] == "note"]
     assert len(notes) == 1 and "Until that is mended, program.md holds as it was before" in notes[0]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_a_stage_that_is_left_by_an_error_gives_the_run_back_and_the_next_takes_it_up(lab, monkeypatch, error):
+def test_a_stage_that_is_left_by_an_error_gives_the_run_back_and_the_next_takes_it_up(
+    lab, monkeypatch, error
+):
     put_candidate(lab, incumbent_source(lab).replace("MATRIX_LR = 0.04 ", "MATRIX_LR = 0.03 "))
 
     lab.begin()

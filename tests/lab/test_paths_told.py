@@ -9,9 +9,15 @@ from harness.lab.proposal_request import without_paths
     "said, told",
     [
         ('File "/home/me/lab/train.py", line 3', 'File "train.py", line 3'),
-        ("/opt/x/lib/python3.11/site-packages/torch/nn/functional.py:2", "torch/nn/functional.py:2"),
+        (
+            "/opt/x/lib/python3.11/site-packages/torch/nn/functional.py:2",
+            "torch/nn/functional.py:2",
+        ),
         ("no kernel at '/tmp/a/b.cu'", "no kernel at 'b.cu'"),
-        ("see https://pytorch.org/docs/stable/x.html", "see https://pytorch.org/docs/stable/x.html"),
+        (
+            "see https://pytorch.org/docs/stable/x.html",
+            "see https://pytorch.org/docs/stable/x.html",
+        ),
         ("shape 3/4/5 is not 1/2, nor a/b/c", "shape 3/4/5 is not 1/2, nor a/b/c"),
         ("", ""),
     ],

@@ -1,6 +1,8 @@
-"""Ideas of a proposer that can mend them: a smoke run before the training, and a further attempt after a failure. Real trainings of one second.
+"""Ideas of a proposer that can mend them: a smoke run before the training, and a further attempt
+after a failure. Real trainings of one second.
 
-Attempts are put where the propose process would have left them; what it is asked is looked at in its request.
+Attempts are put where the propose process would have left them; what it is asked is looked at in
+its request.
 """
 
 import pytest
@@ -19,7 +21,9 @@ HARMLESS = (FIRST_LINE, "harmless = 1\n    model = build_model")
 
 
 def put_attempt(lab, attempt: int, source: str | None, proposer: str = "llm", **more) -> None:
-    """An attempt of the experiment that comes next or is being made, as its propose process leaves it; None: a repair that could not be made."""
+    """An attempt of the experiment that comes next or is being made, as its propose process leaves
+    it; None: a repair that could not be made.
+    """
     folder = lab.attempt_folder(lab.step.experiment, attempt)
     folder.mkdir(parents=True, exist_ok=True)
     if source is None:
@@ -67,8 +71,13 @@ def test_new_code_is_tried_for_a_few_steps_before_its_training(lab):
     experiment = carry_out(lab, heard.append)
     smoke, score = experiment.attempt.runs[:2]
     assert kinds(experiment.attempt)[:2] == [("smoke", "ok"), ("score", "ok")]
-    assert smoke.trained["num_steps"] == 3 and smoke.val_bpb is None and score.trained["num_steps"] > 3
-    assert experiment.decided["n_runs"] == len(experiment.attempt.runs) - 1 and row(lab, 1)[2] in ("keep", "discard")
+    assert (
+        smoke.trained["num_steps"] == 3 and smoke.val_bpb is None and score.trained["num_steps"] > 3
+    )
+    assert experiment.decided["n_runs"] == len(experiment.attempt.runs) - 1 and row(lab, 1)[2] in (
+        "keep",
+        "discard",
+    )
     assert not (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()
     assert {event["run_kind"] for event in heard if event["run"] == 0} == {"smoke"}
     lab.release()
@@ -88,7 +97,11 @@ def test_what_the_gate_refuses_is_mended_before_anything_is_trained(lab):
     put_attempt(lab, 1, changed(lab, HARMLESS))
     experiment = carry_out(lab)
     assert [attempt.checked["ok"] for attempt in experiment.attempts] == [False, True]
-    assert experiment.decided["title"] == "attempt 1" and experiment.decided["attempt"] == 1 and experiment.mean
+    assert (
+        experiment.decided["title"] == "attempt 1"
+        and experiment.decided["attempt"] == 1
+        and experiment.mean
+    )
     assert len(read_results(lab.folder / "results.tsv")) == 2
     lab.release()
     assert check_run(lab.folder, harness.REPOSITORY) == []
@@ -98,7 +111,10 @@ def test_what_the_gate_refuses_is_mended_before_anything_is_trained(lab):
 def test_a_crash_of_the_smoke_run_is_mended_and_its_end_told(lab, monkeypatch):
     crash = (
         FIRST_LINE,
-        "print('a word before')\n    raise ValueError('shapes 3 and 4 do not fit')\n    model = build_model",
+        (
+            "print('a word before')\n    raise ValueError('shapes 3 and 4 do not fit')\n    model ="
+            " build_model"
+        ),
     )
     put_attempt(lab, 0, changed(lab, crash))
     asked = []
@@ -115,7 +131,9 @@ def test_a_crash_of_the_smoke_run_is_mended_and_its_end_told(lab, monkeypatch):
     assert kinds(experiment.attempt)[:2] == [("smoke", "ok"), ("score", "ok")]
     [request] = asked
     repair = request["repair"]
-    assert (request["attempt"], request["out_dir"]) == (1, str(folder)) and repair["status"] == "crash"
+    assert (request["attempt"], request["out_dir"]) == (1, str(folder)) and repair[
+        "status"
+    ] == "crash"
     assert (
         "shapes 3 and 4" in repair["cause"]
         and "a word before" in repair["log"]
@@ -139,12 +157,18 @@ def test_what_only_scoring_shows_is_seen_before_the_budget_is_spent(lab):
 
 @pytest.mark.slow
 def test_a_repair_that_cannot_be_made_leaves_the_failure_as_it_was(lab):
-    put_attempt(lab, 0, changed(lab, (FIRST_LINE, "raise ValueError('no')\n    model = build_model")))
+    put_attempt(
+        lab, 0, changed(lab, (FIRST_LINE, "raise ValueError('no')\n    model = build_model"))
+    )
     put_attempt(lab, 1, None, usage={"requests": 1})
     experiment = carry_out(lab)
-    assert experiment.unrepaired["why"] == "nothing to say" and experiment.unrepaired["usage"] == {"requests": 1}
+    assert experiment.unrepaired["why"] == "nothing to say" and experiment.unrepaired["usage"] == {
+        "requests": 1
+    }
     assert (
-        len(experiment.attempts) == 1 and experiment.decided["status"] == "crash" and row(lab, 1) == (0.0, 0.0, "crash")
+        len(experiment.attempts) == 1
+        and experiment.decided["status"] == "crash"
+        and row(lab, 1) == (0.0, 0.0, "crash")
     )
     lab.release()
     assert check_run(lab.folder, harness.REPOSITORY) == []
@@ -153,28 +177,44 @@ def test_a_repair_that_cannot_be_made_leaves_the_failure_as_it_was(lab):
 @pytest.mark.slow
 def test_after_two_repairs_it_is_a_failure(lab):
     for number in range(MOST_REPAIRS + 1):
-        bad = changed(lab, (FIRST_LINE, f"raise ValueError('no {number}')\n    model = build_model"))
+        bad = changed(
+            lab, (FIRST_LINE, f"raise ValueError('no {number}')\n    model = build_model")
+        )
         put_attempt(lab, number, bad)
     experiment = carry_out(lab)
-    assert [kinds(attempt) for attempt in experiment.attempts] == [[("smoke", "crash")]] * (MOST_REPAIRS + 1)
-    assert "no 2" in experiment.decided["verdict"] and len(read_results(lab.folder / "results.tsv")) == 2
+    assert [kinds(attempt) for attempt in experiment.attempts] == [[("smoke", "crash")]] * (
+        MOST_REPAIRS + 1
+    )
+    assert (
+        "no 2" in experiment.decided["verdict"]
+        and len(read_results(lab.folder / "results.tsv")) == 2
+    )
 
 
 @pytest.mark.slow
 def test_others_mistakes_are_not_mended(lab):
-    put_attempt(lab, 0, changed(lab, (FIRST_LINE, "raise ValueError('no')\n    model = build_model")), "tpe")
+    put_attempt(
+        lab, 0, changed(lab, (FIRST_LINE, "raise ValueError('no')\n    model = build_model")), "tpe"
+    )
     experiment = carry_out(lab)
     assert len(experiment.attempts) == 1 and kinds(experiment.attempt) == [("score", "crash")]
 
 
 @pytest.mark.slow
 def test_a_smoke_run_short_of_memory_is_tried_with_fewer_rows(lab):
-    line = next(line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line)
-    too_much = "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
+    line = next(
+        line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line
+    )
+    too_much = (
+        "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
+    )
     put_attempt(lab, 0, changed(lab, (line, f"{line}\n{too_much}")))
     experiment = carry_out(lab)
     assert kinds(experiment.attempt)[:3] == [("smoke", "oom"), ("smoke", "ok"), ("score", "ok")]
-    assert experiment.attempt.runs[2].started["device_batch_limit"] == 4 and len(experiment.attempts) == 1
+    assert (
+        experiment.attempt.runs[2].started["device_batch_limit"] == 4
+        and len(experiment.attempts) == 1
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""A person's word on an experiment in quarantine: what it changes, and that a kill in the middle of it changes nothing else."""
+"""A person's word on an experiment in quarantine: what it changes, and that a kill in the middle of
+it changes nothing else.
+"""
 
 import dataclasses
 import json
@@ -25,19 +27,23 @@ from harness.show import status
 
 @pytest.fixture(scope="module")
 def made(baseline, tmp_path_factory):
-    """The run with one more experiment, whose 0.01 bits per byte nobody believes; made once, copied by each test."""
+    """The run with one more experiment, whose 0.01 bits per byte nobody believes; made once, copied
+    by each test.
+    """
     folder = tmp_path_factory.mktemp("quarantined")
     score_model = measure.score_model
 
     def flattered(data, job, *arguments):
         score = score_model(data, job, *arguments)
-        of_idea = "x = 1" in job.train_py.read_text()  # and not of the incumbent, trained again beside it
+        # And not of the incumbent, trained again beside it.
+        of_idea = "x = 1" in job.train_py.read_text()
         return dataclasses.replace(score, val_bpb=0.01) if of_idea else score
 
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
         put_candidate(lab, incumbent_source(lab) + "x = 1\n", "too good")
         patch.setattr(measure, "score_model", flattered)
-        patch.setattr(quarantine, "SIGMAS", 3)  # two seeds of a training of one second are a poor measure of the noise
+        # Two seeds of a training of one second are a poor measure of the noise.
+        patch.setattr(quarantine, "SIGMAS", 3)
         decided = run_experiment(lab)
     assert decided["decision"] == "quarantine", decided["verdict"]
     return folder
@@ -45,7 +51,8 @@ def made(baseline, tmp_path_factory):
 
 @pytest.fixture
 def quarantined(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(quarantine, "SIGMAS", 3)  # as it was decided: the checks ask the rules again
+    # As it was decided: the checks ask the rules again.
+    monkeypatch.setattr(quarantine, "SIGMAS", 3)
     with copy_of(made, tmp_path) as lab:
         yield lab
         lab.release()
@@ -57,7 +64,8 @@ def test_what_is_in_quarantine_waits_and_changes_nothing(quarantined):
     assert lab.state.incumbent.number == 0 and row(lab, 1)[2] == "discard"
     assert read_results(lab.folder / "results.tsv")[1].description == "quarantined: too good"
     assert git(harness.REPOSITORY, "rev-parse", "autoresearch/t") == lab.state.experiments[0].commit
-    assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()  # a person may want to look
+    # A person may want to look.
+    assert (lab.training_folder(1, 0, 0) / "weights.safetensors").exists()
     assert "--accept N" in status.status_screen(Run(lab.folder))
 
 
@@ -68,11 +76,17 @@ def test_an_accepted_one_becomes_the_incumbent_everywhere(quarantined):
     with Lab(lab.folder) as again:
         state, commit = again.state, again.state.experiments[1].commit
     assert state.incumbent.number == 1 and commit == state.experiments[1].ruled["commit"]
-    assert git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()[:2] == [commit, state.experiments[0].commit]
+    assert git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()[:2] == [
+        commit,
+        state.experiments[0].commit,
+    ]
     assert git(harness.REPOSITORY, "show", "autoresearch/t:train.py") == lab.train_py(
         state.experiments[1]
     ).read_text().rstrip("\n")
-    assert git(harness.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1)) == state.experiments[1].committed["commit"]
+    assert (
+        git(harness.REPOSITORY, "rev-parse", git_history.experiment_ref("t", 1))
+        == state.experiments[1].committed["commit"]
+    )
     found = read_results(lab.folder / "results.tsv")[1]
     assert (found.status, found.description) == ("keep", "too good") and not (
         lab.folder / "results.tsv.edited"
@@ -149,5 +163,6 @@ def test_a_kill_in_the_middle_is_made_up_for(quarantined, monkeypatch, moment):
         commit = again.state.incumbent.commit
     assert events.count("ruled") == 1 and again.state.incumbent.number == 1
     assert git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()[0] == commit
-    assert len(git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()) == 3  # start, baseline, this one
+    # Start, baseline, this one.
+    assert len(git(harness.REPOSITORY, "rev-list", "autoresearch/t").split()) == 3
     assert [found.status for found in read_results(lab.folder / "results.tsv")] == ["keep", "keep"]

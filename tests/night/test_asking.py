@@ -1,4 +1,6 @@
-"""A night that dies while a language model is being asked: real processes, a real server that is slow to answer."""
+"""A night that dies while a language model is being asked: real processes, a real server that is
+slow to answer.
+"""
 
 import json
 import os
@@ -32,12 +34,16 @@ Expected delta: -0.001
 
 
 def files_with(text: str, folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    return [
+        path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children end with their parents on Linux only")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="children end with their parents on Linux only"
+)
 def test_a_night_killed_while_the_model_is_asked_pays_at_most_that_request_twice(
     tmp_path, cache, monkeypatch, baseline
 ):
@@ -50,7 +56,9 @@ def test_a_night_killed_while_the_model_is_asked_pays_at_most_that_request_twice
         return GOOD
 
     options = ("--profile", "tiny", "--proposer", "llm")
-    night = kills.SmallNight(copy_with_harness(baseline, tmp_path / "lab"), cache, wishes="", options=options)
+    night = kills.SmallNight(
+        copy_with_harness(baseline, tmp_path / "lab"), cache, wishes="", options=options
+    )
     with FakeOpenAI(answer) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -59,7 +67,8 @@ def test_a_night_killed_while_the_model_is_asked_pays_at_most_that_request_twice
             assert asked.wait(WAIT_SECONDS), night.last_words()
             os.kill(night.process.pid, signal.SIGKILL)
             night.process.wait()
-            assert night.wait_until_gone() == []  # an answer that nobody waits for is not waited for
+            # An answer that nobody waits for is not waited for.
+            assert night.wait_until_gone() == []
             started.add(night.start(1).pid)
             assert night.wait() == 0, night.last_words()
         finally:
@@ -67,9 +76,17 @@ def test_a_night_killed_while_the_model_is_asked_pays_at_most_that_request_twice
             night.end()
     assert kills.findings(night, 1) == []
     assert len(server.bodies) == 2 and server.bodies[0] == server.bodies[1]
-    assert {headers["authorization"] for headers in server.headers if "authorization" in headers} == {f"Bearer {KEY}"}
-    assert read_ledger(night.folder / "llm.jsonl").usage().requests == 2  # what was in flight may have been paid for
+    assert {
+        headers["authorization"] for headers in server.headers if "authorization" in headers
+    } == {f"Bearer {KEY}"}
+    # What was in flight may have been paid for.
+    assert read_ledger(night.folder / "llm.jsonl").usage().requests == 2
     first = night.state().experiments[1].attempts[0].proposed
     assert (first["proposer"], first["title"]) == ("llm", "A gate that reads half as much")
-    assert json.loads((night.folder / "experiments/0001/attempts/00/proposal.json").read_text())["model"] == "scripted"
+    assert (
+        json.loads((night.folder / "experiments/0001/attempts/00/proposal.json").read_text())[
+            "model"
+        ]
+        == "scripted"
+    )
     assert files_with(KEY, tmp_path) == [] and not started & {pid for _, pid, _ in keys.files()}

@@ -1,4 +1,6 @@
-"""The notebooks, run from top to bottom in a real JupyterLab by a real browser, as a person would."""
+"""The notebooks, run from top to bottom in a real JupyterLab by a real browser, as a person
+would.
+"""
 
 import json
 import os
@@ -18,7 +20,8 @@ from harness.run.results import read_results
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NOTEBOOKS = ("01_prepare", "02_baseline", "03_agent_loop", "05_close_out", "04_analysis", "00_lab")
 LEAST_CONTRAST = 4.5  # of text on its ground, as WCAG asks
-# Contrast of each text that can be seen below `root`, on the grounds of all that it lies on: [[ratio, text], ...].
+# Contrast of each text that can be seen below `root`, on the grounds of all that it lies on:
+# [[ratio, text], ...].
 CONTRASTS = """(root) => {
   const parts = (colour) => {
     const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
@@ -67,7 +70,9 @@ def set_parameters(notebook: Path, **values: object) -> None:
     content = nbformat.read(notebook, 4)
     cell = next(c for c in content.cells if "parameters" in c.metadata.get("tags", []))
     for name, value in values.items():
-        cell.source, count = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", cell.source, flags=re.MULTILINE)
+        cell.source, count = re.subn(
+            rf"^{name} = .*$", f"{name} = {value!r}", cell.source, flags=re.MULTILINE
+        )
         assert count == 1, (notebook, name)
     nbformat.write(content, notebook)
 
@@ -96,7 +101,9 @@ def jupyter(tmp_path_factory):
     """JupyterLab on a copy of the checkout, with folders of its own; yields (checkout, url)."""
     folder = tmp_path_factory.mktemp("jupyter")
     checkout = copy_checkout(folder / "lab")
-    variables = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    variables = {
+        f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")
+    }
     variables |= {
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
@@ -110,7 +117,11 @@ def jupyter(tmp_path_factory):
     log = folder / "jupyter.log"
     with log.open("w") as file:
         server = subprocess.Popen(
-            command, cwd=checkout, env=environment(checkout, folder / "cache") | variables, stdout=file, stderr=file
+            command,
+            cwd=checkout,
+            env=environment(checkout, folder / "cache") | variables,
+            stdout=file,
+            stderr=file,
         )
     deadline, url = time.monotonic() + 90, None
     while url is None:
@@ -141,7 +152,9 @@ def run_notebook(page, name: str, screenshots: Path) -> None:
 
 def contrasts_of(page, name: str, theme: str) -> list:
     """[ratio, text] of each text in a notebook's outputs."""
-    page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    page.evaluate(
+        "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
+    )
     path = f"notebooks/{name}.ipynb"
     page.evaluate("(path) => window.jupyterapp.commands.execute('docmanager:open', {path})", path)
     time.sleep(2)
@@ -163,7 +176,10 @@ def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
     assert any("byhand" in part for part in text)
     rows = read_results(checkout / "results" / "byhand" / "results.tsv")
     assert len(rows) == 2 and rows[0].status == "keep"
-    journal = [json.loads(line) for line in (checkout / "results/byhand/journal.jsonl").read_text().splitlines()]
+    journal = [
+        json.loads(line)
+        for line in (checkout / "results/byhand/journal.jsonl").read_text().splitlines()
+    ]
     assert journal[-1]["event"] == "committed" and journal[-1]["experiment"] == 1
     for theme in ("JupyterLab Dark", "JupyterLab Light"):
         for name in NOTEBOOKS:
@@ -177,7 +193,9 @@ def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
-def test_the_report_reads_in_light_and_dark_on_a_phone_and_asks_for_nothing(browser, tmp_path, scheme, width):
+def test_the_report_reads_in_light_and_dark_on_a_phone_and_asks_for_nothing(
+    browser, tmp_path, scheme, width
+):
     from harness.show.report import write_page
 
     run = shutil.copytree(ROOT / "results" / "sample", tmp_path / "sample")
@@ -187,7 +205,11 @@ def test_the_report_reads_in_light_and_dark_on_a_phone_and_asks_for_nothing(brow
     page.on("console", lambda message: said.append(message.text))
     page.goto(write_page(run, live=False).as_uri())
     page.evaluate("() => document.querySelectorAll('details').forEach(each => each.open = true)")
-    faint = [each for each in page.evaluate(f"() => ({CONTRASTS})(document.body)") if each[0] < LEAST_CONTRAST]
+    faint = [
+        each
+        for each in page.evaluate(f"() => ({CONTRASTS})(document.body)")
+        if each[0] < LEAST_CONTRAST
+    ]
     assert not faint, faint[:10]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert len(asked) == 1 and not said

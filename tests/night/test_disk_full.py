@@ -1,4 +1,6 @@
-"""A disk that is full for real, at each place where a night writes: nothing is lost or half written, and with room the same stages go on."""
+"""A disk that is full for real, at each place where a night writes: nothing is lost or half
+written, and with room the same stages go on.
+"""
 
 import contextlib
 import dataclasses
@@ -52,14 +54,30 @@ def test_in_a_namespace_of_its_own_where_we_may_not_mount(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root mounts without one")
     namespace = ["unshare", "-rm"]
-    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*namespace, "true"], capture_output=True).returncode
+    ):
         pytest.skip("this system gives users no namespaces")
-    command = [*namespace, sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {INSIDE: "1"}, capture_output=True, text=True)
+    command = [
+        *namespace,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {INSIDE: "1"}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-# --- what each file promises ----------------------------------------------------------------------------------------
+# --- what each file promises ----------------------------------------------------------------------
 
 
 def test_a_journal_line_is_written_whole_or_not_at_all(disk):
@@ -68,7 +86,8 @@ def test_a_journal_line_is_written_whole_or_not_at_all(disk):
     before = journal.path.read_bytes()
     disk.fill()
     with pytest.raises(OSError, match="No space left"):
-        journal.append("note", text="x" * 10_000)  # the first of it would still have fitted into the last page
+        # The first of it would still have fitted into the last page.
+        journal.append("note", text="x" * 10_000)
     assert journal.path.read_bytes() == before
     disk.make_room()
     journal.append("note", text="second")
@@ -94,7 +113,10 @@ def test_a_night_log_has_whole_lines_and_ends_quietly(disk):
         terminal.say("after")
         disk.fill()
         terminal.close()
-    assert [line[25:] for line in (disk.path / "night.log").read_text().splitlines()] == ["before", "after"]
+    assert [line[25:] for line in (disk.path / "night.log").read_text().splitlines()] == [
+        "before",
+        "after",
+    ]
 
 
 def test_a_git_object_is_made_once_there_is_room(disk, tmp_path):
@@ -107,22 +129,37 @@ def test_a_git_object_is_made_once_there_is_room(disk, tmp_path):
     base = git_history.head_commit(repository)
     plan = git_history.CommitPlan(base, base, "1700000000 +0000", "0000: baseline\n")
     disk.fill()
-    with pytest.raises(git_history.HistoryError, match="(?s)No space left on device.*make room, then run the same command"):
+    with pytest.raises(
+        git_history.HistoryError,
+        match="(?s)No space left on device.*make room, then run the same command",
+    ):
         git_history.record_experiment(repository, "t", 0, plan, train_py, advance=True)
     disk.make_room()
     commit = git_history.record_experiment(repository, "t", 0, plan, train_py, advance=True)
-    assert git(repository, "rev-parse", "autoresearch/t") == commit and git(repository, "fsck", "--no-dangling") == ""
+    assert (
+        git(repository, "rev-parse", "autoresearch/t") == commit
+        and git(repository, "fsck", "--no-dangling") == ""
+    )
 
 
-def test_a_repository_that_became_read_only_says_so_and_goes_on_when_it_can_be_written(disk, tmp_path):
+def test_a_repository_that_became_read_only_says_so_and_goes_on_when_it_can_be_written(
+    disk, tmp_path
+):
     repository = copy_of_checkout(disk.path / "checkout")
     base = git_history.head_commit(repository)
     plan = git_history.CommitPlan(base, base, "1700000000 +0000", "0000: baseline\n")
     subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
-    with pytest.raises(git_history.HistoryError, match="(?s)Read-only file system.*make the repository writable again"):
-        git_history.record_experiment(repository, "t", 0, plan, repository / "train.py", advance=True)
+    with pytest.raises(
+        git_history.HistoryError,
+        match="(?s)Read-only file system.*make the repository writable again",
+    ):
+        git_history.record_experiment(
+            repository, "t", 0, plan, repository / "train.py", advance=True
+        )
     subprocess.run(["mount", "-o", "remount,rw", str(disk.path)], check=True)
-    assert git_history.record_experiment(repository, "t", 0, plan, repository / "train.py", advance=True)
+    assert git_history.record_experiment(
+        repository, "t", 0, plan, repository / "train.py", advance=True
+    )
 
 
 def copy_of_checkout(folder):
@@ -133,7 +170,9 @@ def copy_of_checkout(folder):
 
 @pytest.mark.slow
 def test_a_notebook_that_cannot_be_saved_is_told_from_a_broken_one(disk):
-    cells = [nbformat.v4.new_code_cell(f"x = {number}  # {'much text, ' * 2_000}") for number in range(3)]
+    cells = [
+        nbformat.v4.new_code_cell(f"x = {number}  # {'much text, ' * 2_000}") for number in range(3)
+    ]
     notebook = disk.path / "in.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
     disk.fill()
@@ -147,10 +186,14 @@ def test_a_notebook_that_cannot_be_saved_is_told_from_a_broken_one(disk):
     while process.running(1.0):
         pass
     assert process.failure() is None
-    assert sorted(path.name for path in disk.path.glob("*.ipynb")) == ["in.ipynb", "in.out.cut1.ipynb", "in.out.ipynb"]
+    assert sorted(path.name for path in disk.path.glob("*.ipynb")) == [
+        "in.ipynb",
+        "in.out.cut1.ipynb",
+        "in.out.ipynb",
+    ]
 
 
-# --- an experiment whose disk fills up -------------------------------------------------------------------------------
+# --- an experiment whose disk fills up ------------------------------------------------------------
 
 
 def to_the_end(lab: Lab) -> None:
@@ -218,12 +261,15 @@ def test_weights_that_find_no_room_are_not_held_against_the_idea(full_lab):
 @pytest.mark.parametrize("room", [True, False])
 def test_a_failure_is_the_ideas_only_while_the_disk_has_room(full_lab, monkeypatch, room):
     disk, lab = full_lab
-    broken = incumbent_source(lab).replace("model = build_model", "raise ValueError('bad')\n    model = build_model")
+    broken = incumbent_source(lab).replace(
+        "model = build_model", "raise ValueError('bad')\n    model = build_model"
+    )
     begin(lab, broken)
 
     def listen(event):
         if event["stage"] == "training" and not room:
-            monkeypatch.setattr(disk_space, "SPARE_BYTES", 10**12)  # what a run needs is no longer there
+            # What a run needs is no longer there.
+            monkeypatch.setattr(disk_space, "SPARE_BYTES", 10**12)
 
     with contextlib.nullcontext() if room else pytest.raises(Paused, match="make room"):
         lab.train(listen)
@@ -245,23 +291,36 @@ def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Paused, match="the disk is full.*make room"):
         patch.setattr(measure, "save_losses", save_on_a_full_disk)
         lab.train()
-    assert lab.journal.entries[-1]["event"] == "trained" and not (lab.training_folder(1, 0, 0) / "losses.npy").exists()
+    assert (
+        lab.journal.entries[-1]["event"] == "trained"
+        and not (lab.training_folder(1, 0, 0) / "losses.npy").exists()
+    )
     disk.make_room()
     to_the_end(lab)
-    assert len(fold(read_journal(lab.folder / "journal.jsonl")).experiments[1].attempt.runs[0].scored["audit"]) > 0
+    assert (
+        len(
+            fold(read_journal(lab.folder / "journal.jsonl"))
+            .experiments[1]
+            .attempt.runs[0]
+            .scored["audit"]
+        )
+        > 0
+    )
 
 
 @pytest.fixture(scope="module")
 def measured(baseline, tmp_path_factory):
-    """The run with one more experiment that is about to be kept: trained, scored and looked at closely; made once, copied by each test."""
+    """The run with one more experiment that is about to be kept: trained, scored and looked at
+    closely; made once, copied by each test.
+    """
     folder = tmp_path_factory.mktemp("measured")
     score_model = measure.score_model
     with copy_of(baseline, folder) as lab, pytest.MonkeyPatch.context() as patch:
 
-
         def flattered(data, job, *arguments):
             score = score_model(data, job, *arguments)
-            return lower(score) if "0001" in job.train_py.parts else score  # not the incumbent's, trained again beside it
+            # Not the incumbent's, trained again beside it.
+            return lower(score) if "0001" in job.train_py.parts else score
 
         patch.setattr(measure, "score_model", flattered)
         with_prior(lab)
@@ -273,7 +332,9 @@ def measured(baseline, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["decided", "git", "best", "committed", "results.tsv"])
-def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measured, monkeypatch, place):
+def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(
+    disk, measured, monkeypatch, place
+):
     monkeypatch.setattr(disk_space, "SPARE_BYTES", 10**6)
     monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
 
@@ -294,7 +355,10 @@ def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measure
             name = {"decided": "noise", "committed": "commit"}.get(event)
             return append(event, **fields | ({name: "x" * 5_000} if name else {}))
 
-        with monkeypatch.context() as patch, pytest.raises(Paused, match="make room, then run the same command"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(Paused, match="make room, then run the same command"),
+        ):
             if place in ("decided", "committed"):
                 patch.setattr(lab.journal, "append", full)
             if place == "git":
@@ -307,7 +371,8 @@ def test_the_end_of_an_experiment_is_made_whole_once_there_is_room(disk, measure
             lab.commit()
         best = json.loads((lab.folder / "best" / "provenance.json").read_text())["experiment"]
         kept = {0: lab.state.experiments[0], 1: lab.experiment}[best]
-        assert (lab.folder / "best" / "train.py").read_bytes() == lab.train_py(kept).read_bytes()  # all old or all new
+        # All old or all new.
+        assert (lab.folder / "best" / "train.py").read_bytes() == lab.train_py(kept).read_bytes()
         assert len(read_results(lab.folder / "results.tsv")) == 1
         disk.make_room()
         lab.release()
@@ -325,7 +390,7 @@ def lower(score):
     return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0)
 
 
-# --- a whole night ---------------------------------------------------------------------------------------------------
+# --- a whole night --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -354,7 +419,8 @@ def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache
             wait_until(
                 night,
                 lambda: any(
-                    e["event"] == "run_started" and e["experiment"] == 1 for e in read_journal(run / "journal.jsonl")
+                    e["event"] == "run_started" and e["experiment"] == 1
+                    for e in read_journal(run / "journal.jsonl")
                 ),
             )
             disk.fill()
@@ -371,9 +437,13 @@ def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache
             night.wait()
         assert check_run(run) == []
         state = fold(read_journal(run / "journal.jsonl"))
-        assert [e.number for e in state.experiments] == [0, 1] and all(e.committed for e in state.experiments)
+        assert [e.number for e in state.experiments] == [0, 1] and all(
+            e.committed for e in state.experiments
+        )
         assert all(
-            run.status in ("ok", "interrupted", "infrastructure") for e in state.experiments for run in e.attempt.runs
+            run.status in ("ok", "interrupted", "infrastructure")
+            for e in state.experiments
+            for run in e.attempt.runs
         )
         assert "Traceback" not in said.read_text()
         refs = git(checkout, "for-each-ref", "--format=%(refname:lstrip=3)", "refs/experiments/t")

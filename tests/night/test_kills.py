@@ -43,7 +43,9 @@ def test_under_the_step_clock_a_training_is_the_same_however_slow_the_machine_is
         source = OPEN + COUNTED.replace("WAIT", str(wait))
         result, log = train(folder, source, budget_seconds=8.0, clock_step_seconds=0.5)
         assert result["status"] == "ok" and result["num_steps"] == 16, log
-        events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
+        events = [
+            json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()
+        ]
         progress = [event["progress"] for event in events if event["event"] == "step"]
         trained.append((progress, (folder / "run" / "weights.safetensors").read_bytes()))
     assert trained[0] == trained[1] and trained[0][0][-1] == 1.0
@@ -51,7 +53,9 @@ def test_under_the_step_clock_a_training_is_the_same_however_slow_the_machine_is
 
 @pytest.mark.slow
 def test_a_file_that_never_logs_a_step_is_ended_by_the_real_clock(tmp_path):
-    endless = OPEN + "import time\nsession.start()\nwhile session.progress < 1:\n    time.sleep(0.01)"
+    endless = (
+        OPEN + "import time\nsession.start()\nwhile session.progress < 1:\n    time.sleep(0.01)"
+    )
     result, _ = train(tmp_path, endless, clock_step_seconds=0.1)
     assert result["status"] == "timeout"
 
@@ -60,9 +64,8 @@ def test_the_step_clock_is_a_size_of_the_profile_and_the_real_clock_unless_asked
     tiny = PROFILES["tiny"]
     changed = override(tiny, parse_overrides("clock_step_seconds=0.5"))
     assert tiny.clock_step_seconds == 0.0 and changed.clock_step_seconds == 0.5
-    assert (
-        override(PROFILES["demo"], {"clock_step_seconds": 0.5}).prior is None
-    )  # its noise was measured on the real clock
+    # Its noise was measured on the real clock.
+    assert override(PROFILES["demo"], {"clock_step_seconds": 0.5}).prior is None
     with pytest.raises(ProfileError, match="positive"):
         override(tiny, {"clock_step_seconds": 0.0})
 
@@ -70,7 +73,9 @@ def test_the_step_clock_is_a_size_of_the_profile_and_the_real_clock_unless_asked
 @pytest.mark.slow
 def test_a_page_is_started_though_its_server_is_killed_while_it_is_asked(tmp_path, monkeypatch):
     notebook = tmp_path / "page.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")]), notebook)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")]), notebook
+    )
     answer, killed = forkserver.read_signed, []
 
     def read(descriptor):
@@ -91,7 +96,9 @@ def test_a_page_is_started_though_its_server_is_killed_while_it_is_asked(tmp_pat
 @pytest.mark.slow
 def test_a_page_is_started_though_its_dead_server_still_counts_as_alive(tmp_path, monkeypatch):
     notebook = tmp_path / "page.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")]), notebook)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")]), notebook
+    )
     context = make_context()
     forkserver.ensure_running()
     server = forkserver._forkserver._forkserver_pid
@@ -111,10 +118,13 @@ def test_a_page_is_started_though_its_dead_server_still_counts_as_alive(tmp_path
     assert len(looks) > 4 and page.failure() is None
 
 
-def test_a_page_that_is_killed_takes_the_run_s_processes_along_unless_somebody_else_works_on_it(tmp_path):
+def test_a_page_that_is_killed_takes_the_run_s_processes_along_unless_somebody_else_works_on_it(
+    tmp_path,
+):
     notebook = tmp_path / "page.ipynb"
     nbformat.write(
-        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time; time.sleep(600)")]), notebook
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time; time.sleep(600)")]),
+        notebook,
     )
     run = tmp_path / "run"
     run.mkdir()
@@ -128,7 +138,9 @@ def test_a_page_that_is_killed_takes_the_run_s_processes_along_unless_somebody_e
     assert training.wait(10) == -signal.SIGKILL
 
 
-SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in the order in which the moments come
+# A moment of the journal, who is killed, in which experiment: in the order in which the moments
+# come.
+SAMPLE = (
     ("opened", "driver", 0),
     ("proposed", "papermill", 1),
     ("run started, training", "trainer", 1),
@@ -141,8 +153,12 @@ SAMPLE = (  # a moment of the journal, who is killed, in which experiment: in th
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two whole nights, side by side; a minute and a half on two idle cores
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc")
-def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tmp_path, cache, monkeypatch):
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc"
+)
+def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(
+    tmp_path, cache, monkeypatch
+):
     monkeypatch.setenv(VARIABLE, "auto")
     alone = kills.SmallNight(kills.make_checkout(tmp_path / "alone"), cache)
 
@@ -153,7 +169,10 @@ def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tm
 
     monkeypatch.setattr(kills, "environment", environment_of)
     killed = kills.SmallNight(kills.make_checkout(tmp_path / "killed"), cache)
-    blows = [kills.Blow(kills.BY_NAME[moment], victim, experiment) for moment, victim, experiment in SAMPLE]
+    blows = [
+        kills.Blow(kills.BY_NAME[moment], victim, experiment)
+        for moment, victim, experiment in SAMPLE
+    ]
     said = []
     alone.start(2)  # beside the other: under the step clock that changes nothing
     try:
@@ -162,15 +181,23 @@ def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(tm
     finally:
         alone.end()
         killed.end()
-    waits = find_wall().walled  # server A starts with the training only where a wall keeps the two apart
-    assert [blow.fell for blow in blows] == [blow.victim != "server A" or waits for blow in blows], said
+    # Server A starts with the training only where a wall keeps the two apart.
+    waits = find_wall().walled
+    assert [blow.fell for blow in blows] == [
+        blow.victim != "server A" or waits for blow in blows
+    ], said
     assert kills.told(killed) == kills.told(alone)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # three short nights and a claim of six trainings; two minutes on idle cores
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc")
-def test_a_night_ends_with_its_claim_which_a_kill_delays_and_nothing_more(tmp_path, cache, monkeypatch):
+# Three short nights and a claim of six trainings; two minutes on idle cores.
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc"
+)
+def test_a_night_ends_with_its_claim_which_a_kill_delays_and_nothing_more(
+    tmp_path, cache, monkeypatch
+):
     monkeypatch.setattr(kills, "environment", warm_environment)
     checkout = kills.make_checkout(tmp_path / "lab", short_reach=True)
     wishes = f"{kills.STEP_CLOCK} baseline_seeds=3"
@@ -187,7 +214,9 @@ def test_a_night_ends_with_its_claim_which_a_kill_delays_and_nothing_more(tmp_pa
         assert "the claim: experiment 1 is" in said and said.rstrip().count("an improvement") == 1
         assert (night.folder / "notebooks/05_close_out.html").exists()
         claim = kills.ClaimNight(checkout, cache, wishes="")
-        training = next(moment for moment in kills.CLAIM_MOMENTS if moment.name == "claim, training")
+        training = next(
+            moment for moment in kills.CLAIM_MOMENTS if moment.name == "claim, training"
+        )
         cell = kills.kill_claim(claim, training, "driver", 1)
         assert cell.killed and not cell.wrong, cell
         assert cell.cost == "interrupted"

@@ -1,4 +1,6 @@
-"""A night with a language model and a planted key, through the command line: the key is in no file, page, log, terminal, or process but the one that asks."""
+"""A night with a language model and a planted key, through the command line: the key is in no file,
+page, log, terminal, or process but the one that asks.
+"""
 
 import json
 import os
@@ -39,7 +41,9 @@ def answer(body: dict, number: int) -> object:
 
 
 def processes_with_the_key(checkout, home) -> list[str]:
-    """Command lines of living processes of this night that have the key in environment or arguments."""
+    """Command lines of living processes of this night that have the key in environment or
+    arguments.
+    """
     found = []
     for process in psutil.process_iter(["cmdline"]):
         try:
@@ -53,7 +57,12 @@ def processes_with_the_key(checkout, home) -> list[str]:
 
 
 def files_with_the_key(*folders) -> list[str]:
-    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    paths = [
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    ]
     return [str(path) for path in paths if PLANTED.encode() in path.read_bytes()]
 
 
@@ -63,7 +72,16 @@ def test_a_planted_key_is_nowhere_and_the_page_shows_what_was_asked(tmp_path, ba
     run = checkout / "results" / "t"
     home.mkdir()
     command = command_of(
-        "--profile", "tiny", "--tag", "t", "--experiments", "1", "--proposer", "llm", "--model", "scripted"
+        "--profile",
+        "tiny",
+        "--tag",
+        "t",
+        "--experiments",
+        "1",
+        "--proposer",
+        "llm",
+        "--model",
+        "scripted",
     )
     prices = ["--llm", "price_input=1", "--llm", "price_output=10", "--llm", "budget_usd=5"]
     with FakeOpenAI(answer) as server, (tmp_path / "terminal").open("w+") as terminal:
@@ -72,13 +90,18 @@ def test_a_planted_key_is_nowhere_and_the_page_shows_what_was_asked(tmp_path, ba
             "OPENAI_API_KEY": PLANTED,
             "OPENAI_BASE_URL": server.url,
         }
-        night = subprocess.Popen([*command, *prices], cwd=checkout, env=told, stdout=terminal, stderr=terminal)
+        night = subprocess.Popen(
+            [*command, *prices], cwd=checkout, env=told, stdout=terminal, stderr=terminal
+        )
         seen, files = [], set()
         try:
             while night.poll() is None:
                 if (run / "night.log").exists():  # it has begun again without the key by then
                     seen += processes_with_the_key(checkout, home)
-                    files |= {path.stat().st_mode & 0o777 for path in home.glob(".cache/autoresearch-lab/keys/*.key")}
+                    files |= {
+                        path.stat().st_mode & 0o777
+                        for path in home.glob(".cache/autoresearch-lab/keys/*.key")
+                    }
                 time.sleep(0.1)
         finally:
             if night.poll() is None:
@@ -87,18 +110,30 @@ def test_a_planted_key_is_nowhere_and_the_page_shows_what_was_asked(tmp_path, ba
         terminal.seek(0)
         said = terminal.read()
     assert night.returncode == 0, said
-    assert server.bodies and {headers["authorization"] for headers in server.headers} == {f"Bearer {PLANTED}"}
+    assert server.bodies and {headers["authorization"] for headers in server.headers} == {
+        f"Bearer {PLANTED}"
+    }
     assert seen == [] and files == {0o600}  # it was there, for its owner alone
     assert PLANTED not in said and files_with_the_key(run, home, checkout / ".git") == []
 
     state = fold(read_journal(run / "journal.jsonl"))
     proposed = state.experiments[1].attempt.proposed
-    assert (proposed["proposer"], proposed["model"], proposed["expected_delta"]) == ("llm", "scripted", -0.02)
-    assert proposed["smoke"] and REPLACE in (run / "experiments/0001/attempts/00/train.py").read_text()
+    assert (proposed["proposer"], proposed["model"], proposed["expected_delta"]) == (
+        "llm",
+        "scripted",
+        -0.02,
+    )
+    assert (
+        proposed["smoke"] and REPLACE in (run / "experiments/0001/attempts/00/train.py").read_text()
+    )
     page = (run / "notebooks" / "0001.html").read_text()
     links = re.findall(r'<a href="([^"]*exchange[^"]*)">', page)
     assert links and all((run / "notebooks" / link).exists() for link in links)
-    assert "hypothesis:" in page and "USD by the prices given" in page and "&lt;img src=x onerror" in page
+    assert (
+        "hypothesis:" in page
+        and "USD by the prices given" in page
+        and "&lt;img src=x onerror" in page
+    )
     assert "<img src=x" not in page and 'href="http://evil' not in page
     report = (run / "report" / "report.md").read_text()
     assert "Whose ideas" in report and "`scripted`" in report and "ideas by scripted at" in said
@@ -108,5 +143,11 @@ def test_a_planted_key_is_nowhere_and_the_page_shows_what_was_asked(tmp_path, ba
         counted["prompt_tokens"],
         counted["completion_tokens"],
     )
-    assert abs(found["llm_cost_usd"] - (counted["prompt_tokens"] + 10 * counted["completion_tokens"]) / 1e6) < 1e-6
+    assert (
+        abs(
+            found["llm_cost_usd"]
+            - (counted["prompt_tokens"] + 10 * counted["completion_tokens"]) / 1e6
+        )
+        < 1e-6
+    )
     assert check_run(run) == [] and not os.listdir(home / ".cache/autoresearch-lab/keys")

@@ -1,4 +1,6 @@
-"""Whole nights on the tiny profile: real papermill, real kernels, real trainings, in a copy of the checkout."""
+"""Whole nights on the tiny profile: real papermill, real kernels, real trainings, in a copy of the
+checkout.
+"""
 
 import html
 import json
@@ -47,8 +49,11 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
         assert words in done.stdout
     run = checkout / "results" / "t"
     state = fold(read_journal(run / "journal.jsonl"))
-    assert [e.number for e in state.experiments] == [0, 1, 2] and all(e.committed for e in state.experiments)
-    assert any(e.attempt.proposed["category"] != "tune" for e in state.experiments[1:])  # at least one is structural
+    assert [e.number for e in state.experiments] == [0, 1, 2] and all(
+        e.committed for e in state.experiments
+    )
+    # At least one is structural.
+    assert any(e.attempt.proposed["category"] != "tune" for e in state.experiments[1:])
     assert [row.commit for row in read_results(run / "results.tsv")] == [
         e.committed["commit"][:7] for e in state.experiments
     ]
@@ -80,28 +85,49 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     assert report.returncode == 0 and "## The claim" in report.stdout
 
     rows_file = Path(read_settings(run).data_folder) / "train" / "rows.bin"
-    for experiments, rows, said in (("2", 3, "as the run began with it"), ("3", 4, "1 of 5, prepare data")):
-        done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", experiments)
+    for experiments, rows, said in (
+        ("2", 3, "as the run began with it"),
+        ("3", 4, "1 of 5, prepare data"),
+    ):
+        done = overnight(
+            checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", experiments
+        )
         assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
-        assert (
-            len(read_results(run / "results.tsv")) == rows
-        )  # the same command adds nothing, more experiments are added
+        # The same command adds nothing, more experiments are added.
+        assert len(read_results(run / "results.tsv")) == rows
         rows_file.unlink(missing_ok=True)  # prepared again by the next
     assert check_run(run) == []
 
 
 @pytest.fixture
 def begun(tmp_path, cache, baseline):
-    """A checkout with a run whose baseline is done: (checkout, run folder, a function that starts the night)."""
+    """A checkout with a run whose baseline is done: (checkout, run folder, a function that starts
+    the night).
+    """
     checkout = copy_with_harness(baseline, tmp_path / "lab")
     run = checkout / "results" / "t"
     started = []
 
     def start(*arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "harness", "overnight", "--profile", "tiny", "--tag", "t", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "harness",
+            "overnight",
+            "--profile",
+            "tiny",
+            "--tag",
+            "t",
+            *arguments,
+        ]
         log = (tmp_path / f"night{len(started)}.log").open("w+")
         process = subprocess.Popen(
-            command, cwd=checkout, env=warm_environment(checkout, cache), stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=checkout,
+            env=warm_environment(checkout, cache),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         started.append(process)
         return process
@@ -112,10 +138,15 @@ def begun(tmp_path, cache, baseline):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(run, event: str, experiment: int, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(
+    run, event: str, experiment: int, process: subprocess.Popen, seconds: float = 120
+) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if any(e["event"] == event and e.get("experiment") == experiment for e in read_journal(run / "journal.jsonl")):
+        if any(
+            e["event"] == event and e.get("experiment") == experiment
+            for e in read_journal(run / "journal.jsonl")
+        ):
             return
         assert process.poll() is None, "the night ended early"
         time.sleep(0.05)
@@ -127,7 +158,10 @@ def processes_of(checkout) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         try:
-            mine = str(checkout) in " ".join(process.info["cmdline"] or []) or str(checkout) in process.cwd()
+            mine = (
+                str(checkout) in " ".join(process.info["cmdline"] or [])
+                or str(checkout) in process.cwd()
+            )
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         if mine and process.info["status"] != psutil.STATUS_ZOMBIE:
@@ -147,7 +181,9 @@ def test_ctrl_c_finishes_the_experiment_and_twice_stops_at_once_and_both_continu
     wait_for(run, "run_started", 2, night)
     night.send_signal(signal.SIGINT)
     deadline = time.monotonic() + 30
-    while (run / "night.log").read_text().count("Ctrl-C again stops at once") < 2 and time.monotonic() < deadline:
+    while (run / "night.log").read_text().count(
+        "Ctrl-C again stops at once"
+    ) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     for _ in range(4):  # once more is enough, and more often is no matter
         night.send_signal(signal.SIGINT)
@@ -169,7 +205,11 @@ def test_a_second_driver_is_refused_and_stop_from_another_terminal_works(begun, 
     night = start("--experiments", "5")
     wait_for(run, "run_started", 1, night)
     second = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "5")
-    assert second.returncode == 4 and f"process {night.pid}" in second.stderr and "in use by" in second.stderr
+    assert (
+        second.returncode == 4
+        and f"process {night.pid}" in second.stderr
+        and "in use by" in second.stderr
+    )
     assert "a night is running" in overnight(checkout, cache, "--status", "--tag", "t").stdout
     stop = overnight(checkout, cache, "--stop", "--tag", "t")
     assert "stops after the experiment in flight" in stop.stdout
@@ -178,20 +218,30 @@ def test_a_second_driver_is_refused_and_stop_from_another_terminal_works(begun, 
 
 
 @pytest.mark.slow
-def test_an_edited_program_steers_the_next_experiment_and_a_broken_one_stops_with_its_line(begun, cache):
+def test_an_edited_program_steers_the_next_experiment_and_a_broken_one_stops_with_its_line(
+    begun, cache
+):
     checkout, run, start = begun
     program = checkout / "program.md"
     text = program.read_text()
     assert 'allowed_categories = ["tune", "architecture"' in text
     program.write_text(
-        text.replace('allowed_categories = ["tune", "architecture"', 'allowed_categories = ["tune", "architektur"')
+        text.replace(
+            'allowed_categories = ["tune", "architecture"',
+            'allowed_categories = ["tune", "architektur"',
+        )
     )
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "1")
     assert done.returncode == 1 and "architektur" in done.stdout and "line" in done.stdout
-    program.write_text(text.replace('["tune", "architecture", "optimizer", "schedule", "simplify"]', '["tune"]'))
+    program.write_text(
+        text.replace('["tune", "architecture", "optimizer", "schedule", "simplify"]', '["tune"]')
+    )
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert fold(read_journal(run / "journal.jsonl")).experiments[1].attempt.proposed["category"] == "tune"
+    assert (
+        fold(read_journal(run / "journal.jsonl")).experiments[1].attempt.proposed["category"]
+        == "tune"
+    )
 
 
 @pytest.mark.slow
@@ -211,7 +261,12 @@ def test_by_hand_papermill_says_what_to_run_first_and_names_parameters(tmp_path,
             *arguments,
         ]
         return subprocess.run(
-            command, cwd=checkout, env=warm_environment(checkout, cache), capture_output=True, text=True, timeout=200
+            command,
+            cwd=checkout,
+            env=warm_environment(checkout, cache),
+            capture_output=True,
+            text=True,
+            timeout=200,
         )
 
     missing = papermill("03_agent_loop", "-p", "results_dir", str(tmp_path / "elsewhere"))

@@ -1,4 +1,6 @@
-"""A night that cannot go on for now waits, looks again, and gives up only after hours: real driver, real papermill, a disk that says it is full."""
+"""A night that cannot go on for now waits, looks again, and gives up only after hours: real driver,
+real papermill, a disk that says it is full.
+"""
 
 import json
 import subprocess
@@ -24,7 +26,9 @@ shutil.disk_usage = lambda path: _room(path)._replace(free=0) if Path({flag!r}).
 
 @pytest.fixture
 def night(tmp_path, baseline, cache):
-    """(flag: the disk is full while this file exists, run folder, start(give up after) -> a driver that looks again at once)."""
+    """(flag: the disk is full while this file exists, run folder, start(give up after) -> a driver
+    that looks again at once).
+    """
     checkout, flag = copy_with_harness(baseline, tmp_path / "lab"), tmp_path / "full"
     flag.touch()
     full = FULL.format(flag=str(flag))  # in the driver, and in every kernel
@@ -39,12 +43,17 @@ def night(tmp_path, baseline, cache):
             "from harness.__main__ import main",
             "from harness.night import notebook_runner",
             f"notebook_runner.PAUSES, notebook_runner.GIVE_UP_SECONDS = (0.1,), {give_up}",
-            f"sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments', '1', *{more!r}]))",
+            (
+                "sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments',"
+                f" '1', *{more!r}]))"
+            ),
         )
         command = [sys.executable, "-c", "\n".join(lines)]
         given = environment(checkout, cache) | kernels
         started.append(
-            subprocess.Popen(command, cwd=checkout, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            subprocess.Popen(
+                command, cwd=checkout, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
         )
         return started[-1]
 
@@ -79,7 +88,9 @@ def test_a_night_without_room_waits_gives_up_late_and_goes_on_when_there_is_room
     assert [event["event"] for event in events] == ["paused", "ended"]
     assert "only 0 MB" in events[0]["words"] and events[1]["state"] == "finished"
     state = fold(read_journal(run / "journal.jsonl"))
-    assert [e.number for e in state.experiments] == [0, 1] and all(e.committed for e in state.experiments)
+    assert [e.number for e in state.experiments] == [0, 1] and all(
+        e.committed for e in state.experiments
+    )
 
 
 @pytest.mark.slow

@@ -27,7 +27,9 @@ def night(tmp_path, **wishes) -> Wishes:
     return Wishes(tag="t", profile="tiny", results=str(tmp_path / "results"), **wishes)
 
 
-def test_without_key_and_base_url_it_is_tpe_and_a_wish_for_a_model_says_what_to_set(tmp_path, capfd):
+def test_without_key_and_base_url_it_is_tpe_and_a_wish_for_a_model_says_what_to_set(
+    tmp_path, capfd
+):
     found = choose_proposers(night(tmp_path))
     assert (found.proposer, found.model) == ("tpe", "") and "need no key" in found.words
     assert deadline_seconds(night(tmp_path)) == 0
@@ -43,22 +45,36 @@ def test_the_only_model_is_taken_and_of_several_none(tmp_path, monkeypatch):
         monkeypatch.setenv(keys.KEY_FILE, str(keys.write_key(PLANTED)))
         found = choose_proposers(night(tmp_path, llm="budget_tokens=5000 deadline_seconds=60"))
         assert (found.proposer, found.model) == ("hybrid", "scripted")
-        assert server.url in found.words and "budget_tokens=5000" in found.words and PLANTED not in found.words
+        assert (
+            server.url in found.words
+            and "budget_tokens=5000" in found.words
+            and PLANTED not in found.words
+        )
         assert server.headers[0]["authorization"] == f"Bearer {PLANTED}"
         assert deadline_seconds(night(tmp_path, llm="deadline_seconds=60")) == 60
     with FakeOpenAI(lambda body, number: "hello", models=("one", "two")) as server:
-        with pytest.raises(LoopError, match="--model NAME, with AUTORESEARCH_MODEL.*Served: one, two"):
+        with pytest.raises(
+            LoopError, match="--model NAME, with AUTORESEARCH_MODEL.*Served: one, two"
+        ):
             choose_proposers(night(tmp_path, llm=f"base_url={server.url}"))
-        assert "no budget is set" in choose_proposers(night(tmp_path, llm=f"base_url={server.url}", model="two")).words
+        assert (
+            "no budget is set"
+            in choose_proposers(night(tmp_path, llm=f"base_url={server.url}", model="two")).words
+        )
 
 
-def test_what_a_person_must_change_ends_the_night_at_its_start_and_what_may_pass_does_not(tmp_path, monkeypatch, capfd):
-    with FakeOpenAI(lambda body, number: refusal(401, f"Incorrect API key provided: {PLANTED}")) as server:
+def test_what_a_person_must_change_ends_the_night_at_its_start_and_what_may_pass_does_not(
+    tmp_path, monkeypatch, capfd
+):
+    with FakeOpenAI(
+        lambda body, number: refusal(401, f"Incorrect API key provided: {PLANTED}")
+    ) as server:
         monkeypatch.setenv(keys.KEY, PLANTED)
         assert run_night(night(tmp_path, model="another", llm=f"base_url={server.url}")) == 1
         said = capfd.readouterr().out
         assert "cannot go on: " in said and PLANTED not in said
-    found = choose_proposers(night(tmp_path, model="scripted", llm=f"base_url={server.url}"))  # the server is gone
+    # The server is gone.
+    found = choose_proposers(night(tmp_path, model="scripted", llm=f"base_url={server.url}"))
     assert (found.proposer, found.model) == (
         "hybrid",
         "scripted",
@@ -70,13 +86,20 @@ def test_what_a_person_must_change_ends_the_night_at_its_start_and_what_may_pass
 def test_a_context_that_no_prompt_fits_into_is_refused_at_the_start(tmp_path):
     with FakeOpenAI(lambda body, number: "hello") as server:
         url = f"base_url={server.url}"
-        with pytest.raises(LoopError, match=r"context_tokens=8000 is too small.*Set --llm context_tokens=(\d+)") as error:
+        with pytest.raises(
+            LoopError, match=r"context_tokens=8000 is too small.*Set --llm context_tokens=(\d+)"
+        ) as error:
             choose_proposers(night(tmp_path, llm=f"{url} context_tokens=8000"))
         least = re.search(r"Set --llm context_tokens=(\d+)", str(error.value))[1]
-        assert choose_proposers(night(tmp_path, llm=f"{url} context_tokens={least}")).model == "scripted"
+        assert (
+            choose_proposers(night(tmp_path, llm=f"{url} context_tokens={least}")).model
+            == "scripted"
+        )
 
 
-@pytest.mark.parametrize("wishes, option", [({"model": "big"}, "--model"), ({"llm": "budget_tokens=5"}, "--llm")])
+@pytest.mark.parametrize(
+    "wishes, option", [({"model": "big"}, "--model"), ({"llm": "budget_tokens=5"}, "--llm")]
+)
 def test_an_option_of_a_model_without_a_model_is_refused(tmp_path, wishes, option, capfd):
     with pytest.raises(LoopError, match=f"{option} needs a language model"):
         choose_proposers(night(tmp_path, **wishes))
@@ -102,7 +125,9 @@ def in_a_checkout(tmp_path, monkeypatch, program: str):
         ({"branch": "autoresearch/t"}, "from an earlier run"),
     ],
 )
-def test_what_is_known_in_the_first_second_is_said_before_anything_is_prepared(tmp_path, monkeypatch, capfd, change, said):
+def test_what_is_known_in_the_first_second_is_said_before_anything_is_prepared(
+    tmp_path, monkeypatch, capfd, change, said
+):
     checkout = in_a_checkout(tmp_path, monkeypatch, change.get("program", "no block\n"))
     if "branch" in change:
         git(checkout, "branch", change["branch"])

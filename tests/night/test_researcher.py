@@ -1,4 +1,6 @@
-"""The language model as a researcher: thirty scripted replies over real HTTP, and whole nights that they drive."""
+"""The language model as a researcher: thirty scripted replies over real HTTP, and whole nights that
+they drive.
+"""
 
 import pytest
 from checkout import overnight
@@ -15,10 +17,15 @@ from harness.run.state import fold
 from harness.search.duplicates import structure_hash
 from harness.search.gate import check_candidate
 
-CODE_ONLY = '```settings\nallowed_categories = ["architecture", "optimizer", "schedule", "simplify"]\n```\n'
-MALFORMED = [reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None]
+CODE_ONLY = (
+    '```settings\nallowed_categories = ["architecture", "optimizer", "schedule", "simplify"]\n```\n'
+)
+MALFORMED = [
+    reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None
+]
 TO_BE_REFUSED = [reply for reply in REPLIES.values() if reply.edits is None]
-# Seen by a careful person and refused by the applier, which asks again: an indentation that is not uniform is not guessed.
+# Seen by a careful person and refused by the applier, which asks again: an indentation that is not
+# uniform is not guessed.
 NOT_RECOVERED = {"first line"}
 
 
@@ -28,9 +35,17 @@ def outcomes(tmp_path_factory) -> dict[str, tuple]:
 
 
 def test_the_share_of_the_replies_that_is_recovered(outcomes):
-    """All replies as asked, and this share of the malformed ones in which a careful person sees what is meant."""
-    missed = {reply.name for reply in REPLIES.values() if reply.edits is not None and not recovered(reply, outcomes)}
-    assert missed == NOT_RECOVERED, f"{len(MALFORMED) - len(missed)} of {len(MALFORMED)} malformed replies recovered"
+    """All replies as asked, and this share of the malformed ones in which a careful person sees
+    what is meant.
+    """
+    missed = {
+        reply.name
+        for reply in REPLIES.values()
+        if reply.edits is not None and not recovered(reply, outcomes)
+    }
+    assert missed == NOT_RECOVERED, (
+        f"{len(MALFORMED) - len(missed)} of {len(MALFORMED)} malformed replies recovered"
+    )
 
 
 @pytest.mark.parametrize("name", REPLIES)
@@ -50,18 +65,34 @@ def test_a_reply_comes_to_what_was_meant_or_to_nothing(name, outcomes):
     assert bool(check_candidate(proposal.source, set())) == (name == "diary")
 
 
-def play_night(checkout, cache, researcher: Scripted, experiments: int, profile: str = "tiny") -> tuple:
-    """Run a night of the `llm` proposer with a scripted researcher; return (what it printed, the server)."""
+def play_night(
+    checkout, cache, researcher: Scripted, experiments: int, profile: str = "tiny"
+) -> tuple:
+    """Run a night of the `llm` proposer with a scripted researcher; return (what it printed, the
+    server).
+    """
     with FakeOpenAI(researcher) as server:
         llm = ("--proposer", "llm", "--llm", f"base_url={server.url}")
-        done = overnight(checkout, cache, "--profile", profile, "--tag", "t", "--experiments", str(experiments), *llm)
+        done = overnight(
+            checkout,
+            cache,
+            "--profile",
+            profile,
+            "--tag",
+            "t",
+            "--experiments",
+            str(experiments),
+            *llm,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, server
 
 
 @pytest.mark.slow
 def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
-    """Malformed and recovered; crashed, repaired and trained; refused by the gate and repaired; never usable, so that tpe proposes."""
+    """Malformed and recovered; crashed, repaired and trained; refused by the gate and repaired;
+    never usable, so that tpe proposes.
+    """
     names = ("nested fences", "gated linear unit, half done", "diary", "ambiguous")
     researcher, checkout = Scripted(*names), copy_with_harness(baseline, tmp_path / "lab")
     (checkout / "program.md").write_text(CODE_ONLY)
@@ -72,7 +103,10 @@ def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
     for name, how in researcher.said:
         says[how].append(name)
     assert says["first"] == list(names)
-    assert says["repair"] == ["gated linear unit, half done", "diary"] and says["again"] == ["ambiguous"] * 2
+    assert (
+        says["repair"] == ["gated linear unit, half done", "diary"]
+        and says["again"] == ["ambiguous"] * 2
+    )
     assert [[a.proposed["proposer"] for a in e.attempts] for e in (nested, gated, diary, ambiguous)] == [
         ["llm"], ["llm", "llm"], ["llm", "llm"], ["tpe"]
     ]  # fmt: skip
@@ -81,9 +115,14 @@ def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
     for experiment in (nested, gated, diary, ambiguous):
         assert experiment.decided["status"] == "ok" and experiment.decided["val_bpb"] > 0
     assert "F.silu(gate) * value" in (run / "experiments/0002/attempts/01/train.py").read_text()
-    usage = [e.proposed["usage"] for found in (nested, gated, diary, ambiguous) for e in found.attempts]
-    assert sum(used["requests"] for used in usage) == len(researcher.said) == server.usage["requests"]
+    usage = [
+        e.proposed["usage"] for found in (nested, gated, diary, ambiguous) for e in found.attempts
+    ]
+    assert (
+        sum(used["requests"] for used in usage) == len(researcher.said) == server.usage["requests"]
+    )
     for kind in ("prompt_tokens", "completion_tokens"):
-        assert sum(used[kind] for used in usage) == server.usage[kind]  # to the token, by the server's own count
+        # To the token, by the server's own count.
+        assert sum(used[kind] for used in usage) == server.usage[kind]
     assert len(read_results(run / "results.tsv")) == 5
     assert check_run(run) == []

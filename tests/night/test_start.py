@@ -1,4 +1,6 @@
-"""How a run begins and what it holds to: settings, profiles, overrides, tags; each refusal names both sides and what to do."""
+"""How a run begins and what it holds to: settings, profiles, overrides, tags; each refusal names
+both sides and what to do.
+"""
 
 import argparse
 import dataclasses
@@ -8,7 +10,13 @@ import shutil
 import pytest
 from checkout import ROOT
 
-from harness.ground.errors import ConstantsError, LoopError, ParameterError, ProfileError, SettingsError
+from harness.ground.errors import (
+    ConstantsError,
+    LoopError,
+    ParameterError,
+    ProfileError,
+    SettingsError,
+)
 from harness.lab import start
 from harness.lab.loop import Lab, open_lab
 from harness.night import wishes
@@ -37,13 +45,17 @@ def test_another_harness_data_device_or_torch_is_refused_and_both_are_named(lab,
 def test_the_precision_a_run_began_with_stays_whatever_a_self_test_says_later(lab, monkeypatch):
     lab.release()
     other = "float32" if lab.settings.dtype == "bfloat16" else "bfloat16"
-    monkeypatch.setattr(settings, "detect_device", lambda kind: lab.settings.device | {"dtype": other})
+    monkeypatch.setattr(
+        settings, "detect_device", lambda kind: lab.settings.device | {"dtype": other}
+    )
     assert Lab(lab.folder).settings.dtype == lab.settings.dtype != other
 
 
 def test_a_profile_that_was_never_run_on_its_hardware_is_labelled_wherever_it_is_named(lab):
     for name in profiles.PROFILES:
-        named = dataclasses.replace(lab.settings, profile=dataclasses.asdict(profiles.PROFILES[name]))
+        named = dataclasses.replace(
+            lab.settings, profile=dataclasses.asdict(profiles.PROFILES[name])
+        )
         words = settings.environment_words(named)
         assert words.startswith(f"profile {name}") and ("never run" in words) is (
             profiles.PROFILES[name].tested == profiles.NEVER_RUN
@@ -51,7 +63,9 @@ def test_a_profile_that_was_never_run_on_its_hardware_is_labelled_wherever_it_is
 
 
 def test_the_harness_hash_ignores_copies_that_jupyterlab_makes(tmp_path):
-    shutil.copytree(ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "harness", tmp_path / "harness", ignore=shutil.ignore_patterns("__pycache__")
+    )
     before = settings.harness_hash(tmp_path / "harness")
     copies = tmp_path / "harness" / "lab" / ".ipynb_checkpoints"
     copies.mkdir()
@@ -62,13 +76,23 @@ def test_the_harness_hash_ignores_copies_that_jupyterlab_makes(tmp_path):
 
 
 def test_the_command_that_continues_a_night_says_all_that_was_asked_for():
-    asked = {"tag": "t", "profile": "cpu", "experiments": 9, "results": "/r s", "overrides": "DEPTH=3", "hours": 2.0}
+    asked = {
+        "tag": "t",
+        "profile": "cpu",
+        "experiments": 9,
+        "results": "/r s",
+        "overrides": "DEPTH=3",
+        "hours": 2.0,
+    }
     words = shlex.split(wishes.Wishes(**asked).command_line)
     assert words[:2] == ["python3", "scripts/overnight.py"]
     parser = argparse.ArgumentParser()
     add_overnight(parser.add_subparsers(dest="command"))
     options = parser.parse_args(["overnight", *words[2:]])
-    found = {name: getattr(options, name) for name in ("tag", "profile", "experiments", "results", "hours")}
+    found = {
+        name: getattr(options, name)
+        for name in ("tag", "profile", "experiments", "results", "hours")
+    }
     assert found | {"overrides": " ".join(options.set)} == asked
 
 
@@ -93,17 +117,32 @@ def test_a_tag_of_an_earlier_run_or_another_profile_is_refused(lab, cache, tmp_p
 
 def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
     lab.release()
-    profile, _ = start.find_profile("tiny", "cpu", overrides="budget_seconds=2, DEPTH=3 vocab_size=300")
-    assert (profile.budget_seconds, profile.vocab_size, profile.constants["DEPTH"], profile.constants["N_HEAD"]) == (
+    profile, _ = start.find_profile(
+        "tiny", "cpu", overrides="budget_seconds=2, DEPTH=3 vocab_size=300"
+    )
+    assert (
+        profile.budget_seconds,
+        profile.vocab_size,
+        profile.constants["DEPTH"],
+        profile.constants["N_HEAD"],
+    ) == (
         2.0,
         300,
         3,
         1,
     )
     with pytest.raises(SettingsError, match="vocab_size 256, asked for 300"):
-        start.start_run("t", "tiny", cache=str(cache), overrides="vocab_size=300", results=str(lab.folder.parent))
+        start.start_run(
+            "t",
+            "tiny",
+            cache=str(cache),
+            overrides="vocab_size=300",
+            results=str(lab.folder.parent),
+        )
     with pytest.raises(SettingsError, match="DEPTH 2, asked for 3"):
-        start.start_run("t", "tiny", cache=str(cache), overrides="DEPTH=3", results=str(lab.folder.parent))
+        start.start_run(
+            "t", "tiny", cache=str(cache), overrides="DEPTH=3", results=str(lab.folder.parent)
+        )
     for wrong, words in (
         ("vocab=3", "Did you mean vocab_size"),
         ("vocab_size=many", "positive int"),
@@ -122,7 +161,9 @@ def test_profiles_fit_the_cards_they_are_chosen_for():
         return {"kind": "cuda", "backend": backend, "memory_mb": memory_mb, "dtype": dtype}
 
     chosen = {80_000: "large", 45_000: "small", 8_000: "small", 4_000: "small"}
-    assert {memory: profiles.choose_profile("auto", card(memory)).name for memory in chosen} == chosen
+    assert {
+        memory: profiles.choose_profile("auto", card(memory)).name for memory in chosen
+    } == chosen
     assert profiles.choose_profile("auto", card(190_000, "rocm")).name == "small"
     assert profiles.choose_profile("auto", card(80_000, dtype="float32")).name == "small"
     assert profiles.choose_profile("auto", card(124_610) | {"integrated": True}).name == "small"
@@ -135,7 +176,8 @@ def test_profiles_fit_the_cards_they_are_chosen_for():
         limits = Limits(profile.max_seq_len, profile.vocab_size + 1)
         assert estimate_memory_mb(values, limits) < memory, name
         if name == "small":
-            assert estimate_memory_mb(values, limits, 1) < 2_000  # what a smaller card comes down to, row by row
+            # What a smaller card comes down to, row by row.
+            assert estimate_memory_mb(values, limits, 1) < 2_000
 
 
 def test_the_shipped_noise_holds_only_for_what_it_was_measured_on():
@@ -160,7 +202,9 @@ def test_a_cpu_counts_work_and_other_devices_and_clocks_wall_time(monkeypatch):
     assert settings.choose_core_rate(demo, {"kind": "mps"}) == 0.0
     stepped = profiles.override(demo, {"clock_step_seconds": 0.5})
     assert settings.choose_core_rate(stepped, cpu) == 0.0
-    monkeypatch.setattr(settings, "why_wall_time", lambda: "/proc/stat cannot be read: Permission denied")
+    monkeypatch.setattr(
+        settings, "why_wall_time", lambda: "/proc/stat cannot be read: Permission denied"
+    )
     assert settings.choose_core_rate(demo, cpu) == 0.0
 
 

@@ -1,4 +1,6 @@
-"""One idea from outside: what is refused before anything is written, what is left for the loop, and the whole of it through the command line."""
+"""One idea from outside: what is refused before anything is written, what is left for the loop, and
+the whole of it through the command line.
+"""
 
 import contextlib
 import io
@@ -54,21 +56,32 @@ def test_what_cannot_be_tried_is_refused_with_what_to_change_and_nothing_is_writ
     assert "MATRIX_LR must lie in" in refused(lab, changed(lab, MATRIX_LR=0.9)).reasons[0]
     near = constant_values(best(lab))["MATRIX_LR"] * 1.001
     assert "the same code" in refused(lab, changed(lab, MATRIX_LR=near)).reasons[0]
-    assert (lab.folder / "journal.jsonl").read_bytes() == before and not lab.attempt_folder(1).exists()
+    assert (lab.folder / "journal.jsonl").read_bytes() == before and not lab.attempt_folder(
+        1
+    ).exists()
 
 
 def test_an_idea_obeys_program_md(lab, monkeypatch):
     text = lab.program_text()
-    settings = text.replace('["tune", "architecture", "optimizer", "schedule", "simplify"]', '["tune", "simplify"]')
+    settings = text.replace(
+        '["tune", "architecture", "optimizer", "schedule", "simplify"]', '["tune", "simplify"]'
+    )
     settings = settings.replace("forbidden_ideas = []", 'forbidden_ideas = ["gelu"]').replace(
         "names = []", 'names = ["DEPTH"]'
     )
     settings = settings.replace("[ranges]\n", "[ranges]\nMATRIX_LR = [0.01, 0.05]\n")
     monkeypatch.setattr(Lab, "program_text", lambda lab: settings)
-    found = refused(lab, best(lab).replace(*STRUCTURAL), "GELU instead", category="architecture").reasons
-    assert "allows ideas of tune, simplify, not architecture" in found[0] and "forbids 'gelu'" in found[1]
+    found = refused(
+        lab, best(lab).replace(*STRUCTURAL), "GELU instead", category="architecture"
+    ).reasons
+    assert (
+        "allows ideas of tune, simplify, not architecture" in found[0]
+        and "forbids 'gelu'" in found[1]
+    )
     assert "DEPTH" in refused(lab, changed(lab, DEPTH=1)).reasons[0]
-    assert "MATRIX_LR must lie in 0.01..0.05" in refused(lab, changed(lab, MATRIX_LR=0.1)).reasons[0]
+    assert (
+        "MATRIX_LR must lie in 0.01..0.05" in refused(lab, changed(lab, MATRIX_LR=0.1)).reasons[0]
+    )
     assert check_idea(lab, Idea(changed(lab, MATRIX_LR=0.03), "slower")) == "tune"
 
 
@@ -80,7 +93,10 @@ def test_an_idea_is_left_where_the_loop_takes_it_up_and_it_alone_goes_on(lab):
     lab.begin()
     lab.propose("tpe")
     proposed = lab.experiment.attempt.proposed
-    told = {name: proposed[name] for name in ("title", "hypothesis", "category", "proposer", "model", "expected_delta")}
+    told = {
+        name: proposed[name]
+        for name in ("title", "hypothesis", "category", "proposer", "model", "expected_delta")
+    }
     assert told == {
         "title": "gelu <img src=x> instead of relu",
         "hypothesis": "smooth",
@@ -91,7 +107,9 @@ def test_an_idea_is_left_where_the_loop_takes_it_up_and_it_alone_goes_on(lab):
     }
     assert proposed["smoke"] and "F.gelu" in lab.diff()
     assert place_idea(lab, idea) == 1  # cut off here, the same goes on
-    with pytest.raises(LoopError, match="experiment 1 is unfinished .* --experiments 1 .*, finishes it"):
+    with pytest.raises(
+        LoopError, match="experiment 1 is unfinished .* --experiments 1 .*, finishes it"
+    ):
         place_idea(lab, Idea(changed(lab, MATRIX_LR=0.1), "another"))
     lab.check()
     assert lab.step.kind == "train" and lab.step.run_kind == "smoke"
@@ -101,24 +119,47 @@ def test_without_a_baseline_it_says_what_to_run(lab):
     journal = lab.folder / "journal.jsonl"
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
     lab.release()
-    with Lab(lab.folder) as emptied, pytest.raises(LoopError, match="no baseline yet: .*--experiments 0"):
+    with (
+        Lab(lab.folder) as emptied,
+        pytest.raises(LoopError, match="no baseline yet: .*--experiments 0"),
+    ):
         check_idea(emptied, Idea("", "an idea"))
 
 
 def test_the_end_of_a_log_comes_without_escapes_and_short(tmp_path):
     log = tmp_path / "run.log"
     log.write_text(
-        "x" * 20_000 + "\n" + "\n".join(f"line {number}" for number in range(40)) + "\n\x1b[31mTraceback\x1b[0m\n"
+        "x" * 20_000
+        + "\n"
+        + "\n".join(f"line {number}" for number in range(40))
+        + "\n\x1b[31mTraceback\x1b[0m\n"
     )
     tail = try_idea.log_tail(log)
-    assert tail[-1] == "Traceback" and len(tail) == try_idea.TAIL_LINES and try_idea.log_tail(tmp_path / "none") == []
+    assert (
+        tail[-1] == "Traceback"
+        and len(tail) == try_idea.TAIL_LINES
+        and try_idea.log_tail(tmp_path / "none") == []
+    )
 
 
 def command(train_py: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "harness", "try", str(train_py), "--tag", "t", "--by", "a test", *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "harness",
+        "try",
+        str(train_py),
+        "--tag",
+        "t",
+        "--by",
+        "a test",
+        *arguments,
+    ]
 
 
-def try_it(checkout: Path, cache: Path, train_py: Path, *arguments: str, **extra: str) -> tuple[int, dict, str]:
+def try_it(
+    checkout: Path, cache: Path, train_py: Path, *arguments: str, **extra: str
+) -> tuple[int, dict, str]:
     done = subprocess.run(
         command(train_py, *arguments), cwd=checkout, env=warm_environment(checkout, cache) | extra, capture_output=True, text=True, timeout=280
     )  # fmt: skip
@@ -131,7 +172,12 @@ def test_an_agent_tries_ideas_from_the_command_line(tmp_path, baseline, cache):
     run, file = checkout / "results" / "t", tmp_path / "idea.py"
     file.write_text("")
     status, found, said = try_it(checkout, cache, file, "--idea", "no such run", "--tag", "u")
-    assert status == 1 and found["outcome"] == "error" and "no run" in found["reason"] and found["reason"] in said
+    assert (
+        status == 1
+        and found["outcome"] == "error"
+        and "no run" in found["reason"]
+        and found["reason"] in said
+    )
     status, found, _ = try_it(checkout, cache, Path("/dev/zero"), "--idea", "without end")
     assert status == 1 and "is no file" in found["reason"]
     file.write_bytes(b"x = 1\n" * 10**6)
@@ -143,24 +189,49 @@ def test_an_agent_tries_ideas_from_the_command_line(tmp_path, baseline, cache):
     source = (run / "best" / "train.py").read_text()
     file.write_text(rewrite_constants(source, {"MATRIX_LR": 0.1}))
     planted = {keys.KEY: "sk-planted-9", "HOME": str(tmp_path)}
-    status, found, said = try_it(checkout, cache, file, "--idea", "larger steps", "--expect", "-0.01", **planted)
-    assert status == 0 and found["outcome"] in ("kept", "discarded", "quarantined") and found["val_bpb"], said
-    assert set(found) <= set(try_idea.KEYS) and found["experiment"] == 1 and Path(found["page"]).exists()
+    status, found, said = try_it(
+        checkout, cache, file, "--idea", "larger steps", "--expect", "-0.01", **planted
+    )
+    assert (
+        status == 0
+        and found["outcome"] in ("kept", "discarded", "quarantined")
+        and found["val_bpb"]
+    ), said
+    assert (
+        set(found) <= set(try_idea.KEYS)
+        and found["experiment"] == 1
+        and Path(found["page"]).exists()
+    )
     assert git(checkout, "rev-parse", found["ref"]) == found["commit"]
-    assert "larger steps (tune, a test)" in said and not list(tmp_path.glob(".cache/autoresearch-lab/keys/*"))
+    assert "larger steps (tune, a test)" in said and not list(
+        tmp_path.glob(".cache/autoresearch-lab/keys/*")
+    )
     page = Path(found["page"]).read_text()
-    assert "proposed by external (a test)" in page and "hypothesis:" in page and "sk-planted-9" not in page
+    assert (
+        "proposed by external (a test)" in page
+        and "hypothesis:" in page
+        and "sk-planted-9" not in page
+    )
 
     status, found, _ = try_it(checkout, cache, file, "--idea", "the same once more")
     assert status == 5 and found["outcome"] == "refused" and found["earlier"]["experiment"] == 1
-    file.write_text(source.replace(STRUCTURAL[0], 'print("\\x1b[31mdo as I say\\x1b[0m") or undefined_name'))
-    status, found, said = try_it(checkout, cache, file, "--idea", "broken", "--category", "architecture")
+    file.write_text(
+        source.replace(STRUCTURAL[0], 'print("\\x1b[31mdo as I say\\x1b[0m") or undefined_name')
+    )
+    status, found, said = try_it(
+        checkout, cache, file, "--idea", "broken", "--category", "architecture"
+    )
     assert status == 6 and found["outcome"] == "crashed" and "undefined_name" in found["reason"]
     assert (
-        any("undefined_name" in line for line in found["log_tail"]) and "\x1b" not in "".join(found["log_tail"]) + said
+        any("undefined_name" in line for line in found["log_tail"])
+        and "\x1b" not in "".join(found["log_tail"]) + said
     )
-    assert len(fold(read_journal(run / "journal.jsonl")).experiments[2].attempts) == 1  # who brings an idea mends it
-    assert check_run(run) == [] and "finished" in overnight(checkout, cache, "--status", "--json").stdout
+    # Who brings an idea mends it.
+    assert len(fold(read_journal(run / "journal.jsonl")).experiments[2].attempts) == 1
+    assert (
+        check_run(run) == []
+        and "finished" in overnight(checkout, cache, "--status", "--json").stdout
+    )
 
 
 @pytest.mark.slow
@@ -173,7 +244,11 @@ def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, ba
     other.write_text(rewrite_constants(source, {"MATRIX_LR": 0.01}))
 
     def events() -> list[str]:
-        return [entry["event"] for entry in read_journal(run / "journal.jsonl") if entry.get("experiment") == 1]
+        return [
+            entry["event"]
+            for entry in read_journal(run / "journal.jsonl")
+            if entry.get("experiment") == 1
+        ]
 
     shown = {
         "cwd": checkout,
@@ -187,9 +262,16 @@ def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, ba
         while "run_started" not in events() and time.monotonic() < until:
             time.sleep(0.05)
         status, found, _ = try_it(checkout, cache, other, "--idea", "smaller steps")
-        assert (status, found["outcome"]) == (4, "busy") and found["retry_after_seconds"] > 0 and "in use by" in found["reason"]
+        assert (
+            (status, found["outcome"]) == (4, "busy")
+            and found["retry_after_seconds"] > 0
+            and "in use by" in found["reason"]
+        )
         first.send_signal(signal.SIGTERM)
-        assert json.loads(first.communicate(timeout=60)[0])["outcome"] == "stopped" and first.returncode == 130
+        assert (
+            json.loads(first.communicate(timeout=60)[0])["outcome"] == "stopped"
+            and first.returncode == 130
+        )
     finally:
         if first.poll() is None:
             first.kill()

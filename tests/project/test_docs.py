@@ -1,4 +1,6 @@
-"""README and docs: short enough to be read, true to the commands, and without a link that leads nowhere."""
+"""README and docs: short enough to be read, true to the commands, and without a link that leads
+nowhere.
+"""
 
 import re
 
@@ -31,4 +33,6 @@ def test_links_lead_somewhere(page):
 
 
 def test_commands_are_as_their_page_says():
-    assert make_docs.PAGE.read_text() == make_docs.page(), "python scripts/make_docs.py writes it again"
+    assert make_docs.PAGE.read_text() == make_docs.page(), (
+        "python scripts/make_docs.py writes it again"
+    )

@@ -34,12 +34,16 @@ def test_a_room_imports_only_from_the_rooms_before_it(path):
         return
     later = {f"harness.{name}" for name in ROOMS[ROOMS.index(room) + 1 :]}
     assert not [name for name in imports_of(path) if ".".join(name.split(".")[:2]) in later]
-    assert not [name for name in imports_of(path) if name.split(".")[0] in ("notebooks", "scripts", "tests")]
+    assert not [
+        name for name in imports_of(path) if name.split(".")[0] in ("notebooks", "scripts", "tests")
+    ]
 
 
 def test_no_circle_of_files_not_even_for_type_checkers():
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
-    graphlib.TopologicalSorter({name: imports_of(path) & set(names) for name, path in names.items()}).prepare()
+    graphlib.TopologicalSorter(
+        {name: imports_of(path) & set(names) for name, path in names.items()}
+    ).prepare()
 
 
 @pytest.mark.parametrize(
@@ -54,18 +58,23 @@ def test_no_circle_of_files_not_even_for_type_checkers():
 )
 def test_the_lab_the_search_and_the_scorer_load_no_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules, 'pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["False", "False"]
 
 
 @pytest.mark.slow
 def test_the_training_side_runs_with_four_packages():
     code = (
-        "import sys\nbefore = set(sys.modules)\nimport harness.training.session, harness.training.launch, harness.scoring.server\n"
-        "import importlib.metadata as m\nnames = m.packages_distributions()\n"
-        "direct = {n.split('.')[0] for n in set(sys.modules) - before}\nprint(sorted(direct & set(names)))"
+        "import sys\nbefore = set(sys.modules)\nimport harness.training.session,"
+        " harness.training.launch, harness.scoring.server\nimport importlib.metadata as m\nnames ="
+        " m.packages_distributions()\ndirect = {n.split('.')[0] for n in set(sys.modules) -"
+        " before}\nprint(sorted(direct & set(names)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in (
         "papermill",
         "pandas",
@@ -86,7 +95,9 @@ def test_the_training_side_runs_with_four_packages():
         ROOT / "train_template.py",
     ]:
         outside = (
-            {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names) - {"harness", "kernels"}
+            {name.split(".")[0] for name in imports_of(path)}
+            - set(sys.stdlib_module_names)
+            - {"harness", "kernels"}
         )
         assert outside <= TRAINING_SIDE, (path, outside)
 
@@ -109,9 +120,12 @@ def test_importing_has_no_side_effect(tmp_path):
         "HOME": str(tmp_path),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split(maxsplit=1)[0] == "0"
+    # Matplotlib's own caches.
     assert [
         path.name for path in tmp_path.iterdir() if path.name not in (".config", ".cache")
-    ] == []  # matplotlib's own caches
+    ] == []

@@ -34,7 +34,11 @@ def test_a_notebook_is_thin_and_valid(path):
     for cell in code_cells(path):
         tree = ast.parse(cell.source)
         assert len(cell.source.splitlines()) <= 12
-        assert not [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)]
+        assert not [
+            n
+            for n in ast.walk(tree)
+            if isinstance(n, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
+        ]
         assert not cell.source.lstrip().startswith(("!", "%")) and "sys.path" not in cell.source
 
 
@@ -60,7 +64,9 @@ def test_parameters_are_literals_in_one_tagged_cell(path):
     assert set(expected) == set(names)
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem != "04_analysis"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in NOTEBOOKS if p.stem != "04_analysis"], ids=lambda path: path.stem
+)
 def test_committed_without_outputs(path):
     assert not [cell for cell in code_cells(path) if cell.outputs or cell.execution_count]
 
@@ -109,7 +115,8 @@ def test_good_tags(tag):
 
 
 @pytest.mark.parametrize(
-    "tag", ["", "a b", "../up", "a/b", ".hidden", "a..b", "x.lock", "é", "a:b", "-x", "X" * 65, "dot."]
+    "tag",
+    ["", "a b", "../up", "a/b", ".hidden", "a..b", "x.lock", "é", "a:b", "-x", "X" * 65, "dot."],
 )
 def test_bad_tags(tag):
     with pytest.raises(ParameterError, match="letters, digits"):

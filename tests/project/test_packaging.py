@@ -1,4 +1,6 @@
-"""One source of what is needed: pyproject.toml, the lock files, environment.yml and the code's imports agree."""
+"""One source of what is needed: pyproject.toml, the lock files, environment.yml and the code's
+imports agree.
+"""
 
 import ast
 import functools
@@ -20,12 +22,39 @@ from packaging.version import Version
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 DEV = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["dev"]]
-STARTED_NOT_IMPORTED = {"jupyterlab", "ipykernel", "ruff", "nbstripout", "pytest-timeout", "pytest-xdist"}
+STARTED_NOT_IMPORTED = {
+    "jupyterlab",
+    "ipykernel",
+    "ruff",
+    "nbstripout",
+    "pytest-timeout",
+    "pytest-xdist",
+}
 SYSTEMS = [
-    {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux", "platform_machine": "x86_64"},
-    {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux", "platform_machine": "aarch64"},
-    {"sys_platform": "darwin", "os_name": "posix", "platform_system": "Darwin", "platform_machine": "arm64"},
-    {"sys_platform": "win32", "os_name": "nt", "platform_system": "Windows", "platform_machine": "AMD64"},
+    {
+        "sys_platform": "linux",
+        "os_name": "posix",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+    },
+    {
+        "sys_platform": "linux",
+        "os_name": "posix",
+        "platform_system": "Linux",
+        "platform_machine": "aarch64",
+    },
+    {
+        "sys_platform": "darwin",
+        "os_name": "posix",
+        "platform_system": "Darwin",
+        "platform_machine": "arm64",
+    },
+    {
+        "sys_platform": "win32",
+        "os_name": "nt",
+        "platform_system": "Windows",
+        "platform_machine": "AMD64",
+    },
 ]
 PYTHONS = ["3.11.2", "3.11.9", "3.12.3", "3.13.1", "3.14.0"]
 ENVIRONMENTS = [
@@ -47,25 +76,38 @@ def versions_in(environment: dict, lines: list[Requirement]) -> dict[str, list[s
     found: dict[str, list[str]] = {}
     for line in lines:
         if line.marker is None or line.marker.evaluate(environment):
-            found.setdefault(canonicalize_name(line.name), []).append(next(iter(line.specifier)).version)
+            found.setdefault(canonicalize_name(line.name), []).append(
+                next(iter(line.specifier)).version
+            )
     return found
 
 
 @functools.cache
 def third_party_imports(*folders: str) -> dict[str, str]:
-    """Top-level module -> a file that imports it, for modules that are neither the standard library's nor ours."""
+    """Top-level module -> a file that imports it, for modules that are neither the standard
+    library's nor ours.
+    """
     sources: dict[str, str] = {}
-    for path in [ROOT / "train_template.py", *(path for folder in folders for path in (ROOT / folder).rglob("*"))]:
+    for path in [
+        ROOT / "train_template.py",
+        *(path for folder in folders for path in (ROOT / folder).rglob("*")),
+    ]:
         if path.suffix == ".py":
             sources[str(path)] = path.read_text(encoding="utf-8")
         elif path.suffix == ".ipynb" and ".ipynb_checkpoints" not in path.parts:
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
+            code = "".join(
+                "".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code"
+            )
             sources[str(path)] = re.sub(r"^[%!].*$", "", code, flags=re.MULTILINE)
     ours = {
         "harness",
         "train_template",
-        *(path.stem for folder in ("scripts", "tests/support") for path in (ROOT / folder).iterdir()),
+        *(
+            path.stem
+            for folder in ("scripts", "tests/support")
+            for path in (ROOT / folder).iterdir()
+        ),
         *(path.stem for path in (ROOT / "tests").rglob("test_*.py")),
     }
     found = {}
@@ -83,10 +125,15 @@ def third_party_imports(*folders: str) -> dict[str, str]:
 def packages_of(modules: dict[str, str]) -> dict[str, str]:
     """Distribution -> a file that imports something of it. Run where the packages are installed."""
     providers = metadata.packages_distributions()
-    return {canonicalize_name(providers.get(module, [module])[0]): file for module, file in modules.items()}
+    return {
+        canonicalize_name(providers.get(module, [module])[0]): file
+        for module, file in modules.items()
+    }
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: f"{e['sys_platform']}-{e['python_full_version']}")
+@pytest.mark.parametrize(
+    "environment", ENVIRONMENTS, ids=lambda e: f"{e['sys_platform']}-{e['python_full_version']}"
+)
 def test_the_lock_holds_every_need_at_one_version_within_its_bounds(environment):
     for wanted, lines in ((RUNTIME, LOCK), (DEV, LOCK + DEV_LOCK)):
         locked = versions_in(environment, lines)
@@ -97,7 +144,9 @@ def test_the_lock_holds_every_need_at_one_version_within_its_bounds(environment)
 
 
 def test_the_lock_is_closed():
-    """Whatever a locked and installed package needs here is locked too, at a version that it accepts."""
+    """Whatever a locked and installed package needs here is locked too, at a version that it
+    accepts.
+    """
     locked = versions_in({}, LOCK + DEV_LOCK)
     checked = 0
     for name in locked.keys() - {"torch"}:  # its CUDA build's needs come with it
@@ -109,13 +158,19 @@ def test_the_lock_is_closed():
             if need.marker is None or need.marker.evaluate({"extra": ""}):
                 checked += 1
                 assert canonicalize_name(need.name) in locked, f"{name} needs {need}"
-                assert Version(locked[canonicalize_name(need.name)][0]) in need.specifier, f"{name} needs {need}"
+                assert Version(locked[canonicalize_name(need.name)][0]) in need.specifier, (
+                    f"{name} needs {need}"
+                )
     assert checked > 100
 
 
 def test_lock_lines_are_exact_versions_and_nothing_else():
     for line in LOCK + DEV_LOCK:
-        assert [spec.operator for spec in line.specifier] == ["=="] and line.url is None and not line.extras
+        assert (
+            [spec.operator for spec in line.specifier] == ["=="]
+            and line.url is None
+            and not line.extras
+        )
     names = {line.name for line in LOCK + DEV_LOCK}
     assert "torch==2.13.0" in map(str, LOCK)
     assert not [name for name in names if re.match(r"nvidia-(?!ml-py)|triton|cuda-", name)]
@@ -130,7 +185,8 @@ def test_environment_yml_has_no_versions_of_its_own():
     assert conda["channels"] == ["conda-forge", "nodefaults"]
     assert (
         python.startswith("python=")
-        and Version(python[7:]) in Requirement(f"x{PROJECT['project']['requires-python']}").specifier
+        and Version(python[7:])
+        in Requirement(f"x{PROJECT['project']['requires-python']}").specifier
     )
     assert pip == "pip" and from_pip == {"pip": ["-r requirements.lock", "-e ."]}
 
@@ -153,7 +209,9 @@ def test_every_declared_package_is_used():
 
 def test_what_the_harness_reads_beside_its_code_is_packaged():
     data = PROJECT["tool"]["setuptools"]["package-data"]
-    told = {f"{package.replace('.', '/')}/{name}" for package, names in data.items() for name in names}
+    told = {
+        f"{package.replace('.', '/')}/{name}" for package, names in data.items() for name in names
+    }
     files = [path for path in (ROOT / "harness").rglob("*.*") if path.suffix not in (".py", ".pyc")]
     read = {path.relative_to(ROOT).as_posix() for path in files if "/." not in path.as_posix()}
     assert read == {path.relative_to(ROOT).as_posix() for each in told for path in ROOT.glob(each)}

@@ -68,9 +68,8 @@ def test_t_with_many_degrees_of_freedom_is_normal_and_with_one_is_cauchy(p):
 def test_f_tails_are_those_of_the_tables():
     for ratio, df1, df2 in ((161.448, 1, 1), (7.709, 1, 4), (6.944, 2, 4), (3.326, 5, 10)):
         assert f_tail(ratio, df1, df2) == pytest.approx(0.05, abs=2e-5)
-    assert f_tail(1.7, 1, 9) == pytest.approx(
-        2 * (1 - t_cdf(math.sqrt(1.7), 9))
-    )  # F(1, n) is t squared
+    # F(1, n) is t squared.
+    assert f_tail(1.7, 1, 9) == pytest.approx(2 * (1 - t_cdf(math.sqrt(1.7), 9)))
 
 
 def test_noise_without_a_prior_is_the_pooled_standard_deviation():
@@ -358,9 +357,8 @@ def test_code_lines():
     assert count_code_lines(plain) == len(plain.splitlines())
     commented = '"""Doc."""\n\n# comment\n' + plain.replace("x = 1", "x = (\n    1\n)  # why")
     assert count_code_lines(commented) == 5
-    assert (
-        count_code_lines(plain.replace("\nprint", "; print")) == 5
-    )  # joined lines are no simplification
+    # Joined lines are no simplification.
+    assert count_code_lines(plain.replace("\nprint", "; print")) == 5
     assert count_code_lines('def f():\n    """Doc."""\n    return 1\n') == 2
 
 

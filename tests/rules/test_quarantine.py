@@ -11,35 +11,95 @@ BUDGET = 300.0
 
 
 def trained(
-    budget: float, startup: float = 20.0, over: float = 0.3, steps: int = 1000, weights: float = 0.5, more: dict | None = None
+    budget: float,
+    startup: float = 20.0,
+    over: float = 0.3,
+    steps: int = 1000,
+    weights: float = 0.5,
+    more: dict | None = None,
 ) -> dict:
-    """The fields of a training that went on `over` seconds beyond its budget and wrote its weights in `weights`."""
-    times = {"startup_seconds": startup, "training_seconds": budget + over, "weights_seconds": weights}
+    """The fields of a training that went on `over` seconds beyond its budget and wrote its weights
+    in `weights`.
+    """
+    times = {
+        "startup_seconds": startup,
+        "training_seconds": budget + over,
+        "weights_seconds": weights,
+    }
     times |= {"overshoot_seconds": over, "spent_seconds": budget + over + weights}
-    return {"status": "ok", "cause": "", "num_steps": steps, "memory_mb": 1000.0} | times | (more or {})
+    return (
+        {"status": "ok", "cause": "", "num_steps": steps, "memory_mb": 1000.0}
+        | times
+        | (more or {})
+    )
 
 
 class Night:
-    """A journal in the making: a baseline of three seeds, then ideas. lost: trainings of an idea that had to be repeated."""
+    """A journal in the making: a baseline of three seeds, then ideas. lost: trainings of an idea
+    that had to be repeated.
+    """
 
     def __init__(self, scores=(1.0, 1.001, 0.999), budget=BUDGET, source="python-stdlib", **facts):
         self.budget = budget
-        self.entries = [{"event": "opened", "seeds": [1, 2, 3], "prior": None, "max_looks": 3, "source": source}]
+        self.entries = [
+            {"event": "opened", "seeds": [1, 2, 3], "prior": None, "max_looks": 3, "source": source}
+        ]
         self.idea(0, scores, **facts)
 
     def add(self, event: str, **fields):
         self.entries.append({"event": event} | fields)
 
-    def idea(self, number: int, scores, doubts=(), closely=(), audited=True, decide=True, lost=(), **facts):
-        self.add("proposed", experiment=number, title="an idea", category="tune", proposer="test", code_lines=100)
+    def idea(
+        self,
+        number: int,
+        scores,
+        doubts=(),
+        closely=(),
+        audited=True,
+        decide=True,
+        lost=(),
+        **facts,
+    ):
+        self.add(
+            "proposed",
+            experiment=number,
+            title="an idea",
+            category="tune",
+            proposer="test",
+            code_lines=100,
+        )
         self.add("checked", experiment=number, ok=True, reasons=[])
         for run, ending in enumerate(lost):
-            self.add("run_started", experiment=number, run=run, kind="score", seed=run, device_batch_limit=None)
-            self.add("trained", experiment=number, run=run, **trained(self.budget, **facts) | ending)
+            self.add(
+                "run_started",
+                experiment=number,
+                run=run,
+                kind="score",
+                seed=run,
+                device_batch_limit=None,
+            )
+            self.add(
+                "trained", experiment=number, run=run, **trained(self.budget, **facts) | ending
+            )
         for run, score in enumerate(scores, start=len(lost)):
-            self.add("run_started", experiment=number, run=run, kind="score", seed=run, device_batch_limit=None)
+            self.add(
+                "run_started",
+                experiment=number,
+                run=run,
+                kind="score",
+                seed=run,
+                device_batch_limit=None,
+            )
             self.add("trained", experiment=number, run=run, **trained(self.budget, **facts))
-            self.add("scored", experiment=number, run=run, status="ok", cause="", val_bpb=score, doubts=list(doubts))
+            self.add(
+                "scored",
+                experiment=number,
+                run=run,
+                status="ok",
+                cause="",
+                val_bpb=score,
+                doubts=list(doubts),
+            )
         for run in range(len(lost), len(lost) + len(scores) if audited and number else 0):
             self.add(
                 "audited",
@@ -89,7 +149,11 @@ def test_what_is_discarded_anyway_is_not_audited_closely():
 def test_a_score_that_cannot_be_reproduced_is_quarantined_only_when_it_would_be_kept(where):
     doubt = ["not reproducible: rms 0.2 nats"]
     decided = Night().idea(1, [0.99], **{where: doubt}).decided
-    assert (decided["decision"], decided["doubts"], decided["status"]) == ("quarantine", doubt, "ok")
+    assert (decided["decision"], decided["doubts"], decided["status"]) == (
+        "quarantine",
+        doubt,
+        "ok",
+    )
     assert Night().idea(1, [1.05], **{where: doubt}).decided["decision"] == "discard"
 
 
@@ -123,7 +187,9 @@ def test_time_beyond_the_budget_and_after_the_stop_is_one_sum(budget, over, weig
 def test_a_last_step_may_be_as_long_as_two_of_the_baseline_s_whatever_the_idea_says_of_its_own():
     slow = Night(steps=50)  # the baseline: 6 s a step
     assert slow.idea(1, [0.99], over=11.0, weights=0.9, steps=50).decided["decision"] == "keep"
-    assert slow.idea(2, [0.98], over=11.0, weights=1.2, steps=50).decided["decision"] == "quarantine"
+    assert (
+        slow.idea(2, [0.98], over=11.0, weights=1.2, steps=50).decided["decision"] == "quarantine"
+    )
     few = Night().idea(1, [0.99], over=11.0, steps=5)  # it says: 60 s a step
     assert few.decided["decision"] == "quarantine"
 
@@ -131,8 +197,13 @@ def test_a_last_step_may_be_as_long_as_two_of_the_baseline_s_whatever_the_idea_s
 @pytest.mark.parametrize("status", ["interrupted", "infrastructure"])
 def test_an_end_that_only_the_training_tells_of_is_a_doubt_and_one_that_was_seen_is_none(status):
     for sure, decided in ((False, "quarantine"), (True, "keep")):
-        night = Night().idea(1, [0.99], lost=[{"status": status, "sure": sure, "cause": "disk full"}])
-        assert (night.decided["decision"], "may have brought about" in night.decided["verdict"]) == (
+        night = Night().idea(
+            1, [0.99], lost=[{"status": status, "sure": sure, "cause": "disk full"}]
+        )
+        assert (
+            night.decided["decision"],
+            "may have brought about" in night.decided["verdict"],
+        ) == (
             decided,
             decided == "quarantine",
         )
@@ -182,17 +253,34 @@ def test_an_implausible_gain_is_quarantined_and_plausible_becomes_what_was_seen_
 def test_what_is_in_quarantine_is_not_the_incumbent_until_a_person_accepts_it():
     night = Night().idea(1, [0.5])
     assert night.decided["decision"] == "quarantine" and night.state.incumbent.number == 0
-    assert night.state.experiments[1].in_quarantine and night.state.incumbent.mean == pytest.approx(1.0)
+    assert night.state.experiments[1].in_quarantine and night.state.incumbent.mean == pytest.approx(
+        1.0
+    )
     night.add("ruled", experiment=1, accept=True, becomes_incumbent=True, commit="c" * 40)
     assert night.state.incumbent.number == 1 and night.state.incumbent.commit == "c" * 40
-    assert not night.state.experiments[1].in_quarantine and night.state.best_gain == pytest.approx(0.5)
+    assert not night.state.experiments[1].in_quarantine and night.state.best_gain == pytest.approx(
+        0.5
+    )
 
 
 def test_a_gain_that_an_unsteady_audit_could_have_missed_is_quarantined():
-    for error, floor, decision_ in ((1e-6, 0.02, "keep"), (0.01, 0.02, "quarantine"), (0.01, 0.005, "keep")):
+    for error, floor, decision_ in (
+        (1e-6, 0.02, "keep"),
+        (0.01, 0.02, "quarantine"),
+        (0.01, 0.005, "keep"),
+    ):
         night = Night().idea(1, [0.99], audited=False, decide=False)
         audit = {"standard_error": error, "floor_bpb": floor}
-        night.add("audited", experiment=1, run=0, status="ok", cause="", doubts=[], holdout="agrees", audit=audit)
+        night.add(
+            "audited",
+            experiment=1,
+            run=0,
+            status="ok",
+            cause="",
+            doubts=[],
+            holdout="agrees",
+            audit=audit,
+        )
         assert decision(night.state, BUDGET)["decision"] == decision_
 
 

@@ -68,7 +68,9 @@ class Played:
             getattr(self, step.kind)(step, trained)
             done.append(words)
         return [
-            words for words in done if words not in ("propose", "check", "in_flight", "score", "commit")
+            words
+            for words in done
+            if words not in ("propose", "check", "in_flight", "score", "commit")
         ]
 
     def propose(self, step, trained) -> None:
@@ -245,9 +247,8 @@ def test_journals_from_before_there_was_such_a_rule_ask_for_none():
 
 def test_on_a_card_the_first_keep_needs_a_refresh_and_the_next_a_recent_run():
     night = Played(CARD)
-    assert "refresh of 0" in night.idea(
-        1, [1.49], again=[1.501]
-    )  # the baseline's own runs are never enough
+    # The baseline's own runs are never enough.
+    assert "refresh of 0" in night.idea(1, [1.49], again=[1.501])
     assert night.idea(2, [1.48]) == ["score of 2", "audit", "decide"]
     assert (night.decided["decision"], night.decided["incumbent"]) == ("keep", 1)
 
@@ -419,7 +420,7 @@ def test_a_clock_of_wall_time_and_an_old_journal_know_of_no_load():
     assert old.idea(1, [beside(0.9, 1.6)]) == ["score of 1", "decide"]
 
 
-# --- What it says of itself meanwhile --------------------------------------------------------------------------------
+# --- What it says of itself meanwhile -------------------------------------------------------------
 
 
 def test_the_stage_is_the_ideas_while_the_best_file_is_trained_again():

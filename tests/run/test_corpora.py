@@ -1,4 +1,6 @@
-"""A run and its corpus: recorded so that any working directory finds it, and refused when its text has changed."""
+"""A run and its corpus: recorded so that any working directory finds it, and refused when its text
+has changed.
+"""
 
 import dataclasses
 import shutil
@@ -44,7 +46,11 @@ def run(tmp_path, monkeypatch):
     profile, _ = start.find_profile("tiny", source="folder:corpus")
     start.prepare_profile(profile, str(tmp_path / "cache"), progress=lambda line: None)
     start.start_run(
-        "f", "tiny", cache=str(tmp_path / "cache"), source="folder:corpus", results=str(tmp_path / "results")
+        "f",
+        "tiny",
+        cache=str(tmp_path / "cache"),
+        source="folder:corpus",
+        results=str(tmp_path / "results"),
     )
     return tmp_path / "results" / "f"
 
@@ -57,13 +63,18 @@ def test_a_run_on_a_folder_goes_on_from_another_working_directory(run, tmp_path,
     frozen = settings.read_settings(run)
     start.check_same_wishes(frozen, "tiny", "folder:../corpus", "")
     start.check_same_wishes(frozen, "tiny", "", "source=folder:../corpus")
-    with pytest.raises(SettingsError, match="asked for folder:.*/elsewhere/corpus: choose another tag"):
+    with pytest.raises(
+        SettingsError, match="asked for folder:.*/elsewhere/corpus: choose another tag"
+    ):
         start.check_same_wishes(frozen, "tiny", "folder:corpus", "")
 
 
 def test_a_changed_corpus_is_refused_with_both_names(run, tmp_path, capsys):
     (tmp_path / "corpus" / "more.txt").write_text("more\n")
-    with pytest.raises(SettingsError, match="began with data folder-corpus-.* here is folder-corpus-.* has changed: put it back"):
+    with pytest.raises(
+        SettingsError,
+        match="began with data folder-corpus-.* here is folder-corpus-.* has changed: put it back",
+    ):
         Lab(run)
     assert driver.run_night(Wishes(tag="f", profile="tiny", results=str(tmp_path / "results"))) == 1
     assert "cannot go on: run f began with data folder-corpus-" in capsys.readouterr().out
@@ -75,7 +86,9 @@ def test_a_run_on_splits_of_an_older_version_is_refused_in_those_words(run):
     began = settings.read_settings(run)
     old = dataclasses.replace(began, data_id=without_format(began.data_id))
     settings.check_same_text(began)
-    words = f"began with data {old.data_id}, here is {began.data_id}.* splits the same text otherwise"
+    words = (
+        f"began with data {old.data_id}, here is {began.data_id}.* splits the same text otherwise"
+    )
     with pytest.raises(SettingsError, match=f"{words}: check out .* again, or start a new tag"):
         settings.check_same_text(old)
 
@@ -92,7 +105,11 @@ def test_the_command_line_takes_a_source_from_where_it_is_typed(tmp_path, monkey
     asked = []
     monkeypatch.setattr(driver, "run_night", lambda night: asked.append(night) or 0)
     monkeypatch.chdir(tmp_path)
-    for arguments in (["--source", "folder:my books"], ["--set", "source=folder:my books", "--set", "DEPTH=3"], []):
+    for arguments in (
+        ["--source", "folder:my books"],
+        ["--set", "source=folder:my books", "--set", "DEPTH=3"],
+        [],
+    ):
         assert main(["overnight", *arguments]) == 0
     assert [night.source for night in asked] == [f"folder:{tmp_path}/my books"] * 2 + [""]
     assert [night.overrides for night in asked] == ["", "DEPTH=3", ""]
@@ -103,7 +120,9 @@ def test_every_profile_names_a_source_in_full():
     assert {name: open_source(profile.source).spec for name, profile in PROFILES.items()} == {
         name: profile.source for name, profile in PROFILES.items()
     }
-    assert PROFILES["large"].source.startswith("climbmix:") and PROFILES["small"].source.startswith("climbmix:")
+    assert PROFILES["large"].source.startswith("climbmix:") and PROFILES["small"].source.startswith(
+        "climbmix:"
+    )
     assert {PROFILES[name].source for name in ("cpu", "demo", "tiny")} == {"python-stdlib"}
 
 
@@ -116,5 +135,7 @@ def test_a_login_of_the_hub_stays_out_of_reach_of_edited_code(monkeypatch):
     for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.setenv(name, "hf_secret")
     code = "import os; print('hf_secret' in str(os.environ))"
-    done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True
+    )
     assert done.stdout == "False\n"

@@ -77,7 +77,9 @@ def train_py(tmp_path):
     return path
 
 
-def plan(repository, parent: str | None = None, message: str = "0000: baseline\n\nfacts\n") -> CommitPlan:
+def plan(
+    repository, parent: str | None = None, message: str = "0000: baseline\n\nfacts\n"
+) -> CommitPlan:
     base = head_commit(repository)
     return CommitPlan(parent=parent or base, tree_of=base, date="1700000000 +0000", message=message)
 
@@ -103,8 +105,13 @@ def test_keeps_advance_the_branch_and_discards_stay_reachable(repository, train_
         repository, "t", 1, plan(repository, baseline, "0001: worse\n"), train_py, advance=False
     )
     train_py.write_text("x = 3\n")
-    keep = record_experiment(repository, "t", 2, plan(repository, baseline, "0002: better\n"), train_py, advance=True)
-    assert git(repository, "log", "--format=%s", "autoresearch/t") == "0002: better\n0000: baseline\nstart"
+    keep = record_experiment(
+        repository, "t", 2, plan(repository, baseline, "0002: better\n"), train_py, advance=True
+    )
+    assert (
+        git(repository, "log", "--format=%s", "autoresearch/t")
+        == "0002: better\n0000: baseline\nstart"
+    )
     assert git(repository, "show", f"{experiment_ref('t', 1)}:train.py") == "x = 2"
     assert git(repository, "rev-parse", experiment_ref("t", 1)) == discard
     assert git(repository, "ls-tree", "--name-only", keep).split() == ["README.md", "train.py"]
@@ -122,7 +129,9 @@ def test_a_branch_that_somebody_moved_is_not_overwritten(repository, train_py):
     git(repository, "update-ref", branch_name("t"), head_commit(repository))
     train_py.write_text("x = 2\n")
     with pytest.raises(HistoryError, match="somebody moved it"):
-        record_experiment(repository, "t", 1, plan(repository, baseline, "0001: x\n"), train_py, advance=True)
+        record_experiment(
+            repository, "t", 1, plan(repository, baseline, "0001: x\n"), train_py, advance=True
+        )
 
 
 def test_a_ref_that_must_be_new_is_not_taken_over(repository, train_py):
@@ -152,7 +161,11 @@ def test_no_repository_is_no_history_and_says_so(tmp_path, repository):
 def test_a_downloaded_archive_is_not_told_of_a_git_it_never_had(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     words = why_no_history(tmp_path)
-    assert "as a downloaded archive is none" in words and "git init" in words and ".git back" not in words
+    assert (
+        "as a downloaded archive is none" in words
+        and "git init" in words
+        and ".git back" not in words
+    )
 
 
 def test_a_repository_of_another_user_is_named_with_the_command(repository, monkeypatch):
@@ -162,7 +175,7 @@ def test_a_repository_of_another_user_is_named_with_the_command(repository, monk
     assert "git config --global --add safe.directory" in why_no_history(repository)
 
 
-# --- other gits, dead and alive -------------------------------------------------------------------------------------
+# --- other gits, dead and alive -------------------------------------------------------------------
 
 
 def lock_of(repository, ref: str):
@@ -181,12 +194,20 @@ def test_a_lock_that_a_killed_git_left_on_our_ref_is_removed(repository, train_p
 def git_that_waits(repository) -> subprocess.Popen:
     """A git of the user that is at work in the repository until its standard input is closed."""
     return subprocess.Popen(
-        ["git", "-C", str(repository), "hash-object", "--stdin"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        ["git", "-C", str(repository), "hash-object", "--stdin"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
     )
 
 
-def test_a_lock_is_not_removed_while_a_git_works_and_the_night_waits_for_it(repository, train_py, monkeypatch):
-    lock, at_work, other = lock_of(repository, experiment_ref("t", 0)), git_history.gits_at_work, git_that_waits(repository)
+def test_a_lock_is_not_removed_while_a_git_works_and_the_night_waits_for_it(
+    repository, train_py, monkeypatch
+):
+    lock, at_work, other = (
+        lock_of(repository, experiment_ref("t", 0)),
+        git_history.gits_at_work,
+        git_that_waits(repository),
+    )
     lock.touch()
     seen = []
 
@@ -205,13 +226,14 @@ def test_a_lock_is_not_removed_while_a_git_works_and_the_night_waits_for_it(repo
 
 
 def test_a_lock_that_is_not_ours_is_left_alone_and_named(repository, train_py, monkeypatch):
-    git(
-        repository, "symbolic-ref", "HEAD", branch_name("t")
-    )  # whose branch it is shares its lock: git takes HEAD's too
+    # Whose branch it is shares its lock: git takes HEAD's too.
+    git(repository, "symbolic-ref", "HEAD", branch_name("t"))
     head = repository / ".git" / "HEAD.lock"
     head.touch()
     monkeypatch.setattr(git_history, "LOCK_SECONDS", 0.0)
-    with pytest.raises(HistoryError, match=r"if none does, delete .*HEAD\.lock, then run the same command again"):
+    with pytest.raises(
+        HistoryError, match=r"if none does, delete .*HEAD\.lock, then run the same command again"
+    ):
         set_ref(repository, branch_name("t"), git(repository, "rev-parse", "main"), None)
     assert head.exists()
     head.unlink()
@@ -222,16 +244,25 @@ def test_a_lock_on_the_packed_refs_stops_nothing(repository, train_py):
     (repository / ".git" / "packed-refs.lock").touch()
     baseline = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
     train_py.write_text("x = 2\n")
-    record_experiment(repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True)
-    assert git(repository, "log", "--format=%s", "autoresearch/t") == "0001: better\n0000: baseline\nstart"
+    record_experiment(
+        repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True
+    )
+    assert (
+        git(repository, "log", "--format=%s", "autoresearch/t")
+        == "0001: better\n0000: baseline\nstart"
+    )
 
 
 def test_refs_that_somebody_packed_are_found_and_moved(repository, train_py):
     baseline = record_experiment(repository, "t", 0, plan(repository), train_py, advance=True)
     git(repository, "pack-refs", "--all", "--prune")
-    assert record_experiment(repository, "t", 0, plan(repository), train_py, advance=True) == baseline
+    assert (
+        record_experiment(repository, "t", 0, plan(repository), train_py, advance=True) == baseline
+    )
     train_py.write_text("x = 2\n")
-    keep = record_experiment(repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True)
+    keep = record_experiment(
+        repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True
+    )
     assert git(repository, "rev-parse", "autoresearch/t") == keep
 
 
@@ -241,7 +272,9 @@ def test_a_branch_that_somebody_has_checked_out_goes_on_and_is_said(repository, 
     git(repository, "worktree", "add", "-q", str(tmp_path / "looking"), "autoresearch/t")
     assert git_history.checked_out(repository, "t") == str(tmp_path / "looking")
     train_py.write_text("x = 2\n")
-    keep = record_experiment(repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True)
+    keep = record_experiment(
+        repository, "t", 1, plan(repository, baseline, "0001: better\n"), train_py, advance=True
+    )
     assert git(repository, "rev-parse", "autoresearch/t") == keep
     assert (tmp_path / "looking" / "train.py").read_text() == "x = 1\n"  # not touched
     assert (
@@ -250,7 +283,9 @@ def test_a_branch_that_somebody_has_checked_out_goes_on_and_is_said(repository, 
     )
 
 
-def test_a_clean_up_that_takes_what_no_ref_holds_yet_costs_nothing(repository, train_py, monkeypatch):
+def test_a_clean_up_that_takes_what_no_ref_holds_yet_costs_nothing(
+    repository, train_py, monkeypatch
+):
     move, prunes = git_history.move_ref, []
 
     def after_a_clean_up(folder, ref, target, expected):
@@ -265,9 +300,13 @@ def test_a_clean_up_that_takes_what_no_ref_holds_yet_costs_nothing(repository, t
 
 
 def test_clean_ups_that_go_on_all_the_time_lose_no_experiment(repository, train_py):
-    """With a git that gathers objects and refs in the same repository all the while, as `gc` does; what is younger than two weeks stays, as in gc."""
+    """With a git that gathers objects and refs in the same repository all the while, as `gc` does;
+    what is younger than two weeks stays, as in gc.
+    """
     command = "while true; do git gc -q; git pack-refs --all; done"
-    other = subprocess.Popen(["sh", "-c", command], cwd=repository, stderr=subprocess.DEVNULL, start_new_session=True)
+    other = subprocess.Popen(
+        ["sh", "-c", command], cwd=repository, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         parent, commits = None, []
         for number in range(12):
@@ -286,7 +325,10 @@ def test_clean_ups_that_go_on_all_the_time_lose_no_experiment(repository, train_
     "said, to_do",
     [
         ("error: unable to write file .git/objects/ab: No space left on device", "make room"),
-        ("error: insufficient permission for adding an object to repository database", "the right to write"),
+        (
+            "error: insufficient permission for adding an object to repository database",
+            "the right to write",
+        ),
         ("fatal: not a git repository (or any of the parent directories): .git", "put .git back"),
     ],
 )

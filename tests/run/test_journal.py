@@ -24,7 +24,9 @@ PROPOSAL = {
 
 
 def script(*events: dict) -> list[dict]:
-    return [{"seq": i, "time": "2026-11-23T00:00:00.000Z"} | event for i, event in enumerate(events)]
+    return [
+        {"seq": i, "time": "2026-11-23T00:00:00.000Z"} | event for i, event in enumerate(events)
+    ]
 
 
 def run(
@@ -38,7 +40,9 @@ def run(
     sure: bool = True,
     beside: int | None = None,
 ) -> list[dict]:
-    """The entries of one run: started (with at most `limit` rows at a time), trained (with `rows`), scored."""
+    """The entries of one run: started (with at most `limit` rows at a time), trained (with `rows`),
+    scored.
+    """
     at = {"experiment": experiment, "attempt": 0, "run": number}
     started = {"kind": kind, "seed": 1, "device_batch_limit": limit}
     started |= {} if beside is None else {"beside": beside}
@@ -54,7 +58,9 @@ def run(
             "sure": sure,
         },
     ]
-    return events + [{"event": "scored", **at, "status": "ok", "cause": "", "val_bpb": val_bpb}] * (status == "ok")
+    return events + [{"event": "scored", **at, "status": "ok", "cause": "", "val_bpb": val_bpb}] * (
+        status == "ok"
+    )
 
 
 def audited(experiment: int, *numbers: int, status: str = "ok") -> list[dict]:
@@ -93,15 +99,21 @@ NIGHT = script(
     *experiment(3, run(3, 0, status="crash")),
     *experiment(4, run(4, 0, status="interrupted") + run(4, 1, 1.5)),
     *experiment(
-        5, run(5, 0, status="oom", rows=4) + run(5, 1, status="oom", rows=2, limit=2) + run(5, 2, 1.5, rows=1, limit=1)
+        5,
+        run(5, 0, status="oom", rows=4)
+        + run(5, 1, status="oom", rows=2, limit=2)
+        + run(5, 2, 1.5, rows=1, limit=1),
     ),
     *experiment(6, run(6, 0, status="oom", rows=2) + run(6, 1, status="oom", rows=1, limit=1)),
 )
-# The same rules on a CPU: whatever would be kept is judged beside a run of the incumbent from its own time.
+# The same rules on a CPU: whatever would be kept is judged beside a run of the incumbent from its
+# own time.
 FRESH = script(
     OPENED | {"prior": {"sigma": 0.001, "df": 4, "note": ""}, "refresh_seconds": 0.0},
     *BASELINE,
-    *experiment(1, run(1, 0, 1.48) + run(0, 2, 1.501, kind="refresh", beside=1) + audited(1, 0), "keep"),
+    *experiment(
+        1, run(1, 0, 1.48) + run(0, 2, 1.501, kind="refresh", beside=1) + audited(1, 0), "keep"
+    ),
     *experiment(2, run(2, 0, 1.6)),
     *experiment(
         3,
@@ -153,7 +165,9 @@ def test_every_prefix_of_a_night_has_one_next_step_and_it_is_what_the_next_entry
 
 def test_next_step_is_pure():
     copy = json.loads(json.dumps(NIGHT))
-    assert [next_step(NIGHT[:n]) for n in range(len(NIGHT))] == [next_step(copy[:n]) for n in range(len(NIGHT))]
+    assert [next_step(NIGHT[:n]) for n in range(len(NIGHT))] == [
+        next_step(copy[:n]) for n in range(len(NIGHT))
+    ]
     assert copy == NIGHT
 
 
@@ -174,26 +188,42 @@ def test_a_promising_result_asks_for_another_run_and_a_bad_one_for_the_decision(
     assert (promising.kind, promising.run_kind) == ("train", "confirm")
     assert next_step(script(*start, *experiment(1, run(1, 0, 1.6))[:-2])).kind == "decide"
     assert next_step(script(*start, *experiment(1, run(1, 0, 1.3))[:-2])).kind == "audit"
-    assert next_step(script(*start, *experiment(1, run(1, 0, 1.3) + audited(1, 0))[:-2])).kind == "decide"
+    assert (
+        next_step(script(*start, *experiment(1, run(1, 0, 1.3) + audited(1, 0))[:-2])).kind
+        == "decide"
+    )
 
 
 @pytest.mark.parametrize("sigma, more", [(0.0014, 0), (0.00001, 2)])
 def test_a_baseline_that_contradicts_the_shipped_noise_is_trained_on_more_seeds(sigma, more):
     runs = [*run(0, 0, 1.500), *run(0, 1, 1.502)]
     for number in range(2, 2 + more):
-        step = next_step(script(OPENED | {"prior": {"sigma": sigma, "df": 4, "note": ""}}, *experiment(0, runs)[:-2]))
+        step = next_step(
+            script(
+                OPENED | {"prior": {"sigma": sigma, "df": 4, "note": ""}}, *experiment(0, runs)[:-2]
+            )
+        )
         assert (step.kind, step.run, step.seed > 2) == ("train", number, True)
         runs += run(0, number, 1.501)
     assert (
-        next_step(script(OPENED | {"prior": {"sigma": sigma, "df": 4, "note": ""}}, *experiment(0, runs)[:-2])).kind
+        next_step(
+            script(
+                OPENED | {"prior": {"sigma": sigma, "df": 4, "note": ""}}, *experiment(0, runs)[:-2]
+            )
+        ).kind
         == "decide"
     )
 
 
 def test_an_infrastructure_fault_runs_the_same_candidate_again_and_is_not_held_against_it():
-    step = next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="infrastructure"))[:-2]))
+    step = next_step(
+        script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="infrastructure"))[:-2])
+    )
     assert (step.kind, step.run, step.attempt) == ("train", 1, 0)
-    assert next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="crash"))[:-2])).kind == "decide"
+    assert (
+        next_step(script(OPENED, *BASELINE, *experiment(1, run(1, 0, status="crash"))[:-2])).kind
+        == "decide"
+    )
 
 
 def test_a_fault_that_only_the_training_tells_of_is_forgiven_twice():
@@ -204,7 +234,9 @@ def test_a_fault_that_only_the_training_tells_of_is_forgiven_twice():
 
 def after(*runs: list[dict], opened: dict = OPENED) -> Step:
     """What comes next when experiment 1 has had these runs."""
-    return next_step(script(opened, *BASELINE, *experiment(1, [entry for one in runs for entry in one])[:-2]))
+    return next_step(
+        script(opened, *BASELINE, *experiment(1, [entry for one in runs for entry in one])[:-2])
+    )
 
 
 def test_a_training_out_of_memory_is_repeated_with_half_the_rows_down_to_one():
@@ -214,12 +246,25 @@ def test_a_training_out_of_memory_is_repeated_with_half_the_rows_down_to_one():
     for rows, fewer in ((12, 6), (6, 3), (3, 1)):
         ooms.append(run(1, len(ooms), status="oom", rows=rows, limit=limit))
         step = after(*ooms)
-        assert (step.kind, step.run, step.run_kind, step.seed) == ("train", len(ooms), "score", first.seed)
+        assert (step.kind, step.run, step.run_kind, step.seed) == (
+            "train",
+            len(ooms),
+            "score",
+            first.seed,
+        )
         assert step.device_batch_limit == fewer
         limit = fewer
     assert after(*ooms, run(1, 3, status="oom", rows=1, limit=1)).kind == "decide"
-    state = fold(script(OPENED, *BASELINE, *experiment(1, [e for one in ooms for e in one] + run(1, 3, 1.6, rows=1))))
-    assert state.experiments[1].attempt.failure is None and state.experiments[1].attempt.scores == [1.6]
+    state = fold(
+        script(
+            OPENED,
+            *BASELINE,
+            *experiment(1, [e for one in ooms for e in one] + run(1, 3, 1.6, rows=1)),
+        )
+    )
+    assert state.experiments[1].attempt.failure is None and state.experiments[1].attempt.scores == [
+        1.6
+    ]
 
 
 def test_an_interruption_does_not_forget_the_smaller_batch_and_a_confirmation_keeps_it():
@@ -259,14 +304,21 @@ def test_a_kept_ideas_smaller_batch_is_its_childrens_and_a_discarded_ones_is_for
     for decision, limit in (("keep", 16), ("discard", 32)):
         entries = script(opened, *BASELINE, *experiment(1, big, decision), *experiment(2, [])[:2])
         entries = [
-            e | {"device_batch_limit": 32} if e.get("experiment") == 0 and e["event"] == "run_started" else e
+            (
+                e | {"device_batch_limit": 32}
+                if e.get("experiment") == 0 and e["event"] == "run_started"
+                else e
+            )
             for e in entries
         ]
         assert next_step(entries).device_batch_limit == limit
     baseline = script(opened, *experiment(0, [])[:2])
     assert next_step(baseline).device_batch_limit == 32  # what the probe found
     again = script(
-        opened, *experiment(0, run(0, 0, 1.5, rows=32, limit=32) + run(0, 1, status="oom", rows=32, limit=32))[:-2]
+        opened,
+        *experiment(
+            0, run(0, 0, 1.5, rows=32, limit=32) + run(0, 1, status="oom", rows=32, limit=32)
+        )[:-2],
     )
     assert (next_step(again).seed, next_step(again).device_batch_limit) == (2, 16)
 
@@ -308,8 +360,12 @@ LAST = LINES[-1]
 
 
 def mended(path, whole: list[bytes]) -> str:
-    """Open a damaged journal whose entries on `whole` lines are good, and see that it goes on from there; return what is said."""
-    assert [json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in read_journal(path)] == whole
+    """Open a damaged journal whose entries on `whole` lines are good, and see that it goes on from
+    there; return what is said.
+    """
+    assert [
+        json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in read_journal(path)
+    ] == whole
     journal = Journal(path)
     assert path.read_bytes() == b"".join(whole)
     journal.append("note", text="goes on")
@@ -364,7 +420,10 @@ def test_an_append_that_fails_half_way_leaves_no_half_line(tmp_path, monkeypatch
         patch.setattr(os, "fsync", full)
         journal.append("note", text="second")
     journal.append("note", text="third")
-    assert [entry["text"] for entry in read_journal(tmp_path / "journal.jsonl")] == ["first", "third"]
+    assert [entry["text"] for entry in read_journal(tmp_path / "journal.jsonl")] == [
+        "first",
+        "third",
+    ]
 
 
 def test_a_watcher_reads_only_whole_new_lines(tmp_path):
@@ -387,12 +446,16 @@ def test_a_watcher_reads_only_whole_new_lines(tmp_path):
 def test_a_run_that_is_begun_and_cut_off_again_and_again_is_no_progress():
     begun = script(OPENED, *BASELINE, *experiment(1, [])[:2])
     cut = script(*begun, *run(1, 0, status="interrupted"), *run(1, 1, status="interrupted"))
-    assert progress_made(cut) == progress_made(begun) < progress_made(script(*begun, *run(1, 0, 1.4)))
+    assert (
+        progress_made(cut) == progress_made(begun) < progress_made(script(*begun, *run(1, 0, 1.4)))
+    )
 
 
 def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path):
     path = tmp_path / "journal.jsonl"
-    path.write_text("\n".join(["{}" if i == 2 else json.dumps(e) for i, e in enumerate(NIGHT)]) + "\n")
+    path.write_text(
+        "\n".join(["{}" if i == 2 else json.dumps(e) for i, e in enumerate(NIGHT)]) + "\n"
+    )
     with pytest.raises(JournalError, match="line 3"):
         read_journal(path)
 
@@ -408,7 +471,9 @@ def test_every_field_that_the_code_writes_is_in_the_schema():
     judged = {"status", "cause", "sure", "val_bpb"}  # measure.Measurement._judged
     assert judged | {"holdout_seconds", "score_seconds"} <= EVENTS["scored"].keys()
     assert judged | {"audit_seconds"} <= EVENTS["audited"].keys()
-    assert {"status", "cause", "sure", "cut_off", "log_bytes", "shared_with", "wall"} <= EVENTS["trained"].keys()
+    assert {"status", "cause", "sure", "cut_off", "log_bytes", "shared_with", "wall"} <= EVENTS[
+        "trained"
+    ].keys()
 
 
 def test_a_field_that_nobody_named_is_not_written(tmp_path):

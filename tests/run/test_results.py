@@ -1,4 +1,6 @@
-"""results.tsv: the original's real file, tables derived from journals, hand edits, and what is malformed."""
+"""results.tsv: the original's real file, tables derived from journals, hand edits, and what is
+malformed.
+"""
 
 import csv
 import io
@@ -50,12 +52,18 @@ def test_the_originals_file_comes_back_byte_for_byte(tmp_path):
 
 
 def test_the_originals_file_is_read_as_the_csv_module_reads_it():
-    expected = list(csv.DictReader(UPSTREAM.open(newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+    expected = list(
+        csv.DictReader(UPSTREAM.open(newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    )
     rows = read_results(UPSTREAM)
     assert [row.commit for row in rows] == [line["commit"] for line in expected]
     assert [row.val_bpb for row in rows] == [float(line["val_bpb"]) for line in expected]
     assert [row.description for row in rows] == [line["description"] for line in expected]
-    assert [sum(row.status == word for row in rows) for word in ("keep", "discard", "crash")] == [23, 102, 1]
+    assert [sum(row.status == word for row in rows) for word in ("keep", "discard", "crash")] == [
+        23,
+        102,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -127,8 +135,9 @@ def test_a_journal_becomes_this_exact_table():
         committed(6),
         *decided(7),
     ]
-    assert format_results(results_from_journal(entries)) == (
-        "commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
+    assert (
+        format_results(results_from_journal(entries))
+        == "commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
         "ccccccc\t1.234568\t44.0\tkeep\tbaseline\n"
         "0123456\t1.200000\t2.0\tkeep\twider and deeper\n"
         "exp0002\t0.000000\t0.0\tcrash\thuge (oom)\n"
@@ -144,7 +153,9 @@ def test_a_night_has_one_row_per_committed_experiment():
     lines = [entry for entry in entries if entry["event"] == "decided"]
     assert len(rows) == len(lines) == 61
     assert [row.status == "crash" for row in rows] == [line["status"] != "ok" for line in lines]
-    assert [row.status == "keep" for row in rows] == [line["decision"] in ("baseline", "keep") for line in lines]
+    assert [row.status == "keep" for row in rows] == [
+        line["decision"] in ("baseline", "keep") for line in lines
+    ]
 
 
 def test_the_originals_tools_read_any_title():
@@ -159,7 +170,10 @@ def test_the_originals_tools_read_any_title():
         "'",
         " ",
     ]
-    rows = [ResultRow(f"c{i}", 1.0, 2.0, "discard", clean_description(title)) for i, title in enumerate(nasty)]
+    rows = [
+        ResultRow(f"c{i}", 1.0, 2.0, "discard", clean_description(title))
+        for i, title in enumerate(nasty)
+    ]
     text = format_results(rows)
     assert len(pd.read_csv(io.StringIO(text), sep="\t")) == len(nasty)
     assert all(line.isprintable() for line in text.replace("\t", " ").split("\n"))
@@ -180,7 +194,11 @@ def test_writing_saves_an_edited_table_first(tmp_path):
     second = write_results(path, rows[:6])
     assert second == tmp_path / "results.tsv.edited.1" and second.read_bytes() == b"notes"
     assert copy.read_bytes() == edited, "an earlier copy is never overwritten"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.tsv", "results.tsv.edited", "results.tsv.edited.1"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "results.tsv",
+        "results.tsv.edited",
+        "results.tsv.edited.1",
+    ]
 
 
 def test_what_should_be_there_is_no_edit(tmp_path):
@@ -197,12 +215,17 @@ def test_a_row_somebody_cut_in_half_is_an_edit(tmp_path):
     assert write_results(path, rows[:4]) == path.with_name("results.tsv.edited")
 
 
-@pytest.mark.parametrize("module", ["run.results", "run.records", "show.sentences", "show.status", "show.report", "show.index"])
+@pytest.mark.parametrize(
+    "module",
+    ["run.results", "run.records", "show.sentences", "show.status", "show.report", "show.index"],
+)
 def test_what_the_loop_and_the_driver_import_starts_fast(module):
     heavy = "{'torch', 'pandas', 'matplotlib', 'nbconvert', 'ipywidgets', 'IPython'}"
     code = f"import sys, harness.{module}; print(sorted({heavy} & set(sys.modules)))"
     root = ROOT
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 

@@ -1,4 +1,6 @@
-"""Files of a training that says too much, or nonsense: bounded on disk and in memory, and what matters is still known."""
+"""Files of a training that says too much, or nonsense: bounded on disk and in memory, and what
+matters is still known.
+"""
 
 import json
 import time
@@ -23,15 +25,20 @@ def events(tmp_path):
     return log
 
 
-def test_steps_without_end_are_not_kept_and_the_end_of_training_is_still_known(events, tmp_path, monkeypatch):
+def test_steps_without_end_are_not_kept_and_the_end_of_training_is_still_known(
+    events, tmp_path, monkeypatch
+):
     monkeypatch.setattr(child_log, "EVENTS_CAP", 100)
     for _ in range(10):
         events.feed(event_line() * 50)
-        events.feed(event_line().replace(b"step", b"\\u0073tep", 1) * 50)  # the same event, spelt otherwise
+        # The same event, spelt otherwise.
+        events.feed(event_line().replace(b"step", b"\\u0073tep", 1) * 50)
     events.feed(b'{"event": "stop"}\n{"event": "finish", "num_steps": 1000}\n')
     events.close()
     lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["step"] * 100 + ["stop", "finish"] and len(events.told) == 102
+    assert [line["event"] for line in lines] == ["step"] * 100 + ["stop", "finish"] and len(
+        events.told
+    ) == 102
     assert events.last["finish"]["num_steps"] == 1000 and events.at("stop") is not None
 
 
@@ -40,18 +47,25 @@ def test_long_events_end_at_so_many_bytes(events, tmp_path):
         events.feed(event_line(words="x" * 3_900) * 100)
     events.feed(b'{"event": "finish"}\n')
     events.close()
-    assert EVENTS_CAP_BYTES <= (tmp_path / "events.jsonl").stat().st_size < EVENTS_CAP_BYTES + child_log.STEPS_A_CHUNK * child_log.EVENT_CAP_BYTES
+    assert (
+        EVENTS_CAP_BYTES
+        <= (tmp_path / "events.jsonl").stat().st_size
+        < EVENTS_CAP_BYTES + child_log.STEPS_A_CHUNK * child_log.EVENT_CAP_BYTES
+    )
     assert "finish" in events.last
 
 
-@pytest.mark.parametrize("block", [b"a line of text\n" * 1000, b"y" * 15_000, b"\0" * 15_000, b"\xff\xfe\r" * 5_000])
+@pytest.mark.parametrize(
+    "block", [b"a line of text\n" * 1000, b"y" * 15_000, b"\0" * 15_000, b"\xff\xfe\r" * 5_000]
+)
 def test_output_without_end_is_counted_and_not_kept(tmp_path, block):
     log = CappedLog(tmp_path / "run.log")
     for _ in range(1_000):
         log.feed(block)
     log.close()
     text = (tmp_path / "run.log").read_text()
-    assert len(text.encode()) < LOG_CAP_BYTES + 250_000  # one chunk more, in characters of three bytes
+    # One chunk more, in characters of three bytes.
+    assert len(text.encode()) < LOG_CAP_BYTES + 250_000
     kept = int(text.splitlines()[-1].removeprefix("[").split()[0])
     assert 15_000_000 - LOG_CAP_BYTES - 100_000 < kept <= 15_000_000 and text.endswith(
         " more bytes of output were not kept]\n"
@@ -74,4 +88,7 @@ def test_steps_that_come_all_at_once_are_counted_and_few_of_them_are_told(tmp_pa
     log.feed((json.dumps(step) + "\n").encode() * 300 + b'{"event": "stop"}\n')
     log.close()
     assert [event["event"] for event in told] == ["step"] * child_log.STEPS_A_CHUNK + ["stop"]
-    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == len(told) and log.at("stop") is not None
+    assert (
+        len((tmp_path / "events.jsonl").read_text().splitlines()) == len(told)
+        and log.at("stop") is not None
+    )

@@ -1,4 +1,6 @@
-"""A key is where the propose process finds it and nobody else: real processes, real files, the real wall."""
+"""A key is where the propose process finds it and nobody else: real processes, real files, the real
+wall.
+"""
 
 import json
 import os
@@ -32,20 +34,30 @@ def mode(path) -> int:
 
 def test_a_process_started_with_a_key_begins_again_without_it_and_its_file_goes_when_it_ends(home):
     code = (
-        "import json, os, sys\nfrom pathlib import Path\nfrom harness.sandbox import keys\nkeys.start_without(keep=True)\n"
-        "path, extra = keys.for_proposer()\n"
-        "start = Path('/proc/self/environ').read_text() + Path('/proc/self/cmdline').read_text()\n"
-        "print(json.dumps({'file': path, 'key': Path(path).read_text(), 'mode': Path(path).stat().st_mode & 0o777, 'extra': extra, 'start': start,\n"
-        "    'environ': dict(os.environ), 'argv': sys.argv}))\nkeys.forget()\n"
+        "import json, os, sys\nfrom pathlib import Path\nfrom harness.sandbox import"
+        " keys\nkeys.start_without(keep=True)\npath, extra = keys.for_proposer()\nstart ="
+        " Path('/proc/self/environ').read_text() +"
+        " Path('/proc/self/cmdline').read_text()\nprint(json.dumps({'file': path, 'key':"
+        " Path(path).read_text(), 'mode': Path(path).stat().st_mode & 0o777, 'extra': extra,"
+        " 'start': start,\n    'environ': dict(os.environ), 'argv': sys.argv}))\nkeys.forget()\n"
     )
     environment = os.environ | {keys.KEY: f" {PLANTED}\n", keys.BASE_URL: "http://127.0.0.1:1/v1"}
     done = subprocess.run(
-        [sys.executable, "-c", code, "a b"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, "a b"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found = json.loads(done.stdout)
     assert found["key"] == PLANTED and found["mode"] == 0o600 and found["argv"] == ["-c", "a b"]
     assert found["extra"] == {keys.BASE_URL: "http://127.0.0.1:1/v1"}
-    assert PLANTED not in found["start"] and PLANTED not in json.dumps(found["environ"]) and "a b" in found["start"]
+    assert (
+        PLANTED not in found["start"]
+        and PLANTED not in json.dumps(found["environ"])
+        and "a b" in found["start"]
+    )
     assert Path(found["file"]).is_relative_to(home) and not Path(found["file"]).is_relative_to(ROOT)
     assert not Path(found["file"]).exists()
 
@@ -55,16 +67,24 @@ def test_only_files_of_the_dead_are_forgotten_with_ones_own(home):
     assert own.read_text() == PLANTED and mode(own) == 0o600 and mode(own.parent) == 0o700
     host, _, who = own.stem.rsplit(",", 2)
     parent = os.getppid()
-    living, reused = (own.with_name(f"{host},{parent},{each}.key") for each in (identity(parent), f"1{who}"))
+    living, reused = (
+        own.with_name(f"{host},{parent},{each}.key") for each in (identity(parent), f"1{who}")
+    )
     elsewhere = own.with_name(f"another-{host},{2**22 + 1},{who}.key")
     for path in (living, reused, elsewhere):
         path.write_text(PLANTED)
     keys.forget()
-    assert [path.exists() for path in (own, living, reused, elsewhere)] == [False, True, False, True]
+    assert [path.exists() for path in (own, living, reused, elsewhere)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="there the date of a process's start moves with the clock"
+    not sys.platform.startswith("linux"),
+    reason="there the date of a process's start moves with the clock",
 )
 def test_a_clock_that_is_set_takes_no_living_night_its_key(home, monkeypatch):
     own = keys.write_key(PLANTED)
@@ -78,7 +98,11 @@ def test_edited_code_behind_the_wall_does_not_see_the_file(tmp_path, bubblewrap)
     path = keys.write_key(PLANTED)
     work = tmp_path / "work"
     work.mkdir()
-    command = [sys.executable, "-c", f"import os; print(os.path.exists({str(path)!r}), len(os.environ) > 2)"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import os; print(os.path.exists({str(path)!r}), len(os.environ) > 2)",
+    ]
     walled = bubblewrap.enclose(command, own=[work], readable=[], hidden=[], device="cpu")
     run = {"env": child_environment(), "capture_output": True, "text": True, "check": True}
     assert subprocess.run(command, **run).stdout.split() == ["True", "True"]
@@ -103,11 +127,24 @@ def test_a_key_file_of_ones_own_must_be_private_and_hidden(home, monkeypatch):
         keys.for_proposer()
 
 
-def test_the_propose_process_gets_the_key_and_the_way_to_the_endpoint_and_nobody_else_does(monkeypatch):
-    assert keys.for_proposer() == ("", {}) and not keys.has_endpoint() and keys.has_endpoint("base_url=http://x/v1")
-    for name, value in {keys.KEY: PLANTED, "https_proxy": "http://p:1", "AWS_SECRET_ACCESS_KEY": "x"}.items():
+def test_the_propose_process_gets_the_key_and_the_way_to_the_endpoint_and_nobody_else_does(
+    monkeypatch,
+):
+    assert (
+        keys.for_proposer() == ("", {})
+        and not keys.has_endpoint()
+        and keys.has_endpoint("base_url=http://x/v1")
+    )
+    for name, value in {
+        keys.KEY: PLANTED,
+        "https_proxy": "http://p:1",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }.items():
         monkeypatch.setenv(name, value)
-    assert keys.for_proposer() == ("", {keys.KEY: PLANTED, "https_proxy": "http://p:1"}) and keys.has_endpoint()
+    assert (
+        keys.for_proposer() == ("", {keys.KEY: PLANTED, "https_proxy": "http://p:1"})
+        and keys.has_endpoint()
+    )
     monkeypatch.setenv(keys.KEY_FILE, "~/key")
     passed = child_environment()
     assert not {keys.KEY, keys.KEY_FILE, "https_proxy"} & set(passed)

@@ -1,4 +1,6 @@
-"""Ending every process of a run, and no other: marked ones, a wall that was killed while it was being made, and a person's shell beside them."""
+"""Ending every process of a run, and no other: marked ones, a wall that was killed while it was
+being made, and a person's shell beside them.
+"""
 
 import json
 import os
@@ -38,7 +40,9 @@ def sleepers():
     def start(*command, folder=None, mark=None):
         environment = os.environ | ({MARK: str(mark)} if mark else {})
         started.append(
-            subprocess.Popen(command or ["sleep", "600"], cwd=folder, env=environment, start_new_session=True)
+            subprocess.Popen(
+                command or ["sleep", "600"], cwd=folder, env=environment, start_new_session=True
+            )
         )
         return started[-1]
 
@@ -49,9 +53,20 @@ def sleepers():
 
 
 def half_made_wall(bubblewrap, sleepers, mark) -> psutil.Process:
-    """The inner process of a wall whose outer one was killed as soon as there was an inner one: it waits for a word that nobody gives it."""
+    """The inner process of a wall whose outer one was killed as soon as there was an inner one: it
+    waits for a word that nobody gives it.
+    """
     for _ in range(TRIES):
-        command = (bubblewrap.program, "--unshare-pid", "--die-with-parent", "--ro-bind", "/", "/", "sleep", "600")
+        command = (
+            bubblewrap.program,
+            "--unshare-pid",
+            "--die-with-parent",
+            "--ro-bind",
+            "/",
+            "/",
+            "sleep",
+            "600",
+        )
         outer = sleepers(*command, mark=mark)
         while not (inner := psutil.Process(outer.pid).children()) and outer.poll() is None:
             pass
@@ -111,7 +126,11 @@ def test_a_shell_on_a_terminal_is_left_alone_even_where_trainings_work(tmp_path,
 def test_what_carries_a_mark_is_ended_on_a_terminal_too(tmp_path):
     shell, terminal = pty.fork()
     if not shell:
-        os.execvpe("sh", ["sh", "-c", "echo here; sleep 600"], os.environ | {MARK: str(tmp_path / RUN / "work")})
+        os.execvpe(
+            "sh",
+            ["sh", "-c", "echo here; sleep 600"],
+            os.environ | {MARK: str(tmp_path / RUN / "work")},
+        )
     assert os.read(terminal, 100).startswith(b"here")
     assert shell in kill_all_of(tmp_path)
     os.waitpid(shell, 0)
@@ -136,7 +155,11 @@ def test_a_process_is_known_by_what_no_clock_moves(sleepers, clock_set):
     process = sleepers()
     who = identity(process.pid)
     clock_set(60)
-    assert identity(process.pid) == who and find_process(process.pid, who) and may_live(process.pid, who)
+    assert (
+        identity(process.pid) == who
+        and find_process(process.pid, who)
+        and may_live(process.pid, who)
+    )
     process.kill()
     wait_until_dead([psutil.Process(process.pid)])
     assert not may_live(process.pid, who)  # nobody has asked for its end yet
@@ -182,12 +205,18 @@ def test_a_note_that_a_child_has_spoilt_ends_nothing(tmp_path, note):
     assert kill_leftover(tmp_path) == []
 
 
-def test_who_trains_beside_us_is_seen_whatever_the_clock_says(sleepers, tmp_path, monkeypatch, clock_set):
+def test_who_trains_beside_us_is_seen_whatever_the_clock_says(
+    sleepers, tmp_path, monkeypatch, clock_set
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     with OnTheClock("cpu", tmp_path / "other") as other:
         own = json.loads(other._note.read_text())
         process = sleepers()
-        notes = {"theirs": {"identity": identity(process.pid)}, "dated": {}, "ended": {"identity": own["identity"]}}
+        notes = {
+            "theirs": {"identity": identity(process.pid)},
+            "dated": {},
+            "ended": {"identity": own["identity"]},
+        }
         for name, who in notes.items():
             note = {
                 "pid": process.pid,
@@ -198,9 +227,9 @@ def test_who_trains_beside_us_is_seen_whatever_the_clock_says(sleepers, tmp_path
             (other.folder / f"{name}.json").write_text(json.dumps(note | who))
         clock_set(60)
         other.look()
-        assert other.others == ["theirs"] and sorted(path.stem for path in other.folder.glob("*.json")) == sorted(
-            ["dated", "theirs", str(os.getpid())]
-        )
+        assert other.others == ["theirs"] and sorted(
+            path.stem for path in other.folder.glob("*.json")
+        ) == sorted(["dated", "theirs", str(os.getpid())])
 
 
 def test_another_run_whose_name_begins_alike_is_left_alone(sleepers, tmp_path):

@@ -23,14 +23,24 @@ from harness.sandbox.runner import drain, summary_block
 
 def test_an_honest_run_is_ok_with_weights_stamped_events_and_measured_times(tmp_path):
     result, _ = train(tmp_path, HONEST)
-    assert result["status"] == "ok" and result["num_steps"] > 1 and result["total_tokens"] == 8 * result["num_steps"]
     assert (
-        result["training_seconds"] > 0.25 and result["startup_seconds"] > 0
-    )  # of 0.3, between the arrivals of two events
+        result["status"] == "ok"
+        and result["num_steps"] > 1
+        and result["total_tokens"] == 8 * result["num_steps"]
+    )
+    # Of 0.3, between the arrivals of two events.
+    assert result["training_seconds"] > 0.25 and result["startup_seconds"] > 0
     assert (tmp_path / "run" / "weights.safetensors").stat().st_size > 0
     assert not (tmp_path / "run" / "work").exists()
-    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert [e["event"] for e in events if e["event"] != "step"] == ["open", "ready", "stop", "finish"]
+    events = [
+        json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    ]
+    assert [e["event"] for e in events if e["event"] != "step"] == [
+        "open",
+        "ready",
+        "stop",
+        "finish",
+    ]
     assert [e["t"] for e in events] == sorted(e["t"] for e in events)
 
 
@@ -48,10 +58,15 @@ FAILURES = {
     "exception": (OPEN + "raise ValueError('bad idea')", "crash", "ValueError: bad idea"),
     "syntax": ("def broken(:\n", "crash", "SyntaxError"),
     "out of memory": (OPEN + "raise MemoryError('no room')", "oom", "MemoryError"),
-    "torch out of memory": (OPEN + "raise torch.OutOfMemoryError('CUDA out of memory')", "oom", "OutOfMemoryError"),
+    "torch out of memory": (
+        OPEN + "raise torch.OutOfMemoryError('CUDA out of memory')",
+        "oom",
+        "OutOfMemoryError",
+    ),
     "nan": (
         OPEN
-        + "session.start()\nfor i in range(9):\n    session.log(i, torch.tensor(float('nan')), 8)\n    session._next_log = 0",
+        + "session.start()\nfor i in range(9):\n    session.log(i, torch.tensor(float('nan')), 8)\n"
+        "    session._next_log = 0",
         "nan",
         "step 0",
     ),
@@ -81,8 +96,12 @@ def test_every_failure_is_a_result_with_its_status_and_cause(tmp_path, name):
 KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 
-@pytest.mark.parametrize("counts, status", [([7, 8], "oom"), ([None], "oom"), ([7, 7], "infrastructure")])
-def test_a_kill_is_for_memory_only_where_the_system_says_so_or_says_nothing(tmp_path, monkeypatch, counts, status):
+@pytest.mark.parametrize(
+    "counts, status", [([7, 8], "oom"), ([None], "oom"), ([7, 7], "infrastructure")]
+)
+def test_a_kill_is_for_memory_only_where_the_system_says_so_or_says_nothing(
+    tmp_path, monkeypatch, counts, status
+):
     told = iter(counts)
     for module in ("harness.sandbox.runner", "harness.sandbox.memory_killer"):
         monkeypatch.setattr(f"{module}.memory_kills", lambda: next(told))
@@ -93,7 +112,8 @@ def test_a_kill_is_for_memory_only_where_the_system_says_so_or_says_nothing(tmp_
 @pytest.mark.slow
 def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tmp_path):
     stubborn = (
-        OPEN + "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsession.start()\ntime.sleep(600)"
+        OPEN + "import signal, time\nsignal.signal(signal.SIGTERM,"
+        " signal.SIG_IGN)\nsession.start()\ntime.sleep(600)"
     )
     started = time.monotonic()
     result, _ = train(tmp_path, stubborn)
@@ -114,7 +134,11 @@ def test_a_run_in_which_the_machine_slept_is_interrupted_whatever_it_says(tmp_pa
     hours = iter([0.0])
     monkeypatch.setattr(clock, "wall_seconds", lambda: awake() + next(hours, 3600.0))
     result, _ = train(tmp_path, HONEST)
-    assert result["status"] == "interrupted" and "slept for 3600 s" in result["cause"] and result["sure"]
+    assert (
+        result["status"] == "interrupted"
+        and "slept for 3600 s" in result["cause"]
+        and result["sure"]
+    )
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 
@@ -128,7 +152,11 @@ def test_a_run_in_which_the_machine_slept_is_ended_as_soon_as_it_wakes(tmp_path,
 
     endless = HONEST.replace("session.progress < 1", "True")
     result, _ = train(tmp_path, endless, listen=sleep, budget_seconds=600)
-    assert result["status"] == "interrupted" and "slept for 3600 s" in result["cause"] and result["sure"]
+    assert (
+        result["status"] == "interrupted"
+        and "slept for 3600 s" in result["cause"]
+        and result["sure"]
+    )
     assert not processes_below(tmp_path)
 
 
@@ -139,18 +167,25 @@ def test_a_harness_that_stood_still_does_not_blame_the_training(tmp_path, monkey
         if event["event"] == "ready":
             time.sleep(1.0)
 
-    result, _ = train(tmp_path, HONEST.replace("session.progress < 1", "True"), listen=slow, budget_seconds=30)
+    result, _ = train(
+        tmp_path, HONEST.replace("session.progress < 1", "True"), listen=slow, budget_seconds=30
+    )
     assert result["status"] == "interrupted" and "stood still" in result["cause"]
 
 
 def processes_below(folder) -> list:
-    return [p for p in psutil.process_iter() if processes.mark_of(p) == folder or processes.works_in(p, folder)]
+    return [
+        p
+        for p in psutil.process_iter()
+        if processes.mark_of(p) == folder or processes.works_in(p, folder)
+    ]
 
 
 @pytest.mark.slow
 def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
     silent = (
-        "import os, time\nfor fd in range(1, 64):\n    try: os.close(fd)\n    except OSError: pass\ntime.sleep(600)"
+        "import os, time\nfor fd in range(1, 64):\n    try: os.close(fd)\n    except OSError:"
+        " pass\ntime.sleep(600)"
     )
     result, _ = train(tmp_path, silent, startup_limit_seconds=4)
     assert result["status"] == "timeout" and "start-up" in result["cause"]
@@ -158,7 +193,10 @@ def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
 
 @pytest.mark.slow
 def test_a_second_start_of_the_clock_does_not_move_it(tmp_path):
-    restart = OPEN + "import time\nsession.start()\nwhile True:\n    time.sleep(0.2)\n    session._send('ready')"
+    restart = (
+        OPEN + "import time\nsession.start()\nwhile True:\n    time.sleep(0.2)\n   "
+        " session._send('ready')"
+    )
     result, _ = train(tmp_path, restart)
     assert result["status"] == "timeout"
 
@@ -189,8 +227,9 @@ def test_the_child_gets_no_key_and_no_other_variable_that_is_not_listed(tmp_path
 def test_a_trainer_dies_with_its_runner(tmp_path):
     (tmp_path / "train.py").write_text(OPEN + "import time\nsession.start()\ntime.sleep(600)")
     code = (
-        "import sys\nfrom small_trainings import train\nfrom pathlib import Path\n"
-        f"train(Path({str(tmp_path)!r}), Path({str(tmp_path / 'train.py')!r}).read_text(), budget_seconds=300)"
+        "import sys\nfrom small_trainings import train\nfrom pathlib import"
+        f" Path\ntrain(Path({str(tmp_path)!r}), Path({str(tmp_path / 'train.py')!r}).read_text(),"
+        " budget_seconds=300)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     runner = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT)
@@ -205,7 +244,8 @@ def test_a_trainer_dies_with_its_runner(tmp_path):
     pid = json.loads(note.read_text())["pid"]
     runner.kill()
     runner.wait()
-    if not sys.platform.startswith("linux"):  # there it dies with its parent; elsewhere the next start ends it
+    # There it dies with its parent; elsewhere the next start ends it.
+    if not sys.platform.startswith("linux"):
         kill_leftover(tmp_path / "run")
     assert gone(pid)
 
@@ -239,7 +279,16 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize(
-    "line", [*NONSENSE, b"nonsense", b"[1, 2]", b'{"event": "scored"}', b'{"no": "event"}', b"x" * 10_000, b"\xff\xfe"]
+    "line",
+    [
+        *NONSENSE,
+        b"nonsense",
+        b"[1, 2]",
+        b'{"event": "scored"}',
+        b'{"no": "event"}',
+        b"x" * 10_000,
+        b"\xff\xfe",
+    ],
 )
 def test_nonsense_in_the_channel_is_no_event(line):
     assert parse_event(line) is None
@@ -296,13 +345,17 @@ def test_the_summary_has_the_originals_lines_and_says_nan_for_what_is_unknown():
 
 def test_the_allowance_after_the_budget_is_a_share_of_it_and_some_seconds_at_least():
     def of(budget):
-        return TrainingRequest("", "", "", 257, 64, 1, budget, 60.0, "cpu", "float32", False, 1).allowance_seconds
+        return TrainingRequest(
+            "", "", "", 257, 64, 1, budget, 60.0, "cpu", "float32", False, 1
+        ).allowance_seconds
 
     assert [of(1.0), of(300.0)] == [3.0, 15.0]
 
 
 def test_late_weights_are_a_timeout_and_the_time_they_took_is_ours(tmp_path):
-    late = HONEST.replace("session.finish(model, depth=1)", "session._send('stop')\nimport time\ntime.sleep(600)")
+    late = HONEST.replace(
+        "session.finish(model, depth=1)", "session._send('stop')\nimport time\ntime.sleep(600)"
+    )
     result, _ = train(tmp_path, late, weights_limit_seconds=1.0)
     assert result["status"] == "timeout" and "weights were not there" in result["cause"]
     assert result["weights_seconds"] >= 1.0 and result["overshoot_seconds"] == pytest.approx(
@@ -318,12 +371,17 @@ def test_what_comes_after_the_weights_is_ended_and_blamed_for_nothing(tmp_path):
 
 
 ON_CORES = {"core_rate": 1.0, "budget_seconds": 1.0}
-BUSY = HONEST.replace("    step += 1\n", "    step += 1\n    torch.randn(200, 200) @ torch.randn(200, 200)\n")
+BUSY = HONEST.replace(
+    "    step += 1\n", "    step += 1\n    torch.randn(200, 200) @ torch.randn(200, 200)\n"
+)
 
 
 @pytest.mark.slow
 def test_on_a_cpu_the_charge_is_work_of_the_cores_and_not_wall_time(tmp_path):
-    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(2 * os.cpu_count())]
+    burners = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+        for _ in range(2 * os.cpu_count())
+    ]
     try:
         result, _ = train(tmp_path, BUSY, **ON_CORES)
     finally:
@@ -335,16 +393,24 @@ def test_on_a_cpu_the_charge_is_work_of_the_cores_and_not_wall_time(tmp_path):
     assert result["others_core_seconds"] > 0.3
 
 
-def test_a_training_that_others_starve_is_repeated_and_says_who_held_the_cores(tmp_path, monkeypatch):
+def test_a_training_that_others_starve_is_repeated_and_says_who_held_the_cores(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr("harness.sandbox.timekeeper.STARVED", 0.5)
-    for held, status, words in ((0.0, "infrastructure", "disturbed"), (1.1, "timeout", "left cores idle")):
-        monkeypatch.setattr("harness.sandbox.timekeeper.HELD", held)  # of the cores, by others, which the machine decides
+    for held, status, words in (
+        (0.0, "infrastructure", "disturbed"),
+        (1.1, "timeout", "left cores idle"),
+    ):
+        # Of the cores, by others, which the machine decides.
+        monkeypatch.setattr("harness.sandbox.timekeeper.HELD", held)
         result, _ = train(tmp_path, BUSY, **ON_CORES)
         assert result["status"] == status and result["sure"] and words in result["cause"]
 
 
 def test_work_of_another_process_of_the_run_is_charged_and_told(tmp_path):
-    forks = OPEN + """
+    forks = (
+        OPEN
+        + """
 import os, time
 model = torch.nn.Linear(2, 2)
 session.start()
@@ -356,6 +422,7 @@ while session.progress < 1:
 os.kill(pid, 9)
 session.finish(model, depth=1)
 """
+    )
     result, _ = train(tmp_path, forks, **ON_CORES)
     assert result["other_processes_seconds"] > 0.3
     assert result["core_seconds"] > 1.3 or result["status"] == "timeout"
@@ -363,7 +430,9 @@ session.finish(model, depth=1)
 
 @pytest.mark.slow
 def test_work_moved_to_another_thread_is_charged_as_that_threads(tmp_path):
-    moved = OPEN + """
+    moved = (
+        OPEN
+        + """
 import threading, time
 model = torch.nn.Linear(2, 2)
 session.start()
@@ -376,13 +445,17 @@ thread.start()
 thread.join()
 session.finish(model, depth=1)
 """
+    )
     result, _ = train(tmp_path, moved, **ON_CORES | {"threads": 8})
     assert (result["status"], result["cause"]) == ("ok", "")
-    assert result["training_seconds"] >= 1.5  # by the average of eight threads it would be a quarter of a second
+    # By the average of eight threads it would be a quarter of a second.
+    assert result["training_seconds"] >= 1.5
 
 
 def test_code_of_the_model_is_called_before_the_stop_alone(tmp_path):
-    sneaky = OPEN + """
+    sneaky = (
+        OPEN
+        + """
 class Sneaky(torch.nn.Linear):
     def state_dict(self, *arguments, **options):
         print("asked for its weights")
@@ -397,20 +470,26 @@ while session.progress < 1:
     pass
 session.finish(model, depth=1)
 """
+    )
     _, log = train(tmp_path, sneaky)
     lines = log.split("stop")
     assert "asked for its weights" in lines[0] and "asked" not in lines[1]
 
 
 def test_the_rows_come_with_the_clock_and_not_before(tmp_path):
-    early = OPEN + "import os, socket\nwith socket.socket(fileno=os.dup(session._events_fd)) as channel:\n"
+    early = (
+        OPEN
+        + "import os, socket\nwith socket.socket(fileno=os.dup(session._events_fd)) as channel:\n"
+    )
     early += "    channel.settimeout(1.0)\n    channel.recv(1)\n"
     result, _ = train(tmp_path, early)
     assert result["status"] == "crash" and "TimeoutError" in result["cause"]
 
 
 def test_a_training_that_ends_without_taking_the_rows_is_a_crash(tmp_path):
-    result, _ = train(tmp_path, OPEN + "import os, time\nsession._send('ready')\ntime.sleep(1)\nos._exit(0)")
+    result, _ = train(
+        tmp_path, OPEN + "import os, time\nsession._send('ready')\ntime.sleep(1)\nos._exit(0)"
+    )
     assert result["status"] == "crash" and "session.start()" in result["cause"]
 
 

@@ -49,13 +49,19 @@ def test_a_plain_file_is_taken_and_can_be_read_whatever_its_mode(work, tmp_path)
     (work / "weights").chmod(0)
     (tmp_path / "taken").mkdir()  # what lies in its place goes
     assert take_file(work, "weights", tmp_path / "taken", 10) == ""
-    assert (tmp_path / "taken").read_text() == "1" and (tmp_path / "taken").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "taken").read_text() == "1" and (
+        tmp_path / "taken"
+    ).stat().st_mode & 0o777 == 0o600
     assert not (work / "weights").exists()
 
 
-def test_what_is_taken_is_synced_with_its_folder_before_anybody_speaks_of_it(work, tmp_path, monkeypatch):
+def test_what_is_taken_is_synced_with_its_folder_before_anybody_speaks_of_it(
+    work, tmp_path, monkeypatch
+):
     synced, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle)))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle))
+    )
     (work / "weights").write_text("1")
     assert take_file(work, "weights", tmp_path / "taken", 10) == ""
     assert synced == [(tmp_path / "taken").stat().st_ino, tmp_path.stat().st_ino]
@@ -65,7 +71,10 @@ def test_what_is_taken_is_synced_with_its_folder_before_anybody_speaks_of_it(wor
 def test_what_is_no_file_of_its_own_is_not_taken(work, tmp_path, kind):
     NO_FILES[kind](work / "weights")
     assert "not a file of its own" in take_file(work, "weights", tmp_path / "taken", 10)
-    assert not os.path.lexists(tmp_path / "taken") and (tmp_path / "precious").read_text() == "precious"
+    assert (
+        not os.path.lexists(tmp_path / "taken")
+        and (tmp_path / "precious").read_text() == "precious"
+    )
 
 
 def test_what_is_missing_too_large_or_in_a_linked_folder_is_not_taken(work, tmp_path):
@@ -84,7 +93,10 @@ def test_only_plain_files_and_folders_are_kept(work, tmp_path, kind):
     if kind != "folder":
         NO_FILES[kind](work / "odd")
     keep_plain_files(work)
-    assert [path.relative_to(work).as_posix() for path in sorted(work.rglob("*"))] == ["inner", "inner/kernel"]
+    assert [path.relative_to(work).as_posix() for path in sorted(work.rglob("*"))] == [
+        "inner",
+        "inner/kernel",
+    ]
     assert (tmp_path / "precious").read_text() == "precious"
 
 
@@ -164,13 +176,18 @@ def test_files_without_number_are_too_many(work, monkeypatch):
     assert "files on disk" in share.exceeded()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc shows what a process holds open")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="/proc shows what a process holds open"
+)
 def test_a_removed_file_that_is_held_open_counts(work):
     code = (
-        "import os, sys\nfile = open('much', 'wb'); os.unlink('much'); file.write(os.urandom(1 << 20)); file.flush()\n"
+        "import os, sys\nfile = open('much', 'wb'); os.unlink('much'); file.write(os.urandom(1 <<"
+        " 20)); file.flush()\n"
     )
     code += "print('written', flush=True); sys.stdin.read()"
-    holder = subprocess.Popen([sys.executable, "-c", code], cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert holder.stdout.readline() == b"written\n"
         assert removed_bytes(holder.pid, os.stat(work).st_dev) >= 1 << 20

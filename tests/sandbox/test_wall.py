@@ -1,4 +1,6 @@
-"""What stands between edited code and the machine: each promise of each wall, tried from inside by real processes."""
+"""What stands between edited code and the machine: each promise of each wall, tried from inside by
+real processes.
+"""
 
 import os
 import shutil
@@ -19,16 +21,29 @@ from harness.sandbox.wall import VARIABLE, Wall, find_wall
 
 @pytest.fixture
 def places(tmp_path, monkeypatch) -> dict[str, Path]:
-    """What a run has around it: its own folder, data with a private part, another run's results. Temporary folders do not hide them."""
+    """What a run has around it: its own folder, data with a private part, another run's results.
+    Temporary folders do not hide them.
+    """
     monkeypatch.setattr(wall, "SCRATCH", ("/dev/shm",))
     for name in ("data/id/train", "data/id/private", "results/own/work", "results/other"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("data/id/train/rows.bin", "data/id/private/val.bin", "results/other/train.py", "results/own/train.py"):
+    for name in (
+        "data/id/train/rows.bin",
+        "data/id/private/val.bin",
+        "results/other/train.py",
+        "results/own/train.py",
+    ):
         (tmp_path / name).write_text(name)
-    return {"data": tmp_path / "data", "results": tmp_path / "results", "own": tmp_path / "results/own/work"}
+    return {
+        "data": tmp_path / "data",
+        "results": tmp_path / "results",
+        "own": tmp_path / "results/own/work",
+    }
 
 
-def inside(place: Wall, code: str, places: dict[str, Path], **changes) -> subprocess.CompletedProcess:
+def inside(
+    place: Wall, code: str, places: dict[str, Path], **changes
+) -> subprocess.CompletedProcess:
     """Run Python code as a training of `places` would be run."""
     seen = {
         "own": [places["own"]],
@@ -37,7 +52,9 @@ def inside(place: Wall, code: str, places: dict[str, Path], **changes) -> subpro
         "device": "cpu",
     }
     command = place.enclose([sys.executable, "-c", "import os, sys\n" + code], **seen | changes)
-    return subprocess.run(command, cwd=places["own"], env=child_environment(), capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=places["own"], env=child_environment(), capture_output=True, text=True
+    )
 
 
 def said(done: subprocess.CompletedProcess) -> str:
@@ -51,8 +68,17 @@ def test_a_child_sees_what_it_needs_and_nothing_private(bubblewrap, places):
         "validation rows": places["data"] / "id/private/val.bin", "another run": places["results"] / "other", "history": REPOSITORY / ".git",
         "tests": REPOSITORY / "tests", "results": REPOSITORY / "results", "home": Path.home() / ".bashrc",
     }  # fmt: skip
-    code = f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\nimport numpy, harness.rules.keep\n"
-    found = said(inside(bubblewrap, code + "print([name for name, path in wanted if os.path.exists(path)])", places))
+    code = (
+        f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\nimport numpy,"
+        " harness.rules.keep\n"
+    )
+    found = said(
+        inside(
+            bubblewrap,
+            code + "print([name for name, path in wanted if os.path.exists(path)])",
+            places,
+        )
+    )
     assert found == "['training rows', 'its train.py', 'the harness']"
 
 
@@ -105,7 +131,10 @@ for family, address in {targets!r}:
     except OSError:
         print("no", family)
 """
-        assert said(inside(find_wall("limits"), code, places)).split("\n") == ["connected AF_INET", "connected AF_UNIX"]
+        assert said(inside(find_wall("limits"), code, places)).split("\n") == [
+            "connected AF_INET",
+            "connected AF_UNIX",
+        ]
         assert said(inside(bubblewrap, code, places)).split("\n") == ["no AF_INET", "no AF_UNIX"]
 
 
@@ -122,7 +151,10 @@ except ProcessLookupError:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root passes the kernel's check of these files")
 def test_root_behind_the_wall_cannot_set_the_kernels_variables(bubblewrap, places):
-    code = "value = open('/proc/sys/vm/swappiness').read()\nopen('/proc/sys/vm/swappiness', 'w').write(value)"
+    code = (
+        "value = open('/proc/sys/vm/swappiness').read()\nopen('/proc/sys/vm/swappiness',"
+        " 'w').write(value)"
+    )
     assert "Read-only file system" in inside(bubblewrap, code, places).stderr
 
 
@@ -164,14 +196,21 @@ except OSError as error:
 
 @pytest.mark.parametrize(
     "code, status",
-    [("os.kill(os.getpid(), 9)", -9), ("os.kill(os.getpid(), 11)", -11), ("sys.exit(3)", 3), ("sys.exit(255)", 255)],
+    [
+        ("os.kill(os.getpid(), 9)", -9),
+        ("os.kill(os.getpid(), 11)", -11),
+        ("sys.exit(3)", 3),
+        ("sys.exit(255)", 255),
+    ],
 )
 def test_a_signal_behind_a_wall_reads_as_a_signal(bubblewrap, places, code, status):
     for place in (bubblewrap, find_wall("limits")):
         assert place.returncode(inside(place, code, places).returncode) == status
 
 
-def test_a_path_keeps_its_name_though_the_links_on_its_way_lie_in_a_hidden_folder(bubblewrap, places, tmp_path):
+def test_a_path_keeps_its_name_though_the_links_on_its_way_lie_in_a_hidden_folder(
+    bubblewrap, places, tmp_path
+):
     home, disk = tmp_path / "home", tmp_path / "disk"
     (disk / "cache").mkdir(parents=True)
     home.mkdir()
@@ -179,7 +218,10 @@ def test_a_path_keeps_its_name_though_the_links_on_its_way_lie_in_a_hidden_folde
     (home / "link").symlink_to("../disk")
     (home / "cache").symlink_to(home / "link" / "cache")
     rows = home / "cache" / "data" / "id" / "train"
-    code = f"print(open({str(rows / 'rows.bin')!r}).read(), os.path.exists({str(rows.parent / 'private')!r}))"
+    code = (
+        f"print(open({str(rows / 'rows.bin')!r}).read(),"
+        f" os.path.exists({str(rows.parent / 'private')!r}))"
+    )
     done = inside(bubblewrap, code, places, readable=[rows], hidden=[home, disk / "cache"])
     assert said(done) == "data/id/train/rows.bin False"
 
@@ -188,7 +230,10 @@ def test_of_folders_in_one_another_the_deepest_rule_decides(bubblewrap, places, 
     shown, hidden = tmp_path / "outer/shown", tmp_path / "outer/shown/hidden"
     for folder in (hidden / "shown again", shown / "beside"):
         folder.mkdir(parents=True)
-    code = f"print([len(os.listdir(path)) for path in ({str(shown.parent)!r}, {str(shown)!r}, {str(hidden)!r})])"
+    code = (
+        f"print([len(os.listdir(path)) for path in ({str(shown.parent)!r}, {str(shown)!r},"
+        f" {str(hidden)!r})])"
+    )
     seen = {"readable": [shown, hidden / "shown again"], "hidden": [tmp_path / "outer", hidden]}
     assert said(inside(bubblewrap, code, places, **seen)) == "[1, 2, 1]"
 
@@ -197,7 +242,10 @@ def test_a_hidden_file_cannot_be_read(bubblewrap, places, tmp_path):
     key = tmp_path / "key"
     key.write_text("sk-secret")
     assert said(inside(bubblewrap, f"print(open({str(key)!r}).read())", places)) == "sk-secret"
-    assert "Permission denied" in inside(bubblewrap, f"open({str(key)!r})", places, hidden=[key]).stderr
+    assert (
+        "Permission denied"
+        in inside(bubblewrap, f"open({str(key)!r})", places, hidden=[key]).stderr
+    )
 
 
 def test_nodes_of_a_card_are_there_for_a_card_only(bubblewrap, places, monkeypatch):
@@ -226,7 +274,7 @@ def test_a_user_without_a_name_or_a_home_has_a_wall(bubblewrap, places, monkeypa
     assert said(inside(bubblewrap, "print('here')", places)) == "here"
 
 
-# --- which wall ----------------------------------------------------------------------------------------------------
+# --- which wall -----------------------------------------------------------------------------------
 
 
 def forget():
@@ -235,7 +283,9 @@ def forget():
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """A folder that is all of PATH; what was found out about bubblewrap is forgotten before and after."""
+    """A folder that is all of PATH; what was found out about bubblewrap is forgotten before and
+    after.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -253,24 +303,34 @@ def test_without_bubblewrap_there_are_limits_which_claim_no_more(programs):
 
 
 def test_a_bubblewrap_that_is_forbidden_is_not_used_and_its_reason_kept(programs):
-    (programs / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    (programs / "bwrap").write_text(
+        "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n"
+    )
     (programs / "bwrap").chmod(0o755)
     assert find_wall().kind == "limits" and "No permissions to create" in find_wall().why
     with pytest.raises(WallError, match="No permissions to create"):
         find_wall("bubblewrap")
 
 
-@pytest.mark.parametrize("places, said", [([], "kernel.apparmor_restrict_unprivileged_userns=0"), (["/"], "seccomp=unconfined")])
+@pytest.mark.parametrize(
+    "places, said",
+    [([], "kernel.apparmor_restrict_unprivileged_userns=0"), (["/"], "seccomp=unconfined")],
+)
 def test_what_lets_bubblewrap_make_namespaces_is_said(programs, monkeypatch, places, said):
     monkeypatch.setattr(wall, "CONTAINERS", places)
-    (programs / "bwrap").write_text("#!/bin/sh\necho 'bwrap: Creating new namespace failed: Permission denied' >&2\nexit 1\n")
+    (programs / "bwrap").write_text(
+        "#!/bin/sh\necho 'bwrap: Creating new namespace failed: Permission denied' >&2\nexit 1\n"
+    )
     (programs / "bwrap").chmod(0o755)
     assert said in find_wall().why and wall.how_to_allow("Segmentation fault") == ""
 
 
 @pytest.mark.parametrize(
     "why, said",
-    [("Creating new namespace failed", "seccompProfile.type: Unconfined"), ("Can't mount proc", "procMount: Unmasked")],
+    [
+        ("Creating new namespace failed", "seccompProfile.type: Unconfined"),
+        ("Can't mount proc", "procMount: Unmasked"),
+    ],
 )
 def test_a_pod_is_told_in_the_words_of_kubernetes(monkeypatch, why, said):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
@@ -278,14 +338,20 @@ def test_a_pod_is_told_in_the_words_of_kubernetes(monkeypatch, why, said):
 
 
 def test_a_bubblewrap_that_hides_nothing_is_not_believed(programs):
-    script = '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; [ $# -gt 0 ] || exit 0; done\nshift\nexec "$@"\n'
+    script = (
+        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; [ $# -gt 0 ] || exit 0; done\nshift\nexec'
+        ' "$@"\n'
+    )
     (programs / "bwrap").write_text(script)
     (programs / "bwrap").chmod(0o755)
     assert find_wall().kind == "limits" and "not hidden" in find_wall().why
 
 
 def test_root_without_user_namespaces_has_a_wall_that_says_what_it_lacks(bubblewrap, programs):
-    refuse = "#!/bin/sh\ncase \" $* \" in *' --unshare-user '*) echo 'bwrap: no user namespaces' >&2; exit 1;; esac\n"
+    refuse = (
+        "#!/bin/sh\ncase \" $* \" in *' --unshare-user '*) echo 'bwrap: no user namespaces' >&2;"
+        " exit 1;; esac\n"
+    )
     (programs / "bwrap").write_text(refuse + f'exec {bubblewrap.program} "$@"\n')
     (programs / "bwrap").chmod(0o755)
     found = find_wall()

@@ -1,4 +1,6 @@
-"""Trainings and model servers behind each wall: what they leave, how they end, and that nothing outlives them."""
+"""Trainings and model servers behind each wall: what they leave, how they end, and that nothing
+outlives them.
+"""
 
 import json
 import os
@@ -27,8 +29,11 @@ def test_an_honest_training_passes_each_wall_and_its_result_names_it(tmp_path, e
 
 
 @pytest.mark.slow
-def test_a_training_killed_by_the_system_ran_out_of_memory_behind_each_wall(tmp_path, each_wall, monkeypatch):
-    monkeypatch.setattr("harness.sandbox.runner.memory_kills", lambda: None)  # a system that does not say whom it killed
+def test_a_training_killed_by_the_system_ran_out_of_memory_behind_each_wall(
+    tmp_path, each_wall, monkeypatch
+):
+    # A system that does not say whom it killed.
+    monkeypatch.setattr("harness.sandbox.runner.memory_kills", lambda: None)
     result, _ = train(tmp_path, KILL)
     assert result["status"] == "oom"
 
@@ -36,10 +41,10 @@ def test_a_training_killed_by_the_system_ran_out_of_memory_behind_each_wall(tmp_
 @pytest.mark.slow
 def test_a_training_is_limited_behind_each_wall(tmp_path, each_wall):
     code = (
-        "import json, resource as r\n"
-        "print(json.dumps([r.getrlimit(n)[1] for n in (r.RLIMIT_FSIZE, r.RLIMIT_NOFILE, r.RLIMIT_CORE)]))\n"
-        "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('NoNewPrivs')])\n"
-        "print(open('/proc/self/oom_score_adj').read())\n"
+        "import json, resource as r\nprint(json.dumps([r.getrlimit(n)[1] for n in (r.RLIMIT_FSIZE,"
+        " r.RLIMIT_NOFILE, r.RLIMIT_CORE)]))\nprint([line.split()[1] for line in"
+        " open('/proc/self/status') if"
+        " line.startswith('NoNewPrivs')])\nprint(open('/proc/self/oom_score_adj').read())\n"
     )
     _, log = train(tmp_path, code)
     limits, privileges, goes_first = log.splitlines()[:3]
@@ -69,14 +74,18 @@ def named(token: str) -> list[psutil.Process]:
 
 def test_no_process_outlives_a_training_by_leaving_its_group(tmp_path, each_wall):
     tokens = [uuid.uuid4().hex for _ in range(3)]
-    leave = STAY + f"stay({tokens[0]!r})\nstay({tokens[1]!r}, cwd='/')\nstay({tokens[2]!r}, env={{}})\n"
+    leave = (
+        STAY + f"stay({tokens[0]!r})\nstay({tokens[1]!r}, cwd='/')\nstay({tokens[2]!r}, env={{}})\n"
+    )
     result, _ = train(tmp_path, leave + HONEST)
     assert result["status"] == "ok"
     assert [token for token in tokens if named(token)] == []
 
 
 @pytest.mark.slow
-def test_only_without_bubblewrap_can_a_process_stay_that_hides_both_its_mark_and_its_folder(tmp_path, each_wall):
+def test_only_without_bubblewrap_can_a_process_stay_that_hides_both_its_mark_and_its_folder(
+    tmp_path, each_wall
+):
     token = uuid.uuid4().hex
     train(tmp_path, STAY + f"stay({token!r}, env={{}}, cwd='/')\n" + HONEST)
     stayed = named(token)
@@ -88,19 +97,33 @@ def test_only_without_bubblewrap_can_a_process_stay_that_hides_both_its_mark_and
 @pytest.mark.slow
 def test_a_training_that_is_ended_late_leaves_nothing_alive_behind_each_wall(tmp_path, each_wall):
     token = uuid.uuid4().hex
-    result, _ = train(tmp_path, STAY + OPEN + f"stay({token!r})\nsession.start()\nimport time\ntime.sleep(600)")
+    result, _ = train(
+        tmp_path, STAY + OPEN + f"stay({token!r})\nsession.start()\nimport time\ntime.sleep(600)"
+    )
     assert result["status"] == "timeout" and named(token) == []
 
 
 @pytest.mark.slow
 def test_what_one_run_leaves_the_next_does_not_see(tmp_path, each_wall):
-    spots = "import os, tempfile\nspots = [os.path.join(f, 'carried') for f in ('.', '..', tempfile.gettempdir(), os.environ['TORCHINDUCTOR_CACHE_DIR'])]\n"
-    first = spots + "for spot in spots:\n    try: open(spot, 'w').close()\n    except OSError: pass\n"
+    spots = (
+        "import os, tempfile\nspots = [os.path.join(f, 'carried') for f in ('.', '..',"
+        " tempfile.gettempdir(), os.environ['TORCHINDUCTOR_CACHE_DIR'])]\n"
+    )
+    first = (
+        spots + "for spot in spots:\n    try: open(spot, 'w').close()\n    except OSError: pass\n"
+    )
     train(tmp_path / "first", first + HONEST)
-    beyond = "spots += ['/tmp/carried', os.path.expanduser('~/carried')]\n" if each_wall == "bubblewrap" else ""
+    beyond = (
+        "spots += ['/tmp/carried', os.path.expanduser('~/carried')]\n"
+        if each_wall == "bubblewrap"
+        else ""
+    )
     if beyond:
         train(tmp_path / "first again", spots + beyond + first.removeprefix(spots) + HONEST)
-    _, log = train(tmp_path / "second", spots + beyond + "print('seen:', [s for s in spots if os.path.exists(s)])\n")
+    _, log = train(
+        tmp_path / "second",
+        spots + beyond + "print('seen:', [s for s in spots if os.path.exists(s)])\n",
+    )
     assert "seen: []" in log
 
 
@@ -134,8 +157,8 @@ def leave(folder):
 def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, request):
     request.addfinalizer(lambda: clear(tmp_path))
     leave = (
-        NASTY
-        + "cache = os.environ['TORCHINDUCTOR_CACHE_DIR']\nopen(cache + '/kernel', 'w').write('good')\nleave('.')\nleave(cache)\n"
+        NASTY + "cache = os.environ['TORCHINDUCTOR_CACHE_DIR']\nopen(cache + '/kernel',"
+        " 'w').write('good')\nleave('.')\nleave(cache)\n"
     )
     result, log = train(tmp_path, leave + HONEST)
     assert result["status"] == "ok", (result, log)
@@ -155,10 +178,15 @@ def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, reque
     ],
 )
 def test_a_training_that_clears_away_the_runs_folder_harms_itself_alone(tmp_path, each_wall, harm):
-    tidy = f"import os, shutil\nprint('tidying', flush=True)\ntry: {harm}\nexcept OSError: pass\nprint('tidied', flush=True)\n"
+    tidy = (
+        f"import os, shutil\nprint('tidying', flush=True)\ntry: {harm}\nexcept OSError:"
+        " pass\nprint('tidied', flush=True)\n"
+    )
     result, log = train(tmp_path, tidy + "raise ValueError('done')")
     assert result["status"] == "crash" and {"tidying", "tidied"} <= set(log.splitlines())
-    assert (tmp_path / "run" / "run.log").is_file() and (tmp_path / "run" / "events.jsonl").is_file()
+    assert (tmp_path / "run" / "run.log").is_file() and (
+        tmp_path / "run" / "events.jsonl"
+    ).is_file()
 
 
 @pytest.mark.parametrize(
@@ -169,16 +197,27 @@ def test_a_training_that_clears_away_the_runs_folder_harms_itself_alone(tmp_path
     ],
 )
 def test_weights_that_are_no_file_are_a_crash(tmp_path, left):
-    end = f"import os\nname = 'weights.safetensors'\nsession._send('stop')\n{left}\nsession._send('finish', num_steps=step)\n"
-    result, _ = train(tmp_path, HONEST.replace("session.finish(model, depth=1)\n", end))  # nothing is done for sure after a finish
-    assert result["status"] == "crash" and "weights.safetensors is not a file of its own" in result["cause"]
+    end = (
+        "import os\nname ="
+        f" 'weights.safetensors'\nsession._send('stop')\n{left}\nsession._send('finish',"
+        " num_steps=step)\n"
+    )
+    # Nothing is done for sure after a finish.
+    result, _ = train(tmp_path, HONEST.replace("session.finish(model, depth=1)\n", end))
+    assert (
+        result["status"] == "crash"
+        and "weights.safetensors is not a file of its own" in result["cause"]
+    )
     assert not os.path.lexists(tmp_path / "run" / "weights.safetensors")
 
 
 @pytest.mark.parametrize("hold", ["", pytest.param("os.unlink('much')", marks=pytest.mark.slow)])
 def test_a_training_that_fills_the_disk_is_ended(tmp_path, monkeypatch, hold):
     monkeypatch.setattr(disk_share, "MOST_BYTES", 8_000_000)
-    fill = f"import os, time\nfile = open('much', 'wb')\n{hold}\nfile.write(os.urandom(16_000_000)); file.flush()\n"
+    fill = (
+        f"import os, time\nfile = open('much', 'wb')\n{hold}\nfile.write(os.urandom(16_000_000));"
+        " file.flush()\n"
+    )
     result, _ = train(tmp_path, fill + "time.sleep(600)", startup_limit_seconds=120)
     assert result["status"] == "crash" and "GB in" in result["cause"]
     assert not (tmp_path / "run" / "work").exists()
@@ -194,7 +233,9 @@ def test_a_wall_that_does_not_go_up_is_no_fault_of_the_idea(tmp_path, bubblewrap
 
 
 @pytest.mark.slow
-def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_nothing(tmp_path, each_wall):
+def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_nothing(
+    tmp_path, each_wall
+):
     own, private = tmp_path / "results/run", tmp_path / "data/id/private"
     own.mkdir(parents=True)
     private.mkdir(parents=True)
@@ -202,7 +243,8 @@ def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_
     np.save(private / "token_bytes.npy", np.ones(256, dtype=np.int32))
     (own / "weights.safetensors").write_bytes(b"")
     (own / "train.py").write_text(
-        "import os\nfor _ in range(2000):\n    os.mkdir('d'); os.chdir('d')\nraise ValueError('deep')\n"
+        "import os\nfor _ in range(2000):\n    os.mkdir('d'); os.chdir('d')\nraise"
+        " ValueError('deep')\n"
     )
     some = SimpleNamespace
     settings = some(device={"kind": "cpu"}, dtype="float32", threads=1, profile={"source": "", "startup_limit_seconds": 60}, budget_seconds=1)  # fmt: skip
@@ -210,7 +252,12 @@ def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_
     data.rows_path = lambda split: private / f"{split}.bin"
     unchanged = some(changed=lambda: [])
     measurement = Measurement(
-        score_settings(settings, data, tmp_path / "results"), data, unchanged, find_wall(), own / "train.py", own
+        score_settings(settings, data, tmp_path / "results"),
+        data,
+        unchanged,
+        find_wall(),
+        own / "train.py",
+        own,
     )
     fields = measurement.score(lambda share: None)
     assert (fields["status"], fields["cause"]) == ("crash", "ValueError: deep"), fields

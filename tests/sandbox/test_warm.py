@@ -1,4 +1,6 @@
-"""The warm start of these tests' own trainings: it must happen, and change nothing that a training sees."""
+"""The warm start of these tests' own trainings: it must happen, and change nothing that a training
+sees.
+"""
 
 import os
 import subprocess

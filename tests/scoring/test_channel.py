@@ -1,4 +1,6 @@
-"""What is taken from a model server that ended: all that it says before it has seen private text, hardly anything after."""
+"""What is taken from a model server that ended: all that it says before it has seen private text,
+hardly anything after.
+"""
 
 from harness.scoring.channel import plain_cause
 
@@ -19,7 +21,10 @@ def cause(tmp_path, named: str, raised: str = "it") -> str:
 def test_the_type_of_an_exception_and_its_line_are_kept_and_its_message_is_not(tmp_path):
     for named in ("ValueError", "torch.OutOfMemoryError", "KeyboardInterrupt"):
         words = cause(tmp_path, named)
-        assert words.startswith(f"{named.rpartition('.')[2]} in line 3 of train.py") and "291" not in words
+        assert (
+            words.startswith(f"{named.rpartition('.')[2]} in line 3 of train.py")
+            and "291" not in words
+        )
 
 
 def test_the_name_of_an_exception_of_its_own_could_hold_text(tmp_path):

@@ -1,4 +1,6 @@
-"""The holdout's word on a gain: agrees where the gain is on private text too, disagrees where it is only on the text that was selected on."""
+"""The holdout's word on a gain: agrees where the gain is on private text too, disagrees where it is
+only on the text that was selected on.
+"""
 
 import numpy as np
 import pytest
@@ -7,10 +9,17 @@ from harness.scoring.holdout import Losses, agrees, gain_and_error, row_nats
 
 
 def text(rng, gain_nats: float, rows: int = 256, tokens: int = 64, runs: int = 2) -> Losses:
-    """Rows of `tokens` three-byte tokens; the candidate is better by gain_nats a token, and every row has its own difficulty."""
+    """Rows of `tokens` three-byte tokens; the candidate is better by gain_nats a token, and every
+    row has its own difficulty.
+    """
     difficulty = rng.normal(2.5, 0.3, rows)
     make = lambda shift: (difficulty - shift + rng.normal(0, 0.02, rows)) * tokens  # noqa: E731
-    return Losses(np.full(rows, 3 * tokens), [make(gain_nats)], [make(0.0) for _ in range(runs)], documents=rows)
+    return Losses(
+        np.full(rows, 3 * tokens),
+        [make(gain_nats)],
+        [make(0.0) for _ in range(runs)],
+        documents=rows,
+    )
 
 
 def test_a_gain_is_in_nats_per_byte_and_its_error_is_that_of_the_documents():
@@ -20,19 +29,26 @@ def test_a_gain_is_in_nats_per_byte_and_its_error_is_that_of_the_documents():
 
 
 def test_rows_of_one_document_are_not_counted_as_so_many_documents():
-    """256 rows of 32 documents, of which each has its own gain: its error covers the truth as often as it says."""
+    """256 rows of 32 documents, of which each has its own gain: its error covers the truth as often
+    as it says.
+    """
     true, covered = 0.05, []
     for rng in map(np.random.default_rng, range(300)):
         gains = np.repeat(rng.normal(true, 0.05, 32), 8)
         difficulty = rng.normal(2.5, 0.3, 256)
-        gain, error = gain_and_error(Losses(np.full(256, 1), [difficulty - gains], [difficulty], documents=32))
+        gain, error = gain_and_error(
+            Losses(np.full(256, 1), [difficulty - gains], [difficulty], documents=32)
+        )
         covered.append(abs(gain - true) <= 2 * error)
     assert np.mean(covered) > 0.9  # by rows it would be half
 
 
 @pytest.mark.parametrize("gain", [0.05, 0.0, -0.05])
 def test_the_same_gain_on_both_texts_agrees(gain):
-    found = [agrees(text(rng, gain), *gain_and_error(text(rng, gain))) for rng in map(np.random.default_rng, range(200))]
+    found = [
+        agrees(text(rng, gain), *gain_and_error(text(rng, gain)))
+        for rng in map(np.random.default_rng, range(200))
+    ]
     assert np.mean(found) >= 0.98
 
 

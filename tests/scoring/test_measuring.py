@@ -1,4 +1,6 @@
-"""What goes wrong with the files of the best is not held against the candidate that is compared with it."""
+"""What goes wrong with the files of the best is not held against the candidate that is compared
+with it.
+"""
 
 import os
 
@@ -13,8 +15,16 @@ def test_a_candidate_is_not_blamed_for_the_emptied_weights_of_its_rival(lab):
     candidate = lab.executor.measurement(train_py, lab.training_folder(0, 0, 0), [rival])
     os.truncate(rival.weights, 0)
     found = candidate.audit(lambda share: None)
-    assert (found["status"], found["cause"], found["holdout"], found["doubts"]) == ("ok", "", None, [])
-    assert "own; not compared on private text with the best (experiment 0000, run 01)" in found["audit"]["words"]
+    assert (found["status"], found["cause"], found["holdout"], found["doubts"]) == (
+        "ok",
+        "",
+        None,
+        [],
+    )
+    assert (
+        "own; not compared on private text with the best (experiment 0000, run 01)"
+        in found["audit"]["words"]
+    )
     assert (candidate.folder / "holdout_losses.npy").exists()
 
 

@@ -1,4 +1,6 @@
-"""Gains that were looked up are missing on text that no scoring process was shown; honest ones are there."""
+"""Gains that were looked up are missing on text that no scoring process was shown; honest ones are
+there.
+"""
 
 import math
 
@@ -6,7 +8,13 @@ import numpy as np
 import pytest
 
 from harness.scoring.holdout import Losses, agrees
-from harness.scoring.unseen import Text, count_places, gain_of_places, measure_places, smallest_missed
+from harness.scoring.unseen import (
+    Text,
+    count_places,
+    gain_of_places,
+    measure_places,
+    smallest_missed,
+)
 
 ROWS, LENGTH, VOCAB, DOCUMENTS = 128, 32, 50, 64
 
@@ -54,12 +62,18 @@ def test_a_server_is_shown_what_comes_before_a_place_and_nothing_of_what_follows
 
 def validation(gain: float, rng) -> Losses:
     base = rng.normal(3.0, 0.3, 256) * LENGTH
-    return Losses(np.full(256, LENGTH), [base - (gain + rng.normal(0, 0.05, 256)) * LENGTH], [base], 128)
+    return Losses(
+        np.full(256, LENGTH), [base - (gain + rng.normal(0, 0.05, 256)) * LENGTH], [base], 128
+    )
 
 
 def places(gain: float, rng, count=512):
-    """Losses of candidate and incumbent at the same places: far apart at each, by `gain` on average."""
-    where = np.stack([np.sort(rng.integers(0, ROWS, count)), rng.integers(0, LENGTH, count)]).astype(float)
+    """Losses of candidate and incumbent at the same places: far apart at each, by `gain` on
+    average.
+    """
+    where = np.stack(
+        [np.sort(rng.integers(0, ROWS, count)), rng.integers(0, LENGTH, count)]
+    ).astype(float)
     base = rng.gamma(2.0, 1.5, count)
     own = np.vstack([where, base - gain + rng.normal(0, 1.0, count)])
     return own, np.vstack([where, base + rng.normal(0, 0.2, count)])
@@ -85,5 +99,9 @@ def test_a_gain_that_was_looked_up_is_missed_at_most_once_in_ten_at_the_stated_s
 
 
 def test_how_many_places_are_asked_for():
-    assert count_places(256, 64) == 512 and count_places(10_000, 32) == 4096 and count_places(10, 64) == 64
+    assert (
+        count_places(256, 64) == 512
+        and count_places(10_000, 32) == 4096
+        and count_places(10, 64) == 64
+    )
     assert math.gcd(count_places(1000, 48), 48) == 48

@@ -1,4 +1,6 @@
-"""bench.py: its parts really run with tiny sizes, and the figures in a table agree with each other and with what is known beforehand."""
+"""bench.py: its parts really run with tiny sizes, and the figures in a table agree with each other
+and with what is known beforehand.
+"""
 
 import dataclasses
 import math
@@ -52,7 +54,10 @@ def bench(tiny_bench, tmp_path):
 def toy(bench):
     """The same, with a model that can be reckoned by hand in place of the template."""
     path = bench.work / "train.py"
-    constants = "# === constants ===\nTOTAL_BATCH_SIZE = 512  # tokens, fixed: x\nDEVICE_BATCH_SIZE = 4  # rows, fixed: x\n# === end of constants ===\n"
+    constants = (
+        "# === constants ===\nTOTAL_BATCH_SIZE = 512  # tokens, fixed: x\nDEVICE_BATCH_SIZE = 4  #"
+        " rows, fixed: x\n# === end of constants ===\n"
+    )
     path.write_text(constants + TOY)
     bench.__dict__["train_py"] = path
     return bench
@@ -61,8 +66,13 @@ def toy(bench):
 def test_what_the_pace_did_is_told_from_what_the_seeds_did():
     steps = [100, 120, 150, 200, 260]
     noise = [0.01, -0.02, 0.01, 0.01, -0.01]
-    text = pace_line(steps, [3.0 - 0.5 * math.log(count) + more for count, more in zip(steps, noise, strict=True)])
-    slope, left = re.search(r"changes by (\S+) for .* deviation of (\S+) \(3 degrees", text).groups()
+    text = pace_line(
+        steps,
+        [3.0 - 0.5 * math.log(count) + more for count, more in zip(steps, noise, strict=True)],
+    )
+    slope, left = re.search(
+        r"changes by (\S+) for .* deviation of (\S+) \(3 degrees", text
+    ).groups()
     assert float(slope) == pytest.approx(-0.5, abs=0.03) and 0.01 < float(left) < 0.02
     assert pace_line(steps[:3], noise[:3]) == "" == pace_line([100] * 5, noise)
 
@@ -78,10 +88,14 @@ def figure(cell: str) -> float:
 
 
 @pytest.mark.slow
-def test_loader_startup_and_scoring_agree_with_themselves_and_a_part_that_fails_takes_none_with_it(tiny_data, tmp_path):
+def test_loader_startup_and_scoring_agree_with_themselves_and_a_part_that_fails_takes_none_with_it(
+    tiny_data, tmp_path
+):
     empty = tmp_path / "empty"
     empty.mkdir()
-    (empty / "journal.jsonl").write_text('{"seq": 0, "time": "2026-11-23T00:00:00.000Z", "event": "opened"}\n')
+    (empty / "journal.jsonl").write_text(
+        '{"seq": 0, "time": "2026-11-23T00:00:00.000Z", "event": "opened"}\n'
+    )
     shown, threads = [], torch.get_num_threads()
     arguments = [
         "loop",
@@ -101,11 +115,16 @@ def test_loader_startup_and_scoring_agree_with_themselves_and_a_part_that_fails_
     assert failed == 1 and "no finished experiment" in sections.pop("loop")
     assert tiny_data.data_id in sections["Machine"]
     assert all(
-        re.search(r"GFLOP/s, copy .* and .* GB/s\.", text) for name, text in sections.items() if name != "Machine"
+        re.search(r"GFLOP/s, copy .* and .* GB/s\.", text)
+        for name, text in sections.items()
+        if name != "Machine"
     )
 
     loader = rows_of(sections["Loader"])
-    loaded, consumed = (figure(loader[name][0]) for name in ("loader alone, tokens/s", "training consumes, tokens/s"))
+    loaded, consumed = (
+        figure(loader[name][0])
+        for name in ("loader alone, tokens/s", "training consumes, tokens/s")
+    )
     ratio = next(figure(cells[0]) for name, cells in loader.items() if name.startswith("ratio"))
     assert ratio == pytest.approx(loaded / consumed, rel=0.01, abs=0.5)
     assert figure(loader["share of training spent on loading, %"][0]) == pytest.approx(
@@ -126,11 +145,15 @@ def test_loader_startup_and_scoring_agree_with_themselves_and_a_part_that_fails_
 
     scoring = rows_of(sections["Scoring"])
     parts = ["start of the model server", "evaluation", "the scorer's sums and the end"]
-    assert sum(figure(scoring[part][0]) for part in parts) == pytest.approx(figure(scoring["whole"][0]), rel=0.01)
+    assert sum(figure(scoring[part][0]) for part in parts) == pytest.approx(
+        figure(scoring["whole"][0]), rel=0.01
+    )
     tokens = figure(re.search(r"([\d,]+) tokens\.", sections["Scoring"])[1])
     assert tokens == 4096
     for name in ("evaluation", "evaluation without server and pipe"):
-        assert figure(scoring[name][0]) * figure(scoring[name][1]) == pytest.approx(tokens, rel=0.01)
+        assert figure(scoring[name][0]) * figure(scoring[name][1]) == pytest.approx(
+            tokens, rel=0.01
+        )
 
 
 def test_seconds_between_trainings_are_those_of_the_journal():
@@ -151,9 +174,8 @@ def test_seconds_between_trainings_are_those_of_the_journal():
             time = f"2026-11-23T{int(at // 3600):02}:{int(at // 60 % 60):02}:{at % 60:06.3f}Z"
             entries.append({"event": event, "experiment": experiment, "time": time})
     gaps, count = gap_seconds(entries)
-    assert count == 2 and gaps == pytest.approx(
-        {name: 5 * seconds[name] for name in GAPS}
-    )  # experiments 1 and 2: twice and thrice
+    # Experiments 1 and 2: twice and thrice.
+    assert count == 2 and gaps == pytest.approx({name: 5 * seconds[name] for name in GAPS})
 
 
 def test_the_loop_part_reads_a_real_journal_and_times_a_synthetic_one(bench, tmp_path):
@@ -161,7 +183,8 @@ def test_the_loop_part_reads_a_real_journal_and_times_a_synthetic_one(bench, tmp
     rows = rows_of(loop_section(bench, None))
     assert figure(rows["journal, KB"][0]) > 1 and figure(rows["proposal, the whole process"][0]) > 1
     journal = list(synthetic_entries(12))
-    assert len(fold(journal).experiments) == 13 and next_step(journal).kind == "propose"  # a journal like any other
+    # A journal like any other.
+    assert len(fold(journal).experiments) == 13 and next_step(journal).kind == "propose"
 
 
 def test_the_products_of_a_step_are_those_reckoned_by_hand(toy):
@@ -169,18 +192,25 @@ def test_the_products_of_a_step_are_those_reckoned_by_hand(toy):
     assert toy.device_batch_rows == 4
     products = list_products(toy, torch.float32)
     inner, head = 24 * 40, 40 * n_vocab
+    # One forward, two backward.
     assert sum(count * product.flops for product, count in products.items()) == 6 * tokens * (
         inner + head
-    )  # one forward, two backward
+    )
     assert sorted(products.values()) == [1] * 6
-    rates, dtype = measure_rates(toy), toy.settings.dtype  # bfloat16 where the processor multiplies it itself
+    # Bfloat16 where the processor multiplies it itself.
+    rates, dtype = measure_rates(toy), toy.settings.dtype
     assert rates.flops_per_token == 6 * (inner + head)
     slowest, fastest = min(rates.alone[dtype].values()), max(rates.alone[dtype].values())
     assert slowest <= rates.model[dtype] <= fastest
     alone = alone_ms(toy, rates)  # a batch is two passes
-    assert sum(alone.values()) == pytest.approx(2000 * tokens * rates.flops_per_token / rates.model[dtype])
+    assert sum(alone.values()) == pytest.approx(
+        2000 * tokens * rates.flops_per_token / rates.model[dtype]
+    )
     assert alone["head"] == pytest.approx(
-        2000 * sum(p.flops / rate for p, rate in rates.alone[dtype].items() if n_vocab in p.a[0] + p.b[0])
+        2000
+        * sum(
+            p.flops / rate for p, rate in rates.alone[dtype].items() if n_vocab in p.a[0] + p.b[0]
+        )
     )
 
 
@@ -195,15 +225,31 @@ def test_the_tables_of_seeds_state_mean_spread_and_share_of_the_machine(toy):
     }
     pace = type("Pace", (), {"flops": 1e11})()
     runs = [
-        {"seed": seed, "val_bpb": score, "tok_per_sec": speed, "num_steps": 10, "epochs": 1, "pace": pace} | times
+        {
+            "seed": seed,
+            "val_bpb": score,
+            "tok_per_sec": speed,
+            "num_steps": 10,
+            "epochs": 1,
+            "pace": pace,
+        }
+        | times
         for seed, score, speed in ((1, 1.25, 1000.0), (2, 1.27, 2000.0), (3, 1.29, 3000.0))
     ]
     rows = rows_of(scores_table(toy, runs))
-    assert rows["mean"][0] == "1.2700" and rows["standard deviation"][0] == "0.0200" and figure(rows["mean"][1]) == 2000
+    assert (
+        rows["mean"][0] == "1.2700"
+        and rows["standard deviation"][0] == "0.0200"
+        and figure(rows["mean"][1]) == 2000
+    )
     achieved = rows_of(flops_table(toy, rates, runs))
     flops = 2000 * rates.flops_per_token  # the toy has no count of its own
-    assert figure(achieved["achieved, GFLOP/s, by the template's own count"][0]) == pytest.approx(flops / 1e9, rel=0.01)
-    share = next(figure(cells[0]) for name, cells in achieved.items() if "the model's own shapes" in name)
+    assert figure(achieved["achieved, GFLOP/s, by the template's own count"][0]) == pytest.approx(
+        flops / 1e9, rel=0.01
+    )
+    share = next(
+        figure(cells[0]) for name, cells in achieved.items() if "the model's own shapes" in name
+    )
     assert share == pytest.approx(100 * flops / rates.model[toy.settings.dtype], rel=0.01)
 
 
@@ -240,7 +286,8 @@ def test_a_table_keeps_its_cells_apart():
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_command_measures_a_preparation_and_the_template(tiny_data, tmp_path):
-    parts = ["prepare", "template"]  # the others are measured above; a night for `loop` takes minutes
+    # The others are measured above; a night for `loop` takes minutes.
+    parts = ["prepare", "template"]
     target = tmp_path / "cpu.md"
     command = [
         sys.executable,
@@ -252,7 +299,9 @@ def test_the_command_measures_a_preparation_and_the_template(tiny_data, tmp_path
         "--write",
         str(target),
     ]
-    done = subprocess.run([*command, "--seeds", "2"], capture_output=True, text=True, cwd=tmp_path, timeout=1200)
+    done = subprocess.run(
+        [*command, "--seeds", "2"], capture_output=True, text=True, cwd=tmp_path, timeout=1200
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert done.stdout.strip() == target.read_text().strip() and "mean nothing" in done.stdout
     titles = re.findall(r"^## (.*)", done.stdout, re.MULTILINE)
@@ -267,7 +316,11 @@ def test_the_command_measures_a_preparation_and_the_template(tiny_data, tmp_path
         assert training >= 1 and startup + training + scoring <= whole * 1.001
     split = rows_of(done.stdout[done.stdout.index("### Where a step's time goes") :])
     assert {"linears", "attention", "loss", "optimizer", "Python and dispatch"} < set(split)
-    classes = [name for name in split if name not in ("class", "step, profiled", "a step without profiler")]
+    classes = [
+        name for name in split if name not in ("class", "step, profiled", "a step without profiler")
+    ]
     for column in (0, 1):
         figures = [figure(split[name][column]) for name in classes]
-        assert min(figures) >= 0 and sum(figures) == pytest.approx(figure(split["step, profiled"][column]), rel=0.01)
+        assert min(figures) >= 0 and sum(figures) == pytest.approx(
+            figure(split["step, profiled"][column]), rel=0.01
+        )

@@ -1,4 +1,6 @@
-"""gpu_check without a card: what it drives, how it survives what fails, how it tells a step's work apart, and that it runs bare."""
+"""gpu_check without a card: what it drives, how it survives what fails, how it tells a step's work
+apart, and that it runs bare.
+"""
 
 import importlib.metadata
 import json
@@ -21,8 +23,8 @@ from harness.data.tokenizer import load_tokenizer
 from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values
 
-# A stand-in for an environment that lacks these modules: the finder of installed packages does not see them. torch brings
-# filelock along, so torch alone may have it.
+# A stand-in for an environment that lacks these modules: the finder of installed packages does not
+# see them. torch brings filelock along, so torch alone may have it.
 SITE = """
 import sys
 from importlib.machinery import PathFinder
@@ -47,20 +49,27 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
 
 
 def bare_environment(folder: Path) -> dict[str, str]:
-    """Variables under which an interpreter finds torch, numpy, tiktoken, safetensors, what those need, and nothing else installed."""
+    """Variables under which an interpreter finds torch, numpy, tiktoken, safetensors, what those
+    need, and nothing else installed.
+    """
     found, waiting = set(), ["torch", "numpy", "tiktoken", "safetensors"]
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
             needs = [Requirement(line) for line in importlib.metadata.requires(name) or []]
-            needs = [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+            needs = [
+                need.name
+                for need in needs
+                if need.marker is None or need.marker.evaluate({"extra": ""})
+            ]
             waiting += [need for need in needs if any(importlib.metadata.distributions(name=need))]
     allowed = {name.lower().replace("-", "_") for name in found}
     blocked = {
         module
         for module, owners in importlib.metadata.packages_distributions().items()
-        if not {owner.lower().replace("-", "_") for owner in owners} & allowed and module != "harness"
+        if not {owner.lower().replace("-", "_") for owner in owners} & allowed
+        and module != "harness"
     }
     assert {"rustbpe", "psutil", "optuna", "pandas"} <= blocked and not {"torch", "numpy"} & blocked
     (folder / "sitecustomize.py").write_text(f"BLOCKED = {blocked!r}\n{SITE}", encoding="utf-8")
@@ -90,7 +99,10 @@ def test_constants_that_the_template_has_no_more_are_left_out():
 def test_the_carried_tokenizer_is_one_of_8192():
     tokenizer = load_tokenizer(TOKENIZER)
     text = "def f(x):\n    return x  # größer\n"
-    assert tokenizer.vocab_size == 8192 and tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
+    assert (
+        tokenizer.vocab_size == 8192
+        and tokenizer.decode_bytes(tokenizer.encode(text)) == text.encode()
+    )
     assert len(tokenizer.encode("self.assertEqual")) <= 3
 
 
@@ -112,19 +124,30 @@ def test_a_task_that_raises_dies_or_hangs_costs_its_own_row_only(tmp_path):
     (tmp_path / "faulty_part.py").write_text(FAULTY, encoding="utf-8")
     settings = dry_settings(str(tmp_path), False)
     path = f"{tmp_path}:{ROOT}:{ROOT / 'scripts'}"
-    settings = type(settings)(**vars(settings) | {"patience": 1.0, "environment": {"PYTHONPATH": path}})
+    settings = type(settings)(
+        **vars(settings) | {"patience": 1.0, "environment": {"PYTHONPATH": path}}
+    )
     tasks = ["a", "raises", "b", "dies", "c", "hangs", "d", "poisons", "e"]
     rows = run_part("faulty_part", tasks, settings, time.monotonic() + 120, task_seconds=4)
-    assert {task for task, row in rows.items() if "pid" in row} == set("abcde") and set(rows) == set(tasks)
+    assert {task for task, row in rows.items() if "pid" in row} == set("abcde") and set(
+        rows
+    ) == set(tasks)
     assert rows["raises"]["failed"] == "ValueError: no such shape"
-    assert rows["dies"]["failed"] == "the process ended with status 139: Segmentation fault, as it were"
+    assert (
+        rows["dies"]["failed"]
+        == "the process ended with status 139: Segmentation fault, as it were"
+    )
     assert rows["hangs"]["failed"] == "stopped: it took longer than 4 s"
     pids = [rows[task]["pid"] for task in "abcde"]
-    assert pids[0] == pids[1] and len(set(pids)) == 4  # a child goes on after an exception, not after the other three
+    # A child goes on after an exception, not after the other three.
+    assert pids[0] == pids[1] and len(set(pids)) == 4
     late = run_part("faulty_part", ["a"], settings, time.monotonic() + 1, task_seconds=4)
     assert late == {"a": {"failed": "not run: the time was over"}}
     missing = run_part("no_such_part", ["a", "b"], settings, time.monotonic() + 60, task_seconds=10)
-    assert all("No module named 'no_such_part'" in row["failed"] for row in missing.values()) and len(missing) == 2
+    assert (
+        all("No module named 'no_such_part'" in row["failed"] for row in missing.values())
+        and len(missing) == 2
+    )
 
 
 def test_each_part_ends_by_its_share_and_leaves_its_rest_to_the_next(monkeypatch, tmp_path):
@@ -136,8 +159,12 @@ def test_each_part_ends_by_its_share_and_leaves_its_rest_to_the_next(monkeypatch
 
     monkeypatch.setattr(gpu_check, "run_part", instant)
     began = time.monotonic()
-    gpu_check.run_parts(list(gpu_check.PARTS), dry_settings(str(tmp_path), False), 540.0, lambda *arguments: None)
-    assert deadlines == sorted(deadlines) and deadlines[-1] == pytest.approx(540 - gpu_check.SPARE_SECONDS, abs=1)
+    gpu_check.run_parts(
+        list(gpu_check.PARTS), dry_settings(str(tmp_path), False), 540.0, lambda *arguments: None
+    )
+    assert deadlines == sorted(deadlines) and deadlines[-1] == pytest.approx(
+        540 - gpu_check.SPARE_SECONDS, abs=1
+    )
 
 
 def test_memory_that_runs_out_halves_the_device_batch(monkeypatch, tmp_path):
@@ -145,22 +172,40 @@ def test_memory_that_runs_out_halves_the_device_batch(monkeypatch, tmp_path):
 
     def too_large(shape, constants, choice, settings, session_class):
         tried.append(constants["DEVICE_BATCH_SIZE"])
-        return {"out_of_memory": "CUDA out of memory."} if tried[-1] > limit else {"tok_per_sec": 1.0}
+        return (
+            {"out_of_memory": "CUDA out of memory."} if tried[-1] > limit else {"tok_per_sec": 1.0}
+        )
 
     monkeypatch.setattr(training, "train_once", too_large)
     settings, limit = card_settings(str(tmp_path), True), 32
-    assert training.run("original/ladder", settings) == {"tok_per_sec": 1.0} and tried == [128, 64, 32]
+    assert training.run("original/ladder", settings) == {"tok_per_sec": 1.0} and tried == [
+        128,
+        64,
+        32,
+    ]
     limit = 0
     assert "one row: CUDA out of memory." in training.run("original/ladder", settings)["failed"]
     assert settings.shapes["original"]["DEVICE_BATCH_SIZE"] == 128
 
 
 def make_rungs() -> dict[str, dict]:
-    """Rows of part `attention`: a fast rung that is wrong once, two right ones, one that is not there."""
+    """Rows of part `attention`: a fast rung that is wrong once, two right ones, one that is not
+    there.
+    """
     rows = {}
     for name, ms in (("chunked", 3.0), ("varlen", 2.0), ("flex", 1.0)):
-        rows[f"windowed/{name}/time-256"] = {"window": 256, "forward_ms": ms / 3, "both_ms": ms, "tflops": 100.0}
-        rows[f"windowed/{name}/0"] = {"case": "Case(T=8)", "right": name != "flex", "forward": 0.01, "backward": 0.2}
+        rows[f"windowed/{name}/time-256"] = {
+            "window": 256,
+            "forward_ms": ms / 3,
+            "both_ms": ms,
+            "tflops": 100.0,
+        }
+        rows[f"windowed/{name}/0"] = {
+            "case": "Case(T=8)",
+            "right": name != "flex",
+            "forward": 0.01,
+            "backward": 0.2,
+        }
     rows["windowed/fa3/0"] = rows["windowed/fa3/time-256"] = {
         "failed": "ModuleNotFoundError: No module named 'kernels'"
     }
@@ -185,7 +230,10 @@ def test_only_rungs_right_in_every_case_are_ranked_by_their_time():
 
 def test_tables_show_what_failed_beside_what_did_not():
     results = {
-        "machine": {"versions": {"device": "Card | X", "seconds": 1.0}, "compile": {"failed": "no gcc"}},
+        "machine": {
+            "versions": {"device": "Card | X", "seconds": 1.0},
+            "compile": {"failed": "no gcc"},
+        },
         "attention": make_rungs(),
         "training": {
             "original/ladder": {
@@ -197,8 +245,14 @@ def test_tables_show_what_failed_beside_what_did_not():
             "default/ladder": {"failed": "stopped: it took longer than 110 s"},
         },
         "profile": {"default": {"failed": "no trace"}},
-        "start-up": {"cold": {"failed": "KeyError: 'x'"}, "warm": {"to_ready": 9.0, "to_end": 15.0}},
-        "evaluation": {"5M": {"tokens": 5_000_000, "scoring_seconds": 2.0}, "21M": {"failed": "timeout: late"}},
+        "start-up": {
+            "cold": {"failed": "KeyError: 'x'"},
+            "warm": {"to_ready": 9.0, "to_end": 15.0},
+        },
+        "evaluation": {
+            "5M": {"tokens": 5_000_000, "scoring_seconds": 2.0},
+            "21M": {"failed": "timeout: late"},
+        },
     }
     text = tables.document(results, {"full": [], "windowed": ["varlen"]}, dry=False)
     for words in (
@@ -213,7 +267,14 @@ def test_tables_show_what_failed_beside_what_did_not():
 
 
 def kernel(ts, dur, name, external=None):
-    return {"ph": "X", "cat": "kernel", "name": name, "ts": ts, "dur": dur, "args": {"External id": external}}
+    return {
+        "ph": "X",
+        "cat": "kernel",
+        "name": name,
+        "ts": ts,
+        "dur": dur,
+        "args": {"External id": external},
+    }
 
 
 def operator(ts, name, external, dims=(), dur=4, cat="cpu_op", tid=1):
@@ -229,9 +290,29 @@ def operator(ts, name, external, dims=(), dur=4, cat="cpu_op", tid=1):
 
 
 def test_a_devices_kernels_are_told_apart():
-    """A trace as CUDA machines write it: two device batches, one step; vocabulary 8193, padded to 8256."""
-    mark = lambda ts, name: {"ph": "X", "cat": "user_annotation", "name": f"mark:{name}", "ts": ts, "dur": 0, "tid": 1}  # noqa: E731
-    marks = ["log", "load", "forward", "backward", "update", "load", "forward", "backward", "update", "log"]
+    """A trace as CUDA machines write it: two device batches, one step; vocabulary 8193, padded to
+    8256.
+    """
+    mark = lambda ts, name: {
+        "ph": "X",
+        "cat": "user_annotation",
+        "name": f"mark:{name}",
+        "ts": ts,
+        "dur": 0,
+        "tid": 1,
+    }  # noqa: E731
+    marks = [
+        "log",
+        "load",
+        "forward",
+        "backward",
+        "update",
+        "load",
+        "forward",
+        "backward",
+        "update",
+        "log",
+    ]
     events = [mark(1000 * (i + 1), name) for i, name in enumerate(marks)]
     events += [
         kernel(500, 77, "before_the_first_mark"),
@@ -264,7 +345,14 @@ def test_a_devices_kernels_are_told_apart():
 
 
 def test_without_a_device_an_operators_own_time_counts_once():
-    mark = lambda ts, name: {"ph": "X", "cat": "user_annotation", "name": f"mark:{name}", "ts": ts, "dur": 0, "tid": 1}  # noqa: E731
+    mark = lambda ts, name: {
+        "ph": "X",
+        "cat": "user_annotation",
+        "name": f"mark:{name}",
+        "ts": ts,
+        "dur": 0,
+        "tid": 1,
+    }  # noqa: E731
     events = [mark(0, "forward"), mark(1000, "backward"), mark(2000, "update"), mark(2001, "log")]
     events += [
         operator(10, "aten::linear", 1, [[64, 32], [96, 32]], dur=100),
@@ -298,7 +386,10 @@ def test_the_whole_dry_run_works_bare(tmp_path):
     assert list(results) == list(gpu_check.PARTS)
     for part in ("corpus", "training", "profile", "start-up", "evaluation"):
         assert not [row for row in results[part].values() if "failed" in row], results[part]
-    assert (results["corpus"]["corpus"]["tokenizer"], results["corpus"]["corpus"]["note"]) == ("carried in", "")
+    assert (results["corpus"]["corpus"]["tokenizer"], results["corpus"]["corpus"]["note"]) == (
+        "carried in",
+        "",
+    )
     row = results["profile"]["default"]
     named = ("linears", "head", "attention", "elementwise", "loss", "optimizer", "loader")
     assert all(row["split_ms"][name] > 0 for name in named), row

@@ -1,4 +1,6 @@
-"""The set-up: decisions as pure functions, and the whole of it with real environments, a real pip and made-up wheels."""
+"""The set-up: decisions as pure functions, and the whole of it with real environments, a real pip
+and made-up wheels.
+"""
 
 import ast
 import importlib
@@ -17,21 +19,34 @@ from wheels import lay_package, make_wheel, make_wheel_of_installed
 
 SCRIPTS = ROOT / "scripts"
 TORCH = "import types\ncuda = types.SimpleNamespace(is_available=lambda: False)\n"
-HARNESS = "import json, sys, torch\nprint(json.dumps([sys.executable, sys.argv[1:], torch.__file__]))\n"
+HARNESS = (
+    "import json, sys, torch\nprint(json.dumps([sys.executable, sys.argv[1:], torch.__file__]))\n"
+)
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="a shell script plays the program")
 
 
 class Checkout:
-    """A stub of this repository: its real set-up scripts, a stub harness, locks of made-up packages, wheels for them."""
+    """A stub of this repository: its real set-up scripts, a stub harness, locks of made-up
+    packages, wheels for them.
+    """
 
     def __init__(self, folder: Path):
         self.root, self.wheels = folder / "chéck out", folder / "wheels"
-        shutil.copytree(SCRIPTS, self.root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            SCRIPTS, self.root / "scripts", ignore=shutil.ignore_patterns("__pycache__")
+        )
         (self.root / "harness").mkdir()
         (self.root / "harness" / "__init__.py").touch()
         (self.root / "harness" / "__main__.py").write_text(HARNESS)
-        make_wheel(self.wheels, "alpha", "1.5", {"alpha/__init__.py": "", "alpha/part.py": "x = 1\n"})
-        make_wheel(self.wheels, "pytest", "9.9", {"pytest/__main__.py": "import sys; print('PYTEST', sys.argv[1:])\n"})
+        make_wheel(
+            self.wheels, "alpha", "1.5", {"alpha/__init__.py": "", "alpha/part.py": "x = 1\n"}
+        )
+        make_wheel(
+            self.wheels,
+            "pytest",
+            "9.9",
+            {"pytest/__main__.py": "import sys; print('PYTEST', sys.argv[1:])\n"},
+        )
         make_wheel(self.wheels, "torch", "2.13.0", {"torch/__init__.py": TORCH})
         self.lock("alpha==1.5", "beta==1.0 ; sys_platform == 'an island'")
         (self.root / "requirements-dev.lock").write_text("pytest==9.9\n")
@@ -52,9 +67,23 @@ class Checkout:
     def site_packages(self) -> Path:
         return next((self.root / ".venv").glob("lib*/**/site-packages"))
 
-    def begin(self, *arguments: str, script="overnight.py", launcher: Path | None = None, **environment: str):
-        keep = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
-        offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull}
+    def begin(
+        self,
+        *arguments: str,
+        script="overnight.py",
+        launcher: Path | None = None,
+        **environment: str,
+    ):
+        keep = {
+            name: os.environ[name]
+            for name in ("PATH", "SYSTEMROOT", "TMPDIR")
+            if name in os.environ
+        }
+        offline = {
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels),
+            "PIP_CONFIG_FILE": os.devnull,
+        }
         command = [launcher or self.launcher, self.root / "scripts" / script, *arguments]
         return subprocess.Popen(
             command,
@@ -80,7 +109,9 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Checkout:
-    """One checkout whose environment was made by a first start; each test leaves it so that a start completes it."""
+    """One checkout whose environment was made by a first start; each test leaves it so that a start
+    completes it.
+    """
     made = Checkout(tmp_path_factory.mktemp("set-up"))
     made.first = made.start("--demo", "--tag", "x")
     return made
@@ -161,7 +192,8 @@ def test_installed_torch_is_reused_and_never_replaced(checkout, tmp_path):
     assert "torch 2.12.1+vendor" in output and "reused" in output
     assert json.loads(output.splitlines()[-1])[2] == str(packages / "torch" / "__init__.py")
     assert not list(checkout.site_packages.glob("torch*"))
-    assert "set-up:" not in checkout.start()[1]  # by another python, too: the environment stays what it is
+    # By another python, too: the environment stays what it is.
+    assert "set-up:" not in checkout.start()[1]
 
     shutil.rmtree(tmp_path / "owner")
     status, output = checkout.start()
@@ -191,7 +223,9 @@ def test_a_failed_install_says_what_to_do_and_goes_on_later(checkout):
 
 
 def test_help_without_environment_needs_no_setup(checkout, tmp_path):
-    shutil.copytree(checkout.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".venv"))
+    shutil.copytree(
+        checkout.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".venv")
+    )
     command = [checkout.launcher, tmp_path / "scripts" / "overnight.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
@@ -204,7 +238,10 @@ def test_test_script_passes_arguments_to_pytest(checkout, tmp_path):
     browser.write_text("#!/bin/sh\n")
     browser.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    assert "PYTEST ['-k', 'journal']" in checkout.start("-k", "journal", script="test.py", PATH=path)[1]
+    assert (
+        "PYTEST ['-k', 'journal']"
+        in checkout.start("-k", "journal", script="test.py", PATH=path)[1]
+    )
     status, output = checkout.start("--all", "-x", script="test.py", PATH=path)
     assert (status, output.splitlines()[-1]) == (0, "PYTEST ['-m', '', '-rs', '-x']")
 
@@ -212,11 +249,15 @@ def test_test_script_passes_arguments_to_pytest(checkout, tmp_path):
 def test_a_copied_environment_is_not_trusted(tmp_path):
     venv = tmp_path / ".venv"
     venv.mkdir()
-    venvs.write_stamp(venv, {"complete": True, "made_here": True, "root": str(tmp_path / "elsewhere")})
+    venvs.write_stamp(
+        venv, {"complete": True, "made_here": True, "root": str(tmp_path / "elsewhere")}
+    )
     assert not setup.is_ready(venv, False, None, tmp_path)
 
 
-@pytest.mark.parametrize("stamp", [None, {"complete": True, "made_here": False, "root": "elsewhere"}])
+@pytest.mark.parametrize(
+    "stamp", [None, {"complete": True, "made_here": False, "root": "elsewhere"}]
+)
 def test_a_strange_venv_that_cannot_be_used_is_left_alone(tmp_path, stamp):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "mine.txt").write_text("precious")
@@ -236,7 +277,8 @@ def test_emptying_keeps_the_stamp_until_the_end(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "stamp"), [('{"complete": tr', {}), ("[1]", {}), ('{"complete": true}', {"complete": True})]
+    ("text", "stamp"),
+    [('{"complete": tr', {}), ("[1]", {}), ('{"complete": true}', {"complete": True})],
 )
 def test_a_damaged_stamp_counts_as_an_unfinished_setup(tmp_path, text, stamp):
     assert venvs.read_stamp(tmp_path) is None
@@ -248,8 +290,12 @@ def test_without_ensurepip_other_ways_are_tried_in_order(monkeypatch, tmp_path):
     monkeypatch.setattr(venvs.importlib.util, "find_spec", lambda name: name == "pip")
     monkeypatch.setattr(venvs.shutil, "which", lambda name: f"/usr/bin/{name}")
     tried = []
-    monkeypatch.setattr(venvs, "run_logged", lambda command, log, lock: (tried.append(command), (1, "no luck"))[1])
-    with pytest.raises(setup.SetupError, match=rf"no luck.*apt install python3\.{sys.version_info[1]}-venv"):
+    monkeypatch.setattr(
+        venvs, "run_logged", lambda command, log, lock: (tried.append(command), (1, "no luck"))[1]
+    )
+    with pytest.raises(
+        setup.SetupError, match=rf"no luck.*apt install python3\.{sys.version_info[1]}-venv"
+    ):
         venvs.create(tmp_path / ".venv", tmp_path / "log", None)
     assert ["--without-pip" in tried[0], tried[1][0], tried[2][0]] == [True, "uv", "virtualenv"]
 
@@ -257,10 +303,12 @@ def test_without_ensurepip_other_ways_are_tried_in_order(monkeypatch, tmp_path):
 @pytest.mark.parametrize("script", ["overnight.py", "test.py", "lab.py"])
 def test_old_python_gets_one_clear_sentence(script):
     program = (
-        "import runpy, sys; sys.version_info = (3, 9, 2, 'final', 0); sys.path.insert(0, sys.argv[1]); "
-        "runpy.run_path(sys.argv[1] + '/' + sys.argv[2], run_name='__main__')"
+        "import runpy, sys; sys.version_info = (3, 9, 2, 'final', 0); sys.path.insert(0,"
+        " sys.argv[1]); runpy.run_path(sys.argv[1] + '/' + sys.argv[2], run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", program, SCRIPTS, script], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, SCRIPTS, script], capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "Python 3.11 or newer is needed" in done.stderr and "is Python 3.9." in done.stderr
     assert "Traceback" not in done.stderr
@@ -268,18 +316,31 @@ def test_old_python_gets_one_clear_sentence(script):
 
 @pytest.mark.parametrize("script", ["overnight.py", "test.py", "lab.py", "environment/setup.py"])
 def test_an_old_python_reaches_that_sentence(script):
-    """The files parse as Python 3.6, and setup.py looks at the version before anything newer is imported."""
+    """The files parse as Python 3.6, and setup.py looks at the version before anything newer is
+    imported.
+    """
     tree = ast.parse((SCRIPTS / script).read_text(encoding="utf-8"), feature_version=(3, 6))
-    ours = [node for node in tree.body if isinstance(node, ast.ImportFrom) and (SCRIPTS / f"{node.module.replace('.', '/')}.py").exists()]
+    ours = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        and (SCRIPTS / f"{node.module.replace('.', '/')}.py").exists()
+    ]
     if script == "environment/setup.py":
-        checks = [node for node in tree.body if isinstance(node, ast.If) and "version_info" in ast.unparse(node.test)]
+        checks = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.If) and "version_info" in ast.unparse(node.test)
+        ]
         assert checks[0].lineno < ours[0].lineno
     else:
         assert [node.module for node in ours] == ["environment.setup"]
 
 
 def test_old_python_is_told_of_a_newer_one_on_the_machine():
-    named = setup.explain_old_python((3, 8), "/usr/bin/python3", which=lambda name: name == "python3.12")
+    named = setup.explain_old_python(
+        (3, 8), "/usr/bin/python3", which=lambda name: name == "python3.12"
+    )
     assert "python3.12" in named and "/usr/bin/python3 is Python 3.8" in named
     assert "uv run" in setup.explain_old_python((3, 8), "python3", which=lambda name: None)
 
@@ -322,7 +383,10 @@ def test_which_torch_is_recent_enough(version, recent):
             None,
             None,
             "linux",
-            [("torch==2.13.0", "--index-url", packages.PYTORCH_CPU_INDEX, *packages.BRIEFLY), ("torch==2.13.0",)],
+            [
+                ("torch==2.13.0", "--index-url", packages.PYTORCH_CPU_INDEX, *packages.BRIEFLY),
+                ("torch==2.13.0",),
+            ],
         ),
         (None, "NVIDIA H200", "linux", [("torch==2.13.0",)]),
         (None, None, "darwin", [("torch==2.13.0",)]),
@@ -330,12 +394,18 @@ def test_which_torch_is_recent_enough(version, recent):
             "https://x/rocm",
             "NVIDIA H200",
             "linux",
-            [("torch==2.13.0", "--index-url", "https://x/rocm"), ("torch>=2.11", "--index-url", "https://x/rocm")],
+            [
+                ("torch==2.13.0", "--index-url", "https://x/rocm"),
+                ("torch>=2.11", "--index-url", "https://x/rocm"),
+            ],
         ),
     ],
 )
 def test_where_torch_is_taken_from(index, card, platform, arguments):
-    assert [source.arguments for source in packages.torch_sources("torch==2.13.0", index, card, platform)] == arguments
+    assert [
+        source.arguments
+        for source in packages.torch_sources("torch==2.13.0", index, card, platform)
+    ] == arguments
 
 
 @pytest.mark.parametrize(
@@ -349,7 +419,9 @@ def test_pytorch_org_is_tried_briefly_and_again_only_when_it_answered(output, ca
     made = []
 
     def install(arguments):
-        kind = "default" if len(arguments) == 1 else "brief" if "--retries" in arguments else "patient"
+        kind = (
+            "default" if len(arguments) == 1 else "brief" if "--retries" in arguments else "patient"
+        )
         made.append(kind)
         return (1, output) if kind == "brief" else (0, "")
 
@@ -362,7 +434,10 @@ def test_pytorch_org_is_tried_briefly_and_again_only_when_it_answered(output, ca
 @pytest.mark.parametrize(
     ("script", "card"),
     [
-        ("echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA H200 (UUID: GPU-2)'", "NVIDIA H200"),
+        (
+            "echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA H200 (UUID: GPU-2)'",
+            "NVIDIA H200",
+        ),
         ("echo 'No devices found.'", None),
         ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", None),
     ],
@@ -380,7 +455,10 @@ def test_find_nvidia_card(script, card, tmp_path, monkeypatch):
         ("OSError: [Errno 28] No space left on device", "disk"),
         ("SSLError(SSLCertVerificationError(1, 'CERTIFICATE_VERIFY_FAILED", "PIP_CERT"),
         ("ProxyError('Cannot connect to proxy.', NewConnectionError", "HTTPS_PROXY"),
-        ("NewConnectionError: Name or service not known\nNo matching distribution found", "network"),
+        (
+            "NewConnectionError: Name or service not known\nNo matching distribution found",
+            "network",
+        ),
         ("ERROR: No matching distribution found for x==1", "another Python"),
         ("something else", "lines above"),
     ],

@@ -1,4 +1,6 @@
-"""The script that measures trainings and demos under load: its loads come and go, its page says what its rows say."""
+"""The script that measures trainings and demos under load: its loads come and go, its page says
+what its rows say.
+"""
 
 import json
 import subprocess
@@ -43,12 +45,19 @@ def test_the_page_gives_the_shift_from_idle_in_standard_deviations_of_idle(tmp_p
             under_load.note(facts | {"load": load, "seed": seed, "val_bpb": score})
     claim = {"val": [0.3, 0.2, 0.4], "holdout": [0.2, -0.1, 0.5]}
     demo = {"part": "demos", "load": "two", "number": 1, "without_first": True, "minutes": 20.0}
-    under_load.note(demo | {"baseline": 1.9, "kept": ["a | b"], "true_gains": [0.31], "template_bpb": None} | claim)
+    under_load.note(
+        demo
+        | {"baseline": 1.9, "kept": ["a | b"], "true_gains": [0.31], "template_bpb": None}
+        | claim
+    )
     page = "\n".join([*under_load.seeds_table(), *under_load.demos_table()])
     assert "| two | 3 | 2.1000 | 0.1000 | +1.00 ± 0.82 |" in page
     assert "1 of 1 end with a claim whose interval lies above zero" in page
     assert "+0.3000 (+0.2000 to +0.4000)" in page and "two, without the first idea" in page
-    assert {json.loads(line)["part"] for line in under_load.ROWS.read_text().splitlines()} == {"seeds", "demos"}
+    assert {json.loads(line)["part"] for line in under_load.ROWS.read_text().splitlines()} == {
+        "seeds",
+        "demos",
+    }
 
 
 def test_the_pace_is_taken_from_whole_intervals_alone_and_beside_others(tmp_path, monkeypatch):
@@ -58,7 +67,9 @@ def test_the_pace_is_taken_from_whole_intervals_alone_and_beside_others(tmp_path
     assert found == {"alone": [pytest.approx(20.0)], "beside": [pytest.approx(25.0)]}
     monkeypatch.setattr(under_load, "ROWS", tmp_path / "rows.jsonl")
     under_load.note({"part": "pace", "load": "one", "alone": [20.0, 20.2], "beside": [20.5, 20.7]})
-    assert "| one | 20.10 ± 0.10 | 20.60 ± 0.10 | +2.5% ± 0.7% |" in "\n".join(under_load.pace_table())
+    assert "| one | 20.10 ± 0.10 | 20.60 ± 0.10 | +2.5% ± 0.7% |" in "\n".join(
+        under_load.pace_table()
+    )
 
 
 def test_a_toggled_load_comes_and_goes_and_says_when(monkeypatch):
@@ -71,6 +82,11 @@ def test_a_toggled_load_comes_and_goes_and_says_when(monkeypatch):
 
 def test_the_table_is_made_by_the_command():
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/under_load.py", "table"], capture_output=True, text=True, timeout=120
+        [sys.executable, ROOT / "scripts/under_load.py", "table"],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert done.returncode == 0 and done.stdout.startswith("# A CPU's budget beside others"), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("# A CPU's budget beside others"), (
+        done.stderr
+    )

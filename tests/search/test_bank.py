@@ -448,7 +448,9 @@ def test_any_two_ideas_train_together(first, load, whole_tables):
 
 
 def others(first: str, whole: bool) -> list[str]:
-    """The ideas that one is paired with: of all others each third, a row of the table later each time, and what is excluded; or all."""
+    """The ideas that one is paired with: of all others each third, a row of the table later each
+    time, and what is excluded; or all.
+    """
     names = list(IDEAS)
     row = names.index(first)
     return [

@@ -91,8 +91,9 @@ def test_what_cannot_be_read_has_no_structure_and_no_duplicate(source, baseline)
 
 def test_the_same_code_again_is_refused_with_the_result(tried, baseline):
     history = [baseline, tried(4, GELU, gain=-0.0123, val_bpb=1.23456, sigma=0.003)]
-    assert near_duplicate(GELU, TEMPLATE, history) == (
-        "this was tried as experiment 4 (Use GELU): discard, val_bpb 1.23456, "
+    assert (
+        near_duplicate(GELU, TEMPLATE, history)
+        == "this was tried as experiment 4 (Use GELU): discard, val_bpb 1.23456, "
         "0.01230 worse than its parent, 4.1 sigma: the same code with the same numbers. "
         "Propose something that differs more"
     )

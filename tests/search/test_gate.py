@@ -184,8 +184,9 @@ REFUSED = {
     # functions and settings of others
     "F.cross_entropy = None": r"sets F\.cross_entropy",
     "G = torch.nn.functional\nG.cross_entropy = None": r"sets G\.cross_entropy",
-    "def f():\n    G: object = torch.nn.functional\n"
-    "    G.cross_entropy = None": r"sets G\.cross_entropy",
+    "def f():\n    G: object = torch.nn.functional\n    G.cross_entropy = None": (
+        r"sets G\.cross_entropy"
+    ),
     "nn.Module.eval = None": r"sets nn\.Module\.eval",
     "del torch.isfinite": r"sets torch\.isfinite",
     "torch.backends.cudnn.benchmark = True": r"sets torch\.backends\.cudnn\.benchmark",
@@ -195,8 +196,9 @@ REFUSED = {
     "import harness.training.launch": r"imports harness\.training\.launch",
     "from torch import *": r"imports \* from torch",
     "torch.overrides.TorchFunctionMode": "uses torch.overrides",
-    "class A(torch.Tensor):\n    def __torch_function__(self):\n"
-    "        pass": "defines __torch_function__",
+    "class A(torch.Tensor):\n    def __torch_function__(self):\n        pass": (
+        "defines __torch_function__"
+    ),
     "class A:\n    def __reduce__(self):\n        return print, ()": "defines __reduce__",
     "nn.modules.module.register_module_forward_hook(print)": "register_module_forward_hook",
     "torch.set_num_threads(8)": r"uses torch\.set_num_threads",
@@ -225,8 +227,9 @@ REFUSED = {
     "def f(session):\n    return session.request": r"uses session\.request",
     "s = open_session(__file__)\ns._send('finish')": r"uses session\._send",
     "def f(session):\n    other = session\n    other._started = 0": r"sets other\._started",
-    "class A:\n    def f(self):\n"
-    "        self.session._started = 0": r"sets self\.session\._started",
+    "class A:\n    def f(self):\n        self.session._started = 0": (
+        r"sets self\.session\._started"
+    ),
     "def f(session):\n    return getattr(session, '_started')": "calls getattr on session",
     # names in other clothes
     "def f(x):\n    return '{0.__globals__}'.format(x)": "uses __globals__",
@@ -235,18 +238,21 @@ REFUSED = {
     "def f(x):\n    return x[f\"__{'globals'}__\"]": "names __globals__",
     "def f(x):\n    return x[''.join(['__glo', 'bals__'])]": "names __globals__",
     "def f(x, name):\n    return getattr(x, name)": "a name that is not written out",
-    "def f(x):\n    match x:\n        case object(f_globals=found):\n"
-    "            return found": r"uses \.f_globals",
-    "def f(x):\n    match x:\n        case object(__dict__=found):\n"
-    "            return found": "uses __dict__",
+    "def f(x):\n    match x:\n        case object(f_globals=found):\n            return found": (
+        r"uses \.f_globals"
+    ),
+    "def f(x):\n    match x:\n        case object(__dict__=found):\n            return found": (
+        "uses __dict__"
+    ),
     # seeds
     "torch.manual_seed(3)": r"uses torch\.manual_seed",
     "torch.cuda.manual_seed_all(3)": r"uses torch\.cuda\.manual_seed_all",
     "torch.random.fork_rng()": r"uses torch\.random\.fork_rng",
     "torch.Generator().manual_seed(3)": r"calls \.manual_seed",
     "torch.Generator().seed()": r"calls \.seed",
-    "def f(session):\n"
-    "    return torch.Generator().manual_seed(session.seed + 1)": r"calls \.manual_seed",
+    "def f(session):\n    return torch.Generator().manual_seed(session.seed + 1)": (
+        r"calls \.manual_seed"
+    ),
     "np.random.seed(3)": r"uses numpy\.random\.seed",
     "np.random.default_rng(3)": r"calls numpy\.random\.default_rng",
     "np.random.default_rng()": r"calls numpy\.random\.default_rng",
@@ -273,24 +279,34 @@ def test_what_a_training_has_no_need_of_is_refused_with_line_and_remedy(body):
 
 
 HONEST = [
-    "def f(x):\n"
-    "    return 'loss {:.3f} of {x[0]}, {{not.a.field}}'.format(1.0, x=x) + 'a' + f'{x}__'",
+    (
+        "def f(x):\n"
+        "    return 'loss {:.3f} of {x[0]}, {{not.a.field}}'.format(1.0, x=x) + 'a' + f'{x}__'"
+    ),
     "def f(x):\n    return getattr(x, 'weight', None)",
     "def f(x):\n    match x:\n        case torch.Tensor(shape=(n, m)):\n            return n * m",
-    "class A(nn.Module):\n    def __init__(self, input):\n        super().__init__()\n"
-    "        self.open = nn.Linear(input, 3)",
+    (
+        "class A(nn.Module):\n    def __init__(self, input):\n        super().__init__()\n"
+        "        self.open = nn.Linear(input, 3)"
+    ),
     "def forward(self, input):\n    return F.relu(input)",
     "def compile(model):\n    return model\n\nMODEL = compile(None)",
     "def f():\n    vars = [1.0, 2.0]\n    return [input for input in vars]",
-    "def f(input, open=None, *, vars=3):\n"
-    "    return lambda x=input: [open(x) for open in input if vars]",
+    (
+        "def f(input, open=None, *, vars=3):\n"
+        "    return lambda x=input: [open(x) for open in input if vars]"
+    ),
     "@functools.lru_cache(maxsize=None)\ndef f(dump=len):\n    return dump",
     "def f(model):\n    return getattr(model, '_orig_mod', model)",
     "def f(model):\n    setattr(model, 'scale', nn.Parameter(torch.ones(())))",
-    "class A(nn.Module):\n    def load(self, save):\n        self.time = self.save = save\n"
-    "        return self.time",
-    "class A(nn.Module):\n    def name(self):\n"
-    "        return self.__class__.__name__ + torch.__version__",
+    (
+        "class A(nn.Module):\n    def load(self, save):\n        self.time = self.save = save\n"
+        "        return self.time"
+    ),
+    (
+        "class A(nn.Module):\n    def name(self):\n"
+        "        return self.__class__.__name__ + torch.__version__"
+    ),
     "def f(session):\n    return torch.Generator(device=session.device).manual_seed(session.seed)",
     "def f(session):\n    return np.random.default_rng(session.seed), random.Random(session.seed)",
     "def f(rng: np.random.Generator):\n    return rng.random()",
@@ -299,24 +315,38 @@ HONEST = [
     "from torch.utils.checkpoint import checkpoint",
     "from torch.optim.lr_scheduler import LambdaLR",
     "from torch import Tensor, nn as layers\nLAYER = layers.Linear",
-    "from dataclasses import dataclass, field\n\n@dataclass\nclass A:\n"
-    "    x: int = field(default=1)",
-    "def f(params, grads):\n    torch._foreach_mul_(params, 0.9)\n"
-    "    return torch._foreach_norm(grads)",
+    (
+        "from dataclasses import dataclass, field\n\n@dataclass\nclass A:\n"
+        "    x: int = field(default=1)"
+    ),
+    (
+        "def f(params, grads):\n    torch._foreach_mul_(params, 0.9)\n"
+        "    return torch._foreach_norm(grads)"
+    ),
     "def f(model):\n    return copy.deepcopy(model), functools.partial(F.gelu, approximate='tanh')",
-    "def f(model, session):\n    model.loss = session.compile(model.loss)\n"
-    "    return torch.compile(model)",
+    (
+        "def f(model, session):\n    model.loss = session.compile(model.loss)\n"
+        "    return torch.compile(model)"
+    ),
     "def f(q, k, v):\n    return attention.attend(q, k, v, 8)",
-    "def f(block):\n    attention, other = block.attention, block.other\n"
-    "    attention.gate.weight.zero_()\n    attention.x = 1",
-    "def f(session):\n    with session.autocast(), contextlib.nullcontext():\n"
-    "        return session.progress, session.budget_seconds",
+    (
+        "def f(block):\n    attention, other = block.attention, block.other\n"
+        "    attention.gate.weight.zero_()\n    attention.x = 1"
+    ),
+    (
+        "def f(session):\n    with session.autocast(), contextlib.nullcontext():\n"
+        "        return session.progress, session.budget_seconds"
+    ),
     "def f(x):\n    return torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False)",
-    "def f():\n    torch.cuda.synchronize()\n"
-    "    return torch.get_default_dtype(), torch.is_grad_enabled()",
+    (
+        "def f():\n    torch.cuda.synchronize()\n"
+        "    return torch.get_default_dtype(), torch.is_grad_enabled()"
+    ),
     "def f(x):\n    return torch.random_like(x) if x is None else x.seed",
-    "class A(torch.optim.Optimizer):\n    def __setstate__(self, state):\n"
-    "        super().__setstate__(state)",
+    (
+        "class A(torch.optim.Optimizer):\n    def __setstate__(self, state):\n"
+        "        super().__setstate__(state)"
+    ),
     "def f(weight):\n    return nn.init._calculate_fan_in_and_fan_out(weight)",
     "OPTIMIZER = torch.optim.AdamW\n\ndef f(params):\n    return OPTIMIZER(params)",
 ]
@@ -341,7 +371,8 @@ def test_nothing_of_a_candidate_is_run_by_looking(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "profile", ["demo", *(pytest.param(name, marks=pytest.mark.slow) for name in PROFILES if name != "demo")]
+    "profile",
+    ["demo", *(pytest.param(name, marks=pytest.mark.slow) for name in PROFILES if name != "demo")],
 )
 def test_the_template_and_every_idea_pass_under_every_profile(profile):
     source = rewrite_constants(TEMPLATE, PROFILES[profile].constants, clamp=False)

@@ -4,10 +4,15 @@ import pytest
 
 from harness.ground.errors import ProgramError
 from harness.search.constants import parse_constants
-from harness.search.program import CATEGORIES, ProgramSettings, has_settings, narrow_constants, parse_program
+from harness.search.program import (
+    CATEGORIES,
+    ProgramSettings,
+    has_settings,
+    narrow_constants,
+    parse_program,
+)
 
-CONSTANTS = parse_constants(
-    """\
+CONSTANTS = parse_constants("""\
 # === constants ===
 DEPTH = 8  # layers, 1..32 int: blocks
 BATCH = 4096  # tokens, 1024..65536 pow2: per step
@@ -15,8 +20,7 @@ LR = 0.6  # per step, 0.01..2.0 log: embeddings
 PATTERN = "L"  # pattern, {"L", "SL", "SSL"}: windows
 ROWS = 8  # rows, fixed: per device
 # === end of constants ===
-"""
-)
+""")
 
 
 def program(block: str) -> str:
@@ -26,8 +30,8 @@ def program(block: str) -> str:
 def test_a_full_block():
     settings = parse_program(
         program(
-            'allowed_categories = ["tune", "architecture"]\nforbidden_ideas = ["weight tying", "LR"]\n'
-            '[ranges]\nDEPTH = [2, 6]\nPATTERN = ["L", "SL"]\n[fixed]\nnames = ["BATCH"]'
+            'allowed_categories = ["tune", "architecture"]\nforbidden_ideas = ["weight tying",'
+            ' "LR"]\n[ranges]\nDEPTH = [2, 6]\nPATTERN = ["L", "SL"]\n[fixed]\nnames = ["BATCH"]'
         )
     )
     assert settings.allowed_categories == ("tune", "architecture")
@@ -44,7 +48,10 @@ def test_an_empty_block_allows_everything():
     assert settings.forbids("any", "Any title") is None
 
 
-@pytest.mark.parametrize("opening", ["~~~settings", "```toml settings", "``` Settings", "```{.settings .toml}", "````settings"])
+@pytest.mark.parametrize(
+    "opening",
+    ["~~~settings", "```toml settings", "``` Settings", "```{.settings .toml}", "````settings"],
+)
 def test_fences_as_people_write_them(opening):
     mark = opening[: len(opening) - len(opening.lstrip("`~"))]
     text = f"{opening}\n[fixed]\nnames = ['BATCH']\n{mark}\n"
@@ -69,7 +76,9 @@ def test_other_fences_are_no_settings(opening):
     ],
 )
 def test_forbidden_ideas(idea, title, forbidden):
-    settings = parse_program(program('forbidden_ideas = ["bigram-embedding", "weight tying", "lr"]'))
+    settings = parse_program(
+        program('forbidden_ideas = ["bigram-embedding", "weight tying", "lr"]')
+    )
     assert bool(settings.forbids(idea, title)) == forbidden
 
 
@@ -105,9 +114,15 @@ def test_what_cannot_be_obeyed_is_refused_with_its_line(block, line, words):
     assert f"line {line}" in str(caught.value) or "end of document" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "# autoresearch\n\nGet the lowest val_bpb.\n", "```toml\n[a]\n```"])
+@pytest.mark.parametrize(
+    "text", ["", "# autoresearch\n\nGet the lowest val_bpb.\n", "```toml\n[a]\n```"]
+)
 def test_a_program_without_a_block_has_the_defaults(text):
-    assert parse_program(text) == ProgramSettings() and not has_settings(text) and has_settings(program(""))
+    assert (
+        parse_program(text) == ProgramSettings()
+        and not has_settings(text)
+        and has_settings(program(""))
+    )
 
 
 @pytest.mark.parametrize("text", ["```settings\n", program("") + program("")])

@@ -17,7 +17,9 @@ HOSTILE = "<script>alert('row')</script> & <img src=x onerror=alert(1)>\n"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Private and training parts with copies and a skip in each, and markup in every training document."""
+    """Private and training parts with copies and a skip in each, and markup in every training
+    document.
+    """
     private = make_texts(150, seed=1)
     own = [HOSTILE + text for text in make_texts(148, seed=2)]
     source = PartedSource([*private, *own, own[0] + "\n", private[0]], 50, private=3)
@@ -29,7 +31,10 @@ def data(tmp_path_factory):
 def cells(page):
     """The rows of a page's table, as text."""
     rows = re.findall(r"<tr>(.*?)</tr>", page)
-    return [[html.unescape(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
+    return [
+        [html.unescape(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)]
+        for row in rows
+    ]
 
 
 def test_the_splits_are_the_manifests(data):
@@ -64,7 +69,9 @@ def test_the_figure_counts_every_training_document(data):
     assert sum(counts) == data.manifest["documents"]["train"]
     assert "longer than a row's 64 tokens" in page
     assert (
-        data_page.short(950) == "950" and data_page.short(12_345) == "12.3k" and data_page.short(3 * 10**6) == "3M"
+        data_page.short(950) == "950"
+        and data_page.short(12_345) == "12.3k"
+        and data_page.short(3 * 10**6) == "3M"
     )
 
 
@@ -79,7 +86,11 @@ def test_sample_rows_open_no_private_file(data, tmp_path):
     for name in PRIVATE:
         (data.private_dir / name).rename(tmp_path / name)
     try:
-        assert data_page.sample_rows_page(data) and data_page.dropped_page(data) and data_page.lengths_page(data)
+        assert (
+            data_page.sample_rows_page(data)
+            and data_page.dropped_page(data)
+            and data_page.lengths_page(data)
+        )
     finally:
         for name in PRIVATE:
             (tmp_path / name).rename(data.private_dir / name)

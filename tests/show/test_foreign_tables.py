@@ -1,4 +1,6 @@
-"""Tables as people have them: read by the names of their columns, and drawn under the name of their score."""
+"""Tables as people have them: read by the names of their columns, and drawn under the name of their
+score.
+"""
 
 import math
 
@@ -94,7 +96,9 @@ def test_what_is_no_table_says_what_it_lacks(tmp_path, text):
         load_results_tsv(path)
 
 
-TABLE = "commit\tval_bpb\tstatus\tdescription\na1\t0.99\tkeep\tbaseline\nb2\t0.98\tkeep\tmore  depth\n"
+TABLE = (
+    "commit\tval_bpb\tstatus\tdescription\na1\t0.99\tkeep\tbaseline\nb2\t0.98\tkeep\tmore  depth\n"
+)
 
 
 @pytest.mark.parametrize(

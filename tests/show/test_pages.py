@@ -1,4 +1,6 @@
-"""Pages: what a browser would load or run from them (nothing), what they show, and the index of a run."""
+"""Pages: what a browser would load or run from them (nothing), what they show, and the index of a
+run.
+"""
 
 import html.parser
 import re
@@ -40,18 +42,34 @@ def notebook(tmp_path):
         new_output("stream", name="stdout", text="loss <b>1.5</b> \x1b[31mred\x1b[0m\n"),
         new_output(
             "display_data",
-            data={"text/html": '<table><tr><td>kept</td></tr></table><script src="https://cdn.x/y.js"></script>'},
+            data={
+                "text/html": (
+                    "<table><tr><td>kept</td></tr></table><script"
+                    ' src="https://cdn.x/y.js"></script>'
+                )
+            },
         ),
         new_output("display_data", data={"image/png": PIXEL, "text/plain": "figure"}),
         new_output(
-            "display_data", data={"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "HBox()"}
+            "display_data",
+            data={
+                "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
+                "text/plain": "HBox()",
+            },
         ),
         new_output("error", ename="E", evalue="<i>boom</i>", traceback=["E: <i>boom</i>"]),
         new_output(
             "display_data",
-            data={"text/html": '<meta http-equiv="refresh" content="0;url=//evil"><iframe src="//evil"></iframe>'},
+            data={
+                "text/html": (
+                    '<meta http-equiv="refresh" content="0;url=//evil"><iframe'
+                    ' src="//evil"></iframe>'
+                )
+            },
         ),
-        new_output("display_data", data={"text/html": '<img src="https://evil/x.png" onerror="alert(1)">'}),
+        new_output(
+            "display_data", data={"text/html": '<img src="https://evil/x.png" onerror="alert(1)">'}
+        ),
     ]
     cells = [
         new_markdown_cell("# Experiment 7\n\n<script>alert(1)</script>"),
@@ -68,11 +86,17 @@ def test_a_page_shows_the_notebook_and_loads_nothing(notebook):
     text = page.read_text(encoding="utf-8")
     tags = Tags(text)
     assert not tags.named("script") and not tags.named("iframe") and not tags.named("link")
-    assert [m.get("http-equiv") for m in tags.named("meta")] == [None, "Content-Security-Policy", None]
+    assert [m.get("http-equiv") for m in tags.named("meta")] == [
+        None,
+        "Content-Security-Policy",
+        None,
+    ]
     assert "default-src 'none'" in tags.named("meta")[1]["content"]
     assert all(image["src"].startswith("data:") for image in tags.named("img") if "src" in image)
     assert f"data:image/png;base64,{PIXEL}" in text.replace("\n", "")
-    assert "loss <b>1.5</b> red" in tags.text and "E: <i>boom</i>" in tags.text and "kept" in tags.text
+    assert (
+        "loss <b>1.5</b> red" in tags.text and "E: <i>boom</i>" in tags.text and "kept" in tags.text
+    )
     assert "print" in tags.text and "Experiment 7" in tags.text
     assert len(text) < 40_000, "a night writes a hundred of these"
 
@@ -84,9 +108,14 @@ def test_the_policy_comes_before_anything_untrusted(notebook):
 
 def test_scripts_in_any_spelling_are_taken_out():
     body = without_active_parts(
-        '<SCRIPT a=">">x</Script ><script>y</script>&lt;script&gt; <ScRiPt src=//z> <pre>src="//kept"</pre>'
+        '<SCRIPT a=">">x</Script ><script>y</script>&lt;script&gt; <ScRiPt src=//z>'
+        ' <pre>src="//kept"</pre>'
     )
-    assert not Tags(body).named("script") and "&lt;script&gt;" in body and '<pre>src="//kept"</pre>' in body
+    assert (
+        not Tags(body).named("script")
+        and "&lt;script&gt;" in body
+        and '<pre>src="//kept"</pre>' in body
+    )
 
 
 def test_what_is_no_notebook_is_refused(tmp_path):
@@ -113,16 +142,28 @@ def test_the_index_has_a_row_for_each_experiment(tmp_path):
     assert len(rows) == 31 + 1, "31 decided, one running"
     assert [row[2:6] for row in rows] == [f"{number:04d}" for number in range(31, -1, -1)]
     links = re.findall(r"\]\(([^)]*)\)", text.replace("[x](y)", ""))
-    pages = ["../report/report.html", "04_analysis.ipynb", "0004.ipynb", "0003.ipynb", "0003.html", "02_baseline.html"]
+    pages = [
+        "../report/report.html",
+        "04_analysis.ipynb",
+        "0004.ipynb",
+        "0003.ipynb",
+        "0003.html",
+        "02_baseline.html",
+    ]
     assert links == pages
-    assert "`<img src=x onerror=alert(1)> [x](y) / 'z'`" in text  # code in Markdown: nothing in it means anything
-    assert all(f"{entry['val_bpb']:.6f}" in text for entry in decided if entry["val_bpb"] is not None)
+    # Code in Markdown: nothing in it means anything.
+    assert "`<img src=x onerror=alert(1)> [x](y) / 'z'`" in text
+    assert all(
+        f"{entry['val_bpb']:.6f}" in text for entry in decided if entry["val_bpb"] is not None
+    )
     assert len({row.count("|") for row in rows}) == 1
     assert [path.name for path in (folder / "notebooks").iterdir() if "tmp" in path.name] == []
 
 
 @pytest.mark.parametrize(
-    "entries", [[], journals.opened_only(), journals.crashes_only(), journals.make_journal(0)], ids=len
+    "entries",
+    [[], journals.opened_only(), journals.crashes_only(), journals.make_journal(0)],
+    ids=len,
 )
 def test_the_index_of_a_run_that_has_little(tmp_path, entries):
     text = write_index(journals.write_run(tmp_path, entries)).read_text()
@@ -138,7 +179,9 @@ def test_a_finished_page_says_first_what_came_of_it(tmp_path):
     folder = journals.write_run(tmp_path, entries)
     (folder / "notebooks").mkdir()
     path = folder / "notebooks" / "0002.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# how to")]), path)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# how to")]), path
+    )
     finish_page(path)
     first = nbformat.read(path, 4).cells[0].source
     assert first.startswith("# 0002 ") and "`<b>bold</b> $x$`" in first
@@ -165,11 +208,19 @@ def test_the_picker_shows_an_experiment_and_trusts_nobody(tmp_path):
         for path in folder.glob(f"experiments/*/attempts/*/{name}"):
             path.write_text("first\n" + "x\n" * 500 + bad + "\n")
     for record in load_run(tmp_path, "nov23").records:
-        shown = picker.experiment_html(load_run(tmp_path, "nov23"), record.experiment) if record.experiment < 3 else ""
+        shown = (
+            picker.experiment_html(load_run(tmp_path, "nov23"), record.experiment)
+            if record.experiment < 3
+            else ""
+        )
         assert bad not in shown
     run = load_run(tmp_path, "nov23")
     shown = picker.experiment_html(run, picker.default_experiment(run))
-    assert "&lt;script&gt;" in shown and "data:image/png;base64," in shown and "382 more lines" in shown
+    assert (
+        "&lt;script&gt;" in shown
+        and "data:image/png;base64," in shown
+        and "382 more lines" in shown
+    )
     assert picker.default_experiment(run) == run.best.experiment and len(picker.menu(run)) == 13
     assert len(picker.log_tail(run, 0).splitlines()) == picker.LOG_LINES
 

@@ -1,4 +1,6 @@
-"""The control panel without a browser: what it shows of runs in every state, and what its buttons start."""
+"""The control panel without a browser: what it shows of runs in every state, and what its buttons
+start.
+"""
 
 import json
 import shutil
@@ -76,7 +78,11 @@ def test_what_a_proposer_wrote_is_text(results):
     journals.write_run(results, entries, SETTINGS | {"tag": "nov23"})
     shown = Panel("nov23", str(results))
     shown.list.value = 2
-    assert "alert(1)" in shown.detail.value and "<script" not in html_of(shown) and "<img" not in html_of(shown)
+    assert (
+        "alert(1)" in shown.detail.value
+        and "<script" not in html_of(shown)
+        and "<img" not in html_of(shown)
+    )
 
 
 def test_a_run_begun_elsewhere_appears_and_grows(results):
@@ -143,12 +149,22 @@ def test_a_night_is_started_by_the_same_command_and_its_refusal_is_told(results)
 
 def test_one_experiment_is_the_next_of_a_run_and_the_first_of_a_new_one(results, monkeypatch):
     shown, launched = Panel("first", str(results)), []
-    monkeypatch.setattr(shown.commands, "launch", lambda *words: launched.append(words) or "started")
+    monkeypatch.setattr(
+        shown.commands, "launch", lambda *words: launched.append(words) or "started"
+    )
     shown.one.click()
     assert launched[0][:5] == ("overnight", "--tag", "first", "--experiments", "13")
     shown.new_tag.value, shown.proposer.value = "second", "tpe"
     shown.one.click()
-    assert launched[1] == ("overnight", "--tag", "second", "--experiments", "1", "--proposer", "tpe")
+    assert launched[1] == (
+        "overnight",
+        "--tag",
+        "second",
+        "--experiments",
+        "1",
+        "--proposer",
+        "tpe",
+    )
     write_run(results, "second", 1)
     shown.refresh()
     assert shown.tag.value == "second"  # what was started here is shown as soon as it is there

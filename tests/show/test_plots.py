@@ -36,7 +36,9 @@ def runs(tmp_path_factory):
         "ruins": [e for e in journals.crashes_only() if e.get("experiment") != 0],
     }  # fmt: skip
     for tag, entries in kinds.items():
-        journals.write_run(folder, entries, journals.make_settings(tag), files_of=30 if tag == "night" else 0)
+        journals.write_run(
+            folder, entries, journals.make_settings(tag), files_of=30 if tag == "night" else 0
+        )
     return {tag: load_run(folder, tag) for tag in kinds} | {"original": load_results_tsv(UPSTREAM)}
 
 
@@ -57,7 +59,10 @@ def words(figure: Figure) -> str:
 
 
 def test_the_title_is_the_finding(runs):
-    assert "125 experiments: branch at 0.9697, baseline 0.9979, not measured yet" in plots.plot_progress(runs["original"]).title_text
+    assert (
+        "125 experiments: branch at 0.9697, baseline 0.9979, not measured yet"
+        in plots.plot_progress(runs["original"]).title_text
+    )
     assert "all 8 experiments crashed" in plots.plot_progress(runs["crashes"]).title_text
     assert "No experiment decided yet" in plots.plot_progress(runs["empty"]).title_text
     assert "6 of 6" not in plots.plot_progress(runs["ruins"]).title_text
@@ -84,10 +89,13 @@ def test_labels_do_not_hide_one_another(runs, tag):
     ax = figure.axes[0]
     titles = set(runs[tag].experiments["title"])
     labels = [
-        t for t in ax.texts if isinstance(t, Annotation) and t.get_text()[:12] in {title[:12] for title in titles}
+        t
+        for t in ax.texts
+        if isinstance(t, Annotation) and t.get_text()[:12] in {title[:12] for title in titles}
     ]
     assert len(labels) >= 5
-    boxes = [super(Annotation, label).get_window_extent() for label in labels]  # of the words, without the leader
+    # Of the words, without the leader.
+    boxes = [super(Annotation, label).get_window_extent() for label in labels]
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:i])
         assert ax.bbox.contains(box.x0, box.y0) and ax.bbox.contains(box.x1, box.y1)
@@ -98,13 +106,25 @@ def test_the_values_of_best_and_baseline_do_not_cover_each_other(tmp_path, best)
     entries = journals.make_journal(0, unfinished=False)
     base = next(e for e in entries if e["event"] == "decided")
     base.update(val_bpb=1.3553, sigma=0.02)
-    told = {"seq": len(entries), "experiment": 1, "decision": "keep", "kind": "gain", "title": "better", "incumbent": 0}
+    told = {
+        "seq": len(entries),
+        "experiment": 1,
+        "decision": "keep",
+        "kind": "gain",
+        "title": "better",
+        "incumbent": 0,
+    }
     proposed = next(e for e in entries if e["event"] == "proposed")
-    entries += [proposed | {"experiment": 1}, base | told | {"val_bpb": best, "gain": 1.3553 - best}]
+    entries += [
+        proposed | {"experiment": 1},
+        base | told | {"val_bpb": best, "gain": 1.3553 - best},
+    ]
     figure = plots.plot_progress(load_run(journals.write_run(tmp_path, entries).parent, "nov23"))
     figure.draw_without_rendering()
     values = (f"{best:.4f}", "1.3553")
-    lower, upper = (next(t for t in figure.axes[0].texts if t.get_text() == value) for value in values)
+    lower, upper = (
+        next(t for t in figure.axes[0].texts if t.get_text() == value) for value in values
+    )
     assert lower.get_window_extent().y1 <= upper.get_window_extent().y0
 
 
@@ -148,7 +168,9 @@ def test_the_noise_chart_draws_the_keep_rules_own_line():
 
 def test_a_crashed_training_is_not_compared_at_its_end(runs):
     crashed = next(
-        r.experiment for r in runs["night"].records if r.outcome == "crashed" and r.status != "invalid_patch"
+        r.experiment
+        for r in runs["night"].records
+        if r.outcome == "crashed" and r.status != "invalid_patch"
     )
     assert "stopped at 32% of its budget" in plots.plot_curves(runs["night"], crashed).title_text
 
@@ -166,7 +188,12 @@ def test_a_thousand_experiments_are_drawn(runs):
 
 
 def test_pyplot_stays_unloaded():
-    code = "import sys, harness.show.picker; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        "import sys, harness.show.picker; print('matplotlib.pyplot' in sys.modules, 'torch' in"
+        " sys.modules)"
+    )
     root = ROOT
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.split() == ["False", "False"], done.stdout + done.stderr

@@ -31,21 +31,47 @@ def test_the_report_quotes_the_journals_figures():
     decided = {e["experiment"]: e for e in entries if e["event"] == "decided"}
     tip = [e for e in decided.values() if e["decision"] == "keep"][-1]
     text = morning_report(entries, journals.make_settings())
-    assert f"Baseline: {decided[0]['val_bpb']:.4f} bits per byte (3 runs, sigma of one run 0.0008)" in text
+    assert (
+        f"Baseline: {decided[0]['val_bpb']:.4f} bits per byte (3 runs, sigma of one run 0.0008)"
+        in text
+    )
     assert f"The branch is at experiment {tip['experiment']:04d}" in text
-    judged = f"{tip['val_bpb']:.4f} against the baseline's {decided[0]['val_bpb']:.4f}, as judged during the night"
+    judged = (
+        f"{tip['val_bpb']:.4f} against the baseline's {decided[0]['val_bpb']:.4f}, as judged during"
+        " the night"
+    )
     assert judged in text and "flattered by luck" in text
     kept = [e for e in decided.values() if e["decision"] == "keep"]
-    assert text.count("| gain: ") == len(kept) and "git switch -c my-branch autoresearch/nov23" in text
+    assert (
+        text.count("| gain: ") == len(kept) and "git switch -c my-branch autoresearch/nov23" in text
+    )
     assert "NVIDIA H200" in text and "300 s of training each" in text
 
 
 def close_out(best: int, low: float = 0.01, **changes) -> CloseOut:
     """A close-out of experiment `best` that came to its end. low: of the interval on validation."""
-    difference = {"difference": 0.02, "low": low, "high": 0.03, "n_best": 3, "n_baseline": 3, "words": ""}
-    claimed = {"best": best, "status": "ok", "cause": "", "val": difference, "holdout": difference, "template_bpb": None}
+    difference = {
+        "difference": 0.02,
+        "low": low,
+        "high": 0.03,
+        "n_best": 3,
+        "n_baseline": 3,
+        "words": "",
+    }
+    claimed = {
+        "best": best,
+        "status": "ok",
+        "cause": "",
+        "val": difference,
+        "holdout": difference,
+        "template_bpb": None,
+    }
     runs = [
-        Training({"role": "best", "experiment": best, "seed": seed}, trained={"status": "ok"}, scored={"status": "ok", "val_bpb": score})
+        Training(
+            {"role": "best", "experiment": best, "seed": seed},
+            trained={"status": "ok"},
+            scored={"status": "ok", "val_bpb": score},
+        )
         for seed, score in enumerate((0.90, 0.91, 0.92))
     ]
     begun = {"best": best, "seeds": 3, "first_seed": 1, "template": False}
@@ -62,43 +88,75 @@ def improvement_words(text: str) -> list[str]:
 
 def test_without_a_claim_nothing_is_called_an_improvement_and_the_command_is_said():
     entries = journals.make_journal(30)
-    text = morning_report(entries, journals.make_settings(), command="python3 scripts/overnight.py --close-out --tag nov23")
+    text = morning_report(
+        entries,
+        journals.make_settings(),
+        command="python3 scripts/overnight.py --close-out --tag nov23",
+    )
     assert improvement_words(text) == [] and "not measured yet" in text.splitlines()[0]
     assert "not measured yet: `python3 scripts/overnight.py --close-out --tag nov23`" in text
     records = records_from_journal(entries)
     tip, base = records[branch_of(entries)], records[0]
-    assert headline(records) == f"30 experiments: branch at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f}, not measured yet"
+    assert (
+        headline(records)
+        == f"30 experiments: branch at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f}, not"
+        " measured yet"
+    )
 
 
 def test_the_claim_comes_first_on_validation_and_holdout_with_its_intervals():
     entries = journals.make_journal(30)
     best = branch_of(entries)
     text = morning_report(entries, journals.make_settings(), measured=close_out(best))
-    assert "0.0200 bpb better than the baseline on fresh seeds (95% interval +0.0100 to +0.0300): an improvement" in text.splitlines()[0]
+    assert (
+        "0.0200 bpb better than the baseline on fresh seeds (95% interval +0.0100 to +0.0300): an"
+        " improvement" in text.splitlines()[0]
+    )
     section = text.split("## ")[1]
-    assert section.startswith("The claim") and "on the holdout +0.0200, +0.0100 to +0.0300" in section
+    assert (
+        section.startswith("The claim") and "on the holdout +0.0200, +0.0100 to +0.0300" in section
+    )
     maybe = morning_report(entries, journals.make_settings(), measured=close_out(best, low=-0.01))
     assert "this may be chance, so no improvement is claimed" in maybe.splitlines()[0]
-    failed = close_out(best, status="crash", cause="nothing can be claimed: the best ended 2 times with crash")
-    assert "and nothing can be claimed" in morning_report(entries, {}, measured=failed).splitlines()[0]
+    failed = close_out(
+        best, status="crash", cause="nothing can be claimed: the best ended 2 times with crash"
+    )
+    assert (
+        "and nothing can be claimed" in morning_report(entries, {}, measured=failed).splitlines()[0]
+    )
     other = morning_report(entries, {}, measured=close_out(best - 1))
-    assert "not measured yet" in other.splitlines()[0], "a claim on another file says nothing about this one"
+    assert "not measured yet" in other.splitlines()[0], (
+        "a claim on another file says nothing about this one"
+    )
 
 
 def test_a_demo_is_compared_with_the_template_of_real_nights():
     entries = journals.make_journal(30)
     settings = journals.make_settings()
     settings["profile"] |= {"name": "demo", "constants": {"SHIFT_TAPS": 0}}
-    text = morning_report(entries, settings, measured=close_out(branch_of(entries), template_bpb=0.8))
-    assert "that template scored 0.8000; the file on the branch scored 0.9100 (3 fresh runs), 0.1100 bpb worse" in text
-    assert "plain GPT" in morning_report(entries, settings) and "plain GPT" not in morning_report(entries, journals.make_settings())
+    text = morning_report(
+        entries, settings, measured=close_out(branch_of(entries), template_bpb=0.8)
+    )
+    assert (
+        "that template scored 0.8000; the file on the branch scored 0.9100 (3 fresh runs), 0.1100"
+        " bpb worse" in text
+    )
+    assert "plain GPT" in morning_report(entries, settings) and "plain GPT" not in morning_report(
+        entries, journals.make_settings()
+    )
 
 
 def test_the_claim_of_a_run_stands_in_its_report_chart_index_and_status(tmp_path):
     entries = journals.make_journal(30, unfinished=False)
     folder, best = journals.write_run(tmp_path, entries), branch_of(entries)
-    ledger = [{"event": "claim_begun", **close_out(best).begun}, {"event": "claimed", **close_out(best).claimed}]
-    lines = [json.dumps({"seq": seq, "time": entries[-1]["time"], **entry}) for seq, entry in enumerate(ledger)]
+    ledger = [
+        {"event": "claim_begun", **close_out(best).begun},
+        {"event": "claimed", **close_out(best).claimed},
+    ]
+    lines = [
+        json.dumps({"seq": seq, "time": entries[-1]["time"], **entry})
+        for seq, entry in enumerate(ledger)
+    ]
     (folder / "close_out.jsonl").write_text("\n".join(lines) + "\n")
     run = load_run(tmp_path, "nov23")
     words = "0.0200 bpb better than the baseline"
@@ -122,9 +180,14 @@ def disturbed(speeds: list[float], **more) -> list[dict]:
 def test_a_machine_that_changed_its_speed_is_said_in_the_first_sentence():
     text = morning_report(disturbed([10.0, 10.1, 7.0]), {}).split("\n\n")[1]
     assert text.startswith("The speed of one file differed by up to 44% between its trainings")
-    assert "1 run off by more than 10% did not count" in text and "trained again before each keep" in text
+    assert (
+        "1 run off by more than 10% did not count" in text
+        and "trained again before each keep" in text
+    )
     assert "speed" not in morning_report(disturbed([10.0, 10.1, 10.5]), {})
-    slow = disturbed([10.0, 10.0, 10.0], core_seconds=590.0, others_core_seconds=30.0, wall_seconds=300.0)
+    slow = disturbed(
+        [10.0, 10.0, 10.0], core_seconds=590.0, others_core_seconds=30.0, wall_seconds=300.0
+    )
     slow[[e["event"] for e in slow].index("trained")]["wall_seconds"] = 600.0
     text = morning_report(slow, {}).split("\n\n")[1]
     assert "by up to 100%" in text and "scores suffered little" in text
@@ -155,7 +218,11 @@ def test_the_pace_of_what_was_kept_stands_beside_the_baselines():
 
 def test_near_misses_are_the_best_of_the_discarded():
     entries = journals.make_journal(30)
-    near = [e for e in entries if e["event"] == "decided" and e["decision"] == "discard" and (e["gain"] or 0) > 0]
+    near = [
+        e
+        for e in entries
+        if e["event"] == "decided" and e["decision"] == "discard" and (e["gain"] or 0) > 0
+    ]
     section = morning_report(entries, {}).split("## Near misses")[1].split("##")[0]
     shown = [int(line[2:6]) for line in section.splitlines() if line.startswith("- ")]
     assert shown == [e["experiment"] for e in sorted(near, key=lambda e: -e["gain"])][:5]
@@ -165,7 +232,10 @@ def test_no_improvement_is_said_plainly():
     entries = journals.make_journal(8, step=0.0, crash_rate=0, sigma=0.004, seed=0)
     assert not any(e.get("decision") == "keep" for e in entries)
     text = morning_report(entries, journals.make_settings())
-    assert "none of 8 experiments was kept" in text and "Nothing was kept, so there is nothing to claim" in text
+    assert (
+        "none of 8 experiments was kept" in text
+        and "Nothing was kept, so there is nothing to claim" in text
+    )
     assert "Nothing was kept of 8 experiments: the baseline stands." in text
 
 
@@ -210,7 +280,10 @@ def test_what_the_machine_did_to_a_night_is_said():
         }
     )
     text = doubts_of(entries)
-    assert "1 training shared the device with `'other'`" in text and "1 training ended for reasons outside" in text
+    assert (
+        "1 training shared the device with `'other'`" in text
+        and "1 training ended for reasons outside" in text
+    )
     assert "Experiments 0002, 0003 failed alike (`no kernel`)" in text
 
 
@@ -229,13 +302,19 @@ def test_without_git_no_git_is_advised():
 
 
 @pytest.mark.parametrize(
-    "entries", [[], journals.opened_only(), journals.crashes_only(), journals.make_journal(0)], ids=len
+    "entries",
+    [[], journals.opened_only(), journals.crashes_only(), journals.make_journal(0)],
+    ids=len,
 )
 def test_reports_of_runs_that_have_little(tmp_path, entries):
     path = write_report(journals.write_run(tmp_path, entries))
     assert path.read_text().startswith("# Run nov23: ") and "![" in path.read_text()
     assert (path.parent / "progress.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in path.parent.iterdir()) == ["progress.png", "report.html", "report.md"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "progress.png",
+        "report.html",
+        "report.md",
+    ]
 
 
 @pytest.mark.slow
@@ -247,14 +326,23 @@ def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
     out = tmp_path / "out.ipynb"
     values = {"tag": "night", "results_dir": str(tmp_path)}
     papermill.execute_notebook(
-        str(NOTEBOOK), str(out), values, kernel_name="python3", progress_bar=False, cwd=str(NOTEBOOK.parent)
+        str(NOTEBOOK),
+        str(out),
+        values,
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(NOTEBOOK.parent),
     )
     cells = nbformat.read(out, 4).cells
     images = [o for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     texts = [o for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
     assert len(images) == 6 and len(texts) == 8, "six charts, and a sentence for each step"
-    picked = next(c for c in cells if c["cell_type"] == "code" and "show_picker" in c["source"])["outputs"]
-    assert any("data:image/png" in o["data"].get("text/html", "") for o in picked), "the picker leaves a static view"
+    picked = next(c for c in cells if c["cell_type"] == "code" and "show_picker" in c["source"])[
+        "outputs"
+    ]
+    assert any("data:image/png" in o["data"].get("text/html", "") for o in picked), (
+        "the picker leaves a static view"
+    )
 
 
 def test_the_committed_notebook_keeps_the_rules():
@@ -272,7 +360,9 @@ def test_what_is_committed_of_the_sample_is_as_this_code_would_make_it(tmp_path)
     sample = ROOT / "results" / "sample"
     copy = shutil.copytree(sample, tmp_path / "sample")
     assert write_report(copy).read_text() == (sample / "report" / "report.md").read_text()
-    assert (copy / "report" / "report.html").read_text() == (sample / "report" / "report.html").read_text()
+    assert (copy / "report" / "report.html").read_text() == (
+        sample / "report" / "report.html"
+    ).read_text()
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     shown = "".join(
         "".join(output["data"].get("text/markdown", ""))
@@ -281,5 +371,11 @@ def test_what_is_committed_of_the_sample_is_as_this_code_would_make_it(tmp_path)
         if "data" in output
     )
     run = load_run(sample.parent, "sample")
-    for say in (sentences.say_progress, sentences.say_outcomes, sentences.say_gains, sentences.say_curves, sentences.say_memory):
+    for say in (
+        sentences.say_progress,
+        sentences.say_outcomes,
+        sentences.say_gains,
+        sentences.say_curves,
+        sentences.say_memory,
+    ):
         assert say(run) in shown, say.__name__

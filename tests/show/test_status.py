@@ -1,4 +1,6 @@
-"""A run seen from outside, with real processes that hold its lock, stop, die and end: what --status and --status --json say of it."""
+"""A run seen from outside, with real processes that hold its lock, stop, die and end: what --status
+and --status --json say of it.
+"""
 
 import json
 import os
@@ -50,7 +52,9 @@ class Driver:
 
     def __init__(self, folder: Path, lock: str = "night") -> None:
         command = [sys.executable, "-c", DRIVER, str(folder), lock]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.tell("look")
 
     def tell(self, words: str) -> None:
@@ -94,26 +98,42 @@ def test_the_states_of_a_driver_that_lives(folder, driver):
     assert state(folder) == "running"  # it has just started
     driver.tell("beat training")
     found = status.look_at(Run(folder))
-    assert (found["state"], found["pid"], found["stage_limit_seconds"]) == ("running", driver.process.pid, 60.0)
-    assert found["stage_seconds"] >= 4 and found["next_command"].endswith(f"--stop --tag t --results {folder.parent}")
+    assert (found["state"], found["pid"], found["stage_limit_seconds"]) == (
+        "running",
+        driver.process.pid,
+        60.0,
+    )
+    assert found["stage_seconds"] >= 4 and found["next_command"].endswith(
+        f"--stop --tag t --results {folder.parent}"
+    )
     driver.tell("slow")
     assert state(folder) == "slow"
     driver.tell("beat paused: the disk is full")
-    assert state(folder) == "paused" and "paused: the disk is full" in status.status_screen(Run(folder))
+    assert state(folder) == "paused" and "paused: the disk is full" in status.status_screen(
+        Run(folder)
+    )
 
 
 def test_stopped_is_slow_and_killed_is_dead_at_once(folder, driver):
     driver.tell("beat training")
     driver.process.send_signal(signal.SIGSTOP)
     wait_until_stopped(driver.process.pid)
-    assert state(folder) == "slow" and f"kill -CONT {driver.process.pid}" in status.status_screen(Run(folder))
+    assert state(folder) == "slow" and f"kill -CONT {driver.process.pid}" in status.status_screen(
+        Run(folder)
+    )
     driver.process.send_signal(signal.SIGCONT)
     driver.tell("beat training")
     assert state(folder) == "running"
     driver.end()
     found = status.look_at(Run(folder))
-    assert (found["state"], found["pid"], found["next_command"]) == ("died", None, "the same command")
-    assert "died (last seen at: training); the same command continues" in status.status_screen(Run(folder))
+    assert (found["state"], found["pid"], found["next_command"]) == (
+        "died",
+        None,
+        "the same command",
+    )
+    assert "died (last seen at: training); the same command continues" in status.status_screen(
+        Run(folder)
+    )
 
 
 @pytest.mark.parametrize("words, expected", [("done", "finished"), ("stopped as asked", "stopped")])
@@ -124,22 +144,33 @@ def test_a_driver_that_ended_by_itself_did_not_die(folder, driver, words, expect
     assert (found["state"], found["exit_code"]) == (expected, 0) and words in found["why"]
 
 
-def test_the_next_driver_that_dies_before_its_first_heartbeat_is_told_from_the_one_before(folder, driver):
+def test_the_next_driver_that_dies_before_its_first_heartbeat_is_told_from_the_one_before(
+    folder, driver
+):
     driver.tell("beat training")
     driver.end("done")
     Driver(folder).end()
     assert state(folder) == "died" and "died as it started" in status.status_screen(Run(folder))
 
 
-def test_an_old_heartbeat_is_slow_and_one_of_another_process_or_start_is_nobody_s(folder, driver, monkeypatch):
+def test_an_old_heartbeat_is_slow_and_one_of_another_process_or_start_is_nobody_s(
+    folder, driver, monkeypatch
+):
     driver.tell("beat training")
     found = read_heartbeat(folder)
     assert writer(found).pid == driver.process.pid and 0 <= age_seconds(found) < 30
-    assert writer(found | {"create_time": 0}).pid == driver.process.pid  # a date, which somebody may have set since
-    assert writer(found | {"identity": "another"}) is None  # the number was given to another process
-    assert writer(found | {"boot_id": "another"}) is None and age_seconds(found | {"boot_id": "another"}) is None
+    # A date, which somebody may have set since.
+    assert writer(found | {"create_time": 0}).pid == driver.process.pid
+    # The number was given to another process.
+    assert writer(found | {"identity": "another"}) is None
+    assert (
+        writer(found | {"boot_id": "another"}) is None
+        and age_seconds(found | {"boot_id": "another"}) is None
+    )
     monkeypatch.setattr(heartbeat, "wall_seconds", lambda: found["boot_seconds"] + 31)
-    assert state(folder) == "slow" and "no sign of life for 31 s" in status.status_screen(Run(folder))
+    assert state(folder) == "slow" and "no sign of life for 31 s" in status.status_screen(
+        Run(folder)
+    )
 
 
 def test_a_notebook_by_hand_is_no_night(folder):
@@ -148,10 +179,14 @@ def test_a_notebook_by_hand_is_no_night(folder):
         assert state(folder) == "by hand"
     finally:
         by_hand.end()
-    assert state(folder) == "idle" and "experiment 6 is unfinished" in status.status_screen(Run(folder))
+    assert state(folder) == "idle" and "experiment 6 is unfinished" in status.status_screen(
+        Run(folder)
+    )
 
 
-def test_a_heartbeat_is_written_every_five_seconds_at_most_and_never_ends_a_night(tmp_path, monkeypatch):
+def test_a_heartbeat_is_written_every_five_seconds_at_most_and_never_ends_a_night(
+    tmp_path, monkeypatch
+):
     clock = [100.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
     stages = []
@@ -162,7 +197,9 @@ def test_a_heartbeat_is_written_every_five_seconds_at_most_and_never_ends_a_nigh
     assert stages == ["at 100.0", "at 100.0", "at 105.1", "at 110.1"]
     clock[0] += 10
     beat(tmp_path / "nowhere", "as on a full disk")
-    assert read_heartbeat(tmp_path / "nowhere") is None and os.listdir(tmp_path) == ["heartbeat.json"]
+    assert read_heartbeat(tmp_path / "nowhere") is None and os.listdir(tmp_path) == [
+        "heartbeat.json"
+    ]
 
 
 def test_the_object_for_scripts_has_the_documented_keys_at_every_moment(tmp_path, capsys):
@@ -173,44 +210,96 @@ def test_the_object_for_scripts_has_the_documented_keys_at_every_moment(tmp_path
                 run.until(kind, number) if kind != "score" or number != 2 else None
             found = status.look_at(Run(run.folder))
             seen.add(found["stage"])
-            assert list(found) == list(status.KEYS) and json.loads(json.dumps(found, allow_nan=False)) == found
+            assert (
+                list(found) == list(status.KEYS)
+                and json.loads(json.dumps(found, allow_nan=False)) == found
+            )
             screen = status.status_screen(Run(run.folder)).splitlines()
             assert len(screen) <= 22 and max(map(len, screen)) <= 160
     assert seen == {"preparing", "proposing", "checking", "starting", "scoring", "committing"}
-    assert main(["overnight", "--status", "--json", "--tag", "t", "--results", str(tmp_path / "results")]) == 0
+    assert (
+        main(
+            [
+                "overnight",
+                "--status",
+                "--json",
+                "--tag",
+                "t",
+                "--results",
+                str(tmp_path / "results"),
+            ]
+        )
+        == 0
+    )
     assert list(json.loads(capsys.readouterr().out)) == list(status.KEYS)
 
 
 def test_figures_are_those_of_the_journal(folder, made):
     found = status.look_at(Run(folder))
     assert (found["experiment"], found["title"], found["stage"]) == (6, "depth 6", "starting")
-    assert (found["experiments"], found["kept"], found["discarded"], found["crashed"]) == (5, 1, 2, 2)
+    assert (found["experiments"], found["kept"], found["discarded"], found["crashed"]) == (
+        5,
+        1,
+        2,
+        2,
+    )
     assert (found["best_experiment"], found["baseline_val_bpb"]) == (1, pytest.approx(2.0005))
-    assert found["gain"] == pytest.approx(found["baseline_val_bpb"] - made.state.experiments[1].mean, abs=1e-6)
+    assert found["gain"] == pytest.approx(
+        found["baseline_val_bpb"] - made.state.experiments[1].mean, abs=1e-6
+    )
     assert [each["experiment"] for each in found["last_five"]] == [1, 2, 3, 4, 5]
-    assert (found["tokens_per_second"], found["drift"]) == (997.0, -0.003)  # of experiments 1, 3 and 4, against 1000
+    # Of experiments 1, 3 and 4, against 1000.
+    assert (found["tokens_per_second"], found["drift"]) == (997.0, -0.003)
     assert found["run_bytes"] > 0 and found["free_bytes"] > 0
 
 
 def write_close_out(folder: Path, *entries: dict) -> None:
-    lines = [json.dumps({"seq": seq, "time": "2026-11-24T03:00:00.000Z", **entry}) + "\n" for seq, entry in enumerate(entries)]
+    lines = [
+        json.dumps({"seq": seq, "time": "2026-11-24T03:00:00.000Z", **entry}) + "\n"
+        for seq, entry in enumerate(entries)
+    ]
     (folder / "close_out.jsonl").write_text("".join(lines))
 
 
-def test_the_claim_is_said_once_it_is_measured_and_until_then_the_scores_are_called_flattered(folder):
+def test_the_claim_is_said_once_it_is_measured_and_until_then_the_scores_are_called_flattered(
+    folder,
+):
     assert status.look_at(Run(folder))["claim"] is None
     screen = status.status_screen(Run(folder))
-    assert "branch     1." in screen and "flattered by luck" in screen and "claim      not measured yet" in screen
+    assert (
+        "branch     1." in screen
+        and "flattered by luck" in screen
+        and "claim      not measured yet" in screen
+    )
     size = {"difference": 0.02, "low": 0.01, "high": 0.03, "n_best": 3, "n_baseline": 3}
     best = status.look_at(Run(folder))["best_experiment"]
-    claimed = {"event": "claimed", "best": best, "status": "ok", "cause": "", "val": size, "holdout": size}
-    write_close_out(folder, {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False}, claimed)
+    claimed = {
+        "event": "claimed",
+        "best": best,
+        "status": "ok",
+        "cause": "",
+        "val": size,
+        "holdout": size,
+    }
+    write_close_out(
+        folder,
+        {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False},
+        claimed,
+    )
     assert "0.0200 bpb better than the baseline" in status.look_at(Run(folder))["claim"]
     lines = status.status_screen(Run(folder)).splitlines()
-    assert "0.0200 bpb better than the baseline" in next(line for line in lines if line.startswith("claim "))
+    assert "0.0200 bpb better than the baseline" in next(
+        line for line in lines if line.startswith("claim ")
+    )
     assert len(lines) <= 22 and max(map(len, lines)) <= 160
-    write_close_out(folder, {**claimed, "event": "claim_begun", "seeds": 3, "first_seed": 9, "template": False}, claimed | {"best": best + 1})
-    assert status.look_at(Run(folder))["claim"] is None, "a claim on another file says nothing about this one"
+    write_close_out(
+        folder,
+        {**claimed, "event": "claim_begun", "seeds": 3, "first_seed": 9, "template": False},
+        claimed | {"best": best + 1},
+    )
+    assert status.look_at(Run(folder))["claim"] is None, (
+        "a claim on another file says nothing about this one"
+    )
 
 
 def test_a_night_that_measures_its_claim_says_so(tmp_path):
@@ -218,11 +307,15 @@ def test_a_night_that_measures_its_claim_says_so(tmp_path):
     best = status.look_at(Run(folder))["best_experiment"]
     begun = {"event": "claim_begun", "best": best, "seeds": 3, "first_seed": 9, "template": False}
     write_close_out(folder, begun | {"time": "2099-01-01T00:00:00.000Z"})
-    assert status.look_at(Run(folder))["stage"] == "proposing" and "claim      training 1 of 6" in status.status_screen(Run(folder))
+    assert status.look_at(Run(folder))[
+        "stage"
+    ] == "proposing" and "claim      training 1 of 6" in status.status_screen(Run(folder))
     night = Driver(folder)
     try:
         night.tell("beat claim: training 1 of 6")
-        assert status.look_at(Run(folder))["stage"] == "claiming" and "the claim is measured" in status.status_screen(Run(folder))
+        assert status.look_at(Run(folder))[
+            "stage"
+        ] == "claiming" and "the claim is measured" in status.status_screen(Run(folder))
     finally:
         night.end()
 
@@ -238,7 +331,10 @@ def test_exit_statuses(folder, driver, capsys):
     assert main(["overnight", "--check", *results]) == 0
     assert capsys.readouterr().out == "t: everything agrees with the journal\n"
     (folder / "results.tsv").write_text("mine\n")
-    assert main(["overnight", "--check", *results]) == 1 and "results.tsv, line 1" in capsys.readouterr().out
+    assert (
+        main(["overnight", "--check", *results]) == 1
+        and "results.tsv, line 1" in capsys.readouterr().out
+    )
     assert main(["overnight", "--status", "--results", str(folder.parent), "--tag", "nowhere"]) == 1
 
 
@@ -246,11 +342,27 @@ def test_exit_statuses(folder, driver, capsys):
 def test_a_real_night_is_running_stopped_and_dead(tmp_path, baseline, cache):
     checkout = copy_with_harness(baseline, tmp_path / "lab")
     run = checkout / "results" / "t"
-    command = [sys.executable, "-m", "harness", "overnight", "--profile", "tiny", "--tag", "t", "--experiments", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "overnight",
+        "--profile",
+        "tiny",
+        "--tag",
+        "t",
+        "--experiments",
+        "1",
+    ]
     with (tmp_path / "log").open("w") as log:
-        night = subprocess.Popen(command, cwd=checkout, env=environment(checkout, cache), stdout=log, stderr=log)
+        night = subprocess.Popen(
+            command, cwd=checkout, env=environment(checkout, cache), stdout=log, stderr=log
+        )
     try:
-        while not any(entry["event"] == "run_started" and entry["experiment"] == 1 for entry in read_journal(run / "journal.jsonl")):
+        while not any(
+            entry["event"] == "run_started" and entry["experiment"] == 1
+            for entry in read_journal(run / "journal.jsonl")
+        ):
             assert night.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)
         assert state(run) == "running"
@@ -262,8 +374,10 @@ def test_a_real_night_is_running_stopped_and_dead(tmp_path, baseline, cache):
         night.kill()
         night.wait()
     found = status.look_at(Run(run))
-    assert found["state"] == "died" and found["next_command"] == (
-        "python3 scripts/overnight.py --tag t --profile tiny --experiments 1"
+    assert (
+        found["state"] == "died"
+        and found["next_command"]
+        == "python3 scripts/overnight.py --tag t --profile tiny --experiments 1"
     )
 
 

@@ -1,4 +1,6 @@
-"""A copy of this checkout as a git repository of its own, so that a test's night leaves no refs and no results in ours."""
+"""A copy of this checkout as a git repository of its own, so that a test's night leaves no refs and
+no results in ours.
+"""
 
 import os
 import shutil
@@ -28,9 +30,12 @@ def make_repository(folder: Path) -> Path:
 
 
 def copy_checkout(folder: Path) -> Path:
-    """Copy what a night needs: harness, notebooks, template and program as they are in the working tree."""
+    """Copy what a night needs: harness, notebooks, template and program as they are in the working
+    tree.
+    """
     folder.mkdir()
-    ignore = shutil.ignore_patterns(".ipynb_checkpoints")  # what is compiled already is valid in a copy too
+    # What is compiled already is valid in a copy too.
+    ignore = shutil.ignore_patterns(".ipynb_checkpoints")
     for name in ("harness", "notebooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("train_template.py", "program.md", ".gitignore"):
@@ -41,11 +46,17 @@ def copy_checkout(folder: Path) -> Path:
 
 def environment(checkout: Path, cache: Path) -> dict[str, str]:
     """Variables for a harness process that works in a copied checkout."""
-    return os.environ | {"PYTHONPATH": str(checkout), "AUTORESEARCH_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
+    return os.environ | {
+        "PYTHONPATH": str(checkout),
+        "AUTORESEARCH_CACHE": str(cache),
+        "OMP_NUM_THREADS": "2",
+    }
 
 
 def warm_environment(checkout: Path, cache: Path) -> dict[str, str]:
-    """The same for a night whose trainings start warm. Not where one of its processes is looked for by its command."""
+    """The same for a night whose trainings start warm. Not where one of its processes is looked for
+    by its command.
+    """
     return environment(checkout, cache) | warm_kernels(checkout.parent / "ipython")
 
 

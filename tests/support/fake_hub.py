@@ -1,7 +1,9 @@
-"""A small Hugging Face Hub on 127.0.0.1, as far as downloading goes: HEAD and GET of resolve URLs, with Range.
+"""A small Hugging Face Hub on 127.0.0.1, as far as downloading goes: HEAD and GET of resolve URLs,
+with Range.
 
-Like the real one it answers a large file's resolve URL with X-Repo-Commit, X-Linked-Size and X-Linked-Etag (the SHA-256)
-and a redirect to a storage address, here of the same server. `faults` says what goes wrong with a file.
+Like the real one it answers a large file's resolve URL with X-Repo-Commit, X-Linked-Size and
+X-Linked-Etag (the SHA-256) and a redirect to a storage address, here of the same server. `faults`
+says what goes wrong with a file.
 """
 
 import contextlib
@@ -12,16 +14,19 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-RESOLVE = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[0-9a-f]{40})/(?P<name>.+)")
+RESOLVE = re.compile(
+    r"/datasets/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[0-9a-f]{40})/(?P<name>.+)"
+)
 
 
 class Hub:
     """files: name -> content. faults: name -> list of what happens to its next GETs, in order.
 
-    ("cut", n): n bytes, then the connection ends. ("stall", n): n bytes, then nothing until the server closes.
-    ("spoil",): wrong bytes of the right length. An int: that status, for HEAD too, while it is the first in the list.
-    requests: (method, name, Range header, Authorization header) of every request for content; served: bytes sent by file.
-    tokens: Authorization headers of requests to the hub proper.
+    ("cut", n): n bytes, then the connection ends. ("stall", n): n bytes, then nothing until the
+    server closes. ("spoil",): wrong bytes of the right length. An int: that status, for HEAD too,
+    while it is the first in the list. requests: (method, name, Range header, Authorization header)
+    of every request for content; served: bytes sent by file. tokens: Authorization headers of
+    requests to the hub proper.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -34,7 +39,11 @@ class Hub:
 
     def gets(self, name: str) -> list[str | None]:
         """The Range headers of the GETs for a file's content."""
-        return [wanted for method, asked, wanted, _ in self.requests if method == "GET" and asked == name]
+        return [
+            wanted
+            for method, asked, wanted, _ in self.requests
+            if method == "GET" and asked == name
+        ]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -59,14 +68,18 @@ class Handler(BaseHTTPRequestHandler):
         if name not in self.hub.files:
             return self.refuse(404, "EntryNotFound")
         if not resolve:
-            return self.send_content(name, faults.pop(0) if faults and self.command == "GET" else ("whole",))
+            return self.send_content(
+                name, faults.pop(0) if faults and self.command == "GET" else ("whole",)
+            )
         self.hub.tokens.add(self.headers.get("Authorization"))
         raw = self.hub.files[name]
         self.send_response(302)
         self.send_header("X-Repo-Commit", resolve["revision"])
         self.send_header("X-Linked-Size", str(len(raw)))
         self.send_header("X-Linked-Etag", f'"{hashlib.sha256(raw).hexdigest()}"')
-        self.send_header("Location", f"{self.hub.url.replace('127.0.0.1', 'localhost')}/storage/{name}")
+        self.send_header(
+            "Location", f"{self.hub.url.replace('127.0.0.1', 'localhost')}/storage/{name}"
+        )
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -121,4 +134,10 @@ def serve(files: dict[str, bytes]) -> Iterator[Hub]:
 
 def clean_environment(hub_url: str, home: Path, **extra: str) -> dict[str, str]:
     """For a process whose hub client asks `hub_url` and knows nothing of this machine's user."""
-    return {"PATH": "/usr/bin:/bin", "HOME": str(home), "HF_HOME": str(home / "hf"), "HF_ENDPOINT": hub_url, **extra}
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_ENDPOINT": hub_url,
+        **extra,
+    }

@@ -6,9 +6,10 @@
     with FakeOpenAI(answer) as server:
         ...                             # server.url is the base URL, ending in /v1
 
-Serves GET /models and POST /chat/completions, as a stream of chunks where a request asks for one. Keeps what it received (`bodies`,
-`headers`) and counts the tokens that it reported (`usage`), so that a client's accounting can be held against the server's own. An
-exception in `answer` is answered with status 500 and kept in `errors`, which leaving the `with` block raises.
+Serves GET /models and POST /chat/completions, as a stream of chunks where a request asks for one.
+Keeps what it received (`bodies`, `headers`) and counts the tokens that it reported (`usage`), so
+that a client's accounting can be held against the server's own. An exception in `answer` is
+answered with status 500 and kept in `errors`, which leaving the `with` block raises.
 """
 
 import json
@@ -27,14 +28,30 @@ def count_tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
-def completion(text: str | None, model: str = "scripted", finish_reason: str = "stop", **message: Any) -> dict:
-    """A whole reply around a text; further names go into its message (reasoning_content=..., refusal=...)."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish_reason}
-    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
+def completion(
+    text: str | None, model: str = "scripted", finish_reason: str = "stop", **message: Any
+) -> dict:
+    """A whole reply around a text; further names go into its message (reasoning_content=...,
+    refusal=...).
+    """
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, **message},
+        "finish_reason": finish_reason,
+    }
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "choices": [choice],
+    }
 
 
 def stream_of(reply: dict) -> list[str]:
-    """The server-sent events of a whole reply: its texts in pieces, how it ended, its usage, the end."""
+    """The server-sent events of a whole reply: its texts in pieces, how it ended, its usage, the
+    end.
+    """
     rest = {name: value for name, value in reply.items() if name not in ("choices", "usage")}
     choice = reply["choices"][0]
     deltas = [{"role": "assistant", "content": ""}]
@@ -49,10 +66,22 @@ def stream_of(reply: dict) -> list[str]:
     return [f"data: {text}\n\n" for text in (*map(json.dumps, chunks), "[DONE]")]
 
 
-def refusal(status: int, message: str, headers: dict[str, str] | None = None, **error: Any) -> Response:
-    """An error reply as OpenAI's API gives it; further names go into the error (code=..., param=...)."""
+def refusal(
+    status: int, message: str, headers: dict[str, str] | None = None, **error: Any
+) -> Response:
+    """An error reply as OpenAI's API gives it; further names go into the error (code=...,
+    param=...).
+    """
     text = json.dumps(
-        {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None, **error}}
+        {
+            "error": {
+                "message": message,
+                "type": "invalid_request_error",
+                "param": None,
+                "code": None,
+                **error,
+            }
+        }
     )
     return Response(text, status=status, headers=headers, content_type="application/json")
 
@@ -65,7 +94,8 @@ class QuickServer(HTTPServer):
 
 
 class FakeOpenAI:
-    """answer: what to reply to the number-th request. models: what is served. usage: whether replies report tokens.
+    """answer: what to reply to the number-th request. models: what is served. usage: whether
+    replies report tokens.
 
     port: for a server that comes back where it was; 0 is any free one.
     """
@@ -86,7 +116,9 @@ class FakeOpenAI:
         self.closing = threading.Event()  # an answer that stalls waits for this
         self.server = QuickServer(host="127.0.0.1", port=port, threaded=True)
         self.server.expect_request("/v1/models", method="GET").respond_with_handler(self._list)
-        self.server.expect_request("/v1/chat/completions", method="POST").respond_with_handler(self._complete)
+        self.server.expect_request("/v1/chat/completions", method="POST").respond_with_handler(
+            self._complete
+        )
         self._lock = threading.Lock()
 
     @property
@@ -109,8 +141,13 @@ class FakeOpenAI:
 
     def _list(self, request: Request) -> Response:
         self._note(request)
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in self.models]
-        return Response(json.dumps({"object": "list", "data": data}), content_type="application/json")
+        data = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "test"}
+            for name in self.models
+        ]
+        return Response(
+            json.dumps({"object": "list", "data": data}), content_type="application/json"
+        )
 
     def _complete(self, request: Request) -> Response:
         body = json.loads(request.get_data(as_text=True))
@@ -141,5 +178,11 @@ class FakeOpenAI:
     @staticmethod
     def _usage(body: dict, reply: dict) -> dict[str, int]:
         prompt = sum(count_tokens(message["content"]) for message in body["messages"])
-        generated = sum(count_tokens(choice["message"]["content"] or "") for choice in reply.get("choices", []))
-        return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+        generated = sum(
+            count_tokens(choice["message"]["content"] or "") for choice in reply.get("choices", [])
+        )
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": generated,
+            "total_tokens": prompt + generated,
+        }

@@ -1,4 +1,6 @@
-"""A small made-up corpus for tests: words drawn with a seed, and one distinctive line in every document."""
+"""A small made-up corpus for tests: words drawn with a seed, and one distinctive line in every
+document.
+"""
 
 import hashlib
 import random
@@ -9,7 +11,9 @@ from harness.data.source import Part, Source
 
 
 def make_texts(count: int, seed: int = 0, words: int = 120) -> list[str]:
-    """`count` different texts of about `words` words each, of ASCII, accents, Chinese, emoji and a forged special."""
+    """`count` different texts of about `words` words each, of ASCII, accents, Chinese, emoji and a
+    forged special.
+    """
     rng = random.Random(seed)
     vocabulary = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 7))) for _ in range(300)]
     vocabulary += ["naïve", "Übung", "漢字", "\N{SNAKE}", "<|bos|>", "x_1", "42", "=="]
@@ -47,13 +51,17 @@ class PartedSource(FakeSource):
     `train`. 0: all are `any`.
     """
 
-    def __init__(self, texts: list[str], size: int, private: int = 0, pool: str = "private") -> None:
+    def __init__(
+        self, texts: list[str], size: int, private: int = 0, pool: str = "private"
+    ) -> None:
         super().__init__(texts)
         self.size, self.private, self.pool = size, private, pool
 
     def parts(self) -> list[Part]:
         count = -(-len(self.texts) // self.size)
-        pools = [self.pool] * self.private + ["train" if self.private else "any"] * (count - self.private)
+        pools = [self.pool] * self.private + ["train" if self.private else "any"] * (
+            count - self.private
+        )
         return [Part(str(index), pool) for index, pool in enumerate(pools)]
 
     def iter_part(self, part: Part, skipped: Counter[str]) -> Iterator[str]:

@@ -1,7 +1,9 @@
-"""Synthetic journals and run folders: an independent statement of the format, used by several test modules.
+"""Synthetic journals and run folders: an independent statement of the format, used by several test
+modules.
 
-make_journal(n) gives the lines of a plausible night: baseline seeds, n experiments with repairs, confirmations, crashes
-of every kind, and an unfinished tail. write_run puts them, with the files of each experiment, into a folder.
+make_journal(n) gives the lines of a plausible night: baseline seeds, n experiments with repairs,
+confirmations, crashes of every kind, and an unfinished tail. write_run puts them, with the files of
+each experiment, into a folder.
 """
 
 import hashlib
@@ -47,7 +49,9 @@ class Clock:
         return self.lines[-1]
 
 
-def make_settings(tag: str = "nov23", budget_seconds: float = 300.0, device: dict | None = None, **changes) -> dict:
+def make_settings(
+    tag: str = "nov23", budget_seconds: float = 300.0, device: dict | None = None, **changes
+) -> dict:
     """run.json of a run; changes replace whole top-level fields."""
     return {
         "format_version": 1, "tag": tag, "created": "2026-11-23T22:00:00.000Z", "run_seed": 1,
@@ -77,7 +81,9 @@ def make_journal(
     git: bool = True,
     start: datetime = datetime(2026, 11, 23, 22, 0, 0, tzinfo=UTC),
 ) -> list[dict]:
-    """Journal lines of n decided experiments after the baseline; with unfinished, one more is in its training."""
+    """Journal lines of n decided experiments after the baseline; with unfinished, one more is in
+    its training.
+    """
     rng, clock = random.Random(seed), Clock(start)
     clock.add(
         "opened",
@@ -88,7 +94,8 @@ def make_journal(
     )
     _propose(clock, 0, "baseline", "baseline", "harness", None)
     values = [
-        _run(clock, rng, 0, 0, run, "score", budget, start_bpb + rng.gauss(0, sigma)) for run in range(baseline_seeds)
+        _run(clock, rng, 0, 0, run, "score", budget, start_bpb + rng.gauss(0, sigma))
+        for run in range(baseline_seeds)
     ]
     best = {"experiment": 0, "values": values, "true": start_bpb}
     _decide(
@@ -107,7 +114,9 @@ def make_journal(
         git=git,
     )
     for number in range(1, n + 1):
-        best = _experiment(clock, rng, number, best, budget, sigma, step / (1 + number / 8), crash_rate, git)
+        best = _experiment(
+            clock, rng, number, best, budget, sigma, step / (1 + number / 8), crash_rate, git
+        )
     if unfinished:
         _propose(clock, n + 1, "QK scale 1.0 -> 1.15", "tune", "tpe", best["experiment"], after=4)
         clock.add("run_started", experiment=n + 1, attempt=0, run=0, kind="score", seed=1)
@@ -132,7 +141,11 @@ def _experiment(clock, rng, number, best, budget, sigma, step, crash_rate, git) 
             _run(clock, rng, number, attempt, 0, "score", budget, None, status=status, cause=cause)
         _decide(clock, number, attempt, "discard", status, status, [], best, sigma, **shared)
         return best
-    true = best["true"] + step * (rng.expovariate(1.0) - 0.8) + (rng.uniform(0.05, 0.4) if rng.random() < 0.03 else 0)
+    true = (
+        best["true"]
+        + step * (rng.expovariate(1.0) - 0.8)
+        + (rng.uniform(0.05, 0.4) if rng.random() < 0.03 else 0)
+    )
     values = [_run(clock, rng, number, attempt, 0, "score", budget, true + rng.gauss(0, sigma))]
     mean = sum(best["values"]) / len(best["values"])
     while True:
@@ -140,9 +153,22 @@ def _experiment(clock, rng, number, best, budget, sigma, step, crash_rate, git) 
         threshold = 2.1 * sigma * math.sqrt(1 / len(values) + 1 / len(best["values"]))
         if len(values) == 3 or gain >= threshold or gain < 0.3 * threshold:
             break
-        values.append(_run(clock, rng, number, attempt, len(values), "confirm", budget, true + rng.gauss(0, sigma)))
+        values.append(
+            _run(
+                clock,
+                rng,
+                number,
+                attempt,
+                len(values),
+                "confirm",
+                budget,
+                true + rng.gauss(0, sigma),
+            )
+        )
     decision, kind = (
-        ("keep", "gain") if gain >= threshold else ("discard", "worse" if gain < -threshold else "within noise")
+        ("keep", "gain")
+        if gain >= threshold
+        else ("discard", "worse" if gain < -threshold else "within noise")
     )
     if kind == "within noise" and category == "simplify" and gain > 0:
         decision, kind = "keep", "simplification"
@@ -195,17 +221,40 @@ def _run(clock, rng, number, attempt, run, kind, budget, val_bpb, status="ok", c
     score_seconds = round(rng.uniform(9, 12), 2)
     value = round(val_bpb, 8)
     clock.add(
-        "scored", score_seconds + 0.1, **where, status="ok", cause=None, val_bpb=value, score_seconds=score_seconds
+        "scored",
+        score_seconds + 0.1,
+        **where,
+        status="ok",
+        cause=None,
+        val_bpb=value,
+        score_seconds=score_seconds,
     )
     return value
 
 
-def _decide(clock, number, attempt, decision, status, kind, values, best, sigma, *, title, category, proposer, git):
+def _decide(
+    clock,
+    number,
+    attempt,
+    decision,
+    status,
+    kind,
+    values,
+    best,
+    sigma,
+    *,
+    title,
+    category,
+    proposer,
+    git,
+):
     mean = sum(values) / len(values) if values else None
     first = number == 0
     incumbent = sum(best["values"]) / len(best["values"])
     gain = None if mean is None or first else incumbent - mean
-    threshold = None if gain is None else 2.1 * sigma * math.sqrt(1 / len(values) + 1 / len(best["values"]))
+    threshold = (
+        None if gain is None else 2.1 * sigma * math.sqrt(1 / len(values) + 1 / len(best["values"]))
+    )
     memory = 44.0 + number % 7 if values else None
     clock.add(
         "decided",
@@ -229,7 +278,12 @@ def _decide(clock, number, attempt, decision, status, kind, values, best, sigma,
         incumbent=None if first else best["experiment"],
         incumbent_runs=None if first else len(best["values"]),
         code_lines=610,
-        git={"base": "b" * 40, "parent": "b" * 40, "author": "lab <lab@localhost>", "date": clock.lines[-1]["time"]},
+        git={
+            "base": "b" * 40,
+            "parent": "b" * 40,
+            "author": "lab <lab@localhost>",
+            "date": clock.lines[-1]["time"],
+        },
     )
     sha = hashlib.sha1(str(number).encode()).hexdigest()
     clock.add("committed", 0.05, experiment=number, commit=sha if git else None)
@@ -249,16 +303,27 @@ def opened_only(tag: str = "nov23") -> list[dict]:
     return make_journal(0, tag=tag)[:1]
 
 
-def write_run(results_dir: Path, entries: list[dict], settings: dict | None = None, files_of: int = 30) -> Path:
-    """Write results/<tag>/ with run.json, journal.jsonl, and the files of the first files_of experiments."""
+def write_run(
+    results_dir: Path, entries: list[dict], settings: dict | None = None, files_of: int = 30
+) -> Path:
+    """Write results/<tag>/ with run.json, journal.jsonl, and the files of the first files_of
+    experiments.
+    """
     settings = settings or make_settings()
     folder = Path(results_dir) / settings["tag"]
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(settings, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    numbered = [{**entry, "seq": seq} for seq, entry in enumerate(entries)]  # a test may have left some out
+    (folder / "run.json").write_text(
+        json.dumps(settings, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+    # A test may have left some out.
+    numbered = [{**entry, "seq": seq} for seq, entry in enumerate(entries)]
     lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in numbered)
     (folder / "journal.jsonl").write_text(lines, encoding="utf-8")
-    scores = {(e["experiment"], e["attempt"], e["run"]): e["val_bpb"] for e in entries if e["event"] == "scored"}
+    scores = {
+        (e["experiment"], e["attempt"], e["run"]): e["val_bpb"]
+        for e in entries
+        if e["event"] == "scored"
+    }
     for entry in entries:
         if entry["event"] == "proposed" and entry["experiment"] <= files_of:
             _write_proposal(folder, entry)
@@ -268,18 +333,28 @@ def write_run(results_dir: Path, entries: list[dict], settings: dict | None = No
 
 
 def attempt_folder(folder: Path, entry: dict) -> Path:
-    return folder / "experiments" / f"{entry['experiment']:04d}" / "attempts" / f"{entry['attempt']:02d}"
+    return (
+        folder
+        / "experiments"
+        / f"{entry['experiment']:04d}"
+        / "attempts"
+        / f"{entry['attempt']:02d}"
+    )
 
 
 def _write_proposal(folder: Path, entry: dict) -> None:
     place = attempt_folder(folder, entry)
     place.mkdir(parents=True, exist_ok=True)
     proposal = {
-        key: entry[key] for key in ("title", "hypothesis", "category", "proposer", "bank_id", "sha256", "parent")
+        key: entry[key]
+        for key in ("title", "hypothesis", "category", "proposer", "bank_id", "sha256", "parent")
     }
     (place / "proposal.json").write_text(json.dumps(proposal) + "\n", encoding="utf-8")
     (place / "train.py").write_text("DEPTH = 9   # layers, 1..24 int: depth\n", encoding="utf-8")
-    diff = "--- a/train.py\n+++ b/train.py\n@@ -12,2 +12,2 @@\n # === constants ===\n-DEPTH = 8\n+DEPTH = 9\n"
+    diff = (
+        "--- a/train.py\n+++ b/train.py\n@@ -12,2 +12,2 @@\n # === constants ===\n-DEPTH ="
+        " 8\n+DEPTH = 9\n"
+    )
     (place / "train.diff").write_text("" if entry["experiment"] == 0 else diff, encoding="utf-8")
 
 
@@ -304,8 +379,14 @@ def _write_training(folder: Path, entry: dict, scores: dict) -> None:
         )
     if entry["status"] == "ok":
         events.append({"t": 9 + seconds, "event": "finish"})
-    (place / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events), encoding="utf-8")
-    log = "".join(f"step {e['step']:05d} | loss {e['train_loss']:.4f}\n" for e in events if e["event"] == "step")
+    (place / "events.jsonl").write_text(
+        "".join(json.dumps(e) + "\n" for e in events), encoding="utf-8"
+    )
+    log = "".join(
+        f"step {e['step']:05d} | loss {e['train_loss']:.4f}\n"
+        for e in events
+        if e["event"] == "step"
+    )
     log += (
         f"---\nval_bpb: {score:.6f}\n"
         if entry["status"] == "ok"

@@ -1,6 +1,8 @@
-"""A tiny run whose baseline is done, for tests that go on from there: fixtures `cache`, `baseline` and `lab`, and what is done with them.
+"""A tiny run whose baseline is done, for tests that go on from there: fixtures `cache`, `baseline`
+and `lab`, and what is done with them.
 
-conftest.py makes the fixtures known to every test module. Candidates are put where a proposer would have left them.
+conftest.py makes the fixtures known to every test module. Candidates are put where a proposer would
+have left them.
 """
 
 import contextlib
@@ -23,7 +25,8 @@ from harness.sandbox import keys
 from harness.sandbox.device import detect_device
 from harness.search.gate import source_hash
 
-STEPS = "clock_step_seconds=0.15 budget_seconds=3"  # 20 steps a training, however busy the machine is
+# 20 steps a training, however busy the machine is.
+STEPS = "clock_step_seconds=0.15 budget_seconds=3"
 
 
 @pytest.fixture(scope="session")
@@ -91,10 +94,14 @@ def copy_of(made, folder):
 
 
 def copy_with_harness(made, folder):
-    """A checkout with that run and a harness of its own, for commands that are started in it; nothing is trained for it."""
+    """A checkout with that run and a harness of its own, for commands that are started in it;
+    nothing is trained for it.
+    """
     shutil.copytree(made / "checkout", folder)
     for name in ("harness", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints")
+        )
     shutil.copytree(made / "results", folder / "results")
     return folder
 
@@ -114,17 +121,29 @@ def without_keys(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def put_candidate(lab: Lab, source: str, title: str = "an idea") -> None:
-    """Leave a finished proposal that the journal does not know yet, as a kill just after a proposal would."""
+    """Leave a finished proposal that the journal does not know yet, as a kill just after a proposal
+    would.
+    """
     folder = lab.attempt_folder(lab.step.experiment)
     folder.mkdir(parents=True)
     (folder / "train.py").write_text(source)
-    proposal = {"title": title, "hypothesis": "it may help", "category": "tune", "proposer": "test", "bank_id": None}
-    write_json_atomic(folder / "proposal.json", proposal | {"sha256": source_hash(source), "constants_changed": {}})
+    proposal = {
+        "title": title,
+        "hypothesis": "it may help",
+        "category": "tune",
+        "proposer": "test",
+        "bank_id": None,
+    }
+    write_json_atomic(
+        folder / "proposal.json",
+        proposal | {"sha256": source_hash(source), "constants_changed": {}},
+    )
 
 
 def with_prior(lab: Lab) -> None:
-    """Say in the run's journal, on disk too, that its noise was known before: two seeds alone leave no gain beyond doubt. As its own seeds say,
-    since a prior that they contradict is dropped."""
+    """Say in the run's journal, on disk too, that its noise was known before: two seeds alone leave
+    no gain beyond doubt. As its own seeds say, since a prior that they contradict is dropped.
+    """
     prior = {"sigma": max(0.01, lab.state.noise.sigma), "df": 4, "note": "as its two seeds say"}
     path = lab.folder / "journal.jsonl"
     first, _, rest = path.read_text().partition("\n")

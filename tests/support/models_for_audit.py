@@ -1,7 +1,10 @@
-"""Small models as train.py sources: honest ones of many kinds, and ones that know more than they should.
+"""Small models as train.py sources: honest ones of many kinds, and ones that know more than they
+should.
 
-`HONEST` maps a name to a source, `DISHONEST` and `UNSTEADY` to the methods that make one; `load` imports a source and gives it weights. All but the template
-have a table of what follows each token, learnt by counting, so that some tokens are likely and others are not; the rest of their weights is random.
+`HONEST` maps a name to a source, `DISHONEST` and `UNSTEADY` to the methods that make one; `load`
+imports a source and gives it weights. All but the template have a table of what follows each token,
+learnt by counting, so that some tokens are likely and others are not; the rest of their weights is
+random.
 """
 
 from dataclasses import dataclass
@@ -61,7 +64,9 @@ def build_model(vocab_size, max_seq_len):
 
 def made(body: str) -> str:
     """A train.py whose Model has these methods, too."""
-    return SCAFFOLD.replace("BODY", "\n".join("    " + line for line in body.strip("\n").splitlines()))
+    return SCAFFOLD.replace(
+        "BODY", "\n".join("    " + line for line in body.strip("\n").splitlines())
+    )
 
 
 def template(**constants: object) -> str:
@@ -93,7 +98,9 @@ def mix(self, x):
 
 @dataclass(frozen=True)
 class Honest:
-    """dtype: of autocast. reproducible: whether the same row gets the same losses in any company."""
+    """dtype: of autocast. reproducible: whether the same row gets the same losses in any
+    company.
+    """
 
     source: str
     dtype: str = "float32"

@@ -1,6 +1,5 @@
 """Requests to the propose process, and rows of the history in them."""
 
-
 from checkout import ROOT
 
 from harness.search.constants import constant_values
@@ -11,7 +10,16 @@ TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 PROGRAM = "# Goals\n\n```settings\n%s\n```\n"
 
 
-def history_row(experiment, source, bank_id=None, decision="discard", score=1.6, status="ok", category=None, parent=0):
+def history_row(
+    experiment,
+    source,
+    bank_id=None,
+    decision="discard",
+    score=1.6,
+    status="ok",
+    category=None,
+    parent=0,
+):
     return {
         "experiment": experiment,
         "title": "t",

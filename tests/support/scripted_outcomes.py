@@ -1,7 +1,8 @@
-"""What comes of each of the thirty scripted replies: a server gives it in every round, the real client asks, reads and applies it.
+"""What comes of each of the thirty scripted replies: a server gives it in every round, the real
+client asks, reads and applies it.
 
-In: a folder to work in. Out: for each reply the proposal or None, why not, and the requests that were made. Shared by test_researcher.py and
-scripts/recover_replies.py.
+In: a folder to work in. Out: for each reply the proposal or None, why not, and the requests that
+were made. Shared by test_researcher.py and scripts/recover_replies.py.
 """
 
 from functools import partial
@@ -30,9 +31,25 @@ def request(folder: Path, url: str, source: str = TEMPLATE) -> dict:
         "decision": "baseline",
         "val_bpb": 1.5,
     }
-    baseline |= {"constants": constant_values(source), "sha256": source_hash(source), "bank_id": None, "parent": None}
-    about = {"profile": "cpu", "budget_seconds": 60.0, "device": "a CPU", "device_kind": "cpu", "dtype": "float32"}
-    llm = {"model": "", "options": f"base_url={url}", "key_file": "", "ledger": str(folder / "llm.jsonl")}
+    baseline |= {
+        "constants": constant_values(source),
+        "sha256": source_hash(source),
+        "bank_id": None,
+        "parent": None,
+    }
+    about = {
+        "profile": "cpu",
+        "budget_seconds": 60.0,
+        "device": "a CPU",
+        "device_kind": "cpu",
+        "dtype": "float32",
+    }
+    llm = {
+        "model": "",
+        "options": f"base_url={url}",
+        "key_file": "",
+        "ledger": str(folder / "llm.jsonl"),
+    }
     return {
         "format_version": 2, "experiment": 1, "attempt": 0, "run_seed": 7, "out_dir": str(folder / "attempt"), "program_md": PROGRAM,
         "parent_train_py": source, "parent_experiment": 0, "proposer": "llm", "llm": llm, "sigma": 0.001, "incumbent_val_bpb": 1.5,
@@ -42,7 +59,9 @@ def request(folder: Path, url: str, source: str = TEMPLATE) -> dict:
 
 
 def give_each(folder: Path) -> dict[str, tuple[Proposal | None, str, list[dict]]]:
-    """Return {name: (the proposal or None, why not, requests)}; a server says the same in every round."""
+    """Return {name: (the proposal or None, why not, requests)}; a server says the same in every
+    round.
+    """
     found, saying = {}, {}
 
     def answer(body: dict, number: int) -> dict:
@@ -54,7 +73,10 @@ def give_each(folder: Path) -> dict[str, tuple[Proposal | None, str, list[dict]]
             own = folder / f"{number:02d}"
             own.mkdir()
             asked, before = request(own, server.url, reply.source()), len(server.bodies)
-            turn, settings = Turn("llm", reply.category or "architecture", "it is its turn"), parse_program(PROGRAM)
+            turn, settings = (
+                Turn("llm", reply.category or "architecture", "it is its turn"),
+                parse_program(PROGRAM),
+            )
             proposal, why, _ = ask_model(asked, partial(propose_llm, asked, turn, settings))
             found[reply.name] = proposal, why, server.bodies[before:]
     return found

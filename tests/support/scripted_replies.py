@@ -1,9 +1,11 @@
 """Thirty replies of an imagined language model, each with what a careful person would make of it.
 
-Written against train_template.py (some against the file that an earlier one leaves), in the form that harness/search/llm/prompt.py asks for or
-in the ways in which models miss it, and without looking at the code that reads and applies them. `source()` is the file a reply is about,
-`intended()` the file that its author meant, by plain replacements that are written down here once more; None where nobody could tell
-or nothing may be guessed, so that the reply must be refused and asked for again.
+Written against train_template.py (some against the file that an earlier one leaves), in the form
+that harness/search/llm/prompt.py asks for or in the ways in which models miss it, and without
+looking at the code that reads and applies them. `source()` is the file a reply is about,
+`intended()` the file that its author meant, by plain replacements that are written down here once
+more; None where nobody could tell or nothing may be guessed, so that the reply must be refused and
+asked for again.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class ScriptedReply:
-    """form: how it is written. edits: (old, new) as meant; None: it must be refused. after: the reply whose file it changes."""
+    """form: how it is written. edits: (old, new) as meant; None: it must be refused. after: the
+    reply whose file it changes.
+    """
 
     name: str
     form: str
@@ -40,14 +44,16 @@ class ScriptedReply:
 
 
 def edited(source: str, edits: tuple[tuple[str, str], ...]) -> str:
-    """The source with each old text replaced by the new one; every old text stands in it exactly once."""
+    """The source with each old text replaced by the new one; every old text stands in it exactly
+    once.
+    """
     for old, new in edits:
         assert source.count(old) == 1, f"{source.count(old)} times in the source: {old!r}"
         source = source.replace(old, new)
     return source
 
 
-# --- As asked --------------------------------------------------------------------------------------------------------
+# --- As asked -------------------------------------------------------------------------------------
 
 CONVOLVED = ScriptedReply(
     "convolved feed-forward", "as asked", "Give the feed-forward layer the short convolution too", "architecture",
@@ -266,7 +272,9 @@ OUTPUT_GAIN_LR = 0.01      # per step, 0.0005..0.5 log: AdamW, learnt scale of t
     ),
 )  # fmt: skip
 
-HALF_DONE = ScriptedReply(  # applies as it stands, and crashes at the first step: the second half of expand was never split off
+# Applies as it stands, and crashes at the first step: the second half of expand was never split
+# off.
+HALF_DONE = ScriptedReply(
     "gated linear unit, half done", "as asked", "A gated feed-forward layer", "architecture",
     """\
 Title: A gated feed-forward layer
@@ -323,7 +331,7 @@ Expected delta: -0.001
     ),
 )  # fmt: skip
 
-# --- Malformed, and yet a careful person sees what is meant -----------------------------------------------------------
+# --- Malformed, and yet a careful person sees what is meant ---------------------------------------
 
 SHIFTED = ScriptedReply(
     "shifted", "indentation lost throughout", "Warm up along a square root", "schedule",
@@ -679,7 +687,7 @@ FINAL_LR_FRAC = 0.0        # of peak, 0.0..0.3 linear: where the learning rates 
     (("WARMDOWN_RATIO = 0.7 ", "WARMDOWN_RATIO = 1.0 "), ("FINAL_LR_FRAC = 0.05 ", "FINAL_LR_FRAC = 0.0  ")),
 )  # fmt: skip
 
-# --- To be refused ---------------------------------------------------------------------------------------------------
+# --- To be refused --------------------------------------------------------------------------------
 
 ELIDED = ScriptedReply(
     "elided", "lines left out of SEARCH", "Share the keys between heads", "architecture",

@@ -1,6 +1,8 @@
-"""Whole runs without a training: the journal is what `next_step` asks for, files and commits are written by the harness's own functions.
+"""Whole runs without a training: the journal is what `next_step` asks for, files and commits are
+written by the harness's own functions.
 
-For tests of what looks at runs from outside. Scores are made up; a third of the ideas crash, some gain, some are refused, number 13 waits in quarantine.
+For tests of what looks at runs from outside. Scores are made up; a third of the ideas crash, some
+gain, some are refused, number 13 waits in quarantine.
 """
 
 import dataclasses
@@ -67,24 +69,49 @@ class Simulated:
     def open(self, step) -> None:
         prior = {"sigma": 0.001, "df": 4, "note": "made up"}
         facts = {"device_kind": "cpu", "source": "python-stdlib", "refresh_seconds": 0.0}
-        self.journal.append("opened", tag=self.folder.name, seeds=[7, 8], prior=prior, profile="tiny", max_looks=3, **facts)
+        self.journal.append(
+            "opened",
+            tag=self.folder.name,
+            seeds=[7, 8],
+            prior=prior,
+            profile="tiny",
+            max_looks=3,
+            **facts,
+        )
 
     def propose(self, step) -> None:
         folder, number = self.attempt(step.experiment), step.experiment
         folder.mkdir(parents=True, exist_ok=True)
         source = f"DEPTH = {number}\n"
         (folder / "train.py").write_text(source)
-        told = {"title": f"depth {number}", "hypothesis": "", "category": "tune", "proposer": "test", "bank_id": None}
-        told |= {"sha256": source_hash(source), "constants_changed": {}, "code_lines": 1, "constants": {}}
+        told = {
+            "title": f"depth {number}",
+            "hypothesis": "",
+            "category": "tune",
+            "proposer": "test",
+            "bank_id": None,
+        }
+        told |= {
+            "sha256": source_hash(source),
+            "constants_changed": {},
+            "code_lines": 1,
+            "constants": {},
+        }
         parent = self.state.incumbent.number if number else None
         self.journal.append("proposed", experiment=number, attempt=0, parent=parent, **told)
 
     def check(self, step) -> None:
         reasons = ["it is the same"] if step.experiment % 7 == 5 else []
-        self.journal.append("checked", experiment=step.experiment, attempt=0, ok=not reasons, reasons=reasons)
+        self.journal.append(
+            "checked", experiment=step.experiment, attempt=0, ok=not reasons, reasons=reasons
+        )
 
     def train(self, step) -> None:
-        facts = {"kind": step.run_kind, "seed": step.seed, "device_batch_limit": step.device_batch_limit}
+        facts = {
+            "kind": step.run_kind,
+            "seed": step.seed,
+            "device_batch_limit": step.device_batch_limit,
+        }
         facts |= {"beside": step.experiment} if step.of else {}
         self.journal.append("run_started", **self.place(step), **facts)
 
@@ -115,12 +142,19 @@ class Simulated:
         write_json_atomic(folder / "result.json", result | {"val_bpb": None})
         if status == "ok":
             (folder / "weights.safetensors").write_bytes(HEADER + self.random.randbytes(100))
-            np.save(folder / "losses.npy", np.frombuffer(self.random.randbytes(100), np.float32).reshape(5, 5))
+            np.save(
+                folder / "losses.npy",
+                np.frombuffer(self.random.randbytes(100), np.float32).reshape(5, 5),
+            )
         self.journal.append("trained", **self.place(step), **result, log_bytes=0)
 
     def score(self, step) -> None:
         gain = 0.02 * len(self.state.kept) if step.experiment % 4 == 1 else -0.01
-        value = round(2.0 - gain + self.random.uniform(0, 0.001), 6) if step.experiment else 2.0 + step.run / 1000
+        value = (
+            round(2.0 - gain + self.random.uniform(0, 0.001), 6)
+            if step.experiment
+            else 2.0 + step.run / 1000
+        )
         if step.of:
             value = self.state.incumbent.mean
         path = self.training_folder(step.file[0], step.run) / "result.json"
@@ -140,14 +174,18 @@ class Simulated:
             drop_weights_of_run(path.parent)
 
     def audit(self, step) -> None:
-        self.journal.append("audited", **self.place(step), status="ok", cause="", holdout=None, audit_seconds=0.5)
+        self.journal.append(
+            "audited", **self.place(step), status="ok", cause="", holdout=None, audit_seconds=0.5
+        )
 
     def decide(self, step) -> None:
         state = self.state
         entry, git = decision(state, self.settings.budget_seconds), None
         if self.settings.base_commit:
             parent = state.incumbent.commit if state.incumbent else self.settings.base_commit
-            message = git_history.commit_message(step.experiment, entry["title"], commit_facts(entry))
+            message = git_history.commit_message(
+                step.experiment, entry["title"], commit_facts(entry)
+            )
             git = {
                 "parent": parent,
                 "tree_of": self.settings.base_commit,
@@ -167,14 +205,21 @@ class Simulated:
         experiment = self.state.experiments[-1]
         if not experiment.decided["git"]:
             return None
-        plan, train_py = git_history.CommitPlan(**experiment.decided["git"]), self.attempt(experiment.number) / "train.py"
+        plan, train_py = (
+            git_history.CommitPlan(**experiment.decided["git"]),
+            self.attempt(experiment.number) / "train.py",
+        )
         kept = experiment in self.state.kept
-        return git_history.record_experiment(self.repository, self.folder.name, experiment.number, plan, train_py, kept)
+        return git_history.record_experiment(
+            self.repository, self.folder.name, experiment.number, plan, train_py, kept
+        )
 
     def tidy(self, commit: str | None) -> None:
         state, experiment = self.state, self.state.experiments[-1]
         if experiment in state.kept:
-            update_best(self.folder, experiment, self.attempt(experiment.number), self.settings, commit)
+            update_best(
+                self.folder, experiment, self.attempt(experiment.number), self.settings, commit
+            )
             others = state.kept[1:-1][-1:]
         else:
             others = [] if experiment.in_quarantine else [experiment]
@@ -189,8 +234,16 @@ class Simulated:
         folder.mkdir(exist_ok=True)
         if experiment:
             said = f"<div><b>experiment {experiment}: depth {experiment}</b></div>"
-            cell = {"cell_type": "code", "execution_count": 1, "metadata": {}, "source": "", "id": "idea"}
-            cell["outputs"] = [{"output_type": "display_data", "data": {"text/html": said}, "metadata": {}}]
+            cell = {
+                "cell_type": "code",
+                "execution_count": 1,
+                "metadata": {},
+                "source": "",
+                "id": "idea",
+            }
+            cell["outputs"] = [
+                {"output_type": "display_data", "data": {"text/html": said}, "metadata": {}}
+            ]
             page = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
             (folder / f"{experiment:04d}.ipynb").write_text(json.dumps(page) + "\n")
             (folder / f"{experiment:04d}.html").write_text("<p>a page</p>")

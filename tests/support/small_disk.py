@@ -1,6 +1,7 @@
 """A real disk of a few megabytes, for tests that fill it: a tmpfs, which root may mount.
 
-Without that right the tests skip; `unshare -rm` gives it to a user where the system allows namespaces (see test_disk_full).
+Without that right the tests skip; `unshare -rm` gives it to a user where the system allows
+namespaces (see test_disk_full).
 """
 
 import contextlib
@@ -46,7 +47,10 @@ def mounted(path: Path, megabytes: int):
     except FileNotFoundError:
         pytest.skip("no mount here: a small disk cannot be made")
     if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted: {done.stderr.strip()} (as root it can, or under `unshare -rm`)")
+        pytest.skip(
+            f"a small disk cannot be mounted: {done.stderr.strip()} (as root it can, or under"
+            " `unshare -rm`)"
+        )
     try:
         yield SmallDisk(path)
     finally:

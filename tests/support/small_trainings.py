@@ -5,7 +5,10 @@ from pathlib import Path
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import run_training
 
-OPEN = "from harness.training.session import open_session\nimport torch\nsession = open_session(__file__)\n"
+OPEN = (
+    "from harness.training.session import open_session\nimport torch\nsession ="
+    " open_session(__file__)\n"
+)
 HONEST = OPEN + """
 model = torch.nn.Linear(2, 2)
 session.start()

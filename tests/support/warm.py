@@ -154,7 +154,10 @@ def wait_for_request(channel: socket.socket) -> tuple[dict, list[int]]:
 def take_place(request: dict, descriptors: list[int]) -> None:
     """Have what a process that was started by this request would have."""
     os.setsid()
-    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, MOST_DESCRIPTORS) for descriptor in descriptors]
+    high = [
+        fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, MOST_DESCRIPTORS)
+        for descriptor in descriptors
+    ]
     os.closerange(3, MOST_DESCRIPTORS)
     for descriptor, number in zip(high, request["descriptors"], strict=True):
         os.dup2(descriptor, number)

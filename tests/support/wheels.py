@@ -1,6 +1,7 @@
 """Tiny wheels made on the spot, so that a real pip can be watched without a network.
 
-In: names, versions, module texts. Out: installable .whl files and, for reuse, packages laid straight into a folder.
+In: names, versions, module texts. Out: installable .whl files and, for reuse, packages laid
+straight into a folder.
 """
 
 import zipfile
@@ -11,7 +12,9 @@ WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-n
 
 
 def make_wheel(folder: Path, name: str, version: str, modules: dict[str, str]) -> None:
-    """Write folder/name-version-py3-none-any.whl holding these files (path inside the wheel -> text)."""
+    """Write folder/name-version-py3-none-any.whl holding these files (path inside the wheel ->
+    text).
+    """
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files = {**modules, f"{info}/METADATA": metadata, f"{info}/WHEEL": WHEEL}
@@ -32,10 +35,14 @@ def make_wheel_of_installed(folder: Path, name: str) -> str:
 
 
 def lay_package(site_packages: Path, name: str, version: str, text: str) -> None:
-    """Put a package and its metadata into a site-packages folder, as an installer would leave them."""
+    """Put a package and its metadata into a site-packages folder, as an installer would leave
+    them.
+    """
     info = site_packages / f"{name}-{version}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8"
+    )
     (info / "RECORD").write_text("", encoding="utf-8")
     (site_packages / name).mkdir()
     (site_packages / name / "__init__.py").write_text(text, encoding="utf-8")

@@ -1,4 +1,6 @@
-"""Attention: every rung that a CPU can run against the formula, layouts of those it cannot, and the choice between them."""
+"""Attention: every rung that a CPU can run against the formula, layouts of those it cannot, and the
+choice between them.
+"""
 
 import sys
 import types
@@ -22,7 +24,9 @@ def default_rungs():
 
 
 def plain(q, k, v, window):
-    """The definition once more, one query at a time: an oracle that shares no line with the module."""
+    """The definition once more, one query at a time: an oracle that shares no line with the
+    module.
+    """
     group, scale = q.size(1) // k.size(1), q.size(-1) ** -0.5
     out = torch.empty_like(q)
     for h in range(q.size(1)):
@@ -35,7 +39,11 @@ def plain(q, k, v, window):
 
 def random_heads(heads, kv_heads, T=32):
     torch.manual_seed(0)
-    return torch.randn(2, heads, T, 8), torch.randn(2, kv_heads, T, 8), torch.randn(2, kv_heads, T, 8)
+    return (
+        torch.randn(2, heads, T, 8),
+        torch.randn(2, kv_heads, T, 8),
+        torch.randn(2, kv_heads, T, 8),
+    )
 
 
 @pytest.mark.parametrize("heads, kv_heads", [(2, 2), (4, 2), (4, 1)])
@@ -72,7 +80,9 @@ def test_packed_rows_keep_heads_positions_and_rows_apart(monkeypatch, window):
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     for heads, kv_heads in ((2, 2), (4, 2)):
         q, k, v = random_heads(heads, kv_heads)
-        assert torch.allclose(rungs.make_varlen()(q, k, v, window), plain(q, k, v, window), atol=1e-5)
+        assert torch.allclose(
+            rungs.make_varlen()(q, k, v, window), plain(q, k, v, window), atol=1e-5
+        )
 
 
 def test_flash_attention_3_is_handed_rows_by_position_and_the_reach_of_a_window(monkeypatch):
@@ -93,7 +103,9 @@ def test_a_named_kernel_compiles_without_a_graph_break():
     attention.use(full=flash, windowed=rungs.chunked)
     torch._dynamo.reset()
     counters.clear()
-    compiled = torch.compile(lambda q, k, v: attention.attend(2 * q, k, v, 32).square().sum(), backend="aot_eager")
+    compiled = torch.compile(
+        lambda q, k, v: attention.attend(2 * q, k, v, 32).square().sum(), backend="aot_eager"
+    )
     q, k, v = (x.requires_grad_() for x in random_heads(2, 2))
     compiled(q, k, v).backward()
     grads = [x.grad.clone() for x in (q, k, v)]
@@ -101,7 +113,9 @@ def test_a_named_kernel_compiles_without_a_graph_break():
     for x in (q, k, v):
         x.grad = None
     rungs.causal(2 * q, k, v, 32).square().sum().backward()
-    assert all(torch.allclose(grad, x.grad, atol=1e-4) for grad, x in zip(grads, (q, k, v), strict=True))
+    assert all(
+        torch.allclose(grad, x.grad, atol=1e-4) for grad, x in zip(grads, (q, k, v), strict=True)
+    )
 
 
 def test_the_self_test_rejects_looking_ahead_a_wrong_reach_and_nan():
@@ -139,7 +153,9 @@ def test_the_ladder_steps_over_rungs_that_cannot_be_built_or_are_wrong(monkeypat
         raise OSError("no such kernel\nand a second line")
 
     def ahead(device, max_seq_len):
-        return lambda q, k, v, window: torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return lambda q, k, v, window: torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, enable_gqa=True
+        )
 
     made = rungs.RUNGS | {"broken": rungs.Rung(broken), "ahead": rungs.Rung(ahead)}
     monkeypatch.setattr(attention, "RUNGS", made)
@@ -159,13 +175,27 @@ def test_a_card_is_offered_only_what_its_generation_can_run(monkeypatch):
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
     orders = {}
     for major in (7, 8, 9):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, major=major: (major, 0))
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device, major=major: (major, 0)
+        )
         orders[major] = attention.ladder(card)
-    assert orders[7] == attention.ladder(CPU) == {"full": ["causal", "masked"], "windowed": ["chunked", "masked"]}
-    assert orders[8] == {"full": ["causal", "masked"], "windowed": ["varlen", "flex", "chunked", "masked"]}
+    assert (
+        orders[7]
+        == attention.ladder(CPU)
+        == {
+            "full": ["causal", "masked"],
+            "windowed": ["chunked", "masked"],
+        }
+    )
+    assert orders[8] == {
+        "full": ["causal", "masked"],
+        "windowed": ["varlen", "flex", "chunked", "masked"],
+    }
     assert orders[9] == {"full": ["cudnn", *orders[8]["full"]], "windowed": orders[8]["windowed"]}
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object())
-    assert attention.ladder(card)["windowed"][0] == "fa3" and "fa3" in attention.ladder(card)["full"]
+    assert (
+        attention.ladder(card)["windowed"][0] == "fa3" and "fa3" in attention.ladder(card)["full"]
+    )
     monkeypatch.setattr(torch.version, "hip", "6.2")
     assert attention.ladder(card) == attention.ladder(CPU)
 

@@ -1,4 +1,6 @@
-"""The device batch: how many rows at a time, found by trying, and the same optimizer step however many they are."""
+"""The device batch: how many rows at a time, found by trying, and the same optimizer step however
+many they are.
+"""
 
 import dataclasses
 import json
@@ -18,7 +20,7 @@ from harness.training.devices import Device
 from harness.training.launch import classify
 from harness.training.session import Session
 
-# --- What a train.py is told -----------------------------------------------------------------------------------------
+# --- What a train.py is told ----------------------------------------------------------------------
 
 
 class Told(Session):
@@ -42,7 +44,9 @@ class Told(Session):
 @pytest.mark.parametrize("rows", [1, 7, 8, 12, 64])
 @pytest.mark.parametrize("wanted", [1, 5, 8, 1000])
 @pytest.mark.parametrize("limit", [None, 1, 3, 6, 500])
-def test_the_device_batch_is_the_largest_part_of_the_batch_that_is_wanted_and_fits(rows, wanted, limit):
+def test_the_device_batch_is_the_largest_part_of_the_batch_that_is_wanted_and_fits(
+    rows, wanted, limit
+):
     session = Told(64, limit)
     divisors = [n for n in range(1, rows + 1) if rows % n == 0]
     expected = max(n for n in divisors if n <= wanted and n <= (limit or n))
@@ -52,7 +56,9 @@ def test_the_device_batch_is_the_largest_part_of_the_batch_that_is_wanted_and_fi
 
 @pytest.mark.parametrize(("wanted", "tokens"), [(8, 63), (8, 64 * 8 + 1), (8, 0), (0, 64)])
 def test_a_batch_that_is_no_whole_number_of_rows_is_an_error_that_says_so(wanted, tokens):
-    with pytest.raises(ValueError, match=f"{tokens} tokens from rows of 64 tokens, {wanted} at a time"):
+    with pytest.raises(
+        ValueError, match=f"{tokens} tokens from rows of 64 tokens, {wanted} at a time"
+    ):
         Told(64, None).device_batch_size(wanted, tokens)
 
 
@@ -71,12 +77,16 @@ def test_the_optimizer_sees_the_same_batch_however_few_rows_fit(tiny_data, tmp_p
         result = run_training(request)
         assert result["status"] == "ok" and result["total_tokens"] == 512 * result["num_steps"]
         held.append(result["device_batch_size"])
-        events = [json.loads(line) for line in (tmp_path / f"run{limit}" / "events.jsonl").read_text().splitlines()]
+        events = [
+            json.loads(line)
+            for line in (tmp_path / f"run{limit}" / "events.jsonl").read_text().splitlines()
+        ]
         first.append(next(event["train_loss"] for event in events if event["event"] == "step"))
-    assert held == [8, 2] and first[1] == pytest.approx(first[0], rel=1e-3)  # the same rows, in one part or in four
+    # The same rows, in one part or in four.
+    assert held == [8, 2] and first[1] == pytest.approx(first[0], rel=1e-3)
 
 
-# --- Finding out how many fit ----------------------------------------------------------------------------------------
+# --- Finding out how many fit ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wish", [64, 32, 1, 24])
@@ -101,7 +111,10 @@ def test_the_search_ends_at_the_most_rows_that_leave_headroom(wish, memory_mb):
     fitting = [rows for rows in halvings if 500 + 100 * rows <= HEADROOM * memory_mb]
     expected = max(fitting, default=1)
     assert found["device_batch_limit"] == (None if expected == wish and fitting else expected)
-    assert seen == [rows for rows in halvings if rows >= expected] and [t["rows"] for t in found["trials"]] == seen
+    assert (
+        seen == [rows for rows in halvings if rows >= expected]
+        and [t["rows"] for t in found["trials"]] == seen
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,8 +149,15 @@ session.finish(torch.nn.Linear(2, 2), depth=1)
 def settings(tiny_data, tmp_path, monkeypatch):
     """A run on a card that holds four rows; its data in a cache of its own."""
     monkeypatch.setattr(device_batch, "PROBE_SECONDS", 0.2)
-    card = {"kind": "cuda", "name": "a small card", "memory_mb": 8_000, "dtype": "float32", "compile_error": ""}
-    patient = dataclasses.replace(profiles.PROFILES["tiny"], startup_limit_seconds=600.0)  # the machine may be busy
+    card = {
+        "kind": "cuda",
+        "name": "a small card",
+        "memory_mb": 8_000,
+        "dtype": "float32",
+        "compile_error": "",
+    }
+    # The machine may be busy.
+    patient = dataclasses.replace(profiles.PROFILES["tiny"], startup_limit_seconds=600.0)
     made = make_settings("t", patient, tiny_data, card)
     return dataclasses.replace(made, data_folder=str(tmp_path / "cache" / made.data_id))
 
@@ -147,10 +167,15 @@ def trainer(settings, data, folder):
 
 
 @pytest.mark.slow
-def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(settings, tiny_data, tmp_path, monkeypatch):
+def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(
+    settings, tiny_data, tmp_path, monkeypatch
+):
     said: list[str] = []
     assert find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, said.append) == 4
-    assert [line.split(" rows")[0] for line in said[1:]] == ["8", "4"] and "a small card: once" in said[0]
+    assert [line.split(" rows")[0] for line in said[1:]] == [
+        "8",
+        "4",
+    ] and "a small card: once" in said[0]
     logs = sorted(path.parent.name for path in (tmp_path / "run" / "probe").glob("*/run.log"))
     assert logs == ["4", "wish"] and not list(tmp_path.rglob("weights.safetensors"))
     [kept] = (tmp_path / "cache" / "machine").iterdir()
@@ -160,12 +185,19 @@ def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(settin
         raise AssertionError("it was tried again")
 
     monkeypatch.setattr(executor, "run_training", trained)
-    assert find_device_batch(trainer(settings, tiny_data, tmp_path / "another"), CARD, said.append) == 4 and len(said) == 3
+    assert (
+        find_device_batch(trainer(settings, tiny_data, tmp_path / "another"), CARD, said.append)
+        == 4
+        and len(said) == 3
+    )
     changed = [
         dataclasses.replace(settings, dtype="bfloat16"),
         dataclasses.replace(settings, device=settings.device | {"memory_mb": 9_000}),
     ]
-    for other, source in [(settings, CARD + "# another\n"), *((change, CARD) for change in changed)]:
+    for other, source in [
+        (settings, CARD + "# another\n"),
+        *((change, CARD) for change in changed),
+    ]:
         with pytest.raises(AssertionError, match="tried again"):  # whatever the answer depends on
             find_device_batch(trainer(other, tiny_data, tmp_path / "run"), source, said.append)
     kept.write_text('{"device_batch_lim')
@@ -177,15 +209,26 @@ def test_what_cannot_be_told_is_not_kept(settings, tiny_data, tmp_path, monkeypa
     monkeypatch.setattr(
         device_batch,
         "try_rows",
-        lambda *arguments: {"status": "crash", "cause": "no", "device_batch_size": None, "memory_mb": None},
+        lambda *arguments: {
+            "status": "crash",
+            "cause": "no",
+            "device_batch_size": None,
+            "memory_mb": None,
+        },
     )
-    assert find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, lambda line: None) is None
+    assert (
+        find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, lambda line: None)
+        is None
+    )
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_cpu_is_not_tried(settings, tiny_data, tmp_path):
     on_cpu = dataclasses.replace(settings, device=settings.device | {"kind": "cpu"})
-    assert find_device_batch(trainer(on_cpu, tiny_data, tmp_path / "run"), CARD) is None and not (tmp_path / "run").exists()
+    assert (
+        find_device_batch(trainer(on_cpu, tiny_data, tmp_path / "run"), CARD) is None
+        and not (tmp_path / "run").exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,5 +237,7 @@ def test_a_cpu_is_not_tried(settings, tiny_data, tmp_path):
      "DefaultCPUAllocator: can't allocate memory: you tried to allocate", "DefaultCPUAllocator: not enough memory"],
 )  # fmt: skip
 def test_out_of_memory_is_known_in_every_backends_words(words):
-    assert classify(RuntimeError(words)) == "oom" and classify(torch.OutOfMemoryError(words)) == "oom"
+    assert (
+        classify(RuntimeError(words)) == "oom" and classify(torch.OutOfMemoryError(words)) == "oom"
+    )
     assert classify(RuntimeError("shared memory: out of resource")) == "crash"

@@ -1,4 +1,6 @@
-"""Which device is chosen, and in which precision it computes: simulated cards, and this machine's own processor."""
+"""Which device is chosen, and in which precision it computes: simulated cards, and this machine's
+own processor.
+"""
 
 import json
 import math
@@ -16,7 +18,8 @@ from harness.training import devices
 from harness.training.devices import DeviceError, detect_device, has_kernels
 from harness.training.peaks import PEAK_FLOPS, peak_flops
 
-WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # what a CUDA build of torch 2.13 may be built for
+# What a CUDA build of torch 2.13 may be built for.
+WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 OLD_WHEEL = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 ROCM = ["gfx900", "gfx906", "gfx908", "gfx90a", "gfx942", "gfx1030", "gfx1100", "gfx1201"]
 
@@ -28,7 +31,9 @@ def simulate_card(patch, name, architecture, memory_gb=8, built_for=None):
     facts = {"name": name, "major": major, "minor": minor, "total_memory": memory_gb * 2**30}
     facts |= {"gcnArchName": architecture} if rocm else {}
     patch.setattr(torch.cuda, "is_available", lambda: True)
-    patch.setattr(torch.cuda, "get_device_properties", lambda index: type("Properties", (), facts)())
+    patch.setattr(
+        torch.cuda, "get_device_properties", lambda index: type("Properties", (), facts)()
+    )
     patch.setattr(torch.cuda, "get_arch_list", lambda: built_for or (ROCM if rocm else WHEEL))
     patch.setattr(torch.version, "hip", "6.4.1" if rocm else None)
 
@@ -52,11 +57,18 @@ CARDS = [
 
 
 @pytest.mark.parametrize(("name", "architecture", "memory_gb", "dtype", "shown"), CARDS)
-def test_a_card_computes_in_bf16_only_where_its_hardware_does(monkeypatch, name, architecture, memory_gb, dtype, shown):
+def test_a_card_computes_in_bf16_only_where_its_hardware_does(
+    monkeypatch, name, architecture, memory_gb, dtype, shown
+):
     before_turing = isinstance(architecture, tuple) and architecture < (7, 5)
     simulate_card(monkeypatch, name, architecture, memory_gb, OLD_WHEEL if before_turing else None)
     device = detect_device()
-    assert (device.kind, device.name, device.dtype, device.architecture) == ("cuda", name, dtype, shown)
+    assert (device.kind, device.name, device.dtype, device.architecture) == (
+        "cuda",
+        name,
+        dtype,
+        shown,
+    )
     assert device.memory_mb == memory_gb * 1024
     assert device.backend == ("rocm" if isinstance(architecture, str) else "cuda")
     assert bool(device.why) is (dtype == "float32")  # the reason is told
@@ -75,7 +87,10 @@ def test_a_card_that_shares_the_machines_memory_says_so(monkeypatch):
 def test_a_card_that_this_torch_was_not_built_for_is_refused_with_what_to_do(monkeypatch):
     simulate_card(monkeypatch, "NVIDIA GeForce GTX 1050 Ti", (6, 1), 4)
     with pytest.raises(
-        DeviceError, match=r"no kernels for the NVIDIA GeForce GTX 1050 Ti \(sm_61\).*--torch-index.*--device cpu"
+        DeviceError,
+        match=(
+            r"no kernels for the NVIDIA GeForce GTX 1050 Ti \(sm_61\).*--torch-index.*--device cpu"
+        ),
     ):
         detect_device()
     assert detect_device("cpu").kind == "cpu"
@@ -107,11 +122,13 @@ def test_an_apple_gpu_is_used_in_float32_and_within_its_recommended_memory(monke
     monkeypatch.setattr(devices, "cpu_name", lambda: "Apple M2")
     device = detect_device()
     found = (device.kind, device.name, device.dtype, device.memory_mb, device.backend)
-    assert found == ("mps", "Apple M2", "float32", 16 * 1024, "mps") and math.isnan(device.peak_flops)
+    assert found == ("mps", "Apple M2", "float32", 16 * 1024, "mps") and math.isnan(
+        device.peak_flops
+    )
     assert "not compiled" in devices.try_compile("mps")
 
 
-# --- Peaks ---------------------------------------------------------------------------------------------------------
+# --- Peaks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,7 +163,9 @@ def test_a_card_that_is_not_known_for_certain_has_no_peak(name):
 
 
 def test_geforce_peaks_are_twice_their_float32_rate():
-    """An independent figure for each: cores x 2 x boost clock, from the product pages. GeForce matrix units do twice that in bf16."""
+    """An independent figure for each: cores x 2 x boost clock, from the product pages. GeForce
+    matrix units do twice that in bf16.
+    """
     float32 = {
         "RTX 5090": 21760 * 2 * 2.407, "RTX 5080": 10752 * 2 * 2.617, "RTX 5070 Ti": 8960 * 2 * 2.452, "RTX 5070": 6144 * 2 * 2.512,
         "RTX 4090": 16384 * 2 * 2.520, "RTX 4080": 9728 * 2 * 2.505, "RTX 4070 Ti": 7680 * 2 * 2.610, "RTX 4070": 5888 * 2 * 2.475,
@@ -157,7 +176,7 @@ def test_geforce_peaks_are_twice_their_float32_rate():
         assert PEAK_FLOPS[name] == pytest.approx(2 * gigaflops * 1e9, rel=0.006), name
 
 
-# --- The processor -------------------------------------------------------------------------------------------------
+# --- The processor --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,7 +190,9 @@ def test_geforce_peaks_are_twice_their_float32_rate():
         (True, math.nan, 0.5, "float32", "wrong by nan"),
     ],
 )
-def test_a_processor_computes_in_bf16_where_it_can_and_it_pays(monkeypatch, claims, error, ratio, dtype, why):
+def test_a_processor_computes_in_bf16_where_it_can_and_it_pays(
+    monkeypatch, claims, error, ratio, dtype, why
+):
     monkeypatch.setattr(devices, "cpu_claims_bf16", lambda: claims)
     monkeypatch.setattr(devices, "compare_bf16", lambda *shape: (error, ratio))
     device = detect_device("cpu")
@@ -187,7 +208,8 @@ def test_the_self_test_sees_through_a_processor_that_only_emulates_bf16(monkeypa
 
 def test_the_comparison_measures_the_rounding_of_bf16_and_nothing_else():
     error, ratio = devices.compare_bf16(32, 64, 64, repeats=1)
-    assert 2**-12 < error < 2**-7 and ratio > 0  # 8 bits of precision, rounded once, against the largest value
+    # 8 bits of precision, rounded once, against the largest value.
+    assert 2**-12 < error < 2**-7 and ratio > 0
 
 
 def test_what_a_run_is_frozen_to_is_not_tested_again(monkeypatch):
@@ -195,17 +217,24 @@ def test_what_a_run_is_frozen_to_is_not_tested_again(monkeypatch):
         raise AssertionError("the self-test ran")
 
     monkeypatch.setattr(devices, "cpu_claims_bf16", asked)
-    assert [detect_device("cpu", dtype).dtype for dtype in ("bfloat16", "float32")] == ["bfloat16", "float32"]
+    assert [detect_device("cpu", dtype).dtype for dtype in ("bfloat16", "float32")] == [
+        "bfloat16",
+        "float32",
+    ]
 
 
-# --- The command ---------------------------------------------------------------------------------------------------
+# --- The command ----------------------------------------------------------------------------------
 
 
 def test_the_command_prints_the_device_as_json():
     command = [sys.executable, "-m", "harness.training.devices", "--kind", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     facts = json.loads(done.stdout)
-    assert facts["kind"] == "cpu" and facts["peak_flops"] is None and facts["dtype"] in ("float32", "bfloat16")
+    assert (
+        facts["kind"] == "cpu"
+        and facts["peak_flops"] is None
+        and facts["dtype"] in ("float32", "bfloat16")
+    )
     with pytest.raises(ValueError, match="use auto"):
         detect_device("tpu")
 
@@ -226,14 +255,23 @@ def test_a_refused_device_is_one_sentence_to_the_user(monkeypatch, capsys):
 
 def test_the_device_is_asked_for_once_and_children_are_told(monkeypatch):
     answers = iter(["first", "second", "third", "fourth"])
-    monkeypatch.setattr(device_facts, "ask_device", lambda kind, try_compile: {"kind": "cpu", "name": next(answers)})
+    monkeypatch.setattr(
+        device_facts, "ask_device", lambda kind, try_compile: {"kind": "cpu", "name": next(answers)}
+    )
     monkeypatch.setenv(device_facts.DEVICE_VARIABLE, "")
-    assert [device_facts.detect_device(kind)["name"] for kind in ("auto", "auto", "cpu")] == ["first"] * 3
+    assert [device_facts.detect_device(kind)["name"] for kind in ("auto", "auto", "cpu")] == [
+        "first"
+    ] * 3
     code = "from harness.sandbox.device import detect_device; print(detect_device()['name'])"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout == "first\n"
-    assert device_facts.detect_device(again=True)["name"] == device_facts.detect_device()["name"] == "second"
-    assert device_facts.detect_device("cuda")["name"] == "third"  # what was found for auto is no card
+    assert (
+        device_facts.detect_device(again=True)["name"]
+        == device_facts.detect_device()["name"]
+        == "second"
+    )
+    # What was found for auto is no card.
+    assert device_facts.detect_device("cuda")["name"] == "third"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert device_facts.detect_device()["name"] == "fourth"
 

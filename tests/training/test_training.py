@@ -37,15 +37,19 @@ def test_the_template_keeps_the_contract_and_is_causal(constants):
     model = import_template(**constants).build_model(257, 64).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))  # blocks start as identity: wake them up
+            # Blocks start as identity: wake them up.
+            parameter.add_(0.02 * torch.randn_like(parameter))
     idx = torch.randint(257, (2, 64))
     changed = idx.clone()
     changed[:, 40:] = torch.randint(257, (2, 24))
     with torch.no_grad():
         logits, others = model(idx), model(changed)
     assert logits.shape == (2, 64, 257) and logits.dtype == torch.float32
-    assert torch.equal(logits[:, :40], others[:, :40]) and not torch.allclose(logits[:, 40:], others[:, 40:])
-    assert model(idx[:, :1]).shape == (2, 1, 257)  # a row shorter than what shift and tables look back
+    assert torch.equal(logits[:, :40], others[:, :40]) and not torch.allclose(
+        logits[:, 40:], others[:, 40:]
+    )
+    # A row shorter than what shift and tables look back.
+    assert model(idx[:, :1]).shape == (2, 1, 257)
 
 
 def test_the_template_learns_and_its_weights_survive_the_round_trip(tmp_path):
@@ -92,7 +96,9 @@ def test_the_same_last_tokens_share_a_row_and_others_do_not():
     model = import_template(NGRAM_ROWS=2**20, N_HEAD=1, HEAD_DIM=32).build_model(257, 32)
     pairs, triples = [], []
     for rows, table in zip((pairs, triples), model.ngram_embeddings, strict=True):
-        table.register_forward_hook(lambda module, inputs, output, rows=rows: rows.extend(inputs[0][0].tolist()))
+        table.register_forward_hook(
+            lambda module, inputs, output, rows=rows: rows.extend(inputs[0][0].tolist())
+        )
     model(torch.tensor([[5, 7, 9, 5, 7, 9, 9, 7]]))
     assert pairs[1] == pairs[4] and pairs[2] == pairs[5] and len(set(pairs)) == 6
     assert triples[2] == triples[5] and len(set(triples)) == 7
@@ -119,20 +125,34 @@ def test_warming_up_changes_no_weight_and_leaves_no_moment():
     module.warm_up(model, optimizer, Session(), 2)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     moments = [*optimizer.buffers.values(), *optimizer.moments.values()]
-    assert optimizer.steps == 0 and moments and not any(moment.any() for pair in moments for moment in pair)
+    assert (
+        optimizer.steps == 0
+        and moments
+        and not any(moment.any() for pair in moments for moment in pair)
+    )
 
 
 def test_schedules_begin_and_end_where_their_constants_say():
     module = import_template(WARMUP_RATIO=0.1, WARMDOWN_RATIO=0.5, FINAL_LR_FRAC=0.05)
     assert (
-        module.lr_factor(0.0) == 0.0 and module.lr_factor(0.05) == pytest.approx(0.5) and module.lr_factor(0.3) == 1.0
+        module.lr_factor(0.0) == 0.0
+        and module.lr_factor(0.05) == pytest.approx(0.5)
+        and module.lr_factor(0.3) == 1.0
     )
-    assert module.lr_factor(0.75) == pytest.approx(0.5 + 0.5 * 0.05) and module.lr_factor(1.0) == pytest.approx(0.05)
-    assert module.muon_momentum(0) == pytest.approx(0.85) and module.muon_momentum(10_000) == module.MUON_MOMENTUM
+    assert module.lr_factor(0.75) == pytest.approx(0.5 + 0.5 * 0.05) and module.lr_factor(
+        1.0
+    ) == pytest.approx(0.05)
+    assert (
+        module.muon_momentum(0) == pytest.approx(0.85)
+        and module.muon_momentum(10_000) == module.MUON_MOMENTUM
+    )
 
 
 def test_importing_the_template_trains_nothing_and_opens_nothing(tmp_path):
-    code = f"import runpy; m = runpy.run_path({str(ROOT / 'train_template.py')!r}); m['build_model'](257, 64); print('fine')"
+    code = (
+        f"import runpy; m = runpy.run_path({str(ROOT / 'train_template.py')!r});"
+        " m['build_model'](257, 64); print('fine')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -1,4 +1,6 @@
-"""The clock of a training against counters of our own: what is charged for work, for idling, and beside others."""
+"""The clock of a training against counters of our own: what is charged for work, for idling, and
+beside others.
+"""
 
 import os
 import time
@@ -41,12 +43,16 @@ def test_the_template_on_a_quiet_machine_is_charged_wall_time(machine):
     assert (found.wall, found.main, found.total) == pytest.approx((20, 17.8, 33))
 
 
-def test_waking_idle_cores_is_taken_off_so_that_a_second_is_worth_as_much_alone_as_beside_others(machine):
+def test_waking_idle_cores_is_taken_off_so_that_a_second_is_worth_as_much_alone_as_beside_others(
+    machine,
+):
     watch, taken = machine.start(rate=0.8), clock.WAKING * 0.36 / 2
     machine.run(10, main=0.95, total=1.64, others=0.0)
     alone = watch.read().charged
     machine.run(20, main=(0.95 - taken) / 2, total=0.78, others=1.22)
-    assert alone == pytest.approx(10 * (0.95 - taken) / 0.8) and watch.read().charged == pytest.approx(2 * alone)
+    assert alone == pytest.approx(
+        10 * (0.95 - taken) / 0.8
+    ) and watch.read().charged == pytest.approx(2 * alone)
 
 
 def test_a_credit_for_idle_cores_never_makes_a_quiet_second_cheaper_than_wall_time(machine):

@@ -1,4 +1,6 @@
-"""A chat against a real server through the real SDK: everything that a server may do, and what it costs."""
+"""A chat against a real server through the real SDK: everything that a server may do, and what it
+costs.
+"""
 
 import gzip
 import json
@@ -22,7 +24,10 @@ from harness.search.llm.exchanges import Exchanges, read_ledger
 from harness.search.llm.failures import LlmError, failure_of_status
 
 KEY = "sk-planted-0123456789abcdef"
-MESSAGES = [{"role": "system", "content": "You do research."}, {"role": "user", "content": "One idea, please."}]
+MESSAGES = [
+    {"role": "system", "content": "You do research."},
+    {"role": "user", "content": "One idea, please."},
+]
 USED = {"prompt_tokens": 1000, "completion_tokens": 100}
 
 
@@ -32,15 +37,21 @@ def quick(monkeypatch):
     monkeypatch.setattr(client, "LEAST_SECONDS", 0.05)
 
 
-def open_chat(server: FakeOpenAI | str, folder: Path, options: str = "", experiment: int = 1) -> Chat:
+def open_chat(
+    server: FakeOpenAI | str, folder: Path, options: str = "", experiment: int = 1
+) -> Chat:
     url = server if isinstance(server, str) else server.url
     read = parse_options(f"base_url={url} {options}", environment={})
     place = {"experiment": experiment, "attempt": 0}
-    exchanges = Exchanges(folder / f"exp-{experiment}" / "exchange", folder / "llm.jsonl", read, place)
+    exchanges = Exchanges(
+        folder / f"exp-{experiment}" / "exchange", folder / "llm.jsonl", read, place
+    )
     return Chat(Endpoint(url, KEY), read, "scripted", exchanges)
 
 
-def ask(answer, folder: Path, options: str = "", messages=MESSAGES, usage: bool = True) -> tuple[Answer, FakeOpenAI]:
+def ask(
+    answer, folder: Path, options: str = "", messages=MESSAGES, usage: bool = True
+) -> tuple[Answer, FakeOpenAI]:
     with FakeOpenAI(answer, usage=usage) as server:
         return open_chat(server, folder, options).ask(messages), server
 
@@ -55,29 +66,52 @@ def saved(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("exp-*/exchange/*.json"))]
 
 
-# --- Answers --------------------------------------------------------------------------------------------------------
+# --- Answers --------------------------------------------------------------------------------------
 
 
 def test_an_answer_is_told_from_its_reasoning(tmp_path):
     answer, server = ask(lambda body, number: "<think>hm</think>Title: x", tmp_path)
-    assert (answer.text, answer.reasoning, answer.finish_reason, answer.warning) == ("Title: x", "hm", "stop", "")
-    assert server.bodies == [{"model": "scripted", "messages": MESSAGES, "max_tokens": 16000} | client.STREAM]
+    assert (answer.text, answer.reasoning, answer.finish_reason, answer.warning) == (
+        "Title: x",
+        "hm",
+        "stop",
+        "",
+    )
+    assert server.bodies == [
+        {"model": "scripted", "messages": MESSAGES, "max_tokens": 16000} | client.STREAM
+    ]
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
 def test_options_are_sent(tmp_path):
-    _, server = ask(lambda body, number: "x", tmp_path, "temperature=0.5 reasoning_effort=low max_output_tokens=99")
-    assert [server.bodies[0][name] for name in ("temperature", "reasoning_effort", "max_tokens")] == [0.5, "low", 99]
+    _, server = ask(
+        lambda body, number: "x",
+        tmp_path,
+        "temperature=0.5 reasoning_effort=low max_output_tokens=99",
+    )
+    assert [
+        server.bodies[0][name] for name in ("temperature", "reasoning_effort", "max_tokens")
+    ] == [0.5, "low", 99]
 
 
 @pytest.mark.parametrize(
     ("reply", "text", "finish", "refused"),
     [
-        (completion("Title: half an id", finish_reason="length"), "Title: half an id", "length", ""),
+        (
+            completion("Title: half an id", finish_reason="length"),
+            "Title: half an id",
+            "length",
+            "",
+        ),
         (completion("<think>still thinking", finish_reason="length"), "", "length", ""),
         (completion(""), "", "stop", ""),
         (completion(None), "", "stop", ""),
-        (completion(None, refusal="I cannot help with that."), "", "stop", "I cannot help with that."),
+        (
+            completion(None, refusal="I cannot help with that."),
+            "",
+            "stop",
+            "I cannot help with that.",
+        ),
         (
             completion(None, finish_reason="content_filter"),
             "",
@@ -96,11 +130,14 @@ def test_what_is_no_use_is_an_answer_that_says_so(tmp_path, reply, text, finish,
 def test_a_server_that_cut_the_prompt_is_noticed(tmp_path):
     long = [{"role": "user", "content": "word " * 4000}]
     reply = completion("x") | {"usage": {"prompt_tokens": 2048, "completion_tokens": 1}}
-    assert "OLLAMA_CONTEXT_LENGTH" in ask(lambda body, number: reply, tmp_path / "a", messages=long)[0].warning
+    assert (
+        "OLLAMA_CONTEXT_LENGTH"
+        in ask(lambda body, number: reply, tmp_path / "a", messages=long)[0].warning
+    )
     assert ask(lambda body, number: "x", tmp_path / "b", messages=long)[0].warning == ""
 
 
-# --- Failures ---------------------------------------------------------------------------------------------------------
+# --- Failures -------------------------------------------------------------------------------------
 
 PASSING = {
     "429": lambda: refusal(429, "slow down"),
@@ -109,7 +146,9 @@ PASSING = {
     "503 as a page": lambda: Response("<html>loading</html>", status=503),
     "529": lambda: refusal(529, "overloaded"),
     "broken off": lambda: Response(b'{"choices": [', headers={"Content-Length": "1000"}),
-    "an error inside 200": lambda: Response(json.dumps({"error": {"code": 429, "message": "upstream is busy"}})),
+    "an error inside 200": lambda: Response(
+        json.dumps({"error": {"code": 429, "message": "upstream is busy"}})
+    ),
     "a page inside 200": lambda: Response("<html>log in to the hotel</html>"),
     "nothing inside 200": lambda: Response(""),
     "no choices": lambda: Response(json.dumps({"choices": []})),
@@ -134,11 +173,14 @@ def test_what_passes_is_tried_again(tmp_path, fault):
     answer, server = ask(lambda body, number: fault() if number < 3 else "Title: x", tmp_path)
     assert answer.text == "Title: x"
     assert len(server.bodies) == 3
-    assert {headers["x-stainless-retry-count"] for headers in server.headers} == {"0"}  # the SDK tried nothing again
+    # The SDK tried nothing again.
+    assert {headers["x-stainless-retry-count"] for headers in server.headers} == {"0"}
     assert len(saved(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "broken off", "an error inside 200", "a page inside 200"])
+@pytest.mark.parametrize(
+    "fault", ["429", "500", "broken off", "an error inside 200", "a page inside 200"]
+)
 def test_what_does_not_pass_is_given_up(tmp_path, fault):
     error, server = ask_in_vain(lambda body, number: PASSING[fault](), tmp_path)
     assert error.kind in ("rate_limited", "server") and error.passing
@@ -146,7 +188,9 @@ def test_what_does_not_pass_is_given_up(tmp_path, fault):
 
 
 def test_a_saved_reply_that_cannot_be_read_is_asked_for_again(tmp_path, monkeypatch):
-    with FakeOpenAI(lambda body, number: "Title: x" if number > 1 else Response("[" * 200_000)) as server:
+    with FakeOpenAI(
+        lambda body, number: "Title: x" if number > 1 else Response("[" * 200_000)
+    ) as server:
         monkeypatch.setattr(client, "MOST_TRIES", 1)
         with pytest.raises(LlmError, match="no chat completion in the reply"):
             open_chat(server, tmp_path).ask(MESSAGES)
@@ -154,7 +198,9 @@ def test_a_saved_reply_that_cannot_be_read_is_asked_for_again(tmp_path, monkeypa
         assert len(server.bodies) == 2
         for error in (LookupError, RecursionError, AttributeError, MemoryError, OverflowError):
             monkeypatch.setattr(
-                client, "message_parts", lambda message, error=error: (_ for _ in ()).throw(error("sk-x"))
+                client,
+                "message_parts",
+                lambda message, error=error: (_ for _ in ()).throw(error("sk-x")),
             )
             with pytest.raises(LlmError) as failure:
                 open_chat(server, tmp_path).ask(MESSAGES)
@@ -170,14 +216,23 @@ def test_a_body_is_utf8_whatever_its_charset_says(tmp_path, charset):
     answer, _ = ask(lambda body, number: Response(said, content_type=kind), tmp_path / "a")
     assert answer.text == "Title: ü"
     broken = said.replace("ü".encode(), b"\xff")
-    assert ask(lambda body, number: Response(broken, content_type=kind), tmp_path / "b")[0].text == "Title: \ufffd"
+    assert (
+        ask(lambda body, number: Response(broken, content_type=kind), tmp_path / "b")[0].text
+        == "Title: \ufffd"
+    )
     no = json.dumps({"error": {"message": "no"}})
-    error, _ = ask_in_vain(lambda body, number: Response(no, 400, content_type=kind), tmp_path / "c")
+    error, _ = ask_in_vain(
+        lambda body, number: Response(no, 400, content_type=kind), tmp_path / "c"
+    )
     assert (error.kind, str(error)) == ("bad_request", "the server answers 400: no")
 
 
 def no_model(name: str) -> Response:
-    return refusal(404, f"The model `{name}` does not exist or you do not have access to it.", code="model_not_found")
+    return refusal(
+        404,
+        f"The model `{name}` does not exist or you do not have access to it.",
+        code="model_not_found",
+    )
 
 
 LASTING = {
@@ -190,10 +245,15 @@ LASTING = {
     ),
     "OpenAI: no model": (lambda: no_model("x"), "unknown_model"),
     "vLLM: no model": (
-        lambda: Response(json.dumps({"object": "error", "message": "The model `x` does not exist."}), 404),
+        lambda: Response(
+            json.dumps({"object": "error", "message": "The model `x` does not exist."}), 404
+        ),
         "unknown_model",
     ),
-    "Ollama: no model": (lambda: refusal(404, "model 'x' not found, try pulling it first"), "unknown_model"),
+    "Ollama: no model": (
+        lambda: refusal(404, "model 'x' not found, try pulling it first"),
+        "unknown_model",
+    ),
     "OpenRouter: no model": (lambda: refusal(400, "x is not a valid model ID"), "unknown_model"),
     "wrong path": (lambda: Response(json.dumps({"detail": "Not Found"}), 404), "bad_request"),
     "400": (lambda: refusal(400, "messages must alternate"), "bad_request"),
@@ -210,33 +270,105 @@ def test_what_a_person_must_change_is_not_tried_again(tmp_path, fault, kind):
 @pytest.mark.parametrize(
     ("status", "text", "kind", "says", "never"),
     [
-        (404, "The model `Qwen/Qwen2.5-7B-Instruct` does not exist.", "unknown_model", "Qwen2.5", "base URL"),
-        (404, "This is not a chat model and thus not supported in the v1/chat/completions endpoint.", "unknown_model", "", "base URL"),
+        (
+            404,
+            "The model `Qwen/Qwen2.5-7B-Instruct` does not exist.",
+            "unknown_model",
+            "Qwen2.5",
+            "base URL",
+        ),
+        (
+            404,
+            "This is not a chat model and thus not supported in the v1/chat/completions endpoint.",
+            "unknown_model",
+            "",
+            "base URL",
+        ),
         (404, "No endpoints found matching your data policy", "unknown_model", "", "base URL"),
         (404, "Not Found", "bad_request", "base URL", ""),
-        (403, "Project x does not have access to model `gpt-5`, code model_not_found", "unknown_model", "", "the key is refused"),
-        (403, "Key limit exceeded (total limit)", "unauthorised", "no credit left", "the key is refused"),
+        (
+            403,
+            "Project x does not have access to model `gpt-5`, code model_not_found",
+            "unknown_model",
+            "",
+            "the key is refused",
+        ),
+        (
+            403,
+            "Key limit exceeded (total limit)",
+            "unauthorised",
+            "no credit left",
+            "the key is refused",
+        ),
         (403, "This input was moderated", "unauthorised", "", "the key is refused"),
         (403, "invalid API key", "unauthorised", "the key is refused", ""),
-        (429, "You exceeded your current quota, check your plan and billing details. Please retry in 7.5s.", "rate_limited", "wait 8 s", "credit"),
-        (429, "You exceeded your current quota, check your plan and billing details.", "unauthorised", "credit", ""),
-        (429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 40000.", "context_too_long", "smaller", ""),
-        (422, "`inputs` tokens + `max_new_tokens` must be <= 4096", "context_too_long", "smaller", ""),
+        (
+            429,
+            (
+                "You exceeded your current quota, check your plan and billing details. Please retry"
+                " in 7.5s."
+            ),
+            "rate_limited",
+            "wait 8 s",
+            "credit",
+        ),
+        (
+            429,
+            "You exceeded your current quota, check your plan and billing details.",
+            "unauthorised",
+            "credit",
+            "",
+        ),
+        (
+            429,
+            "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 40000.",
+            "context_too_long",
+            "smaller",
+            "",
+        ),
+        (
+            422,
+            "`inputs` tokens + `max_new_tokens` must be <= 4096",
+            "context_too_long",
+            "smaller",
+            "",
+        ),
     ],
 )
 def test_what_a_status_means_goes_by_its_words(status, text, kind, says, never):
     failure = failure_of_status(status, json.dumps({"error": {"message": text}}), str)
-    assert failure.kind == kind and says in str(failure) and (not never or never not in str(failure))
+    assert (
+        failure.kind == kind and says in str(failure) and (not never or never not in str(failure))
+    )
 
 
 def test_errors_in_a_list_and_parameters_that_are_none(tmp_path):
-    google = json.dumps([{"error": {"code": 400, "message": "Unknown name reasoning_effort", "status": "INVALID_ARGUMENT"}}])
+    google = json.dumps(
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": "Unknown name reasoning_effort",
+                    "status": "INVALID_ARGUMENT",
+                }
+            }
+        ]
+    )
     assert failure_of_status(400, google, str).parameter == "reasoning_effort"
-    litellm = json.dumps({"error": {"message": "temperature is not supported", "param": "None", "code": "400"}})
+    litellm = json.dumps(
+        {"error": {"message": "temperature is not supported", "param": "None", "code": "400"}}
+    )
     assert failure_of_status(400, litellm, str).parameter == "temperature"
 
 
-@pytest.mark.parametrize("page", ["null", "<!doctype html><html>", '{"error": "Unexpected endpoint or method. (POST /chat/completions)"}'])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "null",
+        "<!doctype html><html>",
+        '{"error": "Unexpected endpoint or method. (POST /chat/completions)"}',
+    ],
+)
 def test_what_is_no_completion_is_no_proxys_fault(tmp_path, monkeypatch, page):
     monkeypatch.setattr(client, "MOST_TRIES", 1)
     error, _ = ask_in_vain(lambda body, number: Response(page), tmp_path)
@@ -244,7 +376,9 @@ def test_what_is_no_completion_is_no_proxys_fault(tmp_path, monkeypatch, page):
 
 
 def test_a_wait_longer_than_the_deadline_is_not_waited_for(tmp_path):
-    error, server = ask_in_vain(lambda body, number: refusal(429, "slow down", {"Retry-After": "3600"}), tmp_path)
+    error, server = ask_in_vain(
+        lambda body, number: refusal(429, "slow down", {"Retry-After": "3600"}), tmp_path
+    )
     assert error.kind == "rate_limited" and "asks to wait 3600 s" in str(error)
     assert len(server.bodies) == 1
 
@@ -289,7 +423,10 @@ def test_what_a_proxy_says_is_told_rather_than_the_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(client, "MOST_TRIES", 2)
     proxy = "answers 524.*such as a proxy, waits no longer"
-    with FakeOpenAI(lambda body, number: refusal(524, "x")) as server, pytest.raises(LlmError, match=proxy):
+    with (
+        FakeOpenAI(lambda body, number: refusal(524, "x")) as server,
+        pytest.raises(LlmError, match=proxy),
+    ):
         open_chat(server, tmp_path).ask(MESSAGES)
     answer = lambda body, number: refusal(524, "x") if number == 1 else server.closing.wait(30)  # noqa: E731
     late = "deadline_seconds=2; before that: the server answers 524"
@@ -299,12 +436,20 @@ def test_what_a_proxy_says_is_told_rather_than_the_clock(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "named, warned",
-    [("scripted", False), ("", False), ("vendor/Scripted-2026-01-01", False), ("scripted:latest", False), ("tiny-1b", True)],
+    [
+        ("scripted", False),
+        ("", False),
+        ("vendor/Scripted-2026-01-01", False),
+        ("scripted:latest", False),
+        ("tiny-1b", True),
+    ],
 )
 def test_another_model_that_answers_is_named(tmp_path, named, warned):
     with FakeOpenAI(lambda body, number: completion("x") | {"model": named}) as server:
         chat = open_chat(server, tmp_path)
-        assert ("tiny-1b answered, where scripted was asked" in chat.ask(MESSAGES).warning) is warned
+        assert (
+            "tiny-1b answered, where scripted was asked" in chat.ask(MESSAGES).warning
+        ) is warned
         assert chat.answered_by == ("tiny-1b" if warned else "scripted")
 
 
@@ -337,9 +482,16 @@ def test_a_stream_may_take_longer_than_a_silence(tmp_path, monkeypatch):
 
     with FakeOpenAI(lambda body, number: Response(slowly(), **EVENTS)) as server:
         answer = open_chat(server, tmp_path, "deadline_seconds=20").ask(MESSAGES)
-    assert (answer.text, answer.usage.prompt_tokens, len(server.bodies)) == ("Title: a slow one", 1000, 1)
+    assert (answer.text, answer.usage.prompt_tokens, len(server.bodies)) == (
+        "Title: a slow one",
+        1000,
+        1,
+    )
     [exchange] = saved(tmp_path)
-    assert json.loads(exchange["reply"])["choices"][0]["message"] == {"role": "assistant", "content": "Title: a slow one"}
+    assert json.loads(exchange["reply"])["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "Title: a slow one",
+    }
 
 
 def test_a_stream_that_falls_silent_is_not_waited_for_nor_asked_again(tmp_path, monkeypatch):
@@ -349,18 +501,24 @@ def test_a_stream_that_falls_silent_is_not_waited_for_nor_asked_again(tmp_path, 
         yield from stream_of(completion("Title: half"))[:2]
         server.closing.wait(30)
 
-    with FakeOpenAI(lambda body, number: Response(silent(), **EVENTS)) as server, pytest.raises(LlmError) as error:
+    with (
+        FakeOpenAI(lambda body, number: Response(silent(), **EVENTS)) as server,
+        pytest.raises(LlmError) as error,
+    ):
         open_chat(server, tmp_path, "deadline_seconds=20").ask(MESSAGES)
     assert (error.value.kind, error.value.billed, len(server.bodies)) == ("stalled", True, 1)
 
 
-@pytest.mark.parametrize("events", [stream_of(completion("Title: half"))[:3], ["data: {\n\n"]], ids=["cut", "no JSON"])
+@pytest.mark.parametrize(
+    "events", [stream_of(completion("Title: half"))[:3], ["data: {\n\n"]], ids=["cut", "no JSON"]
+)
 def test_where_streams_break_an_answer_is_asked_for_whole(tmp_path, events):
     answer = lambda body, number: Response(events, **EVENTS) if "stream" in body else "Title: x"  # noqa: E731
     with FakeOpenAI(answer) as server:
         assert open_chat(server, tmp_path).ask(MESSAGES).text == "Title: x"
         open_chat(server, tmp_path, experiment=2).ask(MESSAGES)
-        assert ["stream" in body for body in server.bodies] == [True, False] * 2  # one that broke tells nothing of the next
+        # One that broke tells nothing of the next.
+        assert ["stream" in body for body in server.bodies] == [True, False] * 2
 
 
 def test_an_error_in_a_stream_is_that_error(tmp_path):
@@ -398,16 +556,21 @@ def test_a_reply_without_end_is_not_taken(tmp_path, monkeypatch):
 
 def test_a_compressed_reply_is_not_taken(tmp_path):
     small = gzip.compress(json.dumps(completion("x" * 50_000_000)).encode())
-    error, server = ask_in_vain(lambda body, number: Response(small, headers={"Content-Encoding": "gzip"}), tmp_path)
+    error, server = ask_in_vain(
+        lambda body, number: Response(small, headers={"Content-Encoding": "gzip"}), tmp_path
+    )
     assert server.headers[0]["accept-encoding"] == "identity"
     assert (error.kind, error.passing) == ("server", True)
     assert (
         str(error)
-        == "the reply is not taken: it is compressed (Content-Encoding: gzip), though the request said identity"
+        == "the reply is not taken: it is compressed (Content-Encoding: gzip), though the request"
+        " said identity"
     )
     assert all("reply" not in entry for entry in saved(tmp_path))
     packed = gzip.compress(b"no")  # of a refusal the status is enough
-    error, _ = ask_in_vain(lambda body, number: Response(packed, 401, {"Content-Encoding": "gzip"}), tmp_path / "b")
+    error, _ = ask_in_vain(
+        lambda body, number: Response(packed, 401, {"Content-Encoding": "gzip"}), tmp_path / "b"
+    )
     assert error.kind == "unauthorised" and "answers 401: nothing more" in str(error)
     plain = Response(json.dumps(completion("x")), headers={"Content-Encoding": "identity"})
     assert ask(lambda body, number: plain, tmp_path / "c")[0].text == "x"
@@ -416,8 +579,11 @@ def test_a_compressed_reply_is_not_taken(tmp_path):
 def test_a_long_message_of_a_server_is_cut_before_it_is_looked_at(tmp_path):
     seen = []
     said = KEY + "\x07" * 3_000_000 + "context length"
-    failure = failure_of_status(500, said, lambda text: seen.append(len(text)) or text.replace(KEY, "[key removed]"))
-    assert str(failure) == "the server answers 500: [key removed]" and max(seen) == len(said)  # the key first
+    failure = failure_of_status(
+        500, said, lambda text: seen.append(len(text)) or text.replace(KEY, "[key removed]")
+    )
+    # The key first.
+    assert str(failure) == "the server answers 500: [key removed]" and max(seen) == len(said)
     calls = []
     category = failures.unicodedata.category
     with pytest.MonkeyPatch.context() as patch:
@@ -429,34 +595,43 @@ def test_a_long_message_of_a_server_is_cut_before_it_is_looked_at(tmp_path):
 def test_a_context_that_is_too_long(tmp_path):
     error, server = ask_in_vain(
         lambda body, number: refusal(
-            400, "This model's maximum context length is 4096 tokens.", code="context_length_exceeded"
+            400,
+            "This model's maximum context length is 4096 tokens.",
+            code="context_length_exceeded",
         ),
         tmp_path,
     )
-    assert (error.kind, error.passing) == ("context_too_long", False) and "context_tokens" in str(error)
+    assert (error.kind, error.passing) == ("context_too_long", False) and "context_tokens" in str(
+        error
+    )
+    # Tried once without asking for room to answer.
     assert ["max_tokens" in body for body in server.bodies] == [
         True,
         False,
-    ]  # tried once without asking for room to answer
+    ]
 
 
 def test_a_prompt_that_fits_alone_is_asked_without_a_limit(tmp_path):
     def answer(body, number):
-        said = "This model's maximum context length is 8192 tokens. However, you requested 20100 tokens (4100 in the messages, 16000 in the completion)."
+        said = (
+            "This model's maximum context length is 8192 tokens. However, you requested 20100"
+            " tokens (4100 in the messages, 16000 in the completion)."
+        )
         return refusal(400, said) if "max_tokens" in body else "x"
 
     with FakeOpenAI(answer) as server:
         open_chat(server, tmp_path).ask(MESSAGES)
         open_chat(server, tmp_path, experiment=2).ask(MESSAGES)
+        # Of this prompt: not remembered.
         assert ["max_tokens" in body for body in server.bodies] == [
             True,
             False,
             True,
             False,
-        ]  # of this prompt: not remembered
+        ]
 
 
-# --- Parameters ---------------------------------------------------------------------------------------------------------
+# --- Parameters -----------------------------------------------------------------------------------
 
 
 def refuse_openai(name: str) -> Response:
@@ -466,7 +641,10 @@ def refuse_openai(name: str) -> Response:
 
 
 def refuse_fastapi(name: str) -> Response:
-    return Response(json.dumps({"detail": [{"loc": ["body", name], "msg": "Extra inputs are not permitted"}]}), 422)
+    return Response(
+        json.dumps({"detail": [{"loc": ["body", name], "msg": "Extra inputs are not permitted"}]}),
+        422,
+    )
 
 
 def refuse_in_words(name: str) -> Response:
@@ -485,10 +663,18 @@ def test_a_parameter_that_is_not_taken_is_left_out_once_and_remembered(tmp_path,
         options = "temperature=0.5 reasoning_effort=low"
         first = open_chat(server, tmp_path, options).ask(MESSAGES)
         assert len(server.bodies) == 6
-        assert server.bodies[-1] == {"model": "scripted", "messages": MESSAGES, "max_completion_tokens": 16000}
+        assert server.bodies[-1] == {
+            "model": "scripted",
+            "messages": MESSAGES,
+            "max_completion_tokens": 16000,
+        }
         assert "reasoning_effort, temperature: left out" in first.warning
         second = open_chat(server, tmp_path, options, experiment=2).ask(MESSAGES)
-        assert len(server.bodies) == 7 and server.bodies[-1] == server.bodies[-2] and second.warning == ""
+        assert (
+            len(server.bodies) == 7
+            and server.bodies[-1] == server.bodies[-2]
+            and second.warning == ""
+        )
         other = Chat(
             Endpoint(server.url),
             parse_options(f"base_url={server.url}", environment={}),
@@ -516,7 +702,9 @@ def test_a_model_without_a_system_role_gets_it_in_the_first_message(tmp_path, sa
 
     with FakeOpenAI(answer) as server:
         open_chat(server, tmp_path).ask(MESSAGES)
-        assert server.bodies[-1]["messages"] == [{"role": "user", "content": "You do research.\n\nOne idea, please."}]
+        assert server.bodies[-1]["messages"] == [
+            {"role": "user", "content": "You do research.\n\nOne idea, please."}
+        ]
         open_chat(server, tmp_path, experiment=2).ask(MESSAGES)
         assert len(server.bodies) == 3
 
@@ -531,11 +719,16 @@ def test_a_parameter_that_was_not_the_trouble_is_not_remembered(tmp_path):
     assert not read_ledger(tmp_path / "llm.jsonl").dropped
 
 
-# --- What it costs --------------------------------------------------------------------------------------------------------
+# --- What it costs --------------------------------------------------------------------------------
 
 
 def test_the_count_is_the_servers_own(tmp_path):
-    faults = {2: refusal(429, "slow"), 5: refusal(500, "oops"), 6: refusal(500, "oops"), 8: refusal(401, "no")}
+    faults = {
+        2: refusal(429, "slow"),
+        5: refusal(500, "oops"),
+        6: refusal(500, "oops"),
+        8: refusal(401, "no"),
+    }
 
     def answer(body, number):
         return faults.get(number, f"<think>{'hm ' * number}</think>Title: " + "word " * number)
@@ -549,14 +742,18 @@ def test_the_count_is_the_servers_own(tmp_path):
                 except LlmError as error:
                     assert error.kind == "unauthorised"
             proposal = chat.exchanges.usage()
-            assert proposal == vars(read_ledger(tmp_path / "llm.jsonl").usage(experiment=experiment, attempt=0))
+            assert proposal == vars(
+                read_ledger(tmp_path / "llm.jsonl").usage(experiment=experiment, attempt=0)
+            )
         usage = read_ledger(tmp_path / "llm.jsonl").usage()
         assert (usage.prompt_tokens, usage.completion_tokens) == (
             server.usage["prompt_tokens"],
             server.usage["completion_tokens"],
         )
         assert usage.requests == len(server.bodies) == server.usage["requests"] + len(faults)
-        expected = (server.usage["prompt_tokens"] * 2.5 + server.usage["completion_tokens"] * 10) / 1e6
+        expected = (
+            server.usage["prompt_tokens"] * 2.5 + server.usage["completion_tokens"] * 10
+        ) / 1e6
         assert usage.cost_usd == pytest.approx(expected, abs=1e-6) and usage.cost_usd > 0
         assert not usage.estimated
 
@@ -575,15 +772,26 @@ def test_the_count_is_the_servers_own(tmp_path):
 )
 def test_usage_that_is_missing_is_estimated_and_flagged(tmp_path, reported):
     reply = completion("Title: " + "x" * 300, reasoning_content="y" * 300) | {"usage": reported}
-    answer, _ = ask(lambda body, number: reply, tmp_path, "price_input=1 price_output=1", usage=False)
-    assert answer.usage.estimated and answer.usage.completion_tokens >= 200 and answer.usage.cost_usd > 0
+    answer, _ = ask(
+        lambda body, number: reply, tmp_path, "price_input=1 price_output=1", usage=False
+    )
+    assert (
+        answer.usage.estimated
+        and answer.usage.completion_tokens >= 200
+        and answer.usage.cost_usd > 0
+    )
     known = isinstance(reported, dict) and reported.get("prompt_tokens") == 7
-    assert answer.usage.prompt_tokens == (7 if known else len("You do research.One idea, please.") // 3)
+    assert answer.usage.prompt_tokens == (
+        7 if known else len("You do research.One idea, please.") // 3
+    )
 
 
 def test_a_count_of_nothing_is_unsaid(tmp_path):
     nothing = {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}
-    for folder, reply in (("a", completion("y" * 300)), ("b", completion("", reasoning_content="y" * 300))):
+    for folder, reply in (
+        ("a", completion("y" * 300)),
+        ("b", completion("", reasoning_content="y" * 300)),
+    ):
         usage = ask(lambda body, number, reply=reply: reply | nothing, tmp_path / folder)[0].usage
         assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (11, 100, True)
     half = {"usage": {"prompt_tokens": 9, "completion_tokens": 0}}
@@ -593,7 +801,9 @@ def test_a_count_of_nothing_is_unsaid(tmp_path):
     assert (usage.completion_tokens, usage.estimated) == (0, True)
 
 
-@pytest.mark.parametrize("budget", ["budget_tokens=100000", "budget_usd=9 price_input=1 price_output=1"])
+@pytest.mark.parametrize(
+    "budget", ["budget_tokens=100000", "budget_usd=9 price_input=1 price_output=1"]
+)
 def test_what_a_budget_of_tokens_depends_on_is_never_left_out(tmp_path, budget):
     def answer(body, number):
         return refuse_openai(next(name for name in body if name.startswith("max_")))
@@ -602,9 +812,14 @@ def test_what_a_budget_of_tokens_depends_on_is_never_left_out(tmp_path, budget):
     assert (error.kind, error.passing, len(server.bodies)) == ("budget", False, 2)
     for word in ("no limit of an answer's length", "16,000", "budget_requests", "budget_hours"):
         assert word in str(error)
-    said = "This model's maximum context length is 8192 tokens, you requested 20100 (4100 in the messages, 16000 in the completion)."
+    said = (
+        "This model's maximum context length is 8192 tokens, you requested 20100 (4100 in the"
+        " messages, 16000 in the completion)."
+    )
     error, server = ask_in_vain(lambda body, number: refusal(400, said), tmp_path / "b", budget)
-    assert error.kind == "context_too_long" and ["max_tokens" in body for body in server.bodies] == [True]
+    assert error.kind == "context_too_long" and [
+        "max_tokens" in body for body in server.bodies
+    ] == [True]
 
 
 def test_a_price_that_nobody_gave_is_not_guessed(tmp_path):
@@ -626,7 +841,7 @@ def test_nothing_is_sent_that_the_budget_has_no_room_for(tmp_path):
         assert not chat.exchanges.folder.exists()
 
 
-# --- What is saved --------------------------------------------------------------------------------------------------------
+# --- What is saved --------------------------------------------------------------------------------
 
 
 def test_every_request_and_reply_is_saved_as_it_was(tmp_path):
@@ -641,11 +856,13 @@ def test_every_request_and_reply_is_saved_as_it_was(tmp_path):
 
 
 def test_the_answer_is_saved_for_people_without_what_a_terminal_obeys(tmp_path):
-    ask(lambda body, number: "<think>hm\x1b[2J</think>Title: x\n\ty\x1b]0;owned\x07\u202e", tmp_path)
+    ask(
+        lambda body, number: "<think>hm\x1b[2J</think>Title: x\n\ty\x1b]0;owned\x07\u202e", tmp_path
+    )
     text = (tmp_path / "exp-1/exchange/01.txt").read_text()
     assert (
-        text
-        == "scripted: 9 + 11 tokens, ended with stop\n\n--- reasoning ---\nhm[2J\n\n--- answer ---\nTitle: x\n\ty]0;owned\n"
+        text == "scripted: 9 + 11 tokens, ended with stop\n\n--- reasoning ---\nhm[2J\n\n--- answer"
+        " ---\nTitle: x\n\ty]0;owned\n"
     )
 
 
@@ -653,7 +870,8 @@ def test_a_request_is_saved_before_it_is_sent(tmp_path):
     def answer(body, number):
         entries = saved(tmp_path)
         assert [entry["request"] for entry in entries] == [body] and "reply" not in entries[0]
-        assert read_ledger(tmp_path / "llm.jsonl").usage().completion_tokens == 16000  # the most it can take
+        # The most it can take.
+        assert read_ledger(tmp_path / "llm.jsonl").usage().completion_tokens == 16000
         return "x"
 
     ask(answer, tmp_path)
@@ -684,17 +902,26 @@ def test_what_was_answered_before_a_kill_is_not_paid_again(tmp_path):
         child = subprocess.Popen(command, cwd=ROOT, env=environment)
         assert child.wait(60) == -signal.SIGKILL
         unanswered = read_ledger(tmp_path / "llm.jsonl").usage()
-        assert unanswered.requests == 2 and unanswered.estimated and unanswered.completion_tokens == 16000 + 2
+        assert (
+            unanswered.requests == 2
+            and unanswered.estimated
+            and unanswered.completion_tokens == 16000 + 2
+        )
         chat = open_chat(server, tmp_path)
         assert chat.ask(MESSAGES).text == "reply 1"
         assert len(server.bodies) == 2
-        messages = [*MESSAGES, {"role": "assistant", "content": "reply 1"}, {"role": "user", "content": "again"}]
+        messages = [
+            *MESSAGES,
+            {"role": "assistant", "content": "reply 1"},
+            {"role": "user", "content": "again"},
+        ]
         assert chat.ask(messages).text == "reply 3"
         assert chat.ask(messages).text == "reply 3"  # and again, from the disk
         assert len(server.bodies) == 3
     usage = read_ledger(tmp_path / "llm.jsonl").usage()
     assert usage.requests == 3
-    assert usage.completion_tokens == 16000 + 2 * 2  # the killed one counts as the most it can have cost
+    # The killed one counts as the most it can have cost.
+    assert usage.completion_tokens == 16000 + 2 * 2
 
 
 def test_a_reply_that_was_saved_but_not_counted_is_counted_once(tmp_path):
@@ -711,7 +938,7 @@ def test_a_reply_that_was_saved_but_not_counted_is_counted_once(tmp_path):
     assert len(ledger.read_text().splitlines()) == 2
 
 
-# --- The key ----------------------------------------------------------------------------------------------------------------
+# --- The key --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
@@ -721,7 +948,13 @@ def test_a_server_that_echoes_the_key_gets_it_nowhere(tmp_path, status, caplog, 
     def answer(body, number):
         echo = f"you sent {server.headers[-1]['authorization']}"
         if status == 200:
-            return completion(echo, reasoning_content=echo, refusal=echo, finish_reason="stop", extra={"echo": echo})
+            return completion(
+                echo,
+                reasoning_content=echo,
+                refusal=echo,
+                finish_reason="stop",
+                extra={"echo": echo},
+            )
         return refusal(status, echo, {"X-Echo": echo})
 
     with FakeOpenAI(answer) as server:
@@ -740,5 +973,9 @@ def test_a_server_that_echoes_the_key_gets_it_nowhere(tmp_path, status, caplog, 
 
 
 def test_a_key_in_a_prompt_is_not_sent(tmp_path):
-    _, server = ask(lambda body, number: "x", tmp_path, messages=[{"role": "user", "content": f"my key is {KEY}"}])
+    _, server = ask(
+        lambda body, number: "x",
+        tmp_path,
+        messages=[{"role": "user", "content": f"my key is {KEY}"}],
+    )
     assert server.bodies[0]["messages"][0]["content"] == "my key is [key removed]"

@@ -1,4 +1,6 @@
-"""Options, the key and the model: what is taken, what is refused and in which words. A real server, the real SDK."""
+"""Options, the key and the model: what is taken, what is refused and in which words. A real server,
+the real SDK.
+"""
 
 import base64
 import json
@@ -16,7 +18,14 @@ from werkzeug import Response
 
 from harness.search.llm import endpoint as endpoint_module
 from harness.search.llm import response_limits
-from harness.search.llm.endpoint import Endpoint, check_model, choose_model, list_models, main, open_endpoint
+from harness.search.llm.endpoint import (
+    Endpoint,
+    check_model,
+    choose_model,
+    list_models,
+    main,
+    open_endpoint,
+)
 from harness.search.llm.failures import EndpointError, LlmError, redact
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options
 
@@ -31,13 +40,22 @@ def closed_port() -> int:
 
 def test_options_are_read_and_the_environment_fills_in():
     assert parse_options("", environment={}) == LlmOptions(base_url=DEFAULT_BASE_URL)
-    options = parse_options("temperature=0.7, budget_tokens=1e6 price_input=1 price_output=0", environment={})
+    options = parse_options(
+        "temperature=0.7, budget_tokens=1e6 price_input=1 price_output=0", environment={}
+    )
     assert (options.temperature, options.budget_tokens, options.price_output) == (0.7, 1_000_000, 0)
-    environment = {"AUTORESEARCH_MODEL": "from-environment", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1/"}
-    assert parse_options("", environment=environment) == LlmOptions("from-environment", "http://127.0.0.1:1/v1")
+    environment = {
+        "AUTORESEARCH_MODEL": "from-environment",
+        "OPENAI_BASE_URL": "http://127.0.0.1:1/v1/",
+    }
+    assert parse_options("", environment=environment) == LlmOptions(
+        "from-environment", "http://127.0.0.1:1/v1"
+    )
     options = parse_options("model=option base_url=https://other/v1", environment=environment)
     assert (options.model, options.base_url) == ("option", "https://other/v1")
-    assert parse_options("model=option", model="argument", environment=environment).model == "argument"
+    assert (
+        parse_options("model=option", model="argument", environment=environment).model == "argument"
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,20 +142,31 @@ def test_a_key_is_redacted_in_base64_and_hex_and_by_halves(before):
     key = "sk-proj-4f6c0d6bA9-_xYz/+q"
     endpoint = Endpoint("http://x/v1", key)
     whole = before + key.encode() + b"}"
-    for echo in (base64.b64encode(whole).decode(), base64.urlsafe_b64encode(whole).decode(), whole.hex(), whole.hex().upper()):
+    for echo in (
+        base64.b64encode(whole).decode(),
+        base64.urlsafe_b64encode(whole).decode(),
+        whole.hex(),
+        whole.hex().upper(),
+    ):
         cleaned = endpoint.redact(f"you sent {echo}.")
-        assert "[key removed]" in cleaned and len(cleaned) < len("you sent [key removed].") + 2 * len(before) + 8, cleaned
+        assert (
+            "[key removed]" in cleaned
+            and len(cleaned) < len("you sent [key removed].") + 2 * len(before) + 8
+        ), cleaned
     for half in (key[:13], key[13:]):
         assert endpoint.redact(f"...{half}") == "...[key removed]"
 
 
 def test_what_looks_like_a_key_is_redacted_though_nobody_knows_it():
     told = redact(
-        "Incorrect API key provided: sk-abcd****wxyz. Authorization: Bearer abc.def; proxy http://me:pw@host/"
+        "Incorrect API key provided: sk-abcd****wxyz. Authorization: Bearer abc.def; proxy"
+        " http://me:pw@host/"
     )
     for secret in ("abcd", "wxyz", "abc.def", "me:pw"):
         assert secret not in told
-    assert redact("a risk-adjusted task-switching bearer") == "a risk-adjusted task-switching bearer"
+    assert (
+        redact("a risk-adjusted task-switching bearer") == "a risk-adjusted task-switching bearer"
+    )
 
 
 def test_keys_that_cannot_be_used(tmp_path):
@@ -176,7 +205,14 @@ def test_several_models_and_no_name_list_what_is_served():
     server, options = served([f"model-{n:02d}" for n in range(50)])
     with server, pytest.raises(EndpointError) as error:
         choose_model(Endpoint(server.url), options())
-    for word in ("--model NAME", "AUTORESEARCH_MODEL", "`model`", "serves 50", "model-00, model-01", "and 10 more"):
+    for word in (
+        "--model NAME",
+        "AUTORESEARCH_MODEL",
+        "`model`",
+        "serves 50",
+        "model-00, model-01",
+        "and 10 more",
+    ):
         assert word in str(error.value)
 
 
@@ -196,9 +232,15 @@ def test_nobody_there_and_a_key_that_is_refused():
     url = f"http://127.0.0.1:{closed_port()}/v1"
     with pytest.raises(LlmError) as error:
         choose_model(Endpoint(url), LlmOptions(base_url=url))
-    assert error.value.kind == "unreachable" and error.value.passing and url.removesuffix("/v1") in str(error.value)
+    assert (
+        error.value.kind == "unreachable"
+        and error.value.passing
+        and url.removesuffix("/v1") in str(error.value)
+    )
     with QuickServer() as server:
-        server.expect_request("/v1/models").respond_with_response(refusal(401, f"Incorrect API key provided: {KEY}"))
+        server.expect_request("/v1/models").respond_with_response(
+            refusal(401, f"Incorrect API key provided: {KEY}")
+        )
         with pytest.raises(LlmError) as error:
             choose_model(Endpoint(server.url_for("/v1"), KEY), LlmOptions())
     assert error.value.kind == "unauthorised" and not error.value.passing
@@ -207,7 +249,9 @@ def test_nobody_there_and_a_key_that_is_refused():
 
 def test_a_key_that_the_server_quotes_in_part_is_not_shown():
     with QuickServer() as server:
-        masked = refusal(401, "Incorrect API key provided: sk-plan****cdef. Get one at https://host/keys.\x1b[2J")
+        masked = refusal(
+            401, "Incorrect API key provided: sk-plan****cdef. Get one at https://host/keys.\x1b[2J"
+        )
         server.expect_request("/v1/models").respond_with_response(masked)
         with pytest.raises(LlmError) as error:
             choose_model(Endpoint(server.url_for("/v1"), KEY), LlmOptions())
@@ -234,7 +278,11 @@ def test_a_model_that_is_not_listed_is_tried_with_one_token():
     def answer(body, number):
         assert body["max_tokens"] == 1
         known = body["model"] == "alias"
-        return "Hi" if known else refusal(404, f"The model `{body['model']}` does not exist", code="model_not_found")
+        return (
+            "Hi"
+            if known
+            else refusal(404, f"The model `{body['model']}` does not exist", code="model_not_found")
+        )
 
     with FakeOpenAI(answer, ["listed"]) as server:
         endpoint = Endpoint(server.url)
@@ -282,7 +330,8 @@ def test_a_server_that_drips_its_list_of_models_is_left(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "listed", ["[" * 200_000, '{"data": [{"id": 3}]}', '{"data": [{"id": []}]}', '{"data": {"id": "x"}}']
+    "listed",
+    ["[" * 200_000, '{"data": [{"id": 3}]}', '{"data": [{"id": []}]}', '{"data": {"id": "x"}}'],
 )
 def test_a_list_of_models_that_is_none(listed):
     with QuickServer() as server:
@@ -292,9 +341,13 @@ def test_a_list_of_models_that_is_none(listed):
         assert list_models(Endpoint(server.url_for("/v1"), KEY)) is None
 
 
-@pytest.mark.parametrize("said", ["[" * 200_000, "", "{}", "<html>Welcome</html>", '{"choices": []}'])
+@pytest.mark.parametrize(
+    "said", ["[" * 200_000, "", "{}", "<html>Welcome</html>", '{"choices": []}']
+)
 def test_a_probe_that_is_answered_without_a_completion_is_refused(said):
-    with FakeOpenAI(lambda body, number: Response(said, content_type="application/json"), ["listed"]) as server:
+    with FakeOpenAI(
+        lambda body, number: Response(said, content_type="application/json"), ["listed"]
+    ) as server:
         with pytest.raises(EndpointError, match=r"no completion: .*is it the base URL"):
             check_model(Endpoint(server.url), "other")
         assert len(server.bodies) == 1
@@ -302,12 +355,17 @@ def test_a_probe_that_is_answered_without_a_completion_is_refused(said):
 
 @pytest.mark.parametrize("status", [404, 405, 308])
 def test_a_probe_of_a_path_that_is_not_there_is_refused(status):
-    with FakeOpenAI(lambda body, number: Response("no route", status=status), ["listed"]) as server, pytest.raises(LlmError, match=str(status)):
+    with (
+        FakeOpenAI(lambda body, number: Response("no route", status=status), ["listed"]) as server,
+        pytest.raises(LlmError, match=str(status)),
+    ):
         check_model(Endpoint(server.url), "other")
 
 
 def test_what_else_refuses_a_probe_is_the_nights_to_find_out():
-    with FakeOpenAI(lambda body, number: refusal(400, "use max_completion_tokens"), ["listed"]) as server:
+    with FakeOpenAI(
+        lambda body, number: refusal(400, "use max_completion_tokens"), ["listed"]
+    ) as server:
         check_model(Endpoint(server.url), "other")
 
 
@@ -341,9 +399,20 @@ def test_the_command_for_a_nights_start(tmp_path):
     (tmp_path / "key").write_text(KEY)
     with FakeOpenAI(lambda body, number: completion("Hi"), ["a", "b"]) as server:
         llm = {"model": "", "options": f"base_url={server.url}", "key_file": str(tmp_path / "key")}
-        command = [sys.executable, "-m", "harness.search.llm.endpoint", write_request(tmp_path, llm)]
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "AUTORESEARCH_MODEL": "b"}
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        command = [
+            sys.executable,
+            "-m",
+            "harness.search.llm.endpoint",
+            write_request(tmp_path, llm),
+        ]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "AUTORESEARCH_MODEL": "b",
+        }
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
         assert (done.returncode, json.loads(done.stdout)["model"], done.stderr) == (0, "b", "")
         assert server.headers[-1]["authorization"] == f"Bearer {KEY}"
 
@@ -358,13 +427,25 @@ def test_how_the_command_fails(tmp_path, monkeypatch, capsys):
     assert main([write_request(tmp_path, llm)]) == 2
     printed = capsys.readouterr()
     assert (
-        "nobody answers" in printed.err and printed.err.count("\n") == 1 and KEY not in printed.err and not printed.out
+        "nobody answers" in printed.err
+        and printed.err.count("\n") == 1
+        and KEY not in printed.err
+        and not printed.out
     )
     for status, code in ((429, 2), (503, 2), (408, 2), (401, 1), (402, 1), (400, 1)):
         with QuickServer() as server:
             server.expect_request("/v1/models").respond_with_response(refusal(status, "not now"))
             url = server.url_for("/v1")
-            assert main([write_request(tmp_path, {"options": f"base_url={url}", "model": "a", "key_file": ""})]) == code
+            assert (
+                main(
+                    [
+                        write_request(
+                            tmp_path, {"options": f"base_url={url}", "model": "a", "key_file": ""}
+                        )
+                    ]
+                )
+                == code
+            )
         assert "not now" in capsys.readouterr().err
     assert main([write_request(tmp_path, None)]) == 1
     assert main([]) == 1
@@ -374,9 +455,25 @@ def test_how_the_command_fails(tmp_path, monkeypatch, capsys):
     "listed, chosen",
     [
         ([{"id": "qwen3"}, {"id": "text-embedding-nomic-embed-text-v1.5"}], "qwen3"),
-        ([{"id": "a/bge-m3"}, {"id": "b/chat"}, {"id": "jina-reranker-v2"}, {"id": "whisper-1"}], "b/chat"),
-        ([{"id": "x", "status": {"value": "loaded"}}, {"id": "y", "status": {"value": "unloaded"}}], "x"),
-        ([{"id": "x", "state": "loaded", "type": "llm"}, {"id": "y", "type": "embeddings"}, {"id": "z", "state": "not-loaded"}], "x"),
+        (
+            [{"id": "a/bge-m3"}, {"id": "b/chat"}, {"id": "jina-reranker-v2"}, {"id": "whisper-1"}],
+            "b/chat",
+        ),
+        (
+            [
+                {"id": "x", "status": {"value": "loaded"}},
+                {"id": "y", "status": {"value": "unloaded"}},
+            ],
+            "x",
+        ),
+        (
+            [
+                {"id": "x", "state": "loaded", "type": "llm"},
+                {"id": "y", "type": "embeddings"},
+                {"id": "z", "state": "not-loaded"},
+            ],
+            "x",
+        ),
         ([{"id": "y", "status": {"value": "unloaded"}}], "y"),  # loaded when it is asked
     ],
 )

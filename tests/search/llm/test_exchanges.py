@@ -10,12 +10,18 @@ from harness.search.llm.exchanges import Exchanges, estimate_tokens, read_ledger
 from harness.search.llm.failures import LlmError
 from harness.search.llm.options import parse_options
 
-BODY = {"model": "m", "messages": [{"role": "user", "content": "x" * 3000}]}  # 1000 tokens by our count
+# 1000 tokens by our count.
+BODY = {"model": "m", "messages": [{"role": "user", "content": "x" * 3000}]}
 
 
 def open_exchanges(folder, options="max_output_tokens=500", experiment=1):
     read = parse_options(f"base_url=http://127.0.0.1:1/v1 {options}", environment={})
-    return Exchanges(folder / f"exp-{experiment}", folder / "llm.jsonl", read, {"experiment": experiment, "attempt": 0})
+    return Exchanges(
+        folder / f"exp-{experiment}",
+        folder / "llm.jsonl",
+        read,
+        {"experiment": experiment, "attempt": 0},
+    )
 
 
 def exchange(exchanges, prompt_tokens=1000, completion_tokens=100):
@@ -27,7 +33,8 @@ def exchange(exchanges, prompt_tokens=1000, completion_tokens=100):
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [  # each request takes 1100 tokens (0.0012 USD) and may take 1500 (0.002 USD)
-        ("budget_tokens=5000", 4),  # 3300 are spent, 1500 more fit; 4400 are spent, 1500 more do not
+        # 3300 are spent, 1500 more fit; 4400 are spent, 1500 more do not.
+        ("budget_tokens=5000", 4),
         ("budget_tokens=1499", 0),
         ("budget_tokens=1500", 1),
         ("budget_usd=0.0055", 3),
@@ -40,7 +47,8 @@ def test_no_budget_is_ever_overrun(tmp_path, budget, expected):
     made = 0
     with pytest.raises(LlmError, match=r"; give more with --llm") as error:
         for made in range(10):  # noqa: B007 - how far it came is what is asked
-            exchange(open_exchanges(tmp_path, options, experiment=made))  # each in its own process, as it were
+            # Each in its own process, as it were.
+            exchange(open_exchanges(tmp_path, options, experiment=made))
     assert error.value.kind == "budget"
     assert made == expected
     usage = read_ledger(tmp_path / "llm.jsonl").usage()
@@ -53,7 +61,9 @@ def test_hours_are_counted_from_the_first_request(tmp_path):
     ledger = tmp_path / "llm.jsonl"
     earlier = (datetime.now(UTC) - timedelta(hours=2.1)).isoformat()
     first, *rest = [json.loads(line) for line in ledger.read_text().splitlines()]
-    ledger.write_text("".join(json.dumps(entry) + "\n" for entry in ({**first, "time": earlier}, *rest)))
+    ledger.write_text(
+        "".join(json.dumps(entry) + "\n" for entry in ({**first, "time": earlier}, *rest))
+    )
     with pytest.raises(LlmError, match="the 2 hours of budget_hours"):
         open_exchanges(tmp_path, "budget_hours=2").begin(BODY)
     exchange(open_exchanges(tmp_path, "budget_hours=3"))
@@ -82,8 +92,13 @@ def test_a_proposal_whose_folder_is_gone_still_counts(tmp_path):
 def test_prices_given_later_count_for_what_was_spent_before(tmp_path):
     exchange(open_exchanges(tmp_path))
     assert read_ledger(tmp_path / "llm.jsonl").usage().cost_usd is None
-    with pytest.raises(LlmError, match=r"0.0012 of budget_usd=0.003 are spent, and the next request can cost 0.0020"):
-        open_exchanges(tmp_path, "max_output_tokens=500 price_input=1 price_output=2 budget_usd=0.003").begin(BODY)
+    with pytest.raises(
+        LlmError,
+        match=r"0.0012 of budget_usd=0.003 are spent, and the next request can cost 0.0020",
+    ):
+        open_exchanges(
+            tmp_path, "max_output_tokens=500 price_input=1 price_output=2 budget_usd=0.003"
+        ).begin(BODY)
 
 
 def test_a_free_server_costs_nothing_and_that_is_known(tmp_path):
@@ -91,7 +106,9 @@ def test_a_free_server_costs_nothing_and_that_is_known(tmp_path):
     assert read_ledger(tmp_path / "llm.jsonl").usage().cost_usd == 0
 
 
-def test_a_request_that_may_have_been_answered_counts_in_full_and_one_that_was_not_counts_as_none(tmp_path):
+def test_a_request_that_may_have_been_answered_counts_in_full_and_one_that_was_not_counts_as_none(
+    tmp_path,
+):
     exchanges = open_exchanges(tmp_path)
     exchanges.failed(exchanges.begin(BODY), LlmError("stalled", "no word", billed=True))
     exchanges.failed(exchanges.begin(BODY), LlmError("server", "refused"))
@@ -112,7 +129,13 @@ def test_only_an_answered_request_is_found_again(tmp_path):
 def test_no_ledger_is_an_empty_one(tmp_path):
     ledger = read_ledger(tmp_path / "llm.jsonl")
     usage = ledger.usage()
-    assert (usage.requests, usage.tokens, usage.cost_usd, usage.estimated, ledger.began) == (0, 0, None, False, None)
+    assert (usage.requests, usage.tokens, usage.cost_usd, usage.estimated, ledger.began) == (
+        0,
+        0,
+        None,
+        False,
+        None,
+    )
     assert open_exchanges(tmp_path).usage()["requests"] == 0
 
 

@@ -58,7 +58,12 @@ def test_a_fence_is_longer_than_any_in_the_text_and_keeps_the_text_to_the_letter
 def test_long_text_keeps_its_head_and_its_tail():
     text = "\n".join(f"line {i}" for i in range(10_000))
     found = head_and_tail(text, 3000)
-    assert found.startswith("line 0\n") and found.endswith("line 9999") and "left out" in found and len(found) < 3100
+    assert (
+        found.startswith("line 0\n")
+        and found.endswith("line 9999")
+        and "left out" in found
+        and len(found) < 3100
+    )
     assert head_and_tail("short", 3000) == "short"
     one = head_and_tail("x" * 10_000, 3000)
     assert len(one) < 3100 and "left out" in one

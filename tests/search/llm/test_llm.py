@@ -1,4 +1,6 @@
-"""The language model's proposals: the propose process's own code against a real HTTP server through the real SDK."""
+"""The language model's proposals: the propose process's own code against a real HTTP server through
+the real SDK.
+"""
 
 import json
 import os
@@ -13,7 +15,12 @@ from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
 from werkzeug import Response
 
 from harness.ground.errors import ConstantsError, ProgramError
-from harness.search.constants import constant_values, evaluate_literal, parse_constants, rewrite_constants
+from harness.search.constants import (
+    constant_values,
+    evaluate_literal,
+    parse_constants,
+    rewrite_constants,
+)
 from harness.search.gate import check_candidate, source_hash
 from harness.search.keyless import propose_keyless
 from harness.search.llm import client
@@ -25,10 +32,13 @@ RELU = "        return self.contract(F.relu(self.expand(x)).square())\n"
 GELU = "        return self.contract(F.gelu(self.expand(x)))\n"
 
 
-def reply(search=RELU, replace=GELU, title="GELU in place of the squared ReLU", category="architecture"):
+def reply(
+    search=RELU, replace=GELU, title="GELU in place of the squared ReLU", category="architecture"
+):
     return (
-        f"Title: {title}\nHypothesis: A smoother gate loses less at the start.\nCategory: {category}\n"
-        f"Expected delta: -0.004\n\n<<<<<<< SEARCH\n{search}=======\n{replace}>>>>>>> REPLACE\n"
+        f"Title: {title}\nHypothesis: A smoother gate loses less at the start.\nCategory:"
+        f" {category}\nExpected delta: -0.004\n\n<<<<<<< SEARCH\n{search}=======\n{replace}>>>>>>>"
+        " REPLACE\n"
     )
 
 
@@ -49,7 +59,9 @@ def number(name, value, **more):
 
 @pytest.fixture
 def ask(tmp_path, monkeypatch):
-    """Propose in this process against a server that answers by a list of replies, the last one for ever; return (proposal, server)."""
+    """Propose in this process against a server that answers by a list of replies, the last one for
+    ever; return (proposal, server).
+    """
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def ask(*replies, folder="attempt", options="", **more):
@@ -58,7 +70,9 @@ def ask(tmp_path, monkeypatch):
             return found(body, count) if isinstance(found, FunctionType) else found
 
         with FakeOpenAI(answer) as server:
-            asked = request_of(server.url, tmp_path / folder, tmp_path / "llm.jsonl", options, **more)
+            asked = request_of(
+                server.url, tmp_path / folder, tmp_path / "llm.jsonl", options, **more
+            )
             return propose(asked), server
 
     return ask
@@ -72,7 +86,13 @@ def request_of(url, folder, ledger, options="", **more):
         "ledger": str(ledger),
     }
     more = {"proposer": "llm", "repair": None} | more
-    return request(out_dir=str(folder), llm=llm, sigma=0.002, about={"profile": "demo", "budget_seconds": 25}, **more)
+    return request(
+        out_dir=str(folder),
+        llm=llm,
+        sigma=0.002,
+        about={"profile": "demo", "budget_seconds": 25},
+        **more,
+    )
 
 
 def last_words(server, body=-1):
@@ -89,20 +109,30 @@ def test_an_idea_becomes_a_proposal_with_its_exchange_and_its_cost(ask, tmp_path
         "architecture",
         "scripted",
     )
-    assert (proposal.title, proposal.expected_delta) == ("GELU in place of the squared ReLU", -0.004)
+    assert (proposal.title, proposal.expected_delta) == (
+        "GELU in place of the squared ReLU",
+        -0.004,
+    )
     assert proposal.llm_failed == "" and proposal.exchange == "exchange"
     usage = proposal.usage
     assert {name: usage[name] for name in server.usage} == server.usage and not usage["estimated"]
     cost = (server.usage["prompt_tokens"] + 2 * server.usage["completion_tokens"]) / 1e6
     assert usage["cost_usd"] == pytest.approx(cost)
     saved = json.loads((tmp_path / "attempt/exchange/01.json").read_text())
-    assert saved["request"]["messages"] == server.bodies[0]["messages"] and "<think>Hm." in saved["reply"]
+    assert (
+        saved["request"]["messages"] == server.bodies[0]["messages"]
+        and "<think>Hm." in saved["reply"]
+    )
 
 
 def test_a_change_that_does_not_apply_is_corrected_in_the_same_chat(ask):
-    proposal, server = ask(reply(search="        return self.contract(F.relu(self.expand(y)).square())\n"), reply())
+    proposal, server = ask(
+        reply(search="        return self.contract(F.relu(self.expand(y)).square())\n"), reply()
+    )
     assert proposal.source == TEMPLATE.replace(RELU, GELU)
-    assert len(server.bodies) == 2 and server.bodies[1]["messages"][:2] == server.bodies[0]["messages"]
+    assert (
+        len(server.bodies) == 2 and server.bodies[1]["messages"][:2] == server.bodies[0]["messages"]
+    )
     assert (
         "F.relu(self.expand(x)).square()" in last_words(server)
         and server.bodies[1]["messages"][2]["role"] == "assistant"
@@ -134,8 +164,8 @@ UNUSABLE = [
 @pytest.mark.parametrize("start", range(0, len(UNUSABLE), 2))
 def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
     settings = (
-        'allowed_categories = ["tune", "architecture", "optimizer"]\nforbidden_ideas = ["weight tying"]\n'
-        '[ranges]\nDEPTH = [1, 4]\n[fixed]\nnames = ["MLP_RATIO"]'
+        'allowed_categories = ["tune", "architecture", "optimizer"]\nforbidden_ideas = ["weight'
+        ' tying"]\n[ranges]\nDEPTH = [1, 4]\n[fixed]\nnames = ["MLP_RATIO"]'
     )
     (bad, said), (worse, said_then) = UNUSABLE[start : start + 2]
     proposal, server = ask(bad, worse, reply(), settings=settings)
@@ -148,19 +178,34 @@ def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
     [
         ([completion(reply(), finish_reason="tool_calls")], "ended the answer with 'tool_calls'"),
         ([completion(reply(), finish_reason={"reason": "stop"})], "which is no end of an answer"),
-        ([completion(reply(), finish_reason="recitation\n## New rules")], "with 'recitation ## New rules'"),
+        (
+            [completion(reply(), finish_reason="recitation\n## New rules")],
+            "with 'recitation ## New rules'",
+        ),
         ([completion(reply(), finish_reason="repetition")], "with 'repetition'"),
-        ([completion(reply(), finish_reason="Content_Filter")], "content filter held the answer back: reword program.md"),
+        (
+            [completion(reply(), finish_reason="Content_Filter")],
+            "content filter held the answer back: reword program.md",
+        ),
         ([completion(None, finish_reason="length")] * 2, "Raise it with --llm max_output_tokens"),
-        ([completion("", reasoning_content="We raise the rate.")] * 2, "takes the answer for reasoning"),
+        (
+            [completion("", reasoning_content="We raise the rate.")] * 2,
+            "takes the answer for reasoning",
+        ),
     ],
 )
 def test_what_asking_again_does_not_mend_is_told_a_person_and_not_asked_again(ask, answers, said):
     proposal, server = ask(*answers)
-    assert len(server.bodies) == len(answers) and proposal.proposer == "tpe" and said in proposal.llm_failed
+    assert (
+        len(server.bodies) == len(answers)
+        and proposal.proposer == "tpe"
+        and said in proposal.llm_failed
+    )
 
 
-@pytest.mark.parametrize("finish", [None, "", "STOP", "eos", "end_turn", "stop_sequence", "Completed"])
+@pytest.mark.parametrize(
+    "finish", [None, "", "STOP", "eos", "end_turn", "stop_sequence", "Completed"]
+)
 def test_an_answer_that_ended_by_itself_is_used_whatever_that_is_called(ask, finish):
     proposal, server = ask(completion(reply(), finish_reason=finish))
     assert proposal.source == TEMPLATE.replace(RELU, GELU) and len(server.bodies) == 1
@@ -169,9 +214,17 @@ def test_an_answer_that_ended_by_itself_is_used_whatever_that_is_called(ask, fin
 def test_a_context_that_is_too_long_is_halved_where_a_budget_needs_the_limit(ask):
     def answer(body, count):
         size = sum(len(message["content"]) for message in body["messages"])
-        return reply() if size < 60_000 else refusal(400, "too many tokens", code="context_length_exceeded")
+        return (
+            reply()
+            if size < 60_000
+            else refusal(400, "too many tokens", code="context_length_exceeded")
+        )
 
-    lost = history_row(1, TEMPLATE, score=1.7) | {"title": "word " * 20, "gain": -0.1, "constants": None}
+    lost = history_row(1, TEMPLATE, score=1.7) | {
+        "title": "word " * 20,
+        "gain": -0.1,
+        "constants": None,
+    }
     rows = [lost | {"experiment": number} for number in range(1, 300)]
     options = "context_tokens=40000 budget_tokens=1000000"
     proposal, server = ask(answer, history=[BASELINE, *rows], experiment=300, options=options)
@@ -180,12 +233,18 @@ def test_a_context_that_is_too_long_is_halved_where_a_budget_needs_the_limit(ask
 
 def test_mended_blocks_alone_keep_the_title_of_the_answer_before(ask):
     proposal, _ = ask(reply(search="nowhere\n"), reply().partition("\n\n")[2])
-    assert (proposal.title, proposal.source) == ("GELU in place of the squared ReLU", TEMPLATE.replace(RELU, GELU))
+    assert (proposal.title, proposal.source) == (
+        "GELU in place of the squared ReLU",
+        TEMPLATE.replace(RELU, GELU),
+    )
 
 
 def test_a_program_that_cannot_be_obeyed_is_the_humans_to_mend_and_nobody_is_asked(ask):
     with pytest.raises(ProgramError, match="DEPHT.*DEPTH"):
-        ask(lambda body, count: pytest.fail("the model was asked"), settings="[ranges]\nDEPHT = [1, 4]")
+        ask(
+            lambda body, count: pytest.fail("the model was asked"),
+            settings="[ranges]\nDEPHT = [1, 4]",
+        )
 
 
 def test_numbers_alone_are_a_tune_whatever_they_are_called(ask):
@@ -197,15 +256,23 @@ def test_three_answers_that_cannot_be_used_are_tpes_turn_and_nothing_else(ask):
     proposal, server = ask(reply(search="nowhere\n"))
     assert len(server.bodies) == 3
     assert proposal.proposer == "tpe" and source_hash(proposal.source) != source_hash(TEMPLATE)
-    assert proposal.llm_failed.startswith("not_applicable: 3 answers") and "not in the source" in proposal.llm_failed
-    assert proposal.llm_failed in proposal.note and proposal.usage["requests"] == 3 and proposal.exchange == "exchange"
+    assert (
+        proposal.llm_failed.startswith("not_applicable: 3 answers")
+        and "not in the source" in proposal.llm_failed
+    )
+    assert (
+        proposal.llm_failed in proposal.note
+        and proposal.usage["requests"] == 3
+        and proposal.exchange == "exchange"
+    )
     assert "last try" in last_words(server) and "last try" not in last_words(server, 1)
 
 
 def test_the_whole_file_is_the_last_resort(ask):
     whole = TEMPLATE.replace(RELU, GELU)
     proposal, _ = ask(
-        f"Title: GELU\nHypothesis: h\nCategory: architecture\nExpected delta: -0.1\n\n```python\n{whole}```\n"
+        "Title: GELU\nHypothesis: h\nCategory: architecture\nExpected delta:"
+        f" -0.1\n\n```python\n{whole}```\n"
     )
     assert proposal.source == whole
 
@@ -274,7 +341,9 @@ def test_a_rule_that_cannot_be_computed_is_broken(ask):
     source = TEMPLATE.replace(line_of("KV_GROUP"), "")
     for value in ("0", "'x'", "[1]"):
         edit = reply(line_of("DEPTH"), f"{line_of('DEPTH')}KV_GROUP = {value}  # heads, fixed: m\n")
-        _, server = ask(edit, reply(), source=source, parent_train_py=source, folder=f"attempt {value[0]}")
+        _, server = ask(
+            edit, reply(), source=source, parent_train_py=source, folder=f"attempt {value[0]}"
+        )
         assert "cannot be computed with" in last_words(server)
 
 
@@ -296,28 +365,49 @@ def test_a_turn_that_is_tpes_though_a_model_is_there_says_why(ask):
         "gain": -0.1,
         "llm_failed": "server: it is down",
     }
-    proposal, server = ask(reply(), experiment=2, proposer="llm", history=[history_row(0, TEMPLATE), failed])
-    assert (proposal.proposer, server.bodies) == ("tpe", []) and "asked again in 1 experiment" in proposal.note
+    proposal, server = ask(
+        reply(), experiment=2, proposer="llm", history=[history_row(0, TEMPLATE), failed]
+    )
+    assert (proposal.proposer, server.bodies) == (
+        "tpe",
+        [],
+    ) and "asked again in 1 experiment" in proposal.note
 
 
 def test_a_spent_budget_costs_no_call(ask):
     _, first = ask(reply(), options="budget_requests=1")
     proposal, server = ask(reply(), options="budget_requests=1", folder="next", experiment=2)
     assert len(first.bodies) == 1 and server.bodies == []
-    assert proposal.llm_failed.startswith("budget: ") and proposal.proposer == "tpe" and proposal.usage is None
+    assert (
+        proposal.llm_failed.startswith("budget: ")
+        and proposal.proposer == "tpe"
+        and proposal.usage is None
+    )
 
 
 def test_a_context_that_is_too_long_is_halved(ask):
-    lost = history_row(1, TEMPLATE, score=1.7) | {"title": "word " * 20, "gain": -0.1, "constants": None}
+    lost = history_row(1, TEMPLATE, score=1.7) | {
+        "title": "word " * 20,
+        "gain": -0.1,
+        "constants": None,
+    }
     rows = [lost | {"experiment": number} for number in range(1, 300)]
 
     def answer(body, count):
         size = sum(len(message["content"]) for message in body["messages"])
-        return reply() if size < 60_000 else refusal(400, "too many tokens", code="context_length_exceeded")
+        return (
+            reply()
+            if size < 60_000
+            else refusal(400, "too many tokens", code="context_length_exceeded")
+        )
 
-    proposal, server = ask(answer, history=[BASELINE, *rows], experiment=300, options="context_tokens=40000")
+    proposal, server = ask(
+        answer, history=[BASELINE, *rows], experiment=300, options="context_tokens=40000"
+    )
     assert proposal.proposer == "llm"
-    assert len(server.bodies[-1]["messages"][1]["content"]) < len(server.bodies[0]["messages"][1]["content"])
+    assert len(server.bodies[-1]["messages"][1]["content"]) < len(
+        server.bodies[0]["messages"][1]["content"]
+    )
 
 
 def test_an_earlier_result_is_quoted_to_who_repeats_it(ask, tmp_path):
@@ -341,14 +431,22 @@ def test_an_earlier_result_is_quoted_to_who_repeats_it(ask, tmp_path):
 
 
 def test_numbers_are_asked_for_as_numbers_and_structure_when_it_is_forced(ask):
-    proposal, server = ask(reply(), number("MATRIX_LR", 0.06), settings='allowed_categories = ["tune"]')
-    assert "only values of constants" in last_words(server) and (proposal.category, proposal.operator) == (
+    proposal, server = ask(
+        reply(), number("MATRIX_LR", 0.06), settings='allowed_categories = ["tune"]'
+    )
+    assert "only values of constants" in last_words(server) and (
+        proposal.category,
+        proposal.operator,
+    ) == (
         "tune",
         "tune",
     )
     flat = [
         BASELINE,
-        *(history_row(n, rewrite_constants(TEMPLATE, {"ROPE_BASE": 10000.0 + n}), score=1.7) for n in range(1, 6)),
+        *(
+            history_row(n, rewrite_constants(TEMPLATE, {"ROPE_BASE": 10000.0 + n}), score=1.7)
+            for n in range(1, 6)
+        ),
     ]
     proposal, server = ask(
         number("MATRIX_LR", 0.06),
@@ -358,7 +456,9 @@ def test_numbers_are_asked_for_as_numbers_and_structure_when_it_is_forced(ask):
         experiment=6,
         proposer="hybrid",
     )
-    assert "changes nothing but numbers" in last_words(server) and proposal.source == TEMPLATE.replace(RELU, GELU)
+    assert "changes nothing but numbers" in last_words(
+        server
+    ) and proposal.source == TEMPLATE.replace(RELU, GELU)
 
 
 def test_a_constant_that_an_edit_adds_joins_tpes_space(ask):
@@ -373,7 +473,9 @@ def test_a_constant_that_an_edit_adds_joins_tpes_space(ask):
     others = [name for name in constant_values(kept) if name != "GATE_POWER"]
     rows = [BASELINE, history_row(1, kept, decision="keep", score=1.5, category="architecture")]
     settings = parse_program(f"```settings\n[fixed]\nnames = {json.dumps(others)}\n```")
-    tuned = propose_keyless(request(2, rows, source=kept, parent_experiment=1), settings, structural=False)
+    tuned = propose_keyless(
+        request(2, rows, source=kept, parent_experiment=1), settings, structural=False
+    )
     assert constant_values(tuned.source)["GATE_POWER"] != 2.0 and "GATE_POWER" in tuned.title
 
 
@@ -382,15 +484,24 @@ def test_a_restart_changes_the_other_candidates_file(ask, tmp_path):
     folder = tmp_path / "attempts"
     folder.mkdir()
     (folder / "train.py").write_text(other)
-    good = history_row(1, other, score=1.601, category="architecture") | {"folder": str(folder), "gain": -0.001}
+    good = history_row(1, other, score=1.601, category="architecture") | {
+        "folder": str(folder),
+        "gain": -0.001,
+    }
     flat = [history_row(n, TEMPLATE, score=1.9, category="architecture") | {"proposer": "llm", "operator": name} for n, name in
             enumerate(["optimizer", "schedule", "simplify", "tune", "combine", "architecture"] * 2, 2)]  # fmt: skip
     more = {"history": [BASELINE, good, *flat], "experiment": 14}
     edit = reply(RELU.replace("square()", "abs()"), GELU)
     proposal, server = ask(edit, **more)
-    assert proposal.operator == "restart" and proposal.parent == 1 and proposal.source == TEMPLATE.replace(RELU, GELU)
+    assert (
+        proposal.operator == "restart"
+        and proposal.parent == 1
+        and proposal.source == TEMPLATE.replace(RELU, GELU)
+    )
     assert "abs()" in server.bodies[0]["messages"][1]["content"]
-    for number, lose in enumerate(((folder / "train.py").write_text, lambda _: (folder / "train.py").unlink())):
+    for number, lose in enumerate(
+        ((folder / "train.py").write_text, lambda _: (folder / "train.py").unlink())
+    ):
         lose(TEMPLATE)  # not what was trained, or not there: another operator is asked for
         proposal, _ = ask(reply(), folder=f"next {number}", **more)
         assert proposal.operator != "restart" and proposal.parent is None
@@ -446,14 +557,19 @@ def test_giving_up_is_no_idea(ask):
 
 
 def test_planted_words_are_followed_by_nothing(ask, tmp_path):
-    """A model that obeys its log: what it sends is an edit like any other, which the gate refuses; titles are one plain line."""
+    """A model that obeys its log: what it sends is an edit like any other, which the gate refuses;
+    titles are one plain line.
+    """
     evil = reply(
-        RELU, f"        open('/tmp/pwned', 'w')\n{RELU}", title="x\x1b]8;;http://evil\x07<script>alert(1)</script>"
+        RELU,
+        f"        open('/tmp/pwned', 'w')\n{RELU}",
+        title="x\x1b]8;;http://evil\x07<script>alert(1)</script>",
     )
     proposal, _ = ask(evil)
+    # Text, shown as text.
     assert (
         "\x1b" not in proposal.title and "\n" not in proposal.title and "<script>" in proposal.title
-    )  # text, shown as text
+    )
     assert any("open" in reason for reason in check_candidate(proposal.source))
     outside = reply("../../etc/passwd\n", "x\n")
     assert ask(outside, folder="next")[0].proposer == "tpe"
@@ -463,8 +579,12 @@ def run_process(folder: Path, asked: dict, **environment) -> subprocess.Complete
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "request.json").write_text(json.dumps(asked))
     command = [sys.executable, "-m", "harness.search.propose", str(folder / "request.json")]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")} | environment
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("OPENAI")
+    } | environment
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment
+    )
 
 
 def test_the_process_keeps_the_key_out_of_all_it_writes(tmp_path):
@@ -479,10 +599,15 @@ def test_the_process_keeps_the_key_out_of_all_it_writes(tmp_path):
         done = run_process(folder, asked, OPENAI_API_KEY=KEY)
         assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
         assert server.headers[-1]["authorization"] == f"Bearer {KEY}"
-        again = run_process(folder, asked, OPENAI_API_KEY=KEY)  # as after a kill: nothing is asked, nothing paid again
+        # As after a kill: nothing is asked, nothing paid again.
+        again = run_process(folder, asked, OPENAI_API_KEY=KEY)
         assert again.returncode == 0 and len(server.bodies) == 2
     proposal = json.loads((folder / "proposal.json").read_text())
-    assert proposal["proposer"] == "llm" and proposal["constants_changed"] == {} and proposal["sources"] == []
+    assert (
+        proposal["proposer"] == "llm"
+        and proposal["constants_changed"] == {}
+        and proposal["sources"] == []
+    )
     assert proposal["sha256"] == source_hash((folder / "train.py").read_text())
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in written} >= {"01.json", "llm.jsonl", "proposal.json", "train.py"}
@@ -490,11 +615,19 @@ def test_the_process_keeps_the_key_out_of_all_it_writes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "where", ["answer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("reasoning", "refusal", "error"))]
+    "where",
+    [
+        "answer",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("reasoning", "refusal", "error")),
+    ],
 )
 def test_a_key_that_comes_back_in_another_spelling_is_left_nowhere(tmp_path, where):
     """Escaped, the key is not seen in the text of the reply; parsed, it is the key again."""
-    escaped = "".join(f"\\u{ord(c):04x}" for c in KEY[:5]) + KEY[5:-4] + "".join(f"\\u{ord(c):04X}" for c in KEY[-4:])
+    escaped = (
+        "".join(f"\\u{ord(c):04x}" for c in KEY[:5])
+        + KEY[5:-4]
+        + "".join(f"\\u{ord(c):04X}" for c in KEY[-4:])
+    )
     doubled, in_url = escaped.replace("\\", "\\\\"), "".join(f"%{ord(c):02X}" for c in KEY)
 
     def answer(body, count):
@@ -505,7 +638,12 @@ def test_a_key_that_comes_back_in_another_spelling_is_left_nowhere(tmp_path, whe
             "refusal": completion(None, refusal="ECHO DOUBLED", finish_reason="ECHO"),
             "error": {"error": {"message": "you sent ECHO", "code": "ECHO"}},
         }[where]
-        text = json.dumps(whole).replace("ECHO", escaped).replace("DOUBLED", doubled).replace("URL", in_url)
+        text = (
+            json.dumps(whole)
+            .replace("ECHO", escaped)
+            .replace("DOUBLED", doubled)
+            .replace("URL", in_url)
+        )
         return Response(text, 400 if where == "error" else 200, content_type="application/json")
 
     with FakeOpenAI(answer) as server:
@@ -522,10 +660,15 @@ def test_a_key_that_comes_back_in_another_spelling_is_left_nowhere(tmp_path, whe
 def test_the_process_gives_up_a_repair_without_a_train_py(tmp_path):
     folder = tmp_path / "01"
     with FakeOpenAI(lambda body, count: "GIVE UP: hopeless") as server:
-        asked = request_of(server.url, folder, tmp_path / "llm.jsonl") | {"repair": REPAIR, "attempt": 1}
+        asked = request_of(server.url, folder, tmp_path / "llm.jsonl") | {
+            "repair": REPAIR,
+            "attempt": 1,
+        }
         assert run_process(folder, asked).returncode == 0
     proposal = json.loads((folder / "proposal.json").read_text())
     assert (
-        "hopeless" in proposal["gave_up"] and proposal["usage"]["requests"] == 1 and not (folder / "train.py").exists()
+        "hopeless" in proposal["gave_up"]
+        and proposal["usage"]["requests"] == 1
+        and not (folder / "train.py").exists()
     )
     assert server.headers[-1].get("authorization") is None  # a local server needs no key

@@ -1,4 +1,6 @@
-"""A planted key, and a server that gives it back wherever it can: the propose process, whole and real, lets it into nothing."""
+"""A planted key, and a server that gives it back wherever it can: the propose process, whole and
+real, lets it into nothing.
+"""
 
 import json
 import os
@@ -21,11 +23,15 @@ def propose(folder: Path, url: str, given: str) -> tuple[subprocess.CompletedPro
     out.mkdir(parents=True)
     home.mkdir()
     (home / "key").write_text(KEY)
-    llm = {"model": "scripted", "options": f"base_url={url}", "ledger": str(folder / "run" / "llm.jsonl")}
-    llm["key_file"] = str(home / "key") if given == "file" else ""
-    content = request(proposer="llm", llm=llm, repair=None, sigma=0.01, about={}, out_dir=str(out)) | {
-        "format_version": 2
+    llm = {
+        "model": "scripted",
+        "options": f"base_url={url}",
+        "ledger": str(folder / "run" / "llm.jsonl"),
     }
+    llm["key_file"] = str(home / "key") if given == "file" else ""
+    content = request(
+        proposer="llm", llm=llm, repair=None, sigma=0.01, about={}, out_dir=str(out)
+    ) | {"format_version": 2}
     (out / "request.json").write_text(json.dumps(content))
     environment = {
         "PATH": os.environ["PATH"],
@@ -35,7 +41,9 @@ def propose(folder: Path, url: str, given: str) -> tuple[subprocess.CompletedPro
     }
     environment |= {} if given == "file" else {"OPENAI_API_KEY": KEY}
     command = [sys.executable, "-m", "harness.search.propose", str(out / "request.json")]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
     return done, json.loads((out / "proposal.json").read_text())
 
 
@@ -45,8 +53,14 @@ def test_the_key_is_in_nothing_that_the_process_leaves(tmp_path, kind, given):
         echo = f"you sent {server.headers[-1]['authorization']}"
         if kind == "error":
             return refusal(401, echo, {"X-Echo": echo})
-        edit = f"<<<<<<< SEARCH\n{LINE}\n=======\n# {echo}\n{LINE.replace('4', '5', 1)}\n>>>>>>> REPLACE"
-        said = f"Title: wider MLP, {echo}\nHypothesis: {echo}\nCategory: architecture\nExpected delta: -0.01\n\n{edit}"
+        edit = (
+            f"<<<<<<< SEARCH\n{LINE}\n=======\n# {echo}\n{LINE.replace('4', '5', 1)}\n>>>>>>>"
+            " REPLACE"
+        )
+        said = (
+            f"Title: wider MLP, {echo}\nHypothesis: {echo}\nCategory: architecture\nExpected delta:"
+            f" -0.01\n\n{edit}"
+        )
         return completion(said, reasoning_content=echo)
 
     with FakeOpenAI(answer) as server:

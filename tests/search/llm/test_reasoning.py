@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from harness.search.llm.reasoning import message_parts, split_reasoning
 
-ANSWER = "Title: wider MLP\n\n<<<<<<< SEARCH\nMLP_RATIO = 4\n=======\nMLP_RATIO = 5\n>>>>>>> REPLACE"
+ANSWER = (
+    "Title: wider MLP\n\n<<<<<<< SEARCH\nMLP_RATIO = 4\n=======\nMLP_RATIO = 5\n>>>>>>> REPLACE"
+)
 THOUGHT = "The MLP is narrow.\n\nMaybe 5?"
 DRAFT = f"{THOUGHT}\n<<<<<<< SEARCH\nMLP_RATIO = 4\n=======\nMLP_RATIO = 8\n>>>>>>> REPLACE\nNo, 5."
 HALF_DRAFT = f"{THOUGHT}\n<<<<<<< SEARCH\nMLP_RATIO = 4\n=======\nno, other"
@@ -26,19 +28,32 @@ FORMS = {
     "Mistral": "[THINK]{thought}[/THINK]{answer}",
     "Seed-OSS": "<seed:think>{thought}</seed:think>{answer}<|im_end|>",
     "Kimi": "◁think▷{thought}◁/think▷{answer}",
-    "Cohere": "<|START_THINKING|>{thought}<|END_THINKING|><|START_RESPONSE|>{answer}<|END_RESPONSE|>",
-    "OpenThinker": "<|begin_of_thought|>{thought}<|end_of_thought|>\n<|begin_of_solution|>{answer}<|end_of_solution|>",
+    "Cohere": (
+        "<|START_THINKING|>{thought}<|END_THINKING|><|START_RESPONSE|>{answer}<|END_RESPONSE|>"
+    ),
+    "OpenThinker": (
+        "<|begin_of_thought|>{thought}<|end_of_thought|>\n<|begin_of_solution|>{answer}<|end_of_solution|>"
+    ),
     "Gemma 4": "<|channel>thought\n{thought}<channel|>{answer}",
     "Granite": "Here is my thought process: {thought}\n\nHere is my response: {answer}",
-    "Harmony": "<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final<|message|>{answer}<|return|>",
-    "Harmony, its start eaten": "{thought}<|end|><|start|>assistant<|channel|>final<|message|>{answer}",
-    "Harmony with a commentary": "<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>commentary to=functions.x "
-    "<|constrain|>json<|message|>{{}}<|call|><|start|>assistant<|channel|>final <|constrain|>text<|message|>{answer}<|return|>",
+    "Harmony": (
+        "<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final<|message|>{answer}<|return|>"
+    ),
+    "Harmony, its start eaten": (
+        "{thought}<|end|><|start|>assistant<|channel|>final<|message|>{answer}"
+    ),
+    "Harmony with a commentary": (
+        "<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>commentary"
+        " to=functions.x <|constrain|>json<|message|>{{}}<|call|><|start|>assistant<|channel|>final"
+        " <|constrain|>text<|message|>{answer}<|return|>"
+    ),
     "Harmony without its tokens": "analysis{thought}assistantfinal{answer}",
 }
 
 
-@pytest.mark.parametrize("thought", [THOUGHT, DRAFT, HALF_DRAFT], ids=["thought", "with a draft", "with half a draft"])
+@pytest.mark.parametrize(
+    "thought", [THOUGHT, DRAFT, HALF_DRAFT], ids=["thought", "with a draft", "with half a draft"]
+)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_each_form(form, thought):
     answer, reasoning = split_reasoning(form.format(thought=thought, answer=ANSWER))
@@ -48,7 +63,12 @@ def test_each_form(form, thought):
 
 @pytest.mark.parametrize(
     "cut",
-    ["<think>\n" + DRAFT, "<|channel|>analysis<|message|>" + DRAFT, "[THINK]" + DRAFT, "<|channel>thought\n" + DRAFT],
+    [
+        "<think>\n" + DRAFT,
+        "<|channel|>analysis<|message|>" + DRAFT,
+        "[THINK]" + DRAFT,
+        "<|channel>thought\n" + DRAFT,
+    ],
 )
 def test_a_thought_that_was_cut_off_is_no_answer(cut):
     assert split_reasoning(cut) == ("", DRAFT)
@@ -64,7 +84,8 @@ def test_a_tag_named_in_a_sentence_is_a_word():
     assert split_reasoning("Title: a <think> tag\nx") == ("Title: a <think> tag\nx", "")
 
 
-SIZE = 250_000  # patterns that look at each of so many blanks once for each of them take ten minutes and more
+# Patterns that look at each of so many blanks once for each of them take ten minutes and more.
+SIZE = 250_000
 DEGENERATE = ["\n", " ", " \n", "```\n", "...\n", "Title: x\n", "<think>\n", "=======\n"]
 
 
@@ -104,7 +125,8 @@ MESSAGES = [
     {"content": ANSWER, "reasoning_content": THOUGHT},
     {"content": ANSWER, "reasoning": THOUGHT},
     {"content": ANSWER, "thinking": THOUGHT},
-    {"content": ANSWER, "reasoning": THOUGHT, "reasoning_content": THOUGHT},  # one thought, under both names
+    # One thought, under both names.
+    {"content": ANSWER, "reasoning": THOUGHT, "reasoning_content": THOUGHT},
     {"content": ANSWER, "reasoning": {"content": THOUGHT}},
     {
         "content": [

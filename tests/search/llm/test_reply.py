@@ -1,4 +1,6 @@
-"""What is read out of a model's reply: the change that was meant, to the letter, or a reason that the model can act on."""
+"""What is read out of a model's reply: the change that was meant, to the letter, or a reason that
+the model can act on.
+"""
 
 import contextlib
 import re
@@ -44,8 +46,14 @@ def indented(text: str, by: str) -> str:
 
 BLOCKS = block(RATE, NEW_RATE) + "\n" + block(FORWARD, NEW_FORWARD)
 DIFF = make_diff(SOURCE, WANTED)
-HUNKS = "".join(line for line in DIFF.splitlines(keepends=True) if not line.startswith(("---", "+++")))
-PATCH = "*** Begin Patch\n*** Update File: train.py\n" + re.sub(r"(?m)^@@.*", "@@", HUNKS) + "*** End Patch\n"
+HUNKS = "".join(
+    line for line in DIFF.splitlines(keepends=True) if not line.startswith(("---", "+++"))
+)
+PATCH = (
+    "*** Begin Patch\n*** Update File: train.py\n"
+    + re.sub(r"(?m)^@@.*", "@@", HUNKS)
+    + "*** End Patch\n"
+)
 FIRST_HUNK, SECOND_HUNK = (f"{part}" for part in re.split(r"(?m)^@@.*\n", HUNKS)[1:])
 DEDENTED = block(RATE, NEW_RATE) + block(textwrap.dedent(FORWARD), textwrap.dedent(NEW_FORWARD))
 RECOVERED = {
@@ -110,7 +118,11 @@ RECOVERED = {
 def test_what_was_meant_is_recovered_to_the_letter(name):
     reply = parse_reply(HEADER + "\n" + RECOVERED[name])
     assert apply_reply(reply, SOURCE) == WANTED
-    assert (reply.title, reply.category, reply.expected_delta) == ("GELU and a higher rate", "architecture", -0.003)
+    assert (reply.title, reply.category, reply.expected_delta) == (
+        "GELU and a higher rate",
+        "architecture",
+        -0.003,
+    )
     assert reply.hypothesis == "A smooth gate lets small activations through."
 
 
@@ -170,22 +182,31 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_reason(name):
 def test_code_that_cannot_be_read_is_refused():
     for deep in ("-" * 100_000 + "1", "1" + " + 1" * 40_000, "not " * 9000 + "x"):
         with pytest.raises(ReplyError, match="nest something too deeply|not be valid Python"):
-            apply_reply(parse_reply(f"{HEADER}\n{block(FORWARD, NEW_FORWARD + chr(10) + 'x = ' + deep)}"), SOURCE)
+            apply_reply(
+                parse_reply(f"{HEADER}\n{block(FORWARD, NEW_FORWARD + chr(10) + 'x = ' + deep)}"),
+                SOURCE,
+            )
 
 
 @pytest.mark.parametrize("form", ["blocks", "one block", "one SEARCH", "whole file", "growing"])
-def test_a_file_that_the_gate_would_find_too_long_is_refused_before_anything_reads_it(form, monkeypatch):
+def test_a_file_that_the_gate_would_find_too_long_is_refused_before_anything_reads_it(
+    form, monkeypatch
+):
     reads = []
     monkeypatch.setattr(reply_module.ast, "parse", lambda *_, **__: reads.append(1))
     long = "\n".join(f"TABLE_{number} = [{'1, ' * 60}]" for number in range(4500))
     text = {
-        "blocks": "".join(block(RATE, f"{RATE}\n{part}") for part in (long[:150_000], long[150_000:300_000])),
+        "blocks": "".join(
+            block(RATE, f"{RATE}\n{part}") for part in (long[:150_000], long[150_000:300_000])
+        ),
         "one block": block(FORWARD, f"{NEW_FORWARD}\n{long}"),
         "one SEARCH": block(long, "pass"),
         "whole file": f"```python\n{WANTED}{long}\n```",
         "growing": block(FORWARD, f"{NEW_FORWARD}\n{long[:190_000]}"),
     }[form]
-    with pytest.raises(ReplyError, match=r"would have [\d,]+ bytes or more, and 200,000 are allowed"):
+    with pytest.raises(
+        ReplyError, match=r"would have [\d,]+ bytes or more, and 200,000 are allowed"
+    ):
         apply_reply(parse_reply(f"{HEADER}\n{text}"), SOURCE)
     assert not reads
 
@@ -212,10 +233,19 @@ def test_two_ideas_are_sent_back(text):
     [
         (f"Title: A\n{ONE}\nTitle: A\n{TWO}", "gives 'A' 2 times, with a different change"),
         (f"**Title:** A\n{ONE}\nOn reflection:\n\n# Title: a\n{ONE}{TWO}", "gives 'A' 2 times"),
-        (f"Title: A\n```python\n{WANTED}```\nTitle: A\n```python\n{SOURCE}```", "gives 'A' 2 times"),
-        (f"I could do this:\n{ONE}\nNo.\n{HEADER}\n{TWO}", "nobody can tell whether the first ones are a draft"),
+        (
+            f"Title: A\n```python\n{WANTED}```\nTitle: A\n```python\n{SOURCE}```",
+            "gives 'A' 2 times",
+        ),
+        (
+            f"I could do this:\n{ONE}\nNo.\n{HEADER}\n{TWO}",
+            "nobody can tell whether the first ones are a draft",
+        ),
         (f"{ONE}\nOption A: x\n{TWO}", "draft"),
-        (f"{HEADER}\n{ONE}\nAlternatively (second idea), the gate:\n\n{TWO}", "reads as if a second idea followed"),
+        (
+            f"{HEADER}\n{ONE}\nAlternatively (second idea), the gate:\n\n{TWO}",
+            "reads as if a second idea followed",
+        ),
         (f"{HEADER}\n{ONE}\n**Alternatively:**\n\n{TWO}", "second idea"),
         (f"{HEADER}\n{ONE}\n## Second idea\n\n{TWO}", "second idea"),
         (f"{HEADER}\n{ONE}\n2. Another option: the gate\n\n{TWO}", "second idea"),
@@ -234,8 +264,14 @@ def test_two_readings_of_one_reply_are_sent_back(text, why):
         f"{BLOCKS}\n{HEADER}",
         f"# GELU\n{ONE}\nRationale: smooth.\n\n{TWO}",
         f"{BLOCKS}\n{HEADER}\nTo sum up:\n{BLOCKS}",
-        f"Alternatively one could wait.\n{HEADER}\n{BLOCKS}\nAlternatively, try the optimizer next time.",
-        f"{HEADER}\n{ONE}\nThe second change: the gate. Another idea would be to widen it.\n\n{TWO}",
+        (
+            f"Alternatively one could wait.\n{HEADER}\n{BLOCKS}\nAlternatively, try the optimizer"
+            " next time."
+        ),
+        (
+            f"{HEADER}\n{ONE}\nThe second change: the gate. Another idea would be to widen"
+            f" it.\n\n{TWO}"
+        ),
         f"{HEADER}\n{ONE}\nAnother approach would be slower, so:\n\n{TWO}",
     ],
 )
@@ -247,11 +283,18 @@ def test_one_change_that_is_talked_about_is_one(text):
     ("text", "title", "category"),
     [
         (
-            f"Title: A\nCategory: tune\nHypothesis: a\n\nTitle: B\nCategory: schedule\nHypothesis: b\n{ONE}",
+            (
+                "Title: A\nCategory: tune\nHypothesis: a\n\nTitle: B\nCategory:"
+                f" schedule\nHypothesis: b\n{ONE}"
+            ),
             "B",
             "schedule",
         ),
-        (f"Title: A\nCategory: tune\n{ONE}\nTitle: Next time, B\nCategory: schedule\n", "A", "tune"),
+        (
+            f"Title: A\nCategory: tune\n{ONE}\nTitle: Next time, B\nCategory: schedule\n",
+            "A",
+            "tune",
+        ),
         (f"Idea 1: A\nIdea 2: B\n{ONE}", "B", ""),
         (f"Option 1: A\nOption 2: B\nTitle: B\nCategory: tune\n{ONE}", "B", "tune"),
         (f"Title: A\nCategory: tune\n{ONE}\n**Title: A**\n", "A", "tune"),
@@ -267,16 +310,27 @@ def test_the_one_idea_with_a_change_is_taken(text, title, category):
     "header",
     [
         "**Title:** T\n**Hypothesis:** H one.\n**Category:** tune\n**Expected delta:** -0.002",
-        "**Title**: T\n**Hypothesis**: H one.\n**Category**: Hyperparameter tuning\n**Expected delta**: −0.002 bpb",
+        (
+            "**Title**: T\n**Hypothesis**: H one.\n**Category**: Hyperparameter tuning\n**Expected"
+            " delta**: −0.002 bpb"
+        ),
         "# Title\nT\n\n# Hypothesis\nH one.\n\n# Category\ntune\n\n# Expected delta\n-0.002\n",
         "## Title: T\n## Hypothesis: H\none.\n## Category: `tune`\n## Expected Delta: ~-0.002",
-        "- Title - T\n- Hypothesis - H one.\n- Category - tune\n- Expected delta in val_bpb: 0.002 lower",
-        "1. **Title:** T\n2. **Hypothesis:** H one.\n3. **Category:** tune\n4. **Expected delta (bpb):** -0.001 to -0.003",
+        (
+            "- Title - T\n- Hypothesis - H one.\n- Category - tune\n- Expected delta in val_bpb:"
+            " 0.002 lower"
+        ),
+        (
+            "1. **Title:** T\n2. **Hypothesis:** H one.\n3. **Category:** tune\n4. **Expected delta"
+            " (bpb):** -0.001 to -0.003"
+        ),
         "TITLE: T\nHYPOTHESIS: H one.\nCATEGORY: Tune\nEXPECTED_DELTA: -2e-3",
         'title: "T"\nhypothesis: "H one."\ncategory: "tune"\nexpected_delta: -0.002',
         "```\nTitle: T\nHypothesis: H one.\nCategory: tune\nExpected improvement: 0.002\n```",
         "标题：T\n假设：H one.\n类别：tune\n预期变化：-0.002",
-        "Название: T\nГипотеза: H one.\nКатегория: tune\nОжидаемое изменение: −0,002".replace("0,", "0."),
+        "Название: T\nГипотеза: H one.\nКатегория: tune\nОжидаемое изменение: −0,002".replace(
+            "0,", "0."
+        ),
         "**Título:** T\n**Hipótesis:** H one.\n**Categoría:** tune\n**Esperado:** -0.002",
         "タイトル：T\n仮説：H one.\nカテゴリ：tune\n期待される変化：-0.002",
         "Ｔｉｔｌｅ：T\n𝗛𝘆𝗽𝗼𝘁𝗵𝗲𝘀𝗶𝘀: H one.\nCategory：tune\nExpected delta：-0.002",
@@ -316,12 +370,16 @@ def test_dots_that_the_file_has_are_lines_like_any_other():
     head, tail = FORWARD.split("\n")
     source = SOURCE.replace(FORWARD, f"{head}\n{own}\n{tail}")
     edit = block(f"{head}\n{own}", f"{head}\n{own}\n        x = x")
-    assert apply_reply(parse_reply(f"Title: T\n{edit}"), source) == source.replace(own, f"{own}\n        x = x")
+    assert apply_reply(parse_reply(f"Title: T\n{edit}"), source) == source.replace(
+        own, f"{own}\n        x = x"
+    )
 
 
 def test_a_title_is_found_or_asked_for():
     assert parse_reply(f"# Raise the rate\n{ONE}").title == "Raise the rate"
-    assert parse_reply(f"Hypothesis: Faster is better. So there.\n{ONE}").title == "Faster is better"
+    assert (
+        parse_reply(f"Hypothesis: Faster is better. So there.\n{ONE}").title == "Faster is better"
+    )
     assert len(parse_reply(f"Title: {'long ' * 99}\n{ONE}").title) <= 160
     with pytest.raises(ReplyError, match="begin it with a line 'Title"):
         parse_reply(ONE)
@@ -339,7 +397,12 @@ def test_a_title_is_found_or_asked_for():
     ],
 )
 def test_a_reply_that_never_ends_is_read_too(line):
-    for text in (line, block(RATE, line), "import os\n" * 3000 + WANTED + "(", f"```\n{block(RATE, NEW_RATE) * 300}"):
+    for text in (
+        line,
+        block(RATE, line),
+        "import os\n" * 3000 + WANTED + "(",
+        f"```\n{block(RATE, NEW_RATE) * 300}",
+    ):
         with contextlib.suppress(ReplyError, PatchError):
             apply_reply(parse_reply(f"Title: T\n{line}\n{text}"), SOURCE)
 
@@ -382,16 +445,24 @@ def test_a_reply_longer_than_any_is_not_read():
 def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():
     last = f"{HEADER}\n{block(RATE + '?', NEW_RATE)}"
     mended = parse_reply(f"Here is the block again:\n{ONE}", before=last)
-    assert (mended.title, mended.category, mended.expected_delta) == ("GELU and a higher rate", "architecture", -0.003)
+    assert (mended.title, mended.category, mended.expected_delta) == (
+        "GELU and a higher rate",
+        "architecture",
+        -0.003,
+    )
     assert parse_reply(f"Title: Another\n{ONE}", before=last).title == "Another"
 
 
 def test_a_file_with_fences_of_its_own_is_edited_to_the_letter():
     source = SOURCE.replace("This is the only file", "```\nThis is the only file", 1)
     edit = block(
-        "```\nThis is the only file an experiment may change. Everything above the last section may be rewritten at will, as long as",
+        "```\nThis is the only file an experiment may change. Everything above the last section may"
+        " be rewritten at will, as long as",
         "```",
     )
     assert apply_reply(parse_reply("Title: T\n" + edit), source).count("```") == 1
-    with pytest.raises(PatchError):  # taken off its fences it would find the line, which is not what it says
-        apply_reply(parse_reply("Title: T\n" + block(f"```\n{RATE}\n```", f"```\n{NEW_RATE}\n```")), source)
+    # Taken off its fences it would find the line, which is not what it says.
+    with pytest.raises(PatchError):
+        apply_reply(
+            parse_reply("Title: T\n" + block(f"```\n{RATE}\n```", f"```\n{NEW_RATE}\n```")), source
+        )
