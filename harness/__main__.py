@@ -1,4 +1,5 @@
-"""The command line: `python -m harness overnight ...`, `try FILE ...`, `train FILE`, `port FILE`.
+"""The command line: `python -m harness overnight ...`, `try FILE ...`, `train FILE`, `port FILE`,
+`compare TAG ...`.
 
 A thin shell over the rooms; scripts/overnight.py sets the environment up and comes here. Errors
 that a person can act on are one line on stderr and their exit status, not a traceback.
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     # A process of its own may begin itself anew; a caller's may not.
     options.own_process = arguments is None
-    commands = {"overnight": run_overnight, "try": run_try, "train": run_train, "port": run_port}
+    commands = {"overnight": run_overnight, "try": run_try, "train": run_train}
+    commands |= {"port": run_port, "compare": run_compare}
     try:
         status = commands[options.command](options)
         sys.stdout.flush()
@@ -227,6 +229,18 @@ def run_port(options: argparse.Namespace) -> int:
     lines += [f"carried over: {name} = {value!r}" for name, value in found.carried.items()]
     lines += [f"not carried over: {words}" for words in found.left]
     print("\n".join(lines))
+    return 0
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Print nights side by side; without tags all of the results folder."""
+    from harness.run.run import list_runs
+    from harness.run.settings import results_folder
+    from harness.show.frame import choose_run
+    from harness.show.nights import compare_nights
+
+    tags = options.tags or list_runs(results_folder(options.results))
+    print(compare_nights([choose_run(tag, options.results) for tag in tags]), end="")
     return 0
 
 
