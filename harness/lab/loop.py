@@ -18,11 +18,12 @@ import harness
 from harness.ground.cgroup import memory_limit_mb
 from harness.ground.errors import LoopError, Paused
 from harness.ground.parent import die_with_parent
+from harness.lab.ahead import NIGHT_VARIABLE, Ahead
 from harness.lab.executor import Listener, ignore
 from harness.lab.kept_files import drop_unneeded, remove_leftovers, update_best
 from harness.lab.open_run import OpenRun
 from harness.lab.proposal_request import Asking
-from harness.lab.proposing import make_asking, propose_attempt
+from harness.lab.proposing import make_asking, program_in_force, propose_attempt, source_of
 from harness.lab.ruling import apply_ruling
 from harness.lab.trainings import Runs
 from harness.rules.decision import commit_facts, decision
@@ -36,8 +37,6 @@ from harness.run.state import NOT_HELD_AGAINST, Experiment
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_all_of, kill_leftover
 from harness.search.gate import check_candidate
-
-NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
 
 
 def stage(method: Callable) -> Callable:
@@ -78,6 +77,7 @@ class Lab(OpenRun):
         self.number: int | None = None
         self._held = contextlib.ExitStack()
         self.runs = Runs(self)
+        self.ahead = Ahead(self)
         self.asking = Asking()
 
     def hold(self) -> Lab:
@@ -109,6 +109,7 @@ class Lab(OpenRun):
     def release(self) -> None:
         """Let others work on the run."""
         self.executor.end_waiting()
+        self.ahead.drop()
         if _HOLDING.get(self.folder) is self:
             del _HOLDING[self.folder]
         self._held.close()
@@ -214,6 +215,10 @@ class Lab(OpenRun):
         mend it. listen gets {"stage": "training" | "scoring" | "auditing", "run", ...} as things
         happen.
         """
+        if kind_of(self.next_stage()) == "train":
+            source = source_of(self, self.state.incumbent)
+            program, _ = program_in_force(self, self.program_text(), source)
+            self.ahead.begin(self.asking, source, program)
         kinds = ("train", "in_flight", "score", "audit", "repair", "check")
         self._carry_out(*kinds, listen=listen)
 
@@ -221,12 +226,15 @@ class Lab(OpenRun):
     def decide(self) -> None:
         """Write the decision, with everything that its commit will be made of."""
         self._carry_out("decide")
+        if self.experiment.decided and self.experiment.decided["decision"] == "keep":
+            self.ahead.drop()
 
     @stage
     def commit(self) -> None:
         """Make the experiment's commit and refs, update best/ and results.tsv, and drop weights
-        that nobody needs any more."""
+        that nobody needs any more; then wait for the proposal that was asked for meanwhile."""
         self._carry_out("commit")
+        self.ahead.finish()
 
     @stage
     def run_baseline(self, listen: Listener = ignore) -> None:
@@ -255,6 +263,7 @@ class Lab(OpenRun):
     def _carry_out_step(self, step: Step, listen: Listener) -> None:
         match step.kind:
             case "propose":
+                self.ahead.drop()  # one that asks at a time: they share the run's budgets
                 propose_attempt(self, step, self.asking)
             case "check":
                 self._check(step)

@@ -25,7 +25,8 @@ from harness.ground.errors import (
     ProposalError,
     ProposerGone,
 )
-from harness.ground.files import read_json, write_json_atomic, write_text_atomic
+from harness.ground.files import write_json_atomic, write_text_atomic
+from harness.lab.ahead import take_ahead
 from harness.lab.open_run import OpenRun
 from harness.lab.proposal_request import Asking, proposal_request
 from harness.rules.keep import count_code_lines
@@ -36,12 +37,11 @@ from harness.sandbox import keys
 from harness.sandbox.child import child_command, child_environment
 from harness.search.constants import constant_values, parse_constants, rewrite_constants
 from harness.search.duplicates import structure_hash
-from harness.search.gate import source_hash
 from harness.search.keyless import known_names
 from harness.search.llm.endpoint import EndpointError, parse_options
 from harness.search.patch import make_diff
 from harness.search.program import narrow_constants, parse_program
-from harness.search.proposal import JOURNALED, Proposal, write_files
+from harness.search.proposal import JOURNALED, Proposal, read_proposal, write_files
 
 PROPOSERS = ("tpe", "llm", "hybrid")
 PROPOSE_SECONDS = 120.0  # for what needs no language model
@@ -92,6 +92,8 @@ def propose_attempt(run: OpenRun, step: Step, asking: Asking) -> None:
         run.journal.append("note", text=why)
     proposal = read_proposal(folder)
     if proposal is None and incumbent:
+        proposal = take_ahead(run, step, program, folder)
+    if proposal is None and incumbent:
         request = proposal_request(run, step, before, program, asking)
         try:
             proposal = run_proposer(folder, request, asking)
@@ -129,21 +131,6 @@ def parent_of(run: OpenRun, proposal: dict) -> Experiment | None:
     has a score."""
     scored = [e for e in run.state.experiments if e.decided and e.mean is not None]
     return next((e for e in scored if e.number == proposal.get("parent")), run.state.incumbent)
-
-
-def read_proposal(folder: Path) -> dict | None:
-    """A proposal that was finished but not noted in the journal: a kill came between.
-
-    One that gave up a repair has no train.py.
-    """
-    try:
-        proposal = read_json(folder / "proposal.json")
-        if proposal.get("gave_up"):
-            return proposal
-        source = (folder / "train.py").read_text(encoding="utf-8")
-    except (FileNotFoundError, ValueError):
-        return None
-    return proposal if proposal.get("sha256") == source_hash(source) else None
 
 
 def baseline_source(template: str, settings: Settings) -> str:

@@ -41,4 +41,6 @@ class TrainingRequest:
     @property
     def allowance_seconds(self) -> float:
         """How long after the budget it is ended; what it took is judged before a keep."""
-        return max(3.0, 0.05 * self.budget_seconds)
+        # A clock that counts steps does not say how long they take.
+        least = 30.0 if self.clock_step_seconds else 3.0
+        return max(least, 0.05 * self.budget_seconds)

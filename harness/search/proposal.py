@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.ground.errors import ConstantsError
-from harness.ground.files import write_json_atomic, write_text_atomic
+from harness.ground.files import read_json, write_json_atomic, write_text_atomic
 from harness.search.constants import constant_values
 from harness.search.gate import source_hash
 
@@ -97,3 +97,18 @@ def constants_changed(old: str, new: str) -> dict[str, list[Any]]:
         for name in {**before, **after}
         if before.get(name) != after.get(name) or (name in before) != (name in after)
     }
+
+
+def read_proposal(folder: Path) -> dict | None:
+    """A proposal that was finished but not noted in the journal: a kill came between.
+
+    One that gave up a repair has no train.py.
+    """
+    try:
+        proposal = read_json(folder / "proposal.json")
+        if proposal.get("gave_up"):
+            return proposal
+        source = (folder / "train.py").read_text(encoding="utf-8")
+    except (FileNotFoundError, ValueError):
+        return None
+    return proposal if proposal.get("sha256") == source_hash(source) else None

@@ -1,5 +1,6 @@
 """The runner against a train.py for each way to fail: real subprocesses, small budgets."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -344,12 +345,12 @@ def test_the_summary_has_the_originals_lines_and_says_nan_for_what_is_unknown():
 
 
 def test_the_allowance_after_the_budget_is_a_share_of_it_and_some_seconds_at_least():
-    def of(budget):
-        return TrainingRequest(
-            "", "", "", 257, 64, 1, budget, 60.0, "cpu", "float32", False, 1
-        ).allowance_seconds
+    def of(budget, step=0.0):
+        cpu = ("cpu", "float32", False, 1)
+        request = TrainingRequest("", "", "", 257, 64, 1, budget, 60.0, *cpu)
+        return dataclasses.replace(request, clock_step_seconds=step).allowance_seconds
 
-    assert [of(1.0), of(300.0)] == [3.0, 15.0]
+    assert [of(1.0), of(300.0), of(1.0, step=0.1)] == [3.0, 15.0, 30.0]
 
 
 def test_late_weights_are_a_timeout_and_the_time_they_took_is_ours(tmp_path):
