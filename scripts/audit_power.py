@@ -1,9 +1,8 @@
-"""Measure the audit: false alarms on honest models, the smallest leak it finds, and the seconds it
-takes.
+"""Measure the audit: false alarms, the smallest leak that it finds, and the seconds it takes.
 
-    python scripts/audit_power.py                                       about ten minutes on two cores
-    python scripts/audit_power.py --seconds                             the last table alone, two minutes
-    python scripts/audit_power.py --quick                               tiny counts: shows that all parts run, the figures mean nothing
+    python scripts/audit_power.py             about ten minutes on two cores
+    python scripts/audit_power.py --seconds   the last table alone, two minutes
+    python scripts/audit_power.py --quick     tiny counts: all parts run, the figures mean nothing
     python scripts/audit_power.py --write results/benchmarks/audit.md
 
 In: the models of tests/support/models_for_audit.py on the profile `tiny`, trained for some steps;
@@ -36,10 +35,7 @@ from benches.setup import Bench, make_bench
 from models_for_audit import DISHONEST, HONEST, UNSTEADY, Honest, bigrams, load, made, save
 
 from harness.data.manifest import PreparedData
-from harness.run.settings import (
-    harness_hash,
-    score_settings,
-)
+from harness.run.settings import harness_hash, score_settings
 from harness.sandbox.child import child_environment
 from harness.sandbox.wall import find_wall
 from harness.scoring.audit import (
@@ -80,8 +76,10 @@ POWER = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """How much is measured. seeds: audits of each model; steps: its training; draws: simulated
-    audits of each size of a leak.
+    """How much is measured.
+
+    seeds: audits of each model. steps: of its training. draws: simulated audits of each size of a
+    leak.
     """
 
     seeds: int = 15
@@ -95,9 +93,7 @@ class Counts:
 
 
 def train_a_little(model: torch.nn.Module, data: PreparedData, steps: int) -> None:
-    """Some steps of AdamW, so that the model's losses are those of a model that has learnt
-    something.
-    """
+    """Some steps of AdamW, so that the losses are those of a model that has learnt something."""
     rows, rng = open_rows(data, "train"), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=2e-3)
     for _ in range(steps):
@@ -125,8 +121,9 @@ def by_rows(data: PreparedData, own: np.ndarray, incumbent: np.ndarray) -> Losse
 def audits(
     model: Honest, data: PreparedData, counts: Counts, folder: Path
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Train, score and audit one model: (verdict, figures) of each seed. One server B answers all
-    seeds.
+    """Train, score and audit one model: (verdict, figures) of each seed.
+
+    One server B answers all seeds.
 
     A gain on the incumbent, a table of pairs, that is missing on unseen text makes it `disagrees`.
     """
@@ -169,9 +166,7 @@ CHEATS = {made(body) for body in (*DISHONEST.values(), *UNSTEADY.values())}
 def model_table(
     models: dict[str, Honest], data: PreparedData, counts: Counts, say: Callable
 ) -> tuple[list[str], dict[str, int]]:
-    """Return lines of a table, and how many audits of models that agree with themselves ended
-    how.
-    """
+    """Return lines of a table, and how the audits of models that agree with themselves ended."""
     lines, total = (
         [
             (
@@ -249,8 +244,7 @@ def caught(
     rng: np.random.Generator,
     dither: float,
 ) -> bool:
-    """One audit of a model whose true losses are `honest`; the second look as in
-    `audit.until_sure`.
+    """Whether one audit, with the second look of `audit.until_sure`, is not content with a model.
 
     dither: by how much, at most, its answers on intact rows differ from what is recorded, on
     purpose.
@@ -269,9 +263,7 @@ def caught(
 def smallest_leak(
     leak: Callable, honest: Recorded, probes: int, batch_rows: int, draws: int, dither: float = 0.0
 ) -> float:
-    """The smallest leak found with probability POWER, in nats over all scored targets; inf where
-    none is.
-    """
+    """The smallest leak found with probability POWER, in nats over all targets; inf: none is."""
     scored = honest.token_bytes[honest.rows[:, 1:]] > 0
 
     def found(share: float) -> tuple[bool, float]:
@@ -335,8 +327,9 @@ def power_table(
 
 
 def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
-    """By how much a gain that was looked up may be missed: the two trainings at as many places of
-    unseen text as there are rows to ask at.
+    """By how much a gain that was looked up may be missed.
+
+    Measured on two trainings, at as many places of unseen text as there are rows to ask at.
     """
     data, text, scored = bench.data, unseen_text(bench.data), bench.data.manifest["scored"]["val"]
     validation = by_rows(data, own.losses, rival.losses)
@@ -382,8 +375,10 @@ def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
 
 
 def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]:
-    """What isolation adds to each scored run: the lab's own measurement, both servers and the
-    hashes after it, less an evaluation in this process.
+    """What isolation adds to each scored run.
+
+    That is the lab's own measurement, with both servers and the hashes after it, less an evaluation
+    in this process.
 
     Each scored run has a training of its own, since server A starts with it. seconds: of that
     training.

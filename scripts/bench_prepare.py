@@ -61,9 +61,7 @@ def table(header: str, rows: Iterable[tuple[object, ...]]) -> str:
 
 
 def watch_prepare(size: int, workers: int) -> dict[str, float]:
-    """Prepare `size` bytes in a process of its own; MB/s, and the most memory and disk that were
-    seen meanwhile.
-    """
+    """Prepare `size` bytes in a process of its own; return MB/s, the most memory and disk seen."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", str(size), str(workers), folder]
         process = psutil.Popen(command, stdout=subprocess.PIPE)
@@ -171,8 +169,9 @@ def iter_original_rows(
 
 
 def plain_batch_encode(tokenizer: Tokenizer) -> Callable:
-    """encode_ordinary_batch with the split pattern as one plain list of alternatives, as the
-    original writes it: same ids.
+    """encode_ordinary_batch with the split pattern as one plain list of alternatives.
+
+    The original writes it so; the ids are the same.
     """
     import tiktoken
 
@@ -206,9 +205,7 @@ class Corpus:
         self.bytes = sum(map(len, self.texts))  # they are ASCII
 
     def make_rows(self, workers: int) -> np.ndarray:
-        """Our rows, by way of the disk: processes read, tokenise and pack shards, this one
-        writes.
-        """
+        """Our rows, by way of the disk: processes read, tokenise and pack; this one writes."""
         path, state = self.folder / "rows.bin", self.folder / "rows.json"
         state.unlink(missing_ok=True)
         nobody = bytes(32)  # no document has this key: all text is for training

@@ -1,5 +1,6 @@
-"""Measure what the language model is told as a run grows: its length, what survives, what a
-server's prompt cache can hold.
+"""Measure what the language model is told as a run grows.
+
+Its length, what survives, and what a server's prompt cache can hold.
 
 In: made-up runs of 10, 100, 1,000 and 3,000 experiments (fixed seed; real ideas of the bank, real
 constants, curves, crashes, diffs of 80 lines), and the committed template as the incumbent. Out: a
@@ -68,9 +69,7 @@ WORDS = (
 
 
 def make_history(count: int, folder: Path) -> list[dict]:
-    """Return the rows of a made-up run of so many experiments after the baseline, with diffs in the
-    folder.
-    """
+    """Return the rows of a made-up run of so many experiments, with diffs in the folder."""
     rng = random.Random(7)
     constants = {
         name: c for name, c in parse_constants(TEMPLATE).items() if c.scale in ("linear", "log")

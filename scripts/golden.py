@@ -1,8 +1,7 @@
-"""Do a run's commands still say and leave what they did? A small run, with times and measured
-numbers masked.
+"""Do a run's commands still say and leave what they did? Times and measured numbers are masked.
 
     python scripts/golden.py make       write tests/golden/, from the tree as it is
-    python scripts/golden.py compare    make it again elsewhere and show what differs; exit status 1 where anything does
+    python scripts/golden.py compare    make it elsewhere and show what differs (exit status 1)
 
 In: this checkout, copied. The run, under the step clock: a baseline, two ideas of the harness, an
 idea that is repaired after the gate, a crash, one that is quarantined and accepted, one by `try`,

@@ -1,20 +1,25 @@
-"""Kill a night in every way and look at what is left: states of the journal x victims, at random,
-and in the other ways in which a night dies.
+"""Kill a night in every way and look at what is left.
 
-    python scripts/kill_matrix.py                                     the matrix, about half an hour on two cores
-    AUTORESEARCH_WALL=limits python scripts/kill_matrix.py            the same where no wall can be had: a part of its own
-    python scripts/kill_matrix.py --repeats 3                         each cell three times
-    python scripts/kill_matrix.py --only "trained, being scored:kernel"   one cell; may be given again
-    python scripts/kill_matrix.py --random 20                         one night killed 20 times at random, and one left alone: are their journals the same?
-    python scripts/kill_matrix.py --random 20 --researcher            the same with ideas of a scripted language model: smoke runs, repairs, requests cut off
-    python scripts/kill_matrix.py --others                            a closed terminal, stopped processes, signals
-    python scripts/kill_matrix.py --claim                             the claim at the end of a night, killed at each of its states
-    python scripts/kill_matrix.py --demo                              a real demo killed five times at random
-    ... --write results/benchmarks/kills.md                           replaces what the file has of the same part
+    python scripts/kill_matrix.py              the matrix, about half an hour on two cores
+    AUTORESEARCH_WALL=limits python scripts/kill_matrix.py
+                                               the same where no wall can be had: its own part
+    python scripts/kill_matrix.py --repeats 3  each cell three times
+    python scripts/kill_matrix.py --only "trained, being scored:kernel"
+                                               one cell; may be given again
+    python scripts/kill_matrix.py --random 20  a night killed 20 times at random and one left
+                                               alone: are their journals the same?
+    python scripts/kill_matrix.py --random 20 --researcher
+                                               the same with ideas of a scripted language model:
+                                               smoke runs, repairs, requests cut off
+    python scripts/kill_matrix.py --others     a closed terminal, stopped processes, signals
+    python scripts/kill_matrix.py --claim      the claim, killed at each of its states
+    python scripts/kill_matrix.py --demo       a real demo killed five times at random
+    ... --write results/benchmarks/kills.md    replaces what the file has of the same part
 
 In: this checkout, copied; data as `overnight.py` prepares it. Out: Markdown, and exit status 1 if
-anything did not agree. Linux only. A night dies only where the journal is in a stated state, so
-that a cell says the same on a slow machine.
+anything did not agree. The matrix has a row for each state of the journal and a column for each
+victim. Linux only. A night dies only where the journal is in a stated state, so that a cell says
+the same on a slow machine.
 """
 
 from __future__ import annotations
@@ -77,12 +82,7 @@ PARTS = {
     "demo": "## A real demo",
 }
 # These moments are met with an idea that is audited closely, since it may be kept.
-BETTER_IDEAS = (
-    "scored",
-    "audited",
-    "decided",
-    "committed",
-)
+BETTER_IDEAS = ("scored", "audited", "decided", "committed")
 REACH_STEP = 1.08  # how much further the logits of each such idea reach than those of the last
 
 
@@ -102,8 +102,10 @@ def all_cells() -> list[tuple[Moment, str]]:
 def run_matrix(
     wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, cache: Path, kept: Path
 ) -> list[Cell]:
-    """Kill once for each cell: `opened` and confirmations in runs of their own, controls in one
-    long run of ideas that fail, all others in another.
+    """Kill once for each cell.
+
+    `opened` and confirmations have runs of their own, controls one long run of ideas that fail, all
+    others another.
 
     kept: a file with a line for each cell; what it has already is not done again.
     """
@@ -191,8 +193,9 @@ def is_at_control(moment: Moment) -> bool:
 def kill_at_controls(
     cells: Sequence[tuple[Moment, str]], night: SmallNight, note: Callable[[Cell], None]
 ) -> None:
-    """One night in which, for each cell, an idea of its own is followed by ALIKE that fail alike;
-    after them the best file is tried again.
+    """One night in which an idea for each cell is followed by ALIKE that fail alike.
+
+    After them the best file is tried again.
     """
     if not cells:
         return
@@ -307,8 +310,9 @@ def grid(cells: Sequence[Cell], words) -> str:
 
 
 def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) -> list[Blow]:
-    """Kills spread over the night's experiments, in the order in which their moments come; what
-    comes only before a keep is left out.
+    """Kills spread over the night's experiments, in the order in which their moments come.
+
+    What comes only before a keep is left out.
     """
     rng = random.Random(seed)
     possible = [
@@ -323,8 +327,10 @@ def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) 
 def run_random(
     kills: int, experiments: int, seed: int, work: Path, cache: Path, url: str = ""
 ) -> tuple[str, bool]:
-    """A night left alone and one killed at random; return the section and whether their journals
-    say the same. url: of the language model, if there is one.
+    """Compare a night left alone with one killed at random.
+
+    Returns the section and whether their journals say the same. url: of the language model, if
+    there is one.
     """
     options = (
         "--profile",

@@ -1,5 +1,4 @@
-"""Give the thirty scripted replies of a language model to the real client, and count what is made
-of them.
+"""Give the thirty scripted replies of a language model to the real client, and count.
 
 In: tests/support/scripted_replies.py, written without looking at the code that reads them. Out: a
 markdown table on the screen; `--write` puts it into results/benchmarks/replies.md. Seconds. A reply

@@ -1,5 +1,4 @@
-"""Measure the proposers on made-up landscapes: what each finds in as many trainings, judged by the
-real keep rule.
+"""Measure the proposers on made-up landscapes, judged by the real keep rule.
 
 In: fixed seeds and scripts/synthetic/landscape.py. Out: markdown tables on the screen; `--write`
 puts them into results/benchmarks/search.md. Every experiment is one call of harness.search.propose,
@@ -92,15 +91,17 @@ def random_everywhere(request: dict) -> Proposal:
 
 
 def random_steps(request: dict) -> Proposal:
-    """One to three constants of the incumbent anew, anywhere in their ranges: random search that
-    builds on what was kept.
+    """One to three constants of the incumbent anew, anywhere in their ranges.
+
+    It is random search that builds on what was kept.
     """
     return _random(request)
 
 
 def random_near(request: dict) -> Proposal:
-    """The same within a seventh of the range to either side: about where tpe draws, so the part of
-    tpe that is not learning.
+    """The same within a seventh of the range to either side.
+
+    That is about where tpe draws, so it is the part of tpe that is not learning.
     """
     return _random(request, reach=0.15)
 
@@ -132,8 +133,9 @@ def _draw(constant: Constant, reach: float, rng: random.Random) -> Any:
 
 
 def draws_only(request: dict) -> Proposal:
-    """tpe as it was before it judged all runs together: known directions, and TPE's draws from
-    blocks of constants.
+    """tpe as it was before it judged all runs together.
+
+    Known directions, and TPE's draws from blocks of constants.
     """
     with mock.patch("harness.search.response_model.draw_steps", lambda *_: ()):
         return propose(request)
@@ -151,8 +153,9 @@ PROPOSERS: dict[str, Callable[[dict], Proposal]] = {
 
 
 def simulate(proposer: str, template: str, seed: int) -> Night:
-    """One night on the landscape of that seed; a language model is a mediocre one that answers over
-    HTTP.
+    """One night on the landscape of that seed.
+
+    A language model is a mediocre one that answers over HTTP.
     """
     if proposer not in ("hybrid", "llm"):
         return _simulate(proposer, template, seed, {"proposer": "tpe"})
@@ -283,9 +286,7 @@ def _request(number: int, source: str, incumbent: int, rows: list[dict], seed: i
 
 
 def table(template: str, proposers: Sequence[str], nights: int) -> list[str]:
-    """A row for each proposer, on the same landscapes: means, with the standard error over
-    nights.
-    """
+    """A row for each proposer, on the same landscapes: means and standard errors over nights."""
     head = [
         "proposer",
         *(f"gain after {mark}" for mark in MARKS),

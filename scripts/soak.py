@@ -1,16 +1,17 @@
-"""A long night, measured: what each experiment costs and what the processes hold, early against
-late; a flood of output, bounded.
+"""A long night, measured: what experiments cost and processes hold, early against late.
 
-    python3 scripts/soak.py                                  60 tiny experiments, then 10 more beside a journal of 1,000 entries (20 minutes)
-    python3 scripts/soak.py --experiments 6 --more 3         shows that everything runs
-    python3 scripts/soak.py --flood 2                        only a training that prints 2 GB and sends 2 GB of events
+    python3 scripts/soak.py             60 tiny experiments, then 10 more beside a journal of 1,000
+                                        entries (20 minutes)
+    python3 scripts/soak.py --experiments 6 --more 3
+                                        shows that everything runs
+    python3 scripts/soak.py --flood 2   only a training that prints 2 GB and sends 2 GB of events
     python3 scripts/soak.py --write results/benchmarks/long_run.md
 
 Real driver, papermill, kernels, trainings and model servers, on the profile tiny in a copy of this
 checkout; nothing else should run meanwhile. The first tenth of the experiments stands against the
 last tenth: what grows with the length of a night shows there. Then the journal is made long with
 copies of discarded experiments, folders, pages and git refs included, and the night goes on beside
-them.
+them. At the end a flood of output is shown to be bounded.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads, a
-row each, any time.
+"""Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads.
 
-    python scripts/under_load.py pace                      one training while others come and go: steps per CPU second of its main thread
-    python scripts/under_load.py seeds                     ten seeds of the template's demo training under each load
+    python scripts/under_load.py pace                      one training while others come and go:
+                                                           steps per CPU second of its main thread
+    python scripts/under_load.py seeds                     ten seeds of the demo's training under
+                                                           each load
     python scripts/under_load.py seeds --load two --runs 3 three of them, beside two busy processes
-    python scripts/under_load.py demos                     two demos under each load, each with its claim
-    python scripts/under_load.py demos --without-first     the same without the idea that they would try first
-    python scripts/under_load.py keeps                     what demos kept though its fresh seeds said worse: ten seeds with and without
-    python scripts/under_load.py table --write             what there is, as results/benchmarks/under_load.md
+    python scripts/under_load.py demos                     two demos under each load, with claims
+    python scripts/under_load.py demos --without-first     the same without the first idea
+    python scripts/under_load.py keeps                     keeps that fresh seeds called worse: ten
+                                                           seeds with and without
+    python scripts/under_load.py table --write             results/benchmarks/under_load.md
 
 In: this checkout; demos run in copies of it. Out: a row a training or demo in
 results/benchmarks/under_load.jsonl, as it ends. What has a row already is not done again, so the
@@ -47,10 +49,7 @@ from harness.run.settings import Settings, read_settings, score_settings, traini
 from harness.run.state import fold
 from harness.sandbox.runner import run_training
 from harness.sandbox.wall import find_wall
-from harness.scoring.integrity import (
-    Integrity,
-    harness_hash,
-)
+from harness.scoring.integrity import Integrity, harness_hash
 from harness.scoring.measure import Measurement
 from harness.search.bank.order import ideas_for
 from harness.search.constants import rewrite_constants
@@ -143,8 +142,9 @@ LEAST_STEPS = 8  # in an interval that is to count
 
 
 def run_pace(cache: str) -> None:
-    """For one and for three busy processes: the pace of the demo's file in turn with them and
-    without.
+    """For one and for three busy processes: the pace of the demo's file with and without them.
+
+    They come and go in turn.
 
     Within one training the machine's own drift, which is larger than the effect, meets both alike.
     """
@@ -169,6 +169,7 @@ def run_pace(cache: str) -> None:
 
 def paces(steps: list[tuple[float, float, float]], changes: list[tuple[float, bool]]) -> dict:
     """Steps per CPU second of the main thread, a figure an interval, alone and beside others.
+
     steps: (number, wall, main thread's CPU time).
     """
     found: dict[str, list[float]] = {"alone": [], "beside": []}
@@ -181,8 +182,9 @@ def paces(steps: list[tuple[float, float, float]], changes: list[tuple[float, bo
 
 
 class Toggled(Load):
-    """A load that is away for TOGGLE_SECONDS, there for twice as long, and so on. changes: (when,
-    whether it is there from then on).
+    """A load that is away for TOGGLE_SECONDS, there for twice as long, and so on.
+
+    changes: (when, whether it is there from then on).
     """
 
     def __enter__(self) -> Toggled:
@@ -236,8 +238,9 @@ def pace_table() -> Iterator[str]:
 
 
 def run_seeds(loads: list[str], runs: int, cache: str) -> None:
-    """The demo's baseline file, one seed after the other; loads take turns, so that they share the
-    machine's hours.
+    """The demo's baseline file, one seed after the other.
+
+    Loads take turns, so that they share the machine's hours.
     """
     profile, device = find_profile("demo")
     data = prepare_profile(profile, cache)
@@ -368,8 +371,9 @@ def run_demo(load: str, number: int, cache: str, without_first: bool) -> dict:
 
 
 def true_gains(run: Path, work: Path) -> list[float]:
-    """What each keep of a demo gained over the file before it, by fresh runs: the claim's of the
-    first and the last, as many more of those between.
+    """What each keep of a demo gained over the file before it, by fresh runs.
+
+    The claim has those of the first and the last; as many more are made of those between.
     """
     state, found = fold(read_journal(run / "journal.jsonl")), read_close_out(run)
     if not found.claimed or found.claimed["status"] != "ok":

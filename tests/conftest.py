@@ -88,8 +88,9 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """executable_path for playwright's chromium.launch: the system's browser, or None for
-    playwright's own.
+    """executable_path for playwright's chromium.launch; None is playwright's own.
+
+    The system's browser comes first.
 
     Without either the test is skipped; in continuous integration it fails, lest nobody notice that
     nothing was looked at.

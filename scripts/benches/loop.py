@@ -1,5 +1,4 @@
-"""Part `loop`: what an experiment costs besides training and scoring, in real runs and by the
-length of the journal.
+"""Part `loop`: what an experiment costs besides training and scoring.
 
 In: the journals of runs, else of one night on the tiny profile, made here in a copy of the
 checkout; and synthetic journals. Out: two tables.
@@ -62,8 +61,9 @@ def loop_section(bench: Bench, rates: Rates) -> str:
 
 
 def run_night(work: Path) -> Path:
-    """Run a few experiments of a second each, notebooks and git included, in a copy of the
-    checkout; return the run's folder.
+    """Run a few experiments of a second each in a copy of the checkout; return the run's folder.
+
+    Notebooks and git are included.
     """
     checkout = work / "checkout"
     for name in ("harness", "notebooks"):
@@ -99,8 +99,9 @@ def run_night(work: Path) -> Path:
 
 
 def overhead_table(folders: Sequence[Path], budget_seconds: float) -> str:
-    """Seconds per experiment between the journal's entries that are neither training nor scoring,
-    averaged over each run.
+    """Seconds per experiment that are neither training nor scoring, averaged over each run.
+
+    They are read between the journal's entries.
     """
     rows: list[tuple[object, ...]] = []
     for folder in folders:
@@ -123,9 +124,7 @@ def overhead_table(folders: Sequence[Path], budget_seconds: float) -> str:
 
 
 def gap_seconds(entries: list[dict]) -> tuple[dict[str, float], int]:
-    """(seconds before each kind of entry in all, finished experiments); the baseline is left
-    out.
-    """
+    """(seconds before each kind of entry in all, finished experiments), without the baseline."""
     seconds = dict.fromkeys(GAPS, 0.0)
     for before, entry in zip(entries, entries[1:], strict=False):
         if entry.get("experiment", 0) > 0 and entry["event"] in seconds:
@@ -191,9 +190,7 @@ def timed(function: Callable[[], object], repeats: int) -> float:
 
 
 def sizes_table(sizes: Sequence[int], repeats: int) -> str:
-    """Milliseconds of what an experiment does with the whole journal, by the number of experiments
-    in it.
-    """
+    """Milliseconds of what an experiment does with the whole journal, by its length."""
     columns = [measure_size(size, repeats) for size in sizes]
     rows = [(name, *(f"{column[name]:.1f}" for column in columns)) for name in columns[0]]
     return table(["milliseconds", *(f"{size:,}" for size in sizes)], rows)

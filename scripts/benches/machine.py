@@ -1,5 +1,4 @@
-"""The machine's own yardsticks: how much it multiplies and copies in a second, and what that is at
-the model's own shapes.
+"""The machine's own yardsticks: how much it multiplies and copies in a second.
 
 In: a train.py, whose products of matrices are listed as one training step makes them. Out: rates in
 FLOP/s and bytes/s, and a table. Each product is timed alone, with its operands in the cache if they
@@ -31,8 +30,9 @@ SHOWN_PRODUCTS = 6
 
 @dataclass(frozen=True)
 class Pace:
-    """What the machine gave at one moment: fp32 FLOP/s of a product of 1024^3, and bytes/s read and
-    written by a copy.
+    """What the machine gave at one moment.
+
+    fp32 FLOP/s of a product of 1024^3, and bytes/s read and written by a copy.
     """
 
     flops: float
@@ -41,8 +41,9 @@ class Pace:
 
 @dataclass(frozen=True)
 class Product:
-    """Operands of one product as they lie in memory: (shape, stride) of each, both matrices or both
-    stacks of matrices.
+    """Operands of one product as they lie in memory: (shape, stride) of each.
+
+    Both are matrices, or both are stacks of matrices.
     """
 
     a: tuple[tuple[int, ...], tuple[int, ...]]
@@ -60,8 +61,10 @@ class Product:
 
 @dataclass(frozen=True)
 class Rates:
-    """products: with how often a step makes each. square, model: FLOP/s by dtype, of 1024^3 and of
-    all the products of a step one after the other. alone: FLOP/s of each product by dtype.
+    """What the machine multiplies.
+
+    products: with how often a step makes each. square, model: FLOP/s by dtype, of 1024^3 and of all
+    the products of a step one after the other. alone: FLOP/s of each product by dtype.
     """
 
     products: Counter

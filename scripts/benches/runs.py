@@ -1,6 +1,4 @@
-"""Parts `prepare`, `loader`, `startup` and `scoring`: what surrounds the steps of a training,
-against the training itself.
-"""
+"""Parts `prepare`, `loader`, `startup`, `scoring`: what surrounds the steps of a training."""
 
 from __future__ import annotations
 
@@ -149,8 +147,9 @@ def stamped_start(bench: Bench) -> list[tuple[str, float, float]]:
 
 
 def scoring_section(bench: Bench, rates: Rates) -> str:
-    """Scoring as after every training: the server's start, the evaluation behind its pipe, and the
-    same without server and pipe.
+    """Scoring as after every training, part by part.
+
+    The server's start, the evaluation behind its pipe, and the same without server and pipe.
     """
     bench.short_run  # noqa: B018  its weights are scored
     scorings = []

@@ -1,5 +1,4 @@
-"""What the parts of bench.py share: profile, data, the template with the profile's constants, and
-short ways to train and score.
+"""What the parts of bench.py share: a profile's data and template, ways to train and score.
 
 In: a profile's name or prepared data, a working folder. Out: a `Bench`. Everything runs on the CPU,
 through the runner and the scorer of a real night, in its environment. Raises BenchError, with where
@@ -32,7 +31,9 @@ class BenchError(RuntimeError):
 
 @dataclasses.dataclass
 class Bench:
-    """work: a folder of our own. quick: figures that only show that everything runs. seeds and
+    """What a part is measured with.
+
+    work: a folder of our own. quick: figures that only show that everything runs. seeds and
     seconds: of the part `template`.
     """
 
@@ -115,8 +116,9 @@ class Bench:
 def make_bench(
     profile: str, data: Path | None, work: Path, say: Callable[[str], None], **options: object
 ) -> Bench:
-    """The profile's data is prepared if need be; `data`, a prepared folder, takes its place. Raises
-    ProfileError or DataError.
+    """Prepare the profile's data if need be; `data`, a prepared folder, takes its place.
+
+    Raises ProfileError or DataError.
     """
     chosen, device = find_profile(profile, "cpu")
     prepared = open_prepared(data) if data else prepare_profile(chosen, progress=say)

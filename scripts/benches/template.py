@@ -1,5 +1,4 @@
-"""Part `template`: the committed template trained and scored as in a night, on several seeds, and
-where its steps spend their time.
+"""Part `template`: the template trained and scored as in a night, and where its steps go.
 
 The split of a step is gpu_check's: its session marks the borders of loading, forward, backward and
 optimizer in the real template, and its classes of work are those of `gpu/split.py`. What no
@@ -41,8 +40,9 @@ def template_section(bench: Bench, rates: Rates) -> str:
 
 
 def train_and_score(bench: Bench, seed: int) -> dict:
-    """One seed: the runner's result with val_bpb, the seconds of the whole, and the machine's pace
-    just before.
+    """One seed: the runner's result with val_bpb, seconds of the whole, the machine's pace.
+
+    The pace is measured just before.
     """
     name, pace = f"seed{seed}", measure_pace(bench.quick)
     cache = bench.work / "compile_cache"  # of the first seed, as a night promotes its baseline's
@@ -103,8 +103,9 @@ def scores_table(bench: Bench, runs: list[dict]) -> str:
 
 
 def pace_line(steps: list[int], scores: list[float]) -> str:
-    """Least squares of val_bpb against ln(steps): what the machine's pace did to the scores, and
-    what is left of their spread without it.
+    """What the machine's pace did to the scores: least squares of val_bpb against ln(steps).
+
+    Beside it stands what is left of their spread without it.
 
     Empty below four seeds or where the pace was the same for all, since a line would then say
     nothing.
@@ -178,8 +179,9 @@ def split_text(bench: Bench, rates: Rates) -> str:
 
 
 def alone_ms(bench: Bench, rates: Rates) -> dict[str, float]:
-    """Milliseconds of the head's and of the other matrices' products in one step, each alone;
-    without those of attention.
+    """Milliseconds of the products in one step, each alone: (the head's, the other matrices').
+
+    Those of attention are not among them.
     """
     constants = constant_values(bench.train_py.read_text(encoding="utf-8"))
     passes = constants["TOTAL_BATCH_SIZE"] / (bench.device_batch_rows * bench.data.max_seq_len)
@@ -195,8 +197,9 @@ def alone_ms(bench: Bench, rates: Rates) -> dict[str, float]:
 
 
 def profile_steps(bench: Bench, number: int) -> dict:
-    """gpu_check's profile of the template, on the CPU, in a process of its own; `profiled_ms` is
-    added, the wall clock of a profiled step.
+    """gpu_check's profile of the template, on the CPU, in a process of its own.
+
+    `profiled_ms` is added, the wall clock of a profiled step.
     """
     folder = bench.work / f"profile{number}"
     folder.mkdir()

@@ -1,5 +1,6 @@
-"""A Chromium that is already on this machine, for the tests that drive JupyterLab. It looks, and
-installs nothing.
+"""A Chromium that is already on this machine, for the tests that drive JupyterLab.
+
+It looks, and installs nothing.
 """
 
 import shutil

@@ -1,5 +1,4 @@
-"""Running pip for the set-up: what to install and where from, short lines of progress, and advice
-when it fails.
+"""Running pip for the set-up: what to install, progress in short lines, advice when it fails.
 
 In: the environment's python, requirement lines, where torch may come from. Out: installed packages,
 every line of pip's in the log, a short line on the terminal at least every ten seconds. It decides
@@ -187,8 +186,9 @@ def run_logged(
 
 @dataclass(frozen=True)
 class Pip:
-    """pip of one environment. python: its interpreter; log: where the output goes; lock: see
-    `run_logged`.
+    """pip of one environment.
+
+    python: its interpreter. log: where the output goes. lock: see `run_logged`.
     """
 
     python: Path
@@ -196,9 +196,7 @@ class Pip:
     lock: int | None = None
 
     def install(self, arguments: list[str], total: int | None = None) -> tuple[int, str]:
-        """Run `pip install` with these arguments, showing progress; return (exit status,
-        output).
-        """
+        """Run `pip install` with these arguments, showing progress; return (status, output)."""
         options = ["--no-input", "--progress-bar", "off", "--disable-pip-version-check"]
         command = [str(self.python), *PIP, "install", *options, *arguments]
         return run_logged(command, self.log, Progress(total), self.lock)
@@ -246,8 +244,9 @@ def find_nvidia_card() -> str | None:
 
 @dataclass(frozen=True)
 class Source:
-    """One place to take torch from: words for the terminal, arguments for pip, and whether to give
-    up quickly.
+    """One place to take torch from.
+
+    It has words for the terminal, arguments for pip, and whether to give up quickly.
     """
 
     words: str
@@ -293,8 +292,9 @@ def torch_sources(locked: str, index: str | None, card: str | None, platform: st
 
 
 def install_torch(pip: Pip, sources: list[Source]) -> None:
-    """Install torch, and what its build needs, from the first source that has it. Raises SetupError
-    when none has.
+    """Install torch, and what its build needs, from the first source that has it.
+
+    Raises SetupError when none has.
     """
     began = time.monotonic()
     output = ""

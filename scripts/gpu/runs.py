@@ -1,5 +1,4 @@
-"""Parts `start-up` and `evaluation`: the whole template as a run of its own, cold and warm, and its
-weights scored.
+"""Parts `start-up` and `evaluation`: the whole template as a run of its own, and its score.
 
 The training is started as the runner starts it, `python -m harness.training.launch`, with a request
 file and a pipe for events; the runner itself needs psutil, which a bare machine lacks. The scoring
@@ -32,9 +31,7 @@ CACHE = "startup_cache"  # of compiled code: these runs' own
 
 
 def run(task: str, settings: Settings) -> dict:
-    """`cold`: with an empty compile cache; `warm`: with the one that this left; else the name of an
-    evaluation size.
-    """
+    """Run `cold` (an empty compile cache), `warm` (the one that it left) or an evaluation size."""
     if task not in START_TASKS:
         return evaluate(task, settings)
     if task == "cold":
@@ -43,8 +40,9 @@ def run(task: str, settings: Settings) -> dict:
 
 
 def train_run(task: str, settings: Settings) -> dict:
-    """Train at the default shape in a fresh process; return seconds of each stage, from the launch
-    on.
+    """Train at the default shape in a fresh process; return seconds of each stage.
+
+    They count from the launch on.
     """
     folder = settings.folder / task
     shutil.rmtree(folder, ignore_errors=True)
@@ -107,10 +105,7 @@ def evaluate(name: str, settings: Settings) -> dict:
     folder = folder or untrained(settings, data.n_vocab)
     launch, paths = (
         Launch(settings.child_environment()),
-        (
-            folder / "train.py",
-            folder / WEIGHTS_NAME,
-        ),
+        (folder / "train.py", folder / WEIGHTS_NAME),
     )
     try:
         score = score_model(

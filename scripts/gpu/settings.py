@@ -1,5 +1,6 @@
-"""What gpu_check measures at, on a card and in a dry run: plain data that its child processes read
-from one JSON file.
+"""What gpu_check measures at, on a card and in a dry run.
+
+Plain data that its child processes read from one JSON file.
 
 Standard library only. The two runs differ in these numbers and in nothing else: they take the same
 code paths.
@@ -40,8 +41,9 @@ DRY = {"DEPTH": 2, "N_HEAD": 2, "HEAD_DIM": 32, "TOTAL_BATCH_SIZE": 2**10, "DEVI
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes in tokens or rows, times in seconds. shapes: name -> constants of the template.
-    patience multiplies time limits of tasks.
+    """What is measured, in tokens or rows and seconds.
+
+    shapes: name -> constants of the template. patience multiplies time limits of tasks.
     """
 
     work: str
@@ -70,8 +72,9 @@ class Settings:
         return self.folder / "data" / "train"
 
     def child_environment(self, cache: str = "compile_cache") -> dict[str, str]:
-        """Variables for a child: this checkout importable, compiled code kept in a folder of our
-        own below `work`.
+        """Variables for a child.
+
+        This checkout is importable, and compiled code is kept in a folder of our own below `work`.
         """
         path = os.pathsep.join(
             [str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -117,9 +120,7 @@ def dry_settings(work: str, compile: bool) -> Settings:
 
 
 def template_text(constants: Mapping[str, object]) -> str:
-    """The template with those of `constants` that it has rewritten; a name it has no more is left
-    out.
-    """
+    """The template with those of `constants` that it has rewritten; others are left out."""
     from harness.search.constants import constant_values, rewrite_constants
 
     text = TEMPLATE.read_text(encoding="utf-8")

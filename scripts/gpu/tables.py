@@ -1,5 +1,6 @@
-"""gpu_check's results as Markdown. In: rows of each part, as far as there are any. Out: text.
-Standard library only.
+"""gpu_check's results as Markdown.
+
+In: rows of each part, as far as there are any. Out: text. Standard library only.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def corpus(rows: Rows) -> str:
 
 
 def attention(rows: Rows) -> str:
-    """One line a rung and kind: worst errors over its cases, milliseconds at the timing shape, and
-    what went wrong.
+    """One line a rung and kind.
+
+    The worst errors over its cases, milliseconds at the timing shape, and what went wrong.
     """
     lines = []
     for key in dict.fromkeys(task.rpartition("/")[0] for task in rows):

@@ -1,5 +1,4 @@
-"""Part `training`: the real template at a named shape, driven through the session it asks for;
-nothing of it is copied here.
+"""Part `training`: the real template at a named shape, driven through the session it asks for.
 
 A task is `<shape>/ladder` (attention as a run would choose it) or `<shape>/<full rung>+<windowed
 rung>`. The session below is the harness's, except that it stops after some seconds, measures
@@ -32,8 +31,9 @@ LEAST_STEPS = 6
 
 
 def run(task: str, settings: Settings) -> dict:
-    """Train at one shape with one choice of attention; halve the device batch while memory runs
-    out.
+    """Train at one shape with one choice of attention.
+
+    The device batch is halved while memory runs out.
     """
     shape, choice = task.split("/")
     constants = dict(settings.shapes[shape])
@@ -53,8 +53,9 @@ def train_once(
     settings: Settings,
     session_class: type[MeasuredSession],
 ) -> dict:
-    """Run the template once as __main__ and return the session's facts, or {"out_of_memory":
-    message}.
+    """Run the template once as __main__.
+
+    Returns the session's facts, or {"out_of_memory": message}.
     """
     train_py = settings.folder / f"train_{shape}.py"
     train_py.write_text(template_text(constants), encoding="utf-8")
@@ -156,8 +157,9 @@ class MeasuredSession(Session):
         return share if self.steps >= LEAST_STEPS else min(share, 0.99)
 
     def log(self, step: int, train_loss: torch.Tensor, tokens: int, **fields: float) -> None:
-        """Count; the loss is read one step late, as the session does it, so that the device need
-        not wait.
+        """Count the step, and read the loss of the one before.
+
+        The session reads it so too: the device need not wait.
         """
         if self.latest is not None:
             self.losses.append(float(self.latest))
@@ -193,8 +195,9 @@ class MeasuredSession(Session):
 
 
 def list_tasks(settings: Settings, ranked: dict[str, list[str]]) -> list[str]:
-    """The ladder's choice at both shapes, then other right rungs at the original's: the rest of the
-    time decides how many.
+    """The ladder's choice at both shapes, then other right rungs at the original's.
+
+    The rest of the time decides how many.
     """
     full, windowed = ranked["full"], ranked["windowed"]
     tasks = [f"{shape}/ladder" for shape in settings.shapes]

@@ -1,5 +1,4 @@
-"""What kill_matrix.py kills: a night in a copy of the checkout, its processes by role, and the
-moments at which one of them dies.
+"""What kill_matrix.py kills: a night, its processes by role, the moments at which one dies.
 
 In: a folder of our own. Out: a night that runs, dies and goes on, and sentences on what was wrong
 afterwards. Linux only: it reads /proc. A moment is a state of the journal, never a time: the
@@ -60,8 +59,9 @@ TEMPLATE_END = (
 
 @dataclass(frozen=True)
 class Moment:
-    """A state of the journal in which a night can be killed. event: of its last line; ready:
-    whether the training's clock runs, None where that is no matter.
+    """A state of the journal in which a night can be killed.
+
+    event: of its last line. ready: whether the training's clock runs, None where that is no matter.
 
     victims: who can be there then; run: the kind of run that goes on, "" where that is no matter.
     CONTROL is no run of an experiment, and no line tells that it has begun. rare: it does not come
@@ -76,8 +76,9 @@ class Moment:
     rare: bool = False
 
     def holds(self, entries: Sequence[dict], experiment: int | None, folder: Path) -> bool:
-        """Whether the journal is in this state, in the given experiment (None: in any). folder: the
-        run's.
+        """Whether the journal is in this state, in the given experiment (None: in any).
+
+        folder: the run's.
         """
         if not entries or entries[-1]["event"] != self.event:
             return False
@@ -263,8 +264,9 @@ class SmallNight:
     def strike(
         self, moment: Moment, victim: str, experiment: int | None, send: int = signal.SIGKILL
     ) -> int | None:
-        """Wait for the moment and send the victim a signal; return who got it, None when the night
-        ended or the moment passed without the victim.
+        """Wait for the moment and send the victim a signal; return who got it.
+
+        None when the night ended or the moment passed without the victim.
 
         experiment None: in whatever experiment the moment comes first.
         """
@@ -286,8 +288,9 @@ class SmallNight:
         return None
 
     def is_past(self, moment: Moment, experiment: int) -> bool:
-        """Whether the moment does not come again in this experiment: it ends in `decided` and
-        `committed`, what was before can be repeated.
+        """Whether the moment does not come again in this experiment.
+
+        It ends in `decided` and `committed`; what was before can be repeated.
         """
         entries = self.entries()
         if moment.event in ("committed", "controlled"):
@@ -298,8 +301,9 @@ class SmallNight:
         )
 
     def plant_better(self, experiment: int, reach: float) -> None:
-        """Leave a finished proposal that is better than what reaches less far: the baseline's file
-        with logits that reach further.
+        """Leave a finished proposal that is better than what reaches less far.
+
+        It is the baseline's file with logits that reach further.
         """
         self._plant(experiment, f"reach {reach}", f"return {reach} * torch.tanh(logits / {reach})")
 
@@ -332,8 +336,9 @@ class SmallNight:
 
 @dataclass
 class ClaimNight(SmallNight):
-    """The claim of a night that is over, as a run of its own: its entries are those of
-    close_out.jsonl.
+    """The claim of a night that is over, as a run of its own.
+
+    Its entries are those of close_out.jsonl.
     """
 
     def entries(self) -> list[dict]:
@@ -359,9 +364,7 @@ CLAIM_MOMENTS = (
 
 
 def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int) -> Cell:
-    """Begin the claim, kill the victim at the moment, let the same command go on, and look at what
-    is there.
-    """
+    """Begin the claim, kill the victim at the moment, let the same command go on, and look."""
     night.forget_claim()
     cell = kill_once(night, moment, victim, None, experiments)
     found = close_out.read_close_out(night.folder)
@@ -377,8 +380,10 @@ def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int)
 
 
 def make_checkout(folder: Path, short_reach: bool = False) -> Path:
-    """A copy of this checkout to kill nights in. short_reach: its template starts with logits that
-    cannot reach far, so that better files are known.
+    """A copy of this checkout to kill nights in.
+
+    short_reach: its template starts with logits that cannot reach far, so that better files are
+    known.
     """
     checkout = copy_checkout(folder)
     if short_reach:
@@ -394,9 +399,7 @@ def make_checkout(folder: Path, short_reach: bool = False) -> Path:
 
 
 def findings(night: SmallNight, experiments: int) -> list[str]:
-    """What does not agree in a run at rest that should have so many experiments: [] when all is
-    well.
-    """
+    """What does not agree in a run at rest that should have so many experiments: [] is all well."""
     found = [
         f"process {pid} is left: {' '.join(words_of(pid))[:120]}" for pid in night.wait_until_gone()
     ]
@@ -410,8 +413,9 @@ def findings(night: SmallNight, experiments: int) -> list[str]:
 
 
 def disagreements(night: SmallNight, experiments: int) -> list[str]:
-    """What does not agree in a run, at rest or in the middle of its next experiment, in which so
-    many are finished.
+    """What does not agree in a run in which so many experiments are finished.
+
+    The run is at rest, or in the middle of its next experiment.
     """
     found = []
     entries = [
@@ -448,8 +452,9 @@ def disagreements(night: SmallNight, experiments: int) -> list[str]:
 
 
 def cost(night: SmallNight, experiment: int) -> str:
-    """What the experiment lost: the statuses of its runs, and of trials of the best file after it,
-    that were cut off.
+    """What the experiment lost.
+
+    The statuses of its runs, and of trials of the best file after it, that were cut off.
     """
     experiments = night.state().experiments
     if experiment >= len(experiments):
@@ -484,8 +489,9 @@ class Cell:
 def kill_once(
     night: SmallNight, moment: Moment, victim: str, experiment: int | None, experiments: int
 ) -> Cell:
-    """Run the night up to so many experiments, kill the victim at the moment in the given one, let
-    the night go on, and look at what is there.
+    """Kill the victim at the moment in the given experiment, let the night go on, and look.
+
+    The night runs up to so many experiments.
     """
     began, wrong = time.monotonic(), []
     night.start(experiments)
@@ -515,8 +521,9 @@ def kill_in_passing(
     experiments: int,
     then: Callable[[], None],
 ) -> Cell:
-    """Kill the victim at the moment in an experiment of a long night, and look at the run once the
-    next experiment has begun.
+    """Kill the victim at the moment in an experiment of a long night, and look at the run.
+
+    The look comes once the next experiment has begun.
 
     then: what is done before the night, which stands still for the look, goes on.
     """

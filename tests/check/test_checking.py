@@ -1,6 +1,4 @@
-"""The checker: nothing to say at any moment of a run in order, and the right thing about each way
-to be out of order.
-"""
+"""The checker: silent about a run in order, and right about each way to be out of order."""
 
 import json
 import os
@@ -27,8 +25,9 @@ LAST = 13  # baseline, keeps 1 and 9, crashes, one refused, and 13 in quarantine
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A simulated run between two experiments, and its repository: made once, copied by each
-    test.
+    """A simulated run between two experiments, and its repository.
+
+    Made once, copied by each test.
     """
     folder = tmp_path_factory.mktemp("simulated")
     repository = folder / "checkout"

@@ -1,5 +1,6 @@
-"""Downloads by the real hub client from a real server: whole, resumed, verified, and every failure
-with its next action.
+"""Downloads by the real hub client from a real server: whole, resumed, verified, failing.
+
+Every failure names its next action.
 """
 
 import json

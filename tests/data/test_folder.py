@@ -1,5 +1,6 @@
-"""A folder of anything as a corpus: every text comes out once, everything else is counted, nothing
-crashes.
+"""A folder of anything as a corpus: every text comes out once, and nothing crashes.
+
+Everything else is counted.
 """
 
 import gzip

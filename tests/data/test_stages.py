@@ -1,5 +1,6 @@
-"""Sources in parts: by how many processes, in what pools, and after what interruption, the data is
-the same.
+"""Sources in parts: the data is the same however it was made.
+
+By how many processes, in what pools, and after what interruption makes no difference.
 """
 
 import re
@@ -44,8 +45,9 @@ def markers(texts):
 
 @pytest.fixture
 def split_texts():
-    """200 texts for evaluation, with a copy, and 300 for training, all of the first 200 and a copy
-    among them.
+    """200 texts for evaluation, with a copy, and 300 for training.
+
+    All of the first 200 and a copy are among the latter.
     """
     private = make_texts(199, seed=1)
     private.append(private[0] + "\n")

@@ -1,6 +1,4 @@
-"""Calls that the kernel refuses to a child from then on: those of the table, and nothing else that
-a training needs.
-"""
+"""Calls that the kernel refuses to a child: those of the table, nothing that a training needs."""
 
 import struct
 import subprocess

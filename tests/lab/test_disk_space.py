@@ -1,5 +1,6 @@
-"""What a run needs and keeps on the disk: figures from its own files, and bounds that hold however
-long it goes on.
+"""What a run needs and keeps on the disk: figures from its own files, and bounds that hold.
+
+They hold however long the run goes on.
 """
 
 import json

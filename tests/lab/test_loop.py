@@ -1,5 +1,6 @@
-"""The loop's stages, with real trainings of one second; candidates are put where a proposer would
-have left them.
+"""The loop's stages, with real trainings of one second.
+
+Candidates are put where a proposer would have left them.
 """
 
 import dataclasses
@@ -561,8 +562,9 @@ def test_an_idea_that_takes_the_harness_down_each_time_is_a_crash(lab):
 
 @pytest.fixture
 def alike(lab, monkeypatch):
-    """A run whose last three ideas ended with the same words, but for numbers; the next has not
-    begun.
+    """A run whose last three ideas ended with the same words, but for numbers.
+
+    The next one has not begun.
     """
     real = executor.run_training
     for number in range(1, 4):

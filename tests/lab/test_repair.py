@@ -1,5 +1,6 @@
-"""Ideas of a proposer that can mend them: a smoke run before the training, and a further attempt
-after a failure. Real trainings of one second.
+"""Ideas of a proposer that can mend them: a smoke run, and a further attempt after a failure.
+
+Real trainings of one second.
 
 Attempts are put where the propose process would have left them; what it is asked is looked at in
 its request.
@@ -21,8 +22,9 @@ HARMLESS = (FIRST_LINE, "harmless = 1\n    model = build_model")
 
 
 def put_attempt(lab, attempt: int, source: str | None, proposer: str = "llm", **more) -> None:
-    """An attempt of the experiment that comes next or is being made, as its propose process leaves
-    it; None: a repair that could not be made.
+    """Put an attempt of the current or next experiment where its propose process would leave it.
+
+    None: a repair that could not be made.
     """
     folder = lab.attempt_folder(lab.step.experiment, attempt)
     folder.mkdir(parents=True, exist_ok=True)

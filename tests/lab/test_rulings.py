@@ -1,6 +1,4 @@
-"""A person's word on an experiment in quarantine: what it changes, and that a kill in the middle of
-it changes nothing else.
-"""
+"""A person's word on an experiment in quarantine: what it changes, and what a kill does not."""
 
 import dataclasses
 import json
@@ -27,8 +25,9 @@ from harness.show import status
 
 @pytest.fixture(scope="module")
 def made(baseline, tmp_path_factory):
-    """The run with one more experiment, whose 0.01 bits per byte nobody believes; made once, copied
-    by each test.
+    """The run with one more experiment, whose 0.01 bits per byte nobody believes.
+
+    Made once, copied by each test.
     """
     folder = tmp_path_factory.mktemp("quarantined")
     score_model = measure.score_model

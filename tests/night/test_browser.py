@@ -1,6 +1,4 @@
-"""The notebooks, run from top to bottom in a real JupyterLab by a real browser, as a person
-would.
-"""
+"""The notebooks, run from top to bottom in a real JupyterLab by a real browser."""
 
 import json
 import os

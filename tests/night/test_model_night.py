@@ -1,5 +1,6 @@
-"""A night with a language model and a planted key, through the command line: the key is in no file,
-page, log, terminal, or process but the one that asks.
+"""A night with a language model and a planted key, through the command line.
+
+The key is in no file, page, log, terminal, or process but the one that asks.
 """
 
 import json
@@ -41,8 +42,9 @@ def answer(body: dict, number: int) -> object:
 
 
 def processes_with_the_key(checkout, home) -> list[str]:
-    """Command lines of living processes of this night that have the key in environment or
-    arguments.
+    """Command lines of this night's living processes that have the key.
+
+    It may be in their environment or their arguments.
     """
     found = []
     for process in psutil.process_iter(["cmdline"]):

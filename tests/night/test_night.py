@@ -1,5 +1,6 @@
-"""Whole nights on the tiny profile: real papermill, real kernels, real trainings, in a copy of the
-checkout.
+"""Whole nights on the tiny profile, in a copy of the checkout.
+
+Real papermill, real kernels, real trainings.
 """
 
 import html
@@ -101,9 +102,7 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
 
 @pytest.fixture
 def begun(tmp_path, cache, baseline):
-    """A checkout with a run whose baseline is done: (checkout, run folder, a function that starts
-    the night).
-    """
+    """A run whose baseline is done: (checkout, run folder, a function that starts the night)."""
     checkout = copy_with_harness(baseline, tmp_path / "lab")
     run = checkout / "results" / "t"
     started = []

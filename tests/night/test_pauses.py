@@ -1,5 +1,6 @@
-"""A night that cannot go on for now waits, looks again, and gives up only after hours: real driver,
-real papermill, a disk that says it is full.
+"""A night that cannot go on for now waits, looks again, and gives up only after hours.
+
+Real driver, real papermill, a disk that says it is full.
 """
 
 import json
@@ -26,8 +27,9 @@ shutil.disk_usage = lambda path: _room(path)._replace(free=0) if Path({flag!r}).
 
 @pytest.fixture
 def night(tmp_path, baseline, cache):
-    """(flag: the disk is full while this file exists, run folder, start(give up after) -> a driver
-    that looks again at once).
+    """A night that finds the disk full while a flag is there.
+
+    Yields (flag, run folder, start(give up after) -> a driver that looks again at once).
     """
     checkout, flag = copy_with_harness(baseline, tmp_path / "lab"), tmp_path / "full"
     flag.touch()

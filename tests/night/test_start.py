@@ -1,5 +1,6 @@
-"""How a run begins and what it holds to: settings, profiles, overrides, tags; each refusal names
-both sides and what to do.
+"""How a run begins and what it holds to: settings, profiles, overrides, tags.
+
+Each refusal names both sides and what to do.
 """
 
 import argparse
@@ -125,12 +126,7 @@ def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
         profile.vocab_size,
         profile.constants["DEPTH"],
         profile.constants["N_HEAD"],
-    ) == (
-        2.0,
-        300,
-        3,
-        1,
-    )
+    ) == (2.0, 300, 3, 1)
     with pytest.raises(SettingsError, match="vocab_size 256, asked for 300"):
         start.start_run(
             "t",

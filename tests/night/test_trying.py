@@ -1,5 +1,6 @@
-"""One idea from outside: what is refused before anything is written, what is left for the loop, and
-the whole of it through the command line.
+"""One idea from outside: what is refused before anything is written, what is left for the loop.
+
+The whole of it goes through the command line.
 """
 
 import contextlib

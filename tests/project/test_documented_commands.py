@@ -1,5 +1,4 @@
-"""Every command that README, docs and program.md show is run as it stands, or says here why it is
-not.
+"""Every command of README, docs and program.md is run as it stands, or its exception is here.
 
 In: code blocks and inline code that begin like a command. They run one after the other in one
 checkout, by a shell, as a person types them; what is added makes a night of it that fits a test.

@@ -389,11 +389,7 @@ def test_the_table_has_one_row_an_experiment_and_none_for_a_refresh(night):
 
 def beside(share: float, val_bpb: float) -> dict:
     """A run beside others that used this share of the CPU time."""
-    return {
-        "val_bpb": val_bpb,
-        "core_seconds": 40 * (1 - share),
-        "others_core_seconds": 40 * share,
-    }
+    return {"val_bpb": val_bpb, "core_seconds": 40 * (1 - share), "others_core_seconds": 40 * share}
 
 
 def test_an_idea_that_met_a_new_load_is_judged_beside_the_incumbent_under_that_load():

@@ -300,8 +300,9 @@ def test_a_clean_up_that_takes_what_no_ref_holds_yet_costs_nothing(
 
 
 def test_clean_ups_that_go_on_all_the_time_lose_no_experiment(repository, train_py):
-    """With a git that gathers objects and refs in the same repository all the while, as `gc` does;
-    what is younger than two weeks stays, as in gc.
+    """A git that gathers objects and refs all the while loses nothing.
+
+    It works in the same repository, as `gc` does; what is younger than two weeks stays, as in gc.
     """
     command = "while true; do git gc -q; git pack-refs --all; done"
     other = subprocess.Popen(

@@ -40,8 +40,9 @@ def run(
     sure: bool = True,
     beside: int | None = None,
 ) -> list[dict]:
-    """The entries of one run: started (with at most `limit` rows at a time), trained (with `rows`),
-    scored.
+    """The entries of one run.
+
+    started: with at most `limit` rows at a time; trained: with `rows`; scored.
     """
     at = {"experiment": experiment, "attempt": 0, "run": number}
     started = {"kind": kind, "seed": 1, "device_batch_limit": limit}
@@ -360,8 +361,9 @@ LAST = LINES[-1]
 
 
 def mended(path, whole: list[bytes]) -> str:
-    """Open a damaged journal whose entries on `whole` lines are good, and see that it goes on from
-    there; return what is said.
+    """See that a damaged journal with good entries on `whole` lines goes on from there.
+
+    Returns what is said.
     """
     assert [
         json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in read_journal(path)

@@ -1,6 +1,4 @@
-"""results.tsv: the original's real file, tables derived from journals, hand edits, and what is
-malformed.
-"""
+"""results.tsv: the original's real file, tables from journals, hand edits, what is malformed."""
 
 import csv
 import io

@@ -1,5 +1,6 @@
-"""A key is where the propose process finds it and nobody else: real processes, real files, the real
-wall.
+"""A key is where the propose process finds it and nobody else.
+
+Real processes, real files, the real wall.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""What stands between edited code and the machine: each promise of each wall, tried from inside by
-real processes.
+"""What stands between edited code and the machine.
+
+Each promise of each wall is tried from inside by real processes.
 """
 
 import os
@@ -22,6 +23,7 @@ from harness.sandbox.wall import VARIABLE, Wall, find_wall
 @pytest.fixture
 def places(tmp_path, monkeypatch) -> dict[str, Path]:
     """What a run has around it: its own folder, data with a private part, another run's results.
+
     Temporary folders do not hide them.
     """
     monkeypatch.setattr(wall, "SCRATCH", ("/dev/shm",))
@@ -283,8 +285,9 @@ def forget():
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """A folder that is all of PATH; what was found out about bubblewrap is forgotten before and
-    after.
+    """A folder that is all of PATH.
+
+    What was found out about bubblewrap is forgotten before and after.
     """
     folder = tmp_path / "bin"
     folder.mkdir()

@@ -1,5 +1,6 @@
-"""Trainings and model servers behind each wall: what they leave, how they end, and that nothing
-outlives them.
+"""Trainings and model servers behind each wall: what they leave, how they end.
+
+Nothing outlives them.
 """
 
 import json

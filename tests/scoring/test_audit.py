@@ -1,5 +1,4 @@
-"""The audit: honest models of many kinds agree with themselves, every model that knows what it
-should not is found.
+"""The audit: honest models agree with themselves, models that know too much are found.
 
 Most run both servers' functions in this process, which is quick; a few go through real servers.
 """

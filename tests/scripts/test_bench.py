@@ -1,5 +1,6 @@
-"""bench.py: its parts really run with tiny sizes, and the figures in a table agree with each other
-and with what is known beforehand.
+"""bench.py: its parts run with tiny sizes, and the figures in a table agree with each other.
+
+They agree with what is known beforehand, too.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
-"""gpu_check without a card: what it drives, how it survives what fails, how it tells a step's work
-apart, and that it runs bare.
+"""gpu_check without a card: what it drives, how it survives failures, and that it runs bare.
+
+It tells a step's work apart.
 """
 
 import importlib.metadata
@@ -49,8 +50,9 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
 
 
 def bare_environment(folder: Path) -> dict[str, str]:
-    """Variables under which an interpreter finds torch, numpy, tiktoken, safetensors, what those
-    need, and nothing else installed.
+    """Variables under which an interpreter finds torch, numpy, tiktoken, safetensors.
+
+    It finds what those need, and nothing else that is installed.
     """
     found, waiting = set(), ["torch", "numpy", "tiktoken", "safetensors"]
     while waiting:
@@ -189,9 +191,7 @@ def test_memory_that_runs_out_halves_the_device_batch(monkeypatch, tmp_path):
 
 
 def make_rungs() -> dict[str, dict]:
-    """Rows of part `attention`: a fast rung that is wrong once, two right ones, one that is not
-    there.
-    """
+    """Rows of part `attention`: a fast rung wrong once, two right ones, one that is not there."""
     rows = {}
     for name, ms in (("chunked", 3.0), ("varlen", 2.0), ("flex", 1.0)):
         rows[f"windowed/{name}/time-256"] = {
@@ -290,8 +290,9 @@ def operator(ts, name, external, dims=(), dur=4, cat="cpu_op", tid=1):
 
 
 def test_a_devices_kernels_are_told_apart():
-    """A trace as CUDA machines write it: two device batches, one step; vocabulary 8193, padded to
-    8256.
+    """A trace as CUDA machines write it: two device batches, one step.
+
+    The vocabulary is 8193, padded to 8256.
     """
     mark = lambda ts, name: {
         "ph": "X",

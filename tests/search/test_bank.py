@@ -448,8 +448,9 @@ def test_any_two_ideas_train_together(first, load, whole_tables):
 
 
 def others(first: str, whole: bool) -> list[str]:
-    """The ideas that one is paired with: of all others each third, a row of the table later each
-    time, and what is excluded; or all.
+    """The ideas that one is paired with: all, or of all others each third and what is excluded.
+
+    The third begins a row of the table later each time.
     """
     names = list(IDEAS)
     row = names.index(first)

@@ -195,10 +195,9 @@ def test_curves_pass_over_what_is_no_step(tmp_path):
     steps = analysis.curves(load_run(tmp_path, "nov23"), 0)
     assert len(steps[steps["run"] == 0]) == 19, "20 lines, the first of which says ready"
     assert steps["run"].nunique() == 3 and steps["progress"].between(0, 1).all()
-    assert list(analysis.final_losses(steps).index) == [
-        1,
-        2,
-    ], "the cut training did not come to its last tenth"
+    assert list(analysis.final_losses(steps).index) == [1, 2], (
+        "the cut training did not come to its last tenth"
+    )
 
 
 def test_runs_are_compared_fact_by_fact(tmp_path):
@@ -242,11 +241,7 @@ def test_a_run_is_chosen_by_tag_by_file_or_by_age(tmp_path):
     assert [r.tag for r in choose_runs(choose_run("old", tmp_path), "", tmp_path)] == ["old", "new"]
     assert [
         r.tag for r in choose_runs(choose_run("old", tmp_path), f"new, old,{UPSTREAM}", tmp_path)
-    ] == [
-        "old",
-        "new",
-        UPSTREAM.stem,
-    ]
+    ] == ["old", "new", UPSTREAM.stem]
     with pytest.raises(AnalysisError, match="old"):
         choose_run("absent", tmp_path)
     (tmp_path / "new" / "journal.jsonl").write_text("damaged\n{}\n")

@@ -1,5 +1,6 @@
-"""What a page shows of an idea: words that nobody here wrote are text, whatever they hold; figures
-are the run's.
+"""What a page shows of an idea: words that nobody here wrote are text, whatever they hold.
+
+Figures are the run's.
 """
 
 import dataclasses
@@ -64,8 +65,9 @@ def proposed(**more) -> dict:
 
 @pytest.fixture
 def repaired(lab):
-    """An experiment with a refused attempt, its repair, and a second that could not be made; with
-    saved exchanges.
+    """An experiment with a refused attempt, its repair, and a second that could not be made.
+
+    It has saved exchanges.
     """
     for attempt in range(3):
         folder = lab.attempt_folder(1, attempt)

@@ -1,6 +1,4 @@
-"""Tables as people have them: read by the names of their columns, and drawn under the name of their
-score.
-"""
+"""Tables as people have them: read by their columns' names, drawn under their score's name."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""Pages: what a browser would load or run from them (nothing), what they show, and the index of a
-run.
-"""
+"""Pages: what a browser would load or run from them (nothing), what they show, and the index."""
 
 import html.parser
 import re

@@ -1,6 +1,4 @@
-"""The control panel without a browser: what it shows of runs in every state, and what its buttons
-start.
-"""
+"""The control panel without a browser: what it shows of runs, and what its buttons start."""
 
 import json
 import shutil

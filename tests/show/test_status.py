@@ -1,5 +1,6 @@
-"""A run seen from outside, with real processes that hold its lock, stop, die and end: what --status
-and --status --json say of it.
+"""A run seen from outside: what --status and --status --json say of it.
+
+Real processes hold its lock, stop, die and end.
 """
 
 import json

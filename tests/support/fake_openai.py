@@ -31,8 +31,9 @@ def count_tokens(text: str) -> int:
 def completion(
     text: str | None, model: str = "scripted", finish_reason: str = "stop", **message: Any
 ) -> dict:
-    """A whole reply around a text; further names go into its message (reasoning_content=...,
-    refusal=...).
+    """A whole reply around a text.
+
+    Further names go into its message (reasoning_content=..., refusal=...).
     """
     choice = {
         "index": 0,
@@ -49,8 +50,9 @@ def completion(
 
 
 def stream_of(reply: dict) -> list[str]:
-    """The server-sent events of a whole reply: its texts in pieces, how it ended, its usage, the
-    end.
+    """The server-sent events of a whole reply.
+
+    Its texts in pieces, how it ended, its usage, the end.
     """
     rest = {name: value for name, value in reply.items() if name not in ("choices", "usage")}
     choice = reply["choices"][0]
@@ -69,8 +71,9 @@ def stream_of(reply: dict) -> list[str]:
 def refusal(
     status: int, message: str, headers: dict[str, str] | None = None, **error: Any
 ) -> Response:
-    """An error reply as OpenAI's API gives it; further names go into the error (code=...,
-    param=...).
+    """An error reply as OpenAI's API gives it.
+
+    Further names go into the error (code=..., param=...).
     """
     text = json.dumps(
         {
@@ -94,8 +97,10 @@ class QuickServer(HTTPServer):
 
 
 class FakeOpenAI:
-    """answer: what to reply to the number-th request. models: what is served. usage: whether
-    replies report tokens.
+    """An endpoint like OpenAI's on 127.0.0.1.
+
+    answer: what to reply to the number-th request. models: what is served. usage: whether replies
+    report tokens.
 
     port: for a server that comes back where it was; 0 is any free one.
     """

@@ -1,5 +1,4 @@
-"""Synthetic journals and run folders: an independent statement of the format, used by several test
-modules.
+"""Synthetic journals and run folders: an independent statement of the format.
 
 make_journal(n) gives the lines of a plausible night: baseline seeds, n experiments with repairs,
 confirmations, crashes of every kind, and an unfinished tail. write_run puts them, with the files of
@@ -81,8 +80,9 @@ def make_journal(
     git: bool = True,
     start: datetime = datetime(2026, 11, 23, 22, 0, 0, tzinfo=UTC),
 ) -> list[dict]:
-    """Journal lines of n decided experiments after the baseline; with unfinished, one more is in
-    its training.
+    """Journal lines of n decided experiments after the baseline.
+
+    unfinished: one more is in its training.
     """
     rng, clock = random.Random(seed), Clock(start)
     clock.add(
@@ -306,8 +306,9 @@ def opened_only(tag: str = "nov23") -> list[dict]:
 def write_run(
     results_dir: Path, entries: list[dict], settings: dict | None = None, files_of: int = 30
 ) -> Path:
-    """Write results/<tag>/ with run.json, journal.jsonl, and the files of the first files_of
-    experiments.
+    """Write results/<tag>/: run.json, journal.jsonl and the files of experiments.
+
+    These are the first files_of ones.
     """
     settings = settings or make_settings()
     folder = Path(results_dir) / settings["tag"]

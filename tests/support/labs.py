@@ -1,5 +1,6 @@
-"""A tiny run whose baseline is done, for tests that go on from there: fixtures `cache`, `baseline`
-and `lab`, and what is done with them.
+"""A tiny run whose baseline is done: fixtures `cache`, `baseline` and `lab`, and what they need.
+
+For tests that go on from there.
 
 conftest.py makes the fixtures known to every test module. Candidates are put where a proposer would
 have left them.
@@ -94,8 +95,9 @@ def copy_of(made, folder):
 
 
 def copy_with_harness(made, folder):
-    """A checkout with that run and a harness of its own, for commands that are started in it;
-    nothing is trained for it.
+    """A checkout with that run and a harness of its own, for commands that are started in it.
+
+    Nothing is trained for it.
     """
     shutil.copytree(made / "checkout", folder)
     for name in ("harness", "notebooks"):
@@ -121,8 +123,9 @@ def without_keys(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def put_candidate(lab: Lab, source: str, title: str = "an idea") -> None:
-    """Leave a finished proposal that the journal does not know yet, as a kill just after a proposal
-    would.
+    """Leave a finished proposal that the journal does not know yet.
+
+    A kill just after a proposal would leave it so.
     """
     folder = lab.attempt_folder(lab.step.experiment)
     folder.mkdir(parents=True)
@@ -141,8 +144,10 @@ def put_candidate(lab: Lab, source: str, title: str = "an idea") -> None:
 
 
 def with_prior(lab: Lab) -> None:
-    """Say in the run's journal, on disk too, that its noise was known before: two seeds alone leave
-    no gain beyond doubt. As its own seeds say, since a prior that they contradict is dropped.
+    """Say in the run's journal, on disk too, that its noise was known before.
+
+    Two seeds alone leave no gain beyond doubt. It is as its own seeds say, since a prior that they
+    contradict is dropped.
     """
     prior = {"sigma": max(0.01, lab.state.noise.sigma), "df": 4, "note": "as its two seeds say"}
     path = lab.folder / "journal.jsonl"

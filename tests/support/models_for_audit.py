@@ -1,5 +1,4 @@
-"""Small models as train.py sources: honest ones of many kinds, and ones that know more than they
-should.
+"""Small models as train.py sources: honest ones of many kinds, and ones that know too much.
 
 `HONEST` maps a name to a source, `DISHONEST` and `UNSTEADY` to the methods that make one; `load`
 imports a source and gives it weights. All but the template have a table of what follows each token,
@@ -98,8 +97,9 @@ def mix(self, x):
 
 @dataclass(frozen=True)
 class Honest:
-    """dtype: of autocast. reproducible: whether the same row gets the same losses in any
-    company.
+    """A model that knows no more than it should.
+
+    dtype: of autocast. reproducible: whether the same row gets the same losses in any company.
     """
 
     source: str

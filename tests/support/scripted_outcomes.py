@@ -1,5 +1,6 @@
-"""What comes of each of the thirty scripted replies: a server gives it in every round, the real
-client asks, reads and applies it.
+"""What comes of each of the thirty scripted replies.
+
+A server gives it in every round; the real client asks, reads and applies it.
 
 In: a folder to work in. Out: for each reply the proposal or None, why not, and the requests that
 were made. Shared by test_researcher.py and scripts/recover_replies.py.
@@ -59,8 +60,9 @@ def request(folder: Path, url: str, source: str = TEMPLATE) -> dict:
 
 
 def give_each(folder: Path) -> dict[str, tuple[Proposal | None, str, list[dict]]]:
-    """Return {name: (the proposal or None, why not, requests)}; a server says the same in every
-    round.
+    """Return {name: (the proposal or None, why not, requests)}.
+
+    A server says the same in every round.
     """
     found, saying = {}, {}
 

@@ -57,8 +57,9 @@ def blocks(before: str, after: str, context: int = 3) -> str:
 
 
 class Scripted:
-    """Plays the named replies in order, numbers when numbers are asked for; a reply that is refused
-    is given again, well-formed.
+    """Plays the named replies in order; gives numbers when numbers are asked for.
+
+    A reply that is refused is given again, well-formed.
     """
 
     def __init__(self, *names: str) -> None:
@@ -84,8 +85,9 @@ class Scripted:
         return answer
 
     def _again(self, source: str) -> str:
-        """The same idea against the file that was shown; where it cannot be had there, the same
-        refused answer.
+        """The same idea against the file that was shown.
+
+        Where it cannot be had there, the same refused answer.
         """
         try:
             target = edited(source, self.now.edits or ())
@@ -98,8 +100,9 @@ class Scripted:
         )
 
     def _repair(self, source: str) -> str:
-        """Split what the half-done gated layer forgot to split; take the diary's file away; give up
-        on anything else.
+        """Split what the half-done gated layer forgot to split; take the diary's file away.
+
+        Gives up on anything else.
         """
         mended = source.replace(
             "return self.contract(F.silu(self.expand(x)) * self.expand(x))",
@@ -129,8 +132,9 @@ SPOTS = (
 
 
 class Mediocre:
-    """Proposes changes at random, a third of them of constants; a quarter of its answers cannot be
-    used.
+    """Proposes changes at random, a third of them of constants.
+
+    A quarter of its answers cannot be used.
     """
 
     def __init__(self, seed: int | str) -> None:
@@ -176,8 +180,9 @@ SQUARE, BROKEN, MENDED = (
 
 
 class Steady:
-    """Answers by the train.py and the attempts that a prompt shows, never by when or how often it
-    is asked. Each third idea crashes, and is mended.
+    """Answers by what a prompt shows: the train.py and the attempts.
+
+    When or how often it is asked changes nothing. Each third idea crashes, and is mended.
     """
 
     def __call__(self, body: dict, number: int) -> str:

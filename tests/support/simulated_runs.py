@@ -1,5 +1,6 @@
-"""Whole runs without a training: the journal is what `next_step` asks for, files and commits are
-written by the harness's own functions.
+"""Whole runs without a training: the journal is what `next_step` asks for.
+
+Files and commits are written by the harness's own functions.
 
 For tests of what looks at runs from outside. Scores are made up; a third of the ideas crash, some
 gain, some are refused, number 13 waits in quarantine.

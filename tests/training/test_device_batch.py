@@ -1,5 +1,6 @@
-"""The device batch: how many rows at a time, found by trying, and the same optimizer step however
-many they are.
+"""The device batch: how many rows at a time, found by trying.
+
+The optimizer step is the same however many they are.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
-"""Which device is chosen, and in which precision it computes: simulated cards, and this machine's
-own processor.
+"""Which device is chosen, and in which precision it computes.
+
+Simulated cards, and this machine's own processor.
 """
 
 import json
@@ -163,8 +164,10 @@ def test_a_card_that_is_not_known_for_certain_has_no_peak(name):
 
 
 def test_geforce_peaks_are_twice_their_float32_rate():
-    """An independent figure for each: cores x 2 x boost clock, from the product pages. GeForce
-    matrix units do twice that in bf16.
+    """Peaks of GeForce cards against an independent figure for each.
+
+    That is cores x 2 x boost clock, from the product pages. GeForce matrix units do twice that in
+    bf16.
     """
     float32 = {
         "RTX 5090": 21760 * 2 * 2.407, "RTX 5080": 10752 * 2 * 2.617, "RTX 5070 Ti": 8960 * 2 * 2.452, "RTX 5070": 6144 * 2 * 2.512,

@@ -1,6 +1,4 @@
-"""A chat against a real server through the real SDK: everything that a server may do, and what it
-costs.
-"""
+"""A chat against a real server through the real SDK: all that a server may do, and its cost."""
 
 import gzip
 import json
@@ -605,10 +603,7 @@ def test_a_context_that_is_too_long(tmp_path):
         error
     )
     # Tried once without asking for room to answer.
-    assert ["max_tokens" in body for body in server.bodies] == [
-        True,
-        False,
-    ]
+    assert ["max_tokens" in body for body in server.bodies] == [True, False]
 
 
 def test_a_prompt_that_fits_alone_is_asked_without_a_limit(tmp_path):
@@ -623,12 +618,7 @@ def test_a_prompt_that_fits_alone_is_asked_without_a_limit(tmp_path):
         open_chat(server, tmp_path).ask(MESSAGES)
         open_chat(server, tmp_path, experiment=2).ask(MESSAGES)
         # Of this prompt: not remembered.
-        assert ["max_tokens" in body for body in server.bodies] == [
-            True,
-            False,
-            True,
-            False,
-        ]
+        assert ["max_tokens" in body for body in server.bodies] == [True, False, True, False]
 
 
 # --- Parameters -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
-"""Options, the key and the model: what is taken, what is refused and in which words. A real server,
-the real SDK.
+"""Options, the key and the model: what is taken, what is refused and in which words.
+
+A real server, the real SDK.
 """
 
 import base64

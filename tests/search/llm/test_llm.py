@@ -1,5 +1,6 @@
-"""The language model's proposals: the propose process's own code against a real HTTP server through
-the real SDK.
+"""The language model's proposals: the propose process's code against a real HTTP server.
+
+It goes through the real SDK.
 """
 
 import json
@@ -59,8 +60,9 @@ def number(name, value, **more):
 
 @pytest.fixture
 def ask(tmp_path, monkeypatch):
-    """Propose in this process against a server that answers by a list of replies, the last one for
-    ever; return (proposal, server).
+    """Propose in this process against a server that answers by a list of replies.
+
+    It gives the last one for ever. Returns (proposal, server).
     """
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
@@ -437,10 +439,7 @@ def test_numbers_are_asked_for_as_numbers_and_structure_when_it_is_forced(ask):
     assert "only values of constants" in last_words(server) and (
         proposal.category,
         proposal.operator,
-    ) == (
-        "tune",
-        "tune",
-    )
+    ) == ("tune", "tune")
     flat = [
         BASELINE,
         *(
@@ -557,8 +556,9 @@ def test_giving_up_is_no_idea(ask):
 
 
 def test_planted_words_are_followed_by_nothing(ask, tmp_path):
-    """A model that obeys its log: what it sends is an edit like any other, which the gate refuses;
-    titles are one plain line.
+    """A model that obeys its log sends an edit like any other, which the gate refuses.
+
+    Titles are one plain line.
     """
     evil = reply(
         RELU,

@@ -1,5 +1,6 @@
-"""A planted key, and a server that gives it back wherever it can: the propose process, whole and
-real, lets it into nothing.
+"""A planted key, and a server that gives it back wherever it can.
+
+The propose process, whole and real, lets it into nothing.
 """
 
 import json

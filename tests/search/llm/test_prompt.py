@@ -1,5 +1,6 @@
-"""What the model is told: all of it that must be there, in an order that caches hold, within its
-budget, with text of others as data.
+"""What the model is told: all that must be there, in an order that caches hold.
+
+It keeps to its budget, and text of others is data.
 """
 
 import re

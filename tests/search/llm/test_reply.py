@@ -1,5 +1,6 @@
-"""What is read out of a model's reply: the change that was meant, to the letter, or a reason that
-the model can act on.
+"""What is read out of a model's reply: the change that was meant, to the letter, or a reason.
+
+The model can act on the reason.
 """
 
 import contextlib
