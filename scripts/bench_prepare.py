@@ -1,10 +1,10 @@
 """How fast preparing is, what memory and disk it takes, and what text it keeps.
 
-    python scripts/bench_prepare.py                          under two minutes, 0.3 GB of text
-    python scripts/bench_prepare.py --gigabytes 3 --write    the figures for results/benchmarks/prepare.md; the disk needs 7 GB
+    python scripts/bench_prepare.py                        under two minutes, 0.3 GB of text
+    python scripts/bench_prepare.py --gigabytes 3 --write  needs 7 GB of disk
 
 In: text made of the standard library's sources. Out: Markdown on standard output; --write puts it
-into results/benchmarks/ prepare.md. Run it with the project's environment on a machine that does
+into results/benchmarks/prepare.md. Run it with the project's environment on a machine that does
 nothing else. "The original's method" is what karpathy/autoresearch's description says its loader
 does, written anew here: one process, tiktoken's encode_ordinary_batch with 8 threads on 128
 documents at a time, and a buffer of 1,000 documents from which each row takes the largest that
@@ -327,20 +327,23 @@ def main() -> None:
     text = f"""\
 # Preparing text
 
-Made by `python scripts/bench_prepare.py --gigabytes {options.gigabytes:g} --write` on {machine}. The text is made of the standard
-library's sources, documents of about 4 KB where nothing else is said.
+Made by `python scripts/bench_prepare.py --gigabytes {options.gigabytes:g} --write` on {machine}.
+The text is made of the standard library's sources, documents of about 4 KB where nothing else is
+said.
 
 ## Whole prepares
 
 {whole_table(options.gigabytes)}
 
-Memory is resident memory of all processes together, looked at every 20 ms; pages that they share count for each of them.
+Memory is resident memory of all processes together, looked at every 20 ms; pages that they share
+count for each of them.
 
 ## Text to rows, against the original's method
 
 {ratio_table(48_000_000)}
 
-Ours reads its text from disk and writes its rows there, process start included; the original's method has its text in memory.
+Ours reads its text from disk and writes its rows there, process start included; the original's
+method has its text in memory.
 
 ## Text kept
 

@@ -242,42 +242,30 @@ def run_to_end(night: SmallNight, experiments: int) -> None:
         raise SystemExit(f"the night without kills failed: {night.last_words()}; see {night.log}")
 
 
+MATRIX_WORDS = """\
+Each cell: after how many of the kills everything agreed, once the same command had been given again
+or the night had gone on by itself: every experiment once, `results.tsv`, git's refs, `best/` and
+pages as the journal says (`overnight.py --check`), no process left. `-`: this victim is not there
+then. The kernel holds the loop and the scorer: killed while a run is being scored, it is the
+scorer. 0/0: nobody to kill; without a wall server A starts with the scoring.
+"""
+COST_WORDS = """\
+What each kill cost, as the journal names it: `interrupted`, that run was repeated; nothing where
+the cell is empty.
+"""
+
+
 def matrix_section(cells: Sequence[Cell]) -> str:
     """Two tables: how often all agreed afterwards, and what was lost."""
-    lines = [
-        (
-            "Each cell: after how many of the kills everything agreed, once the same command had"
-            " been given again or the night had gone on by itself: every"
-        ),
-        (
-            "experiment once, `results.tsv`, git's refs, `best/` and pages as the journal says"
-            " (`overnight.py --check`), no process left. `-`: this victim is not"
-        ),
-        (
-            "there then. The kernel holds the loop and the scorer: killed while a run is being"
-            " scored, it is the scorer. 0/0: nobody to kill;"
-        ),
-        "without a wall server A starts with the scoring.",
-        "",
-        grid(
-            cells,
-            lambda group: (
-                f"{sum(cell.killed and not cell.wrong for cell in group)}/{sum(cell.killed for cell in group)}"
-            ),
-        ),
-        "",
-        (
-            "What each kill cost, as the journal names it: `interrupted`, that run was repeated;"
-            " nothing where the cell is empty."
-        ),
-        "",
-        grid(
-            cells,
-            lambda group: ", ".join(
-                sorted({cell.cost for cell in group if cell.killed and cell.cost})
-            ),
-        ),
-    ]
+
+    def agreed(group: Sequence[Cell]) -> str:
+        killed = [cell for cell in group if cell.killed]
+        return f"{sum(not cell.wrong for cell in killed)}/{len(killed)}"
+
+    def costs(group: Sequence[Cell]) -> str:
+        return ", ".join(sorted({cell.cost for cell in group if cell.killed and cell.cost}))
+
+    lines = [MATRIX_WORDS, grid(cells, agreed), "", COST_WORDS, grid(cells, costs)]
     wrong = [
         f"- {cell.moment} x {cell.victim}: {sentence}" for cell in cells for sentence in cell.wrong
     ]
@@ -415,9 +403,15 @@ def run_claims(work: Path, cache: Path) -> tuple[str, bool]:
             f" {'; '.join(cells[-1].wrong) or 'all agrees'}"
         )
     rows = [
-        (cell.moment, cell.victim, "killed" if cell.killed else "was not there", cell.cost, "; ".join(cell.wrong) or "all agrees")
+        (
+            cell.moment,
+            cell.victim,
+            "killed" if cell.killed else "was not there",
+            cell.cost,
+            "; ".join(cell.wrong) or "all agrees",
+        )
         for cell in cells
-    ]  # fmt: skip
+    ]
     return table(
         ["close_out.jsonl's last line", "victim", "", "lost", "afterwards"], rows
     ), not any(cell.wrong for cell in cells)

@@ -53,8 +53,12 @@ def flood(descriptor, line):
     block, left = line * (65536 // len(line)), amount
     while left > 0:
         left -= os.write(descriptor, block)
-event = b'{{"event": "step", "step": 1, "progress": 0.5, "train_loss": 1.0, "tok_per_sec": 1.0, "tokens": 1}}\\n'
-threads = [threading.Thread(target=flood, args=(1, b"x" * 79 + b"\\n")), threading.Thread(target=flood, args=(events, event))]
+event = (
+    b'{{"event": "step", "step": 1, "progress": 0.5, "train_loss": 1.0, "tok_per_sec": 1.0,'
+    b' "tokens": 1}}\\n'
+)
+floods = [(1, b"x" * 79 + b"\\n"), (events, event)]
+threads = [threading.Thread(target=flood, args=args) for args in floods]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 """

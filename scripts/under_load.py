@@ -437,11 +437,18 @@ def seeds_table() -> Iterator[str]:
         )
         error = sigma * math.sqrt(1 / len(scores) + (1 / len(idle) if load != "nobody" else 0))
         shift = statistics.mean(scores) - statistics.mean(idle)
-        lines.append([
-            load, len(scores), f"{statistics.mean(scores):.4f}", f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else "",
-            "" if load == "nobody" else f"{shift / sigma:+.2f} ± {error / sigma:.2f}", f"{of('num_steps'):.1f}",
-            f"{of('training_seconds'):.1f}", f"{of('wall_seconds'):.1f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                load,
+                len(scores),
+                f"{statistics.mean(scores):.4f}",
+                f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else "",
+                "" if load == "nobody" else f"{shift / sigma:+.2f} ± {error / sigma:.2f}",
+                f"{of('num_steps'):.1f}",
+                f"{of('training_seconds'):.1f}",
+                f"{of('wall_seconds'):.1f}",
+            ]
+        )
     yield (
         "\n## One file under load\n\nThe demo's baseline file; the same seeds under each load. The"
         " shift of the mean from idle is in"
@@ -516,14 +523,17 @@ def demos_table() -> Iterator[str]:
     )
     lines = [
         [
-            row["load"] + (", without the first idea" if row["without_first"] else ""), row["minutes"], f"{row['baseline']:.4f}" if row["baseline"] else "",
-            "; ".join(re.sub(r"[|]", "/", title)[:40] for title in row["kept"]), ", ".join(f"{gain:+.3f}" for gain in row["true_gains"]),
+            row["load"] + (", without the first idea" if row["without_first"] else ""),
+            row["minutes"],
+            f"{row['baseline']:.4f}" if row["baseline"] else "",
+            "; ".join(re.sub(r"[|]", "/", title)[:40] for title in row["kept"]),
+            ", ".join(f"{gain:+.3f}" for gain in row["true_gains"]),
             "{:+.4f} ({:+.4f} to {:+.4f})".format(*row["val"]) if "val" in row else "none",
             "{:+.4f} ({:+.4f} to {:+.4f})".format(*row["holdout"]) if "holdout" in row else "none",
             f"{row['template_bpb']:.4f}" if row.get("template_bpb") else "",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     heads = ["beside it", "minutes", "baseline", "kept", "gains of these on fresh seeds"]
     heads += ["claim, validation", "claim, holdout", "the template, one run"]
     yield table(heads, lines)

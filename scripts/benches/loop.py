@@ -54,7 +54,7 @@ def loop_section(bench: Bench, rates: Rates) -> str:
             "## Loop",
             "Between trainings, in real runs:",
             overhead_table(runs, PROFILES["cpu"].budget_seconds),
-            f"With so many experiments in the journal, the least milliseconds of {repeats} repeats:",
+            f"With so many experiments in the journal, least milliseconds of {repeats} repeats:",
             sizes_table(sizes, repeats),
         ]
     )
@@ -148,17 +148,28 @@ def synthetic_entries(experiments: int) -> Iterator[dict]:
         }
         about = {"title": f"idea {number}", "category": "tune", "proposer": "tpe"}
         proposed = about | {
-            "hypothesis": "it may help", "bank_id": None, "parent": 0 if number else None, "sha256": f"{number:064x}", "constants": changed,
-            "constants_changed": {}, "not_applicable": [], "code_lines": 260,
-        }  # fmt: skip
+            "hypothesis": "it may help",
+            "bank_id": None,
+            "parent": 0 if number else None,
+            "sha256": f"{number:064x}",
+            "constants": changed,
+            "constants_changed": {},
+            "not_applicable": [],
+            "code_lines": 260,
+        }
         yield {"event": "proposed", **at} | proposed
         yield {"event": "checked", **at, "ok": True, "reasons": []}
         for run in range(1 if number else 2):
             score = round(1.7 + rng.gauss(0.03 if number else 0, 0.03), 6)
             trained = {
-                "status": "ok", "cause": "", "training_seconds": 25.0, "total_seconds": 27.0, "tok_per_sec": 22000.0, "memory_mb": 500.0,
+                "status": "ok",
+                "cause": "",
+                "training_seconds": 25.0,
+                "total_seconds": 27.0,
+                "tok_per_sec": 22000.0,
+                "memory_mb": 500.0,
                 "memory_kind": "rss",
-            }  # fmt: skip
+            }
             yield {"event": "run_started", **at, "run": run, "kind": "score", "seed": run}
             yield {"event": "trained", **at, "run": run} | trained
             yield {
@@ -172,9 +183,19 @@ def synthetic_entries(experiments: int) -> Iterator[dict]:
             }
         decision = "baseline" if number == 0 else "keep" if number % 10 == 0 else "discard"
         facts = {
-            "decision": decision, "status": "ok", "kind": "gain", "incumbent": 0, "val_bpb": score, "n_runs": 1, "gain": 0.0, "sigma": 0.02,
-            "df": 5, "threshold": 0.05, "verdict": "a verdict", "memory_gb": 0.5,
-        }  # fmt: skip
+            "decision": decision,
+            "status": "ok",
+            "kind": "gain",
+            "incumbent": 0,
+            "val_bpb": score,
+            "n_runs": 1,
+            "gain": 0.0,
+            "sigma": 0.02,
+            "df": 5,
+            "threshold": 0.05,
+            "verdict": "a verdict",
+            "memory_gb": 0.5,
+        }
         yield {"event": "decided", **at} | about | facts
         yield {"event": "committed", "experiment": number, "commit": f"{number:040x}"}
 
@@ -235,11 +256,20 @@ def propose(request: Path) -> None:
 def make_request(state: State, folder: Path) -> Path:
     """A request for a tune, as the loop writes it."""
     texts = {"program_md": "program.md", "parent_train_py": "train_template.py"}
-    request = {name: (REPOSITORY / file).read_text(encoding="utf-8") for name, file in texts.items()} | {
-        "format_version": 2, "experiment": 3 * len(state.experiments) + 2, "attempt": 0, "run_seed": 1, "out_dir": str(folder),
-        "parent_experiment": 0, "proposer": "tpe", "incumbent_val_bpb": 1.7, "history": [history_row(e) for e in state.experiments],
+    request = {
+        name: (REPOSITORY / file).read_text(encoding="utf-8") for name, file in texts.items()
+    } | {
+        "format_version": 2,
+        "experiment": 3 * len(state.experiments) + 2,
+        "attempt": 0,
+        "run_seed": 1,
+        "out_dir": str(folder),
+        "parent_experiment": 0,
+        "proposer": "tpe",
+        "incumbent_val_bpb": 1.7,
+        "history": [history_row(e) for e in state.experiments],
         "limits": {"max_seq_len": 256, "n_vocab": 2049, "device_kind": "cpu", "memory_mb": None},
-    }  # fmt: skip
+    }
     path = folder / "request.json"
     path.write_text(json.dumps(request), encoding="utf-8")
     return path

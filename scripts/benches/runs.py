@@ -174,11 +174,12 @@ def scoring_section(bench: Bench, rates: Rates) -> str:
         ("**whole**", whole, tokens / whole, 100.0),
         ("evaluation without server and pipe", plain, tokens / plain, 100 * plain / whole),
     ]
+    rate = tokens * rates.flops_per_token / 3 / evaluation
+    alone = rates.model[bench.settings.dtype]
     words = (
         f"{tokens:,} tokens. Scoring takes {100 * whole / budget:.1f}% of a budget of {budget:g} s;"
         f" the pipe and the server make the evaluation {evaluation / plain:.2f} times as long; it"
-        f" multiplies {tokens * rates.flops_per_token / 3 / evaluation / 1e9:.1f} GFLOP/s,"
-        f" {100 * tokens * rates.flops_per_token / 3 / evaluation / rates.model[bench.settings.dtype]:.0f}%"
+        f" multiplies {rate / 1e9:.1f} GFLOP/s, {100 * rate / alone:.0f}%"
         " of what the products of a training step reach alone."
     )
     return "## Scoring\n\n" + table(["part", "seconds", "tokens/s", "%"], lines) + "\n\n" + words

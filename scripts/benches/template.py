@@ -65,9 +65,15 @@ def train_and_score(bench: Bench, seed: int) -> dict:
 def scores_table(bench: Bench, runs: list[dict]) -> str:
     """A line a seed, then the mean and, from two seeds on, the sample's standard deviation."""
     head = {
-        "tokens/s": "tok_per_sec", "steps": "num_steps", "epochs": "epochs", "start-up, s": "startup_seconds", "training, s": "training_seconds",
-        "scoring, s": "score_seconds", "**whole process, s**": "whole_seconds", "memory, MB": "memory_mb",
-    }  # fmt: skip
+        "tokens/s": "tok_per_sec",
+        "steps": "num_steps",
+        "epochs": "epochs",
+        "start-up, s": "startup_seconds",
+        "training, s": "training_seconds",
+        "scoring, s": "score_seconds",
+        "**whole process, s**": "whole_seconds",
+        "memory, MB": "memory_mb",
+    }
     columns = {name: [run[key] for run in runs] for name, key in head.items()}
     columns["fp32 GFLOP/s before"] = [run["pace"].flops / 1e9 for run in runs]
     scores = [run["val_bpb"] for run in runs]
@@ -138,9 +144,15 @@ def flops_table(bench: Bench, rates: Rates, runs: list[dict]) -> str:
         ("MFLOP per token, by the template's own count", count / 1e6),
         ("MFLOP per token, products of matrices as executed", rates.flops_per_token / 1e6),
         ("**achieved, GFLOP/s**, by the template's own count", achieved / 1e9),
-        *((f"% of {name} at 1024^3 ({rate / 1e9:,.0f} GFLOP/s)", 100 * achieved / rate) for name, rate in rates.square.items()),
-        (f"% of {dtype} at the model's own shapes ({rates.model[dtype] / 1e9:,.0f} GFLOP/s)", 100 * achieved / rates.model[dtype]),
-    ]  # fmt: skip
+        *(
+            (f"% of {name} at 1024^3 ({rate / 1e9:,.0f} GFLOP/s)", 100 * achieved / rate)
+            for name, rate in rates.square.items()
+        ),
+        (
+            f"% of {dtype} at the model's own shapes ({rates.model[dtype] / 1e9:,.0f} GFLOP/s)",
+            100 * achieved / rates.model[dtype],
+        ),
+    ]
     return "### Against the machine\n\n" + table(["what", "value"], lines)
 
 
@@ -206,11 +218,22 @@ def profile_steps(bench: Bench, number: int) -> dict:
     (folder / "data").symlink_to(bench.data.folder.resolve())
     constants = constant_values(bench.train_py.read_text(encoding="utf-8"))
     settings = Settings(
-        str(folder), "cpu", bench.settings.compile, bench.data.max_seq_len, shapes={"template": constants}, eval_tokens={},
-        corpus_bytes=0, matmul_size=0, copy_mb=0, attention_shape=(0, 0, 0), short_windows=(), timing_seconds=0.0,
-        train_seconds=0.3 if bench.quick else 3.0, startup_seconds=0.0,
+        str(folder),
+        "cpu",
+        bench.settings.compile,
+        bench.data.max_seq_len,
+        shapes={"template": constants},
+        eval_tokens={},
+        corpus_bytes=0,
+        matmul_size=0,
+        copy_mb=0,
+        attention_shape=(0, 0, 0),
+        short_windows=(),
+        timing_seconds=0.0,
+        train_seconds=0.3 if bench.quick else 3.0,
+        startup_seconds=0.0,
         environment={"GOMP_SPINCOUNT": SPIN_COUNT, "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1"},
-    )  # fmt: skip
+    )
     row = run_part("gpu.profiling", ["template"], settings, time.monotonic() + 600, 300)["template"]
     if "split_ms" not in row:
         raise BenchError(f"no step could be profiled: {row.get('failed')}")

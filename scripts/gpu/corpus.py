@@ -58,8 +58,12 @@ def run(task: str, settings: Settings) -> dict:
     for name, tokens in settings.eval_tokens.items():
         write_eval(settings, name, tokens, tokenizer, val)
     return {
-        "train_rows": len(train), "train_tokens_M": round(train.size / 1e6, 3), "val_rows": len(val), "tokenizer": learnt, "note": note
-    }  # fmt: skip
+        "train_rows": len(train),
+        "train_tokens_M": round(train.size / 1e6, 3),
+        "val_rows": len(val),
+        "tokenizer": learnt,
+        "note": note,
+    }
 
 
 def library_texts(max_bytes: int) -> Iterator[str]:
@@ -124,9 +128,12 @@ def write_eval(
     rows.tofile(folder / "private" / "val.bin")
     totals = score_totals(count_targets(rows, tokenizer.n_vocab), tokenizer.token_bytes())
     manifest = {
-        "vocab_size": tokenizer.vocab_size, "n_vocab": tokenizer.n_vocab, "max_seq_len": settings.max_seq_len,
-        "eval_batch_rows": max(1, EVAL_BATCH_TOKENS // settings.max_seq_len), "scored": {"val": totals},
-    }  # fmt: skip
+        "vocab_size": tokenizer.vocab_size,
+        "n_vocab": tokenizer.n_vocab,
+        "max_seq_len": settings.max_seq_len,
+        "eval_batch_rows": max(1, EVAL_BATCH_TOKENS // settings.max_seq_len),
+        "scored": {"val": totals},
+    }
     write_json_atomic(folder / "manifest.json", manifest)
 
 

@@ -72,8 +72,13 @@ def run_child(
     ]
     with log_path.open("ab") as log:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=settings.child_environment(), start_new_session=True
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=settings.child_environment(),
+            start_new_session=True,
+        )
     reason, current, since = "", None, time.monotonic()
     try:
         while child.poll() is None and not reason:

@@ -58,10 +58,15 @@ def train_run(task: str, settings: Settings) -> dict:
     started = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.training.launch", str(train_py), str(os.getpid())], cwd=folder, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, pass_fds=(theirs.fileno(),),
-            env=settings.child_environment(CACHE) | {RUN_VARIABLE: str(request), EVENTS_VARIABLE: str(theirs.fileno())},
-        )  # fmt: skip
+            [sys.executable, "-m", "harness.training.launch", str(train_py), str(os.getpid())],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(theirs.fileno(),),
+            env=settings.child_environment(CACHE)
+            | {RUN_VARIABLE: str(request), EVENTS_VARIABLE: str(theirs.fileno())},
+        )
     theirs.close()
     times, events = {}, {}
     # Ends with the process: this part's time limit is the one above us.
@@ -84,10 +89,15 @@ def train_run(task: str, settings: Settings) -> dict:
         return {"failed": cause[:300]}
     finish, chosen = events["finish"], events["open"].get("attention", {})
     return {
-        "to_open": times["open"], "to_ready": times["ready"], "training": times["stop"] - times["ready"],
-        "to_end": times["ended"], "num_steps": finish["num_steps"], "tok_per_sec": finish["tok_per_sec"],
-        "attention": chosen, "last_loss": events.get("step", {}).get("train_loss"),
-    }  # fmt: skip
+        "to_open": times["open"],
+        "to_ready": times["ready"],
+        "training": times["stop"] - times["ready"],
+        "to_end": times["ended"],
+        "num_steps": finish["num_steps"],
+        "tok_per_sec": finish["tok_per_sec"],
+        "attention": chosen,
+        "last_loss": events.get("step", {}).get("train_loss"),
+    }
 
 
 def evaluate(name: str, settings: Settings) -> dict:

@@ -101,22 +101,43 @@ def card_settings(work: str, compile: bool) -> Settings:
     from harness.run.profiles import PROFILES
 
     return Settings(
-        work, "cuda", compile, max_seq_len=2048,
+        work,
+        "cuda",
+        compile,
+        max_seq_len=2048,
         shapes={"original": ORIGINAL, "default": PROFILES["large"].constants},
-        eval_tokens={"5M": 5 * 2**20, "21M": 20 * 2**20}, corpus_bytes=12_000_000, matmul_size=8192, copy_mb=2048,
-        attention_shape=(32, 4, 128), short_windows=(256, 1024), timing_seconds=0.2, train_seconds=8.0, startup_seconds=5.0,
-    )  # fmt: skip
+        eval_tokens={"5M": 5 * 2**20, "21M": 20 * 2**20},
+        corpus_bytes=12_000_000,
+        matmul_size=8192,
+        copy_mb=2048,
+        attention_shape=(32, 4, 128),
+        short_windows=(256, 1024),
+        timing_seconds=0.2,
+        train_seconds=8.0,
+        startup_seconds=5.0,
+    )
 
 
 def dry_settings(work: str, compile: bool) -> Settings:
     """For two CPU cores: everything tiny."""
     return Settings(
-        work, "cpu", compile, max_seq_len=128,
+        work,
+        "cpu",
+        compile,
+        max_seq_len=128,
         shapes={"original": ORIGINAL | DRY | {"WINDOW_PATTERN": "SL"}, "default": DRY},
-        eval_tokens={"5M": 2**12, "21M": 2**13}, corpus_bytes=400_000, matmul_size=256, copy_mb=4,
-        attention_shape=(2, 2, 64), short_windows=(16, 64), timing_seconds=0.01, train_seconds=0.5, startup_seconds=1.0,
-        patience=10.0, environment={"TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        eval_tokens={"5M": 2**12, "21M": 2**13},
+        corpus_bytes=400_000,
+        matmul_size=256,
+        copy_mb=4,
+        attention_shape=(2, 2, 64),
+        short_windows=(16, 64),
+        timing_seconds=0.01,
+        train_seconds=0.5,
+        startup_seconds=1.0,
+        patience=10.0,
+        environment={"TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1", "OMP_NUM_THREADS": "1"},
+    )
 
 
 def template_text(constants: Mapping[str, object]) -> str:

@@ -140,11 +140,24 @@ def ranking_sentence(ranked: dict[str, list[str]]) -> str:
 
 def training(rows: Rows) -> str:
     head = {
-        "full": "full", "windowed": "windowed", "device batch": "device_batch", "total batch": "total_batch", "params, M": "params_M",
-        "MFLOP/token": "flops_per_token_M", "tokens/s": "tok_per_sec", "step, ms": "step_ms", "MFU, %": "mfu_percent", "TFLOP/s": "model_tflops",
-        "peak, MB": "peak_mb", "start-up, s": "startup_seconds", "graphs": "graphs", "on the clock": "graphs_on_the_clock",
-        "graph breaks": "graph_breaks", "first loss": "first_loss", "last loss": "last_loss",
-    }  # fmt: skip
+        "full": "full",
+        "windowed": "windowed",
+        "device batch": "device_batch",
+        "total batch": "total_batch",
+        "params, M": "params_M",
+        "MFLOP/token": "flops_per_token_M",
+        "tokens/s": "tok_per_sec",
+        "step, ms": "step_ms",
+        "MFU, %": "mfu_percent",
+        "TFLOP/s": "model_tflops",
+        "peak, MB": "peak_mb",
+        "start-up, s": "startup_seconds",
+        "graphs": "graphs",
+        "on the clock": "graphs_on_the_clock",
+        "graph breaks": "graph_breaks",
+        "first loss": "first_loss",
+        "last loss": "last_loss",
+    }
     lines = [
         [
             task,
@@ -202,9 +215,14 @@ def split(rows: Rows) -> str:
 
 def startup(rows: Rows) -> str:
     head = {
-        "to session": "to_open", "to training": "to_ready", "training": "training", "whole": "to_end", "steps": "num_steps",
-        "tokens/s": "tok_per_sec", "attention": "attention",
-    }  # fmt: skip
+        "to session": "to_open",
+        "to training": "to_ready",
+        "training": "training",
+        "whole": "to_end",
+        "steps": "num_steps",
+        "tokens/s": "tok_per_sec",
+        "attention": "attention",
+    }
     lines = [
         [task, *(row.get(key) for key in head.values()), row.get("failed")]
         for task, row in rows.items()
@@ -217,10 +235,15 @@ def startup(rows: Rows) -> str:
 
 def evaluation(rows: Rows) -> str:
     lines = [
-        [task, row.get("tokens"), row.get("scoring_seconds"), row["tokens"] / row["scoring_seconds"] if "tokens" in row else None]
+        [
+            task,
+            row.get("tokens"),
+            row.get("scoring_seconds"),
+            row["tokens"] / row["scoring_seconds"] if "tokens" in row else None,
+        ]
         + [row.get("val_bpb"), row.get("weights"), row.get("failed")]
         for task, row in rows.items()
-    ]  # fmt: skip
+    ]
     head = [
         "size",
         "scored tokens",

@@ -114,10 +114,16 @@ def choose_attention(choice: str, device: Device, settings: Settings) -> dict:
 def make_request(settings: Settings, device: Device) -> dict:
     """What the runner would write into the run's request file."""
     return {
-        "train_dir": str(settings.train_dir), "n_vocab": TrainRows.of_folder(settings.train_dir).bos_id + 1, "max_seq_len": settings.max_seq_len,
-        "seed": 1, "budget_seconds": settings.train_seconds, "device": device.kind, "dtype": device.dtype,
-        "compile": settings.compile, "threads": None,
-    }  # fmt: skip
+        "train_dir": str(settings.train_dir),
+        "n_vocab": TrainRows.of_folder(settings.train_dir).bos_id + 1,
+        "max_seq_len": settings.max_seq_len,
+        "seed": 1,
+        "budget_seconds": settings.train_seconds,
+        "device": device.kind,
+        "dtype": device.dtype,
+        "compile": settings.compile,
+        "threads": None,
+    }
 
 
 def compiled_graphs() -> int:
@@ -180,13 +186,23 @@ class MeasuredSession(Session):
         rate = (self.tokens - self.tokens_before) / seconds
         peak, broken = self.known.peak_flops, counters["graph_break"]
         self.facts = {
-            "depth": depth, "params_M": sum(p.numel() for p in model.parameters()) / 1e6, "flops_per_token_M": flops_per_token / 1e6,
-            "steps": self.steps, "step_ms": 1000 * seconds / (self.steps - UNTIMED_STEPS), "tok_per_sec": rate,
-            "model_tflops": flops_per_token * rate / 1e12, "mfu_percent": 100 * flops_per_token * rate / peak if peak == peak else None,
-            "peak_mb": self.peak_mb(), "startup_seconds": self.began - self.opened, "first_loss": self.losses[0],
-            "last_loss": float(self.latest), "graphs": compiled_graphs(), "graphs_on_the_clock": compiled_graphs() - self.graphs_at_start,
-            "graph_breaks": sum(broken.values()), "graph_break_reasons": [reason.splitlines()[0][:160] for reason in broken][:3],
-        }  # fmt: skip
+            "depth": depth,
+            "params_M": sum(p.numel() for p in model.parameters()) / 1e6,
+            "flops_per_token_M": flops_per_token / 1e6,
+            "steps": self.steps,
+            "step_ms": 1000 * seconds / (self.steps - UNTIMED_STEPS),
+            "tok_per_sec": rate,
+            "model_tflops": flops_per_token * rate / 1e12,
+            "mfu_percent": 100 * flops_per_token * rate / peak if peak == peak else None,
+            "peak_mb": self.peak_mb(),
+            "startup_seconds": self.began - self.opened,
+            "first_loss": self.losses[0],
+            "last_loss": float(self.latest),
+            "graphs": compiled_graphs(),
+            "graphs_on_the_clock": compiled_graphs() - self.graphs_at_start,
+            "graph_breaks": sum(broken.values()),
+            "graph_break_reasons": [reason.splitlines()[0][:160] for reason in broken][:3],
+        }
 
     def peak_mb(self) -> float:
         if self.device.type == "cuda":

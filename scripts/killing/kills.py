@@ -158,7 +158,8 @@ def run_place(entry: dict) -> str:
     """Where a training's folder is in its run's, by an entry of it, of the claim too."""
     if "role" in entry:
         return f"close_out/{entry['run']:02d}"
-    return f"experiments/{entry['experiment']:04d}/attempts/{entry['attempt']:02d}/runs/{entry['run']:02d}"
+    experiment, attempt, run = (entry[name] for name in ("experiment", "attempt", "run"))
+    return f"experiments/{experiment:04d}/attempts/{attempt:02d}/runs/{run:02d}"
 
 
 def is_ready(run: Path) -> bool:

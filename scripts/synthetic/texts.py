@@ -32,7 +32,8 @@ class SyntheticSource(Source):
         self.size, self.mean, self.spread = size, mean, spread
 
     def source_id(self) -> str:
-        return f"{self.name}-{self.size}-{self.mean}-{self.spread}-{open_source('python-stdlib').source_id()}"
+        library = open_source("python-stdlib").source_id()
+        return f"{self.name}-{self.size}-{self.mean}-{self.spread}-{library}"
 
     def total_bytes(self) -> int:
         return self.size

@@ -108,10 +108,19 @@ def jupyter(tmp_path_factory):
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root", "--LabApp.expose_app_in_browser=True",
-        "--IdentityProvider.token=", "--ServerApp.root_dir=" + str(checkout), "--LabApp.news_url=None",
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        "--port=0",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+        "--IdentityProvider.token=",
+        "--ServerApp.root_dir=" + str(checkout),
+        "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]  # fmt: skip
+    ]
     log = folder / "jupyter.log"
     with log.open("w") as file:
         server = subprocess.Popen(

@@ -138,9 +138,14 @@ def checkout(tmp_path_factory, cache):
 
 def begin(checkout, cache, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=checkout, env=environment(checkout, cache), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        cwd=checkout,
+        env=environment(checkout, cache),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def finish(checkout, cache, *arguments: str) -> str:

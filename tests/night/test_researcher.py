@@ -106,9 +106,9 @@ def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
         says["repair"] == ["gated linear unit, half done", "diary"]
         and says["again"] == ["ambiguous"] * 2
     )
-    assert [[a.proposed["proposer"] for a in e.attempts] for e in (nested, gated, diary, ambiguous)] == [
-        ["llm"], ["llm", "llm"], ["llm", "llm"], ["tpe"]
-    ]  # fmt: skip
+    assert [
+        [a.proposed["proposer"] for a in e.attempts] for e in (nested, gated, diary, ambiguous)
+    ] == [["llm"], ["llm", "llm"], ["llm", "llm"], ["tpe"]]
     assert gated.attempts[0].failure.status == "crash" and diary.attempts[0].checked["ok"] is False
     assert "not_applicable" in ambiguous.attempt.proposed["llm_failed"]
     for experiment in (nested, gated, diary, ambiguous):

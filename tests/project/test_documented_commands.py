@@ -185,8 +185,12 @@ def test_documented_commands_do_what_they_say(tmp_path, cache):
     for command, (line, words) in RUN.items():
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line.replace("{}", command)],
-            cwd=checkout, env=variables, capture_output=True, text=True, timeout=280,
-        )  # fmt: skip
+            cwd=checkout,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
         assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
         assert words in done.stdout + done.stderr, (
             command,

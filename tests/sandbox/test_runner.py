@@ -322,8 +322,20 @@ def test_a_log_line_without_end_does_not_grow_in_memory(tmp_path):
 
 
 def test_the_summary_has_the_originals_lines_and_says_nan_for_what_is_unknown():
-    block = summary_block({"val_bpb": 0.9979, "training_seconds": 300.1, "total_seconds": 325.9, "memory_kind": "vram", "memory_mb": 45060.2,
-                           "mfu_percent": None, "total_tokens": 499_600_000, "num_steps": 953, "num_params": 50_300_000, "depth": 8})  # fmt: skip
+    block = summary_block(
+        {
+            "val_bpb": 0.9979,
+            "training_seconds": 300.1,
+            "total_seconds": 325.9,
+            "memory_kind": "vram",
+            "memory_mb": 45060.2,
+            "mfu_percent": None,
+            "total_tokens": 499_600_000,
+            "num_steps": 953,
+            "num_params": 50_300_000,
+            "depth": 8,
+        }
+    )
     lines = dict(line.split(":") for line in block.splitlines()[1:])
     assert list(lines) == [
         "val_bpb",

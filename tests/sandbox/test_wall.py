@@ -66,10 +66,16 @@ def said(done: subprocess.CompletedProcess) -> str:
 
 def test_a_child_sees_what_it_needs_and_nothing_private(bubblewrap, places):
     wanted = {
-        "training rows": places["data"] / "id/train/rows.bin", "its train.py": places["results"] / "own/train.py", "the harness": wall.PACKAGE,
-        "validation rows": places["data"] / "id/private/val.bin", "another run": places["results"] / "other", "history": REPOSITORY / ".git",
-        "tests": REPOSITORY / "tests", "results": REPOSITORY / "results", "home": Path.home() / ".bashrc",
-    }  # fmt: skip
+        "training rows": places["data"] / "id/train/rows.bin",
+        "its train.py": places["results"] / "own/train.py",
+        "the harness": wall.PACKAGE,
+        "validation rows": places["data"] / "id/private/val.bin",
+        "another run": places["results"] / "other",
+        "history": REPOSITORY / ".git",
+        "tests": REPOSITORY / "tests",
+        "results": REPOSITORY / "results",
+        "home": Path.home() / ".bashrc",
+    }
     code = (
         f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\nimport numpy,"
         " harness.rules.keep\n"
@@ -86,9 +92,18 @@ def test_a_child_sees_what_it_needs_and_nothing_private(bubblewrap, places):
 
 def test_a_child_writes_where_it_works_and_nowhere_else(bubblewrap, places):
     closed = [
-        places["results"] / "own/train.py", places["results"] / "own/result.json", places["data"] / "id/train/rows.bin", wall.PACKAGE / "x.py",
-        Path(sys.prefix) / "x.py", Path.home() / "x", "/etc/x", "/usr/x", "/run/x", "/var/tmp/x", "/dev/x",
-    ]  # fmt: skip
+        places["results"] / "own/train.py",
+        places["results"] / "own/result.json",
+        places["data"] / "id/train/rows.bin",
+        wall.PACKAGE / "x.py",
+        Path(sys.prefix) / "x.py",
+        Path.home() / "x",
+        "/etc/x",
+        "/usr/x",
+        "/run/x",
+        "/var/tmp/x",
+        "/dev/x",
+    ]
     code = f"""
 for path in {[str(path) for path in closed]!r}:
     try:

@@ -248,8 +248,21 @@ def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_
         " ValueError('deep')\n"
     )
     some = SimpleNamespace
-    settings = some(device={"kind": "cpu"}, dtype="float32", threads=1, profile={"source": "", "startup_limit_seconds": 60}, budget_seconds=1)  # fmt: skip
-    data = some(folder=private.parent, private_dir=private, train_dir=private, manifest={"eval_batch_rows": 4}, n_vocab=256, max_seq_len=64)  # fmt: skip
+    settings = some(
+        device={"kind": "cpu"},
+        dtype="float32",
+        threads=1,
+        profile={"source": "", "startup_limit_seconds": 60},
+        budget_seconds=1,
+    )
+    data = some(
+        folder=private.parent,
+        private_dir=private,
+        train_dir=private,
+        manifest={"eval_batch_rows": 4},
+        n_vocab=256,
+        max_seq_len=64,
+    )
     data.rows_path = lambda split: private / f"{split}.bin"
     unchanged = some(changed=lambda: [])
     measurement = Measurement(

@@ -256,9 +256,17 @@ def test_tables_show_what_failed_beside_what_did_not():
     }
     text = tables.document(results, {"full": [], "windowed": ["varlen"]}, dry=False)
     for words in (
-        "not available: ModuleNotFoundError", "wrong: Case(T=8)", "refused / this layout", "| 546 | print |", "longer than 110 s", "no trace",
-        "KeyError: 'x'", "2,500,000", "windowed varlen.", "545M tokens",
-    ):  # fmt: skip
+        "not available: ModuleNotFoundError",
+        "wrong: Case(T=8)",
+        "refused / this layout",
+        "| 546 | print |",
+        "longer than 110 s",
+        "no trace",
+        "KeyError: 'x'",
+        "2,500,000",
+        "windowed varlen.",
+        "545M tokens",
+    ):
         assert words in text, words
     assert "dry run" not in text and tables.DRY_WORDS in tables.document({}, {}, dry=True)
     for block in text.split("\n\n"):
@@ -318,18 +326,26 @@ def test_a_devices_kernels_are_told_apart():
     events += [
         kernel(500, 77, "before_the_first_mark"),
         kernel(1500, 77, "between_two_steps"),
-        kernel(2100, 10, "Memcpy HtoD"), kernel(6100, 10, "elementwise_kernel"),
-        operator(3000, "aten::mm", 1, [[65536, 512], [512, 2048]]), kernel(3100, 100, "nvjet_tst_128x256", 1),
-        operator(3010, "aten::mm", 2, [[65536, 512], [512, 8256]]), kernel(3200, 200, "sm90_xmma_gemm_bf16", 2),
-        operator(3020, "aten::_scaled_dot_product_cudnn_attention", 3), kernel(3400, 30, "cudnn_generated_fort_native_sdpa_sm90", 3),
-        operator(3030, "triton_red_fused_3", 4, [[65536, 8256], [65536]]), kernel(3500, 40, "triton_red_fused_3", 4),
+        kernel(2100, 10, "Memcpy HtoD"),
+        kernel(6100, 10, "elementwise_kernel"),
+        operator(3000, "aten::mm", 1, [[65536, 512], [512, 2048]]),
+        kernel(3100, 100, "nvjet_tst_128x256", 1),
+        operator(3010, "aten::mm", 2, [[65536, 512], [512, 8256]]),
+        kernel(3200, 200, "sm90_xmma_gemm_bf16", 2),
+        operator(3020, "aten::_scaled_dot_product_cudnn_attention", 3),
+        kernel(3400, 30, "cudnn_generated_fort_native_sdpa_sm90", 3),
+        operator(3030, "triton_red_fused_3", 4, [[65536, 8256], [65536]]),
+        kernel(3500, 40, "triton_red_fused_3", 4),
         kernel(3600, 50, "triton_poi_fused_mul_add_1"),
         kernel(3700, 5, "nobody_knows"),
-        operator(4000, "aten::mm", 5, [[512, 65536], [65536, 8256]], tid=2), kernel(4100, 400, "nvjet_tst_64x8", 5),
-        operator(4010, "embedding_dense_backward", 6, [[65536, 512], [8256, 512]]), kernel(4600, 7, "triton_poi_fused_embedding_6", 6),
+        operator(4000, "aten::mm", 5, [[512, 65536], [65536, 8256]], tid=2),
+        kernel(4100, 400, "nvjet_tst_64x8", 5),
+        operator(4010, "embedding_dense_backward", 6, [[65536, 512], [8256, 512]]),
+        kernel(4600, 7, "triton_poi_fused_embedding_6", 6),
         kernel(5100, 9, "vectorized_elementwise_kernel"),
-        operator(9000, "aten::mm", 7, [[8, 512, 512], [8, 512, 512]]), kernel(9100, 60, "nvjet_tst_muon", 7),
-    ]  # fmt: skip
+        operator(9000, "aten::mm", 7, [[8, 512, 512], [8, 512, 512]]),
+        kernel(9100, 60, "nvjet_tst_muon", 7),
+    ]
     split = split_trace(events, {8193, 8256}, on_device=True)
     expected = {
         "linears": 100,

@@ -27,16 +27,49 @@ always = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-# fmt: off
+
 AWKWARD = (
-    "", "    ", "a", "    a", "\ta", "a  ", "        a", "def f():", "    def f():", "b", "\x0cc",
-    "c\u2028d", "...", "# rest unchanged", "```", "```python", "    ```", "~~~",
-    "=======", "====", "  =======", "> a", "- a", "+ a", "<<<<<<< SEARCH", ">>>>>>> REPLACE",
-    ">>>>>>>", "<<<<<<<", "    >>>>>>> REPLACE", "------- SEARCH", "+++++++ REPLACE",
-    "@@ -1 +1 @@", "--- a/train.py", "+++ b/train.py", "-- a", "++ a",
-    "\\ No newline at end of file", "Title: a", "# Idea 2: a",
+    "",
+    "    ",
+    "a",
+    "    a",
+    "\ta",
+    "a  ",
+    "        a",
+    "def f():",
+    "    def f():",
+    "b",
+    "\x0cc",
+    "c\u2028d",
+    "...",
+    "# rest unchanged",
+    "```",
+    "```python",
+    "    ```",
+    "~~~",
+    "=======",
+    "====",
+    "  =======",
+    "> a",
+    "- a",
+    "+ a",
+    "<<<<<<< SEARCH",
+    ">>>>>>> REPLACE",
+    ">>>>>>>",
+    "<<<<<<<",
+    "    >>>>>>> REPLACE",
+    "------- SEARCH",
+    "+++++++ REPLACE",
+    "@@ -1 +1 @@",
+    "--- a/train.py",
+    "+++ b/train.py",
+    "-- a",
+    "++ a",
+    "\\ No newline at end of file",
+    "Title: a",
+    "# Idea 2: a",
 )
-# fmt: on
+
 AROUND = ("%s", "```python\n%s```\n", "1. so:\n\n%s\n")
 
 

@@ -124,8 +124,14 @@ def test_the_originals_run():
     run = load_results_tsv(UPSTREAM)
     counts = analysis.outcome_counts(run)["experiments"]
     assert counts.to_dict() == {
-        "baseline": 1, "kept": 22, "simplified": 0, "discarded": 102, "quarantined": 0, "crashed": 1, "no result": 0,
-    }  # fmt: skip
+        "baseline": 1,
+        "kept": 22,
+        "simplified": 0,
+        "discarded": 102,
+        "quarantined": 0,
+        "crashed": 1,
+        "no result": 0,
+    }
     scores = [float(text.split("\t")[1]) for text in UPSTREAM.read_text().splitlines()[1:]]
     assert run.best.val_bpb == min(
         s for s in scores if s > 0 and f"{s:.6f}\t60.2\tkeep" in UPSTREAM.read_text()
@@ -202,11 +208,14 @@ def test_curves_pass_over_what_is_no_step(tmp_path):
 
 def test_runs_are_compared_fact_by_fact(tmp_path):
     changes = {
-        "same": {}, "budget": {"budget_seconds": 60.0}, "device": {"device": {"kind": "cpu", "name": "AMD EPYC"}},
-        "data": {"data_id": "other", "data_hash": "e" * 64}, "hash": {"data_hash": "e" * 64},
+        "same": {},
+        "budget": {"budget_seconds": 60.0},
+        "device": {"device": {"kind": "cpu", "name": "AMD EPYC"}},
+        "data": {"data_id": "other", "data_hash": "e" * 64},
+        "hash": {"data_hash": "e" * 64},
         "harness": {"harness_hash": "c" * 64},
         "torch": {"versions": {"torch": "2.12.0"}},
-    }  # fmt: skip
+    }
     runs = {}
     for tag, change in {"first": {}, **changes}.items():
         journals.write_run(tmp_path, journals.opened_only(), journals.make_settings(tag, **change))

@@ -57,10 +57,24 @@ class Elements(html.parser.HTMLParser):
 
 def proposed(**more) -> dict:
     return {
-        "event": "proposed", "experiment": 1, "attempt": 0, "title": NASTY, "hypothesis": NASTY, "category": "architecture", "proposer": "llm",
-        "model": NASTY, "operator": "architecture", "expected_delta": -0.01, "parent": 0, "constants_changed": {NASTY: [NASTY, NASTY]},
-        "not_applicable": [NASTY], "usage": USAGE, "exchange": "exchange", "llm_failed": "", "note": NASTY,
-    } | more  # fmt: skip
+        "event": "proposed",
+        "experiment": 1,
+        "attempt": 0,
+        "title": NASTY,
+        "hypothesis": NASTY,
+        "category": "architecture",
+        "proposer": "llm",
+        "model": NASTY,
+        "operator": "architecture",
+        "expected_delta": -0.01,
+        "parent": 0,
+        "constants_changed": {NASTY: [NASTY, NASTY]},
+        "not_applicable": [NASTY],
+        "usage": USAGE,
+        "exchange": "exchange",
+        "llm_failed": "",
+        "note": NASTY,
+    } | more
 
 
 @pytest.fixture

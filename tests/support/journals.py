@@ -53,16 +53,34 @@ def make_settings(
 ) -> dict:
     """run.json of a run; changes replace whole top-level fields."""
     return {
-        "format_version": 1, "tag": tag, "created": "2026-11-23T22:00:00.000Z", "run_seed": 1,
-        "profile": {"name": "large", "source": "python-stdlib", "vocab_size": 8192, "max_seq_len": 2048,
-                    "eval_tokens": 262144, "budget_seconds": budget_seconds, "baseline_seeds": 3,
-                    "constants": {"DEPTH": 9}, "prior": {"sigma": 0.0009, "df": 4, "note": "measured on an H200"}},
-        "seeds": [1, 2, 3], "device": device or {"kind": "cuda", "name": "NVIDIA H200", "memory_mb": 143000},
-        "dtype": "bfloat16", "compile": True, "threads": None,
+        "format_version": 1,
+        "tag": tag,
+        "created": "2026-11-23T22:00:00.000Z",
+        "run_seed": 1,
+        "profile": {
+            "name": "large",
+            "source": "python-stdlib",
+            "vocab_size": 8192,
+            "max_seq_len": 2048,
+            "eval_tokens": 262144,
+            "budget_seconds": budget_seconds,
+            "baseline_seeds": 3,
+            "constants": {"DEPTH": 9},
+            "prior": {"sigma": 0.0009, "df": 4, "note": "measured on an H200"},
+        },
+        "seeds": [1, 2, 3],
+        "device": device or {"kind": "cuda", "name": "NVIDIA H200", "memory_mb": 143000},
+        "dtype": "bfloat16",
+        "compile": True,
+        "threads": None,
         "data_id": "python-stdlib-3.11.7-1a2b3c4d-v8192-t2048-e262144",
-        "data_hash": "d" * 64, "data_folder": "/cache/x", "harness_hash": "a" * 64,
-        "versions": {"python": "3.11.7", "torch": "2.13.0"}, "base_commit": "b" * 40, **changes,
-    }  # fmt: skip
+        "data_hash": "d" * 64,
+        "data_folder": "/cache/x",
+        "harness_hash": "a" * 64,
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "base_commit": "b" * 40,
+        **changes,
+    }
 
 
 def make_journal(

@@ -52,11 +52,23 @@ def request(folder: Path, url: str, source: str = TEMPLATE) -> dict:
         "ledger": str(folder / "llm.jsonl"),
     }
     return {
-        "format_version": 2, "experiment": 1, "attempt": 0, "run_seed": 7, "out_dir": str(folder / "attempt"), "program_md": PROGRAM,
-        "parent_train_py": source, "parent_experiment": 0, "proposer": "llm", "llm": llm, "sigma": 0.001, "incumbent_val_bpb": 1.5,
-        "about": about | {"n_vocab": 2049, "max_seq_len": 256, "data_id": "data"}, "repair": None, "history": [baseline],
+        "format_version": 2,
+        "experiment": 1,
+        "attempt": 0,
+        "run_seed": 7,
+        "out_dir": str(folder / "attempt"),
+        "program_md": PROGRAM,
+        "parent_train_py": source,
+        "parent_experiment": 0,
+        "proposer": "llm",
+        "llm": llm,
+        "sigma": 0.001,
+        "incumbent_val_bpb": 1.5,
+        "about": about | {"n_vocab": 2049, "max_seq_len": 256, "data_id": "data"},
+        "repair": None,
+        "history": [baseline],
         "limits": {"max_seq_len": 256, "n_vocab": 2049, "memory_mb": 64000, "device_kind": "cpu"},
-    }  # fmt: skip
+    }
 
 
 def give_each(folder: Path) -> dict[str, tuple[Proposal | None, str, list[dict]]]:

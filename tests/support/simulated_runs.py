@@ -40,9 +40,23 @@ class Simulated:
         profile = dataclasses.asdict(PROFILES["tiny"])
         base = git_history.head_commit(repository) if repository else None
         self.settings = Settings(
-            FORMAT_VERSION, folder.name, "2026-11-23T22:00:00.000Z", 7, profile, [7, 8], {"kind": "cpu", "name": "a CPU"}, "float32", False, 2,
-            "data", "d" * 64, "/nowhere", harness_hash(), {"torch": "2.13.0"}, base,
-        )  # fmt: skip
+            FORMAT_VERSION,
+            folder.name,
+            "2026-11-23T22:00:00.000Z",
+            7,
+            profile,
+            [7, 8],
+            {"kind": "cpu", "name": "a CPU"},
+            "float32",
+            False,
+            2,
+            "data",
+            "d" * 64,
+            "/nowhere",
+            harness_hash(),
+            {"torch": "2.13.0"},
+            base,
+        )
         write_settings(folder, self.settings)
         self.journal = Journal(folder / "journal.jsonl")
         (folder / "night.log").write_text("")

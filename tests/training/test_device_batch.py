@@ -71,10 +71,20 @@ def test_the_optimizer_sees_the_same_batch_however_few_rows_fit(tiny_data, tmp_p
     first, held = [], []
     for limit in (None, 2):
         request = TrainingRequest(
-            folder=str(tmp_path / f"run{limit}"), train_py=str(tmp_path / "train.py"), train_dir=str(tiny_data.train_dir), n_vocab=tiny_data.n_vocab,
-            max_seq_len=64, seed=1, budget_seconds=0.3, startup_limit_seconds=600, device="cpu", dtype="float32", compile=False, threads=1,
+            folder=str(tmp_path / f"run{limit}"),
+            train_py=str(tmp_path / "train.py"),
+            train_dir=str(tiny_data.train_dir),
+            n_vocab=tiny_data.n_vocab,
+            max_seq_len=64,
+            seed=1,
+            budget_seconds=0.3,
+            startup_limit_seconds=600,
+            device="cpu",
+            dtype="float32",
+            compile=False,
+            threads=1,
             device_batch_limit=limit,
-        )  # fmt: skip
+        )
         result = run_training(request)
         assert result["status"] == "ok" and result["total_tokens"] == 512 * result["num_steps"]
         held.append(result["device_batch_size"])
@@ -234,9 +244,15 @@ def test_a_cpu_is_not_tried(settings, tiny_data, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    ["CUDA out of memory. Tried to allocate 2 GiB", "HIP out of memory", "MPS backend out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
-     "DefaultCPUAllocator: can't allocate memory: you tried to allocate", "DefaultCPUAllocator: not enough memory"],
-)  # fmt: skip
+    [
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "HIP out of memory",
+        "MPS backend out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+        "DefaultCPUAllocator: not enough memory",
+    ],
+)
 def test_out_of_memory_is_known_in_every_backends_words(words):
     assert (
         classify(RuntimeError(words)) == "oom" and classify(torch.OutOfMemoryError(words)) == "oom"

@@ -59,25 +59,38 @@ FIRST_HUNK, SECOND_HUNK = (f"{part}" for part in re.split(r"(?m)^@@.*\n", HUNKS)
 DEDENTED = block(RATE, NEW_RATE) + block(textwrap.dedent(FORWARD), textwrap.dedent(NEW_FORWARD))
 RECOVERED = {
     "as asked": BLOCKS,
-    "prose between and after": "First the rate.\n" + BLOCKS.replace("\n\n", "\n\nThen the gate:\n\n") + "\nThis is cheap.",
+    "prose between and after": "First the rate.\n"
+    + BLOCKS.replace("\n\n", "\n\nThen the gate:\n\n")
+    + "\nThis is cheap.",
     "one fence": f"```python\n{BLOCKS}```\n",
     "a fence each": "".join(f"```\n{part}\n```\n" for part in BLOCKS.split("\n\n")),
     "nested fences": f"````markdown\n```python\n{BLOCKS}```\n````\n",
-    "fences inside": block(f"```python\n{RATE}\n```", f"```python\n{NEW_RATE}\n```") + block(FORWARD, NEW_FORWARD),
+    "fences inside": block(f"```python\n{RATE}\n```", f"```python\n{NEW_RATE}\n```")
+    + block(FORWARD, NEW_FORWARD),
     "fences across": f"```\n<<<<<<< SEARCH\n{RATE}\n```\n=======\n```\n{NEW_RATE}\n>>>>>>> REPLACE\n```\n{block(FORWARD, NEW_FORWARD)}",
     "CRLF": BLOCKS.replace("\n", "\r\n"),
-    "trailing blanks": block(f"{RATE}  ", NEW_RATE) + block(FORWARD.replace("\n", " \t\n"), NEW_FORWARD),
-    "short markers": BLOCKS.replace("<<<<<<<", "<<<<<").replace("=======", "=====").replace(">>>>>>>", ">>>>>"),
+    "trailing blanks": block(f"{RATE}  ", NEW_RATE)
+    + block(FORWARD.replace("\n", " \t\n"), NEW_FORWARD),
+    "short markers": BLOCKS.replace("<<<<<<<", "<<<<<")
+    .replace("=======", "=====")
+    .replace(">>>>>>>", ">>>>>"),
     "long markers": BLOCKS.replace("<<<<<<< ", "<<<<<<<<<").replace(">>>>>>>", ">>>>>>>>>"),
-    "markers with blanks": BLOCKS.replace("<<<<<<< SEARCH", " <<<<<<<  SEARCH: ").replace("=======", "======= "),
+    "markers with blanks": BLOCKS.replace("<<<<<<< SEARCH", " <<<<<<<  SEARCH: ").replace(
+        "=======", "======= "
+    ),
     "markers with the file": BLOCKS.replace("SEARCH", "SEARCH train.py"),
     "bold markers": BLOCKS.replace("<<<<<<< SEARCH", "**<<<<<<< SEARCH**"),
     "other markers": BLOCKS.replace("<<<<<<<", "-------").replace(">>>>>>>", "+++++++"),
     "dedented": DEDENTED,
-    "indented": block(indented(RATE, "  "), indented(NEW_RATE, "  ")) + block(indented(FORWARD, "  "), indented(NEW_FORWARD, "  ")),
+    "indented": block(indented(RATE, "  "), indented(NEW_RATE, "  "))
+    + block(indented(FORWARD, "  "), indented(NEW_FORWARD, "  ")),
     "first line trimmed": block(RATE, NEW_RATE) + block(FORWARD.strip(), NEW_FORWARD.strip()),
-    "in a list": "1. the rate\n" + indented(block(RATE, NEW_RATE), "   ") + "2. the gate\n" + indented(block(FORWARD, NEW_FORWARD), "   "),
-    "blank lines at the edges": block(f"\n{RATE}\n\n", f"\n{NEW_RATE}\n\n") + block(FORWARD, NEW_FORWARD),
+    "in a list": "1. the rate\n"
+    + indented(block(RATE, NEW_RATE), "   ")
+    + "2. the gate\n"
+    + indented(block(FORWARD, NEW_FORWARD), "   "),
+    "blank lines at the edges": block(f"\n{RATE}\n\n", f"\n{NEW_RATE}\n\n")
+    + block(FORWARD, NEW_FORWARD),
     "a block twice": BLOCKS + "To sum up:\n" + BLOCKS,
     "file name above": "train.py\n" + BLOCKS,
     "whole file": f"```python\n{WANTED}```\n",
@@ -91,8 +104,14 @@ RECOVERED = {
     "diff, no fence": DIFF,
     "diff, no fence, prose after": f"{DIFF}\nThat should help.",
     "diff with git's lines": f"```diff\ndiff --git a/train.py b/train.py\nindex 1234567..89abcde 100644\n{DIFF}```",
-    "diff, wrong counts": "```diff\n" + "".join("@@ -1,9 +7,2 @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True)) + "```",
-    "diff, no counts": "```diff\n" + "".join("@@ ... @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True)) + "```",
+    "diff, wrong counts": "```diff\n"
+    + "".join(
+        "@@ -1,9 +7,2 @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True)
+    )
+    + "```",
+    "diff, no counts": "```diff\n"
+    + "".join("@@ ... @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True))
+    + "```",
     "diff, blanks lost": f"```diff\n{DIFF}```\n".replace("\n \n", "\n\n"),
     "diff, CRLF": f"```diff\n{DIFF}```\n".replace("\n", "\r\n"),
     "patch": PATCH,
@@ -105,14 +124,18 @@ RECOVERED = {
     "patch, not ended": PATCH.replace("*** End Patch\n", ""),
     "patch, no begin": PATCH.replace("*** Begin Patch\n", ""),
     "patch, class and function": f"*** Begin Patch\n*** Update File: train.py\n@@\n{FIRST_HUNK}@@ class FeedForward\n@@     def forward\n"
-    "         return self.contract(F.relu(self.expand(x)).square())\n".replace("         return", "-        return")
+    "         return self.contract(F.relu(self.expand(x)).square())\n".replace(
+        "         return", "-        return"
+    )
     + "+        x = self.expand(x)\n+        return self.contract(F.gelu(x))\n*** End Patch",
     "patch, CRLF": PATCH.replace("\n", "\r\n"),
-    "patch, whole file": "*** Begin Patch\n*** Add File: train.py\n" + indented_with("+", WANTED) + "*** End Patch\n",
+    "patch, whole file": "*** Begin Patch\n*** Add File: train.py\n"
+    + indented_with("+", WANTED)
+    + "*** End Patch\n",
     "byte-order mark": "\ufeff" + BLOCKS,
     "no-break spaces": BLOCKS.replace("    ", "\u00a0   "),
     "wide blanks and no width": BLOCKS.replace("  #", "\u3000 #").replace("return", "\u200breturn"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RECOVERED)
@@ -132,45 +155,105 @@ REFUSED = {
     "no change": ("I would raise the rate.", "holds no change"),
     "a piece in a fence": (f"```python\n{NEW_FORWARD}\n```", "holds no change"),
     "cut off in a block": (OPEN, "not closed: was the reply cut off"),
-    "cut off in a file": (f"```python\n{WANTED[:9000]}", "whole train.py this one lacks 'def build_model.*', '__main__'"),
-    "file with a line broken": (f"```python\n{WANTED.replace('F.gelu(x)', 'F.gelu(x')}```", "not be valid Python"),
-    "dots in the search": (block("class FeedForward(nn.Module):\n    ...\n" + FORWARD, "pass"), "stands for code left out"),
-    "dots in the replacement": (block(FORWARD, NEW_FORWARD + "\n    # ... existing code ..."), "stands for code left out"),
-    "rest unchanged": (f"```python\n{WANTED}\n# rest of the file unchanged\n```", "stands for code left out"),
-    "the same below": (block(FORWARD, NEW_FORWARD + "\n\n# (the remaining methods stay the same)"), "stands for code left out"),
-    "two places": (block("        x = norm(x)", "        x = x"), "not in the source|stand . times"),
+    "cut off in a file": (
+        f"```python\n{WANTED[:9000]}",
+        "whole train.py this one lacks 'def build_model.*', '__main__'",
+    ),
+    "file with a line broken": (
+        f"```python\n{WANTED.replace('F.gelu(x)', 'F.gelu(x')}```",
+        "not be valid Python",
+    ),
+    "dots in the search": (
+        block("class FeedForward(nn.Module):\n    ...\n" + FORWARD, "pass"),
+        "stands for code left out",
+    ),
+    "dots in the replacement": (
+        block(FORWARD, NEW_FORWARD + "\n    # ... existing code ..."),
+        "stands for code left out",
+    ),
+    "rest unchanged": (
+        f"```python\n{WANTED}\n# rest of the file unchanged\n```",
+        "stands for code left out",
+    ),
+    "the same below": (
+        block(FORWARD, NEW_FORWARD + "\n\n# (the remaining methods stay the same)"),
+        "stands for code left out",
+    ),
+    "two places": (
+        block("        x = norm(x)", "        x = x"),
+        "not in the source|stand . times",
+    ),
     "ambiguous": (block('    """', "    pass"), r"stand \d+ times \(lines"),
     "in a list, so that the indentation tells nothing": (
         indented(block("        loss.backward()", "        pass"), "    "),
         r"stand 2 times",
     ),
-    "one of two is missing": (BLOCKS + block("import numpy as np", "import numpy"), "edit 3 of 3: .* did you mean"),
+    "one of two is missing": (
+        BLOCKS + block("import numpy as np", "import numpy"),
+        "edit 3 of 3: .* did you mean",
+    ),
     "the same twice over": (block(FORWARD, FORWARD), "changes nothing"),
     "whole, unchanged": (f"```python\n{SOURCE}```", "changes nothing"),
-    "first lines trimmed that differ": (block(FORWARD.strip(), NEW_FORWARD.strip().replace("x:", "y:")), "they part at line"),
-    "uneven indentation": (block(FORWARD.replace("        return", "      return"), NEW_FORWARD), "they part at line"),
+    "first lines trimmed that differ": (
+        block(FORWARD.strip(), NEW_FORWARD.strip().replace("x:", "y:")),
+        "they part at line",
+    ),
+    "uneven indentation": (
+        block(FORWARD.replace("        return", "      return"), NEW_FORWARD),
+        "they part at line",
+    ),
     "indentation lost": (block(FORWARD, textwrap.dedent(NEW_FORWARD)), "at another indentation"),
-    "indentation of a line lost": (block(FORWARD, NEW_FORWARD.replace("        x =", "x =")), "not be valid Python"),
-    "blocks and a file": (BLOCKS + f"```python\n{WANTED}```", "blocks and as a whole file: give it once"),
+    "indentation of a line lost": (
+        block(FORWARD, NEW_FORWARD.replace("        x =", "x =")),
+        "not be valid Python",
+    ),
+    "blocks and a file": (
+        BLOCKS + f"```python\n{WANTED}```",
+        "blocks and as a whole file: give it once",
+    ),
     "blocks and a diff": (BLOCKS + f"```diff\n{DIFF}```", "blocks and as a diff: give it once"),
     "two files": (f"```python\n{WANTED}```\n```python\n{SOURCE}```", "two different whole files"),
     "no divider": (block(RATE, NEW_RATE).replace("=======\n", ""), "no line ======="),
     "two dividers": (block(RATE, NEW_RATE + "\n======="), "second ======="),
-    "no head": (block(RATE, NEW_RATE).replace("<<<<<<< SEARCH\n", "") + block(FORWARD, NEW_FORWARD), "no line <<<<<<< SEARCH began"),
+    "no head": (
+        block(RATE, NEW_RATE).replace("<<<<<<< SEARCH\n", "") + block(FORWARD, NEW_FORWARD),
+        "no line <<<<<<< SEARCH began",
+    ),
     "code on a marker": (block(RATE, NEW_RATE).replace("SEARCH\n", "SEARCH "), "is no marker"),
-    "diff of the harness": (f"```diff\n{DIFF.replace('train.py', 'harness/lab/loop.py')}```", "only train.py"),
-    "diff with a hole": (f"```diff\n{DIFF}```".replace("\n ", "\n...\n ", 5), "stands inside of a diff"),
+    "diff of the harness": (
+        f"```diff\n{DIFF.replace('train.py', 'harness/lab/loop.py')}```",
+        "only train.py",
+    ),
+    "diff with a hole": (
+        f"```diff\n{DIFF}```".replace("\n ", "\n...\n ", 5),
+        "stands inside of a diff",
+    ),
     "patch of the harness": (PATCH.replace("train.py", "harness/lab/loop.py"), "only train.py"),
-    "patch that deletes": ("*** Begin Patch\n*** Delete File: train.py\n*** End Patch", "stays where it is"),
-    "patch that renames": (PATCH.replace("@@\n", "*** Move to: train2.py\n@@\n", 1), "stays where it is"),
-    "patch that adds a piece": (f"*** Begin Patch\n*** Add File: train.py\n+{RATE}\n*** End Patch", "only train.py may be changed"),
-    "patch with nothing to find": ("*** Begin Patch\n*** Update File: train.py\n@@ class FeedForward\n+    x = 1\n*** End Patch", "find its place by"),
+    "patch that deletes": (
+        "*** Begin Patch\n*** Delete File: train.py\n*** End Patch",
+        "stays where it is",
+    ),
+    "patch that renames": (
+        PATCH.replace("@@\n", "*** Move to: train2.py\n@@\n", 1),
+        "stays where it is",
+    ),
+    "patch that adds a piece": (
+        f"*** Begin Patch\n*** Add File: train.py\n+{RATE}\n*** End Patch",
+        "only train.py may be changed",
+    ),
+    "patch with nothing to find": (
+        "*** Begin Patch\n*** Update File: train.py\n@@ class FeedForward\n+    x = 1\n*** End Patch",
+        "find its place by",
+    ),
     "patch in two places": (
         "*** Begin Patch\n*** Update File: train.py\n@@\n-        x = norm(x)\n+        x = x\n*** End Patch",
         "not in the source|stand . times",
     ),
-    "diff with nothing to find": ("```diff\n@@ -10,0 +11,1 @@\n+import os\n```", "find its place by"),
-}  # fmt: skip
+    "diff with nothing to find": (
+        "```diff\n@@ -10,0 +11,1 @@\n+import os\n```",
+        "find its place by",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
