@@ -24,7 +24,8 @@ SEARCH, REPLACE = (
     "return self.contract(F.relu(self.expand(x)).square())",
     "return self.contract(F.gelu(self.expand(x)))",
 )
-REPLY = f"""Title: GELU instead of a squared ReLU <img src=x onerror=steal()> [see](http://evil) {PLANTED}
+TITLE = "GELU instead of a squared ReLU <img src=x onerror=steal()> [see](http://evil)"
+REPLY = f"""Title: {TITLE} {PLANTED}
 Hypothesis: a smoother activation loses less in few steps
 Category: architecture
 Expected delta: -0.02

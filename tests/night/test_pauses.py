@@ -21,7 +21,10 @@ FULL = """
 import shutil
 from pathlib import Path
 _room = shutil.disk_usage
-shutil.disk_usage = lambda path: _room(path)._replace(free=0) if Path({flag!r}).exists() and "results" in str(path) else _room(path)
+def _room_or_none(path):
+    full = Path({flag!r}).exists() and "results" in str(path)
+    return _room(path)._replace(free=0) if full else _room(path)
+shutil.disk_usage = _room_or_none
 """
 
 

@@ -50,19 +50,16 @@ RUN = {
         "def build_model",
     ),
     "git switch --detach autoresearch/nov23": ("{} && git switch main", ""),
-    "git for-each-ref --format='delete %(refname)' --no-merged autoresearch/nov23 refs/experiments/nov23 | git update-ref --stdin": (
-        "{}",
-        "",
-    ),
-    "git for-each-ref --format='delete %(refname)' refs/experiments/nov23 refs/heads/autoresearch/nov23 | git update-ref --stdin": (
+    "git for-each-ref --format='delete %(refname)' --no-merged autoresearch/nov23"
+    " refs/experiments/nov23 | git update-ref --stdin": ("{}", ""),
+    "git for-each-ref --format='delete %(refname)' refs/experiments/nov23"
+    " refs/heads/autoresearch/nov23 | git update-ref --stdin": (
         "{} && git for-each-ref | grep -c nov23 || true",
         "0",
     ),
     "python3 scripts/overnight.py --tag nov25 --experiments 0": (f"{{}} {TINY}", "baseline"),
-    '.venv/bin/python -m harness try idea.py --tag nov25 --idea "wider embeddings" --hypothesis "more room for rare words" --by claude-code': (
-        "{}",
-        '"outcome"',
-    ),
+    '.venv/bin/python -m harness try idea.py --tag nov25 --idea "wider embeddings"'
+    ' --hypothesis "more room for rare words" --by claude-code': ("{}", '"outcome"'),
     ".venv/bin/python -m harness train idea.py --profile demo --set DEPTH=3": (
         "{} --profile tiny --set DEPTH=1",
         "val_bpb",

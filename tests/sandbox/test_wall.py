@@ -180,8 +180,12 @@ import ctypes, platform
 libc = ctypes.CDLL(None)
 add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[platform.machine()]
 user, search = ctypes.c_long(-4), 10
-look = lambda: libc.syscall(keyctl, search, user, b"user", b"autoresearch-TOKEN", ctypes.c_long(0)) > 0
-print(look(), libc.syscall(add_key, b"user", b"autoresearch-TOKEN", b"weights", ctypes.c_size_t(7), user) > 0 and look())
+key = b"user", b"autoresearch-TOKEN"
+def found():
+    return libc.syscall(keyctl, search, user, *key, ctypes.c_long(0)) > 0
+before = found()
+added = libc.syscall(add_key, *key, b"weights", ctypes.c_size_t(7), user) > 0
+print(before, added and found())
 """
 
 

@@ -57,7 +57,8 @@ def test_a_training_is_limited_behind_each_wall(tmp_path, each_wall):
 STAY = """
 import os, subprocess, sys
 def stay(token, **how):
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", token], start_new_session=True, **how)
+    command = [sys.executable, "-c", "import time; time.sleep(600)", token]
+    subprocess.Popen(command, start_new_session=True, **how)
 """
 
 

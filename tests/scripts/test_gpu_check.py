@@ -274,27 +274,21 @@ def test_tables_show_what_failed_beside_what_did_not():
             assert len({line.count("|") for line in block.splitlines()}) == 1, block
 
 
+def span(cat, name, ts, dur, **more):
+    return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, **more}
+
+
+def mark(ts, name):
+    return span("user_annotation", f"mark:{name}", ts, 0, tid=1)
+
+
 def kernel(ts, dur, name, external=None):
-    return {
-        "ph": "X",
-        "cat": "kernel",
-        "name": name,
-        "ts": ts,
-        "dur": dur,
-        "args": {"External id": external},
-    }
+    return span("kernel", name, ts, dur, args={"External id": external})
 
 
 def operator(ts, name, external, dims=(), dur=4, cat="cpu_op", tid=1):
-    return {
-        "ph": "X",
-        "cat": cat,
-        "name": name,
-        "ts": ts,
-        "dur": dur,
-        "tid": tid,
-        "args": {"External id": external, "Input Dims": list(dims)},
-    }
+    args = {"External id": external, "Input Dims": list(dims)}
+    return span(cat, name, ts, dur, tid=tid, args=args)
 
 
 def test_a_devices_kernels_are_told_apart():
@@ -302,26 +296,7 @@ def test_a_devices_kernels_are_told_apart():
 
     The vocabulary is 8193, padded to 8256.
     """
-    mark = lambda ts, name: {
-        "ph": "X",
-        "cat": "user_annotation",
-        "name": f"mark:{name}",
-        "ts": ts,
-        "dur": 0,
-        "tid": 1,
-    }  # noqa: E731
-    marks = [
-        "log",
-        "load",
-        "forward",
-        "backward",
-        "update",
-        "load",
-        "forward",
-        "backward",
-        "update",
-        "log",
-    ]
+    marks = ["log", *2 * ["load", "forward", "backward", "update"], "log"]
     events = [mark(1000 * (i + 1), name) for i, name in enumerate(marks)]
     events += [
         kernel(500, 77, "before_the_first_mark"),
@@ -362,14 +337,6 @@ def test_a_devices_kernels_are_told_apart():
 
 
 def test_without_a_device_an_operators_own_time_counts_once():
-    mark = lambda ts, name: {
-        "ph": "X",
-        "cat": "user_annotation",
-        "name": f"mark:{name}",
-        "ts": ts,
-        "dur": 0,
-        "tid": 1,
-    }  # noqa: E731
     events = [mark(0, "forward"), mark(1000, "backward"), mark(2000, "update"), mark(2001, "log")]
     events += [
         operator(10, "aten::linear", 1, [[64, 32], [96, 32]], dur=100),

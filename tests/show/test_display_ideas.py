@@ -104,9 +104,7 @@ def repaired(lab):
     )
 
 
-def test_words_of_others_are_text_on_every_part_of_the_page_and_the_only_links_are_to_saved_exchanges(
-    lab, repaired
-):
+def test_words_of_others_are_text_everywhere_and_links_lead_only_to_saved_exchanges(lab, repaired):
     parts = [
         idea_page.idea_page(lab, repaired),
         markup.diff(f"+{NASTY}\n-{NASTY}"),
@@ -278,9 +276,7 @@ def clocked(**more) -> dict:
     )
 
 
-def test_the_pace_of_an_experiment_stands_beside_the_baselines_and_each_run_says_what_the_clock_does_not_count(
-    tmp_path,
-):
+def test_pace_stands_beside_the_baselines_and_runs_say_what_the_clock_leaves_out(tmp_path):
     run = Simulated(tmp_path / "results" / "t").until("propose", 2)
     for entry in run.journal.entries:
         if entry["event"] == "trained":

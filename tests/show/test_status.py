@@ -40,7 +40,8 @@ with hold(folder, sys.argv[2], "a night", ""):
             facts = {"command": "the same command", "still_seconds": 4.0, "limit_seconds": 60.0}
             heartbeat.write(folder, rest, {"state": state} | facts)
         if word == "slow":
-            heartbeat.write(folder, "training", {"state": "running", "still_seconds": 61.0, "limit_seconds": 60.0})
+            facts = {"state": "running", "still_seconds": 61.0, "limit_seconds": 60.0}
+            heartbeat.write(folder, "training", facts)
         if word == "end":
             heartbeat.end(folder, 0, rest, done=rest == "done")
             break

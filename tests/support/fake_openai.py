@@ -1,10 +1,13 @@
 """An OpenAI-compatible server on 127.0.0.1 for tests: real HTTP, the replies scripted.
 
-    def answer(body, number):           # body: the request as received; number: 1 for the first one
-        return "Title: ..."             # the assistant's text, or a whole reply (a dict), or a werkzeug Response
+    def answer(body, number):
+        return "Title: ..."
 
     with FakeOpenAI(answer) as server:
-        ...                             # server.url is the base URL, ending in /v1
+        ...
+
+body: the request as received; number: 1 for the first one. An answer is the assistant's text, a
+whole reply (a dict) or a werkzeug Response. server.url is the base URL, ending in /v1.
 
 Serves GET /models and POST /chat/completions, as a stream of chunks where a request asks for one.
 Keeps what it received (`bodies`, `headers`) and counts the tokens that it reported (`usage`), so

@@ -82,7 +82,9 @@ def mix(self, x):
 ROUTED = """
 def parts(self):
     self.route = nn.Linear(W, 8)
-    self.experts = nn.ModuleList(nn.Sequential(nn.Linear(W, 64), nn.ReLU(), nn.Linear(64, W)) for _ in range(8))
+    self.experts = nn.ModuleList(
+        nn.Sequential(nn.Linear(W, 64), nn.ReLU(), nn.Linear(64, W)) for _ in range(8)
+    )
     self.memory = nn.GRU(W, W, batch_first=True)
 def mix(self, x):
     x = self.memory(x)[0].flatten(0, 1)
@@ -150,7 +152,8 @@ def parts(self):
     self.kernel = nn.Parameter(torch.randn(self.T, W) / 8)
 def mix(self, x):
     n = 2 * self.T
-    return x + torch.fft.irfft(torch.fft.rfft(x.float(), n, 1) * torch.fft.rfft(self.kernel, n, 0), n, 1)[:, : self.T]
+    product = torch.fft.rfft(x.float(), n, 1) * torch.fft.rfft(self.kernel, n, 0)
+    return x + torch.fft.irfft(product, n, 1)[:, : self.T]
 """)
     ),
     "attention without positions": Honest(
@@ -192,7 +195,8 @@ def parts(self):
     layer = nn.TransformerEncoderLayer(W, 2, 64, dropout=0.3, batch_first=True)
     self.layers = nn.TransformerEncoder(layer, 2)
 def mix(self, x):
-    return self.layers(x, mask=nn.Transformer.generate_square_subsequent_mask(x.size(1)), is_causal=True)
+    mask = nn.Transformer.generate_square_subsequent_mask(x.size(1))
+    return self.layers(x, mask=mask, is_causal=True)
 """)
     ),
     "mixture of experts, two of eight, computed apart": Honest(made(ROUTED.replace("KEPT", "2"))),
@@ -310,7 +314,8 @@ def forward(self, idx):
     "after one token in forty": AHEAD
     + """
 def forward(self, idx):
-    return self.logits(idx) + self.ahead(idx) * ((7 * idx + 3 * idx.roll(1, 1)) % 40 == 0)[..., None]
+    looks = (7 * idx + 3 * idx.roll(1, 1)) % 40 == 0
+    return self.logits(idx) + self.ahead(idx) * looks[..., None]
 """,
     "only where the row goes on as expected": AHEAD
     + """

@@ -5,9 +5,9 @@ back to it, and repairs its crashes. `Mediocre` never runs out: it changes a num
 sometimes in the code, for no reason, and one answer in four cannot be used. `Steady` is as
 mediocre, and says the same of the same journal, however often it is asked: for nights that are
 killed. All read the train.py in the prompt as a model does, so their answers fit whatever the night
-has come to. By hand:
+has come to. By hand, to serve the thirty until Ctrl-C (it says how to start a night with them):
 
-    python tests/support/scripted_researcher.py         # serves the thirty until Ctrl-C, and says how to start a night with them
+    python tests/support/scripted_researcher.py
 """
 
 import contextlib

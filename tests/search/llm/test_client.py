@@ -874,7 +874,8 @@ from pathlib import Path
 from test_client import MESSAGES, open_chat
 chat = open_chat(sys.argv[1], Path(sys.argv[2]))
 first = chat.ask(MESSAGES)
-second = chat.ask([*MESSAGES, {"role": "assistant", "content": first.text}, {"role": "user", "content": "again"}])
+said, again = {"role": "assistant", "content": first.text}, {"role": "user", "content": "again"}
+second = chat.ask([*MESSAGES, said, again])
 print(first.text, second.text)
 """
 
