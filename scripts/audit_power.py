@@ -358,8 +358,8 @@ def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
         )
         of_a_night = " (a night's)" if places == usual else ""
         lines.append(
-            f"| {len(there[0][0]):,}{of_a_night} | {recorded:+.4f} | {gain * bits:+.4f} | {says} |"
-            f" {found:.4f} |"
+            f"| {len(there[0][0]):,}{of_a_night} | {recorded:+.4f}"
+            f" | {gain * bits:+.4f} | {says} | {found:.4f} |"
         )
     return lines
 
@@ -413,8 +413,8 @@ def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]
         f"| evaluation of {tokens:,} tokens in one process, nothing kept apart | {here:.2f} |",
         f"| the same as in a night, wall: {wall.kind}, {MEASURED_PROBES} probes | {whole:.2f} |",
         f"| of this the audit, from the end of server A on | {audit:.2f} |",
-        f"| a training's start-up alone, {start:.2f}; later, since server A starts beside it"
-        f" | {later:+.2f} |",
+        f"| a training's start-up alone, {start:.2f}; later,"
+        f" since server A starts beside it | {later:+.2f} |",
         f"| **isolation adds to each scored run**, median of {repeats}"
         f" ({added[0]:.2f} to {added[-1]:.2f}) | **{statistics.median(added):.2f}** |",
     ]

@@ -119,8 +119,8 @@ def measure(options: argparse.Namespace, work: Path, show: Callable[[str], None]
             for pace in (pace, after)
         )
         show(
-            f"{title}\n\nThe machine before and after: fp32 at 1024^3 {beside}. The part took"
-            f" {time.monotonic() - began:.0f} s.\n{rest}"
+            f"{title}\n\nThe machine before and after: fp32 at 1024^3 {beside}."
+            f" The part took {time.monotonic() - began:.0f} s.\n{rest}"
         )
         pace = after
     return failed

@@ -281,9 +281,9 @@ def ratio_table(size: int, repeats: int = 3) -> str:
             )
             rows.append((way, f"{passed:.1f} ({spread})", f"{cpu:.1f}", *speeds))
     return table(
-        f"{size / 1e6:,.0f} MB of text, vocabulary {VOCAB_SIZE}, T = {MAX_SEQ_LEN} | seconds,"
-        f" median of {repeats} | CPU seconds | MB of text/s | tokens in rows/s | speed, the"
-        " original's method = 1",
+        f"{size / 1e6:,.0f} MB of text, vocabulary {VOCAB_SIZE},"
+        f" T = {MAX_SEQ_LEN} | seconds, median of {repeats} | CPU seconds |"
+        " MB of text/s | tokens in rows/s | speed, the original's method = 1",
         rows,
     )
 
@@ -321,8 +321,8 @@ def main() -> None:
         f"{name} {importlib.metadata.version(name)}" for name in ("tiktoken", "rustbpe", "numpy")
     )
     machine = (
-        f"{cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()},"
-        f" {versions}"
+        f"{cpu_count()} CPU cores ({platform.machine()}),"
+        f" Python {platform.python_version()}, {versions}"
     )
     text = f"""\
 # Preparing text

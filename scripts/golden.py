@@ -36,8 +36,8 @@ STEPS = "clock_step_seconds=0.5 budget_seconds=20"
 SHORT_REACH = "return 1.0 * torch.tanh(logits / 1.0)"
 LONG_REACH = "logits = 15.0 * torch.tanh(logits / 15.0)\n        return logits"
 UNSTEADY = (
-    "logits = 15.0 * torch.tanh(logits / 15.0)\n        return F.dropout(logits, 0.02,"
-    " training=True)"
+    "logits = 15.0 * torch.tanh(logits / 15.0)\n"
+    "        return F.dropout(logits, 0.02, training=True)"
 )
 # Numbers that a rule, and not a machine, gives.
 COUNTS = {

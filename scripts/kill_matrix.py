@@ -230,8 +230,8 @@ def end(night: SmallNight, experiments: int) -> None:
     status, wrong = night.wait(), findings(night, experiments)
     if status != 0 or wrong:
         raise SystemExit(
-            f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see"
-            f" {night.log}"
+            f"the long night ended with {status}: {night.last_words()};"
+            f" {'; '.join(wrong)}; see {night.log}"
         )
 
 
@@ -474,8 +474,8 @@ def parse_cell(text: str) -> tuple[Moment, str]:
     name, _, victim = text.rpartition(":")
     if name not in BY_NAME or victim not in BY_NAME[name].victims:
         raise argparse.ArgumentTypeError(
-            f"no cell {text!r}: write STATE:VICTIM, of {', '.join(BY_NAME)} and"
-            f" {', '.join(VICTIMS)}"
+            f"no cell {text!r}: write STATE:VICTIM,"
+            f" of {', '.join(BY_NAME)} and {', '.join(VICTIMS)}"
         )
     return BY_NAME[name], victim
 

@@ -21,8 +21,8 @@ from scripted_outcomes import give_each, recovered
 from scripted_replies import REPLIES, ScriptedReply
 
 HEAD = (
-    "# What is made of thirty scripted replies\n\nMade by `scripts/recover_replies.py`, which says"
-    " how. No real model wrote these.\n"
+    "# What is made of thirty scripted replies\n\n"
+    "Made by `scripts/recover_replies.py`, which says how. No real model wrote these.\n"
 )
 REASON_CHARACTERS = 150
 
@@ -52,8 +52,8 @@ def report(found: dict) -> str:
     rows = [(reply.name, reply.form, words_of(reply, found)) for reply in replies]
     lines = [
         f"- as asked: {share(asked, as_meant)} applied as meant",
-        f"- malformed, but a careful person sees what is meant: {share(malformed, as_meant)}"
-        " applied as meant",
+        "- malformed, but a careful person sees what is meant:"
+        f" {share(malformed, as_meant)} applied as meant",
         f"- nobody could tell what is meant: {share(hopeless, refused)} refused",
         f"- applied otherwise than meant: {len(REPLIES.keys() - refused - as_meant)}",
     ]

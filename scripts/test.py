@@ -39,8 +39,8 @@ def provide_chromium(python: Path) -> None:
     )
     if done.returncode:
         say(
-            "that failed: install chromium (Debian: apt install chromium), or the tests marked"
-            " browser cannot run"
+            "that failed: install chromium (Debian: apt install chromium),"
+            " or the tests marked browser cannot run"
         )
 
 

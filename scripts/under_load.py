@@ -207,8 +207,8 @@ def pace_table() -> Iterator[str]:
     if not rows:
         return
     yield (
-        "## One training while others come and go\n\nSteps per CPU second of the training's main"
-        " thread, a mean over intervals with its"
+        "## One training while others come and go\n\n"
+        "Steps per CPU second of the training's main thread, a mean over intervals with its"
     )
     yield (
         "standard error. Alone, some of it goes to waking idle cores; the clock takes that off (see"
@@ -449,11 +449,11 @@ def seeds_table() -> Iterator[str]:
                 f"{of('wall_seconds'):.1f}",
             ]
         )
+    yield "\n## One file under load\n"
     yield (
-        "\n## One file under load\n\nThe demo's baseline file; the same seeds under each load. The"
-        " shift of the mean from idle is in"
+        "The demo's baseline file; the same seeds under each load. The shift of the mean from idle\n"
+        "is in standard deviations of the idle runs, with its standard error.\n"
     )
-    yield "standard deviations of the idle runs, with its standard error.\n"
     yield table(
         [
             "beside it",
@@ -496,8 +496,8 @@ def keeps_table() -> Iterator[str]:
     if lines:
         yield "\n## Keeps that fresh seeds doubted\n"
         yield (
-            "What three fresh seeds of a demo called worse than the file before it, on more seeds"
-            " beside nobody.\n"
+            "What three fresh seeds of a demo called worse than"
+            " the file before it, on more seeds beside nobody.\n"
         )
         yield table(
             [
@@ -518,8 +518,8 @@ def demos_table() -> Iterator[str]:
         return
     above = sum("val" in row and row["val"][1] > 0 for row in rows)
     yield (
-        f"\n## Demos\n\n{above} of {len(rows)} end with a claim whose interval lies above zero on"
-        " the validation text.\n"
+        f"\n## Demos\n\n{above} of {len(rows)} end with a claim whose interval lies above zero"
+        " on the validation text.\n"
     )
     lines = [
         [
@@ -577,8 +577,8 @@ def main() -> None:
     for part in options.parts:
         parts[part]()
     page = (
-        "# A CPU's budget beside others\n\nMade by `python scripts/under_load.py`, which has every"
-        " row in under_load.jsonl.\n\n"
+        "# A CPU's budget beside others\n\n"
+        "Made by `python scripts/under_load.py`, which has every row in under_load.jsonl.\n\n"
     )
     page += "\n".join([*pace_table(), *seeds_table(), *demos_table(), *keeps_table()]) + "\n"
     if options.write:

@@ -104,8 +104,8 @@ def chromium():
             if not Path(driver.chromium.executable_path).exists():
                 miss = pytest.fail if os.environ.get("CI") else pytest.skip
                 miss(
-                    "no chromium: install one (Debian: apt install chromium) or run scripts/test.py"
-                    " --all"
+                    "no chromium: install one"
+                    " (Debian: apt install chromium) or run scripts/test.py --all"
                 )
     return path
 

@@ -227,7 +227,7 @@ def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
     return (
         "## Machine\n\n"
         + table(["what", "value"], facts)
-        + f"\n\nProducts of matrices in one forward and backward pass over "
-        f"{bench.device_batch_rows} rows of {bench.data.max_seq_len} tokens, each alone:\n\n"
+        + "\n\nProducts of matrices in one forward and backward pass over"
+        f" {bench.device_batch_rows} rows of {bench.data.max_seq_len} tokens, each alone:\n\n"
         + table(head, lines)
     )

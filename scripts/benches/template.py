@@ -125,9 +125,10 @@ def pace_line(steps: list[int], scores: list[float]) -> str:
     )
     left = math.sqrt(squares / (len(scores) - 2))
     return (
-        f"\n\nLeast squares: val_bpb changes by {slope:+.2f} for each unit of ln(steps), the"
-        f" machine's pace; about that line the seeds lie with a standard deviation of {left:.4f}"
-        f" ({len(scores) - 2} degrees of freedom): what a machine with a steady pace would see."
+        f"\n\nLeast squares: val_bpb changes by {slope:+.2f} for each unit of ln(steps),"
+        " the machine's pace; about that line the seeds lie with a standard deviation of"
+        f" {left:.4f} ({len(scores) - 2} degrees of freedom):"
+        " what a machine with a steady pace would see."
     )
 
 

@@ -32,8 +32,8 @@ ADVICE = (
     (
         ("CERTIFICATE_VERIFY_FAILED", "SSLError", "SSLCertVerificationError"),
         (
-            "a certificate is not trusted, often a company's proxy: set PIP_CERT to its certificate"
-            " file"
+            "a certificate is not trusted, often a company's proxy:"
+            " set PIP_CERT to its certificate file"
         ),
     ),
     (
@@ -278,14 +278,14 @@ def torch_sources(locked: str, index: str | None, card: str | None, platform: st
         ]
     return [
         Source(
-            "no NVIDIA card here, so pytorch.org's CPU build, about 200 MB, if it answers within"
-            " seconds",
+            "no NVIDIA card here, so pytorch.org's CPU build,"
+            " about 200 MB, if it answers within seconds",
             (locked, "--index-url", PYTORCH_CPU_INDEX, *BRIEFLY),
             brief=True,
         ),
         Source(
-            "from the default index instead; on PyPI that is the CUDA build, about 3 GB to"
-            " download, 5 GB on disk",
+            "from the default index instead; on PyPI that is the CUDA build,"
+            " about 3 GB to download, 5 GB on disk",
             (locked,),
         ),
     ]
@@ -310,7 +310,8 @@ def install_torch(pip: Pip, sources: list[Source]) -> None:
             say(f"torch ready ({time.monotonic() - began:.0f} s)")
             return
     raise SetupError(
-        f"torch could not be installed:\n{tail(output)}\n{advise(output)}. The whole output is in"
-        f" {pip.log}. https://pytorch.org/get-started/locally shows the index for your machine:"
+        f"torch could not be installed:\n{tail(output)}\n{advise(output)}."
+        f" The whole output is in {pip.log}."
+        " https://pytorch.org/get-started/locally shows the index for your machine:"
         " give it as --torch-index URL, or install torch yourself and start this with that python"
     )

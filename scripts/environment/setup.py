@@ -43,8 +43,8 @@ def explain_old_python(version, executable, which=shutil.which):
             "uv run scripts/overnight.py --demo"
         )
     return (
-        f"Python 3.11 or newer is needed, and {executable} is Python {version[0]}.{version[1]}."
-        f" {advice}"
+        f"Python 3.11 or newer is needed, and {executable}"
+        f" is Python {version[0]}.{version[1]}. {advice}"
     )
 
 
@@ -283,8 +283,8 @@ def reuse_torch(pip: Pip, site_packages: Path, donor: dict) -> bool:
         say(f"torch {donor['torch']} of {donor['folders'][0]} is reused: none is downloaded")
         return True
     say(
-        f"torch {donor['torch']} of {donor['folders'][0]} does not work in .venv, so one is"
-        " installed there"
+        f"torch {donor['torch']} of {donor['folders'][0]}"
+        " does not work in .venv, so one is installed there"
     )
     (site_packages / TORCH_PTH).unlink()
     return False

@@ -152,8 +152,8 @@ def hold_lock(path: Path) -> Iterator[int]:
             if time.monotonic() - began - last_said >= 10:
                 last_said = time.monotonic() - began
                 say(
-                    "another set-up is at work in this checkout: waiting for it"
-                    f" ({last_said:.0f} s)"
+                    "another set-up is at work in this checkout:"
+                    f" waiting for it ({last_said:.0f} s)"
                 )
             time.sleep(0.2)
         yield file.fileno()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 Rows = dict[str, dict]
 TARGET = (
-    "545M tokens in 300 s, 1.82M tokens/s: the target at the original's shape on an H200"
-    " without FA3"
+    "545M tokens in 300 s, 1.82M tokens/s:"
+    " the target at the original's shape on an H200 without FA3"
 )
 DRY_WORDS = "CPU dry run: figures say nothing about a GPU; CUDA unmeasured"
 
@@ -110,8 +110,8 @@ def attention(rows: Rows) -> str:
     ]
     head += ["TFLOP/s forward", "what is wrong"]
     note = (
-        "Errors: the largest over all cases, as a share of the largest value that the float32"
-        " formula gives."
+        "Errors: the largest over all cases, as a share of"
+        " the largest value that the float32 formula gives."
     )
     return f"## Attention\n\n{note}\n\n" + table(head, lines)
 
@@ -175,9 +175,9 @@ def training(rows: Rows) -> str:
         for task, row in rows.items()
     ]
     note = (
-        "MFU by the template's own count (as the original's: no causal halving). On the clock:"
-        " graphs compiled after the clock had started, which cost training time; none should be."
-        f" {TARGET}."
+        "MFU by the template's own count (as the original's: no causal halving)."
+        " On the clock: graphs compiled after the clock had started,"
+        f" which cost training time; none should be. {TARGET}."
     )
     return f"## Training\n\n{note}\n\n" + table(
         ["shape and attention", *head, "M tokens in 300 s", "notes"], lines
@@ -190,10 +190,10 @@ def split(rows: Rows) -> str:
     text = [
         "## Where a step's time goes",
         (
-            "From torch.profiler's trace, the device waited for between loading, forward, backward"
-            " and optimizer; how each class is told: `scripts/gpu/split.py`. Idle: a step measured"
-            " without profiler, less all of it; a negative one means that the profiler slowed the"
-            " work down."
+            "From torch.profiler's trace, the device waited for between loading,"
+            " forward, backward and optimizer; how each class is told:"
+            " `scripts/gpu/split.py`. Idle: a step measured without profiler,"
+            " less all of it; a negative one means that the profiler slowed the work down."
         ),
     ]
     for task, row in good.items():
@@ -228,8 +228,9 @@ def startup(rows: Rows) -> str:
         for task, row in rows.items()
     ]
     return (
-        "## Start-up of a whole run, seconds from its launch\n\nCold: compile cache empty; warm:"
-        " filled by the run before.\n\n" + table(["compile cache", *head, "failed"], lines)
+        "## Start-up of a whole run, seconds from its launch\n\n"
+        "Cold: compile cache empty; warm: filled by the run before.\n\n"
+        + table(["compile cache", *head, "failed"], lines)
     )
 
 

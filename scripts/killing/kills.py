@@ -618,8 +618,8 @@ def run_through(
         blow = waiting.pop(0)
         if (status := night.process.poll()) is not None:
             wrong.append(
-                f"the night ended with {status}, though nobody killed its driver:"
-                f" {night.last_words()}"
+                f"the night ended with {status},"
+                f" though nobody killed its driver: {night.last_words()}"
             )
             start_again(night, experiments, wrong, say)
         pid = night.strike(blow.moment, blow.victim, blow.experiment)

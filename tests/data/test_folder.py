@@ -279,10 +279,14 @@ def test_memory_stays_bounded_on_giant_files(tmp_path):
         compression="none",
     )
     code = (
-        "import sys\nfrom harness.data.folder import Folder\nfrom harness.data.workers import"
-        " peak_rss_mb\nimport pyarrow.parquet\nsource = Folder(sys.argv[1])\nbefore ="
-        " peak_rss_mb()\nsize = sum(len(text) for part in source.parts() for text in"
-        " source.iter_part(part, {}))\nprint(size, peak_rss_mb() - before)"
+        "import sys\n"
+        "from harness.data.folder import Folder\n"
+        "from harness.data.workers import peak_rss_mb\n"
+        "import pyarrow.parquet\n"
+        "source = Folder(sys.argv[1])\n"
+        "before = peak_rss_mb()\n"
+        "size = sum(len(text) for part in source.parts() for text in source.iter_part(part, {}))\n"
+        "print(size, peak_rss_mb() - before)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -154,10 +154,12 @@ def test_rows_go_on_from_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_source_of_a_script_is_read_by_the_script_itself(tmp_path):
     script = (
-        "from fake_source import PartedSource, make_texts\nfrom harness.data.prepare import"
-        " prepare\nclass Own(PartedSource): pass\ndata = prepare(Own(make_texts(200), 50), 256, 32,"
-        " 3200, 'cache', workers=2, progress=lambda line:"
-        " None)\nprint(data.manifest['documents']['read'])\n"
+        "from fake_source import PartedSource, make_texts\n"
+        "from harness.data.prepare import prepare\n"
+        "class Own(PartedSource): pass\n"
+        "texts, silent = make_texts(200), lambda line: None\n"
+        "data = prepare(Own(texts, 50), 256, 32, 3200, 'cache', workers=2, progress=silent)\n"
+        "print(data.manifest['documents']['read'])\n"
     )
     environment = {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}:{ROOT / 'tests/data'}",

@@ -421,8 +421,9 @@ def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, 
 
 def test_two_holders_of_one_run_are_refused_with_the_holders_name(lab, tmp_path):
     code = (
-        "from harness.run.locks import hold\nfrom pathlib import Path\nwith"
-        f" hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
+        "from harness.run.locks import hold\n"
+        "from pathlib import Path\n"
+        f"with hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (

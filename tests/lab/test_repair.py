@@ -114,8 +114,9 @@ def test_a_crash_of_the_smoke_run_is_mended_and_its_end_told(lab, monkeypatch):
     crash = (
         FIRST_LINE,
         (
-            "print('a word before')\n    raise ValueError('shapes 3 and 4 do not fit')\n    model ="
-            " build_model"
+            "print('a word before')\n"
+            "    raise ValueError('shapes 3 and 4 do not fit')\n"
+            "    model = build_model"
         ),
     )
     put_attempt(lab, 0, changed(lab, crash))

@@ -49,8 +49,8 @@ def night(tmp_path, baseline, cache):
             "from harness.night import notebook_runner",
             f"notebook_runner.PAUSES, notebook_runner.GIVE_UP_SECONDS = (0.1,), {give_up}",
             (
-                "sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments',"
-                f" '1', *{more!r}]))"
+                "sys.exit(main(['overnight', '--profile', 'tiny',"
+                f" '--tag', 't', '--experiments', '1', *{more!r}]))"
             ),
         )
         command = [sys.executable, "-c", "\n".join(lines)]

@@ -112,8 +112,10 @@ def test_a_kill_is_for_memory_only_where_the_system_says_so_or_says_nothing(
 @pytest.mark.slow
 def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tmp_path):
     stubborn = (
-        OPEN + "import signal, time\nsignal.signal(signal.SIGTERM,"
-        " signal.SIG_IGN)\nsession.start()\ntime.sleep(600)"
+        OPEN + "import signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "session.start()\n"
+        "time.sleep(600)"
     )
     started = time.monotonic()
     result, _ = train(tmp_path, stubborn)
@@ -184,8 +186,11 @@ def processes_below(folder) -> list:
 @pytest.mark.slow
 def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
     silent = (
-        "import os, time\nfor fd in range(1, 64):\n    try: os.close(fd)\n    except OSError:"
-        " pass\ntime.sleep(600)"
+        "import os, time\n"
+        "for fd in range(1, 64):\n"
+        "    try: os.close(fd)\n"
+        "    except OSError: pass\n"
+        "time.sleep(600)"
     )
     result, _ = train(tmp_path, silent, startup_limit_seconds=4)
     assert result["status"] == "timeout" and "start-up" in result["cause"]
@@ -194,8 +199,11 @@ def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
 @pytest.mark.slow
 def test_a_second_start_of_the_clock_does_not_move_it(tmp_path):
     restart = (
-        OPEN + "import time\nsession.start()\nwhile True:\n    time.sleep(0.2)\n   "
-        " session._send('ready')"
+        OPEN + "import time\n"
+        "session.start()\n"
+        "while True:\n"
+        "    time.sleep(0.2)\n"
+        "    session._send('ready')"
     )
     result, _ = train(tmp_path, restart)
     assert result["status"] == "timeout"
@@ -227,9 +235,10 @@ def test_the_child_gets_no_key_and_no_other_variable_that_is_not_listed(tmp_path
 def test_a_trainer_dies_with_its_runner(tmp_path):
     (tmp_path / "train.py").write_text(OPEN + "import time\nsession.start()\ntime.sleep(600)")
     code = (
-        "import sys\nfrom small_trainings import train\nfrom pathlib import"
-        f" Path\ntrain(Path({str(tmp_path)!r}), Path({str(tmp_path / 'train.py')!r}).read_text(),"
-        " budget_seconds=300)"
+        "from small_trainings import train\n"
+        "from pathlib import Path\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "train(folder, (folder / 'train.py').read_text(), budget_seconds=300)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     runner = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT)

@@ -77,8 +77,8 @@ def test_a_child_sees_what_it_needs_and_nothing_private(bubblewrap, places):
         "home": Path.home() / ".bashrc",
     }
     code = (
-        f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\nimport numpy,"
-        " harness.rules.keep\n"
+        f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\n"
+        "import numpy, harness.rules.keep\n"
     )
     found = said(
         inside(
@@ -169,8 +169,8 @@ except ProcessLookupError:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root passes the kernel's check of these files")
 def test_root_behind_the_wall_cannot_set_the_kernels_variables(bubblewrap, places):
     code = (
-        "value = open('/proc/sys/vm/swappiness').read()\nopen('/proc/sys/vm/swappiness',"
-        " 'w').write(value)"
+        "value = open('/proc/sys/vm/swappiness').read()\n"
+        "open('/proc/sys/vm/swappiness', 'w').write(value)"
     )
     assert "Read-only file system" in inside(bubblewrap, code, places).stderr
 
@@ -252,8 +252,8 @@ def test_of_folders_in_one_another_the_deepest_rule_decides(bubblewrap, places, 
     for folder in (hidden / "shown again", shown / "beside"):
         folder.mkdir(parents=True)
     code = (
-        f"print([len(os.listdir(path)) for path in ({str(shown.parent)!r}, {str(shown)!r},"
-        f" {str(hidden)!r})])"
+        f"print([len(os.listdir(path)) for path in ({str(shown.parent)!r},"
+        f" {str(shown)!r}, {str(hidden)!r})])"
     )
     seen = {"readable": [shown, hidden / "shown again"], "hidden": [tmp_path / "outer", hidden]}
     assert said(inside(bubblewrap, code, places, **seen)) == "[1, 2, 1]"
@@ -361,8 +361,10 @@ def test_a_pod_is_told_in_the_words_of_kubernetes(monkeypatch, why, said):
 
 def test_a_bubblewrap_that_hides_nothing_is_not_believed(programs):
     script = (
-        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; [ $# -gt 0 ] || exit 0; done\nshift\nexec'
-        ' "$@"\n'
+        "#!/bin/sh\n"
+        'while [ "$1" != -- ]; do shift; [ $# -gt 0 ] || exit 0; done\n'
+        "shift\n"
+        'exec "$@"\n'
     )
     (programs / "bwrap").write_text(script)
     (programs / "bwrap").chmod(0o755)
@@ -371,8 +373,10 @@ def test_a_bubblewrap_that_hides_nothing_is_not_believed(programs):
 
 def test_root_without_user_namespaces_has_a_wall_that_says_what_it_lacks(bubblewrap, programs):
     refuse = (
-        "#!/bin/sh\ncase \" $* \" in *' --unshare-user '*) echo 'bwrap: no user namespaces' >&2;"
-        " exit 1;; esac\n"
+        "#!/bin/sh\n"
+        'case " $* " in\n'
+        "*' --unshare-user '*) echo 'bwrap: no user namespaces' >&2; exit 1;;\n"
+        "esac\n"
     )
     (programs / "bwrap").write_text(refuse + f'exec {bubblewrap.program} "$@"\n')
     (programs / "bwrap").chmod(0o755)

@@ -207,8 +207,9 @@ def test_a_model_that_only_fails_when_audited_has_a_status(
     tiny_data, tmp_path, answer, status, cause
 ):
     body = (
-        f"def forward(self, idx):\n    logits = self.logits(idx)\n    return {answer} if mode()"
-        " else logits"
+        "def forward(self, idx):\n"
+        "    logits = self.logits(idx)\n"
+        f"    return {answer} if mode() else logits"
     )
     model = load(made(body), tiny_data, tmp_path)
     with pytest.raises(ScoreError, match=cause) as caught:

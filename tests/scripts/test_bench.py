@@ -56,8 +56,10 @@ def toy(bench):
     """The same, with a model that can be reckoned by hand in place of the template."""
     path = bench.work / "train.py"
     constants = (
-        "# === constants ===\nTOTAL_BATCH_SIZE = 512  # tokens, fixed: x\nDEVICE_BATCH_SIZE = 4  #"
-        " rows, fixed: x\n# === end of constants ===\n"
+        "# === constants ===\n"
+        "TOTAL_BATCH_SIZE = 512  # tokens, fixed: x\n"
+        "DEVICE_BATCH_SIZE = 4  # rows, fixed: x\n"
+        "# === end of constants ===\n"
     )
     path.write_text(constants + TOY)
     bench.__dict__["train_py"] = path

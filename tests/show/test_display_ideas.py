@@ -27,8 +27,8 @@ from harness.show.sentences import hypothesis_words
 
 NASTY = (
     'wider <img src="http://evil/x.png"> <script>steal()</script> [here](http://evil)'
-    " ![x](http://evil/y.png) $\\href{http://evil}{x}$ \x1b]0;owned\x07\x1b[2J\u202egnp.exe"
-    " </div></table>"
+    " ![x](http://evil/y.png) $\\href{http://evil}{x}$"
+    " \x1b]0;owned\x07\x1b[2J\u202egnp.exe </div></table>"
 )
 USAGE = {
     "requests": 2,
@@ -285,8 +285,8 @@ def test_pace_stands_beside_the_baselines_and_runs_say_what_the_clock_leaves_out
     text = re.sub(r"<[^>]+>", "|", page)
     assert "|this experiment||100||999||0.8|" in text and "|baseline||214||1,000||0.8|" in text
     assert (
-        "attempt 0, run 0: 1.9 s start-up, 0.1 s beyond the budget, 0.3 s from the stop until the"
-        " weights were there" in text
+        "attempt 0, run 0: 1.9 s start-up, 0.1 s beyond the budget,"
+        " 0.3 s from the stop until the weights were there" in text
     )
     assert "|20.1 s||40.0 s|" in text
     assert "this experiment" not in experiment_page.score_page(run, run.state.experiments[0])

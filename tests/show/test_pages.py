@@ -63,8 +63,8 @@ def notebook(tmp_path):
             "display_data",
             data={
                 "text/html": (
-                    '<meta http-equiv="refresh" content="0;url=//evil"><iframe'
-                    ' src="//evil"></iframe>'
+                    '<meta http-equiv="refresh"'
+                    ' content="0;url=//evil"><iframe src="//evil"></iframe>'
                 )
             },
         ),

@@ -191,8 +191,8 @@ def test_a_thousand_experiments_are_drawn(runs):
 
 def test_pyplot_stays_unloaded():
     code = (
-        "import sys, harness.show.picker; print('matplotlib.pyplot' in sys.modules, 'torch' in"
-        " sys.modules)"
+        "import sys, harness.show.picker; print('matplotlib.pyplot'"
+        " in sys.modules, 'torch' in sys.modules)"
     )
     root = ROOT
     done = subprocess.run(

@@ -371,8 +371,12 @@ def _write_proposal(folder: Path, entry: dict) -> None:
     (place / "proposal.json").write_text(json.dumps(proposal) + "\n", encoding="utf-8")
     (place / "train.py").write_text("DEPTH = 9   # layers, 1..24 int: depth\n", encoding="utf-8")
     diff = (
-        "--- a/train.py\n+++ b/train.py\n@@ -12,2 +12,2 @@\n # === constants ===\n-DEPTH ="
-        " 8\n+DEPTH = 9\n"
+        "--- a/train.py\n"
+        "+++ b/train.py\n"
+        "@@ -12,2 +12,2 @@\n"
+        " # === constants ===\n"
+        "-DEPTH = 8\n"
+        "+DEPTH = 9\n"
     )
     (place / "train.diff").write_text("" if entry["experiment"] == 0 else diff, encoding="utf-8")
 

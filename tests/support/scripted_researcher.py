@@ -106,8 +106,8 @@ class Scripted:
         """
         mended = source.replace(
             "return self.contract(F.silu(self.expand(x)) * self.expand(x))",
-            "gate, value = self.expand(x).chunk(2, dim=-1)\n        return"
-            " self.contract(F.silu(gate) * value)",
+            "gate, value = self.expand(x).chunk(2, dim=-1)\n"
+            "        return self.contract(F.silu(gate) * value)",
         )
         mended = re.sub(r' *with open\("losses.txt".*\n *diary\.write.*\n', "", mended)
         if mended == source:
@@ -211,8 +211,8 @@ def main() -> None:
     researcher = Scripted()
     with FakeOpenAI(researcher) as server:
         print(
-            "python -m harness overnight --demo --experiments 30 --proposer llm --llm"
-            f" base_url={server.url}",
+            "python -m harness overnight --demo --experiments"
+            f" 30 --proposer llm --llm base_url={server.url}",
             flush=True,
         )
         told = 0

@@ -6,8 +6,9 @@ from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import run_training
 
 OPEN = (
-    "from harness.training.session import open_session\nimport torch\nsession ="
-    " open_session(__file__)\n"
+    "from harness.training.session import open_session\n"
+    "import torch\n"
+    "session = open_session(__file__)\n"
 )
 HONEST = (
     OPEN

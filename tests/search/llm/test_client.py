@@ -303,8 +303,8 @@ def test_what_a_person_must_change_is_not_tried_again(tmp_path, fault, kind):
         (
             429,
             (
-                "You exceeded your current quota, check your plan and billing details. Please retry"
-                " in 7.5s."
+                "You exceeded your current quota,"
+                " check your plan and billing details. Please retry in 7.5s."
             ),
             "rate_limited",
             "wait 8 s",
@@ -560,9 +560,8 @@ def test_a_compressed_reply_is_not_taken(tmp_path):
     assert server.headers[0]["accept-encoding"] == "identity"
     assert (error.kind, error.passing) == ("server", True)
     assert (
-        str(error)
-        == "the reply is not taken: it is compressed (Content-Encoding: gzip), though the request"
-        " said identity"
+        str(error) == "the reply is not taken: it is compressed (Content-Encoding: gzip),"
+        " though the request said identity"
     )
     assert all("reply" not in entry for entry in saved(tmp_path))
     packed = gzip.compress(b"no")  # of a refusal the status is enough
@@ -851,8 +850,12 @@ def test_the_answer_is_saved_for_people_without_what_a_terminal_obeys(tmp_path):
     )
     text = (tmp_path / "exp-1/exchange/01.txt").read_text()
     assert (
-        text == "scripted: 9 + 11 tokens, ended with stop\n\n--- reasoning ---\nhm[2J\n\n--- answer"
-        " ---\nTitle: x\n\ty]0;owned\n"
+        text == "scripted: 9 + 11 tokens, ended with stop\n\n"
+        "--- reasoning ---\n"
+        "hm[2J\n\n"
+        "--- answer ---\n"
+        "Title: x\n"
+        "\ty]0;owned\n"
     )
 
 

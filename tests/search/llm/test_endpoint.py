@@ -160,8 +160,8 @@ def test_a_key_is_redacted_in_base64_and_hex_and_by_halves(before):
 
 def test_what_looks_like_a_key_is_redacted_though_nobody_knows_it():
     told = redact(
-        "Incorrect API key provided: sk-abcd****wxyz. Authorization: Bearer abc.def; proxy"
-        " http://me:pw@host/"
+        "Incorrect API key provided: sk-abcd****wxyz."
+        " Authorization: Bearer abc.def; proxy http://me:pw@host/"
     )
     for secret in ("abcd", "wxyz", "abc.def", "me:pw"):
         assert secret not in told

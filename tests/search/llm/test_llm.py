@@ -37,9 +37,13 @@ def reply(
     search=RELU, replace=GELU, title="GELU in place of the squared ReLU", category="architecture"
 ):
     return (
-        f"Title: {title}\nHypothesis: A smoother gate loses less at the start.\nCategory:"
-        f" {category}\nExpected delta: -0.004\n\n<<<<<<< SEARCH\n{search}=======\n{replace}>>>>>>>"
-        " REPLACE\n"
+        f"Title: {title}\n"
+        "Hypothesis: A smoother gate loses less at the start.\n"
+        f"Category: {category}\n"
+        "Expected delta: -0.004\n\n"
+        "<<<<<<< SEARCH\n"
+        f"{search}=======\n"
+        f"{replace}>>>>>>> REPLACE\n"
     )
 
 
@@ -175,8 +179,12 @@ UNUSABLE = [
 @pytest.mark.parametrize("start", range(0, len(UNUSABLE), 2))
 def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
     settings = (
-        'allowed_categories = ["tune", "architecture", "optimizer"]\nforbidden_ideas = ["weight'
-        ' tying"]\n[ranges]\nDEPTH = [1, 4]\n[fixed]\nnames = ["MLP_RATIO"]'
+        'allowed_categories = ["tune", "architecture", "optimizer"]\n'
+        'forbidden_ideas = ["weight tying"]\n'
+        "[ranges]\n"
+        "DEPTH = [1, 4]\n"
+        "[fixed]\n"
+        'names = ["MLP_RATIO"]'
     )
     (bad, said), (worse, said_then) = UNUSABLE[start : start + 2]
     proposal, server = ask(bad, worse, reply(), settings=settings)
@@ -282,8 +290,12 @@ def test_three_answers_that_cannot_be_used_are_tpes_turn_and_nothing_else(ask):
 def test_the_whole_file_is_the_last_resort(ask):
     whole = TEMPLATE.replace(RELU, GELU)
     proposal, _ = ask(
-        "Title: GELU\nHypothesis: h\nCategory: architecture\nExpected delta:"
-        f" -0.1\n\n```python\n{whole}```\n"
+        "Title: GELU\n"
+        "Hypothesis: h\n"
+        "Category: architecture\n"
+        "Expected delta: -0.1\n\n"
+        "```python\n"
+        f"{whole}```\n"
     )
     assert proposal.source == whole
 

@@ -335,12 +335,16 @@ def test_two_readings_of_one_reply_are_sent_back(text, why):
         f"# GELU\n{ONE}\nRationale: smooth.\n\n{TWO}",
         f"{BLOCKS}\n{HEADER}\nTo sum up:\n{BLOCKS}",
         (
-            f"Alternatively one could wait.\n{HEADER}\n{BLOCKS}\nAlternatively, try the optimizer"
-            " next time."
+            "Alternatively one could wait.\n"
+            f"{HEADER}\n"
+            f"{BLOCKS}\n"
+            "Alternatively, try the optimizer next time."
         ),
         (
-            f"{HEADER}\n{ONE}\nThe second change: the gate. Another idea would be to widen"
-            f" it.\n\n{TWO}"
+            f"{HEADER}\n"
+            f"{ONE}\n"
+            "The second change: the gate. Another idea would be to widen it.\n\n"
+            f"{TWO}"
         ),
         f"{HEADER}\n{ONE}\nAnother approach would be slower, so:\n\n{TWO}",
     ],
@@ -354,8 +358,13 @@ def test_one_change_that_is_talked_about_is_one(text):
     [
         (
             (
-                "Title: A\nCategory: tune\nHypothesis: a\n\nTitle: B\nCategory:"
-                f" schedule\nHypothesis: b\n{ONE}"
+                "Title: A\n"
+                "Category: tune\n"
+                "Hypothesis: a\n\n"
+                "Title: B\n"
+                "Category: schedule\n"
+                "Hypothesis: b\n"
+                f"{ONE}"
             ),
             "B",
             "schedule",
@@ -381,18 +390,24 @@ def test_the_one_idea_with_a_change_is_taken(text, title, category):
     [
         "**Title:** T\n**Hypothesis:** H one.\n**Category:** tune\n**Expected delta:** -0.002",
         (
-            "**Title**: T\n**Hypothesis**: H one.\n**Category**: Hyperparameter tuning\n**Expected"
-            " delta**: −0.002 bpb"
+            "**Title**: T\n"
+            "**Hypothesis**: H one.\n"
+            "**Category**: Hyperparameter tuning\n"
+            "**Expected delta**: −0.002 bpb"
         ),
         "# Title\nT\n\n# Hypothesis\nH one.\n\n# Category\ntune\n\n# Expected delta\n-0.002\n",
         "## Title: T\n## Hypothesis: H\none.\n## Category: `tune`\n## Expected Delta: ~-0.002",
         (
-            "- Title - T\n- Hypothesis - H one.\n- Category - tune\n- Expected delta in val_bpb:"
-            " 0.002 lower"
+            "- Title - T\n"
+            "- Hypothesis - H one.\n"
+            "- Category - tune\n"
+            "- Expected delta in val_bpb: 0.002 lower"
         ),
         (
-            "1. **Title:** T\n2. **Hypothesis:** H one.\n3. **Category:** tune\n4. **Expected delta"
-            " (bpb):** -0.001 to -0.003"
+            "1. **Title:** T\n"
+            "2. **Hypothesis:** H one.\n"
+            "3. **Category:** tune\n"
+            "4. **Expected delta (bpb):** -0.001 to -0.003"
         ),
         "TITLE: T\nHYPOTHESIS: H one.\nCATEGORY: Tune\nEXPECTED_DELTA: -2e-3",
         'title: "T"\nhypothesis: "H one."\ncategory: "tune"\nexpected_delta: -0.002',
@@ -525,11 +540,8 @@ def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():
 
 def test_a_file_with_fences_of_its_own_is_edited_to_the_letter():
     source = SOURCE.replace("This is the only file", "```\nThis is the only file", 1)
-    edit = block(
-        "```\nThis is the only file an experiment may change. Everything above the last section may"
-        " be rewritten at will, as long as",
-        "```",
-    )
+    line = next(line for line in SOURCE.splitlines() if line.startswith("This is the only file"))
+    edit = block(f"```\n{line}", "```")
     assert apply_reply(parse_reply("Title: T\n" + edit), source).count("```") == 1
     # Taken off its fences it would find the line, which is not what it says.
     with pytest.raises(PatchError):
