@@ -80,12 +80,8 @@ def section_of(part: str) -> Callable:
     from benches.template import template_section
 
     sections = (
-        prepare_section,
-        loader_section,
-        startup_section,
-        scoring_section,
-        loop_section,
-        template_section,
+        *(prepare_section, loader_section, startup_section),
+        *(scoring_section, loop_section, template_section),
     )
     return dict(zip(PARTS, sections, strict=True))[part]
 

@@ -231,12 +231,8 @@ def measure(counter: Callable[[str], int] | None) -> list[str]:
 def compare_counts(counter: Callable[[str], int]) -> list[str]:
     """Return the table of our count against a tokenizer's."""
     names = (
-        "train_template.py",
-        "program.md",
-        "README.md",
-        "harness/search/tpe.py",
-        "results/sample/results.tsv",
-        "results/benchmarks/keep_rule.md",
+        *("train_template.py", "program.md", "README.md", "harness/search/tpe.py"),
+        *("results/sample/results.tsv", "results/benchmarks/keep_rule.md"),
     )
     names += (
         "results/sample/experiments/0001/attempts/00/train.diff",

@@ -274,13 +274,8 @@ def train_and_score(
         )
         result |= measured.score(lambda share: None)
     names = (
-        "status",
-        "cause",
-        "val_bpb",
-        "num_steps",
-        "training_seconds",
-        "wall_seconds",
-        "others_core_seconds",
+        *("status", "cause", "val_bpb", "num_steps"),
+        *("training_seconds", "wall_seconds", "others_core_seconds"),
     )
     return {name: result.get(name) for name in names}
 
@@ -451,19 +446,13 @@ def seeds_table() -> Iterator[str]:
         )
     yield "\n## One file under load\n"
     yield (
-        "The demo's baseline file; the same seeds under each load. The shift of the mean from idle\n"
-        "is in standard deviations of the idle runs, with its standard error.\n"
+        "The demo's baseline file; the same seeds under each load. The shift of the mean from\n"
+        "idle is in standard deviations of the idle runs, with its standard error.\n"
     )
     yield table(
         [
-            "beside it",
-            "seeds",
-            "mean val_bpb",
-            "standard deviation",
-            "shift, sigma",
-            "steps",
-            "charged, s",
-            "wall, s",
+            *("beside it", "seeds", "mean val_bpb", "standard deviation"),
+            *("shift, sigma", "steps", "charged, s", "wall, s"),
         ],
         lines,
     )
@@ -501,12 +490,8 @@ def keeps_table() -> Iterator[str]:
         )
         yield table(
             [
-                "kept",
-                "over the demo's file with",
-                "seeds",
-                "gain, bpb",
-                "seed sigma",
-                "gain in sigma",
+                *("kept", "over the demo's file with", "seeds"),
+                *("gain, bpb", "seed sigma", "gain in sigma"),
             ],
             lines,
         )

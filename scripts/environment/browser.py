@@ -7,12 +7,8 @@ import shutil
 from pathlib import Path
 
 NAMES = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "msedge",
+    *("chromium", "chromium-browser", "google-chrome"),
+    *("google-chrome-stable", "chrome", "msedge"),
 )
 PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",

@@ -42,12 +42,8 @@ ADVICE = (
     ),
     (
         (
-            "NewConnectionError",
-            "Max retries exceeded",
-            "ConnectionError",
-            "NameResolution",
-            "ConnectTimeout",
-            "timed out",
+            *("NewConnectionError", "Max retries exceeded", "ConnectionError"),
+            *("NameResolution", "ConnectTimeout", "timed out"),
         ),
         (
             "the package index cannot be reached: check the network, HTTPS_PROXY, or set"

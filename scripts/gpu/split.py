@@ -24,14 +24,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 CLASSES = (
-    "linears",
-    "head",
-    "attention",
-    "elementwise",
-    "loss",
-    "optimizer",
-    "loader",
-    "unclassified",
+    *("linears", "head", "attention", "elementwise"),
+    *("loss", "optimizer", "loader", "unclassified"),
 )
 ATTENTION = re.compile(r"flash|fmha|sdpa|attention|flex|\b(b|bad|badd)bmm|\bbmm\b", re.IGNORECASE)
 MATMUL = re.compile(

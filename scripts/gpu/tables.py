@@ -99,14 +99,8 @@ def attention(rows: Rows) -> str:
             + [trouble(own)]
         )
     head = [
-        "layers",
-        "rung",
-        "cases right",
-        "error forward",
-        "error backward",
-        "window",
-        "ms forward",
-        "ms with backward",
+        *("layers", "rung", "cases right", "error forward"),
+        *("error backward", "window", "ms forward", "ms with backward"),
     ]
     head += ["TFLOP/s forward", "what is wrong"]
     note = (
@@ -246,13 +240,8 @@ def evaluation(rows: Rows) -> str:
         for task, row in rows.items()
     ]
     head = [
-        "size",
-        "scored tokens",
-        "seconds with the server's start",
-        "tokens/s",
-        "val_bpb of these rows",
-        "weights",
-        "failed",
+        *("size", "scored tokens", "seconds with the server's start"),
+        *("tokens/s", "val_bpb of these rows", "weights", "failed"),
     ]
     return "## Evaluation\n\n" + table(head, lines)
 

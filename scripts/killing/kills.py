@@ -39,14 +39,8 @@ NIGHT_SECONDS = 420.0  # for one experiment and what surrounds it, on a busy mac
 STEP_CLOCK = "clock_step_seconds=0.5 budget_seconds=20"
 
 VICTIMS = (
-    "driver",
-    "papermill",
-    "forkserver",
-    "kernel",
-    "proposer",
-    "trainer",
-    "server A",
-    "server B",
+    *("driver", "papermill", "forkserver", "kernel"),
+    *("proposer", "trainer", "server A", "server B"),
 )
 RUNS_THROUGHOUT = ("driver", "papermill", "forkserver", "kernel")
 # The folder in which the best file is trained again, after ideas that failed alike.

@@ -49,14 +49,8 @@ def test_every_kind_of_text_is_read_and_everything_else_is_counted(tmp_path):
     write(tmp_path / "deep" / "c.py", "x = 1\n")
     write(tmp_path / "z.txt.gz", gzip.compress(b"squeezed\n"))
     lines = [
-        '{"text": "one"}',
-        "",
-        "{broken",
-        '{"body": 2}',
-        '["text"]',
-        '{"text": ""}',
-        '{"text": 3}',
-        '{"text": "two"}',
+        *('{"text": "one"}', "", "{broken", '{"body": 2}', '["text"]'),
+        *('{"text": ""}', '{"text": 3}', '{"text": "two"}'),
     ]
     write(tmp_path / "lines.jsonl", "\n".join(lines))
     write_table(

@@ -202,14 +202,8 @@ def test_a_file_of_ones_own_is_trained_with_what_was_set_and_the_gates_policy_is
 @pytest.mark.slow
 def test_ctrl_c_is_a_line_and_leaves_no_process(checkout, cache):
     arguments = (
-        "-m",
-        "harness",
-        "train",
-        "train_template.py",
-        "--profile",
-        "tiny",
-        "--set",
-        "budget_seconds=60",
+        *("-m", "harness", "train", "train_template.py"),
+        *("--profile", "tiny", "--set", "budget_seconds=60"),
     )
     process = begin(checkout, cache, *arguments)
     while "  step " not in process.stdout.readline():

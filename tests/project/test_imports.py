@@ -79,16 +79,8 @@ def test_the_training_side_runs_with_four_packages():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in (
-        "papermill",
-        "pandas",
-        "matplotlib",
-        "optuna",
-        "openai",
-        "jupyterlab",
-        "IPython",
-        "psutil",
-        "filelock",
-        "rustbpe",
+        *("papermill", "pandas", "matplotlib", "optuna", "openai"),
+        *("jupyterlab", "IPython", "psutil", "filelock", "rustbpe"),
     ):
         assert f"'{name}'" not in done.stdout
     for path in [

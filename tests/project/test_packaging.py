@@ -21,12 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 DEV = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["dev"]]
 STARTED_NOT_IMPORTED = {
-    "jupyterlab",
-    "ipykernel",
-    "ruff",
-    "nbstripout",
-    "pytest-timeout",
-    "pytest-xdist",
+    *("jupyterlab", "ipykernel", "ruff"),
+    *("nbstripout", "pytest-timeout", "pytest-xdist"),
 }
 SYSTEMS = [
     {

@@ -60,14 +60,8 @@ def half_made_wall(bubblewrap, sleepers, mark) -> psutil.Process:
     """
     for _ in range(TRIES):
         command = (
-            bubblewrap.program,
-            "--unshare-pid",
-            "--die-with-parent",
-            "--ro-bind",
-            "/",
-            "/",
-            "sleep",
-            "600",
+            *(bubblewrap.program, "--unshare-pid", "--die-with-parent"),
+            *("--ro-bind", "/", "/", "sleep", "600"),
         )
         outer = sleepers(*command, mark=mark)
         while not (inner := psutil.Process(outer.pid).children()) and outer.poll() is None:

@@ -347,15 +347,8 @@ def test_the_summary_has_the_originals_lines_and_says_nan_for_what_is_unknown():
     )
     lines = dict(line.split(":") for line in block.splitlines()[1:])
     assert list(lines) == [
-        "val_bpb",
-        "training_seconds",
-        "total_seconds",
-        "peak_vram_mb",
-        "mfu_percent",
-        "total_tokens_M",
-        "num_steps",
-        "num_params_M",
-        "depth",
+        *("val_bpb", "training_seconds", "total_seconds", "peak_vram_mb"),
+        *("mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth"),
     ]
     assert (
         lines["val_bpb"].strip() == "0.997900"

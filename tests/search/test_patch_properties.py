@@ -168,12 +168,8 @@ def test_blocks_of_plain_lines_are_always_read(change, context, around):
 
 
 TAIL = [
-    BEGIN,
-    END,
-    "def build_model(vocab_size, max_seq_len):",
-    "    return None",
-    'if __name__ == "__main__":',
-    "    pass",
+    *(BEGIN, END, "def build_model(vocab_size, max_seq_len):"),
+    *("    return None", 'if __name__ == "__main__":', "    pass"),
 ]
 
 

@@ -126,12 +126,8 @@ def test_a_table_with_a_number_for_each_experiment_is_read_and_shown(tmp_path, n
         draw(run)
     plots.plot_overlay([run])
     says = [
-        sentences.say_run,
-        sentences.say_progress,
-        sentences.say_outcomes,
-        sentences.say_gains,
-        sentences.say_curves,
-        sentences.say_memory,
+        *(sentences.say_run, sentences.say_progress, sentences.say_outcomes),
+        *(sentences.say_gains, sentences.say_curves, sentences.say_memory),
     ]
     said = " ".join(say(run) for say in says)
     assert metric == "val_bpb" or (metric in said and "bits per byte" not in said)

@@ -345,16 +345,8 @@ def test_a_real_night_is_running_stopped_and_dead(tmp_path, baseline, cache):
     checkout = copy_with_harness(baseline, tmp_path / "lab")
     run = checkout / "results" / "t"
     command = [
-        sys.executable,
-        "-m",
-        "harness",
-        "overnight",
-        "--profile",
-        "tiny",
-        "--tag",
-        "t",
-        "--experiments",
-        "1",
+        *(sys.executable, "-m", "harness", "overnight"),
+        *("--profile", "tiny", "--tag", "t", "--experiments", "1"),
     ]
     with (tmp_path / "log").open("w") as log:
         night = subprocess.Popen(

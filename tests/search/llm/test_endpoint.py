@@ -207,12 +207,8 @@ def test_several_models_and_no_name_list_what_is_served():
     with server, pytest.raises(EndpointError) as error:
         choose_model(Endpoint(server.url), options())
     for word in (
-        "--model NAME",
-        "AUTORESEARCH_MODEL",
-        "`model`",
-        "serves 50",
-        "model-00, model-01",
-        "and 10 more",
+        *("--model NAME", "AUTORESEARCH_MODEL", "`model`"),
+        *("serves 50", "model-00, model-01", "and 10 more"),
     ):
         assert word in str(error.value)
 

@@ -111,14 +111,8 @@ def test_the_machine_the_noise_and_the_settings_are_told(rows):
         )
     )
     for words in (
-        "weight tying",
-        "DEPTH [2, 6]",
-        "N_HEAD",
-        "300 s",
-        "81,559 MB",
-        "bfloat16",
-        "0.00180",
-        "a card",
+        *("weight tying", "DEPTH [2, 6]", "N_HEAD", "300 s"),
+        *("81,559 MB", "bfloat16", "0.00180", "a card"),
     ):
         assert words in text
 
