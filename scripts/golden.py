@@ -27,9 +27,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 import nbformat
 from checkout import environment, git
 from killing.kills import SmallNight, make_checkout
-
-from harness.ground.files import write_json_atomic
-from harness.search.gate import source_hash
+from proposals import leave_proposal
 
 GOLDEN = ROOT / "tests" / "golden"
 STEPS = "clock_step_seconds=0.5 budget_seconds=20"
@@ -144,24 +142,8 @@ class Golden:
         assert source.count(SHORT_REACH) == 1
         source = source.replace(SHORT_REACH, end)
         folder = self.night.folder / f"experiments/{experiment:04d}/attempts/{attempt:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "train.py").write_text(source)
-        told = {
-            "title": f"planted {experiment}",
-            "hypothesis": "it can say more",
-            "category": "tune",
-            "proposer": proposer,
-        }
-        write_json_atomic(
-            folder / "proposal.json",
-            told
-            | {
-                "bank_id": None,
-                "sha256": source_hash(source),
-                "constants_changed": {},
-                "parent": 0,
-            },
-        )
+        facts = {"hypothesis": "it can say more", "proposer": proposer, "parent": 0}
+        leave_proposal(folder, source, f"planted {experiment}", **facts)
 
     def run(self) -> dict[str, str]:
         folder = self.night.folder

@@ -39,7 +39,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from benches.setup import table
+from benches.markdown import table
 from fake_openai import FakeOpenAI
 from killing.fatal import OTHERS, meet
 from killing.kills import (

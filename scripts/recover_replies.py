@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from benches.setup import table
+from benches.markdown import table
 from scripted_outcomes import give_each, recovered
 from scripted_replies import REPLIES, ScriptedReply
 

@@ -87,7 +87,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def night_section(options: argparse.Namespace, work: Path) -> str:
     """The table of a night, its first tenth, its last tenth and beside a long journal."""
-    from benches.setup import table
+    from benches.markdown import table
     from killing.soak import lengthen, make_checkout, watch_night
 
     checkout = make_checkout(work / "checkout")
@@ -130,7 +130,8 @@ def middle(values) -> float:
 def flood_section(gigabytes: float, work: Path) -> str:
     """A training that never gets to train, because it prints and sends events without end."""
     import psutil
-    from benches.setup import make_bench, table
+    from benches.markdown import table
+    from benches.setup import make_bench
 
     from harness.sandbox.runner import run_training
 

@@ -37,7 +37,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from benches.setup import Bench, table
+from benches.markdown import table
+from benches.setup import Bench
 from checkout import command_of, copy_checkout, environment
 
 from harness.data.manifest import PreparedData, open_prepared

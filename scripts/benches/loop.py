@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benches.machine import Rates
-from benches.setup import Bench, BenchError, table
+from benches.markdown import table
+from benches.setup import Bench, BenchError
 from harness import REPOSITORY
 from harness.rules.decision import history_row
 from harness.rules.next_step import next_step

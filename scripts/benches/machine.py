@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 
-from benches.setup import Bench, table
+from benches.markdown import table
+from benches.setup import Bench
 from harness import REPOSITORY
 from harness.run import git_history
 

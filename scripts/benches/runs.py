@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_model
 
 from benches.machine import Rates, build
-from benches.setup import Bench, BenchError, table
+from benches.markdown import table
+from benches.setup import Bench, BenchError
 from harness.data.loader import TrainRows
 from harness.ground.files import write_json_atomic
 from harness.sandbox.child import child_environment

@@ -17,7 +17,8 @@ from gpu.settings import Settings
 from gpu.split import find_phases
 
 from benches.machine import Rates, build, measure_pace
-from benches.setup import Bench, BenchError, table
+from benches.markdown import table
+from benches.setup import Bench, BenchError
 from harness.ground.files import read_json
 from harness.sandbox.child import SPIN_COUNT
 from harness.search.constants import constant_values

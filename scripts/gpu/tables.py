@@ -6,7 +6,9 @@ In: rows of each part, as far as there are any. Out: text. Standard library only
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+
+from benches.markdown import cell, table
 
 Rows = dict[str, dict]
 TARGET = (
@@ -37,22 +39,6 @@ def document(
             if part == "attention":
                 text += [ranking_sentence(ranked)]
     return "\n\n".join(text) + "\n"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(
-        lines + ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
-    )
-
-
-def cell(value: object) -> str:
-    """Numbers to four figures, nothing for None, no character that would end the cell."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if type(value) is int else str(value).replace("|", "/").replace("\n", " ")
 
 
 def machine(rows: Rows) -> str:

@@ -21,14 +21,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from checkout import copy_checkout, environment, git
+from proposals import leave_proposal
 
 from harness.check.check import check_run
-from harness.ground.files import write_json_atomic
 from harness.lab import close_out
 from harness.run.journal import JournalReader, read_journal
 from harness.run.results import read_results
 from harness.run.state import NOT_HELD_AGAINST, State, fold
-from harness.search.gate import source_hash
 from killing.processes import alive, find_roles, processes_in, stopped, words_of
 
 LOOK_SECONDS = 0.001
@@ -314,19 +313,7 @@ class SmallNight:
         baseline = (self.folder / "experiments/0000/attempts/00/train.py").read_text()
         source = REACH.sub(end, baseline)
         folder = self.folder / f"experiments/{experiment:04d}/attempts/00"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "train.py").write_text(source)
-        told = {
-            "title": title,
-            "hypothesis": "it can say more",
-            "category": "tune",
-            "proposer": "kill_matrix",
-            "bank_id": None,
-        }
-        write_json_atomic(
-            folder / "proposal.json",
-            told | {"sha256": source_hash(source), "constants_changed": {}},
-        )
+        leave_proposal(folder, source, title, proposer="kill_matrix")
 
 
 @dataclass

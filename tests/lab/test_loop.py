@@ -17,12 +17,14 @@ import psutil
 import pytest
 from checkout import ROOT, git
 from labs import (
+    Kill,
     forget_all_but_the_opening,
     incumbent_source,
     point_at,
     put_candidate,
     row,
     run_experiment,
+    short_of_memory,
     with_prior,
 )
 
@@ -247,13 +249,7 @@ def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
 
 @pytest.mark.slow
 def test_out_of_memory_becomes_a_smaller_device_batch_and_no_lost_idea(lab):
-    line = next(
-        line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line
-    )
-    too_much = (
-        "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
-    )
-    put_candidate(lab, incumbent_source(lab).replace(line, f"{line}\n{too_much}"))
+    put_candidate(lab, short_of_memory(lab))
     said = []
     lab.begin()
     lab.propose()
@@ -376,10 +372,6 @@ def test_a_run_whose_harness_died_is_closed_and_repeated(lab):
         assert run_experiment(again)["status"] == "ok"
         assert [run.status for run in again.experiment.attempt.runs][:2] == ["interrupted", "ok"]
         assert len(read_results(again.folder / "results.tsv")) == 2
-
-
-class Kill(BaseException):
-    """A process that ends here."""
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ its request.
 """
 
 import pytest
-from labs import incumbent_source, row
+from labs import incumbent_source, row, short_of_memory
+from proposals import leave_proposal
 
 import harness
 from harness.check.check import check_run
@@ -15,7 +16,6 @@ from harness.ground.files import write_json_atomic
 from harness.lab import proposing
 from harness.run.results import read_results
 from harness.run.state import MOST_REPAIRS
-from harness.search.gate import source_hash
 
 FIRST_LINE = "model = build_model"
 HARMLESS = (FIRST_LINE, "harmless = 1\n    model = build_model")
@@ -27,19 +27,12 @@ def put_attempt(lab, attempt: int, source: str | None, proposer: str = "llm", **
     None: a repair that could not be made.
     """
     folder = lab.attempt_folder(lab.step.experiment, attempt)
-    folder.mkdir(parents=True, exist_ok=True)
     if source is None:
+        folder.mkdir(parents=True, exist_ok=True)
         write_json_atomic(folder / "proposal.json", {"gave_up": "nothing to say"} | more)
         return
-    (folder / "train.py").write_text(source)
-    told = {
-        "title": f"attempt {attempt}",
-        "hypothesis": "it may help",
-        "category": "architecture",
-        "proposer": proposer,
-    }
-    told |= {"bank_id": None, "sha256": source_hash(source), "constants_changed": {}, "parent": 0}
-    write_json_atomic(folder / "proposal.json", told | more)
+    facts = {"category": "architecture", "proposer": proposer, "parent": 0}
+    leave_proposal(folder, source, f"attempt {attempt}", **facts | more)
 
 
 def changed(lab, *changes: tuple[str, str]) -> str:
@@ -205,13 +198,7 @@ def test_others_mistakes_are_not_mended(lab):
 
 @pytest.mark.slow
 def test_a_smoke_run_short_of_memory_is_tried_with_fewer_rows(lab):
-    line = next(
-        line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line
-    )
-    too_much = (
-        "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
-    )
-    put_attempt(lab, 0, changed(lab, (line, f"{line}\n{too_much}")))
+    put_attempt(lab, 0, short_of_memory(lab))
     experiment = carry_out(lab)
     assert kinds(experiment.attempt)[:3] == [("smoke", "oom"), ("smoke", "ok"), ("score", "ok")]
     assert (

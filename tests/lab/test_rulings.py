@@ -5,7 +5,7 @@ import json
 
 import pytest
 from checkout import git
-from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
+from labs import Kill, copy_of, incumbent_source, put_candidate, row, run_experiment
 
 import harness
 from harness.check.check import check_run
@@ -129,10 +129,6 @@ def test_a_word_during_an_experiment_takes_effect_when_it_is_over(quarantined):
     with Lab(lab.folder) as later:
         later.rule()
         assert later.state.incumbent.number == 1 and not list((lab.folder / "rulings").iterdir())
-
-
-class Kill(BaseException):
-    """A process that ends here."""
 
 
 @pytest.mark.parametrize("moment", ["before the entry", "after it"])

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 import pytest
-from checkout import ROOT, copy_checkout, environment
+from checkout import ROOT, TEMPLATE, copy_checkout, environment
 
 from harness.__main__ import main
 from harness.data.hub import ClimbMix
@@ -18,7 +18,6 @@ from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, check_contract
 
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 UPSTREAM = """
 import torch
 from prepare import MAX_SEQ_LEN, TIME_BUDGET, Tokenizer, evaluate_bpb, make_dataloader

@@ -21,7 +21,6 @@ CODE_ONLY = (
 MALFORMED = [
     reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None
 ]
-TO_BE_REFUSED = [reply for reply in REPLIES.values() if reply.edits is None]
 # Seen by a careful person and refused by the applier, which asks again: an indentation that is not
 # uniform is not guessed.
 NOT_RECOVERED = {"first line"}

@@ -9,7 +9,7 @@ import shlex
 import shutil
 
 import pytest
-from checkout import ROOT
+from checkout import ROOT, TEMPLATE
 
 from harness.ground.errors import (
     ConstantsError,
@@ -165,7 +165,7 @@ def test_profiles_fit_the_cards_they_are_chosen_for():
     assert profiles.choose_profile("auto", card(124_610) | {"integrated": True}).name == "small"
     apple = {"kind": "mps", "backend": "mps", "memory_mb": 90_000, "dtype": "float32"}
     assert profiles.choose_profile("auto", apple).name == "small"
-    template = (ROOT / "train_template.py").read_text()
+    template = TEMPLATE
     for name, memory in (("large", profiles.LARGE_CARD_MB), ("small", 8_000), ("cpu", 4_000)):
         profile = profiles.PROFILES[name]
         values = constant_values(rewrite_constants(template, profile.constants, clamp=False))

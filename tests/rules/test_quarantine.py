@@ -71,28 +71,17 @@ class Night:
             code_lines=100,
         )
         self.add("checked", experiment=number, ok=True, reasons=[])
+
+        def train(run: int, ending: dict) -> None:
+            seed = {"kind": "score", "seed": run, "device_batch_limit": None}
+            self.add("run_started", experiment=number, run=run, **seed)
+            self.add("trained", experiment=number, run=run, **facts_of_training | ending)
+
+        facts_of_training = trained(self.budget, **facts)
         for run, ending in enumerate(lost):
-            self.add(
-                "run_started",
-                experiment=number,
-                run=run,
-                kind="score",
-                seed=run,
-                device_batch_limit=None,
-            )
-            self.add(
-                "trained", experiment=number, run=run, **trained(self.budget, **facts) | ending
-            )
+            train(run, ending)
         for run, score in enumerate(scores, start=len(lost)):
-            self.add(
-                "run_started",
-                experiment=number,
-                run=run,
-                kind="score",
-                seed=run,
-                device_batch_limit=None,
-            )
-            self.add("trained", experiment=number, run=run, **trained(self.budget, **facts))
+            train(run, {})
             self.add(
                 "scored",
                 experiment=number,

@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 import pytest
+from checkout import git
 
 from harness.ground.errors import HistoryError
 from harness.run import git_history
@@ -17,12 +18,6 @@ from harness.run.git_history import (
     set_ref,
     why_no_history,
 )
-
-
-def git(folder, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 @pytest.fixture

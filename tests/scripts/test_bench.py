@@ -14,7 +14,8 @@ import torch
 from bench import PARTS, measure, parse
 from benches.loop import GAPS, gap_seconds, loop_section, synthetic_entries
 from benches.machine import list_products, measure_rates
-from benches.setup import BenchError, make_bench, table
+from benches.markdown import table
+from benches.setup import BenchError, make_bench
 from benches.stamps import Stamps
 from benches.template import alone_ms, flops_table, pace_line, scores_table
 from checkout import ROOT

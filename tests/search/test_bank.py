@@ -11,7 +11,7 @@ import types
 
 import pytest
 import torch
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.rules.keep import count_code_lines
 from harness.run.profiles import PROFILES
@@ -28,7 +28,6 @@ from harness.search.constants import constant_values, parse_constants, rewrite_c
 from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError
 
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 VOCABULARY, LENGTH = 97, 32
 IDEAS = {idea.id: idea for idea in ON_CARDS}
 TINY = {"DEPTH": 2, "N_HEAD": 2, "HEAD_DIM": 32, "MLP_RATIO": 2, "KV_GROUP": 1}

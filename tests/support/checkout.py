@@ -12,6 +12,7 @@ from pathlib import Path
 from warm import warm_kernels
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -10,9 +10,7 @@ asked for again.
 
 from dataclasses import dataclass
 
-from checkout import ROOT
-
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
+from checkout import TEMPLATE
 
 
 @dataclass(frozen=True)

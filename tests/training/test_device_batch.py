@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.lab import device_batch, executor
 from harness.lab.device_batch import HEADROOM, find_device_batch, search_rows
@@ -65,7 +65,7 @@ def test_a_batch_that_is_no_whole_number_of_rows_is_an_error_that_says_so(wanted
 
 @pytest.mark.slow
 def test_the_optimizer_sees_the_same_batch_however_few_rows_fit(tiny_data, tmp_path):
-    template = (ROOT / "train_template.py").read_text()
+    template = TEMPLATE
     constants = profiles.PROFILES["tiny"].constants  # 512 tokens a step: 8 rows of 64
     (tmp_path / "train.py").write_text(rewrite_constants(template, constants, clamp=False))
     first, held = [], []

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
+from checkout import ROOT, TEMPLATE
 from fake_openai import FakeOpenAI, completion, refusal
-from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
+from proposing import BASELINE, history_row, request
 from werkzeug import Response
 
 from harness.ground.errors import ConstantsError, ProgramError
@@ -230,23 +231,26 @@ def test_an_answer_that_ended_by_itself_is_used_whatever_that_is_called(ask, fin
     assert proposal.source == TEMPLATE.replace(RELU, GELU) and len(server.bodies) == 1
 
 
-def test_a_context_that_is_too_long_is_halved_where_a_budget_needs_the_limit(ask):
-    def answer(body, count):
-        size = sum(len(message["content"]) for message in body["messages"])
-        return (
-            reply()
-            if size < 60_000
-            else refusal(400, "too many tokens", code="context_length_exceeded")
-        )
+LONG_HISTORY = [
+    BASELINE,
+    *(
+        history_row(number, TEMPLATE, score=1.7)
+        | {"title": "word " * 20, "gain": -0.1, "constants": None}
+        for number in range(1, 300)
+    ),
+]
 
-    lost = history_row(1, TEMPLATE, score=1.7) | {
-        "title": "word " * 20,
-        "gain": -0.1,
-        "constants": None,
-    }
-    rows = [lost | {"experiment": number} for number in range(1, 300)]
+
+def answer_short(body: dict, number: int):
+    """What a server says that takes 60,000 characters at most."""
+    if sum(len(message["content"]) for message in body["messages"]) < 60_000:
+        return reply()
+    return refusal(400, "too many tokens", code="context_length_exceeded")
+
+
+def test_a_context_that_is_too_long_is_halved_where_a_budget_needs_the_limit(ask):
     options = "context_tokens=40000 budget_tokens=1000000"
-    proposal, server = ask(answer, history=[BASELINE, *rows], experiment=300, options=options)
+    proposal, server = ask(answer_short, history=LONG_HISTORY, experiment=300, options=options)
     assert proposal.proposer == "llm" and all("max_tokens" in body for body in server.bodies)
 
 
@@ -432,23 +436,8 @@ def test_a_spent_budget_costs_no_call(ask):
 
 
 def test_a_context_that_is_too_long_is_halved(ask):
-    lost = history_row(1, TEMPLATE, score=1.7) | {
-        "title": "word " * 20,
-        "gain": -0.1,
-        "constants": None,
-    }
-    rows = [lost | {"experiment": number} for number in range(1, 300)]
-
-    def answer(body, count):
-        size = sum(len(message["content"]) for message in body["messages"])
-        return (
-            reply()
-            if size < 60_000
-            else refusal(400, "too many tokens", code="context_length_exceeded")
-        )
-
     proposal, server = ask(
-        answer, history=[BASELINE, *rows], experiment=300, options="context_tokens=40000"
+        answer_short, history=LONG_HISTORY, experiment=300, options="context_tokens=40000"
     )
     assert proposal.proposer == "llm"
     assert len(server.bodies[-1]["messages"][1]["content"]) < len(

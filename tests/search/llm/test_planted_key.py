@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkout import ROOT
+from checkout import ROOT, TEMPLATE
 from fake_openai import FakeOpenAI, completion, refusal
-from proposing import TEMPLATE, request
+from proposing import request
 
 KEY = "sk-planted-0123456789abcdef"
 LINE = next(line for line in TEMPLATE.splitlines() if line.startswith("MLP_RATIO"))

@@ -8,13 +8,13 @@ import re
 import textwrap
 
 import pytest
-from checkout import ROOT
+from checkout import TEMPLATE as SOURCE
+from proposing import block
 
 from harness.search.llm import reply as reply_module
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import PatchError, make_diff
 
-SOURCE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 RATE = "MATRIX_LR = 0.04           # per step, 0.004..0.3 log: Muon, hidden matrices"
 NEW_RATE = RATE.replace("0.04 ", "0.05 ")
 FORWARD = """\
@@ -31,10 +31,6 @@ Hypothesis: A smooth gate lets small activations through.
 Category: architecture
 Expected delta: -0.003
 """
-
-
-def block(search: str, replace: str) -> str:
-    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
 
 
 def indented_with(sign: str, text: str) -> str:
