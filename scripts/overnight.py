@@ -11,7 +11,7 @@
                                                          OPENAI_API_KEY or OPENAI_BASE_URL is set
     ... --tag nov23 --status                             how it goes; --json: for scripts
     ... --tag nov23 --stop                               end after this experiment
-    ... --tag nov23 --report                             write the report now
+    ... --tag nov23 --report                             write and print its report
     ... --tag nov23 --close-out                          measure its best on fresh seeds
     ... --tag nov23 --check                              do its files agree with its journal?
     ... --tag nov23 --accept N                           keep N from quarantine; --refuse N: do not
