@@ -32,8 +32,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,7 +95,10 @@ def say(text: str) -> None:
 # --- The matrix
 
 
-def all_cells() -> list[tuple[Moment, str]]:
+Cells = Sequence[tuple[Moment, str]]
+
+
+def all_cells() -> Cells:
     return [
         (moment, victim) for moment in MOMENTS for victim in VICTIMS if victim in moment.victims
     ]
@@ -145,19 +150,29 @@ def run_matrix(
         run_to_end(night, 0)
         night.plant_better(1, REACH_STEP)
         note(kill_once(night, moment, victim, 1, 1))
-    kill_at_controls(
-        [cell for cell in cells if is_at_control(cell[0])],
-        SmallNight(checkout, cache, "unwell"),
-        note,
-    )
-    cells = [
+    at_controls = [cell for cell in cells if is_at_control(cell[0])]
+    others = [
         cell
         for cell in cells
         if not (cell[0].event == "opened" or cell[0].run == "confirm" or is_at_control(cell[0]))
     ]
-    if not cells:
-        return results
     night = SmallNight(checkout, cache, wishes=f"{STEP_CLOCK} baseline_seeds=3")
+    for cell in chain(
+        kill_at_controls(at_controls, SmallNight(checkout, cache, "unwell")),
+        kill_in_experiments(others, night),
+    ):
+        note(cell)
+    return results
+
+
+def is_at_control(moment: Moment) -> bool:
+    return moment.run == CONTROL or moment.event == "controlled"
+
+
+def kill_in_experiments(cells: Cells, night: SmallNight) -> Iterator[Cell]:
+    """One night in which each cell has an experiment, a better one where its moment asks for it."""
+    if not cells:
+        return
     run_to_end(night, 1)
 
     def plant(number: int) -> None:
@@ -168,31 +183,11 @@ def run_matrix(
 
     plant(0)
     plant(1)
-    # One more than is killed, so that each is looked at in the same way.
-    experiments = len(cells) + 2
-    night.start(experiments)
-    for number, (moment, victim) in enumerate(cells):
-        note(
-            kill_in_passing(
-                night,
-                moment,
-                victim,
-                number + 2,
-                experiments,
-                lambda number=number: plant(number + 2),
-            )
-        )
-    end(night, experiments)
-    return results
+    numbers = [number + 2 for number in range(len(cells))]
+    yield from kill_each(cells, numbers, night, lambda number: plant(number + 2))
 
 
-def is_at_control(moment: Moment) -> bool:
-    return moment.run == CONTROL or moment.event == "controlled"
-
-
-def kill_at_controls(
-    cells: Sequence[tuple[Moment, str]], night: SmallNight, note: Callable[[Cell], None]
-) -> None:
+def kill_at_controls(cells: Cells, night: SmallNight) -> Iterator[Cell]:
     """One night in which an idea for each cell is followed by ALIKE that fail alike.
 
     After them the best file is tried again.
@@ -201,27 +196,31 @@ def kill_at_controls(
         return
     run_to_end(night, 0)
     each = ALIKE + 1
-    # One more than is killed, so that each is looked at in the same way.
-    experiments = each * len(cells) + 1
 
     def plant(number: int) -> None:
         """The failures of the cell of that number, after the idea that it begins with."""
-        for failure in range(each * number + 2, min(each * (number + 1), experiments) + 1):
-            night.plant_failure(failure)
+        if number < len(cells):
+            for failure in range(ALIKE):
+                night.plant_failure(each * number + 2 + failure)
 
     plant(0)
+    numbers = [each * (number + 1) for number in range(len(cells))]
+    yield from kill_each(cells, numbers, night, lambda number: plant(number + 1))
+
+
+def kill_each(
+    cells: Cells, numbers: Sequence[int], night: SmallNight, prepare: Callable[[int], None]
+) -> Iterator[Cell]:
+    """Kill once for each cell in one night, each in the experiment of its number.
+
+    prepare: called with a cell's place among the cells when the run was looked at after its kill.
+    """
+    # One more than is killed, so that each is looked at in the same way.
+    experiments = numbers[-1] + 1
     night.start(experiments)
-    for number, (moment, victim) in enumerate(cells):
-        note(
-            kill_in_passing(
-                night,
-                moment,
-                victim,
-                each * (number + 1),
-                experiments,
-                lambda number=number: plant(number + 1),
-            )
-        )
+    for place, (moment, victim) in enumerate(cells):
+        then = partial(prepare, place)
+        yield kill_in_passing(night, moment, victim, numbers[place], experiments, then)
     end(night, experiments)
 
 
