@@ -167,16 +167,14 @@ def model_table(
     models: dict[str, Honest], data: PreparedData, counts: Counts, say: Callable
 ) -> tuple[list[str], dict[str, int]]:
     """Return lines of a table, and how the audits of models that agree with themselves ended."""
-    lines, total = (
-        [
-            (
-                "| model | dtype | agrees | disagrees on unseen text | not reproducible | cheating"
-                " | r0, nats | largest, nats |"
-            ),
-            "|---|---|---|---|---|---|---|---|",
-        ],
-        {},
-    )
+    lines = [
+        (
+            "| model | dtype | agrees | disagrees on unseen text | not reproducible | cheating"
+            " | r0, nats | largest, nats |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    total = {}
     for name, model in models.items():
         say(name)
         with tempfile.TemporaryDirectory() as folder:
@@ -352,10 +350,8 @@ def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
                 there.append(measure_places(server, text, places))
         gain, error = gain_of_places(*there, data.manifest["documents"]["unseen"])
         says = "agrees" if agrees(validation, gain, error) else "disagrees"
-        recorded, found = (
-            gain_and_error(validation)[0] * bits,
-            smallest_missed(validation, error) * bits,
-        )
+        recorded = gain_and_error(validation)[0] * bits
+        found = smallest_missed(validation, error) * bits
         of_a_night = " (a night's)" if places == usual else ""
         lines.append(
             f"| {len(there[0][0]):,}{of_a_night} | {recorded:+.4f}"

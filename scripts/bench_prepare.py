@@ -186,11 +186,8 @@ class Corpus:
     """Synthetic text in shards, its tokenizer, and both ways to make rows of it."""
 
     def __init__(self, source: SyntheticSource, folder: Path) -> None:
-        self.folder, self.shards, self.n_shards = (
-            folder,
-            folder / "shards",
-            max(1, source.size // SHARD_BYTES),
-        )
+        self.folder, self.shards = folder, folder / "shards"
+        self.n_shards = max(1, source.size // SHARD_BYTES)
         for task in make_group_tasks(source, self.shards, self.n_shards):
             write_group(task)
         self.tokenizer = train_tokenizer(

@@ -73,10 +73,8 @@ def run_parts(
     """
     results: dict[str, Rows] = {}
     ranked: dict[str, list[str]] = {"full": [], "windowed": []}
-    deadline, scale = (
-        time.monotonic(),
-        (seconds - SPARE_SECONDS) / sum(PARTS[name].seconds for name in names),
-    )
+    deadline = time.monotonic()
+    scale = (seconds - SPARE_SECONDS) / sum(PARTS[name].seconds for name in names)
     for name in names:
         part = PARTS[name]
         # Counted from the start, so that time left over goes to the next.

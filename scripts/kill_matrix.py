@@ -541,9 +541,9 @@ def main() -> int:
                 )
             part, (text, good) = "researcher", found
         elif options.random:
-            part, (text, good) = (
-                "random",
-                run_random(options.random, options.experiments, options.seed, work, options.cache),
+            part = "random"
+            text, good = run_random(
+                options.random, options.experiments, options.seed, work, options.cache
             )
         elif options.others is not None:
             part, (text, good) = "others", run_others(options.others or OTHERS, work, options.cache)

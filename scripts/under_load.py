@@ -427,10 +427,9 @@ def seeds_table() -> Iterator[str]:
     for load, group in groups.items():
         if not group:
             continue
-        scores, of = (
-            [row["val_bpb"] for row in group],
-            lambda name, group=group: statistics.mean(row[name] for row in group),
-        )
+        scores = [row["val_bpb"] for row in group]
+        names = ("num_steps", "training_seconds", "wall_seconds")
+        means = [statistics.mean(row[name] for row in group) for name in names]
         error = sigma * math.sqrt(1 / len(scores) + (1 / len(idle) if load != "nobody" else 0))
         shift = statistics.mean(scores) - statistics.mean(idle)
         lines.append(
@@ -440,9 +439,7 @@ def seeds_table() -> Iterator[str]:
                 f"{statistics.mean(scores):.4f}",
                 f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else "",
                 "" if load == "nobody" else f"{shift / sigma:+.2f} ± {error / sigma:.2f}",
-                f"{of('num_steps'):.1f}",
-                f"{of('training_seconds'):.1f}",
-                f"{of('wall_seconds'):.1f}",
+                *(f"{mean:.1f}" for mean in means),
             ]
         )
     yield "\n## One file under load\n"

@@ -99,11 +99,9 @@ class Bench:
         """val_bpb of the weights in work/<name>/."""
         folder = self.work / name / "server"
         folder.mkdir(exist_ok=True)
-        weights, settings, launch = (
-            self.work / name / "weights.safetensors",
-            self.settings,
-            Launch(child_environment()),
-        )
+        weights = self.work / name / "weights.safetensors"
+        settings = self.settings
+        launch = Launch(child_environment())
         job = ServerJob(
             self.train_py, weights, "cpu", settings.dtype, settings.threads, launch, folder, 1800
         )

@@ -113,10 +113,8 @@ def evaluate(name: str, settings: Settings) -> dict:
     data, device = open_eval(settings, name), detect_device(settings.device)
     note = "trained for a few seconds" if folder else "untrained"
     folder = folder or untrained(settings, data.n_vocab)
-    launch, paths = (
-        Launch(settings.child_environment()),
-        (folder / "train.py", folder / WEIGHTS_NAME),
-    )
+    launch = Launch(settings.child_environment())
+    paths = (folder / "train.py", folder / WEIGHTS_NAME)
     try:
         score = score_model(
             data, ServerJob(*paths, device.kind, device.dtype, None, launch, folder, 600)

@@ -203,11 +203,9 @@ def lose_a_page_that_is_logged(run: Path) -> None:
 
 
 FIRST, BEST, LOST, WAITING = (f"experiments/{number:04d}/attempts/00" for number in (0, 9, 3, LAST))
-WEIGHTS, LOSSES, KEPT = (
-    "runs/00/weights.safetensors",
-    "runs/00/losses.npy",
-    "best/weights.safetensors",
-)
+WEIGHTS = "runs/00/weights.safetensors"
+LOSSES = "runs/00/losses.npy"
+KEPT = "best/weights.safetensors"
 REF, BRANCH = "refs/experiments/t/0003", "refs/heads/autoresearch/t"
 BAD_HEADER = "is damaged (Error while deserializing header"
 

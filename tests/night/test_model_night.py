@@ -20,10 +20,8 @@ from harness.run.journal import read_journal
 from harness.run.state import fold
 
 PLANTED = "sk-planted-e91a7c44"
-SEARCH, REPLACE = (
-    "return self.contract(F.relu(self.expand(x)).square())",
-    "return self.contract(F.gelu(self.expand(x)))",
-)
+SEARCH = "return self.contract(F.relu(self.expand(x)).square())"
+REPLACE = "return self.contract(F.gelu(self.expand(x)))"
 TITLE = "GELU instead of a squared ReLU <img src=x onerror=steal()> [see](http://evil)"
 REPLY = f"""Title: {TITLE} {PLANTED}
 Hypothesis: a smoother activation loses less in few steps

@@ -198,11 +198,9 @@ def git_that_waits(repository) -> subprocess.Popen:
 def test_a_lock_is_not_removed_while_a_git_works_and_the_night_waits_for_it(
     repository, train_py, monkeypatch
 ):
-    lock, at_work, other = (
-        lock_of(repository, experiment_ref("t", 0)),
-        git_history.gits_at_work,
-        git_that_waits(repository),
-    )
+    lock = lock_of(repository, experiment_ref("t", 0))
+    at_work = git_history.gits_at_work
+    other = git_that_waits(repository)
     lock.touch()
     seen = []
 

@@ -146,10 +146,8 @@ def test_a_leak_that_is_rare_is_found_where_it_gains_on_the_incumbent(tiny_data,
 @pytest.mark.parametrize("name", UNSTEADY)
 def test_a_model_that_disagrees_with_itself_is_not_reproducible(tiny_data, tmp_path, name):
     model = load(made(UNSTEADY[name]), tiny_data, tmp_path)
-    recorded, server = (
-        recorded_here(model, tiny_data),
-        ServerHere(model, tiny_data.n_vocab, torch.float32),
-    )
+    recorded = recorded_here(model, tiny_data)
+    server = ServerHere(model, tiny_data.n_vocab, torch.float32)
     assert {look_here(server, recorded, 128, seed)[0] for seed in range(8)} == {"not reproducible"}
 
 

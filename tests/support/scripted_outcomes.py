@@ -87,10 +87,8 @@ def give_each(folder: Path) -> dict[str, tuple[Proposal | None, str, list[dict]]
             own = folder / f"{number:02d}"
             own.mkdir()
             asked, before = request(own, server.url, reply.source()), len(server.bodies)
-            turn, settings = (
-                Turn("llm", reply.category or "architecture", "it is its turn"),
-                parse_program(PROGRAM),
-            )
+            turn = Turn("llm", reply.category or "architecture", "it is its turn")
+            settings = parse_program(PROGRAM)
             proposal, why, _ = ask_model(asked, partial(propose_llm, asked, turn, settings))
             found[reply.name] = proposal, why, server.bodies[before:]
     return found

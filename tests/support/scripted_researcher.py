@@ -172,11 +172,9 @@ class Mediocre:
         return re.sub(old, lambda _: text, source), f"Write {text}"
 
 
-SQUARE, BROKEN, MENDED = (
-    "F.relu(self.expand(x)).square()",
-    "squared(F.relu(self.expand(x)))",
-    "F.relu(self.expand(x))",
-)
+SQUARE = "F.relu(self.expand(x)).square()"
+BROKEN = "squared(F.relu(self.expand(x)))"
+MENDED = "F.relu(self.expand(x))"
 
 
 class Steady:

@@ -220,10 +220,8 @@ class Simulated:
         experiment = self.state.experiments[-1]
         if not experiment.decided["git"]:
             return None
-        plan, train_py = (
-            git_history.CommitPlan(**experiment.decided["git"]),
-            self.attempt(experiment.number) / "train.py",
-        )
+        plan = git_history.CommitPlan(**experiment.decided["git"])
+        train_py = self.attempt(experiment.number) / "train.py"
         kept = experiment in self.state.kept
         return git_history.record_experiment(
             self.repository, self.folder.name, experiment.number, plan, train_py, kept
