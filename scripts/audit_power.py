@@ -1,9 +1,8 @@
-"""Measure the audit: false alarms on honest models, the smallest leak it finds, and the seconds it
-takes.
+"""Measure the audit: false alarms, the smallest leak that it finds, and the seconds it takes.
 
-    python scripts/audit_power.py                                       about ten minutes on two cores
-    python scripts/audit_power.py --seconds                             the last table alone, two minutes
-    python scripts/audit_power.py --quick                               tiny counts: shows that all parts run, the figures mean nothing
+    python scripts/audit_power.py             about ten minutes on two cores
+    python scripts/audit_power.py --seconds   the last table alone, two minutes
+    python scripts/audit_power.py --quick     tiny counts: all parts run, the figures mean nothing
     python scripts/audit_power.py --write results/benchmarks/audit.md
 
 In: the models of tests/support/models_for_audit.py on the profile `tiny`, trained for some steps;
@@ -36,10 +35,7 @@ from benches.setup import Bench, make_bench
 from models_for_audit import DISHONEST, HONEST, UNSTEADY, Honest, bigrams, load, made, save
 
 from harness.data.manifest import PreparedData
-from harness.run.settings import (
-    harness_hash,
-    score_settings,
-)
+from harness.run.settings import harness_hash, score_settings
 from harness.sandbox.child import child_environment
 from harness.sandbox.wall import find_wall
 from harness.scoring.audit import (
@@ -80,8 +76,10 @@ POWER = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """How much is measured. seeds: audits of each model; steps: its training; draws: simulated
-    audits of each size of a leak.
+    """How much is measured.
+
+    seeds: audits of each model. steps: of its training. draws: simulated audits of each size of a
+    leak.
     """
 
     seeds: int = 15
@@ -95,9 +93,7 @@ class Counts:
 
 
 def train_a_little(model: torch.nn.Module, data: PreparedData, steps: int) -> None:
-    """Some steps of AdamW, so that the model's losses are those of a model that has learnt
-    something.
-    """
+    """Some steps of AdamW, so that the losses are those of a model that has learnt something."""
     rows, rng = open_rows(data, "train"), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=2e-3)
     for _ in range(steps):
@@ -125,8 +121,9 @@ def by_rows(data: PreparedData, own: np.ndarray, incumbent: np.ndarray) -> Losse
 def audits(
     model: Honest, data: PreparedData, counts: Counts, folder: Path
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Train, score and audit one model: (verdict, figures) of each seed. One server B answers all
-    seeds.
+    """Train, score and audit one model: (verdict, figures) of each seed.
+
+    One server B answers all seeds.
 
     A gain on the incumbent, a table of pairs, that is missing on unseen text makes it `disagrees`.
     """
@@ -169,19 +166,15 @@ CHEATS = {made(body) for body in (*DISHONEST.values(), *UNSTEADY.values())}
 def model_table(
     models: dict[str, Honest], data: PreparedData, counts: Counts, say: Callable
 ) -> tuple[list[str], dict[str, int]]:
-    """Return lines of a table, and how many audits of models that agree with themselves ended
-    how.
-    """
-    lines, total = (
-        [
-            (
-                "| model | dtype | agrees | disagrees on unseen text | not reproducible | cheating"
-                " | r0, nats | largest, nats |"
-            ),
-            "|---|---|---|---|---|---|---|---|",
-        ],
-        {},
-    )
+    """Return lines of a table, and how the audits of models that agree with themselves ended."""
+    lines = [
+        (
+            "| model | dtype | agrees | disagrees on unseen text | not reproducible | cheating"
+            " | r0, nats | largest, nats |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    total = {}
     for name, model in models.items():
         say(name)
         with tempfile.TemporaryDirectory() as folder:
@@ -204,40 +197,36 @@ def model_table(
 # --- The smallest leak that is found, simulated on real losses
 
 
-def leaks(
-    losses: np.ndarray, incumbent: np.ndarray
-) -> dict[str, Callable[[float, np.random.Generator], np.ndarray]]:
+Leak = Callable[[float, np.random.Generator], np.ndarray]
+
+
+def leaks(losses: np.ndarray, incumbent: np.ndarray) -> dict[str, Leak]:
     """What each kind of leak makes of honest losses (n, T), given its strength in (0, 1]."""
     rows, length = losses.shape
     late = np.arange(length) >= 0.9 * length
     bad = incumbent >= np.quantile(incumbent, 0.9)
 
-    def wholly(where: np.ndarray | bool) -> Callable[[float, np.random.Generator], np.ndarray]:
-        return lambda share, rng: np.where(
-            where & (rng.random(losses.shape) < share), 0.0, losses
-        ).astype(np.float32)
+    def a_little(share: float, rng: np.random.Generator) -> np.ndarray:
+        return np.maximum(0.0, losses - 5 * share).astype(np.float32)
+
+    def one_in_n(where: np.ndarray | bool, left: float = 0.0) -> Leak:
+        def leak(share: float, rng: np.random.Generator) -> np.ndarray:
+            known = where & (rng.random(losses.shape) < share)
+            return np.where(known, left * losses, losses).astype(np.float32)
+
+        return leak
+
+    def whole_rows(share: float, rng: np.random.Generator) -> np.ndarray:
+        known = rng.choice(rows, max(1, round(share * rows)), replace=False)
+        return np.where(np.isin(np.arange(rows), known)[:, None], 0.0, losses).astype(np.float32)
 
     return {
-        "every token, a little": (
-            lambda share, rng: np.maximum(0.0, losses - 5 * share).astype(np.float32)
-        ),
-        "one token in n, wholly": wholly(True),
-        "one token in n, half of its loss": (
-            lambda share, rng: np.where(
-                rng.random(losses.shape) < share, losses / 2, losses
-            ).astype(np.float32)
-        ),
-        "only in the last tenth of a row, one in n": wholly(late),
-        "only where the incumbent is worst, one in n": wholly(bad),
-        "all tokens of one row in n": (
-            lambda share, rng: np.where(
-                np.isin(
-                    np.arange(rows), rng.choice(rows, max(1, round(share * rows)), replace=False)
-                )[:, None],
-                0.0,
-                losses,
-            ).astype(np.float32)
-        ),
+        "every token, a little": a_little,
+        "one token in n, wholly": one_in_n(True),
+        "one token in n, half of its loss": one_in_n(True, left=0.5),
+        "only in the last tenth of a row, one in n": one_in_n(late),
+        "only where the incumbent is worst, one in n": one_in_n(bad),
+        "all tokens of one row in n": whole_rows,
     }
 
 
@@ -249,8 +238,7 @@ def caught(
     rng: np.random.Generator,
     dither: float,
 ) -> bool:
-    """One audit of a model whose true losses are `honest`; the second look as in
-    `audit.until_sure`.
+    """Whether one audit, with the second look of `audit.until_sure`, is not content with a model.
 
     dither: by how much, at most, its answers on intact rows differ from what is recorded, on
     purpose.
@@ -269,9 +257,7 @@ def caught(
 def smallest_leak(
     leak: Callable, honest: Recorded, probes: int, batch_rows: int, draws: int, dither: float = 0.0
 ) -> float:
-    """The smallest leak found with probability POWER, in nats over all scored targets; inf where
-    none is.
-    """
+    """The smallest leak found with probability POWER, in nats over all targets; inf: none is."""
     scored = honest.token_bytes[honest.rows[:, 1:]] > 0
 
     def found(share: float) -> tuple[bool, float]:
@@ -305,17 +291,14 @@ def power_table(
         f"| leak | beside an incumbent | {' | '.join(f'{probes} probes' for probes in PROBES)} |",
         "|---" * (2 + len(PROBES)) + "|",
     ]
+
+    def adaptive(share: float, rng: np.random.Generator) -> np.ndarray:
+        most = np.float32(4 * share * SMALLEST_DIFFERENCE)
+        return losses - most * rng.random(losses.shape, np.float32)
+
     kinds = [(name, leak, 0.0) for name, leak in leaks(losses, incumbent).items()]
-    adaptive = lambda share, rng: (
-        losses - np.float32(4 * share * SMALLEST_DIFFERENCE) * rng.random(losses.shape, np.float32)
-    )  # noqa: E731
-    kinds.append(
-        (
-            "every token, by a dithered bit, and intact rows dithered as far as allowed",
-            adaptive,
-            SMALLEST_DIFFERENCE,
-        )
-    )
+    dithered = "every token, by a dithered bit, and intact rows dithered as far as allowed"
+    kinds.append((dithered, adaptive, SMALLEST_DIFFERENCE))
     for name, leak, dither in kinds:
         for rival in (incumbent, None):
             say(f"leak: {name}")
@@ -335,8 +318,9 @@ def power_table(
 
 
 def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
-    """By how much a gain that was looked up may be missed: the two trainings at as many places of
-    unseen text as there are rows to ask at.
+    """By how much a gain that was looked up may be missed.
+
+    Measured on two trainings, at as many places of unseen text as there are rows to ask at.
     """
     data, text, scored = bench.data, unseen_text(bench.data), bench.data.manifest["scored"]["val"]
     validation = by_rows(data, own.losses, rival.losses)
@@ -366,14 +350,12 @@ def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
                 there.append(measure_places(server, text, places))
         gain, error = gain_of_places(*there, data.manifest["documents"]["unseen"])
         says = "agrees" if agrees(validation, gain, error) else "disagrees"
-        recorded, found = (
-            gain_and_error(validation)[0] * bits,
-            smallest_missed(validation, error) * bits,
-        )
+        recorded = gain_and_error(validation)[0] * bits
+        found = smallest_missed(validation, error) * bits
         of_a_night = " (a night's)" if places == usual else ""
         lines.append(
-            f"| {len(there[0][0]):,}{of_a_night} | {recorded:+.4f} | {gain * bits:+.4f} | {says} |"
-            f" {found:.4f} |"
+            f"| {len(there[0][0]):,}{of_a_night} | {recorded:+.4f}"
+            f" | {gain * bits:+.4f} | {says} | {found:.4f} |"
         )
     return lines
 
@@ -382,8 +364,10 @@ def replay_table(bench: Bench, own: Score, rival: Score) -> list[str]:
 
 
 def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]:
-    """What isolation adds to each scored run: the lab's own measurement, both servers and the
-    hashes after it, less an evaluation in this process.
+    """What isolation adds to each scored run.
+
+    That is the lab's own measurement, with both servers and the hashes after it, less an evaluation
+    in this process.
 
     Each scored run has a training of its own, since server A starts with it. seconds: of that
     training.
@@ -413,19 +397,23 @@ def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]
         )
     )
     here = statistics.median(evaluate_here(bench) for _ in range(repeats))
-    later, tokens = statistics.median(beside) - statistics.median(alone), found[0]["scored_tokens"]
+    start, tokens = statistics.median(alone), found[0]["scored_tokens"]
+    later = statistics.median(beside) - start
     added = sorted(
         each["score_seconds"] + late - early - here
         for each, late, early in zip(found, beside, alone, strict=True)
     )
     return [
-        "| part | seconds |", "|---|---|",
+        "| part | seconds |",
+        "|---|---|",
         f"| evaluation of {tokens:,} tokens in one process, nothing kept apart | {here:.2f} |",
         f"| the same as in a night, wall: {wall.kind}, {MEASURED_PROBES} probes | {whole:.2f} |",
         f"| of this the audit, from the end of server A on | {audit:.2f} |",
-        f"| a training's start-up alone, {statistics.median(alone):.2f}; later, since server A starts beside it | {later:+.2f} |",
-        f"| **isolation adds to each scored run**, median of {repeats} ({added[0]:.2f} to {added[-1]:.2f}) | **{statistics.median(added):.2f}** |",
-    ]  # fmt: skip
+        f"| a training's start-up alone, {start:.2f}; later,"
+        f" since server A starts beside it | {later:+.2f} |",
+        f"| **isolation adds to each scored run**, median of {repeats}"
+        f" ({added[0]:.2f} to {added[-1]:.2f}) | **{statistics.median(added):.2f}** |",
+    ]
 
 
 # --- The page
@@ -433,14 +421,16 @@ def seconds_table(bench: Bench, repeats: int, seconds: float = 3.0) -> list[str]
 PAGE = """\
 # The audit, measured
 
-Made by `python scripts/audit_power.py --write results/benchmarks/audit.md`. Servers, probes and verdicts are those of `harness/scoring`.
+Made by `python scripts/audit_power.py --write results/benchmarks/audit.md`. Servers, probes and
+verdicts are those of `harness/scoring`.
 
 ## False alarms
 
-Profile `tiny` (vocabulary 256, T 64): {honest} honest models, each trained for {steps} steps, scored by server A and audited by server B with
-{probed} probes under {seeds} seeds, at the real batch shape. **{alarms} false alarms in {audits} audits** of models that agree with themselves; those
-that depend on their batch are to be labelled, and are not counted. r0: root mean square of the differences on intact rows; largest: on spliced
-rows; both the largest of all seeds.
+Profile `tiny` (vocabulary 256, T 64): {honest} honest models, each trained for {steps} steps,
+scored by server A and audited by server B with {probed} probes under {seeds} seeds, at the real
+batch shape. **{alarms} false alarms in {audits} audits** of models that agree with themselves;
+those that depend on their batch are to be labelled, and are not counted. r0: root mean square of
+the differences on intact rows; largest: on spliced rows; both the largest of all seeds.
 
 {honest_table}
 
@@ -450,26 +440,31 @@ rows; both the largest of all seeds.
 
 ## The smallest leak that is found
 
-bpb over the whole validation text, found with {power:.0%} probability; {draws} simulated audits for each size, on the real losses of two trainings
-of the template on the profile `demo` (val_bpb {bpb:.3f}; incumbent {rival_bpb:.3f}). *Beside an incumbent* half of the probes follow the gain on it;
-a baseline has none. The verdict and its second look are the harness's own.
+bpb over the whole validation text, found with {power:.0%} probability; {draws} simulated audits for
+each size, on the real losses of two trainings of the template on the profile `demo` (val_bpb
+{bpb:.3f}; incumbent {rival_bpb:.3f}). *Beside an incumbent* half of the probes follow the gain on
+it; a baseline has none. The verdict and its second look are the harness's own.
 
 {power_table}
 
-A leak at every token is found by its mean, which has to exceed 0.001 nats a token, and more probes do not lower that. One that is whole but rare
-has to be hit once. What is below these figures can be kept. The last row knows the rule: it takes a random bit off each loss and answers intact rows
-as far off as is allowed without a word (beyond that it is *not reproducible*, which waits for a person).
+A leak at every token is found by its mean, which has to exceed 0.001 nats a token, and more probes
+do not lower that. One that is whole but rare has to be hit once. What is below these figures can be
+kept. The last row knows the rule: it takes a random bit off each loss and answers intact rows as
+far off as is allowed without a word (beyond that it is *not reproducible*, which waits for a
+person).
 
 ## A gain that was looked up
 
-What passed from server A to server B, whatever the way, is not of the unseen text. Gain of the one training on the other, bits per byte; *found with
-90%*: the replay whose gain would be missing there by more than four standard errors nine times in ten.
+What passed from server A to server B, whatever the way, is not of the unseen text. Gain of the one
+training on the other, bits per byte; *found with 90%*: the replay whose gain would be missing there
+by more than four standard errors nine times in ten.
 
 {replay_table}
 
 ## Seconds
 
-Profile `demo`, {threads} threads, {dtype}; medians of {repeats}; the machine's load was {load:.1f} on {cores} cores.
+Profile `demo`, {threads} threads, {dtype}; medians of {repeats}; the machine's load was {load:.1f}
+on {cores} cores.
 
 {seconds_table}
 """
@@ -493,12 +488,27 @@ def report(work: Path, counts: Counts, say: Callable[[str], None]) -> str:
     own, rival = scores
     seconds_lines = seconds_table(demo, 2 * counts.repeats - 1, counts.seconds or 3.0)
     return PAGE.format(
-        honest=len(HONEST), steps=counts.steps, probed=PROBED, seeds=counts.seeds, audits=sum(total.values()), alarms=sum(total.values()) - total["agrees"],
-        honest_table="\n".join(honest_lines), dishonest_table="\n".join(dishonest_lines), power=POWER, draws=counts.draws, bpb=own.val_bpb,
-        rival_bpb=rival.val_bpb, power_table="\n".join(power_table(demo, own.losses, rival.losses, counts, say)),
-        replay_table="\n".join(replay_table(demo, own, rival)), load=os.getloadavg()[0], cores=os.cpu_count(),
-        threads=demo.settings.threads, dtype=demo.settings.dtype, repeats=2 * counts.repeats - 1, seconds_table="\n".join(seconds_lines),
-    )  # fmt: skip
+        honest=len(HONEST),
+        steps=counts.steps,
+        probed=PROBED,
+        seeds=counts.seeds,
+        audits=sum(total.values()),
+        alarms=sum(total.values()) - total["agrees"],
+        honest_table="\n".join(honest_lines),
+        dishonest_table="\n".join(dishonest_lines),
+        power=POWER,
+        draws=counts.draws,
+        bpb=own.val_bpb,
+        rival_bpb=rival.val_bpb,
+        power_table="\n".join(power_table(demo, own.losses, rival.losses, counts, say)),
+        replay_table="\n".join(replay_table(demo, own, rival)),
+        load=os.getloadavg()[0],
+        cores=os.cpu_count(),
+        threads=demo.settings.threads,
+        dtype=demo.settings.dtype,
+        repeats=2 * counts.repeats - 1,
+        seconds_table="\n".join(seconds_lines),
+    )
 
 
 def main() -> None:

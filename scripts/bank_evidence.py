@@ -26,7 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
-from benches.setup import table, train_and_score
+from benches.markdown import table
+from benches.setup import train_and_score
 
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.profiles import choose_profile

@@ -1,19 +1,20 @@
-"""Everything that needs no GPU, measured on this machine: Markdown tables of one run, with the
-machine's own rates beside them.
+"""Everything that needs no GPU, measured on this machine beside the machine's own rates.
 
-    python3 scripts/bench.py                                          all parts, with nothing else running
-    python3 scripts/bench.py loader startup scoring                   some of them
-    python3 scripts/bench.py template --seeds 3 --seconds 60          val_bpb of the committed template on the profile `cpu`
-    python3 scripts/bench.py loop --runs results/nov23                what the loop cost in a real run
-    python3 scripts/bench.py --quick                                  tiny sizes: shows that all parts run, the figures mean nothing
+    python3 scripts/bench.py                          all parts, with nothing else running
+    python3 scripts/bench.py loader startup scoring   some of them
+    python3 scripts/bench.py template --seeds 3 --seconds 60
+                                                      val_bpb of the template, profile `cpu`
+    python3 scripts/bench.py loop --runs results/nov23
+                                                      what the loop cost in a real run
+    python3 scripts/bench.py --quick                  tiny sizes: the figures mean nothing
     python3 scripts/bench.py --write results/benchmarks/cpu.md
 
-Parts: prepare (MB/s, memory, share of text kept, against the original's method), loader (against
-what training consumes), startup (part by part, from launch to `ready`), scoring (server,
-evaluation, pipe), loop (what an experiment costs besides training), template (seeds, FLOP/s, split
-of a step). Machines and hours differ, so read the ratios: before the first part and after each one
-the machine multiplies and copies for a second, and what it gave stands above the part's table. A
-part that fails says so, and the exit status is 1.
+Out: Markdown tables. Parts: prepare (MB/s, memory, share of text kept, against the original's
+method), loader (against what training consumes), startup (part by part, from launch to `ready`),
+scoring (server, evaluation, pipe), loop (what an experiment costs besides training), template
+(seeds, FLOP/s, split of a step). Machines and hours differ, so read the ratios: before the first
+part and after each one the machine multiplies and copies for a second, and what it gave stands
+above the part's table. A part that fails says so, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -79,19 +80,16 @@ def section_of(part: str) -> Callable:
     from benches.template import template_section
 
     sections = (
-        prepare_section,
-        loader_section,
-        startup_section,
-        scoring_section,
-        loop_section,
-        template_section,
+        *(prepare_section, loader_section, startup_section),
+        *(scoring_section, loop_section, template_section),
     )
     return dict(zip(PARTS, sections, strict=True))[part]
 
 
 def measure(options: argparse.Namespace, work: Path, show: Callable[[str], None]) -> int:
-    """Measure the machine and the parts asked for; `show` gets each section. Returns the number of
-    parts that failed.
+    """Measure the machine and the parts asked for; return the number of parts that failed.
+
+    show: gets each section.
     """
     import torch
     from benches.machine import machine_section, measure_pace, measure_rates
@@ -117,8 +115,8 @@ def measure(options: argparse.Namespace, work: Path, show: Callable[[str], None]
             for pace in (pace, after)
         )
         show(
-            f"{title}\n\nThe machine before and after: fp32 at 1024^3 {beside}. The part took"
-            f" {time.monotonic() - began:.0f} s.\n{rest}"
+            f"{title}\n\nThe machine before and after: fp32 at 1024^3 {beside}."
+            f" The part took {time.monotonic() - began:.0f} s.\n{rest}"
         )
         pace = after
     return failed

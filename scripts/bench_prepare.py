@@ -1,10 +1,10 @@
 """How fast preparing is, what memory and disk it takes, and what text it keeps.
 
-    python scripts/bench_prepare.py                          under two minutes, 0.3 GB of text
-    python scripts/bench_prepare.py --gigabytes 3 --write    the figures for results/benchmarks/prepare.md; the disk needs 7 GB
+    python scripts/bench_prepare.py                        under two minutes, 0.3 GB of text
+    python scripts/bench_prepare.py --gigabytes 3 --write  needs 7 GB of disk
 
 In: text made of the standard library's sources. Out: Markdown on standard output; --write puts it
-into results/benchmarks/ prepare.md. Run it with the project's environment on a machine that does
+into results/benchmarks/prepare.md. Run it with the project's environment on a machine that does
 nothing else. "The original's method" is what karpathy/autoresearch's description says its loader
 does, written anew here: one process, tiktoken's encode_ordinary_batch with 8 threads on 128
 documents at a time, and a buffer of 1,000 documents from which each row takes the largest that
@@ -61,9 +61,7 @@ def table(header: str, rows: Iterable[tuple[object, ...]]) -> str:
 
 
 def watch_prepare(size: int, workers: int) -> dict[str, float]:
-    """Prepare `size` bytes in a process of its own; MB/s, and the most memory and disk that were
-    seen meanwhile.
-    """
+    """Prepare `size` bytes in a process of its own; return MB/s, the most memory and disk seen."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", str(size), str(workers), folder]
         process = psutil.Popen(command, stdout=subprocess.PIPE)
@@ -171,8 +169,9 @@ def iter_original_rows(
 
 
 def plain_batch_encode(tokenizer: Tokenizer) -> Callable:
-    """encode_ordinary_batch with the split pattern as one plain list of alternatives, as the
-    original writes it: same ids.
+    """encode_ordinary_batch with the split pattern as one plain list of alternatives.
+
+    The original writes it so; the ids are the same.
     """
     import tiktoken
 
@@ -187,11 +186,8 @@ class Corpus:
     """Synthetic text in shards, its tokenizer, and both ways to make rows of it."""
 
     def __init__(self, source: SyntheticSource, folder: Path) -> None:
-        self.folder, self.shards, self.n_shards = (
-            folder,
-            folder / "shards",
-            max(1, source.size // SHARD_BYTES),
-        )
+        self.folder, self.shards = folder, folder / "shards"
+        self.n_shards = max(1, source.size // SHARD_BYTES)
         for task in make_group_tasks(source, self.shards, self.n_shards):
             write_group(task)
         self.tokenizer = train_tokenizer(
@@ -206,9 +202,7 @@ class Corpus:
         self.bytes = sum(map(len, self.texts))  # they are ASCII
 
     def make_rows(self, workers: int) -> np.ndarray:
-        """Our rows, by way of the disk: processes read, tokenise and pack shards, this one
-        writes.
-        """
+        """Our rows, by way of the disk: processes read, tokenise and pack; this one writes."""
         path, state = self.folder / "rows.bin", self.folder / "rows.json"
         state.unlink(missing_ok=True)
         nobody = bytes(32)  # no document has this key: all text is for training
@@ -284,9 +278,9 @@ def ratio_table(size: int, repeats: int = 3) -> str:
             )
             rows.append((way, f"{passed:.1f} ({spread})", f"{cpu:.1f}", *speeds))
     return table(
-        f"{size / 1e6:,.0f} MB of text, vocabulary {VOCAB_SIZE}, T = {MAX_SEQ_LEN} | seconds,"
-        f" median of {repeats} | CPU seconds | MB of text/s | tokens in rows/s | speed, the"
-        " original's method = 1",
+        f"{size / 1e6:,.0f} MB of text, vocabulary {VOCAB_SIZE},"
+        f" T = {MAX_SEQ_LEN} | seconds, median of {repeats} | CPU seconds |"
+        " MB of text/s | tokens in rows/s | speed, the original's method = 1",
         rows,
     )
 
@@ -324,26 +318,29 @@ def main() -> None:
         f"{name} {importlib.metadata.version(name)}" for name in ("tiktoken", "rustbpe", "numpy")
     )
     machine = (
-        f"{cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()},"
-        f" {versions}"
+        f"{cpu_count()} CPU cores ({platform.machine()}),"
+        f" Python {platform.python_version()}, {versions}"
     )
     text = f"""\
 # Preparing text
 
-Made by `python scripts/bench_prepare.py --gigabytes {options.gigabytes:g} --write` on {machine}. The text is made of the standard
-library's sources, documents of about 4 KB where nothing else is said.
+Made by `python scripts/bench_prepare.py --gigabytes {options.gigabytes:g} --write` on {machine}.
+The text is made of the standard library's sources, documents of about 4 KB where nothing else is
+said.
 
 ## Whole prepares
 
 {whole_table(options.gigabytes)}
 
-Memory is resident memory of all processes together, looked at every 20 ms; pages that they share count for each of them.
+Memory is resident memory of all processes together, looked at every 20 ms; pages that they share
+count for each of them.
 
 ## Text to rows, against the original's method
 
 {ratio_table(48_000_000)}
 
-Ours reads its text from disk and writes its rows there, process start included; the original's method has its text in memory.
+Ours reads its text from disk and writes its rows there, process start included; the original's
+method has its text in memory.
 
 ## Text kept
 

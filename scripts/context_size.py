@@ -1,5 +1,6 @@
-"""Measure what the language model is told as a run grows: its length, what survives, what a
-server's prompt cache can hold.
+"""Measure what the language model is told as a run grows.
+
+Its length, what survives, and what a server's prompt cache can hold.
 
 In: made-up runs of 10, 100, 1,000 and 3,000 experiments (fixed seed; real ideas of the bank, real
 constants, curves, crashes, diffs of 80 lines), and the committed template as the incumbent. Out: a
@@ -45,32 +46,27 @@ CAUSES = {
     "timeout": "no weights 60 s after the budget",
     "invalid_patch": "line 12: a constant must be complete on one line",
 }
-WORDS = (
-    "gate",
-    "the",
-    "residual",
-    "stream",
-    "by",
-    "a",
-    "learnt",
-    "scalar",
-    "of",
-    "each",
-    "head",
-    "so",
-    "that",
-    "early",
-    "layers",
-    "may",
-    "be",
-    "skipped",
+IDEA = (
+    "gate the residual stream by a learnt scalar of each head so that early layers may be skipped"
 )
+PAGE = """\
+# What the language model is told, by the length of a run
+
+Made by `python scripts/context_size.py --write --count-with bpe_openai` from made-up runs (fixed
+seed), the committed template and program.md. The budget is the option `context_tokens`,
+{context_tokens:,} by default; a server that finds that too long is asked with half. *Same
+beginning*: the share of a prompt that equals the one before, which a server's prompt cache need not
+read again; mean of {cache_pairs}. Keeps of the made-up runs change only the numbers: their
+incumbent stays the template.
+
+{lengths}
+
+Where fewer attempts than there were have a line, the oldest are counted together by category and
+outcome."""
 
 
 def make_history(count: int, folder: Path) -> list[dict]:
-    """Return the rows of a made-up run of so many experiments after the baseline, with diffs in the
-    folder.
-    """
+    """Return the rows of a made-up run of so many experiments, with diffs in the folder."""
     rng = random.Random(7)
     constants = {
         name: c for name, c in parse_constants(TEMPLATE).items() if c.scale in ("linear", "log")
@@ -85,7 +81,8 @@ def make_history(count: int, folder: Path) -> list[dict]:
             title, category = f"{name} {values[name]:g} -> {changed[name]:g}", "tune"
         else:
             idea = rng.choice(ON_CARDS)
-            title, category = f"{idea.title}, {' '.join(rng.sample(WORDS, 5))}", idea.category
+            words = " ".join(rng.sample(IDEA.split(), 5))
+            title, category = f"{idea.title}, {words}", idea.category
         gain = rng.gauss(-0.002, 0.004)
         status = rng.choices(["ok", *CAUSES], [88, 5, 2, 2, 1, 2])[0]
         keep = status == "ok" and gain > 0.0035
@@ -120,26 +117,63 @@ def _row(
     scored = status == "ok"
     kind = "gain" if keep else "within noise" if abs(gain) < 0.0035 else "worse"
     return {
-        "experiment": number, "title": title, "category": category, "operator": category, "proposer": "llm" if category != "tune" else "tpe", "status": status,
-        "hypothesis": f"It should help because {' '.join(WORDS)}, at this size and within this budget.", "constants": constants, "parent": None,
-        "decision": "baseline" if not number else "keep" if keep else "discard", "kind": kind if scored else status, "folder": "",
-        "val_bpb": score if scored else None, "gain": gain if scored and number else None, "sigma": 0.0018, "cause": CAUSES.get(status, kind),
-        "memory_mb": 1000 + 400 * rng.random(), "tok_per_sec": 15000 + 2000 * rng.random(), "num_steps": 2000 + rng.randrange(300),
-        "losses": {share: 8 / (1 + i) ** 0.6 + rng.random() / 50 for i, share in enumerate(("10", "25", "50", "75", "100"))} if scored else None,
-        "attempts": 1, "llm_failed": "", "n_runs": 1,
-    }  # fmt: skip
+        "experiment": number,
+        "title": title,
+        "category": category,
+        "operator": category,
+        "proposer": "llm" if category != "tune" else "tpe",
+        "status": status,
+        "hypothesis": f"It should help because {IDEA}, at this size and within this budget.",
+        "constants": constants,
+        "parent": None,
+        "decision": "baseline" if not number else "keep" if keep else "discard",
+        "kind": kind if scored else status,
+        "folder": "",
+        "val_bpb": score if scored else None,
+        "gain": gain if scored and number else None,
+        "sigma": 0.0018,
+        "cause": CAUSES.get(status, kind),
+        "memory_mb": 1000 + 400 * rng.random(),
+        "tok_per_sec": 15000 + 2000 * rng.random(),
+        "num_steps": 2000 + rng.randrange(300),
+        "losses": {
+            share: 8 / (1 + i) ** 0.6 + rng.random() / 50
+            for i, share in enumerate(("10", "25", "50", "75", "100"))
+        }
+        if scored
+        else None,
+        "attempts": 1,
+        "llm_failed": "",
+        "n_runs": 1,
+    }
 
 
 def make_request(history: Sequence[dict]) -> dict:
     """Return a request whose history is the given one and whose incumbent is the template."""
     kept = [row for row in history if row["decision"] == "keep"] or [history[0]]
     return {
-        "format_version": 2, "experiment": len(history), "attempt": 0, "run_seed": 7, "out_dir": "unused", "program_md": PROGRAM, "proposer": "hybrid",
-        "parent_train_py": TEMPLATE, "parent_experiment": kept[-1]["experiment"], "incumbent_val_bpb": kept[-1]["val_bpb"], "sigma": 0.0018,
-        "history": list(history), "repair": None,
+        "format_version": 2,
+        "experiment": len(history),
+        "attempt": 0,
+        "run_seed": 7,
+        "out_dir": "unused",
+        "program_md": PROGRAM,
+        "proposer": "hybrid",
+        "parent_train_py": TEMPLATE,
+        "parent_experiment": kept[-1]["experiment"],
+        "incumbent_val_bpb": kept[-1]["val_bpb"],
+        "sigma": 0.0018,
+        "history": list(history),
+        "repair": None,
         "limits": {"max_seq_len": 512, "n_vocab": 4097, "memory_mb": 81559, "device_kind": "cuda"},
-        "about": {"profile": "small", "budget_seconds": 300.0, "device": "a card", "device_kind": "cuda", "dtype": "bfloat16"},
-    }  # fmt: skip
+        "about": {
+            "profile": "small",
+            "budget_seconds": 300.0,
+            "device": "a card",
+            "device_kind": "cuda",
+            "dtype": "bfloat16",
+        },
+    }
 
 
 def prompt(history: Sequence[dict], context_tokens: int) -> str:
@@ -197,12 +231,8 @@ def measure(counter: Callable[[str], int] | None) -> list[str]:
 def compare_counts(counter: Callable[[str], int]) -> list[str]:
     """Return the table of our count against a tokenizer's."""
     names = (
-        "train_template.py",
-        "program.md",
-        "README.md",
-        "harness/search/tpe.py",
-        "results/sample/results.tsv",
-        "results/benchmarks/keep_rule.md",
+        *("train_template.py", "program.md", "README.md", "harness/search/tpe.py"),
+        *("results/sample/results.tsv", "results/benchmarks/keep_rule.md"),
     )
     names += (
         "results/sample/experiments/0001/attempts/00/train.diff",
@@ -219,6 +249,12 @@ def compare_counts(counter: Callable[[str], int]) -> list[str]:
     return lines
 
 
+def o200k_counter(module: str) -> Callable[[str], int]:
+    """Return what counts a text's tokens by o200k_base, as that module has it."""
+    encoding = importlib.import_module(module).get_encoding("o200k_base")
+    return lambda text: len(encoding.encode(text))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--write", action="store_true", help="write results/benchmarks/context.md")
@@ -228,37 +264,14 @@ def main() -> None:
         help="count by o200k_base too, as tiktoken (downloads it) or bpe_openai (brings it) has it",
     )
     arguments = parser.parse_args()
-    counter = None
-    if arguments.count_with:
-        encoding = importlib.import_module(arguments.count_with).get_encoding("o200k_base")
-        counter = lambda text: len(encoding.encode(text))  # noqa: E731
-    text = "\n".join(
-        [
-            "# What the language model is told, by the length of a run",
-            "",
-            (
-                "Made by `python scripts/context_size.py --write --count-with bpe_openai` from made-up"
-                " runs (fixed seed), the committed template and program.md."
-            ),
-            (
-                f"The budget is the option `context_tokens`, {LlmOptions().context_tokens:,} by"
-                " default; a server that finds that too long is asked with half."
-            ),
-            (
-                "*Same beginning*: the share of a prompt that equals the one before, which a server's"
-                f" prompt cache need not read again; mean of {CACHE_PAIRS}."
-            ),
-            "Keeps of the made-up runs change only the numbers: their incumbent stays the template.",
-            "",
-            *measure(counter),
-            "",
-            (
-                "Where fewer attempts than there were have a line, the oldest are counted together by"
-                " category and outcome."
-            ),
-            *(["", "## Our count of tokens", "", *compare_counts(counter)] if counter else []),
-        ]
+    counter = o200k_counter(arguments.count_with) if arguments.count_with else None
+    text = PAGE.format(
+        context_tokens=LlmOptions().context_tokens,
+        cache_pairs=CACHE_PAIRS,
+        lengths="\n".join(measure(counter)),
     )
+    if counter:
+        text += "\n\n## Our count of tokens\n\n" + "\n".join(compare_counts(counter))
     print(text)
     if arguments.write:
         (ROOT / "results/benchmarks/context.md").write_text(text + "\n", encoding="utf-8")

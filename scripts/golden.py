@@ -1,8 +1,7 @@
-"""Do a run's commands still say and leave what they did? A small run, with times and measured
-numbers masked.
+"""Do a run's commands still say and leave what they did? Times and measured numbers are masked.
 
     python scripts/golden.py make       write tests/golden/, from the tree as it is
-    python scripts/golden.py compare    make it again elsewhere and show what differs; exit status 1 where anything does
+    python scripts/golden.py compare    make it elsewhere and show what differs (exit status 1)
 
 In: this checkout, copied. The run, under the step clock: a baseline, two ideas of the harness, an
 idea that is repaired after the gate, a crash, one that is quarantined and accepted, one by `try`,
@@ -28,48 +27,22 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 import nbformat
 from checkout import environment, git
 from killing.kills import SmallNight, make_checkout
-
-from harness.ground.files import write_json_atomic
-from harness.search.gate import source_hash
+from proposals import leave_proposal
 
 GOLDEN = ROOT / "tests" / "golden"
 STEPS = "clock_step_seconds=0.5 budget_seconds=20"
 SHORT_REACH = "return 1.0 * torch.tanh(logits / 1.0)"
 LONG_REACH = "logits = 15.0 * torch.tanh(logits / 15.0)\n        return logits"
 UNSTEADY = (
-    "logits = 15.0 * torch.tanh(logits / 15.0)\n        return F.dropout(logits, 0.02,"
-    " training=True)"
+    "logits = 15.0 * torch.tanh(logits / 15.0)\n"
+    "        return F.dropout(logits, 0.02, training=True)"
 )
 # Numbers that a rule, and not a machine, gives.
 COUNTS = {
-    "seq",
-    "experiment",
-    "attempt",
-    "run",
-    "n_runs",
-    "num_steps",
-    "best",
-    "seeds",
-    "parent",
-    "incumbent",
-    "incumbent_runs",
-    "suspects",
-    "beside",
-    "ok",
-    "kind",
-    "df",
-    "device_batch_limit",
-    "probes",
-    "n_best",
-    "n_baseline",
-    "experiments",
-    "kept",
-    "discarded",
-    "crashed",
-    "quarantined",
-    "in_quarantine",
-    "best_experiment",
-    "exit",
+    *("seq", "experiment", "attempt", "run", "n_runs", "num_steps", "best", "seeds"),
+    *("parent", "incumbent", "incumbent_runs", "suspects", "beside", "ok", "kind", "df"),
+    *("device_batch_limit", "probes", "n_best", "n_baseline", "experiments", "kept"),
+    *("discarded", "crashed", "quarantined", "in_quarantine", "best_experiment", "exit"),
 }
 UNTOLD = ("shared_with",)
 MASKS = (
@@ -169,24 +142,8 @@ class Golden:
         assert source.count(SHORT_REACH) == 1
         source = source.replace(SHORT_REACH, end)
         folder = self.night.folder / f"experiments/{experiment:04d}/attempts/{attempt:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "train.py").write_text(source)
-        told = {
-            "title": f"planted {experiment}",
-            "hypothesis": "it can say more",
-            "category": "tune",
-            "proposer": proposer,
-        }
-        write_json_atomic(
-            folder / "proposal.json",
-            told
-            | {
-                "bank_id": None,
-                "sha256": source_hash(source),
-                "constants_changed": {},
-                "parent": 0,
-            },
-        )
+        facts = {"hypothesis": "it can say more", "proposer": proposer, "parent": 0}
+        leave_proposal(folder, source, f"planted {experiment}", **facts)
 
     def run(self) -> dict[str, str]:
         folder = self.night.folder

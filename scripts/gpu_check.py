@@ -1,15 +1,15 @@
-"""What a CUDA card gives: is every attention rung right, how fast does the template train, where
-does the time go.
+"""What a CUDA card gives: right attention rungs, how fast the template trains, where time goes.
 
-    python scripts/gpu_check.py                 9 minutes on a machine that has torch, numpy, tiktoken and safetensors; no network
-    python scripts/gpu_check.py --dry-run       the same code on a CPU with tiny shapes, to test the check itself
+    python scripts/gpu_check.py             9 minutes, no network
+    python scripts/gpu_check.py --dry-run   the same code on a CPU with tiny shapes: a test of it
     python scripts/gpu_check.py --only attention,training
 
-Out: Markdown on standard output and in results/benchmarks/gpu_check_<device>.md, rewritten after
-each part, with all rows as JSON beside it. Each part has a share of the time and passes on what it
-leaves; what it cannot finish is named in the table. Every task runs in a child process (see
-`gpu/parts.py`), so that one that fails, hangs or dies costs one row; this process never touches the
-card. Exits with 1 when the template could not be trained at all.
+In: a machine that has torch, numpy, tiktoken and safetensors. Out: Markdown on standard output and
+in results/benchmarks/gpu_check_<device>.md, rewritten after each part, with all rows as JSON beside
+it. Each part has a share of the time and passes on what it leaves; what it cannot finish is named
+in the table. Every task runs in a child process (see `gpu/parts.py`), so that one that fails, hangs
+or dies costs one row; this process never touches the card. Exits with 1 when the template could not
+be trained at all.
 """
 
 from __future__ import annotations
@@ -26,12 +26,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from gpu import (
-    attention,
-    machine,
-    runs,
-    training,
-)
+from gpu import attention, machine, runs, training
 from gpu.parts import Rows, run_part
 from gpu.settings import ROOT, Settings, card_settings, dry_settings
 from gpu.tables import SECTIONS, document
@@ -41,7 +36,9 @@ SPARE_SECONDS = 10.0  # kept back for writing and for children that die slowly
 
 @dataclass(frozen=True)
 class Part:
-    """module: what its children run. seconds: its share of the time. task_seconds: when one task
+    """One part of the check.
+
+    module: what its children run. seconds: its share of the time. task_seconds: when one task
     counts as hanging. tasks: most wanted first.
     """
 
@@ -70,15 +67,14 @@ def run_parts(
     seconds: float,
     show: Callable[[str, dict[str, Rows], dict], None],
 ) -> dict[str, Rows]:
-    """Run the named parts within `seconds`; `show(part, results, ranked)` is called after each.
-    Returns the rows of all.
+    """Run the named parts within `seconds`; return the rows of all.
+
+    show: called as `show(part, results, ranked)` after each.
     """
     results: dict[str, Rows] = {}
     ranked: dict[str, list[str]] = {"full": [], "windowed": []}
-    deadline, scale = (
-        time.monotonic(),
-        (seconds - SPARE_SECONDS) / sum(PARTS[name].seconds for name in names),
-    )
+    deadline = time.monotonic()
+    scale = (seconds - SPARE_SECONDS) / sum(PARTS[name].seconds for name in names)
     for name in names:
         part = PARTS[name]
         # Counted from the start, so that time left over goes to the next.

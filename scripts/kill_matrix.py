@@ -1,20 +1,25 @@
-"""Kill a night in every way and look at what is left: states of the journal x victims, at random,
-and in the other ways in which a night dies.
+"""Kill a night in every way and look at what is left.
 
-    python scripts/kill_matrix.py                                     the matrix, about half an hour on two cores
-    AUTORESEARCH_WALL=limits python scripts/kill_matrix.py            the same where no wall can be had: a part of its own
-    python scripts/kill_matrix.py --repeats 3                         each cell three times
-    python scripts/kill_matrix.py --only "trained, being scored:kernel"   one cell; may be given again
-    python scripts/kill_matrix.py --random 20                         one night killed 20 times at random, and one left alone: are their journals the same?
-    python scripts/kill_matrix.py --random 20 --researcher            the same with ideas of a scripted language model: smoke runs, repairs, requests cut off
-    python scripts/kill_matrix.py --others                            a closed terminal, stopped processes, signals
-    python scripts/kill_matrix.py --claim                             the claim at the end of a night, killed at each of its states
-    python scripts/kill_matrix.py --demo                              a real demo killed five times at random
-    ... --write results/benchmarks/kills.md                           replaces what the file has of the same part
+    python scripts/kill_matrix.py              the matrix, about half an hour on two cores
+    AUTORESEARCH_WALL=limits python scripts/kill_matrix.py
+                                               the same where no wall can be had: its own part
+    python scripts/kill_matrix.py --repeats 3  each cell three times
+    python scripts/kill_matrix.py --only "trained, being scored:kernel"
+                                               one cell; may be given again
+    python scripts/kill_matrix.py --random 20  a night killed 20 times at random and one left
+                                               alone: are their journals the same?
+    python scripts/kill_matrix.py --random 20 --researcher
+                                               the same with ideas of a scripted language model:
+                                               smoke runs, repairs, requests cut off
+    python scripts/kill_matrix.py --others     a closed terminal, stopped processes, signals
+    python scripts/kill_matrix.py --claim      the claim, killed at each of its states
+    python scripts/kill_matrix.py --demo       a real demo killed five times at random
+    ... --write results/benchmarks/kills.md    replaces what the file has of the same part
 
 In: this checkout, copied; data as `overnight.py` prepares it. Out: Markdown, and exit status 1 if
-anything did not agree. Linux only. A night dies only where the journal is in a stated state, so
-that a cell says the same on a slow machine.
+anything did not agree. The matrix has a row for each state of the journal and a column for each
+victim. Linux only. A night dies only where the journal is in a stated state, so that a cell says
+the same on a slow machine.
 """
 
 from __future__ import annotations
@@ -27,14 +32,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from benches.setup import table
+from benches.markdown import table
 from fake_openai import FakeOpenAI
 from killing.fatal import OTHERS, meet
 from killing.kills import (
@@ -77,12 +84,7 @@ PARTS = {
     "demo": "## A real demo",
 }
 # These moments are met with an idea that is audited closely, since it may be kept.
-BETTER_IDEAS = (
-    "scored",
-    "audited",
-    "decided",
-    "committed",
-)
+BETTER_IDEAS = ("scored", "audited", "decided", "committed")
 REACH_STEP = 1.08  # how much further the logits of each such idea reach than those of the last
 
 
@@ -93,7 +95,10 @@ def say(text: str) -> None:
 # --- The matrix
 
 
-def all_cells() -> list[tuple[Moment, str]]:
+Cells = Sequence[tuple[Moment, str]]
+
+
+def all_cells() -> Cells:
     return [
         (moment, victim) for moment in MOMENTS for victim in VICTIMS if victim in moment.victims
     ]
@@ -102,8 +107,10 @@ def all_cells() -> list[tuple[Moment, str]]:
 def run_matrix(
     wanted: Sequence[tuple[Moment, str]], repeats: int, work: Path, cache: Path, kept: Path
 ) -> list[Cell]:
-    """Kill once for each cell: `opened` and confirmations in runs of their own, controls in one
-    long run of ideas that fail, all others in another.
+    """Kill once for each cell.
+
+    `opened` and confirmations have runs of their own, controls one long run of ideas that fail, all
+    others another.
 
     kept: a file with a line for each cell; what it has already is not done again.
     """
@@ -143,19 +150,29 @@ def run_matrix(
         run_to_end(night, 0)
         night.plant_better(1, REACH_STEP)
         note(kill_once(night, moment, victim, 1, 1))
-    kill_at_controls(
-        [cell for cell in cells if is_at_control(cell[0])],
-        SmallNight(checkout, cache, "unwell"),
-        note,
-    )
-    cells = [
+    at_controls = [cell for cell in cells if is_at_control(cell[0])]
+    others = [
         cell
         for cell in cells
         if not (cell[0].event == "opened" or cell[0].run == "confirm" or is_at_control(cell[0]))
     ]
-    if not cells:
-        return results
     night = SmallNight(checkout, cache, wishes=f"{STEP_CLOCK} baseline_seeds=3")
+    for cell in chain(
+        kill_at_controls(at_controls, SmallNight(checkout, cache, "unwell")),
+        kill_in_experiments(others, night),
+    ):
+        note(cell)
+    return results
+
+
+def is_at_control(moment: Moment) -> bool:
+    return moment.run == CONTROL or moment.event == "controlled"
+
+
+def kill_in_experiments(cells: Cells, night: SmallNight) -> Iterator[Cell]:
+    """One night in which each cell has an experiment, a better one where its moment asks for it."""
+    if not cells:
+        return
     run_to_end(night, 1)
 
     def plant(number: int) -> None:
@@ -166,59 +183,44 @@ def run_matrix(
 
     plant(0)
     plant(1)
-    # One more than is killed, so that each is looked at in the same way.
-    experiments = len(cells) + 2
-    night.start(experiments)
-    for number, (moment, victim) in enumerate(cells):
-        note(
-            kill_in_passing(
-                night,
-                moment,
-                victim,
-                number + 2,
-                experiments,
-                lambda number=number: plant(number + 2),
-            )
-        )
-    end(night, experiments)
-    return results
+    numbers = [number + 2 for number in range(len(cells))]
+    yield from kill_each(cells, numbers, night, lambda number: plant(number + 2))
 
 
-def is_at_control(moment: Moment) -> bool:
-    return moment.run == CONTROL or moment.event == "controlled"
+def kill_at_controls(cells: Cells, night: SmallNight) -> Iterator[Cell]:
+    """One night in which an idea for each cell is followed by ALIKE that fail alike.
 
-
-def kill_at_controls(
-    cells: Sequence[tuple[Moment, str]], night: SmallNight, note: Callable[[Cell], None]
-) -> None:
-    """One night in which, for each cell, an idea of its own is followed by ALIKE that fail alike;
-    after them the best file is tried again.
+    After them the best file is tried again.
     """
     if not cells:
         return
     run_to_end(night, 0)
     each = ALIKE + 1
-    # One more than is killed, so that each is looked at in the same way.
-    experiments = each * len(cells) + 1
 
     def plant(number: int) -> None:
         """The failures of the cell of that number, after the idea that it begins with."""
-        for failure in range(each * number + 2, min(each * (number + 1), experiments) + 1):
-            night.plant_failure(failure)
+        if number < len(cells):
+            for failure in range(ALIKE):
+                night.plant_failure(each * number + 2 + failure)
 
     plant(0)
+    numbers = [each * (number + 1) for number in range(len(cells))]
+    yield from kill_each(cells, numbers, night, lambda number: plant(number + 1))
+
+
+def kill_each(
+    cells: Cells, numbers: Sequence[int], night: SmallNight, prepare: Callable[[int], None]
+) -> Iterator[Cell]:
+    """Kill once for each cell in one night, each in the experiment of its number.
+
+    prepare: called with a cell's place among the cells when the run was looked at after its kill.
+    """
+    # One more than is killed, so that each is looked at in the same way.
+    experiments = numbers[-1] + 1
     night.start(experiments)
-    for number, (moment, victim) in enumerate(cells):
-        note(
-            kill_in_passing(
-                night,
-                moment,
-                victim,
-                each * (number + 1),
-                experiments,
-                lambda number=number: plant(number + 1),
-            )
-        )
+    for place, (moment, victim) in enumerate(cells):
+        then = partial(prepare, place)
+        yield kill_in_passing(night, moment, victim, numbers[place], experiments, then)
     end(night, experiments)
 
 
@@ -227,8 +229,8 @@ def end(night: SmallNight, experiments: int) -> None:
     status, wrong = night.wait(), findings(night, experiments)
     if status != 0 or wrong:
         raise SystemExit(
-            f"the long night ended with {status}: {night.last_words()}; {'; '.join(wrong)}; see"
-            f" {night.log}"
+            f"the long night ended with {status}: {night.last_words()};"
+            f" {'; '.join(wrong)}; see {night.log}"
         )
 
 
@@ -239,42 +241,30 @@ def run_to_end(night: SmallNight, experiments: int) -> None:
         raise SystemExit(f"the night without kills failed: {night.last_words()}; see {night.log}")
 
 
+MATRIX_WORDS = """\
+Each cell: after how many of the kills everything agreed, once the same command had been given again
+or the night had gone on by itself: every experiment once, `results.tsv`, git's refs, `best/` and
+pages as the journal says (`overnight.py --check`), no process left. `-`: this victim is not there
+then. The kernel holds the loop and the scorer: killed while a run is being scored, it is the
+scorer. 0/0: nobody to kill; without a wall server A starts with the scoring.
+"""
+COST_WORDS = """\
+What each kill cost, as the journal names it: `interrupted`, that run was repeated; nothing where
+the cell is empty.
+"""
+
+
 def matrix_section(cells: Sequence[Cell]) -> str:
     """Two tables: how often all agreed afterwards, and what was lost."""
-    lines = [
-        (
-            "Each cell: after how many of the kills everything agreed, once the same command had"
-            " been given again or the night had gone on by itself: every"
-        ),
-        (
-            "experiment once, `results.tsv`, git's refs, `best/` and pages as the journal says"
-            " (`overnight.py --check`), no process left. `-`: this victim is not"
-        ),
-        (
-            "there then. The kernel holds the loop and the scorer: killed while a run is being"
-            " scored, it is the scorer. 0/0: nobody to kill;"
-        ),
-        "without a wall server A starts with the scoring.",
-        "",
-        grid(
-            cells,
-            lambda group: (
-                f"{sum(cell.killed and not cell.wrong for cell in group)}/{sum(cell.killed for cell in group)}"
-            ),
-        ),
-        "",
-        (
-            "What each kill cost, as the journal names it: `interrupted`, that run was repeated;"
-            " nothing where the cell is empty."
-        ),
-        "",
-        grid(
-            cells,
-            lambda group: ", ".join(
-                sorted({cell.cost for cell in group if cell.killed and cell.cost})
-            ),
-        ),
-    ]
+
+    def agreed(group: Sequence[Cell]) -> str:
+        killed = [cell for cell in group if cell.killed]
+        return f"{sum(not cell.wrong for cell in killed)}/{len(killed)}"
+
+    def costs(group: Sequence[Cell]) -> str:
+        return ", ".join(sorted({cell.cost for cell in group if cell.killed and cell.cost}))
+
+    lines = [MATRIX_WORDS, grid(cells, agreed), "", COST_WORDS, grid(cells, costs)]
     wrong = [
         f"- {cell.moment} x {cell.victim}: {sentence}" for cell in cells for sentence in cell.wrong
     ]
@@ -307,8 +297,9 @@ def grid(cells: Sequence[Cell], words) -> str:
 
 
 def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) -> list[Blow]:
-    """Kills spread over the night's experiments, in the order in which their moments come; what
-    comes only before a keep is left out.
+    """Kills spread over the night's experiments, in the order in which their moments come.
+
+    What comes only before a keep is left out.
     """
     rng = random.Random(seed)
     possible = [
@@ -323,8 +314,10 @@ def draw_blows(kills: int, experiments: int, seed: int, victims: Sequence[str]) 
 def run_random(
     kills: int, experiments: int, seed: int, work: Path, cache: Path, url: str = ""
 ) -> tuple[str, bool]:
-    """A night left alone and one killed at random; return the section and whether their journals
-    say the same. url: of the language model, if there is one.
+    """Compare a night left alone with one killed at random.
+
+    Returns the section and whether their journals say the same. url: of the language model, if
+    there is one.
     """
     options = (
         "--profile",
@@ -409,9 +402,15 @@ def run_claims(work: Path, cache: Path) -> tuple[str, bool]:
             f" {'; '.join(cells[-1].wrong) or 'all agrees'}"
         )
     rows = [
-        (cell.moment, cell.victim, "killed" if cell.killed else "was not there", cell.cost, "; ".join(cell.wrong) or "all agrees")
+        (
+            cell.moment,
+            cell.victim,
+            "killed" if cell.killed else "was not there",
+            cell.cost,
+            "; ".join(cell.wrong) or "all agrees",
+        )
         for cell in cells
-    ]  # fmt: skip
+    ]
     return table(
         ["close_out.jsonl's last line", "victim", "", "lost", "afterwards"], rows
     ), not any(cell.wrong for cell in cells)
@@ -474,8 +473,8 @@ def parse_cell(text: str) -> tuple[Moment, str]:
     name, _, victim = text.rpartition(":")
     if name not in BY_NAME or victim not in BY_NAME[name].victims:
         raise argparse.ArgumentTypeError(
-            f"no cell {text!r}: write STATE:VICTIM, of {', '.join(BY_NAME)} and"
-            f" {', '.join(VICTIMS)}"
+            f"no cell {text!r}: write STATE:VICTIM,"
+            f" of {', '.join(BY_NAME)} and {', '.join(VICTIMS)}"
         )
     return BY_NAME[name], victim
 
@@ -542,9 +541,9 @@ def main() -> int:
                 )
             part, (text, good) = "researcher", found
         elif options.random:
-            part, (text, good) = (
-                "random",
-                run_random(options.random, options.experiments, options.seed, work, options.cache),
+            part = "random"
+            text, good = run_random(
+                options.random, options.experiments, options.seed, work, options.cache
             )
         elif options.others is not None:
             part, (text, good) = "others", run_others(options.others or OTHERS, work, options.cache)

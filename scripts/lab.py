@@ -2,11 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Open the control panel in JupyterLab: sets up what is missing, then hands over to `jupyter lab
-notebooks/00_lab.ipynb`.
+"""Open the control panel, notebooks/00_lab.ipynb, in JupyterLab; sets up what is missing first.
 
     python3 scripts/lab.py                     here, in the browser of this machine
-    python3 scripts/lab.py --remote USER@HOST  on a machine without a screen: prints the ssh line for your own machine
+    python3 scripts/lab.py --remote USER@HOST  on a machine without a screen: prints the ssh line
     python3 scripts/lab.py --port 9000         anything else goes to JupyterLab as it is
 
 It listens on this machine alone and asks for a token, which is in the address that it prints.

@@ -23,21 +23,18 @@ from harness.show.report import write_report
 SAMPLE = ROOT / "results" / "sample"
 KEPT = {
     *(
-        "run.json",
-        "journal.jsonl",
-        "close_out.jsonl",
-        "results.tsv",
-        "program.md",
-        "provenance.json",
+        *("run.json", "journal.jsonl", "close_out.jsonl"),
+        *("results.tsv", "program.md", "provenance.json"),
     ),
     *("proposal.json", "train.py", "train.diff", "events.jsonl", "result.json", "run.log"),
 }
 FOLDERS = ("best", "experiments")
 README = """# A real run, committed
 
-`python3 scripts/overnight.py --demo` on a fresh clone, {where}, {day}, commit {commit}.
-The chart in the top README and what `notebooks/04_analysis.ipynb` shows on a fresh clone come from it. Made by `scripts/make_sample.py`: left out are
-weights, losses, executed pages, and the names of folders of the machine that it ran on. All else is as the run left it.
+`python3 scripts/overnight.py --demo` on a fresh clone, {where}, {day}, commit {commit}. The chart
+in the top README and what `notebooks/04_analysis.ipynb` shows on a fresh clone come from it. Made
+by `scripts/make_sample.py`: left out are weights, losses, executed pages, and the names of folders
+of the machine that it ran on. All else is as the run left it.
 """
 
 

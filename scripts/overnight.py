@@ -2,22 +2,25 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Start the night, or look at one: sets up what is missing, then hands over to `python -m harness
-overnight`.
+"""Start the night, or look at one; sets up what is missing first.
 
-    python3 scripts/overnight.py --demo                      the whole loop in minutes, no GPU, no key
-    python3 scripts/overnight.py --tag nov23 --hours 8       a real night; the same tag again continues it
-    python3 scripts/overnight.py --tag nov23 --experiments N the same, so many experiments (0: the baseline alone)
-    ... --model NAME --llm budget_tokens=2000000             with a language model: OPENAI_API_KEY or OPENAI_BASE_URL is set
-    python3 scripts/overnight.py --tag nov23 --status        how it goes (--json: for scripts); also --stop (after this experiment), --report
-    python3 scripts/overnight.py --tag nov23 --close-out     what its best is worth, measured on fresh seeds
-    python3 scripts/overnight.py --tag nov23 --check         whether all its files agree with its journal
-    python3 scripts/overnight.py --tag nov23 --accept N      keep experiment N, which is in quarantine; --refuse N: do not
-    ... --torch-index URL                                    at set-up: another build of torch (pytorch.org's selector)
+    python3 scripts/overnight.py --demo                  all of it in minutes, no GPU, no key
+    python3 scripts/overnight.py --tag nov23 --hours 8   a real night; again: continues it
+    ... --tag nov23 --experiments N                      so many experiments; 0: the baseline
+    ... --model NAME --llm budget_tokens=2000000         with a language model:
+                                                         OPENAI_API_KEY or OPENAI_BASE_URL is set
+    ... --tag nov23 --status                             how it goes; --json: for scripts
+    ... --tag nov23 --stop                               end after this experiment
+    ... --tag nov23 --report                             write and print its report
+    ... --tag nov23 --close-out                          measure its best on fresh seeds
+    ... --tag nov23 --check                              do its files agree with its journal?
+    ... --tag nov23 --accept N                           keep N from quarantine; --refuse N: do not
+    ... --torch-index URL                                at set-up: another build of torch
+                                                         (pytorch.org's selector)
 
-In: the command line. Out: the harness's own output and exit status. The first start makes `.venv`
-in the checkout (some minutes, mostly downloads); `uv run scripts/overnight.py --demo` does the same
-with a Python that uv provides.
+In: the command line. Out: the output and exit status of `python -m harness overnight`. The first
+start makes `.venv` in the checkout (some minutes, mostly downloads); `uv run scripts/overnight.py
+--demo` does the same with a Python that uv provides.
 """
 
 import argparse
@@ -29,20 +32,14 @@ from environment.setup import ROOT, become, find_environment, find_usable, pytho
 
 HARNESS = ["-m", "harness", "overnight"]
 # Asked of a night in progress, whose environment must not change under it.
-LOOKING = {
-    "--status",
-    "--check",
-    "--stop",
-    "--report",
-    "--accept",
-    "--refuse",
-}
+LOOKING = {"--status", "--check", "--stop", "--report", "--accept", "--refuse"}
 HELP = {"-h", "--help"}
 
 
 def show_help(arguments: list[str]) -> None:
-    """All options, from the harness itself when it can be asked without a set-up, else this file's
-    own summary.
+    """Print all options, as the harness says them, else this file's own summary.
+
+    The harness is asked when it can be without a set-up.
     """
     python = find_environment() or find_usable() or sys.executable
     command = [str(python), *HARNESS, *arguments]

@@ -2,17 +2,17 @@
 # requires-python = ">=3.11"
 # dependencies = ["uv"]
 # ///
-"""Write requirements.lock and requirements-dev.lock anew from pyproject.toml (for maintainers;
-needs uv).
+"""Write requirements.lock and requirements-dev.lock anew from pyproject.toml (needs uv).
 
-    uv run scripts/relock.py              keeps every version that still fits: no change in, no change out
+    uv run scripts/relock.py              keeps every version that still fits
     uv run scripts/relock.py --upgrade    takes the newest versions that pyproject.toml allows
 
 In: pyproject.toml (what is needed, and torch's exact version under [tool.uv]), the lock files as
 they are (which versions to keep), the package index's metadata. Out: every version, for Linux,
 macOS and Windows and Python 3.11 on, told apart by environment markers. Two files, so that pip and
 conda can read each as it is: what a start needs, and what the tests need besides. Left out: what
-only torch's CUDA build needs, since it comes with that build alone.
+only torch's CUDA build needs, since it comes with that build alone. For maintainers; where nothing
+has changed in pyproject.toml, nothing changes in the files.
 """
 
 import argparse
@@ -34,9 +34,7 @@ HEADER = """\
 
 
 def resolve(folder: Path, name: str, arguments: list[str]) -> list[str]:
-    """Requirement lines that uv finds; versions already in `folder / name` are kept where they
-    fit.
-    """
+    """Requirement lines that uv finds; versions in `folder / name` are kept where they fit."""
     options = ["--quiet", "--universal", "--python-version", "3.11", "--no-header", "--no-annotate"]
     command = [
         os.environ.get("UV", "uv"),

@@ -10,13 +10,10 @@ measures the one that was chosen.
 """
 
 import argparse
-import csv
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,338 +21,27 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from harness.rules import keep
-from harness.rules.keep import CLAIM_SEEDS, Shorter, Verdict, claim, judge
-from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, standing
-
-Rng = np.random.Generator
-
-RUNS = 100  # trainings of a night: baseline seeds, confirmations, refreshes and the claim's
-MAX_LOOKS = 3
-OLD = 20  # trainings, two hours on a card: a run of the incumbent before that is not from now
-SLOPE = 0.045  # ln(steps) that a load of one sigma costs (cpu profile: sigma 0.02, 0.45 per ln)
-TUNE, REPORT = 1, 2  # first word of every seed
-STRICT = {1: (0.05,), 2: (0.035, 0.035), 3: (0.025, 0.03, 0.03)}  # looks that add up to 5%
-
-
-# Machines: what one adds to the score of each training, in order of time.
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Of each training of a night: the machine's level and the seed's noise add to its score."""
-
-    level: np.ndarray
-    noise: np.ndarray
-    jitter: np.ndarray  # standard normal, of the speed as measured
-
-    def score(self, training: int) -> float:
-        return float(self.level[training] + self.noise[training])
-
-    def speed(self, training: int, spread: float) -> float:
-        """A level that costs score costs steps; the seed's noise does not."""
-        return math.exp(spread * self.jitter[training] - SLOPE * self.level[training])
-
-
-def steady(rng: Rng, seeds: int) -> np.ndarray:
-    return np.zeros(RUNS)
-
-
-def load_changes(rng: Rng, seeds: int) -> np.ndarray:
-    """Every 20 trainings or so the level moves to somewhere in 0 to 10 sigma."""
-    return rng.uniform(0, 10, RUNS)[np.cumsum(rng.random(RUNS) < 1 / 20)]
-
-
-def neighbour_leaves(rng: Rng, seeds: int) -> np.ndarray:
-    """A neighbour costs the baseline's seeds 10 sigma, and leaves."""
-    return np.where(np.arange(RUNS) < seeds, 10.0, 0.0)
-
-
-def bursts(rng: Rng, seeds: int) -> np.ndarray:
-    """One training in ten is hit and loses 5 sigma on average."""
-    return rng.exponential(5, RUNS) * (rng.random(RUNS) < 0.1)
-
-
-MACHINES = {
-    "steady": steady,
-    "load changes": load_changes,
-    "neighbour leaves": neighbour_leaves,
-    "bursts": bursts,
-    "heavy tails": steady,
-}
-
-
-def draw_conditions(machine: str, seeds: int, rng: Rng) -> Conditions:
-    """Draw a night; heavy tails are Student's t with 3 degrees of freedom, of variance 1."""
-    heavy = machine == "heavy tails"
-    noise = rng.standard_t(3, RUNS) / math.sqrt(3) if heavy else rng.normal(size=RUNS)
-    return Conditions(MACHINES[machine](rng, seeds), noise, rng.normal(size=RUNS))
-
-
-# Landscapes: the true gain of each candidate over the incumbent, in the order they are proposed.
-
-
-def mixture(good: float, gain: float, null: float, harm: float) -> Callable[[Rng], np.ndarray]:
-    """A share of good candidates of this mean gain, a share without effect, else mean harm."""
-
-    def draw(rng: Rng) -> np.ndarray:
-        kind = rng.random(RUNS)
-        losses = np.where(kind < good + null, 0.0, -rng.exponential(harm, RUNS))
-        return np.where(kind < good, rng.exponential(gain, RUNS), losses)
-
-    return draw
-
-
-def fading(rng: Rng) -> np.ndarray:
-    """A quarter good by 1 to 6 sigma at first, with less to gain as the night goes on."""
-    gains = np.where(rng.random(RUNS) < 0.25, rng.uniform(1, 6, RUNS), -rng.uniform(0, 5, RUNS))
-    return np.where(gains > 0, gains * np.exp(-np.arange(RUNS) / 40), gains)
-
-
-def original(rng: Rng) -> np.ndarray:
-    """The original's measured gains in units of its noise, shuffled.
-
-    Its noise is about 0.0005; gains below that of a difference are taken to be nothing.
-    """
-    path = ROOT / "tests/support/data/upstream-mar8-results.tsv"
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    best, gains = float(rows[0]["val_bpb"]), []
-    for row in rows[1:]:
-        if row["status"] != "crash":
-            gains.append((best - float(row["val_bpb"])) / 0.0005)
-        if row["status"] == "keep":
-            best = float(row["val_bpb"])
-    sizes = np.maximum(0, np.abs(gains) - math.sqrt(2))
-    return rng.permutation(np.sign(gains) * sizes)[:RUNS]
-
-
-TUNE_LANDSCAPES = {
-    "rare large gains": mixture(0.08, 5.0, 0.3, 3.0),
-    "many small gains": mixture(0.3, 1.0, 0.2, 2.0),
-    "nothing to gain": mixture(0.0, 1.0, 0.5, 3.0),
-}
-REPORT_LANDSCAPES = {
-    "15% good by 2.5, 35% without effect": mixture(0.15, 2.5, 0.35, 4.0),
-    "good ones fade": fading,
-    "the original's night, shuffled": original,
-}
-NOTHING = mixture(0.0, 1.0, 0.4, 1.5)  # to gain: 40% without effect, the others worse
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How the lab calls the rule, and what it knows of its noise beforehand."""
-
-    name: str
-    seeds: int
-    prior: Prior | None
-    # A keep needs a run of the incumbent that is newer than the candidate's newest, or, on a card,
-    # at most so many trainings older.
-    old: int | None = None
-    refreshed: int | None = None  # trainings after which the incumbent is trained unasked
-    first_fresh: bool = False  # beside the baseline's own runs a keep needs a newer run in any case
-    spread: float | None = None  # ln-spread of the speeds as measured; None: they are not known
-
-
-CPU = Policy("CPU", 2, Prior(1.0, 4), refreshed=OLD)
-CARD = Policy("card", 4, None, old=OLD, refreshed=OLD)
-CARD_FIRST = replace(CARD, name="card, first keep fresh", first_fresh=True)
-POLICIES = (CPU, CARD, CARD_FIRST)
-SPEEDS_KNOWN = tuple(
-    replace(CPU, name=f"CPU, speeds known to {spread:.0%}", spread=spread)
-    for spread in (0.01, 0.06)
+from synthetic.gains import NOTHING, REPORT_LANDSCAPES, TUNE_LANDSCAPES
+from synthetic.keep_nights import (
+    CPU,
+    MAX_LOOKS,
+    OLD,
+    POLICIES,
+    REPORT,
+    SPEEDS_KNOWN,
+    TUNE,
+    claim_results,
+    kept,
+    run_nights,
+    simplification_losses,
 )
+from synthetic.machines import MACHINES, RUNS
 
+from harness.rules import keep
+from harness.rules.keep import CLAIM_SEEDS
+from harness.run.noise import Prior
 
-@dataclass
-class File:
-    """One train.py: its true level (lower is better) and its runs in order of time."""
-
-    level: float
-    scores: list[float] = field(default_factory=list)
-    speeds: list[float | None] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    judged: int = 0  # its first runs, trained to judge it; later ones refresh it as the incumbent
-
-    def undisturbed(self) -> list[float]:
-        scores, speeds = self.scores[: self.judged], self.speeds[: self.judged]
-        return [scores[i] for i in standing(scores, speeds, math.nan)]
-
-
-@dataclass
-class Night:
-    """One simulated night, and what it came to."""
-
-    policy: Policy
-    conditions: Conditions
-    time: int = 0  # number of the next training
-    decided: list[File] = field(default_factory=list)
-    gains_kept: list[float] = field(default_factory=list)
-    simplified: float = 0.0
-    true_gain: float = 0.0
-    simplification_loss: float = 0.0
-    simplifications: int = 0
-    false_keeps: int = 0
-    refreshes: int = 0
-
-    def train(self, file: File) -> None:
-        spread = self.policy.spread
-        file.scores.append(file.level + self.conditions.score(self.time))
-        file.speeds.append(None if spread is None else self.conditions.speed(self.time, spread))
-        file.times.append(self.time)
-        self.time += 1
-
-    def noise(self, candidate: File) -> Noise:
-        repeated = [file.undisturbed() for file in self.decided[1:] if file.judged > 2]
-        groups = noise_groups(self.decided[0].undisturbed(), repeated, candidate.undisturbed())
-        return estimate_noise(groups, self.policy.prior)
-
-    def judge(self, candidate: File, incumbent: File, fewer: int) -> Verdict:
-        noise = self.noise(candidate)
-        counted = standing(incumbent.scores, incumbent.speeds, noise.sigma)
-        newest, now = incumbent.times[counted[-1]], candidate.times[-1]
-        trusted = self.policy.old is not None and now - newest <= self.policy.old
-        if self.policy.first_fresh and incumbent is self.decided[0]:
-            trusted = False
-        return judge(
-            candidate.undisturbed(),
-            [incumbent.scores[i] for i in counted],
-            noise,
-            MAX_LOOKS,
-            fresh=trusted or newest > now,
-            shorter=Shorter(fewer, min(self.gains_kept, default=None), self.simplified),
-        )
-
-
-def run_night(
-    policy: Policy, conditions: Conditions, gains: np.ndarray, simpler: np.ndarray | None = None
-) -> Night:
-    """Run the rule over a night's candidates. simpler: which of them are shorter."""
-    night = Night(policy, conditions)
-    incumbent = File(0.0)
-    for _ in range(policy.seeds):
-        night.train(incumbent)
-    incumbent.judged = policy.seeds
-    night.decided.append(incumbent)
-    end = RUNS - 2 * CLAIM_SEEDS
-    for number, gain in enumerate(gains):
-        if policy.refreshed and night.time - incumbent.times[-1] > policy.refreshed:
-            night.train(incumbent)
-            night.refreshes += 1
-        candidate = File(incumbent.level - gain)
-        next_run, verdict = candidate, None
-        while night.time < end and next_run:
-            night.train(next_run)
-            candidate.judged = len(candidate.scores)
-            fewer = 10 if simpler is not None and simpler[number] else 0
-            verdict = night.judge(candidate, incumbent, fewer)
-            night.refreshes += verdict.decision == "refresh"
-            next_run = {"confirm": candidate, "refresh": incumbent}.get(verdict.decision)
-        if verdict is None or next_run:
-            break
-        night.decided.append(candidate)
-        if verdict.decision == "keep":
-            if verdict.kind == "simplification":
-                night.simplified += verdict.loss_bound
-                night.simplification_loss -= gain
-                night.simplifications += 1
-            else:
-                night.gains_kept.append(verdict.gain)
-                night.false_keeps += gain <= 0
-            incumbent = candidate
-    night.true_gain = -incumbent.level
-    return night
-
-
-def run_greedy(conditions: Conditions, gains: np.ndarray) -> tuple[float, int]:
-    """Keep any lower number after one run each; return the true gain and the false keeps."""
-    level, best, false_keeps = 0.0, conditions.score(0), 0
-    for training, gain in zip(range(1, RUNS), gains, strict=False):
-        score = level - gain + conditions.score(training)
-        if score < best:
-            level, best = level - gain, score
-            false_keeps += gain <= 0
-    return -level, false_keeps
-
-
-@dataclass
-class Nights:
-    """Many nights of one policy on one machine and landscape; means over the nights."""
-
-    true_gain: float
-    error: float  # standard error of true_gain
-    false_keeps: float
-    refreshes: float
-    greedy_gain: float
-    greedy_false_keeps: float
-
-
-def run_nights(
-    part: int, policy: Policy, machine: str, landscape: Callable[[Rng], np.ndarray], nights: int
-) -> Nights:
-    """Run the rule and greedy on the same nights; the same for every policy."""
-    results = []
-    for number in range(nights):
-        rng = np.random.default_rng([part, number])
-        gains = landscape(rng)
-        conditions = draw_conditions(machine, policy.seeds, rng)
-        night = run_night(policy, conditions, gains)
-        greedy = run_greedy(conditions, gains)
-        results.append([night.true_gain, night.false_keeps, night.refreshes, *greedy])
-    gain, false_keeps, refreshes, greedy_gain, greedy_false_keeps = np.mean(results, axis=0)
-    error = float(np.std(results, axis=0)[0] / math.sqrt(nights))
-    return Nights(gain, error, false_keeps, refreshes, greedy_gain, greedy_false_keeps)
-
-
-def kept(true_gain: float, seeds: int, prior: Prior | None, renewed: bool, rng: Rng) -> bool:
-    """Judge one candidate of this true gain against the baseline on a steady machine.
-
-    renewed: a keep needs a run of the baseline from after the candidate's newest.
-    """
-    baseline, candidate, fresh = list(rng.normal(size=seeds)), [], False
-    measured = list(baseline)
-    candidate.append(rng.normal() - true_gain)
-    while True:
-        noise = estimate_noise(noise_groups(measured, [], candidate), prior)
-        verdict = judge(candidate, baseline, noise, MAX_LOOKS, fresh or not renewed)
-        if verdict.decision == "confirm":
-            candidate.append(rng.normal() - true_gain)
-            fresh = False
-        elif verdict.decision == "refresh":
-            baseline.append(rng.normal())
-            fresh = True
-        else:
-            return verdict.decision == "keep"
-
-
-def claim_results(machine: str, seeds: int, claims: int) -> tuple[float, float]:
-    """Return how often the claim's interval holds the true difference, and its median half."""
-    rng = np.random.default_rng([REPORT, 2, seeds])
-    covered, halves = 0, []
-    for _ in range(claims):
-        conditions = draw_conditions(machine, 0, rng)
-        first = int(rng.integers(RUNS - 2 * seeds))
-        scores = [conditions.score(first + i) for i in range(2 * seeds)]
-        found = claim(scores[::2], scores[1::2])  # equal files: the true difference is 0
-        covered += found.low <= 0 <= found.high
-        halves.append((found.high - found.low) / 2)
-    return covered / claims, float(np.median(halves))
-
-
-def simplification_losses(policy: Policy, low: float, high: float, nights: int) -> np.ndarray:
-    """Return the true loss of each night to simplifications, each truly worse by low to high.
-
-    A third of the candidates are simplifications; a tenth are good, by 5 sigma on average.
-    """
-    losses = []
-    for number in range(nights):
-        rng = np.random.default_rng([REPORT, 3, number])
-        simpler = rng.random(RUNS) < 1 / 3
-        gains = np.where(simpler, -rng.uniform(low, high, RUNS), mixture(0.15, 5.0, 0.3, 3.0)(rng))
-        night = run_night(policy, draw_conditions("steady", policy.seeds, rng), gains, simpler)
-        losses.append([night.simplification_loss, night.simplifications])
-    return np.array(losses)
+STRICT = {1: (0.05,), 2: (0.035, 0.035), 3: (0.025, 0.03, 0.03)}  # looks that add up to 5%
 
 
 @contextmanager

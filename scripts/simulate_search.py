@@ -1,5 +1,4 @@
-"""Measure the proposers on made-up landscapes: what each finds in as many trainings, judged by the
-real keep rule.
+"""Measure the proposers on made-up landscapes, judged by the real keep rule.
 
 In: fixed seeds and scripts/synthetic/landscape.py. Out: markdown tables on the screen; `--write`
 puts them into results/benchmarks/search.md. Every experiment is one call of harness.search.propose,
@@ -83,8 +82,9 @@ class Night:
 
 
 def draws_only(request: dict) -> Proposal:
-    """tpe as it was before it judged all runs together: known directions, and TPE's draws from
-    blocks of constants.
+    """tpe as it was before it judged all runs together.
+
+    Known directions, and TPE's draws from blocks of constants.
     """
     with mock.patch("harness.search.response_model.draw_steps", lambda *_: ()):
         return propose(request)
@@ -102,8 +102,9 @@ PROPOSERS: dict[str, Callable[[dict], Proposal]] = {
 
 
 def simulate(proposer: str, template: str, seed: int) -> Night:
-    """One night on the landscape of that seed; a language model is a mediocre one that answers over
-    HTTP.
+    """One night on the landscape of that seed.
+
+    A language model is a mediocre one that answers over HTTP.
     """
     if proposer not in ("hybrid", "llm"):
         return _simulate(proposer, template, seed, {"proposer": "tpe"})
@@ -234,9 +235,7 @@ def _request(number: int, source: str, incumbent: int, rows: list[dict], seed: i
 
 
 def table(template: str, proposers: Sequence[str], nights: int) -> list[str]:
-    """A row for each proposer, on the same landscapes: means, with the standard error over
-    nights.
-    """
+    """A row for each proposer, on the same landscapes: means and standard errors over nights."""
     head = [
         "proposer",
         *(f"gain after {mark}" for mark in MARKS),
@@ -292,11 +291,13 @@ def _mean_and_error(values: Sequence[float], sign: str = "") -> str:
 
 PAGE = """# The proposers, measured
 
-Made by `python scripts/simulate_search.py --write` (fixed seeds). Nothing is trained: `scripts/synthetic/landscape.py` says what a file would have
-scored. Every experiment is a call of `harness.search.propose`, every verdict `harness/rules/keep.py`'s. A night is {runs} trainings, {seeds}
-of the baseline and all confirmations among them. Gains are true ones, in sigma of one run, means over nights with their standard
-error; every proposer has the same landscapes. *A training*: gain after the night over its trainings. *Beside the first*: difference on the same
-landscapes. *Failed*: crashes, out of memory, diverged, refused.
+Made by `python scripts/simulate_search.py --write` (fixed seeds). Nothing is trained:
+`scripts/synthetic/landscape.py` says what a file would have scored. Every experiment is a call of
+`harness.search.propose`, every verdict `harness/rules/keep.py`'s. A night is {runs} trainings,
+{seeds} of the baseline and all confirmations among them. Gains are true ones, in sigma of one run,
+means over nights with their standard error; every proposer has the same landscapes. *A training*:
+gain after the night over its trainings. *Beside the first*: difference on the same landscapes.
+*Failed*: crashes, out of memory, diverged, refused.
 
 ## Numbers only
 
@@ -304,20 +305,25 @@ landscapes. *Failed*: crashes, out of memory, diverged, refused.
 
 {numbers}
 
-*random*: one to three constants of the incumbent anew, anywhere in their ranges, kept by the same rule. *random everywhere*: textbook random
-search, all {constants} constants anew each time; it never comes near a template that is roughly right. *random, near*: within a seventh of
-the range. *TPE's draws alone*: `tpe` before it judged all runs of a night together (`harness/search/response_model.py`): of the trials that a block
-of one to three constants sees nearly all have those constants at the incumbent's values, so TPE has nothing to learn from. The constants of
-`response.py` were chosen among some twenty variants on landscapes of this kind under other seeds. Its model is a sum of parabolas
-and the landscape is one too, but for its interactions, choices and failures, which favours it; a real response is not so smooth. Every third
-number is a direction known from elsewhere, which on a made-up landscape is no better than a guess.
+*random*: one to three constants of the incumbent anew, anywhere in their ranges, kept by the same
+rule. *random everywhere*: textbook random search, all {constants} constants anew each time; it
+never comes near a template that is roughly right. *random, near*: within a seventh of the range.
+*TPE's draws alone*: `tpe` before it judged all runs of a night together
+(`harness/search/response_model.py`): of the trials that a block of one to three constants sees
+nearly all have those constants at the incumbent's values, so TPE has nothing to learn from. The
+constants of `response.py` were chosen among some twenty variants on landscapes of this kind under
+other seeds. Its model is a sum of parabolas and the landscape is one too, but for its interactions,
+choices and failures, which favours it; a real response is not so smooth. Every third number is a
+direction known from elsewhere, which on a made-up landscape is no better than a guess.
 
 ## Numbers and code
 
-{structural_nights} nights with the bank of ideas and, for *hybrid* and *llm*, a scripted mediocre researcher (`tests/support/scripted_researcher.py`)
-behind the real client: random changes of numbers and code, every fourth answer unusable. A structure helps with probability {helpful:.0%}, the
-bank's as often as the researcher's, by {help:.0f} sigma on average. No repairs are made. It shows what the division of labour costs or brings with such a
-researcher, and nothing about any real model: none was asked.
+{structural_nights} nights with the bank of ideas and, for *hybrid* and *llm*, a scripted mediocre
+researcher (`tests/support/scripted_researcher.py`) behind the real client: random changes of
+numbers and code, every fourth answer unusable. A structure helps with probability {helpful:.0%},
+the bank's as often as the researcher's, by {help:.0f} sigma on average. No repairs are made. It
+shows what the division of labour costs or brings with such a researcher, and nothing about any real
+model: none was asked.
 
 {structures}
 """

@@ -1,16 +1,17 @@
-"""A long night, measured: what each experiment costs and what the processes hold, early against
-late; a flood of output, bounded.
+"""A long night, measured: what experiments cost and processes hold, early against late.
 
-    python3 scripts/soak.py                                  60 tiny experiments, then 10 more beside a journal of 1,000 entries (20 minutes)
-    python3 scripts/soak.py --experiments 6 --more 3         shows that everything runs
-    python3 scripts/soak.py --flood 2                        only a training that prints 2 GB and sends 2 GB of events
+    python3 scripts/soak.py             60 tiny experiments, then 10 more beside a journal of 1,000
+                                        entries (20 minutes)
+    python3 scripts/soak.py --experiments 6 --more 3
+                                        shows that everything runs
+    python3 scripts/soak.py --flood 2   only a training that prints 2 GB and sends 2 GB of events
     python3 scripts/soak.py --write results/benchmarks/long_run.md
 
 Real driver, papermill, kernels, trainings and model servers, on the profile tiny in a copy of this
 checkout; nothing else should run meanwhile. The first tenth of the experiments stands against the
 last tenth: what grows with the length of a night shows there. Then the journal is made long with
 copies of discarded experiments, folders, pages and git refs included, and the night goes on beside
-them.
+them. At the end a flood of output is shown to be bounded.
 """
 
 from __future__ import annotations
@@ -52,8 +53,12 @@ def flood(descriptor, line):
     block, left = line * (65536 // len(line)), amount
     while left > 0:
         left -= os.write(descriptor, block)
-event = b'{{"event": "step", "step": 1, "progress": 0.5, "train_loss": 1.0, "tok_per_sec": 1.0, "tokens": 1}}\\n'
-threads = [threading.Thread(target=flood, args=(1, b"x" * 79 + b"\\n")), threading.Thread(target=flood, args=(events, event))]
+event = (
+    b'{{"event": "step", "step": 1, "progress": 0.5, "train_loss": 1.0, "tok_per_sec": 1.0,'
+    b' "tokens": 1}}\\n'
+)
+floods = [(1, b"x" * 79 + b"\\n"), (events, event)]
+threads = [threading.Thread(target=flood, args=args) for args in floods]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 """
@@ -82,7 +87,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def night_section(options: argparse.Namespace, work: Path) -> str:
     """The table of a night, its first tenth, its last tenth and beside a long journal."""
-    from benches.setup import table
+    from benches.markdown import table
     from killing.soak import lengthen, make_checkout, watch_night
 
     checkout = make_checkout(work / "checkout")
@@ -125,7 +130,8 @@ def middle(values) -> float:
 def flood_section(gigabytes: float, work: Path) -> str:
     """A training that never gets to train, because it prints and sends events without end."""
     import psutil
-    from benches.setup import make_bench, table
+    from benches.markdown import table
+    from benches.setup import make_bench
 
     from harness.sandbox.runner import run_training
 

@@ -2,16 +2,17 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Run the tests: sets up what is missing, then hands over to pytest, whose summary and exit status
-are the last word.
+"""Run the tests by pytest; sets up what is missing first.
 
-python3 scripts/test.py              the default tests, about four minutes on two cores, no network
-python3 scripts/test.py --all        those marked slow, browser and gpu, too (gpu: skipped without a
-card) python3 scripts/test.py -k journal   anything else goes to pytest as it is
+    python3 scripts/test.py              the default tests: four minutes on two cores, no network
+    python3 scripts/test.py --all        those marked slow, browser and gpu, too
+                                         (gpu: skipped without a card)
+    python3 scripts/test.py -k journal   anything else goes to pytest as it is
 
 Of large tables of like cases --all runs a fixed sample; with --whole-tables it runs them whole.
 Trainings whose wall is not the point run without one, from a process that has imported torch
-already: AUTORESEARCH_WALL=auto has each start anew, behind bubblewrap where that works.
+already: AUTORESEARCH_WALL=auto has each start anew, behind bubblewrap where that works. The summary
+and the exit status are pytest's.
 """
 
 import os
@@ -23,8 +24,9 @@ from environment.setup import ROOT, become, python_or_exit, say
 
 
 def provide_chromium(python: Path) -> None:
-    """A browser for the tests marked browser: one of the system's, else playwright's own; says when
-    there is none.
+    """Find a browser for the tests marked browser: the system's, else playwright's own.
+
+    Says when there is none.
     """
     # Not before setup has looked at this Python's version.
     from environment.browser import find_chromium
@@ -37,8 +39,8 @@ def provide_chromium(python: Path) -> None:
     )
     if done.returncode:
         say(
-            "that failed: install chromium (Debian: apt install chromium), or the tests marked"
-            " browser cannot run"
+            "that failed: install chromium (Debian: apt install chromium),"
+            " or the tests marked browser cannot run"
         )
 
 

@@ -1,13 +1,15 @@
-"""Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads, a
-row each, any time.
+"""Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads.
 
-    python scripts/under_load.py pace                      one training while others come and go: steps per CPU second of its main thread
-    python scripts/under_load.py seeds                     ten seeds of the template's demo training under each load
+    python scripts/under_load.py pace                      one training while others come and go:
+                                                           steps per CPU second of its main thread
+    python scripts/under_load.py seeds                     ten seeds of the demo's training under
+                                                           each load
     python scripts/under_load.py seeds --load two --runs 3 three of them, beside two busy processes
-    python scripts/under_load.py demos                     two demos under each load, each with its claim
-    python scripts/under_load.py demos --without-first     the same without the idea that they would try first
-    python scripts/under_load.py keeps                     what demos kept though its fresh seeds said worse: ten seeds with and without
-    python scripts/under_load.py table --write             what there is, as results/benchmarks/under_load.md
+    python scripts/under_load.py demos                     two demos under each load, with claims
+    python scripts/under_load.py demos --without-first     the same without the first idea
+    python scripts/under_load.py keeps                     keeps that fresh seeds called worse: ten
+                                                           seeds with and without
+    python scripts/under_load.py table --write             results/benchmarks/under_load.md
 
 In: this checkout; demos run in copies of it. Out: a row a training or demo in
 results/benchmarks/under_load.jsonl, as it ends. What has a row already is not done again, so the
@@ -35,7 +37,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from benches.setup import Bench, table, train_and_score
+from benches.markdown import table
+from benches.setup import Bench, train_and_score
 from checkout import command_of, copy_checkout, environment
 
 from harness.data.manifest import open_prepared
@@ -46,9 +49,7 @@ from harness.run.journal import read_journal
 from harness.run.settings import read_settings, training_request
 from harness.run.state import fold
 from harness.sandbox.runner import run_training
-from harness.scoring.integrity import (
-    harness_hash,
-)
+from harness.scoring.integrity import harness_hash
 from harness.search.bank.order import ideas_for
 from harness.search.constants import rewrite_constants
 
@@ -140,8 +141,9 @@ LEAST_STEPS = 8  # in an interval that is to count
 
 
 def run_pace(cache: str) -> None:
-    """For one and for three busy processes: the pace of the demo's file in turn with them and
-    without.
+    """For one and for three busy processes: the pace of the demo's file with and without them.
+
+    They come and go in turn.
 
     Within one training the machine's own drift, which is larger than the effect, meets both alike.
     """
@@ -166,6 +168,7 @@ def run_pace(cache: str) -> None:
 
 def paces(steps: list[tuple[float, float, float]], changes: list[tuple[float, bool]]) -> dict:
     """Steps per CPU second of the main thread, a figure an interval, alone and beside others.
+
     steps: (number, wall, main thread's CPU time).
     """
     found: dict[str, list[float]] = {"alone": [], "beside": []}
@@ -178,8 +181,9 @@ def paces(steps: list[tuple[float, float, float]], changes: list[tuple[float, bo
 
 
 class Toggled(Load):
-    """A load that is away for TOGGLE_SECONDS, there for twice as long, and so on. changes: (when,
-    whether it is there from then on).
+    """A load that is away for TOGGLE_SECONDS, there for twice as long, and so on.
+
+    changes: (when, whether it is there from then on).
     """
 
     def __enter__(self) -> Toggled:
@@ -202,8 +206,8 @@ def pace_table() -> Iterator[str]:
     if not rows:
         return
     yield (
-        "## One training while others come and go\n\nSteps per CPU second of the training's main"
-        " thread, a mean over intervals with its"
+        "## One training while others come and go\n\n"
+        "Steps per CPU second of the training's main thread, a mean over intervals with its"
     )
     yield (
         "standard error. Alone, some of it goes to waking idle cores; the clock takes that off (see"
@@ -233,8 +237,9 @@ def pace_table() -> Iterator[str]:
 
 
 def run_seeds(loads: list[str], runs: int, cache: str) -> None:
-    """The demo's baseline file, one seed after the other; loads take turns, so that they share the
-    machine's hours.
+    """The demo's baseline file, one seed after the other.
+
+    Loads take turns, so that they share the machine's hours.
     """
     profile, device = find_profile("demo")
     data = prepare_profile(profile, cache)
@@ -337,8 +342,9 @@ def run_demo(load: str, number: int, cache: str, without_first: bool) -> dict:
 
 
 def true_gains(run: Path, work: Path) -> list[float]:
-    """What each keep of a demo gained over the file before it, by fresh runs: the claim's of the
-    first and the last, as many more of those between.
+    """What each keep of a demo gained over the file before it, by fresh runs.
+
+    The claim has those of the first and the last; as many more are made of those between.
     """
     state, found = fold(read_journal(run / "journal.jsonl")), read_close_out(run)
     if not found.claimed or found.claimed["status"] != "ok":
@@ -396,32 +402,30 @@ def seeds_table() -> Iterator[str]:
     for load, group in groups.items():
         if not group:
             continue
-        scores, of = (
-            [row["val_bpb"] for row in group],
-            lambda name, group=group: statistics.mean(row[name] for row in group),
-        )
+        scores = [row["val_bpb"] for row in group]
+        names = ("num_steps", "training_seconds", "wall_seconds")
+        means = [statistics.mean(row[name] for row in group) for name in names]
         error = sigma * math.sqrt(1 / len(scores) + (1 / len(idle) if load != "nobody" else 0))
         shift = statistics.mean(scores) - statistics.mean(idle)
-        lines.append([
-            load, len(scores), f"{statistics.mean(scores):.4f}", f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else "",
-            "" if load == "nobody" else f"{shift / sigma:+.2f} ± {error / sigma:.2f}", f"{of('num_steps'):.1f}",
-            f"{of('training_seconds'):.1f}", f"{of('wall_seconds'):.1f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                load,
+                len(scores),
+                f"{statistics.mean(scores):.4f}",
+                f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else "",
+                "" if load == "nobody" else f"{shift / sigma:+.2f} ± {error / sigma:.2f}",
+                *(f"{mean:.1f}" for mean in means),
+            ]
+        )
+    yield "\n## One file under load\n"
     yield (
-        "\n## One file under load\n\nThe demo's baseline file; the same seeds under each load. The"
-        " shift of the mean from idle is in"
+        "The demo's baseline file; the same seeds under each load. The shift of the mean from\n"
+        "idle is in standard deviations of the idle runs, with its standard error.\n"
     )
-    yield "standard deviations of the idle runs, with its standard error.\n"
     yield table(
         [
-            "beside it",
-            "seeds",
-            "mean val_bpb",
-            "standard deviation",
-            "shift, sigma",
-            "steps",
-            "charged, s",
-            "wall, s",
+            *("beside it", "seeds", "mean val_bpb", "standard deviation"),
+            *("shift, sigma", "steps", "charged, s", "wall, s"),
         ],
         lines,
     )
@@ -454,17 +458,13 @@ def keeps_table() -> Iterator[str]:
     if lines:
         yield "\n## Keeps that fresh seeds doubted\n"
         yield (
-            "What three fresh seeds of a demo called worse than the file before it, on more seeds"
-            " beside nobody.\n"
+            "What three fresh seeds of a demo called worse than"
+            " the file before it, on more seeds beside nobody.\n"
         )
         yield table(
             [
-                "kept",
-                "over the demo's file with",
-                "seeds",
-                "gain, bpb",
-                "seed sigma",
-                "gain in sigma",
+                *("kept", "over the demo's file with", "seeds"),
+                *("gain, bpb", "seed sigma", "gain in sigma"),
             ],
             lines,
         )
@@ -476,19 +476,22 @@ def demos_table() -> Iterator[str]:
         return
     above = sum("val" in row and row["val"][1] > 0 for row in rows)
     yield (
-        f"\n## Demos\n\n{above} of {len(rows)} end with a claim whose interval lies above zero on"
-        " the validation text.\n"
+        f"\n## Demos\n\n{above} of {len(rows)} end with a claim whose interval lies above zero"
+        " on the validation text.\n"
     )
     lines = [
         [
-            row["load"] + (", without the first idea" if row["without_first"] else ""), row["minutes"], f"{row['baseline']:.4f}" if row["baseline"] else "",
-            "; ".join(re.sub(r"[|]", "/", title)[:40] for title in row["kept"]), ", ".join(f"{gain:+.3f}" for gain in row["true_gains"]),
+            row["load"] + (", without the first idea" if row["without_first"] else ""),
+            row["minutes"],
+            f"{row['baseline']:.4f}" if row["baseline"] else "",
+            "; ".join(re.sub(r"[|]", "/", title)[:40] for title in row["kept"]),
+            ", ".join(f"{gain:+.3f}" for gain in row["true_gains"]),
             "{:+.4f} ({:+.4f} to {:+.4f})".format(*row["val"]) if "val" in row else "none",
             "{:+.4f} ({:+.4f} to {:+.4f})".format(*row["holdout"]) if "holdout" in row else "none",
             f"{row['template_bpb']:.4f}" if row.get("template_bpb") else "",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     heads = ["beside it", "minutes", "baseline", "kept", "gains of these on fresh seeds"]
     heads += ["claim, validation", "claim, holdout", "the template, one run"]
     yield table(heads, lines)
@@ -532,8 +535,8 @@ def main() -> None:
     for part in options.parts:
         parts[part]()
     page = (
-        "# A CPU's budget beside others\n\nMade by `python scripts/under_load.py`, which has every"
-        " row in under_load.jsonl.\n\n"
+        "# A CPU's budget beside others\n\n"
+        "Made by `python scripts/under_load.py`, which has every row in under_load.jsonl.\n\n"
     )
     page += "\n".join([*pace_table(), *seeds_table(), *demos_table(), *keeps_table()]) + "\n"
     if options.write:

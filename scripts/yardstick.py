@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from benches.setup import table
+from benches.markdown import table
 from checkout import command_of, copy_checkout, environment
 from fake_openai import FakeOpenAI
 from scripted_researcher import Mediocre

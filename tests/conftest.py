@@ -88,8 +88,9 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """executable_path for playwright's chromium.launch: the system's browser, or None for
-    playwright's own.
+    """executable_path for playwright's chromium.launch; None is playwright's own.
+
+    The system's browser comes first.
 
     Without either the test is skipped; in continuous integration it fails, lest nobody notice that
     nothing was looked at.
@@ -103,8 +104,8 @@ def chromium():
             if not Path(driver.chromium.executable_path).exists():
                 miss = pytest.fail if os.environ.get("CI") else pytest.skip
                 miss(
-                    "no chromium: install one (Debian: apt install chromium) or run scripts/test.py"
-                    " --all"
+                    "no chromium: install one"
+                    " (Debian: apt install chromium) or run scripts/test.py --all"
                 )
     return path
 

@@ -1,5 +1,4 @@
-"""Part `loop`: what an experiment costs besides training and scoring, in real runs and by the
-length of the journal.
+"""Part `loop`: what an experiment costs besides training and scoring.
 
 In: the journals of runs, else of one night on the tiny profile, made here in a copy of the
 checkout; and synthetic journals. Out: two tables.
@@ -19,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benches.machine import Rates
-from benches.setup import Bench, BenchError, table
+from benches.markdown import table
+from benches.setup import Bench, BenchError
 from harness import REPOSITORY
 from harness.rules.decision import history_row
 from harness.rules.next_step import next_step
@@ -55,15 +55,16 @@ def loop_section(bench: Bench, rates: Rates) -> str:
             "## Loop",
             "Between trainings, in real runs:",
             overhead_table(runs, PROFILES["cpu"].budget_seconds),
-            f"With so many experiments in the journal, the least milliseconds of {repeats} repeats:",
+            f"With so many experiments in the journal, least milliseconds of {repeats} repeats:",
             sizes_table(sizes, repeats),
         ]
     )
 
 
 def run_night(work: Path) -> Path:
-    """Run a few experiments of a second each, notebooks and git included, in a copy of the
-    checkout; return the run's folder.
+    """Run a few experiments of a second each in a copy of the checkout; return the run's folder.
+
+    Notebooks and git are included.
     """
     checkout = work / "checkout"
     for name in ("harness", "notebooks"):
@@ -99,8 +100,9 @@ def run_night(work: Path) -> Path:
 
 
 def overhead_table(folders: Sequence[Path], budget_seconds: float) -> str:
-    """Seconds per experiment between the journal's entries that are neither training nor scoring,
-    averaged over each run.
+    """Seconds per experiment that are neither training nor scoring, averaged over each run.
+
+    They are read between the journal's entries.
     """
     rows: list[tuple[object, ...]] = []
     for folder in folders:
@@ -123,9 +125,7 @@ def overhead_table(folders: Sequence[Path], budget_seconds: float) -> str:
 
 
 def gap_seconds(entries: list[dict]) -> tuple[dict[str, float], int]:
-    """(seconds before each kind of entry in all, finished experiments); the baseline is left
-    out.
-    """
+    """(seconds before each kind of entry in all, finished experiments), without the baseline."""
     seconds = dict.fromkeys(GAPS, 0.0)
     for before, entry in zip(entries, entries[1:], strict=False):
         if entry.get("experiment", 0) > 0 and entry["event"] in seconds:
@@ -149,17 +149,28 @@ def synthetic_entries(experiments: int) -> Iterator[dict]:
         }
         about = {"title": f"idea {number}", "category": "tune", "proposer": "tpe"}
         proposed = about | {
-            "hypothesis": "it may help", "bank_id": None, "parent": 0 if number else None, "sha256": f"{number:064x}", "constants": changed,
-            "constants_changed": {}, "not_applicable": [], "code_lines": 260,
-        }  # fmt: skip
+            "hypothesis": "it may help",
+            "bank_id": None,
+            "parent": 0 if number else None,
+            "sha256": f"{number:064x}",
+            "constants": changed,
+            "constants_changed": {},
+            "not_applicable": [],
+            "code_lines": 260,
+        }
         yield {"event": "proposed", **at} | proposed
         yield {"event": "checked", **at, "ok": True, "reasons": []}
         for run in range(1 if number else 2):
             score = round(1.7 + rng.gauss(0.03 if number else 0, 0.03), 6)
             trained = {
-                "status": "ok", "cause": "", "training_seconds": 25.0, "total_seconds": 27.0, "tok_per_sec": 22000.0, "memory_mb": 500.0,
+                "status": "ok",
+                "cause": "",
+                "training_seconds": 25.0,
+                "total_seconds": 27.0,
+                "tok_per_sec": 22000.0,
+                "memory_mb": 500.0,
                 "memory_kind": "rss",
-            }  # fmt: skip
+            }
             yield {"event": "run_started", **at, "run": run, "kind": "score", "seed": run}
             yield {"event": "trained", **at, "run": run} | trained
             yield {
@@ -173,9 +184,19 @@ def synthetic_entries(experiments: int) -> Iterator[dict]:
             }
         decision = "baseline" if number == 0 else "keep" if number % 10 == 0 else "discard"
         facts = {
-            "decision": decision, "status": "ok", "kind": "gain", "incumbent": 0, "val_bpb": score, "n_runs": 1, "gain": 0.0, "sigma": 0.02,
-            "df": 5, "threshold": 0.05, "verdict": "a verdict", "memory_gb": 0.5,
-        }  # fmt: skip
+            "decision": decision,
+            "status": "ok",
+            "kind": "gain",
+            "incumbent": 0,
+            "val_bpb": score,
+            "n_runs": 1,
+            "gain": 0.0,
+            "sigma": 0.02,
+            "df": 5,
+            "threshold": 0.05,
+            "verdict": "a verdict",
+            "memory_gb": 0.5,
+        }
         yield {"event": "decided", **at} | about | facts
         yield {"event": "committed", "experiment": number, "commit": f"{number:040x}"}
 
@@ -191,9 +212,7 @@ def timed(function: Callable[[], object], repeats: int) -> float:
 
 
 def sizes_table(sizes: Sequence[int], repeats: int) -> str:
-    """Milliseconds of what an experiment does with the whole journal, by the number of experiments
-    in it.
-    """
+    """Milliseconds of what an experiment does with the whole journal, by its length."""
     columns = [measure_size(size, repeats) for size in sizes]
     rows = [(name, *(f"{column[name]:.1f}" for column in columns)) for name in columns[0]]
     return table(["milliseconds", *(f"{size:,}" for size in sizes)], rows)
@@ -238,11 +257,20 @@ def propose(request: Path) -> None:
 def make_request(state: State, folder: Path) -> Path:
     """A request for a tune, as the loop writes it."""
     texts = {"program_md": "program.md", "parent_train_py": "train_template.py"}
-    request = {name: (REPOSITORY / file).read_text(encoding="utf-8") for name, file in texts.items()} | {
-        "format_version": 2, "experiment": 3 * len(state.experiments) + 2, "attempt": 0, "run_seed": 1, "out_dir": str(folder),
-        "parent_experiment": 0, "proposer": "tpe", "incumbent_val_bpb": 1.7, "history": [history_row(e) for e in state.experiments],
+    request = {
+        name: (REPOSITORY / file).read_text(encoding="utf-8") for name, file in texts.items()
+    } | {
+        "format_version": 2,
+        "experiment": 3 * len(state.experiments) + 2,
+        "attempt": 0,
+        "run_seed": 1,
+        "out_dir": str(folder),
+        "parent_experiment": 0,
+        "proposer": "tpe",
+        "incumbent_val_bpb": 1.7,
+        "history": [history_row(e) for e in state.experiments],
         "limits": {"max_seq_len": 256, "n_vocab": 2049, "device_kind": "cpu", "memory_mb": None},
-    }  # fmt: skip
+    }
     path = folder / "request.json"
     path.write_text(json.dumps(request), encoding="utf-8")
     return path

@@ -1,5 +1,4 @@
-"""The machine's own yardsticks: how much it multiplies and copies in a second, and what that is at
-the model's own shapes.
+"""The machine's own yardsticks: how much it multiplies and copies in a second.
 
 In: a train.py, whose products of matrices are listed as one training step makes them. Out: rates in
 FLOP/s and bytes/s, and a table. Each product is timed alone, with its operands in the cache if they
@@ -20,7 +19,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 
-from benches.setup import Bench, table
+from benches.markdown import table
+from benches.setup import Bench
 from harness import REPOSITORY
 from harness.run import git_history
 
@@ -31,8 +31,9 @@ SHOWN_PRODUCTS = 6
 
 @dataclass(frozen=True)
 class Pace:
-    """What the machine gave at one moment: fp32 FLOP/s of a product of 1024^3, and bytes/s read and
-    written by a copy.
+    """What the machine gave at one moment.
+
+    fp32 FLOP/s of a product of 1024^3, and bytes/s read and written by a copy.
     """
 
     flops: float
@@ -41,8 +42,9 @@ class Pace:
 
 @dataclass(frozen=True)
 class Product:
-    """Operands of one product as they lie in memory: (shape, stride) of each, both matrices or both
-    stacks of matrices.
+    """Operands of one product as they lie in memory: (shape, stride) of each.
+
+    Both are matrices, or both are stacks of matrices.
     """
 
     a: tuple[tuple[int, ...], tuple[int, ...]]
@@ -60,8 +62,10 @@ class Product:
 
 @dataclass(frozen=True)
 class Rates:
-    """products: with how often a step makes each. square, model: FLOP/s by dtype, of 1024^3 and of
-    all the products of a step one after the other. alone: FLOP/s of each product by dtype.
+    """What the machine multiplies.
+
+    products: with how often a step makes each. square, model: FLOP/s by dtype, of 1024^3 and of all
+    the products of a step one after the other. alone: FLOP/s of each product by dtype.
     """
 
     products: Counter
@@ -222,6 +226,9 @@ def machine_section(bench: Bench, rates: Rates, pace: Pace) -> str:
             ]
         )
     return (
-        "## Machine\n\n" + table(["what", "value"], facts) + f"\n\nProducts of matrices in one forward and backward pass over "
-        f"{bench.device_batch_rows} rows of {bench.data.max_seq_len} tokens, each alone:\n\n" + table(head, lines)
-    )  # fmt: skip
+        "## Machine\n\n"
+        + table(["what", "value"], facts)
+        + "\n\nProducts of matrices in one forward and backward pass over"
+        f" {bench.device_batch_rows} rows of {bench.data.max_seq_len} tokens, each alone:\n\n"
+        + table(head, lines)
+    )

@@ -1,6 +1,4 @@
-"""Parts `prepare`, `loader`, `startup` and `scoring`: what surrounds the steps of a training,
-against the training itself.
-"""
+"""Parts `prepare`, `loader`, `startup`, `scoring`: what surrounds the steps of a training."""
 
 from __future__ import annotations
 
@@ -19,7 +17,8 @@ import torch
 from safetensors.torch import load_model
 
 from benches.machine import Rates, build
-from benches.setup import Bench, BenchError, table
+from benches.markdown import table
+from benches.setup import Bench, BenchError
 from harness.data.loader import TrainRows
 from harness.ground.files import write_json_atomic
 from harness.sandbox.child import child_environment
@@ -149,8 +148,9 @@ def stamped_start(bench: Bench) -> list[tuple[str, float, float]]:
 
 
 def scoring_section(bench: Bench, rates: Rates) -> str:
-    """Scoring as after every training: the server's start, the evaluation behind its pipe, and the
-    same without server and pipe.
+    """Scoring as after every training, part by part.
+
+    The server's start, the evaluation behind its pipe, and the same without server and pipe.
     """
     bench.short_run  # noqa: B018  its weights are scored
     scorings = []
@@ -175,11 +175,12 @@ def scoring_section(bench: Bench, rates: Rates) -> str:
         ("**whole**", whole, tokens / whole, 100.0),
         ("evaluation without server and pipe", plain, tokens / plain, 100 * plain / whole),
     ]
+    rate = tokens * rates.flops_per_token / 3 / evaluation
+    alone = rates.model[bench.settings.dtype]
     words = (
         f"{tokens:,} tokens. Scoring takes {100 * whole / budget:.1f}% of a budget of {budget:g} s;"
         f" the pipe and the server make the evaluation {evaluation / plain:.2f} times as long; it"
-        f" multiplies {tokens * rates.flops_per_token / 3 / evaluation / 1e9:.1f} GFLOP/s,"
-        f" {100 * tokens * rates.flops_per_token / 3 / evaluation / rates.model[bench.settings.dtype]:.0f}%"
+        f" multiplies {rate / 1e9:.1f} GFLOP/s, {100 * rate / alone:.0f}%"
         " of what the products of a training step reach alone."
     )
     return "## Scoring\n\n" + table(["part", "seconds", "tokens/s", "%"], lines) + "\n\n" + words

@@ -1,5 +1,4 @@
-"""What the parts of bench.py share: profile, data, the template with the profile's constants, and
-short ways to train and score.
+"""What the parts of bench.py share: a profile's data and template, ways to train and score.
 
 In: a profile's name or prepared data, a working folder. Out: a `Bench`. Everything runs on the CPU,
 through the runner and the scorer of a real night, in its environment. Raises BenchError, with where
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import REPOSITORY
@@ -35,7 +34,9 @@ class BenchError(RuntimeError):
 
 @dataclasses.dataclass
 class Bench:
-    """work: a folder of our own. quick: figures that only show that everything runs. seeds and
+    """What a part is measured with.
+
+    work: a folder of our own. quick: figures that only show that everything runs. seeds and
     seconds: of the part `template`.
     """
 
@@ -101,11 +102,9 @@ class Bench:
         """val_bpb of the weights in work/<name>/."""
         folder = self.work / name / "server"
         folder.mkdir(exist_ok=True)
-        weights, settings, launch = (
-            self.work / name / "weights.safetensors",
-            self.settings,
-            Launch(child_environment()),
-        )
+        weights = self.work / name / "weights.safetensors"
+        settings = self.settings
+        launch = Launch(child_environment())
         job = ServerJob(
             self.train_py, weights, "cpu", settings.dtype, settings.threads, launch, folder, 1800
         )
@@ -118,8 +117,9 @@ class Bench:
 def make_bench(
     profile: str, data: Path | None, work: Path, say: Callable[[str], None], **options: object
 ) -> Bench:
-    """The profile's data is prepared if need be; `data`, a prepared folder, takes its place. Raises
-    ProfileError or DataError.
+    """Prepare the profile's data if need be; `data`, a prepared folder, takes its place.
+
+    Raises ProfileError or DataError.
     """
     chosen, device = find_profile(profile, "cpu")
     prepared = open_prepared(data) if data else prepare_profile(chosen, progress=say)
@@ -143,26 +143,7 @@ def train_and_score(
         )
         result |= measured.score(lambda share: None)
     names = (
-        "status",
-        "cause",
-        "val_bpb",
-        "num_steps",
-        "training_seconds",
-        "wall_seconds",
-        "others_core_seconds",
+        *("status", "cause", "val_bpb", "num_steps"),
+        *("training_seconds", "wall_seconds", "others_core_seconds"),
     )
     return {name: result.get(name) for name in names}
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown. Floats to four figures, nothing for None."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows])
-
-
-def cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if type(value) is int else str(value).replace("|", "/").replace("\n", " ")

@@ -1,5 +1,7 @@
-"""One start of a training, stamped: `python scripts/benches/stamps.py LAUNCHED TRAIN_PY REQUEST
-STEPS`.
+"""One start of a training, stamped.
+
+
+    python scripts/benches/stamps.py LAUNCHED TRAIN_PY REQUEST STEPS
 
 In: when this process was launched (time.monotonic of its parent), a train.py and a request as the
 runner writes it. Out: one line of JSON, [part, seconds, CPU seconds] in order, each from the stamp

@@ -1,5 +1,4 @@
-"""Part `template`: the committed template trained and scored as in a night, on several seeds, and
-where its steps spend their time.
+"""Part `template`: the template trained and scored as in a night, and where its steps go.
 
 The split of a step is gpu_check's: its session marks the borders of loading, forward, backward and
 optimizer in the real template, and its classes of work are those of `gpu/split.py`. What no
@@ -18,7 +17,8 @@ from gpu.settings import Settings
 from gpu.split import find_phases
 
 from benches.machine import Rates, build, measure_pace
-from benches.setup import Bench, BenchError, table
+from benches.markdown import table
+from benches.setup import Bench, BenchError
 from harness.ground.files import read_json
 from harness.sandbox.child import SPIN_COUNT
 from harness.search.constants import constant_values
@@ -41,8 +41,9 @@ def template_section(bench: Bench, rates: Rates) -> str:
 
 
 def train_and_score(bench: Bench, seed: int) -> dict:
-    """One seed: the runner's result with val_bpb, the seconds of the whole, and the machine's pace
-    just before.
+    """One seed: the runner's result with val_bpb, seconds of the whole, the machine's pace.
+
+    The pace is measured just before.
     """
     name, pace = f"seed{seed}", measure_pace(bench.quick)
     cache = bench.work / "compile_cache"  # of the first seed, as a night promotes its baseline's
@@ -65,9 +66,15 @@ def train_and_score(bench: Bench, seed: int) -> dict:
 def scores_table(bench: Bench, runs: list[dict]) -> str:
     """A line a seed, then the mean and, from two seeds on, the sample's standard deviation."""
     head = {
-        "tokens/s": "tok_per_sec", "steps": "num_steps", "epochs": "epochs", "start-up, s": "startup_seconds", "training, s": "training_seconds",
-        "scoring, s": "score_seconds", "**whole process, s**": "whole_seconds", "memory, MB": "memory_mb",
-    }  # fmt: skip
+        "tokens/s": "tok_per_sec",
+        "steps": "num_steps",
+        "epochs": "epochs",
+        "start-up, s": "startup_seconds",
+        "training, s": "training_seconds",
+        "scoring, s": "score_seconds",
+        "**whole process, s**": "whole_seconds",
+        "memory, MB": "memory_mb",
+    }
     columns = {name: [run[key] for run in runs] for name, key in head.items()}
     columns["fp32 GFLOP/s before"] = [run["pace"].flops / 1e9 for run in runs]
     scores = [run["val_bpb"] for run in runs]
@@ -103,8 +110,9 @@ def scores_table(bench: Bench, runs: list[dict]) -> str:
 
 
 def pace_line(steps: list[int], scores: list[float]) -> str:
-    """Least squares of val_bpb against ln(steps): what the machine's pace did to the scores, and
-    what is left of their spread without it.
+    """What the machine's pace did to the scores: least squares of val_bpb against ln(steps).
+
+    Beside it stands what is left of their spread without it.
 
     Empty below four seeds or where the pace was the same for all, since a line would then say
     nothing.
@@ -118,9 +126,10 @@ def pace_line(steps: list[int], scores: list[float]) -> str:
     )
     left = math.sqrt(squares / (len(scores) - 2))
     return (
-        f"\n\nLeast squares: val_bpb changes by {slope:+.2f} for each unit of ln(steps), the"
-        f" machine's pace; about that line the seeds lie with a standard deviation of {left:.4f}"
-        f" ({len(scores) - 2} degrees of freedom): what a machine with a steady pace would see."
+        f"\n\nLeast squares: val_bpb changes by {slope:+.2f} for each unit of ln(steps),"
+        " the machine's pace; about that line the seeds lie with a standard deviation of"
+        f" {left:.4f} ({len(scores) - 2} degrees of freedom):"
+        " what a machine with a steady pace would see."
     )
 
 
@@ -137,9 +146,15 @@ def flops_table(bench: Bench, rates: Rates, runs: list[dict]) -> str:
         ("MFLOP per token, by the template's own count", count / 1e6),
         ("MFLOP per token, products of matrices as executed", rates.flops_per_token / 1e6),
         ("**achieved, GFLOP/s**, by the template's own count", achieved / 1e9),
-        *((f"% of {name} at 1024^3 ({rate / 1e9:,.0f} GFLOP/s)", 100 * achieved / rate) for name, rate in rates.square.items()),
-        (f"% of {dtype} at the model's own shapes ({rates.model[dtype] / 1e9:,.0f} GFLOP/s)", 100 * achieved / rates.model[dtype]),
-    ]  # fmt: skip
+        *(
+            (f"% of {name} at 1024^3 ({rate / 1e9:,.0f} GFLOP/s)", 100 * achieved / rate)
+            for name, rate in rates.square.items()
+        ),
+        (
+            f"% of {dtype} at the model's own shapes ({rates.model[dtype] / 1e9:,.0f} GFLOP/s)",
+            100 * achieved / rates.model[dtype],
+        ),
+    ]
     return "### Against the machine\n\n" + table(["what", "value"], lines)
 
 
@@ -178,8 +193,9 @@ def split_text(bench: Bench, rates: Rates) -> str:
 
 
 def alone_ms(bench: Bench, rates: Rates) -> dict[str, float]:
-    """Milliseconds of the head's and of the other matrices' products in one step, each alone;
-    without those of attention.
+    """Milliseconds of the products in one step, each alone: (the head's, the other matrices').
+
+    Those of attention are not among them.
     """
     constants = constant_values(bench.train_py.read_text(encoding="utf-8"))
     passes = constants["TOTAL_BATCH_SIZE"] / (bench.device_batch_rows * bench.data.max_seq_len)
@@ -195,19 +211,31 @@ def alone_ms(bench: Bench, rates: Rates) -> dict[str, float]:
 
 
 def profile_steps(bench: Bench, number: int) -> dict:
-    """gpu_check's profile of the template, on the CPU, in a process of its own; `profiled_ms` is
-    added, the wall clock of a profiled step.
+    """gpu_check's profile of the template, on the CPU, in a process of its own.
+
+    `profiled_ms` is added, the wall clock of a profiled step.
     """
     folder = bench.work / f"profile{number}"
     folder.mkdir()
     (folder / "data").symlink_to(bench.data.folder.resolve())
     constants = constant_values(bench.train_py.read_text(encoding="utf-8"))
     settings = Settings(
-        str(folder), "cpu", bench.settings.compile, bench.data.max_seq_len, shapes={"template": constants}, eval_tokens={},
-        corpus_bytes=0, matmul_size=0, copy_mb=0, attention_shape=(0, 0, 0), short_windows=(), timing_seconds=0.0,
-        train_seconds=0.3 if bench.quick else 3.0, startup_seconds=0.0,
+        str(folder),
+        "cpu",
+        bench.settings.compile,
+        bench.data.max_seq_len,
+        shapes={"template": constants},
+        eval_tokens={},
+        corpus_bytes=0,
+        matmul_size=0,
+        copy_mb=0,
+        attention_shape=(0, 0, 0),
+        short_windows=(),
+        timing_seconds=0.0,
+        train_seconds=0.3 if bench.quick else 3.0,
+        startup_seconds=0.0,
         environment={"GOMP_SPINCOUNT": SPIN_COUNT, "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1"},
-    )  # fmt: skip
+    )
     row = run_part("gpu.profiling", ["template"], settings, time.monotonic() + 600, 300)["template"]
     if "split_ms" not in row:
         raise BenchError(f"no step could be profiled: {row.get('failed')}")

@@ -1,17 +1,14 @@
-"""A Chromium that is already on this machine, for the tests that drive JupyterLab. It looks, and
-installs nothing.
+"""A Chromium that is already on this machine, for the tests that drive JupyterLab.
+
+It looks, and installs nothing.
 """
 
 import shutil
 from pathlib import Path
 
 NAMES = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "msedge",
+    *("chromium", "chromium-browser", "google-chrome"),
+    *("google-chrome-stable", "chrome", "msedge"),
 )
 PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",

@@ -27,9 +27,7 @@ def read_lock(path: Path) -> list[str]:
 
 
 def read_locks(root: Path, dev: bool) -> list[str]:
-    """The requirements of a start (dev False) or of the tests (dev True), as in the lock files of
-    this checkout.
-    """
+    """The requirements of a start (dev False) or of the tests (dev True), from the lock files."""
     return read_lock(root / LOCK) + (read_lock(root / DEV_LOCK) if dev else [])
 
 
@@ -42,16 +40,18 @@ def find_version(name: str) -> str | None:
 
 
 def is_recent_torch(version: str | None) -> bool:
-    """True from torch 2.11 on. Only the release counts: a vendor's 2.12.0a0+git is as good as
-    2.12.
+    """True from torch 2.11 on.
+
+    Only the release counts: a vendor's 2.12.0a0+git is as good as 2.12.
     """
     release = re.match(r"(\d+)\.(\d+)", version or "")
     return release is not None and (int(release[1]), int(release[2])) >= OLDEST_TORCH
 
 
 def find_missing(requirements: list[str]) -> list[str]:
-    """Names and versions that the lock wants here (markers considered) and that are absent or at
-    another version.
+    """Names and versions that the lock wants here and that are absent or at another version.
+
+    Environment markers are considered.
 
     torch is the exception: any recent one will do, since it is often built for the machine.
     """
@@ -81,9 +81,7 @@ def find_missing(requirements: list[str]) -> list[str]:
 
 
 def imports_harness(root: Path) -> bool:
-    """True when `import harness` takes the package of this very checkout, from any working
-    folder.
-    """
+    """True when `import harness` takes this very checkout's package, from any working folder."""
     spec = importlib.util.find_spec("harness")
     return (
         spec is not None
@@ -93,9 +91,7 @@ def imports_harness(root: Path) -> bool:
 
 
 def find_problems(root: Path, dev: bool) -> list[str]:
-    """Everything that keeps this interpreter from running the checkout at `root`; empty when
-    nothing does.
-    """
+    """Everything that keeps this interpreter from running the checkout at `root`."""
     missing = find_missing(read_locks(root, dev))
     return missing if imports_harness(root) else [*missing, f"harness, importable from {root}"]
 

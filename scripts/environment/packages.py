@@ -1,5 +1,4 @@
-"""Running pip for the set-up: what to install and where from, short lines of progress, and advice
-when it fails.
+"""Running pip for the set-up: what to install, progress in short lines, advice when it fails.
 
 In: the environment's python, requirement lines, where torch may come from. Out: installed packages,
 every line of pip's in the log, a short line on the terminal at least every ten seconds. It decides
@@ -33,8 +32,8 @@ ADVICE = (
     (
         ("CERTIFICATE_VERIFY_FAILED", "SSLError", "SSLCertVerificationError"),
         (
-            "a certificate is not trusted, often a company's proxy: set PIP_CERT to its certificate"
-            " file"
+            "a certificate is not trusted, often a company's proxy:"
+            " set PIP_CERT to its certificate file"
         ),
     ),
     (
@@ -43,12 +42,8 @@ ADVICE = (
     ),
     (
         (
-            "NewConnectionError",
-            "Max retries exceeded",
-            "ConnectionError",
-            "NameResolution",
-            "ConnectTimeout",
-            "timed out",
+            *("NewConnectionError", "Max retries exceeded", "ConnectionError"),
+            *("NameResolution", "ConnectTimeout", "timed out"),
         ),
         (
             "the package index cannot be reached: check the network, HTTPS_PROXY, or set"
@@ -187,8 +182,9 @@ def run_logged(
 
 @dataclass(frozen=True)
 class Pip:
-    """pip of one environment. python: its interpreter; log: where the output goes; lock: see
-    `run_logged`.
+    """pip of one environment.
+
+    python: its interpreter. log: where the output goes. lock: see `run_logged`.
     """
 
     python: Path
@@ -196,9 +192,7 @@ class Pip:
     lock: int | None = None
 
     def install(self, arguments: list[str], total: int | None = None) -> tuple[int, str]:
-        """Run `pip install` with these arguments, showing progress; return (exit status,
-        output).
-        """
+        """Run `pip install` with these arguments, showing progress; return (status, output)."""
         options = ["--no-input", "--progress-bar", "off", "--disable-pip-version-check"]
         command = [str(self.python), *PIP, "install", *options, *arguments]
         return run_logged(command, self.log, Progress(total), self.lock)
@@ -246,8 +240,9 @@ def find_nvidia_card() -> str | None:
 
 @dataclass(frozen=True)
 class Source:
-    """One place to take torch from: words for the terminal, arguments for pip, and whether to give
-    up quickly.
+    """One place to take torch from.
+
+    It has words for the terminal, arguments for pip, and whether to give up quickly.
     """
 
     words: str
@@ -279,22 +274,23 @@ def torch_sources(locked: str, index: str | None, card: str | None, platform: st
         ]
     return [
         Source(
-            "no NVIDIA card here, so pytorch.org's CPU build, about 200 MB, if it answers within"
-            " seconds",
+            "no NVIDIA card here, so pytorch.org's CPU build,"
+            " about 200 MB, if it answers within seconds",
             (locked, "--index-url", PYTORCH_CPU_INDEX, *BRIEFLY),
             brief=True,
         ),
         Source(
-            "from the default index instead; on PyPI that is the CUDA build, about 3 GB to"
-            " download, 5 GB on disk",
+            "from the default index instead; on PyPI that is the CUDA build,"
+            " about 3 GB to download, 5 GB on disk",
             (locked,),
         ),
     ]
 
 
 def install_torch(pip: Pip, sources: list[Source]) -> None:
-    """Install torch, and what its build needs, from the first source that has it. Raises SetupError
-    when none has.
+    """Install torch, and what its build needs, from the first source that has it.
+
+    Raises SetupError when none has.
     """
     began = time.monotonic()
     output = ""
@@ -310,7 +306,8 @@ def install_torch(pip: Pip, sources: list[Source]) -> None:
             say(f"torch ready ({time.monotonic() - began:.0f} s)")
             return
     raise SetupError(
-        f"torch could not be installed:\n{tail(output)}\n{advise(output)}. The whole output is in"
-        f" {pip.log}. https://pytorch.org/get-started/locally shows the index for your machine:"
+        f"torch could not be installed:\n{tail(output)}\n{advise(output)}."
+        f" The whole output is in {pip.log}."
+        " https://pytorch.org/get-started/locally shows the index for your machine:"
         " give it as --torch-index URL, or install torch yourself and start this with that python"
     )

@@ -1,17 +1,16 @@
-"""The environment that this checkout runs in: found, made or mended, so that every script starts
-with one command.
+"""The environment that this checkout runs in: found, made or mended at each start of a script.
 
 In: the interpreter that started the script, `requirements.lock`, `requirements-dev.lock`. Out: the
 path of a python that has everything at the locked versions and imports `harness` from this
 checkout. The choice, in this order:
 
 1. the running interpreter, when it already has everything (a conda environment made from
-environment.yml, say); 2. `.venv` in the checkout, when its last set-up finished and nothing has
-changed since; 3. `.venv` made or mended with pip. A torch >= 2.11 of the running interpreter is
-reused and never replaced: the
-   packages of that interpreter are put behind those of `.venv` by a .pth file, which does what system site-packages do,
-   but reaches the torch of another venv as well. The checkout becomes importable by a .pth file too, so that no build
-   backend has to be downloaded.
+   environment.yml, say);
+2. `.venv` in the checkout, when its last set-up finished and nothing has changed since;
+3. `.venv` made or mended with pip. A torch >= 2.11 of the running interpreter is reused and never
+   replaced: the packages of that interpreter are put behind those of `.venv` by a .pth file, which
+   does what system site-packages do, but reaches the torch of another venv as well. The checkout
+   becomes importable by a .pth file too, so that no build backend has to be downloaded.
 
 The stamp in `.venv` says that a set-up finished, where, and with which torch; which versions are
 there is read from the packages' metadata at every start. So an interrupted set-up is seen and
@@ -32,9 +31,7 @@ MINIMUM_PYTHON = (3, 11)
 
 
 def explain_old_python(version, executable, which=shutil.which):
-    """What to tell the user of a Python that is too old, naming a newer one when the machine has
-    it.
-    """
+    """What to tell the user of a Python that is too old, naming a newer one of the machine."""
     newer = [
         name for name in ("python3.14", "python3.13", "python3.12", "python3.11") if which(name)
     ]
@@ -46,8 +43,8 @@ def explain_old_python(version, executable, which=shutil.which):
             "uv run scripts/overnight.py --demo"
         )
     return (
-        f"Python 3.11 or newer is needed, and {executable} is Python {version[0]}.{version[1]}."
-        f" {advice}"
+        f"Python 3.11 or newer is needed, and {executable}"
+        f" is Python {version[0]}.{version[1]}. {advice}"
     )
 
 
@@ -89,9 +86,7 @@ TORCH_PTH = "autoresearch_lab_torch.pth"  # sorts after the other: the checkout 
 
 
 def examine(python: Path, dev: bool, root: Path) -> dict | None:
-    """Facts of another interpreter (see `check.describe`), or None when it does not run or is too
-    old to answer.
-    """
+    """Facts of another interpreter (see `check.describe`); None: it does not run or is too old."""
     command = [
         str(python),
         str(Path(__file__).with_name("check.py")),
@@ -129,8 +124,9 @@ def find_environment(
 
 
 def find_usable(root: Path = ROOT) -> Path | None:
-    """A python that imports the harness, complete or not: for looking at a night, whose environment
-    must stay.
+    """A python that imports the harness, complete or not.
+
+    It is for looking at a night, whose environment must stay.
     """
     python = venv_python(root / ".venv")
     if (examine(python, False, root) or {}).get("harness"):
@@ -141,8 +137,9 @@ def find_usable(root: Path = ROOT) -> Path | None:
 def ensure_environment(
     dev: bool = False, torch_index: str | None = None, root: Path = ROOT
 ) -> Path:
-    """Path of a python that has everything, made now if need be. dev: with what only the tests
-    need.
+    """Path of a python that has everything, made now if need be.
+
+    dev: with what only the tests need.
 
     torch_index: take torch from there rather than from the usual places. Raises SetupError with
     what to do about it.
@@ -174,8 +171,9 @@ def python_or_exit(dev: bool = False, torch_index: str | None = None) -> Path:
 
 
 def become(python: Path, arguments: list[str]) -> None:
-    """Go on as another python process: in place where the system can (signals and exit status are
-    then its own).
+    """Go on as another python process.
+
+    In place where the system can: signals and exit status are then its own.
     """
     # -P: a module in the user's working folder shadows nothing.
     command = [str(python), "-P", *arguments]
@@ -193,8 +191,7 @@ def become(python: Path, arguments: list[str]) -> None:
 
 
 def find_donor(root: Path) -> dict | None:
-    """The running interpreter's torch, its folder first among those of that interpreter's packages;
-    None without one.
+    """The folders of the running interpreter's packages, its torch's first; None without a torch.
 
     What is in the checkout's own `.venv` is no donor.
     """
@@ -216,8 +213,7 @@ def find_donor(root: Path) -> dict | None:
 
 
 def open_venv(root: Path, lock: int | None) -> tuple[dict, dict]:
-    """A `.venv` whose python and pip run: what is there if possible, else a new one; return (facts,
-    stamp before).
+    """A `.venv` whose python and pip run, new if need be; return (facts, stamp before).
 
     One that was not made here is completed but never emptied. Raises SetupError when it cannot be
     used.
@@ -267,8 +263,9 @@ def make_venv(venv: Path, root: Path, lock: int | None) -> tuple[dict, dict]:
 
 
 def try_torch(pip: Pip) -> str | None:
-    """Load torch, since metadata cannot tell whether it works: None, or what it says of CUDA
-    ("True", "False").
+    """Load torch, since metadata cannot tell whether it works.
+
+    Returns None, or what it says of CUDA ("True", "False").
     """
     command = [str(pip.python), "-c", "import torch; print(torch.cuda.is_available())"]
     status, output = run_logged(command, pip.log)
@@ -276,8 +273,9 @@ def try_torch(pip: Pip) -> str | None:
 
 
 def reuse_torch(pip: Pip, site_packages: Path, donor: dict) -> bool:
-    """Put the donor's packages behind those of `.venv`; False, and nothing changed, when torch does
-    not work so.
+    """Put the donor's packages behind those of `.venv`.
+
+    False, and nothing changed, when torch does not work so.
     """
     statements = [f"import site; site.addsitedir({ascii(folder)})" for folder in donor["folders"]]
     write_pth(site_packages, TORCH_PTH, statements)
@@ -285,8 +283,8 @@ def reuse_torch(pip: Pip, site_packages: Path, donor: dict) -> bool:
         say(f"torch {donor['torch']} of {donor['folders'][0]} is reused: none is downloaded")
         return True
     say(
-        f"torch {donor['torch']} of {donor['folders'][0]} does not work in .venv, so one is"
-        " installed there"
+        f"torch {donor['torch']} of {donor['folders'][0]}"
+        " does not work in .venv, so one is installed there"
     )
     (site_packages / TORCH_PTH).unlink()
     return False

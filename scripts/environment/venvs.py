@@ -25,8 +25,9 @@ def venv_python(venv: Path) -> Path:
 
 
 def read_stamp(venv: Path) -> dict | None:
-    """What the last set-up wrote in `venv`: {} when it cannot be read, None when no set-up of ours
-    ever began there.
+    """What the last set-up wrote in `venv`.
+
+    {} when it cannot be read, None when no set-up of ours ever began there.
     """
     try:
         stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
@@ -48,15 +49,17 @@ def write_stamp(venv: Path, facts: dict) -> None:
 
 
 def write_pth(folder: Path, name: str, statements: list[str]) -> None:
-    """A .pth file of statements; bare paths would be read in the locale's encoding before Python
-    3.13.
+    """A .pth file of statements.
+
+    Bare paths would be read in the locale's encoding before Python 3.13.
     """
     (folder / name).write_text("".join(f"{line}\n" for line in statements), encoding="ascii")
 
 
 def drop_half_installed(site_packages: Path) -> list[str]:
-    """Forget packages whose unpacking was cut off, and return their names: pip writes RECORD last,
-    yet without it takes the package for complete.
+    """Forget packages whose unpacking was cut off, and return their names.
+
+    pip writes RECORD last, yet without it takes the package for complete.
     """
     half = [
         folder for folder in site_packages.glob("*.dist-info") if not (folder / "RECORD").exists()
@@ -67,8 +70,9 @@ def drop_half_installed(site_packages: Path) -> list[str]:
 
 
 def clear(venv: Path) -> None:
-    """Empty an environment of ours, but for the stamp that says so; a folder that links to a
-    roomier disk stays one.
+    """Empty an environment of ours, but for the stamp that says so.
+
+    A folder that links to a roomier disk stays one.
     """
     for entry in venv.iterdir():
         if entry.name == STAMP:
@@ -95,8 +99,9 @@ def _ways_to_create(venv: Path) -> list[list[list[str]]]:
 
 
 def create(venv: Path, log: Path, lock: int | None) -> None:
-    """Make `venv` with pip in it, in whatever way this machine offers. Raises SetupError naming
-    what to install.
+    """Make `venv` with pip in it, in whatever way this machine offers.
+
+    Raises SetupError naming what to install.
     """
     output = ""
     for commands in _ways_to_create(venv):
@@ -117,8 +122,9 @@ def create(venv: Path, log: Path, lock: int | None) -> None:
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Take the file's lock if it is free. The system gives it back when its holders end, however
-    they end.
+    """Take the file's lock if it is free.
+
+    The system gives it back when its holders end, however they end.
     """
     try:
         if os.name == "nt":
@@ -138,9 +144,7 @@ def _try_lock(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[int]:
-    """Let one set-up at a time work in a checkout, waiting for another one; yields the lock's
-    descriptor.
-    """
+    """Let one set-up at a time work in a checkout; yields the lock's descriptor."""
     with path.open("a") as file:
         last_said = -10.0
         began = time.monotonic()
@@ -148,8 +152,8 @@ def hold_lock(path: Path) -> Iterator[int]:
             if time.monotonic() - began - last_said >= 10:
                 last_said = time.monotonic() - began
                 say(
-                    "another set-up is at work in this checkout: waiting for it"
-                    f" ({last_said:.0f} s)"
+                    "another set-up is at work in this checkout:"
+                    f" waiting for it ({last_said:.0f} s)"
                 )
             time.sleep(0.2)
         yield file.fileno()

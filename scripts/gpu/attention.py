@@ -19,8 +19,10 @@ from harness.training.rungs import RUNGS, Attention
 
 
 def cases(kind: str, T: int) -> list[Case]:
-    """Shapes to be right at: long and short rows, one, two and four queries to a key, heads of 64
-    and 128, windows that fit and do not.
+    """Shapes to be right at.
+
+    Long and short rows; one, two and four queries to a key; heads of 64 and 128; windows that fit
+    and do not.
     """
     shapes = [(T, 1, 128), (T, 2, 64), (T, 4, 128), (T // 8, 1, 64), (T // 8, 2, 128)]
     reaches = [T // 8, T // 2, 5 * T // 32 + 1, T // 64, 3]  # the third and the last divide nothing
@@ -32,8 +34,9 @@ def cases(kind: str, T: int) -> list[Case]:
 
 
 def list_tasks(settings: Settings) -> list[str]:
-    """All of it, cheap rungs first: fa3 may wait for a network, and flex compiles for every shape
-    anew.
+    """All of it, cheap rungs first.
+
+    fa3 may wait for a network, and flex compiles for every shape anew.
     """
     tasks = []
     for name in sorted(RUNGS, key=lambda name: {"fa3": 1, "flex": 2}.get(name, 0)):
@@ -77,9 +80,7 @@ def run(task: str, settings: Settings) -> dict:
 def time_rung(
     attention: Attention, device: torch.device, dtype: torch.dtype, window: int, settings: Settings
 ) -> dict:
-    """Milliseconds forward, and forward with backward; TFLOP/s forward by the positions that are
-    seen.
-    """
+    """Milliseconds forward, and forward with backward; TFLOP/s forward by the positions seen."""
     rows, heads, head_dim = settings.attention_shape
     T = settings.max_seq_len
     torch.manual_seed(0)
@@ -110,8 +111,9 @@ def time_rung(
 
 
 def ranking(rows: dict[str, dict]) -> dict[str, list[str]]:
-    """Rungs of each kind that are right in every case and were timed, fastest first: forward and
-    backward, all windows together.
+    """Rungs of each kind that are right in every case and were timed, fastest first.
+
+    The time is that of forward and backward, all windows together.
     """
     ranked = {}
     for kind in ("full", "windowed"):

@@ -1,5 +1,6 @@
-"""Part `corpus`: rows to train and to score on, from the Python library of the interpreter that
-runs. Needs no network.
+"""Part `corpus`: rows to train and to score on, from the running interpreter's own library.
+
+Needs no network.
 
 The tokenizer is learnt where rustbpe is installed; else it is the carried one, `tokenizer.json`:
 8,192 tokens that `harness.data.tokenizer` learnt from the standard library of Python 3.11.7
@@ -57,8 +58,12 @@ def run(task: str, settings: Settings) -> dict:
     for name, tokens in settings.eval_tokens.items():
         write_eval(settings, name, tokens, tokenizer, val)
     return {
-        "train_rows": len(train), "train_tokens_M": round(train.size / 1e6, 3), "val_rows": len(val), "tokenizer": learnt, "note": note
-    }  # fmt: skip
+        "train_rows": len(train),
+        "train_tokens_M": round(train.size / 1e6, 3),
+        "val_rows": len(val),
+        "tokenizer": learnt,
+        "note": note,
+    }
 
 
 def library_texts(max_bytes: int) -> Iterator[str]:
@@ -83,8 +88,9 @@ def is_val(text: str) -> bool:
 
 
 def make_tokenizer(texts: list[str]) -> tuple[Tokenizer, str]:
-    """A tokenizer and where it is from. One learnt from little text may lack merges: then the
-    carried one too.
+    """A tokenizer and where it is from.
+
+    One learnt from little text may lack merges: then the carried one serves.
     """
     if importlib.util.find_spec("rustbpe"):
         try:
@@ -113,9 +119,7 @@ def write_train(settings: Settings, tokenizer: Tokenizer, rows: np.ndarray) -> N
 def write_eval(
     settings: Settings, name: str, tokens: int, tokenizer: Tokenizer, rows: np.ndarray
 ) -> None:
-    """A prepared folder as the scorer wants it, with the validation rows repeated up to
-    `tokens`.
-    """
+    """A prepared folder as the scorer wants it, its validation rows repeated up to `tokens`."""
     folder = settings.folder / "eval" / name
     (folder / "private").mkdir(parents=True, exist_ok=True)
     (folder / "train").mkdir(exist_ok=True)
@@ -124,9 +128,12 @@ def write_eval(
     rows.tofile(folder / "private" / "val.bin")
     totals = score_totals(count_targets(rows, tokenizer.n_vocab), tokenizer.token_bytes())
     manifest = {
-        "vocab_size": tokenizer.vocab_size, "n_vocab": tokenizer.n_vocab, "max_seq_len": settings.max_seq_len,
-        "eval_batch_rows": max(1, EVAL_BATCH_TOKENS // settings.max_seq_len), "scored": {"val": totals},
-    }  # fmt: skip
+        "vocab_size": tokenizer.vocab_size,
+        "n_vocab": tokenizer.n_vocab,
+        "max_seq_len": settings.max_seq_len,
+        "eval_batch_rows": max(1, EVAL_BATCH_TOKENS // settings.max_seq_len),
+        "scored": {"val": totals},
+    }
     write_json_atomic(folder / "manifest.json", manifest)
 
 

@@ -1,6 +1,4 @@
-"""Part `machine`: what the device is, whether it compiles, and its own ceilings of multiplying and
-copying.
-"""
+"""Part `machine`: what the device is, whether it compiles, how fast it multiplies and copies."""
 
 from __future__ import annotations
 
@@ -68,9 +66,7 @@ def compile_once(settings: Settings) -> dict:
 
 
 def matmul(settings: Settings) -> dict:
-    """TFLOP/s of one large square product in the dtype of training: the ceiling for any model
-    here.
-    """
+    """TFLOP/s of one large square product in the dtype of training: the ceiling for any model."""
     device = detect_device(settings.device)
     torch.set_float32_matmul_precision("high")
     n = settings.matmul_size

@@ -1,5 +1,4 @@
-"""Runs the tasks of one part of gpu_check, each result on its own: what fails, hangs or dies takes
-nothing with it.
+"""Runs the tasks of one part of gpu_check; what fails, hangs or dies takes nothing with it.
 
 A part is a module with `run(task, settings) -> dict`. Its tasks run one after the other in a child
 process, which notes start and result of each in a file of lines; when it dies or one task takes too
@@ -31,8 +30,9 @@ LEAST_SECONDS = 3.0  # less is not enough to start a child
 def run_part(
     module: str, tasks: Sequence[str], settings: Settings, deadline: float, task_seconds: float
 ) -> Rows:
-    """Run all tasks, or as many as there is time for until `deadline` (of time.monotonic); return a
-    row for every one.
+    """Run all tasks, or as many as there is time for; return a row for every one.
+
+    deadline: of time.monotonic.
     """
     rows: Rows = {}
     while left := [task for task in tasks if task not in rows]:
@@ -50,8 +50,9 @@ def run_child(
     task_seconds: float,
     rows: Rows,
 ) -> None:
-    """Run one child on `tasks` until it ends or is overdue; add a row for each task that it began,
-    or for all if it began none.
+    """Run one child on `tasks` until it ends or is overdue.
+
+    Adds a row for each task that it began, or for all if it began none.
     """
     settings_path, lines_path, log_path = (
         settings.folder / f"{module}{end}" for end in (".json", ".jsonl", ".log")
@@ -71,8 +72,13 @@ def run_child(
     ]
     with log_path.open("ab") as log:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=settings.child_environment(), start_new_session=True
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=settings.child_environment(),
+            start_new_session=True,
+        )
     reason, current, since = "", None, time.monotonic()
     try:
         while child.poll() is None and not reason:

@@ -108,9 +108,13 @@ class MarkedSession(MeasuredSession):
         )
         sizes = {self.vocab_size, *padded_sizes(model, self.vocab_size)}
         split = split_trace(events, sizes, on_device=self.device.type == "cuda")
-        self.facts = {"step_ms": step_ms, "split_ms": {name: ms / PROFILED_STEPS for name, ms in split.milliseconds.items()}} | {
-            "loader_host_ms": split.loader_host_ms / PROFILED_STEPS, "unclassified": split.unclassified,
-        }  # fmt: skip
+        self.facts = {
+            "step_ms": step_ms,
+            "split_ms": {name: ms / PROFILED_STEPS for name, ms in split.milliseconds.items()},
+        } | {
+            "loader_host_ms": split.loader_host_ms / PROFILED_STEPS,
+            "unclassified": split.unclassified,
+        }
 
 
 def padded_sizes(model: torch.nn.Module, vocab_size: int) -> set[int]:

@@ -1,5 +1,4 @@
-"""Parts `start-up` and `evaluation`: the whole template as a run of its own, cold and warm, and its
-weights scored.
+"""Parts `start-up` and `evaluation`: the whole template as a run of its own, and its score.
 
 The training is started as the runner starts it, `python -m harness.training.launch`, with a request
 file and a pipe for events; the runner itself needs psutil, which a bare machine lacks. The scoring
@@ -32,9 +31,7 @@ CACHE = "startup_cache"  # of compiled code: these runs' own
 
 
 def run(task: str, settings: Settings) -> dict:
-    """`cold`: with an empty compile cache; `warm`: with the one that this left; else the name of an
-    evaluation size.
-    """
+    """Run `cold` (an empty compile cache), `warm` (the one that it left) or an evaluation size."""
     if task not in START_TASKS:
         return evaluate(task, settings)
     if task == "cold":
@@ -43,8 +40,9 @@ def run(task: str, settings: Settings) -> dict:
 
 
 def train_run(task: str, settings: Settings) -> dict:
-    """Train at the default shape in a fresh process; return seconds of each stage, from the launch
-    on.
+    """Train at the default shape in a fresh process; return seconds of each stage.
+
+    They count from the launch on.
     """
     folder = settings.folder / task
     shutil.rmtree(folder, ignore_errors=True)
@@ -60,10 +58,15 @@ def train_run(task: str, settings: Settings) -> dict:
     started = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.training.launch", str(train_py), str(os.getpid())], cwd=folder, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, pass_fds=(theirs.fileno(),),
-            env=settings.child_environment(CACHE) | {RUN_VARIABLE: str(request), EVENTS_VARIABLE: str(theirs.fileno())},
-        )  # fmt: skip
+            [sys.executable, "-m", "harness.training.launch", str(train_py), str(os.getpid())],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(theirs.fileno(),),
+            env=settings.child_environment(CACHE)
+            | {RUN_VARIABLE: str(request), EVENTS_VARIABLE: str(theirs.fileno())},
+        )
     theirs.close()
     times, events = {}, {}
     # Ends with the process: this part's time limit is the one above us.
@@ -86,10 +89,15 @@ def train_run(task: str, settings: Settings) -> dict:
         return {"failed": cause[:300]}
     finish, chosen = events["finish"], events["open"].get("attention", {})
     return {
-        "to_open": times["open"], "to_ready": times["ready"], "training": times["stop"] - times["ready"],
-        "to_end": times["ended"], "num_steps": finish["num_steps"], "tok_per_sec": finish["tok_per_sec"],
-        "attention": chosen, "last_loss": events.get("step", {}).get("train_loss"),
-    }  # fmt: skip
+        "to_open": times["open"],
+        "to_ready": times["ready"],
+        "training": times["stop"] - times["ready"],
+        "to_end": times["ended"],
+        "num_steps": finish["num_steps"],
+        "tok_per_sec": finish["tok_per_sec"],
+        "attention": chosen,
+        "last_loss": events.get("step", {}).get("train_loss"),
+    }
 
 
 def evaluate(name: str, settings: Settings) -> dict:
@@ -105,13 +113,8 @@ def evaluate(name: str, settings: Settings) -> dict:
     data, device = open_eval(settings, name), detect_device(settings.device)
     note = "trained for a few seconds" if folder else "untrained"
     folder = folder or untrained(settings, data.n_vocab)
-    launch, paths = (
-        Launch(settings.child_environment()),
-        (
-            folder / "train.py",
-            folder / WEIGHTS_NAME,
-        ),
-    )
+    launch = Launch(settings.child_environment())
+    paths = (folder / "train.py", folder / WEIGHTS_NAME)
     try:
         score = score_model(
             data, ServerJob(*paths, device.kind, device.dtype, None, launch, folder, 600)

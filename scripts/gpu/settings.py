@@ -1,5 +1,6 @@
-"""What gpu_check measures at, on a card and in a dry run: plain data that its child processes read
-from one JSON file.
+"""What gpu_check measures at, on a card and in a dry run.
+
+Plain data that its child processes read from one JSON file.
 
 Standard library only. The two runs differ in these numbers and in nothing else: they take the same
 code paths.
@@ -40,8 +41,9 @@ DRY = {"DEPTH": 2, "N_HEAD": 2, "HEAD_DIM": 32, "TOTAL_BATCH_SIZE": 2**10, "DEVI
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes in tokens or rows, times in seconds. shapes: name -> constants of the template.
-    patience multiplies time limits of tasks.
+    """What is measured, in tokens or rows and seconds.
+
+    shapes: name -> constants of the template. patience multiplies time limits of tasks.
     """
 
     work: str
@@ -70,8 +72,9 @@ class Settings:
         return self.folder / "data" / "train"
 
     def child_environment(self, cache: str = "compile_cache") -> dict[str, str]:
-        """Variables for a child: this checkout importable, compiled code kept in a folder of our
-        own below `work`.
+        """Variables for a child.
+
+        This checkout is importable, and compiled code is kept in a folder of our own below `work`.
         """
         path = os.pathsep.join(
             [str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -98,28 +101,47 @@ def card_settings(work: str, compile: bool) -> Settings:
     from harness.run.profiles import PROFILES
 
     return Settings(
-        work, "cuda", compile, max_seq_len=2048,
+        work,
+        "cuda",
+        compile,
+        max_seq_len=2048,
         shapes={"original": ORIGINAL, "default": PROFILES["large"].constants},
-        eval_tokens={"5M": 5 * 2**20, "21M": 20 * 2**20}, corpus_bytes=12_000_000, matmul_size=8192, copy_mb=2048,
-        attention_shape=(32, 4, 128), short_windows=(256, 1024), timing_seconds=0.2, train_seconds=8.0, startup_seconds=5.0,
-    )  # fmt: skip
+        eval_tokens={"5M": 5 * 2**20, "21M": 20 * 2**20},
+        corpus_bytes=12_000_000,
+        matmul_size=8192,
+        copy_mb=2048,
+        attention_shape=(32, 4, 128),
+        short_windows=(256, 1024),
+        timing_seconds=0.2,
+        train_seconds=8.0,
+        startup_seconds=5.0,
+    )
 
 
 def dry_settings(work: str, compile: bool) -> Settings:
     """For two CPU cores: everything tiny."""
     return Settings(
-        work, "cpu", compile, max_seq_len=128,
+        work,
+        "cpu",
+        compile,
+        max_seq_len=128,
         shapes={"original": ORIGINAL | DRY | {"WINDOW_PATTERN": "SL"}, "default": DRY},
-        eval_tokens={"5M": 2**12, "21M": 2**13}, corpus_bytes=400_000, matmul_size=256, copy_mb=4,
-        attention_shape=(2, 2, 64), short_windows=(16, 64), timing_seconds=0.01, train_seconds=0.5, startup_seconds=1.0,
-        patience=10.0, environment={"TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        eval_tokens={"5M": 2**12, "21M": 2**13},
+        corpus_bytes=400_000,
+        matmul_size=256,
+        copy_mb=4,
+        attention_shape=(2, 2, 64),
+        short_windows=(16, 64),
+        timing_seconds=0.01,
+        train_seconds=0.5,
+        startup_seconds=1.0,
+        patience=10.0,
+        environment={"TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1", "OMP_NUM_THREADS": "1"},
+    )
 
 
 def template_text(constants: Mapping[str, object]) -> str:
-    """The template with those of `constants` that it has rewritten; a name it has no more is left
-    out.
-    """
+    """The template with those of `constants` that it has rewritten; others are left out."""
     from harness.search.constants import constant_values, rewrite_constants
 
     text = TEMPLATE.read_text(encoding="utf-8")

@@ -1,15 +1,19 @@
-"""Splits a torch.profiler trace into classes of work. Standard library only, so that a written
-trace can be read anywhere.
+"""Splits a torch.profiler trace into classes of work.
 
 In: the events of a Chrome trace with record_shapes, and `mark:` annotations at the borders of
-loading, forward, backward and optimizer. Out: milliseconds per class. How each is told, in this
-order:
+loading, forward, backward and optimizer. Out: milliseconds per class. Standard library only, so
+that a written trace can be read anywhere. How each is told, in this order:
+
     loader, optimizer   by the marks around them, whatever runs there
-    attention           name of the kernel, its operator or an operator around that: flash, fmha, sdpa, attention, flex; any batched product
-    head, linears       a matrix product: head when a dimension of its operands is the vocabulary's
-    loss                named log_softmax, nll or cross_entropy, or its operands' last dimension is the vocabulary's
-    elementwise         fused (triton, cpp) and plain pointwise, reducing, copying and indexing kernels, embeddings and norms included
+    attention           name of the kernel, its operator or an operator around that: flash, fmha,
+                        sdpa, attention, flex; any batched product
+    head, linears       a matrix product: head when an operand has the vocabulary's dimension
+    loss                named log_softmax, nll or cross_entropy, or its operands' last dimension
+                        is the vocabulary's
+    elementwise         fused (triton, cpp) and plain pointwise, reducing, copying and indexing
+                        kernels, embeddings and norms included
     unclassified        the rest, the longest named
+
 A kernel that fuses two classes counts wholly as the first that fits.
 """
 
@@ -20,14 +24,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 CLASSES = (
-    "linears",
-    "head",
-    "attention",
-    "elementwise",
-    "loss",
-    "optimizer",
-    "loader",
-    "unclassified",
+    *("linears", "head", "attention", "elementwise"),
+    *("loss", "optimizer", "loader", "unclassified"),
 )
 ATTENTION = re.compile(r"flash|fmha|sdpa|attention|flex|\b(b|bad|badd)bmm|\bbmm\b", re.IGNORECASE)
 MATMUL = re.compile(
@@ -59,7 +57,9 @@ class Operator:
 
 @dataclass(frozen=True)
 class Split:
-    """milliseconds: per class. loader_host_ms: what the host spent between the loader's marks.
+    """Where the time of some steps went.
+
+    milliseconds: per class. loader_host_ms: what the host spent between the loader's marks.
     unclassified: the longest names.
     """
 
@@ -94,8 +94,9 @@ def split_trace(events: list[dict], vocab_sizes: set[int], on_device: bool) -> S
 
 
 def find_phases(spans: list[dict]) -> list[tuple[float, float, str]]:
-    """(start, end, name) between marks: load, forward, backward, and after a backward `optimizer`
-    when the step ends there.
+    """(start, end, name) between marks: load, forward, backward and optimizer.
+
+    `optimizer` follows a backward where the step ends there.
     """
     marked = [
         span
@@ -116,8 +117,9 @@ def find_phases(spans: list[dict]) -> list[tuple[float, float, str]]:
 
 
 def nest_operators(spans: list[dict]) -> tuple[list[Operator], dict[int, Operator]]:
-    """Host operators with what is around them and their own time; and the innermost one of each
-    external id.
+    """Host operators with what is around them and their own time; the innermost of each id.
+
+    The id is the external one.
     """
     operators, by_id = [], {}
     hosts = [

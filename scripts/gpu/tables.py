@@ -1,16 +1,19 @@
-"""gpu_check's results as Markdown. In: rows of each part, as far as there are any. Out: text.
-Standard library only.
+"""gpu_check's results as Markdown.
+
+In: rows of each part, as far as there are any. Out: text. Standard library only.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+
+from benches.markdown import cell, table
 
 Rows = dict[str, dict]
 TARGET = (
-    "545M tokens in 300 s, 1.82M tokens/s: the target at the original's shape on an H200"
-    " without FA3"
+    "545M tokens in 300 s, 1.82M tokens/s:"
+    " the target at the original's shape on an H200 without FA3"
 )
 DRY_WORDS = "CPU dry run: figures say nothing about a GPU; CUDA unmeasured"
 
@@ -38,22 +41,6 @@ def document(
     return "\n\n".join(text) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(
-        lines + ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
-    )
-
-
-def cell(value: object) -> str:
-    """Numbers to four figures, nothing for None, no character that would end the cell."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if type(value) is int else str(value).replace("|", "/").replace("\n", " ")
-
-
 def machine(rows: Rows) -> str:
     pairs = [
         (key, value)
@@ -72,8 +59,9 @@ def corpus(rows: Rows) -> str:
 
 
 def attention(rows: Rows) -> str:
-    """One line a rung and kind: worst errors over its cases, milliseconds at the timing shape, and
-    what went wrong.
+    """One line a rung and kind.
+
+    The worst errors over its cases, milliseconds at the timing shape, and what went wrong.
     """
     lines = []
     for key in dict.fromkeys(task.rpartition("/")[0] for task in rows):
@@ -97,19 +85,13 @@ def attention(rows: Rows) -> str:
             + [trouble(own)]
         )
     head = [
-        "layers",
-        "rung",
-        "cases right",
-        "error forward",
-        "error backward",
-        "window",
-        "ms forward",
-        "ms with backward",
+        *("layers", "rung", "cases right", "error forward"),
+        *("error backward", "window", "ms forward", "ms with backward"),
     ]
     head += ["TFLOP/s forward", "what is wrong"]
     note = (
-        "Errors: the largest over all cases, as a share of the largest value that the float32"
-        " formula gives."
+        "Errors: the largest over all cases, as a share of"
+        " the largest value that the float32 formula gives."
     )
     return f"## Attention\n\n{note}\n\n" + table(head, lines)
 
@@ -138,11 +120,24 @@ def ranking_sentence(ranked: dict[str, list[str]]) -> str:
 
 def training(rows: Rows) -> str:
     head = {
-        "full": "full", "windowed": "windowed", "device batch": "device_batch", "total batch": "total_batch", "params, M": "params_M",
-        "MFLOP/token": "flops_per_token_M", "tokens/s": "tok_per_sec", "step, ms": "step_ms", "MFU, %": "mfu_percent", "TFLOP/s": "model_tflops",
-        "peak, MB": "peak_mb", "start-up, s": "startup_seconds", "graphs": "graphs", "on the clock": "graphs_on_the_clock",
-        "graph breaks": "graph_breaks", "first loss": "first_loss", "last loss": "last_loss",
-    }  # fmt: skip
+        "full": "full",
+        "windowed": "windowed",
+        "device batch": "device_batch",
+        "total batch": "total_batch",
+        "params, M": "params_M",
+        "MFLOP/token": "flops_per_token_M",
+        "tokens/s": "tok_per_sec",
+        "step, ms": "step_ms",
+        "MFU, %": "mfu_percent",
+        "TFLOP/s": "model_tflops",
+        "peak, MB": "peak_mb",
+        "start-up, s": "startup_seconds",
+        "graphs": "graphs",
+        "on the clock": "graphs_on_the_clock",
+        "graph breaks": "graph_breaks",
+        "first loss": "first_loss",
+        "last loss": "last_loss",
+    }
     lines = [
         [
             task,
@@ -160,9 +155,9 @@ def training(rows: Rows) -> str:
         for task, row in rows.items()
     ]
     note = (
-        "MFU by the template's own count (as the original's: no causal halving). On the clock:"
-        " graphs compiled after the clock had started, which cost training time; none should be."
-        f" {TARGET}."
+        "MFU by the template's own count (as the original's: no causal halving)."
+        " On the clock: graphs compiled after the clock had started,"
+        f" which cost training time; none should be. {TARGET}."
     )
     return f"## Training\n\n{note}\n\n" + table(
         ["shape and attention", *head, "M tokens in 300 s", "notes"], lines
@@ -175,10 +170,10 @@ def split(rows: Rows) -> str:
     text = [
         "## Where a step's time goes",
         (
-            "From torch.profiler's trace, the device waited for between loading, forward, backward"
-            " and optimizer; how each class is told: `scripts/gpu/split.py`. Idle: a step measured"
-            " without profiler, less all of it; a negative one means that the profiler slowed the"
-            " work down."
+            "From torch.profiler's trace, the device waited for between loading,"
+            " forward, backward and optimizer; how each class is told:"
+            " `scripts/gpu/split.py`. Idle: a step measured without profiler,"
+            " less all of it; a negative one means that the profiler slowed the work down."
         ),
     ]
     for task, row in good.items():
@@ -200,33 +195,39 @@ def split(rows: Rows) -> str:
 
 def startup(rows: Rows) -> str:
     head = {
-        "to session": "to_open", "to training": "to_ready", "training": "training", "whole": "to_end", "steps": "num_steps",
-        "tokens/s": "tok_per_sec", "attention": "attention",
-    }  # fmt: skip
+        "to session": "to_open",
+        "to training": "to_ready",
+        "training": "training",
+        "whole": "to_end",
+        "steps": "num_steps",
+        "tokens/s": "tok_per_sec",
+        "attention": "attention",
+    }
     lines = [
         [task, *(row.get(key) for key in head.values()), row.get("failed")]
         for task, row in rows.items()
     ]
     return (
-        "## Start-up of a whole run, seconds from its launch\n\nCold: compile cache empty; warm:"
-        " filled by the run before.\n\n" + table(["compile cache", *head, "failed"], lines)
+        "## Start-up of a whole run, seconds from its launch\n\n"
+        "Cold: compile cache empty; warm: filled by the run before.\n\n"
+        + table(["compile cache", *head, "failed"], lines)
     )
 
 
 def evaluation(rows: Rows) -> str:
     lines = [
-        [task, row.get("tokens"), row.get("scoring_seconds"), row["tokens"] / row["scoring_seconds"] if "tokens" in row else None]
+        [
+            task,
+            row.get("tokens"),
+            row.get("scoring_seconds"),
+            row["tokens"] / row["scoring_seconds"] if "tokens" in row else None,
+        ]
         + [row.get("val_bpb"), row.get("weights"), row.get("failed")]
         for task, row in rows.items()
-    ]  # fmt: skip
+    ]
     head = [
-        "size",
-        "scored tokens",
-        "seconds with the server's start",
-        "tokens/s",
-        "val_bpb of these rows",
-        "weights",
-        "failed",
+        *("size", "scored tokens", "seconds with the server's start"),
+        *("tokens/s", "val_bpb of these rows", "weights", "failed"),
     ]
     return "## Evaluation\n\n" + table(head, lines)
 

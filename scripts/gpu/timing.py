@@ -1,5 +1,6 @@
-"""How long a call takes on a device. (torch.utils.benchmark would do it, but loads setuptools,
-which a bare Python 3.12 lacks.)
+"""How long a call takes on a device.
+
+torch.utils.benchmark would do it, but loads setuptools, which a bare Python 3.12 lacks.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ def wait_for(device: str) -> float:
 
 
 def milliseconds(function: Callable[[], object], least_seconds: float, device: str) -> float:
-    """Milliseconds of one call, in blocks of calls so long that waiting for the device at their
-    ends does not count.
+    """Milliseconds of one call.
+
+    Measured in blocks so long that waiting for the device at their ends does not count.
     """
     function()  # what the first call compiles, allocates or looks up is not its time
     started = wait_for(device)

@@ -1,5 +1,4 @@
-"""Part `training`: the real template at a named shape, driven through the session it asks for;
-nothing of it is copied here.
+"""Part `training`: the real template at a named shape, driven through the session it asks for.
 
 A task is `<shape>/ladder` (attention as a run would choose it) or `<shape>/<full rung>+<windowed
 rung>`. The session below is the harness's, except that it stops after some seconds, measures
@@ -32,8 +31,9 @@ LEAST_STEPS = 6
 
 
 def run(task: str, settings: Settings) -> dict:
-    """Train at one shape with one choice of attention; halve the device batch while memory runs
-    out.
+    """Train at one shape with one choice of attention.
+
+    The device batch is halved while memory runs out.
     """
     shape, choice = task.split("/")
     constants = dict(settings.shapes[shape])
@@ -53,8 +53,9 @@ def train_once(
     settings: Settings,
     session_class: type[MeasuredSession],
 ) -> dict:
-    """Run the template once as __main__ and return the session's facts, or {"out_of_memory":
-    message}.
+    """Run the template once as __main__.
+
+    Returns the session's facts, or {"out_of_memory": message}.
     """
     train_py = settings.folder / f"train_{shape}.py"
     train_py.write_text(template_text(constants), encoding="utf-8")
@@ -113,10 +114,16 @@ def choose_attention(choice: str, device: Device, settings: Settings) -> dict:
 def make_request(settings: Settings, device: Device) -> dict:
     """What the runner would write into the run's request file."""
     return {
-        "train_dir": str(settings.train_dir), "n_vocab": TrainRows.of_folder(settings.train_dir).bos_id + 1, "max_seq_len": settings.max_seq_len,
-        "seed": 1, "budget_seconds": settings.train_seconds, "device": device.kind, "dtype": device.dtype,
-        "compile": settings.compile, "threads": None,
-    }  # fmt: skip
+        "train_dir": str(settings.train_dir),
+        "n_vocab": TrainRows.of_folder(settings.train_dir).bos_id + 1,
+        "max_seq_len": settings.max_seq_len,
+        "seed": 1,
+        "budget_seconds": settings.train_seconds,
+        "device": device.kind,
+        "dtype": device.dtype,
+        "compile": settings.compile,
+        "threads": None,
+    }
 
 
 def compiled_graphs() -> int:
@@ -156,8 +163,9 @@ class MeasuredSession(Session):
         return share if self.steps >= LEAST_STEPS else min(share, 0.99)
 
     def log(self, step: int, train_loss: torch.Tensor, tokens: int, **fields: float) -> None:
-        """Count; the loss is read one step late, as the session does it, so that the device need
-        not wait.
+        """Count the step, and read the loss of the one before.
+
+        The session reads it so too: the device need not wait.
         """
         if self.latest is not None:
             self.losses.append(float(self.latest))
@@ -178,13 +186,23 @@ class MeasuredSession(Session):
         rate = (self.tokens - self.tokens_before) / seconds
         peak, broken = self.known.peak_flops, counters["graph_break"]
         self.facts = {
-            "depth": depth, "params_M": sum(p.numel() for p in model.parameters()) / 1e6, "flops_per_token_M": flops_per_token / 1e6,
-            "steps": self.steps, "step_ms": 1000 * seconds / (self.steps - UNTIMED_STEPS), "tok_per_sec": rate,
-            "model_tflops": flops_per_token * rate / 1e12, "mfu_percent": 100 * flops_per_token * rate / peak if peak == peak else None,
-            "peak_mb": self.peak_mb(), "startup_seconds": self.began - self.opened, "first_loss": self.losses[0],
-            "last_loss": float(self.latest), "graphs": compiled_graphs(), "graphs_on_the_clock": compiled_graphs() - self.graphs_at_start,
-            "graph_breaks": sum(broken.values()), "graph_break_reasons": [reason.splitlines()[0][:160] for reason in broken][:3],
-        }  # fmt: skip
+            "depth": depth,
+            "params_M": sum(p.numel() for p in model.parameters()) / 1e6,
+            "flops_per_token_M": flops_per_token / 1e6,
+            "steps": self.steps,
+            "step_ms": 1000 * seconds / (self.steps - UNTIMED_STEPS),
+            "tok_per_sec": rate,
+            "model_tflops": flops_per_token * rate / 1e12,
+            "mfu_percent": 100 * flops_per_token * rate / peak if peak == peak else None,
+            "peak_mb": self.peak_mb(),
+            "startup_seconds": self.began - self.opened,
+            "first_loss": self.losses[0],
+            "last_loss": float(self.latest),
+            "graphs": compiled_graphs(),
+            "graphs_on_the_clock": compiled_graphs() - self.graphs_at_start,
+            "graph_breaks": sum(broken.values()),
+            "graph_break_reasons": [reason.splitlines()[0][:160] for reason in broken][:3],
+        }
 
     def peak_mb(self) -> float:
         if self.device.type == "cuda":
@@ -193,8 +211,9 @@ class MeasuredSession(Session):
 
 
 def list_tasks(settings: Settings, ranked: dict[str, list[str]]) -> list[str]:
-    """The ladder's choice at both shapes, then other right rungs at the original's: the rest of the
-    time decides how many.
+    """The ladder's choice at both shapes, then other right rungs at the original's.
+
+    The rest of the time decides how many.
     """
     full, windowed = ranked["full"], ranked["windowed"]
     tasks = [f"{shape}/ladder" for shape in settings.shapes]

@@ -1,3 +1,1 @@
-"""What kill_matrix.py, soak.py and golden.py share: small nights, their processes, and ways to end
-them.
-"""
+"""What kill_matrix.py, soak.py and golden.py share: small nights and ways to end them."""

@@ -1,5 +1,6 @@
-"""Other ways in which a night dies, or is thought to: signals, a closed terminal, processes that
-are stopped, the power gone.
+"""Other ways in which a night dies, or is thought to.
+
+Signals, a closed terminal, processes that are stopped, the power gone.
 
 In: a night that can be started, and the number of its next experiment. Out: what the night did, and
 what was wrong afterwards. Triggered by the state of the journal, as all kills are.
@@ -31,9 +32,7 @@ class Met:
 
 
 def meet(name: str, night: SmallNight, experiment: int) -> Met:
-    """Bring the fault about in the middle of the experiment's training, let the night finish it,
-    and look.
-    """
+    """Bring the fault about in the middle of a training, let the night finish it, and look."""
     said, expected = OTHERS[name](night, experiment)
     wrong: list[str] = []
     status = night.wait()
@@ -52,8 +51,9 @@ def meet(name: str, night: SmallNight, experiment: int) -> Met:
 
 
 def close_terminal(night: SmallNight, experiment: int) -> tuple[str, int]:
-    """An SSH window that is closed: the terminal hangs up, and the kernel sends SIGHUP to all in
-    its foreground.
+    """An SSH window that is closed.
+
+    The terminal hangs up, and the kernel sends SIGHUP to all in its foreground.
     """
     ours, theirs = pty.openpty()
     night.start(
@@ -72,8 +72,9 @@ def close_terminal(night: SmallNight, experiment: int) -> tuple[str, int]:
 
 
 def _wait_draining(night: SmallNight, experiment: int, terminal: int) -> None:
-    """Wait for the training, reading what the night writes meanwhile: a terminal that nobody reads
-    stands still.
+    """Wait for the training, reading what the night writes meanwhile.
+
+    A terminal that nobody reads stands still.
     """
     until = time.monotonic() + NIGHT_SECONDS
     while (

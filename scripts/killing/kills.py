@@ -1,5 +1,4 @@
-"""What kill_matrix.py kills: a night in a copy of the checkout, its processes by role, and the
-moments at which one of them dies.
+"""What kill_matrix.py kills: a night, its processes by role, the moments at which one dies.
 
 In: a folder of our own. Out: a night that runs, dies and goes on, and sentences on what was wrong
 afterwards. Linux only: it reads /proc. A moment is a state of the journal, never a time: the
@@ -22,14 +21,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from checkout import copy_checkout, environment, git
+from proposals import leave_proposal
 
 from harness.check.check import check_run
-from harness.ground.files import write_json_atomic
 from harness.lab import close_out
 from harness.run.journal import JournalReader, read_journal
 from harness.run.results import read_results
 from harness.run.state import NOT_HELD_AGAINST, State, fold
-from harness.search.gate import source_hash
 from killing.processes import alive, find_roles, processes_in, stopped, words_of
 
 LOOK_SECONDS = 0.001
@@ -40,14 +38,8 @@ NIGHT_SECONDS = 420.0  # for one experiment and what surrounds it, on a busy mac
 STEP_CLOCK = "clock_step_seconds=0.5 budget_seconds=20"
 
 VICTIMS = (
-    "driver",
-    "papermill",
-    "forkserver",
-    "kernel",
-    "proposer",
-    "trainer",
-    "server A",
-    "server B",
+    *("driver", "papermill", "forkserver", "kernel"),
+    *("proposer", "trainer", "server A", "server B"),
 )
 RUNS_THROUGHOUT = ("driver", "papermill", "forkserver", "kernel")
 # The folder in which the best file is trained again, after ideas that failed alike.
@@ -60,8 +52,9 @@ TEMPLATE_END = (
 
 @dataclass(frozen=True)
 class Moment:
-    """A state of the journal in which a night can be killed. event: of its last line; ready:
-    whether the training's clock runs, None where that is no matter.
+    """A state of the journal in which a night can be killed.
+
+    event: of its last line. ready: whether the training's clock runs, None where that is no matter.
 
     victims: who can be there then; run: the kind of run that goes on, "" where that is no matter.
     CONTROL is no run of an experiment, and no line tells that it has begun. rare: it does not come
@@ -76,8 +69,9 @@ class Moment:
     rare: bool = False
 
     def holds(self, entries: Sequence[dict], experiment: int | None, folder: Path) -> bool:
-        """Whether the journal is in this state, in the given experiment (None: in any). folder: the
-        run's.
+        """Whether the journal is in this state, in the given experiment (None: in any).
+
+        folder: the run's.
         """
         if not entries or entries[-1]["event"] != self.event:
             return False
@@ -157,7 +151,8 @@ def run_place(entry: dict) -> str:
     """Where a training's folder is in its run's, by an entry of it, of the claim too."""
     if "role" in entry:
         return f"close_out/{entry['run']:02d}"
-    return f"experiments/{entry['experiment']:04d}/attempts/{entry['attempt']:02d}/runs/{entry['run']:02d}"
+    experiment, attempt, run = (entry[name] for name in ("experiment", "attempt", "run"))
+    return f"experiments/{experiment:04d}/attempts/{attempt:02d}/runs/{run:02d}"
 
 
 def is_ready(run: Path) -> bool:
@@ -263,8 +258,9 @@ class SmallNight:
     def strike(
         self, moment: Moment, victim: str, experiment: int | None, send: int = signal.SIGKILL
     ) -> int | None:
-        """Wait for the moment and send the victim a signal; return who got it, None when the night
-        ended or the moment passed without the victim.
+        """Wait for the moment and send the victim a signal; return who got it.
+
+        None when the night ended or the moment passed without the victim.
 
         experiment None: in whatever experiment the moment comes first.
         """
@@ -286,8 +282,9 @@ class SmallNight:
         return None
 
     def is_past(self, moment: Moment, experiment: int) -> bool:
-        """Whether the moment does not come again in this experiment: it ends in `decided` and
-        `committed`, what was before can be repeated.
+        """Whether the moment does not come again in this experiment.
+
+        It ends in `decided` and `committed`; what was before can be repeated.
         """
         entries = self.entries()
         if moment.event in ("committed", "controlled"):
@@ -298,8 +295,9 @@ class SmallNight:
         )
 
     def plant_better(self, experiment: int, reach: float) -> None:
-        """Leave a finished proposal that is better than what reaches less far: the baseline's file
-        with logits that reach further.
+        """Leave a finished proposal that is better than what reaches less far.
+
+        It is the baseline's file with logits that reach further.
         """
         self._plant(experiment, f"reach {reach}", f"return {reach} * torch.tanh(logits / {reach})")
 
@@ -315,25 +313,14 @@ class SmallNight:
         baseline = (self.folder / "experiments/0000/attempts/00/train.py").read_text()
         source = REACH.sub(end, baseline)
         folder = self.folder / f"experiments/{experiment:04d}/attempts/00"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "train.py").write_text(source)
-        told = {
-            "title": title,
-            "hypothesis": "it can say more",
-            "category": "tune",
-            "proposer": "kill_matrix",
-            "bank_id": None,
-        }
-        write_json_atomic(
-            folder / "proposal.json",
-            told | {"sha256": source_hash(source), "constants_changed": {}},
-        )
+        leave_proposal(folder, source, title, proposer="kill_matrix")
 
 
 @dataclass
 class ClaimNight(SmallNight):
-    """The claim of a night that is over, as a run of its own: its entries are those of
-    close_out.jsonl.
+    """The claim of a night that is over, as a run of its own.
+
+    Its entries are those of close_out.jsonl.
     """
 
     def entries(self) -> list[dict]:
@@ -359,9 +346,7 @@ CLAIM_MOMENTS = (
 
 
 def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int) -> Cell:
-    """Begin the claim, kill the victim at the moment, let the same command go on, and look at what
-    is there.
-    """
+    """Begin the claim, kill the victim at the moment, let the same command go on, and look."""
     night.forget_claim()
     cell = kill_once(night, moment, victim, None, experiments)
     found = close_out.read_close_out(night.folder)
@@ -377,8 +362,10 @@ def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int)
 
 
 def make_checkout(folder: Path, short_reach: bool = False) -> Path:
-    """A copy of this checkout to kill nights in. short_reach: its template starts with logits that
-    cannot reach far, so that better files are known.
+    """A copy of this checkout to kill nights in.
+
+    short_reach: its template starts with logits that cannot reach far, so that better files are
+    known.
     """
     checkout = copy_checkout(folder)
     if short_reach:
@@ -394,9 +381,7 @@ def make_checkout(folder: Path, short_reach: bool = False) -> Path:
 
 
 def findings(night: SmallNight, experiments: int) -> list[str]:
-    """What does not agree in a run at rest that should have so many experiments: [] when all is
-    well.
-    """
+    """What does not agree in a run at rest that should have so many experiments: [] is all well."""
     found = [
         f"process {pid} is left: {' '.join(words_of(pid))[:120]}" for pid in night.wait_until_gone()
     ]
@@ -410,8 +395,9 @@ def findings(night: SmallNight, experiments: int) -> list[str]:
 
 
 def disagreements(night: SmallNight, experiments: int) -> list[str]:
-    """What does not agree in a run, at rest or in the middle of its next experiment, in which so
-    many are finished.
+    """What does not agree in a run in which so many experiments are finished.
+
+    The run is at rest, or in the middle of its next experiment.
     """
     found = []
     entries = [
@@ -448,8 +434,9 @@ def disagreements(night: SmallNight, experiments: int) -> list[str]:
 
 
 def cost(night: SmallNight, experiment: int) -> str:
-    """What the experiment lost: the statuses of its runs, and of trials of the best file after it,
-    that were cut off.
+    """What the experiment lost.
+
+    The statuses of its runs, and of trials of the best file after it, that were cut off.
     """
     experiments = night.state().experiments
     if experiment >= len(experiments):
@@ -484,8 +471,9 @@ class Cell:
 def kill_once(
     night: SmallNight, moment: Moment, victim: str, experiment: int | None, experiments: int
 ) -> Cell:
-    """Run the night up to so many experiments, kill the victim at the moment in the given one, let
-    the night go on, and look at what is there.
+    """Kill the victim at the moment in the given experiment, let the night go on, and look.
+
+    The night runs up to so many experiments.
     """
     began, wrong = time.monotonic(), []
     night.start(experiments)
@@ -515,8 +503,9 @@ def kill_in_passing(
     experiments: int,
     then: Callable[[], None],
 ) -> Cell:
-    """Kill the victim at the moment in an experiment of a long night, and look at the run once the
-    next experiment has begun.
+    """Kill the victim at the moment in an experiment of a long night, and look at the run.
+
+    The look comes once the next experiment has begun.
 
     then: what is done before the night, which stands still for the look, goes on.
     """
@@ -610,8 +599,8 @@ def run_through(
         blow = waiting.pop(0)
         if (status := night.process.poll()) is not None:
             wrong.append(
-                f"the night ended with {status}, though nobody killed its driver:"
-                f" {night.last_words()}"
+                f"the night ended with {status},"
+                f" though nobody killed its driver: {night.last_words()}"
             )
             start_again(night, experiments, wrong, say)
         pid = night.strike(blow.moment, blow.victim, blow.experiment)

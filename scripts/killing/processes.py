@@ -69,8 +69,7 @@ def mark_of(pid: int) -> str:
 
 
 def find_roles(driver: int, page: int | None = None) -> dict[str, int]:
-    """Who is there, {role: process id}. Who runs behind a wall is found, not the wall's own
-    process.
+    """Who is there, {role: process id}. Behind a wall: who runs there, not the wall's own process.
 
     page: papermill's process as it was last seen; when its server is killed it lives on, and
     nobody's child leads to it.

@@ -1,5 +1,4 @@
-"""A long night watched from outside: what the driver, its forkserver and each experiment hold, and
-a journal made long for it.
+"""A long night watched from outside: what its processes hold; and a journal made long for it.
 
 In: a copy of the checkout, a night in it. Out: one `Sample` for each experiment, read when its
 commit appears in the journal; a longer journal.
@@ -37,8 +36,10 @@ MB = 2**20
 
 @dataclass
 class Sample:
-    """One experiment. seconds: from the commit before; overhead: of them what was neither training
-    nor measuring. *_mb: resident.
+    """One experiment.
+
+    seconds: from the commit before. overhead: of them what was neither training nor measuring.
+    *_mb: resident.
     """
 
     experiment: int
@@ -71,8 +72,9 @@ def make_checkout(folder: Path) -> Path:
 
 
 def watch_night(checkout: Path, experiments: int) -> list[Sample]:
-    """Let a night on the profile tiny run to so many experiments in all; return a sample for each
-    that it did.
+    """Let a night on the profile tiny run to so many experiments in all.
+
+    Returns a sample for each that it did.
     """
     run = checkout / "results" / "soak"
     reader = JournalReader(run / "journal.jsonl")
@@ -146,9 +148,7 @@ def take_sample(
 
 
 def cost(entries: Sequence[dict]) -> tuple[float, float]:
-    """(seconds of the last experiment, of them neither training nor measuring), by the journal's
-    own stamps.
-    """
+    """(seconds of the last experiment, of them neither training nor measuring), by the journal."""
     before = max(
         number for number, entry in enumerate(entries[:-1]) if entry["event"] == "committed"
     )
@@ -165,8 +165,9 @@ def cost(entries: Sequence[dict]) -> tuple[float, float]:
 
 
 def lengthen(checkout: Path, least_entries: int) -> int:
-    """Add discarded experiments to the run, copies of those it has, until its journal has so many
-    entries; return how many there are then.
+    """Make the journal so many entries long; return how many there are then.
+
+    Discarded experiments are added, copies of those that the run has.
 
     Each gets a file, a hash, a folder and a ref of its own, so that everything that walks over
     experiments has that many to walk over.

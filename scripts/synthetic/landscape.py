@@ -1,18 +1,19 @@
-"""A made-up response of val_bpb to train.py: what a night would have measured, without training
-anything.
+"""A made-up response of val_bpb to train.py: what a night would have measured without training.
 
 In: a seed and the template. Out: for any candidate's source its true val_bpb, or the status it
 fails with; each run adds noise of SIGMA. Scales are those of the original's night (125 experiments
 on one H100, noise about 0.0005): the optimum of the constants lies 50 sigma of one run below the
 template, most of it in a handful of constants, and about a quarter of the structural ideas help.
 
-- Every constant has an optimum of its own, near the template's value (normal, OFFSET of its range), and a weight (log-normal: few matter; all
-  scaled so that POSSIBLE is there to be gained).
-  Its response is quadratic in the place within its range, on the annotation's own scale. Constants that only some files have are drawn by
-  name, so that one which a structural idea brings answers like any other.
+- Every constant has an optimum of its own, near the template's value (normal, OFFSET of its range),
+  and a weight (log-normal: few matter; all scaled so that POSSIBLE is there to be gained). Its
+  response is quadratic in the place within its range, on the annotation's own scale. Constants that
+  only some files have are drawn by name, so that one which a structural idea brings answers like
+  any other.
 - Neighbours in a shuffled order interact: the best value of one moves with the other.
 - Too high learning rates end in nan, too much memory in oom, sizes that do not divide in a crash.
-- A structure (the code without the constants' values) has a level: its parent's plus a draw of its own, the same whoever finds it.
+- A structure (the code without the constants' values) has a level: its parent's plus a draw of its
+  own, the same whoever finds it.
 """
 
 import ast

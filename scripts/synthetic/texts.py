@@ -1,5 +1,4 @@
-"""As much text as a benchmark asks for, made of the standard library's sources as it is read:
-`SyntheticSource`.
+"""As much text as a benchmark asks for, made of the standard library's sources as it is read.
 
 Every document is a run of whole lines from a random place of the library, under a first line of its
 own, so no two are equal. Its statistics are those of code and prose; a language model would learn
@@ -22,8 +21,9 @@ PART_BYTES = 32_000_000
 
 
 class SyntheticSource(Source):
-    """About `size` bytes in documents of about `mean` bytes each, log-normal with `spread`; the
-    same for the same arguments.
+    """About `size` bytes in documents of about `mean` bytes each, log-normal with `spread`.
+
+    The same arguments give the same documents.
     """
 
     name = "synthetic"
@@ -32,7 +32,8 @@ class SyntheticSource(Source):
         self.size, self.mean, self.spread = size, mean, spread
 
     def source_id(self) -> str:
-        return f"{self.name}-{self.size}-{self.mean}-{self.spread}-{open_source('python-stdlib').source_id()}"
+        library = open_source("python-stdlib").source_id()
+        return f"{self.name}-{self.size}-{self.mean}-{self.spread}-{library}"
 
     def total_bytes(self) -> int:
         return self.size
@@ -59,9 +60,7 @@ class SyntheticSource(Source):
 
 @functools.cache
 def load_library() -> tuple[str, np.ndarray]:
-    """All of the library as one ASCII text (characters are then bytes), and where its lines
-    begin.
-    """
+    """All of the library as one ASCII text (characters are bytes), and where its lines begin."""
     source = open_source("python-stdlib")
     texts = (text for part in source.parts() for text in source.iter_part(part, Counter()))
     text = "".join(text for text in texts if text.isascii())

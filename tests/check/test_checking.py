@@ -1,6 +1,4 @@
-"""The checker: nothing to say at any moment of a run in order, and the right thing about each way
-to be out of order.
-"""
+"""The checker: silent about a run in order, and right about each way to be out of order."""
 
 import json
 import os
@@ -27,8 +25,9 @@ LAST = 13  # baseline, keeps 1 and 9, crashes, one refused, and 13 in quarantine
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A simulated run between two experiments, and its repository: made once, copied by each
-    test.
+    """A simulated run between two experiments, and its repository.
+
+    Made once, copied by each test.
     """
     folder = tmp_path_factory.mktemp("simulated")
     repository = folder / "checkout"
@@ -80,6 +79,14 @@ def twice(event: str, experiment: int):
     ]
 
 
+def with_two_beside(entries: list[dict]) -> list[dict]:
+    return [entry | {"beside": 2} if entry.get("beside") else entry for entry in entries]
+
+
+def without_status(entries: list[dict]) -> list[dict]:
+    return [{k: v for k, v in entry.items() if k != "status"} for entry in entries]
+
+
 def test_a_run_in_order_has_no_findings_with_and_without_history(copy, tmp_path):
     assert findings(copy) == []
     bare = Simulated(tmp_path / "bare" / "results" / "b").until("propose", 6)
@@ -90,18 +97,27 @@ def test_a_run_in_order_has_no_findings_with_and_without_history(copy, tmp_path)
 @pytest.mark.parametrize(
     "change, words",
     [
-        (without("checked", 3), "`run_started` of experiment 3, attempt 0, run 0 stands where `checked`"),
+        (
+            without("checked", 3),
+            "`run_started` of experiment 3, attempt 0, run 0 stands where `checked`",
+        ),
         (without("decided", 4), "`committed` of experiment 4 stands where `decided`"),
         (without("proposed", 6), "`checked` of experiment 6, attempt 0 stands where `proposed`"),
-        (twice("committed", 4), "`committed` of experiment 4 stands where `proposed` of experiment 5"),
-        (twice("decided", 4), "`decided` of experiment 4, attempt 0 stands where `committed` of experiment 4"),
+        (
+            twice("committed", 4),
+            "`committed` of experiment 4 stands where `proposed` of experiment 5",
+        ),
+        (
+            twice("decided", 4),
+            "`decided` of experiment 4, attempt 0 stands where `committed` of experiment 4",
+        ),
         (altered("run_started", 3, seed=1), "has seed 1, the rules ask for 3008"),
-        (lambda entries: [e | {"beside": 2} if e.get("beside") else e for e in entries], "has beside 2, the rules ask for 1"),
+        (with_two_beside, "has beside 2, the rules ask for 1"),
         (altered("decided", 3, decision="keep"), "has decision keep, its runs give discard"),
         (altered("scored", 9, val_bpb=1.5), "val_bpb 1.960874, its runs give 1.5"),
-        (lambda entries: [{k: v for k, v in e.items() if k != "status"} for e in entries], "has not the fields it needs"),
+        (without_status, "has not the fields it needs"),
     ],
-)  # fmt: skip
+)
 def test_entries_that_no_step_asked_for_are_found(copy, change, words):
     rewrite(copy, change)
     assert any(words in finding for finding in findings(copy)), findings(copy)
@@ -168,74 +184,148 @@ def link_best_and_cut(run: Path) -> None:
     os.truncate(run / BEST / WEIGHTS, 0)
 
 
+def without_git(run: Path) -> None:
+    shutil.rmtree(run.parents[1] / "checkout" / ".git")
+
+
+def spoil_all_weights_of_the_best(run: Path) -> None:
+    cut(KEPT, 9)(run)
+    remove(f"{BEST}/{WEIGHTS}")(run)
+
+
+def take_another_page(run: Path) -> None:
+    shutil.copy(run / "notebooks/0003.ipynb", run / "notebooks/0004.ipynb")
+
+
+def lose_a_page_that_is_logged(run: Path) -> None:
+    write("night.log", "… experiment 3: discard: worse\n", "a")(run)
+    remove("notebooks/0003.ipynb")(run)
+
+
 FIRST, BEST, LOST, WAITING = (f"experiments/{number:04d}/attempts/00" for number in (0, 9, 3, LAST))
-WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
+WEIGHTS = "runs/00/weights.safetensors"
+LOSSES = "runs/00/losses.npy"
+KEPT = "best/weights.safetensors"
+REF, BRANCH = "refs/experiments/t/0003", "refs/heads/autoresearch/t"
+BAD_HEADER = "is damaged (Error while deserializing header"
+
+# What is done to the run -> parts of the findings: each finding holds one, each is in one.
+OUT_OF_ORDER = [
+    (damaged_line, ["journal.jsonl, line 3 is damaged"]),
+    (write("run.json", "{"), ["run.json is not valid JSON"]),
+    (remove("run.json"), ["no run in"]),
+    (
+        replace("run.json", '"tag": "t"', '"tag": "u"'),
+        ["run.json is of run u, the journal of run t"],
+    ),
+    # The table.
+    (
+        replace("results.tsv", "2.01", "1.01"),
+        ["results.tsv, line 5, is not what the journal gives"],
+    ),
+    (write("results.tsv", "one more\n", "a"), ["results.tsv, line 16, is not"]),
+    (remove("results.tsv"), ["results.tsv is missing"]),
+    # Git.
+    (in_git("update-ref", "-d", REF), [f"{REF} is at nowhere"]),
+    (in_git("update-ref", REF, "main"), [f"{REF} is at"]),
+    (in_git("update-ref", "refs/experiments/t/0099", "main"), ["refs/experiments/t/0099 is there"]),
+    (in_git("update-ref", BRANCH, "main"), ["the branch autoresearch/t is at"]),
+    (in_git("update-ref", "-d", BRANCH), ["the branch autoresearch/t is at nowhere"]),
+    (without_git, ["the git history of run t cannot be read"]),
+    # Files and the best of them.
+    (write(f"{LOST}/train.py", "DEPTH = 8\n"), [f"{LOST}/train.py is not the train.py of commit"]),
+    (
+        write(f"{BEST}/train.py", "DEPTH = 8\n"),
+        ["is not the file that was proposed", "best/train.py", "of commit"],
+    ),
+    (remove(f"{LOST}/train.py"), [f"{LOST}/train.py cannot be read"]),
+    (write("best/train.py", "DEPTH = 8\n"), ["best/train.py is not that of experiment 9"]),
+    (write(KEPT), [f"{KEPT} is not that of experiment 9"]),
+    (remove(KEPT), [f"{KEPT} is not that of experiment 9"]),
+    (
+        replace("best/provenance.json", '"experiment": 9', '"experiment": 1'),
+        ["names experiment 1, the journal's best is 9"],
+    ),
+    (
+        remove("best/provenance.json"),
+        ["best/provenance.json cannot be read: the best is experiment 9"],
+    ),
+    # Weights.
+    (remove(f"{BEST}/{WEIGHTS}"), [f"the best has no {BEST}/{WEIGHTS}"]),
+    (cut(f"{BEST}/{WEIGHTS}"), [f"{BEST}/{WEIGHTS} is empty: copy {KEPT} over it"]),
+    (cut(f"{BEST}/{WEIGHTS}", 7), [f"{BEST}/{WEIGHTS} {BAD_HEADER}: header too small): copy best"]),
+    (cut(f"{FIRST}/{WEIGHTS}", 100), [f"{FIRST}/{WEIGHTS} {BAD_HEADER}"]),
+    (write(f"{WAITING}/{WEIGHTS}", "x", "a"), [f"{WAITING}/{WEIGHTS} {BAD_HEADER}"]),
+    (write(f"{LOST}/{WEIGHTS}"), [f"{LOST}/{WEIGHTS} should be gone, experiment 3 is decided"]),
+    (cut(KEPT), [f"{KEPT} is not that of experiment 9: copy it"]),
+    (link_best_and_cut, [f"{BEST}/{WEIGHTS} is empty: restore it from a backup"]),
+    (spoil_all_weights_of_the_best, ["the best has no", f"{KEPT} {BAD_HEADER}"]),
+    # Losses and other files of a training.
+    (remove(f"{FIRST}/runs/01/losses.npy"), [f"the baseline has no {FIRST}/runs/01/losses.npy"]),
+    (write(f"{FIRST}/{LOSSES}", "junk" * 57), [f"{FIRST}/{LOSSES} is damaged ("]),
+    (cut(f"{BEST}/{LOSSES}"), [f"{BEST}/{LOSSES} is empty: restore it from a backup"]),
+    (
+        cut(f"{BEST}/{LOSSES}", 227),
+        [f"{BEST}/{LOSSES} is damaged (mmap length is greater than file size): restore"],
+    ),
+    (
+        array(f"{BEST}/{LOSSES}", (1, 23)),
+        [f"{BEST}/{LOSSES} is damaged (an array (1, 23) of float32"],
+    ),
+    (
+        cut(f"{BEST}/runs/00/holdout_losses.npy"),
+        [f"{BEST}/runs/00/holdout_losses.npy is empty: delete it"],
+    ),
+    (
+        cut(f"{LOST}/runs/00/run.log"),
+        [f"{LOST}/runs/00/run.log is empty, though the run came to its end"],
+    ),
+    (
+        remove(f"{LOST}/runs/00"),
+        [f"{LOST}/runs/00 has no result.json, run.log, events.jsonl, run.json"],
+    ),
+    (
+        replace(f"{LOST}/runs/00/result.json", '"val_bpb": 2.01', '"val_bpb": 1.01'),
+        ["result.json has val_bpb 1.01"],
+    ),
+    (write(f"{LOST}/runs/00/result.json", "{"), ["result.json cannot be read"]),
+    # Pages and what lists them.
+    (
+        take_another_page,
+        ["notebooks/0004.ipynb is the page of experiment 3: restore it from a backup, or delete"],
+    ),
+    (remove("notebooks/0003.html"), ["notebooks/0003.html is missing"]),
+    (write("notebooks/0003.ipynb", '{"cells": ['), ["notebooks/0003.ipynb is cut short"]),
+    # Experiment 14 is not done yet.
+    (write("night.log", "2026-11-23T22:00:00Z experiment 14: keep: better\n", "a"), []),
+    (lose_a_page_that_is_logged, ["notebooks/0003.ipynb is missing"]),
+    (remove("notebooks/index.md"), ["notebooks/index.md does not list experiment"]),
+    (
+        replace("notebooks/index.md", "| 0003 |", "| 0099 |"),
+        ["list experiment 3", "lists experiment 99"],
+    ),
+    (
+        replace("notebooks/index.md", "| kept |", "| discarded |"),
+        ["index.md has", "where the journal has"],
+    ),
+    # What nothing of the journal needs.
+    (write("experiments/0099/x"), ["experiments/0099 is no experiment of the journal"]),
+    (write("experiments/0003/attempts/01/x"), ["experiments/0003/attempts/01 is no attempt"]),
+    (write(f"{LOST}/runs/01/x"), [f"{LOST}/runs/01 is no run"]),
+    (write(f"{LOST}/runs/00/work/x"), [f"{LOST}/runs/00/work was left behind"]),
+    (
+        write(f"{LOST}/runs/00/server_val_weights/x"),
+        [f"{LOST}/runs/00/server_val_weights was left behind"],
+    ),
+    (
+        write("best/.weights.safetensors.123-x.tmp"),
+        ["best/.weights.safetensors.123-x.tmp was left behind"],
+    ),
+    (write("control/run.log"), ["control was left behind"]),
+]
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (damaged_line, ["journal.jsonl, line 3 is damaged"]),
-        (write("run.json", "{"), ["run.json is not valid JSON"]),
-        (remove("run.json"), ["no run in"]),
-        (replace("run.json", '"tag": "t"', '"tag": "u"'), ["run.json is of run u, the journal of run t"]),
-        (replace("results.tsv", "2.01", "1.01"), ["results.tsv, line 5, is not what the journal gives"]),
-        (write("results.tsv", "one more\n", "a"), ["results.tsv, line 16, is not"]),
-        (remove("results.tsv"), ["results.tsv is missing"]),
-        (in_git("update-ref", "-d", "refs/experiments/t/0003"), ["refs/experiments/t/0003 is at nowhere"]),
-        (in_git("update-ref", "refs/experiments/t/0003", "main"), ["refs/experiments/t/0003 is at"]),
-        (in_git("update-ref", "refs/experiments/t/0099", "main"), ["refs/experiments/t/0099 is there"]),
-        (in_git("update-ref", "refs/heads/autoresearch/t", "main"), ["the branch autoresearch/t is at"]),
-        (in_git("update-ref", "-d", "refs/heads/autoresearch/t"), ["the branch autoresearch/t is at nowhere"]),
-        (lambda run: shutil.rmtree(run.parents[1] / "checkout" / ".git"), ["the git history of run t cannot be read"]),
-        (write(f"{LOST}/train.py", "DEPTH = 8\n"), [f"{LOST}/train.py is not the train.py of commit"]),
-        (write(f"{BEST}/train.py", "DEPTH = 8\n"), ["is not the file that was proposed", "best/train.py", "of commit"]),
-        (remove(f"{LOST}/train.py"), [f"{LOST}/train.py cannot be read"]),
-        (write("best/train.py", "DEPTH = 8\n"), ["best/train.py is not that of experiment 9"]),
-        (write("best/weights.safetensors"), ["best/weights.safetensors is not that of experiment 9"]),
-        (remove("best/weights.safetensors"), ["best/weights.safetensors is not that of experiment 9"]),
-        (replace("best/provenance.json", '"experiment": 9', '"experiment": 1'), ["names experiment 1, the journal's best is 9"]),
-        (remove("best/provenance.json"), ["best/provenance.json cannot be read: the best is experiment 9"]),
-        (remove(f"{BEST}/{WEIGHTS}"), [f"the best has no {BEST}/{WEIGHTS}"]),
-        (remove(f"{FIRST}/runs/01/losses.npy"), [f"the baseline has no {FIRST}/runs/01/losses.npy"]),
-        (cut(f"{BEST}/{WEIGHTS}"), [f"{BEST}/{WEIGHTS} is empty: copy best/weights.safetensors over it"]),
-        (cut(f"{BEST}/{WEIGHTS}", 7), [f"{BEST}/{WEIGHTS} is damaged (Error while deserializing header: header too small): copy best"]),
-        (cut(f"{FIRST}/{WEIGHTS}", 100), [f"{FIRST}/{WEIGHTS} is damaged (Error while deserializing header"]),
-        (write(f"{WAITING}/{WEIGHTS}", "x", "a"), [f"{WAITING}/{WEIGHTS} is damaged (Error while deserializing header"]),
-        (cut("best/weights.safetensors"), ["best/weights.safetensors is not that of experiment 9: copy it"]),
-        (link_best_and_cut, [f"{BEST}/{WEIGHTS} is empty: restore it from a backup"]),
-        (lambda run: (cut("best/weights.safetensors", 9)(run), remove(f"{BEST}/{WEIGHTS}")(run)),
-         ["the best has no", "best/weights.safetensors is damaged (Error while deserializing header"]),
-        (write(f"{FIRST}/{LOSSES}", "junk" * 57), [f"{FIRST}/{LOSSES} is damaged ("]),
-        (cut(f"{BEST}/{LOSSES}"), [f"{BEST}/{LOSSES} is empty: restore it from a backup"]),
-        (cut(f"{BEST}/{LOSSES}", 227), [f"{BEST}/{LOSSES} is damaged (mmap length is greater than file size): restore"]),
-        (array(f"{BEST}/{LOSSES}", (1, 23)), [f"{BEST}/{LOSSES} is damaged (an array (1, 23) of float32"]),
-        (cut(f"{BEST}/runs/00/holdout_losses.npy"), [f"{BEST}/runs/00/holdout_losses.npy is empty: delete it"]),
-        (cut(f"{LOST}/runs/00/run.log"), [f"{LOST}/runs/00/run.log is empty, though the run came to its end"]),
-        (lambda run: shutil.copy(run / "notebooks/0003.ipynb", run / "notebooks/0004.ipynb"),
-         ["notebooks/0004.ipynb is the page of experiment 3: restore it from a backup, or delete it"]),
-        (write(f"{LOST}/{WEIGHTS}"), [f"{LOST}/{WEIGHTS} should be gone, experiment 3 is decided"]),
-        (write("experiments/0099/x"), ["experiments/0099 is no experiment of the journal"]),
-        (write("experiments/0003/attempts/01/x"), ["experiments/0003/attempts/01 is no attempt"]),
-        (write(f"{LOST}/runs/01/x"), [f"{LOST}/runs/01 is no run"]),
-        (remove(f"{LOST}/runs/00"), [f"{LOST}/runs/00 has no result.json, run.log, events.jsonl, run.json"]),
-        (replace(f"{LOST}/runs/00/result.json", '"val_bpb": 2.01', '"val_bpb": 1.01'), ["result.json has val_bpb 1.01"]),
-        (write(f"{LOST}/runs/00/result.json", "{"), ["result.json cannot be read"]),
-        (remove("notebooks/0003.html"), ["notebooks/0003.html is missing"]),
-        (write("notebooks/0003.ipynb", '{"cells": ['), ["notebooks/0003.ipynb is cut short"]),
-        # Not done yet.
-        (write("night.log", "2026-11-23T22:00:00Z experiment 14: keep: better\n", "a"), []),
-        (lambda run: (write("night.log", "… experiment 3: discard: worse\n", "a")(run), remove("notebooks/0003.ipynb")(run)),
-         ["notebooks/0003.ipynb is missing"]),
-        (remove("notebooks/index.md"), ["notebooks/index.md does not list experiment"]),
-        (replace("notebooks/index.md", "| 0003 |", "| 0099 |"), ["list experiment 3", "lists experiment 99"]),
-        (replace("notebooks/index.md", "| kept |", "| discarded |"), ["index.md has", "where the journal has"]),
-        (write(f"{LOST}/runs/00/work/x"), [f"{LOST}/runs/00/work was left behind"]),
-        (write(f"{LOST}/runs/00/server_val_weights/x"), [f"{LOST}/runs/00/server_val_weights was left behind"]),
-        (write("best/.weights.safetensors.123-x.tmp"), ["best/.weights.safetensors.123-x.tmp was left behind"]),
-        (write("control/run.log"), ["control was left behind"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("change, words", OUT_OF_ORDER)
 def test_each_thing_out_of_order_is_said_once_and_nothing_else(copy, change, words):
     change(copy / "results" / "t")
     found = findings(copy)

@@ -1,5 +1,6 @@
-"""Downloads by the real hub client from a real server: whole, resumed, verified, and every failure
-with its next action.
+"""Downloads by the real hub client from a real server: whole, resumed, verified, failing.
+
+Every failure names its next action.
 """
 
 import json
@@ -28,12 +29,12 @@ from pathlib import Path
 from harness.data import download
 from harness.ground.errors import DataError
 
-folder, rounds, waits, revision = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
-download.WAIT_SECONDS = waits
+folder, rounds, waits, revision = sys.argv[1:]
+download.WAIT_SECONDS = json.loads(waits)
 download.SAY_SECONDS = 0.05
-for names in rounds:
+for names in json.loads(rounds):
     try:
-        files = download.HubFiles("someone/texts", revision, folder)
+        files = download.HubFiles("someone/texts", revision, Path(folder))
         plan = files.plan(names, 2)
         print("plan", json.dumps([file[1:] for file in plan]), flush=True)
         files.download(plan, 2, lambda line: print("says", line, flush=True))

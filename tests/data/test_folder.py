@@ -1,5 +1,6 @@
-"""A folder of anything as a corpus: every text comes out once, everything else is counted, nothing
-crashes.
+"""A folder of anything as a corpus: every text comes out once, and nothing crashes.
+
+Everything else is counted.
 """
 
 import gzip
@@ -48,14 +49,8 @@ def test_every_kind_of_text_is_read_and_everything_else_is_counted(tmp_path):
     write(tmp_path / "deep" / "c.py", "x = 1\n")
     write(tmp_path / "z.txt.gz", gzip.compress(b"squeezed\n"))
     lines = [
-        '{"text": "one"}',
-        "",
-        "{broken",
-        '{"body": 2}',
-        '["text"]',
-        '{"text": ""}',
-        '{"text": 3}',
-        '{"text": "two"}',
+        *('{"text": "one"}', "", "{broken", '{"body": 2}', '["text"]'),
+        *('{"text": ""}', '{"text": 3}', '{"text": "two"}'),
     ]
     write(tmp_path / "lines.jsonl", "\n".join(lines))
     write_table(
@@ -278,10 +273,14 @@ def test_memory_stays_bounded_on_giant_files(tmp_path):
         compression="none",
     )
     code = (
-        "import sys\nfrom harness.data.folder import Folder\nfrom harness.data.workers import"
-        " peak_rss_mb\nimport pyarrow.parquet\nsource = Folder(sys.argv[1])\nbefore ="
-        " peak_rss_mb()\nsize = sum(len(text) for part in source.parts() for text in"
-        " source.iter_part(part, {}))\nprint(size, peak_rss_mb() - before)"
+        "import sys\n"
+        "from harness.data.folder import Folder\n"
+        "from harness.data.workers import peak_rss_mb\n"
+        "import pyarrow.parquet\n"
+        "source = Folder(sys.argv[1])\n"
+        "before = peak_rss_mb()\n"
+        "size = sum(len(text) for part in source.parts() for text in source.iter_part(part, {}))\n"
+        "print(size, peak_rss_mb() - before)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -1,5 +1,6 @@
-"""ClimbMix and TinyStories from a local hub: downloaded, prepared with their own evaluation text,
-found without a network.
+"""ClimbMix and TinyStories from a local hub, prepared with their own evaluation text.
+
+Once downloaded they are found without a network.
 """
 
 import io

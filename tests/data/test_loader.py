@@ -95,11 +95,9 @@ def test_neighbours_in_a_shuffle_have_nothing_to_do_with_each_other():
 
 def test_the_seed_decides_the_order(train_dir):
     rows = TrainRows.of_folder(train_dir)
-    one, again, other = (
-        take(rows, 5, seed=1),
-        take(TrainRows.of_folder(train_dir), 5, seed=1),
-        take(rows, 5, seed=2),
-    )
+    one = take(rows, 5, seed=1)
+    again = take(TrainRows.of_folder(train_dir), 5, seed=1)
+    other = take(rows, 5, seed=2)
     assert all(
         torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, again, strict=True)
     )

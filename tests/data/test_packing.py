@@ -56,10 +56,7 @@ def test_only_the_last_row_is_padded():
 
 def test_best_fit_cuts_the_longest_where_nothing_fits():
     rows = pack_numbered([5, 2, 6], 8)  # ids 0-4, 5-6, 7-12
-    assert rows.tolist() == [
-        [BOS, 7, 8, 9, 10, 11, 12, BOS, 0],
-        [BOS, 1, 2, 3, 4, BOS, 5, 6, BOS],
-    ]
+    assert rows.tolist() == [[BOS, 7, 8, 9, 10, 11, 12, BOS, 0], [BOS, 1, 2, 3, 4, BOS, 5, 6, BOS]]
 
 
 def test_full_pieces_are_rows_of_their_own():

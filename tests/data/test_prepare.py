@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from checkout import ROOT
 from fake_source import FakeSource, make_texts
+from waiting import wait_until
 
 from harness.data import prepare as prepare_module
 from harness.data import rows, stages
@@ -339,13 +339,6 @@ def test_a_second_prepare_waits_and_says_so(data, tmp_path):
     thread.join(30)
     assert results[0].data_hash == data.data_hash
     assert "nothing to do" in lines[1]
-
-
-def wait_until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 # A prepare in a process of its own that stops for good at a chosen place, so that it can be killed

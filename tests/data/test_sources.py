@@ -107,9 +107,11 @@ def test_a_library_without_enough_such_files_offers_all_and_says_so(library):
 def test_a_training_imports_no_file_offered_to_evaluation():
     """Nor do the packages that a training may use; torch compiling a model imports the most."""
     script = (
-        "import sys, torch, numpy, tiktoken, safetensors.torch, torch._dynamo,"
-        " torch._inductor.compile_fx\nimport harness.training.session\nprint(*(m.__file__ for m in"
-        " list(sys.modules.values()) if getattr(m, '__file__', None)), sep='\\n')"
+        "import sys, torch, numpy, tiktoken, safetensors.torch\n"
+        "import torch._dynamo, torch._inductor.compile_fx\n"
+        "import harness.training.session\n"
+        "files = [getattr(module, '__file__', None) for module in list(sys.modules.values())]\n"
+        "print(*filter(None, files), sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

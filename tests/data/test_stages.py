@@ -1,5 +1,6 @@
-"""Sources in parts: by how many processes, in what pools, and after what interruption, the data is
-the same.
+"""Sources in parts: the data is the same however it was made.
+
+By how many processes, in what pools, and after what interruption makes no difference.
 """
 
 import re
@@ -44,8 +45,9 @@ def markers(texts):
 
 @pytest.fixture
 def split_texts():
-    """200 texts for evaluation, with a copy, and 300 for training, all of the first 200 and a copy
-    among them.
+    """200 texts for evaluation, with a copy, and 300 for training.
+
+    All of the first 200 and a copy are among the latter.
     """
     private = make_texts(199, seed=1)
     private.append(private[0] + "\n")
@@ -152,10 +154,12 @@ def test_rows_go_on_from_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_source_of_a_script_is_read_by_the_script_itself(tmp_path):
     script = (
-        "from fake_source import PartedSource, make_texts\nfrom harness.data.prepare import"
-        " prepare\nclass Own(PartedSource): pass\ndata = prepare(Own(make_texts(200), 50), 256, 32,"
-        " 3200, 'cache', workers=2, progress=lambda line:"
-        " None)\nprint(data.manifest['documents']['read'])\n"
+        "from fake_source import PartedSource, make_texts\n"
+        "from harness.data.prepare import prepare\n"
+        "class Own(PartedSource): pass\n"
+        "texts, silent = make_texts(200), lambda line: None\n"
+        "data = prepare(Own(texts, 50), 256, 32, 3200, 'cache', workers=2, progress=silent)\n"
+        "print(data.manifest['documents']['read'])\n"
     )
     environment = {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}:{ROOT / 'tests/data'}",

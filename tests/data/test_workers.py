@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT
+from waiting import wait_until
 
 from harness.data.workers import map_in_processes
 from harness.ground.errors import DataError
@@ -45,13 +46,6 @@ def test_a_dead_worker_is_a_clear_error_and_exceptions_come_through():
 
 def divmod_of(pair):
     return divmod(*pair)
-
-
-def wait_until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def touch(path_and_seconds):

@@ -1,5 +1,6 @@
-"""CPUs and memory that a process may use: quotas of made-up cgroup trees, and of a real one where
-allowed.
+"""CPUs and memory that a process may use: quotas of made-up cgroup trees and of a real one.
+
+The real one is there where the machine allows it.
 """
 
 import os

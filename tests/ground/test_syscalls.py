@@ -1,6 +1,4 @@
-"""Calls that the kernel refuses to a child from then on: those of the table, and nothing else that
-a training needs.
-"""
+"""Calls that the kernel refuses to a child: those of the table, nothing that a training needs."""
 
 import struct
 import subprocess
@@ -21,13 +19,17 @@ waiting, go, found = threading.Event(), threading.Event(), []
 
 def call(number, *arguments):
     ctypes.set_errno(0)
-    libc.syscall(*(ctypes.c_long(each) if isinstance(each, int) else each for each in (number, *arguments)))
+    given = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    libc.syscall(ctypes.c_long(number), *given)
     return ctypes.get_errno()
+
+def refused(name, *arguments):
+    return call(syscalls.REFUSED[name][machine], *arguments)
 
 def late():
     waiting.set()
     go.wait()
-    found.append(call(syscalls.REFUSED["mincore"][machine], 0, 0, 0))
+    found.append(refused("mincore", 0, 0, 0))
 
 thread = threading.Thread(target=late, daemon=True)
 thread.start()
@@ -35,17 +37,18 @@ waiting.wait()
 area = mmap.mmap(-1, 4096)
 address = ctypes.addressof(ctypes.c_char.from_buffer(area))
 assert call(syscalls.MADVISE[machine], address, 4096, 4) == 0
-assert call(syscalls.REFUSED["mincore"][machine], address, 4096, ctypes.create_string_buffer(1)) == 0
+assert refused("mincore", address, 4096, ctypes.create_string_buffer(1)) == 0
 assert syscalls.refuse_calls()
 go.set()
 thread.join()
 assert found == [errno.ENOSYS], found
-refused = {name: call(numbers[machine], 0, 0, 0, 0, 0) for name, numbers in syscalls.REFUSED.items()}
-assert set(refused.values()) == {errno.ENOSYS}, refused
-assert [call(syscalls.MADVISE[machine], address, 4096, advice) for advice in syscalls.PUSHED_OUT] == [errno.ENOSYS] * 2
+errors = {name: refused(name, 0, 0, 0, 0, 0) for name in syscalls.REFUSED}
+assert set(errors.values()) == {errno.ENOSYS}, errors
+for advice in syscalls.PUSHED_OUT:
+    assert call(syscalls.MADVISE[machine], address, 4096, advice) == errno.ENOSYS, advice
 assert call(syscalls.MADVISE[machine], address, 4096, 4) == 0  # MADV_DONTNEED, which allocators use
 if os.fork() == 0:
-    os._exit(call(syscalls.REFUSED["keyctl"][machine], 0, 0, 0) == errno.ENOSYS)
+    os._exit(refused("keyctl", 0, 0, 0) == errno.ENOSYS)
 assert os.waitstatus_to_exitcode(os.wait()[1]) == 1
 print(len(os.listdir("/")) > 0)
 """

@@ -1,6 +1,4 @@
-"""The claim: its plan and steps on entries of our own, and the whole of it on a tiny run, killed
-and gone on with.
-"""
+"""The claim: its plan on entries of our own, and all of it on a tiny run that is killed."""
 
 import dataclasses
 import json
@@ -130,9 +128,7 @@ def test_a_run_that_kept_nothing_has_nothing_to_claim(lab):
 
 @pytest.fixture
 def kept(lab, monkeypatch):
-    """A run in which experiment 1 was kept, its scores flattered by 3 bpb wherever they are
-    measured.
-    """
+    """A run in which experiment 1 was kept, its scores flattered by 3 bpb wherever measured."""
     score_model = measure.score_model
     monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
 

@@ -1,5 +1,6 @@
-"""What a run needs and keeps on the disk: figures from its own files, and bounds that hold however
-long it goes on.
+"""What a run needs and keeps on the disk: figures from its own files, and bounds that hold.
+
+They hold however long the run goes on.
 """
 
 import json
@@ -177,8 +178,12 @@ def test_executions_that_were_cut_off_leave_so_many_pages_and_no_more(tmp_path):
 # --- what a kill leaves ---------------------------------------------------------------------------
 
 KILLED = (
-    "import os, sys\nfrom harness.ground.files import open_atomic\nwith open_atomic(sys.argv[1]) as"
-    " file:\n    file.write(b'half')\n    file.flush()\n    os.kill(os.getpid(), 9)"
+    "import os, sys\n"
+    "from harness.ground.files import open_atomic\n"
+    "with open_atomic(sys.argv[1]) as file:\n"
+    "    file.write(b'half')\n"
+    "    file.flush()\n"
+    "    os.kill(os.getpid(), 9)"
 )
 
 

@@ -1,5 +1,6 @@
-"""The loop's stages, with real trainings of one second; candidates are put where a proposer would
-have left them.
+"""The loop's stages, with real trainings of one second.
+
+Candidates are put where a proposer would have left them.
 """
 
 import dataclasses
@@ -16,12 +17,14 @@ import psutil
 import pytest
 from checkout import ROOT, git
 from labs import (
+    Kill,
     forget_all_but_the_opening,
     incumbent_source,
     point_at,
     put_candidate,
     row,
     run_experiment,
+    short_of_memory,
     with_prior,
 )
 
@@ -246,13 +249,7 @@ def test_a_failure_is_a_row_a_commit_and_a_reason(lab, change, status):
 
 @pytest.mark.slow
 def test_out_of_memory_becomes_a_smaller_device_batch_and_no_lost_idea(lab):
-    line = next(
-        line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line
-    )
-    too_much = (
-        "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
-    )
-    put_candidate(lab, incumbent_source(lab).replace(line, f"{line}\n{too_much}"))
+    put_candidate(lab, short_of_memory(lab))
     said = []
     lab.begin()
     lab.propose()
@@ -377,10 +374,6 @@ def test_a_run_whose_harness_died_is_closed_and_repeated(lab):
         assert len(read_results(again.folder / "results.tsv")) == 2
 
 
-class Kill(BaseException):
-    """A process that ends here."""
-
-
 @pytest.mark.parametrize(
     "before",
     [
@@ -420,8 +413,9 @@ def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, 
 
 def test_two_holders_of_one_run_are_refused_with_the_holders_name(lab, tmp_path):
     code = (
-        "from harness.run.locks import hold\nfrom pathlib import Path\nwith"
-        f" hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
+        "from harness.run.locks import hold\n"
+        "from pathlib import Path\n"
+        f"with hold(Path({str(lab.folder)!r}), 'experiment', 'x', 'Wait.'): pass"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (
@@ -561,8 +555,9 @@ def test_an_idea_that_takes_the_harness_down_each_time_is_a_crash(lab):
 
 @pytest.fixture
 def alike(lab, monkeypatch):
-    """A run whose last three ideas ended with the same words, but for numbers; the next has not
-    begun.
+    """A run whose last three ideas ended with the same words, but for numbers.
+
+    The next one has not begun.
     """
     real = executor.run_training
     for number in range(1, 4):

@@ -1,12 +1,14 @@
-"""Ideas of a proposer that can mend them: a smoke run before the training, and a further attempt
-after a failure. Real trainings of one second.
+"""Ideas of a proposer that can mend them: a smoke run, and a further attempt after a failure.
+
+Real trainings of one second.
 
 Attempts are put where the propose process would have left them; what it is asked is looked at in
 its request.
 """
 
 import pytest
-from labs import incumbent_source, row
+from labs import incumbent_source, row, short_of_memory
+from proposals import leave_proposal
 
 import harness
 from harness.check.check import check_run
@@ -14,30 +16,23 @@ from harness.ground.files import write_json_atomic
 from harness.lab import proposing
 from harness.run.results import read_results
 from harness.run.state import MOST_REPAIRS
-from harness.search.gate import source_hash
 
 FIRST_LINE = "model = build_model"
 HARMLESS = (FIRST_LINE, "harmless = 1\n    model = build_model")
 
 
 def put_attempt(lab, attempt: int, source: str | None, proposer: str = "llm", **more) -> None:
-    """An attempt of the experiment that comes next or is being made, as its propose process leaves
-    it; None: a repair that could not be made.
+    """Put an attempt of the current or next experiment where its propose process would leave it.
+
+    None: a repair that could not be made.
     """
     folder = lab.attempt_folder(lab.step.experiment, attempt)
-    folder.mkdir(parents=True, exist_ok=True)
     if source is None:
+        folder.mkdir(parents=True, exist_ok=True)
         write_json_atomic(folder / "proposal.json", {"gave_up": "nothing to say"} | more)
         return
-    (folder / "train.py").write_text(source)
-    told = {
-        "title": f"attempt {attempt}",
-        "hypothesis": "it may help",
-        "category": "architecture",
-        "proposer": proposer,
-    }
-    told |= {"bank_id": None, "sha256": source_hash(source), "constants_changed": {}, "parent": 0}
-    write_json_atomic(folder / "proposal.json", told | more)
+    facts = {"category": "architecture", "proposer": proposer, "parent": 0}
+    leave_proposal(folder, source, f"attempt {attempt}", **facts | more)
 
 
 def changed(lab, *changes: tuple[str, str]) -> str:
@@ -112,8 +107,9 @@ def test_a_crash_of_the_smoke_run_is_mended_and_its_end_told(lab, monkeypatch):
     crash = (
         FIRST_LINE,
         (
-            "print('a word before')\n    raise ValueError('shapes 3 and 4 do not fit')\n    model ="
-            " build_model"
+            "print('a word before')\n"
+            "    raise ValueError('shapes 3 and 4 do not fit')\n"
+            "    model = build_model"
         ),
     )
     put_attempt(lab, 0, changed(lab, crash))
@@ -202,13 +198,7 @@ def test_others_mistakes_are_not_mended(lab):
 
 @pytest.mark.slow
 def test_a_smoke_run_short_of_memory_is_tried_with_fewer_rows(lab):
-    line = next(
-        line for line in incumbent_source(lab).splitlines() if "session.device_batch_size(" in line
-    )
-    too_much = (
-        "    if device_batch_size > 4:\n        raise torch.OutOfMemoryError('CUDA out of memory')"
-    )
-    put_attempt(lab, 0, changed(lab, (line, f"{line}\n{too_much}")))
+    put_attempt(lab, 0, short_of_memory(lab))
     experiment = carry_out(lab)
     assert kinds(experiment.attempt)[:3] == [("smoke", "oom"), ("smoke", "ok"), ("score", "ok")]
     assert (

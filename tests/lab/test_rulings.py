@@ -1,13 +1,11 @@
-"""A person's word on an experiment in quarantine: what it changes, and that a kill in the middle of
-it changes nothing else.
-"""
+"""A person's word on an experiment in quarantine: what it changes, and what a kill does not."""
 
 import dataclasses
 import json
 
 import pytest
 from checkout import git
-from labs import copy_of, incumbent_source, put_candidate, row, run_experiment
+from labs import Kill, copy_of, incumbent_source, put_candidate, row, run_experiment
 
 import harness
 from harness.check.check import check_run
@@ -27,8 +25,9 @@ from harness.show import status
 
 @pytest.fixture(scope="module")
 def made(baseline, tmp_path_factory):
-    """The run with one more experiment, whose 0.01 bits per byte nobody believes; made once, copied
-    by each test.
+    """The run with one more experiment, whose 0.01 bits per byte nobody believes.
+
+    Made once, copied by each test.
     """
     folder = tmp_path_factory.mktemp("quarantined")
     score_model = measure.score_model
@@ -130,10 +129,6 @@ def test_a_word_during_an_experiment_takes_effect_when_it_is_over(quarantined):
     with Lab(lab.folder) as later:
         later.rule()
         assert later.state.incumbent.number == 1 and not list((lab.folder / "rulings").iterdir())
-
-
-class Kill(BaseException):
-    """A process that ends here."""
 
 
 @pytest.mark.parametrize("moment", ["before the entry", "after it"])

@@ -1,6 +1,4 @@
-"""A night that dies while a language model is being asked: real processes, a real server that is
-slow to answer.
-"""
+"""A night that dies while a language model is asked: real processes, a real slow server."""
 
 import json
 import os

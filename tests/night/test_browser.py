@@ -1,6 +1,4 @@
-"""The notebooks, run from top to bottom in a real JupyterLab by a real browser, as a person
-would.
-"""
+"""The notebooks, run from top to bottom in a real JupyterLab by a real browser."""
 
 import json
 import os
@@ -24,23 +22,30 @@ LEAST_CONTRAST = 4.5  # of text on its ground, as WCAG asks
 # [[ratio, text], ...].
 CONTRASTS = """(root) => {
   const parts = (colour) => {
-    const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
+    const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
+    const context = canvas.getContext('2d');
     context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
     const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
     return [r, g, b, a / 255];
   };
-  const over = (top, below) => top.slice(0, 3).map((value, i) => value * top[3] + below[i] * (1 - top[3])).concat(1);
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const over = ([r, g, b, a], below) =>
+    [r, g, b].map((value, i) => value * a + below[i] * (1 - a)).concat(1);
+  const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) =>
+    [0.2126 * linear(r / 255), 0.7152 * linear(g / 255), 0.0722 * linear(b / 255)]
+      .reduce((sum, v) => sum + v, 0);
   const found = [];
   const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
-    if (!text || !element.getClientRects().length || element.closest('[disabled], option, script, style')) continue;
+    if (!text || !element.getClientRects().length) continue;
+    if (element.closest('[disabled], option, script, style')) continue;
     const style = getComputedStyle(element), grounds = [];
-    for (let each = element; each; each = each.parentElement) grounds.push(parts(getComputedStyle(each).backgroundColor));
+    for (let each = element; each; each = each.parentElement)
+      grounds.push(parts(getComputedStyle(each).backgroundColor));
     const ground = grounds.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
-    const ink = over(parts(style.fill !== 'rgb(0, 0, 0)' && element instanceof SVGElement ? style.fill : style.color), ground);
+    const filled = style.fill !== 'rgb(0, 0, 0)' && element instanceof SVGElement;
+    const ink = over(parts(filled ? style.fill : style.color), ground);
     const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
     found.push([(a + 0.05) / (b + 0.05), text.slice(0, 60)]);
   }
@@ -58,10 +63,16 @@ RUN_ALL = """async (path) => {
   window.panelUnderTest = panel;
 }"""
 STATE = """() => {
-  const cells = window.panelUnderTest.content.widgets.filter(w => w.model.type === 'code');
-  const errors = cells.flatMap(w => w.model.outputs.toJSON()).filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue);
-  return {done: cells.every(w => w.model.executionCount !== null && !w.model.executionState?.includes('running')), errors,
-          busy: window.panelUnderTest.sessionContext.session.kernel.status, counts: cells.map(w => w.model.executionCount)};
+  const panel = window.panelUnderTest;
+  const cells = panel.content.widgets.map(w => w.model).filter(model => model.type === 'code');
+  const outputs = cells.flatMap(cell => cell.outputs.toJSON());
+  return {
+    done: cells.every(cell =>
+      cell.executionCount !== null && !cell.executionState?.includes('running')),
+    errors: outputs.filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue),
+    busy: panel.sessionContext.session.kernel.status,
+    counts: cells.map(cell => cell.executionCount),
+  };
 }"""
 
 
@@ -110,10 +121,19 @@ def jupyter(tmp_path_factory):
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root", "--LabApp.expose_app_in_browser=True",
-        "--IdentityProvider.token=", "--ServerApp.root_dir=" + str(checkout), "--LabApp.news_url=None",
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        "--port=0",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+        "--IdentityProvider.token=",
+        "--ServerApp.root_dir=" + str(checkout),
+        "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]  # fmt: skip
+    ]
     log = folder / "jupyter.log"
     with log.open("w") as file:
         server = subprocess.Popen(

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 import pytest
-from checkout import ROOT, copy_checkout, environment
+from checkout import ROOT, TEMPLATE, copy_checkout, environment
 
 from harness.__main__ import main
 from harness.data.hub import ClimbMix
@@ -18,7 +18,6 @@ from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values, rewrite_constants
 from harness.search.gate import check_candidate, check_contract
 
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 UPSTREAM = """
 import torch
 from prepare import MAX_SEQ_LEN, TIME_BUDGET, Tokenizer, evaluate_bpb, make_dataloader
@@ -138,9 +137,14 @@ def checkout(tmp_path_factory, cache):
 
 def begin(checkout, cache, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=checkout, env=environment(checkout, cache), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        cwd=checkout,
+        env=environment(checkout, cache),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def finish(checkout, cache, *arguments: str) -> str:
@@ -197,14 +201,8 @@ def test_a_file_of_ones_own_is_trained_with_what_was_set_and_the_gates_policy_is
 @pytest.mark.slow
 def test_ctrl_c_is_a_line_and_leaves_no_process(checkout, cache):
     arguments = (
-        "-m",
-        "harness",
-        "train",
-        "train_template.py",
-        "--profile",
-        "tiny",
-        "--set",
-        "budget_seconds=60",
+        *("-m", "harness", "train", "train_template.py"),
+        *("--profile", "tiny", "--set", "budget_seconds=60"),
     )
     process = begin(checkout, cache, *arguments)
     while "  step " not in process.stdout.readline():

@@ -1,5 +1,6 @@
-"""A disk that is full for real, at each place where a night writes: nothing is lost or half
-written, and with room the same stages go on.
+"""A disk that is full for real, at each place where a night writes.
+
+Nothing is lost or half written, and with room the same stages go on.
 """
 
 import contextlib
@@ -310,8 +311,9 @@ def test_losses_that_find_no_room_are_measured_again(full_lab, monkeypatch):
 
 @pytest.fixture(scope="module")
 def measured(baseline, tmp_path_factory):
-    """The run with one more experiment that is about to be kept: trained, scored and looked at
-    closely; made once, copied by each test.
+    """The run with one more experiment that is about to be kept.
+
+    It is trained, scored and looked at closely; made once, copied by each test.
     """
     folder = tmp_path_factory.mktemp("measured")
     score_model = measure.score_model

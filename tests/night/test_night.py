@@ -1,5 +1,6 @@
-"""Whole nights on the tiny profile: real papermill, real kernels, real trainings, in a copy of the
-checkout.
+"""Whole nights on the tiny profile, in a copy of the checkout.
+
+Real papermill, real kernels, real trainings.
 """
 
 import html
@@ -37,14 +38,8 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     done = overnight(checkout, cache, "--profile", "tiny", "--tag", "t", "--experiments", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (
-        "1 of 5",
-        "2 of 5",
-        "3 of 5",
-        "5 of 5",
-        "experiment 1",
-        "experiment 2",
-        "2 experiments",
-        "report.html",
+        *("1 of 5", "2 of 5", "3 of 5", "5 of 5", "experiment 1"),
+        *("experiment 2", "2 experiments", "report.html"),
     ):
         assert words in done.stdout
     run = checkout / "results" / "t"
@@ -62,13 +57,8 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     assert git(checkout, "status", "--porcelain") == ""
     pages = {path.name for path in (run / "notebooks").iterdir()}
     assert {
-        "01_prepare.ipynb",
-        "02_baseline.ipynb",
-        "0001.ipynb",
-        "0002.ipynb",
-        "0001.html",
-        "04_analysis.ipynb",
-        "index.md",
+        *("01_prepare.ipynb", "02_baseline.ipynb", "0001.ipynb"),
+        *("0002.ipynb", "0001.html", "04_analysis.ipynb", "index.md"),
     } <= pages
     page = outputs_text(run / "notebooks" / "0001.ipynb")
     assert (
@@ -101,9 +91,7 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
 
 @pytest.fixture
 def begun(tmp_path, cache, baseline):
-    """A checkout with a run whose baseline is done: (checkout, run folder, a function that starts
-    the night).
-    """
+    """A run whose baseline is done: (checkout, run folder, a function that starts the night)."""
     checkout = copy_with_harness(baseline, tmp_path / "lab")
     run = checkout / "results" / "t"
     started = []

@@ -1,5 +1,6 @@
-"""A night that cannot go on for now waits, looks again, and gives up only after hours: real driver,
-real papermill, a disk that says it is full.
+"""A night that cannot go on for now waits, looks again, and gives up only after hours.
+
+Real driver, real papermill, a disk that says it is full.
 """
 
 import json
@@ -20,14 +21,18 @@ FULL = """
 import shutil
 from pathlib import Path
 _room = shutil.disk_usage
-shutil.disk_usage = lambda path: _room(path)._replace(free=0) if Path({flag!r}).exists() and "results" in str(path) else _room(path)
+def _room_or_none(path):
+    full = Path({flag!r}).exists() and "results" in str(path)
+    return _room(path)._replace(free=0) if full else _room(path)
+shutil.disk_usage = _room_or_none
 """
 
 
 @pytest.fixture
 def night(tmp_path, baseline, cache):
-    """(flag: the disk is full while this file exists, run folder, start(give up after) -> a driver
-    that looks again at once).
+    """A night that finds the disk full while a flag is there.
+
+    Yields (flag, run folder, start(give up after) -> a driver that looks again at once).
     """
     checkout, flag = copy_with_harness(baseline, tmp_path / "lab"), tmp_path / "full"
     flag.touch()
@@ -44,8 +49,8 @@ def night(tmp_path, baseline, cache):
             "from harness.night import notebook_runner",
             f"notebook_runner.PAUSES, notebook_runner.GIVE_UP_SECONDS = (0.1,), {give_up}",
             (
-                "sys.exit(main(['overnight', '--profile', 'tiny', '--tag', 't', '--experiments',"
-                f" '1', *{more!r}]))"
+                "sys.exit(main(['overnight', '--profile', 'tiny',"
+                f" '--tag', 't', '--experiments', '1', *{more!r}]))"
             ),
         )
         command = [sys.executable, "-c", "\n".join(lines)]

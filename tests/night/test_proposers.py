@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from checkout import ROOT, git, make_repository
+from checkout import TEMPLATE, git, make_repository
 from fake_openai import FakeOpenAI, refusal
 from labs import without_keys
 
@@ -112,7 +112,7 @@ def in_a_checkout(tmp_path, monkeypatch, program: str):
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / "program.md").write_text(program)
-    (folder / "train_template.py").write_text((ROOT / "train_template.py").read_text())
+    (folder / "train_template.py").write_text(TEMPLATE)
     monkeypatch.setattr(harness, "REPOSITORY", folder)
     return make_repository(folder)
 

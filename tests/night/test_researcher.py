@@ -1,6 +1,4 @@
-"""The language model as a researcher: thirty scripted replies over real HTTP, and whole nights that
-they drive.
-"""
+"""The language model as a researcher: scripted replies over HTTP, and nights that they drive."""
 
 import pytest
 from checkout import overnight
@@ -23,7 +21,6 @@ CODE_ONLY = (
 MALFORMED = [
     reply for reply in REPLIES.values() if not reply.well_formed and reply.edits is not None
 ]
-TO_BE_REFUSED = [reply for reply in REPLIES.values() if reply.edits is None]
 # Seen by a careful person and refused by the applier, which asks again: an indentation that is not
 # uniform is not guessed.
 NOT_RECOVERED = {"first line"}
@@ -35,8 +32,9 @@ def outcomes(tmp_path_factory) -> dict[str, tuple]:
 
 
 def test_the_share_of_the_replies_that_is_recovered(outcomes):
-    """All replies as asked, and this share of the malformed ones in which a careful person sees
-    what is meant.
+    """All replies as asked are recovered, and this share of the malformed ones.
+
+    The share is of those in which a careful person sees what is meant.
     """
     missed = {
         reply.name
@@ -68,9 +66,7 @@ def test_a_reply_comes_to_what_was_meant_or_to_nothing(name, outcomes):
 def play_night(
     checkout, cache, researcher: Scripted, experiments: int, profile: str = "tiny"
 ) -> tuple:
-    """Run a night of the `llm` proposer with a scripted researcher; return (what it printed, the
-    server).
-    """
+    """Run a night of `llm` with a scripted researcher; return (what it printed, the server)."""
     with FakeOpenAI(researcher) as server:
         llm = ("--proposer", "llm", "--llm", f"base_url={server.url}")
         done = overnight(
@@ -90,8 +86,10 @@ def play_night(
 
 @pytest.mark.slow
 def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
-    """Malformed and recovered; crashed, repaired and trained; refused by the gate and repaired;
-    never usable, so that tpe proposes.
+    """Every kind of reply is met in one night.
+
+    Malformed and recovered; crashed, repaired and trained; refused by the gate and repaired; never
+    usable, so that tpe proposes.
     """
     names = ("nested fences", "gated linear unit, half done", "diary", "ambiguous")
     researcher, checkout = Scripted(*names), copy_with_harness(baseline, tmp_path / "lab")
@@ -107,9 +105,9 @@ def test_a_scripted_researcher_drives_a_whole_night(tmp_path, baseline, cache):
         says["repair"] == ["gated linear unit, half done", "diary"]
         and says["again"] == ["ambiguous"] * 2
     )
-    assert [[a.proposed["proposer"] for a in e.attempts] for e in (nested, gated, diary, ambiguous)] == [
-        ["llm"], ["llm", "llm"], ["llm", "llm"], ["tpe"]
-    ]  # fmt: skip
+    assert [
+        [a.proposed["proposer"] for a in e.attempts] for e in (nested, gated, diary, ambiguous)
+    ] == [["llm"], ["llm", "llm"], ["llm", "llm"], ["tpe"]]
     assert gated.attempts[0].failure.status == "crash" and diary.attempts[0].checked["ok"] is False
     assert "not_applicable" in ambiguous.attempt.proposed["llm_failed"]
     for experiment in (nested, gated, diary, ambiguous):

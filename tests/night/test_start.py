@@ -1,5 +1,6 @@
-"""How a run begins and what it holds to: settings, profiles, overrides, tags; each refusal names
-both sides and what to do.
+"""How a run begins and what it holds to: settings, profiles, overrides, tags.
+
+Each refusal names both sides and what to do.
 """
 
 import argparse
@@ -8,7 +9,7 @@ import shlex
 import shutil
 
 import pytest
-from checkout import ROOT
+from checkout import ROOT, TEMPLATE
 
 from harness.ground.errors import (
     ConstantsError,
@@ -125,12 +126,7 @@ def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
         profile.vocab_size,
         profile.constants["DEPTH"],
         profile.constants["N_HEAD"],
-    ) == (
-        2.0,
-        300,
-        3,
-        1,
-    )
+    ) == (2.0, 300, 3, 1)
     with pytest.raises(SettingsError, match="vocab_size 256, asked for 300"):
         start.start_run(
             "t",
@@ -169,7 +165,7 @@ def test_profiles_fit_the_cards_they_are_chosen_for():
     assert profiles.choose_profile("auto", card(124_610) | {"integrated": True}).name == "small"
     apple = {"kind": "mps", "backend": "mps", "memory_mb": 90_000, "dtype": "float32"}
     assert profiles.choose_profile("auto", apple).name == "small"
-    template = (ROOT / "train_template.py").read_text()
+    template = TEMPLATE
     for name, memory in (("large", profiles.LARGE_CARD_MB), ("small", 8_000), ("cpu", 4_000)):
         profile = profiles.PROFILES[name]
         values = constant_values(rewrite_constants(template, profile.constants, clamp=False))

@@ -1,5 +1,6 @@
-"""One idea from outside: what is refused before anything is written, what is left for the loop, and
-the whole of it through the command line.
+"""One idea from outside: what is refused before anything is written, what is left for the loop.
+
+The whole of it goes through the command line.
 """
 
 import contextlib
@@ -161,8 +162,13 @@ def try_it(
     checkout: Path, cache: Path, train_py: Path, *arguments: str, **extra: str
 ) -> tuple[int, dict, str]:
     done = subprocess.run(
-        command(train_py, *arguments), cwd=checkout, env=warm_environment(checkout, cache) | extra, capture_output=True, text=True, timeout=280
-    )  # fmt: skip
+        command(train_py, *arguments),
+        cwd=checkout,
+        env=warm_environment(checkout, cache) | extra,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     return done.returncode, json.loads(done.stdout), done.stderr
 
 

@@ -1,6 +1,4 @@
-"""README and docs: short enough to be read, true to the commands, and without a link that leads
-nowhere.
-"""
+"""README and docs: short enough to be read, true to the commands, no link that leads nowhere."""
 
 import re
 

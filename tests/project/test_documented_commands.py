@@ -1,5 +1,4 @@
-"""Every command that README, docs and program.md show is run as it stands, or says here why it is
-not.
+"""Every command of README, docs and program.md is run as it stands, or its exception is here.
 
 In: code blocks and inline code that begin like a command. They run one after the other in one
 checkout, by a shell, as a person types them; what is added makes a night of it that fits a test.
@@ -55,19 +54,16 @@ RUN = {
         "def build_model",
     ),
     "git switch --detach autoresearch/nov23": ("{} && git switch main", ""),
-    "git for-each-ref --format='delete %(refname)' --no-merged autoresearch/nov23 refs/experiments/nov23 | git update-ref --stdin": (
-        "{}",
-        "",
-    ),
-    "git for-each-ref --format='delete %(refname)' refs/experiments/nov23 refs/heads/autoresearch/nov23 | git update-ref --stdin": (
+    "git for-each-ref --format='delete %(refname)' --no-merged autoresearch/nov23"
+    " refs/experiments/nov23 | git update-ref --stdin": ("{}", ""),
+    "git for-each-ref --format='delete %(refname)' refs/experiments/nov23"
+    " refs/heads/autoresearch/nov23 | git update-ref --stdin": (
         "{} && git for-each-ref | grep -c nov23 || true",
         "0",
     ),
     "python3 scripts/overnight.py --tag nov25 --experiments 0": (f"{{}} {TINY}", "baseline"),
-    '.venv/bin/python -m harness try idea.py --tag nov25 --idea "wider embeddings" --hypothesis "more room for rare words" --by claude-code': (
-        "{}",
-        '"outcome"',
-    ),
+    '.venv/bin/python -m harness try idea.py --tag nov25 --idea "wider embeddings"'
+    ' --hypothesis "more room for rare words" --by claude-code': ("{}", '"outcome"'),
     ".venv/bin/python -m harness train idea.py --profile demo --set DEPTH=3": (
         "{} --profile tiny --set DEPTH=1",
         "val_bpb",
@@ -191,8 +187,12 @@ def test_documented_commands_do_what_they_say(tmp_path, cache):
     for command, (line, words) in RUN.items():
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line.replace("{}", command)],
-            cwd=checkout, env=variables, capture_output=True, text=True, timeout=280,
-        )  # fmt: skip
+            cwd=checkout,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
         assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
         assert words in done.stdout + done.stderr, (
             command,

@@ -67,25 +67,20 @@ def test_the_lab_the_search_and_the_scorer_load_no_torch(module):
 @pytest.mark.slow
 def test_the_training_side_runs_with_four_packages():
     code = (
-        "import sys\nbefore = set(sys.modules)\nimport harness.training.session,"
-        " harness.training.launch, harness.scoring.server\nimport importlib.metadata as m\nnames ="
-        " m.packages_distributions()\ndirect = {n.split('.')[0] for n in set(sys.modules) -"
-        " before}\nprint(sorted(direct & set(names)))"
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import harness.training.session, harness.training.launch, harness.scoring.server\n"
+        "import importlib.metadata as m\n"
+        "names = m.packages_distributions()\n"
+        "direct = {n.split('.')[0] for n in set(sys.modules) - before}\n"
+        "print(sorted(direct & set(names)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in (
-        "papermill",
-        "pandas",
-        "matplotlib",
-        "optuna",
-        "openai",
-        "jupyterlab",
-        "IPython",
-        "psutil",
-        "filelock",
-        "rustbpe",
+        *("papermill", "pandas", "matplotlib", "optuna", "openai"),
+        *("jupyterlab", "IPython", "psutil", "filelock", "rustbpe"),
     ):
         assert f"'{name}'" not in done.stdout
     for path in [

@@ -1,6 +1,4 @@
-"""One source of what is needed: pyproject.toml, the lock files, environment.yml and the code's
-imports agree.
-"""
+"""One source of what is needed: pyproject.toml, locks, environment.yml and imports agree."""
 
 import ast
 import functools
@@ -23,12 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 DEV = [Requirement(line) for line in PROJECT["project"]["optional-dependencies"]["dev"]]
 STARTED_NOT_IMPORTED = {
-    "jupyterlab",
-    "ipykernel",
-    "ruff",
-    "nbstripout",
-    "pytest-timeout",
-    "pytest-xdist",
+    *("jupyterlab", "ipykernel", "ruff"),
+    *("nbstripout", "pytest-timeout", "pytest-xdist"),
 }
 SYSTEMS = [
     {
@@ -84,8 +78,9 @@ def versions_in(environment: dict, lines: list[Requirement]) -> dict[str, list[s
 
 @functools.cache
 def third_party_imports(*folders: str) -> dict[str, str]:
-    """Top-level module -> a file that imports it, for modules that are neither the standard
-    library's nor ours.
+    """Top-level module -> a file that imports it.
+
+    Those of the standard library and ours are left out.
     """
     sources: dict[str, str] = {}
     for path in [
@@ -144,8 +139,9 @@ def test_the_lock_holds_every_need_at_one_version_within_its_bounds(environment)
 
 
 def test_the_lock_is_closed():
-    """Whatever a locked and installed package needs here is locked too, at a version that it
-    accepts.
+    """What a locked and installed package needs here is locked too.
+
+    The version is one that it accepts.
     """
     locked = versions_in({}, LOCK + DEV_LOCK)
     checked = 0

@@ -5,6 +5,8 @@ import random
 import statistics
 
 import pytest
+from synthetic import keep_nights
+from synthetic.gains import NOTHING
 
 from harness.ground.student_t import f_tail, t_cdf, t_quantile
 from harness.rules.keep import (
@@ -380,11 +382,9 @@ def test_the_simulation_runs_and_its_committed_page_is_of_the_same_rule():
 
 def test_a_neighbour_that_leaves_fools_only_a_stale_incumbent():
     """Nothing to gain; the baseline's seeds were ten sigma worse than all later runs."""
-    import simulate_keep
 
-    def false_keeps(policy) -> float:
-        nothing = simulate_keep.NOTHING
-        found = simulate_keep.run_nights(9, policy, "neighbour leaves", nothing, 25)
+    def false_keeps(policy: keep_nights.Policy) -> float:
+        found = keep_nights.run_nights(9, policy, "neighbour leaves", NOTHING, 25)
         return found.false_keeps
 
-    assert false_keeps(simulate_keep.CPU) < 1.5 < false_keeps(simulate_keep.CARD)
+    assert false_keeps(keep_nights.CPU) < 1.5 < false_keeps(keep_nights.CARD)

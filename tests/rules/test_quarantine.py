@@ -18,8 +18,9 @@ def trained(
     weights: float = 0.5,
     more: dict | None = None,
 ) -> dict:
-    """The fields of a training that went on `over` seconds beyond its budget and wrote its weights
-    in `weights`.
+    """The fields of a training that went on `over` seconds beyond its budget.
+
+    It wrote its weights in `weights`.
     """
     times = {
         "startup_seconds": startup,
@@ -35,8 +36,9 @@ def trained(
 
 
 class Night:
-    """A journal in the making: a baseline of three seeds, then ideas. lost: trainings of an idea
-    that had to be repeated.
+    """A journal in the making: a baseline of three seeds, then ideas.
+
+    lost: trainings of an idea that had to be repeated.
     """
 
     def __init__(self, scores=(1.0, 1.001, 0.999), budget=BUDGET, source="python-stdlib", **facts):
@@ -69,28 +71,17 @@ class Night:
             code_lines=100,
         )
         self.add("checked", experiment=number, ok=True, reasons=[])
+
+        def train(run: int, ending: dict) -> None:
+            seed = {"kind": "score", "seed": run, "device_batch_limit": None}
+            self.add("run_started", experiment=number, run=run, **seed)
+            self.add("trained", experiment=number, run=run, **facts_of_training | ending)
+
+        facts_of_training = trained(self.budget, **facts)
         for run, ending in enumerate(lost):
-            self.add(
-                "run_started",
-                experiment=number,
-                run=run,
-                kind="score",
-                seed=run,
-                device_batch_limit=None,
-            )
-            self.add(
-                "trained", experiment=number, run=run, **trained(self.budget, **facts) | ending
-            )
+            train(run, ending)
         for run, score in enumerate(scores, start=len(lost)):
-            self.add(
-                "run_started",
-                experiment=number,
-                run=run,
-                kind="score",
-                seed=run,
-                device_batch_limit=None,
-            )
-            self.add("trained", experiment=number, run=run, **trained(self.budget, **facts))
+            train(run, {})
             self.add(
                 "scored",
                 experiment=number,
@@ -203,10 +194,7 @@ def test_an_end_that_only_the_training_tells_of_is_a_doubt_and_one_that_was_seen
         assert (
             night.decided["decision"],
             "may have brought about" in night.decided["verdict"],
-        ) == (
-            decided,
-            decided == "quarantine",
-        )
+        ) == (decided, decided == "quarantine")
         assert ("disk full" in night.decided["verdict"]) is (decided == "quarantine")
 
 

@@ -202,10 +202,8 @@ def test_one_disturbed_run_does_not_count_and_two_that_agree_say_that_the_machin
 
 def test_a_disturbed_run_of_the_baseline_is_made_up_for_and_tells_nothing_of_the_noise():
     first, last = at_speed(10.0, 1.5), at_speed(10.0, 1.502)
-    steady, disturbed = (
-        Played(baseline=[first, last]),
-        Played(baseline=[first, at_speed(5.0, 1.6), last]),
-    )
+    steady = Played(baseline=[first, last])
+    disturbed = Played(baseline=[first, at_speed(5.0, 1.6), last])
     assert len(disturbed.state.experiments[0].attempt.scores) == 3
     assert disturbed.state.noise == steady.state.noise
     assert [run.val_bpb for run in disturbed.state.rivals] == [1.5, 1.502]
@@ -389,11 +387,7 @@ def test_the_table_has_one_row_an_experiment_and_none_for_a_refresh(night):
 
 def beside(share: float, val_bpb: float) -> dict:
     """A run beside others that used this share of the CPU time."""
-    return {
-        "val_bpb": val_bpb,
-        "core_seconds": 40 * (1 - share),
-        "others_core_seconds": 40 * share,
-    }
+    return {"val_bpb": val_bpb, "core_seconds": 40 * (1 - share), "others_core_seconds": 40 * share}
 
 
 def test_an_idea_that_met_a_new_load_is_judged_beside_the_incumbent_under_that_load():

@@ -1,6 +1,4 @@
-"""A run and its corpus: recorded so that any working directory finds it, and refused when its text
-has changed.
-"""
+"""A run and its corpus: found from any working directory, refused when its text has changed."""
 
 import dataclasses
 import shutil

@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 import pytest
+from checkout import git
 
 from harness.ground.errors import HistoryError
 from harness.run import git_history
@@ -17,12 +18,6 @@ from harness.run.git_history import (
     set_ref,
     why_no_history,
 )
-
-
-def git(folder, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 @pytest.fixture
@@ -203,11 +198,9 @@ def git_that_waits(repository) -> subprocess.Popen:
 def test_a_lock_is_not_removed_while_a_git_works_and_the_night_waits_for_it(
     repository, train_py, monkeypatch
 ):
-    lock, at_work, other = (
-        lock_of(repository, experiment_ref("t", 0)),
-        git_history.gits_at_work,
-        git_that_waits(repository),
-    )
+    lock = lock_of(repository, experiment_ref("t", 0))
+    at_work = git_history.gits_at_work
+    other = git_that_waits(repository)
     lock.touch()
     seen = []
 
@@ -300,8 +293,9 @@ def test_a_clean_up_that_takes_what_no_ref_holds_yet_costs_nothing(
 
 
 def test_clean_ups_that_go_on_all_the_time_lose_no_experiment(repository, train_py):
-    """With a git that gathers objects and refs in the same repository all the while, as `gc` does;
-    what is younger than two weeks stays, as in gc.
+    """A git that gathers objects and refs all the while loses nothing.
+
+    It works in the same repository, as `gc` does; what is younger than two weeks stays, as in gc.
     """
     command = "while true; do git gc -q; git pack-refs --all; done"
     other = subprocess.Popen(

@@ -40,8 +40,9 @@ def run(
     sure: bool = True,
     beside: int | None = None,
 ) -> list[dict]:
-    """The entries of one run: started (with at most `limit` rows at a time), trained (with `rows`),
-    scored.
+    """The entries of one run.
+
+    started: with at most `limit` rows at a time; trained: with `rows`; scored.
     """
     at = {"experiment": experiment, "attempt": 0, "run": number}
     started = {"kind": kind, "seed": 1, "device_batch_limit": limit}
@@ -281,9 +282,20 @@ def test_an_interruption_does_not_forget_the_smaller_batch_and_a_confirmation_ke
     [
         run(1, 0, status="oom"),  # it does not say how many rows it held
         run(1, 0, status="oom", rows=8, limit=4),  # it takes more than it was allowed
-        [*run(1, 0, rows=8)[:-1], {"event": "scored", "experiment": 1, "attempt": 0, "run": 0, "status": "oom", "cause": "", "val_bpb": None}],
+        [
+            *run(1, 0, rows=8)[:-1],
+            {
+                "event": "scored",
+                "experiment": 1,
+                "attempt": 0,
+                "run": 0,
+                "status": "oom",
+                "cause": "",
+                "val_bpb": None,
+            },
+        ],
     ],
-)  # fmt: skip
+)
 def test_out_of_memory_that_fewer_rows_cannot_mend_is_the_ideas_failure(oom):
     assert after(oom).kind == "decide"
     state = fold(script(OPENED, *BASELINE, *experiment(1, oom)))
@@ -360,8 +372,9 @@ LAST = LINES[-1]
 
 
 def mended(path, whole: list[bytes]) -> str:
-    """Open a damaged journal whose entries on `whole` lines are good, and see that it goes on from
-    there; return what is said.
+    """See that a damaged journal with good entries on `whole` lines goes on from there.
+
+    Returns what is said.
     """
     assert [
         json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in read_journal(path)
@@ -386,8 +399,19 @@ def test_a_last_line_cut_anywhere_is_put_aside_and_nothing_else_is_lost(tmp_path
 
 
 @pytest.mark.parametrize(
-    "end", [b"\0" * 512, b"\0" * 512 + b"\n", LAST[:30] + b"\0" * 5000, b"\r\n", b"\xff\xfe\r\x0b\n", b"{}\n", b"null", LINES[0], b"\n\n"]
-)  # fmt: skip
+    "end",
+    [
+        b"\0" * 512,
+        b"\0" * 512 + b"\n",
+        LAST[:30] + b"\0" * 5000,
+        b"\r\n",
+        b"\xff\xfe\r\x0b\n",
+        b"{}\n",
+        b"null",
+        LINES[0],
+        b"\n\n",
+    ],
+)
 def test_what_a_power_cut_leaves_at_the_end_is_put_aside(tmp_path, end):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b"".join(LINES) + end)

@@ -1,6 +1,4 @@
-"""results.tsv: the original's real file, tables derived from journals, hand edits, and what is
-malformed.
-"""
+"""results.tsv: the original's real file, tables from journals, hand edits, what is malformed."""
 
 import csv
 import io
@@ -160,15 +158,8 @@ def test_a_night_has_one_row_per_committed_experiment():
 
 def test_the_originals_tools_read_any_title():
     nasty = [
-        '"an open quote',
-        "tab\there",
-        "line\nbreak",
-        "\r\x0b\x0c\x1b[31mred",
-        "back\\slash",
-        "=1+1",
-        "\u2028sep",
-        "'",
-        " ",
+        *('"an open quote', "tab\there", "line\nbreak", "\r\x0b\x0c\x1b[31mred"),
+        *("back\\slash", "=1+1", "\u2028sep", "'", " "),
     ]
     rows = [
         ResultRow(f"c{i}", 1.0, 2.0, "discard", clean_description(title))

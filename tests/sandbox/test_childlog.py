@@ -1,5 +1,6 @@
-"""Files of a training that says too much, or nonsense: bounded on disk and in memory, and what
-matters is still known.
+"""Files of a training that says too much, or nonsense: bounded on disk and in memory.
+
+What matters is still known.
 """
 
 import json

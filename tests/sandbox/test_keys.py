@@ -1,5 +1,6 @@
-"""A key is where the propose process finds it and nobody else: real processes, real files, the real
-wall.
+"""A key is where the propose process finds it and nobody else.
+
+Real processes, real files, the real wall.
 """
 
 import json
@@ -34,12 +35,18 @@ def mode(path) -> int:
 
 def test_a_process_started_with_a_key_begins_again_without_it_and_its_file_goes_when_it_ends(home):
     code = (
-        "import json, os, sys\nfrom pathlib import Path\nfrom harness.sandbox import"
-        " keys\nkeys.start_without(keep=True)\npath, extra = keys.for_proposer()\nstart ="
-        " Path('/proc/self/environ').read_text() +"
-        " Path('/proc/self/cmdline').read_text()\nprint(json.dumps({'file': path, 'key':"
-        " Path(path).read_text(), 'mode': Path(path).stat().st_mode & 0o777, 'extra': extra,"
-        " 'start': start,\n    'environ': dict(os.environ), 'argv': sys.argv}))\nkeys.forget()\n"
+        "import json, os, sys\n"
+        "from pathlib import Path\n"
+        "from harness.sandbox import keys\n"
+        "keys.start_without(keep=True)\n"
+        "path, extra = keys.for_proposer()\n"
+        "start = ''.join(Path('/proc/self', name).read_text() for name in ('environ', 'cmdline'))\n"
+        "print(json.dumps({\n"
+        "    'file': path, 'key': Path(path).read_text(),\n"
+        "    'mode': Path(path).stat().st_mode & 0o777, 'extra': extra, 'start': start,\n"
+        "    'environ': dict(os.environ), 'argv': sys.argv,\n"
+        "}))\n"
+        "keys.forget()\n"
     )
     environment = os.environ | {keys.KEY: f" {PLANTED}\n", keys.BASE_URL: "http://127.0.0.1:1/v1"}
     done = subprocess.run(

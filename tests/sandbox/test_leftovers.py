@@ -1,5 +1,6 @@
-"""Ending every process of a run, and no other: marked ones, a wall that was killed while it was
-being made, and a person's shell beside them.
+"""Ending every process of a run, and no other.
+
+Marked ones, a wall that was killed while it was being made, and a person's shell beside them.
 """
 
 import json
@@ -53,19 +54,14 @@ def sleepers():
 
 
 def half_made_wall(bubblewrap, sleepers, mark) -> psutil.Process:
-    """The inner process of a wall whose outer one was killed as soon as there was an inner one: it
-    waits for a word that nobody gives it.
+    """The inner process of a wall whose outer one was killed as soon as there was an inner one.
+
+    It waits for a word that nobody gives it.
     """
     for _ in range(TRIES):
         command = (
-            bubblewrap.program,
-            "--unshare-pid",
-            "--die-with-parent",
-            "--ro-bind",
-            "/",
-            "/",
-            "sleep",
-            "600",
+            *(bubblewrap.program, "--unshare-pid", "--die-with-parent"),
+            *("--ro-bind", "/", "/", "sleep", "600"),
         )
         outer = sleepers(*command, mark=mark)
         while not (inner := psutil.Process(outer.pid).children()) and outer.poll() is None:

@@ -113,8 +113,10 @@ def test_a_kill_is_for_memory_only_where_the_system_says_so_or_says_nothing(
 @pytest.mark.slow
 def test_a_training_that_ignores_the_clock_and_sigterm_is_killed_at_the_limit(tmp_path):
     stubborn = (
-        OPEN + "import signal, time\nsignal.signal(signal.SIGTERM,"
-        " signal.SIG_IGN)\nsession.start()\ntime.sleep(600)"
+        OPEN + "import signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "session.start()\n"
+        "time.sleep(600)"
     )
     started = time.monotonic()
     result, _ = train(tmp_path, stubborn)
@@ -185,8 +187,11 @@ def processes_below(folder) -> list:
 @pytest.mark.slow
 def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
     silent = (
-        "import os, time\nfor fd in range(1, 64):\n    try: os.close(fd)\n    except OSError:"
-        " pass\ntime.sleep(600)"
+        "import os, time\n"
+        "for fd in range(1, 64):\n"
+        "    try: os.close(fd)\n"
+        "    except OSError: pass\n"
+        "time.sleep(600)"
     )
     result, _ = train(tmp_path, silent, startup_limit_seconds=4)
     assert result["status"] == "timeout" and "start-up" in result["cause"]
@@ -195,8 +200,11 @@ def test_a_start_that_never_ends_is_a_timeout_also_with_closed_pipes(tmp_path):
 @pytest.mark.slow
 def test_a_second_start_of_the_clock_does_not_move_it(tmp_path):
     restart = (
-        OPEN + "import time\nsession.start()\nwhile True:\n    time.sleep(0.2)\n   "
-        " session._send('ready')"
+        OPEN + "import time\n"
+        "session.start()\n"
+        "while True:\n"
+        "    time.sleep(0.2)\n"
+        "    session._send('ready')"
     )
     result, _ = train(tmp_path, restart)
     assert result["status"] == "timeout"
@@ -228,9 +236,10 @@ def test_the_child_gets_no_key_and_no_other_variable_that_is_not_listed(tmp_path
 def test_a_trainer_dies_with_its_runner(tmp_path):
     (tmp_path / "train.py").write_text(OPEN + "import time\nsession.start()\ntime.sleep(600)")
     code = (
-        "import sys\nfrom small_trainings import train\nfrom pathlib import"
-        f" Path\ntrain(Path({str(tmp_path)!r}), Path({str(tmp_path / 'train.py')!r}).read_text(),"
-        " budget_seconds=300)"
+        "from small_trainings import train\n"
+        "from pathlib import Path\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "train(folder, (folder / 'train.py').read_text(), budget_seconds=300)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     runner = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT)
@@ -323,19 +332,24 @@ def test_a_log_line_without_end_does_not_grow_in_memory(tmp_path):
 
 
 def test_the_summary_has_the_originals_lines_and_says_nan_for_what_is_unknown():
-    block = summary_block({"val_bpb": 0.9979, "training_seconds": 300.1, "total_seconds": 325.9, "memory_kind": "vram", "memory_mb": 45060.2,
-                           "mfu_percent": None, "total_tokens": 499_600_000, "num_steps": 953, "num_params": 50_300_000, "depth": 8})  # fmt: skip
+    block = summary_block(
+        {
+            "val_bpb": 0.9979,
+            "training_seconds": 300.1,
+            "total_seconds": 325.9,
+            "memory_kind": "vram",
+            "memory_mb": 45060.2,
+            "mfu_percent": None,
+            "total_tokens": 499_600_000,
+            "num_steps": 953,
+            "num_params": 50_300_000,
+            "depth": 8,
+        }
+    )
     lines = dict(line.split(":") for line in block.splitlines()[1:])
     assert list(lines) == [
-        "val_bpb",
-        "training_seconds",
-        "total_seconds",
-        "peak_vram_mb",
-        "mfu_percent",
-        "total_tokens_M",
-        "num_steps",
-        "num_params_M",
-        "depth",
+        *("val_bpb", "training_seconds", "total_seconds", "peak_vram_mb"),
+        *("mfu_percent", "total_tokens_M", "num_steps", "num_params_M", "depth"),
     ]
     assert (
         lines["val_bpb"].strip() == "0.997900"

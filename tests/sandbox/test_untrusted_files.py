@@ -181,10 +181,11 @@ def test_files_without_number_are_too_many(work, monkeypatch):
 )
 def test_a_removed_file_that_is_held_open_counts(work):
     code = (
-        "import os, sys\nfile = open('much', 'wb'); os.unlink('much'); file.write(os.urandom(1 <<"
-        " 20)); file.flush()\n"
+        "import os, sys\n"
+        "file = open('much', 'wb'); os.unlink('much')\n"
+        "file.write(os.urandom(1 << 20)); file.flush()\n"
+        "print('written', flush=True); sys.stdin.read()"
     )
-    code += "print('written', flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
         [sys.executable, "-c", code], cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -1,5 +1,6 @@
-"""What stands between edited code and the machine: each promise of each wall, tried from inside by
-real processes.
+"""What stands between edited code and the machine.
+
+Each promise of each wall is tried from inside by real processes.
 """
 
 import os
@@ -22,6 +23,7 @@ from harness.sandbox.wall import VARIABLE, Wall, find_wall
 @pytest.fixture
 def places(tmp_path, monkeypatch) -> dict[str, Path]:
     """What a run has around it: its own folder, data with a private part, another run's results.
+
     Temporary folders do not hide them.
     """
     monkeypatch.setattr(wall, "SCRATCH", ("/dev/shm",))
@@ -64,13 +66,19 @@ def said(done: subprocess.CompletedProcess) -> str:
 
 def test_a_child_sees_what_it_needs_and_nothing_private(bubblewrap, places):
     wanted = {
-        "training rows": places["data"] / "id/train/rows.bin", "its train.py": places["results"] / "own/train.py", "the harness": wall.PACKAGE,
-        "validation rows": places["data"] / "id/private/val.bin", "another run": places["results"] / "other", "history": REPOSITORY / ".git",
-        "tests": REPOSITORY / "tests", "results": REPOSITORY / "results", "home": Path.home() / ".bashrc",
-    }  # fmt: skip
+        "training rows": places["data"] / "id/train/rows.bin",
+        "its train.py": places["results"] / "own/train.py",
+        "the harness": wall.PACKAGE,
+        "validation rows": places["data"] / "id/private/val.bin",
+        "another run": places["results"] / "other",
+        "history": REPOSITORY / ".git",
+        "tests": REPOSITORY / "tests",
+        "results": REPOSITORY / "results",
+        "home": Path.home() / ".bashrc",
+    }
     code = (
-        f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\nimport numpy,"
-        " harness.rules.keep\n"
+        f"wanted = {[(name, str(path)) for name, path in wanted.items()]!r}\n"
+        "import numpy, harness.rules.keep\n"
     )
     found = said(
         inside(
@@ -84,9 +92,18 @@ def test_a_child_sees_what_it_needs_and_nothing_private(bubblewrap, places):
 
 def test_a_child_writes_where_it_works_and_nowhere_else(bubblewrap, places):
     closed = [
-        places["results"] / "own/train.py", places["results"] / "own/result.json", places["data"] / "id/train/rows.bin", wall.PACKAGE / "x.py",
-        Path(sys.prefix) / "x.py", Path.home() / "x", "/etc/x", "/usr/x", "/run/x", "/var/tmp/x", "/dev/x",
-    ]  # fmt: skip
+        places["results"] / "own/train.py",
+        places["results"] / "own/result.json",
+        places["data"] / "id/train/rows.bin",
+        wall.PACKAGE / "x.py",
+        Path(sys.prefix) / "x.py",
+        Path.home() / "x",
+        "/etc/x",
+        "/usr/x",
+        "/run/x",
+        "/var/tmp/x",
+        "/dev/x",
+    ]
     code = f"""
 for path in {[str(path) for path in closed]!r}:
     try:
@@ -152,8 +169,8 @@ except ProcessLookupError:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root passes the kernel's check of these files")
 def test_root_behind_the_wall_cannot_set_the_kernels_variables(bubblewrap, places):
     code = (
-        "value = open('/proc/sys/vm/swappiness').read()\nopen('/proc/sys/vm/swappiness',"
-        " 'w').write(value)"
+        "value = open('/proc/sys/vm/swappiness').read()\n"
+        "open('/proc/sys/vm/swappiness', 'w').write(value)"
     )
     assert "Read-only file system" in inside(bubblewrap, code, places).stderr
 
@@ -163,8 +180,12 @@ import ctypes, platform
 libc = ctypes.CDLL(None)
 add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[platform.machine()]
 user, search = ctypes.c_long(-4), 10
-look = lambda: libc.syscall(keyctl, search, user, b"user", b"autoresearch-TOKEN", ctypes.c_long(0)) > 0
-print(look(), libc.syscall(add_key, b"user", b"autoresearch-TOKEN", b"weights", ctypes.c_size_t(7), user) > 0 and look())
+key = b"user", b"autoresearch-TOKEN"
+def found():
+    return libc.syscall(keyctl, search, user, *key, ctypes.c_long(0)) > 0
+before = found()
+added = libc.syscall(add_key, *key, b"weights", ctypes.c_size_t(7), user) > 0
+print(before, added and found())
 """
 
 
@@ -231,8 +252,8 @@ def test_of_folders_in_one_another_the_deepest_rule_decides(bubblewrap, places, 
     for folder in (hidden / "shown again", shown / "beside"):
         folder.mkdir(parents=True)
     code = (
-        f"print([len(os.listdir(path)) for path in ({str(shown.parent)!r}, {str(shown)!r},"
-        f" {str(hidden)!r})])"
+        f"print([len(os.listdir(path)) for path in ({str(shown.parent)!r},"
+        f" {str(shown)!r}, {str(hidden)!r})])"
     )
     seen = {"readable": [shown, hidden / "shown again"], "hidden": [tmp_path / "outer", hidden]}
     assert said(inside(bubblewrap, code, places, **seen)) == "[1, 2, 1]"
@@ -283,8 +304,9 @@ def forget():
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """A folder that is all of PATH; what was found out about bubblewrap is forgotten before and
-    after.
+    """A folder that is all of PATH.
+
+    What was found out about bubblewrap is forgotten before and after.
     """
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -339,8 +361,10 @@ def test_a_pod_is_told_in_the_words_of_kubernetes(monkeypatch, why, said):
 
 def test_a_bubblewrap_that_hides_nothing_is_not_believed(programs):
     script = (
-        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; [ $# -gt 0 ] || exit 0; done\nshift\nexec'
-        ' "$@"\n'
+        "#!/bin/sh\n"
+        'while [ "$1" != -- ]; do shift; [ $# -gt 0 ] || exit 0; done\n'
+        "shift\n"
+        'exec "$@"\n'
     )
     (programs / "bwrap").write_text(script)
     (programs / "bwrap").chmod(0o755)
@@ -349,8 +373,10 @@ def test_a_bubblewrap_that_hides_nothing_is_not_believed(programs):
 
 def test_root_without_user_namespaces_has_a_wall_that_says_what_it_lacks(bubblewrap, programs):
     refuse = (
-        "#!/bin/sh\ncase \" $* \" in *' --unshare-user '*) echo 'bwrap: no user namespaces' >&2;"
-        " exit 1;; esac\n"
+        "#!/bin/sh\n"
+        'case " $* " in\n'
+        "*' --unshare-user '*) echo 'bwrap: no user namespaces' >&2; exit 1;;\n"
+        "esac\n"
     )
     (programs / "bwrap").write_text(refuse + f'exec {bubblewrap.program} "$@"\n')
     (programs / "bwrap").chmod(0o755)

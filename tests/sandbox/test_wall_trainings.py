@@ -1,5 +1,6 @@
-"""Trainings and model servers behind each wall: what they leave, how they end, and that nothing
-outlives them.
+"""Trainings and model servers behind each wall: what they leave, how they end.
+
+Nothing outlives them.
 """
 
 import json
@@ -41,10 +42,12 @@ def test_a_training_killed_by_the_system_ran_out_of_memory_behind_each_wall(
 @pytest.mark.slow
 def test_a_training_is_limited_behind_each_wall(tmp_path, each_wall):
     code = (
-        "import json, resource as r\nprint(json.dumps([r.getrlimit(n)[1] for n in (r.RLIMIT_FSIZE,"
-        " r.RLIMIT_NOFILE, r.RLIMIT_CORE)]))\nprint([line.split()[1] for line in"
-        " open('/proc/self/status') if"
-        " line.startswith('NoNewPrivs')])\nprint(open('/proc/self/oom_score_adj').read())\n"
+        "import json, resource as r\n"
+        "limits = r.RLIMIT_FSIZE, r.RLIMIT_NOFILE, r.RLIMIT_CORE\n"
+        "print(json.dumps([r.getrlimit(limit)[1] for limit in limits]))\n"
+        "lines = [line.split() for line in open('/proc/self/status')]\n"
+        "print([words[1] for words in lines if words[0].startswith('NoNewPrivs')])\n"
+        "print(open('/proc/self/oom_score_adj').read())\n"
     )
     _, log = train(tmp_path, code)
     limits, privileges, goes_first = log.splitlines()[:3]
@@ -56,7 +59,8 @@ def test_a_training_is_limited_behind_each_wall(tmp_path, each_wall):
 STAY = """
 import os, subprocess, sys
 def stay(token, **how):
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", token], start_new_session=True, **how)
+    command = [sys.executable, "-c", "import time; time.sleep(600)", token]
+    subprocess.Popen(command, start_new_session=True, **how)
 """
 
 
@@ -106,8 +110,9 @@ def test_a_training_that_is_ended_late_leaves_nothing_alive_behind_each_wall(tmp
 @pytest.mark.slow
 def test_what_one_run_leaves_the_next_does_not_see(tmp_path, each_wall):
     spots = (
-        "import os, tempfile\nspots = [os.path.join(f, 'carried') for f in ('.', '..',"
-        " tempfile.gettempdir(), os.environ['TORCHINDUCTOR_CACHE_DIR'])]\n"
+        "import os, tempfile\n"
+        "folders = '.', '..', tempfile.gettempdir(), os.environ['TORCHINDUCTOR_CACHE_DIR']\n"
+        "spots = [os.path.join(folder, 'carried') for folder in folders]\n"
     )
     first = (
         spots + "for spot in spots:\n    try: open(spot, 'w').close()\n    except OSError: pass\n"
@@ -157,8 +162,10 @@ def leave(folder):
 def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, request):
     request.addfinalizer(lambda: clear(tmp_path))
     leave = (
-        NASTY + "cache = os.environ['TORCHINDUCTOR_CACHE_DIR']\nopen(cache + '/kernel',"
-        " 'w').write('good')\nleave('.')\nleave(cache)\n"
+        NASTY + "cache = os.environ['TORCHINDUCTOR_CACHE_DIR']\n"
+        "open(cache + '/kernel', 'w').write('good')\n"
+        "leave('.')\n"
+        "leave(cache)\n"
     )
     result, log = train(tmp_path, leave + HONEST)
     assert result["status"] == "ok", (result, log)
@@ -179,8 +186,11 @@ def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, reque
 )
 def test_a_training_that_clears_away_the_runs_folder_harms_itself_alone(tmp_path, each_wall, harm):
     tidy = (
-        f"import os, shutil\nprint('tidying', flush=True)\ntry: {harm}\nexcept OSError:"
-        " pass\nprint('tidied', flush=True)\n"
+        "import os, shutil\n"
+        "print('tidying', flush=True)\n"
+        f"try: {harm}\n"
+        "except OSError: pass\n"
+        "print('tidied', flush=True)\n"
     )
     result, log = train(tmp_path, tidy + "raise ValueError('done')")
     assert result["status"] == "crash" and {"tidying", "tidied"} <= set(log.splitlines())
@@ -198,9 +208,11 @@ def test_a_training_that_clears_away_the_runs_folder_harms_itself_alone(tmp_path
 )
 def test_weights_that_are_no_file_are_a_crash(tmp_path, left):
     end = (
-        "import os\nname ="
-        f" 'weights.safetensors'\nsession._send('stop')\n{left}\nsession._send('finish',"
-        " num_steps=step)\n"
+        "import os\n"
+        "name = 'weights.safetensors'\n"
+        "session._send('stop')\n"
+        f"{left}\n"
+        "session._send('finish', num_steps=step)\n"
     )
     # Nothing is done for sure after a finish.
     result, _ = train(tmp_path, HONEST.replace("session.finish(model, depth=1)\n", end))
@@ -215,8 +227,10 @@ def test_weights_that_are_no_file_are_a_crash(tmp_path, left):
 def test_a_training_that_fills_the_disk_is_ended(tmp_path, monkeypatch, hold):
     monkeypatch.setattr(disk_share, "MOST_BYTES", 8_000_000)
     fill = (
-        f"import os, time\nfile = open('much', 'wb')\n{hold}\nfile.write(os.urandom(16_000_000));"
-        " file.flush()\n"
+        "import os, time\n"
+        "file = open('much', 'wb')\n"
+        f"{hold}\n"
+        "file.write(os.urandom(16_000_000)); file.flush()\n"
     )
     result, _ = train(tmp_path, fill + "time.sleep(600)", startup_limit_seconds=120)
     assert result["status"] == "crash" and "GB in" in result["cause"]
@@ -243,12 +257,27 @@ def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_
     np.save(private / "token_bytes.npy", np.ones(256, dtype=np.int32))
     (own / "weights.safetensors").write_bytes(b"")
     (own / "train.py").write_text(
-        "import os\nfor _ in range(2000):\n    os.mkdir('d'); os.chdir('d')\nraise"
-        " ValueError('deep')\n"
+        "import os\n"
+        "for _ in range(2000):\n"
+        "    os.mkdir('d'); os.chdir('d')\n"
+        "raise ValueError('deep')\n"
     )
     some = SimpleNamespace
-    settings = some(device={"kind": "cpu"}, dtype="float32", threads=1, profile={"source": "", "startup_limit_seconds": 60}, budget_seconds=1)  # fmt: skip
-    data = some(folder=private.parent, private_dir=private, train_dir=private, manifest={"eval_batch_rows": 4}, n_vocab=256, max_seq_len=64)  # fmt: skip
+    settings = some(
+        device={"kind": "cpu"},
+        dtype="float32",
+        threads=1,
+        profile={"source": "", "startup_limit_seconds": 60},
+        budget_seconds=1,
+    )
+    data = some(
+        folder=private.parent,
+        private_dir=private,
+        train_dir=private,
+        manifest={"eval_batch_rows": 4},
+        n_vocab=256,
+        max_seq_len=64,
+    )
     data.rows_path = lambda split: private / f"{split}.bin"
     unchanged = some(changed=lambda: [])
     measurement = Measurement(

@@ -1,6 +1,4 @@
-"""The warm start of these tests' own trainings: it must happen, and change nothing that a training
-sees.
-"""
+"""The warm start of these tests' trainings: it happens, and changes nothing that they see."""
 
 import os
 import subprocess

@@ -1,5 +1,4 @@
-"""The audit: honest models of many kinds agree with themselves, every model that knows what it
-should not is found.
+"""The audit: honest models agree with themselves, models that know too much are found.
 
 Most run both servers' functions in this process, which is quick; a few go through real servers.
 """
@@ -147,10 +146,8 @@ def test_a_leak_that_is_rare_is_found_where_it_gains_on_the_incumbent(tiny_data,
 @pytest.mark.parametrize("name", UNSTEADY)
 def test_a_model_that_disagrees_with_itself_is_not_reproducible(tiny_data, tmp_path, name):
     model = load(made(UNSTEADY[name]), tiny_data, tmp_path)
-    recorded, server = (
-        recorded_here(model, tiny_data),
-        ServerHere(model, tiny_data.n_vocab, torch.float32),
-    )
+    recorded = recorded_here(model, tiny_data)
+    server = ServerHere(model, tiny_data.n_vocab, torch.float32)
     assert {look_here(server, recorded, 128, seed)[0] for seed in range(8)} == {"not reproducible"}
 
 
@@ -208,8 +205,9 @@ def test_a_model_that_only_fails_when_audited_has_a_status(
     tiny_data, tmp_path, answer, status, cause
 ):
     body = (
-        f"def forward(self, idx):\n    logits = self.logits(idx)\n    return {answer} if mode()"
-        " else logits"
+        "def forward(self, idx):\n"
+        "    logits = self.logits(idx)\n"
+        f"    return {answer} if mode() else logits"
     )
     model = load(made(body), tiny_data, tmp_path)
     with pytest.raises(ScoreError, match=cause) as caught:

@@ -1,5 +1,6 @@
-"""What is taken from a model server that ended: all that it says before it has seen private text,
-hardly anything after.
+"""What is taken from a model server that ended.
+
+All that it says before it has seen private text, hardly anything after.
 """
 
 from harness.scoring.channel import plain_cause

@@ -1,5 +1,6 @@
-"""The holdout's word on a gain: agrees where the gain is on private text too, disagrees where it is
-only on the text that was selected on.
+"""The holdout's word on a gain: whether it is on private text, too.
+
+It agrees where that is so, and disagrees where the gain is only on the text that was selected on.
 """
 
 import numpy as np
@@ -9,8 +10,9 @@ from harness.scoring.holdout import Losses, agrees, gain_and_error, row_nats
 
 
 def text(rng, gain_nats: float, rows: int = 256, tokens: int = 64, runs: int = 2) -> Losses:
-    """Rows of `tokens` three-byte tokens; the candidate is better by gain_nats a token, and every
-    row has its own difficulty.
+    """Rows of `tokens` three-byte tokens; the candidate is better by gain_nats a token.
+
+    Every row has its own difficulty.
     """
     difficulty = rng.normal(2.5, 0.3, rows)
     make = lambda shift: (difficulty - shift + rng.normal(0, 0.02, rows)) * tokens  # noqa: E731
@@ -29,8 +31,9 @@ def test_a_gain_is_in_nats_per_byte_and_its_error_is_that_of_the_documents():
 
 
 def test_rows_of_one_document_are_not_counted_as_so_many_documents():
-    """256 rows of 32 documents, of which each has its own gain: its error covers the truth as often
-    as it says.
+    """The error of a gain covers the truth as often as it says.
+
+    There are 256 rows of 32 documents, of which each has its own gain.
     """
     true, covered = 0.05, []
     for rng in map(np.random.default_rng, range(300)):

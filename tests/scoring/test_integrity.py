@@ -34,10 +34,7 @@ def test_a_file_added_to_the_harness_is_noticed(watched, name):
     assert watched.changed() == ["harness/"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name for name in FILES if name != "train/meta.json"],
-)
+@pytest.mark.parametrize("name", [name for name in FILES if name != "train/meta.json"])
 def test_a_changed_file_of_the_data_is_named_even_with_its_old_size_and_time(watched, name):
     path = watched.data.folder / name
     before = path.stat()

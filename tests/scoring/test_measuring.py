@@ -1,6 +1,4 @@
-"""What goes wrong with the files of the best is not held against the candidate that is compared
-with it.
-"""
+"""What goes wrong with the files of the best is not held against the candidate beside it."""
 
 import os
 

@@ -182,8 +182,8 @@ def test_a_server_that_never_gets_ready_is_dead_afterwards(tiny_data, tmp_path, 
 
 def test_what_a_candidate_prints_does_not_reach_the_stream(tiny_data, tmp_path):
     noisy = (
-        "import os; print('x' * 5000); os.write(1, b'y' * 5000); return torch.zeros(*idx.shape,"
-        " self.n)"
+        "import os; print('x' * 5000); os.write(1, b'y' * 5000);"
+        " return torch.zeros(*idx.shape, self.n)"
     )
     assert score(tiny_data, tmp_path, noisy).val_bpb > 0
     assert b"yyyy" in (tmp_path / "server.log").read_bytes()

@@ -1,5 +1,6 @@
-"""Gains that were looked up are missing on text that no scoring process was shown; honest ones are
-there.
+"""Gains that were looked up are missing on text that no scoring process was shown.
+
+Honest ones are there.
 """
 
 import math
@@ -68,8 +69,9 @@ def validation(gain: float, rng) -> Losses:
 
 
 def places(gain: float, rng, count=512):
-    """Losses of candidate and incumbent at the same places: far apart at each, by `gain` on
-    average.
+    """Losses of candidate and incumbent at the same places.
+
+    They are far apart at each, by `gain` on average.
     """
     where = np.stack(
         [np.sort(rng.integers(0, ROWS, count)), rng.integers(0, LENGTH, count)]

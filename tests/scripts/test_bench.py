@@ -1,5 +1,6 @@
-"""bench.py: its parts really run with tiny sizes, and the figures in a table agree with each other
-and with what is known beforehand.
+"""bench.py: its parts run with tiny sizes, and the figures in a table agree with each other.
+
+They agree with what is known beforehand, too.
 """
 
 import dataclasses
@@ -13,7 +14,8 @@ import torch
 from bench import PARTS, measure, parse
 from benches.loop import GAPS, gap_seconds, loop_section, synthetic_entries
 from benches.machine import list_products, measure_rates
-from benches.setup import BenchError, make_bench, table
+from benches.markdown import table
+from benches.setup import BenchError, make_bench
 from benches.stamps import Stamps
 from benches.template import alone_ms, flops_table, pace_line, scores_table
 from checkout import ROOT
@@ -55,8 +57,10 @@ def toy(bench):
     """The same, with a model that can be reckoned by hand in place of the template."""
     path = bench.work / "train.py"
     constants = (
-        "# === constants ===\nTOTAL_BATCH_SIZE = 512  # tokens, fixed: x\nDEVICE_BATCH_SIZE = 4  #"
-        " rows, fixed: x\n# === end of constants ===\n"
+        "# === constants ===\n"
+        "TOTAL_BATCH_SIZE = 512  # tokens, fixed: x\n"
+        "DEVICE_BATCH_SIZE = 4  # rows, fixed: x\n"
+        "# === end of constants ===\n"
     )
     path.write_text(constants + TOY)
     bench.__dict__["train_py"] = path

@@ -1,5 +1,6 @@
-"""gpu_check without a card: what it drives, how it survives what fails, how it tells a step's work
-apart, and that it runs bare.
+"""gpu_check without a card: what it drives, how it survives failures, and that it runs bare.
+
+It tells a step's work apart.
 """
 
 import importlib.metadata
@@ -49,8 +50,9 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
 
 
 def bare_environment(folder: Path) -> dict[str, str]:
-    """Variables under which an interpreter finds torch, numpy, tiktoken, safetensors, what those
-    need, and nothing else installed.
+    """Variables under which an interpreter finds torch, numpy, tiktoken, safetensors.
+
+    It finds what those need, and nothing else that is installed.
     """
     found, waiting = set(), ["torch", "numpy", "tiktoken", "safetensors"]
     while waiting:
@@ -189,9 +191,7 @@ def test_memory_that_runs_out_halves_the_device_batch(monkeypatch, tmp_path):
 
 
 def make_rungs() -> dict[str, dict]:
-    """Rows of part `attention`: a fast rung that is wrong once, two right ones, one that is not
-    there.
-    """
+    """Rows of part `attention`: a fast rung wrong once, two right ones, one that is not there."""
     rows = {}
     for name, ms in (("chunked", 3.0), ("varlen", 2.0), ("flex", 1.0)):
         rows[f"windowed/{name}/time-256"] = {
@@ -256,9 +256,10 @@ def test_tables_show_what_failed_beside_what_did_not():
     }
     text = tables.document(results, {"full": [], "windowed": ["varlen"]}, dry=False)
     for words in (
-        "not available: ModuleNotFoundError", "wrong: Case(T=8)", "refused / this layout", "| 546 | print |", "longer than 110 s", "no trace",
-        "KeyError: 'x'", "2,500,000", "windowed varlen.", "545M tokens",
-    ):  # fmt: skip
+        *("not available: ModuleNotFoundError", "wrong: Case(T=8)"),
+        *("refused / this layout", "| 546 | print |", "longer than 110 s", "no trace"),
+        *("KeyError: 'x'", "2,500,000", "windowed varlen.", "545M tokens"),
+    ):
         assert words in text, words
     assert "dry run" not in text and tables.DRY_WORDS in tables.document({}, {}, dry=True)
     for block in text.split("\n\n"):
@@ -266,69 +267,53 @@ def test_tables_show_what_failed_beside_what_did_not():
             assert len({line.count("|") for line in block.splitlines()}) == 1, block
 
 
+def span(cat, name, ts, dur, **more):
+    return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, **more}
+
+
+def mark(ts, name):
+    return span("user_annotation", f"mark:{name}", ts, 0, tid=1)
+
+
 def kernel(ts, dur, name, external=None):
-    return {
-        "ph": "X",
-        "cat": "kernel",
-        "name": name,
-        "ts": ts,
-        "dur": dur,
-        "args": {"External id": external},
-    }
+    return span("kernel", name, ts, dur, args={"External id": external})
 
 
 def operator(ts, name, external, dims=(), dur=4, cat="cpu_op", tid=1):
-    return {
-        "ph": "X",
-        "cat": cat,
-        "name": name,
-        "ts": ts,
-        "dur": dur,
-        "tid": tid,
-        "args": {"External id": external, "Input Dims": list(dims)},
-    }
+    args = {"External id": external, "Input Dims": list(dims)}
+    return span(cat, name, ts, dur, tid=tid, args=args)
 
 
 def test_a_devices_kernels_are_told_apart():
-    """A trace as CUDA machines write it: two device batches, one step; vocabulary 8193, padded to
-    8256.
+    """A trace as CUDA machines write it: two device batches, one step.
+
+    The vocabulary is 8193, padded to 8256.
     """
-    mark = lambda ts, name: {
-        "ph": "X",
-        "cat": "user_annotation",
-        "name": f"mark:{name}",
-        "ts": ts,
-        "dur": 0,
-        "tid": 1,
-    }  # noqa: E731
-    marks = [
-        "log",
-        "load",
-        "forward",
-        "backward",
-        "update",
-        "load",
-        "forward",
-        "backward",
-        "update",
-        "log",
-    ]
+    marks = ["log", *2 * ["load", "forward", "backward", "update"], "log"]
     events = [mark(1000 * (i + 1), name) for i, name in enumerate(marks)]
     events += [
         kernel(500, 77, "before_the_first_mark"),
         kernel(1500, 77, "between_two_steps"),
-        kernel(2100, 10, "Memcpy HtoD"), kernel(6100, 10, "elementwise_kernel"),
-        operator(3000, "aten::mm", 1, [[65536, 512], [512, 2048]]), kernel(3100, 100, "nvjet_tst_128x256", 1),
-        operator(3010, "aten::mm", 2, [[65536, 512], [512, 8256]]), kernel(3200, 200, "sm90_xmma_gemm_bf16", 2),
-        operator(3020, "aten::_scaled_dot_product_cudnn_attention", 3), kernel(3400, 30, "cudnn_generated_fort_native_sdpa_sm90", 3),
-        operator(3030, "triton_red_fused_3", 4, [[65536, 8256], [65536]]), kernel(3500, 40, "triton_red_fused_3", 4),
+        kernel(2100, 10, "Memcpy HtoD"),
+        kernel(6100, 10, "elementwise_kernel"),
+        operator(3000, "aten::mm", 1, [[65536, 512], [512, 2048]]),
+        kernel(3100, 100, "nvjet_tst_128x256", 1),
+        operator(3010, "aten::mm", 2, [[65536, 512], [512, 8256]]),
+        kernel(3200, 200, "sm90_xmma_gemm_bf16", 2),
+        operator(3020, "aten::_scaled_dot_product_cudnn_attention", 3),
+        kernel(3400, 30, "cudnn_generated_fort_native_sdpa_sm90", 3),
+        operator(3030, "triton_red_fused_3", 4, [[65536, 8256], [65536]]),
+        kernel(3500, 40, "triton_red_fused_3", 4),
         kernel(3600, 50, "triton_poi_fused_mul_add_1"),
         kernel(3700, 5, "nobody_knows"),
-        operator(4000, "aten::mm", 5, [[512, 65536], [65536, 8256]], tid=2), kernel(4100, 400, "nvjet_tst_64x8", 5),
-        operator(4010, "embedding_dense_backward", 6, [[65536, 512], [8256, 512]]), kernel(4600, 7, "triton_poi_fused_embedding_6", 6),
+        operator(4000, "aten::mm", 5, [[512, 65536], [65536, 8256]], tid=2),
+        kernel(4100, 400, "nvjet_tst_64x8", 5),
+        operator(4010, "embedding_dense_backward", 6, [[65536, 512], [8256, 512]]),
+        kernel(4600, 7, "triton_poi_fused_embedding_6", 6),
         kernel(5100, 9, "vectorized_elementwise_kernel"),
-        operator(9000, "aten::mm", 7, [[8, 512, 512], [8, 512, 512]]), kernel(9100, 60, "nvjet_tst_muon", 7),
-    ]  # fmt: skip
+        operator(9000, "aten::mm", 7, [[8, 512, 512], [8, 512, 512]]),
+        kernel(9100, 60, "nvjet_tst_muon", 7),
+    ]
     split = split_trace(events, {8193, 8256}, on_device=True)
     expected = {
         "linears": 100,
@@ -345,14 +330,6 @@ def test_a_devices_kernels_are_told_apart():
 
 
 def test_without_a_device_an_operators_own_time_counts_once():
-    mark = lambda ts, name: {
-        "ph": "X",
-        "cat": "user_annotation",
-        "name": f"mark:{name}",
-        "ts": ts,
-        "dur": 0,
-        "tid": 1,
-    }  # noqa: E731
     events = [mark(0, "forward"), mark(1000, "backward"), mark(2000, "update"), mark(2001, "log")]
     events += [
         operator(10, "aten::linear", 1, [[64, 32], [96, 32]], dur=100),

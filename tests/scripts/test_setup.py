@@ -1,5 +1,6 @@
-"""The set-up: decisions as pure functions, and the whole of it with real environments, a real pip
-and made-up wheels.
+"""The set-up: decisions as pure functions, and the whole of it with real environments.
+
+A real pip installs made-up wheels.
 """
 
 import ast
@@ -26,8 +27,9 @@ needs_posix = pytest.mark.skipif(os.name == "nt", reason="a shell script plays t
 
 
 class Checkout:
-    """A stub of this repository: its real set-up scripts, a stub harness, locks of made-up
-    packages, wheels for them.
+    """A stub of this repository.
+
+    Its real set-up scripts, a stub harness, locks of made-up packages, wheels for them.
     """
 
     def __init__(self, folder: Path):
@@ -109,8 +111,9 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Checkout:
-    """One checkout whose environment was made by a first start; each test leaves it so that a start
-    completes it.
+    """One checkout whose environment was made by a first start.
+
+    Each test leaves it so that a start completes it.
     """
     made = Checkout(tmp_path_factory.mktemp("set-up"))
     made.first = made.start("--demo", "--tag", "x")
@@ -316,9 +319,7 @@ def test_old_python_gets_one_clear_sentence(script):
 
 @pytest.mark.parametrize("script", ["overnight.py", "test.py", "lab.py", "environment/setup.py"])
 def test_an_old_python_reaches_that_sentence(script):
-    """The files parse as Python 3.6, and setup.py looks at the version before anything newer is
-    imported.
-    """
+    """The files parse as Python 3.6, and setup.py looks at the version before newer imports."""
     tree = ast.parse((SCRIPTS / script).read_text(encoding="utf-8"), feature_version=(3, 6))
     ours = [
         node

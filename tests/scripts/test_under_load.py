@@ -1,6 +1,4 @@
-"""The script that measures trainings and demos under load: its loads come and go, its page says
-what its rows say.
-"""
+"""The script that measures under load: its loads come and go, its page says what its rows say."""
 
 import json
 import subprocess

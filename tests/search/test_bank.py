@@ -11,7 +11,7 @@ import types
 
 import pytest
 import torch
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.rules.keep import count_code_lines
 from harness.run.profiles import PROFILES
@@ -28,7 +28,6 @@ from harness.search.constants import constant_values, parse_constants, rewrite_c
 from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError
 
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 VOCABULARY, LENGTH = 97, 32
 IDEAS = {idea.id: idea for idea in ON_CARDS}
 TINY = {"DEPTH": 2, "N_HEAD": 2, "HEAD_DIM": 32, "MLP_RATIO": 2, "KV_GROUP": 1}
@@ -448,8 +447,9 @@ def test_any_two_ideas_train_together(first, load, whole_tables):
 
 
 def others(first: str, whole: bool) -> list[str]:
-    """The ideas that one is paired with: of all others each third, a row of the table later each
-    time, and what is excluded; or all.
+    """The ideas that one is paired with: all, or of all others each third and what is excluded.
+
+    The third begins a row of the table later each time.
     """
     names = list(IDEAS)
     row = names.index(first)

@@ -6,7 +6,7 @@ import re
 import runpy
 
 import pytest
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.run.profiles import PROFILES
 from harness.search.bank.order import ON_CARDS
@@ -15,7 +15,6 @@ from harness.search.gate import check_candidate, source_hash
 from harness.search.gate_policy import ALLOWED_WORDS
 from harness.search.patch import PatchError
 
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 SOURCE = '''"""A train.py."""
 import math
 from harness.training.session import open_session

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+from proposing import block
 
 from harness.search.patch import Edit, PatchError, apply_edits, make_diff, parse_edits
 
@@ -21,10 +22,6 @@ class A:
         x = 1
         return x + math.pi
 """
-
-
-def block(search: str, replace: str) -> str:
-    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
 
 
 def test_blocks_are_read_between_prose():

@@ -27,16 +27,14 @@ always = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-# fmt: off
 AWKWARD = (
-    "", "    ", "a", "    a", "\ta", "a  ", "        a", "def f():", "    def f():", "b", "\x0cc",
-    "c\u2028d", "...", "# rest unchanged", "```", "```python", "    ```", "~~~",
-    "=======", "====", "  =======", "> a", "- a", "+ a", "<<<<<<< SEARCH", ">>>>>>> REPLACE",
-    ">>>>>>>", "<<<<<<<", "    >>>>>>> REPLACE", "------- SEARCH", "+++++++ REPLACE",
-    "@@ -1 +1 @@", "--- a/train.py", "+++ b/train.py", "-- a", "++ a",
-    "\\ No newline at end of file", "Title: a", "# Idea 2: a",
+    *("", "    ", "a", "    a", "\ta", "a  ", "        a", "b", "\x0cc", "c\u2028d"),
+    *("def f():", "    def f():", "...", "# rest unchanged", "Title: a", "# Idea 2: a"),
+    *("```", "```python", "    ```", "~~~", "=======", "====", "  ======="),
+    *("<<<<<<<", "<<<<<<< SEARCH", ">>>>>>>", ">>>>>>> REPLACE", "    >>>>>>> REPLACE"),
+    *("------- SEARCH", "+++++++ REPLACE", "@@ -1 +1 @@", "--- a/train.py", "+++ b/train.py"),
+    *("> a", "- a", "+ a", "-- a", "++ a", "\\ No newline at end of file"),
 )
-# fmt: on
 AROUND = ("%s", "```python\n%s```\n", "1. so:\n\n%s\n")
 
 
@@ -170,12 +168,8 @@ def test_blocks_of_plain_lines_are_always_read(change, context, around):
 
 
 TAIL = [
-    BEGIN,
-    END,
-    "def build_model(vocab_size, max_seq_len):",
-    "    return None",
-    'if __name__ == "__main__":',
-    "    pass",
+    *(BEGIN, END, "def build_model(vocab_size, max_seq_len):"),
+    *("    return None", 'if __name__ == "__main__":', "    pass"),
 ]
 
 

@@ -2,14 +2,13 @@
 
 import ast
 
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.__main__ import main
 from harness.search.constants import constant_values
 from harness.search.gate import UPSTREAM_WORDS, check_candidate
 from harness.search.port import is_upstream, port, upstream_constants
 
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 THEIRS = """
 import os
 import torch

@@ -30,8 +30,13 @@ def program(block: str) -> str:
 def test_a_full_block():
     settings = parse_program(
         program(
-            'allowed_categories = ["tune", "architecture"]\nforbidden_ideas = ["weight tying",'
-            ' "LR"]\n[ranges]\nDEPTH = [2, 6]\nPATTERN = ["L", "SL"]\n[fixed]\nnames = ["BATCH"]'
+            'allowed_categories = ["tune", "architecture"]\n'
+            'forbidden_ideas = ["weight tying", "LR"]\n'
+            "[ranges]\n"
+            "DEPTH = [2, 6]\n"
+            'PATTERN = ["L", "SL"]\n'
+            "[fixed]\n"
+            'names = ["BATCH"]'
         )
     )
     assert settings.allowed_categories == ("tune", "architecture")

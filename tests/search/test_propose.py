@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from proposing import BASELINE, ROOT, TEMPLATE, history_row, request
+from checkout import ROOT, TEMPLATE
+from proposing import BASELINE, history_row, request
 
 from harness.ground.errors import ProposalError
 from harness.run.profiles import PROFILES

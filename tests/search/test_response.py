@@ -5,12 +5,12 @@ import random
 from dataclasses import replace
 
 import pytest
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.search.constants import checked_value, parse_constants
 from harness.search.response_model import draw_steps, place, value_at
 
-CONSTANTS = parse_constants((ROOT / "train_template.py").read_text(encoding="utf-8"))
+CONSTANTS = parse_constants(TEMPLATE)
 SPACE = {name: constant for name, constant in CONSTANTS.items() if constant.searched}
 VALUES = {name: constant.value for name, constant in CONSTANTS.items()}
 SIGMA = 0.001

@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.ground.errors import ProposalError
 from harness.search.bank.directions import KNOWN
@@ -14,7 +14,6 @@ from harness.search.limits import Limits, effective_values, estimate_memory_mb, 
 from harness.search.tpe import propose_change
 from harness.search.tried import Past
 
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 CONSTANTS = parse_constants(TEMPLATE)
 VALUES = {name: constant.value for name, constant in CONSTANTS.items()}
 SPACE = {name: constant for name, constant in CONSTANTS.items() if constant.searched}

@@ -124,8 +124,14 @@ def test_the_originals_run():
     run = load_results_tsv(UPSTREAM)
     counts = analysis.outcome_counts(run)["experiments"]
     assert counts.to_dict() == {
-        "baseline": 1, "kept": 22, "simplified": 0, "discarded": 102, "quarantined": 0, "crashed": 1, "no result": 0,
-    }  # fmt: skip
+        "baseline": 1,
+        "kept": 22,
+        "simplified": 0,
+        "discarded": 102,
+        "quarantined": 0,
+        "crashed": 1,
+        "no result": 0,
+    }
     scores = [float(text.split("\t")[1]) for text in UPSTREAM.read_text().splitlines()[1:]]
     assert run.best.val_bpb == min(
         s for s in scores if s > 0 and f"{s:.6f}\t60.2\tkeep" in UPSTREAM.read_text()
@@ -195,19 +201,21 @@ def test_curves_pass_over_what_is_no_step(tmp_path):
     steps = analysis.curves(load_run(tmp_path, "nov23"), 0)
     assert len(steps[steps["run"] == 0]) == 19, "20 lines, the first of which says ready"
     assert steps["run"].nunique() == 3 and steps["progress"].between(0, 1).all()
-    assert list(analysis.final_losses(steps).index) == [
-        1,
-        2,
-    ], "the cut training did not come to its last tenth"
+    assert list(analysis.final_losses(steps).index) == [1, 2], (
+        "the cut training did not come to its last tenth"
+    )
 
 
 def test_runs_are_compared_fact_by_fact(tmp_path):
     changes = {
-        "same": {}, "budget": {"budget_seconds": 60.0}, "device": {"device": {"kind": "cpu", "name": "AMD EPYC"}},
-        "data": {"data_id": "other", "data_hash": "e" * 64}, "hash": {"data_hash": "e" * 64},
+        "same": {},
+        "budget": {"budget_seconds": 60.0},
+        "device": {"device": {"kind": "cpu", "name": "AMD EPYC"}},
+        "data": {"data_id": "other", "data_hash": "e" * 64},
+        "hash": {"data_hash": "e" * 64},
         "harness": {"harness_hash": "c" * 64},
         "torch": {"versions": {"torch": "2.12.0"}},
-    }  # fmt: skip
+    }
     runs = {}
     for tag, change in {"first": {}, **changes}.items():
         journals.write_run(tmp_path, journals.opened_only(), journals.make_settings(tag, **change))
@@ -242,11 +250,7 @@ def test_a_run_is_chosen_by_tag_by_file_or_by_age(tmp_path):
     assert [r.tag for r in choose_runs(choose_run("old", tmp_path), "", tmp_path)] == ["old", "new"]
     assert [
         r.tag for r in choose_runs(choose_run("old", tmp_path), f"new, old,{UPSTREAM}", tmp_path)
-    ] == [
-        "old",
-        "new",
-        UPSTREAM.stem,
-    ]
+    ] == ["old", "new", UPSTREAM.stem]
     with pytest.raises(AnalysisError, match="old"):
         choose_run("absent", tmp_path)
     (tmp_path / "new" / "journal.jsonl").write_text("damaged\n{}\n")

@@ -17,8 +17,9 @@ HOSTILE = "<script>alert('row')</script> & <img src=x onerror=alert(1)>\n"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Private and training parts with copies and a skip in each, and markup in every training
-    document.
+    """Private and training parts with copies and a skip in each.
+
+    Every training document has markup.
     """
     private = make_texts(150, seed=1)
     own = [HOSTILE + text for text in make_texts(148, seed=2)]

@@ -1,5 +1,6 @@
-"""What a page shows of an idea: words that nobody here wrote are text, whatever they hold; figures
-are the run's.
+"""What a page shows of an idea: words that nobody here wrote are text, whatever they hold.
+
+Figures are the run's.
 """
 
 import dataclasses
@@ -26,8 +27,8 @@ from harness.show.sentences import hypothesis_words
 
 NASTY = (
     'wider <img src="http://evil/x.png"> <script>steal()</script> [here](http://evil)'
-    " ![x](http://evil/y.png) $\\href{http://evil}{x}$ \x1b]0;owned\x07\x1b[2J\u202egnp.exe"
-    " </div></table>"
+    " ![x](http://evil/y.png) $\\href{http://evil}{x}$"
+    " \x1b]0;owned\x07\x1b[2J\u202egnp.exe </div></table>"
 )
 USAGE = {
     "requests": 2,
@@ -56,16 +57,31 @@ class Elements(html.parser.HTMLParser):
 
 def proposed(**more) -> dict:
     return {
-        "event": "proposed", "experiment": 1, "attempt": 0, "title": NASTY, "hypothesis": NASTY, "category": "architecture", "proposer": "llm",
-        "model": NASTY, "operator": "architecture", "expected_delta": -0.01, "parent": 0, "constants_changed": {NASTY: [NASTY, NASTY]},
-        "not_applicable": [NASTY], "usage": USAGE, "exchange": "exchange", "llm_failed": "", "note": NASTY,
-    } | more  # fmt: skip
+        "event": "proposed",
+        "experiment": 1,
+        "attempt": 0,
+        "title": NASTY,
+        "hypothesis": NASTY,
+        "category": "architecture",
+        "proposer": "llm",
+        "model": NASTY,
+        "operator": "architecture",
+        "expected_delta": -0.01,
+        "parent": 0,
+        "constants_changed": {NASTY: [NASTY, NASTY]},
+        "not_applicable": [NASTY],
+        "usage": USAGE,
+        "exchange": "exchange",
+        "llm_failed": "",
+        "note": NASTY,
+    } | more
 
 
 @pytest.fixture
 def repaired(lab):
-    """An experiment with a refused attempt, its repair, and a second that could not be made; with
-    saved exchanges.
+    """An experiment with a refused attempt, its repair, and a second that could not be made.
+
+    It has saved exchanges.
     """
     for attempt in range(3):
         folder = lab.attempt_folder(1, attempt)
@@ -88,9 +104,7 @@ def repaired(lab):
     )
 
 
-def test_words_of_others_are_text_on_every_part_of_the_page_and_the_only_links_are_to_saved_exchanges(
-    lab, repaired
-):
+def test_words_of_others_are_text_everywhere_and_links_lead_only_to_saved_exchanges(lab, repaired):
     parts = [
         idea_page.idea_page(lab, repaired),
         markup.diff(f"+{NASTY}\n-{NASTY}"),
@@ -262,9 +276,7 @@ def clocked(**more) -> dict:
     )
 
 
-def test_the_pace_of_an_experiment_stands_beside_the_baselines_and_each_run_says_what_the_clock_does_not_count(
-    tmp_path,
-):
+def test_pace_stands_beside_the_baselines_and_runs_say_what_the_clock_leaves_out(tmp_path):
     run = Simulated(tmp_path / "results" / "t").until("propose", 2)
     for entry in run.journal.entries:
         if entry["event"] == "trained":
@@ -273,8 +285,8 @@ def test_the_pace_of_an_experiment_stands_beside_the_baselines_and_each_run_says
     text = re.sub(r"<[^>]+>", "|", page)
     assert "|this experiment||100||999||0.8|" in text and "|baseline||214||1,000||0.8|" in text
     assert (
-        "attempt 0, run 0: 1.9 s start-up, 0.1 s beyond the budget, 0.3 s from the stop until the"
-        " weights were there" in text
+        "attempt 0, run 0: 1.9 s start-up, 0.1 s beyond the budget,"
+        " 0.3 s from the stop until the weights were there" in text
     )
     assert "|20.1 s||40.0 s|" in text
     assert "this experiment" not in experiment_page.score_page(run, run.state.experiments[0])

@@ -1,6 +1,4 @@
-"""Tables as people have them: read by the names of their columns, and drawn under the name of their
-score.
-"""
+"""Tables as people have them: read by their columns' names, drawn under their score's name."""
 
 import math
 
@@ -13,44 +11,105 @@ from harness.show.foreign_tables import read_foreign_table
 from harness.show.frame import load_results_tsv
 
 HEAD = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
-# Text of the table -> (score, scores, outcomes by the frame, first title).
+# Name -> (text of the table, (its score, scores, outcomes as the frame has them)).
 TABLES = {
-    "blank commit": (HEAD + "a1\t1.2\t4.0\tkeep\tbaseline\n\t1.1\t4.0\tkeep\trate up\n", "val_bpb", [1.2, 1.1], "baseline kept"),
-    "comment": (HEAD + "a1\t1.2\t4\tkeep\tb\n# second evening\nb2\t1.1\t4\tkeep\tr\n", "val_bpb", [1.2, 1.1], "baseline kept"),
-    "crash: dash": (HEAD + "a1\t1.2\t4.0\tkeep\tb\nb2\t-\t-\tcrash\toom\n", "val_bpb", [1.2, None], "baseline crashed"),
-    "crash: nan": (HEAD + "a1\t1.2\t4.0\tkeep\tb\nb2\tnan\t0.0\tcrash\tnan\n", "val_bpb", [1.2, None], "baseline crashed"),
-    "no description": (HEAD + "a1\t1.2\t4.0\tkeep\n", "val_bpb", [1.2], "baseline"),
-    "another metric": ("commit\tval_rmse\tstatus\tdescription\na1\t0.2\tkeep\tb\n", "val_rmse", [0.2], "baseline"),
+    "blank commit": (
+        HEAD + "a1\t1.2\t4.0\tkeep\tbaseline\n\t1.1\t4.0\tkeep\trate up\n",
+        ("val_bpb", [1.2, 1.1], "baseline kept"),
+    ),
+    "comment": (
+        HEAD + "a1\t1.2\t4\tkeep\tb\n# second evening\nb2\t1.1\t4\tkeep\tr\n",
+        ("val_bpb", [1.2, 1.1], "baseline kept"),
+    ),
+    "crash: dash": (
+        HEAD + "a1\t1.2\t4.0\tkeep\tb\nb2\t-\t-\tcrash\toom\n",
+        ("val_bpb", [1.2, None], "baseline crashed"),
+    ),
+    "crash: nan": (
+        HEAD + "a1\t1.2\t4.0\tkeep\tb\nb2\tnan\t0.0\tcrash\tnan\n",
+        ("val_bpb", [1.2, None], "baseline crashed"),
+    ),
+    "no description": (HEAD + "a1\t1.2\t4.0\tkeep\n", ("val_bpb", [1.2], "baseline")),
+    "another metric": (
+        "commit\tval_rmse\tstatus\tdescription\na1\t0.2\tkeep\tb\n",
+        ("val_rmse", [0.2], "baseline"),
+    ),
     "other names": (
         "exp\tdescription\tval_bpb\tpeak_mem_gb\tsteps\tstatus\n0\tbaseline\t1.2\t4.0\t300\tbaseline\n"
         "1\tdeeper\t1.1\t4.0\t290\tkeep\n2\twider\t0\t0\t0\tskip\n",
-        "val_bpb", [1.2, 1.1, None], "baseline kept crashed",
+        ("val_bpb", [1.2, 1.1, None], "baseline kept crashed"),
     ),
-    "superset": ("commit\tval_bpb\tmfu\tmemory_gb\tstatus\tdescription\na1\t1.2\t30\t4.0\tkeep\tb\n", "val_bpb", [1.2], "baseline"),
-    "tab in a description": (HEAD + "a1\t1.2\t4.0\tkeep\tbaseline\tas it was\n", "val_bpb", [1.2], "baseline"),
-    "capitals": (HEAD.upper() + "a1\t1.2\t4.0\tKEEP\tb\na2\t1.3\t4\tDISCARD\tc\n", "val_bpb", [1.2, 1.3], "baseline discarded"),
-    "commas and quotes": ('run,val_loss,notes\n1,3.2,"base, as is"\n2,3.3,wider\n3,3.1,deeper\n', "val_loss", [3.2, 3.3, 3.1], "baseline discarded kept"),
+    "superset": (
+        "commit\tval_bpb\tmfu\tmemory_gb\tstatus\tdescription\na1\t1.2\t30\t4.0\tkeep\tb\n",
+        ("val_bpb", [1.2], "baseline"),
+    ),
+    "tab in a description": (
+        HEAD + "a1\t1.2\t4.0\tkeep\tbaseline\tas it was\n",
+        ("val_bpb", [1.2], "baseline"),
+    ),
+    "capitals": (
+        HEAD.upper() + "a1\t1.2\t4.0\tKEEP\tb\na2\t1.3\t4\tDISCARD\tc\n",
+        ("val_bpb", [1.2, 1.3], "baseline discarded"),
+    ),
+    "commas and quotes": (
+        'run,val_loss,notes\n1,3.2,"base, as is"\n2,3.3,wider\n3,3.1,deeper\n',
+        ("val_loss", [3.2, 3.3, 3.1], "baseline discarded kept"),
+    ),
     "a Markdown table": (
-        "| # | idea | val_bpb | result |\n|---|---|---|---|\n| 1 | base | 1.2 | kept |\n| 2 | x | 1.25 | reverted |\n",
-        "val_bpb", [1.2, 1.25], "baseline discarded",
+        "| # | idea | val_bpb | result |\n|---|---|---|---|\n"
+        "| 1 | base | 1.2 | kept |\n| 2 | x | 1.25 | reverted |\n",
+        ("val_bpb", [1.2, 1.25], "baseline discarded"),
     ),
-    "more is better": ("id,accuracy,decision\n1,0.7,accept\n2,0.8,accept\n3,0.6,reject\n", "accuracy", [0.7, 0.8, 0.6], "baseline kept discarded"),
-    "signs and units": ("id\ttest acc\tresult\n1\t71.2%\tkept\n2\t~72.0 ± 0.3\timproved\n", "test_acc", [71.2, 72.0], "baseline kept"),
-    "loss beside time": ("step\ttime_s\ttrain_loss\tval_loss\tlr\n1\t300\t3.0\t3.2\t0.1\n2\t301\t2.9\t3.1\t0.2\n", "val_loss", [3.2, 3.1], "baseline kept"),
-    "no header": ("a1\t1.2\t4.0\tkeep\tbaseline\nb2\t1.3\t4.0\tdiscard\tdeeper\n", "score", [1.2, 1.3], "baseline discarded"),
-    "no header, no commit": ("1.2,kept,base line\n0,crash,oom\n1.1,kept,wider\n", "score", [1.2, None, 1.1], "baseline crashed kept"),
-    "decimal commas": ("exp;val_loss;result\n1;1,234;kept\n2;1,1;kept\n3;1,3;no\n", "val_loss", [1.234, 1.1, 1.3], "baseline kept discarded"),
-    "thousands": ("exp\telo score\tresult\n1\t1,234\tkept\n2\t1,250.5\tkept\n", "elo_score", [1234.0, 1250.5], "baseline kept"),
-    "units": ("exp\tval_bpb\tstatus\n1\t1.2 bpb\tkeep\n2\t1.1 bits/byte\tkeep\n", "val_bpb", [1.2, 1.1], "baseline kept"),
-    "numbers with a sign": ("#\tval_bpb\tstatus\n#1\t1.2\tkeep\n# a note\n#2\t1.3\tdiscard\n", "val_bpb", [1.2, 1.3], "baseline discarded"),
-    "zeros for no score": (HEAD + "a\t1.2\t4.0\tkeep\tx\nb\t0.000000\t0.0\tdiscard\ty\n", "val_bpb", [1.2, None], "baseline crashed"),
-    "nothing kept": (HEAD + "a\t1.2\t4.0\tdiscard\tx\nb\t1.1\t4.0\tdiscard\ty\n", "val_bpb", [1.2, 1.1], "discarded discarded"),
-}  # fmt: skip
+    "more is better": (
+        "id,accuracy,decision\n1,0.7,accept\n2,0.8,accept\n3,0.6,reject\n",
+        ("accuracy", [0.7, 0.8, 0.6], "baseline kept discarded"),
+    ),
+    "signs and units": (
+        "id\ttest acc\tresult\n1\t71.2%\tkept\n2\t~72.0 ± 0.3\timproved\n",
+        ("test_acc", [71.2, 72.0], "baseline kept"),
+    ),
+    "loss beside time": (
+        "step\ttime_s\ttrain_loss\tval_loss\tlr\n1\t300\t3.0\t3.2\t0.1\n2\t301\t2.9\t3.1\t0.2\n",
+        ("val_loss", [3.2, 3.1], "baseline kept"),
+    ),
+    "no header": (
+        "a1\t1.2\t4.0\tkeep\tbaseline\nb2\t1.3\t4.0\tdiscard\tdeeper\n",
+        ("score", [1.2, 1.3], "baseline discarded"),
+    ),
+    "no header, no commit": (
+        "1.2,kept,base line\n0,crash,oom\n1.1,kept,wider\n",
+        ("score", [1.2, None, 1.1], "baseline crashed kept"),
+    ),
+    "decimal commas": (
+        "exp;val_loss;result\n1;1,234;kept\n2;1,1;kept\n3;1,3;no\n",
+        ("val_loss", [1.234, 1.1, 1.3], "baseline kept discarded"),
+    ),
+    "thousands": (
+        "exp\telo score\tresult\n1\t1,234\tkept\n2\t1,250.5\tkept\n",
+        ("elo_score", [1234.0, 1250.5], "baseline kept"),
+    ),
+    "units": (
+        "exp\tval_bpb\tstatus\n1\t1.2 bpb\tkeep\n2\t1.1 bits/byte\tkeep\n",
+        ("val_bpb", [1.2, 1.1], "baseline kept"),
+    ),
+    "numbers with a sign": (
+        "#\tval_bpb\tstatus\n#1\t1.2\tkeep\n# a note\n#2\t1.3\tdiscard\n",
+        ("val_bpb", [1.2, 1.3], "baseline discarded"),
+    ),
+    "zeros for no score": (
+        HEAD + "a\t1.2\t4.0\tkeep\tx\nb\t0.000000\t0.0\tdiscard\ty\n",
+        ("val_bpb", [1.2, None], "baseline crashed"),
+    ),
+    "nothing kept": (
+        HEAD + "a\t1.2\t4.0\tdiscard\tx\nb\t1.1\t4.0\tdiscard\ty\n",
+        ("val_bpb", [1.2, 1.1], "discarded discarded"),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_with_a_number_for_each_experiment_is_read_and_shown(tmp_path, name):
-    text, metric, scores, outcomes = TABLES[name]
+    text, (metric, scores, outcomes) = TABLES[name]
     path = tmp_path / "theirs.tsv"
     path.write_text(text)
     run = load_results_tsv(path)
@@ -67,12 +126,8 @@ def test_a_table_with_a_number_for_each_experiment_is_read_and_shown(tmp_path, n
         draw(run)
     plots.plot_overlay([run])
     says = [
-        sentences.say_run,
-        sentences.say_progress,
-        sentences.say_outcomes,
-        sentences.say_gains,
-        sentences.say_curves,
-        sentences.say_memory,
+        *(sentences.say_run, sentences.say_progress, sentences.say_outcomes),
+        *(sentences.say_gains, sentences.say_curves, sentences.say_memory),
     ]
     said = " ".join(say(run) for say in says)
     assert metric == "val_bpb" or (metric in said and "bits per byte" not in said)

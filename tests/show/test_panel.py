@@ -1,6 +1,4 @@
-"""The control panel without a browser: what it shows of runs in every state, and what its buttons
-start.
-"""
+"""The control panel without a browser: what it shows of runs, and what its buttons start."""
 
 import json
 import shutil
@@ -157,13 +155,8 @@ def test_one_experiment_is_the_next_of_a_run_and_the_first_of_a_new_one(results,
     shown.new_tag.value, shown.proposer.value = "second", "tpe"
     shown.one.click()
     assert launched[1] == (
-        "overnight",
-        "--tag",
-        "second",
-        "--experiments",
-        "1",
-        "--proposer",
-        "tpe",
+        *("overnight", "--tag", "second"),
+        *("--experiments", "1", "--proposer", "tpe"),
     )
     write_run(results, "second", 1)
     shown.refresh()

@@ -31,10 +31,12 @@ OF_ONE_RUN = [
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     kinds = {
-        "night": journals.make_journal(30), "empty": journals.opened_only(), "crashes": journals.crashes_only(),
+        "night": journals.make_journal(30),
+        "empty": journals.opened_only(),
+        "crashes": journals.crashes_only(),
         "thousand": journals.make_journal(1000, seed=1),
         "ruins": [e for e in journals.crashes_only() if e.get("experiment") != 0],
-    }  # fmt: skip
+    }
     for tag, entries in kinds.items():
         journals.write_run(
             folder, entries, journals.make_settings(tag), files_of=30 if tag == "night" else 0
@@ -189,8 +191,8 @@ def test_a_thousand_experiments_are_drawn(runs):
 
 def test_pyplot_stays_unloaded():
     code = (
-        "import sys, harness.show.picker; print('matplotlib.pyplot' in sys.modules, 'torch' in"
-        " sys.modules)"
+        "import sys, harness.show.picker; print('matplotlib.pyplot'"
+        " in sys.modules, 'torch' in sys.modules)"
     )
     root = ROOT
     done = subprocess.run(

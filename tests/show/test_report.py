@@ -37,8 +37,8 @@ def test_the_report_quotes_the_journals_figures():
     )
     assert f"The branch is at experiment {tip['experiment']:04d}" in text
     judged = (
-        f"{tip['val_bpb']:.4f} against the baseline's {decided[0]['val_bpb']:.4f}, as judged during"
-        " the night"
+        f"{tip['val_bpb']:.4f} against the baseline's"
+        f" {decided[0]['val_bpb']:.4f}, as judged during the night"
     )
     assert judged in text and "flattered by luck" in text
     kept = [e for e in decided.values() if e["decision"] == "keep"]
@@ -98,9 +98,8 @@ def test_without_a_claim_nothing_is_called_an_improvement_and_the_command_is_sai
     records = records_from_journal(entries)
     tip, base = records[branch_of(entries)], records[0]
     assert (
-        headline(records)
-        == f"30 experiments: branch at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f}, not"
-        " measured yet"
+        headline(records) == f"30 experiments: branch at {tip.val_bpb:.4f},"
+        f" baseline {base.val_bpb:.4f}, not measured yet"
     )
 
 
@@ -109,8 +108,8 @@ def test_the_claim_comes_first_on_validation_and_holdout_with_its_intervals():
     best = branch_of(entries)
     text = morning_report(entries, journals.make_settings(), measured=close_out(best))
     assert (
-        "0.0200 bpb better than the baseline on fresh seeds (95% interval +0.0100 to +0.0300): an"
-        " improvement" in text.splitlines()[0]
+        "0.0200 bpb better than the baseline on fresh seeds"
+        " (95% interval +0.0100 to +0.0300): an improvement" in text.splitlines()[0]
     )
     section = text.split("## ")[1]
     assert (
@@ -138,8 +137,8 @@ def test_a_demo_is_compared_with_the_template_of_real_nights():
         entries, settings, measured=close_out(branch_of(entries), template_bpb=0.8)
     )
     assert (
-        "that template scored 0.8000; the file on the branch scored 0.9100 (3 fresh runs), 0.1100"
-        " bpb worse" in text
+        "that template scored 0.8000; the file on the branch"
+        " scored 0.9100 (3 fresh runs), 0.1100 bpb worse" in text
     )
     assert "plain GPT" in morning_report(entries, settings) and "plain GPT" not in morning_report(
         entries, journals.make_settings()

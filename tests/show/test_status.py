@@ -1,5 +1,6 @@
-"""A run seen from outside, with real processes that hold its lock, stop, die and end: what --status
-and --status --json say of it.
+"""A run seen from outside: what --status and --status --json say of it.
+
+Real processes hold its lock, stop, die and end.
 """
 
 import json
@@ -39,7 +40,8 @@ with hold(folder, sys.argv[2], "a night", ""):
             facts = {"command": "the same command", "still_seconds": 4.0, "limit_seconds": 60.0}
             heartbeat.write(folder, rest, {"state": state} | facts)
         if word == "slow":
-            heartbeat.write(folder, "training", {"state": "running", "still_seconds": 61.0, "limit_seconds": 60.0})
+            facts = {"state": "running", "still_seconds": 61.0, "limit_seconds": 60.0}
+            heartbeat.write(folder, "training", facts)
         if word == "end":
             heartbeat.end(folder, 0, rest, done=rest == "done")
             break
@@ -343,16 +345,8 @@ def test_a_real_night_is_running_stopped_and_dead(tmp_path, baseline, cache):
     checkout = copy_with_harness(baseline, tmp_path / "lab")
     run = checkout / "results" / "t"
     command = [
-        sys.executable,
-        "-m",
-        "harness",
-        "overnight",
-        "--profile",
-        "tiny",
-        "--tag",
-        "t",
-        "--experiments",
-        "1",
+        *(sys.executable, "-m", "harness", "overnight"),
+        *("--profile", "tiny", "--tag", "t", "--experiments", "1"),
     ]
     with (tmp_path / "log").open("w") as log:
         night = subprocess.Popen(

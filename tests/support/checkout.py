@@ -1,5 +1,6 @@
-"""A copy of this checkout as a git repository of its own, so that a test's night leaves no refs and
-no results in ours.
+"""A copy of this checkout as a git repository of its own.
+
+A test's night leaves no refs and no results in ours.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from warm import warm_kernels
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -30,8 +32,9 @@ def make_repository(folder: Path) -> Path:
 
 
 def copy_checkout(folder: Path) -> Path:
-    """Copy what a night needs: harness, notebooks, template and program as they are in the working
-    tree.
+    """Copy what a night needs, as it is in the working tree.
+
+    That is harness, notebooks, template and program.
     """
     folder.mkdir()
     # What is compiled already is valid in a copy too.
@@ -54,8 +57,9 @@ def environment(checkout: Path, cache: Path) -> dict[str, str]:
 
 
 def warm_environment(checkout: Path, cache: Path) -> dict[str, str]:
-    """The same for a night whose trainings start warm. Not where one of its processes is looked for
-    by its command.
+    """The same for a night whose trainings start warm.
+
+    Not where one of its processes is looked for by its command.
     """
     return environment(checkout, cache) | warm_kernels(checkout.parent / "ipython")
 

@@ -1,5 +1,4 @@
-"""A small Hugging Face Hub on 127.0.0.1, as far as downloading goes: HEAD and GET of resolve URLs,
-with Range.
+"""A small Hugging Face Hub on 127.0.0.1: HEAD and GET of resolve URLs, with Range.
 
 Like the real one it answers a large file's resolve URL with X-Repo-Commit, X-Linked-Size and
 X-Linked-Etag (the SHA-256) and a redirect to a storage address, here of the same server. `faults`

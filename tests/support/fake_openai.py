@@ -1,10 +1,13 @@
 """An OpenAI-compatible server on 127.0.0.1 for tests: real HTTP, the replies scripted.
 
-    def answer(body, number):           # body: the request as received; number: 1 for the first one
-        return "Title: ..."             # the assistant's text, or a whole reply (a dict), or a werkzeug Response
+    def answer(body, number):
+        return "Title: ..."
 
     with FakeOpenAI(answer) as server:
-        ...                             # server.url is the base URL, ending in /v1
+        ...
+
+body: the request as received; number: 1 for the first one. An answer is the assistant's text, a
+whole reply (a dict) or a werkzeug Response. server.url is the base URL, ending in /v1.
 
 Serves GET /models and POST /chat/completions, as a stream of chunks where a request asks for one.
 Keeps what it received (`bodies`, `headers`) and counts the tokens that it reported (`usage`), so
@@ -31,8 +34,9 @@ def count_tokens(text: str) -> int:
 def completion(
     text: str | None, model: str = "scripted", finish_reason: str = "stop", **message: Any
 ) -> dict:
-    """A whole reply around a text; further names go into its message (reasoning_content=...,
-    refusal=...).
+    """A whole reply around a text.
+
+    Further names go into its message (reasoning_content=..., refusal=...).
     """
     choice = {
         "index": 0,
@@ -49,8 +53,9 @@ def completion(
 
 
 def stream_of(reply: dict) -> list[str]:
-    """The server-sent events of a whole reply: its texts in pieces, how it ended, its usage, the
-    end.
+    """The server-sent events of a whole reply.
+
+    Its texts in pieces, how it ended, its usage, the end.
     """
     rest = {name: value for name, value in reply.items() if name not in ("choices", "usage")}
     choice = reply["choices"][0]
@@ -69,8 +74,9 @@ def stream_of(reply: dict) -> list[str]:
 def refusal(
     status: int, message: str, headers: dict[str, str] | None = None, **error: Any
 ) -> Response:
-    """An error reply as OpenAI's API gives it; further names go into the error (code=...,
-    param=...).
+    """An error reply as OpenAI's API gives it.
+
+    Further names go into the error (code=..., param=...).
     """
     text = json.dumps(
         {
@@ -94,8 +100,10 @@ class QuickServer(HTTPServer):
 
 
 class FakeOpenAI:
-    """answer: what to reply to the number-th request. models: what is served. usage: whether
-    replies report tokens.
+    """An endpoint like OpenAI's on 127.0.0.1.
+
+    answer: what to reply to the number-th request. models: what is served. usage: whether replies
+    report tokens.
 
     port: for a server that comes back where it was; 0 is any free one.
     """

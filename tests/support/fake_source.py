@@ -1,6 +1,4 @@
-"""A small made-up corpus for tests: words drawn with a seed, and one distinctive line in every
-document.
-"""
+"""A small made-up corpus: words drawn with a seed, and a distinctive line in every document."""
 
 import hashlib
 import random
@@ -11,8 +9,9 @@ from harness.data.source import Part, Source
 
 
 def make_texts(count: int, seed: int = 0, words: int = 120) -> list[str]:
-    """`count` different texts of about `words` words each, of ASCII, accents, Chinese, emoji and a
-    forged special.
+    """`count` different texts of about `words` words each.
+
+    They are of ASCII, accents, Chinese, emoji and a forged special.
     """
     rng = random.Random(seed)
     vocabulary = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 7))) for _ in range(300)]

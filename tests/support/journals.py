@@ -1,5 +1,4 @@
-"""Synthetic journals and run folders: an independent statement of the format, used by several test
-modules.
+"""Synthetic journals and run folders: an independent statement of the format.
 
 make_journal(n) gives the lines of a plausible night: baseline seeds, n experiments with repairs,
 confirmations, crashes of every kind, and an unfinished tail. write_run puts them, with the files of
@@ -54,16 +53,34 @@ def make_settings(
 ) -> dict:
     """run.json of a run; changes replace whole top-level fields."""
     return {
-        "format_version": 1, "tag": tag, "created": "2026-11-23T22:00:00.000Z", "run_seed": 1,
-        "profile": {"name": "large", "source": "python-stdlib", "vocab_size": 8192, "max_seq_len": 2048,
-                    "eval_tokens": 262144, "budget_seconds": budget_seconds, "baseline_seeds": 3,
-                    "constants": {"DEPTH": 9}, "prior": {"sigma": 0.0009, "df": 4, "note": "measured on an H200"}},
-        "seeds": [1, 2, 3], "device": device or {"kind": "cuda", "name": "NVIDIA H200", "memory_mb": 143000},
-        "dtype": "bfloat16", "compile": True, "threads": None,
+        "format_version": 1,
+        "tag": tag,
+        "created": "2026-11-23T22:00:00.000Z",
+        "run_seed": 1,
+        "profile": {
+            "name": "large",
+            "source": "python-stdlib",
+            "vocab_size": 8192,
+            "max_seq_len": 2048,
+            "eval_tokens": 262144,
+            "budget_seconds": budget_seconds,
+            "baseline_seeds": 3,
+            "constants": {"DEPTH": 9},
+            "prior": {"sigma": 0.0009, "df": 4, "note": "measured on an H200"},
+        },
+        "seeds": [1, 2, 3],
+        "device": device or {"kind": "cuda", "name": "NVIDIA H200", "memory_mb": 143000},
+        "dtype": "bfloat16",
+        "compile": True,
+        "threads": None,
         "data_id": "python-stdlib-3.11.7-1a2b3c4d-v8192-t2048-e262144",
-        "data_hash": "d" * 64, "data_folder": "/cache/x", "harness_hash": "a" * 64,
-        "versions": {"python": "3.11.7", "torch": "2.13.0"}, "base_commit": "b" * 40, **changes,
-    }  # fmt: skip
+        "data_hash": "d" * 64,
+        "data_folder": "/cache/x",
+        "harness_hash": "a" * 64,
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "base_commit": "b" * 40,
+        **changes,
+    }
 
 
 def make_journal(
@@ -81,8 +98,9 @@ def make_journal(
     git: bool = True,
     start: datetime = datetime(2026, 11, 23, 22, 0, 0, tzinfo=UTC),
 ) -> list[dict]:
-    """Journal lines of n decided experiments after the baseline; with unfinished, one more is in
-    its training.
+    """Journal lines of n decided experiments after the baseline.
+
+    unfinished: one more is in its training.
     """
     rng, clock = random.Random(seed), Clock(start)
     clock.add(
@@ -306,8 +324,9 @@ def opened_only(tag: str = "nov23") -> list[dict]:
 def write_run(
     results_dir: Path, entries: list[dict], settings: dict | None = None, files_of: int = 30
 ) -> Path:
-    """Write results/<tag>/ with run.json, journal.jsonl, and the files of the first files_of
-    experiments.
+    """Write results/<tag>/: run.json, journal.jsonl and the files of experiments.
+
+    These are the first files_of ones.
     """
     settings = settings or make_settings()
     folder = Path(results_dir) / settings["tag"]
@@ -352,8 +371,12 @@ def _write_proposal(folder: Path, entry: dict) -> None:
     (place / "proposal.json").write_text(json.dumps(proposal) + "\n", encoding="utf-8")
     (place / "train.py").write_text("DEPTH = 9   # layers, 1..24 int: depth\n", encoding="utf-8")
     diff = (
-        "--- a/train.py\n+++ b/train.py\n@@ -12,2 +12,2 @@\n # === constants ===\n-DEPTH ="
-        " 8\n+DEPTH = 9\n"
+        "--- a/train.py\n"
+        "+++ b/train.py\n"
+        "@@ -12,2 +12,2 @@\n"
+        " # === constants ===\n"
+        "-DEPTH = 8\n"
+        "+DEPTH = 9\n"
     )
     (place / "train.diff").write_text("" if entry["experiment"] == 0 else diff, encoding="utf-8")
 

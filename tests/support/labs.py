@@ -1,5 +1,6 @@
-"""A tiny run whose baseline is done, for tests that go on from there: fixtures `cache`, `baseline`
-and `lab`, and what is done with them.
+"""A tiny run whose baseline is done: fixtures `cache`, `baseline` and `lab`, and what they need.
+
+For tests that go on from there.
 
 conftest.py makes the fixtures known to every test module. Candidates are put where a proposer would
 have left them.
@@ -14,19 +15,22 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, make_repository
 from filelock import FileLock
+from proposals import leave_proposal
 
 import harness
-from harness.ground.files import write_json_atomic
 from harness.lab import start
 from harness.lab.loop import Lab
 from harness.run.results import read_results
 from harness.run.state import State
 from harness.sandbox import keys
 from harness.sandbox.device import detect_device
-from harness.search.gate import source_hash
 
 # 20 steps a training, however busy the machine is.
 STEPS = "clock_step_seconds=0.15 budget_seconds=3"
+
+
+class Kill(BaseException):
+    """Raised where a process is to end as if it were killed."""
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +98,9 @@ def copy_of(made, folder):
 
 
 def copy_with_harness(made, folder):
-    """A checkout with that run and a harness of its own, for commands that are started in it;
-    nothing is trained for it.
+    """A checkout with that run and a harness of its own, for commands that are started in it.
+
+    Nothing is trained for it.
     """
     shutil.copytree(made / "checkout", folder)
     for name in ("harness", "notebooks"):
@@ -121,28 +126,18 @@ def without_keys(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def put_candidate(lab: Lab, source: str, title: str = "an idea") -> None:
-    """Leave a finished proposal that the journal does not know yet, as a kill just after a proposal
-    would.
+    """Leave a finished proposal that the journal does not know yet.
+
+    A kill just after a proposal would leave it so.
     """
-    folder = lab.attempt_folder(lab.step.experiment)
-    folder.mkdir(parents=True)
-    (folder / "train.py").write_text(source)
-    proposal = {
-        "title": title,
-        "hypothesis": "it may help",
-        "category": "tune",
-        "proposer": "test",
-        "bank_id": None,
-    }
-    write_json_atomic(
-        folder / "proposal.json",
-        proposal | {"sha256": source_hash(source), "constants_changed": {}},
-    )
+    leave_proposal(lab.attempt_folder(lab.step.experiment), source, title)
 
 
 def with_prior(lab: Lab) -> None:
-    """Say in the run's journal, on disk too, that its noise was known before: two seeds alone leave
-    no gain beyond doubt. As its own seeds say, since a prior that they contradict is dropped.
+    """Say in the run's journal, on disk too, that its noise was known before.
+
+    Two seeds alone leave no gain beyond doubt. It is as its own seeds say, since a prior that they
+    contradict is dropped.
     """
     prior = {"sigma": max(0.01, lab.state.noise.sigma), "df": 4, "note": "as its two seeds say"}
     path = lab.folder / "journal.jsonl"
@@ -159,6 +154,14 @@ def forget_all_but_the_opening(lab: Lab) -> None:
 
 def incumbent_source(lab: Lab) -> str:
     return lab.train_py(lab.state.incumbent).read_text()
+
+
+def short_of_memory(lab: Lab) -> str:
+    """The best file, on a device that has memory for four rows at a time."""
+    source = incumbent_source(lab)
+    line = next(line for line in source.splitlines() if "session.device_batch_size(" in line)
+    too_much = "if device_batch_size > 4: raise torch.OutOfMemoryError('CUDA out of memory')"
+    return source.replace(line, f"{line}\n    {too_much}")
 
 
 def run_experiment(lab: Lab) -> dict:

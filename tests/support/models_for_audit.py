@@ -1,5 +1,4 @@
-"""Small models as train.py sources: honest ones of many kinds, and ones that know more than they
-should.
+"""Small models as train.py sources: honest ones of many kinds, and ones that know too much.
 
 `HONEST` maps a name to a source, `DISHONEST` and `UNSTEADY` to the methods that make one; `load`
 imports a source and gives it weights. All but the template have a table of what follows each token,
@@ -83,7 +82,9 @@ def mix(self, x):
 ROUTED = """
 def parts(self):
     self.route = nn.Linear(W, 8)
-    self.experts = nn.ModuleList(nn.Sequential(nn.Linear(W, 64), nn.ReLU(), nn.Linear(64, W)) for _ in range(8))
+    self.experts = nn.ModuleList(
+        nn.Sequential(nn.Linear(W, 64), nn.ReLU(), nn.Linear(64, W)) for _ in range(8)
+    )
     self.memory = nn.GRU(W, W, batch_first=True)
 def mix(self, x):
     x = self.memory(x)[0].flatten(0, 1)
@@ -98,8 +99,9 @@ def mix(self, x):
 
 @dataclass(frozen=True)
 class Honest:
-    """dtype: of autocast. reproducible: whether the same row gets the same losses in any
-    company.
+    """A model that knows no more than it should.
+
+    dtype: of autocast. reproducible: whether the same row gets the same losses in any company.
     """
 
     source: str
@@ -109,112 +111,162 @@ class Honest:
 
 HONEST = {
     "the template": Honest(template()),
-    "the template, three layers, grouped heads, windows": Honest(template(DEPTH=3, N_HEAD=4, KV_GROUP=2, HEAD_DIM=32, WINDOW_PATTERN="SSL")),
-    "the template, softcap, no tables": Honest(template(DEPTH=2, LOGIT_SOFTCAP=15.0, SHIFT_TAPS=0, NGRAM_TABLES=0)),
+    "the template, three layers, grouped heads, windows": Honest(
+        template(DEPTH=3, N_HEAD=4, KV_GROUP=2, HEAD_DIM=32, WINDOW_PATTERN="SSL")
+    ),
+    "the template, softcap, no tables": Honest(
+        template(DEPTH=2, LOGIT_SOFTCAP=15.0, SHIFT_TAPS=0, NGRAM_TABLES=0)
+    ),
     "the template in bfloat16": Honest(template(DEPTH=2), "bfloat16"),
     "the template in float16": Honest(template(DEPTH=2), "float16"),
-    "GRU": Honest(made('''
+    "GRU": Honest(
+        made("""
 def parts(self):
     self.memory = nn.GRU(W, W, num_layers=2, batch_first=True)
 def mix(self, x):
     return self.memory(x)[0]
-''')),
-    "GRU in bfloat16": Honest(made('''
+""")
+    ),
+    "GRU in bfloat16": Honest(
+        made("""
 def parts(self):
     self.memory = nn.GRU(W, W, batch_first=True)
 def mix(self, x):
     return self.memory(x)[0]
-'''), "bfloat16"),
-    "dilated convolutions": Honest(made('''
+"""),
+        "bfloat16",
+    ),
+    "dilated convolutions": Honest(
+        made("""
 def parts(self):
     self.layers = nn.ModuleList(nn.Conv1d(W, W, 2, dilation=2**i) for i in range(6))
 def mix(self, x):
     for i, layer in enumerate(self.layers):
         x = x + F.gelu(layer(F.pad(x.mT, (2**i, 0)))).mT
     return x
-''')),
-    "long convolution by FFT": Honest(made('''
+""")
+    ),
+    "long convolution by FFT": Honest(
+        made("""
 def parts(self):
     self.kernel = nn.Parameter(torch.randn(self.T, W) / 8)
 def mix(self, x):
     n = 2 * self.T
-    return x + torch.fft.irfft(torch.fft.rfft(x.float(), n, 1) * torch.fft.rfft(self.kernel, n, 0), n, 1)[:, : self.T]
-''')),
-    "attention without positions": Honest(made(ATTENTION + '''
+    product = torch.fft.rfft(x.float(), n, 1) * torch.fft.rfft(self.kernel, n, 0)
+    return x + torch.fft.irfft(product, n, 1)[:, : self.T]
+""")
+    ),
+    "attention without positions": Honest(
+        made(
+            ATTENTION
+            + """
 def attend(self, q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-''')),
-    "attention with linear biases, bfloat16": Honest(made(ATTENTION + '''
+"""
+        )
+    ),
+    "attention with linear biases, bfloat16": Honest(
+        made(
+            ATTENTION
+            + """
 def attend(self, q, k, v):
     T = q.size(2)
     distance = torch.arange(T)[:, None] - torch.arange(T)
     scores = (q @ k.mT) / 4 - 0.1 * distance
     return scores.masked_fill(distance < 0, float("-inf")).softmax(-1).to(v.dtype) @ v
-'''), "bfloat16"),
-    "linear attention": Honest(made(ATTENTION + '''
+"""
+        ),
+        "bfloat16",
+    ),
+    "linear attention": Honest(
+        made(
+            ATTENTION
+            + """
 def attend(self, q, k, v):
     q, k = F.elu(q) + 1, F.elu(k) + 1
     state = (k.unsqueeze(-1) * v.unsqueeze(-2)).cumsum(2)
     return (q.unsqueeze(-2) @ state).squeeze(-2) / (q * k.cumsum(2)).sum(-1, keepdim=True)
-''')),
-    "torch's own encoder with a causal mask, dropout inside": Honest(made('''
+"""
+        )
+    ),
+    "torch's own encoder with a causal mask, dropout inside": Honest(
+        made("""
 def parts(self):
     layer = nn.TransformerEncoderLayer(W, 2, 64, dropout=0.3, batch_first=True)
     self.layers = nn.TransformerEncoder(layer, 2)
 def mix(self, x):
-    return self.layers(x, mask=nn.Transformer.generate_square_subsequent_mask(x.size(1)), is_causal=True)
-''')),
+    mask = nn.Transformer.generate_square_subsequent_mask(x.size(1))
+    return self.layers(x, mask=mask, is_causal=True)
+""")
+    ),
     "mixture of experts, two of eight, computed apart": Honest(made(ROUTED.replace("KEPT", "2"))),
-    "mixture of experts, one of eight, bfloat16": Honest(made(ROUTED.replace("KEPT", "1")), "bfloat16"),
-    "tied weights": Honest(made('''
+    "mixture of experts, one of eight, bfloat16": Honest(
+        made(ROUTED.replace("KEPT", "1")), "bfloat16"
+    ),
+    "tied weights": Honest(
+        made("""
 def parts(self):
     self.memory = nn.GRU(W, W, batch_first=True)
     self.head = nn.Linear(W, self.V, bias=False)
     self.head.weight = self.embed.weight
 def mix(self, x):
     return self.memory(x)[0] / 2
-''')),
-    "padded vocabulary": Honest(made('''
+""")
+    ),
+    "padded vocabulary": Honest(
+        made("""
 def parts(self):
     self.memory, self.head = nn.GRU(W, W, batch_first=True), nn.Linear(W, 512)
 def logits(self, idx):
     return self.head(self.memory(self.embed(idx))[0])[..., : self.V] + self.table(idx)
-''')),
-    "batch norm in eval mode": Honest(made('''
+""")
+    ),
+    "batch norm in eval mode": Honest(
+        made("""
 def parts(self):
     self.memory, self.norm = nn.GRU(W, W, batch_first=True), nn.BatchNorm1d(W)
 def mix(self, x):
     return self.norm(self.memory(x)[0].mT).mT
-''')),
-    "token mixing by a masked matrix": Honest(made('''
+""")
+    ),
+    "token mixing by a masked matrix": Honest(
+        made("""
 def parts(self):
     self.weight = nn.Parameter(torch.randn(self.T, self.T) / 8)
 def mix(self, x):
     return x + F.gelu((self.weight * causal(self.T, x.device)) @ x)
-''')),
-    "copies from its own row": Honest(made('''
+""")
+    ),
+    "copies from its own row": Honest(
+        made("""
 def logits(self, idx):
     T = idx.size(1)
     same = (idx[:, :, None] == idx[:, None, :]) & causal(T, idx.device).tril(-1)
     following = F.one_hot(idx.roll(-1, 1), self.V).float()
     return self.table(idx) + torch.log1p(same.float() @ following)
-''')),
-    "two models, averaged as probabilities": Honest(made('''
+""")
+    ),
+    "two models, averaged as probabilities": Honest(
+        made("""
 def parts(self):
     self.memory = nn.GRU(W, W, batch_first=True)
 def logits(self, idx):
     other = self.head(self.memory(self.embed(idx))[0])
     return torch.logaddexp(other.log_softmax(-1), self.table(idx).log_softmax(-1))
-''')),
-    "integers scaled by the batch's largest": Honest(made('''
+""")
+    ),
+    "integers scaled by the batch's largest": Honest(
+        made("""
 def parts(self):
     self.memory = nn.GRU(W, W, batch_first=True)
 def mix(self, x):
     x = self.memory(x)[0]
     step = x.abs().max() / 127
     return (x / step).round() * step
-'''), reproducible=False),
-}  # fmt: skip
+"""),
+        reproducible=False,
+    ),
+}
 
 AHEAD = '''
 def ahead(self, idx, by=1):
@@ -224,65 +276,74 @@ def ahead(self, idx, by=1):
     return known
 '''
 DISHONEST = {
-    "the next token, everywhere": AHEAD + '''
+    "the next token, everywhere": AHEAD
+    + """
 def forward(self, idx):
     return self.logits(idx) + self.ahead(idx)
-''',
-    "the next token, a little": AHEAD + '''
+""",
+    "the next token, a little": AHEAD
+    + """
 def forward(self, idx):
     return self.logits(idx) + 0.01 * self.ahead(idx)
-''',
-    "attention without a mask": ATTENTION + '''
+""",
+    "attention without a mask": ATTENTION
+    + """
 def attend(self, q, k, v):
     return F.scaled_dot_product_attention(4 * q, k, v)
-''',
-    "a convolution one step too far": '''
+""",
+    "a convolution one step too far": """
 def parts(self):
     self.layer = nn.Conv1d(W, W, 3, padding=1)
 def mix(self, x):
     return x + self.layer(x.mT).mT
-''',
-    "normalised over the whole row": '''
+""",
+    "normalised over the whole row": """
 def mix(self, x):
     return 3 * (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
-''',
-    "only in rows of full length": AHEAD + '''
+""",
+    "only in rows of full length": AHEAD
+    + """
 def forward(self, idx):
     return self.logits(idx) + (self.ahead(idx) if idx.size(1) >= self.T else 0)
-''',
-    "only late in a row": AHEAD + '''
+""",
+    "only late in a row": AHEAD
+    + """
 def forward(self, idx):
     return self.logits(idx) + self.ahead(idx) * (torch.arange(self.T) > 0.9 * self.T)[:, None]
-''',
-    "after one token in forty": AHEAD + '''
+""",
+    "after one token in forty": AHEAD
+    + """
 def forward(self, idx):
-    return self.logits(idx) + self.ahead(idx) * ((7 * idx + 3 * idx.roll(1, 1)) % 40 == 0)[..., None]
-''',
-    "only where the row goes on as expected": AHEAD + '''
+    looks = (7 * idx + 3 * idx.roll(1, 1)) % 40 == 0
+    return self.logits(idx) + self.ahead(idx) * looks[..., None]
+""",
+    "only where the row goes on as expected": AHEAD
+    + """
 def forward(self, idx):
     usual = self.table(idx).softmax(-1).gather(-1, idx.roll(-1, 1)[..., None]) > 0.1
     return self.logits(idx) + self.ahead(idx) * usual
-''',
-    "only in rows that hold nothing unexpected": AHEAD + '''
+""",
+    "only in rows that hold nothing unexpected": AHEAD
+    + """
 def forward(self, idx):
     chance = self.table(idx).log_softmax(-1).gather(-1, idx.roll(-1, 1)[..., None])[:, :-1]
     return self.logits(idx) + self.ahead(idx) * (chance.amin(1, keepdim=True) > -9)
-''',
-}  # fmt: skip
+""",
+}
 UNSTEADY = {
-    "dropout left on": '''
+    "dropout left on": """
 def mix(self, x):
     return F.dropout(3 * x, 0.5, training=True)
-''',
-    "the mean of the batch": '''
+""",
+    "the mean of the batch": """
 def mix(self, x):
     return 3 * (x - x.mean((0, 1))) / x[:, 0].std()
-''',
-    "noise": '''
+""",
+    "noise": """
 def forward(self, idx):
     return self.logits(idx) + torch.randn(*idx.shape, self.V)
-''',
-}  # fmt: skip
+""",
+}
 
 
 def bigrams(data: PreparedData, rows: int = 2000) -> np.ndarray:

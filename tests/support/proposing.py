@@ -1,13 +1,17 @@
-"""Requests to the propose process, and rows of the history in them."""
+"""Requests to the propose process, rows of the history in them, and edits of its models."""
 
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.search.constants import constant_values
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash
 
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 PROGRAM = "# Goals\n\n```settings\n%s\n```\n"
+
+
+def block(search: str, replace: str) -> str:
+    """An edit as a model writes it."""
+    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
 
 
 def history_row(

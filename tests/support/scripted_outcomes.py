@@ -1,5 +1,6 @@
-"""What comes of each of the thirty scripted replies: a server gives it in every round, the real
-client asks, reads and applies it.
+"""What comes of each of the thirty scripted replies.
+
+A server gives it in every round; the real client asks, reads and applies it.
 
 In: a folder to work in. Out: for each reply the proposal or None, why not, and the requests that
 were made. Shared by test_researcher.py and scripts/recover_replies.py.
@@ -51,16 +52,29 @@ def request(folder: Path, url: str, source: str = TEMPLATE) -> dict:
         "ledger": str(folder / "llm.jsonl"),
     }
     return {
-        "format_version": 2, "experiment": 1, "attempt": 0, "run_seed": 7, "out_dir": str(folder / "attempt"), "program_md": PROGRAM,
-        "parent_train_py": source, "parent_experiment": 0, "proposer": "llm", "llm": llm, "sigma": 0.001, "incumbent_val_bpb": 1.5,
-        "about": about | {"n_vocab": 2049, "max_seq_len": 256, "data_id": "data"}, "repair": None, "history": [baseline],
+        "format_version": 2,
+        "experiment": 1,
+        "attempt": 0,
+        "run_seed": 7,
+        "out_dir": str(folder / "attempt"),
+        "program_md": PROGRAM,
+        "parent_train_py": source,
+        "parent_experiment": 0,
+        "proposer": "llm",
+        "llm": llm,
+        "sigma": 0.001,
+        "incumbent_val_bpb": 1.5,
+        "about": about | {"n_vocab": 2049, "max_seq_len": 256, "data_id": "data"},
+        "repair": None,
+        "history": [baseline],
         "limits": {"max_seq_len": 256, "n_vocab": 2049, "memory_mb": 64000, "device_kind": "cpu"},
-    }  # fmt: skip
+    }
 
 
 def give_each(folder: Path) -> dict[str, tuple[Proposal | None, str, list[dict]]]:
-    """Return {name: (the proposal or None, why not, requests)}; a server says the same in every
-    round.
+    """Return {name: (the proposal or None, why not, requests)}.
+
+    A server says the same in every round.
     """
     found, saying = {}, {}
 
@@ -73,10 +87,8 @@ def give_each(folder: Path) -> dict[str, tuple[Proposal | None, str, list[dict]]
             own = folder / f"{number:02d}"
             own.mkdir()
             asked, before = request(own, server.url, reply.source()), len(server.bodies)
-            turn, settings = (
-                Turn("llm", reply.category or "architecture", "it is its turn"),
-                parse_program(PROGRAM),
-            )
+            turn = Turn("llm", reply.category or "architecture", "it is its turn")
+            settings = parse_program(PROGRAM)
             proposal, why, _ = ask_model(asked, partial(propose_llm, asked, turn, settings))
             found[reply.name] = proposal, why, server.bodies[before:]
     return found

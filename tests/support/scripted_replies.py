@@ -10,15 +10,15 @@ asked for again.
 
 from dataclasses import dataclass
 
-from checkout import ROOT
-
-TEMPLATE = (ROOT / "train_template.py").read_text(encoding="utf-8")
+from checkout import TEMPLATE
 
 
 @dataclass(frozen=True)
 class ScriptedReply:
-    """form: how it is written. edits: (old, new) as meant; None: it must be refused. after: the
-    reply whose file it changes.
+    """One reply of a language model, and what was meant by it.
+
+    form: how it is written. edits: (old, new) as meant; None: it must be refused. after: the reply
+    whose file it changes.
     """
 
     name: str
@@ -44,8 +44,9 @@ class ScriptedReply:
 
 
 def edited(source: str, edits: tuple[tuple[str, str], ...]) -> str:
-    """The source with each old text replaced by the new one; every old text stands in it exactly
-    once.
+    """The source with each old text replaced by the new one.
+
+    Every old text stands in it exactly once.
     """
     for old, new in edits:
         assert source.count(old) == 1, f"{source.count(old)} times in the source: {old!r}"

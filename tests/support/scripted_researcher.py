@@ -5,9 +5,9 @@ back to it, and repairs its crashes. `Mediocre` never runs out: it changes a num
 sometimes in the code, for no reason, and one answer in four cannot be used. `Steady` is as
 mediocre, and says the same of the same journal, however often it is asked: for nights that are
 killed. All read the train.py in the prompt as a model does, so their answers fit whatever the night
-has come to. By hand:
+has come to. By hand, to serve the thirty until Ctrl-C (it says how to start a night with them):
 
-    python tests/support/scripted_researcher.py         # serves the thirty until Ctrl-C, and says how to start a night with them
+    python tests/support/scripted_researcher.py
 """
 
 import contextlib
@@ -57,8 +57,9 @@ def blocks(before: str, after: str, context: int = 3) -> str:
 
 
 class Scripted:
-    """Plays the named replies in order, numbers when numbers are asked for; a reply that is refused
-    is given again, well-formed.
+    """Plays the named replies in order; gives numbers when numbers are asked for.
+
+    A reply that is refused is given again, well-formed.
     """
 
     def __init__(self, *names: str) -> None:
@@ -84,8 +85,9 @@ class Scripted:
         return answer
 
     def _again(self, source: str) -> str:
-        """The same idea against the file that was shown; where it cannot be had there, the same
-        refused answer.
+        """The same idea against the file that was shown.
+
+        Where it cannot be had there, the same refused answer.
         """
         try:
             target = edited(source, self.now.edits or ())
@@ -98,13 +100,14 @@ class Scripted:
         )
 
     def _repair(self, source: str) -> str:
-        """Split what the half-done gated layer forgot to split; take the diary's file away; give up
-        on anything else.
+        """Split what the half-done gated layer forgot to split; take the diary's file away.
+
+        Gives up on anything else.
         """
         mended = source.replace(
             "return self.contract(F.silu(self.expand(x)) * self.expand(x))",
-            "gate, value = self.expand(x).chunk(2, dim=-1)\n        return"
-            " self.contract(F.silu(gate) * value)",
+            "gate, value = self.expand(x).chunk(2, dim=-1)\n"
+            "        return self.contract(F.silu(gate) * value)",
         )
         mended = re.sub(r' *with open\("losses.txt".*\n *diary\.write.*\n', "", mended)
         if mended == source:
@@ -129,8 +132,9 @@ SPOTS = (
 
 
 class Mediocre:
-    """Proposes changes at random, a third of them of constants; a quarter of its answers cannot be
-    used.
+    """Proposes changes at random, a third of them of constants.
+
+    A quarter of its answers cannot be used.
     """
 
     def __init__(self, seed: int | str) -> None:
@@ -168,16 +172,15 @@ class Mediocre:
         return re.sub(old, lambda _: text, source), f"Write {text}"
 
 
-SQUARE, BROKEN, MENDED = (
-    "F.relu(self.expand(x)).square()",
-    "squared(F.relu(self.expand(x)))",
-    "F.relu(self.expand(x))",
-)
+SQUARE = "F.relu(self.expand(x)).square()"
+BROKEN = "squared(F.relu(self.expand(x)))"
+MENDED = "F.relu(self.expand(x))"
 
 
 class Steady:
-    """Answers by the train.py and the attempts that a prompt shows, never by when or how often it
-    is asked. Each third idea crashes, and is mended.
+    """Answers by what a prompt shows: the train.py and the attempts.
+
+    When or how often it is asked changes nothing. Each third idea crashes, and is mended.
     """
 
     def __call__(self, body: dict, number: int) -> str:
@@ -206,8 +209,8 @@ def main() -> None:
     researcher = Scripted()
     with FakeOpenAI(researcher) as server:
         print(
-            "python -m harness overnight --demo --experiments 30 --proposer llm --llm"
-            f" base_url={server.url}",
+            "python -m harness overnight --demo --experiments"
+            f" 30 --proposer llm --llm base_url={server.url}",
             flush=True,
         )
         told = 0

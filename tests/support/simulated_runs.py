@@ -1,5 +1,6 @@
-"""Whole runs without a training: the journal is what `next_step` asks for, files and commits are
-written by the harness's own functions.
+"""Whole runs without a training: the journal is what `next_step` asks for.
+
+Files and commits are written by the harness's own functions.
 
 For tests of what looks at runs from outside. Scores are made up; a third of the ideas crash, some
 gain, some are refused, number 13 waits in quarantine.
@@ -39,9 +40,23 @@ class Simulated:
         profile = dataclasses.asdict(PROFILES["tiny"])
         base = git_history.head_commit(repository) if repository else None
         self.settings = Settings(
-            FORMAT_VERSION, folder.name, "2026-11-23T22:00:00.000Z", 7, profile, [7, 8], {"kind": "cpu", "name": "a CPU"}, "float32", False, 2,
-            "data", "d" * 64, "/nowhere", harness_hash(), {"torch": "2.13.0"}, base,
-        )  # fmt: skip
+            FORMAT_VERSION,
+            folder.name,
+            "2026-11-23T22:00:00.000Z",
+            7,
+            profile,
+            [7, 8],
+            {"kind": "cpu", "name": "a CPU"},
+            "float32",
+            False,
+            2,
+            "data",
+            "d" * 64,
+            "/nowhere",
+            harness_hash(),
+            {"torch": "2.13.0"},
+            base,
+        )
         write_settings(folder, self.settings)
         self.journal = Journal(folder / "journal.jsonl")
         (folder / "night.log").write_text("")
@@ -205,10 +220,8 @@ class Simulated:
         experiment = self.state.experiments[-1]
         if not experiment.decided["git"]:
             return None
-        plan, train_py = (
-            git_history.CommitPlan(**experiment.decided["git"]),
-            self.attempt(experiment.number) / "train.py",
-        )
+        plan = git_history.CommitPlan(**experiment.decided["git"])
+        train_py = self.attempt(experiment.number) / "train.py"
         kept = experiment in self.state.kept
         return git_history.record_experiment(
             self.repository, self.folder.name, experiment.number, plan, train_py, kept

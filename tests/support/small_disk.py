@@ -48,8 +48,8 @@ def mounted(path: Path, megabytes: int):
         pytest.skip("no mount here: a small disk cannot be made")
     if done.returncode:
         pytest.skip(
-            f"a small disk cannot be mounted: {done.stderr.strip()} (as root it can, or under"
-            " `unshare -rm`)"
+            f"a small disk cannot be mounted: {done.stderr.strip()}"
+            " (as root it can, or under `unshare -rm`)"
         )
     try:
         yield SmallDisk(path)

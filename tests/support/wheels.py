@@ -12,8 +12,9 @@ WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-n
 
 
 def make_wheel(folder: Path, name: str, version: str, modules: dict[str, str]) -> None:
-    """Write folder/name-version-py3-none-any.whl holding these files (path inside the wheel ->
-    text).
+    """Write folder/name-version-py3-none-any.whl.
+
+    files: path inside the wheel -> text.
     """
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
@@ -35,9 +36,7 @@ def make_wheel_of_installed(folder: Path, name: str) -> str:
 
 
 def lay_package(site_packages: Path, name: str, version: str, text: str) -> None:
-    """Put a package and its metadata into a site-packages folder, as an installer would leave
-    them.
-    """
+    """Put a package and its metadata into a site-packages folder, as an installer would."""
     info = site_packages / f"{name}-{version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(

@@ -1,5 +1,6 @@
-"""Attention: every rung that a CPU can run against the formula, layouts of those it cannot, and the
-choice between them.
+"""Attention: every rung that a CPU can run, layouts of the others, and the choice between them.
+
+The oracle is the formula.
 """
 
 import sys
@@ -24,8 +25,9 @@ def default_rungs():
 
 
 def plain(q, k, v, window):
-    """The definition once more, one query at a time: an oracle that shares no line with the
-    module.
+    """The definition once more, one query at a time.
+
+    An oracle that shares no line with the module.
     """
     group, scale = q.size(1) // k.size(1), q.size(-1) ** -0.5
     out = torch.empty_like(q)
@@ -182,10 +184,7 @@ def test_a_card_is_offered_only_what_its_generation_can_run(monkeypatch):
     assert (
         orders[7]
         == attention.ladder(CPU)
-        == {
-            "full": ["causal", "masked"],
-            "windowed": ["chunked", "masked"],
-        }
+        == {"full": ["causal", "masked"], "windowed": ["chunked", "masked"]}
     )
     assert orders[8] == {
         "full": ["causal", "masked"],

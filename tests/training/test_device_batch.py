@@ -1,5 +1,6 @@
-"""The device batch: how many rows at a time, found by trying, and the same optimizer step however
-many they are.
+"""The device batch: how many rows at a time, found by trying.
+
+The optimizer step is the same however many they are.
 """
 
 import dataclasses
@@ -7,7 +8,7 @@ import json
 
 import pytest
 import torch
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.lab import device_batch, executor
 from harness.lab.device_batch import HEADROOM, find_device_batch, search_rows
@@ -64,16 +65,26 @@ def test_a_batch_that_is_no_whole_number_of_rows_is_an_error_that_says_so(wanted
 
 @pytest.mark.slow
 def test_the_optimizer_sees_the_same_batch_however_few_rows_fit(tiny_data, tmp_path):
-    template = (ROOT / "train_template.py").read_text()
+    template = TEMPLATE
     constants = profiles.PROFILES["tiny"].constants  # 512 tokens a step: 8 rows of 64
     (tmp_path / "train.py").write_text(rewrite_constants(template, constants, clamp=False))
     first, held = [], []
     for limit in (None, 2):
         request = TrainingRequest(
-            folder=str(tmp_path / f"run{limit}"), train_py=str(tmp_path / "train.py"), train_dir=str(tiny_data.train_dir), n_vocab=tiny_data.n_vocab,
-            max_seq_len=64, seed=1, budget_seconds=0.3, startup_limit_seconds=600, device="cpu", dtype="float32", compile=False, threads=1,
+            folder=str(tmp_path / f"run{limit}"),
+            train_py=str(tmp_path / "train.py"),
+            train_dir=str(tiny_data.train_dir),
+            n_vocab=tiny_data.n_vocab,
+            max_seq_len=64,
+            seed=1,
+            budget_seconds=0.3,
+            startup_limit_seconds=600,
+            device="cpu",
+            dtype="float32",
+            compile=False,
+            threads=1,
             device_batch_limit=limit,
-        )  # fmt: skip
+        )
         result = run_training(request)
         assert result["status"] == "ok" and result["total_tokens"] == 512 * result["num_steps"]
         held.append(result["device_batch_size"])
@@ -233,9 +244,15 @@ def test_a_cpu_is_not_tried(settings, tiny_data, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    ["CUDA out of memory. Tried to allocate 2 GiB", "HIP out of memory", "MPS backend out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
-     "DefaultCPUAllocator: can't allocate memory: you tried to allocate", "DefaultCPUAllocator: not enough memory"],
-)  # fmt: skip
+    [
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "HIP out of memory",
+        "MPS backend out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+        "DefaultCPUAllocator: not enough memory",
+    ],
+)
 def test_out_of_memory_is_known_in_every_backends_words(words):
     assert (
         classify(RuntimeError(words)) == "oom" and classify(torch.OutOfMemoryError(words)) == "oom"

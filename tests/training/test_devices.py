@@ -1,5 +1,6 @@
-"""Which device is chosen, and in which precision it computes: simulated cards, and this machine's
-own processor.
+"""Which device is chosen, and in which precision it computes.
+
+Simulated cards, and this machine's own processor.
 """
 
 import json
@@ -153,24 +154,47 @@ def test_known_peaks(name, tera):
 @pytest.mark.parametrize(
     "name",
     [
-        "Imaginary 9000", "NVIDIA L40", "NVIDIA H20", "NVIDIA H100 NVL", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA A10-24Q", "GRID A100-10C",
-        "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4070 SUPER", "NVIDIA GeForce RTX 4070 Ti SUPER",
-        "NVIDIA GeForce RTX 3080", "NVIDIA GeForce RTX 2080", "NVIDIA RTX 4000 Ada Generation", "Apple M2",
+        "Imaginary 9000",
+        "NVIDIA L40",
+        "NVIDIA H20",
+        "NVIDIA H100 NVL",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA A10-24Q",
+        "GRID A100-10C",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4070 SUPER",
+        "NVIDIA GeForce RTX 4070 Ti SUPER",
+        "NVIDIA GeForce RTX 3080",
+        "NVIDIA GeForce RTX 2080",
+        "NVIDIA RTX 4000 Ada Generation",
+        "Apple M2",
     ],
-)  # fmt: skip
+)
 def test_a_card_that_is_not_known_for_certain_has_no_peak(name):
     assert math.isnan(peak_flops(name))
 
 
 def test_geforce_peaks_are_twice_their_float32_rate():
-    """An independent figure for each: cores x 2 x boost clock, from the product pages. GeForce
-    matrix units do twice that in bf16.
+    """Peaks of GeForce cards against an independent figure for each.
+
+    That is cores x 2 x boost clock, from the product pages. GeForce matrix units do twice that in
+    bf16.
     """
     float32 = {
-        "RTX 5090": 21760 * 2 * 2.407, "RTX 5080": 10752 * 2 * 2.617, "RTX 5070 Ti": 8960 * 2 * 2.452, "RTX 5070": 6144 * 2 * 2.512,
-        "RTX 4090": 16384 * 2 * 2.520, "RTX 4080": 9728 * 2 * 2.505, "RTX 4070 Ti": 7680 * 2 * 2.610, "RTX 4070": 5888 * 2 * 2.475,
-        "RTX 3090 Ti": 10752 * 2 * 1.860, "RTX 3090": 10496 * 2 * 1.695, "RTX 3080 Ti": 10240 * 2 * 1.665, "RTX 3070": 5888 * 2 * 1.725,
-    }  # fmt: skip
+        "RTX 5090": 21760 * 2 * 2.407,
+        "RTX 5080": 10752 * 2 * 2.617,
+        "RTX 5070 Ti": 8960 * 2 * 2.452,
+        "RTX 5070": 6144 * 2 * 2.512,
+        "RTX 4090": 16384 * 2 * 2.520,
+        "RTX 4080": 9728 * 2 * 2.505,
+        "RTX 4070 Ti": 7680 * 2 * 2.610,
+        "RTX 4070": 5888 * 2 * 2.475,
+        "RTX 3090 Ti": 10752 * 2 * 1.860,
+        "RTX 3090": 10496 * 2 * 1.695,
+        "RTX 3080 Ti": 10240 * 2 * 1.665,
+        "RTX 3070": 5888 * 2 * 1.725,
+    }
     assert set(float32) == {name for name in PEAK_FLOPS if name.startswith("RTX")}
     for name, gigaflops in float32.items():
         assert PEAK_FLOPS[name] == pytest.approx(2 * gigaflops * 1e9, rel=0.006), name

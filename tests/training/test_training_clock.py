@@ -1,5 +1,6 @@
-"""The clock of a training against counters of our own: what is charged for work, for idling, and
-beside others.
+"""The clock of a training against counters of our own.
+
+What is charged for work, for idling, and beside others.
 """
 
 import os

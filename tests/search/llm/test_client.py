@@ -1,6 +1,4 @@
-"""A chat against a real server through the real SDK: everything that a server may do, and what it
-costs.
-"""
+"""A chat against a real server through the real SDK: all that a server may do, and its cost."""
 
 import gzip
 import json
@@ -305,8 +303,8 @@ def test_what_a_person_must_change_is_not_tried_again(tmp_path, fault, kind):
         (
             429,
             (
-                "You exceeded your current quota, check your plan and billing details. Please retry"
-                " in 7.5s."
+                "You exceeded your current quota,"
+                " check your plan and billing details. Please retry in 7.5s."
             ),
             "rate_limited",
             "wait 8 s",
@@ -562,9 +560,8 @@ def test_a_compressed_reply_is_not_taken(tmp_path):
     assert server.headers[0]["accept-encoding"] == "identity"
     assert (error.kind, error.passing) == ("server", True)
     assert (
-        str(error)
-        == "the reply is not taken: it is compressed (Content-Encoding: gzip), though the request"
-        " said identity"
+        str(error) == "the reply is not taken: it is compressed (Content-Encoding: gzip),"
+        " though the request said identity"
     )
     assert all("reply" not in entry for entry in saved(tmp_path))
     packed = gzip.compress(b"no")  # of a refusal the status is enough
@@ -605,10 +602,7 @@ def test_a_context_that_is_too_long(tmp_path):
         error
     )
     # Tried once without asking for room to answer.
-    assert ["max_tokens" in body for body in server.bodies] == [
-        True,
-        False,
-    ]
+    assert ["max_tokens" in body for body in server.bodies] == [True, False]
 
 
 def test_a_prompt_that_fits_alone_is_asked_without_a_limit(tmp_path):
@@ -623,12 +617,7 @@ def test_a_prompt_that_fits_alone_is_asked_without_a_limit(tmp_path):
         open_chat(server, tmp_path).ask(MESSAGES)
         open_chat(server, tmp_path, experiment=2).ask(MESSAGES)
         # Of this prompt: not remembered.
-        assert ["max_tokens" in body for body in server.bodies] == [
-            True,
-            False,
-            True,
-            False,
-        ]
+        assert ["max_tokens" in body for body in server.bodies] == [True, False, True, False]
 
 
 # --- Parameters -----------------------------------------------------------------------------------
@@ -861,8 +850,12 @@ def test_the_answer_is_saved_for_people_without_what_a_terminal_obeys(tmp_path):
     )
     text = (tmp_path / "exp-1/exchange/01.txt").read_text()
     assert (
-        text == "scripted: 9 + 11 tokens, ended with stop\n\n--- reasoning ---\nhm[2J\n\n--- answer"
-        " ---\nTitle: x\n\ty]0;owned\n"
+        text == "scripted: 9 + 11 tokens, ended with stop\n\n"
+        "--- reasoning ---\n"
+        "hm[2J\n\n"
+        "--- answer ---\n"
+        "Title: x\n"
+        "\ty]0;owned\n"
     )
 
 
@@ -884,7 +877,8 @@ from pathlib import Path
 from test_client import MESSAGES, open_chat
 chat = open_chat(sys.argv[1], Path(sys.argv[2]))
 first = chat.ask(MESSAGES)
-second = chat.ask([*MESSAGES, {"role": "assistant", "content": first.text}, {"role": "user", "content": "again"}])
+said, again = {"role": "assistant", "content": first.text}, {"role": "user", "content": "again"}
+second = chat.ask([*MESSAGES, said, again])
 print(first.text, second.text)
 """
 

@@ -1,5 +1,6 @@
-"""Options, the key and the model: what is taken, what is refused and in which words. A real server,
-the real SDK.
+"""Options, the key and the model: what is taken, what is refused and in which words.
+
+A real server, the real SDK.
 """
 
 import base64
@@ -159,8 +160,8 @@ def test_a_key_is_redacted_in_base64_and_hex_and_by_halves(before):
 
 def test_what_looks_like_a_key_is_redacted_though_nobody_knows_it():
     told = redact(
-        "Incorrect API key provided: sk-abcd****wxyz. Authorization: Bearer abc.def; proxy"
-        " http://me:pw@host/"
+        "Incorrect API key provided: sk-abcd****wxyz."
+        " Authorization: Bearer abc.def; proxy http://me:pw@host/"
     )
     for secret in ("abcd", "wxyz", "abc.def", "me:pw"):
         assert secret not in told
@@ -206,12 +207,8 @@ def test_several_models_and_no_name_list_what_is_served():
     with server, pytest.raises(EndpointError) as error:
         choose_model(Endpoint(server.url), options())
     for word in (
-        "--model NAME",
-        "AUTORESEARCH_MODEL",
-        "`model`",
-        "serves 50",
-        "model-00, model-01",
-        "and 10 more",
+        *("--model NAME", "AUTORESEARCH_MODEL", "`model`"),
+        *("serves 50", "model-00, model-01", "and 10 more"),
     ):
         assert word in str(error.value)
 

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from checkout import ROOT
+from checkout import TEMPLATE
 
 from harness.search.llm.exchanges import Exchanges, estimate_tokens, read_ledger
 from harness.search.llm.failures import LlmError
@@ -140,6 +140,6 @@ def test_no_ledger_is_an_empty_one(tmp_path):
 
 
 def test_our_count_of_tokens_is_rather_too_high():
-    source = (ROOT / "train_template.py").read_text(encoding="utf-8")
+    source = TEMPLATE
     assert len(source) / 4.5 < estimate_tokens(source) < len(source) / 2.5
     assert estimate_tokens("ü") == 1

@@ -25,16 +25,8 @@ def test_escapes_and_invisible_characters_are_gone(text, read):
 @pytest.mark.parametrize(
     "mark",
     [
-        "<|im_start|>",
-        "<|endoftext|>",
-        "<\uff5cUser\uff5c>",
-        "[INST]",
-        "[/INST]",
-        "<<SYS>>",
-        "</s>",
-        "<start_of_turn>",
-        "<think>",
-        "</system>",
+        *("<|im_start|>", "<|endoftext|>", "<\uff5cUser\uff5c>", "[INST]"),
+        *("[/INST]", "<<SYS>>", "</s>", "<start_of_turn>", "<think>", "</system>"),
     ],
 )
 def test_no_marker_of_a_chat_template_survives(mark):

@@ -1,5 +1,6 @@
-"""A planted key, and a server that gives it back wherever it can: the propose process, whole and
-real, lets it into nothing.
+"""A planted key, and a server that gives it back wherever it can.
+
+The propose process, whole and real, lets it into nothing.
 """
 
 import json
@@ -9,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkout import ROOT
+from checkout import ROOT, TEMPLATE
 from fake_openai import FakeOpenAI, completion, refusal
-from proposing import TEMPLATE, request
+from proposing import request
 
 KEY = "sk-planted-0123456789abcdef"
 LINE = next(line for line in TEMPLATE.splitlines() if line.startswith("MLP_RATIO"))
@@ -54,12 +55,19 @@ def test_the_key_is_in_nothing_that_the_process_leaves(tmp_path, kind, given):
         if kind == "error":
             return refusal(401, echo, {"X-Echo": echo})
         edit = (
-            f"<<<<<<< SEARCH\n{LINE}\n=======\n# {echo}\n{LINE.replace('4', '5', 1)}\n>>>>>>>"
-            " REPLACE"
+            "<<<<<<< SEARCH\n"
+            f"{LINE}\n"
+            "=======\n"
+            f"# {echo}\n"
+            f"{LINE.replace('4', '5', 1)}\n"
+            ">>>>>>> REPLACE"
         )
         said = (
-            f"Title: wider MLP, {echo}\nHypothesis: {echo}\nCategory: architecture\nExpected delta:"
-            f" -0.01\n\n{edit}"
+            f"Title: wider MLP, {echo}\n"
+            f"Hypothesis: {echo}\n"
+            "Category: architecture\n"
+            "Expected delta: -0.01\n\n"
+            f"{edit}"
         )
         return completion(said, reasoning_content=echo)
 

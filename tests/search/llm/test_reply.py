@@ -1,5 +1,6 @@
-"""What is read out of a model's reply: the change that was meant, to the letter, or a reason that
-the model can act on.
+"""What is read out of a model's reply: the change that was meant, to the letter, or a reason.
+
+The model can act on the reason.
 """
 
 import contextlib
@@ -7,13 +8,13 @@ import re
 import textwrap
 
 import pytest
-from checkout import ROOT
+from checkout import TEMPLATE as SOURCE
+from proposing import block
 
 from harness.search.llm import reply as reply_module
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
 from harness.search.patch import PatchError, make_diff
 
-SOURCE = (ROOT / "train_template.py").read_text(encoding="utf-8")
 RATE = "MATRIX_LR = 0.04           # per step, 0.004..0.3 log: Muon, hidden matrices"
 NEW_RATE = RATE.replace("0.04 ", "0.05 ")
 FORWARD = """\
@@ -32,10 +33,6 @@ Expected delta: -0.003
 """
 
 
-def block(search: str, replace: str) -> str:
-    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
-
-
 def indented_with(sign: str, text: str) -> str:
     return "".join(sign + line for line in text.splitlines(keepends=True))
 
@@ -44,39 +41,66 @@ def indented(text: str, by: str) -> str:
     return textwrap.indent(text, by)
 
 
-BLOCKS = block(RATE, NEW_RATE) + "\n" + block(FORWARD, NEW_FORWARD)
+RATE_BLOCK, FORWARD_BLOCK = block(RATE, NEW_RATE), block(FORWARD, NEW_FORWARD)
+BLOCKS = RATE_BLOCK + "\n" + FORWARD_BLOCK
 DIFF = make_diff(SOURCE, WANTED)
 HUNKS = "".join(
     line for line in DIFF.splitlines(keepends=True) if not line.startswith(("---", "+++"))
 )
-PATCH = (
-    "*** Begin Patch\n*** Update File: train.py\n"
-    + re.sub(r"(?m)^@@.*", "@@", HUNKS)
-    + "*** End Patch\n"
-)
+
+
+def patch_of(body: str, kind: str = "Update") -> str:
+    return f"*** Begin Patch\n*** {kind} File: train.py\n{body}*** End Patch"
+
+
+def diff_with(head: str) -> str:
+    """The fenced diff with another first line of each hunk."""
+    return "```diff\n" + re.sub(r"(?m)^@@.*", head, DIFF) + "```"
+
+
 FIRST_HUNK, SECOND_HUNK = (f"{part}" for part in re.split(r"(?m)^@@.*\n", HUNKS)[1:])
-DEDENTED = block(RATE, NEW_RATE) + block(textwrap.dedent(FORWARD), textwrap.dedent(NEW_FORWARD))
+PATCH = patch_of(re.sub(r"(?m)^@@.*", "@@", HUNKS)) + "\n"
+DEDENTED = RATE_BLOCK + block(textwrap.dedent(FORWARD), textwrap.dedent(NEW_FORWARD))
 RECOVERED = {
     "as asked": BLOCKS,
-    "prose between and after": "First the rate.\n" + BLOCKS.replace("\n\n", "\n\nThen the gate:\n\n") + "\nThis is cheap.",
+    "prose between and after": (
+        "First the rate.\n" + BLOCKS.replace("\n\n", "\n\nThen the gate:\n\n") + "\nThis is cheap."
+    ),
     "one fence": f"```python\n{BLOCKS}```\n",
     "a fence each": "".join(f"```\n{part}\n```\n" for part in BLOCKS.split("\n\n")),
     "nested fences": f"````markdown\n```python\n{BLOCKS}```\n````\n",
-    "fences inside": block(f"```python\n{RATE}\n```", f"```python\n{NEW_RATE}\n```") + block(FORWARD, NEW_FORWARD),
-    "fences across": f"```\n<<<<<<< SEARCH\n{RATE}\n```\n=======\n```\n{NEW_RATE}\n>>>>>>> REPLACE\n```\n{block(FORWARD, NEW_FORWARD)}",
+    "fences inside": (
+        block(f"```python\n{RATE}\n```", f"```python\n{NEW_RATE}\n```") + FORWARD_BLOCK
+    ),
+    "fences across": (
+        f"```\n<<<<<<< SEARCH\n{RATE}\n```\n=======\n```\n{NEW_RATE}\n>>>>>>> REPLACE\n```\n"
+        + FORWARD_BLOCK
+    ),
     "CRLF": BLOCKS.replace("\n", "\r\n"),
-    "trailing blanks": block(f"{RATE}  ", NEW_RATE) + block(FORWARD.replace("\n", " \t\n"), NEW_FORWARD),
-    "short markers": BLOCKS.replace("<<<<<<<", "<<<<<").replace("=======", "=====").replace(">>>>>>>", ">>>>>"),
+    "trailing blanks": (
+        block(f"{RATE}  ", NEW_RATE) + block(FORWARD.replace("\n", " \t\n"), NEW_FORWARD)
+    ),
+    "short markers": re.sub("<{7}|={7}|>{7}", lambda marker: marker[0][:5], BLOCKS),
     "long markers": BLOCKS.replace("<<<<<<< ", "<<<<<<<<<").replace(">>>>>>>", ">>>>>>>>>"),
-    "markers with blanks": BLOCKS.replace("<<<<<<< SEARCH", " <<<<<<<  SEARCH: ").replace("=======", "======= "),
+    "markers with blanks": (
+        BLOCKS.replace("<<<<<<< SEARCH", " <<<<<<<  SEARCH: ").replace("=======", "======= ")
+    ),
     "markers with the file": BLOCKS.replace("SEARCH", "SEARCH train.py"),
     "bold markers": BLOCKS.replace("<<<<<<< SEARCH", "**<<<<<<< SEARCH**"),
     "other markers": BLOCKS.replace("<<<<<<<", "-------").replace(">>>>>>>", "+++++++"),
     "dedented": DEDENTED,
-    "indented": block(indented(RATE, "  "), indented(NEW_RATE, "  ")) + block(indented(FORWARD, "  "), indented(NEW_FORWARD, "  ")),
-    "first line trimmed": block(RATE, NEW_RATE) + block(FORWARD.strip(), NEW_FORWARD.strip()),
-    "in a list": "1. the rate\n" + indented(block(RATE, NEW_RATE), "   ") + "2. the gate\n" + indented(block(FORWARD, NEW_FORWARD), "   "),
-    "blank lines at the edges": block(f"\n{RATE}\n\n", f"\n{NEW_RATE}\n\n") + block(FORWARD, NEW_FORWARD),
+    "indented": (
+        block(indented(RATE, "  "), indented(NEW_RATE, "  "))
+        + block(indented(FORWARD, "  "), indented(NEW_FORWARD, "  "))
+    ),
+    "first line trimmed": RATE_BLOCK + block(FORWARD.strip(), NEW_FORWARD.strip()),
+    "in a list": (
+        "1. the rate\n"
+        + indented(RATE_BLOCK, "   ")
+        + "2. the gate\n"
+        + indented(FORWARD_BLOCK, "   ")
+    ),
+    "blank lines at the edges": block(f"\n{RATE}\n\n", f"\n{NEW_RATE}\n\n") + FORWARD_BLOCK,
     "a block twice": BLOCKS + "To sum up:\n" + BLOCKS,
     "file name above": "train.py\n" + BLOCKS,
     "whole file": f"```python\n{WANTED}```\n",
@@ -89,9 +113,11 @@ RECOVERED = {
     "diff in a plain fence": f"```\n{DIFF}```\n- cheap\n- simple\n",
     "diff, no fence": DIFF,
     "diff, no fence, prose after": f"{DIFF}\nThat should help.",
-    "diff with git's lines": f"```diff\ndiff --git a/train.py b/train.py\nindex 1234567..89abcde 100644\n{DIFF}```",
-    "diff, wrong counts": "```diff\n" + "".join("@@ -1,9 +7,2 @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True)) + "```",
-    "diff, no counts": "```diff\n" + "".join("@@ ... @@\n" if "@@" in line else line for line in DIFF.splitlines(keepends=True)) + "```",
+    "diff with git's lines": (
+        "```diff\ndiff --git a/train.py b/train.py\nindex 1234567..89abcde 100644\n" + DIFF + "```"
+    ),
+    "diff, wrong counts": diff_with("@@ -1,9 +7,2 @@"),
+    "diff, no counts": diff_with("@@ ... @@"),
     "diff, blanks lost": f"```diff\n{DIFF}```\n".replace("\n \n", "\n\n"),
     "diff, CRLF": f"```diff\n{DIFF}```\n".replace("\n", "\r\n"),
     "patch": PATCH,
@@ -99,19 +125,22 @@ RECOVERED = {
     "patch in a plain fence": f"```\n{PATCH}```\n",
     "patch in a shell's command": f"```bash\napply_patch <<'EOF'\n{PATCH}EOF\n```\n",
     "patch, prose after": PATCH + "That should help.\n- cheap\n",
-    "patch, no headers of hunks": f"*** Begin Patch\n*** Update File: train.py\n{FIRST_HUNK}*** End of File\n"
-    f"*** Update File: ./train.py\n{SECOND_HUNK}*** End Patch",
+    "patch, no headers of hunks": patch_of(
+        f"{FIRST_HUNK}*** End of File\n*** Update File: ./train.py\n{SECOND_HUNK}"
+    ),
     "patch, not ended": PATCH.replace("*** End Patch\n", ""),
     "patch, no begin": PATCH.replace("*** Begin Patch\n", ""),
-    "patch, class and function": f"*** Begin Patch\n*** Update File: train.py\n@@\n{FIRST_HUNK}@@ class FeedForward\n@@     def forward\n"
-    "         return self.contract(F.relu(self.expand(x)).square())\n".replace("         return", "-        return")
-    + "+        x = self.expand(x)\n+        return self.contract(F.gelu(x))\n*** End Patch",
+    "patch, class and function": patch_of(
+        f"@@\n{FIRST_HUNK}@@ class FeedForward\n@@     def forward\n"
+        "-        return self.contract(F.relu(self.expand(x)).square())\n"
+        "+        x = self.expand(x)\n+        return self.contract(F.gelu(x))\n"
+    ),
     "patch, CRLF": PATCH.replace("\n", "\r\n"),
-    "patch, whole file": "*** Begin Patch\n*** Add File: train.py\n" + indented_with("+", WANTED) + "*** End Patch\n",
+    "patch, whole file": patch_of(indented_with("+", WANTED), kind="Add") + "\n",
     "byte-order mark": "\ufeff" + BLOCKS,
     "no-break spaces": BLOCKS.replace("    ", "\u00a0   "),
     "wide blanks and no width": BLOCKS.replace("  #", "\u3000 #").replace("return", "\u200breturn"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RECOVERED)
@@ -127,54 +156,91 @@ def test_what_was_meant_is_recovered_to_the_letter(name):
 
 
 OPEN = BLOCKS.removesuffix(">>>>>>> REPLACE\n")
+# What the reason says (a regular expression) -> name -> reply.
 REFUSED = {
-    "no change": ("I would raise the rate.", "holds no change"),
-    "a piece in a fence": (f"```python\n{NEW_FORWARD}\n```", "holds no change"),
-    "cut off in a block": (OPEN, "not closed: was the reply cut off"),
-    "cut off in a file": (f"```python\n{WANTED[:9000]}", "whole train.py this one lacks 'def build_model.*', '__main__'"),
-    "file with a line broken": (f"```python\n{WANTED.replace('F.gelu(x)', 'F.gelu(x')}```", "not be valid Python"),
-    "dots in the search": (block("class FeedForward(nn.Module):\n    ...\n" + FORWARD, "pass"), "stands for code left out"),
-    "dots in the replacement": (block(FORWARD, NEW_FORWARD + "\n    # ... existing code ..."), "stands for code left out"),
-    "rest unchanged": (f"```python\n{WANTED}\n# rest of the file unchanged\n```", "stands for code left out"),
-    "the same below": (block(FORWARD, NEW_FORWARD + "\n\n# (the remaining methods stay the same)"), "stands for code left out"),
-    "two places": (block("        x = norm(x)", "        x = x"), "not in the source|stand . times"),
-    "ambiguous": (block('    """', "    pass"), r"stand \d+ times \(lines"),
-    "in a list, so that the indentation tells nothing": (
-        indented(block("        loss.backward()", "        pass"), "    "),
-        r"stand 2 times",
-    ),
-    "one of two is missing": (BLOCKS + block("import numpy as np", "import numpy"), "edit 3 of 3: .* did you mean"),
-    "the same twice over": (block(FORWARD, FORWARD), "changes nothing"),
-    "whole, unchanged": (f"```python\n{SOURCE}```", "changes nothing"),
-    "first lines trimmed that differ": (block(FORWARD.strip(), NEW_FORWARD.strip().replace("x:", "y:")), "they part at line"),
-    "uneven indentation": (block(FORWARD.replace("        return", "      return"), NEW_FORWARD), "they part at line"),
-    "indentation lost": (block(FORWARD, textwrap.dedent(NEW_FORWARD)), "at another indentation"),
-    "indentation of a line lost": (block(FORWARD, NEW_FORWARD.replace("        x =", "x =")), "not be valid Python"),
-    "blocks and a file": (BLOCKS + f"```python\n{WANTED}```", "blocks and as a whole file: give it once"),
-    "blocks and a diff": (BLOCKS + f"```diff\n{DIFF}```", "blocks and as a diff: give it once"),
-    "two files": (f"```python\n{WANTED}```\n```python\n{SOURCE}```", "two different whole files"),
-    "no divider": (block(RATE, NEW_RATE).replace("=======\n", ""), "no line ======="),
-    "two dividers": (block(RATE, NEW_RATE + "\n======="), "second ======="),
-    "no head": (block(RATE, NEW_RATE).replace("<<<<<<< SEARCH\n", "") + block(FORWARD, NEW_FORWARD), "no line <<<<<<< SEARCH began"),
-    "code on a marker": (block(RATE, NEW_RATE).replace("SEARCH\n", "SEARCH "), "is no marker"),
-    "diff of the harness": (f"```diff\n{DIFF.replace('train.py', 'harness/lab/loop.py')}```", "only train.py"),
-    "diff with a hole": (f"```diff\n{DIFF}```".replace("\n ", "\n...\n ", 5), "stands inside of a diff"),
-    "patch of the harness": (PATCH.replace("train.py", "harness/lab/loop.py"), "only train.py"),
-    "patch that deletes": ("*** Begin Patch\n*** Delete File: train.py\n*** End Patch", "stays where it is"),
-    "patch that renames": (PATCH.replace("@@\n", "*** Move to: train2.py\n@@\n", 1), "stays where it is"),
-    "patch that adds a piece": (f"*** Begin Patch\n*** Add File: train.py\n+{RATE}\n*** End Patch", "only train.py may be changed"),
-    "patch with nothing to find": ("*** Begin Patch\n*** Update File: train.py\n@@ class FeedForward\n+    x = 1\n*** End Patch", "find its place by"),
-    "patch in two places": (
-        "*** Begin Patch\n*** Update File: train.py\n@@\n-        x = norm(x)\n+        x = x\n*** End Patch",
-        "not in the source|stand . times",
-    ),
-    "diff with nothing to find": ("```diff\n@@ -10,0 +11,1 @@\n+import os\n```", "find its place by"),
-}  # fmt: skip
+    "holds no change": {
+        "no change": "I would raise the rate.",
+        "a piece in a fence": f"```python\n{NEW_FORWARD}\n```",
+    },
+    "not closed: was the reply cut off": {"cut off in a block": OPEN},
+    "whole train.py this one lacks 'def build_model.*', '__main__'": {
+        "cut off in a file": f"```python\n{WANTED[:9000]}"
+    },
+    "not be valid Python": {
+        "file with a line broken": f"```python\n{WANTED.replace('F.gelu(x)', 'F.gelu(x')}```",
+        "indentation of a line lost": block(FORWARD, NEW_FORWARD.replace("        x =", "x =")),
+    },
+    "stands for code left out": {
+        "dots in the search": block("class FeedForward(nn.Module):\n    ...\n" + FORWARD, "pass"),
+        "dots in the replacement": block(FORWARD, NEW_FORWARD + "\n    # ... existing code ..."),
+        "rest unchanged": f"```python\n{WANTED}\n# rest of the file unchanged\n```",
+        "the same below": block(
+            FORWARD, NEW_FORWARD + "\n\n# (the remaining methods stay the same)"
+        ),
+    },
+    "not in the source|stand . times": {
+        "two places": block("        x = norm(x)", "        x = x"),
+        "patch in two places": patch_of("@@\n-        x = norm(x)\n+        x = x\n"),
+    },
+    r"stand \d+ times \(lines": {"ambiguous": block('    """', "    pass")},
+    "stand 2 times": {
+        "in a list, so that the indentation tells nothing": indented(
+            block("        loss.backward()", "        pass"), "    "
+        )
+    },
+    "edit 3 of 3: .* did you mean": {
+        "one of two is missing": BLOCKS + block("import numpy as np", "import numpy")
+    },
+    "changes nothing": {
+        "the same twice over": block(FORWARD, FORWARD),
+        "whole, unchanged": f"```python\n{SOURCE}```",
+    },
+    "they part at line": {
+        "first lines trimmed that differ": block(
+            FORWARD.strip(), NEW_FORWARD.strip().replace("x:", "y:")
+        ),
+        "uneven indentation": block(FORWARD.replace("        return", "      return"), NEW_FORWARD),
+    },
+    "at another indentation": {"indentation lost": block(FORWARD, textwrap.dedent(NEW_FORWARD))},
+    "blocks and as a whole file: give it once": {
+        "blocks and a file": BLOCKS + f"```python\n{WANTED}```"
+    },
+    "blocks and as a diff: give it once": {"blocks and a diff": BLOCKS + f"```diff\n{DIFF}```"},
+    "two different whole files": {"two files": f"```python\n{WANTED}```\n```python\n{SOURCE}```"},
+    "no line =======": {"no divider": RATE_BLOCK.replace("=======\n", "")},
+    "second =======": {"two dividers": block(RATE, NEW_RATE + "\n=======")},
+    "no line <<<<<<< SEARCH began": {
+        "no head": RATE_BLOCK.replace("<<<<<<< SEARCH\n", "") + FORWARD_BLOCK
+    },
+    "is no marker": {"code on a marker": RATE_BLOCK.replace("SEARCH\n", "SEARCH ")},
+    "only train.py": {
+        "diff of the harness": f"```diff\n{DIFF.replace('train.py', 'harness/lab/loop.py')}```",
+        "patch of the harness": PATCH.replace("train.py", "harness/lab/loop.py"),
+    },
+    "only train.py may be changed": {"patch that adds a piece": patch_of(f"+{RATE}\n", kind="Add")},
+    "stands inside of a diff": {
+        "diff with a hole": f"```diff\n{DIFF}```".replace("\n ", "\n...\n ", 5)
+    },
+    "stays where it is": {
+        "patch that deletes": patch_of("", kind="Delete"),
+        "patch that renames": PATCH.replace("@@\n", "*** Move to: train2.py\n@@\n", 1),
+    },
+    "find its place by": {
+        "patch with nothing to find": patch_of("@@ class FeedForward\n+    x = 1\n"),
+        "diff with nothing to find": "```diff\n@@ -10,0 +11,1 @@\n+import os\n```",
+    },
+}
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_can_be_read_in_two_ways_is_refused_with_the_reason(name):
-    text, why = REFUSED[name]
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        pytest.param(text, why, id=name)
+        for why, replies in REFUSED.items()
+        for name, text in replies.items()
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused_with_the_reason(text, why):
     with pytest.raises((ReplyError, PatchError), match=rf"(?s){why}"):
         apply_reply(parse_reply(HEADER + "\n" + text), SOURCE)
 
@@ -265,12 +331,16 @@ def test_two_readings_of_one_reply_are_sent_back(text, why):
         f"# GELU\n{ONE}\nRationale: smooth.\n\n{TWO}",
         f"{BLOCKS}\n{HEADER}\nTo sum up:\n{BLOCKS}",
         (
-            f"Alternatively one could wait.\n{HEADER}\n{BLOCKS}\nAlternatively, try the optimizer"
-            " next time."
+            "Alternatively one could wait.\n"
+            f"{HEADER}\n"
+            f"{BLOCKS}\n"
+            "Alternatively, try the optimizer next time."
         ),
         (
-            f"{HEADER}\n{ONE}\nThe second change: the gate. Another idea would be to widen"
-            f" it.\n\n{TWO}"
+            f"{HEADER}\n"
+            f"{ONE}\n"
+            "The second change: the gate. Another idea would be to widen it.\n\n"
+            f"{TWO}"
         ),
         f"{HEADER}\n{ONE}\nAnother approach would be slower, so:\n\n{TWO}",
     ],
@@ -284,8 +354,13 @@ def test_one_change_that_is_talked_about_is_one(text):
     [
         (
             (
-                "Title: A\nCategory: tune\nHypothesis: a\n\nTitle: B\nCategory:"
-                f" schedule\nHypothesis: b\n{ONE}"
+                "Title: A\n"
+                "Category: tune\n"
+                "Hypothesis: a\n\n"
+                "Title: B\n"
+                "Category: schedule\n"
+                "Hypothesis: b\n"
+                f"{ONE}"
             ),
             "B",
             "schedule",
@@ -311,18 +386,24 @@ def test_the_one_idea_with_a_change_is_taken(text, title, category):
     [
         "**Title:** T\n**Hypothesis:** H one.\n**Category:** tune\n**Expected delta:** -0.002",
         (
-            "**Title**: T\n**Hypothesis**: H one.\n**Category**: Hyperparameter tuning\n**Expected"
-            " delta**: −0.002 bpb"
+            "**Title**: T\n"
+            "**Hypothesis**: H one.\n"
+            "**Category**: Hyperparameter tuning\n"
+            "**Expected delta**: −0.002 bpb"
         ),
         "# Title\nT\n\n# Hypothesis\nH one.\n\n# Category\ntune\n\n# Expected delta\n-0.002\n",
         "## Title: T\n## Hypothesis: H\none.\n## Category: `tune`\n## Expected Delta: ~-0.002",
         (
-            "- Title - T\n- Hypothesis - H one.\n- Category - tune\n- Expected delta in val_bpb:"
-            " 0.002 lower"
+            "- Title - T\n"
+            "- Hypothesis - H one.\n"
+            "- Category - tune\n"
+            "- Expected delta in val_bpb: 0.002 lower"
         ),
         (
-            "1. **Title:** T\n2. **Hypothesis:** H one.\n3. **Category:** tune\n4. **Expected delta"
-            " (bpb):** -0.001 to -0.003"
+            "1. **Title:** T\n"
+            "2. **Hypothesis:** H one.\n"
+            "3. **Category:** tune\n"
+            "4. **Expected delta (bpb):** -0.001 to -0.003"
         ),
         "TITLE: T\nHYPOTHESIS: H one.\nCATEGORY: Tune\nEXPECTED_DELTA: -2e-3",
         'title: "T"\nhypothesis: "H one."\ncategory: "tune"\nexpected_delta: -0.002',
@@ -455,11 +536,8 @@ def test_a_reply_that_only_mends_its_change_keeps_the_header_of_the_last():
 
 def test_a_file_with_fences_of_its_own_is_edited_to_the_letter():
     source = SOURCE.replace("This is the only file", "```\nThis is the only file", 1)
-    edit = block(
-        "```\nThis is the only file an experiment may change. Everything above the last section may"
-        " be rewritten at will, as long as",
-        "```",
-    )
+    line = next(line for line in SOURCE.splitlines() if line.startswith("This is the only file"))
+    edit = block(f"```\n{line}", "```")
     assert apply_reply(parse_reply("Title: T\n" + edit), source).count("```") == 1
     # Taken off its fences it would find the line, which is not what it says.
     with pytest.raises(PatchError):

@@ -111,8 +111,8 @@ def test_an_error_is_the_reply(error):
 
 def test_kinds_of_chunks_that_servers_have():
     whole = (
-        'data: {"choices": [{"message": {"role": "assistant", "content": "hello"}, "finish_reason":'
-        ' "stop"}]}\n\n'
+        'data: {"choices": [{"message": {"role": "assistant",'
+        ' "content": "hello"}, "finish_reason": "stop"}]}\n\n'
     )
     assert message(events({"content": "hello"}, finish=None, more=()) + whole)["content"] == "hello"
     assert message("data:\n\n" + events({"content": "x"}))["content"] == "x"
