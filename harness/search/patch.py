@@ -38,9 +38,14 @@ from harness.search.find_lines import (
 
 # A marker stands alone on its line; models vary its length, its spacing and what they add to it.
 _MARKERS = {
-    "head": re.compile(r"(?:<{3,}|-{5,})\s*SEARCH[\s:<>]*(?:\S+\.py)?:?|<{5,}", re.IGNORECASE),
+    "head": re.compile(
+        r"(?:<{3,}|-{5,})\s*(?:SEARCH|ORIGINAL|OLD|HEAD|BEFORE)[\s:<>]*(?:\S+\.py)?:?|<{5,}",
+        re.IGNORECASE,
+    ),
     "middle": re.compile(r"={4,}"),
-    "tail": re.compile(r"(?:>{3,}|\+{5,})\s*REPLACE[\s:<>]*|>{5,}", re.IGNORECASE),
+    "tail": re.compile(
+        r"(?:>{3,}|\+{5,})\s*(?:REPLACE|UPDATED|NEW|AFTER)[\s:<>]*|>{5,}", re.IGNORECASE
+    ),
 }
 _LIKE_A_MARKER = re.compile(r"<{5,}.*|>{5,}.*|[<>+-]{3,}\s*(SEARCH|REPLACE)\b.*")
 # {(a marker, the part of a block it stands in): what is wrong with that}
