@@ -22,6 +22,7 @@ from harness.ground.errors import ConstantsError, LoopError, Paused, ProgramErro
 from harness.ground.text import one_line, without_escapes
 from harness.lab.loop import Lab
 from harness.lab.proposal_request import history
+from harness.lab.proposing import program_in_force
 from harness.night.notebook_runner import NotebookRunner
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
@@ -195,7 +196,8 @@ def check_idea(lab: Lab, idea: Idea) -> str:
 
 def program_reasons(lab: Lab, idea: Idea, category: str, before: str) -> list[str]:
     """What program.md, and what was tried already, have against an idea that the gate lets pass."""
-    settings, rows = parse_program(lab.program_text()), history(lab)
+    program, _ = program_in_force(lab, before)
+    settings, rows = parse_program(program), history(lab)
     allowed, reasons = settings.allowed_categories, []
     if not category:
         kinds = ", ".join(name for name in allowed if name != "tune")
