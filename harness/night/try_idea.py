@@ -36,9 +36,10 @@ from harness.run.settings import command_on
 from harness.sandbox.left_files import remove_tree
 from harness.search.constants import keep_annotations
 from harness.search.duplicates import near_duplicate, structure_hash
-from harness.search.gate import MOST_BYTES, check_candidate, source_hash
+from harness.search.gate import FOREIGN, MOST_BYTES, check_candidate, source_hash
 from harness.search.keyless import obey_program
 from harness.search.patch import PatchError
+from harness.search.port import port
 from harness.search.program import parse_program
 from harness.search.proposal import Proposal, constants_changed, write_files
 from harness.show import index, report
@@ -186,6 +187,8 @@ def check_idea(lab: Lab, idea: Idea) -> str:
     reasons = check_candidate(idea.source, tried)
     if not reasons and not category and structure_hash(idea.source) == structure_hash(before):
         category = "tune"
+    if reasons in FOREIGN:
+        reasons += port(idea.source, lab.template()).words
     reasons = reasons or program_reasons(lab, idea, category, before)
     if not one_line(idea.title):
         reasons.append('say what the idea is: --idea "wider embeddings"')
