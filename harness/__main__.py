@@ -225,10 +225,7 @@ def run_port(options: argparse.Namespace) -> int:
         words = f"{options.train_py} is no Python that can be read: {error}"
         raise ParameterError(words) from error
     options.out.write_text(found.source, encoding="utf-8")
-    lines = [f"written: {options.out}"]
-    lines += [f"carried over: {name} = {value!r}" for name, value in found.carried.items()]
-    lines += [f"not carried over: {words}" for words in found.left]
-    print("\n".join(lines))
+    print("\n".join([f"written: {options.out}", *found.words]))
     return 0
 
 

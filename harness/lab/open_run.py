@@ -19,6 +19,7 @@ from harness.run.journal import Journal
 from harness.run.results import results_from_journal, write_results
 from harness.run.run import JOURNAL, Run
 from harness.run.settings import check_unchanged
+from harness.search.program import read_program
 
 
 class OpenRun(Run):
@@ -72,8 +73,8 @@ class OpenRun(Run):
         write_results(self.folder / "results.tsv", rows, expected_previous=before)
 
     def program_text(self) -> str:
-        """program.md as it stands now: editing it steers the night."""
-        return (harness.REPOSITORY / "program.md").read_text(encoding="utf-8-sig")
+        """program.md as it stands now: editing it steers the night. Raises ProgramError."""
+        return read_program(harness.REPOSITORY / "program.md")
 
     def template(self) -> str:
         """The committed template, as real nights begin with it but for the profile's constants."""

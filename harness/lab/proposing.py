@@ -40,7 +40,7 @@ from harness.search.duplicates import structure_hash
 from harness.search.keyless import known_names
 from harness.search.llm.endpoint import EndpointError, parse_options
 from harness.search.patch import make_diff
-from harness.search.program import narrow_constants, parse_program
+from harness.search.program import has_settings, narrow_constants, parse_program
 from harness.search.proposal import JOURNALED, Proposal, read_proposal, write_files
 
 PROPOSERS = ("tpe", "llm", "hybrid")
@@ -86,7 +86,7 @@ def propose_attempt(run: OpenRun, step: Step, asking: Asking) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     incumbent = run.state.incumbent
     before = source_of(run, incumbent)
-    program, why = program_in_force(run, run.program_text(), before)
+    program, why = program_in_force(run, before)
     notes = [entry["text"] for entry in run.journal.entries if entry["event"] == "note"]
     if why and notes[-1:] != [why]:
         run.journal.append("note", text=why)
@@ -201,28 +201,41 @@ def measures(source: str) -> dict:
 # --- program.md -----------------------------------------------------------------------------------
 
 
-def check_program(text: str, source: str, experiments: Sequence[Experiment] = ()) -> None:
+def check_program(
+    text: str, source: str, experiments: Sequence[Experiment] = (), kept: str | None = None
+) -> None:
     """Whether the settings of a program.md can be obeyed in a run that stands so. source: of the
-    incumbent. Raises ProgramError."""
+    incumbent; kept: the program.md that held so far. Raises ProgramError."""
+    if has_settings(kept or "") and not has_settings(text):
+        raise ProgramError(
+            "program.md has lost its block of settings: put it back, or an empty one (a line "
+            "```settings and a line ```), under which every kind of idea is allowed"
+        )
     attempts = [attempt for experiment in experiments for attempt in experiment.attempts]
     names = known_names([{"constants": each.proposed.get("constants")} for each in attempts])
     narrow_constants(parse_program(text), parse_constants(source), names)
 
 
-def program_in_force(run: OpenRun, text: str, source: str) -> tuple[str, str]:
+def kept_program(folder: Path) -> str | None:
+    """The program.md that held last in a run, None where none did yet."""
+    kept = folder / "program.md"
+    return kept.read_text(encoding="utf-8") if kept.exists() else None
+
+
+def program_in_force(run: OpenRun, source: str) -> tuple[str, str]:
     """Return the program.md that holds, and why that is not the present one, "" where it is.
 
     A person may edit it all night long; while it cannot be obeyed, it holds as it last could.
     Raises LoopError where it never could.
     """
-    kept = run.folder / "program.md"
+    kept = kept_program(run.folder)
     try:
-        check_program(text, source, run.state.experiments)
+        text = run.program_text()
+        check_program(text, source, run.state.experiments, kept)
     except (ProgramError, ConstantsError) as error:
-        if not kept.exists():
+        if kept is None:
             raise LoopError(str(error)) from error
-        why = f"{error}. Until that is mended, program.md holds as it was before"
-        return kept.read_text(encoding="utf-8"), why
-    if not kept.exists() or kept.read_text(encoding="utf-8") != text:
-        write_text_atomic(kept, text)
+        return kept, f"{error}. Until that is mended, program.md holds as it was before"
+    if kept != text:
+        write_text_atomic(run.folder / "program.md", text)
     return text, ""

@@ -21,7 +21,7 @@ from harness.ground.errors import DataError, LabError, ProfileError, SettingsErr
 from harness.lab import start
 from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
 from harness.lab.proposal_request import SINCE_VARIABLE
-from harness.lab.proposing import check_program
+from harness.lab.proposing import check_program, kept_program
 from harness.night.endpoint_check import Proposers, choose_proposers
 from harness.night.notebook_runner import NotebookRunner, first_line
 from harness.night.notify import notify
@@ -42,7 +42,7 @@ from harness.run.settings import (
 )
 from harness.sandbox.device import detect_device
 from harness.sandbox.wall import find_wall
-from harness.search.program import has_settings
+from harness.search.program import has_settings, read_program
 from harness.show import epochs, index, report
 
 
@@ -160,8 +160,10 @@ class Driver:
             raise SettingsError(f"there is no run {wishes.tag}, so there is nothing to claim")
         else:
             start.check_tag_unused(wishes.tag, self.folder)
-        program = (harness.REPOSITORY / "program.md").read_text(encoding="utf-8-sig")
-        check_program(program, wishes.best_source(), run.state.experiments)
+        program = read_program(harness.REPOSITORY / "program.md")
+        check_program(
+            program, wishes.best_source(), run.state.experiments, kept_program(run.folder)
+        )
         if not has_settings(program):
             self.say(
                 "program.md has no block of settings: every kind of idea is allowed "

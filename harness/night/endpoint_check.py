@@ -25,6 +25,7 @@ from harness.sandbox import keys
 from harness.sandbox.child import child_command, child_environment
 from harness.search.llm.endpoint import parse_options
 from harness.search.llm.prompt import least_tokens
+from harness.search.program import read_program
 
 ASK_SECONDS = 120.0  # for the list of models and one word from the model
 UNREACHABLE = 2  # exit status of `python -m harness.search.llm.endpoint`
@@ -79,7 +80,7 @@ def proposer_of(wishes: Wishes) -> str:
 
 def check_context(wishes: Wishes) -> None:
     """Raise LoopError where no prompt of this night fits into context_tokens."""
-    program = (harness.REPOSITORY / "program.md").read_text(encoding="utf-8")
+    program = read_program(harness.REPOSITORY / "program.md")
     need = least_tokens(program, wishes.best_source())
     given = parse_options(wishes.llm, wishes.model)
     if given.context_tokens < need:

@@ -22,6 +22,7 @@ from harness.ground.errors import ConstantsError, LoopError, Paused, ProgramErro
 from harness.ground.text import one_line, without_escapes
 from harness.lab.loop import Lab
 from harness.lab.proposal_request import history
+from harness.lab.proposing import program_in_force
 from harness.night.notebook_runner import NotebookRunner
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
@@ -35,9 +36,10 @@ from harness.run.settings import command_on
 from harness.sandbox.left_files import remove_tree
 from harness.search.constants import keep_annotations
 from harness.search.duplicates import near_duplicate, structure_hash
-from harness.search.gate import MOST_BYTES, check_candidate, source_hash
+from harness.search.gate import FOREIGN, MOST_BYTES, check_candidate, source_hash
 from harness.search.keyless import obey_program
 from harness.search.patch import PatchError
+from harness.search.port import port
 from harness.search.program import parse_program
 from harness.search.proposal import Proposal, constants_changed, write_files
 from harness.show import index, report
@@ -185,6 +187,8 @@ def check_idea(lab: Lab, idea: Idea) -> str:
     reasons = check_candidate(idea.source, tried)
     if not reasons and not category and structure_hash(idea.source) == structure_hash(before):
         category = "tune"
+    if reasons in FOREIGN:
+        reasons += port(idea.source, lab.template()).words
     reasons = reasons or program_reasons(lab, idea, category, before)
     if not one_line(idea.title):
         reasons.append('say what the idea is: --idea "wider embeddings"')
@@ -195,7 +199,8 @@ def check_idea(lab: Lab, idea: Idea) -> str:
 
 def program_reasons(lab: Lab, idea: Idea, category: str, before: str) -> list[str]:
     """What program.md, and what was tried already, have against an idea that the gate lets pass."""
-    settings, rows = parse_program(lab.program_text()), history(lab)
+    program, _ = program_in_force(lab, before)
+    settings, rows = parse_program(program), history(lab)
     allowed, reasons = settings.allowed_categories, []
     if not category:
         kinds = ", ".join(name for name in allowed if name != "tune")

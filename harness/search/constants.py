@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.ground.errors import ConstantsError
+from harness.search.find_lines import without_comment
 
 BEGIN = "# === constants ==="
 END = "# === end of constants ==="
@@ -38,7 +39,6 @@ _RANGE = re.compile(
 _CHOICE = re.compile(_UNIT + r"\{(?P<choices>[^}]*)\}" + _MEANING)
 _FIXED = re.compile(_UNIT + "fixed" + _MEANING)
 _START = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)\s*=\s*")
-_BARE = re.compile(_START.pattern + r"[^=#][^#]*")  # without an annotation
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def rewrite_constants(source: str, values: Mapping[str, Any], clamp: bool = True
 
 
 def keep_annotations(source: str, parent: str) -> str:
-    """The source with its parent's annotations where lines of its constants block lost them.
+    """The source with its parent's annotations where its constants have none, or other comments.
 
     An annotation says how a constant is searched: whoever changes a value means to keep it.
     """
@@ -143,10 +143,10 @@ def keep_annotations(source: str, parent: str) -> str:
     lines = source.splitlines(keepends=True)
     marks = [i for i, line in enumerate(lines) if line.rstrip() in (BEGIN, END)]
     for number in range(marks[0], marks[-1]) if len(marks) == 2 else ():
-        line = lines[number].rstrip("\r\n")
-        found = _BARE.fullmatch(line.rstrip())
-        if found and found["name"] in notes:
-            lines[number] = found[0] + notes[found["name"]] + lines[number][len(line) :]
+        line, found = lines[number].rstrip("\r\n"), _START.match(lines[number])
+        code = without_comment(line)
+        if found and found["name"] in notes and not _annotation(line[len(code) :].strip()):
+            lines[number] = code + notes[found["name"]] + lines[number][len(line) :]
     return "".join(lines)
 
 
@@ -310,13 +310,17 @@ def _not_a_constant(number: int, line: str) -> ConstantsError:
     )
 
 
+def _annotation(comment: str) -> re.Match[str] | None:
+    return _FIXED.fullmatch(comment) or _CHOICE.fullmatch(comment) or _RANGE.fullmatch(comment)
+
+
 def _annotated(name: str, value: Any, comment: str, line: int) -> Constant:
     """Return the constant that an annotation describes; its value may lie outside of the range."""
     if len(comment) > MOST_COMMENT:
         raise ConstantsError(
             f"the comment has {len(comment):,} characters, {MOST_COMMENT:,} are read"
         )
-    match = _FIXED.fullmatch(comment) or _CHOICE.fullmatch(comment) or _RANGE.fullmatch(comment)
+    match = _annotation(comment)
     if not match:
         raise ConstantsError(
             "the comment must read 'unit, LOW..HIGH scale: meaning' (scale int, pow2, linear or "

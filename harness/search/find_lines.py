@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 MOST_SHOWN = 40  # lines of the source in a message
+_WORDS = re.compile(r"""\"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\w+|[^\w\s]""")
 
 
 class Place(NamedTuple):
@@ -56,14 +57,18 @@ def find_trimmed(lines: list[str], search: list[str]) -> list[Place]:
 
 
 def find_bare(lines: list[str], search: list[str]) -> list[Place]:
-    """Return the one place that matches but for comments, blank lines and one common shift."""
+    """Return the one place that matches but for comments, blanks, blank lines and one common shift.
+
+    Blanks within a text in quotes count.
+    """
     present = [(i, code) for i, line in enumerate(lines) if (code := without_comment(line))]
     wanted = [code for line in search if (code := without_comment(line))]
+    words, wanted_words = [code_words(code) for _, code in present], [*map(code_words, wanted)]
     found = []
     for first in range(len(present) - len(wanted) + 1) if wanted else ():
-        stretch = present[first : first + len(wanted)]
-        pairs = [(code, want) for (_, code), want in zip(stretch, wanted, strict=True)]
-        if all(code.strip() == want.strip() for code, want in pairs):
+        if words[first : first + len(wanted)] == wanted_words:
+            stretch = present[first : first + len(wanted)]
+            pairs = [(code, want) for (_, code), want in zip(stretch, wanted, strict=True)]
             found += _shifted_places(stretch[0][0], stretch[-1][0] + 1, pairs)
     return found if len(found) == 1 else []
 
@@ -115,10 +120,21 @@ def without_comment(line: str) -> str:
     return line.rstrip()
 
 
+def code_words(line: str) -> list[str]:
+    """The words and signs of a line's code, whatever blanks are between them."""
+    return _WORDS.findall(without_comment(line))
+
+
 def with_comments(replace: list[str], present: list[str]) -> list[str]:
-    """The lines to put there, with the comments of those that stand there already."""
-    known = {without_comment(line).strip(): line.strip() for line in present if "#" in line}
-    return [indent(line) + known.get(line.strip(), line[len(indent(line)) :]) for line in replace]
+    """The lines to put there, with the comments and blanks of those that stand there already."""
+    known = {words: line.strip() for line in present if (words := tuple(code_words(line)))}
+
+    def kept(line: str) -> str:
+        commented = without_comment(line) != line.rstrip()
+        there = "" if commented else known.get(tuple(code_words(line)), "")
+        return indent(line) + there if there else line
+
+    return [kept(line) for line in replace]
 
 
 def without_blank_edges(search: list[str], replace: list[str]) -> tuple[list[str], list[str]]:

@@ -13,17 +13,22 @@ import tokenize
 from collections.abc import Collection, Iterator
 
 from harness.ground.errors import ConstantsError
-from harness.search.constants import UNREADABLE, parse_constants
+from harness.search.constants import BEGIN, UNREADABLE, parse_constants
 from harness.search.gate_walk import policy_reasons
 from harness.search.port import is_upstream
 
 MOST_REASONS = 20  # as many as a proposer can act on at once; the journal and a prompt hold them
 MOST_BYTES = 200_000  # eight times the template: for any idea, not for weights or text in literals
-UPSTREAM_WORDS = (
-    "this is a train.py of karpathy/autoresearch (it imports prepare), whose contract is another: "
-    "here batches, seed, clock and log come from harness.training.session. `python -m harness port "
-    "FILE` writes train_template.py with its numbers, and says what it could not carry"
+CONTRACT_WORDS = (
+    "here batches, seed, clock and log come from harness.training.session, and build_model makes "
+    "the model. `python -m harness port FILE` writes train_template.py with its numbers, and says "
+    "what it could not carry"
 )
+UPSTREAM_WORDS = (
+    f"this is a train.py of karpathy/autoresearch, whose contract is another: {CONTRACT_WORDS}"
+)
+FOREIGN_WORDS = f"this file is not made from this lab's train.py: {CONTRACT_WORDS}"
+FOREIGN = ([UPSTREAM_WORDS], [FOREIGN_WORDS])
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -66,7 +71,7 @@ def check_candidate(source: str, tried: Collection[str] = ()) -> list[str]:
 def check_contract(source: str) -> list[str]:
     """Return what a file lacks to be trained at all, whatever the policy says of the rest."""
     try:
-        return _missing_parts(ast.parse(source))
+        return _missing_parts(source, ast.parse(source))
     except UNREADABLE:
         return check_candidate(source)
 
@@ -81,8 +86,8 @@ def _is_utf8(source: str) -> bool:
 
 
 def _reasons(source: str, tree: ast.Module) -> list[str]:
-    reasons = _missing_parts(tree)
-    if reasons == [UPSTREAM_WORDS]:
+    reasons = _missing_parts(source, tree)
+    if reasons in FOREIGN:
         return reasons
     reasons += policy_reasons(tree)
     try:
@@ -113,15 +118,15 @@ def without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def _missing_parts(tree: ast.Module) -> list[str]:
-    if is_upstream(tree):
-        return [UPSTREAM_WORDS]
+def _missing_parts(source: str, tree: ast.Module) -> list[str]:
     missing = []
     builders = [
         node
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.name == "build_model"
     ]
+    if not builders and BEGIN not in source:
+        return [UPSTREAM_WORDS if is_upstream(tree) else FOREIGN_WORDS]
     if len(builders) != 1:
         missing.append(
             "train.py must define build_model(vocab_size, max_seq_len) once, at its top level"

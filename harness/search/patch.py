@@ -13,10 +13,10 @@ Out: the new source, or a PatchError; never a source with some of the edits, nev
 disguise. The lines to find must stand in the source exactly once: to the letter or, failing that,
 but for trailing blanks and for one indentation that all of them have too much or too little (the
 replacement is then shifted with them) or, failing that, without the blank lines they begin and end
-with, the indentation of their first line, or all comments and blank lines. An edit that finds
-nothing, finds two places, or changes nothing is an error, and the message shows the nearest lines,
-so that a proposer can correct itself. Line ends stay as they are in the source, whatever those of
-the edits.
+with, the indentation of their first line, or all comments, blanks and blank lines. An edit that
+finds nothing or two places, and edits that change nothing together, are an error; the message shows
+the nearest lines, so that a proposer can correct itself. Line ends stay as they are in the source,
+whatever those of the edits.
 """
 
 import difflib
@@ -38,9 +38,14 @@ from harness.search.find_lines import (
 
 # A marker stands alone on its line; models vary its length, its spacing and what they add to it.
 _MARKERS = {
-    "head": re.compile(r"(?:<{3,}|-{5,})\s*SEARCH[\s:<>]*(?:\S+\.py)?:?|<{5,}", re.IGNORECASE),
+    "head": re.compile(
+        r"(?:<{3,}|-{5,})\s*(?:SEARCH|ORIGINAL|OLD|HEAD|BEFORE)[\s:<>]*(?:\S+\.py)?:?|<{5,}",
+        re.IGNORECASE,
+    ),
     "middle": re.compile(r"={4,}"),
-    "tail": re.compile(r"(?:>{3,}|\+{5,})\s*REPLACE[\s:<>]*|>{5,}", re.IGNORECASE),
+    "tail": re.compile(
+        r"(?:>{3,}|\+{5,})\s*(?:REPLACE|UPDATED|NEW|AFTER)[\s:<>]*|>{5,}", re.IGNORECASE
+    ),
 }
 _LIKE_A_MARKER = re.compile(r"<{5,}.*|>{5,}.*|[<>+-]{3,}\s*(SEARCH|REPLACE)\b.*")
 # {(a marker, the part of a block it stands in): what is wrong with that}
@@ -73,6 +78,10 @@ class Edit:
     replace: str
     in_a_list: bool = False
     within: tuple[str, ...] = ()
+
+    @property
+    def changes_nothing(self) -> bool:
+        return split_lines(self.search) == split_lines(self.replace)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,8 @@ def _edit(head: str, search: list[str], replace: list[str]) -> Edit:
 
 
 def apply_edits(source: str, edits: Sequence[Edit]) -> str:
-    """Return the source with all edits applied in turn; a block that is given twice is one edit.
+    """Return the source with all edits applied in turn; a block that is given twice is one edit,
+    and one that changes nothing is passed over, whether its lines are there or not.
 
     Raises PatchError, and then nothing is applied.
     """
@@ -170,7 +180,7 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> str:
     if not closed:
         rows[-1] += end
     for number, edit in enumerate(edits, 1):
-        if edit not in edits[: number - 1]:
+        if edit not in edits[: number - 1] and not edit.changes_nothing:
             try:
                 start, stop, lines = _place([row.rstrip("\r\n") for row in rows], edit)
             except PatchError as error:

@@ -25,6 +25,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from harness.ground.errors import ConstantsError, ProgramError
@@ -59,6 +60,16 @@ class ProgramSettings:
             if entry == idea_id or f" {_words(entry)} " in words:
                 return entry
         return None
+
+
+def read_program(path: Path) -> str:
+    """Return the text of a program.md. Raises ProgramError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ProgramError(f"program.md cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ProgramError("program.md is not UTF-8: save it in that encoding") from None
 
 
 def parse_program(text: str) -> ProgramSettings:

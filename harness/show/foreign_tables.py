@@ -1,18 +1,14 @@
 """Tables of other people's nights: whatever has a number for each experiment, by its columns.
 
-In: a file of text, a row a line, separated by tabs, commas, semicolons or bars. Out: rows with a
-score, an outcome and words. Columns are found by name, in any order, and kin names are taken
-(val_loss, status or result, title or description, peak_mem_gb); columns that say nothing here are
-left alone. Where there is no header they are found by what they hold. A table without a status is
-read by its scores: what beat all before it was kept. Refused: a file without a column of numbers
-that could be a score.
+In: the cells of a table. Out: rows with a score, an outcome and words. Columns are found by name,
+in any order, and kin names are taken (val_loss, status or result, title or description,
+peak_mem_gb); what no name tells is found by what the columns hold. A table without a status is read
+by its scores: what beat all before it was kept. Whether more is better is told by what was kept,
+else by the score's name. Refused: a table without a column of numbers.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import math
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -20,12 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.ground.errors import AnalysisError
+from harness.show.table_cells import number_in, read_cells
 
 NAMES = {
-    "status": ("status", "decision", "result", "outcome", "verdict", "kept", "keep", "action"),
+    "status": (
+        "status",
+        "decision",
+        "result",
+        "outcome",
+        "verdict",
+        "kept",
+        "keep",
+        "accepted",
+        "action",
+    ),
     "title": (
         *("description", "desc", "title", "idea", "change", "summary", "hypothesis"),
-        *("note", "notes", "name", "label", "what"),
+        *("note", "notes", "comment", "comments", "name", "label", "what"),
     ),
     "commit": (
         *("commit", "sha", "hash", "commit_hash", "git", "id", "experiment", "exp", "run"),
@@ -51,7 +58,14 @@ NO_SCORE = re.compile(
     r".*(mem|vram|time|sec|minute|hour|step|param|mfu|tok|lr|rate|depth|width|epoch|seed|batch"
     r"|cost|gpu|flop|date|delta|diff|gain).*"
 )
-HIGHER = re.compile(r".*(acc|f1|auc|score|reward|bleu|rouge|map|sharpe|elo|mfu|r2).*")
+ASIDE = re.compile(r"before|parent|prev|old|baseline|best|target|std|stderr|sem")  # of a score
+LOWER = re.compile(
+    r"loss|bpb|bpc|ppl|perplexity|error|rmse|(^|_)(mse|mae|mape|wer|cer|fid|nll|err)(_|$)"
+)
+HIGHER = re.compile(
+    r"acc|f1|auc|score|reward|bleu|rouge|(^|_)(map|elo|mfu|r2)(_|$)|sharpe|precision|recall"
+    r"|per_sec|flops|speedup|throughput|win_rate"
+)
 KEPT = (
     *("keep", "kept", "accept", "accepted", "baseline", "success", "improved", "win", "merged"),
     *("best", "yes", "true", "1", "pass", "ok", "new_best", "y"),
@@ -64,16 +78,9 @@ FAILED = (
     *("crash", "crashed", "fail", "failed", "error", "oom", "nan", "timeout", "skip", "skipped"),
     *("invalid", "abort", "aborted", "killed"),
 )
-DELIMITERS = ("\t", ",", ";", "|")
-CONFLICT = re.compile(r"(<{7}|={7}|>{7})( |$)")  # of a merge that nobody finished
-COMMENT = re.compile(r"\s*#(?!\s*\d*\s*[\t,;|])")  # "#" and "#12" are a column's name and a number
-NUMBER = re.compile(
-    r"\s*[~≈]?([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
-    r"\s*(?:%|±.*|g?i?b|mi?b|bpb|bits?(?:(?:/| per )byte)?|nats?|ppl)?\s*",
-    re.IGNORECASE,
-)
+UNDER_WAY = ("running", "pending", "queued", "planned", "todo", "in_progress")
+SIGNS = str.maketrans({**dict.fromkeys("✅✓✔👍", "keep"), **dict.fromkeys("❌✗✘👎", "discard")})
 WITH_COMMAS = re.compile(r"\W*\d{1,3}(,\d{3})+(\.\d+)?\D*|\W*\d+,\d+\D*")
-WITHOUT_HEADER = "column"  # and its number
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ def read_foreign_table(path: str | Path) -> ForeignTable:
     head, rows = read_cells(path)
     names = [re.sub(r"\W+", "_", name.strip().casefold()).strip("_") for name in head]
     names = [name or "#" * (not number) for number, name in enumerate(names)]
+    names = names or [f"column_{number}" for number in range(1, len(rows[0]) + 1)]
     columns = {
         name: without_commas([row[number].strip() for row in rows])
         for number, name in reversed(list(enumerate(names)))
@@ -110,69 +118,16 @@ def read_foreign_table(path: str | Path) -> ForeignTable:
     }
     metric = find_score(columns)
     if metric is None:
-        has = ", ".join(names)
-        raise AnalysisError(f"{path} has no column of numbers that could be a score: it has {has}")
-    found = {
-        kind: next((name for name in wanted if name in columns and name != metric), None)
-        for kind, wanted in NAMES.items()
-    }
-    higher = bool(HIGHER.fullmatch(metric)) and not re.search("loss|error|bpb", metric)
-    return ForeignTable(list(rows_of(columns, metric, found, higher)), metric, higher)
-
-
-def read_cells(path: str | Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows, each as wide as the header. Raises AnalysisError."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise AnalysisError(f"{path} cannot be read: {error.strerror}") from error
-    wide = raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    text = raw.decode("utf-16" if wide else "utf-8-sig", errors="replace")
-    lines = [line for line in text.splitlines() if line.strip() and not CONFLICT.match(line)]
-    lines = [line.strip().strip("|") if line.lstrip().startswith("|") else line for line in lines]
-    # Comments, and the rule below the head of a Markdown table.
-    lines = [ln for ln in lines if not COMMENT.match(ln) and not re.fullmatch(r"[\s|:+-]+", ln)]
-    if lines and not any(map(lines[0].count, DELIMITERS)):  # an editor's blanks for tabs
-        lines = [re.sub(r"\\t| {2,}", "\t", line.strip()) for line in lines]
-    delimiter = max(DELIMITERS, key=lines[0].count) if lines else "\t"
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    try:
-        rows = list(csv.reader(lines, delimiter=delimiter, quoting=quoting))
-    except csv.Error as error:
-        raise AnalysisError(f"{path} cannot be read as a table: {error}") from error
-    if rows and not any(number_in(cell) is not None for cell in rows[0]):
-        head, *rows = rows
-        rows = [fitted(row, len(head), delimiter) for row in rows if row != head]
-    else:
-        width = max(map(len, rows), default=0)
-        rows = [fitted(row, width, delimiter) for row in rows]
-        head = names_by_content(rows)
-    if not rows:
-        raise AnalysisError(f"{path} holds no table: it needs a row for each experiment")
-    return head, rows
-
-
-def names_by_content(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Names for the columns of a table without a header: the score is the first column of numbers
-    with a fraction, the status that of words for an outcome, the title the longest text.
-    """
-    columns = [[cell.strip() for cell in column] for column in zip(*rows, strict=True)]
-    names = [f"{WITHOUT_HEADER}_{number}" for number in range(1, len(columns) + 1)]
-
-    def give(name: str, choices: list[int]) -> None:
-        free = [number for number in choices if names[number].startswith(WITHOUT_HEADER)]
-        if free:
-            names[free[0]] = name
-
-    every = range(len(columns))
-    words = {*KEPT, *LOST, *FAILED}
-    numbers = [n for n in every if share_of_numbers(columns[n]) >= 0.3]
-    give("score", [n for n in numbers if any(re.search(r"\d[.,]\d", c) for c in columns[n])])
-    give("status", [n for n in every if n not in numbers and words >= set(map(plain, columns[n]))])
-    by_length = sorted(every, key=lambda n: -sum(map(len, columns[n])))
-    give("description", [n for n in by_length if n not in numbers])
-    give("commit", list(every[:1]))
-    return names
+        raise AnalysisError(f"{path} has no column of numbers: it has {', '.join(names)}")
+    found = find_columns(columns, metric)
+    verdicts = [verdict_of(cell) for cell in columns[found["status"]]] if found["status"] else []
+    verdicts = verdicts or [""] * len(rows)
+    scores = [number_in(cell) for cell in columns[metric]]
+    kept = [score for score, verdict in zip(scores, verdicts, strict=True) if verdict == "kept"]
+    name = metric if head else "score"
+    higher = is_higher_better(name, [score for score in kept if score is not None])
+    judged = list(outcomes_of(scores, verdicts, higher))
+    return ForeignTable(list(rows_of(columns, found, judged)), name, higher)
 
 
 def plain(cell: str) -> str:
@@ -191,31 +146,48 @@ def without_commas(cells: list[str]) -> list[str]:
     ]
 
 
-def fitted(row: Sequence[str], width: int, delimiter: str) -> list[str]:
-    """A row of so many cells: what is too many belongs to the last, whose text has the
-    delimiter.
-    """
-    return (
-        [*row[: width - 1], delimiter.join(row[width - 1 :])]
-        if len(row) > width
-        else [*row, *[""] * (width - len(row))]
-    )
-
-
 def find_score(columns: dict[str, list[str]]) -> str | None:
-    """The column that is the score: by its name, among those of numbers; else the first of them."""
-    numeric = [name for name, cells in columns.items() if share_of_numbers(cells) >= 0.3]
-    for wanted in SCORES:
-        for name in reversed(numeric):  # columns are kept from the last to the first
-            if re.fullmatch(wanted, name) and not (
-                NO_SCORE.fullmatch(name) and "loss" not in name and "bpb" not in name
-            ):
-                return name
+    """The column that is the score: by its name, among those of numbers; else the first of them,
+    rather one with fractions and without a name for something else.
+    """
+    numeric = [name for name in reversed(columns) if share_of_numbers(columns[name]) >= 0.3]
+    for names in ([name for name in numeric if not ASIDE.search(name)], numeric):
+        for wanted in SCORES:
+            for name in names:
+                other = NO_SCORE.fullmatch(name) and "loss" not in name and "bpb" not in name
+                if re.fullmatch(wanted, name) and not other:
+                    return name
     known = {name for names in NAMES.values() for name in names}
-    return next(
-        (name for name in reversed(numeric) if name not in known and not NO_SCORE.fullmatch(name)),
-        None,
-    )
+    rest = [name for name in numeric if name not in known]
+
+    def rank(name: str) -> tuple[bool, bool]:
+        fractions = any(re.search(r"\d[.,]\d", cell) for cell in columns[name])
+        return bool(NO_SCORE.fullmatch(name)), not fractions
+
+    return min(rest, key=rank, default=None)
+
+
+def find_columns(columns: dict[str, list[str]], metric: str) -> dict[str, str | None]:
+    """{kind: name} of NAMES. By name; else the status by its words, the commit as the first column
+    where all its cells differ, the title as the longest text.
+    """
+    found = {
+        kind: next((name for name in wanted if name in columns and name != metric), None)
+        for kind, wanted in NAMES.items()
+    }
+    free = [name for name in columns if name not in (metric, *found.values())]
+    texts = [name for name in free if share_of_numbers(columns[name]) < 0.3]
+    told = (name for name in texts if all(map(verdict_of, filter(None, columns[name]))))
+    found["status"] = found["status"] or next(told, None)
+    texts = [name for name in texts if name != found["status"] and not NO_SCORE.fullmatch(name)]
+    first = list(columns)[-1]  # columns are kept from the last to the first
+    apart = first in free and len(set(columns[first])) == len(columns[first])
+    if not found["commit"] and apart and texts != [first]:
+        found["commit"] = first
+    texts = [name for name in texts if name != found["commit"]]
+    longest = max(texts, key=lambda name: sum(map(len, columns[name])), default=None)
+    found["title"] = found["title"] or longest
+    return found
 
 
 def share_of_numbers(cells: Sequence[str]) -> float:
@@ -223,37 +195,55 @@ def share_of_numbers(cells: Sequence[str]) -> float:
     return sum(number_in(cell) is not None for cell in filled) / len(filled) if filled else 0.0
 
 
-def number_in(cell: str) -> float | None:
-    """A finite number, alone or with its unit or its error behind it; None for anything else."""
-    found = NUMBER.fullmatch(cell)
-    value = float(found[1]) if found else math.nan
-    return value if math.isfinite(value) else None
+def verdict_of(cell: str) -> str:
+    """What a cell says of an experiment: kept, discarded, failed, under way, or "" for nothing."""
+    status = plain(cell.translate(SIGNS))
+    words = {status, status.split("_")[0]}
+    known = {"failed": FAILED, "kept": KEPT, "discarded": LOST, "under way": UNDER_WAY}
+    told = (verdict for verdict, names in known.items() if not words.isdisjoint(names))
+    return next(told, "")
+
+
+def is_higher_better(metric: str, kept: Sequence[float]) -> bool:
+    """Whether more is better: as what was kept went, where the name does not say that less is."""
+    if LOWER.search(metric):
+        return False
+    if kept and kept[-1] != kept[0]:
+        return kept[-1] > kept[0]
+    return bool(HIGHER.search(metric))
+
+
+def outcomes_of(
+    scores: Sequence[float | None], verdicts: Sequence[str], higher: bool
+) -> Iterator[tuple[float | None, str]]:
+    """Yield (score, outcome) of each row; (None, "") for one that is under way."""
+    best: float | None = None
+    least = statistics.median([abs(score) for score in scores if score] or [0.0]) / 100
+    for score, verdict in zip(scores, verdicts, strict=True):
+        failed, kept = verdict == "failed", verdict == "kept"
+        # In many tables what has no score has a 0.
+        if score is None or (abs(score) < least and (failed or (not higher and not kept))):
+            yield None, "" if verdict == "under way" else "crashed"
+            continue
+        outcome = {"failed": "discarded", "kept": "kept", "discarded": "discarded"}.get(verdict)
+        if outcome is None:
+            better = best is None or (score > best if higher else score < best)
+            outcome = "kept" if better else "discarded"
+        best = score if outcome == "kept" else best
+        yield score, outcome
 
 
 def rows_of(
-    columns: dict[str, list[str]], metric: str, found: dict[str, str | None], higher: bool
+    columns: dict[str, list[str]],
+    found: dict[str, str | None],
+    judged: Sequence[tuple[float | None, str]],
 ) -> Iterator[ForeignRow]:
-    """Yield the rows in the table's order."""
-    best: float | None = None
-    sizes = [abs(n) for cell in columns[metric] if (n := number_in(cell))]
-    least = statistics.median(sizes or [0.0]) / 100
-    for number, cell in enumerate(columns[metric]):
+    """Yield the rows in the table's order, but for those under way."""
+    for number, (score, outcome) in enumerate(judged):
         said = {kind: columns[name][number] if name else "" for kind, name in found.items()}
-        score, status = number_in(cell), plain(said["status"])
-        words = {status, status.split("_")[0]}
-        failed, kept, lost = (not words.isdisjoint(known) for known in (FAILED, KEPT, LOST))
-        # In many tables what has no score has a 0.
-        if score is None or (abs(score) < least and (failed or (not higher and not kept))):
-            score, outcome = None, "crashed"
-        elif kept or failed or lost:
-            outcome = "kept" if kept else "discarded"
-        else:
-            better = best is None or (score > best if higher else score < best)
-            outcome = "kept" if better else "discarded"
-        if outcome == "kept":
-            best = score
         memory = number_in(said["memory"])
         if memory is not None and found["memory"].endswith("mb"):
             memory /= 1024
         commit = said["commit"].lstrip("#").strip() or f"row{number}"
-        yield ForeignRow(score, outcome, said["title"], commit, memory or None)
+        if outcome:
+            yield ForeignRow(score, outcome, said["title"], commit, memory or None)

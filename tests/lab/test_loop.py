@@ -43,6 +43,7 @@ from harness.run.records import records_from_journal
 from harness.run.results import read_results
 from harness.run.state import MOST_CUT_OFF
 from harness.scoring import measure
+from harness.search.program import read_program
 
 
 def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
@@ -646,18 +647,34 @@ def test_two_runs_on_one_device_know_of_each_other(lab, monkeypatch, tmp_path):
         assert clock.others == [] and len(list(clock.folder.glob("*.json"))) == 1
 
 
-def test_a_program_that_breaks_in_mid_night_holds_as_it_was_and_that_is_said_once(lab, monkeypatch):
+def test_a_program_that_breaks_in_mid_night_holds_as_it_was_and_that_is_said_once(
+    lab, monkeypatch, tmp_path
+):
     good = lab.program_text()
     broken = "```settings\nallowed_categories = [\n```\n"
-    monkeypatch.setattr(lab, "program_text", lambda: broken)
+    program, source = tmp_path / "program.md", incumbent_source(lab)
+    monkeypatch.setattr(lab, "program_text", lambda: read_program(program))
+
+    def in_force(raw: bytes | None) -> tuple[str, str]:
+        program.unlink(missing_ok=True)
+        if raw is not None:
+            program.write_bytes(raw)
+        return program_in_force(lab, source)
+
     (lab.folder / "program.md").unlink()
     with pytest.raises(LoopError, match="not valid TOML"):
-        program_in_force(lab, broken, incumbent_source(lab))  # it never could be obeyed
-    assert program_in_force(lab, good, incumbent_source(lab)) == (good, "")
+        in_force(broken.encode())  # it never could be obeyed
+    assert in_force(good.encode()) == (good, "")
     unknown = good.replace("[ranges]\n", "[ranges]\nNO_SUCH = [1, 2]\n", 1)
-    assert (
-        "no constant is called NO_SUCH" in program_in_force(lab, unknown, incumbent_source(lab))[1]
-    )
+    for raw, said in (
+        (unknown.encode(), "no constant is called NO_SUCH"),
+        (None, "cannot be read: No such file"),
+        ("Größer".encode("latin-1"), "is not UTF-8"),
+        (b"# another's\nNever stop.\n", "has lost its block of settings"),
+        (broken.encode(), "not valid TOML"),
+    ):
+        text, why = in_force(raw)
+        assert text == good and said in why
     for number in (1, 2):
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
         lab.number = None

@@ -169,5 +169,10 @@ def test_annotations_that_an_edit_lost_are_put_back():
     assert lost != source and keep_annotations(lost, source) == source
     assert keep_annotations(source, source) == source
     assert "DEPTH = 4 " in keep_annotations(lost.replace("DEPTH = 1\n", "DEPTH = 4\n"), source)
+    noted = lost.replace("DEPTH = 1\n", "DEPTH=4  # deeper, as asked\n")
+    annotation = re.search("^DEPTH = 1( .*)", source, re.MULTILINE)[1]
+    assert f"DEPTH=4{annotation}\n" in keep_annotations(noted, source)
+    wider = source.replace("1..24", "1..99")
+    assert keep_annotations(wider, source) == wider != source  # for the gate to refuse
     assert keep_annotations("no block\n", source) == "no block\n"
     assert keep_annotations(lost, "no block\n") == lost

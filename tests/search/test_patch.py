@@ -129,6 +129,11 @@ def f(x):
             COMMENTED.replace("# up\n", "# up\n    y = 2 * y\n"),
         ),
         ("a = 1\nb = 2\n", "b = 2\n", COMMENTED.replace("a = 1  # the first\n# about b\n", "")),
+        (
+            "a=1\nb  =2\n",
+            "a=1\nb = 3\n",
+            COMMENTED.replace("# about b\nb = 2  # '#' is no comment here", "b = 3"),
+        ),
     ],
 )
 def test_a_search_that_lacks_only_comments_and_blank_lines_finds_its_place(search, replace, wanted):
@@ -143,6 +148,15 @@ def test_a_search_without_comments_that_fits_twice_is_refused():
 def test_an_edit_of_nothing_beside_a_good_one_is_passed_over():
     edits = [Edit("a = 1  # the first\n", "a = 1  # the first\n"), Edit("# about b\n", "")]
     assert apply_edits(COMMENTED, edits) == COMMENTED.replace("# about b\n", "")
+    nowhere = Edit("import nowhere\n", "import nowhere\n")
+    assert apply_edits(COMMENTED, [nowhere, edits[1]]) == COMMENTED.replace("# about b\n", "")
+    with pytest.raises(PatchError, match="changes nothing"):
+        apply_edits(COMMENTED, [nowhere])
+
+
+def test_blanks_within_quotes_are_not_passed_over():
+    with pytest.raises(PatchError, match="not in the source"):
+        apply_edits('x = f("a  b")\n', [Edit('x = f("a b")\n', "x = 1\n")])
 
 
 def test_the_hint_shows_the_line_of_the_same_name():

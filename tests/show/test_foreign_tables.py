@@ -100,6 +100,56 @@ TABLES = {
         HEAD + "a\t1.2\t4.0\tkeep\tx\nb\t0.000000\t0.0\tdiscard\ty\n",
         ("val_bpb", [1.2, None], "baseline crashed"),
     ),
+    "a rate, more is better": (
+        "commit\ttok_per_sec\tstatus\na\t120\tkeep\nb\t90\tdiscard\n",
+        ("tok_per_sec", [120, 90], "baseline discarded"),
+    ),
+    "what was kept tells the way": (
+        "commit\tmIoU\tstatus\na\t0.5\tkeep\nb\t0.4\tdiscard\nc\t0.6\tkeep\n",
+        ("miou", [0.5, 0.4, 0.6], "baseline discarded kept"),
+    ),
+    "before and after": (
+        "exp\tval_bpb_before\tval_bpb_after\tstatus\n1\t1.3\t1.2\tkeep\n",
+        ("val_bpb_after", [1.2], "baseline"),
+    ),
+    "signs for words": (
+        "exp\tval_bpb\tstatus\n1\t1.2\t✅\n2\t1.1\t❌\n",
+        ("val_bpb", [1.2, 1.1], "baseline discarded"),
+    ),
+    "words beside numbers": (
+        "exp\tval_bpb\tstatus\n1\t1.2\tkeep\n2\t1.2 → 1.1\tkeep\n3\t1.15 (best 1.1)\tno\n",
+        ("val_bpb", [1.2, 1.1, 1.15], "baseline kept discarded"),
+    ),
+    "one still runs": (
+        HEAD + "a\t1.2\t4\tkeep\tx\nb\t\t\trunning\ty\n",
+        ("val_bpb", [1.2], "baseline"),
+    ),
+    "another alphabet": (
+        "提交\tval_bpb\t状态\t描述\na\t1.2\tkeep\tb\nb\t1.1\tdiscard\tc\n",
+        ("val_bpb", [1.2, 1.1], "baseline discarded"),
+    ),
+    "quotes around all": (
+        '"commit"\t"val_bpb"\t"status"\n"a"\t"1.2"\t"keep"\n',
+        ("val_bpb", [1.2], "baseline"),
+    ),
+    "Markdown in a report": (
+        "# Results\n\nSome words here.\n\n| Exp | val_bpb | Status |\n|:--|--:|---|\n"
+        "| 1 | **1.2** | keep |\n| 2 | `1.1` | **keep** |\n",
+        ("val_bpb", [1.2, 1.1], "baseline kept"),
+    ),
+    "single blanks": (
+        "commit val_bpb status words\na 1.2 keep as it was\nb 1.3 discard\n",
+        ("val_bpb", [1.2, 1.3], "baseline discarded"),
+    ),
+    "objects, one a line": (
+        '{"commit": "a", "metrics": {"val_bpb": 1.2}, "kept": true}\n'
+        '{"commit": "b", "metrics": {"val_bpb": 1.1}, "kept": false}\n',
+        ("metrics_val_bpb", [1.2, 1.1], "baseline discarded"),
+    ),
+    "objects in a list": (
+        '{"runs": [{"id": 1, "val_loss": 3.2}, {"id": 2, "val_loss": null}]}',
+        ("val_loss", [3.2, None], "baseline crashed"),
+    ),
     "nothing kept": (
         HEAD + "a\t1.2\t4.0\tdiscard\tx\nb\t1.1\t4.0\tdiscard\ty\n",
         ("val_bpb", [1.2, 1.1], "discarded discarded"),
@@ -132,6 +182,16 @@ def test_a_table_with_a_number_for_each_experiment_is_read_and_shown(tmp_path, n
     said = " ".join(say(run) for say in says)
     assert metric == "val_bpb" or (metric in said and "bits per byte" not in said)
     assert "val_bpb" in analysis.best_by_gain(run).columns
+
+
+def test_columns_that_no_name_tells_are_found_by_what_they_hold(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text("提交\t验证\t状态\t描述\na1\t1.2\tkeep\tas it was\nb2\t1.3\tno\twider\n")
+    rows = read_foreign_table(path).rows
+    assert [(row.commit, row.score, row.outcome, row.title) for row in rows] == [
+        ("a1", 1.2, "kept", "as it was"),
+        ("b2", 1.3, "discarded", "wider"),
+    ]
 
 
 def test_gains_are_the_way_that_the_score_goes(tmp_path):

@@ -30,6 +30,7 @@ from harness.search.llm.failures import (
     error_in,
     failure_of,
     failure_of_status,
+    page_text,
     quoted_line,
 )
 from harness.search.llm.reasoning import message_parts
@@ -290,8 +291,8 @@ class Chat:
         code = error.get("code")
         if isinstance(code, int) and 400 <= code < 600 and "choices" not in error:
             raise failure_of_status(code, text, clean)  # OpenRouter: 200, and the status inside
-        shown = quoted_line(error.get("message") or text or "nothing", clean)
-        page = re.search(r"\A\s*<|unexpected endpoint", shown, re.IGNORECASE)
+        shown = quoted_line(error.get("message") or page_text(text) or "nothing", clean)
+        page = re.search(r"\Aa web page|unexpected endpoint", shown, re.IGNORECASE)
         advice = f" {BASE_URL}" if page else ""
         raise LlmError("server", f"no chat completion in the reply: {shown}{advice}", billed=True)
 

@@ -132,7 +132,9 @@ class _Conversation:
         candidate = apply_reply(reply, self.source)
         if why := self.refused(reply, candidate):
             raise ReplyError(why)
-        return Change(reply, candidate, answer.warning)
+        idle = 0 if isinstance(reply.change, str) else sum(e.changes_nothing for e in reply.change)
+        note = f"{idle} of its {len(reply.change)} edits changed nothing: passed over" * bool(idle)
+        return Change(reply, candidate, "; ".join(filter(None, (answer.warning, note))))
 
     def _all_thought(self, answer: Answer) -> str:
         """What a person can do about a model whose answers are reasoning and nothing else."""

@@ -48,10 +48,15 @@ NO_PATH = (301, 302, 307, 308, 404, 405)  # nothing answers chats at this addres
 SHOWN_MODELS = 40
 REMOVED = "[key removed]"
 NO_CHAT = re.compile(
-    r"embed|rerank|\b(?:bge|gte|e5|minilm|whisper|tts|clip|dall-e|sdxl|flux)\b"
-    r"|moderation|transcri|speech",
+    r"embed|rerank|\b(?:bge|gte|e5|minilm|whisper|clip|dall-e|sdxl|flux|image|bark|kokoro)\b|tts\b"
+    r"|moderation|transcri|\bspeech(?!less)|diffusion|colbert|mpnet|paraphrase|sentence|siglip"
+    r"|feature-extraction",
     re.IGNORECASE,
 )
+# What servers call an entry's kind, and whether it is loaded.
+KINDS = ("type", "object_type", "object", "model_type", "kind", "mode", "task", "pipeline_tag")
+STATES = ("status", "state", "loaded", "active")
+NOT_NOW = ("unloaded", "not-loaded", "not_loaded", "sleeping", "failed", "false")
 # Characters; a shorter "key", as local servers take, is no secret and may be a word of an answer.
 SECRET_LENGTH = 8
 
@@ -224,16 +229,18 @@ def is_for_chat(model: Mapping[str, Any]) -> bool:
     """Whether an entry of a server's list may answer a chat now: not a model for embeddings, speech
     or pictures, nor one that is not loaded.
     """
-    kind = str(model.get("type") or model.get("object_type") or "").casefold()
-    status = model.get("status")
-    state = str(
-        status.get("value") if isinstance(status, Mapping) else status or model.get("state") or ""
-    ).casefold()
-    name = str(model["id"]).rpartition("/")[2]
+    states = [model.get(name) for name in STATES]
+    states = [state.get("value") if isinstance(state, Mapping) else state for state in states]
+    can = model.get("capabilities")
+    if isinstance(can, Mapping):  # Mistral's
+        states.append(can.get("completion_chat"))
+    about = [model["id"], *(model.get(name) for name in KINDS)]
+    if isinstance(can, list) and not re.search("complet|chat|generat", str(can)):
+        about += can
     return not (
-        NO_CHAT.search(kind)
-        or NO_CHAT.search(name)
-        or state in ("unloaded", "not-loaded", "not_loaded")
+        any(NO_CHAT.search(str(each or "")) for each in about)
+        or any(str(state).casefold() in NOT_NOW for state in states)
+        or bool(model.get("archived"))
     )
 
 

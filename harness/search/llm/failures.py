@@ -5,6 +5,7 @@ of a server's message than a line, and none of it before the key is out of it.
 """
 
 import email.utils
+import html
 import re
 import time
 import unicodedata
@@ -28,6 +29,7 @@ RETRIED = (
 BASE_URL = "(is it the base URL? It usually ends in /v1)"
 SHOWN_CHARACTERS = 300  # of a server's own message
 READ_CHARACTERS = 4000  # of it, to find out what it is about
+MOST_OF_A_PAGE = 20_000
 # What a reply that is like no other can make of code that reads it.
 UNREADABLE = (
     ValueError,
@@ -106,52 +108,65 @@ _NO_MODEL = re.compile(
 )
 _NO_CREDIT = re.compile(
     r"insufficient_quota|insufficient (credit|balance|fund)|exceeded your current quota|billing"
-    r"|key limit exceeded",
+    r"|key limit exceeded|credit balance is too low",
     re.IGNORECASE,
 )
+_PAGE = re.compile(r"\Aa web page")  # as page_text has it
+_TAG = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_FILTERED = re.compile(r"content[_ ](filter|management)|flagged|moderat", re.IGNORECASE)
 _ABOUT_A_KEY = re.compile(
     r"\A\W*\Z|\bkey\b|token|authori[sz]|authenticat|credential|forbidden", re.IGNORECASE
 )
 _INVALID_KEY = re.compile("API key not valid")
 _TOO_LARGE = re.compile("request too large", re.IGNORECASE)
 _CONTEXT = re.compile(
-    r"context[ _-]?(length|window|size|limit)|maximum context|prompt is too long"
+    r"context[ _-]?(length|window|size|limit)|maximum (context|model length)|prompt is too long"
     r"|input is too long|too many (input )?tokens|exceeds? the (available|maximum|model)"
     r"|reduce the length|request too large|must be reduced|max_new_tokens` must be",
     re.IGNORECASE,
 )
-_NO_PATH = re.compile(r"\A(\W*not found\W*|.*(path|route|url|endpoint).*|)\Z", re.IGNORECASE)
+_NO_PATH = re.compile(r"\A(?!.*\bmodel)", re.IGNORECASE | re.DOTALL)
 
-_CREDIT = "(the account or the key has no credit left)"
+_CREDIT = "(the account or the key has no credit left, or too little for this)"
 _KEY = "(the key is refused: set OPENAI_API_KEY to one that this server knows)"
-_SMALLER = "(set a smaller context_tokens or max_output_tokens)"
+_SMALLER = (
+    "(give the server a larger context, or set a smaller context_tokens or max_output_tokens)"
+)
 _RAISE = "raise its limit, or let the model write less: max_output_tokens, reasoning_effort)"
 _BETWEEN = "(something between here and the model, such as a proxy,"
 _SILENCE = f"{_BETWEEN} got no answer from it; if that is after a while: {_RAISE}"
 _PATIENCE = f"{_BETWEEN} waits no longer than that: {_RAISE}"
+_NO_API = f"{_BETWEEN} answers with a web page and lets no request through)"
+_REWORD = "(reword program.md, or ask another model)"
+LATE = (408, 504, 524)  # from who waited for the model: the answer may be paid for
+UNANSWERED = (502, 520, 521, 522, 523, 525, 526, 530)  # Cloudflare's, beside the common 502
 
 # What an answer that is an error means: the first row that has its status, and words of its message
 # or its code, tells its kind and what a person can do about it.
 _MEANINGS = (
     ((403,), _NO_MODEL, "unknown_model", ""),
     ((402,), _ANY_WORDS, "unauthorised", _CREDIT),
-    ((403, 429), _NO_CREDIT, "unauthorised", _CREDIT),
+    ((400, 403, 429), _NO_CREDIT, "unauthorised", _CREDIT),
+    ((400, 403), _FILTERED, "bad_request", _REWORD),
+    ((403,), _PAGE, "bad_request", _NO_API),
     ((401,), _ANY_WORDS, "unauthorised", _KEY),
     ((403,), _ABOUT_A_KEY, "unauthorised", _KEY),
     ((403,), _ANY_WORDS, "unauthorised", ""),
     ((400,), _INVALID_KEY, "unauthorised", _KEY),
     ((429,), _TOO_LARGE, "context_too_long", _SMALLER),
     ((429,), _ANY_WORDS, "rate_limited", ""),
-    ((502,), _ANY_WORDS, "server", _SILENCE),
-    ((504, 524), _ANY_WORDS, "server", _PATIENCE),
-    ((408, 409, 425, *range(500, 1000)), _ANY_WORDS, "server", ""),
+    (UNANSWERED, _ANY_WORDS, "server", _SILENCE),
+    (LATE, _ANY_WORDS, "server", _PATIENCE),
+    ((409, 425, *range(500, 1000)), _ANY_WORDS, "server", ""),
     ((413,), _ANY_WORDS, "context_too_long", _SMALLER),
     (_ANY_STATUS, _CONTEXT, "context_too_long", _SMALLER),
     (_ANY_STATUS, _NO_MODEL, "unknown_model", ""),
     ((404, 405, *range(300, 400)), _NO_PATH, "bad_request", BASE_URL),
     (_ANY_STATUS, _ANY_WORDS, "bad_request", ""),
 )
-_RETRY_IN = re.compile(r"\bretry in ([\d.]+) ?s", re.IGNORECASE)
+_PIECE = r"(\d+(?:\.\d+)?) ?(ms|[hms])[a-z]*,? ?"  # of "14m24.1s", "30 seconds"
+_RETRY_IN = re.compile(rf"\b(?:re)?try (?:again )?in ((?:{_PIECE})+)", re.IGNORECASE)
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def failure_of_status(
@@ -159,19 +174,19 @@ def failure_of_status(
 ) -> LlmError:
     """Return the LlmError for a reply's status and text. wait: seconds that its headers ask for."""
     error = error_in(text)
-    message = clean(str(error.get("message") or ""))[:READ_CHARACTERS]
+    message = clean(str(error.get("message") or page_text(text)))[:READ_CHARACTERS]
     code = str(error.get("code") or error.get("type") or error.get("status") or "")
-    words = (message, code[:READ_CHARACTERS] or message)
+    words = f"{message} {code[:READ_CHARACTERS]}".strip()
     if wait is None and (found := _RETRY_IN.search(message)):
-        wait = float(found[1])
+        wait = sum(float(n) * _SECONDS[unit] for n, unit in re.findall(_PIECE, found[1]))
     kind, advice = next(
         (kind, advice)
         for statuses, pattern, kind, advice in _MEANINGS
-        if status in statuses and any(map(pattern.search, words))
+        if status in statuses and pattern.search(words)
     )
     if status == 429 and kind == "unauthorised" and wait is not None:
         kind, advice = "rate_limited", ""  # Google's words on a limit a minute speak of billing too
-    said = f"the server answers {status}: {quoted_line(message or text or 'nothing more', clean)}"
+    said = f"the server answers {status}: {quoted_line(message or 'nothing more', clean)}"
     if kind == "rate_limited" and wait is not None:
         said += f"; it asks to wait {wait:.0f} s"
     return LlmError(
@@ -179,8 +194,17 @@ def failure_of_status(
         f"{said} {advice}".strip(),
         retry_after=wait,
         parameter="" if kind in ("unauthorised", "rate_limited") else _parameter(error, message),
-        billed=status in (408, 504, 524),
+        billed=status in LATE,
     )
+
+
+def page_text(text: str) -> str:
+    """What a reply says that is no JSON: itself, or what a web page shows."""
+    if not re.match(r"\s*<", text):
+        return text
+    shown = html.unescape(_TAG.sub("\n", text[:MOST_OF_A_PAGE])).split("\n")
+    lines = dict.fromkeys(" ".join(line.split()) for line in shown)
+    return f"a web page, '{' '.join(filter(None, lines))}'"
 
 
 def error_in(text: str) -> dict[str, Any]:
@@ -203,16 +227,29 @@ def error_in(text: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
+_OPTIONAL = (
+    "max_completion_tokens",
+    "max_tokens",
+    "temperature",
+    "reasoning_effort",
+    "stream_options",
+)
+_PARAMETER_NAMES = {name.replace("_", ""): name for name in _OPTIONAL}
+_PARAMETERS = re.compile(  # also as reasoningEffort or reasoning.effort
+    rf"\b({'|'.join(name.replace('_', '[_.]?') for name in _OPTIONAL)})\b", re.IGNORECASE
+)
+
+
 def _parameter(error: Mapping[str, Any], message: str) -> str:
     """The parameter that an error is about: as it says, else the first in its message."""
     named = error.get("param")
     if isinstance(named, str) and named.casefold() not in ("", "none", "null"):
         return "system" if "role" in named else named
-    if re.search(r"system.{0,20} role|role.{0,30}system|System message", message, re.IGNORECASE):
+    no_system = r"system.{0,20} role|role.{0,30}system|System message|roles must alternate"
+    if re.search(no_system, message, re.IGNORECASE):
         return "system"
-    known = "max_completion_tokens|max_tokens|temperature|reasoning_effort|stream_options"
-    if quoted := re.search(rf"\b({known})\b", message):
-        return quoted[1]
+    if quoted := _PARAMETERS.search(message):
+        return _PARAMETER_NAMES[re.sub(r"[_.]", "", quoted[0]).lower()]
     streams = r"\bstream(ing)?\b(?! (reset|closed|error|terminated))"
     return "stream" if re.search(streams, message, re.IGNORECASE) else ""
 

@@ -8,43 +8,26 @@ nothing is refused here, a field that is not found is empty.
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.search.program import CATEGORIES
 
 # The fields, and the most characters that are kept of each.
 _MOST = {"title": 160, "idea": 160, "hypothesis": 2000, "category": 80, "expected": 200}
-# As models write them that answer in the language of program.md.
-_TITLE = (
-    "title|titel|titre|t[ií]tulo|titolo|tytuł|başlık|название|заголовок"
-    "|标题|標題|タイトル|제목"
-    "|العنوان|शीर्षक"
-)
-_HYPOTHESIS = (
-    "hypothesis|rationale|hypoth[eè]se|hip[oó]tes[ie]s?|ipotesi|hipoteza|hipotez|гипотеза"
-    "|假设|假設|仮説|가설|الفرضية|परिकल्पना"
-)
-_CATEGORY = (
-    "category|kategori[eai]?|cat[eé]gorie|categor[ií]a|категория"
-    "|类别|類別|カテゴリー?|카테고리"
-    "|범주|الفئة|श्रेणी"
-)
-_EXPECTED = (
-    "expected|erwartet|attendu|esperad[oa]|atteso|oczekiwan[ey]|beklenen|ожидае[а-я]+"
-    "|预期|預期|期待|예상|المتوقع|अपेक्षित"
-)
-_KEY = (
-    rf"(?P<title>{_TITLE})|(?P<hypothesis>{_HYPOTHESIS})|(?P<category>{_CATEGORY})"
-    r"|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*+#?\s*+(?:\d+|[A-D])\b)"
-    rf"|(?P<expected>(?:{_EXPECTED})(?![a-z])[^:=*]{{0,60}}?)"
-)
+# In English; in the language of program.md they are found by their order, which the prompt gives.
+_WORDS = {
+    "title": "title",
+    "hypothesis": "hypothesis|rationale",
+    "category": "category",
+    "expected": "expected",
+}
 _MARK = r"[*_`\"']*"
-_HEADER = re.compile(
-    rf"\s*(?:[-*+>]\s+|\d+[.)]\s+)*(?P<hashes>#{{1,6}}\s*)?(?P<bold>{_MARK})(?:{_KEY}){_MARK}"
-    rf"(?:\s*[:=]\s*|\s+[-–—]+\s+|\s*$|\s+(?=[-+−~]?\d)){_MARK}\s*(?P<value>.*)",
-    re.IGNORECASE,
+_BEFORE = rf"\s*(?:[-*+>]\s+|\d+[.)]\s+)*(?P<hashes>#{{1,6}}\s*)?(?P<bold>{_MARK})"
+_NAMED = re.compile(
+    rf"{_BEFORE}(?P<name>[^\W\d_][^:=()\[\]{{}}<>]{{0,40}}?){_MARK}\s*:(?P<value>.*\S.*)"
 )
+_HEADING = re.compile(r"#{1,6} [^:：]*")
 _KINDS = {
     "tune": "tune|tuning|hyper-?parameters?",
     "architecture": "architectur\\w*|model",
@@ -59,23 +42,57 @@ _NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class Header:
-    """A field of the header, the line it stands on, and what stands behind it there."""
+    """A field of the header, the line it stands on, and what stands behind it there, or below."""
 
     line: int
     key: str
     value: str
+    below: bool = False
 
 
 def find_headers(lines: Sequence[str]) -> list[Header]:
     """Return the fields among lines; one whose value stands below it has that line's."""
-    found, below = [], _lines_below(lines)
+    headers = _headers(lines, _WORDS)
+    named = any(header.key in ("title", "idea", "hypothesis") for header in headers)
+    if named or any(map(_HEADING.fullmatch, lines)):
+        return headers
+    return _headers(lines, _words_by_order(lines))
+
+
+def _header(words: Mapping[str, str]) -> re.Pattern[str]:
+    """The pattern of a field's line, its names in these words."""
+    return re.compile(
+        rf"{_BEFORE}(?:(?P<title>{words['title']})|(?P<hypothesis>{words['hypothesis']})"
+        rf"|(?P<category>{words['category']})"
+        r"|(?P<idea>(?:idea|option|proposal|approach|alternative)\s*+#?\s*+(?:\d+|[A-D])\b)"
+        rf"|(?P<expected>(?:{words['expected']})(?![a-z])[^:=*]{{0,60}}?)){_MARK}"
+        rf"(?:\s*[:=]\s*|\s+[-–—]+\s+|\s*$|\s+(?=[-+−~]?\d)){_MARK}\s*(?P<value>.*)",
+        re.IGNORECASE,
+    )
+
+
+def _words_by_order(lines: Sequence[str]) -> dict[str, str]:
+    """The names of the fields in another language: those of the lines `Name: value` around the one
+    whose value is a category, else of the first ones; at least two.
+    """
+    named = [found for line in lines if (found := _NAMED.fullmatch(_plain_head(line)))]
+    values = [_plain(found["value"]).casefold() for found in named]
+    category = next((n for n, value in enumerate(values) if value in CATEGORIES), 2)
+    fields = [*["title", "hypothesis"][:category], "category", "expected"]
+    names = [re.escape(found["name"].strip()) for found in named[max(0, category - 2) :]]
+    return _WORDS | (dict(zip(fields, names, strict=False)) if len(names) > 1 else {})
+
+
+def _headers(lines: Sequence[str], words: Mapping[str, str]) -> list[Header]:
+    found, below, pattern = [], _lines_below(lines), _header(words)
     for number, line in enumerate(lines):
-        if match := _HEADER.fullmatch(_plain_head(line)):
+        if match := pattern.fullmatch(_plain_head(line)):
             key = next(key for key in _MOST if match[key])
-            value = _plain(match["value"]) or _plain(below[number])
+            here = _plain(match["value"])
+            value = here or _plain(below[number])
             if key == "expected":  # "Expected gain: 0.002" says there which way
                 value = f"{_plain(match[key])}: {value}"
-            found.append(Header(number, key, value))
+            found.append(Header(number, key, value, below=not here))
     return found
 
 
@@ -117,8 +134,7 @@ def header_values(
 
 def _paragraph(lines: Sequence[str], header: Header, others: set[int], last: int) -> str:
     """Return the lines from a field's to the next blank one, fence or field."""
-    match = _HEADER.fullmatch(_plain_head(lines[header.line]))
-    texts = [match["value"]] if match and _plain(match["value"]) else []
+    texts = [] if header.below else [header.value]
     for number in range(header.line + 1, last):
         line = lines[number]
         if number in others or re.match(r"\s*(```|~~~|#{1,6} |<{3,})", line):

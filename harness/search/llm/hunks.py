@@ -130,7 +130,9 @@ def find_added_files(lines: Sequence[str]) -> list[tuple[int, int, str]]:
             while stop < len(lines) and lines[stop].startswith("+"):
                 stop += 1
             text = join_lines(added[1:] for added in lines[number + 1 : stop])
-            found.append((number, stop, text))
+            above = _PATCH.fullmatch(lines[number - 1]) if number else None
+            again = above and above["do"] and _is_ours(above["path"])  # deleted, to be added anew
+            found.append((number - bool(again), stop, text))
     return found
 
 

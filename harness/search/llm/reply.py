@@ -13,10 +13,11 @@ import bisect
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.search.constants import BEGIN, END, keep_annotations
 from harness.search.gate import MOST_BYTES, UNREADABLE
+from harness.search.llm.copies import FENCE, as_in_source, plain_blanks
 from harness.search.llm.headers import (
     Header,
     find_headers,
@@ -25,12 +26,11 @@ from harness.search.llm.headers import (
     read_delta,
 )
 from harness.search.llm.hunks import find_added_files, find_hunks
-from harness.search.patch import Edit, apply_edits, find_blocks, join_lines, split_lines
+from harness.search.patch import Edit, apply_edits, find_blocks, split_lines
 
 MOST_CHARACTERS = 1_000_000  # of a reply, fifteen times what max_output_tokens leaves room for
 MOST_EDITS = 200
 MOST_NAMED = 5  # ideas, in a message
-FENCE = re.compile(r"\s*(?:`{3,}|~{3,}).*")
 _ANOTHER = re.compile(
     r"[\s>#*_\d.)-]{0,20}(?:or,? )?(?:alternatively\b"
     r"|(?:a |an |the )?(?:second|other|another|alternative|different) "
@@ -75,7 +75,7 @@ def parse_reply(text: str, before: str = "") -> Reply:
     if len(text) > MOST_CHARACTERS:
         size = f"{len(text):,} characters, {MOST_CHARACTERS:,} are read"
         raise ReplyError(f"the reply has {size}: write less")
-    lines = split_lines(_plain_blanks(text))
+    lines = split_lines(plain_blanks(text))
     pieces = sorted(_pieces(lines), key=lambda piece: piece.start)
     prose = _without(lines, pieces)
     headers = find_headers(prose)
@@ -85,7 +85,7 @@ def parse_reply(text: str, before: str = "") -> Reply:
     _check_alternatives(prose, pieces)
     said = header_values(prose, headers, first, last)
     if not said["title"]:
-        earlier = split_lines(_plain_blanks(before))
+        earlier = split_lines(plain_blanks(before))
         said = header_values(earlier, find_headers(earlier), 0, len(earlier))
     if not said["title"]:
         raise ReplyError(
@@ -102,12 +102,6 @@ def parse_reply(text: str, before: str = "") -> Reply:
         read_delta(said["expected"]),
         wholes[0] if wholes else tuple(changes),
     )
-
-
-def _plain_blanks(text: str) -> str:
-    """The text with plain blanks: editors and chat pages put in others, which Python refuses."""
-    text = re.sub("[\u00a0\u2000-\u200a\u202f\u205f\u3000]", " ", text)
-    return re.sub("[\u200b\u2060\ufeff]", "", text)
 
 
 def apply_reply(reply: Reply, source: str) -> str:
@@ -136,8 +130,7 @@ def _apply_edits(edits: Sequence[Edit], source: str) -> str:
         raise ReplyError(f"{said}: make one change, with fewer")
     _check_size("".join(edit.search for edit in edits))
     _check_size("".join(edit.replace for edit in edits))
-    if not any(FENCE.fullmatch(line) for line in split_lines(source)):
-        edits = [_unfenced(edit) for edit in edits]
+    edits = [as_in_source(edit, source) for edit in edits]
     parts = {}
     for number, edit in enumerate(edits, 1):
         parts[f"edit {number}, SEARCH"] = edit.search
@@ -278,29 +271,6 @@ def _check_form(pieces: Sequence[_Piece], prose: Sequence[str]) -> None:
             "train.py from its docstring to its last line; a piece of it in a fence does not say "
             "where it goes"
         )
-
-
-def _unfenced(edit: Edit) -> Edit:
-    """Return the edit without fences at the edges of its two parts."""
-    search, replacement = split_lines(edit.search), split_lines(edit.replace)
-    bare = _without_fences(search)
-    filled = [line for line in replacement if line.strip()]
-    paired = len(filled) > 1 and FENCE.fullmatch(filled[0]) and FENCE.fullmatch(filled[-1])
-    if bare != search or paired:
-        replacement = _without_fences(replacement)
-    return replace(edit, search=join_lines(bare), replace=join_lines(replacement))
-
-
-def _without_fences(lines: list[str]) -> list[str]:
-    below = _below_fence(lines)
-    return _below_fence(below[::-1])[::-1]
-
-
-def _below_fence(lines: list[str]) -> list[str]:
-    """Return the lines below a fence that stands above all of them that are not blank."""
-    first = next((i for i, line in enumerate(lines) if line.strip()), None)
-    fenced = first is not None and FENCE.fullmatch(lines[first])
-    return lines[first + 1 :] if fenced else lines
 
 
 _SIGN = r"(#|//|\[|<|\()\s*"  # what a comment or a placeholder begins with

@@ -298,7 +298,27 @@ def test_what_a_person_must_change_is_not_tried_again(tmp_path, fault, kind):
             "no credit left",
             "the key is refused",
         ),
-        (403, "This input was moderated", "unauthorised", "", "the key is refused"),
+        (403, "This input was moderated", "bad_request", "reword program.md", "the key is refused"),
+        (400, "Filtered by the content management policy", "bad_request", "reword program.md", ""),
+        (400, "Your credit balance is too low", "unauthorised", "no credit left", ""),
+        (404, "Resource not found", "bad_request", "base URL", ""),
+        (404, 'Failed to load model "q": no memory', "bad_request", "", "base URL"),
+        (521, "", "server", "something between here and the model", ""),
+        (408, "litellm.Timeout: Request timed out.", "server", "waits no longer", ""),
+        (
+            429,
+            "Limit reached on tokens per day. Please try again in 14m24.1s. Upgrade: /billing",
+            "rate_limited",
+            "wait 864 s",
+            "credit",
+        ),
+        (
+            400,
+            "The prompt (length 17000) is longer than the maximum model length of 16384",
+            "context_too_long",
+            "larger context",
+            "",
+        ),
         (403, "invalid API key", "unauthorised", "the key is refused", ""),
         (
             429,
@@ -338,6 +358,33 @@ def test_what_a_status_means_goes_by_its_words(status, text, kind, says, never):
     assert (
         failure.kind == kind and says in str(failure) and (not never or never not in str(failure))
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "kind", "says"),
+    [
+        (502, "502 Bad Gateway", "server", "got no answer from it"),
+        (403, "Just a moment... Enable JavaScript", "bad_request", "lets no request through"),
+        (404, "Cannot POST /chat/completions", "bad_request", "base URL"),
+        (429, "Slow down. Please try again in 30 seconds.", "rate_limited", "to wait 30 s"),
+    ],
+)
+def test_of_a_web_page_its_words_are_told(status, page, kind, says):
+    text = (
+        f"<!DOCTYPE html><html><head><title>{page}</title><style>h1 {{ color: red }}</style></head>"
+        f"<body>\n<h1>{page}</h1></body></html>"
+    )
+    failure = failure_of_status(status, text, str)
+    told = str(failure)
+    assert failure.kind == kind and says in told
+    assert told.startswith(f"the server answers {status}: a web page, '{page}'")
+
+
+def test_a_parameter_is_known_in_other_spellings():
+    said = "Model x does not support parameter reasoningEffort."
+    assert failure_of_status(400, json.dumps({"error": said}), str).parameter == "reasoning_effort"
+    said = "Conversation roles must alternate user/assistant"
+    assert failure_of_status(500, json.dumps({"error": said}), str).parameter == "system"
 
 
 def test_errors_in_a_list_and_parameters_that_are_none(tmp_path):

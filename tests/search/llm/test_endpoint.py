@@ -471,6 +471,23 @@ def test_how_the_command_fails(tmp_path, monkeypatch, capsys):
             ],
             "x",
         ),
+        (
+            [
+                {"id": "x", "object": "model", "capabilities": ["completion", "tools"]},
+                {"id": "a", "capabilities": ["embedding"]},
+                {"id": "b", "loaded": False},
+                {"id": "c", "status": {"value": "sleeping"}},
+                {"id": "d", "pipeline_tag": "feature-extraction"},
+                {"id": "e", "model_type": "reranker"},
+                {"id": "f", "capabilities": {"completion_chat": False}},
+                {"id": "g", "archived": True},
+                {"id": "org/stable-diffusion-xl"},
+                {"id": "sentence-transformers/all-mpnet-base-v2"},
+                {"id": "gpt-image-1"},
+            ],
+            "x",
+        ),
+        ([{"id": "speechless-13b"}, {"id": "xtts"}], "speechless-13b"),
         ([{"id": "y", "status": {"value": "unloaded"}}], "y"),  # loaded when it is asked
     ],
 )

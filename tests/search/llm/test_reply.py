@@ -33,6 +33,17 @@ Expected delta: -0.003
 """
 
 
+<<<<<<< ours
+=======
+def block(search: str, replace: str) -> str:
+    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+def numbered(text: str, form: str) -> str:
+    return "\n".join(form % n + line for n, line in enumerate(text.split("\n"), 52))
+
+
+>>>>>>> theirs
 def indented_with(sign: str, text: str) -> str:
     return "".join(sign + line for line in text.splitlines(keepends=True))
 
@@ -136,7 +147,27 @@ RECOVERED = {
         "+        x = self.expand(x)\n+        return self.contract(F.gelu(x))\n"
     ),
     "patch, CRLF": PATCH.replace("\n", "\r\n"),
+<<<<<<< ours
     "patch, whole file": patch_of(indented_with("+", WANTED), kind="Add") + "\n",
+=======
+    "patch, whole file": "*** Begin Patch\n*** Add File: train.py\n" + indented_with("+", WANTED) + "*** End Patch\n",
+    "patch, deleted and added": "*** Begin Patch\n*** Delete File: train.py\n*** Add File: train.py\n"
+    + indented_with("+", WANTED) + "*** End Patch\n",
+    "other markers": BLOCKS.replace("SEARCH", "ORIGINAL").replace("REPLACE", "UPDATED"),
+    "markers of git": BLOCKS.replace("SEARCH", "HEAD").replace("REPLACE", "NEW"),
+    "the line above the search": BLOCKS.replace("SEARCH\n", "SEARCH\n:start_line:44\n-------\n"),
+    "line numbers": block(numbered(RATE, "%5d | "), numbered(NEW_RATE, "%5d | "))
+    + block(numbered(FORWARD, "%d\t"), numbered(NEW_FORWARD, "%d\t")),
+    "signs of a diff": block(f"-{RATE}", f"+{NEW_RATE}")
+    + block(indented_with("-", FORWARD), indented_with("+", NEW_FORWARD)),
+    "tabs": re.sub("(?m)^( {4})+", lambda at: "\t" * (len(at[0]) // 4), BLOCKS),
+    "blanks between words": block(RATE.replace(" = ", "="), NEW_RATE)
+    + block(FORWARD.replace("(F.relu(", " ( F.relu ( ").replace(": ", ":"), NEW_FORWARD),
+    "a comment for the annotation": block("MATRIX_LR = 0.04  # the rate", "MATRIX_LR = 0.05           # higher")
+    + block(FORWARD, NEW_FORWARD),
+    "a block of nothing, elsewhere": block("import nowhere", "import nowhere") + BLOCKS,
+    "marks without width": BLOCKS.replace("MATRIX", "\u200eMA\u00adTRIX"),
+>>>>>>> theirs
     "byte-order mark": "\ufeff" + BLOCKS,
     "no-break spaces": BLOCKS.replace("    ", "\u00a0   "),
     "wide blanks and no width": BLOCKS.replace("  #", "\u3000 #").replace("return", "\u200breturn"),
@@ -412,6 +443,10 @@ def test_the_one_idea_with_a_change_is_taken(text, title, category):
         "Название: T\nГипотеза: H one.\nКатегория: tune\nОжидаемое изменение: −0,002".replace(
             "0,", "0."
         ),
+        "**Titel:** T\n**Hypothese:** H one.\n**Kategorie:** tune\n**Erwartet:** -0.002",
+        "Τίτλος: T\nΥπόθεση: H\none.\n\nΚατηγορία: tune\nΑναμενόμενο: −0.002",
+        "שלום: כן\n\nכותרת: T\n\nהשערה: H one.\n\nקטגוריה: tune\n\nצפוי: -0.002",
+        "1. Tiêu đề: T\n2. Giả thuyết: H one.\n3. Phân loại: tune\n4. Kỳ vọng: -0.002",
         "**Título:** T\n**Hipótesis:** H one.\n**Categoría:** tune\n**Esperado:** -0.002",
         "タイトル：T\n仮説：H one.\nカテゴリ：tune\n期待される変化：-0.002",
         "Ｔｉｔｌｅ：T\n𝗛𝘆𝗽𝗼𝘁𝗵𝗲𝘀𝗶𝘀: H one.\nCategory：tune\nExpected delta：-0.002",
@@ -456,6 +491,13 @@ def test_dots_that_the_file_has_are_lines_like_any_other():
     )
 
 
+def test_typographic_quotes_in_a_copied_line_are_plain_ones():
+    line = next(line for line in SOURCE.split("\n") if line.startswith("WINDOW_PATTERN"))
+    edit = block("WINDOW_PATTERN = “L”", "WINDOW_PATTERN = “SL”")
+    wanted = SOURCE.replace(line, line.replace('"L" ', '"SL" ', 1))
+    assert apply_reply(parse_reply(f"Title: T\n{edit}"), SOURCE) == wanted
+
+
 def test_a_title_is_found_or_asked_for():
     assert parse_reply(f"# Raise the rate\n{ONE}").title == "Raise the rate"
     assert (
@@ -464,6 +506,10 @@ def test_a_title_is_found_or_asked_for():
     assert len(parse_reply(f"Title: {'long ' * 99}\n{ONE}").title) <= 160
     with pytest.raises(ReplyError, match="begin it with a line 'Title"):
         parse_reply(ONE)
+    with pytest.raises(ReplyError, match="begin it with a line 'Title"):
+        parse_reply(f"So this is it: faster.\n{ONE}")
+    with pytest.raises(ReplyError, match="holds 2 ideas, 'T' and 'U'"):
+        parse_reply(f"Titel: T\nHypothese: x\n{ONE}Titel: U\nHypothese: y\n{BLOCKS}")
 
 
 @pytest.mark.timeout(60)  # patterns that try all ways to read such a line would take hours
