@@ -10,7 +10,7 @@ overnight`.
     python3 scripts/overnight.py --tag nov23 --experiments N the same, so many experiments (0: the baseline alone)
     ... --model NAME --llm budget_tokens=2000000             with a language model: OPENAI_API_KEY or OPENAI_BASE_URL is set
     python3 scripts/overnight.py --tag nov23 --status        how it goes (--json: for scripts); also --stop (after this experiment), --report
-    python3 scripts/overnight.py --tag nov23 --close-out     what its best is worth, measured on fresh seeds
+    python3 scripts/overnight.py --tag nov23 --close-out     what its best is worth, and which changes make it so
     python3 scripts/overnight.py --tag nov23 --check         whether all its files agree with its journal
     python3 scripts/overnight.py --tag nov23 --accept N      keep experiment N, which is in quarantine; --refuse N: do not
     ... --torch-index URL                                    at set-up: another build of torch (pytorch.org's selector)

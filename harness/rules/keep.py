@@ -169,10 +169,13 @@ def judge(
     return Verdict(decision, kind, gain, threshold, f"{words}: {decision}", spent)
 
 
-def claim(best: Sequence[float], baseline: Sequence[float]) -> Claim:
+def claim(
+    best: Sequence[float], baseline: Sequence[float], than: str = "the baseline"
+) -> Claim:
     """Return by how much the best beats the baseline, with its confidence interval.
 
-    best, baseline: val_bpb of fresh runs, interleaved, that took part in no choice. Student's t
+    best, baseline: val_bpb of fresh runs, interleaved, that took part in no choice. than: what is
+    in the baseline's place, where it is another file. Student's t
     with the variance of these runs alone, pooled: exact whatever the night's sigma was. Raises
     ValueError below two runs each and on scores that are not finite.
     """
@@ -186,7 +189,7 @@ def claim(best: Sequence[float], baseline: Sequence[float]) -> Claim:
     difference = mean_of(baseline) - mean_of(best)
     low, high = difference - half, difference + half
     side = "better" if difference >= 0 else "worse"
-    better = f"{abs(difference):.4f} bpb {side} than the baseline"
+    better = f"{abs(difference):.4f} bpb {side} than {than}"
     doubt = ", which may be chance" if low <= 0 <= high else ""
     interval = f"{CLAIM_LEVEL:.0%} interval {low:+.4f} to {high:+.4f}"
     words = f"the best is {better}{doubt} ({interval}, {n2} and {n1} fresh runs)"

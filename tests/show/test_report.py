@@ -8,7 +8,7 @@ import journals
 import pytest
 from checkout import ROOT
 
-from harness.lab.close_out import CloseOut, read_close_out
+from harness.lab.close_out import CloseOut, Comparison, read_close_out
 from harness.run.records import incumbent_of, records_from_journal
 from harness.run.state import Training
 from harness.show import sentences, status
@@ -75,7 +75,7 @@ def close_out(best: int, low: float = 0.01, **changes) -> CloseOut:
         for seed, score in enumerate((0.90, 0.91, 0.92))
     ]
     begun = {"best": best, "seeds": 3, "first_seed": 1, "template": False}
-    return CloseOut(begun, runs, claimed | changes)
+    return CloseOut([Comparison(begun, runs, {"baseline": claimed | changes})])
 
 
 def branch_of(entries: list[dict]) -> int:
@@ -150,7 +150,7 @@ def test_the_claim_of_a_run_stands_in_its_report_chart_index_and_status(tmp_path
     entries = journals.make_journal(30, unfinished=False)
     folder, best = journals.write_run(tmp_path, entries), branch_of(entries)
     ledger = [
-        {"event": "claim_begun", **close_out(best).begun},
+        {"event": "claim_begun", **close_out(best).claim.begun},
         {"event": "claimed", **close_out(best).claimed},
     ]
     lines = [
