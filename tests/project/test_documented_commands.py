@@ -98,6 +98,7 @@ ELSEWHERE = {
     ),
     ".venv/bin/python train_template.py": ("night/test_by_hand.py", '"train_template.py"'),
     "python -m harness train": ("night/test_by_hand.py", '"harness", "train"'),
+    "python -m harness export": ("show/test_export.py", '["export"'),
     "python -m harness port": ("search/test_port.py", '["port"'),
     "python -m harness try": ("project/test_documented_commands.py", "harness try"),
     "python3 scripts/lab.py": ("scripts/test_setup.py", '"lab.py"'),
