@@ -13,7 +13,6 @@ from harness.ground.errors import JournalError
 from harness.lab.claimant import built_name
 from harness.lab.close_out import BASELINE, NAME, OVER, TEMPLATE, CloseOut, fold_close_out
 from harness.run.journal import read_journal
-from harness.search.gate import source_hash
 
 FOLLOWS = {
     "begin": "claim_begun",
@@ -39,16 +38,11 @@ def check_close_out(look: Look) -> Iterator[str]:
             return
     found, folder = fold_close_out(entries), look.folder / "close_out"
     built = {
-        built_name(role, each.begun["best"]): sha
-        for each in found.comparisons
-        for role, sha in each.sha256.items()
+        built_name(role, each.begun["best"]) for each in found.comparisons for role in each.others
     }
     known = {built_name(TEMPLATE, 0), *built} | {f"{number:02d}" for number in range(found.numbers)}
     for name in set(names_in(folder)) - known:
         yield f"close_out/{name} is no training of {NAME}: move it elsewhere"
-    for name in set(names_in(folder)) & set(built):
-        if source_hash((folder / name).read_text(encoding="utf-8")) != built[name]:
-            yield f"close_out/{name} is not the file that was trained: `--close-out` makes it anew"
     for run in found.current.runs:
         training = folder / f"{run.number:02d}"
         if run.status == "ok" and (missing := missing_of(training)):
@@ -74,10 +68,10 @@ def misplaced(found: CloseOut, entry: dict, kept: set[int]) -> str:
         ]
         return f"`run_started` has {'; '.join(other)}" if other else ""
     role = entry.get("against", BASELINE)
-    if event == "claimed" and role not in current.against:
+    if event == "claimed" and role not in current.others:
         return f"nothing was compared with the {role}"
     if event == "claimed" and entry["status"] == "ok":
         claims = current.claims_on(role)
-        if any(entry[name] != asdict(given) for name, given in claims.items()):
+        if any(not asdict(given).items() <= entry[name].items() for name, given in claims.items()):
             return "what is claimed is not what its runs give"
     return ""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.ground.errors import ConstantsError, HistoryError
-from harness.run import git_history
+from harness.run.git_history import git
 from harness.run.run import Run
 from harness.run.state import Experiment
 from harness.search.constants import constant_values, rewrite_constants
@@ -26,25 +26,23 @@ class NotAlone(ValueError):
 
 def best_without(run: Run, numbers: Sequence[int]) -> str:
     """The best's text without what these experiments brought, the newest taken off first."""
-    kept = run.state.kept
-    best = source = read_source(run, kept[-1])
-    for experiment in reversed(kept[1:]):
+    best = source = read_source(run, run.state.incumbent)
+    for experiment in reversed(run.state.kept[1:]):
         if experiment.number in numbers:
             before, after = sides_of(run, experiment)
             source = with_change(source, after, before)
     if source_hash(source) == source_hash(best):
-        raise NotAlone("what is left of it in the best is nothing")
-    return checked(source)
+        raise NotAlone("nothing of it is left in the best")
+    return source
 
 
 def baseline_with(run: Run, numbers: Sequence[int]) -> str:
     """The baseline's text with what these experiments brought, in the order of the night."""
-    kept = run.state.kept
-    source = read_source(run, kept[0])
-    for experiment in kept[1:]:
+    source = read_source(run, run.state.kept[0])
+    for experiment in run.state.kept[1:]:
         if experiment.number in numbers:
             source = with_change(source, *sides_of(run, experiment))
-    return checked(source)
+    return source
 
 
 def sides_of(run: Run, experiment: Experiment) -> tuple[str, str]:
@@ -52,8 +50,7 @@ def sides_of(run: Run, experiment: Experiment) -> tuple[str, str]:
 
     That is what was on the branch before; of one that a person accepted later, what it began with.
     """
-    kept = run.state.kept
-    parent = experiment.attempt.proposed.get("parent")
+    kept, parent = run.state.kept, experiment.attempt.proposed.get("parent")
     before = kept[kept.index(experiment) - 1]
     before = next((each for each in kept if each.number == parent), before)
     return read_source(run, before), read_source(run, experiment)
@@ -68,17 +65,19 @@ def with_change(source: str, before: str, after: str) -> str:
     try:
         here, old, new = (constant_values(text) for text in (source, before, after))
         moved = {name: new[name] for name in new if name in old and old[name] != new[name]}
-        for name in moved:
-            if here.get(name) != old[name]:
-                raise NotAlone(f"another change moved {name}, too")
+        if twice := [name for name in moved if here.get(name) != old[name]]:
+            raise NotAlone(f"another change moved {', '.join(twice)}, too")
         # numbers that others changed are no difference between the three texts
         sides = [
             rewrite_constants(text, {n: here[n] for n in names if n in here}, clamp=False)
             for text, names in ((before, old), (after, new))
         ]
-        return rewrite_constants(merge(source, *sides), moved, clamp=False)
+        result = rewrite_constants(merge(source, *sides), moved, clamp=False)
     except ConstantsError as error:
         raise NotAlone(str(error)) from error
+    if reasons := check_candidate(result):
+        raise NotAlone(f"the rest is no train.py that may run: {reasons[0]}")
+    return result
 
 
 def merge(source: str, before: str, after: str) -> str:
@@ -90,16 +89,9 @@ def merge(source: str, before: str, after: str) -> str:
         for path, text in zip(paths, (source, before, after), strict=True):
             path.write_bytes(text.encode())
         try:
-            git_history.git(Path(folder), "merge-file", "-q", *map(str, paths))
+            git(Path(folder), "merge-file", "-q", *map(str, paths))
         except HistoryError as error:
-            if error.status is None or error.status >= 128:
-                raise NotAlone(f"the texts cannot be merged: {error}") from error
-            raise NotAlone("another change is on the same lines") from error
+            conflicts = error.status is not None and error.status < 128
+            why = "another change is on the same lines" if conflicts else str(error)
+            raise NotAlone(why) from error
         return paths[0].read_bytes().decode()
-
-
-def checked(source: str) -> str:
-    """The text, if it may be trained."""
-    if reasons := check_candidate(source):
-        raise NotAlone(f"what is left is no train.py that may run: {reasons[0]}")
-    return source

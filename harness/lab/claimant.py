@@ -16,12 +16,14 @@ from harness.ground.errors import LoopError
 from harness.ground.files import remove_temporaries, write_text_atomic
 from harness.lab.changes import best_without
 from harness.lab.close_out import (
+    BASELINE,
     BEST,
     MOST_FAILURES,
     NAME,
     STOP_FILE,
     TEMPLATE,
     CloseOut,
+    Comparison,
     Trial,
     fold_close_out,
     is_wanted,
@@ -30,7 +32,7 @@ from harness.lab.close_out import (
 from harness.lab.executor import Listener, ignore
 from harness.lab.kept_files import drop_weights_of_run, note_claim
 from harness.lab.loop import Lab
-from harness.lab.questions import Question, next_question
+from harness.lab.questions import next_question, plan, seconds_of, within
 from harness.lab.trainings import Job
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.journal import Journal
@@ -94,31 +96,26 @@ class Claimant:
         return self.found
 
     def _begin_claim(self) -> None:
-        question = Question("claim", template=self.lab.settings.profile["name"] == "demo")
-        if self.hours and question.seconds(self.lab) > 3600 * self.hours:
-            needed = question.seconds(self.lab) / 3600
+        demo = self.lab.settings.profile["name"] == "demo"
+        claim = plan(self.lab, "claim", {BASELINE: {}}, template=demo)
+        needed = seconds_of(self.lab, claim) / 3600
+        if 0 < self.hours < needed:
             raise LoopError(
-                f"{self.hours:g} hours are too few for the claim: its {question.trainings} "
+                f"{self.hours:g} hours are too few for the claim: its {len(claim.trials)} "
                 f"trainings take about {60 * needed:.0f} min. Give it --hours "
                 f"{math.ceil(10 * needed) / 10:g} or more"
             )
-        self._begin(question)
+        self._begin(claim)
 
-    def _next_question(self, found: CloseOut) -> Question | None:
+    def _next_question(self, found: CloseOut) -> Comparison | None:
         """What can still be asked in the time that is left."""
-        left = self.until - time.monotonic()
         question = next_question(self.lab, found) if self.hours else None
-        return question.within(self.lab, left) if question else None
+        return within(self.lab, question, self.until - time.monotonic()) if question else None
 
-    def _begin(self, question: Question) -> None:
-        before = sum(entry["event"] == "claim_begun" for entry in self.journal.entries)
-        self.journal.append(
-            "claim_begun",
-            best=self.lab.state.incumbent.number,
-            seeds=self.seeds,
-            first_seed=max(self.lab.state.opened["seeds"]) + FIRST_SEED + 1000 * before,
-            **question.facts(),
-        )
+    def _begin(self, planned: Comparison) -> None:
+        first = max(self.lab.state.opened["seeds"]) + FIRST_SEED
+        seeds = {"first_seed": first + 1000 * len(self.found.comparisons), "seeds": self.seeds}
+        self.journal.append("claim_begun", **planned.begun | seeds)
 
     def folder_of(self, number: int) -> Path:
         return self.folder / f"{number:02d}"
@@ -130,7 +127,7 @@ class Claimant:
         if trial.role == TEMPLATE:  # as real nights begin with it
             source = self.lab.template()
         else:
-            source = best_without(self.lab, found.current.removed[trial.role])
+            source = best_without(self.lab, found.current.others[trial.role]["lacks"])
         path = self.folder / built_name(trial.role, found.current.begun["best"])
         path.parent.mkdir(exist_ok=True)
         write_text_atomic(path, source)
@@ -195,7 +192,7 @@ class Claimant:
         current = found.current
         role = current.next_claim
         facts = {"best": current.begun["best"], "against": role, "status": "ok", "cause": ""}
-        if why := current.not_alone.get(role):
+        if why := current.others[role].get("not_alone"):
             facts |= {"status": "not alone", "cause": why}
         elif failed := current.failed(role) or current.failed(BEST):
             words = (
@@ -214,4 +211,6 @@ class Claimant:
 
 def built_name(role: str, best: int) -> str:
     """The file in close_out/ of what no experiment tried, beside this best."""
-    return "train_template.py" if role == TEMPLATE else f"best_{best:04d}_{role.replace(' ', '_')}.py"
+    return (
+        "train_template.py" if role == TEMPLATE else f"best_{best:04d}_{role.replace(' ', '_')}.py"
+    )

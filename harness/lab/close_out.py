@@ -53,29 +53,20 @@ class Comparison:
         return self.begun.get("kind", "claim")
 
     @property
-    def against(self) -> list[str]:
-        """The roles of the other files. Entries of older harnesses name none: the baseline."""
-        return self.begun.get("against", [BASELINE])
+    def others(self) -> dict[str, dict]:
+        """The other files by role: what they lack of the best, and why one cannot be made. Entries
+        of older harnesses name none: the baseline."""
+        return self.begun.get("against", {BASELINE: {}})
+
+    @property
+    def made(self) -> list[str]:
+        """The roles of those that can be made."""
+        return [role for role, facts in self.others.items() if not facts.get("not_alone")]
 
     @property
     def budgets(self) -> float:
         """The budget of its trainings, in budgets of the night."""
         return self.begun.get("budgets", 1)
-
-    @property
-    def removed(self) -> dict[str, list[int]]:
-        """Of files that are the best without some changes: the experiments that these are of."""
-        return self.begun.get("removed", {})
-
-    @property
-    def sha256(self) -> dict[str, str]:
-        """Of their texts, as the gate hashes them."""
-        return self.begun.get("sha256", {})
-
-    @property
-    def not_alone(self) -> dict[str, str]:
-        """The other files that cannot be made, and why."""
-        return self.begun.get("not_alone", {})
 
     @property
     def in_flight(self) -> Training | None:
@@ -89,15 +80,14 @@ class Comparison:
     def claims_on(self, role: str) -> dict[str, Claim]:
         """What the runs allow to say of best and another file, on validation and holdout rows."""
         return {
-            text: claim(self.scores(BEST, name), self.scores(role, name), than=f"the {role}")
+            text: claim(self.scores(BEST, name), self.scores(role, name))
             for text, name in (("val", "val_bpb"), ("holdout", "holdout_bpb"))
         }
 
     @property
     def trials(self) -> list[Trial]:
         """All its trainings, in order: round after round, in turn forwards and backwards."""
-        others = [role for role in self.against if role not in self.not_alone]
-        files = [*others, BEST] if others else []
+        files = [*self.made, BEST] if self.made else []
         experiments, first = {BASELINE: 0, BEST: self.begun["best"]}, self.begun["first_seed"]
         trials = []
         for turn in range(self.begun["seeds"]):
@@ -113,8 +103,8 @@ class Comparison:
         done = {trial_of(run) for run in self.runs if run.status == "ok"}
         left = [trial for trial in self.trials if trial not in done]
         left = [trial for trial in left if not self.failed(trial.role)]
-        measured = any(not self.failed(role) for role in self.against if role not in self.not_alone)
-        return left if measured and not self.failed(BEST) else []
+        measured = not self.failed(BEST) and not all(map(self.failed, self.made))
+        return left if measured else []
 
     @property
     def next_trial(self) -> Trial | None:
@@ -124,7 +114,7 @@ class Comparison:
     @property
     def next_claim(self) -> str | None:
         """The first file that nothing was claimed of yet; None when all have that."""
-        return next((role for role in self.against if role not in self.claims), None)
+        return next((role for role in self.others if role not in self.claims), None)
 
     def failed(self, role: str) -> Training | None:
         """The last of so many failed trainings of a file that it cannot be measured."""

@@ -166,10 +166,7 @@ EVENTS: dict[str, dict[str, str]] = {
     "claim_begun": {
         "best": "experiment to be claimed",
         "kind": "claim, ablation, simplified or longer: what is asked",
-        "against": "the files that it is compared with",
-        "removed": "of each that is the best without some changes: these experiments",
-        "sha256": "of each of these",
-        "not_alone": "why one cannot be made",
+        "against": "other files; of each what it lacks, and why it cannot be made",
         "budgets": "of the night, that each training gets",
         "seeds": "trainings of each file",
         "first_seed": "of them",

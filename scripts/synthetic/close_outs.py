@@ -25,9 +25,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import simulate_keep
 from simulate_keep import CARD, NOTHING, REPORT_LANDSCAPES, RUNS, Conditions, Rng, markdown
 
-from harness.lab.close_out import BASELINE, BEST, CloseOut, Comparison, is_improvement
+from harness.lab.close_out import BASELINE, CloseOut, Comparison, is_improvement
 from harness.lab.findings import CONFIRMED, findings_of, removable
-from harness.lab.questions import Question, role_without
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.state import Experiment, State, Training
 
@@ -58,21 +57,22 @@ class Night:
         """What the best scores in truth without some changes; lower is better."""
         return -sum(gain for n, gain in enumerate(self.gains, 1) if n not in lacks)
 
-    def ask(self, question: Question) -> Comparison:
-        """Train and claim as the lab does."""
-        begun = {"best": len(self.gains), "seeds": CLAIM_SEEDS, "first_seed": 0}
-        comparison = Comparison(begun | question.facts())
-        lacks = comparison.removed | {BASELINE: list(range(1, len(self.gains) + 1)), BEST: []}
+    def ask(self, kind: str, against: dict[str, list[int]]) -> Comparison:
+        """Train and claim as the lab does. against: what each other file lacks of the best."""
+        begun = {"best": len(self.gains), "seeds": CLAIM_SEEDS, "first_seed": 0, "kind": kind}
+        others = {role: {"lacks": lacks} for role, lacks in against.items()}
+        comparison = Comparison(begun | {"against": others})
         for trial in comparison.trials:
-            score = self.level(lacks[trial.role]) + self.conditions.score(self.trained)
+            lacks = against.get(trial.role, [])
+            score = self.level(lacks) + self.conditions.score(self.trained)
             self.trained += 1
             scored = {"status": "ok", "val_bpb": score}
             scored["holdout_bpb"] = score + HOLDOUT * float(self.rng.normal())
             started = {"role": trial.role, "experiment": trial.experiment, "seed": trial.seed}
             comparison.runs.append(Training(started, trained={"status": "ok"}, scored=scored))
-        for role in comparison.against:
+        for role in against:
             claims = {name: vars(given) for name, given in comparison.claims_on(role).items()}
-            comparison.claims[role] = {"status": "ok", "best": begun["best"], **claims}
+            comparison.claims[role] = {"status": "ok", "best": len(self.gains), **claims}
         self.found.comparisons.append(comparison)
         return comparison
 
@@ -119,21 +119,20 @@ def close_out(gains: list[float], machine: str, rng: Rng) -> Count:
     count = Count(nights=1, kept=len(gains), null=sum(gain <= 0 for gain in gains))
     if not gains:
         return count
-    claimed = night.ask(Question("claim")).claims[BASELINE]
+    claimed = night.ask("claim", {BASELINE: list(range(1, len(gains) + 1))}).claims[BASELINE]
     count.claims = 1
     count.hold(claimed, sum(gains))
     count.improvements = is_improvement(claimed)
     count.false_improvements = is_improvement(claimed) and sum(gains) <= 0
     if len(gains) > 1:
-        roles = {role_without([n]): [n] for n in range(1, len(gains) + 1)}
-        for role, entry in night.ask(Question("ablation", list(roles), roles)).claims.items():
+        roles = {f"file without {n}": [n] for n in range(1, len(gains) + 1)}
+        for role, entry in night.ask("ablation", roles).claims.items():
             count.hold(entry, gains[roles[role][0] - 1])
     findings = findings_of(night.state, night.found)
     confirmed = [gains[each.experiment - 1] for each in findings if each.verdict == CONFIRMED]
     count.confirmed, count.confirmed_null = len(confirmed), sum(gain <= 0 for gain in confirmed)
-    if drop := [change.number for change in removable(night.state, night.found)]:
-        role = role_without(drop)
-        entry = night.ask(Question("simplified", [role], {role: drop})).claims[role]
+    if drop := removable(night.state, night.found):
+        entry = night.ask("simplified", {"simplified": drop}).claims["simplified"]
         loss = sum(gains[number - 1] for number in drop)
         count.hold(entry, loss)
         if entry["val"]["low"] <= 0:

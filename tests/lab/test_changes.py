@@ -44,7 +44,7 @@ def test_patches_that_overlap_do_not_come_off_alone(tmp_path):
 def test_what_is_in_the_best_no_more_cannot_be_taken_off(tmp_path):
     back = (COMMENTED[1], COMMENTED[0])
     run = Kept(tmp_path / "t", (COMMENTED,), (MORE_DEPTH, back)).run
-    with pytest.raises(NotAlone, match="nothing"):
+    with pytest.raises(NotAlone, match="nothing of it is left"):
         best_without(run, [1])
 
 

@@ -13,7 +13,7 @@ import harness
 from harness.__main__ import main
 from harness.ground.errors import LoopError, ParameterError
 from harness.lab.kept_files import note_claim
-from harness.lab.questions import Question, next_question
+from harness.lab.questions import next_question
 from harness.run.run import Run
 from harness.search.constants import constant_values
 from harness.show.export import export
@@ -34,7 +34,7 @@ def repository(tmp_path, monkeypatch):
 def closed_out(folder, *changes, repository=None, **scores) -> Kept:
     """A night whose claim is made, and each of its changes measured."""
     night = Kept(folder, *changes, repository=repository)
-    night.compare(Question("claim"), baseline=WORSE)
+    night.claim(baseline=WORSE)
     night.compare(next_question(night.run, night.found), **scores)
     night.write_close_out()
     note_claim(folder, night.found.claimed)
@@ -62,7 +62,7 @@ def test_a_stranger_finds_file_card_and_a_commit_for_each_confirmed_change(tmp_p
     assert provenance["claim"]["val"]["difference"] == pytest.approx(0.2)
     assert provenance["machine"] == "cpu (a CPU)" and provenance["tag"] == "t"
     card = (target / "README.md").read_text()
-    assert "experiment 3 is 0.2000 bpb better than the baseline" in card
+    assert "Experiment 3 is 0.2000 bpb better than the baseline" in card
     assert "- experiment 1 (idea 1) is confirmed" in card
     assert "- experiment 2 (idea 2) is part of a confirmed best" in card
     assert git(repository, "for-each-ref") == refs, "the repository stays as it is"
@@ -82,22 +82,17 @@ def test_a_stranger_finds_file_card_and_a_commit_for_each_confirmed_change(tmp_p
     assert (other / "train.py").read_text() == merged
 
 
-def test_without_history_the_changes_are_patches(tmp_path):
+def test_without_history_there_are_no_commits_and_weights_that_are_gone_are_said(tmp_path):
     night = closed_out(tmp_path / "t", *CHANGES, **FIRST_AND_LAST)
     said = export(night.run, tmp_path / "out")
-    assert "no weights: they are gone from the run, and train.py trains them again" in said
-    patches = sorted((tmp_path / "out/changes").iterdir())
-    assert [path.name for path in patches] == ["0001.patch", "0003.patch"]
-    shutil.copy(night.run.attempt_folder(0) / "train.py", tmp_path)
-    for patch in patches:
-        git(tmp_path, "apply", str(patch))
-    assert constant_values((tmp_path / "train.py").read_text())["N_HEAD"] == 4
-    assert "itertools" not in (tmp_path / "train.py").read_text()
+    assert "no commits: no git history" in said
+    assert "weights.safetensors: gone from the run, or not made" in said
 
 
-def test_a_confirmed_change_that_needs_another_is_said(tmp_path):
+def test_a_confirmed_change_that_needs_another_is_said(tmp_path, repository):
     on_top = ("import itertools\n", "import itertools as its\n")
-    night = closed_out(tmp_path / "t", (COMMENTED,), (on_top,), file_without_2=WORSE)
+    changes = (COMMENTED,), (on_top,)
+    night = closed_out(tmp_path / "t", *changes, repository=repository, file_without_2=WORSE)
     said = "\n".join(export(night.run, tmp_path / "out"))
     assert "no commit of experiment 2: it needs a change that is not confirmed" in said
 
@@ -107,7 +102,7 @@ def test_a_claim_that_is_not_made_is_not_made_up(tmp_path):
     said = export(night.run, tmp_path / "out")
     assert "no commits: no change is confirmed alone" in said
     card = (tmp_path / "out/README.md").read_text()
-    assert "Not measured on fresh seeds yet: `python3 scripts/overnight.py --close-out" in card
+    assert "Not measured on fresh seeds yet (`python3 scripts/overnight.py --close-out" in card
     assert "- experiment 1: idea 1" in card
 
 

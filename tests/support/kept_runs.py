@@ -10,7 +10,7 @@ from simulated_runs import Simulated
 
 from harness.lab.close_out import NAME, fold_close_out
 from harness.lab.kept_files import update_best
-from harness.rules.keep import CLAIM_SEEDS
+from harness.lab.questions import plan
 from harness.run import git_history
 from harness.run.run import Run
 from harness.search.gate import source_hash
@@ -93,12 +93,15 @@ class Kept:
         )
         return plan, self.parent
 
+    def claim(self, template: bool = False, **scores: list[float]) -> None:
+        """Make the claim."""
+        self.compare(plan(self.run, "claim", {"baseline": {}}, template=template), **scores)
+
     def compare(self, question, **scores: list[float]) -> None:
         """Answer a question: val_bpb of each role's fresh runs, of holdout rows alike; roles
         without any are as good as the best, and "crash" is no number.
         """
-        begun = {"event": "claim_begun", "best": self.run.state.incumbent.number}
-        self.close_out.append(begun | {"seeds": CLAIM_SEEDS, "first_seed": 100} | question.facts())
+        self.close_out.append({"event": "claim_begun"} | question.begun | {"first_seed": 100})
         while (current := self.found.current).step != "nothing":
             self.close_out += self.next_entries(current, scores)
 
@@ -117,7 +120,7 @@ class Kept:
 
     def claimed(self, current, role: str) -> dict:
         facts = {"event": "claimed", "best": current.begun["best"], "against": role, "cause": ""}
-        if cause := current.not_alone.get(role):
+        if cause := current.others[role].get("not_alone"):
             return facts | {"status": "not alone", "cause": cause}
         if failed := current.failed(role):
             return facts | {"status": failed.status, "cause": f"ended with {failed.cause}"}
