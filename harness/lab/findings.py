@@ -5,9 +5,10 @@ In: a run's state and its close-out. Out: a Finding for each change, and sentenc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from harness.ground.text import one_line
 from harness.lab.close_out import CloseOut, is_improvement, words_of_interval
 from harness.run.state import Experiment, State
 
@@ -17,7 +18,8 @@ CONFIRMED, PART, HURTS, UNKNOWN = "confirmed", "part of the best", "takes away",
 @dataclass(frozen=True)
 class Finding:
     """What is known of one change. verdict: confirmed, part of the best, takes away (the best is
-    better without it) or not measured; loss: bpb, of the best without it."""
+    better without it) or not measured; words: to follow its name; loss: bpb, of the best without
+    it."""
 
     experiment: int
     title: str
@@ -53,9 +55,7 @@ def finding_of(change: Experiment, state: State, found: CloseOut) -> Finding:
         elif claimed["val"]["high"] < 0:
             verdict, words = HURTS, "takes away beside the others, an interaction"
         words += f": without it the best is {words_of_loss(claimed)}"
-    title = change.decided["title"]
-    sentence = f"experiment {change.number} ({title}) {words}"
-    return Finding(change.number, title, verdict, sentence, loss)
+    return Finding(change.number, change.decided["title"], verdict, words, loss)
 
 
 def words_of_loss(claimed: dict) -> str:
@@ -82,11 +82,14 @@ def removable(state: State, found: CloseOut) -> list[int]:
     return [each.experiment for each in findings if each.loss is not None and each.loss <= 0]
 
 
-def sentences(state: State, found: CloseOut) -> Iterator[str]:
-    """All that the comparisons after the claim allow to say."""
+def sentences(
+    state: State, found: CloseOut, quote: Callable[[str], str] = one_line
+) -> Iterator[str]:
+    """All that the comparisons after the claim allow to say. quote: makes titles, which are
+    others' words, fit for the page."""
     after = [each for kind in ("ablation", "simplified", "longer") for each in found.of_claim(kind)]
-    if after:
-        yield from (finding.words for finding in findings_of(state, found))
+    for each in findings_of(state, found) if after else ():
+        yield f"experiment {each.experiment} ({quote(each.title)}) {each.words}"
     for each in after:
         for role, claimed in each.claims.items():
             if each.kind == "simplified":

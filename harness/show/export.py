@@ -23,6 +23,7 @@ from harness.lab.findings import CONFIRMED, Finding, findings_of, sentences
 from harness.run.git_history import CommitPlan, commit_message, git, make_commit, set_ref
 from harness.run.run import Run, claim_command
 from harness.run.settings import environment_words
+from harness.show.sentences import quoted
 
 CARD = """# {tag}: {title}
 
@@ -86,13 +87,13 @@ def card(run: Run, found: CloseOut, files: Sequence[str]) -> str:
     best = run.state.incumbent
     last, claimed = best.attempt.scored[-1].trained, claim_of(run.folder, best.number)
     unmeasured = f"Not measured on fresh seeds yet (`{claim_command(run.folder)}`)"
-    changes = list(sentences(run.state, found)) if claimed else []
+    changes = list(sentences(run.state, found, quoted)) if claimed else []
     changes = changes or [
-        f"experiment {e.number}: {e.decided['title']}" for e in run.state.kept[1:]
+        f"experiment {e.number}: {quoted(e.decided['title'])}" for e in run.state.kept[1:]
     ]
     return CARD.format(
         tag=run.settings.tag,
-        title=one_line(best.decided["title"]),
+        title=quoted(best.decided["title"]),
         claim=words_of_claim(claimed).capitalize() if claimed else unmeasured,
         score=best.mean,
         runs=len(best.attempt.scores),
@@ -129,7 +130,7 @@ def export_changes(run: Run, findings: Sequence[Finding], target: Path) -> list[
                 continue
             numbers.append(number)
             plan = CommitPlan(**run.state.experiments[number].decided["git"])
-            message = commit_message(number, finding.title, [finding.words])
+            message = commit_message(number, finding.title, [f"the change {finding.words}"])
             parent = make_commit(copy, replace(plan, parent=parent, message=message), train_py)
         set_ref(copy, f"refs/heads/{branch}", parent, None)
         git(copy, "bundle", "create", "-q", str(target / "changes.bundle"), branch, f"^{base}")

@@ -63,8 +63,8 @@ def test_a_stranger_finds_file_card_and_a_commit_for_each_confirmed_change(tmp_p
     assert provenance["machine"] == "cpu (a CPU)" and provenance["tag"] == "t"
     card = (target / "README.md").read_text()
     assert "Experiment 3 is 0.2000 bpb better than the baseline" in card
-    assert "- experiment 1 (idea 1) is confirmed" in card
-    assert "- experiment 2 (idea 2) is part of a confirmed best" in card
+    assert "- experiment 1 (`idea 1`) is confirmed" in card
+    assert "- experiment 2 (`idea 2`) is part of a confirmed best" in card
     assert git(repository, "for-each-ref") == refs, "the repository stays as it is"
 
     other = tmp_path / "other"
@@ -103,7 +103,7 @@ def test_a_claim_that_is_not_made_is_not_made_up(tmp_path):
     assert "no commits: no change is confirmed alone" in said
     card = (tmp_path / "out/README.md").read_text()
     assert "Not measured on fresh seeds yet (`python3 scripts/overnight.py --close-out" in card
-    assert "- experiment 1: idea 1" in card
+    assert "- experiment 1: `idea 1`" in card
 
 
 def test_what_cannot_be_exported_is_said_and_nothing_is_left(tmp_path, capsys):

@@ -75,7 +75,7 @@ class Kept:
             | {"total_seconds": 10.0 + number},
             {"event": "scored", **run, "status": "ok", "val_bpb": 2.0, "score_seconds": 1.0},
             {"event": "decided", **place, **idea, "decision": decided, "kind": kind}
-            | {"status": "ok", "gain": 0.1, "git": plan},
+            | {"status": "ok", "val_bpb": 2.0, "n_runs": 1, "gain": 0.1, "git": plan},
             {"event": "committed", "experiment": number, "commit": commit},
         ]
 
@@ -93,9 +93,9 @@ class Kept:
         )
         return plan, self.parent
 
-    def claim(self, template: bool = False, **scores: list[float]) -> None:
+    def claim(self, demo: bool = False, **scores: list[float]) -> None:
         """Make the claim."""
-        self.compare(plan(self.run, "claim", {"baseline": {}}, template=template), **scores)
+        self.compare(plan(self.run, "claim", {"baseline": {}}, template=demo), **scores)
 
     def compare(self, question, **scores: list[float]) -> None:
         """Answer a question: val_bpb of each role's fresh runs, of holdout rows alike; roles
