@@ -33,7 +33,7 @@ RUN = {
     "python3 scripts/overnight.py --check --tag nov23": ("{}", "agree"),
     "python3 scripts/overnight.py --report --tag nov23": ("{}", "report"),
     "python3 scripts/overnight.py --stop --tag nov23": ("{}", "no night"),
-    "python3 scripts/overnight.py --close-out --tag nov23": ("{}", "claim"),
+    "python3 scripts/overnight.py --close-out --tag nov23": ("{} --hours 0.01", "claim"),
     ".venv/bin/papermill notebooks/03_agent_loop.ipynb out.ipynb -p tag nov23": ("{}", ""),
     'grep "^val_bpb:" run.log': (
         "cd results/nov23/experiments/0000/attempts/00/runs/00 && {}",
