@@ -1,5 +1,4 @@
-"""The command line: `python -m harness overnight ...`, `try FILE ...`, `train FILE`, `port FILE`,
-`compare TAG ...`.
+"""The command line: `python -m harness` with overnight, try, train, port, export or compare.
 
 A thin shell over the rooms; scripts/overnight.py sets the environment up and comes here. Errors
 that a person can act on are one line on stderr and their exit status, not a traceback.
@@ -34,8 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     # A process of its own may begin itself anew; a caller's may not.
     options.own_process = arguments is None
-    commands = {"overnight": run_overnight, "try": run_try, "train": run_train}
-    commands |= {"port": run_port, "compare": run_compare}
+    commands = {
+        **{"overnight": run_overnight, "try": run_try, "train": run_train},
+        **{"port": run_port, "export": run_export, "compare": run_compare},
+    }
     try:
         status = commands[options.command](options)
         sys.stdout.flush()
@@ -238,6 +239,17 @@ def run_compare(options: argparse.Namespace) -> int:
 
     tags = options.tags or list_runs(results_folder(options.results))
     print(compare_nights([choose_run(tag, options.results) for tag in tags]), end="")
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Take a run's best elsewhere; say what was written."""
+    from harness.run.run import Run
+    from harness.run.settings import check_tag
+    from harness.show.export import export
+
+    check_tag(options.tag)
+    print("\n".join(export(Run(run_folder(options)), options.folder)))
     return 0
 
 

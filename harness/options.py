@@ -35,7 +35,7 @@ TRAIN_STATUSES = """exit status:
   2    wrong usage
   130  stopped (Ctrl-C)
 """
-PORT_STATUSES = """exit status:
+WRITE_STATUSES = """exit status:
   0    written
   1    not written: the message says why
   2    wrong usage
@@ -49,8 +49,9 @@ MODES = {
     "does not",
     "--stop": "ask a running night to stop after its experiment, and exit",
     "--report": "write and print the report of a run so far, and exit",
-    "--close-out": "measure what the run's best is worth: best and baseline in turn on fresh "
-    "seeds, and no more experiments",
+    "--close-out": "measure what the run's best is worth, and no more experiments: best and "
+    "baseline in turn on fresh seeds, then the best without each change, then longer trainings, "
+    "as far as --hours allow",
 }
 RULINGS = {"--accept": "keep it if it beats the best", "--refuse": "leave it a discard"}
 RESULTS = "where runs are kept (default: results/)"
@@ -68,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_try(commands)
     add_train(commands)
     add_port(commands)
+    add_export(commands)
     add_compare(commands)
     return parser
 
@@ -111,7 +113,8 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
         "--hours",
         type=at_least_zero,
         default=0.0,
-        help="stop when no further experiment fits (default 8, unless --experiments is given)",
+        help="stop when no further experiment fits (default 8, unless --experiments is given); "
+        "with --close-out: when no further comparison does (default 2)",
     )
     night.add_argument(
         "--experiments",
@@ -208,7 +211,7 @@ def add_port(commands: argparse._SubParsersAction) -> None:
     port = add_command(
         commands,
         "port",
-        PORT_STATUSES,
+        WRITE_STATUSES,
         help="carry the numbers of a train.py of karpathy/autoresearch over",
         description="Write train_template.py with the numbers of a train.py of "
         "karpathy/autoresearch, and say what was not carried over.",
@@ -218,12 +221,21 @@ def add_port(commands: argparse._SubParsersAction) -> None:
     port.add_argument("--out", type=Path, default=out, metavar="FILE", help=words)
 
 
+def add_export(commands: argparse._SubParsersAction) -> None:
+    """Declare the options of taking a run's best elsewhere."""
+    meaning = "write a run's best into a folder: train.py, weights, model card, confirmed changes"
+    out = add_command(commands, "export", WRITE_STATUSES, help=meaning, description=meaning)
+    out.add_argument("tag", help="the run")
+    out.add_argument("folder", type=Path, help="a new folder")
+    add_text(out, "--results", RESULTS, "FOLDER")
+
+
 def add_compare(commands: argparse._SubParsersAction) -> None:
     """Declare the options of comparing nights."""
     compare = add_command(
         commands,
         "compare",
-        PORT_STATUSES.replace("written", "printed"),
+        WRITE_STATUSES.replace("written", "printed"),
         help="nights side by side, as Markdown",
         description="What nights found per hour and per training, and whose ideas held.",
     )

@@ -33,7 +33,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -383,24 +383,31 @@ def asked_words(state: State, smoke_runs: int) -> str:
 
 
 def run_claims(work: Path, cache: Path) -> tuple[str, bool]:
-    """A night that keeps one idea; then its claim, once for each state and victim."""
+    """A night that keeps two ideas; then its claim, and what the best loses without the second of
+    them (the first does not come off alone), once for each state and victim.
+    """
     checkout = make_checkout(work / "claims", short_reach=True)
     wishes = f"{STEP_CLOCK} baseline_seeds=3"
     night = SmallNight(checkout, cache, "claims", wishes=wishes)
     run_to_end(night, 0)
     night.plant_better(1, 1.08)
     run_to_end(night, 1)
-    if night.state().incumbent.number != 1:
+    night.plant_better(2, 1.3)
+    run_to_end(night, 2)
+    if night.state().incumbent.number != 2:
         raise SystemExit(
-            f"the planted idea was not kept, so there is nothing to claim; see {night.log}"
+            f"the planted ideas were not kept, so there is nothing to claim; see {night.log}"
         )
-    claim, cells = ClaimNight(checkout, cache, "claims", wishes=""), []
-    for moment, victim in ((m, v) for m in CLAIM_MOMENTS for v in m.victims):
-        cells.append(kill_claim(claim, moment, victim, 1))
-        say(
-            f"{moment.name} x {victim}: {cells[-1].cost or 'nothing lost'};"
-            f" {'; '.join(cells[-1].wrong) or 'all agrees'}"
-        )
+    cells = []
+    for kind in ("claim", "ablation"):
+        asked = ClaimNight(checkout, cache, "claims", wishes="", kind=kind)
+        for moment, victim in ((m, v) for m in CLAIM_MOMENTS for v in m.victims):
+            cell = kill_claim(asked, moment, victim, 2)
+            cells.append(replace(cell, moment=cell.moment.replace("claim", kind)))
+            say(
+                f"{cells[-1].moment} x {victim}: {cell.cost or 'nothing lost'};"
+                f" {'; '.join(cell.wrong) or 'all agrees'}"
+            )
     rows = [
         (
             cell.moment,

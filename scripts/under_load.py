@@ -356,7 +356,7 @@ def true_gains(run: Path, work: Path) -> list[float]:
             run / f"experiments/{kept.number:04d}/attempts/{len(kept.attempts) - 1:02d}/train.py"
         )
         folders = [
-            (seed, work / f"{kept.number}-{seed}") for seed in range(1, found.begun["seeds"] + 1)
+            (seed, work / f"{kept.number}-{seed}") for seed in range(1, found.claim.begun["seeds"] + 1)
         ]
         means.append(
             statistics.mean(

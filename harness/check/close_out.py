@@ -10,7 +10,8 @@ from dataclasses import asdict
 
 from harness.check.files import BACKUP, Look, missing_of, names_in
 from harness.ground.errors import JournalError
-from harness.lab.close_out import NAME, CloseOut, fold_close_out
+from harness.lab.claimant import built_name
+from harness.lab.close_out import BASELINE, NAME, OVER, TEMPLATE, CloseOut, fold_close_out
 from harness.run.journal import read_journal
 
 FOLLOWS = {
@@ -35,33 +36,42 @@ def check_close_out(look: Look) -> Iterator[str]:
         if wrong := misplaced(fold_close_out(entries[:number]), entry, kept):
             yield f"{NAME}, line {number + 1}: {wrong}"
             return
-    found = fold_close_out(entries)
-    known = {"train_template.py"} | {f"{number:02d}" for number in range(found.numbers)}
-    for name in set(names_in(look.folder / "close_out")) - known:
+    found, folder = fold_close_out(entries), look.folder / "close_out"
+    built = {
+        built_name(role, each.begun["best"]) for each in found.comparisons for role in each.others
+    }
+    known = {built_name(TEMPLATE, 0), *built} | {f"{number:02d}" for number in range(found.numbers)}
+    for name in set(names_in(folder)) - known:
         yield f"close_out/{name} is no training of {NAME}: move it elsewhere"
-    for run in found.runs:
-        folder = look.folder / "close_out" / f"{run.number:02d}"
-        if run.status == "ok" and (missing := missing_of(folder)):
-            yield f"{look.name(folder)} has no {missing}: {BACKUP} if you need its log"
+    for run in found.current.runs:
+        training = folder / f"{run.number:02d}"
+        if run.status == "ok" and (missing := missing_of(training)):
+            yield f"{look.name(training)} has no {missing}: {BACKUP} if you need its log"
 
 
 def misplaced(found: CloseOut, entry: dict, kept: set[int]) -> str:
     """Why this entry cannot come next, in words; "" when it can."""
-    event = entry["event"]
+    event, current = entry["event"], found.current
     if event == "claim_begun":  # a better file may have been kept before the last came to its end
-        return "" if entry["best"] in kept else f"experiment {entry['best']} was never kept"
-    if event != FOLLOWS[found.step]:
-        return f"`{event}` stands where `{FOLLOWS[found.step]}` was to come"
+        if entry["best"] not in kept:
+            return f"experiment {entry['best']} was never kept"
+        is_over = current.step in OVER or entry["best"] != current.begun["best"]
+        return "" if is_over else f"a {current.kind} was begun and not finished"
+    if event != FOLLOWS[current.step]:
+        return f"`{event}` stands where `{FOLLOWS[current.step]}` was to come"
     if event == "run_started":
-        asked = {"run": found.numbers, **asdict(found.next_trial)}
+        asked = {"run": found.numbers, **asdict(current.next_trial)}
         other = [
             f"{key} {entry.get(key)}, its plan says {value}"
             for key, value in asked.items()
             if entry.get(key) != value
         ]
         return f"`run_started` has {'; '.join(other)}" if other else ""
+    role = entry.get("against", BASELINE)
+    if event == "claimed" and role not in current.others:
+        return f"nothing was compared with the {role}"
     if event == "claimed" and entry["status"] == "ok":
-        claims = found.claims()
-        if any(entry[name] != asdict(given) for name, given in claims.items()):
+        claims = current.claims_on(role)
+        if any(not asdict(given).items() <= entry[name].items() for name, given in claims.items()):
             return "what is claimed is not what its runs give"
     return ""

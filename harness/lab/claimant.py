@@ -1,45 +1,65 @@
-"""Measures the claim: best and baseline trained in turn on fresh seeds, scored on both texts.
+"""Carries a close-out out: best and other files in turn on fresh seeds, scored on both texts.
 
-In: a Lab whose night is over. Out: entries of close_out.jsonl, which say what comes next
-(`close_out`), and a folder for each training below close_out/.
+In: a Lab whose night is over, and hours for what is asked after the claim. Out: entries of
+close_out.jsonl, which say what comes next (`close_out`), and below close_out/ a folder for each
+training, and the files that no experiment tried.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 from harness.ground.errors import LoopError
+from harness.ground.files import remove_temporaries, write_text_atomic
+from harness.lab.changes import best_without
 from harness.lab.close_out import (
+    BASELINE,
+    BEST,
     MOST_FAILURES,
     NAME,
     STOP_FILE,
+    TEMPLATE,
     CloseOut,
+    Comparison,
     Trial,
     fold_close_out,
     is_wanted,
     trial_of,
 )
 from harness.lab.executor import Listener, ignore
-from harness.lab.kept_files import drop_weights_of_run
+from harness.lab.kept_files import drop_weights_of_run, note_claim
 from harness.lab.loop import Lab
+from harness.lab.questions import next_question, plan, seconds_of, within
 from harness.lab.trainings import Job
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.journal import Journal
-from harness.run.state import NOT_HELD_AGAINST, State
+from harness.run.state import NOT_HELD_AGAINST
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_leftover
 
-# Above the seeds of the night's own runs; each close-out takes the next thousand.
+# Above the seeds of the night's own runs; each comparison takes the next thousand.
 FIRST_SEED = 1_000_000_000
 
 
 class Claimant:
-    """Carries a close-out out, step by step, while the run's lock is held."""
+    """Carries a close-out out, step by step, while the run's lock is held.
 
-    def __init__(self, lab: Lab, listen: Listener = ignore, seeds: int = CLAIM_SEEDS) -> None:
+    hours: for what is compared after the claim; 0: the claim alone. What has begun is finished.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        listen: Listener = ignore,
+        seeds: int = CLAIM_SEEDS,
+        hours: float = 0.0,
+    ) -> None:
         self.lab, self.runs, self.listen, self.seeds = lab, lab.runs, listen, seeds
         self.folder, self.journal = lab.folder / "close_out", Journal(lab.folder / NAME)
+        self.hours, self.until = hours, time.monotonic() + 3600 * hours
 
     @property
     def found(self) -> CloseOut:
@@ -48,7 +68,8 @@ class Claimant:
     def run(self) -> CloseOut:
         """Everything that is left to do, or what is in flight where the night was asked to stop.
 
-        Raises Paused where the machine fails, or is busy, again and again.
+        Raises Paused where the machine fails, or is busy, again and again; LoopError where the
+        hours are too few for the claim.
         """
         self.lab.rule()
         state = self.lab.state
@@ -56,7 +77,7 @@ class Claimant:
             raise LoopError("there is no baseline yet, so there is nothing to claim")
         found, best = self.found, state.incumbent.number
         if is_wanted(state, found) and not found.goes_on_with(best):
-            self._begin(state)
+            self._begin_claim()
         self._tidy()
         steps = {
             "close": self._close,
@@ -64,51 +85,76 @@ class Claimant:
             "score": self._score,
             "claim": self._claim,
         }
-        while (found := self.found).step in steps and not (self.lab.folder / STOP_FILE).exists():
-            steps[found.step](found)
-        return found
+        while not (self.lab.folder / STOP_FILE).exists():
+            found = self.found
+            if carry_out := steps.get(found.current.step):
+                carry_out(found)
+            elif question := self._next_question(found):
+                self._begin(question)
+            else:
+                break
+        return self.found
 
-    def _begin(self, state: State) -> None:
-        before = sum(entry["event"] == "claim_begun" for entry in self.journal.entries)
-        self.journal.append(
-            "claim_begun",
-            best=state.incumbent.number,
-            seeds=self.seeds,
-            first_seed=max(state.opened["seeds"]) + FIRST_SEED + 1000 * before,
-            template=self.lab.settings.profile["name"] == "demo",
-        )
+    def _begin_claim(self) -> None:
+        demo = self.lab.settings.profile["name"] == "demo"
+        claim = plan(self.lab, "claim", {BASELINE: {}}, template=demo)
+        needed = seconds_of(self.lab, claim) / 3600
+        if 0 < self.hours < needed:
+            raise LoopError(
+                f"{self.hours:g} hours are too few for the claim: its {len(claim.trials)} "
+                f"trainings take about {60 * needed:.0f} min. Give it --hours "
+                f"{math.ceil(10 * needed) / 10:g} or more"
+            )
+        self._begin(claim)
+
+    def _next_question(self, found: CloseOut) -> Comparison | None:
+        """What can still be asked in the time that is left."""
+        question = next_question(self.lab, found) if self.hours else None
+        return within(self.lab, question, self.until - time.monotonic()) if question else None
+
+    def _begin(self, planned: Comparison) -> None:
+        first = max(self.lab.state.opened["seeds"]) + FIRST_SEED
+        seeds = {"first_seed": first + 1000 * len(self.found.comparisons), "seeds": self.seeds}
+        self.journal.append("claim_begun", **planned.begun | seeds)
 
     def folder_of(self, number: int) -> Path:
         return self.folder / f"{number:02d}"
 
-    def train_py(self, trial: Trial) -> Path:
-        """The file of a trial; the template's as real nights begin with it."""
+    def train_py(self, trial: Trial, found: CloseOut) -> Path:
+        """The file of a trial; one that no experiment tried is made anew."""
         if trial.experiment is not None:
             return self.lab.train_py(self.lab.state.experiments[trial.experiment])
-        path = self.folder / "train_template.py"
+        if trial.role == TEMPLATE:  # as real nights begin with it
+            source = self.lab.template()
+        else:
+            source = best_without(self.lab, found.current.others[trial.role]["lacks"])
+        path = self.folder / built_name(trial.role, found.current.begun["best"])
         path.parent.mkdir(exist_ok=True)
-        path.write_text(self.lab.template(), encoding="utf-8")
+        write_text_atomic(path, source)
         return path
 
     def _close(self, found: CloseOut) -> None:
         """A training whose harness died."""
-        kill_leftover(self.folder_of(found.in_flight.number))
+        kill_leftover(self.folder_of(found.current.in_flight.number))
         self.journal.append("trained", status="interrupted", cause="the harness ended in mid-run")
 
     def _train(self, found: CloseOut) -> None:
-        trial, state = found.next_trial, self.lab.state
+        trial, current, state = found.current.next_trial, found.current, self.lab.state
         started = state.opened
-        if trial.experiment is not None:
-            started = state.experiments[trial.experiment].attempt.own[-1].started
-        # as many rows as the file ran with in the night
+        if trial.role != TEMPLATE:
+            number = current.begun["best"] if trial.experiment is None else trial.experiment
+            started = state.experiments[number].attempt.own[-1].started
+        # as many rows as the file, or the best that it is made of, ran with in the night
         limits = {"device_batch_limit": started.get("device_batch_limit")}
+        limits |= {"budget_seconds": current.budgets * self.lab.settings.budget_seconds}
         facts = {"run": found.numbers, **asdict(trial)}
-        result = self.runs.train(self._job(trial, found.numbers), facts, limits)
+        result = self.runs.train(self._job(trial, found.numbers, found), facts, limits)
         if result["status"] != "ok":  # else the scoring says how it ended
             self._over(result)
 
     def _score(self, found: CloseOut) -> None:
-        job = self._job(trial_of(found.in_flight), found.in_flight.number)
+        run = found.current.in_flight
+        job = self._job(trial_of(run), run.number, found)
         measurement = self.lab.executor.measurement(job.train_py, job.folder)
         fields = self.runs.score(job, measurement)
         if fields["status"] == "ok":
@@ -117,8 +163,8 @@ class Claimant:
         job.tell_score(fields)
         self._over(fields)
 
-    def _job(self, trial: Trial, number: int) -> Job:
-        train_py, folder = self.train_py(trial), self.folder_of(number)
+    def _job(self, trial: Trial, number: int, found: CloseOut) -> Job:
+        train_py, folder = self.train_py(trial, found), self.folder_of(number)
         context = {"experiment": trial.experiment, "run": number, "run_kind": trial.role}
         return Job(train_py, folder, trial.seed, context, self.listen, self.journal.append)
 
@@ -131,8 +177,10 @@ class Claimant:
     def _tidy(self) -> None:
         """Remove what trainings that are over leave, those that a kill cut off too; weights stay
         while they wait to be scored."""
-        found = self.found
-        waiting = self.folder_of(found.in_flight.number) if found.step == "score" else None
+        current = self.found.current
+        if self.folder.exists():
+            remove_temporaries(self.folder)
+        waiting = self.folder_of(current.in_flight.number) if current.step == "score" else None
         for folder in self.folder.glob("[0-9]*"):
             if folder != waiting:
                 drop_weights_of_run(folder)
@@ -140,17 +188,29 @@ class Claimant:
                 remove_tree(left)
 
     def _claim(self, found: CloseOut) -> None:
-        """Write what the runs allow to say."""
-        facts = {"best": found.begun["best"], "status": "ok", "cause": ""}
-        if failed := found.failed:
+        """Write what the runs of one file allow to say."""
+        current = found.current
+        role = current.next_claim
+        facts = {"best": current.begun["best"], "against": role, "status": "ok", "cause": ""}
+        if why := current.others[role].get("not_alone"):
+            facts |= {"status": "not alone", "cause": why}
+        elif failed := current.failed(role) or current.failed(BEST):
             words = (
                 f"nothing can be claimed: the {failed.started['role']}, trained again, ended "
                 f"{MOST_FAILURES} times with {failed.status}: {failed.cause}"
             )
-            self.journal.append("claimed", **facts | {"status": failed.status, "cause": words})
-            return
-        claims = {text: asdict(given) for text, given in found.claims().items()}
-        template = found.scores("template")
-        self.journal.append(
-            "claimed", **facts, **claims, template_bpb=template[0] if template else None
-        )
+            facts |= {"status": failed.status, "cause": words}
+        else:
+            facts |= {text: asdict(given) for text, given in current.claims_on(role).items()}
+            template = current.scores(TEMPLATE)
+            facts |= {"template_bpb": template[0] if template else None}
+        if current.kind == "claim":
+            note_claim(self.lab.folder, facts)
+        self.journal.append("claimed", **facts)
+
+
+def built_name(role: str, best: int) -> str:
+    """The file in close_out/ of what no experiment tried, beside this best."""
+    return (
+        "train_template.py" if role == TEMPLATE else f"best_{best:04d}_{role.replace(' ', '_')}.py"
+    )

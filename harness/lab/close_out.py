@@ -1,13 +1,15 @@
-"""The claim: by how much the best beats the baseline, measured once, at the end, on runs that took
-part in no choice.
+"""The close-out: what is true of a run's best, measured at the end, on runs that took part in no
+choice.
 
-In: entries of results/<tag>/close_out.jsonl, which is append-only. Out: where the claim stands,
-what comes next and what may be said. Best and baseline are trained in turn on fresh seeds, as often
-each, and scored on validation and holdout rows (by `claimant`). What comes next is a pure function
-of the entries, so a kill costs at most the training in flight. Every close-out begins with
-`claim_begun`; a run that found a better file afterwards gets another.
+In: entries of results/<tag>/close_out.jsonl, which is append-only. Out: where it stands, what comes
+next and what may be said. It is made of comparisons: the best and other files are trained in turn
+on fresh seeds, as often each, and scored on validation and holdout rows (by `claimant`); each other
+file then gets a claim, by how much the best is better. The first comparison is with the baseline
+and gives *the* claim; what is compared afterwards, `questions` says. What comes next within one is
+a pure function of its entries, so a kill costs at most the training in flight. A run that found a
+better file afterwards begins anew.
 
-    claim_begun -> run_started -> trained -> scored -> run_started ... -> claimed
+    claim_begun -> run_started -> trained -> scored -> run_started ... -> claimed, for each file
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ from harness.run.state import NOT_HELD_AGAINST, State, Training
 NAME = "close_out.jsonl"
 STOP_FILE = "STOP"  # in a run's folder: its night was asked to stop
 MOST_FAILURES = 2  # trainings of one file that may fail by themselves before nothing can be claimed
+OVER = ("begin", "nothing")  # steps of a comparison with which nothing is to be done
+BEST, BASELINE, TEMPLATE = "best", "baseline", "template"  # roles of files
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of the claim. role: best, baseline or template."""
+    """One training of a comparison. role: which of its files; experiment: None for one that no
+    experiment tried."""
 
     role: str
     experiment: int | None
@@ -35,50 +40,71 @@ class Trial:
 
 
 @dataclass
-class CloseOut:
-    """The newest close-out, as its entries tell it."""
+class Comparison:
+    """The best beside other files on fresh seeds, as its entries tell it."""
 
     begun: dict | None = None
     runs: list[Training] = field(default_factory=list)
-    claimed: dict | None = None
-    numbers: int = 0  # trainings of all close-outs so far: the next one's folder
-    newest: str = ""  # when the newest entry was written
+    claims: dict[str, dict] = field(default_factory=dict)  # the `claimed` entry by the file's role
+
+    @property
+    def kind(self) -> str:
+        """The question it answers: claim, ablation, simplified or longer."""
+        return self.begun.get("kind", "claim")
+
+    @property
+    def others(self) -> dict[str, dict]:
+        """The other files by role: what they lack of the best, and why one cannot be made. Entries
+        of older harnesses name none: the baseline."""
+        return self.begun.get("against", {BASELINE: {}})
+
+    @property
+    def made(self) -> list[str]:
+        """The roles of those that can be made."""
+        return [role for role, facts in self.others.items() if not facts.get("not_alone")]
+
+    @property
+    def budgets(self) -> float:
+        """The budget of its trainings, in budgets of the night."""
+        return self.begun.get("budgets", 1)
 
     @property
     def in_flight(self) -> Training | None:
         """The training that is not over."""
         return self.runs[-1] if self.runs and self.runs[-1].status is None else None
 
-    def goes_on_with(self, best: int) -> bool:
-        """Whether it has begun on this experiment, and not come to its end."""
-        return bool(self.begun and not self.claimed and self.begun["best"] == best)
-
     def scores(self, role: str, name: str = "val_bpb") -> list[float]:
         runs = [run for run in self.runs if run.started["role"] == role and run.status == "ok"]
         return [run.scored[name] for run in runs]
 
-    def claims(self) -> dict[str, Claim]:
-        """What the runs allow to say on validation and on holdout rows."""
+    def claims_on(self, role: str) -> dict[str, Claim]:
+        """What the runs allow to say of best and another file, on validation and holdout rows."""
         return {
-            text: claim(self.scores("best", name), self.scores("baseline", name))
+            text: claim(self.scores(BEST, name), self.scores(role, name))
             for text, name in (("val", "val_bpb"), ("holdout", "holdout_bpb"))
         }
 
     @property
     def trials(self) -> list[Trial]:
-        """All its trainings, in order: in pairs, with now the one first, now the other."""
-        first, trials = self.begun["first_seed"], []
-        for pair in range(self.begun["seeds"]):
-            seed = first + 2 * pair
-            both = [Trial("baseline", 0, seed), Trial("best", self.begun["best"], seed + 1)]
-            trials += reversed(both) if pair % 2 else both
-        template = Trial("template", None, first + 2 * self.begun["seeds"])
-        return [*trials, template] if self.begun["template"] else trials
+        """All its trainings, in order: round after round, in turn forwards and backwards."""
+        files = [*self.made, BEST] if self.made else []
+        experiments, first = {BASELINE: 0, BEST: self.begun["best"]}, self.begun["first_seed"]
+        trials = []
+        for turn in range(self.begun["seeds"]):
+            seeds = range(first + turn * len(files), first + (turn + 1) * len(files))
+            each = [Trial(f, experiments.get(f), s) for f, s in zip(files, seeds, strict=True)]
+            trials += reversed(each) if turn % 2 else each
+        last = Trial(TEMPLATE, None, first + len(files) * self.begun["seeds"])
+        return [*trials, last] if self.begun.get("template") else trials
 
     @property
     def trials_left(self) -> list[Trial]:
+        """Those without a score, of files that can be measured."""
         done = {trial_of(run) for run in self.runs if run.status == "ok"}
-        return [trial for trial in self.trials if trial not in done]
+        left = [trial for trial in self.trials if trial not in done]
+        left = [trial for trial in left if not self.failed(trial.role)]
+        measured = not self.failed(BEST) and not all(map(self.failed, self.made))
+        return left if measured else []
 
     @property
     def next_trial(self) -> Trial | None:
@@ -86,25 +112,73 @@ class CloseOut:
         return next(iter(self.trials_left), None)
 
     @property
-    def failed(self) -> Training | None:
-        """The last of so many failed trainings of one file that it cannot be measured."""
-        failed = [run for run in self.runs if run.status not in (None, "ok", *NOT_HELD_AGAINST)]
-        for role in ("best", "baseline", "template"):
-            held = [run for run in failed if run.started["role"] == role]
-            if len(held) >= MOST_FAILURES:
-                return held[-1]
-        return None
+    def next_claim(self) -> str | None:
+        """The first file that nothing was claimed of yet; None when all have that."""
+        return next((role for role in self.others if role not in self.claims), None)
+
+    def failed(self, role: str) -> Training | None:
+        """The last of so many failed trainings of a file that it cannot be measured."""
+        held = [
+            run
+            for run in self.runs
+            if run.started["role"] == role and run.status not in (None, "ok", *NOT_HELD_AGAINST)
+        ]
+        return held[-1] if len(held) >= MOST_FAILURES else None
 
     @property
     def step(self) -> str:
         """What comes next: begin, close, train, score, claim or nothing."""
         if self.begun is None:
             return "begin"
-        if self.claimed:
-            return "nothing"
         if run := self.in_flight:
             return "score" if run.trained else "close"
-        return "claim" if self.failed or self.next_trial is None else "train"
+        if self.next_trial:
+            return "train"
+        return "claim" if self.next_claim else "nothing"
+
+
+@dataclass
+class CloseOut:
+    """All comparisons of a run, in order."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    numbers: int = 0  # trainings so far: the next one's folder
+    newest: str = ""  # when the newest entry was written
+
+    @property
+    def current(self) -> Comparison:
+        """The newest; an empty one before the first."""
+        return self.comparisons[-1] if self.comparisons else Comparison()
+
+    @property
+    def claim(self) -> Comparison:
+        """The newest comparison with the baseline that gives the claim."""
+        claims = [each for each in self.comparisons if each.kind == "claim"]
+        return claims[-1] if claims else Comparison()
+
+    @property
+    def claimed(self) -> dict | None:
+        """The claim itself, once it is made."""
+        return self.claim.claims.get(BASELINE)
+
+    @property
+    def runs(self) -> list[Training]:
+        """The claim's trainings."""
+        return self.claim.runs
+
+    def scores(self, role: str) -> list[float]:
+        """Of the claim's trainings."""
+        return self.claim.scores(role)
+
+    def goes_on_with(self, best: int) -> bool:
+        """Whether the newest comparison is of this experiment, and has not come to its end."""
+        current = self.current
+        return current.step not in OVER and current.begun["best"] == best
+
+    def of_claim(self, kind: str) -> list[Comparison]:
+        """Those of a kind that are about the file of the claim."""
+        alike = [each for each in self.comparisons if each.kind == kind]
+        return [each for each in alike if each.begun["best"] == self.claim.begun["best"]]
 
 
 def trial_of(run: Training) -> Trial:
@@ -112,25 +186,25 @@ def trial_of(run: Training) -> Trial:
 
 
 def fold_close_out(entries: Sequence[dict]) -> CloseOut:
-    """Add up the entries; of several close-outs the newest."""
+    """Add up the entries."""
     found = CloseOut()
     for entry in entries:
         event = entry["event"]
         found.newest = entry.get("time", "")
         if event == "claim_begun":
-            found = CloseOut(begun=entry, numbers=found.numbers, newest=found.newest)
+            found.comparisons.append(Comparison(entry))
         elif event == "run_started":
-            found.runs.append(Training(entry))
+            found.current.runs.append(Training(entry))
             found.numbers += 1
         elif event in ("trained", "scored"):
-            setattr(found.runs[-1], event, entry)
+            setattr(found.current.runs[-1], event, entry)
         elif event == "claimed":
-            found.claimed = entry
+            found.current.claims[entry.get("against", BASELINE)] = entry
     return found
 
 
 def read_close_out(folder: Path) -> CloseOut:
-    """The newest close-out of a run's folder; an empty one where there is none."""
+    """The close-out of a run's folder; an empty one where there is none."""
     return fold_close_out(read_journal(folder / NAME))
 
 
@@ -145,7 +219,7 @@ def is_wanted(state: State, found: CloseOut) -> bool:
     if state.incumbent is None or state.incumbent.number == 0:
         return False
     measured = found.claimed and found.claimed["status"] == "ok"
-    return not (measured and found.begun["best"] == state.incumbent.number)
+    return not (measured and found.claimed["best"] == state.incumbent.number)
 
 
 def trainings_left(state: State, found: CloseOut, template: bool) -> int:
@@ -156,40 +230,50 @@ def trainings_left(state: State, found: CloseOut, template: bool) -> int:
     if not is_wanted(state, found):
         return 0
     if found.goes_on_with(state.incumbent.number):
-        return len(found.trials_left)
+        return len(found.current.trials_left)
     return 2 * CLAIM_SEEDS + template
 
 
 def words_of_close_out(found: CloseOut) -> str:
     """Where it stands, for one line."""
-    if found.begun is None or found.claimed:
+    current = found.current
+    if current.step in OVER:
         return ""
-    most = len(found.trials)
-    return f"claim: training {min(most - len(found.trials_left) + 1, most)} of {most}"
+    most = len(current.trials)
+    return f"{current.kind}: training {min(most - len(current.trials_left) + 1, most)} of {most}"
 
 
 def words_of_claim(claimed: dict) -> str:
     """The claim as one or two sentences, the only ones that call anything an improvement."""
     if claimed["status"] != "ok":
         return claimed["cause"]
+    difference = claimed["val"]["difference"]
+    sign = "better" if difference >= 0 else "worse"
+    size = f"{abs(difference):.4f} bpb {sign} than the baseline"
+    verdict = verdict_of_claim(claimed)
+    return f"experiment {claimed['best']} is {size} ({words_of_interval(claimed)}): {verdict}"
+
+
+def words_of_interval(claimed: dict) -> str:
+    """How sure a difference is, on both texts."""
     val, holdout = claimed["val"], claimed["holdout"]
-    sign = "better" if val["difference"] >= 0 else "worse"
-    size = f"{abs(val['difference']):.4f} bpb {sign} than the baseline"
     on_val = f"95% interval {val['low']:+.4f} to {val['high']:+.4f}"
     interval = f"{holdout['low']:+.4f} to {holdout['high']:+.4f}"
     on_holdout = f"on the holdout {holdout['difference']:+.4f}, {interval}"
-    runs = f"{val['n_best']} and {val['n_baseline']} fresh runs"
-    verdict = verdict_of_claim(claimed)
-    return f"experiment {claimed['best']} is {size} ({on_val}; {on_holdout}; {runs}): {verdict}"
+    return f"{on_val}; {on_holdout}; {val['n_best']} and {val['n_baseline']} fresh runs"
+
+
+def is_improvement(claimed: dict) -> bool:
+    """Whether the best is better than the other file beyond chance, on both texts."""
+    return claimed["val"]["low"] > 0 and claimed["holdout"]["low"] > 0
 
 
 def verdict_of_claim(claimed: dict) -> str:
     """What the intervals allow to say."""
-    val, holdout = claimed["val"], claimed["holdout"]
-    if val["low"] > 0 and holdout["low"] > 0:
+    if is_improvement(claimed):
         return "an improvement"
-    if val["low"] > 0:
+    if claimed["val"]["low"] > 0:
         return "an improvement on the validation text, which the holdout does not confirm"
-    if val["high"] < 0:
+    if claimed["val"]["high"] < 0:
         return "no improvement"
     return "this may be chance, so no improvement is claimed"

@@ -13,13 +13,14 @@ from pathlib import Path
 from harness.ground.files import (
     copy_atomic,
     link_or_copy,
+    read_json,
     remove_temporaries,
     sync_folder,
     write_json_atomic,
 )
 from harness.lab.open_run import OpenRun
 from harness.run.disk_space import PAGES_BYTES, on_disk
-from harness.run.settings import Settings
+from harness.run.settings import Settings, clock_words
 from harness.run.state import Experiment, State
 from harness.sandbox.left_files import remove_tree, sync_file
 from harness.sandbox.runner import summary_block
@@ -72,6 +73,12 @@ def update_best(
         "commit": commit,
         "tag": settings.tag,
         "data_id": settings.data_id,
+        "base_commit": settings.base_commit,
+        "harness_hash": settings.harness_hash,
+        "machine": f"{settings.device['kind']} ({settings.device['name']})",
+        "budget_seconds": settings.budget_seconds,
+        "clock": clock_words(settings),
+        "claim": None,  # until it is made
     }
     write_json_atomic(made / "provenance.json", provenance)
     remove_tree(old)
@@ -82,6 +89,14 @@ def update_best(
     sync_folder(folder)
     if settings.compile:
         promote_compile_cache(folder, weights.parent / "compile_cache")
+
+
+def note_claim(folder: Path, claimed: dict) -> None:
+    """Write the claim into best/'s provenance, if it is of what lies there."""
+    path = folder / "best" / "provenance.json"
+    provenance = read_json(path)
+    if provenance["experiment"] == claimed["best"]:
+        write_json_atomic(path, provenance | {"claim": claimed})
 
 
 def promote_compile_cache(folder: Path, cache: Path) -> None:

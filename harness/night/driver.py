@@ -25,7 +25,7 @@ from harness.lab.proposing import check_program, kept_program
 from harness.night.endpoint_check import Proposers, choose_proposers
 from harness.night.notebook_runner import NotebookRunner, first_line
 from harness.night.notify import notify
-from harness.night.progress import claim_plan_words, claim_words
+from harness.night.progress import close_out_plan_words, close_out_words
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
 from harness.night.wishes import Wishes, duration_words, plan_words
@@ -140,9 +140,11 @@ class Driver:
             return
         self.run_experiments(proposers)
         wanted = is_wanted(self.run.state, read_close_out(self.folder))
-        if wanted and not self.stopper.is_wanted():
-            self.say(f"4 of 5, the claim: {claim_plan_words(self.wishes)}")
-            self.execute("05_close_out", self.common)
+        after = self.wishes.close_out and self.run.state.incumbent.number
+        if (wanted or after) and not self.stopper.is_wanted():
+            self.say(f"4 of 5, {close_out_plan_words(self.wishes)}")
+            hours = self.wishes.seconds_left / 3600 if after else 0.0
+            self.execute("05_close_out", self.common | {"hours": round(hours, 4)})
         self.say("5 of 5, analysis")
         self.execute("04_analysis", self.common)
         self.say_where()
@@ -157,7 +159,7 @@ class Driver:
             check_same_harness(run.settings)
             check_same_text(run.settings)
         elif wishes.close_out:
-            raise SettingsError(f"there is no run {wishes.tag}, so there is nothing to claim")
+            raise SettingsError(f"there is no run {wishes.tag}, so there is nothing to close")
         else:
             start.check_tag_unused(wishes.tag, self.folder)
         program = read_program(harness.REPOSITORY / "program.md")
@@ -255,7 +257,8 @@ class Driver:
         branch = f"{best.mean:.6f} (experiment {best.number}: {best.decided['title']})"
         ideas = f"{len(done)} experiments, {kept} kept"
         self.say(f"{ideas}. Baseline {baseline.mean:.6f}, branch at {branch}")
-        self.say(claim_words(self.wishes))
+        for words in close_out_words(self.wishes):
+            self.say(words)
         inside = folder.is_relative_to(harness.REPOSITORY)
         at = folder.relative_to(harness.REPOSITORY) if inside else folder
         files = f"{at}/report/report.html, {at}/notebooks/index.md, {at}/results.tsv"

@@ -14,6 +14,7 @@ import harness
 from harness.ground.clock import wall_seconds
 from harness.ground.errors import GaveUp, LoopError, Paused, kinds_of
 from harness.lab import close_out
+from harness.lab.questions import BUDGETS
 from harness.night.endpoint_check import deadline_seconds
 from harness.night.notebook_process import NotebookProcess, make_context
 from harness.night.notify import notify
@@ -194,8 +195,8 @@ class NotebookRunner:
         """Seconds for which nothing may happen in a notebook that does not move the journal on;
         None where the journal tells."""
         if notebook == "05_close_out":
-            settings = self.run.settings
-            return training_limit(settings) + 2 * score_limit_seconds(settings)
+            settings, budgets = self.run.settings, max(BUDGETS) if self.wishes.close_out else 1
+            return training_limit(settings, budgets) + 2 * score_limit_seconds(settings)
         return PREPARE_SECONDS if notebook in NO_JOURNAL else None
 
 

@@ -6,6 +6,7 @@ work the journal tells of.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.lab.close_out import (
@@ -16,6 +17,8 @@ from harness.lab.close_out import (
     words_of_claim,
     words_of_close_out,
 )
+from harness.lab.findings import sentences
+from harness.lab.questions import words_left
 from harness.night.wishes import Wishes
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after
@@ -124,21 +127,39 @@ def finishing_words(wishes: Wishes) -> str:
     """The work in flight, in words."""
     step = step_after(wishes.run.state)
     if claim_in_flight(wishes):
-        return "a training of the claim"
+        return "a training of the close-out"
     if step.kind == "open" or step.experiment == 0:
         return "the baseline"
     return f"experiment {step.experiment}"
 
 
-def claim_words(wishes: Wishes) -> str:
-    """What may be said of the night: its claim, or how to have it measured."""
-    state = wishes.run.state
+def close_out_words(wishes: Wishes) -> Iterator[str]:
+    """What may be said of the night: its claim and what was found after it, and how to have the
+    rest measured."""
+    state, command = wishes.run.state, command_on(wishes.folder, "--close-out")
+    found = read_close_out(wishes.folder)
     if claimed := claim_of(wishes.folder, state.incumbent.number):
-        return f"the claim: {words_of_claim(claimed)}"
-    if not is_wanted(state, read_close_out(wishes.folder)):
-        return "nothing was kept, so nothing is claimed"
-    command, plan = command_on(wishes.folder, "--close-out"), claim_plan_words(wishes)
-    return f"whether the best is an improvement is not measured yet ({plan}): {command}"
+        yield f"the claim: {words_of_claim(claimed)}"
+        yield from sentences(state, found)
+        if wishes.close_out and (left := words_left(wishes.run, found)):
+            yield f"{left}: {command} --hours HOURS"
+    elif is_wanted(state, found):
+        plan = claim_plan_words(wishes)
+        yield f"whether the best is an improvement is not measured yet ({plan}): {command}"
+    else:
+        yield "nothing was kept, so nothing is claimed"
+
+
+def close_out_plan_words(wishes: Wishes) -> str:
+    """What the close-out will do, as said at its start."""
+    claim = ""
+    if is_wanted(wishes.run.state, read_close_out(wishes.folder)):
+        claim = f"the claim: {claim_plan_words(wishes)}"
+        if not wishes.close_out:
+            return claim
+    hours = f"within {wishes.most_hours:g} hours (--hours)"
+    after = f"which changes matter and whether the gain lasts, {hours}"
+    return f"{claim}; then {after}" if claim else f"after the claim: {after}"
 
 
 def claim_plan_words(wishes: Wishes) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import harness
 from harness.ground.clock import wall_seconds
-from harness.lab.close_out import is_wanted, read_close_out
+from harness.lab.close_out import OVER, is_wanted, read_close_out
 from harness.rules.keep import CLAIM_SEEDS
+from harness.run.pace import seconds_of_trainings
 from harness.run.profiles import Profile
 from harness.run.records import parse_time
 from harness.run.run import Run
@@ -25,6 +26,7 @@ from harness.run.settings import results_folder
 from harness.training.clock import ClockError, idle_seconds, own_cpus
 
 DEFAULT_HOURS = 8.0
+CLOSE_OUT_HOURS = 2.0  # of --close-out, the claim included where it is not made yet
 # For what is said before anything was measured: trainings of an experiment, with those of the
 # incumbent beside it and confirmations; seconds around each training, for its start, its score and
 # its page.
@@ -39,8 +41,8 @@ class Wishes:
     """What was asked for.
 
     experiments: in all, 0 for the baseline alone; hours: 0 is no limit; neither is eight hours.
-    close_out: the claim alone, no more experiments. proposer, model, llm: as notebook 03 takes
-    them. again: the command that goes on, where it is not overnight.py's.
+    close_out: the claim and what follows it, no more experiments. proposer, model, llm: as notebook
+    03 takes them. again: the command that goes on, where it is not overnight.py's.
     """
 
     tag: str
@@ -104,9 +106,14 @@ class Wishes:
     @property
     def seconds_left(self) -> float:
         """Of the night's hours; infinite when only experiments are counted."""
-        if self.experiments is not None and not self.hours:
+        if self.experiments is not None and not self.hours and not self.close_out:
             return float("inf")
-        return 3600 * (self.hours or DEFAULT_HOURS) - (wall_seconds() - self.started)
+        return 3600 * self.most_hours - (wall_seconds() - self.started)
+
+    @property
+    def most_hours(self) -> float:
+        """What the night may take."""
+        return self.hours or (CLOSE_OUT_HOURS if self.close_out else DEFAULT_HOURS)
 
     @property
     def experiments_done(self) -> int:
@@ -120,13 +127,14 @@ class Wishes:
         """
         if self.experiments is not None and self.experiments_done >= self.experiments:
             return True
-        half = 3600 * (self.hours or DEFAULT_HOURS) / 2
+        half = 3600 * self.most_hours / 2
         reserved = min(self.claim_seconds(2 * CLAIM_SEEDS), half)
         return self.seconds_left < self.seconds_per_experiment + reserved
 
     def is_all_done(self) -> bool:
         """Whether nothing is left of what was asked for, the claim included."""
-        measured = not is_wanted(self.run.state, read_close_out(self.folder))
+        found = read_close_out(self.folder)
+        measured = not is_wanted(self.run.state, found) and found.current.step in OVER
         return measured and (self.close_out or self.is_enough())
 
     @property
@@ -142,23 +150,18 @@ class Wishes:
         return statistics.mean(gaps) if gaps else 1.1 * budget + 15
 
     def claim_seconds(self, trainings: int) -> float:
-        """Wall-clock of so many trainings of the claim: each as the last ones of the night, scored
-        on both texts."""
-        runs = [e for e in self.run.entries if e["event"] in ("trained", "scored")]
-        trained = [e["total_seconds"] for e in runs if e.get("num_steps")]
-        scored = [e["score_seconds"] for e in runs if e.get("val_bpb")]
-        if not (trained and scored):
-            return trainings * (1.1 * self.run.settings.budget_seconds + 20)
-        return trainings * (statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:]))
+        """Wall-clock of so many trainings of the claim."""
+        budget = self.run.settings.budget_seconds
+        return seconds_of_trainings(self.run.entries, trainings, budget)
 
 
 def plan_words(wishes: Wishes) -> str:
     """What will be done, as said at the start."""
     if wishes.close_out:
-        return "no more, the claim was all that was asked for"
+        return "no more, the close-out was all that was asked for"
     if wishes.experiments == 0:
         return "none, the baseline was all that was asked for"
-    goal = f"for {wishes.hours or DEFAULT_HOURS:g} hours"
+    goal = f"for {wishes.most_hours:g} hours"
     if wishes.experiments:
         goal = f"{wishes.experiments} in all"
     done = wishes.experiments_done

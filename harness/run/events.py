@@ -65,7 +65,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "device_batch_limit": "rows it may hold at once",
         "fewer_rows": "whether that is for want of memory",
         "beside": "refresh: the experiment that the incumbent is trained again beside",
-        "role": "close-out: best, baseline or template",
+        "role": "close-out: best, baseline, template, or file without N",
     },
     "trained": _RUN
     | _END
@@ -165,15 +165,19 @@ EVENTS: dict[str, dict[str, str]] = {
     "note": {"text": "what was mended"},
     "claim_begun": {
         "best": "experiment to be claimed",
+        "kind": "claim, ablation, simplified or longer: what is asked",
+        "against": "other files; of each what it lacks, and why it cannot be made",
+        "budgets": "of the night, that each training gets",
         "seeds": "trainings of each file",
         "first_seed": "of them",
         "template": "whether the template is trained, too",
     },
     "claimed": {
         "best": "experiment",
-        "status": "ok, or how it failed",
+        "against": "the file that it was compared with",
+        "status": "ok, how it failed, or not alone",
         "cause": "why, in words",
-        "val": "difference from the baseline, low and high, bits per byte",
+        "val": "by how much the best is better, low and high, bits per byte",
         "holdout": "the same on the private holdout",
         "template_bpb": "of the template",
     },

@@ -66,6 +66,20 @@ def cells_of_pace(pace: Pace) -> tuple[str, str, str]:
     return steps, tokens, others
 
 
+def seconds_of_trainings(
+    entries: Iterable[dict], trainings: int, budget_seconds: float, budgets: float = 1
+) -> float:
+    """Wall-clock of so many trainings of a close-out: each as the last ones of the night, scored on
+    both texts. budgets: of the night's, that each gets."""
+    runs = [entry for entry in entries if entry["event"] in ("trained", "scored")]
+    trained = [entry["total_seconds"] for entry in runs if entry.get("num_steps")]
+    scored = [entry["score_seconds"] for entry in runs if entry.get("val_bpb")]
+    if not (trained and scored):
+        return trainings * (1.1 * budgets * budget_seconds + 20)
+    each = budgets * statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:])
+    return trainings * each
+
+
 def words_outside(trained: dict) -> str:
     """What a training took that its budget does not cover; "" where nothing of it is known."""
     parts = {

@@ -1,4 +1,4 @@
-"""What the notebooks show of experiments and of the claim, every foreign text as text.
+"""What the notebooks show of experiments, every foreign text as text.
 
 In: a Lab and its events. Out: HTML, or lines of text where there is no notebook. Draws its own
 small curves, so a page needs no plotting library and stays a few kilobytes.
@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-from harness.lab.close_out import CloseOut, words_of_claim
 from harness.lab.loop import Lab
 from harness.run.git_history import experiment_ref
 from harness.run.noise import KNOWN_DF
@@ -23,7 +22,6 @@ from harness.show.costs import run_usage, usage_words
 from harness.show.markup import (
     BLUE,
     COLOURS,
-    GREEN,
     GREY,
     Html,
     as_text,
@@ -284,30 +282,6 @@ def learnt_page(lab: Lab, experiment: Experiment) -> Html:
         f"{words} So far: {plural(len(tried), 'experiment')}, {kept} kept; branch at {branch:.4f}, "
         f"baseline {baseline:.4f}, as judged, flattered by luck."
     )
-
-
-def claim_page(lab: Lab, found: CloseOut) -> Html:
-    """The runs of the claim, and what they allow to say."""
-    if found.begun is None:
-        return box("nothing was kept, so there is nothing to claim: the baseline stands")
-    if not found.claimed:
-        return box("stopped before the claim was complete: run this notebook again, and it goes on")
-    head = ("file", "seed", "val_bpb", "holdout_bpb", *PACE, "wall time")
-    page = table(head, [claim_cells(run) for run in found.runs if run.scored])
-    named = [(f"{run.started['role']}, seed {run.started['seed']}", run) for run in found.runs]
-    page += outside_lines([(name, run.trained) for name, run in named])
-    if template := found.claimed.get("template_bpb"):
-        score = f"{template:.6f} beside them, in one run"
-        page += box(f"the template that real nights begin with scored {score}")
-    return page + box(bold(words_of_claim(found.claimed)), GREEN)
-
-
-def claim_cells(run: Training) -> tuple:
-    """A row of the claim's runs."""
-    scores = [run.scored.get(name) for name in ("val_bpb", "holdout_bpb")]
-    shown = [f"{score:.6f}" if score else run.status for score in scores]
-    pace, wall_time = cells_of_pace(pace_of([run.trained])), f"{run.trained['wall_seconds']:.0f} s"
-    return run.started["role"], run.started["seed"], *shown, *pace, wall_time
 
 
 def score_text(experiment: Experiment) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
 from harness.lab.close_out import CloseOut, read_close_out
+from harness.lab.findings import sentences
 from harness.run.pace import cells_of_pace, say_speed
 from harness.run.records import Record, baseline_of, incumbent_of, records_from_journal
 from harness.run.results import clean_description
@@ -113,9 +114,10 @@ def report_of(
     tip, measured = incumbent_of(records), measured or CloseOut()
     if not (tip and measured.claimed and measured.claimed["best"] == tip.experiment):
         measured = CloseOut()
-    claim = say_claim(records, measured.claimed, command)
+    claim, state = say_claim(records, measured.claimed, command), fold(entries)
     sections = {
         "The claim": f"{claim}{_template(records, settings, measured)}",
+        "Change by change": "\n".join(f"- {words}" for words in sentences(state, measured, quoted)),
         "On the branch": _on_the_branch(records),
         "Near misses": _near_misses(records),
         "What was tried": _what_was_tried(entries, records),
@@ -127,7 +129,7 @@ def report_of(
         "Look further": _look_further(records, tag, has_pages),
     }
     first = f"Run {tag}: {headline(records, measured.claimed)}"
-    return Report(first, say_speed(fold(entries), measured.runs), sections, measured.claimed)
+    return Report(first, say_speed(state, measured.runs), sections, measured.claimed)
 
 
 def _measured(entries: Sequence[dict], settings: dict) -> str:

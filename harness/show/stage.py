@@ -146,7 +146,8 @@ def stage_limit(run: Run, model_seconds: float = 0.0) -> tuple[float, str]:
     return seconds, NAMES[step.kind]
 
 
-def training_limit(settings: Settings) -> float:
-    """Seconds that one training may take in all, however busy the machine is."""
-    budget = settings.budget_seconds * (STARVED if settings.core_rate else 1.05)
+def training_limit(settings: Settings, budgets: float = 1) -> float:
+    """Seconds that one training may take in all, however busy the machine is. budgets: of the
+    night, that it gets."""
+    budget = budgets * settings.budget_seconds * (STARVED if settings.core_rate else 1.05)
     return settings.profile["startup_limit_seconds"] + budget + WEIGHTS_SECONDS + 60

@@ -266,9 +266,8 @@ def work_of(run: Run, life: Life, measured: CloseOut) -> dict:
 
 def is_claiming(measured: CloseOut, state: State) -> bool:
     """Whether a close-out of what is on the branch has begun, and has not come to its end."""
-    begun, best = measured.begun, state.incumbent
-    of_the_branch = begun and not measured.claimed and best and begun["best"] == best.number
-    return bool(of_the_branch and measured.newest >= state.newest)
+    best = state.incumbent
+    return bool(best and measured.goes_on_with(best.number) and measured.newest >= state.newest)
 
 
 def scores(records: Sequence[Record], measured: CloseOut) -> dict:

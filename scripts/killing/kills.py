@@ -9,6 +9,7 @@ holds when the victim dies.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -25,8 +26,10 @@ from proposals import leave_proposal
 
 from harness.check.check import check_run
 from harness.lab import close_out
+from harness.lab.questions import next_question, plan, seconds_of
 from harness.run.journal import JournalReader, read_journal
 from harness.run.results import read_results
+from harness.run.run import Run
 from harness.run.state import NOT_HELD_AGAINST, State, fold
 from killing.processes import alive, find_roles, processes_in, stopped, words_of
 
@@ -318,23 +321,49 @@ class SmallNight:
 
 @dataclass
 class ClaimNight(SmallNight):
-    """The claim of a night that is over, as a run of its own.
+    """One comparison of the close-out of a night that is over, as a run of its own.
 
-    Its entries are those of close_out.jsonl.
+    Its entries are those of close_out.jsonl. kind: which comparison; what is before it is there.
     """
+
+    kind: str = "claim"
 
     def entries(self) -> list[dict]:
         return read_journal(self.folder / close_out.NAME)
 
     def start(self, experiments: int, **options: object) -> subprocess.Popen:
         """The command that measures what the best is worth; the same one continues it."""
-        self.options = ("--close-out",)
+        run = Run(self.folder)
+        if not self.is_begun():
+            claim = plan(run, "claim", {"baseline": {}})
+            question = claim if self.kind == "claim" else next_question(run, self.found())
+            hours = round(1.05 * seconds_of(run, question) / 3600, 4)  # for this and no other
+            self.options = ("--close-out", "--hours", str(hours))
         return super().start(experiments, **options)
 
-    def forget_claim(self) -> None:
-        """As if it had never been begun."""
-        (self.folder / close_out.NAME).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "close_out", ignore_errors=True)
+    def found(self) -> close_out.CloseOut:
+        return close_out.read_close_out(self.folder)
+
+    def is_at(self, moment: Moment, experiment: int | None) -> bool:
+        return self.is_begun() and super().is_at(moment, experiment)
+
+    def is_begun(self) -> bool:
+        return any(each.kind == self.kind for each in self.found().comparisons)
+
+    def forget(self) -> None:
+        """As if the comparison had never been begun."""
+        path, left = self.folder / close_out.NAME, []
+        for entry in self.entries():
+            if entry.get("kind") == self.kind:
+                break
+            left.append(entry)
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in left))
+        trained = [f"{run.number:02d}" for run in close_out.fold_close_out(left).runs]
+        for other in (self.folder / "close_out").glob("*"):
+            if other.is_dir() and other.name not in trained:
+                shutil.rmtree(other)
+            elif other.is_file():
+                other.unlink()
 
 
 CLAIM_MOMENTS = (
@@ -347,17 +376,18 @@ CLAIM_MOMENTS = (
 
 def kill_claim(night: ClaimNight, moment: Moment, victim: str, experiments: int) -> Cell:
     """Begin the claim, kill the victim at the moment, let the same command go on, and look."""
-    night.forget_claim()
+    night.forget()
     cell = kill_once(night, moment, victim, None, experiments)
-    found = close_out.read_close_out(night.folder)
-    seeds = [run.started["seed"] for run in found.runs if run.status == "ok"]
-    wrong = [
-        *cell.wrong,
-        *(["no claim came of it"] if not found.claimed or found.claimed["status"] != "ok" else []),
-    ]
-    if sorted(seeds) != sorted(trial.seed for trial in found.trials):
-        wrong.append(f"seeds {seeds} were trained to their end")
-    lost = [run.status for run in found.runs if run.status not in (None, "ok")]
+    found, wrong = night.found(), list(cell.wrong)
+    asked = [each for each in found.comparisons if each.kind == night.kind]
+    statuses = [claimed["status"] for each in asked for claimed in each.claims.values()]
+    if "ok" not in statuses or set(statuses) - {"ok", "not alone"}:
+        wrong.append(f"what came of the {night.kind} is {statuses}")
+    for each in found.comparisons:
+        seeds = [run.started["seed"] for run in each.runs if run.status == "ok"]
+        if sorted(seeds) != sorted(trial.seed for trial in each.trials):
+            wrong.append(f"{each.kind}: seeds {seeds} were trained to their end")
+    lost = [run.status for each in asked for run in each.runs if run.status not in (None, "ok")]
     return replace(cell, cost=", ".join(lost), wrong=tuple(wrong))
 
 

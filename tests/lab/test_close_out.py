@@ -19,10 +19,11 @@ from harness.ground.errors import LoopError, Paused
 from harness.lab import close_out, executor
 from harness.lab.claimant import Claimant
 from harness.lab.close_out import fold_close_out, words_of_claim
+from harness.lab.findings import sentences
 from harness.rules import decision
 from harness.rules.keep import claim
 from harness.scoring import measure
-from harness.show import experiment_page
+from harness.show.close_out_page import close_out_page
 
 BEGUN = {"event": "claim_begun", "best": 3, "seeds": 3, "first_seed": 100, "template": False}
 
@@ -31,7 +32,7 @@ def entries_of(runs, begun=BEGUN):
     """A journal: for each (role, val_bpb, holdout_bpb) the next training of the plan."""
     entries = [begun]
     for number, (role, val, holdout) in enumerate(runs):
-        trial = fold_close_out(entries).next_trial
+        trial = fold_close_out(entries).current.next_trial
         assert trial.role == role
         entries.append(
             {
@@ -56,15 +57,15 @@ RUNS = [
 
 
 def test_best_and_baseline_are_trained_in_turn_as_often_each_on_seeds_of_their_own():
-    trials = fold_close_out([BEGUN]).trials
+    trials = fold_close_out([BEGUN]).current.trials
     assert [trial.role for trial in trials] == [role for role, _, _ in RUNS]
     assert len({trial.seed for trial in trials}) == 6 and min(trial.seed for trial in trials) == 100
-    with_template = fold_close_out([BEGUN | {"template": True}]).trials
+    with_template = fold_close_out([BEGUN | {"template": True}]).current.trials
     assert [trial.role for trial in with_template[6:]] == ["template"]
 
 
 def test_every_prefix_has_one_next_step():
-    steps = [fold_close_out(entries_of(RUNS)[:length]).step for length in range(20)]
+    steps = [fold_close_out(entries_of(RUNS)[:length]).current.step for length in range(20)]
     assert steps == ["begin", *["train", "close", "score"] * 6, "claim"]
 
 
@@ -75,20 +76,21 @@ def test_a_training_that_was_cut_off_is_repeated_on_its_seed():
     ]
     entries += [{"event": "trained", "status": "interrupted", "cause": "killed"}]
     found = fold_close_out(entries)
-    assert found.step == "train" and found.next_trial.seed == 100 and found.numbers == 1
-    assert found.failed is None
+    current = found.current
+    assert current.step == "train" and current.next_trial.seed == 100 and found.numbers == 1
+    assert current.failed("baseline") is None
 
 
 def test_two_failures_of_one_file_end_it_without_a_claim():
     run = {"event": "run_started", "run": 0, "role": "baseline", "experiment": 0, "seed": 100}
     crash = {"event": "trained", "status": "crash", "cause": "a bug"}
-    assert fold_close_out([BEGUN, run, crash]).step == "train"
-    found = fold_close_out([BEGUN, run, crash, run | {"run": 1}, crash])
-    assert found.step == "claim" and found.failed.started["role"] == "baseline"
+    assert fold_close_out([BEGUN, run, crash]).current.step == "train"
+    found = fold_close_out([BEGUN, run, crash, run | {"run": 1}, crash]).current
+    assert found.step == "claim" and found.failed("baseline") and not found.failed("best")
 
 
 def test_the_claim_is_the_difference_of_its_runs_alone():
-    claims = fold_close_out(entries_of(RUNS)).claims()
+    claims = fold_close_out(entries_of(RUNS)).current.claims_on("baseline")
     assert claims["val"] == claim([1.40, 1.42, 1.41], [1.50, 1.51, 1.49])
     assert claims["holdout"].difference == pytest.approx(
         (1.60 + 1.61 + 1.62 - 1.51 - 1.50 - 1.52) / 3
@@ -122,26 +124,31 @@ def test_only_an_interval_above_zero_on_both_texts_is_an_improvement(val, holdou
 
 def test_a_run_that_kept_nothing_has_nothing_to_claim(lab):
     found = Claimant(lab).run()
-    assert found.begun is None and "nothing to claim" in experiment_page.claim_page(lab, found)
+    assert not found.comparisons and "nothing to claim" in close_out_page(lab, found)
     assert not (lab.folder / close_out.NAME).exists()
+
+
+def changes_in(train_py: Path) -> int:
+    """How many of the two changes that these tests keep are in a file."""
+    source = train_py.read_text()
+    return source.endswith("\nx = 1\n") + ("\nimport itertools\n" in source)
 
 
 @pytest.fixture
 def kept(lab, monkeypatch):
-    """A run in which experiment 1 was kept, its scores flattered by 3 bpb wherever measured."""
+    """A run that kept experiment 1; scores are flattered by 3 bpb for each change, everywhere."""
     score_model = measure.score_model
     monkeypatch.setattr(decision, "quarantine_reasons", lambda *facts: [])
 
     def flattered(data, job, *arguments):
         score = score_model(data, job, *arguments)
-        return dataclasses.replace(
-            score, val_bpb=score.val_bpb - 3.0 * ("0001" in job.train_py.parts)
-        )
+        return dataclasses.replace(score, val_bpb=score.val_bpb - 3.0 * changes_in(job.train_py))
 
     monkeypatch.setattr(measure, "score_model", flattered)
     with_prior(lab)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
-    assert run_experiment(lab)["decision"] == "keep"
+    decided = run_experiment(lab)
+    assert decided["decision"] == "keep", decided["verdict"]
     lab.number = None
     return lab
 
@@ -169,7 +176,7 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     claimed = found.claimed
     assert claimed["val"]["difference"] == pytest.approx(3.0, abs=0.5) and claimed["val"]["low"] > 0
     assert words_of_claim(claimed).endswith("an improvement")
-    assert words_of_claim(claimed) in experiment_page.claim_page(kept, found).replace("&#x27;", "'")
+    assert words_of_claim(claimed) in close_out_page(kept, found).replace("&#x27;", "'")
     assert not list((kept.folder / "close_out").glob("*/weights.safetensors"))
     assert Claimant(kept, seeds=2).run().claimed == claimed and len(calls) == 5
     assert check_run(kept.folder, harness.REPOSITORY) == []
@@ -185,6 +192,44 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     assert any("its plan says" in finding for finding in check_run(kept.folder, harness.REPOSITORY))
 
 
+def test_hours_too_few_for_the_claim_are_refused_before_anything_is_trained(kept):
+    with pytest.raises(LoopError, match="too few for the claim: its 6 trainings take"):
+        Claimant(kept, hours=1e-4).run()
+    assert not (kept.folder / close_out.NAME).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)  # twenty trainings
+def test_with_hours_it_goes_on_to_what_each_change_is_worth_and_whether_it_lasts(kept, monkeypatch):
+    source = incumbent_source(kept)
+    put_candidate(kept, source.replace("import math\n", "import math\nimport itertools\n", 1))
+    assert run_experiment(kept)["decision"] == "keep"
+    kept.number = None
+    train, budgets = executor.run_training, []
+
+    def noted(request, listen):
+        budgets.append(request.budget_seconds)
+        return train(request, listen)
+
+    monkeypatch.setattr(executor, "run_training", noted)
+    found = Claimant(kept, seeds=2, hours=9.0).run()
+    assert [(each.kind, each.budgets) for each in found.comparisons] == [
+        ("claim", 1),
+        ("ablation", 1),
+        ("longer", 2),
+        ("longer", 4),
+    ]
+    budget = kept.settings.budget_seconds
+    assert budgets == [budget] * 10 + [2 * budget] * 4 + [4 * budget] * 4
+    said = "\n".join(sentences(kept.state, found))
+    assert "experiment 1 (an idea) is confirmed: without it the best is 3." in said
+    assert "experiment 2 (an idea) is confirmed" in said
+    assert "the gain lasts at 2x the budget" in said and "the gain lasts at 4x the budget" in said
+    page = close_out_page(kept, found)
+    assert page.count("<img") == 4 * 2 + 6 + 2 and "whether the gain lasts at 4x the budget" in page
+    assert check_run(kept.folder, harness.REPOSITORY) == []
+
+
 @pytest.mark.slow
 def test_a_machine_that_fails_pauses_the_claim(kept, monkeypatch):
     fault = {"status": "infrastructure", "cause": "disturbed: others held the cores"}
@@ -196,7 +241,7 @@ def test_a_machine_that_fails_pauses_the_claim(kept, monkeypatch):
     assert (
         fold_close_out(
             [json.loads(line) for line in (kept.folder / close_out.NAME).read_text().splitlines()]
-        ).step
+        ).current.step
         == "train"
     )
 

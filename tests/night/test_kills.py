@@ -190,8 +190,8 @@ def test_a_night_killed_at_every_turn_ends_with_the_journal_of_one_left_alone(
 
 
 @pytest.mark.slow
-# Three short nights and a claim of six trainings; two minutes on idle cores.
-@pytest.mark.timeout(900)
+# A short night, its claim twice and an ablation: three minutes on idle cores.
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="who is to be killed is found in /proc"
 )
@@ -205,20 +205,25 @@ def test_a_night_ends_with_its_claim_which_a_kill_delays_and_nothing_more(
     try:
         night.start(0)
         assert night.wait() == 0, night.last_words()
-        night.plant_better(1, 1.08)
-        night.start(1)
+        for number, reach in ((1, 1.08), (2, 1.3)):
+            night.plant_better(number, reach)
+        night.start(2)
         assert night.wait() == 0, night.last_words()
-        assert night.state().incumbent.number == 1
+        assert night.state().incumbent.number == 2
         said = night.log.read_text()
         assert "4 of 5, the claim: best and baseline in turn on fresh seeds, 6 trainings" in said
-        assert "the claim: experiment 1 is" in said and said.rstrip().count("an improvement") == 1
+        assert "the claim: experiment 2 is" in said and said.rstrip().count("an improvement") == 1
         assert (night.folder / "notebooks/05_close_out.html").exists()
-        claim = kills.ClaimNight(checkout, cache, wishes="")
         training = next(
             moment for moment in kills.CLAIM_MOMENTS if moment.name == "claim, training"
         )
-        cell = kills.kill_claim(claim, training, "driver", 1)
-        assert cell.killed and not cell.wrong, cell
-        assert cell.cost == "interrupted"
+        for kind, victim in (("claim", "driver"), ("ablation", "kernel")):
+            asked = kills.ClaimNight(checkout, cache, wishes="", kind=kind)
+            cell = kills.kill_claim(asked, training, victim, 2)
+            assert cell.killed and not cell.wrong, cell
+            assert cell.cost == "interrupted"
+        said = asked.log.read_text()
+        assert "experiment 1 (reach 1.08) is part of a confirmed best, and not measured" in said
+        assert "experiment 2 (reach 1.3) is" in said and "without it the best is" in said
     finally:
         night.end()

@@ -32,7 +32,7 @@ RUN = {
     "python3 scripts/overnight.py --check --tag nov23": ("{}", "agree"),
     "python3 scripts/overnight.py --report --tag nov23": ("{}", "report"),
     "python3 scripts/overnight.py --stop --tag nov23": ("{}", "no night"),
-    "python3 scripts/overnight.py --close-out --tag nov23": ("{}", "claim"),
+    "python3 scripts/overnight.py --close-out --tag nov23": ("{} --hours 0.01", "claim"),
     ".venv/bin/python -m harness compare nov22 nov23": (
         "cp -r results/nov23 results/nov22 && {} && rm -r results/nov22",
         "side by side",
@@ -98,6 +98,7 @@ ELSEWHERE = {
     ),
     ".venv/bin/python train_template.py": ("night/test_by_hand.py", '"train_template.py"'),
     "python -m harness train": ("night/test_by_hand.py", '"harness", "train"'),
+    "python -m harness export": ("show/test_export.py", '["export"'),
     "python -m harness port": ("search/test_port.py", '["port"'),
     "python -m harness compare": ("show/test_nights.py", '"compare"'),
     "python -m harness try": ("project/test_documented_commands.py", "harness try"),

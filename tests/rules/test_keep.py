@@ -330,9 +330,8 @@ def test_a_claim_is_students_interval():
     assert (found.n_best, found.n_baseline) == (3, 3)
     assert found.difference == pytest.approx(0.08)
     assert (found.low, found.high) == (pytest.approx(0.08 - half), pytest.approx(0.08 + half))
-    assert "0.0800 bpb better than the baseline (95% interval +0.0442 to +0.1158" in found.words
-    assert "may be chance" in claim([1.0, 1.2], [1.1, 1.25]).words
-    assert "worse" in claim([1.0, 1.01], [0.5, 0.51]).words
+    assert claim([1.0, 1.2], [1.1, 1.25]).low < 0 < claim([1.0, 1.2], [1.1, 1.25]).high
+    assert claim([1.0, 1.01], [0.5, 0.51]).high < 0
     for few in ([1.0], []):
         with pytest.raises(ValueError):
             claim(few, [1.0, 1.1])

@@ -7,8 +7,10 @@ import shutil
 import journals
 import pytest
 from checkout import ROOT
+from kept_runs import MORE_DEPTH, MORE_HEADS, Kept
 
-from harness.lab.close_out import CloseOut, read_close_out
+from harness.lab.close_out import CloseOut, Comparison, read_close_out
+from harness.lab.questions import next_question
 from harness.run.records import incumbent_of, records_from_journal
 from harness.run.state import Training
 from harness.show import sentences, status
@@ -75,7 +77,7 @@ def close_out(best: int, low: float = 0.01, **changes) -> CloseOut:
         for seed, score in enumerate((0.90, 0.91, 0.92))
     ]
     begun = {"best": best, "seeds": 3, "first_seed": 1, "template": False}
-    return CloseOut(begun, runs, claimed | changes)
+    return CloseOut([Comparison(begun, runs, {"baseline": claimed | changes})])
 
 
 def branch_of(entries: list[dict]) -> int:
@@ -115,6 +117,7 @@ def test_the_claim_comes_first_on_validation_and_holdout_with_its_intervals():
     assert (
         section.startswith("The claim") and "on the holdout +0.0200, +0.0100 to +0.0300" in section
     )
+    assert "## Change by change" not in text, "nothing was asked after the claim"
     maybe = morning_report(entries, journals.make_settings(), measured=close_out(best, low=-0.01))
     assert "this may be chance, so no improvement is claimed" in maybe.splitlines()[0]
     failed = close_out(
@@ -149,7 +152,7 @@ def test_the_claim_of_a_run_stands_in_its_report_chart_index_and_status(tmp_path
     entries = journals.make_journal(30, unfinished=False)
     folder, best = journals.write_run(tmp_path, entries), branch_of(entries)
     ledger = [
-        {"event": "claim_begun", **close_out(best).begun},
+        {"event": "claim_begun", **close_out(best).claim.begun},
         {"event": "claimed", **close_out(best).claimed},
     ]
     lines = [
@@ -378,3 +381,14 @@ def test_what_is_committed_of_the_sample_is_as_this_code_would_make_it(tmp_path)
         sentences.say_memory,
     ):
         assert say(run) in shown, say.__name__
+
+
+def test_what_was_found_after_the_claim_stands_change_by_change(tmp_path):
+    night = Kept(tmp_path / "t", (MORE_DEPTH,), (MORE_HEADS,))
+    night.claim(baseline=[1.20, 1.21, 1.22])
+    night.compare(next_question(night.run, night.found), file_without_1=[1.10, 1.11, 1.12])
+    found = morning_report(night.run.entries, {}, measured=night.found)
+    section = found.split("## Change by change\n\n")[1].split("\n\n")[0]
+    confirmed = "- experiment 1 (`idea 1`) is confirmed: without it the best is 0.1000 bpb worse"
+    assert section.startswith(confirmed)
+    assert "- experiment 2 (`idea 2`) is part of a confirmed best" in section

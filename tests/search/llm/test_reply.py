@@ -33,17 +33,10 @@ Expected delta: -0.003
 """
 
 
-<<<<<<< ours
-=======
-def block(search: str, replace: str) -> str:
-    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
-
-
 def numbered(text: str, form: str) -> str:
     return "\n".join(form % n + line for n, line in enumerate(text.split("\n"), 52))
 
 
->>>>>>> theirs
 def indented_with(sign: str, text: str) -> str:
     return "".join(sign + line for line in text.splitlines(keepends=True))
 
@@ -147,27 +140,34 @@ RECOVERED = {
         "+        x = self.expand(x)\n+        return self.contract(F.gelu(x))\n"
     ),
     "patch, CRLF": PATCH.replace("\n", "\r\n"),
-<<<<<<< ours
     "patch, whole file": patch_of(indented_with("+", WANTED), kind="Add") + "\n",
-=======
-    "patch, whole file": "*** Begin Patch\n*** Add File: train.py\n" + indented_with("+", WANTED) + "*** End Patch\n",
-    "patch, deleted and added": "*** Begin Patch\n*** Delete File: train.py\n*** Add File: train.py\n"
-    + indented_with("+", WANTED) + "*** End Patch\n",
-    "other markers": BLOCKS.replace("SEARCH", "ORIGINAL").replace("REPLACE", "UPDATED"),
+    "patch, deleted and added": (
+        "*** Begin Patch\n*** Delete File: train.py\n*** Add File: train.py\n"
+        + indented_with("+", WANTED)
+        + "*** End Patch\n"
+    ),
+    "other words in markers": BLOCKS.replace("SEARCH", "ORIGINAL").replace("REPLACE", "UPDATED"),
     "markers of git": BLOCKS.replace("SEARCH", "HEAD").replace("REPLACE", "NEW"),
     "the line above the search": BLOCKS.replace("SEARCH\n", "SEARCH\n:start_line:44\n-------\n"),
-    "line numbers": block(numbered(RATE, "%5d | "), numbered(NEW_RATE, "%5d | "))
-    + block(numbered(FORWARD, "%d\t"), numbered(NEW_FORWARD, "%d\t")),
-    "signs of a diff": block(f"-{RATE}", f"+{NEW_RATE}")
-    + block(indented_with("-", FORWARD), indented_with("+", NEW_FORWARD)),
+    "line numbers": (
+        block(numbered(RATE, "%5d | "), numbered(NEW_RATE, "%5d | "))
+        + block(numbered(FORWARD, "%d\t"), numbered(NEW_FORWARD, "%d\t"))
+    ),
+    "signs of a diff": (
+        block(f"-{RATE}", f"+{NEW_RATE}")
+        + block(indented_with("-", FORWARD), indented_with("+", NEW_FORWARD))
+    ),
     "tabs": re.sub("(?m)^( {4})+", lambda at: "\t" * (len(at[0]) // 4), BLOCKS),
-    "blanks between words": block(RATE.replace(" = ", "="), NEW_RATE)
-    + block(FORWARD.replace("(F.relu(", " ( F.relu ( ").replace(": ", ":"), NEW_FORWARD),
-    "a comment for the annotation": block("MATRIX_LR = 0.04  # the rate", "MATRIX_LR = 0.05           # higher")
-    + block(FORWARD, NEW_FORWARD),
+    "blanks between words": (
+        block(RATE.replace(" = ", "="), NEW_RATE)
+        + block(FORWARD.replace("(F.relu(", " ( F.relu ( ").replace(": ", ":"), NEW_FORWARD)
+    ),
+    "a comment for the annotation": (
+        block("MATRIX_LR = 0.04  # the rate", "MATRIX_LR = 0.05           # higher")
+        + block(FORWARD, NEW_FORWARD)
+    ),
     "a block of nothing, elsewhere": block("import nowhere", "import nowhere") + BLOCKS,
     "marks without width": BLOCKS.replace("MATRIX", "\u200eMA\u00adTRIX"),
->>>>>>> theirs
     "byte-order mark": "\ufeff" + BLOCKS,
     "no-break spaces": BLOCKS.replace("    ", "\u00a0   "),
     "wide blanks and no width": BLOCKS.replace("  #", "\u3000 #").replace("return", "\u200breturn"),

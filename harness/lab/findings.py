@@ -1,0 +1,123 @@
+"""What a close-out found, in words: which changes are confirmed, what may go, whether it lasts.
+
+In: a run's state and its close-out. Out: a Finding for each change, and sentences. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from harness.ground.text import one_line
+from harness.lab.close_out import CloseOut, is_improvement, words_of_interval
+from harness.run.state import Experiment, State
+
+CONFIRMED, PART, HURTS, UNKNOWN = "confirmed", "part of the best", "takes away", "not measured"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one change. verdict: confirmed, part of the best, takes away (the best is
+    better without it) or not measured; words: to follow its name; loss: bpb, of the best without
+    it."""
+
+    experiment: int
+    title: str
+    verdict: str
+    words: str
+    loss: float | None = None
+
+
+def changes_of(state: State) -> list[Experiment]:
+    """What was kept on top of the baseline."""
+    return state.kept[1:]
+
+
+def findings_of(state: State, found: CloseOut) -> list[Finding]:
+    """One of each change of the best that has its claim, in the order of the night."""
+    return [finding_of(change, state, found) for change in changes_of(state)]
+
+
+def finding_of(change: Experiment, state: State, found: CloseOut) -> Finding:
+    """What the comparison without it says; of a single change that is the claim itself."""
+    is_single = len(changes_of(state)) == 1
+    claimed = found.claimed if is_single else claimed_without(change.number, found)
+    improved = found.claimed and found.claimed["status"] == "ok" and is_improvement(found.claimed)
+    # what is no improvement has no part that is one
+    part = "part of a confirmed best" if improved else "part of a best that is not confirmed"
+    verdict, words, loss = UNKNOWN, f"is {part}, and not measured alone", None
+    if claimed and claimed["status"] != "ok":
+        words += f": {claimed['cause']}"
+    elif claimed:
+        loss, verdict, words = claimed["val"]["difference"], PART, f"is {part}"
+        if improved and is_improvement(claimed):
+            verdict, words = CONFIRMED, "is confirmed"
+        elif claimed["val"]["high"] < 0:
+            verdict, words = HURTS, "takes away beside the others, an interaction"
+        words += f": without it the best is {words_of_loss(claimed)}"
+    return Finding(change.number, change.decided["title"], verdict, words, loss)
+
+
+def words_of_loss(claimed: dict) -> str:
+    """What a file loses against the best, and how sure that is."""
+    loss = claimed["val"]["difference"]
+    side = "worse" if loss >= 0 else "better"
+    return f"{abs(loss):.4f} bpb {side} ({words_of_interval(claimed)})"
+
+
+def claimed_without(number: int, found: CloseOut) -> dict | None:
+    """What was claimed of the best beside itself without one change."""
+    for each in found.of_claim("ablation"):
+        for role, facts in each.others.items():
+            if facts["lacks"] == [number]:
+                return each.claims.get(role)
+    return None
+
+
+def removable(state: State, found: CloseOut) -> list[int]:
+    """Changes without which the best scored no worse on fresh seeds. Not those that made the file
+    shorter: without them it is longer."""
+    shorter = [e.number for e in changes_of(state) if e.decided["kind"] == "simplification"]
+    findings = [each for each in findings_of(state, found) if each.experiment not in shorter]
+    return [each.experiment for each in findings if each.loss is not None and each.loss <= 0]
+
+
+def sentences(
+    state: State, found: CloseOut, quote: Callable[[str], str] = one_line
+) -> Iterator[str]:
+    """All that the comparisons after the claim allow to say. quote: makes titles, which are
+    others' words, fit for the page."""
+    after = [each for kind in ("ablation", "simplified", "longer") for each in found.of_claim(kind)]
+    for each in findings_of(state, found) if after else ():
+        yield f"experiment {each.experiment} ({quote(each.title)}) {each.words}"
+    for each in after:
+        for role, claimed in each.claims.items():
+            if each.kind == "simplified":
+                yield words_of_simplified(role, claimed)
+            elif each.kind == "longer":
+                yield words_of_longer(each.budgets, claimed, found.claimed)
+
+
+def words_of_simplified(role: str, claimed: dict) -> str:
+    """Whether the file without what costs nothing can take the best's place."""
+    if claimed["status"] != "ok":
+        return f"the {role} was to be simpler: {claimed['cause']}"
+    loses = claimed["val"]["low"] > 0
+    end = "it loses, so the best stays as it is" if loses else "it may take the best's place"
+    return f"beside the best the simplified {role} is {words_of_loss(claimed)}: {end}"
+
+
+def words_of_longer(budgets: float, claimed: dict, at_first: dict) -> str:
+    """Whether the gain lasts, on the holdout."""
+    at = f"at {budgets:g}x the budget"
+    if claimed["status"] != "ok":
+        return f"{at} {claimed['cause']}"
+    gain, first = claimed["holdout"], at_first["holdout"]["difference"]
+    interval = f"95% interval {gain['low']:+.4f} to {gain['high']:+.4f}"
+    size = f"a gain of {gain['difference']:+.4f} bpb on the holdout ({interval})"
+    if gain["low"] > 0:
+        share = f", {gain['difference'] / first:.0%} of that at 1x" if first > 0 else ""
+        return f"the gain lasts {at}: {size}{share}"
+    if gain["high"] < 0:
+        return f"the gain does not last: {at} the baseline is ahead, {size}"
+    return f"whether the gain lasts {at} is not clear: {size}"

@@ -1,0 +1,129 @@
+"""The close-out on one page: the claim, every comparison with its seeds plotted, what each change
+is worth, what is not known yet, and what all of it was measured with.
+
+In: a run and its close-out. Out: HTML. Text has the colour of the page around it; a picture holds
+lines and dots alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from harness.lab.close_out import BEST, TEMPLATE, CloseOut, Comparison, words_of_claim
+from harness.lab.findings import changes_of, sentences
+from harness.lab.questions import asked_words, words_left
+from harness.run.pace import cells_of_pace, pace_of
+from harness.run.run import Run
+from harness.run.settings import command_on, environment_words
+from harness.show.experiment_page import PACE, outside_lines
+from harness.show.markup import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    Html,
+    bold,
+    box,
+    divs,
+    picture,
+    small,
+    soft,
+    table,
+)
+
+WIDTH, HEIGHT = 160, 20  # of a row's picture, pixels
+HEAD = ("best is better by", "95% interval", "on the holdout")
+
+
+def close_out_page(run: Run, found: CloseOut) -> Html:
+    """All of it; where there is nothing to say yet, why."""
+    if not found.comparisons:
+        return box("nothing was kept, so there is nothing to claim: the baseline stands")
+    page = box(bold(words_of_claim(found.claimed)), GREEN) if found.claimed else Html()
+    if said := list(sentences(run.state, found)):
+        page += box(divs(said))
+    titles = {change.number: change.decided["title"] for change in changes_of(run.state)}
+    for comparison in found.comparisons:
+        if comparison.begun["best"] == found.claim.begun["best"]:
+            page += comparison_page(comparison, titles)
+    if found.current.step != "nothing":
+        page += box("stopped before it was complete: run this notebook again, and it goes on")
+    elif left := words_left(run, found):
+        page += box(f"{left}: {command_on(run.folder, '--close-out')} --hours HOURS")
+    named = [(f"{run.started['role']}, seed {run.started['seed']}", run) for run in found.runs]
+    page += outside_lines([(name, run.trained) for name, run in named])
+    return page + soft(environment_words(run.settings))
+
+
+def comparison_page(comparison: Comparison, titles: dict[int, str]) -> Html:
+    """One comparison: a row a file, with its seeds and by how much the best is better.
+
+    titles: of the changes that a file may lack.
+    """
+    scores = {role: comparison.scores(role) for role in (*comparison.others, BEST, TEMPLATE)}
+    every = [score for each in scores.values() for score in each]
+    claimed = comparison.claims.values()
+    ends = [each["val"][end] for each in claimed if "val" in each for end in ("low", "high")]
+    rows = []
+    for role, each in scores.items():
+        if each:
+            lacks = comparison.others.get(role, {}).get("lacks", [])
+            trained = [run.trained for run in comparison.runs if run.started["role"] == role]
+            rows.append(
+                (
+                    divs([role, *(small(titles[number]) for number in lacks if number in titles)]),
+                    seeds_picture(each, min(every), max(every)),
+                    f"{statistics.fmean(each):.4f}",
+                    *difference_cells(
+                        comparison.claims.get(role, {}), max(map(abs, ends), default=1)
+                    ),
+                    *cells_of_pace(pace_of(trained)),
+                )
+            )
+    failed = [each["cause"] for each in claimed if each["status"] != "ok"]
+    page = box(bold(asked_words(comparison)), BLUE)
+    page += table(("file", "seeds, better is left", "mean val_bpb", *HEAD, *PACE), rows)
+    return page + (box(divs(failed)) if failed else "")
+
+
+def difference_cells(claimed: dict, reach: float) -> tuple[object, object, object]:
+    """By how much the best is better than a file: in figures, drawn, and on the holdout."""
+    if "val" not in claimed:
+        return "", "", ""
+    figures = [
+        f"{each['difference']:+.4f} ({each['low']:+.4f} to {each['high']:+.4f})"
+        for each in (claimed["val"], claimed["holdout"])
+    ]
+    return figures[0], interval_picture(claimed["val"], reach), figures[1]
+
+
+def seeds_picture(scores: Sequence[float], low: float, high: float) -> Html:
+    """A dot a training, and a line at their mean."""
+
+    def x(score: float) -> float:
+        return 6 + (WIDTH - 12) * (score - low) / ((high - low) or 1.0)
+
+    drawn = f'<path d="M{x(statistics.fmean(scores)):.1f} 2V{HEIGHT - 2}" stroke="{GREY}"/>'
+    for score in scores:
+        drawn += f'<circle cx="{x(score):.1f}" cy="{HEIGHT / 2}" r="4.5" fill="{BLUE}"/>'
+    return drawing(drawn, ", ".join(f"{score:.4f}" for score in scores))
+
+
+def interval_picture(val: dict, reach: float) -> Html:
+    """An interval and its middle, beside zero."""
+    colour = GREEN if val["low"] > 0 else RED if val["high"] < 0 else AMBER
+    low, middle, high = (
+        WIDTH / 2 + (WIDTH / 2 - 6) * val[name] / reach for name in ("low", "difference", "high")
+    )
+    zero = f'<path d="M{WIDTH / 2} 0V{HEIGHT}" stroke="{GREY}" stroke-dasharray="3 3"/>'
+    bar = f'<path d="M{low:.1f} {HEIGHT / 2}H{high:.1f}" stroke="{colour}" stroke-width="3"/>'
+    dot = f'<circle cx="{middle:.1f}" cy="{HEIGHT / 2}" r="4.5" fill="{colour}"/>'
+    return drawing(zero + bar + dot, f"{val['low']:+.4f} to {val['high']:+.4f}")
+
+
+def drawing(drawn: str, words: str) -> Html:
+    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{drawn}</svg>'
+    return picture(svg.encode(), "svg+xml", words, WIDTH)

@@ -1,0 +1,142 @@
+"""A run's best in a folder of its own, for somebody who has not seen the run: its train.py,
+weights, a model card, what was measured, and the confirmed changes as commits to be merged.
+
+In: a run. Out: files in a new folder; the repository stays as it is. Refuses a run that kept
+nothing, and a folder that is there already.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import harness
+from harness.ground.errors import LoopError, ParameterError
+from harness.ground.files import write_text_atomic
+from harness.ground.text import one_line
+from harness.lab.changes import NotAlone, baseline_with
+from harness.lab.close_out import NAME, CloseOut, claim_of, read_close_out, words_of_claim
+from harness.lab.findings import CONFIRMED, Finding, findings_of, sentences
+from harness.run.git_history import CommitPlan, commit_message, git, make_commit, set_ref
+from harness.run.run import Run, claim_command
+from harness.run.settings import environment_words
+from harness.show.sentences import quoted
+
+CARD = """# {tag}: {title}
+
+{claim}. It scored {score:.6f} bits per byte of validation text (mean of {runs}) in the night that
+chose it, a figure that luck flatters.
+
+- run {tag}, experiment {number}, commit {commit}
+- {parameters:,} parameters, trained on {tokens:,} tokens in {steps:,} steps
+- {environment}
+
+## What was changed
+
+{changes}
+
+## What is here
+
+{files}
+
+`python -m harness train train.py --profile {profile}` trains it again, in a checkout of the lab.
+All figures hold for this machine, this budget and this text.
+"""
+FILES = {
+    "train.py": "the best file, with its numbers",
+    "provenance.json": "run, commits, data, machine, clock and claim",
+    "weights.safetensors": "of one of its trainings",
+}
+
+
+def export(run: Run, target: Path) -> list[str]:
+    """Write the folder; return sentences on what is in it, and on what is not."""
+    if target.exists():
+        raise ParameterError(f"{target} is there already: name a new folder")
+    if run.state.incumbent is None:
+        raise LoopError(f"there is no run with a baseline in {run.folder}")
+    if not run.state.incumbent.number:
+        raise LoopError(f"run {run.folder.name} kept nothing, so there is nothing to export")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder, target.name)
+        made.mkdir()
+        found, sources = (
+            read_close_out(run.folder),
+            {run.folder / "best" / n: FILES[n] for n in FILES},
+        )
+        sources |= {run.folder / NAME: "every training of the close-out"}
+        files = []
+        for path, what in sources.items():
+            if path.exists():
+                shutil.copy(path, made)
+            files.append(
+                f"{path.name}: {what if path.exists() else 'gone from the run, or not made'}"
+            )
+        files += export_changes(run, findings_of(run.state, found), made)
+        write_text_atomic(made / "README.md", card(run, found, files))
+        made.rename(target)
+    return [*files, f"README.md: the model card, in {target}"]
+
+
+def card(run: Run, found: CloseOut, files: Sequence[str]) -> str:
+    """The model card."""
+    best = run.state.incumbent
+    last, claimed = best.attempt.scored[-1].trained, claim_of(run.folder, best.number)
+    unmeasured = f"Not measured on fresh seeds yet (`{claim_command(run.folder)}`)"
+    changes = list(sentences(run.state, found, quoted)) if claimed else []
+    changes = changes or [
+        f"experiment {e.number}: {quoted(e.decided['title'])}" for e in run.state.kept[1:]
+    ]
+    return CARD.format(
+        tag=run.settings.tag,
+        title=quoted(best.decided["title"]),
+        claim=words_of_claim(claimed).capitalize() if claimed else unmeasured,
+        score=best.mean,
+        runs=len(best.attempt.scores),
+        number=best.number,
+        commit=best.commit or "none",
+        parameters=last.get("num_params") or 0,
+        tokens=last.get("total_tokens") or 0,
+        steps=last.get("num_steps") or 0,
+        environment=environment_words(run.settings),
+        changes="\n".join(f"- {one_line(words)}" for words in changes),
+        files="\n".join(f"- {words}" for words in files),
+        profile=run.settings.profile["name"],
+    )
+
+
+def export_changes(run: Run, findings: Sequence[Finding], target: Path) -> list[str]:
+    """A commit for each confirmed change on top of the baseline's, made in a repository that is
+    thrown away, as a bundle and as patches; return sentences on them."""
+    confirmed = [finding for finding in findings if finding.verdict == CONFIRMED]
+    base, parent = run.settings.base_commit, run.state.kept[0].commit
+    if not (confirmed and parent):
+        return [f"no commits: {'no git history' if confirmed else 'no change is confirmed alone'}"]
+    branch, left_out, numbers = f"autoresearch/{run.settings.tag}-confirmed", [], []
+    with tempfile.TemporaryDirectory() as folder:
+        copy, train_py, repository = Path(folder, "copy.git"), Path(folder, "x"), harness.REPOSITORY
+        git(repository, "clone", "--quiet", "--bare", "--shared", str(repository), str(copy))
+        for finding in confirmed:
+            number = finding.experiment
+            try:
+                train_py.write_text(baseline_with(run, [*numbers, number]), encoding="utf-8")
+            except NotAlone as error:
+                needs = f"it needs a change that is not confirmed ({error})"
+                left_out.append(f"no commit of experiment {number}: {needs}")
+                continue
+            numbers.append(number)
+            plan = CommitPlan(**run.state.experiments[number].decided["git"])
+            message = commit_message(number, finding.title, [f"the change {finding.words}"])
+            parent = make_commit(copy, replace(plan, parent=parent, message=message), train_py)
+        set_ref(copy, f"refs/heads/{branch}", parent, None)
+        git(copy, "bundle", "create", "-q", str(target / "changes.bundle"), branch, f"^{base}")
+        git(copy, "format-patch", "-q", "-o", str(target / "changes"), f"{base}..{branch}")
+    pull = f"git pull changes.bundle {branch}"
+    made = (
+        f"changes.bundle: the baseline and {len(numbers)} confirmed changes, a commit each: {pull}"
+    )
+    return [made, "changes/: the same as patches, for git am", *left_out]
