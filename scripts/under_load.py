@@ -355,9 +355,8 @@ def true_gains(run: Path, work: Path) -> list[float]:
         train_py = (
             run / f"experiments/{kept.number:04d}/attempts/{len(kept.attempts) - 1:02d}/train.py"
         )
-        folders = [
-            (seed, work / f"{kept.number}-{seed}") for seed in range(1, found.claim.begun["seeds"] + 1)
-        ]
+        seeds = range(1, found.claim.begun["seeds"] + 1)
+        folders = [(seed, work / f"{kept.number}-{seed}") for seed in seeds]
         means.append(
             statistics.mean(
                 train_and_score(settings, data, train_py, folder, seed)["val_bpb"]

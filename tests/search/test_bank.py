@@ -11,6 +11,7 @@ import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 from checkout import TEMPLATE
 
 from harness.rules.keep import count_code_lines
@@ -38,6 +39,7 @@ NEEDS = {
     "token-tables": {"NGRAM_TABLES": 0},
     "mirror-skips": {"DEPTH": 4},
     "half-batch": {"TOTAL_BATCH_SIZE": 512},
+    "growing-depth": {"DEPTH": 4},
 }
 SHAPES = ("deeper-and-wider", "wider-and-shallower", "deeper-and-narrower")
 NUMBERS_ONLY = {"short-convolution", "token-tables", "longer-runs", "half-batch", *SHAPES}
@@ -192,7 +194,8 @@ def test_an_idea_trains_and_keeps_the_contract(name, load):
 
 
 WITH_WEIGHTS = ["short-convolution", "token-tables", "longer-runs"]
-WITH_WEIGHTS += ["attention-gate", "learnt-sharpness", "mirror-skips"]
+WITH_WEIGHTS += ["attention-gate", "learnt-sharpness", "mirror-skips", "output-reads-all"]
+WITH_WEIGHTS += ["exclusive-attention", "repeats", "token-logits"]
 
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
@@ -328,6 +331,201 @@ def test_without_row_scaling_the_update_is_the_orthogonal_one(load):
     assert torch.allclose(new, weights - 0.1 * 2**0.5 * update, atol=1e-6)
 
 
+def test_what_followed_is_found_where_the_last_tokens_stood(load):
+    source = rewrite_constants(applied("repeats"), {"REPEAT_TABLES": 2})
+    model = load(source).build_model(VOCABULARY, LENGTH)
+    with torch.no_grad():  # a row of a table says which token it is of, and which table
+        for number, table in enumerate(model.repeat_embeddings):
+            table.weight.zero_()
+            table.weight[:, number] = 1.0 + torch.arange(len(table.weight))
+    row = [7, 8, 9, 6, 8, 5, 7, 8]
+    with torch.no_grad():
+        found = model.repeats(torch.tensor([row]))[0, :, :2].long() - 1
+    expected = []
+    for at in range(len(row)):
+        followed = []
+        for length in (1, 2):
+            last = row[max(0, at + 1 - length) : at + 1]
+            ends = range(length, at + 1)  # each just behind an earlier place for them
+            places = [end for end in ends if row[end - length : end] == last]
+            followed.append(row[places[-1]] if places else -1)
+        expected.append(followed)
+    assert found.tolist() == expected and expected[-1] == [5, 9]
+
+
+def test_signs_differ_by_run_and_not_by_place(load):
+    model = load(applied("table-signs")).build_model(VOCABULARY, LENGTH)
+    with torch.no_grad():
+        for table in model.ngram_embeddings:
+            table.weight.fill_(1.0)
+        pairs = model.ngrams(torch.randint(VOCABULARY, (1, LENGTH)).repeat(2, 1))
+        assert torch.equal(pairs[0], pairs[1])  # of two tables: each channel is -2, 0 or 2
+        assert set(pairs.unique().tolist()) == {-2.0, 0.0, 2.0}
+        assert abs(pairs.mean()) < 0.2 and len(pairs[0].unique(dim=0)) == LENGTH
+
+
+def test_the_tables_are_part_of_what_attention_hands_on(load):
+    model = load(applied("table-values")).build_model(VOCABULARY, LENGTH)
+    handed = []
+    attention = model.blocks[-1].attention
+    attention.register_forward_pre_hook(lambda module, args: handed.append(args[1]))
+    idx = torch.randint(VOCABULARY, (1, LENGTH))
+    with torch.no_grad():
+        model(idx)
+        for table in model.ngram_embeddings:
+            table.weight.normal_()
+        model(idx)
+        assert torch.allclose(handed[1] - handed[0], model.ngrams(idx), atol=1e-5)
+
+
+def test_exclusive_attention_leaves_nothing_of_the_own_value(load):
+    module = load(rewrite_constants(applied("exclusive-attention"), {"KV_GROUP": 2}))
+    attention = module.build_model(VOCABULARY, LENGTH).blocks[0].attention
+    outputs = []
+    attention.out.register_forward_pre_hook(lambda layer, args: outputs.append(args[0]))
+    x = torch.randn(1, LENGTH, module.N_HEAD * module.HEAD_DIM)
+    cos, sin = module.rotary_tables(LENGTH, module.HEAD_DIM, module.ROPE_BASE)
+    with torch.no_grad():
+        for share in (0.0, 1.0):
+            attention.exclusion.fill_(share)
+            attention(x, None, cos, sin)
+        own = attention.value(x).view(1, LENGTH, -1, module.HEAD_DIM)
+        with_it, without = (y.view(1, LENGTH, -1, module.HEAD_DIM) for y in outputs)
+        assert ((without * own).sum(-1).abs() < 1e-4).all()
+        assert (with_it * own).sum(-1).abs().mean() > 0.1
+
+
+def test_half_of_each_key_is_that_of_the_token_before(load):
+    """In one head's four channels: the second and the fourth turn slowly."""
+    keys = {}
+    for name in ("plain", "earlier-keys"):
+        module = load(start() if name == "plain" else applied(name))
+        seen = calls_of(module, "attend")
+        torch.manual_seed(1)
+        module.build_model(VOCABULARY, LENGTH)(torch.arange(LENGTH).unsqueeze(0))
+        keys[name] = seen[0][1]
+    before, after = keys["plain"], keys["earlier-keys"]
+    for late, part in zip((False, True) * 2, range(0, 32, 8), strict=True):
+        part = slice(part, part + 8)
+        expected = F.pad(before, (0, 0, 1, 0))[:, :, :-1] if late else before
+        assert torch.equal(after[..., part], expected[..., part])
+
+
+def test_heads_compute_the_same_and_are_matrices_of_their_own(load):
+    plain, apart = load(start()), load(applied("heads-apart"))
+    reference, model = (each.build_model(VOCABULARY, LENGTH) for each in (plain, apart))
+    weights = {}
+    for name, value in reference.state_dict().items():
+        part = name.removesuffix(".weight").rpartition(".")[2]
+        if part in ("query", "key", "value"):
+            for head, rows in enumerate(value.split(plain.HEAD_DIM)):
+                weights[name.replace(part, f"{part}.{head}")] = rows
+        else:
+            weights[name] = value
+    model.load_state_dict(weights)
+    for each in (reference, model):
+        torch.nn.init.eye_(each.blocks[0].attention.out.weight)
+    idx = torch.randint(VOCABULARY, (1, LENGTH))
+    assert torch.allclose(reference(idx), model(idx), atol=1e-5)
+    optimizer = apart.Optimizer(model, torch.float32, lambda function: function)
+    assert len(optimizer.matrices[torch.Size((apart.HEAD_DIM, 64))]) == 2 * 3 * apart.N_HEAD
+
+
+def test_looking_ahead_is_the_paper_s_rule(load):
+    """x' = A(x + b m), m' = g m + (1 - g)(x' - x); here A takes a step of fixed size."""
+    module = load(rewrite_constants(applied("look-ahead"), {"AHEAD": 0.5, "AHEAD_MEMORY": 0.9}))
+    model = module.build_model(VOCABULARY, LENGTH)
+    optimizer = module.Optimizer(model, torch.float32, lambda function: function)
+    optimizer.muon_update = lambda weights, *others: weights - 0.1
+    shape, parameters = next(iter(optimizer.matrices.items()))
+    x, m = parameters[0].detach().clone(), torch.zeros(shape)
+    ahead = x
+    for factor in (1.0, 1.0, 0.5, 0.0):
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step(factor, 0.9, 0.0)
+        after = ahead - 0.1
+        m = 0.9 * m + 0.1 * (after - x)
+        x, ahead = after, after + 0.5 * factor * m
+        assert torch.allclose(parameters[0], ahead, atol=1e-6)
+    assert torch.equal(x, ahead)  # at a rate of nothing it is the weights themselves
+
+
+def test_short_rows_hold_the_same_tokens_and_come_first(load):
+    values = {"ROW_PARTS": 4, "SHORT_ROWS_RATIO": 0.5}
+    module = load(rewrite_constants(applied("short-rows-first"), values))
+    shapes = []
+    module.GPT.loss = noting_shapes(module.GPT.loss, shapes)
+    trained(module, steps=4)
+    rows = 256 // LENGTH
+    short, long = (rows * 4, LENGTH // 4), (rows, LENGTH)
+    assert shapes == [short, long] * 2 + [short] * 2 + [long] * 2
+
+
+def noting_shapes(loss, shapes):
+    def noting(model, idx, targets):
+        assert idx.shape == targets.shape
+        shapes.append(tuple(idx.shape))
+        return loss(model, idx, targets)
+
+    return noting
+
+
+def test_the_batch_grows_in_the_last_part(load):
+    values = {"BATCH_GROWTH": 3, "LARGE_BATCH_RATIO": 0.25}
+    module = load(rewrite_constants(applied("growing-batch"), values))
+    session, passes = FixedSession(8), []
+    module.open_session = lambda path: session
+    module.GPT.loss = noting_shapes(module.GPT.loss, passes)
+    tokens, log = [], session.log
+    session.log = lambda *args, **named: (tokens.append(named["tokens"]), log(*args, **named))
+    module.train()
+    assert tokens == [256] * 6 + [3 * 256] * 2 and len(passes) == 2 + 6 + 3 * 2
+
+
+def test_the_middle_layers_join_later(load):
+    module = load(rewrite_constants(applied("growing-depth"), {"SHALLOW_RATIO": 0.5}))
+    session = trained(module, steps=8)
+    named = [name for name, _ in session.model.named_parameters()]
+    moved = {name: [] for name in named}
+    for before, after in itertools.pairwise(session.weights):
+        for name, old, new in zip(named, before, after, strict=True):
+            moved[name].append(not torch.equal(old, new))
+    for layer in range(4):
+        joins = [True] * 3 if layer in (0, 3) else [False] * 3
+        assert moved[f"blocks.{layer}.feed_forward.contract.weight"] == joins + [True] * 4
+    assert session.handed_over.shallow is False
+
+
+def test_one_line_updates_do_what_they_say(load):
+    weight, grad = torch.zeros(2, 3), torch.tensor([[3.0, 0.0, 4.0], [1.0, 1.0, 1.0]])
+
+    def step(name: str) -> torch.Tensor:
+        module, new = load(applied(name) if name else start()), weight.clone()
+        mean, square, one = torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor(1.0)
+        module.adamw_update(new, grad, mean, square, one, 0.8, 0.95, 0.0, one)
+        return new
+
+    assert torch.allclose(step(""), -grad.sign())
+    assert torch.allclose(step("nesterov-adam"), -1.8 * grad.sign())
+    rows = grad / grad.square().mean(-1, keepdim=True).sqrt()
+    assert torch.allclose(step("one-rate-a-row"), -rows, atol=1e-5)
+
+
+def test_rows_of_any_length_give_the_same_update(load):
+    module = load(applied("equal-rows"))
+    grads = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(1))
+    zero, one = torch.tensor(0.0), torch.tensor(1.0)
+
+    def update(grads):
+        moments = torch.zeros_like(grads), torch.zeros(1, 1, 16)
+        weights = torch.zeros_like(grads)
+        return module.muon_update(weights, grads, *moments, one, zero, zero, torch.float32)
+
+    longer = grads * torch.logspace(-2, 2, 8)[:, None]
+    assert torch.allclose(update(grads), update(longer), atol=1e-4)
+
+
 def test_simplifications_are_shorter():
     for idea in ON_CARDS:
         if idea.category == "simplify":
@@ -376,8 +574,11 @@ def should_apply(name: str, values: dict) -> bool:
     told = {
         "short-convolution": values["SHIFT_TAPS"] == 0,
         "mirror-skips": depth >= 4,
+        "growing-depth": depth >= 4,
         "token-tables": tables == 0,
         "longer-runs": tables > 0,
+        "table-signs": tables > 0,
+        "table-values": tables > 0,
     }
     return told.get(name, True)
 
@@ -419,7 +620,8 @@ def test_all_ideas_that_fit_together_apply_and_train(order, load):
 
 
 # Pairs of which the first leaves no sense in the second.
-EXCLUDE = {("longer-runs", "token-tables"), ("wider-and-shallower", "mirror-skips")}
+EXCLUDE = {(name, "token-tables") for name in ("longer-runs", "table-signs", "table-values")}
+EXCLUDE |= {("wider-and-shallower", name) for name in ("mirror-skips", "growing-depth")}
 
 
 @pytest.mark.slow

@@ -5,8 +5,18 @@ a card that takes a thousand large steps need not help a CPU that takes as many 
 are two orders of the same ideas.
 """
 
-from harness.search.bank.architecture import GATE, HALF_ROTARY, LEARNT_SHARPNESS, SKIPS
+from harness.search.bank.architecture import (
+    GATE,
+    HALF_ROTARY,
+    LEAKY,
+    LEARNT_SHARPNESS,
+    READ_ALL,
+    SKIPS,
+)
+from harness.search.bank.attention import EARLIER_KEYS, EXCLUSIVE, HEADS_APART
+from harness.search.bank.growth import GROWING_BATCH, GROWING_DEPTH, SHORT_ROWS
 from harness.search.bank.idea import Idea
+from harness.search.bank.lookups import REPEATS, SIGNS, TABLE_VALUES, TOKEN_LOGITS
 from harness.search.bank.optimizer import (
     AVERAGE,
     COOLDOWN,
@@ -24,17 +34,22 @@ from harness.search.bank.shape import (
     TOKEN_TABLES,
     WIDER,
 )
+from harness.search.bank.updates import EQUAL_ROWS, LOOK_AHEAD, NESTEROV_ADAM, ONE_RATE_A_ROW
 
 # fmt: off
 ON_CARDS = (
     SHORT_CONVOLUTION, TOKEN_TABLES, HALF_BATCH, LARGER, GATE, COOLDOWN, SKIPS, LONGER_RUNS,
     LEARNT_SHARPNESS, ORTHOGONAL, HALF_ROTARY, AVERAGE, DEEPER, NO_ROW_SCALING, TABLE_SCHEDULE,
-    WARMDOWN_SHAPE, WIDER,
+    WARMDOWN_SHAPE, WIDER, REPEATS, SIGNS, TABLE_VALUES, TOKEN_LOGITS, EXCLUSIVE, EARLIER_KEYS,
+    HEADS_APART, LOOK_AHEAD, LEAKY, READ_ALL, SHORT_ROWS, GROWING_BATCH, GROWING_DEPTH,
+    NESTEROV_ADAM, ONE_RATE_A_ROW, EQUAL_ROWS,
 )
 ON_A_CPU = (
     SHORT_CONVOLUTION, TOKEN_TABLES, HALF_ROTARY, NO_ROW_SCALING, WIDER, GATE, COOLDOWN,
     LONGER_RUNS, ORTHOGONAL, LEARNT_SHARPNESS, AVERAGE, LARGER, TABLE_SCHEDULE, WARMDOWN_SHAPE,
-    SKIPS, HALF_BATCH, DEEPER,
+    SKIPS, HALF_BATCH, DEEPER, REPEATS, SIGNS, TABLE_VALUES, TOKEN_LOGITS, EXCLUSIVE, EARLIER_KEYS,
+    HEADS_APART, LOOK_AHEAD, LEAKY, READ_ALL, SHORT_ROWS, GROWING_BATCH, GROWING_DEPTH,
+    NESTEROV_ADAM, ONE_RATE_A_ROW, EQUAL_ROWS,
 )
 # fmt: on
 
