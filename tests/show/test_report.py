@@ -37,7 +37,7 @@ def test_the_report_quotes_the_journals_figures():
         f"Baseline: {decided[0]['val_bpb']:.4f} bits per byte (3 runs, sigma of one run 0.0008)"
         in text
     )
-    assert f"The branch is at experiment {tip['experiment']:04d}" in text
+    assert f"The branch stands at experiment {tip['experiment']:04d}" in text
     judged = (
         f"{tip['val_bpb']:.4f} against the baseline's"
         f" {decided[0]['val_bpb']:.4f}, as judged during the night"
@@ -93,15 +93,16 @@ def test_without_a_claim_nothing_is_called_an_improvement_and_the_command_is_sai
     text = morning_report(
         entries,
         journals.make_settings(),
-        command="python3 scripts/overnight.py --close-out --tag nov23",
+        claim_command="python3 scripts/overnight.py --close-out --tag nov23",
     )
     assert improvement_words(text) == [] and "not measured yet" in text.splitlines()[0]
     assert "not measured yet: `python3 scripts/overnight.py --close-out --tag nov23`" in text
     records = records_from_journal(entries)
     tip, base = records[branch_of(entries)], records[0]
     assert (
-        headline(records) == f"30 experiments: branch at {tip.val_bpb:.4f},"
-        f" baseline {base.val_bpb:.4f}, not measured yet"
+        headline(records)
+        == f"30 experiments: the branch stands at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f},"
+        " not measured yet"
     )
 
 

@@ -269,7 +269,7 @@ def test_the_claim_is_said_once_it_is_measured_and_until_then_the_scores_are_cal
     assert status.look_at(Run(folder))["claim"] is None
     screen = status.status_screen(Run(folder))
     assert (
-        "branch     1." in screen
+        "branch     stands at 1." in screen
         and "flattered by luck" in screen
         and "claim      not measured yet" in screen
     )
