@@ -2,17 +2,19 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Open the control panel, notebooks/00_lab.ipynb, in JupyterLab; sets up what is missing first.
+"""Open the control panel, 00_lab.ipynb, in JupyterLab; sets up what is missing first.
 
     python3 scripts/lab.py                     here, in the browser of this machine
     python3 scripts/lab.py --remote USER@HOST  on a machine without a screen: prints the ssh line
     python3 scripts/lab.py --port 9000         anything else goes to JupyterLab as it is
 
-It listens on this machine alone and asks for a token, which is in the address that it prints.
+work/ has copies of the notebooks, so that git lists none as changed that was only run. It listens
+on this machine alone and asks for a token, which is in the address that it prints.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 from environment.setup import ROOT, become, python_or_exit, say
 
@@ -23,8 +25,13 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--port", default="8888")
     given, others = options.parse_known_args(arguments)
     python = python_or_exit()
-    panel = str(ROOT / "notebooks" / "00_lab.ipynb")
-    command = ["-m", "jupyterlab", panel, "--ip=127.0.0.1", "--port=" + given.port]
+    command = [
+        "-m",
+        "jupyterlab",
+        str(working_notebooks() / "00_lab.ipynb"),
+        "--ip=127.0.0.1",
+        "--port=" + given.port,
+    ]
     if given.remote:
         say(
             f"on your own machine: ssh -L {given.port}:localhost:{given.port} {given.remote}, then"
@@ -32,6 +39,20 @@ def main(arguments: list[str]) -> None:
         )
         command += ["--no-browser", "--port-retries=0"]
     become(python, [*command, *others])
+
+
+def working_notebooks() -> Path:
+    """The folder of the copies; of the notebooks themselves where there can be none."""
+    from environment.notebooks import work_copies  # here, for an old Python does not come so far
+
+    try:
+        folder, told = work_copies(ROOT)
+    except OSError as error:
+        say(f"no copies of the notebooks can be made ({error}), so they are opened themselves")
+        return ROOT / "notebooks"
+    for words in told:
+        say(words)
+    return folder
 
 
 if __name__ == "__main__":

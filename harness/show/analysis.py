@@ -5,6 +5,7 @@ All of it works on a run in progress, an empty one, one of crashes only, and on 
 file, for which what was never measured is NaN or an empty table.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -21,6 +22,9 @@ from harness.show.markup import Html, table
 from harness.show.stage import read_curve
 
 KEPT_LATER = ("kept", "simplified")
+# Standard deviations by which two scores of one file differ hardly ever by chance, be it the worst
+# of the twenty pairs of seven runs.
+APART = 3
 CURVE_COLUMNS = ("run", "progress", "train_loss")
 
 
@@ -65,7 +69,9 @@ def time_use(run: RunData) -> pd.Series:
 
 
 def compare_runs(runs: Sequence[RunData]) -> list[str]:
-    """A warning for each fact in which runs differ or that is not stated; [] where they compare."""
+    """A warning for each fact in which runs differ or that is not stated; where all are the same,
+    one if a baseline of the same file says that the machine was not; [] where they compare.
+    """
     warnings = []
     unknown = [run.tag for run in runs if not run.settings]
     if unknown and len(runs) > 1:
@@ -82,7 +88,41 @@ def compare_runs(runs: Sequence[RunData]) -> list[str]:
         if len(tags) > 1:
             values = ", ".join(f"{value} ({', '.join(those)})" for value, those in tags.items())
             warnings.append(f"{word} differs: {values}")
-    return warnings
+    return warnings or _baselines_apart(runs)
+
+
+def baseline_gaps(runs: Sequence[RunData]) -> list[tuple[float, float, RunData, RunData]]:
+    """Of every two runs that began with the same file: how far apart its scores are, the standard
+    deviation of that by chance, and the two. Without those whose noise is not known.
+    """
+    gaps = []
+    for one, other in itertools.combinations(runs, 2):
+        a, b = one.baseline, other.baseline
+        if a and b and _first_file(one) and _first_file(one) == _first_file(other):
+            noise = math.hypot(one.sigma / math.sqrt(a.n_runs), other.sigma / math.sqrt(b.n_runs))
+            gaps.append((abs(a.val_bpb - b.val_bpb), noise, one, other))
+    return [gap for gap in gaps if math.isfinite(gap[1])]
+
+
+def _first_file(run: RunData) -> str:
+    """Hash of the file that a run began with; "" where it is not told."""
+    first = (e for e in run.entries if e.get("event") == "proposed" and e["experiment"] == 0)
+    return next(first, {}).get("sha256") or ""
+
+
+def _baselines_apart(runs: Sequence[RunData]) -> list[str]:
+    """A warning where one file scored so differently that something else must have changed."""
+    gaps = [gap for gap in baseline_gaps(runs) if gap[0] > APART * gap[1]]
+    if not gaps:
+        return []
+    gap, noise, *pair = max(gaps, key=lambda gap: gap[0] / max(gap[1], 1e-9))
+    scores = [f"{run.baseline.val_bpb:.4f} in {run.tag}" for run in pair]
+    steps = [run.baseline.pace.steps for run in pair]
+    pace = f", after {steps[0]:.0f} and {steps[1]:.0f} steps" if all(steps) else ""
+    return [
+        f"one file, the baseline, scored {scores[0]} and {scores[1]}{pace}: {gap:.4f} apart, where "
+        f"chance mostly stays under {APART * noise:.4f} ({APART} standard deviations)"
+    ]
 
 
 def _short(value: object) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness.run.records import records_from_journal
+from harness.show.sentences import plural
 
 LEAST_TUNED = 30  # about twenty constants, two or three of them moved at a time
 LARGEST = 0.15  # of the experiments: whose score moved most
@@ -73,4 +74,22 @@ def constant_importances(tuned: Sequence[Tuned]) -> list[tuple[str, float]]:
         for each in tuned
     )
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=LARGEST)
-    return list(optuna.importance.get_param_importances(study, evaluator=evaluator).items())
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return sorted(shares.items(), key=lambda share: (-share[1], share[0]))
+
+
+def say_constants(entries: Sequence[dict]) -> str:
+    """Which constants mattered, and how sure that is."""
+    tuned = tuned_experiments(entries)
+    shares = constant_importances(tuned)
+    if not shares:
+        return (
+            f"{plural(len(tuned), 'tuned experiment')} with a score. Importances are told from "
+            f"{LEAST_TUNED} on: each moves only a few of about twenty constants."
+        )
+    first = ", ".join(f"{name} {share:.0%}" for name, share in shares[:5])
+    return (
+        f"What mattered in {len(tuned)} tuned experiments: {first}. That is rough: on made-up "
+        "nights four of five constants that mattered were among the first five. Which way to move "
+        "one is in the slices."
+    )

@@ -1,73 +1,154 @@
-"""A run and an experiment chosen in a notebook, shown: what it was, its diff, curve and log.
+"""Experiments chosen in a notebook, of one run or several, shown side by side: scores, curves,
+diffs, logs.
 
 The view is plain HTML, so it stays in the saved notebook as its output; the menus above it work
 while a kernel runs and change that same view in place. What proposers and trainings wrote is text.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.ground.text import one_line
-from harness.run.run import list_runs
+from harness.run.records import Record
 from harness.run.settings import results_folder
-from harness.show.charts.process import plot_curves
-from harness.show.frame import RunData, attempt_folder, load_run, run_folders
-from harness.show.markup import Html, as_text, diff, picture, preformatted
-from harness.show.sentences import plural
+from harness.show.charts.process import MOST_COMPARED, compare_curves
+from harness.show.exports import export, links_to
+from harness.show.frame import RunData, attempt_folder, run_folders
+from harness.show.markup import Html, as_text, diff, picture, preformatted, soft, table
+from harness.show.sentences import plural, signed
 
 LOG_LINES = 25
 LOG_BYTES = 16_384
 DIFF_LINES = 120
+# JupyterLab takes the keys that are pressed in a list for its own, but not those of a text field.
+HELP = f"""By keyboard: words of a line, commas between several experiments, then Enter.
+By mouse: a line; with Ctrl or Shift up to {MOST_COMPARED}."""
+WITHOUT_KERNEL = "Other experiments can be chosen here while a kernel runs."
+
+Choice = tuple[RunData, Record]
 
 
-def show_picker(run: RunData, results_dir: str | Path = "") -> None:
-    """Display menus for run and experiment, and a view: of run's best until another is chosen."""
-    import ipywidgets
+def show_picker(runs: Sequence[RunData], results_dir: str | Path = "") -> None:
+    """Display a list of the runs' experiments, and a view: of the first run's branch until others
+    are chosen.
+    """
     from IPython.display import HTML, display
 
-    folder = results_folder(str(results_dir))
-    tags = [tag for tag in list_runs(folder) if tag != run.tag]
-    runs = ipywidgets.Dropdown(options=[run.tag, *reversed(tags)], description="run")
-    experiments = ipywidgets.Dropdown(
-        options=menu(run),
-        value=default_experiment(run),
-        description="experiment",
-        layout={"width": "30rem"},
-    )
-    shown = {"run": run}
-
-    def change_run(change: dict) -> None:
-        shown["run"] = run if change["new"] == run.tag else load_run(folder, change["new"])
-        experiments.options = menu(shown["run"])
-        experiments.value = default_experiment(shown["run"])
-
-    def change_experiment(change: dict) -> None:
-        view.update(HTML(experiment_html(shown["run"], change["new"])))
-
-    runs.observe(change_run, names="value")
-    experiments.observe(change_experiment, names="value")
-    menus = ipywidgets.HBox([runs, experiments])._repr_mimebundle_()
-    words = "Other runs and experiments can be chosen here while a kernel runs."
-    display(menus | {"text/plain": words}, raw=True)  # else a saved copy shows HBox(children=...)
-    view = display(HTML(experiment_html(run, default_experiment(run))), display_id=True)
+    picker = Picker(runs, results_folder(str(results_dir)))
+    # With words of its own, or a saved copy would show VBox(children=...).
+    display(picker.menus._repr_mimebundle_() | {"text/plain": WITHOUT_KERNEL}, raw=True)
+    view = display(HTML(picker.html()), display_id=True)
+    picker.follow(lambda page: view.update(HTML(page)))
 
 
-def default_experiment(run: RunData) -> int | None:
-    """The best experiment, else the first; None for an empty run."""
-    record = run.best or next(iter(run.records), None)
-    return record.experiment if record else None
+class Picker:
+    """A list of the experiments of some runs, and what is chosen in it as HTML."""
+
+    def __init__(self, runs: Sequence[RunData], folder: Path) -> None:
+        import ipywidgets
+
+        self.runs, self.folder = runs, folder
+        several = len(runs) > 1
+        self.lines = {
+            (f"{run.tag}  " if several else "") + line_of(record): (run, record)
+            for run in runs
+            for record in run.records
+        }
+        look = {"width": "auto"}
+        self.find = ipywidgets.Text(
+            placeholder="kept, 0012, words of a title", continuous_update=False, layout=look
+        )
+        self.list = ipywidgets.SelectMultiple(options=list(self.lines), rows=10, layout=look)
+        self.button = ipywidgets.Button(description="Export", icon="download")
+        self.said = ipywidgets.Output()
+        below = ipywidgets.HBox([self.button, ipywidgets.HTML(HELP)])
+        self.menus = ipywidgets.VBox([self.find, self.list, below, self.said])
+        tip = runs[0].best or next(iter(runs[0].records), None)
+        self.list.value = [line for line, (_, record) in self.lines.items() if record is tip]
+        self.find.observe(lambda _: self._look_for(self.find.value), names="value")
+        self.button.on_click(lambda _: self._export())
+
+    def follow(self, show: Callable[[Html], None]) -> None:
+        """Call show with the page of what is chosen, whenever that changes."""
+        self.list.observe(lambda change: change["new"] and show(self.html()), names="value")
+
+    def html(self) -> Html:
+        chosen = self.chosen()
+        if not chosen:
+            return Html("<p>Run {} has no decided experiment to show.</p>").format(self.runs[0].tag)
+        return chosen_html(chosen)
+
+    def chosen(self) -> list[Choice]:
+        """What is chosen in the list."""
+        return [self.lines[line] for line in self.list.value]
+
+    def _look_for(self, text: str) -> None:
+        """List the experiments that have all words of a part of the text, and choose the first."""
+        parts = [part.split() for part in text.casefold().split(",") if part.strip()] or [[]]
+        found = []
+        for line, (run, record) in self.lines.items():
+            about = f"{run.tag} {record.experiment:04d} {record.outcome} {record.title}".casefold()
+            if any(all(word in about for word in part) for part in parts):
+                found.append(line)
+        self.list.options = found
+        if text.strip():
+            self.list.value = found[:MOST_COMPARED]
+
+    def _export(self) -> None:
+        """Write all charts and tables, and the chosen curves, and say where they are."""
+        from IPython.display import Markdown
+
+        try:
+            curves = compare_curves(with_baseline(self.chosen()))
+            said = links_to(export(self.runs, self.folder, {"chosen": curves}))
+        except OSError as error:
+            said = f"Nothing could be written: {error}"
+        self.said.outputs = ()
+        self.said.append_display_data(Markdown(said))
 
 
-def menu(run: RunData) -> list[tuple[str, int | None]]:
-    """(label, experiment) for each decided experiment."""
-    labels = {f"{r.experiment:04d} {r.outcome}: {r.title[:50]}": r.experiment for r in run.records}
-    return list(labels.items()) or [("nothing decided yet", None)]
+def line_of(record: Record) -> str:
+    """An experiment on one line of the list."""
+    score = "no score" if record.val_bpb is None else f"{record.val_bpb:.4f}"
+    facts = [f"{record.experiment:04d}", record.outcome, score, signed(record.gain)]
+    return "  ".join([*filter(None, facts), one_line(record.title)[:70]])
 
 
-def experiment_html(run: RunData, experiment: int | None) -> Html:
-    """One experiment, as a notebook that nobody trusts may show it: no scripts, no styles."""
-    record = next((r for r in run.records if r.experiment == experiment), None)
-    if record is None:
-        return Html("<p>Run {} has no decided experiment to show.</p>").format(run.tag)
+def with_baseline(chosen: Sequence[Choice]) -> list[tuple[RunData, int]]:
+    """What is drawn: of several just these, of one the baseline of its run, too."""
+    pairs = [(run, record.experiment) for run, record in chosen]
+    if len(chosen) == 1 and chosen[0][0].baseline:
+        run, record = chosen[0]
+        return [(run, n) for n in dict.fromkeys([run.baseline.experiment, record.experiment])]
+    return pairs
+
+
+def chosen_html(chosen: Sequence[Choice]) -> Html:
+    """Experiments, as a notebook that nobody trusts may show them: no scripts, no styles."""
+    shown = chosen[:MOST_COMPARED]
+    more = len(chosen) - len(shown)
+    left_out = soft(f"{more} more chosen, and not shown.") if more else ""
+    compared = Html()
+    if len(shown) > 1:
+        head = ("run", "experiment", "outcome", "val_bpb", "gain", "steps", "GB", "idea")
+        compared = table(head, [_row(run, record) for run, record in shown])
+    pages = (experiment_html(run, record, is_open=len(shown) == 1) for run, record in shown)
+    return as_text(compared + left_out + _curves(shown) + Html().join(pages))
+
+
+def _row(run: RunData, record: Record) -> list[object]:
+    return [
+        *(run.tag, f"{record.experiment:04d}", record.outcome),
+        "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
+        signed(record.gain),
+        "" if record.pace.steps is None else f"{record.pace.steps:,.0f}",
+        "" if record.memory_gb is None else f"{record.memory_gb:.1f}",
+        Html("<code>{}</code>").format(one_line(record.title)),
+    ]
+
+
+def experiment_html(run: RunData, record: Record, is_open: bool = True) -> Html:
+    """What one experiment was, its diff and its log; folded unless is_open."""
     facts = [
         record.outcome,
         "no score" if record.val_bpb is None else f"{record.val_bpb:.6f} bits per byte",
@@ -80,12 +161,13 @@ def experiment_html(run: RunData, experiment: int | None) -> Html:
     patch = read_text(attempt / "train.diff") if attempt else ""
     log = log_tail(run, record.experiment)
     name = f"{run.tag} {record.experiment:04d}"
-    return as_text(
+    shown_patch = diff(patch, DIFF_LINES) if patch.strip() else ""
+    shown_log = preformatted(log) if log.strip() else ""
+    return (
         Html("<h4>{}: <code>{}</code></h4>").format(name, one_line(record.title))
-        + Html("<p>{}</p>").format(". ".join(filter(None, words)))
-        + _curve(run, record.experiment)
-        + _details("diff against its parent", diff(patch, DIFF_LINES) if patch.strip() else "")
-        + _details("end of the last training's log", preformatted(log) if log.strip() else "")
+        + Html("<p>{}</p>").format(run.in_its_unit(". ".join(filter(None, words))))
+        + _details("diff against its parent", shown_patch, is_open)
+        + _details("end of the last training's log", shown_log, is_open)
     )
 
 
@@ -106,13 +188,14 @@ def read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _details(title: str, body: Html | str) -> Html:
-    whole = Html("<details open><summary>{}</summary>{}</details>")
-    return whole.format(title, body or Html("<p>nothing on disk</p>"))
+def _details(title: str, body: Html | str, is_open: bool) -> Html:
+    whole = Html("<details{}><summary>{}</summary>{}</details>")
+    words = body or Html("<p>nothing on disk</p>")
+    return whole.format(Html(" open") if is_open else "", title, words)
 
 
-def _curve(run: RunData, experiment: int) -> Html:
-    if not run_folders(run, experiment):
+def _curves(chosen: Sequence[Choice]) -> Html:
+    if not any(run_folders(run, record.experiment) for run, record in chosen):
         return Html()
-    figure = plot_curves(run, experiment)
+    figure = compare_curves(with_baseline(chosen))
     return picture(figure.png(dpi=96), "png", figure.title_text, 720)

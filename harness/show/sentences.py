@@ -367,7 +367,7 @@ def say_time(entries: Sequence[dict]) -> str:
 
 def say_overlay(runs: Sequence[RunData]) -> str:
     """Whether the runs drawn together may be compared at all."""
-    from harness.show.analysis import compare_runs
+    from harness.show.analysis import baseline_gaps, compare_runs
 
     runs = [run for run in runs if baseline_of(run.records)]
     if len(runs) < 2:
@@ -375,7 +375,11 @@ def say_overlay(runs: Sequence[RunData]) -> str:
     warnings = compare_runs(runs)
     if warnings:
         return "**These runs must not be compared by score**: " + "; ".join(warnings) + "."
+    same = "The runs state the same data, budget, profile, hardware and harness"
+    if gaps := baseline_gaps(runs):
+        apart = f"their baselines, one file, differ by at most {max(gap[0] for gap in gaps):.4f}"
+        return f"{same}, and {apart}, no more than chance gives: their scores compare."
     return (
-        "The runs state the same data, budget, profile, hardware and harness, so their scores "
-        "compare within the noise."
+        f"{same}. No two have a baseline of the same file and a known noise, so whether the "
+        "machine was the same, too, cannot be told."
     )

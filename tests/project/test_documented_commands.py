@@ -103,7 +103,6 @@ ELSEWHERE = {
     "python -m harness compare": ("show/test_nights.py", '"compare"'),
     "python -m harness try": ("project/test_documented_commands.py", "harness try"),
     "python3 scripts/lab.py": ("scripts/test_setup.py", '"lab.py"'),
-    ".venv/bin/jupyter lab": ("night/test_browser.py", '"jupyterlab"'),
     ".venv/bin/jupyter lab --no-browser --ip 127.0.0.1": (
         "night/test_browser.py",
         '"--ip=127.0.0.1"',

@@ -9,8 +9,6 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from harness.ground.errors import PageError
-from harness.show import picker
-from harness.show.frame import load_run
 from harness.show.index import export_notebook, finish_page, without_active_parts, write_index
 
 PIXEL = (
@@ -195,34 +193,3 @@ def test_a_finished_page_says_first_what_came_of_it(tmp_path):
 def write_plain(path):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("x")]), path)
     return path
-
-
-def test_the_picker_shows_an_experiment_and_trusts_nobody(tmp_path):
-    entries = journals.make_journal(12, crash_rate=0.3, seed=2)
-    folder = journals.write_run(tmp_path, entries)
-    bad = "<script>alert(1)</script>"
-    for name in ("train.diff", "runs/00/run.log"):
-        for path in folder.glob(f"experiments/*/attempts/*/{name}"):
-            path.write_text("first\n" + "x\n" * 500 + bad + "\n")
-    for record in load_run(tmp_path, "nov23").records:
-        shown = (
-            picker.experiment_html(load_run(tmp_path, "nov23"), record.experiment)
-            if record.experiment < 3
-            else ""
-        )
-        assert bad not in shown
-    run = load_run(tmp_path, "nov23")
-    shown = picker.experiment_html(run, picker.default_experiment(run))
-    assert (
-        "&lt;script&gt;" in shown
-        and "data:image/png;base64," in shown
-        and "382 more lines" in shown
-    )
-    assert picker.default_experiment(run) == run.best.experiment and len(picker.menu(run)) == 13
-    assert len(picker.log_tail(run, 0).splitlines()) == picker.LOG_LINES
-
-
-def test_the_picker_of_an_empty_run(tmp_path):
-    run = load_run(journals.write_run(tmp_path, journals.opened_only()).parent, "nov23")
-    assert picker.menu(run) == [("nothing decided yet", None)]
-    assert "no decided experiment" in picker.experiment_html(run, picker.default_experiment(run))

@@ -12,9 +12,11 @@ from matplotlib.text import Annotation
 
 from harness.rules.keep import judge
 from harness.run.noise import Noise, Prior, estimate_noise
+from harness.show import sentences
 from harness.show.charts import plots
 from harness.show.charts.figure import focused_limits
 from harness.show.frame import load_results_tsv, load_run
+from harness.show.importances import constant_importances, say_constants, tuned_experiments
 
 UPSTREAM = ROOT / "tests/support/data" / "upstream-mar8-results.tsv"
 OF_ONE_RUN = [
@@ -27,6 +29,10 @@ OF_ONE_RUN = [
 ]
 
 
+def draws_of_one_run(run) -> list[Figure]:
+    return [draw(run) for draw in OF_ONE_RUN] + plots.plot_constants(run)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
@@ -35,6 +41,11 @@ def runs(tmp_path_factory):
         "empty": journals.opened_only(),
         "crashes": journals.crashes_only(),
         "thousand": journals.make_journal(1000, seed=1),
+        "tuned": journals.tuned(journals.make_journal(80, seed=3)),
+        "one": journals.tuned(journals.make_journal(1, seed=8, crash_rate=0)),
+        "few": journals.tuned(journals.make_journal(9, seed=3)),
+        "still": journals.nothing_kept(),
+        "unsure": journals.sigma_unknown(),
         "ruins": [e for e in journals.crashes_only() if e.get("experiment") != 0],
     }
     for tag, entries in kinds.items():
@@ -47,10 +58,24 @@ def runs(tmp_path_factory):
 THOUSAND = pytest.param("thousand", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("tag", ["night", "empty", "crashes", THOUSAND, "ruins", "original"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "night",
+        "empty",
+        "crashes",
+        THOUSAND,
+        "ruins",
+        "original",
+        "tuned",
+        "one",
+        "few",
+        "still",
+        "unsure",
+    ],
+)
 def test_every_chart_draws_every_kind_of_run(runs, tag):
-    for draw in OF_ONE_RUN:
-        figure = draw(runs[tag])
+    for figure in draws_of_one_run(runs[tag]):
         assert isinstance(figure, Figure) and figure.title_text
         assert figure.png(dpi=40).startswith(b"\x89PNG")
 
@@ -144,8 +169,8 @@ def test_untrusted_titles_cannot_break_a_chart(tmp_path):
         if "title" in entry and entry["experiment"]:
             entry["title"] = bad[entry["experiment"] % len(bad)]
     run = load_run(journals.write_run(tmp_path, entries).parent, "nov23")
-    for draw in OF_ONE_RUN:
-        assert draw(run).png(dpi=40)
+    for figure in draws_of_one_run(run):
+        assert figure.png(dpi=40)
 
 
 def test_runs_that_do_not_compare_are_drawn_as_gains_with_a_warning(runs):
@@ -154,6 +179,64 @@ def test_runs_that_do_not_compare_are_drawn_as_gains_with_a_warning(runs):
     unlike = plots.plot_overlay([runs["night"], runs["original"]])
     assert len(unlike.axes) == 1 and "SCORES DO NOT COMPARE" in words(unlike)
     assert "gain" in unlike.axes[0].get_ylabel()
+
+
+def test_one_file_that_scored_differently_says_that_the_machine_changed(runs, tmp_path):
+    entries = journals.make_journal(12, seed=7, start_bpb=1.2)
+    journals.write_run(tmp_path, entries, journals.make_settings("slow"), files_of=0)
+    slow = load_run(tmp_path, "slow")
+    figure = plots.plot_overlay([runs["night"], slow])
+    apart = abs(slow.baseline.val_bpb - runs["night"].baseline.val_bpb)
+    assert (
+        f"{apart:.4f} apart" in words(figure)
+        and "SCORES DO NOT COMPARE" in words(figure)
+        and len(figure.axes) == 1
+    )
+    assert "must not be compared" in sentences.say_overlay([runs["night"], slow])
+    assert "no more than chance gives" in sentences.say_overlay([runs["night"], runs["thousand"]])
+    other = [
+        entry | {"sha256": "f" * 64} if entry["event"] == "proposed" else entry for entry in entries
+    ]
+    journals.write_run(tmp_path, other, journals.make_settings("other"), files_of=0)
+    told = sentences.say_overlay([runs["night"], load_run(tmp_path, "other")])
+    assert "cannot be told" in told and "must not" not in told
+
+
+def test_up_to_four_trainings_are_compared_in_one_chart(runs, tmp_path):
+    night = runs["night"]
+    scored = [record.experiment for record in night.records if record.val_bpb][:6]
+    figure = plots.compare_curves([(night, number) for number in scored])
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert (
+        len(legend) == 4
+        and legend[0] == "the baseline"
+        and all(f"{n:04d}" in t for n, t in zip(scored[1:], legend[1:], strict=False))
+    )
+    assert "lowest" in figure.title_text
+    journals.write_run(
+        tmp_path,
+        journals.make_journal(3, seed=4),
+        journals.make_settings("other", budget_seconds=60.0),
+    )
+    both = plots.compare_curves([(night, 0), (load_run(tmp_path, "other"), 0)])
+    assert (
+        "of night" in both.title_text
+        and "of other" in both.title_text
+        and "DO NOT COMPARE" in words(both)
+    )
+
+
+def test_importances_slices_and_parallel_coordinates_as_far_as_there_is_enough(runs):
+    titles = {
+        tag: [figure.title_text for figure in plots.plot_constants(runs[tag])]
+        for tag in ("tuned", "few", "one", "empty", "original")
+    }
+    assert ["mattered most" in title for title in titles["tuned"]] == [True, False, False]
+    assert len(titles["few"]) == 2 and len(titles["one"]) == 1
+    assert titles["empty"] == titles["original"] == ["No tuned experiments"]
+    assert "Importances are told from 30 on" in say_constants(runs["few"].entries)
+    first = constant_importances(tuned_experiments(runs["tuned"].entries))[0][0]
+    assert titles["tuned"][0].startswith(first) and first in say_constants(runs["tuned"].entries)
 
 
 def test_the_noise_chart_draws_the_keep_rules_own_line():
@@ -174,7 +257,10 @@ def test_a_crashed_training_is_not_compared_at_its_end(runs):
         for r in runs["night"].records
         if r.outcome == "crashed" and r.status != "invalid_patch"
     )
-    assert "stopped at 32% of its budget" in plots.plot_curves(runs["night"], crashed).title_text
+    assert (
+        "stopped at 32% of its budget"
+        in plots.compare_curves([(runs["night"], 0), (runs["night"], crashed)]).title_text
+    )
 
 
 def test_charts_show_themselves_and_save_as_svg(runs, tmp_path):

@@ -339,7 +339,7 @@ def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
     cells = nbformat.read(out, 4).cells
     images = [o for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     texts = [o for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
-    assert len(images) == 6 and len(texts) == 8, "six charts, and a sentence for each step"
+    assert len(images) == 7 and len(texts) == 9, "seven charts, and a sentence for each step"
     picked = next(c for c in cells if c["cell_type"] == "code" and "show_picker" in c["source"])[
         "outputs"
     ]

@@ -317,6 +317,78 @@ def crashes_only(n: int = 8) -> list[dict]:
     return make_journal(n, crash_rate=1.0, seed=5, unfinished=False)
 
 
+CONSTANTS = {
+    "DEPTH": 8,
+    "MATRIX_LR": 0.04,
+    "WINDOW": "SL",
+    "WARMUP": 0.0,
+    "HEADS": 4,
+    "DECAY": 0.2,
+    "ROPE": 10000,
+    "CAP": 15.0,
+    "QK": 1.0,
+}
+
+
+def tuned(entries: list[dict], seed: int = 0) -> list[dict]:
+    """The same journal, in which every experiment changed one to three constants of its parent."""
+    rng, files = random.Random(seed), {0: CONSTANTS}
+    for entry in entries:
+        if entry["event"] == "proposed" and entry["experiment"]:
+            parent = files[entry["parent"]]
+            new = {
+                name: _moved(rng, parent[name])
+                for name in rng.sample(sorted(parent), rng.choice((1, 2, 3)))
+            }
+            changed = {name: [parent[name], value] for name, value in new.items()}
+            files[entry["experiment"]] = parent | new
+            entry |= {"category": "tune", "constants_changed": changed, "constants": parent | new}
+        elif entry["event"] == "decided" and entry["experiment"]:
+            entry["category"] = "tune"
+    return entries
+
+
+def _moved(rng: random.Random, value):
+    if isinstance(value, str):
+        return rng.choice(["SL", "L", "SSL $\\frac{"])
+    return (
+        value + rng.choice((1, 2))
+        if isinstance(value, int)
+        else round(value * rng.uniform(0.5, 2) + 0.01, 3)
+    )
+
+
+def nothing_kept(n: int = 9) -> list[dict]:
+    """A night whose ideas all scored worse."""
+    entries = make_journal(n, seed=6, crash_rate=0, step=0, unfinished=False)
+    base = next(e["val_bpb"] for e in entries if e["event"] == "decided")
+    for entry in entries:
+        if entry["event"] == "decided" and entry["experiment"]:
+            entry |= {
+                "decision": "discard",
+                "kind": "worse",
+                "incumbent": 0,
+                "val_bpb": base + 0.001 * entry["experiment"],
+            }
+            entry["gain"] = base - entry["val_bpb"]
+    return tuned(entries)
+
+
+def sigma_unknown(n: int = 9) -> list[dict]:
+    """A night in which no file has a second run."""
+    entries = make_journal(n, seed=6, unfinished=False)
+    return tuned(
+        [
+            (
+                entry | {"sigma": None, "df": 0, "threshold": None}
+                if entry["event"] == "decided"
+                else entry
+            )
+            for entry in entries
+        ]
+    )
+
+
 def opened_only(tag: str = "nov23") -> list[dict]:
     return make_journal(0, tag=tag)[:1]
 

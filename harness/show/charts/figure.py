@@ -25,6 +25,7 @@ from matplotlib.transforms import Bbox
 INK, MUTED, FAINT, GRID = "#22262E", "#5E6673", "#B4BAC4", "#E8EAEE"
 BLUE, GREEN, ORANGE, RED = "#0072B2", "#009E73", "#E69F00", "#D55E00"
 PURPLE, SKY = "#AA4499", "#56B4E9"
+WARNING = "#A84300"  # RED, darker: text needs 4.5:1
 
 
 class Look(NamedTuple):
@@ -98,7 +99,7 @@ def new_figure(
         figure.text(left, top, title, fontsize=13, fontweight="bold", va="top", linespacing=1.25)
         inches = 0.14 + 0.26 * (title.count("\n") + 1)
         if subtitle:
-            top, colour = 1 - inches / height, RED if warn else MUTED
+            top, colour = 1 - inches / height, WARNING if warn else MUTED
             look = {"fontsize": 9.5, "color": colour, "va": "top", "linespacing": 1.3}
             figure.text(left, top, subtitle, **look)
             inches += 0.1 + 0.19 * (subtitle.count("\n") + 1)

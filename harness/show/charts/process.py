@@ -5,13 +5,21 @@ from the score charts because none of this decides what is kept.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.run.records import OUTCOMES, TIME_KINDS
-from harness.show.analysis import curves, final_losses, keep_rate, outcome_counts, time_use
+from harness.show.analysis import (
+    compare_runs,
+    curves,
+    final_losses,
+    keep_rate,
+    outcome_counts,
+    time_use,
+)
 from harness.show.charts import figure as draw
 from harness.show.charts.figure import LOOKS, LabFigure
 from harness.show.frame import RunData
@@ -19,6 +27,7 @@ from harness.show.sentences import duration
 
 CATEGORIES = 8  # more no chart holds
 BARS = 120
+MOST_COMPARED = 4  # curves of so many experiments can still be told apart
 
 
 def plot_outcomes(run: RunData) -> LabFigure:
@@ -67,25 +76,34 @@ def _by_category(frame: pd.DataFrame) -> pd.DataFrame:
     return table.loc[largest] if len(table) > 1 else table.iloc[:0, :0]
 
 
-def plot_curves(run: RunData, experiment: int | None = None) -> LabFigure:
-    """Training loss of an experiment, by default the branch's, against the baseline's."""
-    base, best = run.baseline, run.best
-    tip = best.experiment if best else None
-    chosen = tip if experiment is None else experiment
-    wanted = {base.experiment: (draw.MUTED, "baseline")} if base else {}
-    if chosen is not None and chosen not in wanted:
-        wanted[chosen] = (draw.BLUE, "on the branch" if chosen == tip else "chosen")
-    found = {number: curves(run, number) for number in wanted}
-    if all(frame.empty for frame in found.values()):
-        missing = "The trainings of this run left no steps to draw (or this is a bare results.tsv)."
+def plot_curves(run: RunData) -> LabFigure:
+    """Training loss of what is on the branch against the baseline's."""
+    both = [record.experiment for record in (run.baseline, run.best) if record]
+    return compare_curves([(run, number) for number in dict.fromkeys(both)])
+
+
+def compare_curves(chosen: Sequence[tuple[RunData, int]]) -> LabFigure:
+    """Training losses of the first MOST_COMPARED experiments, each given by its run and number."""
+    chosen = chosen[:MOST_COMPARED]
+    found = [curves(run, number) for run, number in chosen]
+    if all(frame.empty for frame in found):
+        missing = "The trainings left no steps to draw (or this is a bare results.tsv)."
         return draw.empty_figure("No training curves", missing)
+    runs = list({run.tag: run for run, _ in chosen}.values())
+    names = [_name(run, number, len(runs) > 1) for run, number in chosen]
+    warnings = compare_runs(runs)
     subtitle = "training loss, smoothed; each line is one seed or one confirmation"
-    figure, (ax,) = draw.new_figure(_curve_title(run, chosen, found), subtitle)
-    late = []
-    for number, (colour, word) in wanted.items():
-        label = f"{word}: {number:04d} {draw.short(_title(run, number), 40)}"
-        for _, one in found[number].groupby("run"):
-            smooth = one["train_loss"].rolling(max(1, len(one) // 40), min_periods=1).mean()
+    if warnings:
+        subtitle = "THESE LOSSES DO NOT COMPARE: " + "; ".join(warnings)
+    figure, (ax,) = draw.new_figure(_curve_title(names, found), subtitle, warn=bool(warnings))
+    colours, late = iter(draw.RUN_COLOURS), []
+    for (run, number), name, frame in zip(chosen, names, found, strict=True):
+        colour = draw.MUTED if _is_baseline(run, number) else next(colours)
+        label = draw.safe(name)
+        if not _is_baseline(run, number):
+            label += f": {draw.short(_title(run, number), 40)}"
+        for _, one in frame.groupby("run"):
+            smooth = one["train_loss"].rolling(max(1, len(one) // 20), min_periods=1).mean()
             alpha = 0.9 if label else 0.5
             ax.plot(one["progress"] * 100, smooth, color=colour, lw=1.5, alpha=alpha, label=label)
             late += [*smooth[one["progress"] > 0.2]]
@@ -99,25 +117,37 @@ def plot_curves(run: RunData, experiment: int | None = None) -> LabFigure:
     return figure
 
 
+def _is_baseline(run: RunData, number: int) -> bool:
+    return run.baseline is not None and number == run.baseline.experiment
+
+
+def _name(run: RunData, number: int, with_tag: bool) -> str:
+    name = "the baseline" if _is_baseline(run, number) else f"experiment {number:04d}"
+    return f"{name} of {run.tag}" if with_tag else name
+
+
 def _title(run: RunData, number: int) -> str:
-    titles = [record.title for record in run.records if record.experiment == number]
-    return titles[0] if number and titles else ""
+    return next((record.title for record in run.records if record.experiment == number), "")
 
 
-def _curve_title(run: RunData, chosen: int | None, found: dict[int, pd.DataFrame]) -> str:
-    """What the last tenth of the budget says; or how far the chosen one came."""
-    ends = {number: final_losses(frame).mean() for number, frame in found.items()}
-    base = ends[run.baseline.experiment] if run.baseline else math.nan
-    end = ends.get(chosen, math.nan)
-    name = f"Experiment {chosen or 0:04d}"
-    if math.isfinite(base) and math.isfinite(end):
-        if chosen == run.baseline.experiment:
-            return f"The baseline's training loss ends at {base:.3f} nats per token"
-        where = f"{'below' if end <= base else 'above'} the baseline in training loss"
-        return f"{name} ends {abs(base - end):.3f} nats per token {where}"
-    if chosen in found and len(found[chosen]):
-        return f"{name} stopped at {found[chosen]['progress'].max():.0%} of its budget"
-    return "Training loss"
+def _curve_title(names: Sequence[str], found: Sequence[pd.DataFrame]) -> str:
+    """What the last tenth of the budget says; or how far the last of them came."""
+    ends = [final_losses(frame).mean() for frame in found]
+    known = [(end, name) for end, name in zip(ends, names, strict=True) if math.isfinite(end)]
+    if len(found[-1]) and not math.isfinite(ends[-1]):
+        title = f"{names[-1]} stopped at {found[-1]['progress'].max():.0%} of its budget"
+    elif len(known) == 2:
+        (other_end, other), (end, name) = known
+        side = "below" if end <= other_end else "above"
+        apart = f"{abs(other_end - end):.3f} nats per token {side} {other}"
+        title = f"{name} ends {apart} in training loss"
+    elif known:
+        end, name = min(known)
+        where = "ends lowest, at" if len(known) > 1 else "ends at"
+        title = f"{name} {where} {end:.3f} nats per token in training loss"
+    else:
+        title = "training loss"
+    return title[0].upper() + title[1:]
 
 
 def plot_time_use(run: RunData) -> LabFigure:

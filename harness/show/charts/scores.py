@@ -160,7 +160,7 @@ def plot_overlay(runs: Sequence[RunData]) -> LabFigure:
     subtitle = "same data, budget, profile, hardware and harness" if len(drawn) > 1 else ""
     if warnings := compare_runs(drawn):
         subtitle = (
-            "SCORES DO NOT COMPARE, so only gains are drawn, and they too are a rough guide. "
+            "SCORES DO NOT COMPARE, so only gains are drawn, and they too are a rough guide: "
             + "; ".join(warnings)
         )
     look = {"height": 4.9, "warn": bool(warnings), "ncols": 1 if warnings else 2}
