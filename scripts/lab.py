@@ -25,13 +25,10 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--port", default="8888")
     given, others = options.parse_known_args(arguments)
     python = python_or_exit()
-    command = [
-        "-m",
-        "jupyterlab",
-        str(working_notebooks() / "00_lab.ipynb"),
-        "--ip=127.0.0.1",
-        "--port=" + given.port,
-    ]
+    panel = str(working_notebooks() / "00_lab.ipynb")
+    # Its root is the checkout: else it would be work/, and links to results/ lead out of it.
+    command = ["-m", "jupyterlab", panel, f"--ServerApp.root_dir={ROOT}"]
+    command += ["--ip=127.0.0.1", "--port=" + given.port]
     if given.remote:
         say(
             f"on your own machine: ssh -L {given.port}:localhost:{given.port} {given.remote}, then"

@@ -28,9 +28,8 @@ def work_copies(root: Path) -> tuple[Path, list[str]]:
         if copy.exists() and made.get(copy.name) == now:
             continue
         if copy.exists() and hash_of(copy) != made.get(copy.name):
-            kept = copy.with_name(
-                f"{copy.stem}.{time.strftime('%y%m%d-%H%M%S', time.localtime(copy.stat().st_mtime))}.ipynb"
-            )
+            saved = time.strftime("%y%m%d-%H%M%S", time.localtime(copy.stat().st_mtime))
+            kept = copy.with_name(f"{copy.stem}.{saved}.ipynb")
             copy.replace(kept)
             told.append(f"there is a newer {copy.name}; yours is kept as {FOLDER}/{kept.name}")
         copy.write_bytes(notebook.read_bytes())

@@ -194,12 +194,12 @@ def spoil_all_weights_of_the_best(run: Path) -> None:
 
 
 def take_another_page(run: Path) -> None:
-    shutil.copy(run / "notebooks/0003.ipynb", run / "notebooks/0004.ipynb")
+    shutil.copy(run / "notebooks/03_0003.ipynb", run / "notebooks/03_0004.ipynb")
 
 
 def lose_a_page_that_is_logged(run: Path) -> None:
     write("night.log", "… experiment 3: discard: worse\n", "a")(run)
-    remove("notebooks/0003.ipynb")(run)
+    remove("notebooks/03_0003.ipynb")(run)
 
 
 FIRST, BEST, LOST, WAITING = (f"experiments/{number:04d}/attempts/00" for number in (0, 9, 3, LAST))
@@ -292,13 +292,13 @@ OUT_OF_ORDER = [
     # Pages and what lists them.
     (
         take_another_page,
-        ["notebooks/0004.ipynb is the page of experiment 3: restore it from a backup, or delete"],
+        ["notebooks/03_0004.ipynb is the page of experiment 3: restore it from a backup, or"],
     ),
-    (remove("notebooks/0003.html"), ["notebooks/0003.html is missing"]),
-    (write("notebooks/0003.ipynb", '{"cells": ['), ["notebooks/0003.ipynb is cut short"]),
+    (remove("notebooks/03_0003.html"), ["notebooks/03_0003.html is missing"]),
+    (write("notebooks/03_0003.ipynb", '{"cells": ['), ["notebooks/03_0003.ipynb is cut short"]),
     # Experiment 14 is not done yet.
     (write("night.log", "2026-11-23T22:00:00Z experiment 14: keep: better\n", "a"), []),
-    (lose_a_page_that_is_logged, ["notebooks/0003.ipynb is missing"]),
+    (lose_a_page_that_is_logged, ["notebooks/03_0003.ipynb is missing"]),
     (remove("notebooks/index.md"), ["notebooks/index.md does not list experiment"]),
     (
         replace("notebooks/index.md", "| 0003 |", "| 0099 |"),
@@ -341,14 +341,16 @@ def test_a_cut_last_line_and_a_proposal_that_nobody_noted_are_no_findings(copy):
 
 def test_a_page_whose_making_was_cut_off_is_made_up_for(copy):
     run = copy / "results" / "t"
-    remove("notebooks/0013.html")(run)
-    assert "notebooks/0013.html is missing: the same command writes it again" in findings(copy)
+    remove("notebooks/03_0013.html")(run)
+    assert "notebooks/03_0013.html is missing: the same command writes it again" in findings(copy)
     index.write_index(run)
-    assert findings(copy) == [] and "this notebook" in (run / "notebooks" / "0013.html").read_text()
+    assert (
+        findings(copy) == [] and "this notebook" in (run / "notebooks" / "03_0013.html").read_text()
+    )
 
 
 def test_an_experiment_by_hand_after_a_night_needs_no_page(copy):
-    for name in ("0013.ipynb", "0013.html"):
+    for name in ("03_0013.ipynb", "03_0013.html"):
         remove(f"notebooks/{name}")(copy / "results" / "t")
     assert findings(copy) == []
 

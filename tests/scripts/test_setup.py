@@ -488,7 +488,9 @@ def test_the_panel_is_opened_on_this_machine_alone(monkeypatch, capsys):
     lab.main([])
     lab.main(["--remote", "me@box", "--port", "9000"])
     panel = str(SCRIPTS.parent / "notebooks" / "00_lab.ipynb")
-    assert started[0] == ["-m", "jupyterlab", panel, "--ip=127.0.0.1", "--port=8888"]
+    # Else links to results/ would lead out of its root.
+    root = f"--ServerApp.root_dir={SCRIPTS.parent}"
+    assert started[0] == ["-m", "jupyterlab", panel, root, "--ip=127.0.0.1", "--port=8888"]
     assert started[1] == [*started[0][:-1], "--port=9000", "--no-browser", "--port-retries=0"]
     with pytest.raises(SystemExit):
         lab.main(["--remote"])

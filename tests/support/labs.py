@@ -24,6 +24,7 @@ from harness.run.results import read_results
 from harness.run.state import State
 from harness.sandbox import keys
 from harness.sandbox.device import detect_device
+from harness.search.gate import source_hash
 
 # 20 steps a training, however busy the machine is.
 STEPS = "clock_step_seconds=0.15 budget_seconds=3"
