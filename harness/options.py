@@ -55,7 +55,7 @@ MODES = {
 }
 RULINGS = {"--accept": "keep it if it beats the best", "--refuse": "leave it a discard"}
 RESULTS = "where runs are kept (default: results/)"
-PROFILES = "auto, large, small, cpu, demo or tiny (default: by the hardware)"
+PROFILES = "auto, large, medium, small, cpu, demo or tiny (default: by the hardware)"
 
 
 def make_parser() -> argparse.ArgumentParser:

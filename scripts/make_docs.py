@@ -1,4 +1,5 @@
-"""Write docs/commands.md from the commands themselves: options, JSON keys, exit statuses.
+"""Write docs/commands.md from the commands themselves (options, JSON keys, exit statuses), and
+docs/machines.md.
 
 python scripts/make_docs.py            write it
 python scripts/make_docs.py --check    exit status 1 where it is not what would be written
@@ -11,14 +12,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = map(str, (ROOT, ROOT / "scripts", ROOT / "tests" / "support"))
+
+import machines
 
 from harness.night import try_idea
 from harness.options import make_parser
 from harness.run import events
 from harness.show import status
 
-PAGE = ROOT / "docs" / "commands.md"
 KEYS = {"overnight": ("`--status --json`", status.KEYS), "try": ("`try`", try_idea.KEYS)}
 
 
@@ -91,9 +93,13 @@ def row_of(action: argparse.Action) -> str:
 
 def main() -> int:
     if sys.argv[1:] == ["--check"]:
-        return PAGE.read_text(encoding="utf-8") != page()
-    PAGE.write_text(page(), encoding="utf-8")
+        return any(path.read_text(encoding="utf-8") != written() for path, written in PAGES.items())
+    for path, written in PAGES.items():
+        path.write_text(written(), encoding="utf-8")
     return 0
+
+
+PAGES = {ROOT / "docs" / "commands.md": page, ROOT / "docs" / "machines.md": machines.page}
 
 
 if __name__ == "__main__":

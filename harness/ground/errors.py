@@ -29,6 +29,10 @@ class ProfileError(LabError):
     """An unknown profile, a device that cannot be asked, or an override that makes no sense."""
 
 
+class DeviceRefused(ProfileError):
+    """A device that is there and cannot be used as things are; the message says what to do."""
+
+
 class ProgramError(LabError):
     """program.md cannot be obeyed as it stands; the message names the line and the remedy."""
 

@@ -17,11 +17,16 @@ from harness.data.manifest import PreparedData
 from harness.ground.errors import ProfileError
 from harness.run import disk_space
 from harness.run.locks import OnTheClock
-from harness.run.settings import Settings, score_settings, training_request
+from harness.run.settings import (
+    Settings,
+    device_to_ask_for,
+    score_settings,
+    training_request,
+    wall_of,
+)
 from harness.sandbox.device import detect_device
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import run_training
-from harness.sandbox.wall import find_wall
 from harness.scoring.integrity import Integrity
 from harness.scoring.measure import Measurement, Progress
 from harness.scoring.scorer import ServerJob
@@ -60,19 +65,18 @@ class Executor:
 
         score_follows: a model server starts beside the training, and waits for `score`.
         """
-        device = self.settings.device
         try:
             if score_follows:
                 measurement = self.measurement(Path(request.train_py), Path(request.folder))
                 self._server = self._waiting.enter_context(measurement.started_early("val"))
-            with OnTheClock(f"{device['kind']} {device['name']}", self.folder) as clock:
+            with OnTheClock(self._clock_name(), self.folder) as clock:
                 result = run_training(request, listen)
         except BaseException:
             self.end_waiting()
             raise
         result |= {"shared_with": clock.others}
-        if result["status"] in ("crash", "timeout") and not self._device_is_there():
-            said = f"the device is gone; the training said: {result['cause']}"
+        if result["status"] in ("crash", "timeout") and (gone := self._why_device_is_gone()):
+            said = f"{gone}; the training said: {result['cause']}"
             result |= {"status": "infrastructure", "cause": said, "sure": True}
         result |= self._blame_the_disk(result)
         if result["status"] != "ok":
@@ -84,7 +88,8 @@ class Executor:
     ) -> Measurement:
         """What measures a training. rivals: of the trainings that it is compared with."""
         how = score_settings(self.settings, self.data, self.results)
-        return Measurement(how, self.data, self.integrity, find_wall(), train_py, folder, rivals)
+        wall = wall_of(self.settings)
+        return Measurement(how, self.data, self.integrity, wall, train_py, folder, rivals)
 
     def score(
         self, measurement: Measurement, progress: Progress = ignore, smoke: bool = False
@@ -113,12 +118,20 @@ class Executor:
         cause = f"{words}; what failed said: {result['cause']}"
         return {"status": "infrastructure", "cause": cause, "sure": True}
 
-    def _device_is_there(self) -> bool:
-        """Whether a card still answers as it did when the run began."""
+    def _clock_name(self) -> str:
+        """Whose clock a training has: of two cards of one name each has its own."""
+        device = self.settings.device
+        if device["kind"] != "cpu":
+            device = detect_device(device_to_ask_for(self.settings))
+        return " ".join(filter(None, (device["kind"], device["name"], device.get("uuid"))))
+
+    def _why_device_is_gone(self) -> str:
+        """"" where a card still answers as it did when the run began."""
         device = self.settings.device
         if device["kind"] == "cpu":
-            return True
+            return ""
         try:
-            return detect_device(again=True)["name"] == device["name"]
-        except ProfileError:
-            return False
+            now = detect_device(again=True)["name"]
+        except ProfileError as error:
+            return f"the card is gone, until the machine is restarted most likely: {error}"
+        return "" if now == device["name"] else f"the card is gone: {now} is there instead"

@@ -6,6 +6,7 @@ Refuses a tag that was used before for something else.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import harness
 from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
-from harness.ground.errors import SettingsError
-from harness.lab.device_batch import find_device_batch
+from harness.ground.errors import ProfileError, SettingsError
+from harness.lab.fit import Fit, find_fit
 from harness.lab.loop import Lab
 from harness.lab.proposing import baseline_source
 from harness.run import git_history
@@ -27,6 +28,7 @@ from harness.run.profiles import (
     without_prior,
 )
 from harness.run.settings import (
+    SLOWER,
     Settings,
     check_tag,
     make_settings,
@@ -34,7 +36,7 @@ from harness.run.settings import (
     results_folder,
     write_settings,
 )
-from harness.sandbox.device import detect_device
+from harness.sandbox.device import detect_device, try_device
 from harness.search.constants import rewrite_constants
 
 MAX_LOOKS = 3  # runs a candidate may get in all
@@ -46,7 +48,8 @@ CARD_REFRESH_SECONDS = 2 * 3600.0
 def find_profile(
     name: str = "auto", device: str = "auto", source: str = "", overrides: str = ""
 ) -> tuple[Profile, dict]:
-    """Return (profile, device facts). Compiling is tried once where the profile asks for it.
+    """Return (profile, device facts). A card is tried behind the wall, and compiling where the
+    profile asks for it.
 
     overrides: such as "vocab_size=1024 DEPTH=4". Raises ProfileError, and ConstantsError for
     constants the template does not have.
@@ -56,7 +59,14 @@ def find_profile(
     profile = override(choose_profile(name or "auto", facts), changes)
     template = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
     rewrite_constants(template, profile.constants, clamp=False)
-    return profile, detect_device(device, try_compile=True) if profile.compile else facts
+    if profile.compile or facts["kind"] != "cpu":
+        facts = facts | try_device(facts["kind"], profile.compile)
+    if profile.needs_compiler and facts.get("compile_error") and facts["kind"] == "cuda":
+        raise ProfileError(
+            f"nothing can be compiled here{SLOWER}: {facts['compile_error']}. Profile "
+            f"{profile.name} goes on without only when asked to: --set compile=False"
+        )
+    return profile, facts
 
 
 def prepare_profile(
@@ -150,11 +160,12 @@ def for_this_device(profile: Profile, device: dict) -> Profile:
 
 def open_journal(lab: Lab) -> None:
     """Write the journal's first line, unless it is there; on a card it says how many rows at a time
-    fit."""
+    fit, and how trainings go there is frozen before."""
     if lab.journal.entries:
         return
+    fit = find_fit(lab.executor, baseline_source(lab.template(), lab.settings))
+    freeze(lab, fit)
     settings, profile = lab.settings, lab.settings.profile
-    limit = find_device_batch(lab.executor, baseline_source(lab.template(), settings))
     kind = settings.device["kind"]
     lab.journal.append(
         "opened",
@@ -166,5 +177,15 @@ def open_journal(lab: Lab) -> None:
         source=profile["source"],
         refresh_seconds=0.0 if kind == "cpu" else CARD_REFRESH_SECONDS,
         max_looks=MAX_LOOKS,
-        device_batch_limit=limit,
+        device_batch_limit=fit.device_batch_limit,
     )
+
+
+def freeze(lab: Lab, fit: Fit) -> None:
+    """Write into run.json how trainings go on this card, before anything is measured."""
+    device = lab.settings.device | ({"fell": fit.fell} if fit.fell else {})
+    changes = {"compile": fit.compile, "attention": fit.attention, "device": device}
+    settings = dataclasses.replace(lab.settings, **changes)
+    if settings != lab.settings:
+        write_settings(lab.folder, settings)
+        lab.settings = lab.executor.settings = settings

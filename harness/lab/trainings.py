@@ -15,7 +15,11 @@ from pathlib import Path
 from harness.ground.errors import Paused
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.executor import Listener
-from harness.lab.kept_files import append_summary, drop_weights_of_run
+from harness.lab.kept_files import (
+    append_summary,
+    drop_weights_of_run,
+    promote_compile_cache,
+)
 from harness.lab.open_run import OpenRun
 from harness.rules.fault import failed_alike
 from harness.rules.next_step import Step
@@ -85,7 +89,10 @@ class Runs:
         if step.run_kind == "smoke":  # a few steps, by a clock that counts them, however long
             limits |= {"budget_seconds": SMOKE_SECONDS}
             limits |= {"clock_step_seconds": SMOKE_SECONDS / SMOKE_STEPS}
-        self.train(job, facts, limits)
+        result = self.train(job, facts, limits)
+        compiles = self.run.settings.compile
+        if compiles and step.experiment == 0 and result["status"] == "ok":  # the next ones are warm
+            promote_compile_cache(self.run.folder, job.folder / "compile_cache")
 
     def train(self, job: Job, facts: dict, limits: dict) -> dict:
         """Train once, and note when it began and how it ended; return the fields of `trained`.

@@ -8,16 +8,15 @@ killed night goes on with the same command. A dead or hung notebook costs one ru
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import harness
 from harness.data.manifest import PreparedData, open_prepared
-from harness.ground.errors import BusyError, DataError, LabError, ProfileError, SettingsError
+from harness.ground.errors import BusyError, DataError, DeviceRefused, LabError, SettingsError
 from harness.lab import model_text, start
 from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
 from harness.lab.proposal_request import SINCE_VARIABLE
@@ -32,6 +31,7 @@ from harness.night.wishes import Wishes, duration_words, plan_words
 from harness.rules.next_step import step_after
 from harness.run import disk_space, git_history, heartbeat
 from harness.run.locks import hold
+from harness.run.machine import machine_words
 from harness.run.profiles import PROFILES
 from harness.run.records import records_from_journal
 from harness.run.run import page_name
@@ -180,7 +180,7 @@ class Driver:
         """Room on the disk, and the git history."""
         if full := disk_space.lacking(self.folder):
             self.say(f"as it stands no training can begin: {full}")
-        ask_once_for_the_device(self.wishes)
+        self.settle_device()
         if why := git_history.why_no_history(harness.REPOSITORY):
             self.say(f"no git history: {why}")
         elif where := git_history.checked_out(harness.REPOSITORY, self.wishes.tag):
@@ -189,6 +189,32 @@ class Driver:
                 f"{where} has the branch {branch} checked out: each keep moves it on; "
                 "`git reset --hard` there shows the newest"
             )
+
+    def settle_device(self) -> None:
+        """Each notebook needs to know the device; asked here, it is asked once.
+
+        A night on the wrong device is worse than none, and a demo on the CPU better than none.
+        """
+        run, wishes = self.run, self.wishes
+        if run.is_there:
+            device = detect_device(device_to_ask_for(run.settings))
+            self.say_all(machine_words(run.settings.device | device))
+            return
+        asked = (wishes.source, wishes.overrides)
+        try:
+            _, device = start.find_profile(wishes.profile, wishes.device, *asked)
+        except DeviceRefused as error:
+            if (wishes.profile, wishes.device) != ("demo", "auto"):
+                raise
+            wishes.device = "cpu"
+            self.say(f"the demo goes on with the CPU, as a real night would not: {error}")
+            return
+        self.say_all(machine_words(device))
+
+    def say_all(self, sentences: Iterable[str]) -> None:
+        """Say each that is not empty."""
+        for words in filter(None, sentences):
+            self.say(words)
 
     def prepare(self) -> None:
         """The text, unless the run has it."""
@@ -209,9 +235,8 @@ class Driver:
         state, settings = self.run.state, self.run.settings
         self.say(f"baseline val_bpb {state.experiments[0].mean:.6f}; {state.noise.words}")
         passes = epochs.of_baseline(state, open_prepared(settings.data_folder))
-        for warning in (epochs.warning(passes), epochs.few_steps(state, settings.profile)):
-            if warning:
-                self.say(warning)
+        few = epochs.few_steps(state, settings.profile)
+        self.say_all((epochs.warning(passes), few, settings.device.get("fell", "")))
         self.say(f"disk: {disk_space.disk_use_in_words(self.folder)}")
         return True
 
@@ -277,16 +302,6 @@ class Driver:
         self.say(f"look at {files}; best model in {at}/best/")
         if self.stopper.is_wanted():
             self.say(f"stopped as asked; continue with: {self.wishes.command_line}")
-
-
-def ask_once_for_the_device(wishes: Wishes) -> None:
-    """Each notebook needs to know the device; asked here, it is asked once.
-
-    Where it cannot be used, the first notebook says why.
-    """
-    run = wishes.run
-    with contextlib.suppress(ProfileError):
-        detect_device(device_to_ask_for(run.settings) if run.is_there else wishes.device)
 
 
 def data_of_run(wishes: Wishes) -> PreparedData | None:

@@ -86,6 +86,7 @@ class Wishes:
         words = ["python3", "scripts/overnight.py", "--tag", self.tag]
         given = {
             "--profile": self.profile if self.profile != "auto" else "",
+            "--device": self.device if self.device != "auto" else "",
             "--experiments": "" if self.experiments is None else str(self.experiments),
             "--results": self.results,
             "--hours": f"{self.hours:g}" if self.hours else "",

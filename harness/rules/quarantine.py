@@ -18,8 +18,11 @@ from harness.search.bank.order import largest_known_gain
 # A gain above all three is implausible: sigmas, times the best gain so far (the largest of 125 real
 # ones elsewhere was 17 sigma), times the largest gain that the bank knows of on such a device.
 SIGMAS, TIMES_BEST_GAIN, TIMES_KNOWN_GAIN = 30, 3, 1.5
-# Of the baseline's slowest start-up; plus the larger of seconds and a share of the budget.
+# Of the baseline's slowest start-up of that kind; plus the larger of seconds and a share of the
+# budget.
 STARTUP_FACTOR, STARTUP_SECONDS, STARTUP_SHARE = 1.5, 2.0, 0.05
+# Seconds of dynamo and AOT on one slow core, and more for each layer: a deep model compiles longer.
+COMPILE_SECONDS, COMPILE_LAYER_SECONDS = 9.0, 1.85
 # What a training may take beyond its budget and after its stop, together: share of the budget,
 # seconds, steps of the baseline.
 BEYOND_SHARE, BEYOND_SECONDS, BEYOND_STEPS = 0.02, 1.0, 2
@@ -51,7 +54,7 @@ def quarantine_reasons(
         reasons += other_processes_reason(run)
         reasons += beyond_reason(run, baseline, budget_seconds)
         if text_is_within_reach(state, run):
-            reasons += startup_reason(run, baseline, budget_seconds)
+            reasons += startup_reason(state, experiment.attempt, run, budget_seconds)
     reasons += forgiven_reason(experiment.attempt, budget_seconds)
     reasons += gain_reason(state, gain)
     return list(dict.fromkeys(reasons))
@@ -66,15 +69,34 @@ def text_is_within_reach(state: State, run: Training) -> bool:
     return source == ON_EVERY_DISK or run.trained.get("wall", "limits") == "limits"
 
 
-def startup_limit(baseline: list[Training], budget_seconds: float) -> float:
-    """The longest start-up, in seconds, that is taken for building and compiling alone."""
-    longest = max((run.trained.get("startup_seconds") or 0.0 for run in baseline), default=0.0)
-    return STARTUP_FACTOR * longest + max(STARTUP_SECONDS, STARTUP_SHARE * budget_seconds)
+def startup_limit(state: State, attempt: Attempt, run: Training, budget_seconds: float) -> float:
+    """The longest start-up, in seconds, that is taken for building and compiling alone.
+
+    One that found all in its cache is compared with such ones, where the baseline has any.
+    """
+    baseline = state.experiments[0].attempt
+    trained = [each.trained for each in baseline.scored]
+    anew = bool(run.trained.get("compiled"))
+    alike = [each for each in trained if bool(each.get("compiled")) == anew] or trained
+    longest = max((each.get("startup_seconds") or 0.0 for each in alike), default=0.0)
+    factor = STARTUP_FACTOR * (compile_ratio(attempt, baseline) if anew else 1.0)
+    return factor * longest + max(STARTUP_SECONDS, STARTUP_SHARE * budget_seconds)
 
 
-def startup_reason(run: Training, baseline: list[Training], budget_seconds: float) -> Iterator[str]:
+def compile_ratio(attempt: Attempt, baseline: Attempt) -> float:
+    """How much longer a file may compile than the baseline, by their layers; never less."""
+    layers = [(each.proposed.get("constants") or {}).get("DEPTH") for each in (attempt, baseline)]
+    if not all(isinstance(each, int) for each in layers):  # edited code need not have it
+        return 1.0
+    own, theirs = (COMPILE_SECONDS + COMPILE_LAYER_SECONDS * each for each in layers)
+    return max(1.0, own / theirs)
+
+
+def startup_reason(
+    state: State, attempt: Attempt, run: Training, budget_seconds: float
+) -> Iterator[str]:
     """A long start-up may be training that the clock does not see."""
-    limit = startup_limit(baseline, budget_seconds)
+    limit = startup_limit(state, attempt, run, budget_seconds)
     took = run.trained.get("startup_seconds") or 0.0
     if took > limit:
         yield (

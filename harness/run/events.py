@@ -72,6 +72,7 @@ EVENTS: dict[str, dict[str, str]] = {
     | {
         "cut_off": "whether its harness died",
         "startup_seconds": "before its clock started",
+        "compiled": "whether it compiled anything anew in that time",
         "training_seconds": "charged to the budget",
         "overshoot_seconds": "charged beyond the budget",
         "weights_seconds": "charged between the stop and the weights",

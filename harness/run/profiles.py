@@ -20,7 +20,6 @@ from harness.ground.cgroup import cpu_count
 from harness.ground.errors import DataError, ProfileError
 from harness.run.noise import Prior
 
-LARGE_CARD_MB = 70_000
 UNKNOWN_NOISE_SEEDS = 4  # of a baseline whose noise nobody has measured before
 # What `tested` says until somebody has run the profile. It is said wherever the profile is named.
 NEVER_RUN = "never run on such hardware"
@@ -32,8 +31,10 @@ NOT_IN_PRIOR = ("baseline_seeds", "startup_limit_seconds")
 class Profile:
     """Sizes in tokens, times in seconds. tested: where the profile was really run.
 
-    constants rewrite the template's. clock_step_seconds, for tests: what each optimizer step counts
-    for, so that a training is the same however busy the machine is; 0 is the real clock.
+    needs: the least of a card's facts for which `auto` takes it. needs_compiler: whether a card
+    that cannot compile is refused. constants rewrite the template's. clock_step_seconds, for tests:
+    what each optimizer step counts for, so that a training is the same however busy the machine is;
+    0 is the real clock.
     """
 
     name: str
@@ -49,12 +50,14 @@ class Profile:
     prior: Prior | None = None
     constants: dict[str, object] = field(default_factory=dict)
     clock_step_seconds: float = 0.0
+    needs: dict[str, float] = field(default_factory=dict)
+    needs_compiler: bool = False
 
 
 OVERRIDABLE = [
     each.name
     for each in dataclasses.fields(Profile)
-    if each.name not in ("name", "tested", "prior", "constants")
+    if each.name not in ("name", "tested", "prior", "constants", "needs", "needs_compiler")
 ]
 
 
@@ -74,14 +77,19 @@ PROFILES = read_profiles(Path(__file__).with_name("profiles.toml"))
 def choose_profile(name: str, device: dict) -> Profile:
     """Return the named profile, or for `auto` the one that fits the device."""
     if name == "auto":
-        of_its_own = device["backend"] == "cuda" and not device.get("integrated")
-        is_large = of_its_own and device["memory_mb"] >= LARGE_CARD_MB
-        name = "cpu" if device["kind"] == "cpu" else "small"
-        if is_large and device["dtype"] == "bfloat16":
-            name = "large"
+        name = "cpu" if device["kind"] == "cpu" else fitting_profile(device)
     if name not in PROFILES:
         raise ProfileError(f"no profile {name!r}: there are auto, {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+def fitting_profile(card: dict) -> str:
+    """The largest profile that a card serves by its memory and by what it was measured to do."""
+    for name, profile in PROFILES.items():
+        needs = profile.needs.items()
+        if needs and all((card.get(fact) or 0.0) >= least for fact, least in needs):
+            return name
+    return "small"
 
 
 def parse_overrides(text: str) -> dict[str, object]:

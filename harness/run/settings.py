@@ -28,6 +28,7 @@ from harness.run.profiles import NEVER_RUN, Profile, worker_threads
 from harness.sandbox.child import OPENMP
 from harness.sandbox.device import detect_device
 from harness.sandbox.request import TrainingRequest
+from harness.sandbox.wall import Wall, find_wall
 from harness.scoring.integrity import harness_hash, startup_modules
 from harness.scoring.measure import ScoreSettings
 from harness.training.clock import ClockError, idle_seconds, own_cpus
@@ -38,6 +39,7 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # The rate of a CPU's clock: the share of wall time for which the template's main thread works on a
 # quiet machine of two cores, what waking costs taken off. See `harness.training.clock`.
 CORE_RATE = 0.82
+SLOWER = ", so that trainings take two to three times as long"  # on a card, uncompiled
 # What a score depends on.
 PACKAGES = ("torch", "numpy", "tiktoken", "rustbpe", "safetensors", "optuna", "papermill")
 
@@ -47,7 +49,8 @@ class Settings:
     """run.json. profile: the Profile's fields as data. device: of `harness.training.devices`.
 
     base_commit: the repository's, None without git. core_rate: of `harness.training.clock`, 0 where
-    the budget is wall time. openmp: what every training finds set.
+    the budget is wall time. openmp: what every training finds set. attention: kernels of full and
+    of windowed layers, {} where each process chooses.
     """
 
     format_version: int
@@ -68,6 +71,7 @@ class Settings:
     base_commit: str | None
     core_rate: float = 0.0
     openmp: dict = field(default_factory=dict)
+    attention: dict = field(default_factory=dict)
 
     @property
     def budget_seconds(self) -> float:
@@ -166,6 +170,11 @@ def hidden_folders(settings: Settings, data: PreparedData, results: Path) -> tup
     return (*hidden, place.split("::")[0]) if kind == "folder" else hidden
 
 
+def wall_of(settings: Settings) -> Wall:
+    """The wall that this run's edited code is behind."""
+    return find_wall(unfit=settings.device.get("wall_error", ""))
+
+
 def score_limit_seconds(settings: Settings) -> float:
     """How long scoring may take: generous, since training punishes a slow model already."""
     return 60.0 + max(settings.profile["startup_limit_seconds"], 2 * settings.budget_seconds)
@@ -179,6 +188,7 @@ def score_settings(settings: Settings, data: PreparedData, results: Path) -> Sco
         threads=settings.threads,
         limit_seconds=score_limit_seconds(settings),
         hidden=hidden_folders(settings, data, results),
+        attention=settings.attention,
     )
 
 
@@ -211,6 +221,8 @@ def training_request(
         core_rate=settings.core_rate,
         clock_step_seconds=settings.profile["clock_step_seconds"],
         hidden=hidden_folders(settings, data, results or results_folder()),
+        wall_error=settings.device.get("wall_error", ""),
+        attention=settings.attention,
     )
 
 
@@ -327,11 +339,22 @@ def clock_words(settings: Settings) -> str:
     return f"the budget is wall time{because}"
 
 
+def eager_words(settings: Settings) -> str:
+    """That nothing is compiled, and why, where the profile would have it; "" where it is."""
+    if settings.compile:
+        return ""
+    if not settings.profile["compile"]:
+        return "eager"
+    slower = SLOWER * (settings.device["kind"] == "cuda")
+    why = settings.device.get("compile_error") or settings.device.get("fell")
+    return f"eager{slower}" + f" ({why})" * bool(why)
+
+
 def environment_words(settings: Settings) -> str:
     """One line: what the run trains on and with, and what its clock counts."""
     profile, device = settings.profile, settings.device
     label = f" ({NEVER_RUN})" if profile["tested"] == NEVER_RUN else ""
-    mode = "compiled" if settings.compile else "eager"
+    mode = eager_words(settings) or "compiled"
     return (
         f"profile {profile['name']}{label}, {settings.budget_seconds:g} s a training, "
         f"{device['kind']} ({device['name']}), {settings.dtype}, {mode}, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,20 +22,31 @@ WAIT_SECONDS = 5.0  # for what was killed to end
 # of Intel's and LLVM's libraries, in ms.
 SPIN_COUNT = "1000"
 OPENMP = {"GOMP_SPINCOUNT": SPIN_COUNT, "KMP_BLOCKTIME": "1"}
-# No PYTHONPATH, and no variable that could hold a key.
+# No PYTHONPATH, and no variable that could hold a key. PATHS: a child must be able to read there.
 # fmt: off
-PASSED_ON = (
-    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
-    "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX", "CUDA_HOME", "CUDA_PATH",
-    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
-    "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION",
+PATHS = (
+    "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "CUDA_HOME", "CUDA_PATH", "ROCM_PATH", "HIP_PATH",
+    "TRITON_LIBCUDA_PATH", "TRITON_PTXAS_PATH", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_CACHE_PATH",
 )
+PASSED_ON = (
+    *PATHS, "HF_HOME", "KERNELS_CACHE", "USER", "LOGNAME", "TORCHINDUCTOR_COMPILE_THREADS",
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX",
+    "CC", "CXX", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
+    "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL",
+)
+# Of AMD's runtime, which reads them by the dozen.
+PREFIXES = ("HSA_",)
+A_KEY = re.compile(r"KEY|TOKEN|SECRET|PASS(WORD|WD)|CREDENTIAL|AUTH")
 # fmt: on
 
 
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of every child that runs, or might run, edited code."""
-    kept = OPENMP | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    amd = {name for name in os.environ if name.startswith(PREFIXES) and not A_KEY.search(name)}
+    kept = OPENMP | {name: os.environ[name] for name in amd.union(PASSED_ON) & os.environ.keys()}
+    if "USER" not in kept:  # an id without a name, as in some containers: caches are named by it
+        kept.setdefault("LOGNAME", f"user{os.getuid()}")
     return kept | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"} | extra
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # From the end of training to weights on disk, unless the request says less.
 WEIGHTS_SECONDS = 20.0
@@ -13,7 +13,8 @@ class TrainingRequest:
     """One training. folder: the run's, made here. train_dir: all of the data it may see.
 
     device_batch_limit: rows that it may hold at once, None for as many as it likes. compile_cache:
-    of which it gets a copy. hidden: folders that a wall empties for it. core_rate: the rate of
+    of which it gets a copy. hidden: folders that a wall empties for it. wall_error: why bubblewrap
+    is no wall for its device. attention: the kernels to use, {} to choose. core_rate: the rate of
     `harness.training.clock`, 0 where the budget is wall time. clock_step_seconds: what each
     optimizer step counts for on its clock, 0 for the real clock; the runner's own limits are of
     real time always. Times in seconds.
@@ -35,6 +36,8 @@ class TrainingRequest:
     device_batch_limit: int | None = None
     weights_limit_seconds: float = WEIGHTS_SECONDS
     hidden: tuple[str, ...] = ()
+    wall_error: str = ""
+    attention: dict[str, str] = field(default_factory=dict)
     core_rate: float = 0.0
     clock_step_seconds: float = 0.0
 

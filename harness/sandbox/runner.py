@@ -57,10 +57,12 @@ class WatchedTraining:
         remove_tree(self.work)
         self.work.mkdir(parents=True)
         write_json_atomic(self.folder / "run.json", asdict(request))
-        self.wall, self.keeper = find_wall(), Timekeeper(request, on_event)
+        self.wall = find_wall(unfit=request.wall_error)
+        self.keeper = Timekeeper(request, on_event)
         self.started = time.monotonic()
         self.log = CappedLog(self.folder / "run.log")
-        self.events = EventLog(self.folder / "events.jsonl", self.started, self.keeper.hear)
+        self.events = EventLog(self.folder / "events.jsonl", self.started, self._hear)
+        self.compiled: bool | None = None  # whether its start-up compiled anything anew
 
     def run(self) -> dict:
         """Train once and return the result."""
@@ -122,6 +124,7 @@ class WatchedTraining:
         self.cache.mkdir(exist_ok=True)
         if promoted and Path(promoted).is_dir():
             shutil.copytree(promoted, self.cache, dirs_exist_ok=True)
+        self.cached = files_in(self.cache)
         return child_environment(
             AUTORESEARCH_RUN=str(self.folder / "run.json"),
             AUTORESEARCH_EVENTS_FD=str(events_fd),
@@ -130,6 +133,11 @@ class WatchedTraining:
             TRITON_CACHE_DIR=str(self.cache / "triton"),
             **{MARK: str(self.work)},
         )
+
+    def _hear(self, event: dict) -> None:
+        if event["event"] == "ready":  # before the clock starts
+            self.compiled = files_in(self.cache) > self.cached
+        self.keeper.hear(event)
 
     def _command(self) -> list[str]:
         """What starts train.py, behind the wall."""
@@ -226,6 +234,7 @@ class WatchedTraining:
             "cause": cause,
             "sure": self._is_sure(status),
             "startup_seconds": self.events.at("ready"),
+            "compiled": self.compiled,
             "training_seconds": training_seconds,
             "overshoot_seconds": stopped and round(stopped.charged - request.budget_seconds, 3),
             "weights_seconds": stopped and round(now.charged - stopped.charged, 3),
@@ -257,6 +266,11 @@ def run_training(
     up.
     """
     return WatchedTraining(request, on_event).run()
+
+
+def files_in(folder: Path) -> int:
+    """How many files lie in a folder and below."""
+    return sum(len(files) for _, _, files in os.walk(folder))
 
 
 def drain(descriptor: int, sink: CappedLog | EventLog) -> None:

@@ -32,6 +32,7 @@ from pathlib import Path
 from harness import REPOSITORY
 from harness.data.stdlib import not_imported_folders
 from harness.ground.errors import WallError
+from harness.sandbox.child import PATHS
 
 PACKAGE = Path(__file__).resolve().parents[1]
 VARIABLE = "AUTORESEARCH_WALL"
@@ -220,14 +221,12 @@ def python_paths() -> list[str]:
         path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")
     ]
     prefixes = [sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
-    named = [
-        os.environ.get(name, "")
-        for name in ("CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH")
-    ]
+    named = [os.environ.get(name, "") for name in PATHS]
     libraries = [path for value in named for path in value.split(os.pathsep) if path]
-    hub = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")) / "hub"
+    home = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
     # Behind the wall there is no network to fetch them from.
-    kernels = sorted(map(str, hub.glob("*s--kernels-community--*")))
+    hubs = [home / "hub", *map(Path, filter(None, [os.environ.get("KERNELS_CACHE")]))]
+    kernels = sorted(str(path) for hub in hubs for path in hub.glob("*s--kernels-community--*"))
     return [*prefixes, *site.getsitepackages(), *packages, *libraries, *kernels]
 
 
@@ -248,16 +247,16 @@ def device_nodes(device: str) -> list[str]:
     )
 
 
-def find_wall(wanted: str = "") -> Wall:
+def find_wall(wanted: str = "", unfit: str = "") -> Wall:
     """The strongest wall that works here, or the wanted one (default: $AUTORESEARCH_WALL, else
-    auto). Raises WallError.
+    auto). unfit: why the run's device does not work behind bubblewrap. Raises WallError.
     """
     wanted = wanted or os.environ.get(VARIABLE) or "auto"
     if wanted not in KINDS:
         raise WallError(f"{VARIABLE} is {wanted!r}: it must be one of {', '.join(KINDS)}")
     if wanted == "limits":
         return Wall("limits", LIMITS, f"{VARIABLE} asks for limits")
-    found = try_bubblewrap()
+    found = Wall("limits", LIMITS, unfit) if unfit else try_bubblewrap()
     if wanted == "bubblewrap" and not found.walled:
         raise WallError(f"{VARIABLE} asks for bubblewrap, which does not work here: {found.why}")
     return found

@@ -13,7 +13,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,13 +54,15 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How weights are scored. threads: None for torch's choice; hidden: emptied by a wall."""
+    """How weights are scored. threads: None for torch's choice; hidden: emptied by a wall;
+    attention: kernels, {} to choose."""
 
     device: str
     dtype: str
     threads: int | None
     limit_seconds: float
     hidden: tuple[str, ...]
+    attention: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -279,6 +281,7 @@ class Measurement:
                 Launch(environment, enclose, self.wall.walled),
                 own,
                 settings.limit_seconds,
+                attention=settings.attention,
             )
         finally:
             kill_escaped(own)

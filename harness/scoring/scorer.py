@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +79,9 @@ def open_token_bytes(data: PreparedData) -> np.ndarray:
 class ServerJob:
     """A trained file, and how a model server is started on it.
 
-    threads: None for torch's own choice. folder: the server's working folder and log. server: one
-    that was started on it before, in the mode that will be asked for, and waits.
+    threads: None for torch's own choice. attention: kernels, {} to choose. folder: the server's
+    working folder and log. server: one that was started on it before, in the mode that will be
+    asked for, and waits.
     """
 
     train_py: Path
@@ -92,6 +93,7 @@ class ServerJob:
     folder: Path
     limit_seconds: float
     server: ModelServer | None = None
+    attention: dict[str, str] = field(default_factory=dict)
 
 
 def start_server(data: PreparedData, job: ServerJob, mode: str, batch_rows: int = 0) -> ModelServer:
@@ -110,6 +112,7 @@ def start_server(data: PreparedData, job: ServerJob, mode: str, batch_rows: int 
         "device": job.device,
         "dtype": job.dtype,
         "threads": job.threads,
+        "attention": job.attention,
     }
     return ModelServer(header, job.launch, job.folder, job.limit_seconds)
 

@@ -119,7 +119,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         torch.set_num_threads(header["threads"])
     torch.set_float32_matmul_precision("high")
     dtype, device, n_vocab = getattr(torch, header["dtype"]), header["device"], header["n_vocab"]
-    attention.select(torch.device(device), dtype, header["max_seq_len"])
+    attention.select(torch.device(device), dtype, header["max_seq_len"], header.get("attention"))
     model = load_candidate(header)
     replies.write(json.dumps({"ready": True}).encode() + b"\n")
     replies.flush()

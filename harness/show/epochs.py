@@ -59,7 +59,8 @@ def few_steps(state: State, profile: Mapping[str, Any]) -> str:
     steps = most_of_baseline(state, "num_steps")
     if not steps or steps >= FEW_STEPS or profile["budget_seconds"] < LEAST_BUDGET:
         return ""
-    smaller = "--profile small, or " if profile["name"] == "large" else ""
+    next_smaller = {"large": "medium", "medium": "small"}.get(profile["name"])
+    smaller = f"--profile {next_smaller}, or " if next_smaller else ""
     return (
         f"One training took {steps} optimizer steps, which is few for a schedule: its model is too "
         f"large for this machine. As a new tag, {smaller}a smaller TOTAL_BATCH_SIZE or DEPTH "

@@ -15,9 +15,8 @@ from harness.run.git_history import experiment_ref
 from harness.run.noise import KNOWN_DF
 from harness.run.pace import cells_of_pace, pace_of, words_outside
 from harness.run.records import noise_of_gain, records_from_journal
-from harness.run.settings import environment_words
+from harness.run.settings import environment_words, wall_of
 from harness.run.state import Experiment, Training
-from harness.sandbox.wall import find_wall
 from harness.show.costs import run_usage, usage_words
 from harness.show.markup import (
     BLUE,
@@ -137,7 +136,7 @@ def show(page: Html) -> None:
 
 def state_page(lab: Lab, last: int = 6) -> Html:
     """Where the run stands: settings, incumbent, noise, the last experiments."""
-    state, wall = lab.state, find_wall()
+    state, wall = lab.state, wall_of(lab.settings)
     incumbent = state.incumbent
     lines = [
         bold(f"run {lab.settings.tag}") + f": {environment_words(lab.settings)}",

@@ -14,9 +14,9 @@ from pathlib import Path
 from harness.lab.loop import NIGHT_VARIABLE, Lab
 from harness.run.noise import KNOWN_DF
 from harness.run.records import noise_of_gain
+from harness.run.settings import wall_of
 from harness.run.state import Attempt, Experiment
 from harness.sandbox import keys
-from harness.sandbox.wall import find_wall
 from harness.search.patch import make_diff
 from harness.show import markup
 from harness.show.costs import usage_of, usage_words
@@ -38,7 +38,7 @@ def idea_page(lab: Lab, experiment: Experiment) -> Html:
     if skipped := proposed.get("not_applicable"):
         page += soft(f"not applicable to this file: {', '.join(map(str, skipped))}")
     page += exchange_line(lab, experiment, len(experiment.attempts) - 1)
-    if warning := keys.exposure(find_wall().walled):
+    if warning := keys.exposure(wall_of(lab.settings).walled):
         page += box(warning, RED)
     changed = (proposed.get("constants_changed") or {}).items()
     rows = [(name, old, new) for name, (old, new) in changed]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.findings import sentences
+from harness.run.machine import trial_words
 from harness.run.pace import cells_of_pace, say_speed
 from harness.run.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
 from harness.run.results import clean_description
@@ -148,10 +149,11 @@ def report_of(entries: Sequence[dict], beside: Beside) -> Report:
 
 def _measured(entries: Sequence[dict], settings: dict) -> str:
     words = ", ".join(facts_in_words(settings)) or "settings that are not stated"
+    tried = trial_words(settings.get("device") or {})
     span = "The journal is empty."
     if entries:
         span = f"From {entries[0].get('time', '')} to {entries[-1].get('time', '')}."
-    return f"{span} Measured with {words}."
+    return f"{span} Measured with {words}." + "".join(f" On this machine {each}." for each in tried)
 
 
 def _template(records: Sequence[Record], settings: dict, measured: CloseOut) -> str:

@@ -4,10 +4,10 @@ In: q (B, H, T, D), k and v (B, Hkv, T, D), a window. Out: (B, H, T, D). `select
 once, before anything is compiled: one for layers that see the whole row, one for layers that see a
 window. It keeps the first rung of each whose outputs and gradients agree with the plain formula on
 this device; without it `attend` uses plain PyTorch, which runs everywhere. The order is fixed by
-published measurements and not by timing here: training and both model servers choose each in a
-process of its own, and a choice by stopwatch could differ between them. `scripts/gpu_check.py`
-times every rung and says when the order is wrong for a card. Raises when not even a dense mask
-gives what the formula says.
+published measurements and not by timing here: where a run has frozen no choice, training and both
+model servers choose each in a process of its own, and by stopwatch these could differ.
+`scripts/gpu_check.py` times every rung and says when the order is wrong for a card. Raises when not
+even a dense mask gives what the formula says.
 """
 
 from __future__ import annotations
@@ -117,12 +117,21 @@ def ladder(device: torch.device) -> dict[str, list[str]]:
     return {"full": full, "windowed": windowed}
 
 
-def select(device: torch.device, dtype: torch.dtype, max_seq_len: int) -> dict[str, str]:
+def select(
+    device: torch.device,
+    dtype: torch.dtype,
+    max_seq_len: int,
+    frozen: dict[str, str] | None = None,
+) -> dict[str, str]:
     """Choose what `attend` uses; return {"full": name, "windowed": name, "rejected": reasons}.
 
-    Called once by the session and by the model server, before compilation, with the same result on
-    the same machine.
+    Called once by the session and by the model server, before compilation. frozen: what the run
+    began with, on a card: then nothing is tested. Elsewhere the same machine chooses the same.
     """
+    if frozen:
+        kinds = ("full", "windowed")
+        use(**{kind: RUNGS[frozen[kind]].make(device, max_seq_len) for kind in kinds})
+        return frozen | {"rejected": ""}
     windows = {"full": max_seq_len, "windowed": max(1, max_seq_len // 8)}
     chosen, functions, rejected = {}, {}, []
     for kind, names in ladder(device).items():

@@ -3,7 +3,8 @@
 In: torch's own detection, and a self-test where that is not to be trusted. Out: a `Device` (plain
 data, also as JSON through `python -m harness.training.devices`, so that code which must not import
 torch can ask). bf16 is chosen only where hardware multiplies it; else float32, since float16 would
-need its loss scaled. Refuses a card for which the installed torch has no kernels.
+need its loss scaled. Refuses to take the CPU where there is a card that torch could use and does
+not see, and a card for which the installed torch has no kernels.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from harness.ground.cards import ON_CPU, Card, build_for, find_cards, what_to_do
 from harness.ground.cgroup import memory_limit_mb, physical_memory_mb
-from harness.training.attention import describe_error
 from harness.training.peaks import peak_flops
+from harness.training.trial import busy_words, measure_speed, try_compile
 
 # AMD: CDNA 2 (MI200) and later, RDNA 3 and later
 BF16_GFX = re.compile(r"gfx(90a|9[45]\w|1[1-9]\d\w)")
@@ -43,7 +45,7 @@ class Device:
     """kind: cuda (ROCm too), mps or cpu. dtype: of autocast, `float32` is none; why: the reason.
 
     memory_mb: of the card, or what this process may use of the machine. architecture: sm_86, gfx942
-    or "". integrated: a card that shares the machine's memory, which says nothing of its speed.
+    or "". count: of cards, of which this is the first; uuid: which one it is.
     """
 
     kind: str
@@ -55,7 +57,8 @@ class Device:
     backend: str
     architecture: str = ""
     why: str = ""
-    integrated: bool = False
+    count: int = 1
+    uuid: str = ""
 
     @property
     def torch_device(self) -> torch.device:
@@ -74,6 +77,8 @@ def detect_device(kind: str = "auto", dtype: str = "") -> Device:
     if kind == "auto":
         mps = torch.backends.mps.is_available()
         kind = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        if kind == "cpu" and (why := why_unseen()):
+            raise DeviceError(why)
     if kind == "cuda":
         return detect_card(dtype)
     if kind == "mps":
@@ -94,18 +99,39 @@ def detect_device(kind: str = "auto", dtype: str = "") -> Device:
 # --- Cards ----------------------------------------------------------------------------------------
 
 
+def torch_built_for() -> str:
+    """cpu, cuda 13.0 or rocm 7.2."""
+    if torch.version.hip:
+        return f"rocm {torch.version.hip}"
+    return f"cuda {torch.version.cuda}" if torch.version.cuda else "cpu"
+
+
+def why_unseen() -> str:
+    """Why torch sees no card though this machine has one that it could use; "" where it has none.
+
+    torch's own reason is a warning that it gives once.
+    """
+    cards = find_cards()
+    if not cards:
+        return ""
+    said = ""
+    try:
+        torch.cuda.current_device()
+    except (RuntimeError, AssertionError) as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+    return what_to_do(cards[0], torch.__version__, torch_built_for(), said)
+
+
 def detect_card(dtype: str) -> Device:
     """The first card that torch.cuda sees: NVIDIA's, or AMD's under ROCm. May be a DeviceError."""
+    if not torch.cuda.is_available():
+        raise DeviceError(why_unseen() or f"torch {torch.__version__} sees no card here; {ON_CPU}")
     card = torch.cuda.get_device_properties(0)
     rocm = torch.version.hip is not None
     architecture = card.gcnArchName.split(":")[0] if rocm else f"sm_{card.major}{card.minor}"
     built_for = torch.cuda.get_arch_list()
     if built_for and not has_kernels(architecture, built_for):
-        raise DeviceError(
-            f"this torch ({torch.__version__}) has no kernels for the {card.name} ({architecture}),"
-            f" only for {', '.join(built_for)}: install a build that has (--torch-index with the "
-            "URL that pytorch.org's selector names), or train on the CPU (--device cpu)"
-        )
+        raise DeviceError(why_no_kernels(card.name, architecture, built_for))
     why = why_no_bf16_on_card(architecture)
     return Device(
         kind="cuda",
@@ -117,7 +143,19 @@ def detect_card(dtype: str) -> Device:
         backend="rocm" if rocm else "cuda",
         architecture=architecture,
         why=why,
-        integrated=bool(getattr(card, "is_integrated", False)),
+        count=torch.cuda.device_count(),
+        uuid=str(getattr(card, "uuid", "")),
+    )
+
+
+def why_no_kernels(name: str, architecture: str, built_for: list[str]) -> str:
+    """What to do about a card that this torch was not built for."""
+    drivers = [card.driver for card in find_cards() if card.architecture == architecture]
+    build = build_for(Card(name, architecture, *drivers[:1]))
+    url = build.index if build else "URL, where pytorch.org's selector names one for it"
+    return (
+        f"torch {torch.__version__} has no kernels for the {name} ({architecture}), only for "
+        f"{', '.join(built_for)}: start the same command once with --torch-index {url}; {ON_CPU}"
     )
 
 
@@ -220,20 +258,9 @@ def compare_bf16(rows: int, inputs: int, outputs: int, repeats: int = 5) -> tupl
 # --- The command ----------------------------------------------------------------------------------
 
 
-def try_compile(kind: str) -> str:
-    """Compile, run and differentiate one small function; "" when that works, else why not."""
-    if kind == "mps":
-        return "not compiled on Apple GPUs"
-    x = torch.randn(64, 64, device=kind, requires_grad=True)
-    try:
-        torch.compile(lambda a: torch.tanh(a @ a).square().sum(), dynamic=False)(x).backward()
-    except Exception as error:  # whatever a compiler on an unknown machine raises: run eagerly
-        return describe_error(error)
-    return "" if bool(torch.isfinite(x.grad).all()) else "compiled gradient is wrong"
-
-
 def main() -> None:
-    """Print the device as one JSON line; with --try-compile add `compile_error`."""
+    """Print the device as one JSON line, a card with its speed and `busy`, in words; with
+    --try-compile add `compile_error`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kind", default="auto")
     parser.add_argument("--try-compile", action="store_true")
@@ -245,6 +272,9 @@ def main() -> None:
         sys.exit(REFUSED_STATUS)
     peak = None if math.isnan(device.peak_flops) else device.peak_flops
     facts = asdict(device) | {"peak_flops": peak, "cpu_count": os.cpu_count()}
+    if device.kind == "cuda":  # who else is there, before we are
+        facts["busy"] = busy_words(device.name, device.uuid)
+        facts |= measure_speed(device.torch_dtype)
     if arguments.try_compile:
         facts["compile_error"] = try_compile(device.kind)
     sys.stdout.write(json.dumps(facts) + "\n")

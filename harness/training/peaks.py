@@ -16,8 +16,10 @@ PEAK_FLOPS = {
     "B200": 2250e12,
     "GH200": 989e12,
     "H200": 989e12,
+    "H200 NVL": 835.5e12,
     "H100": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835.5e12,
     "A100": 312e12,
     "A800": 312e12,
     "A40": 149.7e12,
@@ -25,6 +27,8 @@ PEAK_FLOPS = {
     "A10G": 70e12,
     "A6000": 154.8e12,
     "L40S": 362e12,
+    "L40": 181e12,
+    "RTX PRO 6000 Blackwell Workstation Edition": 503.8e12,
     "L4": 121e12,
     "RTX 5090": 209.5e12,
     "RTX 5080": 112.6e12,
@@ -38,13 +42,16 @@ PEAK_FLOPS = {
     "RTX 3090": 71e12,
     "RTX 3080 Ti": 68.2e12,
     "RTX 3070": 40.6e12,
+    "RTX 3060": 25.5e12,
+    "MI355X": 2517e12,
+    "MI325X": 1307e12,
     "MI300X": 1307e12,
     "MI250X": 191.5e12,  # of one of its two dies, which is what torch calls a device
 }
 # Shares its name with a faster one: a laptop's, or a slice of a card. (A GeForce 3080 is missing
 # above because two cards are sold as one.)
-ANOTHER_PART = re.compile(r"\b(laptop|mobile|max-q|nvl|mig|grid)\b|-\d+[ABCQ]\b", re.IGNORECASE)
-SUFFIX = r"(?!\s+(Ti|SUPER|D|GRE|Ada)\b)"  # makes another card of the one before it
+ANOTHER_PART = re.compile(r"\b(laptop|mobile|max-q|mig|grid)\b|-\d+[ABCQ]\b", re.IGNORECASE)
+SUFFIX = r"(?!\s+(Ti|SUPER|D|GRE|Ada|NVL|Laptop)\b)"  # makes another card of the one before it
 
 
 def peak_flops(name: str) -> float:

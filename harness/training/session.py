@@ -248,7 +248,8 @@ def open_session(train_py: str) -> Session:
     torch.manual_seed(request["seed"])
     torch.set_float32_matmul_precision("high")
     session = Session(request, int(os.environ[EVENTS_VARIABLE]), device)
-    chosen = attention.select(session.device, session.dtype, session.max_seq_len)
+    frozen = request.get("attention")
+    chosen = attention.select(session.device, session.dtype, session.max_seq_len, frozen)
     facts = {"device": device.name, "kind": device.kind, "dtype": device.dtype}
     session._send("open", **facts, attention=chosen)
     return session

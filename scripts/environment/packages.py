@@ -6,9 +6,9 @@ nothing about the environment itself (see `setup.py`), and leaves the user's pip
 force (mirrors, proxies, certificates).
 """
 
+import json
 import queue
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -221,21 +221,23 @@ def install_locked(pip: Pip, requirements: list[str], listing: Path) -> None:
     say(f"packages ready ({time.monotonic() - began:.0f} s)")
 
 
-def find_nvidia_card() -> str | None:
-    """Name of the first NVIDIA card that the driver lists, or None."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    try:
-        done = subprocess.run(
-            [tool, "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    cards = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
-    return (
-        cards[0].split(" (UUID")[0].split(": ", 1)[-1] if done.returncode == 0 and cards else None
+def find_card(root: Path) -> dict | None:
+    """The card to install torch for, as `harness/ground/cards.py` of this checkout knows it; None
+    without one.
+    """
+    command = [sys.executable, "-I", str(root / "harness" / "ground" / "cards.py")]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True
     )
+    return first_card(done.stdout)
+
+
+def first_card(listing: str) -> dict | None:
+    """Of the cards in that list the first that a build of torch serves here and now, else the
+    first.
+    """
+    cards = json.loads(listing)
+    return next((card for card in cards if card["index"] is not None), cards[0] if cards else None)
 
 
 @dataclass(frozen=True)
@@ -250,12 +252,12 @@ class Source:
     brief: bool = False
 
 
-def torch_sources(locked: str, index: str | None, card: str | None, platform: str) -> list[Source]:
+def torch_sources(locked: str, index: str | None, card: dict | None, platform: str) -> list[Source]:
     """Where to take torch from, in this order, until one works.
 
-    locked: the lock's line (`torch==...`). index: what the user asked for. card: name of an NVIDIA
-    card. PyPI's torch for Linux is the CUDA build, gigabytes that a machine without a card has no
-    use for; pytorch.org has the small one.
+    locked: the lock's line (`torch==...`). index: what the user asked for. card: of `find_card`.
+    PyPI's torch for Linux is the CUDA build, gigabytes that a machine without a card has no use
+    for; pytorch.org has the small one.
     """
     if index is not None:
         asked = ("--index-url", index)
@@ -266,16 +268,22 @@ def torch_sources(locked: str, index: str | None, card: str | None, platform: st
         ]
     if not platform.startswith("linux"):
         return [Source("from the default index, about 200 MB", (locked,))]
+    why = "no card here that torch could use"
+    if card is not None and card["index"] is not None:
+        words = (
+            f"the build for the {card['name']} (driver {card['driver']}): about 3 GB to download, 5"
+            " GB on disk"
+        )
+        return [Source(words, (locked, *(("--index-url", card["index"]) if card["index"] else ())))]
     if card is not None:
-        return [
-            Source(
-                f"the CUDA build for the {card}: about 3 GB to download, 5 GB on disk", (locked,)
-            )
-        ]
+        mend = f"--torch-index {card['ask']}" if card["ask"] else "a driver, or a newer one"
+        why = (
+            f"the {card['name']} needs {mend}, and the same command again; until then it cannot be"
+            " used"
+        )
     return [
         Source(
-            "no NVIDIA card here, so pytorch.org's CPU build,"
-            " about 200 MB, if it answers within seconds",
+            f"{why}: pytorch.org's CPU build, about 200 MB, if it answers within seconds",
             (locked, "--index-url", PYTORCH_CPU_INDEX, *BRIEFLY),
             brief=True,
         ),

@@ -62,7 +62,7 @@ from environment.check import (
 from environment.packages import (
     Pip,
     SetupError,
-    find_nvidia_card,
+    find_card,
     install_locked,
     install_torch,
     run_logged,
@@ -272,38 +272,33 @@ def try_torch(pip: Pip) -> str | None:
     return output.split()[-1] if status == 0 else None
 
 
-def reuse_torch(pip: Pip, site_packages: Path, donor: dict) -> bool:
+def reuse_torch(pip: Pip, site_packages: Path, donor: dict, card: dict | None) -> bool:
     """Put the donor's packages behind those of `.venv`.
 
-    False, and nothing changed, when torch does not work so.
+    False, and nothing changed, when torch does not work so. card: one that the torch installed
+    instead would use, None for none; then the donor's must see it, too.
     """
     statements = [f"import site; site.addsitedir({ascii(folder)})" for folder in donor["folders"]]
     write_pth(site_packages, TORCH_PTH, statements)
-    if try_torch(pip):
-        say(f"torch {donor['torch']} of {donor['folders'][0]} is reused: none is downloaded")
+    sees_card = try_torch(pip)
+    where = f"torch {donor['torch']} of {donor['folders'][0]}"
+    if sees_card == "True" or sees_card and card is None:
+        say(f"{where} is reused: none is downloaded")
         return True
-    say(
-        f"torch {donor['torch']} of {donor['folders'][0]}"
-        " does not work in .venv, so one is installed there"
-    )
+    lacks = f"does not see the {card['name']}" if sees_card else "does not work in .venv"
+    say(f"{where} {lacks}, so one is installed there; the other stays as it is")
     (site_packages / TORCH_PTH).unlink()
     return False
 
 
-def add_torch(pip: Pip, locked: str, index: str | None) -> None:
-    """Install torch and see that it works. locked: the lock's line. Raises SetupError."""
-    card = find_nvidia_card()
+def add_torch(pip: Pip, locked: str, index: str | None, card: dict | None) -> None:
+    """Install torch and see that it works; whether it sees the card, a night says. Raises
+    SetupError.
+    """
     install_torch(pip, torch_sources(locked, index, card, sys.platform))
-    has_cuda = try_torch(pip)
-    if has_cuda is None:
+    if try_torch(pip) is None:
         raise SetupError(
             f"torch is installed but cannot be imported: the last lines of {pip.log} say why"
-        )
-    if card and has_cuda == "False":
-        say(
-            f"torch cannot use the {card}: the driver is probably too old for this build. Update"
-            " the driver, or take a build for an older CUDA: --torch-index"
-            " https://download.pytorch.org/whl/cu126"
         )
 
 
@@ -324,15 +319,17 @@ def mend(root: Path, dev: bool, torch_index: str | None, lock: int | None) -> No
     install_locked(pip, [line for line in locked if line != torch_line], venv / "setup.txt")
     if index != before.get("torch_index"):
         pip.uninstall("torch")
+    card = find_card(root)
+    serves = card if card and card["index"] is not None else None
     if is_recent_torch((examine(pip.python, False, root) or facts)["torch"]):
         donor = None  # .venv has its own
     elif not (
         donor
         and facts["python"].startswith(donor["python"] + ".")
-        and reuse_torch(pip, site_packages, donor)
+        and reuse_torch(pip, site_packages, donor, serves)
     ):
         donor = None
-        add_torch(pip, torch_line, index)
+        add_torch(pip, torch_line, index, card)
 
     facts = examine(pip.python, dev, root)
     if facts is None or facts["problems"]:

@@ -12,7 +12,8 @@ import torch
 
 from gpu.settings import Settings
 from gpu.timing import milliseconds
-from harness.training.devices import detect_device, try_compile
+from harness.training.devices import detect_device
+from harness.training.trial import try_compile
 
 TASKS = ("versions", "matmul", "copy", "compile")
 

@@ -153,20 +153,28 @@ def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
 def test_profiles_fit_the_cards_they_are_chosen_for():
     from harness.search.limits import Limits, estimate_memory_mb
 
-    def card(memory_mb: int, backend: str = "cuda", dtype: str = "bfloat16") -> dict:
-        return {"kind": "cuda", "backend": backend, "memory_mb": memory_mb, "dtype": dtype}
+    def card(memory_mb: int, tflops: float, copy_gb_per_s: float) -> dict:
+        return {
+            "kind": "cuda",
+            "memory_mb": memory_mb,
+            "tflops": tflops,
+            "copy_gb_per_s": copy_gb_per_s,
+        }
 
-    chosen = {80_000: "large", 45_000: "small", 8_000: "small", 4_000: "small"}
-    assert {
-        memory: profiles.choose_profile("auto", card(memory)).name for memory in chosen
-    } == chosen
-    assert profiles.choose_profile("auto", card(190_000, "rocm")).name == "small"
-    assert profiles.choose_profile("auto", card(80_000, dtype="float32")).name == "small"
-    assert profiles.choose_profile("auto", card(124_610) | {"integrated": True}).name == "small"
+    chosen = {
+        (80_000, 600, 2600): "large",
+        (45_000, 300, 750): "medium",
+        (80_000, 13, 2600): "small",
+        (123_904, 95, 220): "small",
+    }
+    assert {facts: profiles.choose_profile("auto", card(*facts)).name for facts in chosen} == chosen
+    # Nothing was measured.
+    assert profiles.choose_profile("auto", {"kind": "cuda", "memory_mb": 80_000}).name == "small"
     apple = {"kind": "mps", "backend": "mps", "memory_mb": 90_000, "dtype": "float32"}
     assert profiles.choose_profile("auto", apple).name == "small"
     template = TEMPLATE
-    for name, memory in (("large", profiles.LARGE_CARD_MB), ("small", 8_000), ("cpu", 4_000)):
+    least = {name: profiles.PROFILES[name].needs["memory_mb"] for name in ("large", "medium")}
+    for name, memory in (*least.items(), ("small", 8_000), ("cpu", 4_000)):
         profile = profiles.PROFILES[name]
         values = constant_values(rewrite_constants(template, profile.constants, clamp=False))
         limits = Limits(profile.max_seq_len, profile.vocab_size + 1)

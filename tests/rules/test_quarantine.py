@@ -149,11 +149,44 @@ def test_a_score_that_cannot_be_reproduced_is_quarantined_only_when_it_would_be_
 
 
 def test_a_start_up_much_longer_than_the_baseline_s_is_quarantined():
-    limit = startup_limit(Night().state.experiments[0].attempt.runs, BUDGET)
+    baseline = Night().state.experiments[0].attempt
+    limit = startup_limit(Night().state, baseline, baseline.runs[0], BUDGET)
     assert limit == 1.5 * 20 + 15
     assert Night().idea(1, [0.99], startup=limit).decided["decision"] == "keep"
     decided = Night().idea(1, [0.99], startup=limit + 0.1).decided
     assert decided["decision"] == "quarantine" and "before its clock started" in decided["verdict"]
+
+
+@pytest.mark.parametrize(
+    "startup, compiled, depth, decided",
+    [
+        (75.0, True, 4, "keep"),  # 1.5 x 40 s cold, and 15
+        (75.5, True, 4, "quarantine"),
+        (75.5, True, 8, "keep"),  # 9 + 1.85 x 8 against 9 + 1.85 x 4: 1.45 times as long
+        (102.0, True, 8, "keep"),
+        (103.0, True, 8, "quarantine"),
+        (75.0, True, 2, "keep"),  # and no less for a shallow one
+        (30.0, False, 4, "keep"),  # 1.5 x 10 s warm, and 15: no minute of training before the clock
+        (30.5, False, 4, "quarantine"),
+        (30.5, False, 8, "quarantine"),
+    ],
+)
+def test_cold_and_warm_start_ups_are_told_apart_and_a_deep_model_may_compile_longer(
+    startup, compiled, depth, decided
+):
+    night = Night()
+    for entry, seconds in zip(
+        [each for each in night.entries if each["event"] == "trained"],
+        (40.0, 10.0, 9.0),
+        strict=True,
+    ):
+        entry |= {"startup_seconds": seconds, "compiled": seconds == 40.0}
+    night.entries[1]["constants"] = {"DEPTH": 4}
+    night.idea(1, [0.99], decide=False, startup=startup, more={"compiled": compiled})
+    next(each for each in night.entries if each["event"] == "proposed" and each["experiment"] == 1)[
+        "constants"
+    ] = {"DEPTH": depth}
+    assert decision(night.state, BUDGET)["decision"] == decided
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch):
     make_repository(repository)
     monkeypatch.setattr(harness, "REPOSITORY", repository)
     for module in (device, settings, start):
-        monkeypatch.setattr(module, "detect_device", lambda kind="auto", try_compile=False: DEVICE)
+        monkeypatch.setattr(module, "detect_device", lambda kind="auto": DEVICE)
     monkeypatch.chdir(tmp_path)
     for number, text in enumerate(make_texts(400)):
         (tmp_path / "corpus").mkdir(exist_ok=True)
@@ -130,7 +130,7 @@ def test_an_unknown_source_is_refused_before_anything_begins():
 
 
 def test_a_login_of_the_hub_stays_out_of_reach_of_edited_code(monkeypatch):
-    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HUGGING_FACE_HUB_TOKEN"):
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "HSA_TOKEN"):
         monkeypatch.setenv(name, "hf_secret")
     code = "import os; print('hf_secret' in str(os.environ))"
     done = subprocess.run(

@@ -15,7 +15,7 @@ import pytest
 from checkout import ROOT
 from labs import without_keys
 
-from harness.sandbox import keys
+from harness.sandbox import child, keys, wall
 from harness.sandbox.child import child_environment
 from harness.sandbox.processes import identity
 
@@ -171,3 +171,43 @@ def test_where_no_hidden_place_can_be_written_there_is_no_file(home, monkeypatch
     monkeypatch.setattr(keys.tempfile, "gettempdir", lambda: "/usr")
     with pytest.raises(keys.KeyFileError, match="no place to keep the key of OPENAI_API_KEY in"):
         keys.write_key(PLANTED)
+
+
+def test_what_a_card_needs_reaches_a_child_and_nothing_that_could_be_a_key(monkeypatch):
+    needed = (
+        *(
+            "HF_HOME",
+            "KERNELS_CACHE",
+            "TRITON_LIBCUDA_PATH",
+            "TRITON_PTXAS_PATH",
+            "TORCHINDUCTOR_COMPILE_THREADS",
+            "ROCM_PATH",
+            "HIP_PATH",
+        ),
+        *(
+            "HSA_ENABLE_SDMA",
+            "PYTORCH_HIP_ALLOC_CONF",
+            "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL",
+            "CUDA_MPS_PIPE_DIRECTORY",
+        ),
+        *("CUDA_CACHE_PATH", "USER", "LOGNAME"),
+    )
+    for name in (*needed, "HSA_SECRET_TOKEN", "HF_TOKEN", "TRITON_KEY"):
+        monkeypatch.setenv(name, "/x")
+    passed = child_environment()
+    assert set(needed) <= set(passed) and not {"HSA_SECRET_TOKEN", "HF_TOKEN", "TRITON_KEY"} & set(
+        passed
+    )
+    assert not [name for name in child.PASSED_ON if child.A_KEY.search(name)]
+    monkeypatch.delenv("USER")
+    monkeypatch.delenv("LOGNAME")
+    # Where the id has no name, torch would ask for one.
+    assert child_environment()["LOGNAME"] == f"user{os.getuid()}"
+
+
+def test_what_those_variables_name_can_be_read_behind_the_wall(monkeypatch, tmp_path):
+    kernels = tmp_path / "kernels" / "models--kernels-community--flash-attn3"
+    kernels.mkdir(parents=True)
+    monkeypatch.setenv("KERNELS_CACHE", str(kernels.parent))
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(tmp_path / "ptxas"))
+    assert {str(kernels), str(tmp_path / "ptxas")} <= set(wall.python_paths())

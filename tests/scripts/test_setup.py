@@ -40,6 +40,8 @@ class Checkout:
         (self.root / "harness").mkdir()
         (self.root / "harness" / "__init__.py").touch()
         (self.root / "harness" / "__main__.py").write_text(HARNESS)
+        (self.root / "harness" / "ground").mkdir()
+        shutil.copy(ROOT / "harness" / "ground" / "cards.py", self.root / "harness" / "ground")
         make_wheel(
             self.wheels, "alpha", "1.5", {"alpha/__init__.py": "", "alpha/part.py": "x = 1\n"}
         )
@@ -389,7 +391,27 @@ def test_which_torch_is_recent_enough(version, recent):
                 ("torch==2.13.0",),
             ],
         ),
-        (None, "NVIDIA H200", "linux", [("torch==2.13.0",)]),
+        (
+            None,
+            {"name": "NVIDIA H200", "driver": "580.1", "index": "", "ask": None},
+            "linux",
+            [("torch==2.13.0",)],
+        ),
+        (
+            None,
+            {"name": "NVIDIA L4", "driver": "550.1", "index": "https://x/cu126", "ask": None},
+            "linux",
+            [("torch==2.13.0", "--index-url", "https://x/cu126")],
+        ),
+        (
+            None,
+            {"name": "AMD card", "driver": "", "index": None, "ask": "https://x/rocm"},
+            "linux",
+            [
+                ("torch==2.13.0", "--index-url", packages.PYTORCH_CPU_INDEX, *packages.BRIEFLY),
+                ("torch==2.13.0",),
+            ],
+        ),
         (None, None, "darwin", [("torch==2.13.0",)]),
         (
             "https://x/rocm",
@@ -433,21 +455,52 @@ def test_pytorch_org_is_tried_briefly_and_again_only_when_it_answered(output, ca
 
 @needs_posix
 @pytest.mark.parametrize(
-    ("script", "card"),
+    ("rows", "name", "index"),
     [
+        (["NVIDIA H200, 580.65.06, 9.0, Disabled"] * 2, "NVIDIA H200", ""),
         (
-            "echo 'GPU 0: NVIDIA H200 (UUID: GPU-1)'; echo 'GPU 1: NVIDIA H200 (UUID: GPU-2)'",
-            "NVIDIA H200",
+            ["NVIDIA L4, 550.54.15, 8.9, [N/A]"],
+            "NVIDIA L4",
+            "https://download.pytorch.org/whl/cu126",
         ),
-        ("echo 'No devices found.'", None),
-        ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", None),
+        (
+            ["Tesla K80, 470.223.02, 3.7, [N/A]", "NVIDIA L4, 550.54.15, 8.9, [N/A]"],
+            "NVIDIA L4",
+            "https://download.pytorch.org/whl/cu126",
+        ),
+        (["NVIDIA GeForce RTX 5090, 570.86.10, 12.0, [N/A]"], "NVIDIA GeForce RTX 5090", None),
+        ([], None, None),
     ],
 )
-def test_find_nvidia_card(script, card, tmp_path, monkeypatch):
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+def test_the_card_to_install_torch_for(rows, name, index, tmp_path, monkeypatch):
+    """Asked of the real list in a process of its own; only nvidia-smi is played."""
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\n" + "\n".join(f"echo '{row}'" for row in rows) + "\n"
+    )
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert packages.find_nvidia_card() == card
+    card = packages.find_card(ROOT)
+    assert (card and card["name"], card and card["index"]) == (name, index)
+
+
+@pytest.mark.parametrize(
+    ("answer", "card", "reused", "said"),
+    [
+        ("True", {"name": "L4"}, True, "is reused"),
+        ("False", None, True, "is reused"),
+        ("False", {"name": "L4"}, False, "does not see the L4"),
+        (None, None, False, "does not work"),
+    ],
+)
+def test_a_torch_is_reused_where_it_sees_the_card(
+    answer, card, reused, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(setup, "try_torch", lambda pip: answer)
+    assert (
+        setup.reuse_torch(None, tmp_path, {"torch": "2.13.0+cpu", "folders": ["/there"]}, card)
+        is reused
+    )
+    assert said in capsys.readouterr().out and (tmp_path / setup.TORCH_PTH).exists() is reused
 
 
 @pytest.mark.parametrize(

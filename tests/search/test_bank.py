@@ -313,11 +313,11 @@ def test_more_steps_come_closer_to_orthogonal(load):
 def test_half_of_the_channels_stand_still(load):
     module = load(applied("half-rotary"))
     cos, sin = module.rotary_tables(LENGTH, 64, 10000.0)
-    assert cos.shape == sin.shape == (1, 1, LENGTH, 32)
+    assert cos.shape == sin.shape == (1, LENGTH, 1, 32)
     assert (cos[..., 16:] == 1).all() and (sin[..., 16:] == 0).all()
     radians = torch.arange(float(LENGTH))  # one a token, then slower and slower, none still
-    assert torch.allclose(sin[0, 0, :, 0], radians.sin(), atol=1e-5)
-    assert (sin[0, 0, 1, :16].diff() < 0).all() and sin[0, 0, 1, 15] > 0
+    assert torch.allclose(sin[0, :, 0, 0], radians.sin(), atol=1e-5)
+    assert (sin[0, 1, 0, :16].diff() < 0).all() and sin[0, 1, 0, 15] > 0
 
 
 def test_without_row_scaling_the_update_is_the_orthogonal_one(load):

@@ -497,11 +497,11 @@ Expected delta: -0.002
 ```python
 <<<<<<< SEARCH
         k = norm(rotate(k, cos, sin))
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
 =======
         k = norm(rotate(k, cos, sin))
         v = norm(v)
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
 >>>>>>> REPLACE
 ```
 ````
@@ -773,10 +773,10 @@ Expected delta: -0.002
 >>>>>>> REPLACE
 
 <<<<<<< SEARCH
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
 =======
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
         y = y * torch.sigmoid(self.head_ga""",
     None,
     finish_reason="length",

@@ -10,8 +10,9 @@ import pytest
 import torch
 from checkout import TEMPLATE
 
-from harness.lab import device_batch, executor
-from harness.lab.device_batch import HEADROOM, find_device_batch, search_rows
+from harness.lab import device_batch, executor, fit
+from harness.lab.device_batch import HEADROOM, search_rows
+from harness.lab.fit import PLAIN, Fit, find_fit, ladder
 from harness.run import profiles
 from harness.run.settings import make_settings
 from harness.sandbox.request import TrainingRequest
@@ -115,7 +116,7 @@ def test_the_search_ends_at_the_most_rows_that_leave_headroom(wish, memory_mb):
             if used <= memory_mb
             else {"status": "oom", "cause": "CUDA out of memory", "memory_mb": None}
         )
-        return ended | {"device_batch_size": rows}
+        return ended | {"device_batch_size": rows, "attention": None}
 
     found = search_rows(train, memory_mb, lambda line: None)
     halvings = [wish >> n for n in range(wish.bit_length())]
@@ -137,7 +138,36 @@ def test_the_search_ends_at_the_most_rows_that_leave_headroom(wish, memory_mb):
     ],
 )
 def test_nothing_is_learnt_from_a_training_that_fails_otherwise(ended):
-    assert search_rows(lambda limit: ended | {"memory_mb": None}, 4000, lambda line: None) is None
+    found = search_rows(
+        lambda limit: ended | {"memory_mb": None, "attention": None}, 4000, lambda line: None
+    )
+    assert (
+        found["failed"] == f"{ended['status']}: {ended['cause']}"
+        and found["device_batch_limit"] is None
+    )
+
+
+def test_memory_that_runs_out_while_compiling_is_answered_with_fewer_rows():
+    """As Inductor passes it on: another type, the same words; the rows were told before."""
+    error = RuntimeError(
+        "backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory. Tried to allocate"
+        " 2.00 GiB"
+    )
+
+    def train(limit):
+        ended = {
+            "device_batch_size": limit or 32,
+            "attention": None,
+            "memory_mb": None,
+            "cause": str(error),
+        }
+        return ended | (
+            {"status": classify(error)}
+            if (limit or 32) > 8
+            else {"status": "ok", "memory_mb": 900.0}
+        )
+
+    assert search_rows(train, 4000, lambda line: None)["device_batch_limit"] == 8
 
 
 CARD = """
@@ -147,6 +177,8 @@ from harness.training.devices import detect_device
 inside.detect_device = lambda kind, dtype: detect_device("cpu", dtype)
 session = inside.open_session(__file__)
 rows = session.device_batch_size(8, 8 * session.max_seq_len)
+if session.request["compile"] or inside.attention._full.__name__ != NEEDS:
+    raise RuntimeError("InductorError: no valid triton configs")
 if rows > 4:
     raise torch.OutOfMemoryError("CUDA out of memory")
 session.start()
@@ -154,6 +186,7 @@ while session.progress < 1:
     session.log(0, torch.tensor(1.0), tokens=8)
 session.finish(torch.nn.Linear(2, 2), depth=1)
 """
+EAGER, NOTHING = CARD.replace("NEEDS", "'causal'"), CARD.replace("NEEDS", "'no such kernel'")
 
 
 @pytest.fixture
@@ -178,16 +211,14 @@ def trainer(settings, data, folder):
 
 
 @pytest.mark.slow
-def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(
+def test_how_the_baseline_trains_is_found_by_training_and_kept_for_the_machine(
     settings, tiny_data, tmp_path, monkeypatch
 ):
     said: list[str] = []
-    assert find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, said.append) == 4
-    assert [line.split(" rows")[0] for line in said[1:]] == [
-        "8",
-        "4",
-    ] and "a small card: once" in said[0]
-    logs = sorted(path.parent.name for path in (tmp_path / "run" / "probe").glob("*/run.log"))
+    found = find_fit(trainer(settings, tiny_data, tmp_path / "run"), EAGER, said.append)
+    assert found == Fit(compile=False, attention=PLAIN, device_batch_limit=4)
+    assert [line.split(" rows")[0] for line in said[1:]] == ["8", "4"] and "a small card" in said[0]
+    logs = sorted(path.parent.name for path in (tmp_path / "run" / "probe").glob("*/*/run.log"))
     assert logs == ["4", "wish"] and not list(tmp_path.rglob("weights.safetensors"))
     [kept] = (tmp_path / "cache" / "machine").iterdir()
     assert json.loads(kept.read_text())["device"] == "a small card"
@@ -197,8 +228,7 @@ def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(
 
     monkeypatch.setattr(executor, "run_training", trained)
     assert (
-        find_device_batch(trainer(settings, tiny_data, tmp_path / "another"), CARD, said.append)
-        == 4
+        find_fit(trainer(settings, tiny_data, tmp_path / "another"), EAGER, said.append) == found
         and len(said) == 3
     )
     changed = [
@@ -206,38 +236,58 @@ def test_the_rows_that_fit_are_found_by_training_and_kept_for_the_machine(
         dataclasses.replace(settings, device=settings.device | {"memory_mb": 9_000}),
     ]
     for other, source in [
-        (settings, CARD + "# another\n"),
-        *((change, CARD) for change in changed),
+        (settings, EAGER + "# another\n"),
+        *((change, EAGER) for change in changed),
     ]:
         with pytest.raises(AssertionError, match="tried again"):  # whatever the answer depends on
-            find_device_batch(trainer(other, tiny_data, tmp_path / "run"), source, said.append)
-    kept.write_text('{"device_batch_lim')
+            find_fit(trainer(other, tiny_data, tmp_path / "run"), source, said.append)
+    kept.write_text('{"fit": {"com')
     with pytest.raises(AssertionError, match="tried again"):  # half a file is none
-        find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, said.append)
+        find_fit(trainer(settings, tiny_data, tmp_path / "run"), EAGER, said.append)
+
+
+def test_the_ladder_gives_up_attention_before_compiling():
+    assert ladder(True) == [(True, {}), (True, PLAIN), (False, {}), (False, PLAIN)]
+    assert ladder(False) == [(False, {}), (False, PLAIN)]
+
+
+@pytest.mark.slow
+def test_a_compiled_baseline_that_fails_steps_down_and_says_so(settings, tiny_data, tmp_path):
+    said: list[str] = []
+    compiled = dataclasses.replace(settings, compile=True)
+    found = find_fit(trainer(compiled, tiny_data, tmp_path / "run"), EAGER, said.append)
+    assert (found.compile, found.attention, found.device_batch_limit) == (False, PLAIN, 4)
+    assert found.fell.startswith(
+        "the baseline trains eager with the fastest attention, since it failed compiled with the"
+        " fastest"
+    )
+    assert (
+        found.fell.count("no valid triton configs") == 2
+        and sum("does not train compiled" in line for line in said) == 2
+    )
+    nothing = find_fit(trainer(compiled, tiny_data, tmp_path / "none"), NOTHING, said.append)
+    assert nothing == Fit(compile=True)  # the baseline will say what is wrong
 
 
 def test_what_cannot_be_told_is_not_kept(settings, tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        device_batch,
-        "try_rows",
-        lambda *arguments: {
-            "status": "crash",
-            "cause": "no",
-            "device_batch_size": None,
-            "memory_mb": None,
-        },
-    )
-    assert (
-        find_device_batch(trainer(settings, tiny_data, tmp_path / "run"), CARD, lambda line: None)
-        is None
-    )
+    ended = {
+        "status": "crash",
+        "cause": "no",
+        "device_batch_size": None,
+        "memory_mb": None,
+        "attention": None,
+    }
+    monkeypatch.setattr(fit, "try_rows", lambda *arguments: ended)
+    assert find_fit(
+        trainer(settings, tiny_data, tmp_path / "run"), EAGER, lambda line: None
+    ) == Fit(compile=False)
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_cpu_is_not_tried(settings, tiny_data, tmp_path):
     on_cpu = dataclasses.replace(settings, device=settings.device | {"kind": "cpu"})
     assert (
-        find_device_batch(trainer(on_cpu, tiny_data, tmp_path / "run"), CARD) is None
+        find_fit(trainer(on_cpu, tiny_data, tmp_path / "run"), EAGER) == Fit(compile=False)
         and not (tmp_path / "run").exists()
     )
 

@@ -35,9 +35,9 @@ if value_embedding else None
         nn.init.zeros_(self.head_gate.weight)
 >>>>>>> REPLACE
 <<<<<<< SEARCH
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
 =======
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
         y = y * (2 * torch.sigmoid(self.head_gate(x[..., : self.GATE_CHANNELS])))\
 .transpose(1, 2).unsqueeze(-1)
 >>>>>>> REPLACE
@@ -65,7 +65,7 @@ which begins at QK_SCALE
         self.window = window
 =======
         self.window = window
-        self.sharpness = nn.Parameter(torch.full((N_HEAD, 1, 1), float(QK_SCALE)))
+        self.sharpness = nn.Parameter(torch.full((N_HEAD, 1), float(QK_SCALE)))
 >>>>>>> REPLACE
 <<<<<<< SEARCH
         q = norm(rotate(q, cos, sin)) * QK_SCALE
