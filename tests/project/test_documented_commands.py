@@ -104,7 +104,7 @@ ELSEWHERE = {
     "python -m harness try": ("project/test_documented_commands.py", "harness try"),
     "python3 scripts/lab.py": ("scripts/test_setup.py", '"lab.py"'),
     ".venv/bin/jupyter lab --no-browser --ip 127.0.0.1": (
-        "night/test_browser.py",
+        "support/browsing.py",
         '"--ip=127.0.0.1"',
     ),
     "AUTORESEARCH_KEY_FILE=~/openai.key .venv/bin/jupyter lab": (

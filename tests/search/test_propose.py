@@ -179,7 +179,7 @@ def test_ideas_that_do_not_apply_are_reported():
     first = next(idea for idea in IDEAS if idea.patch)
     # A line that it looks for, changed by other hands.
     changed = first.edits[-1].search.rstrip()
-    source = TEMPLATE.replace(changed, re.sub(r"([=(,])", r"\1  ", changed, count=1))
+    source = TEMPLATE.replace(changed, re.sub(r"([=(,])", r"\1 1 *", changed, count=1))
     then = applicable(source)
     assert first not in then
     proposal = propose(request(1, source=source, history=[BASELINE]))

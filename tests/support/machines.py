@@ -74,44 +74,167 @@ UNKNOWN = "CUDA unknown error"
 
 MACHINES = [
     Machine("an H200, all well", [ON_H200], sees=H200, speed=(690, 4200)),
-    Machine("no card: a server's own graphics", pci=((0x1A03, 0x2000, 0x030000),), torch="2.13.0+cpu"),
+    Machine(
+        "no card: a server's own graphics", pci=((0x1A03, 0x2000, 0x030000),), torch="2.13.0+cpu"
+    ),
     Machine("a laptop with Intel graphics", pci=(LAPTOP_IGPU,), torch="2.13.0+cpu"),
     Machine("WSL2 with Intel graphics", pci=((0x1414, 0x008E, 0x030200),), torch="2.13.0+cpu"),
-    Machine("an APU without a build of torch (gfx90c)", kfd=(("renoir", 90012),), torch="2.13.0+cpu"),
-    Machine("driver too old for the default build", ["NVIDIA GeForce RTX 3060, 535.183.01, 8.6, [N/A]"], says=TOO_OLD),
-    Machine("driver too old for any build", ["Tesla V100-SXM2-16GB, 470.223.02, 7.0, [N/A]"], torch="2.13.0+cu126", says=TOO_OLD),
-    Machine("driver so old that it names no architecture", ["NVIDIA A100-SXM4-40GB, 460.91.03"], says=TOO_OLD),
-    Machine("Blackwell, driver too old for its only build", ["NVIDIA GeForce RTX 5090, 570.86.10, 12.0, [N/A]"], says=TOO_OLD),
-    Machine("CPU build beside a card", [ON_H200], torch="2.13.0+cpu", says="Torch not compiled with CUDA enabled"),
-    Machine("CPU build beside a card with an older driver", ["NVIDIA L4, 550.54.15, 8.9, [N/A]"], torch="2.13.0+cpu"),
-    Machine("Pascal, default build", ["NVIDIA GeForce GTX 1080 Ti, 580.65.06, 6.1, [N/A]"], sees=("NVIDIA GeForce GTX 1080 Ti", (6, 1), 11)),
+    Machine(
+        "an APU without a build of torch (gfx90c)", kfd=(("renoir", 90012),), torch="2.13.0+cpu"
+    ),
+    Machine(
+        "driver too old for the default build",
+        ["NVIDIA GeForce RTX 3060, 535.183.01, 8.6, [N/A]"],
+        says=TOO_OLD,
+    ),
+    Machine(
+        "driver too old for any build",
+        ["Tesla V100-SXM2-16GB, 470.223.02, 7.0, [N/A]"],
+        torch="2.13.0+cu126",
+        says=TOO_OLD,
+    ),
+    Machine(
+        "driver so old that it names no architecture",
+        ["NVIDIA A100-SXM4-40GB, 460.91.03"],
+        says=TOO_OLD,
+    ),
+    Machine(
+        "Blackwell, driver too old for its only build",
+        ["NVIDIA GeForce RTX 5090, 570.86.10, 12.0, [N/A]"],
+        says=TOO_OLD,
+    ),
+    Machine(
+        "CPU build beside a card",
+        [ON_H200],
+        torch="2.13.0+cpu",
+        says="Torch not compiled with CUDA enabled",
+    ),
+    Machine(
+        "CPU build beside a card with an older driver",
+        ["NVIDIA L4, 550.54.15, 8.9, [N/A]"],
+        torch="2.13.0+cpu",
+    ),
+    Machine(
+        "Pascal, default build",
+        ["NVIDIA GeForce GTX 1080 Ti, 580.65.06, 6.1, [N/A]"],
+        sees=("NVIDIA GeForce GTX 1080 Ti", (6, 1), 11),
+    ),
     Machine("Volta, default build", [V100], sees=("Tesla V100-SXM2-16GB", (7, 0), 16)),
-    Machine("Volta, the build that serves it", [V100], torch="2.13.0+cu126", sees=("Tesla V100-SXM2-16GB", (7, 0), 16), speed=(14, 790)),
-    Machine("Kepler, which no build serves", ["Tesla K80, 470.223.02, 3.7, [N/A]"], torch="2.13.0+cpu"),
-    Machine("a card on the PCI bus, no driver", "", pci=((0x10DE, 0x2684, 0x030000),), torch="2.13.0+cpu"),
-    Machine("a container that was not given the card", pci=((0x10DE, 0x2330, 0x030200),), container=True),
+    Machine(
+        "Volta, the build that serves it",
+        [V100],
+        torch="2.13.0+cu126",
+        sees=("Tesla V100-SXM2-16GB", (7, 0), 16),
+        speed=(14, 790),
+    ),
+    Machine(
+        "Kepler, which no build serves", ["Tesla K80, 470.223.02, 3.7, [N/A]"], torch="2.13.0+cpu"
+    ),
+    Machine(
+        "a card on the PCI bus, no driver",
+        "",
+        pci=((0x10DE, 0x2684, 0x030000),),
+        torch="2.13.0+cpu",
+    ),
+    Machine(
+        "a container that was not given the card", pci=((0x10DE, 0x2330, 0x030200),), container=True
+    ),
     Machine("card hidden by a variable", [ON_H200], variables={"CUDA_VISIBLE_DEVICES": ""}),
     Machine("card lost (Xid), or a driver updated under it", [ON_H200], says=UNKNOWN),
-    Machine("MIG is on, and has no slice", ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Enabled"], says="No CUDA GPUs are available"),
-    Machine("a MIG slice", ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Enabled"], sees=("NVIDIA H100 80GB HBM3 MIG 1g.10gb", (9, 0), 10), speed=(88, 370)),
-    Machine("two cards", ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Disabled"] * 2, sees=H100, speed=(640, 2600), count=2),
-    Machine("card busy", ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Disabled"], sees=H100, speed=(310, 1500), busy=(41_000, 98)),
-    Machine("a 24 GB card", ["NVIDIA GeForce RTX 4090, 580.65.06, 8.9, [N/A]"], sees=RTX4090, speed=(160, 920)),
-    Machine("a 12 GB card", ["NVIDIA GeForce RTX 3060, 580.65.06, 8.6, [N/A]"], sees=RTX3060, speed=(25, 330)),
-    Machine("unified memory (DGX Spark)", ["NVIDIA GB10, 580.95.05, 12.1, [N/A]"], sees=("NVIDIA GB10", (12, 1), 121), speed=(95, 220)),
-    Machine("large card, no compiler", [ON_H200], sees=H200, speed=(690, 4200), lacks="gcc"),
-    Machine("large card, no headers of Python", [ON_H200], sees=H200, speed=(690, 4200), lacks="Python.h"),
-    Machine("24 GB card, no compiler", ["NVIDIA GeForce RTX 4090, 580.65.06, 8.9, [N/A]"], sees=RTX4090, speed=(160, 920), lacks="gcc"),
-    Machine("no device nodes behind the wall", [ON_H200], sees=H200, speed=(690, 4200), behind_the_wall=False),
     Machine(
-        "the same, where bubblewrap was asked for", [ON_H200], sees=H200, speed=(690, 4200), behind_the_wall=False,
+        "MIG is on, and has no slice",
+        ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Enabled"],
+        says="No CUDA GPUs are available",
+    ),
+    Machine(
+        "a MIG slice",
+        ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Enabled"],
+        sees=("NVIDIA H100 80GB HBM3 MIG 1g.10gb", (9, 0), 10),
+        speed=(88, 370),
+    ),
+    Machine(
+        "two cards",
+        ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Disabled"] * 2,
+        sees=H100,
+        speed=(640, 2600),
+        count=2,
+    ),
+    Machine(
+        "card busy",
+        ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Disabled"],
+        sees=H100,
+        speed=(310, 1500),
+        busy=(41_000, 98),
+    ),
+    Machine(
+        "a 24 GB card",
+        ["NVIDIA GeForce RTX 4090, 580.65.06, 8.9, [N/A]"],
+        sees=RTX4090,
+        speed=(160, 920),
+    ),
+    Machine(
+        "a 12 GB card",
+        ["NVIDIA GeForce RTX 3060, 580.65.06, 8.6, [N/A]"],
+        sees=RTX3060,
+        speed=(25, 330),
+    ),
+    Machine(
+        "unified memory (DGX Spark)",
+        ["NVIDIA GB10, 580.95.05, 12.1, [N/A]"],
+        sees=("NVIDIA GB10", (12, 1), 121),
+        speed=(95, 220),
+    ),
+    Machine("large card, no compiler", [ON_H200], sees=H200, speed=(690, 4200), lacks="gcc"),
+    Machine(
+        "large card, no headers of Python",
+        [ON_H200],
+        sees=H200,
+        speed=(690, 4200),
+        lacks="Python.h",
+    ),
+    Machine(
+        "24 GB card, no compiler",
+        ["NVIDIA GeForce RTX 4090, 580.65.06, 8.9, [N/A]"],
+        sees=RTX4090,
+        speed=(160, 920),
+        lacks="gcc",
+    ),
+    Machine(
+        "no device nodes behind the wall",
+        [ON_H200],
+        sees=H200,
+        speed=(690, 4200),
+        behind_the_wall=False,
+    ),
+    Machine(
+        "the same, where bubblewrap was asked for",
+        [ON_H200],
+        sees=H200,
+        speed=(690, 4200),
+        behind_the_wall=False,
         variables={VARIABLE: "bubblewrap"},
     ),
     Machine("AMD, torch from PyPI", kfd=(("cpu", 0), MI300X), torch="2.13.0+cpu"),
-    Machine("AMD, ROCm's build", kfd=(("cpu", 0), MI300X), torch="2.13.0+rocm7.2", sees=("AMD Instinct MI300X", "gfx942:xnack-", 192), speed=(560, 3900)),
-    Machine("AMD, a user who may not open the card", kfd=(("cpu", 0), MI300X), torch="2.13.0+rocm7.2", says="No HIP GPUs are available"),
-    Machine("AMD, a card that this build lacks", kfd=(("navi33", 110003),), torch="2.13.0+rocm7.2", sees=("AMD Radeon 780M", "gfx1103", 16)),
-]  # fmt: skip
+    Machine(
+        "AMD, ROCm's build",
+        kfd=(("cpu", 0), MI300X),
+        torch="2.13.0+rocm7.2",
+        sees=("AMD Instinct MI300X", "gfx942:xnack-", 192),
+        speed=(560, 3900),
+    ),
+    Machine(
+        "AMD, a user who may not open the card",
+        kfd=(("cpu", 0), MI300X),
+        torch="2.13.0+rocm7.2",
+        says="No HIP GPUs are available",
+    ),
+    Machine(
+        "AMD, a card that this build lacks",
+        kfd=(("navi33", 110003),),
+        torch="2.13.0+rocm7.2",
+        sees=("AMD Radeon 780M", "gfx1103", 16),
+    ),
+]
 
 
 @contextlib.contextmanager
@@ -268,11 +391,14 @@ def installed(machine: Machine) -> str:
 def page() -> str:
     """docs/machines.md."""
     lines = [
-        "# What a machine is told", "",
-        "Made by `python scripts/make_docs.py`. Simulated: the vendor's tool, the PCI bus, AMD's topology",
-        "and torch answer as they would there. No card has been at hand yet.", "",
-        "| machine | a night says | set-up installs, where there is no torch |", "|---|---|---|",
-    ]  # fmt: skip
+        "# What a machine is told",
+        "",
+        "Made by `python scripts/make_docs.py`. Simulated: the vendor's tool, the PCI bus, AMD's",
+        "topology and torch answer as they would there. No card has been at hand yet.",
+        "",
+        "| machine | a night says | set-up installs, where there is no torch |",
+        "|---|---|---|",
+    ]
     lines += [
         f"| {machine.what} | {'<br>'.join(told(machine))} | {installed(machine)} |"
         for machine in MACHINES

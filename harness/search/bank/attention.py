@@ -29,9 +29,9 @@ head's output loses
         self.exclusion = nn.Parameter(torch.zeros(N_HEAD, 1, 1))
 >>>>>>> REPLACE
 <<<<<<< SEARCH
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
 =======
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
         own = F.normalize(v, dim=-1).transpose(1, 2).repeat_interleave(KV_GROUP, dim=1).to(y.dtype)
         y = y - self.exclusion.to(y.dtype) * (y * own).sum(-1, keepdim=True) * own
 >>>>>>> REPLACE
@@ -62,7 +62,7 @@ EARLIER_KEYS = Idea(
 =======
         k = norm(rotate(k, cos, sin))
         late = torch.arange(HEAD_DIM, device=k.device) % (HEAD_DIM // 2) >= HEAD_DIM // 4
-        k = torch.where(late, F.pad(k, (0, 0, 1, 0))[:, :, :-1], k)
+        k = torch.where(late, F.pad(k, (0, 0, 0, 0, 1, 0))[:, :-1], k)
 >>>>>>> REPLACE
 """,
 )
@@ -91,15 +91,14 @@ HEADS_APART = Idea(
         )
 >>>>>>> REPLACE
 <<<<<<< SEARCH
-        q = self.query(x).view(B, T, N_HEAD, HEAD_DIM).transpose(1, 2)
-        k = self.key(x).view(B, T, self.n_kv_head, HEAD_DIM).transpose(1, 2)
+        q = self.query(x).view(B, T, N_HEAD, HEAD_DIM)
+        k = self.key(x).view(B, T, self.n_kv_head, HEAD_DIM)
         v = self.value(x).view(B, T, self.n_kv_head, HEAD_DIM)
 =======
         q, k, v = (
             F.linear(x, torch.cat([head.weight for head in heads])).view(B, T, -1, HEAD_DIM)
             for heads in (self.query, self.key, self.value)
         )
-        q, k = q.transpose(1, 2), k.transpose(1, 2)
 >>>>>>> REPLACE
 <<<<<<< SEARCH
             for matrix in (attention.query, attention.key, attention.value, feed_forward.expand):
