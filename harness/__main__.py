@@ -143,10 +143,11 @@ def absolute(path: str) -> str:
 def run_folder(options: argparse.Namespace) -> Path:
     """The folder of the run that was asked for, else of the one worked on last."""
     from harness.run.run import newest_run
-    from harness.run.settings import results_folder
+    from harness.run.settings import SAMPLE_TAG, check_tag, results_folder
 
     if options.tag:
-        return results_folder(options.results) / options.tag
+        tag = options.tag if options.tag == SAMPLE_TAG else check_tag(options.tag)
+        return results_folder(options.results) / tag
     return newest_run(options.results)
 
 

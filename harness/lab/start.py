@@ -52,11 +52,22 @@ def find_profile(
     constants the template does not have.
     """
     facts = detect_device(device)
+    profile = with_wishes(choose_profile(name or "auto", facts), source, overrides)
+    return profile, detect_device(device, try_compile=True) if profile.compile else facts
+
+
+def with_wishes(profile: Profile, source: str, overrides: str) -> Profile:
+    """The profile as asked for. Raises ProfileError, ConstantsError."""
     changes = parse_overrides(overrides) | ({"source": source} if source else {})
-    profile = override(choose_profile(name or "auto", facts), changes)
+    profile = override(profile, changes)
     template = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
     rewrite_constants(template, profile.constants, clamp=False)
-    return profile, detect_device(device, try_compile=True) if profile.compile else facts
+    return profile
+
+
+def check_wishes(name: str, source: str, overrides: str) -> None:
+    """Refuse what no device is needed to refuse. Raises ProfileError, ConstantsError."""
+    with_wishes(choose_profile("cpu" if name == "auto" else name, {}), source, overrides)
 
 
 def prepare_profile(
