@@ -31,6 +31,9 @@ BUSY_SECONDS = 120
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who began this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     options = make_parser().parse_args(arguments)
     # A process of its own may begin itself anew; a caller's may not.
     options.own_process = arguments is None
@@ -89,11 +92,15 @@ def run_overnight(options: argparse.Namespace) -> int:
 def answer(folder: Path, options: argparse.Namespace) -> tuple[str, int]:
     """What was asked of a run rather than a night: (words, exit status)."""
     from harness.check.check import check_run
+    from harness.ground.errors import LoopError
     from harness.night.requests import ask_to_stop, rule
-    from harness.run.run import Run
+    from harness.run.run import Run, list_runs
     from harness.show.report import write_report
     from harness.show.status import look_at, status_screen
 
+    if not folder.is_dir():
+        there = ", ".join(list_runs(folder.parent)) or "none"
+        raise LoopError(f"there is no run {folder.name} in {folder.parent} (there: {there})")
     if options.status and options.json:
         return json.dumps(look_at(Run(folder)), ensure_ascii=False, indent=1), 0
     if options.status:
@@ -147,10 +154,11 @@ def absolute(path: str) -> str:
 def run_folder(options: argparse.Namespace) -> Path:
     """The folder of the run that was asked for, else of the one worked on last."""
     from harness.run.run import newest_run
-    from harness.run.settings import results_folder
+    from harness.run.settings import SAMPLE_TAG, check_tag, results_folder
 
     if options.tag:
-        return results_folder(options.results) / options.tag
+        tag = options.tag if options.tag == SAMPLE_TAG else check_tag(options.tag)
+        return results_folder(options.results) / tag
     return newest_run(options.results)
 
 

@@ -55,10 +55,7 @@ def find_profile(
     constants the template does not have.
     """
     facts = detect_device(device)
-    changes = parse_overrides(overrides) | ({"source": source} if source else {})
-    profile = override(choose_profile(name or "auto", facts), changes)
-    template = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
-    rewrite_constants(template, profile.constants, clamp=False)
+    profile = with_wishes(choose_profile(name or "auto", facts), source, overrides)
     if profile.compile or facts["kind"] != "cpu":
         facts = facts | try_device(facts["kind"], profile.compile)
     if profile.needs_compiler and facts.get("compile_error") and facts["kind"] == "cuda":
@@ -67,6 +64,20 @@ def find_profile(
             f"{profile.name} goes on without only when asked to: --set compile=False"
         )
     return profile, facts
+
+
+def with_wishes(profile: Profile, source: str, overrides: str) -> Profile:
+    """The profile as asked for. Raises ProfileError, ConstantsError."""
+    changes = parse_overrides(overrides) | ({"source": source} if source else {})
+    profile = override(profile, changes)
+    template = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
+    rewrite_constants(template, profile.constants, clamp=False)
+    return profile
+
+
+def check_wishes(name: str, source: str, overrides: str) -> None:
+    """Refuse what no device is needed to refuse. Raises ProfileError, ConstantsError."""
+    with_wishes(choose_profile("cpu" if name == "auto" else name, {}), source, overrides)
 
 
 def prepare_profile(

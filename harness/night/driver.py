@@ -88,6 +88,8 @@ def close_night(wishes: Wishes, words: str) -> None:
 def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
     """Hold the night's lock and run it; return the exit status, and how it ended in words."""
     check_tag(wishes.tag)
+    if not wishes.run.is_there:
+        start.check_wishes(wishes.profile, wishes.source, wishes.overrides)
     make_folder(wishes.folder)
     advice = f"See it with: {command_on(wishes.folder, '--status')}; or choose another tag"
     with hold(wishes.folder, "night", "a night", advice):

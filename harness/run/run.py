@@ -14,12 +14,16 @@ from pathlib import Path
 
 from harness.ground.errors import LoopError
 from harness.run.journal import JournalReader
-from harness.run.settings import Settings, command_on, read_settings, results_folder
+from harness.run.settings import (
+    SAMPLE_TAG,
+    Settings,
+    command_on,
+    read_settings,
+    results_folder,
+)
 from harness.run.state import Experiment, State, take_in
 
 JOURNAL = "journal.jsonl"
-# A small real run of this project, committed so that the analysis reads well on a fresh clone.
-SAMPLE_TAG = "sample"
 PAGE = re.compile(r"03_(\d{4})\.")
 
 

@@ -35,6 +35,13 @@ from harness.training.clock import ClockError, idle_seconds, own_cpus
 
 FORMAT_VERSION = 1
 BY_HAND = "by-hand"  # in results/: `python -m harness train`
+# A small real run of this project, committed so that the analysis reads well on a fresh clone.
+SAMPLE_TAG = "sample"
+RESERVED = {
+    BY_HAND: "the folder of trainings by hand",
+    SAMPLE_TAG: "the run that comes with the project, to look at",
+    "benchmarks": "the folder of the project's own measurements",
+}
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # The rate of a CPU's clock: the share of wall time for which the template's main thread works on a
 # quiet machine of two cores, what waking costs taken off. See `harness.training.clock`.
@@ -80,10 +87,8 @@ class Settings:
 
 def check_tag(tag: str) -> str:
     """Return the tag if it can name a folder and a git ref. Raises ParameterError."""
-    if tag == BY_HAND:
-        raise ParameterError(
-            f"tag {tag!r} is the folder of trainings by hand: choose another, such as nov23"
-        )
+    if what := RESERVED.get(tag.casefold()):
+        raise ParameterError(f"tag {tag!r} is {what}: choose another, such as nov23")
     if not TAG.fullmatch(tag) or ".." in tag or tag.endswith((".", ".lock")):
         raise ParameterError(
             f"tag {tag!r} cannot name a folder and a git branch: use letters, digits, "

@@ -5,14 +5,17 @@ Each refusal names both sides and what to do.
 
 import argparse
 import dataclasses
+import re
 import shlex
 import shutil
 
 import pytest
-from checkout import ROOT, TEMPLATE
+from checkout import ROOT, TEMPLATE, git
 
+from harness.__main__ import run_folder
 from harness.ground.errors import (
     ConstantsError,
+    LabError,
     LoopError,
     ParameterError,
     ProfileError,
@@ -21,8 +24,11 @@ from harness.ground.errors import (
 from harness.lab import start
 from harness.lab.loop import Lab, open_lab
 from harness.night import wishes
-from harness.options import add_overnight
+from harness.night.driver import hold_and_drive
+from harness.night.wishes import Wishes
+from harness.options import add_overnight, make_parser
 from harness.run import profiles, settings
+from harness.run.settings import RESERVED
 from harness.search.constants import constant_values, rewrite_constants
 
 
@@ -222,3 +228,29 @@ def test_a_run_does_not_go_on_with_other_threads_or_without_its_clock(lab, monke
     counted = dataclasses.replace(lab.settings, core_rate=0.9)
     with pytest.raises(SettingsError, match="began with clock CPU time, here is wall time"):
         settings.check_same_cores(counted, {"kind": "cpu"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"tag": "benchmarks"}, "the folder of the project's own measurements"),
+        ({"tag": "Sample"}, "comes with the project"),
+        ({"tag": "a/b"}, "cannot name a folder"),
+        ({"profile": "nosuch"}, "no profile 'nosuch'"),
+        ({"overrides": "DEPHT=3"}, "did you mean DEPTH"),
+        ({"overrides": "DEPTH=deep"}, "DEPTH must be"),
+        ({"source": "nosuch:1"}, "unknown source"),
+    ],
+)
+def test_what_can_be_no_run_is_refused_before_anything_is_made(tmp_path, asked, said):
+    with pytest.raises(LabError, match=re.escape(said)):
+        hold_and_drive(Wishes(**{"tag": "x", "results": str(tmp_path)} | asked))
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_folder_of_results_that_is_committed_is_no_tag():
+    committed = {name.split("/")[1] for name in git(ROOT, "ls-files", "results").split("\n")}
+    assert committed and committed <= RESERVED.keys()
+    for tag in ("..", "by-hand", "a/b"):  # a look at what can be no run says so too
+        with pytest.raises(ParameterError):
+            run_folder(make_parser().parse_args(["overnight", "--status", "--tag", tag]))

@@ -5,6 +5,7 @@ Real processes hold its lock, stop, die and end.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -385,3 +386,20 @@ def test_why_a_language_model_could_not_be_asked_is_on_the_screen(tmp_path):
     screen = status.status_screen(Run(folder))
     assert "2 times it could not be asked; the last time: it wrote 16,000 tokens" in screen
     assert "raise max_output_tokens" in screen
+
+
+def test_a_look_at_no_run_is_one_sentence_and_a_closed_stdout_is_no_error(tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "results.tsv").touch()
+    for look in (["--status"], ["--check"], ["--report"], ["--stop"], ["--accept", "3"]):
+        assert main(["overnight", *look, "--tag", "nope", "--results", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert f"there is no run nope in {tmp_path} (there: there)" in said
+    assert os.listdir(tmp_path) == ["there"]
+    command = shlex.join(
+        [sys.executable, "-m", "harness", "overnight", "--status", "--tag", "sample"]
+    )
+    done = subprocess.run(
+        f"{command} >&-", shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")

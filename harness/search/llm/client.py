@@ -65,10 +65,23 @@ FINISHED = (
     "eos",
     "eos_token",
     "end_turn",
+    "complete",
     "completed",
+    "endoftext",
+    "done",
 )
-CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length", "incomplete")
-BROKEN = ("error", "cancelled", "canceled", "abort", "aborted")
+CUT_OFF = (
+    *("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "incomplete"),
+    *("token_limit", "model_context_window_exceeded", "context_length_exceeded"),
+)
+BROKEN = (
+    *("error", "cancelled", "canceled", "abort", "aborted", "failed", "timeout"),
+    *("network_error", "engine_error", "insufficient_system_resource"),
+)
+FILTERED = (
+    *("content_filter", "content_filtered", "safety", "sensitive", "blocklist", "blocked", "spii"),
+    *("prohibited_content", "guardrail_intervened", "refusal"),
+)
 FINISH_CHARACTERS = 60
 
 
@@ -88,6 +101,10 @@ class Answer:
     @property
     def is_cut_off(self) -> bool:
         return self.finish_reason.casefold() in CUT_OFF
+
+    @property
+    def is_filtered(self) -> bool:
+        return self.finish_reason.casefold() in FILTERED
 
     @property
     def is_finished(self) -> bool:
@@ -268,7 +285,7 @@ class Chat:
         taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, whole)
         finish = " ".join(self._clean(str(choice.get("finish_reason") or "")).split())
         finish = finish[:FINISH_CHARACTERS]
-        if finish.casefold() == "content_filter" and not refusal:
+        if finish.casefold() in FILTERED and not refusal:
             refusal = "the server's content filter held the answer back"
         tokens = f"{taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens"
         first = f"{self.model}: {tokens}, ended with {finish or 'no reason'}"

@@ -117,13 +117,16 @@ class _Conversation:
         if answer.is_cut_off:
             cut = f"it was cut off at {self.chat.options.max_output_tokens:,} tokens"
             raise ReplyError(f"{cut}: think and write less, and change fewer lines at a time")
-        if answer.finish_reason.casefold() == "content_filter":
+        if answer.is_filtered:
             raise Ended(f"{refusal}: reword program.md, or ask another model")
         if answer.refusal:
             raise ReplyError(f"it is a refusal: {refusal}. Answer in the form described")
         if not answer.is_finished:
             end = one_line(answer.finish_reason, 60)
-            raise Ended(f"the server ended the answer with {end!r}, which is no end of an answer")
+            raise Ended(
+                f"the server ended the answer with {end!r}, which is no end of an answer: ask "
+                "another model, or change what makes the server end it so"
+            )
         if not answer.text.strip():
             raise ReplyError("it is empty. Answer in the form described")
         if (found := _GIVE_UP.match(answer.text)) and "<<<<<" not in answer.text:

@@ -1,8 +1,8 @@
 """A reply that came as a stream of chunks, as the one reply of a server without streams.
 
-In: the text of a reply, server-sent events or JSON. Out: JSON text, a chat completion where it was
-a stream of one; any other text as it is. Refuses a stream that ends before its answer does: half an
-answer must not pass for a whole one. Events are those of
+In: the text of a reply, server-sent events, chunks one a line, or JSON. Out: JSON text, a chat
+completion where it was a stream of one; any other text as it is. Refuses a stream that ends before
+its answer does: half an answer must not pass for a whole one. Events are those of
 https://platform.openai.com/docs/api-reference/chat-streaming; servers differ in what a delta holds,
 so every text in it is joined by name.
 """
@@ -26,23 +26,26 @@ class BrokenStream(ValueError):
 
 def whole_reply(text: str) -> str:
     """Return the reply in a text. Raises BrokenStream."""
-    if not EVENT.match(text):
+    text = text.removeprefix("\ufeff")
+    if not EVENT.match(text) and not _is_bare(text):
         return text
     message: dict[str, Any] = {}
     reply: dict[str, Any] = {}
     finish = None
     for line in LINE_END.split(text):
-        if line.startswith("{"):  # some send an error as it is
+        if line.startswith("{") and '"choices"' not in line:  # some send an error as it is
             return line.strip()
-        name, _, data = line.partition(":")
+        name, _, data = ("data", "", line) if line.startswith("{") else line.partition(":")
         data = data.strip()
         if name == "error" and data:
             return data
         if name != "data" or not data:
             continue
-        if data == DONE:
+        if data.upper() == DONE:
             finish = finish or "stop"
             break
+        if not data.startswith("{"):
+            continue  # a sign of life in words
         try:
             chunk = parse_json(data)
         except ValueError:
@@ -67,6 +70,12 @@ def whole_reply(text: str) -> str:
         raise BrokenStream("the stream ended before the answer did")
     choice = {"index": 0, "message": {"content": None} | message, "finish_reason": finish}
     return json.dumps(reply | {"object": "chat.completion", "choices": [choice]})
+
+
+def _is_bare(text: str) -> bool:
+    """Whether the chunks come as they are, one a line."""
+    first, _, rest = text.lstrip().partition("\n")
+    return first.startswith("{") and '"delta"' in first and rest.lstrip().startswith("{")
 
 
 def _add(message: dict[str, Any], delta: Any) -> None:

@@ -207,6 +207,7 @@ def test_what_cannot_be_used_is_said_and_asked_again(ask, start):
             [completion(reply(), finish_reason="Content_Filter")],
             "content filter held the answer back: reword program.md",
         ),
+        ([completion(reply(), finish_reason="SAFETY")], "held the answer back: reword program.md"),
         ([completion(None, finish_reason="length")] * 2, "Raise it with --llm max_output_tokens"),
         (
             [completion("", reasoning_content="We raise the rate.")] * 2,
@@ -224,7 +225,7 @@ def test_what_asking_again_does_not_mend_is_told_a_person_and_not_asked_again(as
 
 
 @pytest.mark.parametrize(
-    "finish", [None, "", "STOP", "eos", "end_turn", "stop_sequence", "Completed"]
+    "finish", [None, "", "STOP", "eos", "end_turn", "stop_sequence", "Completed", "done"]
 )
 def test_an_answer_that_ended_by_itself_is_used_whatever_that_is_called(ask, finish):
     proposal, server = ask(completion(reply(), finish_reason=finish))

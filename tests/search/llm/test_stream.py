@@ -52,6 +52,17 @@ def test_texts_are_joined_by_name(end):
 def test_comments_and_other_lines_are_passed_over():
     text = ": OPENROUTER PROCESSING\n\nevent: ping\ndata: {}\n\nid: 7\n" + events({"content": "x"})
     assert message(text)["content"] == "x"
+    words = "data: heartbeat\n\n" + events({"content": "x"}, finish=None, more=("data: [done]",))
+    assert message(words)["content"] == "x"
+
+
+def test_chunks_as_they_are_and_a_byte_order_mark():
+    text = events({"content": "Tit"}, {"content": "le"}, more=())
+    for said in ("\ufeff" + text, text.replace("data: ", ""), text.replace("data: ", "", 2)):
+        assert message(said)["content"] == "Title"
+    cut = events({"content": "Tit"}, {"content": "le"}, finish=None, more=()).replace("data: ", "")
+    with pytest.raises(BrokenStream):
+        whole_reply(cut)
 
 
 def test_a_thought_in_parts_and_an_answer_as_text():
