@@ -111,9 +111,8 @@ def report_of(
     branch's is none.
     """
     records, tag = records_from_journal(entries), settings.get("tag", "(no tag)")
-    tip, measured = incumbent_of(records), measured or CloseOut()
-    if not (tip and measured.claimed and measured.claimed["best"] == tip.experiment):
-        measured = CloseOut()
+    tip = incumbent_of(records)
+    measured = measured.about(tip.experiment) if measured and tip else CloseOut()
     claim, state = say_claim(records, measured.claimed, command), fold(entries)
     sections = {
         "The claim": f"{claim}{_template(records, settings, measured)}",

@@ -86,7 +86,7 @@ def test_without_history_there_are_no_commits_and_weights_that_are_gone_are_said
     night = closed_out(tmp_path / "t", *CHANGES, **FIRST_AND_LAST)
     said = export(night.run, tmp_path / "out")
     assert "no commits: no git history" in said
-    assert "weights.safetensors: gone from the run, or not made" in said
+    assert "weights.safetensors: gone, or never made" in said
 
 
 def test_a_confirmed_change_that_needs_another_is_said(tmp_path, repository):
