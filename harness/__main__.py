@@ -1,4 +1,4 @@
-"""The command line: `python -m harness` with overnight, try, train, port or export.
+"""The command line: `python -m harness` with overnight, try, train, port, compare or export.
 
 A thin shell over the rooms; scripts/overnight.py sets the environment up and comes here. Errors
 that a person can act on are one line on stderr and their exit status, not a traceback.
@@ -33,10 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     # A process of its own may begin itself anew; a caller's may not.
     options.own_process = arguments is None
-    commands = {
-        **{"overnight": run_overnight, "try": run_try, "train": run_train},
-        **{"port": run_port, "export": run_export},
-    }
+    commands = {"overnight": run_overnight, "try": run_try, "train": run_train}
+    commands |= {"port": run_port, "compare": run_compare, "export": run_export}
     try:
         status = commands[options.command](options)
         sys.stdout.flush()
@@ -241,6 +239,18 @@ def run_export(options: argparse.Namespace) -> int:
 
     check_tag(options.tag)
     print("\n".join(export(Run(run_folder(options)), options.folder)))
+    return 0
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Print nights side by side; without tags all of the results folder."""
+    from harness.run.run import list_runs
+    from harness.run.settings import results_folder
+    from harness.show.frame import choose_run
+    from harness.show.nights import compare_nights
+
+    tags = options.tags or list_runs(results_folder(options.results))
+    print(compare_nights([choose_run(tag, options.results) for tag in tags]), end="")
     return 0
 
 

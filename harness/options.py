@@ -69,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_try(commands)
     add_train(commands)
     add_port(commands)
+    add_compare(commands)
     add_export(commands)
     return parser
 
@@ -218,6 +219,20 @@ def add_port(commands: argparse._SubParsersAction) -> None:
     port.add_argument("train_py", type=Path, help="their file; it is read and not run")
     out, words = Path("ported.py"), "where to write (default: %(default)s)"
     port.add_argument("--out", type=Path, default=out, metavar="FILE", help=words)
+
+
+def add_compare(commands: argparse._SubParsersAction) -> None:
+    """Declare the options of comparing nights."""
+    compare = add_command(
+        commands,
+        "compare",
+        WRITE_STATUSES.replace("written", "printed"),
+        help="nights side by side, as Markdown",
+        description="What nights found per hour and per training, and whose ideas held.",
+    )
+    words = "runs, or results tables of others (default: all of the results folder)"
+    compare.add_argument("tags", nargs="*", metavar="TAG", help=words)
+    add_text(compare, "--results", RESULTS)
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:

@@ -35,23 +35,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
-from benches.setup import Bench, table
+from benches.setup import Bench, table, train_and_score
 from checkout import command_of, copy_checkout, environment
 
-from harness.data.manifest import PreparedData, open_prepared
+from harness.data.manifest import open_prepared
 from harness.lab.close_out import read_close_out, words_of_claim
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.git_history import head_commit
 from harness.run.journal import read_journal
-from harness.run.settings import Settings, read_settings, score_settings, training_request
+from harness.run.settings import read_settings, training_request
 from harness.run.state import fold
 from harness.sandbox.runner import run_training
-from harness.sandbox.wall import find_wall
 from harness.scoring.integrity import (
-    Integrity,
     harness_hash,
 )
-from harness.scoring.measure import Measurement
 from harness.search.bank.order import ideas_for
 from harness.search.constants import rewrite_constants
 
@@ -252,34 +249,6 @@ def run_seeds(loads: list[str], runs: int, cache: str) -> None:
                             bench.settings, data, bench.train_py, bench.work / f"run{seed}", seed
                         )
                         note({"part": "seeds", "load": load, "seed": seed} | found)
-
-
-def train_and_score(
-    settings: Settings, data: PreparedData, train_py: Path, folder: Path, seed: int
-) -> dict:
-    """One training and its score, as a night does them."""
-    result = run_training(training_request(settings, data, folder, train_py, seed))
-    if result["status"] == "ok":
-        integrity = Integrity(data, settings.harness_hash)
-        measured = Measurement(
-            score_settings(settings, data, folder.parent),
-            data,
-            integrity,
-            find_wall(),
-            train_py,
-            folder,
-        )
-        result |= measured.score(lambda share: None)
-    names = (
-        "status",
-        "cause",
-        "val_bpb",
-        "num_steps",
-        "training_seconds",
-        "wall_seconds",
-        "others_core_seconds",
-    )
-    return {name: result.get(name) for name in names}
 
 
 # --- Keeps that fresh seeds doubted ---------------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.lab.earlier_runs import earlier_rows
 from harness.lab.open_run import OpenRun
 from harness.rules.decision import history_row
 from harness.rules.next_step import Step
@@ -69,6 +70,7 @@ def proposal_request(
         },
         "asked_since": int(os.environ.get(SINCE_VARIABLE) or step.experiment),
         "repair": repair_facts(run) if step.attempt else None,
+        "earlier": earlier_rows(run),
         "history": [row for row in history(run) if row["experiment"] != step.experiment],
         "limits": {
             "max_seq_len": run.data.max_seq_len,

@@ -38,8 +38,8 @@ def kill_leftover(folder: Path) -> list[int]:
     """
     try:
         noted = json.loads((folder / "process.json").read_text(encoding="utf-8"))
-        group, who = int(noted["pid"]), noted["identity"]
-        if not may_lead(group, who):
+        group, who = noted["pid"], noted["identity"]
+        if type(group) is not int or not may_lead(group, who):
             return []
     except (OSError, ValueError, KeyError, TypeError):  # there is none, or a child wrote it
         return []

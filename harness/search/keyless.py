@@ -3,11 +3,11 @@
 In: the request, the settings of program.md, and whether it is the bank's turn. Out: a Proposal; the
 same request gives the same one. Raises ProgramError, ConstantsError, ProposalError.
 
-Ideas come in the order for the device and obey the program's ranges and fixed constants too. Those
-with a gain that was measured on this kind of device wait for no turn: they come first of all. One
-that was tried comes again only when no other applies, once for each new incumbent, and only if it
-was a near miss. When the bank has nothing to offer, numbers are tuned; when tuning is not allowed,
-an idea comes out of turn.
+Ideas come in the order for the device, but for what earlier runs on a like machine found, and obey
+the program's ranges and fixed constants too. Those with a gain that was measured there, or on this
+kind of device, wait for no turn: they come first of all. One that was tried comes again only when
+no other applies, once for each new incumbent, and only if it was a near miss. When the bank has
+nothing to offer, numbers are tuned; when tuning is not allowed, an idea comes out of turn.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from harness.search.constants import (
     parse_constants,
     rewrite_constants,
 )
+from harness.search.earlier import clear_gain, order_ideas
 from harness.search.gate import check_candidate, source_hash
 from harness.search.limits import Limits, reasons_against
 from harness.search.patch import PatchError
@@ -40,13 +41,14 @@ Row = Mapping[str, Any]
 
 def propose_keyless(request: Request, settings: ProgramSettings, structural: bool) -> Proposal:
     """Return the proposal. structural: it is the bank's turn."""
-    kind, not_applicable = limits_of(request).device_kind, []
-    ideas = ideas_for(kind)
+    kind, not_applicable, earlier = limits_of(request).device_kind, [], request.get("earlier", ())
+    ideas = order_ideas(ideas_for(kind), earlier)
     if structural:
         proposal = _structural(request, settings, ideas, not_applicable)
     else:
         tried = {row["bank_id"] for row in request["history"]}
-        known = [idea for idea in known_ideas(kind) if idea.id not in tried]
+        found = [idea for idea in ideas if clear_gain(earlier, idea) > 0]
+        known = [idea for idea in [*found, *known_ideas(kind)] if idea.id not in tried]
         proposal = _structural(request, settings, known, [])
     if proposal is None and "tune" in settings.allowed_categories:
         proposal = _tune(request, settings)
@@ -153,7 +155,8 @@ def _tune(request: Request, settings: ProgramSettings) -> Proposal:
     tried = tried_hashes(request)
     for again in range(REDRAWS):
         seed = _seed(request, again)
-        change = propose_change(space, values, history, limits_of(request), seed)
+        earlier = request.get("earlier", ())
+        change = propose_change(space, values, history, limits_of(request), seed, earlier)
         candidate = rewrite_constants(source, change.values)
         if source_hash(candidate) not in tried:
             break

@@ -6,6 +6,7 @@ search. The block is one fence of TOML, every key of which may be missing:
     ```settings
     allowed_categories = ["tune", "architecture"]  # default: all of CATEGORIES
     forbidden_ideas = ["bigram", "tying"]          # ids, names of constants, words of titles
+    earlier_runs = true                            # learn from like runs in the same folder
     [ranges]
     DEPTH = [2, 6]                                 # of a constant with choices: those that stay
     [fixed]
@@ -31,7 +32,7 @@ from harness.search.constants import Constant, checked_value
 
 CATEGORIES = ("tune", "architecture", "optimizer", "schedule", "simplify")
 _FENCE = re.compile(r"\s*(```+|~~~+)\W*(?:toml\W+)?settings(?:\W+toml)?\W*", re.IGNORECASE)
-_KEYS = ("allowed_categories", "forbidden_ideas", "ranges", "fixed")
+_KEYS = ("allowed_categories", "forbidden_ideas", "earlier_runs", "ranges", "fixed")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ProgramSettings:
     ranges: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
     lines: Mapping[str, int] = field(default_factory=dict)
+    earlier_runs: bool = True
 
     def forbids(self, idea_id: str | None, title: str) -> str | None:
         """Return the entry of forbidden_ideas that an idea runs into, or None.
@@ -101,7 +103,10 @@ def parse_program(text: str) -> ProgramSettings:
     ranges = {
         name: _range(name, value, lines) for name, value in _table(table, "ranges", lines).items()
     }
-    return ProgramSettings(categories, ideas, ranges, names, lines)
+    earlier_runs = table.get("earlier_runs", True)
+    if not isinstance(earlier_runs, bool):
+        raise _error(lines, "earlier_runs", "earlier_runs is true or false")
+    return ProgramSettings(categories, ideas, ranges, names, lines, earlier_runs)
 
 
 def has_settings(text: str) -> bool:

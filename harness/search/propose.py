@@ -27,6 +27,8 @@ from harness.search.turns import Turn, choose_turn, keyless_turn
 def propose(request: Mapping[str, Any]) -> Proposal:
     """Return the proposal for a request. Raises ProgramError, ConstantsError or ProposalError."""
     settings = parse_program(request["program_md"])
+    if not settings.earlier_runs:
+        request = {**request, "earlier": []}
     if request.get("repair"):
         return _repair(request, settings)
     turn = choose_turn(request, settings)

@@ -52,19 +52,21 @@ def propose_change(
     history: Sequence[Mapping[str, Any]],
     limits: Limits,
     seed: int,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> Change:
     """Return what to change. Raises ProposalError.
 
     space: searched constants with their (narrowed) ranges. values: all constants of the incumbent.
     history: rows with experiment, category, status, val_bpb (None without a score), constants and
-    parent, the baseline's among them.
+    parent, the baseline's among them. earlier: rows of other runs like this one, which say what a
+    constant does and forbid nothing.
     """
     if not space:
         raise ProposalError(
             "program.md fixes or forbids every constant: free one, or allow another category"
         )
     past = Past(space, values, history, limits)
-    for candidate, why in _candidates(past, seed):
+    for candidate, why in _candidates(past, earlier, seed):
         if past.accepts(candidate):
             changed = {name: new for name, new in candidate.items() if new != values[name]}
             return Change(changed, why)
@@ -73,13 +75,16 @@ def propose_change(
     )
 
 
-def _candidates(past: Past, seed: int) -> Iterator[tuple[Values, str]]:
+def _candidates(
+    past: Past, earlier: Sequence[Mapping[str, Any]], seed: int
+) -> Iterator[tuple[Values, str]]:
     """Yield full sets of values and why they are worth a run, the most promising first."""
     tunes = sum(row["category"] == "tune" for row in past.history)
     if tunes % KNOWN_EVERY == 0:
         yield from _known_directions(past)
-    for candidate in _steps(past, seed):
-        yield candidate, f"the best step that {len(past.runs)} scored runs leave possible"
+    more = f" and {len(earlier)} of earlier runs" if earlier else ""
+    for candidate in _steps(past, earlier, seed):
+        yield candidate, f"the best step that {len(past.runs)} scored runs{more} leave possible"
     rng = random.Random(seed)
     why = f"proposed by TPE from {len(past.runs)} scored runs, within reach of the incumbent"
     for failures in (past.failures, []):  # none ends a night: they count while there is elsewhere
@@ -106,12 +111,13 @@ def _known_directions(past: Past) -> Iterator[tuple[Values, str]]:
             yield {**past.values, known.name: value}, known.evidence
 
 
-def _steps(past: Past, seed: int) -> Iterator[Values]:
+def _steps(past: Past, earlier: Sequence[Mapping[str, Any]], seed: int) -> Iterator[Values]:
     """Yield the most promising constants of each drawn step that can go together."""
     from harness.search.response_model import MOST_CHANGED, draw_steps  # numpy takes 0.1 s
 
     failed = [failure.constants for failure in past.failures]
-    for step in draw_steps(past.space, past.values, past.history, failed, seed):
+    rows = [*earlier, *past.history]
+    for step in draw_steps(past.space, past.values, rows, failed, seed):
         found = past.values
         for name, value in step:
             changed = {**found, name: _tidy(past.space[name], value)}

@@ -17,11 +17,14 @@ from harness import REPOSITORY
 from harness.data.manifest import PreparedData, open_prepared
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.profiles import Profile
-from harness.run.settings import Settings, make_settings, training_request
+from harness.run.settings import Settings, make_settings, score_settings, training_request
 from harness.sandbox.child import child_environment
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import run_training
+from harness.sandbox.wall import find_wall
 from harness.scoring.channel import Launch, ScoreError
+from harness.scoring.integrity import Integrity
+from harness.scoring.measure import Measurement
 from harness.scoring.scorer import Score, ServerJob, score_model
 from harness.search.constants import constant_values, rewrite_constants
 
@@ -121,6 +124,34 @@ def make_bench(
     chosen, device = find_profile(profile, "cpu")
     prepared = open_prepared(data) if data else prepare_profile(chosen, progress=say)
     return Bench(work, chosen, device, prepared, **options)
+
+
+def train_and_score(
+    settings: Settings, data: PreparedData, train_py: Path, folder: Path, seed: int
+) -> dict:
+    """One training and its score, as a night does them."""
+    result = run_training(training_request(settings, data, folder, train_py, seed))
+    if result["status"] == "ok":
+        integrity = Integrity(data, settings.harness_hash)
+        measured = Measurement(
+            score_settings(settings, data, folder.parent),
+            data,
+            integrity,
+            find_wall(),
+            train_py,
+            folder,
+        )
+        result |= measured.score(lambda share: None)
+    names = (
+        "status",
+        "cause",
+        "val_bpb",
+        "num_steps",
+        "training_seconds",
+        "wall_seconds",
+        "others_core_seconds",
+    )
+    return {name: result.get(name) for name in names}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

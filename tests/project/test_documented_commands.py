@@ -34,6 +34,10 @@ RUN = {
     "python3 scripts/overnight.py --report --tag nov23": ("{}", "report"),
     "python3 scripts/overnight.py --stop --tag nov23": ("{}", "no night"),
     "python3 scripts/overnight.py --close-out --tag nov23": ("{} --hours 0.01", "claim"),
+    ".venv/bin/python -m harness compare nov22 nov23": (
+        "cp -r results/nov23 results/nov22 && {} && rm -r results/nov22",
+        "side by side",
+    ),
     ".venv/bin/papermill notebooks/03_agent_loop.ipynb out.ipynb -p tag nov23": ("{}", ""),
     'grep "^val_bpb:" run.log': (
         "cd results/nov23/experiments/0000/attempts/00/runs/00 && {}",
@@ -100,6 +104,7 @@ ELSEWHERE = {
     "python -m harness train": ("night/test_by_hand.py", '"harness", "train"'),
     "python -m harness export": ("show/test_export.py", '["export"'),
     "python -m harness port": ("search/test_port.py", '["port"'),
+    "python -m harness compare": ("show/test_nights.py", '"compare"'),
     "python -m harness try": ("project/test_documented_commands.py", "harness try"),
     "python3 scripts/lab.py": ("scripts/test_setup.py", '"lab.py"'),
     ".venv/bin/jupyter lab": ("night/test_browser.py", '"jupyterlab"'),

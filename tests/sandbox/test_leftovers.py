@@ -199,8 +199,11 @@ def test_what_a_dead_runner_left_is_ended_whatever_the_clock_says_and_nothing_th
     assert ended == [[], [], [mine.pid]] and others.poll() is None
 
 
-@pytest.mark.parametrize("note", ["", "[]", '{"pid": 1}', '{"pid": 4194305, "identity": [1]}'])
-def test_a_note_that_a_child_has_spoilt_ends_nothing(tmp_path, note):
+@pytest.mark.parametrize(
+    "pid", ['"1"', "Infinity", "NaN", "-5", "1e9", "true", "4194305", "9" * 30, None]
+)
+def test_a_note_that_a_child_has_spoilt_ends_nothing(tmp_path, pid):
+    note = f'{{"pid": {pid}, "identity": [1]}}' if pid else "[]"
     (tmp_path / "process.json").write_text(note)
     assert kill_leftover(tmp_path) == []
 

@@ -1,0 +1,63 @@
+"""What earlier runs found out, for who proposes now.
+
+In: rows of experiments of earlier runs on a like machine, text and clock, as `lab.earlier_runs`
+gives them. Out: how much a bank's idea gained there, the order of ideas that this suggests, lines
+for a prompt. It only says what to try first: nothing is kept for what an earlier run found, and
+nothing is left out. Gains are bpb, positive is better; an error is one standard deviation.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.search.bank.idea import Idea
+from harness.search.llm.quoting import one_line
+
+CLEAR = 2.0  # errors that a gain or a loss is away from 0
+MOST_LINES = 24  # of a prompt
+
+Row = Mapping[str, Any]
+
+
+def gain_of_idea(rows: Sequence[Row], bank_id: str) -> tuple[float, float] | None:
+    """Return mean gain and error of a bank's idea over earlier runs, None where it has none."""
+    found = [(row["gain"], row["error"]) for row in rows if row["bank_id"] == bank_id]
+    weights = [1 / error**2 for gain, error in found if gain is not None and error]
+    gains = [gain for gain, error in found if gain is not None and error]
+    if not weights:
+        return None
+    mean = sum(g * w for g, w in zip(gains, weights, strict=True)) / sum(weights)
+    return mean, 1 / math.sqrt(sum(weights))
+
+
+def order_ideas(ideas: Sequence[Idea], rows: Sequence[Row]) -> list[Idea]:
+    """Return the ideas, those first that clearly gained, most first, and last what clearly lost."""
+    # sorted() is stable: among equals the bank's own order stays.
+    return sorted(ideas, key=lambda idea: -clear_gain(rows, idea))
+
+
+def clear_gain(rows: Sequence[Row], idea: Idea) -> float:
+    """Return an idea's gain in earlier runs, 0 where that may be chance or nothing is known."""
+    gain, error = gain_of_idea(rows, idea.id) or (0.0, 1.0)
+    return gain if abs(gain) > CLEAR * error else 0.0
+
+
+def lines_of(rows: Sequence[Row]) -> str:
+    """Return what clearly gained or lost, a line each, for a prompt; "" where nothing did."""
+    sure = [row for row in rows if row["error"] and row["gain"] is not None]
+    sure = [row for row in sure if abs(row["gain"]) > CLEAR * row["error"]]
+    if not sure:
+        return ""
+    largest = sorted(sure, key=lambda row: -abs(row["gain"]) / row["error"])[:MOST_LINES]
+    runs = len({row["tag"] for row in rows})
+    head = (
+        f"{len(rows)} experiments of {runs} earlier run{'s' * (runs > 1)} on this machine, text "
+        "and budget; of these what gained or lost more than twice its error. Gain in bpb, "
+        "positive is better | category | idea, against the best file of its time."
+    )
+    return "\n".join([head, *(_line(row) for row in sorted(largest, key=lambda r: -r["gain"]))])
+
+
+def _line(row: Row) -> str:
+    gain = f"{row['gain']:+.4f} ± {row['error']:.4f}"
+    return f"{gain} | {row['category']} | {one_line(row['title'], 100)}"

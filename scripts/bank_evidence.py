@@ -1,0 +1,195 @@
+"""What each idea of the bank is worth: alone in a plain GPT, and in the template that nights use.
+
+    python scripts/bank_evidence.py run              three seeds of each file: hours
+    python scripts/bank_evidence.py run --only gate  one idea and what it is compared with
+    python scripts/bank_evidence.py table --write    the table, as results/benchmarks/bank.md
+
+In: the bank of this checkout; 60 s of the CPU clock a training, the demo's text. Out: a row a
+training in results/benchmarks/bank.jsonl, as it ends. What has a row is not done again, so the
+script may be stopped and called again, on other days too: rows are compared by machine. Seeds take
+turns. An idea that a file has already is measured by taking it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
+
+from benches.setup import table, train_and_score
+
+from harness.lab.start import find_profile, prepare_profile
+from harness.run.profiles import choose_profile
+from harness.run.settings import make_settings
+from harness.search.bank.order import ideas_for
+from harness.search.constants import rewrite_constants
+from harness.search.patch import PatchError
+
+ROWS, PAGE = ROOT / "results/benchmarks/bank.jsonl", ROOT / "results/benchmarks/bank.md"
+SECONDS, SEEDS = 60.0, 3
+BASES = ("plain", "strong")
+TAKEN_OUT = {"short-convolution": {"SHIFT_TAPS": 0}, "token-tables": {"NGRAM_TABLES": 0}}
+
+
+def base_source(base: str) -> str:
+    """Return the template under the demo's plain constants, or as a night on a CPU begins."""
+    template = (ROOT / "train_template.py").read_text(encoding="utf-8")
+    profile = choose_profile("demo" if base == "plain" else "cpu", {"kind": "cpu"})
+    return rewrite_constants(template, profile.constants, clamp=False)
+
+
+def files_of(base: str) -> dict[str, str]:
+    """Return the sources to train, by idea; "" is the file that they are compared with."""
+    source = base_source(base)
+    files = {"": source}
+    for idea in ideas_for("cpu"):
+        try:
+            files[idea.id] = idea.apply(source)
+        except PatchError:
+            if idea.id in TAKEN_OUT:
+                files[idea.id] = rewrite_constants(source, TAKEN_OUT[idea.id])
+    return files
+
+
+def sha256(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def read_rows() -> list[dict]:
+    return (
+        [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+        if ROWS.exists()
+        else []
+    )
+
+
+def run(seeds: int, only: list[str]) -> None:
+    """Train what has no row yet, and append a row for each."""
+    profile, device = find_profile("demo", overrides=f"budget_seconds={SECONDS}")
+    data = prepare_profile(profile)
+    settings = make_settings("bank", profile, data, device)
+    done = {(row["sha256"], row["seed"], row["machine"]) for row in read_rows()}
+    jobs = [
+        (seed, base, idea, source)
+        for seed in range(1, seeds + 1)
+        for base in BASES
+        for idea, source in files_of(base).items()
+        if not only or not idea or idea in only
+    ]
+    for seed, base, idea, source in jobs:
+        if (sha256(source), seed, device["name"]) in done:
+            continue
+        with tempfile.TemporaryDirectory() as work:
+            train_py = Path(work) / "train.py"
+            train_py.write_text(source, encoding="utf-8")
+            found = train_and_score(settings, data, train_py, Path(work) / "run", seed)
+        row = {"base": base, "idea": idea, "seed": seed, "sha256": sha256(source)} | found
+        row |= {"machine": device["name"], "data": data.data_id, "date": time.strftime("%Y-%m-%d")}
+        with ROWS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def gains_of(base: str, rows: list[dict]) -> Iterator[tuple[str, float, float, int, float]]:
+    """Yield idea, gain in bpb, its standard error, seeds, and steps relative to the base's.
+
+    The gain is paired by nothing: seeds differ by more than two files under one seed share. The
+    error is of the seeds of all files of the base together.
+    """
+    sources = {sha256(source): idea for idea, source in files_of(base).items()}
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["sha256"] in sources and row["val_bpb"]:
+            groups.setdefault(sources[row["sha256"]], []).append(row)
+    many = [[row["val_bpb"] for row in group] for group in groups.values() if len(group) > 1]
+    if not many or "" not in groups:
+        return
+    freedom = sum(len(group) - 1 for group in many)
+    sigma = math.sqrt(sum(statistics.variance(g) * (len(g) - 1) for g in many) / freedom)
+    mean = {
+        idea: statistics.mean(row["val_bpb"] for row in group) for idea, group in groups.items()
+    }
+    steps = {i: statistics.mean(row["num_steps"] for row in g) for i, g in groups.items()}
+    taken = {idea for idea in TAKEN_OUT if not _applies(idea, base)}
+    for idea, group in groups.items():
+        if idea:
+            gain = (mean[idea] - mean[""]) * (1 if idea in taken else -1)
+            error = sigma * math.sqrt(1 / len(group) + 1 / len(groups[""]))
+            yield idea, gain, error, len(group), steps[idea] / steps[""]
+
+
+def _applies(idea_id: str, base: str) -> bool:
+    idea = next(idea for idea in ideas_for("cpu") if idea.id == idea_id)
+    try:
+        return bool(idea.apply(base_source(base)))
+    except PatchError:
+        return False
+
+
+def page() -> str:
+    """Return the table of all ideas, by their gain in the plain file."""
+    rows, bases = read_rows(), {}
+    for base in BASES:
+        bases[base] = {idea: facts for idea, *facts in gains_of(base, rows)}
+    bare = {base: [r for r in rows if r["base"] == base and not r["idea"]] for base in BASES}
+    text = (
+        "# What the bank's ideas are worth\n\nMade by `python scripts/bank_evidence.py`, which has"
+    )
+    text += f" every training in bank.jsonl: {SECONDS:.0f} s of the CPU clock, two cores, "
+    text += "python-stdlib, vocabulary 2048, T 256. Gains are in bpb, with one standard error.\n\n"
+    for base, group in bare.items():
+        if group:
+            scores = ", ".join(f"{row['val_bpb']:.4f}" for row in group)
+            text += f"- the {base} file itself: {scores}\n"
+    lines = []
+    for idea in ideas_for("cpu"):
+        cells = []
+        for base in BASES:
+            gain, error, seeds, steps = bases[base].get(idea.id, [None] * 4)
+            known = gain is not None
+            cells += [f"{gain:+.4f} ± {error:.4f}", seeds, f"{steps:.2f}"] if known else [""] * 3
+        lines.append((-(bases["plain"].get(idea.id) or [-9])[0], [idea.id, *cells]))
+    heads = [
+        "idea",
+        "alone in the plain file",
+        "seeds",
+        "steps",
+        "in the strong file",
+        "seeds",
+        "steps",
+    ]
+    return (
+        text
+        + "\n"
+        + table(heads, [line for _, line in sorted(lines, key=lambda pair: pair[0])])
+        + "\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("part", choices=("run", "table"))
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--only", action="append", default=[], metavar="IDEA")
+    parser.add_argument("--write", action="store_true", help="table: write the page too")
+    options = parser.parse_args()
+    if options.part == "run":
+        run(options.seeds, options.only)
+    elif options.write:
+        PAGE.write_text(page(), encoding="utf-8")
+    else:
+        print(page())
+
+
+if __name__ == "__main__":
+    main()

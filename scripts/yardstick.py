@@ -1,0 +1,209 @@
+"""Which proposer finds more? Whole nights of real trainings on a CPU, a row each, over days.
+
+    python scripts/yardstick.py run                    five nights of each proposer, in turn
+    python scripts/yardstick.py run --only random      nights of one of them
+    python scripts/yardstick.py table --write          the table, as results/benchmarks/yardstick.md
+
+In: this checkout; every night runs in a copy of it, from the demo's plain GPT, 10 s of the CPU
+clock a training, and ends with a claim. Out: a row a night in results/benchmarks/yardstick.jsonl,
+as it ends; a night that has its row is not run again. `random` takes the best file, draws one to
+three constants anew and hands the file in by `harness try`, so that gate, score and keep rule are
+the same for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
+
+from benches.setup import table
+from checkout import command_of, copy_checkout, environment
+from fake_openai import FakeOpenAI
+from scripted_researcher import Mediocre
+from synthetic.random_search import random_steps
+
+from harness.lab.close_out import read_close_out
+from harness.run.journal import read_journal
+from harness.run.state import fold
+
+ROWS, PAGE = ROOT / "results/benchmarks/yardstick.jsonl", ROOT / "results/benchmarks/yardstick.md"
+NIGHTS, EXPERIMENTS, SECONDS = 5, 30, 10
+NIGHT = ["--profile", "demo", "--set", f"budget_seconds={SECONDS}"]
+CATEGORIES = {
+    "random": ("tune",),
+    "tpe alone": ("tune",),
+    "bank alone": ("architecture", "optimizer", "schedule", "simplify"),
+    "tpe and bank": (),
+    "hybrid": (),
+}
+RESEARCHER = "random changes of numbers and code, every fourth answer unusable"
+
+
+def read_rows() -> list[dict]:
+    lines = ROWS.read_text(encoding="utf-8").splitlines() if ROWS.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def run(nights: int, experiments: int, only: list[str], cache: str) -> None:
+    """Run the nights that have no row yet; proposers take turns, to share the machine's hours."""
+    done = {(row["proposer"], row["night"], row["wanted"]) for row in read_rows()}
+    for night in range(1, nights + 1):
+        for proposer in only or CATEGORIES:
+            if (proposer, night, experiments) not in done:
+                row = {"proposer": proposer, "night": night, "wanted": experiments}
+                row |= run_night(proposer, night, experiments, Path(cache))
+                with ROWS.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)
+
+
+def run_night(proposer: str, night: int, experiments: int, cache: Path) -> dict:
+    """One night in a copy of this checkout, to its claim."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as work, researcher(proposer, night) as options:
+        checkout = copy_checkout(Path(work) / "lab")
+        program = checkout / "program.md"
+        if allowed := CATEGORIES[proposer]:
+            text = program.read_text(encoding="utf-8")
+            every = next(x for x in text.splitlines() if x.startswith("allowed_categories"))
+            new = text.replace(every, f"allowed_categories = {json.dumps(allowed)}")
+            program.write_text(new, encoding="utf-8")
+        tag = f"night{night}"
+        of_its_own = 0 if proposer == "random" else experiments
+        words = ["--tag", tag, *NIGHT, *options]
+        with (Path(work) / "night.log").open("w") as log:
+            where = {"cwd": checkout, "env": environment(checkout, cache)}
+            where |= {"stdout": log, "stderr": log}
+            subprocess.run(command_of(*words, "--experiments", str(of_its_own)), **where)
+            if proposer == "random":
+                hand_in(checkout, tag, night, experiments, where)
+            subprocess.run(command_of(*words, "--close-out"), **where)
+        facts = facts_of(checkout / "results" / tag)
+        if not facts:
+            raise SystemExit((Path(work) / "night.log").read_text()[-2000:])
+    return facts | {"minutes": round((time.monotonic() - began) / 60, 1)}
+
+
+@contextlib.contextmanager
+def researcher(proposer: str, night: int) -> Iterator[list[str]]:
+    """Yield the options of a night under this proposer; a model is a scripted one over HTTP."""
+    if proposer != "hybrid":
+        yield ["--proposer", "tpe"]
+        return
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with FakeOpenAI(Mediocre(night)) as server:
+        yield ["--proposer", "hybrid", "--llm", f"base_url={server.url}"]
+
+
+def hand_in(checkout: Path, tag: str, night: int, experiments: int, where: dict) -> None:
+    """Draw constants of the best file anew and try the file, so many times."""
+    idea = checkout / "idea.py"
+    for number in range(1, experiments + 1):
+        best = (checkout / "results" / tag / "best/train.py").read_text(encoding="utf-8")
+        request = {"run_seed": night, "experiment": number, "parent_train_py": best, "history": []}
+        idea.write_text(random_steps(request).source, encoding="utf-8")
+        words = [
+            "try",
+            str(idea),
+            "--tag",
+            tag,
+            "--idea",
+            f"random draw {number}",
+            "--by",
+            "random",
+        ]
+        subprocess.run([sys.executable, "-m", "harness", *words], **where)
+
+
+def facts_of(run: Path) -> dict:
+    """What a night came to; {} where it kept something and has no claim, or has no baseline."""
+    state, claimed = fold(read_journal(run / "journal.jsonl")), read_close_out(run).claimed
+    decided = [e.decided["decision"] for e in state.experiments[1:] if e.decided]
+    trainings = [run for e in state.experiments for a in e.attempts for run in a.runs]
+    facts = {
+        "experiments": len(decided),
+        "trainings": sum(run.started["kind"] != "smoke" for run in trainings),
+        "keeps": decided.count("keep"),
+        "quarantined": decided.count("quarantine"),
+    }
+    if claimed and claimed["status"] == "ok":
+        facts["gain"], facts["low"], facts["high"] = (
+            round(claimed["val"][key], 4) for key in ("difference", "low", "high")
+        )
+        return facts
+    return {} if facts["keeps"] or not decided else facts | {"gain": 0.0, "low": None, "high": None}
+
+
+def page() -> str:
+    """Return the table: a line a proposer, beside random."""
+    rows = read_rows()
+    means = {
+        proposer: [row["gain"] for row in rows if row["proposer"] == proposer]
+        for proposer in CATEGORIES
+    }
+    lines = []
+    for proposer, gains in means.items():
+        if not gains:
+            continue
+        own = [row for row in rows if row["proposer"] == proposer]
+        each = [1000 * row["gain"] / row["trainings"] for row in own]
+        lines.append(
+            [
+                *(proposer, len(own), with_error(gains), with_error(each)),
+                f"{statistics.mean(row['trainings'] for row in own):.0f}",
+                f"{statistics.mean(row['keeps'] for row in own):.1f}",
+                f"{sum(bool(row['low'] and row['low'] > 0) for row in own)} of {len(own)}",
+                f"{statistics.mean(row['minutes'] for row in own):.0f}",
+            ]
+        )
+    heads = ["proposer", "nights", "gain, bpb", "gain a training, 0.001 bpb", "trainings"]
+    heads += ["keeps", "claims above zero", "minutes"]
+    text = (
+        "# Proposers on real trainings\n\nMade by `python scripts/yardstick.py`, which has a row "
+    )
+    text += f"a night in yardstick.jsonl. A night: {EXPERIMENTS} experiments of {SECONDS} s of the "
+    text += "CPU clock from the demo's plain GPT; its gain is that of its claim, on fresh seeds, 0 "
+    text += "where nothing was kept. Means over nights with their standard error.\n\n"
+    text += f"*hybrid* asks a scripted researcher: {RESEARCHER}. No real model was asked.\n\n"
+    return text + table(heads, lines) + "\n"
+
+
+def with_error(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:+.3f}"
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):+.3f} ± {error:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("part", choices=("run", "table"))
+    parser.add_argument("--nights", type=int, default=NIGHTS)
+    parser.add_argument("--experiments", type=int, default=EXPERIMENTS)
+    parser.add_argument("--only", action="append", default=[], choices=CATEGORIES)
+    parser.add_argument("--cache", default=str(Path.home() / ".cache/autoresearch-lab"))
+    parser.add_argument("--write", action="store_true", help="table: write the page too")
+    options = parser.parse_args()
+    if options.part == "run":
+        run(options.nights, options.experiments, options.only, options.cache)
+    elif options.write:
+        PAGE.write_text(page(), encoding="utf-8")
+    else:
+        print(page())
+
+
+if __name__ == "__main__":
+    main()
