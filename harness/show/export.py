@@ -81,8 +81,10 @@ def export(run: Run, target: Path) -> list[str]:
 def card(run: Run, found: CloseOut, files: Sequence[str]) -> str:
     """The model card."""
     best = run.state.incumbent
-    last, claimed = best.attempt.scored[-1].trained, found.claimed
-    unmeasured = f"Not measured on fresh seeds yet (`{claim_command(run.folder)}`)"
+    last = best.attempt.scored[-1].trained
+    claim = f"It is not measured on fresh seeds yet (`{claim_command(run.folder)}`)"
+    if found.claimed:
+        claim = f"On fresh seeds {words_of_claim(found.claimed)}"
     changes = list(sentences(run.state, found, quoted))
     changes = changes or [
         f"experiment {e.number}: {quoted(e.decided['title'])}" for e in run.state.kept[1:]
@@ -90,7 +92,7 @@ def card(run: Run, found: CloseOut, files: Sequence[str]) -> str:
     return CARD.format(
         tag=run.settings.tag,
         title=quoted(best.decided["title"]),
-        claim=words_of_claim(claimed).capitalize() if claimed else unmeasured,
+        claim=claim,
         score=best.mean,
         runs=len(best.attempt.scores),
         number=best.number,
