@@ -153,8 +153,7 @@ class CloseOut:
     @property
     def claim(self) -> Comparison:
         """The newest comparison with the baseline that gives the claim."""
-        claims = [each for each in self.comparisons if each.kind == "claim"]
-        return claims[-1] if claims else Comparison()
+        return (self.of_kind("claim") or [Comparison()])[-1]
 
     @property
     def claimed(self) -> dict | None:
@@ -175,10 +174,13 @@ class CloseOut:
         current = self.current
         return current.step not in OVER and current.begun["best"] == best
 
-    def of_claim(self, kind: str) -> list[Comparison]:
-        """Those of a kind that are about the file of the claim."""
-        alike = [each for each in self.comparisons if each.kind == kind]
-        return [each for each in alike if each.begun["best"] == self.claim.begun["best"]]
+    def of_kind(self, kind: str) -> list[Comparison]:
+        return [each for each in self.comparisons if each.kind == kind]
+
+    def about(self, best: int) -> CloseOut:
+        """What of it is about this experiment as the best."""
+        of_it = [each for each in self.comparisons if each.begun["best"] == best]
+        return CloseOut(of_it, self.numbers, self.newest)
 
 
 def trial_of(run: Training) -> Trial:
@@ -210,8 +212,7 @@ def read_close_out(folder: Path) -> CloseOut:
 
 def claim_of(folder: Path, best: int) -> dict | None:
     """The `claimed` entry on the file that is the best now; None where that was not measured."""
-    found = read_close_out(folder)
-    return found.claimed if found.claimed and found.claimed["best"] == best else None
+    return read_close_out(folder).about(best).claimed
 
 
 def is_wanted(state: State, found: CloseOut) -> bool:

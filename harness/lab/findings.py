@@ -1,6 +1,7 @@
 """What a close-out found, in words: which changes are confirmed, what may go, whether it lasts.
 
-In: a run's state and its close-out. Out: a Finding for each change, and sentences. Pure.
+In: a run's state and its close-out, as far as that is about the best. Out: a Finding for each
+change, and sentences. Pure.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def words_of_loss(claimed: dict) -> str:
 
 def claimed_without(number: int, found: CloseOut) -> dict | None:
     """What was claimed of the best beside itself without one change."""
-    for each in found.of_claim("ablation"):
+    for each in found.of_kind("ablation"):
         for role, facts in each.others.items():
             if facts["lacks"] == [number]:
                 return each.claims.get(role)
@@ -87,7 +88,7 @@ def sentences(
 ) -> Iterator[str]:
     """All that the comparisons after the claim allow to say. quote: makes titles, which are
     others' words, fit for the page."""
-    after = [each for kind in ("ablation", "simplified", "longer") for each in found.of_claim(kind)]
+    after = [each for kind in ("ablation", "simplified", "longer") for each in found.of_kind(kind)]
     for each in findings_of(state, found) if after else ():
         yield f"experiment {each.experiment} ({quote(each.title)}) {each.words}"
     for each in after:

@@ -95,8 +95,8 @@ def update_best(
 def note_claim(folder: Path, claimed: dict) -> None:
     """Write the claim into best/'s provenance, if it is of what lies there."""
     path = folder / "best" / "provenance.json"
-    provenance = read_json(path)
-    if provenance["experiment"] == claimed["best"]:
+    provenance = read_json(path) if path.exists() else {}
+    if provenance.get("experiment") == claimed["best"]:
         write_json_atomic(path, provenance | {"claim": claimed})
 
 

@@ -58,19 +58,19 @@ def within(run: Run, planned: Comparison, seconds: float) -> Comparison | None:
 
 def next_question(run: Run, found: CloseOut) -> Comparison | None:
     """What has not been asked yet of a best that has its claim; None when all has."""
-    state, claimed = run.state, found.claimed
-    if not claimed or claimed["status"] != "ok" or claimed["best"] != state.incumbent.number:
+    state, found = run.state, found.about(run.state.incumbent.number)
+    if not found.claimed or found.claimed["status"] != "ok":
         return None
     changes = changes_of(state)
-    asked = [facts["lacks"] for c in found.of_claim("ablation") for facts in c.others.values()]
+    asked = [facts["lacks"] for c in found.of_kind("ablation") for facts in c.others.values()]
     left = [change for change in changes if [change.number] not in asked]
     if left and len(changes) > 1:  # of a single change the claim itself is the ablation
         ordered = sorted(left, key=seconds_of_one)
         return without(run, "ablation", [[change.number] for change in ordered])
     drop = removable(state, found)
-    if drop and not found.of_claim("simplified"):
+    if drop and not found.of_kind("simplified"):
         return without(run, "simplified", [drop])
-    done = [each.budgets for each in found.of_claim("longer")]
+    done = [each.budgets for each in found.of_kind("longer")]
     longer = [budgets for budgets in BUDGETS if budgets not in done]
     return plan(run, "longer", {BASELINE: {}}, longer[0]) if longer else None
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.lab.close_out import (
-    claim_of,
     is_wanted,
     read_close_out,
     trainings_left,
@@ -146,9 +145,9 @@ def close_out_words(wishes: Wishes) -> Iterator[str]:
     """What may be said of the night: its claim and what was found after it, and how to have the
     rest measured."""
     state, command = wishes.run.state, command_on(wishes.folder, "--close-out")
-    found = read_close_out(wishes.folder)
-    if claimed := claim_of(wishes.folder, state.incumbent.number):
-        yield f"the claim: {words_of_claim(claimed)}"
+    found = read_close_out(wishes.folder).about(state.incumbent.number)
+    if found.claimed:
+        yield f"the claim: {words_of_claim(found.claimed)}"
         yield from sentences(state, found)
         if wishes.close_out and (left := words_left(wishes.run, found)):
             yield f"{left}: {command} --hours HOURS"

@@ -41,13 +41,13 @@ def close_out_page(run: Run, found: CloseOut) -> Html:
     """All of it; where there is nothing to say yet, why."""
     if not found.comparisons:
         return box("nothing was kept, so there is nothing to claim: the baseline stands")
+    found = found.about(found.current.begun["best"])
     page = box(bold(words_of_claim(found.claimed)), GREEN) if found.claimed else Html()
     if said := list(sentences(run.state, found)):
         page += box(divs(said))
     titles = {change.number: change.decided["title"] for change in changes_of(run.state)}
     for comparison in found.comparisons:
-        if comparison.begun["best"] == found.claim.begun["best"]:
-            page += comparison_page(comparison, titles)
+        page += comparison_page(comparison, titles)
     if found.current.step != "nothing":
         page += box("stopped before it was complete: run this notebook again, and it goes on")
     elif left := words_left(run, found):

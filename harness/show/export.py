@@ -18,7 +18,7 @@ from harness.ground.errors import LoopError, ParameterError
 from harness.ground.files import write_text_atomic
 from harness.ground.text import one_line
 from harness.lab.changes import NotAlone, baseline_with
-from harness.lab.close_out import NAME, CloseOut, claim_of, read_close_out, words_of_claim
+from harness.lab.close_out import NAME, CloseOut, read_close_out, words_of_claim
 from harness.lab.findings import CONFIRMED, Finding, findings_of, sentences
 from harness.run.git_history import CommitPlan, commit_message, git, make_commit, set_ref
 from harness.run.run import Run, claim_command
@@ -46,9 +46,10 @@ chose it, a figure that luck flatters.
 All figures hold for this machine, this budget and this text.
 """
 FILES = {
-    "train.py": "the best file, with its numbers",
-    "provenance.json": "run, commits, data, machine, clock and claim",
-    "weights.safetensors": "of one of its trainings",
+    "best/train.py": "the best file, with its numbers",
+    "best/provenance.json": "run, commits, data, machine, clock and claim",
+    "best/weights.safetensors": "of one of its trainings",
+    NAME: "every training of the close-out",
 }
 
 
@@ -64,18 +65,13 @@ def export(run: Run, target: Path) -> list[str]:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder, target.name)
         made.mkdir()
-        found, sources = (
-            read_close_out(run.folder),
-            {run.folder / "best" / n: FILES[n] for n in FILES},
-        )
-        sources |= {run.folder / NAME: "every training of the close-out"}
+        found = read_close_out(run.folder).about(run.state.incumbent.number)
         files = []
-        for path, what in sources.items():
+        for name, what in FILES.items():
+            path = run.folder / name
             if path.exists():
                 shutil.copy(path, made)
-            files.append(
-                f"{path.name}: {what if path.exists() else 'gone from the run, or not made'}"
-            )
+            files.append(f"{path.name}: {what if path.exists() else 'gone, or never made'}")
         files += export_changes(run, findings_of(run.state, found), made)
         write_text_atomic(made / "README.md", card(run, found, files))
         made.rename(target)
@@ -85,16 +81,18 @@ def export(run: Run, target: Path) -> list[str]:
 def card(run: Run, found: CloseOut, files: Sequence[str]) -> str:
     """The model card."""
     best = run.state.incumbent
-    last, claimed = best.attempt.scored[-1].trained, claim_of(run.folder, best.number)
-    unmeasured = f"Not measured on fresh seeds yet (`{claim_command(run.folder)}`)"
-    changes = list(sentences(run.state, found, quoted)) if claimed else []
+    last = best.attempt.scored[-1].trained
+    claim = f"It is not measured on fresh seeds yet (`{claim_command(run.folder)}`)"
+    if found.claimed:
+        claim = f"On fresh seeds {words_of_claim(found.claimed)}"
+    changes = list(sentences(run.state, found, quoted))
     changes = changes or [
         f"experiment {e.number}: {quoted(e.decided['title'])}" for e in run.state.kept[1:]
     ]
     return CARD.format(
         tag=run.settings.tag,
         title=quoted(best.decided["title"]),
-        claim=words_of_claim(claimed).capitalize() if claimed else unmeasured,
+        claim=claim,
         score=best.mean,
         runs=len(best.attempt.scores),
         number=best.number,

@@ -125,8 +125,7 @@ def report_of(entries: Sequence[dict], beside: Beside) -> Report:
     settings, measured = beside.settings, beside.measured
     records, tag = records_from_journal(entries), settings.get("tag", "(no tag)")
     tip = incumbent_of(records)
-    if not (tip and measured.claimed and measured.claimed["best"] == tip.experiment):
-        measured = CloseOut()
+    measured = measured.about(tip.experiment) if tip else CloseOut()
     claim = say_claim(records, measured.claimed, beside.claim_command)
     state = fold(entries)
     sections = {

@@ -62,7 +62,7 @@ def test_a_stranger_finds_file_card_and_a_commit_for_each_confirmed_change(tmp_p
     assert provenance["claim"]["val"]["difference"] == pytest.approx(0.2)
     assert provenance["machine"] == "cpu (a CPU)" and provenance["tag"] == "t"
     card = (target / "README.md").read_text()
-    assert "Experiment 3 is 0.2000 bpb better than the baseline" in card
+    assert "On fresh seeds experiment 3 is 0.2000 bpb better than the baseline" in card
     assert "- experiment 1 (`idea 1`) is confirmed" in card
     assert "- experiment 2 (`idea 2`) is part of a confirmed best" in card
     assert git(repository, "for-each-ref") == refs, "the repository stays as it is"
@@ -86,7 +86,7 @@ def test_without_history_there_are_no_commits_and_weights_that_are_gone_are_said
     night = closed_out(tmp_path / "t", *CHANGES, **FIRST_AND_LAST)
     said = export(night.run, tmp_path / "out")
     assert "no commits: no git history" in said
-    assert "weights.safetensors: gone from the run, or not made" in said
+    assert "weights.safetensors: gone, or never made" in said
 
 
 def test_a_confirmed_change_that_needs_another_is_said(tmp_path, repository):
@@ -102,7 +102,7 @@ def test_a_claim_that_is_not_made_is_not_made_up(tmp_path):
     said = export(night.run, tmp_path / "out")
     assert "no commits: no change is confirmed alone" in said
     card = (tmp_path / "out/README.md").read_text()
-    assert "Not measured on fresh seeds yet (`python3 scripts/overnight.py --close-out" in card
+    assert "It is not measured on fresh seeds yet (`python3 scripts/overnight.py --close-out" in card
     assert "- experiment 1: `idea 1`" in card
 
 
