@@ -19,8 +19,9 @@ REPEATS = Idea(
     ),
     category="architecture",
     evidence=(
-        "unmeasured on the clock; n-gram heads that are wired by hand took 6.7% off the perplexity "
-        "of 340M weights (Akyurek et al., 2024)"
+        "n-gram heads wired by hand took 6.7% off the perplexity of 340M weights (Akyurek et al., "
+        "2024); unmeasured on the clock; at equal steps (160 of 1024 tokens, one seed) 3.785 "
+        "against 4.361 nats a token, without convolution and tables 3.919 against 4.586"
     ),
     constants="""\
 REPEAT_TABLES = 2          # tables, {1, 2, 3, 4}: embeddings of what followed the last 1, 2, .. \

@@ -240,8 +240,9 @@ LOOK_AHEAD = Idea(
     ),
     category="optimizer",
     evidence=(
-        "unmeasured; EMA-Nesterov (2026) over Muon took 200 of 3325 steps off a record of "
-        "optimizers (modded-nanogpt 308)"
+        "EMA-Nesterov (2026) over Muon took 200 of 3325 steps off a record of optimizers "
+        "(modded-nanogpt 308); unmeasured on the clock; 4.443 against 4.361 nats a token at equal "
+        "steps (160 of 1024 tokens, one seed): a loss where steps are few"
     ),
     constants="""\
 AHEAD = 0.5                # mean steps, 0.0..0.9 linear: how far ahead, \
