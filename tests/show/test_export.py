@@ -102,7 +102,8 @@ def test_a_claim_that_is_not_made_is_not_made_up(tmp_path):
     said = export(night.run, tmp_path / "out")
     assert "no commits: no change is confirmed alone" in said
     card = (tmp_path / "out/README.md").read_text()
-    assert "It is not measured on fresh seeds yet (`python3 scripts/overnight.py --close-out" in card
+    command = "python3 scripts/overnight.py --close-out"
+    assert f"It is not measured on fresh seeds yet (`{command}" in card
     assert "- experiment 1: `idea 1`" in card
 
 

@@ -172,64 +172,13 @@ LEAKY = Idea(
         "549), 0.75 more in one (977)"
     ),
     constants="""\
-LEAK = 0.5                 # factor, 0.0..1.0 linear: of negative inputs of the feed-forward \
-layer's square
+LEAK = 0.5                 # factor, 0.0..1.0 linear: of negative inputs to the feed-forward square
 """,
     patch="""\
 <<<<<<< SEARCH
         return self.contract(F.relu(self.expand(x)).square())
 =======
         return self.contract(F.leaky_relu(self.expand(x), LEAK).square())
->>>>>>> REPLACE
-""",
-)
-
-READ_ALL = Idea(
-    id="output-reads-all",
-    title="Let the output read what went into every layer",
-    hypothesis=(
-        "The output gets the stream as the last layer leaves it, with what earlier ones were "
-        "sure of mixed in at one share. A learnt share of each layer's input adds or takes it."
-    ),
-    category="architecture",
-    evidence=(
-        "unmeasured; dense connections (DenseFormer, Pagliardini et al., 2024; MUDD, Xiao et al., "
-        "2025): on the last two layers 50 of 1480 steps of a speed record (modded-nanogpt, April "
-        "2026)"
-    ),
-    constants="""\
-OUTPUT_SHARE_LR = 0.05     # per step, 0.002..1.0 log: AdamW, shares of the layers' inputs \
-in the output
-""",
-    patch="""\
-<<<<<<< SEARCH
-        self.unembedding = nn.Linear(width, rows, bias=False)
-=======
-        self.output_shares = nn.Parameter(torch.zeros(DEPTH))
-        self.unembedding = nn.Linear(width, rows, bias=False)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        x = x + ngrams
-=======
-        x = x + ngrams
-        read = torch.zeros((), device=x.device)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-            x = self.residual_lambdas[i] * x + self.x0_lambdas[i] * x0
-=======
-            read = read + self.output_shares[i] * x
-            x = self.residual_lambdas[i] * x + self.x0_lambdas[i] * x0
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        return norm(x + ngrams)
-=======
-        return norm(x + read + ngrams)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        self.adam_groups = [
-=======
-        self.adam_groups = [
-            ([model.output_shares], OUTPUT_SHARE_LR, 0.0),
 >>>>>>> REPLACE
 """,
 )

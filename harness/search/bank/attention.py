@@ -1,6 +1,6 @@
 """The bank's ideas about one attention layer: what its keys hold, and what its output may say.
 
-A line of a patch that ends with a backslash goes on in the next, as in `architecture`.
+Lines end as in `architecture`.
 """
 
 from harness.search.bank.idea import Idea
@@ -21,26 +21,14 @@ EXCLUSIVE = Idea(
 EXCLUSIVE_LR = 0.02        # per step, 0.001..1.0 log: AdamW, share of its own value that a \
 head's output loses
 """,
-    patch="""\
-<<<<<<< SEARCH
-        self.window = window
-=======
-        self.window = window
+    inserts="""\
+@        self.window = window
         self.exclusion = nn.Parameter(torch.zeros(N_HEAD, 1, 1))
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
-=======
-        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
+@        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
         own = F.normalize(v, dim=-1).transpose(1, 2).repeat_interleave(KV_GROUP, dim=1).to(y.dtype)
         y = y - self.exclusion.to(y.dtype) * (y * own).sum(-1, keepdim=True) * own
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        self.adam_groups = [
-=======
-        self.adam_groups = [
+@        self.adam_groups = [
             ([block.attention.exclusion for block in model.blocks], EXCLUSIVE_LR, 0.0),
->>>>>>> REPLACE
 """,
 )
 
@@ -56,14 +44,10 @@ EARLIER_KEYS = Idea(
         "unmeasured; keys one token late in the channels that do not turn took 2.4 of 131 s off a "
         "speed record (modded-nanogpt, December 2025)"
     ),
-    patch="""\
-<<<<<<< SEARCH
-        k = norm(rotate(k, cos, sin))
-=======
-        k = norm(rotate(k, cos, sin))
+    inserts="""\
+@        k = norm(rotate(k, cos, sin))
         late = torch.arange(HEAD_DIM, device=k.device) % (HEAD_DIM // 2) >= HEAD_DIM // 4
         k = torch.where(late, F.pad(k, (0, 0, 0, 0, 1, 0))[:, :-1], k)
->>>>>>> REPLACE
 """,
 )
 

@@ -1,8 +1,7 @@
 """The bank's ideas that let rows, batch or depth grow while a training runs.
 
 Each begins cheaply and ends with the shape that is scored. What they change while the clock runs is
-compiled before it starts. A line of a patch that ends with a backslash goes on in the next, as in
-`architecture`.
+compiled before it starts. Lines end as in `architecture`.
 """
 
 from typing import Any
@@ -26,20 +25,18 @@ SHORT_ROWS = Idea(
 ROW_PARTS = 4              # parts, {2, 4, 8}: of each row, while rows are short
 SHORT_ROWS_RATIO = 0.25    # of budget, 0.0..0.9 linear: first part, in which rows are short
 """,
+    inserts="""\
+@            inputs, targets = next(batches)
+            if progress < SHORT_ROWS_RATIO:
+                length = max_seq_len // ROW_PARTS
+                inputs, targets = inputs.reshape(-1, length), targets.reshape(-1, length)
+""",
     patch="""\
 <<<<<<< SEARCH
     for _ in range(2):
 =======
     for length in (session.max_seq_len // ROW_PARTS, session.max_seq_len) * 2:
         idx = idx.view(-1, length)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-            inputs, targets = next(batches)
-=======
-            inputs, targets = next(batches)
-            if progress < SHORT_ROWS_RATIO:
-                length = max_seq_len // ROW_PARTS
-                inputs, targets = inputs.reshape(-1, length), targets.reshape(-1, length)
 >>>>>>> REPLACE
 """,
 )
@@ -105,39 +102,25 @@ GROWING_DEPTH = Idea(
     constants="""\
 SHALLOW_RATIO = 0.2        # of budget, 0.0..0.9 linear: first part, without the middle layers
 """,
-    patch="""\
-<<<<<<< SEARCH
-        self.initialize()
-=======
+    inserts="""\
+@        self.vocab_size = vocab_size
         self.shallow = False  # without the middle layers
-        self.initialize()
->>>>>>> REPLACE
-<<<<<<< SEARCH
-            x = block(x, value_embedding, cos, sin)
-=======
+@            x = self.residual_lambdas[i] * x + self.x0_lambdas[i] * x0
             if self.shallow and DEPTH // 4 <= i < DEPTH - DEPTH // 4:
                 block = lambda x, *others: x  # noqa: E731
-            x = block(x, value_embedding, cos, sin)
->>>>>>> REPLACE
+@    while (progress := session.progress) < 1.0:
+        model.shallow = progress < SHALLOW_RATIO
+@            total += loss.detach()
+        for p in model.parameters():
+            if p.grad is None:  # of a layer that was passed over
+                p.grad = torch.zeros_like(p)
+""",
+    patch="""\
 <<<<<<< SEARCH
     warm_up(model, optimizer, session, device_batch_size)
 =======
     for model.shallow in (False, True):
         warm_up(model, optimizer, session, device_batch_size)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        total = torch.zeros((), device=session.device)
-=======
-        model.shallow = progress < SHALLOW_RATIO
-        total = torch.zeros((), device=session.device)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        factor = lr_factor(progress)
-=======
-        for p in model.parameters():
-            if p.grad is None:  # of a layer that was passed over
-                p.grad = torch.zeros_like(p)
-        factor = lr_factor(progress)
 >>>>>>> REPLACE
 """,
     values=_deep_enough,

@@ -8,6 +8,7 @@ removes such a line.
 """
 
 import ast
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,10 @@ class Idea:
     """One idea. evidence: why it is in the bank, with what was measured against it.
 
     constants: lines that the patch needs in the constants block. patch: SEARCH/REPLACE blocks, or
-    "". values: from the constants, those new ones among them, to the new values of some; raises
-    PatchError where the idea makes no sense. known_gain: bpb that it gained here on a CPU, far
-    beyond the noise; 0 where nothing of the kind was measured.
+    "". inserts: a line of the source behind an @, then those to put after it, and so on. values:
+    from the constants, those new ones among them, to the new values of some; raises PatchError
+    where the idea makes no sense. known_gain: bpb that it gained here on a CPU, far beyond the
+    noise; 0 where nothing of the kind was measured.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Idea:
     category: str
     evidence: str
     patch: str = ""
+    inserts: str = ""
     constants: str = ""
     values: Callable[[Values], Values] | None = None
     known_gain: float = 0.0
@@ -42,6 +45,8 @@ class Idea:
     @property
     def edits(self) -> list[Edit]:
         new = [Edit(f"{END}\n", f"{self.constants}{END}\n")] if self.constants else []
+        for lines in re.split("^@", self.inserts, flags=re.MULTILINE)[1:]:
+            new.append(Edit(lines[: lines.index("\n") + 1], lines))
         return new + (parse_edits(self.patch) if self.patch else [])
 
     def apply(self, source: str) -> str:

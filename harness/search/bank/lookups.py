@@ -1,7 +1,7 @@
 """The bank's ideas about what is looked up by the tokens themselves, before any layer thinks.
 
-Such parts cost few products and learn from their first step, so they suit models that take few. A
-line of a patch that ends with a backslash goes on in the next, as in `architecture`.
+Such parts cost few products and learn from their first step, so they suit models that take few.
+Lines end as in `architecture`.
 """
 
 from typing import Any
@@ -19,27 +19,24 @@ REPEATS = Idea(
     ),
     category="architecture",
     evidence=(
-        "unmeasured; hard-wired n-gram heads took 6.7% off the perplexity of 340M weights "
-        "(Akyurek et al., 2024)"
+        "n-gram heads wired by hand took 6.7% off the perplexity of 340M weights (Akyurek et al., "
+        "2024); unmeasured on the clock; at equal steps (160 of 1024 tokens, one seed) 3.785 "
+        "against 4.361 nats a token, without convolution and tables 3.919 against 4.586"
     ),
     constants="""\
 REPEAT_TABLES = 2          # tables, {1, 2, 3, 4}: embeddings of what followed the last 1, 2, .. \
 tokens earlier in the row
 REPEAT_LR = 0.1            # per step, 0.003..3.0 log: AdamW, tables of what followed
 """,
-    patch="""\
-<<<<<<< SEARCH
-        self.unembedding = nn.Linear(width, rows, bias=False)
-=======
-        self.repeat_embeddings = nn.ModuleList(
-            nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False) \
-for _ in range(REPEAT_TABLES)
-        )
-        self.unembedding = nn.Linear(width, rows, bias=False)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-    def features(self, idx: torch.Tensor) -> torch.Tensor:
-=======
+    inserts="""\
+@        self.ngram_embeddings = nn.ModuleList(nn.Embedding(NGRAM_ROWS, width) \
+for _ in range(NGRAM_TABLES))
+        self.repeat_embeddings = nn.ModuleList(nn.Embedding(rows, width) \
+for _ in range(REPEAT_TABLES))
+        for table in self.repeat_embeddings:
+            nn.init.zeros_(table.weight)
+@        return total
+
     def repeats(self, idx: torch.Tensor) -> torch.Tensor:
         \"\"\"Return the sum of the embeddings of what followed where the last 1, 2, .. tokens \
 stood before, (B, T, width).\"\"\"
@@ -52,20 +49,10 @@ stood before, (B, T, width).\"\"\"
             place = (same * following).amax(2).long()  # 0: they never stood there together
             total = total + table(idx.gather(1, place)) * (place > 0).unsqueeze(2)
         return total
-
-    def features(self, idx: torch.Tensor) -> torch.Tensor:
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        x0, ngrams = x, self.ngrams(idx)
-=======
-        x0, ngrams = x, self.ngrams(idx) + self.repeats(idx)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        self.adam_groups = [
-=======
-        self.adam_groups = [
+@        x0, ngrams = x, self.ngrams(idx)
+        ngrams = ngrams + self.repeats(idx)
+@        self.adam_groups = [
             (list(model.repeat_embeddings.parameters()), REPEAT_LR * scale, 0.0),
->>>>>>> REPLACE
 """,
 )
 
@@ -100,13 +87,6 @@ SIGNS = Idea(
     values=_tables_are_on,
 )
 
-
-def _tables_and_values_are_on(values: Values) -> dict[str, Any]:
-    if not values["VALUE_EMBED_EVERY"]:
-        raise PatchError("no layer adds value embeddings")
-    return _tables_are_on(values)
-
-
 TABLE_VALUES = Idea(
     id="table-values",
     title="Let attention carry what the tables say of the last tokens",
@@ -116,59 +96,15 @@ TABLE_VALUES = Idea(
     ),
     category="architecture",
     evidence=(
-        "unmeasured; tables of n-grams added to attention's values hold nanochat's best figure "
-        "(pull request 854) and cut modded-nanogpt's steps from 1285 to 1140 (366)"
+        "unmeasured; tables of n-grams added to attention's values gained 0.014 bpb in nanochat "
+        "(854) and cut modded-nanogpt's steps from 1285 to 1140 (366)"
     ),
-    patch="""\
-<<<<<<< SEARCH
-            value_embedding = self.value_embeddings[str(i)](idx) \
-if str(i) in self.value_embeddings else None
-=======
-            value_embedding = self.value_embeddings[str(i)](idx) \
+    inserts="""\
+@            value_embedding = self.value_embeddings[str(i)](idx) \
 if str(i) in self.value_embeddings else None
             if value_embedding is not None:
-                value_embedding = value_embedding + \
-ngrams.expand_as(x)[..., : value_embedding.size(-1)]
->>>>>>> REPLACE
+                tables = ngrams.expand_as(x)[..., : value_embedding.size(-1)]
+                value_embedding = value_embedding + tables
 """,
-    values=_tables_and_values_are_on,
-)
-
-TOKEN_LOGITS = Idea(
-    id="token-logits",
-    title="Add logits of its own for each last token",
-    hypothesis=(
-        "Logits through a narrow stream have its rank, too low for the statistics of pairs. A "
-        "table from the last token to all logits has full rank, and learns them like counts."
-    ),
-    category="architecture",
-    evidence=(
-        "unmeasured; the softmax bottleneck (Yang et al., 2018); a table of bigram logits beside "
-        "the model is common in small models"
-    ),
-    constants="""\
-TOKEN_LOGIT_ROWS = 2048    # rows, 256..16384 pow2: tokens with a row of logits of their own
-TOKEN_LOGIT_LR = 0.03      # per step, 0.001..1.0 log: AdamW, those rows
-""",
-    patch="""\
-<<<<<<< SEARCH
-        self.unembedding = nn.Linear(width, rows, bias=False)
-=======
-        self.token_logits = nn.Embedding.from_pretrained(\
-torch.zeros(min(rows, TOKEN_LOGIT_ROWS), rows), freeze=False)
-        self.unembedding = nn.Linear(width, rows, bias=False)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        logits = self.unembedding(self.features(idx)).float()
-=======
-        logits = self.unembedding(self.features(idx)).float()
-        logits = logits + self.token_logits(idx % self.token_logits.num_embeddings)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        self.adam_groups = [
-=======
-        self.adam_groups = [
-            (list(model.token_logits.parameters()), TOKEN_LOGIT_LR * scale, 0.0),
->>>>>>> REPLACE
-""",
+    values=_tables_are_on,
 )
