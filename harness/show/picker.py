@@ -90,6 +90,7 @@ class Picker:
             about = f"{run.tag} {record.experiment:04d} {record.outcome} {record.title}".casefold()
             if any(all(word in about for word in part) for part in parts):
                 found.append(line)
+        self.list.value = ()  # the browser would mark lines that are no longer there
         self.list.options = found
         if text.strip():
             self.list.value = found[:MOST_COMPARED]

@@ -148,6 +148,61 @@ def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
         shutil.copytree(checkout / "results", screenshots / "results", dirs_exist_ok=True)
 
 
+@pytest.mark.timeout(600)
+def test_experiments_are_compared_by_keyboard_and_by_mouse_and_exported(browser, jupyter, tmp_path):
+    checkout, url = jupyter
+    shutil.copytree(ROOT / "results" / "sample", checkout / "results" / "sample")
+    set_parameters(checkout / "notebooks/04_analysis.ipynb", tag="sample")
+    page, said = browser.new_page(viewport={"width": 1400, "height": 2200}), []
+    page.on(
+        "console", lambda message: said.append(message.text) if "state" in message.text else None
+    )
+    page.goto(url + "lab")
+    page.wait_for_function("() => window.jupyterapp !== undefined", timeout=60_000)
+    run_notebook(page, "04_analysis", tmp_path)
+    headings = page.locator(".jp-OutputArea-output h4")
+    find, lines = (
+        page.locator(".jupyter-widgets input[type=text]").first,
+        page.locator(".jupyter-widgets option"),
+    )
+    find.click()
+    page.keyboard.type("sample 0003, sample baseline")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.jp-OutputArea-output h4').length === 2", timeout=60_000
+    )
+    assert ["0000" in headings.nth(0).inner_text(), "0003" in headings.nth(1).inner_text()] == [
+        True,
+        True,
+    ]
+    page.keyboard.press("Control+a")
+    page.keyboard.type("sample")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.jp-OutputArea-output h4').length === 4", timeout=60_000
+    )
+    lines.nth(2).click()
+    page.wait_for_function(
+        "() => document.querySelectorAll('.jp-OutputArea-output h4').length === 1", timeout=60_000
+    )
+    lines.nth(5).click(modifiers=["Control"])
+    page.wait_for_function(
+        "() => document.querySelectorAll('.jp-OutputArea-output h4').length === 2", timeout=60_000
+    )
+    page.locator(".jupyter-widgets button", has_text="Export").click()
+    page.locator(".jupyter-widgets a", has_text="chosen.svg").click(timeout=120_000)
+    page.locator(".lm-TabBar-tab", has_text="chosen.svg").wait_for(timeout=60_000)
+    page.locator(".lm-TabBar-tab", has_text="04_analysis.ipynb").first.click()
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    time.sleep(2)
+    saved = (checkout / "notebooks/04_analysis.ipynb").read_text()
+    assert "children=" not in saved and "0005" in saved, (
+        "a saved copy shows what was chosen last, and no widget's insides"
+    )
+    assert not said, said
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
 def test_the_report_reads_in_light_and_dark_on_a_phone_and_asks_for_nothing(
