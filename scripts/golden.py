@@ -42,7 +42,8 @@ COUNTS = {
     *("seq", "experiment", "attempt", "run", "n_runs", "num_steps", "best", "seeds"),
     *("parent", "incumbent", "incumbent_runs", "suspects", "beside", "ok", "kind", "df"),
     *("device_batch_limit", "probes", "n_best", "n_baseline", "experiments", "kept"),
-    *("discarded", "crashed", "quarantined", "in_quarantine", "best_experiment", "exit"),
+    *("simplified", "discarded", "crashed", "quarantined", "in_quarantine"),
+    *("best_experiment", "branch_experiment", "exit"),
 }
 UNTOLD = ("shared_with",)
 MASKS = (
