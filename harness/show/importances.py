@@ -4,10 +4,11 @@ In: a journal's entries. Out: the tuned experiments, and each constant's share i
 that changed the score most apart from all. Says nothing of fewer than LEAST_TUNED.
 
 PED-ANOVA asks what the best trials have in common. Given each trial's constants and val_bpb it
-ranks those of a night no better than chance, since a night changes a few constants of one file at a
-time: those that matter stay where they are in all good trials, as they do in most others. So a
-trial is which constants an experiment moved, and the best are those whose score moved the most, up
-or down (tests/show/test_importances.py measures both on nights whose truth is known).
+finds hardly more than chance does: a night changes a few constants of one file at a time, so those
+that matter have in its best trials the value that they have in nearly all. So here a trial is which
+constants an experiment moved, and the best are those whose score moved the most, up or down. On
+made-up nights of 40 experiments, of whose 20 constants 3 matter, 0.82 of these 3 are among the
+first five, 0.35 with values and val_bpb, 0.25 by chance (tests/show/test_importances.py).
 """
 
 from __future__ import annotations
