@@ -21,6 +21,7 @@ from harness.ground.text import one_line
 from harness.options import DEMO_EXPERIMENTS, make_parser
 
 if TYPE_CHECKING:
+    from harness.night.try_idea import Idea
     from harness.night.wishes import Wishes
 
 
@@ -165,17 +166,17 @@ def run_try(options: argparse.Namespace) -> int:
     """Run one idea; print what came of it as JSON."""
     from harness.run.settings import check_tag
 
+    if (options.again is None) == (options.train_py is None):
+        options.complain("give a changed train.py with --idea, or an experiment with --again")
     begin_without_key(options)  # no model is asked
     from harness.night.requests import StopNow
-    from harness.night.try_idea import Idea, Refused, refusal, try_idea
+    from harness.night.try_idea import Refused, refusal, try_idea
 
     folder = run_folder(options)
     check_tag(options.tag or folder.name)
-    source, words = read_idea(options.train_py), (options.idea, options.hypothesis)
-    idea = Idea(source, *words, options.category, options.expect, options.by)
     again = shlex.join([sys.executable, *sys.orig_argv[1:]])
     try:
-        found = try_idea(folder, idea, sys.stderr, again=again)
+        found = try_idea(folder, idea_of(folder, options), sys.stderr, again=again)
         status = 6 if found["outcome"] == "crashed" else 0
     except Refused as error:
         found, status = refusal(folder, error), 5
@@ -184,6 +185,18 @@ def run_try(options: argparse.Namespace) -> int:
         found, status = {"tag": folder.name, "outcome": "stopped", "reason": reason}, 130
     print(json.dumps(found, ensure_ascii=False, indent=1))
     return status
+
+
+def idea_of(folder: Path, options: argparse.Namespace) -> Idea:
+    """The idea that was given, or an experiment's."""
+    from harness.night.try_again import idea_again
+    from harness.night.try_idea import Idea
+    from harness.run.run import Run
+
+    if options.again is not None:
+        return idea_again(Run(folder), options.again)
+    words = (options.idea, options.hypothesis, options.category)
+    return Idea(read_idea(options.train_py), *words, options.expect, options.by)
 
 
 def read_idea(path: Path) -> str:

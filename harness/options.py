@@ -174,9 +174,12 @@ def add_try(commands: argparse._SubParsersAction) -> None:
 
     meaning = "run one idea of your own, or of your coding agent's, as the next experiment of a run"
     one = add_command(commands, "try", TRY_STATUSES, help=meaning)
-    one.add_argument("train_py", type=Path, help="the changed copy of the run's best/train.py")
-    what = "what it changes, in a few words"
-    one.add_argument("--idea", required=True, metavar="WORDS", help=what)
+    file = "the changed copy of the run's best/train.py"
+    one.add_argument("train_py", type=Path, nargs="?", help=file)
+    add_text(one, "--idea", "what it changes, in a few words", "WORDS")
+    change = "instead of a file and words: experiment N's change, on what is on the branch now"
+    one.add_argument("--again", type=int, metavar="N", help=change)
+    one.set_defaults(complain=one.error)
     add_text(one, "--hypothesis", "why that should help", "WORDS")
     kind = "kind of change (default: tune, if only numbers changed)"
     one.add_argument("--category", default="", choices=CATEGORIES, help=kind)

@@ -18,6 +18,7 @@ import psutil
 from harness import REPOSITORY
 from harness.check.close_out import check_close_out
 from harness.check.files import BACKUP, Look, check_experiments, check_left_behind, names_in
+from harness.check.model_text import check_model_text
 from harness.check.weights import check_best, check_weights
 from harness.ground.errors import HistoryError, JournalError, SettingsError
 from harness.rules.replay import replay
@@ -79,7 +80,7 @@ def look_once(folder: Path, repository: Path) -> tuple[list[str], bool]:
         look = Look(folder, repository, settings, entries, busy)
         for check in (
             *(check_experiments, check_weights, check_best, check_history, check_pages),
-            *(check_close_out, check_left_behind),
+            *(check_close_out, check_model_text, check_left_behind),
         ):
             findings += check(look)
     return findings, busy or bool(left)

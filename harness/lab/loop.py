@@ -133,11 +133,11 @@ class Lab(OpenRun):
         """The experiment's change of its parent's train.py, as a unified diff."""
         return (self.train_py(self.experiment).parent / "train.diff").read_text(encoding="utf-8")
 
-    def tried(self) -> dict[str, int]:
+    def tried(self, again: int | None = None) -> dict[str, int]:
         """Every file that the gate has looked at, by its hash, with the experiment that it was of;
-        those of excused experiments may come again."""
+        those of excused experiments may come again. again: one that is to be tried again."""
         state = self.state
-        known = [e for e in state.experiments if e.number not in state.excused]
+        known = [e for e in state.experiments if e.number not in (again, *state.excused)]
         return {a.proposed["sha256"]: e.number for e in known for a in e.attempts if a.checked}
 
     # --- stages ------------------------------------------------------------------------------
@@ -269,7 +269,8 @@ class Lab(OpenRun):
 
     def _check(self, step: Step) -> None:
         path = self.attempt_folder(step.experiment, step.attempt) / "train.py"
-        reasons = check_candidate(path.read_text(encoding="utf-8"), self.tried())
+        again = self.state.experiments[step.experiment].attempt.again
+        reasons = check_candidate(path.read_text(encoding="utf-8"), self.tried(again))
         place = {"experiment": step.experiment, "attempt": step.attempt}
         self.journal.append("checked", **place, ok=not reasons, reasons=reasons)
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import harness
 from harness.data.manifest import PreparedData, open_prepared
 from harness.ground.errors import DataError, LabError, ProfileError, SettingsError
-from harness.lab import start
+from harness.lab import model_text, start
 from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
 from harness.lab.proposal_request import SINCE_VARIABLE
 from harness.lab.proposing import check_program
 from harness.night.endpoint_check import Proposers, choose_proposers
 from harness.night.notebook_runner import NotebookRunner, first_line
 from harness.night.notify import notify
-from harness.night.progress import claim_plan_words, claim_words
+from harness.night.progress import claim_plan_words, claim_words, result_words
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
 from harness.night.wishes import Wishes, duration_words, plan_words
@@ -33,6 +33,7 @@ from harness.rules.next_step import step_after
 from harness.run import disk_space, git_history, heartbeat
 from harness.run.locks import hold
 from harness.run.profiles import PROFILES
+from harness.run.records import records_from_journal
 from harness.run.settings import (
     check_same_harness,
     check_same_text,
@@ -44,6 +45,7 @@ from harness.sandbox.device import detect_device
 from harness.sandbox.wall import find_wall
 from harness.search.program import has_settings
 from harness.show import epochs, index, report
+from harness.show.sentences import claim_on_branch, headline
 
 
 def run_night(wishes: Wishes) -> int:
@@ -75,6 +77,8 @@ def close_night(wishes: Wishes, words: str) -> None:
             report.write_page(wishes.folder, live=False)
     except (OSError, LabError) as error:
         say(f"the report cannot be written ({error}); nothing else is lost")
+    if records := records_from_journal(wishes.run.entries):
+        words = f"{words}. {headline(records, claim_on_branch(wishes.folder, records))}"
     notify(wishes.notify, wishes.run, "ended", words, say)
 
 
@@ -139,10 +143,7 @@ class Driver:
             self.say(f"stopped as asked; continue with: {self.wishes.command_line}")
             return
         self.run_experiments(proposers)
-        wanted = is_wanted(self.run.state, read_close_out(self.folder))
-        if wanted and not self.stopper.is_wanted():
-            self.say(f"4 of 5, the claim: {claim_plan_words(self.wishes)}")
-            self.execute("05_close_out", self.common)
+        self.close_out()
         self.say("5 of 5, analysis")
         self.execute("04_analysis", self.common)
         self.say_where()
@@ -218,6 +219,15 @@ class Driver:
             number = step_after(self.run.state).experiment
             self.execute("03_agent_loop", self.common | who, page=f"{number:04d}")
 
+    def close_out(self) -> None:
+        """The claim, and what its models write, unless the run has both or is to stop."""
+        claims = is_wanted(self.run.state, read_close_out(self.folder))
+        if self.stopper.is_wanted() or not (claims or model_text.is_wanted(self.run)):
+            return
+        plan = claim_plan_words(self.wishes) if claims else "measured; its models write a few lines"
+        self.say(f"4 of 5, the claim: {plan}")
+        self.execute("05_close_out", self.common)
+
     def execute(self, name: str, parameters: dict, page: str = "") -> None:
         """Execute a notebook until its work is done or the night is to stop. page: as it is called
         in the run's notebooks/, where that is another name."""
@@ -245,14 +255,9 @@ class Driver:
 
     def say_where(self) -> None:
         """The end: the figures, and where to look."""
-        folder, state = self.folder, self.run.state
-        done = [e for e in state.experiments[1:] if e.committed]
-        kept = sum(e.decided["decision"] == "keep" for e in done)
-        best, baseline = state.incumbent, state.experiments[0]
+        folder = self.folder
         self.derive("the report", report.write_report)
-        branch = f"{best.mean:.6f} (experiment {best.number}: {best.decided['title']})"
-        ideas = f"{len(done)} experiments, {kept} kept"
-        self.say(f"{ideas}. Baseline {baseline.mean:.6f}, branch at {branch}")
+        self.say(result_words(self.run))
         self.say(claim_words(self.wishes))
         inside = folder.is_relative_to(harness.REPOSITORY)
         at = folder.relative_to(harness.REPOSITORY) if inside else folder

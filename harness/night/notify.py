@@ -1,8 +1,9 @@
 """Tells a person of a night's turns by a command of theirs: a mail, a message, a light.
 
 In: a command line, the run. Out: the command, run once by the shell, with the object of
-`--status --json` on its standard input, and in it `event`: ended, paused or kept, and `words`. A
-command that fails is said and costs the night nothing. It gets no key of a language model.
+`--status --json` on its standard input, and in it `event`: ended, paused or kept, and `words`, a
+sentence to send. A command that fails is said and costs the night nothing. It gets no key of a
+language model.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def notify(command: str, run: Run, event: str, words: str, say: Callable[[str], 
         facts = look_at(run)
     except LabError:  # it ended before the run had its settings
         facts = {"tag": run.folder.name, "folder": str(run.folder)}
-    facts |= {"event": event, "words": words}
+    facts |= {"event": event, "words": f"{run.folder.name} {event}: {words}"}
     environment = {name: value for name, value in os.environ.items() if name not in (KEY, KEY_FILE)}
     try:
         done = subprocess.run(

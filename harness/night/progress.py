@@ -19,9 +19,11 @@ from harness.lab.close_out import (
 from harness.night.wishes import Wishes
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after
+from harness.run.records import records_from_journal
+from harness.run.run import Run
 from harness.run.settings import command_on
 from harness.run.state import NOT_HELD_AGAINST
-from harness.show.sentences import model_words
+from harness.show.sentences import model_words, say_counts, say_standing
 from harness.show.stage import stage_of
 
 
@@ -98,8 +100,9 @@ def standing_words(wishes: Wishes) -> str:
     if stage.name == "proposing" and most is not None and stage.experiment > most:
         return "analysis"
     number = f"{stage.experiment}/{most}" if most is not None else f"{stage.experiment}"
-    best = f"branch at {state.incumbent.mean:.4f} (experiment {state.incumbent.number})"
-    return f"experiment {number} · {stage.words} · {best} · {time_left(wishes)} left"
+    tip = state.incumbent
+    stands = f"the branch stands at {tip.mean:.4f} (experiment {tip.number})"
+    return f"experiment {number} · {stage.words} · {stands} · {time_left(wishes)} left"
 
 
 def claim_in_flight(wishes: Wishes) -> str:
@@ -128,6 +131,12 @@ def finishing_words(wishes: Wishes) -> str:
     if step.kind == "open" or step.experiment == 0:
         return "the baseline"
     return f"experiment {step.experiment}"
+
+
+def result_words(run: Run) -> str:
+    """What the experiments came to: the end of a night."""
+    records = records_from_journal(run.entries)
+    return f"{say_counts(records)}. {say_standing(records)}"
 
 
 def claim_words(wishes: Wishes) -> str:

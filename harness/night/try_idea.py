@@ -32,6 +32,7 @@ from harness.run.locks import hold
 from harness.run.records import records_from_journal
 from harness.run.run import Run
 from harness.run.settings import command_on
+from harness.run.state import AGAIN
 from harness.sandbox.left_files import remove_tree
 from harness.search.constants import keep_annotations
 from harness.search.duplicates import near_duplicate, structure_hash
@@ -83,7 +84,7 @@ KEYS = {
 @dataclass(frozen=True)
 class Idea:
     """source: the whole train.py. expected_delta: of val_bpb, negative is better. by: who has it,
-    such as an agent's name."""
+    such as an agent's name. again: the experiment whose change it is."""
 
     source: str
     title: str
@@ -91,6 +92,7 @@ class Idea:
     category: str = ""
     expected_delta: float | None = None
     by: str = ""
+    again: int | None = None
 
 
 class Refused(RuntimeError):
@@ -149,6 +151,8 @@ def place_idea(lab: Lab, idea: Idea) -> int:
         one_line(idea.hypothesis)[:HYPOTHESIS],
         category,
         proposer=PROPOSER,
+        operator="" if idea.again is None else AGAIN,
+        sources=() if idea.again is None else (idea.again,),
         model=one_line(idea.by)[:BY],
         expected_delta=idea.expected_delta,
         parent=best.number,
@@ -180,7 +184,7 @@ def check_idea(lab: Lab, idea: Idea) -> str:
             f"experiment {newest.number} is unfinished ({one_line(proposed['title'])[:60]}): the "
             f"same command as then, or {command}, finishes it"
         )
-    tried, category = lab.tried(), idea.category
+    tried, category = lab.tried(idea.again), idea.category
     before = lab.train_py(state.incumbent).read_text(encoding="utf-8")
     reasons = check_candidate(idea.source, tried)
     if not reasons and not category and structure_hash(idea.source) == structure_hash(before):
@@ -195,7 +199,8 @@ def check_idea(lab: Lab, idea: Idea) -> str:
 
 def program_reasons(lab: Lab, idea: Idea, category: str, before: str) -> list[str]:
     """What program.md, and what was tried already, have against an idea that the gate lets pass."""
-    settings, rows = parse_program(lab.program_text()), history(lab)
+    settings = parse_program(lab.program_text())
+    rows = [row for row in history(lab) if row["experiment"] != idea.again]
     allowed, reasons = settings.allowed_categories, []
     if not category:
         kinds = ", ".join(name for name in allowed if name != "tune")

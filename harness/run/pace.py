@@ -105,15 +105,16 @@ def say_speed(state: State, claim: Sequence[Training] = ()) -> str:
     if charged > SPEED_TOLERANCE:
         turns = "The claim's runs took turns, so that best and baseline met the same machine."
         return (
-            f"The speed of one file differed by up to {charged:.0%} between its trainings: the "
-            f"machine was shared or throttled. {what_was_done(files)} {turns if claim else ''}"
+            f"The speed of one file differed by up to {charged:.0%} between its trainings, since "
+            "the machine was shared or throttled: end what else works on it, or train longer under "
+            f"a new tag (`--budget-seconds`). {what_was_done(files)} {turns if claim else ''}"
         ).rstrip()
     wall = max((spread(map(wall_speed, runs)) for runs in together), default=0.0)
     if wall > SPEED_TOLERANCE:
         return (
             f"The speed of one file differed by up to {wall:.0%} between its trainings, since "
-            "others used the machine. The budget counts work and not wall time, so slow trainings "
-            "did as many steps as fast ones, and scores suffered little."
+            "others used the machine: the budget counts work and not wall time, so scores suffered "
+            "little, and the night only took longer."
         )
     return ""
 

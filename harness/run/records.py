@@ -15,6 +15,11 @@ from harness.run.state import NOT_HELD_AGAINST, Attempt, Experiment, fold
 
 KEPT = ("baseline", "kept", "simplified")
 OUTCOMES = (*KEPT, "discarded", "quarantined", "crashed", "no result")
+# As people read them: what was kept does not all score better.
+OUTCOME_WORDS = {name: name for name in OUTCOMES} | {
+    "kept": "kept as better",
+    "simplified": "kept as simpler",
+}
 TIME_KINDS = ("training", "startup", "scoring", "overhead", "waiting")
 # A gap this long that no run explains is waiting: a stopped or paused night, a very slow proposer.
 IDLE_SECONDS = 120
@@ -215,6 +220,12 @@ def explained(entry: dict) -> Iterator[tuple[str, float]]:
 def baseline_of(records: Sequence[Record]) -> Record | None:
     """The baseline, when it has a score."""
     return next((record for record in records if record.outcome == "baseline"), None)
+
+
+def best_of(records: Sequence[Record]) -> Record | None:
+    """The best score: the lowest that was on the branch, which may have gone on to simpler code."""
+    kept = [record for record in records if record.outcome in KEPT]
+    return min(kept, key=lambda record: record.val_bpb, default=None)
 
 
 def incumbent_of(records: Sequence[Record]) -> Record | None:

@@ -6,6 +6,7 @@ works on a run in progress and on one whose settings are not written yet.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,15 @@ def list_runs(results: str | Path) -> list[str]:
         if mark and folder.name != SAMPLE_TAG:
             found.append((mark.stat().st_mtime_ns, folder.name))
     return [name for _, name in sorted(found)]
+
+
+def again_command(folder: Path, number: int) -> str:
+    """What tries an experiment's change again; "" for the sample, which has no data."""
+    if folder.name == SAMPLE_TAG:
+        return ""
+    where = [] if folder.parent == results_folder() else ["--results", str(folder.parent)]
+    words = ["try", "--again", str(number), "--tag", folder.name, *where]
+    return shlex.join([".venv/bin/python", "-m", "harness", *words])
 
 
 def claim_command(folder: Path) -> str:

@@ -17,6 +17,7 @@ MOST_UNSURE = 3
 MOST_CUT_OFF = 10
 MOST_REPAIRS = 2  # further attempts of an experiment whose proposer can mend what failed
 REPAIRERS = ("llm",)  # proposers that can
+AGAIN = "try again"  # the operator of a proposal that is an earlier experiment's change
 # Of a run: what fails within them, start-up not counted, is mended, not given up.
 EARLY_SECONDS = 60.0
 MENDED = ("crash", "oom", "nan", "timeout")  # statuses of runs that a repair may change
@@ -114,6 +115,11 @@ class Attempt:
         """Whether a smoke run, where one is asked for, has gone well."""
         passed = any(run.started["kind"] == "smoke" and run.status == "ok" for run in self.runs)
         return passed or not self.proposed.get("smoke")
+
+    @property
+    def again(self) -> int | None:
+        """The experiment whose change it tries again."""
+        return self.proposed["sources"][0] if self.proposed.get("operator") == AGAIN else None
 
     @property
     def own(self) -> list[Training]:

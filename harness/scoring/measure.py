@@ -101,7 +101,7 @@ class Measurement:
     def try_out(self, server_a: ServerJob | None = None) -> dict:
         """Fields of `scored` for a smoke run: whether its weights, which go then, can be scored."""
         fields: dict = {"status": "ok", "cause": "", "val_bpb": None, "wall": self.wall.kind}
-        with self._judged(fields, "score_seconds"), self._ready("val", server_a) as job:
+        with self._judged(fields, "score_seconds"), self.ready("val", server_a) as job:
             score_one_batch(self.data, job)
         self.weights.unlink(missing_ok=True)
         return fields
@@ -136,7 +136,7 @@ class Measurement:
         """The same for the places of unseen text, where the data has such text."""
         there = self.losses_path("unseen").exists() or "unseen" in self.data.lacks
         if self.weights.exists() and not there:
-            with self._ready("unseen", None) as job, server_of(self.data, job, "logits") as server:
+            with self.ready("unseen", None) as job, server_of(self.data, job, "logits") as server:
                 self._ask_unseen(server)
 
     def _ask_unseen(self, server: ModelServer) -> None:
@@ -200,11 +200,11 @@ class Measurement:
                 server.close()
 
     def _run(self, split: str, progress: Progress, early: ServerJob | None = None) -> Score:
-        with self._ready(split, early) as job:
+        with self.ready(split, early) as job:
             return score_model(self.data, job, split, progress)
 
     @contextlib.contextmanager
-    def _ready(self, name: str, early: ServerJob | None) -> Iterator[ServerJob]:
+    def ready(self, name: str, early: ServerJob | None) -> Iterator[ServerJob]:
         """The job whose server was started early, or one whose server is still to be started.
 
         From here on its weights are there. A server that died while it waited is forgotten: it knew
@@ -235,7 +235,7 @@ class Measurement:
         waiting = [early]  # for the first look; each other one gets a server of its own
 
         def open_job() -> contextlib.AbstractContextManager[ServerJob]:
-            return self._ready("audit", waiting.pop() if waiting else None)
+            return self.ready("audit", waiting.pop() if waiting else None)
 
         found = audit_model(self.data, open_job, recorded, probes, secrets.randbits(32), then)
         fields["audit"] = found

@@ -94,11 +94,13 @@ class ServerJob:
     server: ModelServer | None = None
 
 
-def start_server(data: PreparedData, job: ServerJob, mode: str) -> ModelServer:
+def start_server(
+    data: PreparedData, job: ServerJob, mode: str, batch_rows: int = 0
+) -> ModelServer:
     """A model server, started; it knows nothing of the candidate until it is entered.
 
     Close it, if it never is. mode: `losses` of all targets, or `logits` at one position of each
-    row.
+    row. batch_rows: rows of a request, 0 for as many as an evaluation takes.
     """
     header = {
         "mode": mode,
@@ -106,7 +108,7 @@ def start_server(data: PreparedData, job: ServerJob, mode: str) -> ModelServer:
         "weights": str(job.weights),
         "n_vocab": data.n_vocab,
         "max_seq_len": data.max_seq_len,
-        "batch_rows": data.manifest["eval_batch_rows"],
+        "batch_rows": batch_rows or data.manifest["eval_batch_rows"],
         "device": job.device,
         "dtype": job.dtype,
         "threads": job.threads,

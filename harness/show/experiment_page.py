@@ -15,7 +15,7 @@ from harness.lab.loop import Lab
 from harness.run.git_history import experiment_ref
 from harness.run.noise import KNOWN_DF
 from harness.run.pace import cells_of_pace, pace_of, words_outside
-from harness.run.records import noise_of_gain
+from harness.run.records import noise_of_gain, records_from_journal
 from harness.run.settings import environment_words
 from harness.run.state import Experiment, Training
 from harness.sandbox.wall import find_wall
@@ -34,7 +34,7 @@ from harness.show.markup import (
     soft,
     table,
 )
-from harness.show.sentences import plural
+from harness.show.sentences import plural, say_counts, say_standing
 
 REFRESH_SECONDS = 0.5
 PACE = ("steps", "tokens/s", "cores held by others")
@@ -267,7 +267,7 @@ def learnt_page(lab: Lab, experiment: Experiment) -> Html:
         )
     elif decided["decision"] == "keep":
         words = (
-            f"{title} is on the branch now, at {experiment.mean:.6f}. The next ideas start from "
+            f"{title} is on the branch now, at {experiment.mean:.4f}. The next ideas start from "
             "its train.py."
         )
     else:
@@ -277,12 +277,10 @@ def learnt_page(lab: Lab, experiment: Experiment) -> Html:
             f"{title} changed val_bpb by a gain of {size}, which is {decided['kind']}. It stays in "
             "the history, reachable by its ref."
         )
-    tried = [each for each in lab.state.experiments[1:] if each.decided]
-    kept = sum(each.decided["decision"] == "keep" for each in tried)
-    branch, baseline = lab.state.incumbent.mean, lab.state.experiments[0].mean
+    records = records_from_journal(lab.entries)
     return box(
-        f"{words} So far: {plural(len(tried), 'experiment')}, {kept} kept; branch at {branch:.4f}, "
-        f"baseline {baseline:.4f}, as judged, flattered by luck."
+        f"{words} So far {say_counts(records)}. {say_standing(records)}, as judged, flattered by "
+        "luck."
     )
 
 

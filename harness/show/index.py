@@ -15,18 +15,26 @@ from pathlib import Path
 
 from harness.ground.errors import PageError
 from harness.ground.files import write_text_atomic
-from harness.lab.close_out import claim_of
 from harness.run.journal import read_journal
 from harness.run.pace import cells_of_pace, words_of_pace
-from harness.run.records import Record, baseline_of, incumbent_of, records_from_journal
+from harness.run.records import (
+    OUTCOME_WORDS,
+    Record,
+    baseline_of,
+    incumbent_of,
+    records_from_journal,
+)
 from harness.show.markup import GROUND, LINE, Html, link
 from harness.show.sentences import (
     as_judged,
-    counts_in_words,
+    claim_on_branch,
     headline,
     plural,
     quoted,
     say_claim,
+    say_counts,
+    say_standing,
+    signed,
 )
 from harness.show.stage import in_flight
 
@@ -170,8 +178,7 @@ def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
     if flight and all(record.experiment != flight.experiment for record in records):
         cells = [f"{flight.experiment:04d}", f"running: {flight.words}", quoted(flight.title)]
         rows.insert(0, _line([*cells, *[""] * len(HEADS), _links(cells[0], present)]))
-    tip = incumbent_of(records)
-    claimed = claim_of(run_dir, tip.experiment) if tip else None
+    claimed = claim_on_branch(run_dir, records)
     others = [
         f"[{name.removesuffix('.ipynb').replace('_', ' ')}]({name})"
         for name in sorted(present)
@@ -212,21 +219,20 @@ def _scores(records: Sequence[Record], claimed: dict | None) -> str:
 
 def _facts(tag: str, records: Sequence[Record]) -> str:
     """How many experiments ended how, and what the figures are."""
-    base, counts = baseline_of(records), "No experiment decided yet"
-    if records:
-        counts = f"{plural(len(records), 'experiment')}: {counts_in_words(records)}"
+    base, counts = baseline_of(records), say_counts(records)
+    stands = f" {say_standing(records)}." if base else ""
     pace = words_of_pace(base.pace) if base else ""
     speed = f"Steps and speed are of one training, the baseline's {pace}. " if pace else ""
     return (
-        f"Run {tag}. {counts}. Scores in bits per byte; a gain is over what was on the branch "
+        f"Run {tag}. {counts}.{stands} Scores in bits per byte; a gain is over what was on the branch "
         f"then. {speed}Titles are the proposers' words."
     )
 
 
 def _row(record: Record, present: set[str]) -> str:
-    score = "" if record.val_bpb is None else f"{record.val_bpb:.6f}"
-    gain = "" if record.gain is None else f"{record.gain:+.6f}"
-    outcome = record.outcome
+    score = "" if record.val_bpb is None else f"{record.val_bpb:.4f}"
+    gain = signed(record.gain)
+    outcome = OUTCOME_WORDS[record.outcome]
     if record.outcome == "crashed" and record.status != "crash":
         outcome = f"crashed ({record.status.replace('_', ' ')})"
     figures = (score, gain, str(record.n_runs or ""), *cells_of_pace(record.pace))
@@ -278,16 +284,16 @@ def head_of_page(path: Path) -> str:
         return ""
     figures = []
     if record.val_bpb is not None:
-        figures.append(f"**val_bpb {record.val_bpb:.6f}**, {plural(record.n_runs, 'run')}")
+        figures.append(f"**val_bpb {record.val_bpb:.4f}**, {plural(record.n_runs, 'run')}")
     if record.gain is not None:
-        figures.append(f"gain {record.gain:+.6f} on what was on the branch")
+        figures.append(f"gain {signed(record.gain)} on what was on the branch")
     if record.threshold is not None:
-        figures.append(f"{record.threshold:.6f} was asked for")
+        figures.append(f"{record.threshold:.4f} was asked for")
     before = f"[previous]({number - 1:04d}.ipynb) · " if number > 1 else ""
     return "\n\n".join(
         part
         for part in (
-            f"# {number:04d} {record.outcome}: {quoted(record.title)}",
+            f"# {number:04d} {OUTCOME_WORDS[record.outcome]}: {quoted(record.title)}",
             "; ".join(figures),
             quoted(record.verdict or record.cause, 300),
             f"{before}[all experiments](index.md) · [the report](../report/report.html)",

@@ -23,7 +23,7 @@ from IPython.display import Markdown, display
 from harness import REPOSITORY
 from harness.ground.errors import LabError
 from harness.run import disk_space
-from harness.run.records import KEPT, Record, records_from_journal
+from harness.run.records import KEPT, OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import SAMPLE_TAG, Run, list_runs
 from harness.run.settings import environment_words, results_folder
 from harness.sandbox.keys import has_endpoint
@@ -343,7 +343,7 @@ class Panel:
         if record is None:
             self.detail.value = ""
             return
-        head = bold(f"{number:04d} {record.outcome}: {record.title}")
+        head = bold(f"{number:04d} {OUTCOME_WORDS[record.outcome]}: {record.title}")
         self.detail.value = box(head + idea_html(self.run, record))
         page = self.run.folder / "notebooks" / f"{number:04d}.ipynb"
         self.pages.append_display_data(Markdown(_links([("its page", page)])))
@@ -438,9 +438,12 @@ def _figures(facts: dict) -> str:
     sigma = facts["sigma"]
     words = [
         f"baseline {facts['baseline_val_bpb']:.4f}",
-        f"the branch stands at {facts['best_val_bpb']:.4f} (experiment {facts['best_experiment']})",
+        f"best score {facts['best_val_bpb']:.4f} (experiment {facts['best_experiment']})",
+        f"the branch stands at {facts['branch_val_bpb']:.4f} "
+        f"(experiment {facts['branch_experiment']})",
         f"noise of one run {sigma:.4f}" if sigma else "noise unknown",
-        f"tried {facts['experiments']}, kept {facts['kept']}, crashed {facts['crashed']}",
+        f"{facts['experiments']} tried: {facts['kept']} kept as better, "
+        f"{facts['simplified']} kept as simpler, {facts['crashed']} crashed",
         f"in quarantine {facts['quarantined']}" if facts["quarantined"] else "",
         facts["claim"] or "not claimed yet",
         f"{facts['free_bytes'] / 1e9:.0f} GB free",
@@ -451,7 +454,7 @@ def _figures(facts: dict) -> str:
 def _line(record: Record) -> str:
     score = f"{record.val_bpb:.4f}" if record.val_bpb is not None else "      "
     gain = f"{record.gain:+.4f}" if record.gain is not None else "       "
-    return f"{record.experiment:04d}  {record.outcome:<11} {score} {gain}  {record.title[:60]}"
+    return f"{record.experiment:04d}  {OUTCOME_WORDS[record.outcome]:<15} {score} {gain}  {record.title[:60]}"
 
 
 def _links(files: Sequence[tuple[str, Path]]) -> str:

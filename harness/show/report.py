@@ -6,34 +6,40 @@ write_report. pandas and matplotlib are imported only for the chart.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.run.pace import cells_of_pace, say_speed
-from harness.run.records import Record, baseline_of, incumbent_of, records_from_journal
+from harness.run.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
 from harness.run.results import clean_description
-from harness.run.run import Run, claim_command
+from harness.run.run import Run, again_command, claim_command
 from harness.run.state import fold
 from harness.search.llm.exchanges import Usage
 from harness.show.costs import run_usage, usage_words
 from harness.show.doubts import doubts
-from harness.show.report_page import Report, report_html
+from harness.show.learnt import say_learnt
+from harness.show.report_page import Report, is_near_miss, report_html
 from harness.show.sentences import (
     as_judged,
     candidates_of,
+    counts_in_words,
     facts_in_words,
     headline,
     kept_of,
     latest_sigma,
     model_words,
+    name_of,
     plural,
     quoted,
     say_claim,
     say_time,
     signed,
 )
+from harness.show.texts import say_texts
 
 NEAR_MISSES = 5
 CAUSES = 3  # of each kind of failure
@@ -68,25 +74,42 @@ def _write_page(run_dir: Path, live: bool) -> tuple[Path, Report]:
     """Write report.html; return its folder and what it says."""
     run, folder = Run(run_dir), run_dir / "report"
     settings = read_json(run_dir / "run.json") if run.is_there else {}
-    usage, measured = run_usage(run_dir), read_close_out(run_dir)
-    named = {"tag": run_dir.name, **settings}
-    has_pages = (run_dir / "notebooks" / "index.md").exists()
-    command = claim_command(run_dir)
-    said = report_of(run.entries, named, usage, measured, command, has_pages)
+    beside = Beside(
+        settings={"tag": run_dir.name, **settings},
+        usage=run_usage(run_dir),
+        measured=read_close_out(run_dir),
+        claim_command=claim_command(run_dir),
+        again_command=partial(again_command, run_dir),
+        has_pages=(run_dir / "notebooks" / "index.md").exists(),
+        texts=say_texts(run),
+    )
+    said = report_of(run.entries, beside)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / "report.html", report_html(run, said, live))
     return folder, said
 
 
-def morning_report(
-    entries: Sequence[dict],
-    settings: dict,
-    usage: Usage | None = None,
-    measured: CloseOut | None = None,
-    command: str = "",
-) -> str:
-    """The report as Markdown, from what report_of takes."""
-    return as_markdown(report_of(entries, settings, usage, measured, command))
+class Beside(NamedTuple):
+    """What a report tells of a run besides its journal.
+
+    settings: run.json. usage: of the language model, by its ledger. measured: the newest close-out;
+    claim_command: what makes one. again_command: what tries an experiment's change again, by its
+    number. has_pages: whether its experiments have pages, with an index. texts: what its models
+    write, in Markdown.
+    """
+
+    settings: dict = {}
+    usage: Usage = Usage()
+    measured: CloseOut = CloseOut()
+    claim_command: str = ""
+    again_command: Callable[[int], str] = lambda number: ""
+    has_pages: bool = True
+    texts: str = ""
+
+
+def morning_report(entries: Sequence[dict], settings: dict, **beside: object) -> str:
+    """The report as Markdown. beside: of `Beside`."""
+    return as_markdown(report_of(entries, Beside(settings, **beside)))
 
 
 def as_markdown(said: Report) -> str:
@@ -95,36 +118,26 @@ def as_markdown(said: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def report_of(
-    entries: Sequence[dict],
-    settings: dict,
-    usage: Usage | None = None,
-    measured: CloseOut | None = None,
-    command: str = "",
-    has_pages: bool = True,
-) -> Report:
-    """What there is to say of a run. settings: run.json. usage: of the language model, by its
-    ledger. has_pages: whether its experiments have pages, with an index.
-
-    measured: the newest close-out; command: what makes one. A close-out of another file than the
-    branch's is none.
-    """
+def report_of(entries: Sequence[dict], beside: Beside) -> Report:
+    """What there is to say of a run. A close-out of another file than the branch's is none."""
+    settings, measured = beside.settings, beside.measured
     records, tag = records_from_journal(entries), settings.get("tag", "(no tag)")
-    tip, measured = incumbent_of(records), measured or CloseOut()
+    tip = incumbent_of(records)
     if not (tip and measured.claimed and measured.claimed["best"] == tip.experiment):
         measured = CloseOut()
-    claim = say_claim(records, measured.claimed, command)
+    claim = say_claim(records, measured.claimed, beside.claim_command)
     sections = {
         "The claim": f"{claim}{_template(records, settings, measured)}",
         "On the branch": _on_the_branch(records),
-        "Near misses": _near_misses(records),
-        "What was tried": _what_was_tried(entries, records),
+        "Near misses": _near_misses(entries, records, beside.again_command),
+        "What the night learnt": say_learnt(entries, records),
         "Failures": _failures(records),
-        "Whose ideas": _whose_ideas(entries, records, usage or Usage()),
+        "What the models write": beside.texts,
+        "Whose ideas": _whose_ideas(entries, records, beside.usage),
         "Time": say_time(entries),
         "What stands in doubt": _doubts(entries, records),
         "How it was measured": _measured(entries, settings),
-        "Look further": _look_further(records, tag, has_pages),
+        "Look further": _look_further(records, tag, beside.has_pages),
     }
     first = f"Run {tag}: {headline(records, measured.claimed)}"
     return Report(first, say_speed(fold(entries), measured.runs), sections, measured.claimed)
@@ -173,8 +186,10 @@ def _on_the_branch(records: Sequence[Record]) -> str:
         tried = plural(len(candidates_of(records)), "experiment")
         return f"{first}\nNothing was kept of {tried}: the baseline stands."
     name = f"experiment {tip.experiment:04d} ({quoted(tip.title)})"
-    judged = f"The branch is at {name}: {as_judged(records)}."
-    lines = [f"{first}\n{judged} A gain is over what was on the branch before.\n", BRANCH_TABLE]
+    judged = f"The branch stands at {name}: {as_judged(records)}."
+    best = best_of(records)
+    score = f"Best score: {best.val_bpb:.4f} ({name_of(best)})."
+    lines = [f"{first}\n{score}\n{judged} A gain is over what was on the branch before.\n", BRANCH_TABLE]
     for record in [base, *kept]:
         cells = [
             f"{record.experiment:04d}",
@@ -189,55 +204,28 @@ def _on_the_branch(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _near_misses(records: Sequence[Record]) -> str:
-    """Discards that scored lower than what they were measured against: worth another look."""
-    near = [r for r in records if r.outcome == "discarded" and r.gain is not None and r.gain > 0]
+def _near_misses(
+    entries: Sequence[dict], records: Sequence[Record], again: Callable[[int], str]
+) -> str:
+    """Discards that scored lower than what they were measured against, but for those that were
+    tried again since. again: the command that does so."""
+    done = {e.attempt.again for e in fold(entries).experiments if e.attempts}
+    near = [r for r in records if is_near_miss(r) and r.experiment not in done]
     if not near:
         return ""
     lines = ["A lower score than what was on the branch, but not by enough to keep them.", ""]
+    if again(0):
+        lines[0] += " The command tries the change again, on what is on the branch now."
     for record in sorted(near, key=lambda record: -record.gain)[:NEAR_MISSES]:
         asked = ""
         if record.threshold is not None:
             asked = f", {record.threshold:.4f} was asked for"
         name = f"{record.experiment:04d} {quoted(record.title, 60)}"
         runs = plural(record.n_runs, "run")
-        lines.append(f"- {name}: gain {signed(record.gain)} over {runs}{asked}")
+        line = f"- {name}: gain {signed(record.gain)} over {runs}{asked}"
+        command = again(record.experiment)
+        lines.append(f"{line}: `{command}`" if command else line)
     return "\n".join(lines)
-
-
-def _what_was_tried(entries: Sequence[dict], records: Sequence[Record]) -> str:
-    """Which way each constant was moved with what gain, where it was moved alone; and the other
-    ideas by kind. Gains of single runs are mostly noise.
-    """
-    changes = {
-        (entry["experiment"], entry["attempt"]): entry.get("constants_changed") or {}
-        for entry in entries
-        if entry.get("event") == "proposed"
-    }
-    moved, others = defaultdict(list), defaultdict(list)
-    for record in candidates_of(records):
-        changed = changes.get((record.experiment, record.attempt), {})
-        outcome = f"{record.outcome} {signed(record.gain)}".strip()
-        if record.category == "tune" and len(changed) == 1:
-            [(name, (old, new))] = changed.items()
-            moved[name].append(
-                f"{old:g} to {new:g}: {outcome}" if _are_numbers(old, new) else outcome
-            )
-        else:
-            others[record.category or "of no kind"].append(record)
-    lines = [f"- `{name}`: {', '.join(tries)}" for name, tries in sorted(moved.items())]
-    for kind, tried in sorted(others.items()):
-        kept = [f"{record.experiment:04d}" for record in kept_of(tried)]
-        gains = [record.gain for record in tried if record.gain is not None]
-        best = f", the largest gain {signed(max(gains))}" if gains else ""
-        which = f" ({', '.join(kept)})" if kept else ""
-        name = "several constants at once" if kind == "tune" else kind
-        lines.append(f"- {name}: {len(tried)} tried, {len(kept)} kept{which}{best}")
-    return "\n".join(lines)
-
-
-def _are_numbers(*values: object) -> bool:
-    return all(isinstance(value, int | float) for value in values)
 
 
 def _failures(records: Sequence[Record]) -> str:
@@ -276,9 +264,7 @@ def _whose_ideas(entries: Sequence[dict], records: Sequence[Record], usage: Usag
     for name in dict.fromkeys(record.proposer for record in tried):
         theirs = [record for record in tried if record.proposer == name]
         by = f"{name} ({', '.join(models[name])})" if name in models else name
-        crashed = sum(record.outcome == "crashed" for record in theirs)
-        counts = f"{len(kept_of(theirs))} kept, {crashed} crashed"
-        lines.append(f"- {by}: {plural(len(theirs), 'idea')}, {counts}.")
+        lines.append(f"- {by}: {plural(len(theirs), 'idea')}, {counts_in_words(theirs)}.")
     if usage.requests:
         lines.append(f"- The language model took {usage_words(usage)}.")
     if repairs := sum(bool(entry.get("attempt")) for entry in proposed):

@@ -23,8 +23,10 @@ from harness.run.pace import cells_of_pace, pace_of
 from harness.run.records import (
     KEPT,
     TIME_KINDS,
+    OUTCOME_WORDS,
     Record,
     baseline_of,
+    best_of,
     incumbent_of,
     records_from_journal,
 )
@@ -33,7 +35,14 @@ from harness.run.state import Attempt, Experiment
 from harness.show.charts.svg import COLOURS, Points, curves_svg, progress_svg
 from harness.show.costs import run_usage
 from harness.show.markup import GREY, RED, Html, diff, preformatted
-from harness.show.sentences import candidates_of, duration, hypothesis_words, latest_sigma, plural
+from harness.show.sentences import (
+    candidates_of,
+    duration,
+    hypothesis_words,
+    latest_sigma,
+    name_of,
+    plural,
+)
 from harness.show.stage import read_curve
 
 MOST_FOLDED = 150  # experiments: beyond, only keeps, near misses and failures are folded in
@@ -121,19 +130,19 @@ def _cards(run: Run, records: Sequence[Record], claimed: dict | None) -> list[tu
     base, tip, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
     if base is None:
         return []
-    best = min((r for r in records if r.outcome in KEPT), key=lambda r: r.val_bpb)
+    best = best_of(records)
     outcomes = [record.outcome for record in tried]
     sigma = latest_sigma(records)
     hours = sum(record.seconds[kind] for record in records for kind in TIME_KINDS)
     usage = run_usage(run.folder)
     found = [
         ("baseline", f"{base.val_bpb:.4f}", plural(base.n_runs, "run")),
-        ("best score", f"{best.val_bpb:.4f}", _name(best)),
-        ("the branch stands at", f"{tip.val_bpb:.4f}", _name(tip)),
+        ("best score", f"{best.val_bpb:.4f}", name_of(best)),
+        ("the branch stands at", f"{tip.val_bpb:.4f}", name_of(tip)),
         ("noise of one run", f"{sigma:.4f}" if sigma else "unknown", "one sigma"),
-        ("kept as better", str(outcomes.count("kept")), f"of {len(tried)} tried"),
+        ("tried", str(len(tried)), f"{outcomes.count('crashed')} crashed"),
+        ("kept as better", str(outcomes.count("kept")), ""),
         ("kept as simpler", str(outcomes.count("simplified")), ""),
-        ("crashed", str(outcomes.count("crashed")), ""),
         ("time", duration(hours), ""),
     ]
     if claimed and claimed.get("val"):
@@ -144,10 +153,6 @@ def _cards(run: Run, records: Sequence[Record], claimed: dict | None) -> list[tu
         cost = f"{usage.cost_usd:.2f} USD" if usage.cost_usd is not None else "price unknown"
         found.append(("language model", plural(usage.requests, "request"), cost))
     return found
-
-
-def _name(record: Record) -> str:
-    return "the baseline" if record.experiment == 0 else f"experiment {record.experiment}"
 
 
 def _pages(run: Run) -> list[tuple[str, str]]:
@@ -191,7 +196,7 @@ def _row(run: Run, record: Record, folded: bool) -> dict:
         "number": f"{record.experiment:04d}",
         "classes": _classes(record),
         "colour": COLOURS.get(record.outcome, GREY),
-        "outcome": record.outcome,
+        "outcome": OUTCOME_WORDS[record.outcome],
         "title": record.title,
         "folded": folded,
         "score": "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
@@ -227,7 +232,7 @@ def idea_of(run: Run, record: Record) -> dict:
     return {
         "number": f"{record.experiment:04d}",
         "classes": _classes(record),
-        "outcome": record.outcome,
+        "outcome": OUTCOME_WORDS[record.outcome],
         "title": record.title,
         "lines": [line for line in lines if line],
         "curve": curves_svg(_curves(run, experiment)),

@@ -12,17 +12,19 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.lab.close_out import verdict_of_claim, words_of_claim
+from harness.lab.close_out import claim_of, verdict_of_claim, words_of_claim
 from harness.run.facts import plain_settings
 from harness.run.noise import KNOWN_DF
 from harness.run.records import (
     KEPT,
-    OUTCOMES,
+    OUTCOME_WORDS,
     TIME_KINDS,
     Record,
     baseline_of,
+    best_of,
     incumbent_of,
     time_use,
 )
@@ -84,9 +86,30 @@ def candidates_of(records: Sequence[Record]) -> list[Record]:
 
 
 def counts_in_words(records: Sequence[Record]) -> str:
-    """Such as "2 kept, 1 crashed"."""
+    """Such as "2 kept as better, 1 crashed"."""
     counts = Counter(record.outcome for record in records)
-    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if outcome in counts)
+    words = OUTCOME_WORDS.items()
+    return ", ".join(f"{counts[outcome]} {word}" for outcome, word in words if outcome in counts)
+
+
+def say_counts(records: Sequence[Record]) -> str:
+    """How many experiments there were, and how they ended."""
+    tried = candidates_of(records)
+    count, ended = plural(len(tried), "experiment"), counts_in_words(tried)
+    return f"{count}: {ended}" if ended else count
+
+
+def say_standing(records: Sequence[Record]) -> str:
+    """The three scores that matter, as all that is shown calls them. There must be a baseline."""
+    base, best, tip = baseline_of(records), best_of(records), incumbent_of(records)
+    return (
+        f"Baseline {base.val_bpb:.4f}, best score {best.val_bpb:.4f} ({name_of(best)}), the branch "
+        f"stands at {tip.val_bpb:.4f} ({name_of(tip)})"
+    )
+
+
+def name_of(record: Record) -> str:
+    return "the baseline" if record.experiment == 0 else f"experiment {record.experiment}"
 
 
 def model_words(proposed: dict) -> str:
@@ -113,6 +136,12 @@ def in_its_unit(sentence: Callable[[RunData], str]) -> Callable[[RunData], str]:
 # --- The claim and the scores of the night -------------------------------------------------------
 
 
+def claim_on_branch(folder: Path, records: Sequence[Record]) -> dict | None:
+    """The claim on what is on the branch now; None while that is not measured."""
+    tip = incumbent_of(records)
+    return claim_of(folder, tip.experiment) if tip else None
+
+
 def headline(records: Sequence[Record], claimed: dict | None = None) -> str:
     """What the run came to, as a title. claimed: of the file on the branch."""
     base, tip, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
@@ -126,10 +155,10 @@ def headline(records: Sequence[Record], claimed: dict | None = None) -> str:
         return f"Baseline at {base.val_bpb:.4f} bits per byte; no other experiment decided yet"
     if tip.experiment == base.experiment:
         what = f"all {count} crashed" if crashed == len(tried) else f"none of {count} was kept"
-        return f"The baseline stands at {base.val_bpb:.4f} bits per byte: {what}"
+        return f"The branch stands at the baseline, {base.val_bpb:.4f} bits per byte: {what}"
     if claimed and claimed["status"] == "ok":
         return f"{count}: {_short_claim(claimed)}"
-    stands = f"{count}: branch at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f}"
+    stands = f"{count}: the branch stands at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f}"
     return f"{stands}, and nothing can be claimed" if claimed else f"{stands}, not measured yet"
 
 

@@ -27,8 +27,10 @@ from harness.run import disk_space
 from harness.run.heartbeat import age_seconds, read_heartbeat, writer
 from harness.run.locks import is_held
 from harness.run.records import (
+    OUTCOME_WORDS,
     Record,
     baseline_of,
+    best_of,
     incumbent_of,
     parse_time,
     records_from_journal,
@@ -45,6 +47,7 @@ from harness.show.sentences import (
     duration,
     facts_in_words,
     latest_sigma,
+    name_of,
     plural,
     signed,
 )
@@ -76,16 +79,19 @@ KEYS = {
     "stage_seconds": "how long the journal has stood still",
     "stage_limit_seconds": "how long it may before the driver takes the notebook for hung",
     "experiments": "decided, the baseline not counted",
-    "kept": "of these",
+    "kept": "of these, as better",
+    "simplified": "of these, kept as simpler",
     "discarded": "of these",
     "crashed": "of these",
     "quarantined": "of these, waiting for a person",
     "in_quarantine": "their numbers",
     "baseline_val_bpb": "bits per byte",
-    "best_val_bpb": "of what is on the branch, bits per byte, as judged during the night: "
-    "flattered by luck",
+    "best_val_bpb": "the lowest that was on the branch, bits per byte, as judged during the "
+    "night: flattered by luck",
     "best_experiment": "its number",
-    "best_title": "its idea",
+    "branch_val_bpb": "of what is on the branch: more than the best where simpler code was kept",
+    "branch_experiment": "its number",
+    "branch_title": "its idea",
     "gain": "that below the baseline's, bits per byte",
     "claim": "what may be said of it, measured on fresh seeds; null until then",
     "sigma": "noise of one run, bits per byte",
@@ -273,16 +279,17 @@ def is_claiming(measured: CloseOut, state: State) -> bool:
 
 def scores(records: Sequence[Record], measured: CloseOut) -> dict:
     """What is on the branch, its gain and claim, counts and the last five."""
-    base, best, tried = baseline_of(records), incumbent_of(records), candidates_of(records)
-    claimed = measured.claimed
-    if claimed and (best is None or claimed["best"] != best.experiment):
+    base, best, tip = baseline_of(records), best_of(records), incumbent_of(records)
+    tried, claimed = candidates_of(records), measured.claimed
+    if claimed and (tip is None or claimed["best"] != tip.experiment):
         claimed = None
     outcomes = [record.outcome for record in tried]
     waiting = [record.experiment for record in tried if record.outcome == "quarantined"]
     shown = ("experiment", "outcome", "val_bpb", "gain", "title")
     return {
         "experiments": len(tried),
-        "kept": outcomes.count("kept") + outcomes.count("simplified"),
+        "kept": outcomes.count("kept"),
+        "simplified": outcomes.count("simplified"),
         "discarded": outcomes.count("discarded"),
         "crashed": outcomes.count("crashed"),
         "quarantined": len(waiting),
@@ -290,8 +297,10 @@ def scores(records: Sequence[Record], measured: CloseOut) -> dict:
         "baseline_val_bpb": base and base.val_bpb,
         "best_val_bpb": best and best.val_bpb,
         "best_experiment": best and best.experiment,
-        "best_title": best and best.title,
-        "gain": round(base.val_bpb - best.val_bpb, 6) if base and best else None,
+        "branch_val_bpb": tip and tip.val_bpb,
+        "branch_experiment": tip and tip.experiment,
+        "branch_title": tip and tip.title,
+        "gain": round(base.val_bpb - tip.val_bpb, 6) if base and tip else None,
         "claim": words_of_claim(claimed) if claimed else None,
         "sigma": latest_sigma(records),
         "last_five": [{name: getattr(r, name) for name in shown} for r in records[-RECENT:]],
@@ -353,10 +362,11 @@ def branch_rows(folder: Path, found: dict, records: Sequence[Record]) -> list[tu
         return []
     sigma = f", sigma {found['sigma']:.4f}" if found["sigma"] else ""
     rows = [("baseline", f"{base.val_bpb:.4f} from {plural(base.n_runs, 'run')}{sigma}")]
-    number, title = found["best_experiment"], clean_description(found["best_title"])[:60]
+    number, title = found["branch_experiment"], clean_description(found["branch_title"])[:60]
     if number == base.experiment:
-        return [*rows, ("branch", "the baseline so far")]
-    rows.append(("branch", f"{found['best_val_bpb']:.4f}, experiment {number}: {title}"))
+        return [*rows, ("branch", "stands at the baseline so far")]
+    rows.append(("best score", f"{found['best_val_bpb']:.4f}, {name_of(best_of(records))}"))
+    rows.append(("branch", f"stands at {found['branch_val_bpb']:.4f}, experiment {number}: {title}"))
     rows.append(("", "as judged during the night, flattered by luck"))
     measuring = words_of_close_out(read_close_out(folder)).removeprefix("claim: ")
     claim = textwrap.wrap(found["claim"] or measuring or "not measured yet", CLAIM_WIDTH)
@@ -395,7 +405,7 @@ def time_words(entries: Sequence[dict], records: Sequence[Record]) -> str:
 
 def recent_line(record: Record) -> str:
     score = "-" if record.val_bpb is None else f"{record.val_bpb:.4f}"
-    words = f"{record.outcome:11} {score:>8}  {signed(record.gain):>8}"
+    words = f"{OUTCOME_WORDS[record.outcome]:15} {score:>8}  {signed(record.gain):>8}"
     return f"  {record.experiment:04d}  {words}  {clean_description(record.title)[:60]}"
 
 

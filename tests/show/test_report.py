@@ -32,7 +32,7 @@ def test_the_report_quotes_the_journals_figures():
     tip = [e for e in decided.values() if e["decision"] == "keep"][-1]
     text = morning_report(entries, journals.make_settings())
     assert f"Baseline: {decided[0]['val_bpb']:.4f} bits per byte (3 runs, sigma of one run 0.0008)" in text
-    assert f"The branch is at experiment {tip['experiment']:04d}" in text
+    assert f"The branch stands at experiment {tip['experiment']:04d}" in text
     judged = f"{tip['val_bpb']:.4f} against the baseline's {decided[0]['val_bpb']:.4f}, as judged during the night"
     assert judged in text and "flattered by luck" in text
     kept = [e for e in decided.values() if e["decision"] == "keep"]
@@ -62,12 +62,12 @@ def improvement_words(text: str) -> list[str]:
 
 def test_without_a_claim_nothing_is_called_an_improvement_and_the_command_is_said():
     entries = journals.make_journal(30)
-    text = morning_report(entries, journals.make_settings(), command="python3 scripts/overnight.py --close-out --tag nov23")
+    text = morning_report(entries, journals.make_settings(), claim_command="python3 scripts/overnight.py --close-out --tag nov23")
     assert improvement_words(text) == [] and "not measured yet" in text.splitlines()[0]
     assert "not measured yet: `python3 scripts/overnight.py --close-out --tag nov23`" in text
     records = records_from_journal(entries)
     tip, base = records[branch_of(entries)], records[0]
-    assert headline(records) == f"30 experiments: branch at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f}, not measured yet"
+    assert headline(records) == f"30 experiments: the branch stands at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f}, not measured yet"
 
 
 def test_the_claim_comes_first_on_validation_and_holdout_with_its_intervals():

@@ -75,9 +75,13 @@ class Simulated:
         source = f"DEPTH = {number}\n"
         (folder / "train.py").write_text(source)
         told = {"title": f"depth {number}", "hypothesis": "", "category": "tune", "proposer": "test", "bank_id": None}
-        told |= {"sha256": source_hash(source), "constants_changed": {}, "code_lines": 1, "constants": {}}
+        told |= {"sha256": source_hash(source), "constants_changed": {}, "constants": {}}
+        told |= {"code_lines": self.code_lines(number)}
         parent = self.state.incumbent.number if number else None
         self.journal.append("proposed", experiment=number, attempt=0, parent=parent, **told)
+
+    def code_lines(self, experiment: int) -> int:
+        return 100
 
     def check(self, step) -> None:
         reasons = ["it is the same"] if step.experiment % 7 == 5 else []
@@ -119,8 +123,7 @@ class Simulated:
         self.journal.append("trained", **self.place(step), **result, log_bytes=0)
 
     def score(self, step) -> None:
-        gain = 0.02 * len(self.state.kept) if step.experiment % 4 == 1 else -0.01
-        value = round(2.0 - gain + self.random.uniform(0, 0.001), 6) if step.experiment else 2.0 + step.run / 1000
+        value = round(self.score_of(step), 6) if step.experiment else 2.0 + step.run / 1000
         if step.of:
             value = self.state.incumbent.mean
         path = self.training_folder(step.file[0], step.run) / "result.json"
@@ -138,6 +141,10 @@ class Simulated:
         self.journal.append("scored", **self.place(step), **fields)
         if step.of:
             drop_weights_of_run(path.parent)
+
+    def score_of(self, step) -> float:
+        gain = 0.02 * len(self.state.kept) if step.experiment % 4 == 1 else -0.01
+        return 2.0 - gain + self.random.uniform(0, 0.001)
 
     def audit(self, step) -> None:
         self.journal.append("audited", **self.place(step), status="ok", cause="", holdout=None, audit_seconds=0.5)

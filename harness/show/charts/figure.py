@@ -38,7 +38,7 @@ class Look(NamedTuple):
 
 LOOKS = {
     "discarded": Look(FAINT, "o", 0.8, "discarded"),
-    "kept": Look(BLUE, "o", 1.5, "kept"),
+    "kept": Look(BLUE, "o", 1.5, "kept as better"),
     "simplified": Look(GREEN, "D", 1.2, "kept as simpler"),
     "baseline": Look(INK, "s", 1.3, "baseline"),
     "quarantined": Look(ORANGE, "^", 1.1, "quarantined"),

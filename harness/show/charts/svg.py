@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
-from harness.run.records import KEPT, Record, incumbent_of
+from harness.run.records import KEPT, OUTCOME_WORDS, Record, incumbent_of
 from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, Html
 
 COLOURS = {
@@ -120,7 +120,8 @@ def _dot(
 ) -> str:
     colour = COLOURS.get(record.outcome, GREY)
     gain = f", gain {record.gain:+.4f}" if record.gain is not None else ""
-    words = f"{record.experiment:04d} {record.outcome}: {record.title}\n{record.val_bpb:.4f}{gain}"
+    head = f"{record.experiment:04d} {OUTCOME_WORDS[record.outcome]}"
+    words = f"{head}: {record.title}\n{record.val_bpb:.4f}{gain}"
     size = 6 if record.outcome in KEPT else 4.5
     shape = (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}">'
