@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,18 +12,22 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT, git, overnight, warm_environment
-from labs import copy_with_harness
+from labs import copy_with_harness, plant_decided
 
+from harness.__main__ import main
 from harness.check.check import check_run
 from harness.ground.errors import LoopError
 from harness.lab.loop import Lab
 from harness.night import try_idea
+from harness.night.try_again import idea_again
 from harness.night.try_idea import Idea, Refused, check_idea, place_idea, refusal
 from harness.options import TRY_STATUSES, make_parser
 from harness.run.journal import read_journal
+from harness.run.run import again_command
 from harness.run.state import fold
 from harness.sandbox import keys
 from harness.search.constants import constant_values, rewrite_constants
+from harness.show.report import morning_report
 
 STRUCTURAL = ("F.relu(self.expand(x)).square()", "F.gelu(self.expand(x))")
 
@@ -95,6 +100,56 @@ def test_an_idea_is_left_where_the_loop_takes_it_up_and_it_alone_goes_on(lab):
         place_idea(lab, Idea(changed(lab, MATRIX_LR=0.1), "another"))
     lab.check()
     assert lab.step.kind == "train" and lab.step.run_kind == "smoke"
+
+
+def near_miss(lab: Lab, **values) -> int:
+    """An experiment that was discarded within the noise."""
+    return plant_decided(lab, changed(lab, **values), decision="discard", kind="within noise", title="a near miss")
+
+
+def test_a_near_miss_is_tried_again_as_the_same_file_on_a_fresh_seed(lab):
+    number = near_miss(lab, MATRIX_LR=0.1)
+    assert refused(lab, changed(lab, MATRIX_LR=0.1)).earlier == number
+    idea = idea_again(lab, number)
+    assert idea.source == changed(lab, MATRIX_LR=0.1) and idea.title == f"experiment {number} again: a near miss"
+    again = place_idea(lab, idea)
+    lab.begin()
+    lab.propose("tpe")
+    lab.check()
+    assert lab.experiment.number == again and lab.experiment.attempt.again == number
+    assert lab.step.kind == "train" and lab.step.seed not in [run.started["seed"] for run in lab.state.experiments[number].attempt.runs]
+    assert place_idea(lab, idea_again(lab, number)) == again, "cut off here, the same command goes on"
+    assert not [line for line in morning_report(lab.entries, {}).splitlines() if line.startswith(f"- {number:04d} `a near")]
+
+
+def test_a_near_miss_is_tried_again_on_what_is_on_the_branch_now(lab):
+    number = near_miss(lab, MATRIX_LR=0.1)
+    best_file = lab.folder / "best" / "train.py"
+    kept = plant_decided(lab, changed(lab, WEIGHT_DECAY=0.1), decision="keep", kind="gain")
+    best_file.write_text(lab.train_py(lab.state.incumbent).read_text())
+    merged = constant_values(idea_again(lab, number).source)
+    assert (merged["MATRIX_LR"], merged["WEIGHT_DECAY"]) == (0.1, 0.1)
+    plant_decided(lab, changed(lab, MATRIX_LR=0.07), decision="keep", kind="gain")
+    for other, why in ((number, "has changed the same lines"), (kept, "has it already")):
+        with pytest.raises(Refused) as caught:
+            idea_again(lab, other)
+        assert why in caught.value.reasons[0]
+    with pytest.raises(LoopError, match="no decided experiment 99"):
+        idea_again(lab, 99)
+
+
+def test_a_file_or_an_experiment_is_asked_for_and_not_both(tmp_path, capsys):
+    for arguments in (["try"], ["try", str(tmp_path / "x.py"), "--again", "3", "--idea", "x"]):
+        with pytest.raises(SystemExit) as wrong:
+            main(arguments)
+        assert wrong.value.code == 2 and "--again" in capsys.readouterr().err
+
+
+def test_the_reports_command_is_one_that_can_be_typed(tmp_path):
+    words = again_command(tmp_path / "results" / "nov23", 7)
+    options = make_parser().parse_args(shlex.split(words)[3:])
+    assert (options.again, options.tag, options.results) == (7, "nov23", str(tmp_path / "results"))
+    assert words.startswith(".venv/bin/python -m harness try --again 7 ")
 
 
 def test_without_a_baseline_it_says_what_to_run(lab):

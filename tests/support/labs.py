@@ -122,6 +122,22 @@ def put_candidate(lab: Lab, source: str, title: str = "an idea") -> None:
     write_json_atomic(folder / "proposal.json", proposal | {"sha256": source_hash(source), "constants_changed": {}})
 
 
+def plant_decided(lab: Lab, source: str = "", **decided) -> int:
+    """Add an experiment as if it had been trained, with the baseline's files and entries but for its train.py and
+    decision; return its number."""
+    number = len(lab.state.experiments)
+    shutil.copytree(lab.attempt_folder(0).parents[1], lab.attempt_folder(number).parents[1])
+    source = source or (lab.attempt_folder(0) / "train.py").read_text()
+    (lab.attempt_folder(number) / "train.py").write_text(source)
+    plain = {"experiment": number, "incumbent": lab.state.incumbent.number, "gain": 0.01, "threshold": 0.001}
+    proposed = {"sha256": source_hash(source), "parent": lab.state.incumbent.number, "title": "an idea", "category": "tune"}
+    for entry in [entry for entry in lab.journal.entries if entry.get("experiment") == 0]:
+        fields = {name: value for name, value in entry.items() if name not in ("seq", "time", "event")}
+        fields |= {"proposed": proposed, "decided": plain | decided}.get(entry["event"], {})
+        lab.journal.append(entry["event"], **fields | {"experiment": number})
+    return number
+
+
 def with_prior(lab: Lab) -> None:
     """Say in the run's journal, on disk too, that its noise was known before: two seeds alone leave no gain beyond doubt. As its own seeds say,
     since a prior that they contradict is dropped."""
