@@ -23,6 +23,7 @@ OUTCOME_WORDS = {name: name for name in OUTCOMES} | {
 TIME_KINDS = ("training", "startup", "scoring", "overhead", "waiting")
 # A gap this long that no run explains is waiting: a stopped or paused night, a very slow proposer.
 IDLE_SECONDS = 120
+TITLE_CHARACTERS = 160
 # What a record has as the `decided` entry has it.
 AS_DECIDED = (
     *("decision", "status", "kind", "category", "proposer", "title", "n_runs", "gain"),
@@ -127,6 +128,12 @@ def make_record(
         pace=pace_of(run.trained for run in experiment.attempt.scored),
         seconds=seconds,
     )
+
+
+def short_title(record: Record) -> str:
+    """Its title, cut to what a table has room for."""
+    title = record.title
+    return title if len(title) <= TITLE_CHARACTERS else f"{title[: TITLE_CHARACTERS - 3]}..."
 
 
 def word_on(experiment: Experiment) -> dict:

@@ -10,6 +10,7 @@ out.
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterable, Sequence
 
 import markupsafe
@@ -96,12 +97,11 @@ def preformatted(text: str) -> Html:
 def diff(text: str, most: int = 200) -> Html:
     """A unified diff on coloured grounds, cut after `most` lines."""
     shown, lines = Html(), text.splitlines()
-    for line in lines[:most]:
-        ground = DIFF_GROUNDS.get(line[:1], "transparent")
-        whole = Html('<div style="background:{};white-space:pre">{}</div>')
-        shown += whole.format(ground, line or " ")
+    for ground, alike in itertools.groupby(lines[:most], lambda line: DIFF_GROUNDS.get(line[:1])):
+        whole = Html('<div style="background:{}">{}</div>' if ground else "<div>{1}</div>")
+        shown += whole.format(ground, Html("\n").join(line or " " for line in alike))
     more = soft(f"{len(lines) - most} more lines in train.diff") if len(lines) > most else ""
-    style = f"{MONO};overflow-x:auto;border:1px solid {LINE};padding:6px"
+    style = f"{MONO};white-space:pre;overflow-x:auto;border:1px solid {LINE};padding:6px"
     return Html('<div style="{}">{}{}</div>').format(style, shown, more)
 
 

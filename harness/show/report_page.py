@@ -29,6 +29,7 @@ from harness.run.records import (
     best_of,
     incumbent_of,
     records_from_journal,
+    short_title,
 )
 from harness.run.run import Run
 from harness.run.state import Attempt, Experiment
@@ -45,7 +46,9 @@ from harness.show.sentences import (
 )
 from harness.show.stage import read_curve
 
-MOST_FOLDED = 150  # experiments: beyond, only keeps, near misses and failures are folded in
+# For the ideas folded in, of the whole page and for each experiment: with them 100 experiments come to
+# less than 0.5 MB and 1,000 to less than 3 MB. Where there is no room, there are links to pages.
+ROOM_BYTES, ROOM_EACH_BYTES = 210_000, 1_700
 DIFF_LINES, LOG_CHARACTERS = 160, 3000
 
 
@@ -66,10 +69,10 @@ def report_html(run: Run, said: Report, live: bool) -> str:
     template = _templates().get_template("report.html")
     script = _templates().get_template("report.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    folded = {r.experiment for r in records if len(records) <= MOST_FOLDED or _is_telling(r)}
+    folded = _folded(run, records)
 
     def address(number: int) -> str:
-        return f"#e{number:04d}" if number in folded else _page(number)
+        return f"#e{number:04d}" if number in folded else _page(run, number) or "#experiments"
 
     return template.render(
         tag=run.folder.name,
@@ -88,18 +91,34 @@ def report_html(run: Run, said: Report, live: bool) -> str:
             for title, text in said.sections.items()
             if text and title != "On the branch"  # the page's own table has it
         ],
-        ideas=[idea_of(run, record) for record in records if record.experiment in folded],
-        left_out=_left_out(records, folded),
+        ideas=folded.values(),
+        left_out=_left_out(len(records) - len(folded)),
         colours={"red": RED},
         script=Html(script),
         script_hash=digest,
     )
 
 
+def _folded(run: Run, records: Sequence[Record]) -> dict[int, Html]:
+    """The ideas that there is room for, by number: keeps, near misses and failures come before the
+    others, and newer ones before older.
+    """
+    template, folded = _templates().get_template("details.html"), {}
+    room, experiments = ROOM_BYTES + ROOM_EACH_BYTES * len(records), run.state.experiments
+    for record in sorted(records, key=lambda r: (not _is_telling(r), -r.experiment)):
+        idea = template.render(idea=idea_of(run, record, experiments))
+        room -= len(idea.encode())
+        if room < 0:
+            break
+        folded[record.experiment] = Html(idea)
+    return dict(sorted(folded.items()))
+
+
 def idea_html(run: Run, record: Record) -> Html:
     """An experiment as the report unfolds it, without its heading and the report's own links."""
     template = _templates().get_template("idea.html")
-    return Html(template.render(idea=idea_of(run, record) | {"page": ""}))
+    idea = idea_of(run, record, run.state.experiments)
+    return Html(template.render(idea=idea | {"page": ""}))
 
 
 @cache
@@ -108,7 +127,14 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.PackageLoader("harness.show"),
         autoescape=lambda name: name.endswith(".html"),
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
     )
+
+
+def _shown(value: object) -> object:
+    """Words of others as a page may hold them: of a bounded length, and none that reorder it."""
+    is_foreign = isinstance(value, str) and not hasattr(value, "__html__")
+    return Html.escape(value) if is_foreign else value
 
 
 @cache
@@ -162,8 +188,10 @@ def _pages(run: Run) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), f"../notebooks/{name}.html") for name in others]
 
 
-def _page(number: int) -> str:
-    return f"../notebooks/{number:04d}.html"
+def _page(run: Run, number: int) -> str:
+    """The address of an experiment's page from the report's folder; "" where it has none."""
+    name = f"{number:04d}.html"
+    return f"../notebooks/{name}" if (run.folder / "notebooks" / name).exists() else ""
 
 
 def is_near_miss(record: Record) -> bool:
@@ -191,20 +219,19 @@ def _filters() -> list[tuple[str, Html]]:
 
 def _row(run: Run, record: Record, folded: bool) -> dict:
     noise = _known_noise(record)
-    page = run.folder / "notebooks" / f"{record.experiment:04d}.html"
     return {
         "number": f"{record.experiment:04d}",
         "classes": _classes(record),
         "colour": COLOURS.get(record.outcome, GREY),
         "outcome": OUTCOME_WORDS[record.outcome],
-        "title": record.title,
+        "title": short_title(record),
         "folded": folded,
         "score": "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
         "gain": "" if record.gain is None else f"{record.gain:+.4f}",
         "sigmas": f"{record.gain / noise:+.1f}" if noise and record.gain is not None else "",
         "runs": str(record.n_runs or ""),
         "steps": cells_of_pace(record.pace)[0],
-        "page": _page(record.experiment) if page.exists() else "",
+        "page": _page(run, record.experiment),
     }
 
 
@@ -213,11 +240,11 @@ def _known_noise(record: Record) -> float | None:
     return record.noise_of_gain if (record.df or 0) >= KNOWN_DF else None
 
 
-def idea_of(run: Run, record: Record) -> dict:
+def idea_of(run: Run, record: Record, experiments: Sequence[Experiment]) -> dict:
     """An experiment in full: why, what came of it, curve over its parent's, runs, diff, the log's
-    end.
+    end. experiments: the run's, read once, since each reading looks at the whole journal.
     """
-    experiment = run.state.experiments[record.experiment]
+    experiment = experiments[record.experiment]
     attempt = experiment.attempt
     folder = run.attempt_folder(record.experiment, len(experiment.attempts) - 1)
     proposed = attempt.proposed
@@ -228,28 +255,29 @@ def idea_of(run: Run, record: Record) -> dict:
             "hypothesis: "
             + ": ".join(hypothesis_words(expected, record.gain, _known_noise(record)))
         )
-    page = (run.folder / "notebooks" / f"{record.experiment:04d}.html").exists()
     return {
         "number": f"{record.experiment:04d}",
         "classes": _classes(record),
         "outcome": OUTCOME_WORDS[record.outcome],
-        "title": record.title,
+        "title": short_title(record),
         "lines": [line for line in lines if line],
-        "curve": curves_svg(_curves(run, experiment)),
+        "curve": curves_svg(_curves(run, experiment, experiments)),
         "runs": _runs(attempt),
         "diff": _diff(folder),
         "log": _log(folder, attempt) if record.outcome in ("crashed", "no result") else "",
-        "page": _page(record.experiment) if page else "",
+        "page": _page(run, record.experiment),
         "notebook": f"../notebooks/{record.experiment:04d}.ipynb",
     }
 
 
-def _curves(run: Run, experiment: Experiment) -> list[tuple[str, Points]]:
+def _curves(
+    run: Run, experiment: Experiment, experiments: Sequence[Experiment]
+) -> list[tuple[str, Points]]:
     """The experiment's own first run that has a curve, and its parent's behind it."""
     parent = experiment.attempt.proposed.get("parent")
     ways = [("this experiment", experiment)]
-    if parent is not None and parent < len(run.state.experiments):
-        ways.append((f"experiment {parent}, which it changes", run.state.experiments[parent]))
+    if parent is not None and parent < len(experiments):
+        ways.append((f"experiment {parent}, which it changes", experiments[parent]))
     return [(name, curve_of(run, each)) for name, each in ways]
 
 
@@ -291,7 +319,8 @@ def _diff(folder: Path) -> Html | str:
         text = (folder / "train.diff").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return diff(text, DIFF_LINES) if text.strip() else ""
+    # Its first two lines name the files.
+    return diff("\n".join(text.splitlines()[2:]), DIFF_LINES) if text.strip() else ""
 
 
 def _log(folder: Path, attempt: Attempt) -> Html | str:
@@ -306,6 +335,5 @@ def _log(folder: Path, attempt: Attempt) -> Html | str:
     return preformatted(text) if text.strip() else ""
 
 
-def _left_out(records: Sequence[Record], folded: set[int]) -> str:
-    count = sum(record.experiment not in folded for record in records)
-    return f"{plural(count, 'discarded experiment')} more: see their pages." if count else ""
+def _left_out(count: int) -> str:
+    return f"{plural(count, 'experiment')} more: see their pages." if count else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
-from harness.run.records import KEPT, OUTCOME_WORDS, Record, incumbent_of
+from harness.run.records import KEPT, OUTCOME_WORDS, Record, incumbent_of, short_title
 from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, Html
 
 COLOURS = {
@@ -22,7 +22,7 @@ COLOURS = {
     "crashed": RED,
 }
 LEFT, RIGHT, TOP, BOTTOM = 52, 78, 12, 26
-MOST_POINTS = 80  # of a curve
+MOST_POINTS = 50  # of a curve
 
 Points = Sequence[tuple[float, float]]
 
@@ -121,7 +121,7 @@ def _dot(
     colour = COLOURS.get(record.outcome, GREY)
     gain = f", gain {record.gain:+.4f}" if record.gain is not None else ""
     head = f"{record.experiment:04d} {OUTCOME_WORDS[record.outcome]}"
-    words = f"{head}: {record.title}\n{record.val_bpb:.4f}{gain}"
+    words = f"{head}: {short_title(record)}\n{record.val_bpb:.4f}{gain}"
     size = 6 if record.outcome in KEPT else 4.5
     shape = (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}">'
@@ -129,7 +129,7 @@ def _dot(
         else f'<path d="M{x - 5:.1f} {y + 4:.1f}h10l-5 -8z" fill="{colour}">'
     )
     end = "</circle>" if inside else "</path>"
-    dot = f"{shape}<title>{html.escape(words)}</title>{end}"
+    dot = f"{shape}<title>{Html.escape(words)}</title>{end}"
     return f'<a href="{html.escape(link(record.experiment))}">{dot}</a>' if link else dot
 
 
@@ -155,7 +155,7 @@ def curves_svg(curves: Sequence[tuple[str, Points]], width: int = 420, height: i
         )
         style = f'stroke="{GREY}"' if number else f'stroke="{BLUE}" stroke-width="2"'
         drawn.append(
-            f'<polyline points="{places}" fill="none" {style}><title>{html.escape(name)}:'
+            f'<polyline points="{places}" fill="none" {style}><title>{Html.escape(name)}:'
             f" {points[-1][1]:.3f} nats at its end</title></polyline>"
         )
     drawn += [_label(40, 12, f"{high:.2f}", "end"), _label(40, height - 18, f"{low:.2f}", "end")]

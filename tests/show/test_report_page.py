@@ -1,0 +1,103 @@
+"""report.html in every state of a run: its size, its links, its words of others, and that nothing in it can run."""
+
+import html.parser
+import re
+from pathlib import Path
+
+import journals
+import pytest
+from checkout import ROOT
+
+from harness.run.records import TITLE_CHARACTERS, records_from_journal
+from harness.show.report import write_page
+
+MARKUP = "</title></summary><script>alert(1)</script><img src=x onerror=alert(2)>\u202e`| "
+DIFF = (ROOT / "results/sample/experiments/0001/attempts/00/train.diff").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """Its elements, ids and links."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path, self.size, self.elements = path, path.stat().st_size, []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def named(self, name: str) -> list[dict]:
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+    @property
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+
+    def dead_links(self) -> list[str]:
+        links = {attributes["href"] for attributes in self.named("a")}
+        files = {link for link in links if not link.startswith("#")}
+        dead = {link for link in links - files if link[1:] not in self.ids}
+        return sorted(dead | {link for link in files if not (self.path.parent / link).exists()})
+
+
+def page_of(results: Path, entries: list[dict], **files) -> Page:
+    folder = journals.write_run(results, entries, **files)
+    (folder / "best").mkdir()
+    (folder / "best" / "train.py").write_text("")
+    for path in folder.glob("experiments/*/attempts/*/train.diff"):
+        path.write_text(DIFF * 3)  # longer than most: of a language model's ideas
+    return Page(write_page(folder, live=False))
+
+
+@pytest.mark.parametrize("count, most", [(100, 500_000), (1000, 3_000_000)])
+def test_a_night_fits_into_a_mail(tmp_path, count, most):
+    entries = journals.make_journal(count)
+    page = page_of(tmp_path, entries, files_of=count)
+    assert page.size < most
+    records = records_from_journal(entries)
+    folded = {int(name[1:]) for name in page.ids if re.fullmatch(r"e\d{4}", name)}
+    kept = {record.experiment for record in records if record.outcome in ("baseline", "kept", "simplified")}
+    assert kept <= folded and len(folded) >= count // 6, "what is told has room, whatever else has"
+    assert page.dead_links() == [] and len(page.named("tr")) > count
+
+
+def test_titles_of_100_kilobytes_of_markup_are_short_words(tmp_path):
+    entries = journals.make_journal(6)
+    for entry in entries:
+        for name in ("title", "hypothesis", "cause", "verdict"):
+            if entry.get(name) and entry.get("experiment"):
+                entry[name] = (MARKUP * 2000)[:100_000]
+    page = page_of(tmp_path, entries)
+    assert page.size < 120_000
+    assert len(page.named("script")) == 1 and not page.named("img") and page.dead_links() == []
+    text = page.path.read_text(encoding="utf-8")
+    assert "\u202e" not in text and not re.search(r"on(error|load)=\w", re.sub(r"&lt;.*?&gt;", "", text))
+    titles = re.findall(r'<td class="title">(?:<a [^>]*>)?(.*?)(?:</a>)?</td>', text)
+    assert all(len(title) < 6 * TITLE_CHARACTERS for title in titles) and "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [[], journals.opened_only(), journals.crashes_only(), journals.make_journal(0), journals.make_journal(8, step=0.0, crash_rate=0)],
+    ids=["empty", "opened", "crashed", "baseline", "nothing kept"],
+)
+def test_a_run_with_little_to_tell_has_a_page_whose_links_lead_somewhere(tmp_path, entries):
+    page = page_of(tmp_path, entries)
+    assert page.dead_links() in ([], ["../best/train.py"]) and len(page.named("h1")) == 1
+    assert "None" not in re.sub(r"<h2>Failures</h2>\s*<p>None.</p>", "", page.path.read_text())
+
+
+def test_without_a_baseline_there_is_a_sentence_and_no_card_of_scores(tmp_path):
+    entries = journals.make_journal(0, unfinished=False)[:5]
+    assert entries[-1]["event"] == "trained"
+    entries[-1].update(status="crash", cause="no compiler")
+    text = page_of(tmp_path, entries).path.read_text()
+    assert "No experiment decided yet" in text and "best score" not in text
+
+
+def test_the_script_is_the_one_that_the_policy_names_and_details_open_without_it(tmp_path):
+    page = page_of(tmp_path, journals.make_journal(3))
+    policy = page.named("meta")[1]["content"]
+    assert policy.startswith("default-src 'none'") and "script-src 'sha256-" in policy and "'unsafe-inline'" in policy.split("style-src")[1]
+    inside = page.path.read_text().split("<details")[1:]
+    assert all(re.search(r'</summary><div id="e\d{4}">', part) for part in inside), "a browser opens what holds the target"
