@@ -106,8 +106,8 @@ def say_speed(state: State, claim: Sequence[Training] = ()) -> str:
         turns = "The claim's runs took turns, so that best and baseline met the same machine."
         return (
             f"The speed of one file differed by up to {charged:.0%} between its trainings, since "
-            "the machine was shared or throttled: end what else works on it, or train longer under "
-            f"a new tag (`--budget-seconds`). {what_was_done(files)} {turns if claim else ''}"
+            "the machine was shared or throttled: end what else works on it, or begin a new tag "
+            f"with a longer --budget-seconds. {what_was_done(files)} {turns if claim else ''}"
         ).rstrip()
     wall = max((spread(map(wall_speed, runs)) for runs in together), default=0.0)
     if wall > SPEED_TOLERANCE:

@@ -35,9 +35,11 @@ def say_learnt(entries: Sequence[dict], records: Sequence[Record]) -> str:
         ("**Constants**, each moved alone, the largest effect first:", _constants(moves)),
         ("**Ideas**, by kind:", _kinds(others)),
         ("**Dead ends**, worse than chance could make them:", _dead_ends(others)),
-        ("**Importance of constants**:", _importance(entries) if moves or others else []),
     )
-    return "\n\n".join(f"{head}\n\n" + "\n".join(lines) for head, lines in parts if lines)
+    told = [f"{head}\n\n" + "\n".join(lines) for head, lines in parts if lines]
+    if moves or others:
+        told.append(f"**Importance of constants**: {_importance(entries)}")
+    return "\n\n".join(told)
 
 
 def _moves_and_others(
@@ -90,8 +92,8 @@ def _largest(tries: Sequence[tuple[Change, Record]]) -> float:
 def _try_words(change: Change, record: Record) -> str:
     old, new = (f"{value:g}" if _is_number(value) else quoted(value, 30) for value in change)
     words = effect_words(record)
-    gain = f" {signed(record.gain)}," if record.gain is not None else ""
-    return f"{old} to {new}{gain} {words} ({record.experiment:04d})"
+    gain = f"gain {signed(record.gain)}, " if record.gain is not None else ""
+    return f"{old} to {new}, {gain}{words} ({record.experiment:04d})"
 
 
 def effect_words(record: Record) -> str:
@@ -142,15 +144,15 @@ def _dead_ends(others: Sequence[Record]) -> list[str]:
 # --- importance -----------------------------------------------------------------------------------
 
 
-def _importance(entries: Sequence[dict]) -> list[str]:
+def _importance(entries: Sequence[dict]) -> str:
     """Which constants went with the largest changes of the score, where moved."""
     tuned = tuned_experiments(entries)
     shares = constant_importances(tuned)
     if not shares:
-        return [f"told from {LEAST_TUNED} tuned experiments on; there are {len(tuned)}."]
+        return f"told from {LEAST_TUNED} tuned experiments on; there are {len(tuned)}."
     told = ", ".join(f"`{name}` {share:.0%}" for name, share in shares[:MOST_CONSTANTS])
-    return [
+    return (
         f"of {len(tuned)} tuned experiments, those whose score moved most, up or down, had moved"
         f" these (shares of 100%): {told}. The shares add up whether or not any constant matters:"
         " one whose gains above are within the noise has shown nothing."
-    ]
+    )

@@ -23,7 +23,7 @@ def say_texts(run: Run) -> str:
         "a few lines measure nothing."
     ]
     for number, begun in enumerate(found["beginnings"]):
-        parts += [f"**After**, {number + 1} of {len(found['beginnings'])}:", block(begun)]
+        parts += [f"**Beginning {number + 1}**:", block(begun)]
         parts += [part for model in found["models"] for part in text_of(model, number)]
     return "\n\n".join(parts)
 

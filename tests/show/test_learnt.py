@@ -37,10 +37,10 @@ def test_each_constant_has_its_direction_and_size_the_largest_effect_first():
     )
     lines = [line for line in text.splitlines() if line.startswith("- `")]
     assert lines == [
-        "- `DEPTH` raised: 8 to 9 +0.0200, kept as better (0002)",
-        "- `MATRIX_LR` lowered: 0.04 to 0.02 -0.0100, worse (0003)",
-        "- `MATRIX_LR` raised: 0.04 to 0.05 +0.0004, within the noise (0001)",
-        "- `WINDOW` set otherwise: `S` to `L` crashed (0004)",
+        "- `DEPTH` raised: 8 to 9, gain +0.0200, kept as better (0002)",
+        "- `MATRIX_LR` lowered: 0.04 to 0.02, gain -0.0100, worse (0003)",
+        "- `MATRIX_LR` raised: 0.04 to 0.05, gain +0.0004, within the noise (0001)",
+        "- `WINDOW` set otherwise: `S` to `L`, crashed (0004)",
     ]
     assert "- several constants at once, 1 tried: 1 discarded. The best: " in text
 
@@ -48,7 +48,7 @@ def test_each_constant_has_its_direction_and_size_the_largest_effect_first():
 def test_many_tries_of_one_constant_are_one_line():
     tries = [{"category": "tune", "constants_changed": {"DEPTH": [8, 9 + n]}, "gain": 0.0001 * n} for n in range(9)]
     [line] = [line for line in learnt(night(*tries)).splitlines() if line.startswith("- `DEPTH`")]
-    assert line.count(" to ") == 3 and line.endswith("; and 6 more") and "8 to 17 +0.0008" in line
+    assert line.count(" to ") == 3 and line.endswith("; and 6 more") and "8 to 17, gain +0.0008" in line
 
 
 def test_dead_ends_are_what_lost_beyond_the_noise_and_nothing_else():
