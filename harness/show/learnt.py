@@ -34,7 +34,7 @@ def say_learnt(entries: Sequence[dict], records: Sequence[Record]) -> str:
     parts = (
         ("**Constants**, each moved alone, the largest effect first:", _constants(moves)),
         ("**Ideas**, by kind:", _kinds(others)),
-        ("**Dead ends**, worse than chance could make them:", _dead_ends(others)),
+        ("**Dead ends**, worse by more than the keep rule calls noise:", _dead_ends(others)),
     )
     told = [f"{head}\n\n" + "\n".join(lines) for head, lines in parts if lines]
     if moves or others:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import journals
 import nbformat
 import pytest
 from checkout import ROOT, copy_checkout, environment
@@ -199,4 +200,59 @@ def test_the_report_reads_in_light_and_dark_on_a_phone_and_asks_for_nothing(brow
     assert page.locator("#experiments tbody tr:visible").count() == 3
     for link in page.locator("a[href^='#']").all():
         assert page.locator(link.get_attribute("href")).count() == 1
+    context.close()
+
+
+def rich_run(results: Path) -> Path:
+    """A night with keeps, near misses, failures, long words of others, and both models' text."""
+    entries = journals.make_journal(30)
+    for entry in entries:
+        if entry.get("title") and entry["experiment"] % 3 == 1:
+            entry["title"] += " " + "unbroken_" * 12
+    folder = journals.write_run(results, entries)
+    tip = [entry["experiment"] for entry in entries if entry.get("decision") == "keep"][-1]
+    models = [{"experiment": number, "texts": ["def " + "x" * 300] * 3, "cause": ""} for number in (0, tip)]
+    (folder / "model_text.json").write_text(json.dumps({"beginnings": ["import os"] * 3, "models": models}))
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_report_of_a_night_with_everything_in_it_reads_at_both_widths(browser, tmp_path, scheme, width):
+    from harness.show.report import write_page
+
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(write_page(rich_run(tmp_path), live=False).as_uri())
+    page.evaluate("() => document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert page.locator("h2", has_text="What the models write").is_visible() and page.locator("h2", has_text="Near misses").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    faint = [each for each in page.evaluate(f"() => ({CONTRASTS})(document.body)") if each[0] < LEAST_CONTRAST]
+    assert not faint, faint[:10]
+    context.close()
+
+
+def test_without_scripts_the_report_opens_ideas_and_filters_and_in_print_it_is_whole_on_white(browser, tmp_path):
+    from harness.show.report import write_page
+
+    run = shutil.copytree(ROOT / "results" / "sample", tmp_path / "sample")
+    context = browser.new_context(java_script_enabled=False, color_scheme="dark", viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    page.goto(write_page(run, live=False).as_uri())
+    idea = page.locator("#e0004")
+    assert not idea.is_visible()
+    page.locator("#experiments a[href='#e0004']").click()
+    assert idea.is_visible() and not page.locator("#e0002").is_visible()
+    page.locator("#show-kept").check()
+    assert page.locator("#experiments tbody tr:visible").count() == 3
+    page.locator("#show-all").check()
+    context.close()
+    context = browser.new_context(color_scheme="dark", viewport={"width": 704, "height": 1000})  # A4 less its margins
+    page = context.new_page()
+    page.goto((run / "report" / "report.html").as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    shown = page.evaluate("[...document.querySelectorAll('details > div')].map(each => each.checkVisibility({contentVisibilityAuto: true}))")
+    assert len(shown) == 7 and all(shown)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 704 and not page.locator("fieldset").is_visible()
     context.close()
