@@ -7,7 +7,6 @@ or the branch has moved on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def read_model_text(folder: Path) -> dict:
     """
     try:
         return read_json(folder / NAME)
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
 
 

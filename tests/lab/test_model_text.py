@@ -5,7 +5,8 @@ import json
 import pytest
 from labs import plant_decided
 
-from harness.check.check import check_run
+from harness.check.files import Look
+from harness.check.model_text import check_model_text
 from harness.data.tokenizer import load_tokenizer
 from harness.lab import model_text
 from harness.lab.model_text import NAME, is_wanted, read_model_text, write_model_text
@@ -17,6 +18,10 @@ from harness.show.texts import block, say_texts
 def keep_another(lab) -> None:
     """Put a copy of the baseline on the branch as experiment 1."""
     plant_decided(lab, decision="keep", kind="gain", title="another")
+
+
+def findings(lab) -> list[str]:
+    return list(check_model_text(Look(lab.folder, lab.folder, lab.settings, lab.entries, busy=False)))
 
 
 def test_nothing_is_written_while_nothing_is_kept(lab):
@@ -43,7 +48,7 @@ def test_both_models_write_the_same_again_and_it_stands_in_the_report(lab):
     html = (lab.folder / "report" / "report.html").read_text()
     assert "## What the models write" in report.read_text() and "What the models write" in html
     assert "experiment 1, on the branch:" in report.read_text()
-    assert not [finding for finding in check_run(lab.folder) if NAME in finding]
+    assert findings(lab) == []
 
 
 @pytest.mark.slow
@@ -89,11 +94,11 @@ def test_what_is_of_another_branch_is_not_shown_and_check_knows_the_file(lab):
     (lab.folder / NAME).write_text(json.dumps(found))
     assert say_texts(lab) == "" and is_wanted(lab)
 
-    def findings() -> list[str]:
-        return [finding for finding in check_run(lab.folder) if NAME in finding]
-
-    assert "experiment 7, which was never kept" in findings()[0]
+    [wrong] = findings(lab)
+    assert "experiment 7, which was never kept" in wrong
     planted(lab, "x" * 2000)
-    assert "has not 3 texts of at most" in findings()[0]
+    [wrong] = findings(lab)
+    assert "has not 3 texts of at most" in wrong
     (lab.folder / NAME).write_text('{"models": [')
-    assert "cannot be read" in findings()[0] and say_texts(lab) == ""
+    [wrong] = findings(lab)
+    assert "cannot be read" in wrong and say_texts(lab) == ""

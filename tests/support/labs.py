@@ -130,7 +130,8 @@ def plant_decided(lab: Lab, source: str = "", **decided) -> int:
     source = source or (lab.attempt_folder(0) / "train.py").read_text()
     (lab.attempt_folder(number) / "train.py").write_text(source)
     plain = {"experiment": number, "incumbent": lab.state.incumbent.number, "gain": 0.01, "threshold": 0.001}
-    proposed = {"sha256": source_hash(source), "parent": lab.state.incumbent.number, "title": "an idea", "category": "tune"}
+    proposed = {"sha256": source_hash(source), "parent": lab.state.incumbent.number, "title": decided.get("title", "an idea")}
+    proposed |= {"category": "tune"}
     for entry in [entry for entry in lab.journal.entries if entry.get("experiment") == 0]:
         fields = {name: value for name, value in entry.items() if name not in ("seq", "time", "event")}
         fields |= {"proposed": proposed, "decided": plain | decided}.get(entry["event"], {})
