@@ -116,7 +116,7 @@ def test_the_index_has_a_row_for_each_experiment(tmp_path):
     pages = ["../report/report.html", "04_analysis.ipynb", "0004.ipynb", "0003.ipynb", "0003.html", "02_baseline.html"]
     assert links == pages
     assert "`<img src=x onerror=alert(1)> [x](y) / 'z'`" in text  # code in Markdown: nothing in it means anything
-    assert all(f"{entry['val_bpb']:.6f}" in text for entry in decided if entry["val_bpb"] is not None)
+    assert all(f"{entry['val_bpb']:.4f}" in text for entry in decided if entry["val_bpb"] is not None)
     assert len({row.count("|") for row in rows}) == 1
     assert [path.name for path in (folder / "notebooks").iterdir() if "tmp" in path.name] == []
 
@@ -142,7 +142,7 @@ def test_a_finished_page_says_first_what_came_of_it(tmp_path):
     finish_page(path)
     first = nbformat.read(path, 4).cells[0].source
     assert first.startswith("# 0002 ") and "`<b>bold</b> $x$`" in first
-    assert f"{decided[2]['val_bpb']:.6f}" in first and decided[2]["verdict"][:40] in first
+    assert f"{decided[2]['val_bpb']:.4f}" in first and decided[2]["verdict"][:40] in first
     for target in ("0001.ipynb", "index.md", "../report/report.html"):
         assert f"]({target})" in first
     page = path.with_suffix(".html").read_text()

@@ -200,7 +200,7 @@ def write_close_out(folder: Path, *entries: dict) -> None:
 def test_the_claim_is_said_once_it_is_measured_and_until_then_the_scores_are_called_flattered(folder):
     assert status.look_at(Run(folder))["claim"] is None
     screen = status.status_screen(Run(folder))
-    assert "branch     1." in screen and "flattered by luck" in screen and "claim      not measured yet" in screen
+    assert "branch     stands at 1." in screen and "flattered by luck" in screen and "claim      not measured yet" in screen
     size = {"difference": 0.02, "low": 0.01, "high": 0.03, "n_best": 3, "n_baseline": 3}
     best = status.look_at(Run(folder))["best_experiment"]
     claimed = {"event": "claimed", "best": best, "status": "ok", "cause": "", "val": size, "holdout": size}
