@@ -20,9 +20,8 @@ SEED = 1
 
 
 def beginnings(data: PreparedData) -> np.ndarray:
-    """The first tokens of rows from all over the training text, (TEXTS, BEGINNING) uint16.
-
-    A row begins with a document. The same of every model of this data.
+    """The first tokens of rows from all over the training text, BOS first, (TEXTS, BEGINNING)
+    uint16. They are the same for every model of this data.
     """
     rows = open_rows(data, "train")
     return np.array(rows[np.arange(TEXTS) * len(rows) // TEXTS, :BEGINNING])

@@ -63,7 +63,7 @@ def test_a_model_that_cannot_write_is_said_and_ends_nothing(lab):
     assert not is_wanted(lab), "it would fail again"
 
 
-def test_beginnings_are_of_training_text_and_begin_with_a_document(lab):
+def test_beginnings_are_of_training_text(lab):
     begun = beginnings(lab.data)
     assert begun.shape == (TEXTS, BEGINNING) and set(begun[:, 0]) == {lab.data.bos_id}
     tokenizer = load_tokenizer(lab.data.train_dir / "tokenizer.json")
