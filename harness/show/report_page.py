@@ -28,7 +28,7 @@ from harness.run.records import (
     incumbent_of,
     records_from_journal,
 )
-from harness.run.run import Run
+from harness.run.run import Run, experiment_of_page, page_name
 from harness.run.state import Attempt, Experiment
 from harness.show.charts.svg import COLOURS, Points, curves_svg, progress_svg
 from harness.show.costs import run_usage
@@ -152,13 +152,13 @@ def _name(record: Record) -> str:
 
 def _pages(run: Run) -> list[tuple[str, str]]:
     """Pages of the night that are no experiments, with their addresses from the report's folder."""
-    names = sorted(path.stem for path in (run.folder / "notebooks").glob("*.html"))
-    others = [name for name in names if name != "index" and not name[:4].isdigit()]
-    return [(name.replace("_", " "), f"../notebooks/{name}.html") for name in others]
+    pages = sorted((run.folder / "notebooks").glob("*.html"))
+    names = [page.stem for page in pages if experiment_of_page(page) is None]
+    return [(name.replace("_", " "), f"../notebooks/{name}.html") for name in names]
 
 
 def _page(number: int) -> str:
-    return f"../notebooks/{number:04d}.html"
+    return f"../notebooks/{page_name(number)}.html"
 
 
 def is_near_miss(record: Record) -> bool:
@@ -186,7 +186,7 @@ def _filters() -> list[tuple[str, Html]]:
 
 def _row(run: Run, record: Record, folded: bool) -> dict:
     noise = _known_noise(record)
-    page = run.folder / "notebooks" / f"{record.experiment:04d}.html"
+    page = run.folder / "notebooks" / f"{page_name(record.experiment)}.html"
     return {
         "number": f"{record.experiment:04d}",
         "classes": _classes(record),
@@ -223,7 +223,7 @@ def idea_of(run: Run, record: Record) -> dict:
             "hypothesis: "
             + ": ".join(hypothesis_words(expected, record.gain, _known_noise(record)))
         )
-    page = (run.folder / "notebooks" / f"{record.experiment:04d}.html").exists()
+    page = (run.folder / "notebooks" / f"{page_name(record.experiment)}.html").exists()
     return {
         "number": f"{record.experiment:04d}",
         "classes": _classes(record),
@@ -235,7 +235,7 @@ def idea_of(run: Run, record: Record) -> dict:
         "diff": _diff(folder),
         "log": _log(folder, attempt) if record.outcome in ("crashed", "no result") else "",
         "page": _page(record.experiment) if page else "",
-        "notebook": f"../notebooks/{record.experiment:04d}.ipynb",
+        "notebook": f"../notebooks/{page_name(record.experiment)}.ipynb",
     }
 
 
