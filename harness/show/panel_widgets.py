@@ -29,7 +29,7 @@ class PanelWidgets:
                 _row(self.one, self.demo, self.stop, self.stop_now, self.sure, self.said),
                 *(self.now, self.chart),
                 _row(self.shown, self.order, self.find),
-                _row(self.list, widgets.VBox([self.quarantine, self.page, self.detail])),
+                _row(self.list, self.experiment),
                 *(_heading("your idea now"), self.idea, self.why, _row(self.copy, self.try_it)),
                 *(_heading("files to open"), self.places, _heading("the night's log"), self.log),
             ]
@@ -61,11 +61,14 @@ class PanelWidgets:
         self.shown = _dropdown(list(SHOWN), "show", 200)
         self.order = _dropdown(list(ORDERS), "sort", 240)
         self.find = _text("find in titles", width=200)
-        self.list = widgets.Select(rows=14, layout={"width": "460px"})
+        # Side by side where there is room, else one below the other, as on a phone.
+        self.list = widgets.Select(rows=14, layout={"flex": "1 1 320px", "width": "auto"})
+        self.experiment = widgets.VBox(layout={"flex": "2 1 320px", "min_width": "0"})
         self.accept, self.refuse = _button("Accept", "check"), _button("Refuse", "ban")
         self.quarantine = _row(self.accept, self.refuse)
         self.page = widgets.Output()
         self.detail = widgets.HTML(layout=WIDE)
+        self.experiment.children = (self.quarantine, self.page, self.detail)
 
     def _make_own_idea(self) -> None:
         self.idea = _text("what it changes, in a few words", "idea", "100%")
