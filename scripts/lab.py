@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Open the control panel in JupyterLab: sets up what is missing, then hands over to `jupyter lab notebooks/00_lab.ipynb`.
+"""Open the control panel in JupyterLab: sets up what is missing, then hands over to `jupyter lab`.
 
     python3 scripts/lab.py                     here, in the browser of this machine
     python3 scripts/lab.py --remote USER@HOST  on a machine without a screen: prints the ssh line for your own machine
@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> None:
     given, others = options.parse_known_args(arguments)
     python = python_or_exit()
     panel = str(ROOT / "notebooks" / "00_lab.ipynb")
-    command = ["-m", "jupyterlab", panel, "--ip=127.0.0.1", "--port=" + given.port]
+    # Its root is the checkout: else it would be notebooks/, and links to results/ lead out of it.
+    command = ["-m", "jupyterlab", panel, f"--ServerApp.root_dir={ROOT}"]
+    command += ["--ip=127.0.0.1", "--port=" + given.port]
     if given.remote:
         say(
             f"on your own machine: ssh -L {given.port}:localhost:{given.port} {given.remote}, then open the address below there"

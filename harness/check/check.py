@@ -26,6 +26,7 @@ from harness.run import git_history
 from harness.run.journal import read_journal
 from harness.run.locks import is_held
 from harness.run.results import format_results, results_from_journal
+from harness.run.run import page_name
 from harness.run.settings import Settings, read_settings
 from harness.run.state import Experiment
 from harness.sandbox.processes import alive, is_of_run
@@ -226,21 +227,22 @@ def check_pages(look: Look) -> Iterator[str]:
         index = rows_of_index((folder / "index.md").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         index = {}
-    done = [e.number for e in look.state.experiments if e.committed]
-    pages = [number for number in done if f"{number:04d}.ipynb" in names]
+    done = [e.number for e in look.state.experiments[1:] if e.committed]
+    pages = [number for number in done if f"{page_name(number)}.ipynb" in names]
     for number in sorted(told_by_a_night(look) & set(done) - set(pages)):
         if number >= min(pages, default=0):  # the oldest go when pages take too much room
-            yield f"notebooks/{number:04d}.ipynb is missing: {BACKUP} if you need the page"
+            yield f"notebooks/{page_name(number)}.ipynb is missing: {BACKUP} if you need the page"
     for number in pages:
         is_listed = number in index and not is_running(index[number])
         if number == pages[-1] and not is_listed:
             continue  # its page may be in the making
-        path, name = folder / f"{number:04d}.ipynb", f"notebooks/{number:04d}"
+        name = f"notebooks/{page_name(number)}"
+        path = look.folder / f"{name}.ipynb"
         if not ends_well(path):
             yield f"{name}.ipynb is cut short: the experiment itself is whole; delete the page"
         elif (stated := stated_number(path)) not in (None, number):
             yield f"{name}.ipynb is the page of experiment {stated}: {BACKUP}, or delete it"
-        elif f"{number:04d}.html" not in names:
+        elif f"{page_name(number)}.html" not in names:
             yield f"{name}.html is missing: {AGAIN}"
         if not is_listed:
             yield f"notebooks/index.md does not list experiment {number}: {AGAIN}"

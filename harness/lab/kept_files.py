@@ -19,6 +19,7 @@ from harness.ground.files import (
 )
 from harness.lab.open_run import OpenRun
 from harness.run.disk_space import PAGES_BYTES, on_disk
+from harness.run.run import experiment_of_page
 from harness.run.settings import Settings
 from harness.run.state import Experiment, State
 from harness.sandbox.left_files import remove_tree, sync_file
@@ -150,7 +151,7 @@ def drop_old_pages(folder: Path, most_bytes: int = PAGES_BYTES) -> list[str]:
     """
     sizes = {Path(name): size for name, size in on_disk(folder / "notebooks").items()}
     too_much = sum(sizes.values()) - most_bytes
-    pages = [p for p in sizes if p.name[:4].isdigit() and p.suffix in (".ipynb", ".html")]
+    pages = [page for page in sizes if experiment_of_page(page) is not None]
     removed: list[str] = []
     for page in sorted(pages, key=lambda page: (".cut" not in page.name, page.name)):
         if too_much <= 0 and page.stem != Path(removed[-1] if removed else "").stem:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import harness
 from harness.data.manifest import PreparedData, open_prepared
-from harness.ground.errors import DataError, LabError, ProfileError, SettingsError
+from harness.ground.errors import BusyError, DataError, LabError, ProfileError, SettingsError
 from harness.lab import model_text, start
 from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
 from harness.lab.proposal_request import SINCE_VARIABLE
@@ -34,6 +34,7 @@ from harness.run import disk_space, git_history, heartbeat
 from harness.run.locks import hold
 from harness.run.profiles import PROFILES
 from harness.run.records import records_from_journal
+from harness.run.run import page_name
 from harness.run.settings import (
     check_same_harness,
     check_same_text,
@@ -55,6 +56,8 @@ def run_night(wishes: Wishes) -> int:
     """
     try:
         code, words = hold_and_drive(wishes)
+    except BusyError:  # how another's night goes is for that one to say
+        raise
     except Exception as error:
         words = f"cannot go on: {error}"
         heartbeat.end(wishes.folder, 1, words)
@@ -217,7 +220,7 @@ class Driver:
         who = {"proposer": proposers.proposer, "model": proposers.model, "llm": wishes.llm}
         while not (self.stopper.is_wanted() or wishes.close_out or wishes.is_enough()):
             number = step_after(self.run.state).experiment
-            self.execute("03_agent_loop", self.common | who, page=f"{number:04d}")
+            self.execute("03_agent_loop", self.common | who, page=page_name(number))
 
     def close_out(self) -> None:
         """The claim, and what its models write, unless the run has both or is to stop."""

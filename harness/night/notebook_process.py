@@ -180,7 +180,7 @@ def execute(notebook: str, output: str, parameters: dict, sender: Connection) ->
         "PYTHONPATH": str(REPOSITORY),
     }
     sender.send(run_papermill(notebook, output, parameters))
-    from harness.show.index import finish_page
+    from harness.show.pages import finish_page
 
     if Path(output).exists():
         finish_page(Path(output))

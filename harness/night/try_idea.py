@@ -30,7 +30,7 @@ from harness.run import heartbeat
 from harness.run.git_history import experiment_ref
 from harness.run.locks import hold
 from harness.run.records import records_from_journal
-from harness.run.run import Run
+from harness.run.run import Run, page_name
 from harness.run.settings import command_on
 from harness.run.state import AGAIN
 from harness.sandbox.left_files import remove_tree
@@ -232,7 +232,7 @@ def carry_out(wishes: Wishes, number: int, stream: TextIO) -> None:
     try:
         with Stopper(wishes, terminal) as stopper:
             runner = NotebookRunner(wishes, terminal, stopper)
-            runner.execute_now("03_agent_loop", f"{number:04d}", parameters)
+            runner.execute_now("03_agent_loop", page_name(number), parameters)
     except Paused as error:
         terminal.say(f"paused: {error}")
         raise
@@ -255,7 +255,7 @@ def facts_of(folder: Path, number: int) -> dict:
     if last:
         log = train_py.parent / "runs" / f"{last.number:02d}" / "run.log"
     trained = (last.trained if last else None) or {}
-    page = folder / "notebooks" / f"{number:04d}.html"
+    page = folder / "notebooks" / f"{page_name(number)}.html"
     sigma, gain = decided["sigma"], decided["gain"]
     return {
         "tag": folder.name,

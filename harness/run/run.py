@@ -6,6 +6,7 @@ works on a run in progress and on one whose settings are not written yet.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,6 +20,7 @@ from harness.run.state import Experiment, State, take_in
 JOURNAL = "journal.jsonl"
 # A small real run of this project, committed so that the analysis reads well on a fresh clone.
 SAMPLE_TAG = "sample"
+PAGE = re.compile(r"03_(\d{4})\.")
 
 
 class Run:
@@ -64,6 +66,19 @@ class Run:
         return self.attempt_folder(experiment.number, len(experiment.attempts) - 1) / "train.py"
 
 
+def page_name(experiment: int) -> str:
+    """What a night calls the page of an experiment: the notebook that ran it, then the number, so
+    that pages sort in the order of the night.
+    """
+    return f"03_{experiment:04d}" if experiment else "02_baseline"
+
+
+def experiment_of_page(path: Path) -> int | None:
+    """The experiment whose page a file is, also one that was cut off; None for other files."""
+    found = PAGE.match(path.name)
+    return int(found[1]) if found else None
+
+
 def newest_run(results: str = "") -> Path:
     """The folder of the run that was worked on last. Raises LoopError where there is none."""
     folder = results_folder(results)
@@ -77,14 +92,26 @@ def newest_run(results: str = "") -> Path:
 
 
 def list_runs(results: str | Path) -> list[str]:
-    """Tags in a results folder without the sample, the one written to last at the end."""
-    found = []
-    for folder in Path(results).glob("*/"):
-        marks = (folder / name for name in ("journal.jsonl", "results.tsv", "run.json"))
-        mark = next((mark for mark in marks if mark.exists()), None)
-        if mark and folder.name != SAMPLE_TAG:
-            found.append((mark.stat().st_mtime_ns, folder.name))
-    return [name for _, name in sorted(found)]
+    """Tags in a results folder without the sample, the one written to last at the end.
+
+    A run that may not be looked into comes first. Raises PermissionError where the folder itself
+    may not be read.
+    """
+    folders = Path(results).iterdir() if Path(results).exists() else ()
+    found = [(time, folder.name) for folder in folders if (time := _written(folder)) is not None]
+    return [name for _, name in sorted(found) if name != SAMPLE_TAG]
+
+
+def _written(folder: Path) -> int | None:
+    """When a run was written to last, 0 where nobody may know; None where there is no run."""
+    for name in (JOURNAL, "results.tsv", "run.json"):
+        try:
+            return (folder / name).stat().st_mtime_ns
+        except PermissionError:
+            return 0
+        except OSError:
+            continue
+    return None
 
 
 def again_command(folder: Path, number: int) -> str:

@@ -235,7 +235,11 @@ def read_settings(folder: Path) -> Settings:
             f"{folder / 'run.json'} has format {fields.get('format_version')}, "
             f"this code reads {FORMAT_VERSION}: start a new tag"
         )
-    return Settings(**fields)
+    try:
+        return Settings(**fields)
+    except TypeError as error:
+        version = "was written by another version of this code"
+        raise SettingsError(f"{folder / 'run.json'} {version}: start a new tag") from error
 
 
 def changed(

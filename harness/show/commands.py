@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from harness import REPOSITORY
+from harness.ground.text import last_line
 
-OUT = ".panel.out"  # in the results folder: the words of what was started last
 ANSWER_SECONDS = 120.0
 TAIL_CHARACTERS = 4000
 
@@ -24,28 +26,30 @@ class Commands:
     def __init__(self, results: Path) -> None:
         self.results = results
         self._child: subprocess.Popen | None = None
+        self._out: IO[bytes] | None = None  # what the child says: a night has its own log
 
     def launch(self, *words: str) -> str:
         """Start a command as a process of its own; return what to tell."""
-        self.results.mkdir(parents=True, exist_ok=True)
-        with (self.results / OUT).open("wb") as out:
-            self._child = subprocess.Popen(
-                self._line(*words),
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+        self._child = subprocess.Popen(
+            self._line(*words),
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         return f"started, process {self._child.pid}"
 
     def ended(self) -> str:
         """How the last one ended, told once; "" before: a refusal is in no file of the run."""
         if self._child is None or self._child.poll() is None:
             return ""
-        last = read_tail(self.results / OUT).strip().splitlines()[-1:]
+        with self._out as out:
+            out.seek(0)
+            last = last_line(out.read().decode("utf-8", errors="replace"), otherwise="")
         status, self._child = self._child.returncode, None
-        return f"ended with status {status}: {''.join(last)}"
+        return f"ended with status {status}: {last}"
 
     def answer(self, *words: str) -> str:
         """Run a command that answers at once; return the last line of what it said."""

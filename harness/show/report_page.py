@@ -31,7 +31,7 @@ from harness.run.records import (
     records_from_journal,
     short_title,
 )
-from harness.run.run import Run
+from harness.run.run import Run, experiment_of_page, page_name
 from harness.run.state import Attempt, Experiment
 from harness.show.charts.svg import COLOURS, Points, curves_svg, progress_svg
 from harness.show.costs import run_usage
@@ -183,14 +183,14 @@ def _cards(run: Run, records: Sequence[Record], claimed: dict | None) -> list[tu
 
 def _pages(run: Run) -> list[tuple[str, str]]:
     """Pages of the night that are no experiments, with their addresses from the report's folder."""
-    names = sorted(path.stem for path in (run.folder / "notebooks").glob("*.html"))
-    others = [name for name in names if name != "index" and not name[:4].isdigit()]
-    return [(name.replace("_", " "), f"../notebooks/{name}.html") for name in others]
+    pages = sorted((run.folder / "notebooks").glob("*.html"))
+    names = [page.stem for page in pages if experiment_of_page(page) is None]
+    return [(name.replace("_", " "), f"../notebooks/{name}.html") for name in names]
 
 
 def _page(run: Run, number: int) -> str:
     """The address of an experiment's page from the report's folder; "" where it has none."""
-    name = f"{number:04d}.html"
+    name = f"{page_name(number)}.html"
     return f"../notebooks/{name}" if (run.folder / "notebooks" / name).exists() else ""
 
 
@@ -266,7 +266,7 @@ def idea_of(run: Run, record: Record, experiments: Sequence[Experiment]) -> dict
         "diff": _diff(folder),
         "log": _log(folder, attempt) if record.outcome in ("crashed", "no result") else "",
         "page": _page(run, record.experiment),
-        "notebook": f"../notebooks/{record.experiment:04d}.ipynb",
+        "notebook": f"../notebooks/{page_name(record.experiment)}.ipynb",
     }
 
 

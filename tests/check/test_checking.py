@@ -202,8 +202,8 @@ WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
         (array(f"{BEST}/{LOSSES}", (1, 23)), [f"{BEST}/{LOSSES} is damaged (an array (1, 23) of float32"]),
         (cut(f"{BEST}/runs/00/holdout_losses.npy"), [f"{BEST}/runs/00/holdout_losses.npy is empty: delete it"]),
         (cut(f"{LOST}/runs/00/run.log"), [f"{LOST}/runs/00/run.log is empty, though the run came to its end"]),
-        (lambda run: shutil.copy(run / "notebooks/0003.ipynb", run / "notebooks/0004.ipynb"),
-         ["notebooks/0004.ipynb is the page of experiment 3: restore it from a backup, or delete it"]),
+        (lambda run: shutil.copy(run / "notebooks/03_0003.ipynb", run / "notebooks/03_0004.ipynb"),
+         ["notebooks/03_0004.ipynb is the page of experiment 3: restore it from a backup, or delete it"]),
         (write(f"{LOST}/{WEIGHTS}"), [f"{LOST}/{WEIGHTS} should be gone, experiment 3 is decided"]),
         (write("experiments/0099/x"), ["experiments/0099 is no experiment of the journal"]),
         (write("experiments/0003/attempts/01/x"), ["experiments/0003/attempts/01 is no attempt"]),
@@ -211,11 +211,11 @@ WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
         (remove(f"{LOST}/runs/00"), [f"{LOST}/runs/00 has no result.json, run.log, events.jsonl, run.json"]),
         (replace(f"{LOST}/runs/00/result.json", '"val_bpb": 2.01', '"val_bpb": 1.01'), ["result.json has val_bpb 1.01"]),
         (write(f"{LOST}/runs/00/result.json", "{"), ["result.json cannot be read"]),
-        (remove("notebooks/0003.html"), ["notebooks/0003.html is missing"]),
-        (write("notebooks/0003.ipynb", '{"cells": ['), ["notebooks/0003.ipynb is cut short"]),
+        (remove("notebooks/03_0003.html"), ["notebooks/03_0003.html is missing"]),
+        (write("notebooks/03_0003.ipynb", '{"cells": ['), ["notebooks/03_0003.ipynb is cut short"]),
         (write("night.log", "2026-11-23T22:00:00Z experiment 14: keep: better\n", "a"), []),  # not done yet
-        (lambda run: (write("night.log", "… experiment 3: discard: worse\n", "a")(run), remove("notebooks/0003.ipynb")(run)),
-         ["notebooks/0003.ipynb is missing"]),
+        (lambda run: (write("night.log", "… experiment 3: discard: worse\n", "a")(run), remove("notebooks/03_0003.ipynb")(run)),
+         ["notebooks/03_0003.ipynb is missing"]),
         (remove("notebooks/index.md"), ["notebooks/index.md does not list experiment"]),
         (replace("notebooks/index.md", "| 0003 |", "| 0099 |"), ["list experiment 3", "lists experiment 99"]),
         (replace("notebooks/index.md", "| kept |", "| discarded |"), ["index.md has", "where the journal has"]),
@@ -240,14 +240,14 @@ def test_a_cut_last_line_and_a_proposal_that_nobody_noted_are_no_findings(copy):
 
 def test_a_page_whose_making_was_cut_off_is_made_up_for(copy):
     run = copy / "results" / "t"
-    remove("notebooks/0013.html")(run)
-    assert "notebooks/0013.html is missing: the same command writes it again" in findings(copy)
+    remove("notebooks/03_0013.html")(run)
+    assert "notebooks/03_0013.html is missing: the same command writes it again" in findings(copy)
     index.write_index(run)
-    assert findings(copy) == [] and "this notebook" in (run / "notebooks" / "0013.html").read_text()
+    assert findings(copy) == [] and "this notebook" in (run / "notebooks" / "03_0013.html").read_text()
 
 
 def test_an_experiment_by_hand_after_a_night_needs_no_page(copy):
-    for name in ("0013.ipynb", "0013.html"):
+    for name in ("03_0013.ipynb", "03_0013.html"):
         remove(f"notebooks/{name}")(copy / "results" / "t")
     assert findings(copy) == []
 

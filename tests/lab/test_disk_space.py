@@ -74,7 +74,7 @@ def test_the_bytes_of_a_run_are_told_by_kind_and_a_second_name_counts_once(tmp_p
     ):
         put(runs / name, size)
     put(runs / "compile_cache/x.log", 4096)
-    put(tmp_path / "notebooks/0001.ipynb", 4096)
+    put(tmp_path / "notebooks/03_0001.ipynb", 4096)
     put(tmp_path / "night.log", 4096)
     assert disk_space.stored(tmp_path) == {
         "weights": 8192,
@@ -115,11 +115,11 @@ def test_weights_of_what_is_not_wanted_go_and_its_train_py_stays(tmp_path):
 
 
 def test_pages_keep_within_their_share_cut_ones_go_first_then_the_oldest(tmp_path):
-    pages = [f"{number:04d}{end}" for number in range(1, 5) for end in (".html", ".ipynb")]
+    pages = [f"03_{number:04d}{end}" for number in range(1, 5) for end in (".html", ".ipynb")]
     for name in (
         *pages,
-        "0003.cut1.ipynb",
-        "0004.cut1.ipynb",
+        "03_0003.cut1.ipynb",
+        "03_0004.cut1.ipynb",
         "01_prepare.ipynb",
         "02_baseline.html",
         "index.html",
@@ -127,8 +127,8 @@ def test_pages_keep_within_their_share_cut_ones_go_first_then_the_oldest(tmp_pat
     ):
         put(tmp_path / "notebooks" / name, 4096)
     assert drop_old_pages(tmp_path) == []
-    assert drop_old_pages(tmp_path, most_bytes=12 * 4096) == ["0003.cut1.ipynb", "0004.cut1.ipynb"]
-    assert drop_old_pages(tmp_path, most_bytes=9 * 4096) == ["0001.html", "0001.ipynb", "0002.html", "0002.ipynb"]
+    assert drop_old_pages(tmp_path, most_bytes=12 * 4096) == ["03_0003.cut1.ipynb", "03_0004.cut1.ipynb"]
+    assert drop_old_pages(tmp_path, most_bytes=9 * 4096) == ["03_0001.html", "03_0001.ipynb", "03_0002.html", "03_0002.ipynb"]
     drop_old_pages(tmp_path, most_bytes=0)
     assert {path.name for path in (tmp_path / "notebooks").iterdir()} == {
         "01_prepare.ipynb",
@@ -139,12 +139,12 @@ def test_pages_keep_within_their_share_cut_ones_go_first_then_the_oldest(tmp_pat
 
 
 def test_executions_that_were_cut_off_leave_so_many_pages_and_no_more(tmp_path):
-    page = tmp_path / "0001.ipynb"
+    page = tmp_path / "03_0001.ipynb"
     for number in range(10):
         page.write_text(str(number))
         put_aside(page)
     kept = sorted(tmp_path.iterdir())
-    assert [path.name for path in kept] == [f"0001.cut{number}.ipynb" for number in range(1, MOST_CUT + 1)]
+    assert [path.name for path in kept] == [f"03_0001.cut{number}.ipynb" for number in range(1, MOST_CUT + 1)]
     assert [path.read_text() for path in kept] == ["7", "8", "9"]
 
 

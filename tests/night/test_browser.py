@@ -12,6 +12,7 @@ from pathlib import Path
 import journals
 import nbformat
 import pytest
+from browsing import RUN_ALL, open_browser, open_lab, serve_jupyter
 from checkout import ROOT, copy_checkout, environment
 
 from harness.run.results import read_results
@@ -45,16 +46,6 @@ CONTRASTS = """(root) => {
   return found;
 }"""
 OUTPUTS = f"() => [...document.querySelectorAll('.jp-OutputArea-output')].flatMap({CONTRASTS})"
-RUN_ALL = """async (path) => {
-  const app = window.jupyterapp;
-  await app.restored;
-  const panel = await app.commands.execute('docmanager:open', {path, factory: 'Notebook'});
-  await panel.context.ready;
-  await panel.sessionContext.ready;
-  await panel.sessionContext.session.kernel.info;
-  app.commands.execute('notebook:run-all-cells');
-  window.panelUnderTest = panel;
-}"""
 STATE = """() => {
   const cells = window.panelUnderTest.content.widgets.filter(w => w.model.type === 'code');
   const errors = cells.flatMap(w => w.model.outputs.toJSON()).filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue);
@@ -75,21 +66,8 @@ def set_parameters(notebook: Path, **values: object) -> None:
 
 @pytest.fixture(scope="module")
 def browser():
-    from environment.browser import find_chromium
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = [
-            "--no-sandbox",
-            "--disable-dev-shm-usage",
-            "--disable-gpu",
-            "--disable-background-networking",
-            "--no-first-run",
-        ]
-        path = find_chromium()
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -97,31 +75,8 @@ def jupyter(tmp_path_factory):
     """JupyterLab on a copy of the checkout, with folders of its own; yields (checkout, url)."""
     folder = tmp_path_factory.mktemp("jupyter")
     checkout = copy_checkout(folder / "lab")
-    variables = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    variables |= {
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTER_PREFER_ENV_PATH": "1",
-    }
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root", "--LabApp.expose_app_in_browser=True",
-        "--IdentityProvider.token=", "--ServerApp.root_dir=" + str(checkout), "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]  # fmt: skip
-    log = folder / "jupyter.log"
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            command, cwd=checkout, env=environment(checkout, folder / "cache") | variables, stdout=file, stderr=file
-        )
-    deadline, url = time.monotonic() + 90, None
-    while url is None:
-        found = re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())
-        url = found.group(0) if found else None
-        assert time.monotonic() < deadline and server.poll() is None, log.read_text()[-3000:]
-        time.sleep(0.2)
-    yield checkout, url
-    server.terminate()
-    server.wait(20)
+    with serve_jupyter(checkout, environment(checkout, folder / "cache")) as url:
+        yield checkout, url
 
 
 def run_notebook(page, name: str, screenshots: Path) -> None:
@@ -155,9 +110,7 @@ def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
     screenshots = Path(os.environ.get("AUTORESEARCH_SCREENSHOTS", tmp_path))
     set_parameters(checkout / "notebooks/01_prepare.ipynb", profile="tiny")
     set_parameters(checkout / "notebooks/02_baseline.ipynb", profile="tiny", tag="byhand")
-    page = browser.new_page(viewport={"width": 1400, "height": 2200})
-    page.goto(url + "lab")
-    page.wait_for_function("() => window.jupyterapp !== undefined", timeout=60_000)
+    page = open_lab(browser, url, height=2200)
     for name in NOTEBOOKS:
         run_notebook(page, name, screenshots)
     text = page.locator(".jp-OutputArea-output").all_inner_texts()

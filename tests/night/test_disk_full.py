@@ -378,7 +378,7 @@ def test_a_night_whose_disk_fills_up_goes_on_by_the_same_command(tmp_path, cache
         assert "Traceback" not in said.read_text()
         refs = git(checkout, "for-each-ref", "--format=%(refname:lstrip=3)", "refs/experiments/t")
         assert refs.split() == ["0000", "0001"] and len(read_results(run / "results.tsv")) == 2
-        assert {"0001.ipynb", "index.md"} <= {path.name for path in (run / "notebooks").iterdir()}
+        assert {"03_0001.ipynb", "index.md"} <= {path.name for path in (run / "notebooks").iterdir()}
 
 
 def wait_until(night: subprocess.Popen, seen, may_end: bool = False, seconds: float = 280) -> None:

@@ -95,7 +95,7 @@ def test_a_planted_key_is_nowhere_and_the_page_shows_what_was_asked(tmp_path, ba
     proposed = state.experiments[1].attempt.proposed
     assert (proposed["proposer"], proposed["model"], proposed["expected_delta"]) == ("llm", "scripted", -0.02)
     assert proposed["smoke"] and REPLACE in (run / "experiments/0001/attempts/00/train.py").read_text()
-    page = (run / "notebooks" / "0001.html").read_text()
+    page = (run / "notebooks" / "03_0001.html").read_text()
     links = re.findall(r'<a href="([^"]*exchange[^"]*)">', page)
     assert links and all((run / "notebooks" / link).exists() for link in links)
     assert "hypothesis:" in page and "USD by the prices given" in page and "&lt;img src=x onerror" in page

@@ -59,13 +59,13 @@ def test_a_night_from_nothing_and_the_same_command_again(tmp_path, cache):
     assert {
         "01_prepare.ipynb",
         "02_baseline.ipynb",
-        "0001.ipynb",
-        "0002.ipynb",
-        "0001.html",
+        "03_0001.ipynb",
+        "03_0002.ipynb",
+        "03_0001.html",
         "04_analysis.ipynb",
         "index.md",
     } <= pages
-    page = outputs_text(run / "notebooks" / "0001.ipynb")
+    page = outputs_text(run / "notebooks" / "03_0001.ipynb")
     assert (
         state.experiments[1].attempt.proposed["title"] in html.unescape(page)
         and "0001" in (run / "notebooks" / "index.md").read_text()

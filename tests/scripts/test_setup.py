@@ -409,7 +409,8 @@ def test_the_panel_is_opened_on_this_machine_alone(monkeypatch, capsys):
     lab.main([])
     lab.main(["--remote", "me@box", "--port", "9000"])
     panel = str(SCRIPTS.parent / "notebooks" / "00_lab.ipynb")
-    assert started[0] == ["-m", "jupyterlab", panel, "--ip=127.0.0.1", "--port=8888"]
+    root = f"--ServerApp.root_dir={SCRIPTS.parent}"  # else links to results/ would lead out of its root
+    assert started[0] == ["-m", "jupyterlab", panel, root, "--ip=127.0.0.1", "--port=8888"]
     assert started[1] == [*started[0][:-1], "--port=9000", "--no-browser", "--port-retries=0"]
     with pytest.raises(SystemExit):
         lab.main(["--remote"])

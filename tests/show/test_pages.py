@@ -9,9 +9,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from harness.ground.errors import PageError
+from harness.run.run import page_name
 from harness.show import picker
 from harness.show.frame import load_run
-from harness.show.index import export_notebook, finish_page, without_active_parts, write_index
+from harness.show.index import write_index
+from harness.show.pages import export_notebook, finish_page, without_active_parts
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -57,7 +59,7 @@ def notebook(tmp_path):
         new_markdown_cell("# Experiment 7\n\n<script>alert(1)</script>"),
         new_code_cell("print('x' < 'y')", outputs=outputs),
     ]
-    path = tmp_path / "0007.ipynb"
+    path = tmp_path / "notebook.ipynb"
     nbformat.write(new_notebook(cells=cells), path)
     return path
 
@@ -105,7 +107,7 @@ def test_the_index_has_a_row_for_each_experiment(tmp_path):
     decided[3]["title"] = "<img src=x onerror=alert(1)> [x](y) | `z`"
     folder = journals.write_run(tmp_path, entries)
     (folder / "notebooks").mkdir()
-    names = ("0003.ipynb", "0003.html", "0004.ipynb", "02_baseline.html", "04_analysis.ipynb")
+    names = ("03_0003.ipynb", "03_0003.html", "03_0004.ipynb", "02_baseline.html", "04_analysis.ipynb")
     for name in names:
         (folder / "notebooks" / name).write_text("")
     text = write_index(folder).read_text(encoding="utf-8")
@@ -113,7 +115,8 @@ def test_the_index_has_a_row_for_each_experiment(tmp_path):
     assert len(rows) == 31 + 1, "31 decided, one running"
     assert [row[2:6] for row in rows] == [f"{number:04d}" for number in range(31, -1, -1)]
     links = re.findall(r"\]\(([^)]*)\)", text.replace("[x](y)", ""))
-    pages = ["../report/report.html", "04_analysis.ipynb", "0004.ipynb", "0003.ipynb", "0003.html", "02_baseline.html"]
+    pages = ["../report/report.html", "04_analysis.ipynb", "03_0004.ipynb", "03_0003.ipynb", "03_0003.html"]
+    pages.append("02_baseline.html")
     assert links == pages
     assert "`<img src=x onerror=alert(1)> [x](y) / 'z'`" in text  # code in Markdown: nothing in it means anything
     assert all(f"{entry['val_bpb']:.4f}" in text for entry in decided if entry["val_bpb"] is not None)
@@ -137,19 +140,56 @@ def test_a_finished_page_says_first_what_came_of_it(tmp_path):
     decided[2]["title"] = "<b>bold</b> $x$"
     folder = journals.write_run(tmp_path, entries)
     (folder / "notebooks").mkdir()
-    path = folder / "notebooks" / "0002.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# how to")]), path)
-    finish_page(path)
-    first = nbformat.read(path, 4).cells[0].source
-    assert first.startswith("# 0002 ") and "`<b>bold</b> $x$`" in first
-    assert f"{decided[2]['val_bpb']:.4f}" in first and decided[2]["verdict"][:40] in first
-    for target in ("0001.ipynb", "index.md", "../report/report.html"):
-        assert f"]({target})" in first
-    page = path.with_suffix(".html").read_text()
-    assert page.index("0002") < page.index("how to") and "<b>bold" not in page
+    write_plain(folder / "notebooks" / "02_baseline.ipynb")
+    for number in (1, 2):
+        finish_page(write_loop_page(folder / "notebooks" / f"03_000{number}.ipynb"))
+    path = folder / "notebooks" / "03_0002.ipynb"
+    first, links, *others = nbformat.read(path, 4).cells
+    assert first.source.startswith("# 0002 ") and "`<b>bold</b> $x$`" in first.source
+    assert f"{decided[2]['val_bpb']:.4f}" in first.source and decided[2]["verdict"][:40] in first.source
+    assert "data:image/svg+xml" in first.source
+    assert [cell.source for cell in others] == ["## The idea", "lab.propose()"], "what explains is left out"
+    assert others[1].metadata.jupyter.source_hidden
+    found = re.findall(r"\]\(([^)]*)\)", links.source)
+    assert found == ["03_0001.ipynb", "index.md", "../report/report.html"]
     assert not path.stat().st_mode & 0o222  # JupyterLab would save an older view over it
+    page = path.with_suffix(".html").read_text()
+    assert page.index("0002") < page.index("The idea") and "<b>bold" not in page and "lab.propose" not in page
+    tags = Tags(page)
+    addresses = ["03_0001.html", "../report/report.html", "03_0002.ipynb"]
+    assert [each["href"] for each in tags.named("a") if "anchor-link" not in each.get("class", "")] == addresses
+    assert "<title>0002 " in page and "&lt;b&gt;bold" in page
+
+
+def test_a_page_leads_to_the_next_one_as_soon_as_that_is_there(tmp_path):
+    folder = journals.write_run(tmp_path, journals.make_journal(5))
+    (folder / "notebooks").mkdir()
+    finish_page(write_loop_page(folder / "notebooks" / "03_0001.ipynb"))
+    first = folder / "notebooks" / "03_0001.ipynb"
+    assert "next" not in nbformat.read(first, 4).cells[1].source
+    finish_page(write_loop_page(folder / "notebooks" / "03_0002.ipynb"))
+    cells = nbformat.read(first, 4).cells
+    assert "[next](03_0002.ipynb)" in cells[1].source and len(cells) == 4
+    assert '"03_0002.html"' in first.with_suffix(".html").read_text()
+
+
+def test_the_page_of_a_notebook_that_is_no_experiment_stays_as_it_is(tmp_path):
+    folder = journals.write_run(tmp_path, journals.make_journal(1))
+    (folder / "notebooks").mkdir()
     finish_page(write_plain(folder / "notebooks" / "02_baseline.ipynb"))
     assert nbformat.read(folder / "notebooks" / "02_baseline.ipynb", 4).cells[0].source == "x"
+
+
+def test_pages_sort_in_the_order_of_the_night():
+    names = ["01_prepare", "02_baseline", *(page_name(number) for number in (1, 2, 10, 1000)), "04_analysis"]
+    assert sorted(names) == names and page_name(0) == "02_baseline"
+
+
+def write_loop_page(path):
+    cells = [new_markdown_cell("# how to"), new_markdown_cell("## The idea"), new_code_cell("lab.propose()")]
+    cells[0].metadata.tags = ["how-to"]
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
 
 
 def write_plain(path):

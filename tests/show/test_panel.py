@@ -1,15 +1,22 @@
 """The control panel without a browser: what it shows of runs in every state, and what its buttons start."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 
 import journals
+import papermill
 import pytest
 from checkout import ROOT
+from labs import copy_with_harness
 
+from harness.check.check import check_run
 from harness.run.run import Run
-from harness.show import panel
+from harness.show import commands, panel
+from harness.show.pages import export_notebook
 from harness.show.panel import Panel
 
 SETTINGS = json.loads((ROOT / "results" / "sample" / "run.json").read_text())
@@ -92,23 +99,107 @@ def test_a_run_begun_elsewhere_appears_and_grows(results):
     assert len(shown.list.options) == 15
 
 
-@pytest.mark.parametrize("damage", ["a cut line", "no settings", "other settings", "half deleted"])
-def test_a_damaged_run_is_a_sentence_and_the_panel_goes_on(results, damage):
-    folder = results / "first"
-    if damage == "a cut line":
-        with (folder / "journal.jsonl").open("a") as file:
-            file.write('{"seq": 99999, "ti')
-    elif damage == "no settings":
-        (folder / "run.json").unlink()
-    elif damage == "other settings":
-        (folder / "run.json").write_text('{"format": 99}')
-    else:
-        shutil.rmtree(folder / "experiments")
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: append(run / "journal.jsonl", '{"seq": 99999, "ti'), "no night is running"),
+        (lambda run: append(run / "journal.jsonl", "cut\nmore\n"), "is damaged: restore the file from a backup"),
+        (lambda run: (run / "journal.jsonl").unlink(), "no night is running"),
+        (lambda run: (run / "run.json").unlink(), "run notebooks/02_baseline.ipynb"),
+        (lambda run: (run / "run.json").write_text('{"format_version": 99}'), "has format 99, this code reads 1"),
+        (
+            lambda run: (run / "run.json").write_text(json.dumps(SETTINGS | {"colour": "blue"})),
+            "was written by another version of this code: start a new tag",
+        ),
+        (lambda run: shutil.rmtree(run / "experiments"), "no night is running"),
+        (lambda run: shutil.rmtree(run), "1.7882"),  # the next one is shown
+    ],
+)
+def test_a_damaged_run_is_a_sentence_and_the_others_are_shown(results, damage, said):
     shown = Panel("first", str(results))
-    assert shown.state.value
-    shown.tag.value = "sample"
-    shown.refresh()
-    assert "sample" in shown.state.value and "1.7882" in shown.figures.value
+    assert len(shown.list.options) == 13
+    damage(results / "first")
+    opened_after = Panel("first", str(results))
+    assert said in opened_after.state.value + opened_after.figures.value
+    for each in (opened_after, shown):
+        each.refresh()
+        assert each.state.value and "Error:" not in each.state.value
+        if each.records:
+            each.list.value = 4
+            assert each.detail.value
+        else:
+            assert not each.chart.value and not each.list.options and each.stop.disabled
+        each.tag.value = "sample"
+        assert "sample" in each.state.value and "1.7882" in each.figures.value
+
+
+def append(path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+LOOK = """
+import sys
+from harness.show.panel import Panel
+shown = Panel(results=sys.argv[1])
+print([*shown.tag.options], shown.state.value, shown.figures.value)
+shown.tag.value = "sample" if "sample" in shown.tag.options else None
+print(shown.figures.value)
+shown.begin.click()
+"""
+
+
+@pytest.mark.parametrize(
+    ("locked", "tags", "said"),
+    [(".", "[]", "cannot be read: Permission denied"), ("first", "['first', 'sample']", "cannot be read: Permission")],
+)
+def test_a_folder_without_rights_is_a_sentence(results, locked, tags, said):
+    (results / locked).chmod(0)
+    # To root every folder is open, unless it does without that right.
+    powerless = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*powerless, sys.executable, "-c", LOOK, str(results)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (results / locked).chmod(0o755)
+    assert tags in done.stdout and said in done.stdout, done.stdout
+    assert ("1.7882" in done.stdout) == (locked == "first")
+
+
+@pytest.mark.slow
+def test_of_two_panels_that_start_a_night_at_once_one_does_and_the_other_says_why_not(tmp_path, baseline, monkeypatch):
+    checkout = copy_with_harness(baseline, tmp_path / "lab")
+    monkeypatch.setattr(commands, "REPOSITORY", checkout)
+    panels = [Panel("t", str(checkout / "results")) for _ in range(2)]
+    for each in panels:
+        each.one.click()
+
+    def refused():
+        for each in panels:
+            each.refresh()
+        return [each.said.value for each in panels if "is in use by a night" in each.said.value]
+
+    assert len(wait_for(refused)) == 1
+    for each in panels:
+        assert "a night is running" in each.state.value and each.begin.disabled
+    panels[0].sure.value = True
+    panels[0].stop_now.click()  # the one night, whoever started it
+    wait_for(lambda: [each.refresh() for each in panels] and "stopped at once" in panels[1].state.value)
+    assert check_run(checkout / "results" / "t") == []
+
+
+def wait_for(holds, seconds: float = 120):
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.slow
+def test_without_a_kernel_the_panel_is_a_picture(tmp_path):
+    output, asked = tmp_path / "panel.ipynb", {"tag": "sample", "results_dir": str(ROOT / "results")}
+    papermill.execute_notebook(ROOT / "notebooks/00_lab.ipynb", output, asked, cwd=ROOT, progress_bar=False)
+    text = export_notebook(output).read_text()
+    assert "<svg" in text and "1.7882 (experiment 4)" in text and "VBox(" not in text
 
 
 def test_an_error_in_the_thread_is_shown_and_the_next_look_works(results, monkeypatch):
@@ -156,7 +247,7 @@ def test_one_experiment_is_the_next_of_a_run_and_the_first_of_a_new_one(results,
 
 def test_the_idea_in_the_panel_links_to_nothing_of_the_reports_folder(results):
     (results / "sample" / "notebooks").mkdir()
-    (results / "sample" / "notebooks" / "0004.html").write_text("")
+    (results / "sample" / "notebooks" / "03_0004.html").write_text("")
     shown = Panel("sample", str(results))
     shown.list.value = 4
     assert "<a " not in shown.detail.value

@@ -17,6 +17,7 @@ from harness.show import index, status
 from harness.show.charts.scores import plot_progress
 from harness.show.charts.svg import progress_svg
 from harness.show.frame import load_run
+from harness.show.pages import head_of_page
 from harness.show.panel import Panel
 from harness.show.report import write_report
 
@@ -43,17 +44,19 @@ class BarrenNight(Simulated):
 def shown(folder) -> dict[str, str]:
     """Everything that says where a night stands, as the text that a person reads, by who says it."""
     run = Run(folder)
+    records = records_from_journal(run.entries)
+    chosen = min(SHORTER, records[-1].experiment)
     write_report(folder)
     panel = Panel(folder.name, str(folder.parent))
-    panel.list.value = min(SHORTER, len(panel.list.options) - 1)
+    panel.list.value = chosen
     pages = {
         "terminal": result_words(run),
         "index": index.write_index(folder).read_text(),
         "report.md": (folder / "report" / "report.md").read_text(),
         "report.html": (folder / "report" / "report.html").read_text(),
         "picture": plot_progress(load_run(folder.parent, folder.name)).title_text,
-        "chart": str(progress_svg(records_from_journal(run.entries))),
-        "page": index.head_of_page(folder / "notebooks" / f"{SHORTER:04d}.ipynb"),
+        "chart": str(progress_svg(records)),
+        "page": head_of_page(run, records[chosen]),
         "panel": panel.figures.value + "".join(f" {label};" for label, _ in panel.list.options) + panel.detail.value,
         "--status": status.status_screen(run),
     }

@@ -18,6 +18,7 @@ from harness.run import git_history
 from harness.run.journal import Journal
 from harness.run.profiles import PROFILES
 from harness.run.results import results_from_journal, write_results
+from harness.run.run import page_name
 from harness.run.settings import FORMAT_VERSION, Settings, write_settings
 from harness.run.state import fold
 from harness.scoring.integrity import harness_hash
@@ -199,6 +200,6 @@ class Simulated:
             cell = {"cell_type": "code", "execution_count": 1, "metadata": {}, "source": "", "id": "idea"}
             cell["outputs"] = [{"output_type": "display_data", "data": {"text/html": said}, "metadata": {}}]
             page = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-            (folder / f"{experiment:04d}.ipynb").write_text(json.dumps(page) + "\n")
-            (folder / f"{experiment:04d}.html").write_text("<p>a page</p>")
+            (folder / f"{page_name(experiment)}.ipynb").write_text(json.dumps(page) + "\n")
+            (folder / f"{page_name(experiment)}.html").write_text("<p>a page</p>")
         index.write_index(self.folder)
