@@ -94,9 +94,7 @@ class ServerJob:
     server: ModelServer | None = None
 
 
-def start_server(
-    data: PreparedData, job: ServerJob, mode: str, batch_rows: int = 0
-) -> ModelServer:
+def start_server(data: PreparedData, job: ServerJob, mode: str, batch_rows: int = 0) -> ModelServer:
     """A model server, started; it knows nothing of the candidate until it is entered.
 
     Close it, if it never is. mode: `losses` of all targets, or `logits` at one position of each

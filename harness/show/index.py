@@ -100,8 +100,8 @@ def _facts(tag: str, records: Sequence[Record]) -> str:
     pace = words_of_pace(base.pace) if base else ""
     speed = f"Steps and speed are of one training, the baseline's {pace}. " if pace else ""
     return (
-        f"Run {tag}. {counts}.{stands} Scores in bits per byte; a gain is over what was on the branch "
-        f"then. {speed}Titles are the proposers' words."
+        f"Run {tag}. {counts}.{stands} Scores in bits per byte; a gain is over what was on the "
+        f"branch then. {speed}Titles are the proposers' words."
     )
 
 

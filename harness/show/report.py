@@ -189,7 +189,10 @@ def _on_the_branch(records: Sequence[Record]) -> str:
     judged = f"The branch stands at {name}: {as_judged(records)}."
     best = best_of(records)
     score = f"Best score: {best.val_bpb:.4f} ({name_of(best)})."
-    lines = [f"{first}\n{score}\n{judged} A gain is over what was on the branch before.\n", BRANCH_TABLE]
+    lines = [
+        f"{first}\n{score}\n{judged} A gain is over what was on the branch before.\n",
+        BRANCH_TABLE,
+    ]
     for record in [base, *kept]:
         cells = [
             f"{record.experiment:04d}",

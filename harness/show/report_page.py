@@ -22,8 +22,8 @@ from harness.run.noise import KNOWN_DF
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.records import (
     KEPT,
-    TIME_KINDS,
     OUTCOME_WORDS,
+    TIME_KINDS,
     Record,
     baseline_of,
     best_of,
@@ -46,8 +46,8 @@ from harness.show.sentences import (
 )
 from harness.show.stage import read_curve
 
-# For the ideas folded in, of the whole page and for each experiment: with them 100 experiments come to
-# less than 0.5 MB and 1,000 to less than 3 MB. Where there is no room, there are links to pages.
+# For the ideas folded in, of the whole page and for each experiment: with them 100 experiments come
+# to less than 0.5 MB and 1,000 to less than 3 MB. Where there is no room, there are links to pages.
 ROOM_BYTES, ROOM_EACH_BYTES = 210_000, 1_700
 DIFF_LINES, LOG_CHARACTERS = 160, 3000
 

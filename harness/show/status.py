@@ -366,7 +366,9 @@ def branch_rows(folder: Path, found: dict, records: Sequence[Record]) -> list[tu
     if number == base.experiment:
         return [*rows, ("branch", "stands at the baseline so far")]
     rows.append(("best score", f"{found['best_val_bpb']:.4f}, {name_of(best_of(records))}"))
-    rows.append(("branch", f"stands at {found['branch_val_bpb']:.4f}, experiment {number}: {title}"))
+    rows.append(
+        ("branch", f"stands at {found['branch_val_bpb']:.4f}, experiment {number}: {title}")
+    )
     rows.append(("", "as judged during the night, flattered by luck"))
     measuring = words_of_close_out(read_close_out(folder)).removeprefix("claim: ")
     claim = textwrap.wrap(found["claim"] or measuring or "not measured yet", CLAIM_WIDTH)

@@ -1,4 +1,4 @@
-"""Text of the baseline's and the branch's model: by real model servers, the same again, and never the end of a night."""
+"""Text of the baseline's and the branch's model, by real model servers; it ends no night."""
 
 import json
 
@@ -21,7 +21,9 @@ def keep_another(lab) -> None:
 
 
 def findings(lab) -> list[str]:
-    return list(check_model_text(Look(lab.folder, lab.folder, lab.settings, lab.entries, busy=False)))
+    return list(
+        check_model_text(Look(lab.folder, lab.folder, lab.settings, lab.entries, busy=False))
+    )
 
 
 def test_nothing_is_written_while_nothing_is_kept(lab):
@@ -38,7 +40,9 @@ def test_both_models_write_the_same_again_and_it_stands_in_the_report(lab):
     found, first = read_model_text(lab.folder), (lab.folder / NAME).read_bytes()
     assert [model["experiment"] for model in found["models"]] == [0, 1] and not is_wanted(lab)
     assert [len(model["texts"]) for model in found["models"]] == [TEXTS, TEXTS]
-    assert found["models"][0]["texts"] == found["models"][1]["texts"], "the same weights write the same"
+    assert found["models"][0]["texts"] == found["models"][1]["texts"], (
+        "the same weights write the same"
+    )
     assert any(found["models"][0]["texts"]) and not found["models"][0]["cause"]
     (lab.folder / NAME).unlink()  # a kill before the file was there
     write_model_text(lab)
@@ -67,7 +71,9 @@ def test_beginnings_are_of_training_text(lab):
     begun = beginnings(lab.data)
     assert begun.shape == (TEXTS, BEGINNING) and set(begun[:, 0]) == {lab.data.bos_id}
     tokenizer = load_tokenizer(lab.data.train_dir / "tokenizer.json")
-    assert tokenizer.bos_id not in begun[:, 1:] and all(model_text.as_text(tokenizer, row) for row in begun)
+    assert tokenizer.bos_id not in begun[:, 1:] and all(
+        model_text.as_text(tokenizer, row) for row in begun
+    )
 
 
 def planted(lab, text: str) -> None:
@@ -77,12 +83,24 @@ def planted(lab, text: str) -> None:
 
 def test_text_of_a_model_stays_text(lab):
     keep_another(lab)
-    planted(lab, "</pre><script>alert(1)</script>\n\n# heading\n\x1b[31mred\x0b```\n<img src=x>\u2028- item")
+    planted(
+        lab,
+        "</pre><script>alert(1)</script>\n\n# heading\n\x1b[31mred\x0b```\n<img src=x>\u2028- item",
+    )
     lines = say_texts(lab).splitlines()
-    assert all(line.startswith("    ") for line in lines if "heading" in line or "script" in line or "item" in line)
+    assert all(
+        line.startswith("    ")
+        for line in lines
+        if "heading" in line or "script" in line or "item" in line
+    )
     write_report(lab.folder)
     html = (lab.folder / "report" / "report.html").read_text()
-    assert html.count("<script>") == 1 and "<img" not in html and "<h1># heading" not in html and "\x1b" not in html
+    assert (
+        html.count("<script>") == 1
+        and "<img" not in html
+        and "<h1># heading" not in html
+        and "\x1b" not in html
+    )
     assert block(" \n\n") == "    (nothing but blanks)"
 
 

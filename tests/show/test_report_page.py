@@ -1,4 +1,4 @@
-"""report.html in every state of a run: its size, its links, its words of others, and that nothing in it can run."""
+"""report.html in every state of a run: its size, links, and that nothing of others can run."""
 
 import html.parser
 import re
@@ -56,7 +56,11 @@ def test_a_night_fits_into_a_mail(tmp_path, count, most):
     assert page.size < most
     records = records_from_journal(entries)
     folded = {int(name[1:]) for name in page.ids if re.fullmatch(r"e\d{4}", name)}
-    kept = {record.experiment for record in records if record.outcome in ("baseline", "kept", "simplified")}
+    kept = {
+        record.experiment
+        for record in records
+        if record.outcome in ("baseline", "kept", "simplified")
+    }
     assert kept <= folded and len(folded) >= count // 6, "what is told has room, whatever else has"
     assert page.dead_links() == [] and len(page.named("tr")) > count
 
@@ -71,14 +75,22 @@ def test_titles_of_100_kilobytes_of_markup_are_short_words(tmp_path):
     assert page.size < 120_000
     assert len(page.named("script")) == 1 and not page.named("img") and page.dead_links() == []
     text = page.path.read_text(encoding="utf-8")
-    assert "\u202e" not in text and not re.search(r"on(error|load)=\w", re.sub(r"&lt;.*?&gt;", "", text))
+    assert "\u202e" not in text and not re.search(
+        r"on(error|load)=\w", re.sub(r"&lt;.*?&gt;", "", text)
+    )
     titles = re.findall(r'<td class="title">(?:<a [^>]*>)?(.*?)(?:</a>)?</td>', text)
     assert all(len(title) < 6 * TITLE_CHARACTERS for title in titles) and "&lt;script&gt;" in text
 
 
 @pytest.mark.parametrize(
     "entries",
-    [[], journals.opened_only(), journals.crashes_only(), journals.make_journal(0), journals.make_journal(8, step=0.0, crash_rate=0)],
+    [
+        [],
+        journals.opened_only(),
+        journals.crashes_only(),
+        journals.make_journal(0),
+        journals.make_journal(8, step=0.0, crash_rate=0),
+    ],
     ids=["empty", "opened", "crashed", "baseline", "nothing kept"],
 )
 def test_a_run_with_little_to_tell_has_a_page_whose_links_lead_somewhere(tmp_path, entries):
@@ -98,6 +110,12 @@ def test_without_a_baseline_there_is_a_sentence_and_no_card_of_scores(tmp_path):
 def test_the_script_is_the_one_that_the_policy_names_and_details_open_without_it(tmp_path):
     page = page_of(tmp_path, journals.make_journal(3))
     policy = page.named("meta")[1]["content"]
-    assert policy.startswith("default-src 'none'") and "script-src 'sha256-" in policy and "'unsafe-inline'" in policy.split("style-src")[1]
+    assert (
+        policy.startswith("default-src 'none'")
+        and "script-src 'sha256-" in policy
+        and "'unsafe-inline'" in policy.split("style-src")[1]
+    )
     inside = page.path.read_text().split("<details")[1:]
-    assert all(re.search(r'</summary><div id="e\d{4}">', part) for part in inside), "a browser opens what holds the target"
+    assert all(re.search(r'</summary><div id="e\d{4}">', part) for part in inside), (
+        "a browser opens what holds the target"
+    )

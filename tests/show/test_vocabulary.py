@@ -1,7 +1,8 @@
-"""One vocabulary and the same numbers wherever a night is shown: terminal, index, page, report, chart, panel, --status.
+"""One vocabulary and the same numbers wherever a night is shown.
 
-A simulated night keeps ideas as better and one as simpler (which scores worse, so that the best score is no longer
-what the branch stands at), discards, crashes, and has one in quarantine; another keeps nothing.
+A simulated night keeps ideas as better and one as simpler (which scores worse, so that the best
+score is no longer what the branch stands at), discards, crashes, and has one in quarantine; another
+keeps nothing.
 """
 
 import functools
@@ -11,7 +12,13 @@ import pytest
 from simulated_runs import Simulated
 
 from harness.night.progress import result_words
-from harness.run.records import OUTCOME_WORDS, baseline_of, best_of, incumbent_of, records_from_journal
+from harness.run.records import (
+    OUTCOME_WORDS,
+    baseline_of,
+    best_of,
+    incumbent_of,
+    records_from_journal,
+)
 from harness.run.run import Run
 from harness.show import index, status
 from harness.show.charts.scores import plot_progress
@@ -21,9 +28,21 @@ from harness.show.pages import head_of_page
 from harness.show.panel import Panel
 from harness.show.report import write_report
 
-SHORTER = 16  # an experiment of the night with fewer statements and a score that is no worse than noise
+SHORTER = (
+    16  # an experiment of the night with fewer statements and a score that is no worse than noise
+)
 
-EVERYWHERE = {"terminal", "index", "report.md", "report.html", "picture", "chart", "page", "panel", "--status"}
+EVERYWHERE = {
+    "terminal",
+    "index",
+    "report.md",
+    "report.html",
+    "picture",
+    "chart",
+    "page",
+    "panel",
+    "--status",
+}
 
 
 class Night(Simulated):
@@ -42,7 +61,7 @@ class BarrenNight(Simulated):
 
 
 def shown(folder) -> dict[str, str]:
-    """Everything that says where a night stands, as the text that a person reads, by who says it."""
+    """All that says where a night stands, as the text that a person reads, by who says it."""
     run = Run(folder)
     records = records_from_journal(run.entries)
     chosen = min(SHORTER, records[-1].experiment)
@@ -57,11 +76,17 @@ def shown(folder) -> dict[str, str]:
         "picture": plot_progress(load_run(folder.parent, folder.name)).title_text,
         "chart": str(progress_svg(records)),
         "page": head_of_page(run, records[chosen]),
-        "panel": panel.figures.value + "".join(f" {label};" for label, _ in panel.list.options) + panel.detail.value,
+        "panel": panel.figures.value
+        + "".join(f" {label};" for label, _ in panel.list.options)
+        + panel.detail.value,
         "--status": status.status_screen(run),
     }
-    unread = r"<(style|script|fieldset)\b.*?</\1>|<[^>]+>"  # the last holds filters, for both kinds of keep
-    return {name: " ".join(re.sub(unread, " ", page, flags=re.S).split()) for name, page in pages.items()}
+    # The last holds the table's filters, one of which is for both kinds of keep.
+    unread = r"<(style|script|fieldset)\b.*?</\1>|<[^>]+>"
+    return {
+        name: " ".join(re.sub(unread, " ", page, flags=re.S).split())
+        for name, page in pages.items()
+    }
 
 
 @functools.cache
@@ -76,12 +101,17 @@ def night(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def barren(tmp_path_factory):
-    return BarrenNight(tmp_path_factory.mktemp("barren") / "results" / "t").until("propose", 7).folder
+    return (
+        BarrenNight(tmp_path_factory.mktemp("barren") / "results" / "t").until("propose", 7).folder
+    )
 
 
 def numbers_after(words: str, pages: dict[str, str]) -> dict[str, set[str]]:
     """The figure that follows the words, in each page that has them."""
-    found = {name: set(re.findall(rf"{words}:? ?(\d\.\d{{4}})(?!\d)", page, re.I)) for name, page in pages.items()}
+    found = {
+        name: set(re.findall(rf"{words}:? ?(\d\.\d{{4}})(?!\d)", page, re.I))
+        for name, page in pages.items()
+    }
     return {name: figures for name, figures in found.items() if figures}
 
 
@@ -101,10 +131,15 @@ def test_best_score_branch_and_baseline_are_the_same_numbers_everywhere(night):
     ):
         found = numbers_after(words, pages)
         assert where <= set(found), (words, where - set(found))
-        assert {figure for figures in found.values() for figure in figures} == {f"{record.val_bpb:.4f}"}, (words, found)
+        assert {figure for figures in found.values() for figure in figures} == {
+            f"{record.val_bpb:.4f}"
+        }, (words, found)
     told, tip = status.look_at(Run(night)), incumbent_of(records)
     assert (told["branch_val_bpb"], told["branch_experiment"]) == (tip.val_bpb, tip.experiment)
-    assert (told["best_val_bpb"], told["best_experiment"]) == (best_of(records).val_bpb, best_of(records).experiment)
+    assert (told["best_val_bpb"], told["best_experiment"]) == (
+        best_of(records).val_bpb,
+        best_of(records).experiment,
+    )
 
 
 def test_what_was_kept_is_called_and_counted_alike(night):
@@ -125,7 +160,9 @@ def test_what_was_kept_is_called_and_counted_alike(night):
 def test_a_word_has_no_other_beside_it(night, barren):
     for pages in (shown_once(night), shown_once(barren)):
         for name, page in pages.items():
-            assert not re.search(r"\bsimplified\b|branch (is )?at\b|\d kept(?! as)|\d{4} kept(?! as)", page), name
+            assert not re.search(
+                r"\bsimplified\b|branch (is )?at\b|\d kept(?! as)|\d{4} kept(?! as)", page
+            ), name
 
 
 def test_a_night_without_a_keep_says_so_everywhere_and_contradicts_itself_nowhere(barren):
@@ -136,4 +173,6 @@ def test_a_night_without_a_keep_says_so_everywhere_and_contradicts_itself_nowher
             assert figures == {baseline}, (words, name)
     for name in ("index", "report.md", "report.html", "picture"):
         assert "none of 6 experiments was kept" in pages[name], name
-    assert all("kept as" not in pages[name] for name in ("terminal", "index", "report.md", "--status"))
+    assert all(
+        "kept as" not in pages[name] for name in ("terminal", "index", "report.md", "--status")
+    )
