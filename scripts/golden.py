@@ -59,11 +59,13 @@ COUNTS = {
     "n_baseline",
     "experiments",
     "kept",
+    "simplified",
     "discarded",
     "crashed",
     "quarantined",
     "in_quarantine",
     "best_experiment",
+    "branch_experiment",
     "exit",
 }
 UNTOLD = ("shared_with",)

@@ -21,7 +21,7 @@ from harness.show.report import write_report
 
 SAMPLE = ROOT / "results" / "sample"
 KEPT = {
-    *("run.json", "journal.jsonl", "close_out.jsonl", "results.tsv", "program.md", "provenance.json"),
+    *("run.json", "journal.jsonl", "close_out.jsonl", "results.tsv", "program.md", "provenance.json", "model_text.json"),
     *("proposal.json", "train.py", "train.diff", "events.jsonl", "result.json", "run.log"),
 }
 FOLDERS = ("best", "experiments")
