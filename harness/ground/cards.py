@@ -18,9 +18,14 @@ from pathlib import Path
 
 PCI, KFD = Path("/sys/bus/pci/devices"), Path("/sys/class/kfd/kfd/topology/nodes")
 WSL_TOOL = "/usr/lib/wsl/lib/nvidia-smi"
-CONTAINERS = ("/.dockerenv", "/run/.containerenv")
+CONTAINERS = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
+LOADED = Path("/proc/driver/nvidia/version")  # there while NVIDIA's driver is
 INDEX = "https://download.pytorch.org/whl/"
 ON_CPU = "to train on the CPU instead: --device cpu"
+RESTART = (
+    "a card that was lost (Xid in dmesg), or whose driver was updated under it, comes back with a "
+    "restart of the machine"
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def amd_cards() -> list[Card]:
         try:
             text = (folder / "properties").read_text()
             name = (folder / "name").read_text().strip()
-        except OSError:
+        except (OSError, ValueError):
             continue
         version = re.search(r"^gfx_target_version (\d+)$", text, re.MULTILINE)
         number = int(version[1]) if version else 0  # 90402: 9, 4, 2, the last two in base 16
@@ -180,9 +185,10 @@ def advice_for(card: Card, mine: str, said: str) -> str:
         )
     if not card.driver:
         if any(map(os.path.exists, CONTAINERS)):
-            return "give this container the card: docker run --gpus all"
-        driver = f"install NVIDIA's driver, {fitting[0].driver} or newer"
-        return f"{driver}, so that nvidia-smi lists the card"
+            return "give this container the card: docker run --gpus all, a pod nvidia.com/gpu: 1"
+        if LOADED.exists():
+            return f"its driver is loaded and nvidia-smi fails: {RESTART}"
+        return f"install NVIDIA's driver, {fitting[0].driver} or newer, until nvidia-smi lists it"
     if build is None:
         oldest = fitting[-1].driver
         return f"its driver is too old for every build of torch: install {oldest} or newer"
@@ -192,8 +198,7 @@ def advice_for(card: Card, mine: str, said: str) -> str:
     if card.sliced:
         return "MIG is on and no slice is to be had: make one (nvidia-smi mig -cgi ... -C)"
     return hidden_by("CUDA_VISIBLE_DEVICES") or (
-        f"{said}see whether /dev/nvidia0 is there and may be opened; a card that was lost (Xid in "
-        "dmesg), or whose driver was updated meanwhile, comes back with a restart of the machine"
+        f"{said}see whether /dev/nvidia0 is there and may be opened; {RESTART}"
     )
 
 

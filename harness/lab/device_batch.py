@@ -41,10 +41,10 @@ def search_rows(
 ) -> dict:
     """Halve the rows until a training runs and leaves head-room.
 
-    train: from the most rows at once to the result of a training. Return the limit, the trials, the
-    attention of the last, and `failed`: how a training ended in another way than for want of
-    memory, or without a word on how many rows it held; there is nothing to learn from it. One row
-    is returned even when it is too much: there is nothing less to try.
+    train: from the most rows at once to the result of a training. Return the limit, the trials,
+    status and attention of the last, and `failed`: how a training ended in another way than for
+    want of memory, or without a word on how many rows it held; there is nothing to learn from it.
+    One row is returned even when it is too much: there is nothing less to try.
     """
     limit, trials = None, []
     while True:
@@ -56,7 +56,8 @@ def search_rows(
             else f"{result['status']} {result['cause']}".strip()
         )
         say(f"{rows or 'unknown'} rows at a time: {words}")
-        ended = {"trials": trials, "failed": "", "attention": result["attention"]}
+        ended = {"trials": trials, "failed": "", "status": result["status"]}
+        ended |= {"attention": result["attention"]}
         if result["status"] not in ("ok", "oom") or not rows or (limit and rows > limit):
             cause = result["cause"] or "it did not say how many rows it holds"
             return ended | {"device_batch_limit": None, "failed": f"{result['status']}: {cause}"}

@@ -133,5 +133,5 @@ class Executor:
         try:
             now = detect_device(again=True)["name"]
         except ProfileError as error:
-            return f"the card is gone, until the machine is restarted most likely: {error}"
+            return f"the card is gone: {error}"
         return "" if now == device["name"] else f"the card is gone: {now} is there instead"

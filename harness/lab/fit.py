@@ -1,5 +1,6 @@
 """How the baseline trains on this machine's card: compiled or not, with which attention, and how
-many rows at once. Found once, by training a few real steps, and kept for the machine.
+many rows at once. Found once, by training a few real steps, and kept for the machine, unless
+something failed: then the next run tries again.
 
 In: who trains this run's files, the baseline's source. Out: a `Fit`. As the settings say it is
 tried first; where that fails a rung lower each time, with plain attention and then uncompiled. Not
@@ -21,6 +22,7 @@ from pathlib import Path
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.device_batch import search_rows, try_rows
 from harness.lab.executor import Executor
+from harness.run.state import NOT_HELD_AGAINST
 
 # Attention that runs wherever PyTorch does.
 PLAIN = {"full": "causal", "windowed": "chunked"}
@@ -61,8 +63,8 @@ def find_fit(executor: Executor, source: str, say: Callable[[str], None] = print
     train_py.parent.mkdir(parents=True, exist_ok=True)
     train_py.write_text(source, encoding="utf-8")
     fit, trials = descend(executor, train_py, say)
-    if fit is None:
-        return wanted
+    if fit is None or fit.fell:
+        return fit or wanted
     with contextlib.suppress(OSError):  # a cache only lent for reading: the next run tries again
         machine.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, facts | {"fit": asdict(fit), "trials": trials})
@@ -93,7 +95,8 @@ def ladder(compiles: bool) -> list[tuple[bool, dict[str, str]]]:
 def descend(
     executor: Executor, train_py: Path, say: Callable[[str], None]
 ) -> tuple[Fit | None, list[dict]]:
-    """The highest rung on which the file trains, and what was tried; None where it does on none."""
+    """The highest rung on which the file trains, and what was tried; None where it does on none, or
+    the machine was to blame."""
     failures, trials = [], []
     for compiles, attention in ladder(executor.settings.compile):
         name = f"{NAMES[compiles]} with {'plain' if attention else 'the fastest'} attention"
@@ -101,6 +104,8 @@ def descend(
         train = partial(try_rows, executor, train_py, how)
         found = search_rows(train, executor.settings.device["memory_mb"], say)
         trials += found["trials"]
+        if found["status"] in NOT_HELD_AGAINST:
+            return None, trials
         if found["failed"]:
             say(f"the baseline does not train {name}: {found['failed']}")
             failures.append(f"{name} ({found['failed']})")

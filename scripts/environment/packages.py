@@ -276,14 +276,11 @@ def torch_sources(locked: str, index: str | None, card: dict | None, platform: s
         )
         return [Source(words, (locked, *(("--index-url", card["index"]) if card["index"] else ())))]
     if card is not None:
-        mend = f"--torch-index {card['ask']}" if card["ask"] else "a driver, or a newer one"
-        why = (
-            f"the {card['name']} needs {mend}, and the same command again; until then it cannot be"
-            " used"
-        )
+        mend = f"it needs --torch-index {card['ask']}" if card["ask"] else "a night says why"
+        why = f"the {card['name']} cannot be used yet ({mend})"
     return [
         Source(
-            f"{why}: pytorch.org's CPU build, about 200 MB, if it answers within seconds",
+            f"{why}, so pytorch.org's CPU build, about 200 MB, if it answers within seconds",
             (locked, "--index-url", PYTORCH_CPU_INDEX, *BRIEFLY),
             brief=True,
         ),

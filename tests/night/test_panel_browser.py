@@ -176,7 +176,8 @@ def test_the_list_has_the_font_of_the_other_controls_and_its_figures_stand_below
 ):
     open_panel(lab_page)
     found = lab_page.evaluate("""(texts) => {
-      const list = document.querySelector('select[size]'), other = document.querySelector('.widget-dropdown select');
+      const list = document.querySelector('select[size]');
+      const other = document.querySelector('.widget-dropdown select');
       const context = document.createElement('canvas').getContext('2d');
       context.font = getComputedStyle(list).font;
       return [getComputedStyle(list).fontFamily === getComputedStyle(other).fontFamily,

@@ -60,6 +60,7 @@ class Machine:
     lacks: str = ""
     behind_the_wall: bool = True
     container: bool = False
+    loaded: bool = False
     variables: dict[str, str] = field(default_factory=dict)
 
 
@@ -139,8 +140,14 @@ MACHINES = [
     Machine(
         "a container that was not given the card", pci=((0x10DE, 0x2330, 0x030200),), container=True
     ),
+    Machine(
+        "the driver is loaded and nvidia-smi fails (Xid)",
+        "",
+        pci=((0x10DE, 0x2330, 0x030200),),
+        loaded=True,
+    ),
     Machine("card hidden by a variable", [ON_H200], variables={"CUDA_VISIBLE_DEVICES": ""}),
-    Machine("card lost (Xid), or a driver updated under it", [ON_H200], says=UNKNOWN),
+    Machine("card lost, and nvidia-smi still lists it", [ON_H200], says=UNKNOWN),
     Machine(
         "MIG is on, and has no slice",
         ["NVIDIA H100 80GB HBM3, 580.65.06, 9.0, Enabled"],
@@ -274,6 +281,7 @@ def lay_out(machine: Machine, folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     patch.setattr(cards, "WSL_TOOL", str(folder / "nowhere"))
     patch.setattr(cards, "CONTAINERS", (str(programs),) if machine.container else ())
+    patch.setattr(cards, "LOADED", programs if machine.loaded else folder / "nowhere")
     for name, found in (("PCI", machine.pci), ("KFD", machine.kfd)):
         patch.setattr(cards, name, folder / name)
         for number, values in enumerate(found):

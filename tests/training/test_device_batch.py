@@ -246,6 +246,46 @@ def test_how_the_baseline_trains_is_found_by_training_and_kept_for_the_machine(
         find_fit(trainer(settings, tiny_data, tmp_path / "run"), EAGER, said.append)
 
 
+@pytest.mark.parametrize("status", ["infrastructure", "interrupted"])
+def test_what_the_machine_did_is_no_reason_to_step_down(
+    settings, tiny_data, tmp_path, monkeypatch, status
+):
+    ended = {
+        "status": status,
+        "cause": "the disk is full",
+        "device_batch_size": None,
+        "memory_mb": None,
+        "attention": None,
+    }
+    monkeypatch.setattr(fit, "try_rows", lambda *arguments: ended)
+    compiled = dataclasses.replace(settings, compile=True)
+    assert find_fit(
+        trainer(compiled, tiny_data, tmp_path / "run"), EAGER, lambda line: None
+    ) == Fit(compile=True)
+
+
+def test_a_run_that_stepped_down_leaves_the_next_one_to_try_again(
+    settings, tiny_data, tmp_path, monkeypatch
+):
+    def trained(executor, train_py, how, limit):
+        ended = {
+            "cause": "no triton",
+            "device_batch_size": 8,
+            "memory_mb": 9.0,
+            "attention": {"full": "cudnn", "windowed": "varlen"},
+        }
+        return ended | {"status": "crash" if how["compile"] else "ok"}
+
+    monkeypatch.setattr(fit, "try_rows", trained)
+    compiled = dataclasses.replace(settings, compile=True)
+    found = find_fit(trainer(compiled, tiny_data, tmp_path / "run"), EAGER, lambda line: None)
+    assert (found.compile, found.attention) == (
+        False,
+        {"full": "cudnn", "windowed": "varlen"},
+    ) and found.fell
+    assert not (tmp_path / "cache").exists()
+
+
 def test_the_ladder_gives_up_attention_before_compiling():
     assert ladder(True) == [(True, {}), (True, PLAIN), (False, {}), (False, PLAIN)]
     assert ladder(False) == [(False, {}), (False, PLAIN)]
