@@ -96,8 +96,9 @@ TABLE_VALUES = Idea(
     ),
     category="architecture",
     evidence=(
-        "unmeasured; tables of n-grams added to attention's values gained 0.014 bpb in nanochat "
-        "(854) and cut modded-nanogpt's steps from 1285 to 1140 (366)"
+        "tables of n-grams added to attention's values gained 0.014 bpb in nanochat (854) and cut "
+        "modded-nanogpt's steps from 1285 to 1140 (366); unmeasured on the clock; 4.368 against "
+        "4.361 nats a token at equal steps (160 of 1024 tokens, one seed): no effect"
     ),
     inserts="""\
 @            value_embedding = self.value_embeddings[str(i)](idx) \
