@@ -217,7 +217,7 @@ class Lab(OpenRun):
         """
         if kind_of(self.next_stage()) == "train":
             source = source_of(self, self.state.incumbent)
-            program, _ = program_in_force(self, self.program_text(), source)
+            program, _ = program_in_force(self, source)
             self.ahead.begin(self.asking, source, program)
         kinds = ("train", "in_flight", "score", "audit", "repair", "check")
         self._carry_out(*kinds, listen=listen)

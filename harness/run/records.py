@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from harness.ground.text import one_line
 from harness.run.pace import Pace, pace_of
 from harness.run.state import NOT_HELD_AGAINST, Attempt, Experiment, fold
 
@@ -131,8 +132,8 @@ def make_record(
 
 
 def short_title(record: Record) -> str:
-    """Its title, cut to what a table has room for."""
-    title = record.title
+    """Its title on one line, cut to what a table has room for."""
+    title = one_line(record.title)
     return title if len(title) <= TITLE_CHARACTERS else f"{title[: TITLE_CHARACTERS - 3]}..."
 
 

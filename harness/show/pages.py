@@ -220,7 +220,7 @@ def head_of_page(run: Run, record: Record) -> str:
 
 def _curve(run: Run, record: Record) -> str:
     """Its training loss over that of the file which it changes; "" where there is none."""
-    curve = idea_of(run, record)["curve"]
+    curve = idea_of(run, record, run.state.experiments)["curve"]
     if not curve:
         return ""
     # As a picture it has no text colour around it; this grey is as far from white as from black.

@@ -22,13 +22,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import simulate_keep
-from simulate_keep import CARD, NOTHING, REPORT_LANDSCAPES, RUNS, Conditions, Rng, markdown
+from simulate_keep import markdown
 
 from harness.lab.close_out import BASELINE, CloseOut, Comparison, is_improvement
 from harness.lab.findings import CONFIRMED, findings_of, removable
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.state import Experiment, State, Training
+from synthetic.gains import NOTHING, REPORT_LANDSCAPES
+from synthetic.keep_nights import CARD, kept
+from synthetic.machines import RUNS, Conditions, Rng, draw_conditions
 
 SEED = 21  # first word of every seed
 MOST_KEPT = 12  # changes of a night, so that its close-out fits into the conditions drawn for it
@@ -108,14 +110,14 @@ def keep_some(landscape: Callable[[Rng], np.ndarray], rng: Rng) -> list[float]:
     gains = [
         float(gain)
         for gain in landscape(rng)
-        if simulate_keep.kept(gain, CARD.seeds, CARD.prior, True, rng)
+        if kept(gain, CARD.seeds, CARD.prior, True, rng)
     ]
     return gains[:MOST_KEPT]
 
 
 def close_out(gains: list[float], machine: str, rng: Rng) -> Count:
     """Close one night out and compare with its truth."""
-    night = Night(gains, simulate_keep.draw_conditions(machine, 0, rng), rng)
+    night = Night(gains, draw_conditions(machine, 0, rng), rng)
     count = Count(nights=1, kept=len(gains), null=sum(gain <= 0 for gain in gains))
     if not gains:
         return count

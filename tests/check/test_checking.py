@@ -305,7 +305,7 @@ OUT_OF_ORDER = [
         ["list experiment 3", "lists experiment 99"],
     ),
     (
-        replace("notebooks/index.md", "| kept |", "| discarded |"),
+        replace("notebooks/index.md", "| kept as better |", "| discarded |"),
         ["index.md has", "where the journal has"],
     ),
     # What nothing of the journal needs.

@@ -241,7 +241,7 @@ def test_a_wall_that_does_not_go_up_is_no_fault_of_the_idea(tmp_path, bubblewrap
     broken = Wall("bubblewrap", "", "", str(tmp_path / "bwrap"))
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: no space for a mount' >&2\nexit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
-    monkeypatch.setattr("harness.sandbox.runner.find_wall", lambda: broken)
+    monkeypatch.setattr("harness.sandbox.runner.find_wall", lambda **_: broken)
     result, _ = train(tmp_path, HONEST)
     assert result["status"] == "infrastructure" and "bwrap: no space for a mount" in result["cause"]
 

@@ -540,7 +540,7 @@ def test_the_panel_is_opened_on_this_machine_alone(monkeypatch, capsys):
     monkeypatch.setattr(lab, "become", lambda python, command: started.append(command))
     lab.main([])
     lab.main(["--remote", "me@box", "--port", "9000"])
-    panel = str(SCRIPTS.parent / "notebooks" / "00_lab.ipynb")
+    panel = str(SCRIPTS.parent / "work" / "00_lab.ipynb")
     # Else links to results/ would lead out of its root.
     root = f"--ServerApp.root_dir={SCRIPTS.parent}"
     assert started[0] == ["-m", "jupyterlab", panel, root, "--ip=127.0.0.1", "--port=8888"]
