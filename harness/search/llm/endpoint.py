@@ -22,7 +22,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.ground.files import read_json
 from harness.search.llm.failures import (
@@ -35,6 +35,7 @@ from harness.search.llm.failures import (
     quoted_line,
     redact,
 )
+from harness.search.llm.model_list import models_in
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
 from harness.search.llm.response_limits import limit_reply, parse_json
 
@@ -47,16 +48,6 @@ LIST_SECONDS = 20.0  # a list of models is short work
 NO_PATH = (301, 302, 307, 308, 404, 405)  # nothing answers chats at this address
 SHOWN_MODELS = 40
 REMOVED = "[key removed]"
-NO_CHAT = re.compile(
-    r"embed|rerank|\b(?:bge|gte|e5|minilm|whisper|clip|dall-e|sdxl|flux|image|bark|kokoro)\b|tts\b"
-    r"|moderation|transcri|\bspeech(?!less)|diffusion|colbert|mpnet|paraphrase|sentence|siglip"
-    r"|feature-extraction",
-    re.IGNORECASE,
-)
-# What servers call an entry's kind, and whether it is loaded.
-KINDS = ("type", "object_type", "object", "model_type", "kind", "mode", "task", "pipeline_tag")
-STATES = ("status", "state", "loaded", "active")
-NOT_NOW = ("unloaded", "not-loaded", "not_loaded", "sleeping", "failed", "false")
 # Characters; a shorter "key", as local servers take, is no secret and may be a word of an answer.
 SECRET_LENGTH = 8
 
@@ -207,13 +198,7 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        served = parse_json(raw)
-        # Together's is a bare list; an empty one may be null.
-        served = (served if isinstance(served, list) else served["data"]) or []
-        names = {
-            redact(endpoint.redact(model["id"]))
-            for model in [m for m in served if is_for_chat(m)] or served
-        }
+        names = {redact(endpoint.redact(name)) for name in models_in(parse_json(raw))}
         return sorted(name for name in names if name.isprintable())
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
@@ -223,25 +208,6 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
         raise failure_of(error, endpoint.redact) from None
     except UNREADABLE:
         return None
-
-
-def is_for_chat(model: Mapping[str, Any]) -> bool:
-    """Whether an entry of a server's list may answer a chat now: not a model for embeddings, speech
-    or pictures, nor one that is not loaded.
-    """
-    states = [model.get(name) for name in STATES]
-    states = [state.get("value") if isinstance(state, Mapping) else state for state in states]
-    can = model.get("capabilities")
-    if isinstance(can, Mapping):  # Mistral's
-        states.append(can.get("completion_chat"))
-    about = [model["id"], *(model.get(name) for name in KINDS)]
-    if isinstance(can, list) and not re.search("complet|chat|generat", str(can)):
-        about += can
-    return not (
-        any(NO_CHAT.search(str(each or "")) for each in about)
-        or any(str(state).casefold() in NOT_NOW for state in states)
-        or bool(model.get("archived"))
-    )
 
 
 def _seconds_left(seconds: float) -> Callable[[], float]:

@@ -491,6 +491,8 @@ def test_how_the_command_fails(tmp_path, monkeypatch, capsys):
             "x",
         ),
         ([{"id": "speechless-13b"}, {"id": "xtts"}], "speechless-13b"),
+        ([{"name": "x", "model": "x"}, {"name": "nomic-embed-text"}], "x"),
+        (["x", "bge-m3"], "x"),
         ([{"id": "y", "status": {"value": "unloaded"}}], "y"),  # loaded when it is asked
     ],
 )
