@@ -189,17 +189,18 @@ def open_endpoint(
     return Endpoint(options.base_url, key)
 
 
-def list_models(endpoint: Endpoint) -> list[str] | None:
-    """The names of the models that are served, sorted; None where the server has no such list.
-    Raises LlmError.
+def list_models(endpoint: Endpoint) -> dict[str, int | None] | None:
+    """{name: tokens of its context or None} of the models that are served, sorted; None where the
+    server has no such list. Raises LlmError.
     """
     import openai
 
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        names = {redact(endpoint.redact(name)) for name in models_in(parse_json(raw))}
-        return sorted(name for name in names if name.isprintable())
+        served = models_in(parse_json(raw)).items()
+        named = {redact(endpoint.redact(name)): tokens for name, tokens in served}
+        return {name: named[name] for name in sorted(named) if name.isprintable()}
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
             return None
@@ -223,7 +224,7 @@ def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
         return options.model
     models = list_models(endpoint)
     if models and len(models) == 1:
-        return models[0]
+        return next(iter(models))
     how = (
         "name one with --model NAME, with AUTORESEARCH_MODEL, or with the parameter `model` of"
         " notebook 03"
@@ -241,14 +242,14 @@ def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
     )
 
 
-def _listed(models: Sequence[str]) -> str:
+def _listed(models: Mapping[str, int | None]) -> str:
     more = len(models) - SHOWN_MODELS
-    return ", ".join(models[:SHOWN_MODELS]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(list(models)[:SHOWN_MODELS]) + (f" and {more} more" if more > 0 else "")
 
 
-def check_model(endpoint: Endpoint, model: str) -> None:
-    """Raise LlmError when the server cannot be reached, refuses the key, has no such model or no
-    chat.
+def check_model(endpoint: Endpoint, model: str) -> int | None:
+    """Return how many tokens the model's context has, None unsaid. Raise LlmError when the server
+    cannot be reached, refuses the key, has no such model or no chat.
 
     Some servers take names that they do not list (aliases, deployments): such a one is tried with a
     request for one token.
@@ -257,7 +258,7 @@ def check_model(endpoint: Endpoint, model: str) -> None:
 
     models = list_models(endpoint)
     if models is not None and model in models:
-        return
+        return models[model]
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             reply = client.chat.completions.with_raw_response.create(
@@ -267,7 +268,7 @@ def check_model(endpoint: Endpoint, model: str) -> None:
                 timeout=LIST_SECONDS,
             ).http_response.text
     except openai.APITimeoutError:
-        return  # it is at work: a name that is unknown is refused at once
+        return None  # it is at work: a name that is unknown is refused at once
     except openai.APIError as error:
         failure = failure_of(error, endpoint.redact)
         if failure.kind == "unknown_model":
@@ -284,6 +285,7 @@ def check_model(endpoint: Endpoint, model: str) -> None:
             raise refused(
                 f"{endpoint.base_url} answers a chat with no completion: {shown} {BASE_URL}"
             )
+    return None
 
 
 def _has_choice(reply: str) -> bool:
@@ -303,14 +305,14 @@ def main(arguments: Sequence[str]) -> int:
         options = parse_options(llm.get("options", ""), llm.get("model", ""))
         endpoint = open_endpoint(options, llm.get("key_file", ""))
         model = choose_model(endpoint, options)
-        check_model(endpoint, model)
+        context = check_model(endpoint, model)
     except LlmError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2 if error.passing else 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         print(f"{arguments[0]} is no request with an `llm` in it", file=sys.stderr)
         return 1
-    print(json.dumps({"model": model, "base_url": endpoint.base_url}))
+    print(json.dumps({"model": model, "base_url": endpoint.base_url, "context": context}))
     return 0
 
 
