@@ -152,12 +152,11 @@ def check_tag_unused(tag: str, folder: Path) -> None:
             "git has a branch named just 'autoresearch', beside which autoresearch/<tag> cannot "
             "exist: rename it (git branch -m)"
         )
-    for ref in (git_history.branch_name(tag), git_history.experiment_ref(tag, 0)):
-        if git_history.read_ref(harness.REPOSITORY, ref):
-            raise SettingsError(
-                f"git has {ref} from an earlier run: choose another tag, or delete its refs as "
-                "docs/results-and-git.md says under 'Deleting a run'"
-            )
+    if refs := git_history.refs_of(harness.REPOSITORY, tag):
+        raise SettingsError(
+            f"git has {refs[-1]} from an earlier run: choose another tag, or delete its refs as "
+            "docs/results-and-git.md says under 'Deleting a run'"
+        )
 
 
 def for_this_device(profile: Profile, device: dict) -> Profile:

@@ -62,8 +62,8 @@ def choose_proposers(wishes: Wishes) -> Proposers:
         return Proposers(wanted, wishes.model, f"{answer}. {later}")
     if status:
         raise LoopError(answer)
-    check_context(wishes)
     found = json.loads(answer)
+    check_context(wishes, found.get("context"))
     turns = "in turn with tpe, which takes the numbers" if wanted == "hybrid" else "alone"
     options = wishes.llm.replace(",", " ").split()
     limits = [option for option in options if option.startswith(LIMITS)]
@@ -78,8 +78,9 @@ def proposer_of(wishes: Wishes) -> str:
     return wishes.proposer or default_proposer(wishes.llm)
 
 
-def check_context(wishes: Wishes) -> None:
-    """Raise LoopError where no prompt of this night fits into context_tokens."""
+def check_context(wishes: Wishes, served: int | None) -> None:
+    """Raise LoopError where no prompt of this night fits into context_tokens, or into what the
+    server says that it has."""
     program = read_program(harness.REPOSITORY / "program.md")
     need = least_tokens(program, wishes.best_source())
     given = parse_options(wishes.llm, wishes.model)
@@ -89,6 +90,12 @@ def check_context(wishes: Wishes) -> None:
             f"rules alone are about {need:,} tokens. Set --llm context_tokens={need} or more, and "
             "let the server have room for that and "
             f"max_output_tokens={given.max_output_tokens}"
+        )
+    if served is not None and served < need:
+        raise LoopError(
+            f"the server gives the model a context of {served:,} tokens, and program.md, train.py "
+            f"and the rules alone are about {need:,}: start it there with a context of "
+            f"{need + given.max_output_tokens:,} or more (vLLM: --max-model-len, llama.cpp: -c)"
         )
 
 

@@ -53,6 +53,8 @@ WHAT_TO_DO = (
         "git does not trust a folder of another user: allow it with"
         " `git config --global --add safe.directory FOLDER`",
     ),
+    ("unknown repository extension", "update git: a newer one made this repository"),
+    ("is corrupt", "mend the repository (`git fsck` names what is broken)"),
     ("not a git repository", "the run began with a git history here: put .git back"),
 )
 THEN = ", then run the same command again"
@@ -135,7 +137,7 @@ def why_no_history(repository: Path) -> str:
         if "single revision" in said and "error:" not in said:
             return f"this repository has no commit yet. The night works without history; {begin}"
         if "not a git repository" not in str(error):
-            return f"{error}. The night works without history"
+            return f"{one_line(error)}. The night works without history"
         return (
             "this folder is no git repository, as a downloaded archive is none. The night works"
             f" without history; {begin}"
@@ -164,6 +166,13 @@ def read_ref(repository: Path, ref: str) -> str | None:
         if error.status == 1:
             return None
         raise
+
+
+def refs_of(repository: Path, tag: str) -> list[str]:
+    """The refs of a tag's run, and those beside which it could have none."""
+    experiments = experiment_ref(tag, 0).rpartition("/")[0]
+    command = ("for-each-ref", "--format=%(refname)", branch_name(tag), experiments)
+    return git(repository, *command).split()
 
 
 def checked_out(repository: Path, tag: str) -> str:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from checkout import TEMPLATE, git, make_repository
-from fake_openai import FakeOpenAI, refusal
+from fake_openai import FakeOpenAI, QuickServer, refusal
 from labs import without_keys
 
 import harness
@@ -95,6 +95,11 @@ def test_a_context_that_no_prompt_fits_into_is_refused_at_the_start(tmp_path):
             choose_proposers(night(tmp_path, llm=f"{url} context_tokens={least}")).model
             == "scripted"
         )
+    with QuickServer() as server:
+        listed = {"data": [{"id": "small", "max_model_len": 8192}]}
+        server.expect_request("/v1/models").respond_with_json(listed)
+        with pytest.raises(LoopError, match="gives the model a context of 8,192 tokens.*start it"):
+            choose_proposers(night(tmp_path, llm=f"base_url={server.url_for('/v1')}"))
 
 
 @pytest.mark.parametrize(

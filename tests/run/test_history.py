@@ -14,7 +14,9 @@ from harness.run.git_history import (
     branch_name,
     experiment_ref,
     head_commit,
+    make_commit,
     record_experiment,
+    refs_of,
     set_ref,
     why_no_history,
 )
@@ -168,6 +170,28 @@ def test_a_repository_of_another_user_is_named_with_the_command(repository, monk
     failed = subprocess.CompletedProcess([], 128, b"", refused.encode())
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
     assert "git config --global --add safe.directory" in why_no_history(repository)
+
+
+def test_a_repository_that_this_git_cannot_read_or_that_is_broken_is_named(repository, train_py):
+    whole = plan(repository)
+    tree = git(repository, "rev-parse", "HEAD^{tree}")
+    lost = repository / ".git" / "objects" / tree[:2] / tree[2:]
+    lost.chmod(0o644)
+    lost.write_bytes(b"")
+    with pytest.raises(HistoryError, match="git fsck"):
+        make_commit(repository, whole, train_py)
+    git(repository, "config", "core.repositoryformatversion", "1")
+    git(repository, "config", "extensions.unheardOf", "true")
+    words = why_no_history(repository)
+    assert "update git" in words and "without history" in words and "\n" not in words
+
+
+def test_refs_beside_which_a_run_could_have_none_are_found(repository):
+    assert refs_of(repository, "t") == []
+    for ref in ("refs/heads/autoresearch/t/mine", "refs/experiments/t/0007", "refs/heads/other"):
+        git(repository, "update-ref", ref, "HEAD")
+    assert refs_of(repository, "t") == ["refs/experiments/t/0007", "refs/heads/autoresearch/t/mine"]
+    assert refs_of(repository, "u") == []
 
 
 # --- other gits, dead and alive -------------------------------------------------------------------

@@ -9,6 +9,7 @@ ProgramError before anybody is asked. What the gate refuses is trained by nobody
 attempt, which comes back here to be mended.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -95,17 +96,24 @@ class _Conversation:
         raise Unusable(f"{ROUNDS} answers could not be used, the last one because {why}")
 
     def _ask(self, messages: Messages) -> tuple[Answer, Messages]:
-        """Ask; first messages that the server finds too long are made again, half as long."""
+        """Ask; first messages that the server finds too long are made again, half as long, where
+        they can be.
+        """
         tokens = self.chat.options.context_tokens
         least = tokens // 2**LESS_CONTEXT
+        asked = messages or self.build(tokens)
         while True:
-            asked = messages or self.build(tokens)
             try:
                 return self.chat.ask(asked), asked
             except LlmError as error:
-                if error.kind != "context_too_long" or messages or tokens <= least:
+                shorter = asked
+                while error.kind == "context_too_long" and shorter == asked and tokens > least:
+                    tokens //= 2
+                    with contextlib.suppress(PromptError):
+                        shorter = messages or self.build(tokens)
+                if shorter == asked:
                     raise
-                tokens //= 2
+                asked = shorter
 
     def _read(self, answer: Answer, before: str) -> Change:
         """Return the change in an answer.

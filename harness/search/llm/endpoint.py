@@ -22,7 +22,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.ground.files import read_json
 from harness.search.llm.failures import (
@@ -35,6 +35,7 @@ from harness.search.llm.failures import (
     quoted_line,
     redact,
 )
+from harness.search.llm.model_list import models_in
 from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
 from harness.search.llm.response_limits import limit_reply, parse_json
 
@@ -47,16 +48,6 @@ LIST_SECONDS = 20.0  # a list of models is short work
 NO_PATH = (301, 302, 307, 308, 404, 405)  # nothing answers chats at this address
 SHOWN_MODELS = 40
 REMOVED = "[key removed]"
-NO_CHAT = re.compile(
-    r"embed|rerank|\b(?:bge|gte|e5|minilm|whisper|clip|dall-e|sdxl|flux|image|bark|kokoro)\b|tts\b"
-    r"|moderation|transcri|\bspeech(?!less)|diffusion|colbert|mpnet|paraphrase|sentence|siglip"
-    r"|feature-extraction",
-    re.IGNORECASE,
-)
-# What servers call an entry's kind, and whether it is loaded.
-KINDS = ("type", "object_type", "object", "model_type", "kind", "mode", "task", "pipeline_tag")
-STATES = ("status", "state", "loaded", "active")
-NOT_NOW = ("unloaded", "not-loaded", "not_loaded", "sleeping", "failed", "false")
 # Characters; a shorter "key", as local servers take, is no secret and may be a word of an answer.
 SECRET_LENGTH = 8
 
@@ -198,23 +189,18 @@ def open_endpoint(
     return Endpoint(options.base_url, key)
 
 
-def list_models(endpoint: Endpoint) -> list[str] | None:
-    """The names of the models that are served, sorted; None where the server has no such list.
-    Raises LlmError.
+def list_models(endpoint: Endpoint) -> dict[str, int | None] | None:
+    """{name: tokens of its context or None} of the models that are served, sorted; None where the
+    server has no such list. Raises LlmError.
     """
     import openai
 
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             raw = client.models.with_raw_response.list(timeout=LIST_SECONDS).http_response.text
-        served = parse_json(raw)
-        # Together's is a bare list; an empty one may be null.
-        served = (served if isinstance(served, list) else served["data"]) or []
-        names = {
-            redact(endpoint.redact(model["id"]))
-            for model in [m for m in served if is_for_chat(m)] or served
-        }
-        return sorted(name for name in names if name.isprintable())
+        served = models_in(parse_json(raw)).items()
+        named = {redact(endpoint.redact(name)): tokens for name, tokens in served}
+        return {name: named[name] for name in sorted(named) if name.isprintable()}
     except openai.APIStatusError as error:
         if error.status_code in (404, 405, 501):
             return None
@@ -223,25 +209,6 @@ def list_models(endpoint: Endpoint) -> list[str] | None:
         raise failure_of(error, endpoint.redact) from None
     except UNREADABLE:
         return None
-
-
-def is_for_chat(model: Mapping[str, Any]) -> bool:
-    """Whether an entry of a server's list may answer a chat now: not a model for embeddings, speech
-    or pictures, nor one that is not loaded.
-    """
-    states = [model.get(name) for name in STATES]
-    states = [state.get("value") if isinstance(state, Mapping) else state for state in states]
-    can = model.get("capabilities")
-    if isinstance(can, Mapping):  # Mistral's
-        states.append(can.get("completion_chat"))
-    about = [model["id"], *(model.get(name) for name in KINDS)]
-    if isinstance(can, list) and not re.search("complet|chat|generat", str(can)):
-        about += can
-    return not (
-        any(NO_CHAT.search(str(each or "")) for each in about)
-        or any(str(state).casefold() in NOT_NOW for state in states)
-        or bool(model.get("archived"))
-    )
 
 
 def _seconds_left(seconds: float) -> Callable[[], float]:
@@ -257,7 +224,7 @@ def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
         return options.model
     models = list_models(endpoint)
     if models and len(models) == 1:
-        return models[0]
+        return next(iter(models))
     how = (
         "name one with --model NAME, with AUTORESEARCH_MODEL, or with the parameter `model` of"
         " notebook 03"
@@ -275,14 +242,14 @@ def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
     )
 
 
-def _listed(models: Sequence[str]) -> str:
+def _listed(models: Mapping[str, int | None]) -> str:
     more = len(models) - SHOWN_MODELS
-    return ", ".join(models[:SHOWN_MODELS]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(list(models)[:SHOWN_MODELS]) + (f" and {more} more" if more > 0 else "")
 
 
-def check_model(endpoint: Endpoint, model: str) -> None:
-    """Raise LlmError when the server cannot be reached, refuses the key, has no such model or no
-    chat.
+def check_model(endpoint: Endpoint, model: str) -> int | None:
+    """Return how many tokens the model's context has, None unsaid. Raise LlmError when the server
+    cannot be reached, refuses the key, has no such model or no chat.
 
     Some servers take names that they do not list (aliases, deployments): such a one is tried with a
     request for one token.
@@ -291,7 +258,7 @@ def check_model(endpoint: Endpoint, model: str) -> None:
 
     models = list_models(endpoint)
     if models is not None and model in models:
-        return
+        return models[model]
     try:
         with endpoint.open_client(_seconds_left(LIST_SECONDS)) as client:
             reply = client.chat.completions.with_raw_response.create(
@@ -301,7 +268,7 @@ def check_model(endpoint: Endpoint, model: str) -> None:
                 timeout=LIST_SECONDS,
             ).http_response.text
     except openai.APITimeoutError:
-        return  # it is at work: a name that is unknown is refused at once
+        return None  # it is at work: a name that is unknown is refused at once
     except openai.APIError as error:
         failure = failure_of(error, endpoint.redact)
         if failure.kind == "unknown_model":
@@ -318,6 +285,7 @@ def check_model(endpoint: Endpoint, model: str) -> None:
             raise refused(
                 f"{endpoint.base_url} answers a chat with no completion: {shown} {BASE_URL}"
             )
+    return None
 
 
 def _has_choice(reply: str) -> bool:
@@ -337,14 +305,14 @@ def main(arguments: Sequence[str]) -> int:
         options = parse_options(llm.get("options", ""), llm.get("model", ""))
         endpoint = open_endpoint(options, llm.get("key_file", ""))
         model = choose_model(endpoint, options)
-        check_model(endpoint, model)
+        context = check_model(endpoint, model)
     except LlmError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2 if error.passing else 1
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         print(f"{arguments[0]} is no request with an `llm` in it", file=sys.stderr)
         return 1
-    print(json.dumps({"model": model, "base_url": endpoint.base_url}))
+    print(json.dumps({"model": model, "base_url": endpoint.base_url, "context": context}))
     return 0
 
 

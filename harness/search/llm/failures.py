@@ -85,7 +85,9 @@ def failure_of(
     not_reached = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError
     if isinstance(cause, not_reached | httpx2.UnsupportedProtocol):
         where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
-        return LlmError("unreachable", f"nobody answers at {where}: {quoted_line(cause, clean)}")
+        said = f"nobody answers at {where}: {quoted_line(cause, clean)}"
+        plain = " (it seems to speak http://, without the s)" * ("WRONG_VERSION" in said)
+        return LlmError("unreachable", said + plain)
     if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException):
         silent = "the server took the request and then sent nothing in time"
         return LlmError("stalled", f"{silent} (deadline_seconds gives it longer)", billed=True)

@@ -488,6 +488,8 @@ def test_how_the_command_fails(tmp_path, monkeypatch, capsys):
             "x",
         ),
         ([{"id": "speechless-13b"}, {"id": "xtts"}], "speechless-13b"),
+        ([{"name": "x", "model": "x"}, {"name": "nomic-embed-text"}], "x"),
+        (["x", "bge-m3"], "x"),
         ([{"id": "y", "status": {"value": "unloaded"}}], "y"),  # loaded when it is asked
     ],
 )
@@ -495,3 +497,14 @@ def test_what_cannot_chat_is_no_choice(listed, chosen):
     with QuickServer() as server:
         server.expect_request("/v1/models").respond_with_json({"object": "list", "data": listed})
         assert choose_model(Endpoint(server.url_for("/v1")), parse_options("")) == chosen
+
+
+@pytest.mark.parametrize(
+    "name", ["max_model_len", "context_window", "context_length", "loaded_context_length"]
+)
+def test_how_long_a_context_is_is_read_where_a_list_says_so(name):
+    listed = [{"id": "x", name: 8192, "max_context_length": 131072}, {"id": "y", name: "long"}]
+    with QuickServer() as server:
+        server.expect_request("/v1/models").respond_with_json({"object": "list", "data": listed})
+        endpoint = Endpoint(server.url_for("/v1"))
+        assert (check_model(endpoint, "x"), check_model(endpoint, "y")) == (8192, None)

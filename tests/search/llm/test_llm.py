@@ -88,7 +88,7 @@ def ask(tmp_path, monkeypatch):
 def request_of(url, folder, ledger, options="", **more):
     llm = {
         "model": "scripted",
-        "options": f"base_url={url} deadline_seconds=20 {options}",
+        "options": f"base_url={url} deadline_seconds=100 {options}",
         "key_file": "",
         "ledger": str(ledger),
     }
@@ -444,6 +444,15 @@ def test_a_context_that_is_too_long_is_halved(ask):
     assert len(server.bodies[-1]["messages"][1]["content"]) < len(
         server.bodies[0]["messages"][1]["content"]
     )
+
+
+def test_a_prompt_that_cannot_be_shorter_is_not_sent_again(ask):
+    said = "This model's maximum context length is 8192 tokens"
+    proposal, server = ask(refusal(400, said))
+    assert proposal.proposer == "tpe" and said in proposal.note and "deadline" not in proposal.note
+    assert "give the server a larger context" in proposal.note
+    # One without a limit for the answer, which some servers add to the prompt.
+    assert ["max_tokens" in body for body in server.bodies] == [True, False]
 
 
 def test_an_earlier_result_is_quoted_to_who_repeats_it(ask, tmp_path):
