@@ -16,7 +16,6 @@ from harness.ground.errors import LoopError
 from harness.ground.files import remove_temporaries, write_text_atomic
 from harness.lab.changes import best_without
 from harness.lab.close_out import (
-    BASELINE,
     BEST,
     MOST_FAILURES,
     NAME,
@@ -32,7 +31,7 @@ from harness.lab.close_out import (
 from harness.lab.executor import Listener, ignore
 from harness.lab.kept_files import drop_weights_of_run, note_claim
 from harness.lab.loop import Lab
-from harness.lab.questions import next_question, plan, seconds_of, within
+from harness.lab.questions import next_question, plan_claim, seconds_of, within
 from harness.lab.trainings import Job
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.journal import Journal
@@ -96,8 +95,7 @@ class Claimant:
         return self.found
 
     def _begin_claim(self) -> None:
-        demo = self.lab.settings.profile["name"] == "demo"
-        claim = plan(self.lab, "claim", {BASELINE: {}}, template=demo)
+        claim = plan_claim(self.lab)
         needed = seconds_of(self.lab, claim) / 3600
         if 0 < self.hours < needed:
             raise LoopError(

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.rules.keep import CLAIM_SEEDS, Claim, claim
+from harness.rules.keep import Claim, claim
 from harness.run.journal import read_journal
 from harness.run.state import NOT_HELD_AGAINST, State, Training
 
@@ -221,18 +221,6 @@ def is_wanted(state: State, found: CloseOut) -> bool:
         return False
     measured = found.claimed and found.claimed["status"] == "ok"
     return not (measured and found.claimed["best"] == state.incumbent.number)
-
-
-def trainings_left(state: State, found: CloseOut, template: bool) -> int:
-    """How many trainings the claim still takes, were the night to end now.
-
-    template: whether that is trained too.
-    """
-    if not is_wanted(state, found):
-        return 0
-    if found.goes_on_with(state.incumbent.number):
-        return len(found.current.trials_left)
-    return 2 * CLAIM_SEEDS + template
 
 
 def words_of_close_out(found: CloseOut) -> str:

@@ -40,6 +40,12 @@ def plan(
     return Comparison({"best": best, "seeds": CLAIM_SEEDS, "first_seed": 0} | facts)
 
 
+def plan_claim(run: Run) -> Comparison:
+    """The comparison that gives the claim; a demo's trains the template of real nights, too."""
+    is_demo = run.settings.profile["name"] == "demo"
+    return plan(run, "claim", {BASELINE: {}}, template=is_demo)
+
+
 def seconds_of(run: Run, planned: Comparison) -> float:
     """How long it takes here."""
     trainings, budget = len(planned.trials), run.settings.budget_seconds

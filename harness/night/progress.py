@@ -12,12 +12,11 @@ from pathlib import Path
 from harness.lab.close_out import (
     is_wanted,
     read_close_out,
-    trainings_left,
     words_of_claim,
     words_of_close_out,
 )
 from harness.lab.findings import sentences
-from harness.lab.questions import words_left
+from harness.lab.questions import plan_claim, words_left
 from harness.night.wishes import Wishes
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after
@@ -173,7 +172,8 @@ def close_out_plan_words(wishes: Wishes) -> str:
 def claim_plan_words(wishes: Wishes) -> str:
     """How many trainings the claim still takes, and how long that is."""
     run, found = wishes.run, read_close_out(wishes.folder)
-    left = trainings_left(run.state, found, run.settings.profile["name"] == "demo")
+    begun = found.goes_on_with(run.state.incumbent.number)
+    left = len((found.current if begun else plan_claim(run)).trials_left)
     minutes = wishes.claim_seconds(left) / 60
     trainings = f"{left} trainings, about {minutes:.0f} min"
     return f"best and baseline in turn on fresh seeds, {trainings}"

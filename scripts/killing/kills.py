@@ -26,7 +26,7 @@ from proposals import leave_proposal
 
 from harness.check.check import check_run
 from harness.lab import close_out
-from harness.lab.questions import next_question, plan, seconds_of
+from harness.lab.questions import next_question, plan_claim, seconds_of
 from harness.run.journal import JournalReader, read_journal
 from harness.run.results import read_results
 from harness.run.run import Run
@@ -335,8 +335,7 @@ class ClaimNight(SmallNight):
         """The command that measures what the best is worth; the same one continues it."""
         run = Run(self.folder)
         if not self.is_begun():
-            claim = plan(run, "claim", {"baseline": {}})
-            question = claim if self.kind == "claim" else next_question(run, self.found())
+            question = plan_claim(run) if self.kind == "claim" else next_question(run, self.found())
             hours = round(1.05 * seconds_of(run, question) / 3600, 4)  # for this and no other
             self.options = ("--close-out", "--hours", str(hours))
         return super().start(experiments, **options)

@@ -166,7 +166,7 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     monkeypatch.setattr(executor, "run_training", killed)
     with pytest.raises(KeyboardInterrupt):
         Claimant(kept, seeds=2).run()
-    assert close_out.trainings_left(kept.state, close_out.read_close_out(kept.folder), False) == 3
+    assert len(close_out.read_close_out(kept.folder).current.trials_left) == 3
     assert check_run(kept.folder, harness.REPOSITORY) == []
     found = Claimant(kept, seeds=2).run()
     assert calls[1] == calls[2] and len(calls) == 5 and len(set(calls)) == 4
