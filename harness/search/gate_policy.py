@@ -66,9 +66,14 @@ SESSION = _names(
 )
 SESSION_WORDS = f"a session offers {', '.join(sorted(SESSION))}"
 
-BUILTINS = _refused(OUTSIDE, "open input breakpoint exit quit help") | _refused(
+BUILTINS = _refused(
+    OUTSIDE, "open input breakpoint exit quit help license credits copyright"
+) | _refused(
     WRITTEN_OUT,
-    "exec eval compile __import__ globals locals vars __builtins__ __loader__ __spec__",
+    """
+    exec eval compile __import__ globals locals vars __builtins__ __loader__ __spec__
+    __build_class__
+    """,
 )
 BY_NAME = {"getattr", "setattr", "delattr"}
 
@@ -86,6 +91,7 @@ PARTS = (
         classes DataLoader cudart ipc_collect save_cache_artifacts load_cache_artifacts
         savez savez_compressed savetxt loadtxt genfromtxt fromfile fromregex memmap open_memmap
         DataSource npyio ctypeslib f2py testing
+        fx export DataParallel PyTorchFileReader PyTorchFileWriter
         """,
     )
     | _refused(
@@ -101,16 +107,36 @@ PARTS = (
         register_module_full_backward_hook set_num_threads set_num_interop_threads
         """,
     )
-    | _refused(WRITTEN_OUT, "attrgetter methodcaller")
+    | _refused(
+        WRITTEN_OUT,  # the second line evaluates annotations, which may be text
+        """
+        attrgetter methodcaller
+        get_type_hints ForwardRef evaluate_forward_ref singledispatch singledispatchmethod
+        """,
+    )
+    | _refused("it runs type comments and opens files: use torch.compile", "jit ScriptModule")
 )
+# Where a module offers more than may be imported from it, what is not below these is refused.
+UTILITIES = ("torch.utils.", "torch.utils.checkpoint")
 # Of torch, without a public name.
 PRIVATE_OPERATIONS = ("_foreach_", "_fused_", "_scaled_mm", "_grouped_mm", "_int_mm", "_calculate_")
 SEEDED_BY_CALLER = {"random.Random", "numpy.random.default_rng", "numpy.random.Generator"}
 
 # Attributes of anything, whatever it is.
 ATTRIBUTES = (
-    _refused(OUTSIDE, "tofile dump share_memory share_memory_ from_file memmap untyped_storage")
-    | _refused(PATCHING, "f_globals f_locals f_back gi_frame cr_frame ag_frame tb_frame")
+    _refused(
+        OUTSIDE,
+        """
+        tofile dump share_memory share_memory_ from_file memmap untyped_storage ctypes to_folder
+        """,
+    )
+    | _refused(
+        PATCHING,
+        """
+        f_globals f_locals f_builtins f_back f_code gi_frame cr_frame ag_frame tb_frame tb_next
+        gi_code cr_code ag_code cell_contents
+        """,
+    )
     | _refused(CLOCK, "elapsed_time")
 )
 DUNDERS = _names(
@@ -118,4 +144,10 @@ DUNDERS = _names(
     __init__ __call__ __name__ __class__ __len__ __post_init__ __version__ __doc__ __setstate__
     """
 )
-HOOKS = _names("__torch_function__ __torch_dispatch__ __reduce__ __reduce_ex__ __del__")
+# Neither defined nor assigned: others call them, or read them.
+HOOKS = _names(
+    """
+    __torch_function__ __torch_dispatch__ __reduce__ __reduce_ex__ __del__ __match_args__
+    __builtins__ __name__
+    """
+)

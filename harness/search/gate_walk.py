@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import _string  # what string.Formatter itself reads fields with
 import ast
+import contextlib
+import math
 import string
 
 from harness.search import gate_policy as policy
 
 MOST_LETTERS = 160  # of a candidate's own words in a reason
+_REWRITES = ("replace", "strip", "lstrip", "rstrip", "lower", "upper")
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, *_COMPREHENSIONS)
 
@@ -37,11 +40,14 @@ class _Reader(ast.NodeVisitor):
         self.local: list[set[str]] = []  # names of the functions around
         self.read: set[ast.AST] = set()  # nodes that were visited before their scope
         top = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        self.defined = {node.name for node in top}
+        # From there on a builtin of that name is hidden, unless it is deleted again.
+        self.defined = {node.name: (node.end_lineno, node.end_col_offset) for node in top}
         for node in ast.walk(tree):
             self.note_import(node)
         for node in ast.walk(tree):
             self.note_alias(node)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Del):
+                self.defined.pop(node.id, None)
 
     def note_import(self, node: ast.AST) -> None:
         if isinstance(node, ast.Import):
@@ -122,7 +128,10 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Name(self, node: ast.Name) -> None:
         name, is_read = node.id, isinstance(node.ctx, ast.Load)
-        if self.is_local(name) or name in self.defined:
+        if name in policy.HOOKS and not is_read:
+            return self.refuse(node, f"sets {name}", policy.PATCHING)
+        is_hidden = (node.lineno, node.col_offset) > self.defined.get(name, (math.inf,))
+        if self.is_local(name) or is_hidden:
             return
         if name in policy.BUILTINS and is_read:
             self.refuse(node, f"uses {name}", policy.BUILTINS[name])
@@ -172,6 +181,9 @@ class _Reader(ast.NodeVisitor):
             if not any(_is_below(path, name) or _is_below(name, path) for name in policy.HARNESS):
                 self.refuse(node, f"uses {path}", policy.HARNESS_WORDS)
             return
+        below, allowed = policy.UTILITIES
+        if path.startswith(below) and not _is_below(path, allowed):
+            return self.refuse(node, f"uses {path}", policy.ALLOWED_WORDS)
         known = policy.PARTS | policy.ATTRIBUTES
         for part in parts:
             private = part.startswith("_") and part not in policy.DUNDERS
@@ -188,6 +200,8 @@ class _Reader(ast.NodeVisitor):
         is_method = isinstance(called, ast.Attribute) and not path
         if (joined := joined_text(node)) is not None:
             self.check_text(node, joined)
+        elif is_method and called.attr in ("format", "format_map"):
+            self.check_format(node, called.value)
         if path in ("random.Random", "numpy.random.default_rng"):
             self.check_seed(node, path)
         elif is_method and called.attr in ("manual_seed", "seed"):
@@ -198,6 +212,14 @@ class _Reader(ast.NodeVisitor):
                 self.visit(child)
         else:
             self.generic_visit(node)
+
+    def check_format(self, node: ast.Call, text: ast.AST) -> None:
+        """A format that is put together here may have any field; a variable's was looked at."""
+        if isinstance(text, ast.Name) and text.id == "str" and node.args:
+            text = node.args[0]
+        is_made = isinstance(text, (ast.BinOp, ast.JoinedStr, ast.Call, ast.Subscript))
+        if is_made and joined_text(text) is None:
+            self.refuse(node, "calls format on text that is not written out", policy.WRITTEN_OUT)
 
     def check_seed(self, node: ast.Call, called: str) -> None:
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
@@ -214,15 +236,16 @@ class _Reader(ast.NodeVisitor):
             self.refuse(node, what, policy.WRITTEN_OUT)
         elif isinstance(attribute, ast.Constant) and isinstance(attribute.value, str):
             self.check_attribute(node, base, attribute.value)
-        elif function == "getattr" and attribute is not None:
-            what = "calls getattr with a name that is not written out"
+        elif function == "getattr" or isinstance(base, ast.Starred):
+            what = f"calls {function} with a name that is not written out"
             self.refuse(node, what, policy.WRITTEN_OUT)
 
     # --- names in other clothes ------------------------------------------------------------------
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, str):
-            self.check_text(node, node.value)
+        if isinstance(node.value, (str, bytes)):
+            text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+            self.check_text(node, text)
 
     def visit_BinOp(self, node: ast.BinOp | ast.JoinedStr) -> None:
         joined = joined_text(node)
@@ -278,7 +301,9 @@ def is_dunder(name: str) -> bool:
 
 
 def joined_text(node: ast.AST) -> str | None:
-    """Text put together from literal pieces: with +, by an f-string, or by join; else None."""
+    """Text put together from literal pieces: with +, by an f-string, join, replace or strip; else
+    None.
+    """
     separator: str | None = ""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
@@ -296,6 +321,13 @@ def joined_text(node: ast.AST) -> str | None:
         and isinstance(node.args[0], (ast.List, ast.Tuple))
     ):
         separator, parts = joined_text(node.func.value), node.args[0].elts
+    elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in _REWRITES:
+        texts = [joined_text(part) for part in (node.func.value, *node.args)]
+        if None in texts or len("".join(texts)) > MOST_LETTERS:  # no name is longer
+            return None
+        with contextlib.suppress(TypeError):  # as many arguments as it takes
+            return getattr(texts[0], node.func.attr)(*texts[1:])
+        return None
     else:
         return None
     pieces = [joined_text(part) for part in parts]
@@ -304,12 +336,15 @@ def joined_text(node: ast.AST) -> str | None:
 
 def attributes_in_format(text: str) -> list[str]:
     """The attributes that `text.format(...)` would read."""
+    names = []
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field]
-        steps = [step for field in fields for step in _string.formatter_field_name_split(field)[1]]
+        for _, field, spec, _ in string.Formatter().parse(text):
+            steps = _string.formatter_field_name_split(field or "")[1]
+            names += [name for is_attribute, name in steps if is_attribute]
+            names += attributes_in_format(spec or "")
     except ValueError:  # no format
         return []
-    return [name for is_attribute, name in steps if is_attribute]
+    return names
 
 
 def _evaluated_outside(scope: ast.AST) -> list[ast.AST]:
@@ -333,6 +368,9 @@ def _locals(scope: ast.AST) -> set[str]:
         node = waiting.pop()
         if isinstance(node, ast.arg):
             names.add(node.arg)
+        elif isinstance(node, ast.NamedExpr) and isinstance(scope, _COMPREHENSIONS):
+            waiting.append(node.value)  # its name is bound outside of the comprehension
+            continue
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, (ast.Global, ast.Nonlocal)):

@@ -243,6 +243,54 @@ REFUSED = {
     "def f(x):\n    match x:\n        case object(__dict__=found):\n            return found": (
         "uses __dict__"
     ),
+    "class A:\n    __match_args__ = ('f_globals',)": "sets __match_args__",
+    "def f(x):\n    return '{:{0.__globals__}}'.format(x)": "uses __globals__",
+    "def f(x):\n    return '{0:{1.f_back}}'.format(1, x)": r"uses \.f_back",
+    "def f(x, name):\n    return ('{0.' + name + '}').format(x)": "calls format on text",
+    "def f(x, name):\n    return f'{{0.{name}}}'.format(x)": "calls format on text",
+    "def f(x, name):\n    return ('{0.%s}' % name).format_map(x)": "calls format on text",
+    "def f(x, name):\n    return str.format('{0.' + name + '}', x)": "calls format on text",
+    "def f(x):\n    return x['--globals--'.replace('-', '_')]": "names __globals__",
+    "def f(x):\n    return x[' __globals__ '.strip()]": "names __globals__",
+    "def f(x):\n    return x['__GLO'.lower() + 'bals__']": "names __globals__",
+    "def f(x):\n    return x[b'__globals__'.decode()]": "names __globals__",
+    "def f(x, name):\n    return getattr(*[x, name])": "a name that is not written out",
+    "def f(x):\n    setattr(*[x, '_started', 1])": "a name that is not written out",
+    "def f(x):\n    return x.f_builtins": r"uses \.f_builtins",
+    "def f(x):\n    return x.cell_contents": r"uses \.cell_contents",
+    "def g():\n    yield\ng().gi_code": r"uses \.gi_code",
+    # a builtin that only seems to be hidden
+    "open('x')\ndef open(x):\n    pass": "uses open",
+    "def open(x=open('x')):\n    pass": "uses open",
+    "class open:\n    x = open('x')": "uses open",
+    "@exec\ndef exec(x):\n    pass": "uses exec",
+    "class open:\n    pass\ndel open\nopen('x')": "uses open",
+    "X = [open('x') for _ in [0] if False and (open := 1)]": "uses open",
+    "license._Printer__filenames": "uses license",
+    "__build_class__(print, 'x')": "uses __build_class__",
+    "ｏｐｅｎ('x')": "uses open",
+    "torch.ｌｏａｄ('x')": r"uses torch\.load",
+    # what others call, or evaluate
+    "class A:\n    __del__ = print": "sets __del__",
+    "class A:\n    __torch_function__: object = print": "sets __torch_function__",
+    "type('A', (), {'__reduce__': print})": "names __reduce__",
+    "__name__ = '__main__'": "sets __name__",
+    "import typing\ntyping.get_type_hints(object)": r"uses typing\.get_type_hints",
+    "from typing import ForwardRef": r"uses typing\.ForwardRef",
+    "@functools.singledispatch\ndef f(x):\n    pass": r"uses functools\.singledispatch",
+    "@torch.jit.script\ndef f(x):\n    # type: (open) -> Tensor\n    return x": (
+        r"uses torch\.jit\.script"
+    ),
+    # files by other ways
+    "torch.jit.trace(nn.ReLU(), torch.zeros(1)).save('x')": r"uses torch\.jit\.trace",
+    "torch.fx.GraphModule(nn.ReLU(), None).to_folder('x')": r"uses torch\.fx",
+    "def f(x):\n    x.to_folder('x')": r"uses \.to_folder",
+    "torch.export.save(None, 'x')": r"uses torch\.export",
+    "torch.PyTorchFileReader('x')": r"uses torch\.PyTorchFileReader",
+    "torch.utils.file_baton.FileBaton('x')": r"uses torch\.utils\.file_baton",
+    "from torch.utils import data": r"uses torch\.utils\.data",
+    "np.zeros(1).ctypes": r"uses \.ctypes",
+    "nn.DataParallel(nn.ReLU())": r"uses torch\.nn\.DataParallel",
     # seeds
     "torch.manual_seed(3)": r"uses torch\.manual_seed",
     "torch.cuda.manual_seed_all(3)": r"uses torch\.cuda\.manual_seed_all",
@@ -348,6 +396,33 @@ HONEST = [
     ),
     "def f(weight):\n    return nn.init._calculate_fan_in_and_fan_out(weight)",
     "OPTIMIZER = torch.optim.AdamW\n\ndef f(params):\n    return OPTIMIZER(params)",
+    (
+        "def f(x, n):\n    '{0:>{1}} {:,} {x[0]:{w}.{p}f}'.format(n, 5, x=x, w=8, p=3)\n"
+        "    words = 'step {} loss {:.3f}'\n"
+        "    return words.format(n, x), f'{x:>{n}.2f}|{x!r}|{n=}'"
+    ),
+    "def f(n):\n    match n:\n        case 0 | 1:\n            n = 1\n        case int(k):\n            n = k",
+    (
+        "class A(nn.Module):\n    __constants__ = ['eps']\n    __hash__ = None\n"
+        "    def __repr__(self):\n        return getattr(self, 'name')"
+    ),
+    "def f(model):\n    for n in range(3):\n        setattr(model, f'layer{n}', nn.ReLU())",
+    (
+        "def f(model):\n    model.register_forward_hook(print).remove()\n"
+        "    model.weight.register_post_accumulate_grad_hook(print)"
+    ),
+    (
+        "def f(n):\n    if (k := n * 2) > 3:\n        return k\n"
+        "    return [y for x in range(n) if (y := x * x) > 3]"
+    ),
+    "from torch.utils.checkpoint import checkpoint_sequential",
+    "def compile(model):\n    return model\n\ndef f():\n    return compile(None)",
+    "TEXT = 'b t h d, b s h d -> b h t s'.replace(' ', '') + ' x '.strip()",
+    (
+        "class A(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x):\n"
+        "        ctx.save_for_backward(x)\n        return x\n\n    @staticmethod\n"
+        "    def backward(ctx, grad):\n        return grad * ctx.saved_tensors[0]"
+    ),
 ]
 
 
