@@ -196,13 +196,18 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def choose_run(tag: str = "", results_dir: str | Path = "") -> RunData:
-    """The run a reader means: a tag, or a table; with "" the newest run, else the sample."""
-    if tag.endswith(TABLES):
-        return load_results_tsv(tag)
+    """The run a reader means: a tag, or a table; with "" the newest run, else the sample.
+
+    Raises AnalysisError where there is none, or it may not be read.
+    """
     folder = results_folder(str(results_dir))
-    if folder.suffix in TABLES:
-        return load_results_tsv(folder)
-    return load_run(folder, tag or (list_runs(folder) or [SAMPLE_TAG])[-1])
+    try:
+        if tag.endswith(TABLES) or folder.suffix in TABLES:
+            return load_results_tsv(tag if tag.endswith(TABLES) else folder)
+        return load_run(folder, tag or (list_runs(folder) or [SAMPLE_TAG])[-1])
+    except OSError as error:
+        place = error.filename or folder
+        raise AnalysisError(f"{place} cannot be read: {error.strerror or error}") from error
 
 
 def choose_runs(first: RunData, compare: str = "", results_dir: str | Path = "") -> list[RunData]:

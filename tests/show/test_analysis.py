@@ -253,6 +253,8 @@ def test_a_run_is_chosen_by_tag_by_file_or_by_age(tmp_path):
     ] == ["old", "new", UPSTREAM.stem]
     with pytest.raises(AnalysisError, match="old"):
         choose_run("absent", tmp_path)
+    with pytest.raises(AnalysisError, match="cannot be read: File name too long"):
+        choose_run("x" * 300, tmp_path)  # as with a folder without rights, which root has all of
     (tmp_path / "new" / "journal.jsonl").write_text("damaged\n{}\n")
     assert [r.tag for r in choose_runs(choose_run("old", tmp_path), "", tmp_path)] == ["old"]
 

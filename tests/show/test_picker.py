@@ -3,15 +3,13 @@ export.
 """
 
 import os
-import shutil
 
 import journals
 import pandas as pd
-import pytest
 from checkout import ROOT
 
 from harness.show import picker
-from harness.show.exports import export, links_to
+from harness.show.exports import export
 from harness.show.frame import load_results_tsv, load_run
 
 UPSTREAM = ROOT / "tests/support/data" / "upstream-mar8-results.tsv"
@@ -100,48 +98,37 @@ def test_a_run_without_experiments_and_a_bare_table(tmp_path):
     )
 
 
-@pytest.mark.parametrize("kind", ["tuned", "crashes", "empty", "original"])
-def test_everything_is_exported_as_png_svg_and_csv(tmp_path, kind):
-    entries = {
-        "tuned": journals.tuned(journals.make_journal(60)),
-        "crashes": journals.crashes_only(),
-        "empty": journals.opened_only(),
-    }
-    if kind == "original":
-        runs = [load_results_tsv(UPSTREAM)]
-    else:
-        journals.write_run(tmp_path, entries[kind], journals.make_settings(kind), files_of=3)
-        runs = [load_run(tmp_path, kind)]
-    files = export(runs, tmp_path)
-    assert {path.parent for path in files} == {tmp_path / "exports" / runs[0].tag}
-    names = {path.name for path in files}
-    assert {"progress.png", "progress.svg", "overlay.svg", "outcomes.csv"} <= names
-    assert ("importances.csv" in names) == (kind == "tuned") and ("curves.csv" in names) == (
-        kind in ("tuned", "crashes")
+def test_the_button_exports_every_chart_and_table_and_says_where_or_why_not(tmp_path):
+    journals.write_run(
+        tmp_path,
+        journals.tuned(journals.make_journal(60)),
+        journals.make_settings("night"),
+        files_of=3,
     )
-    for path in files:
+    menus = picker.Picker([load_run(tmp_path, "night")], tmp_path)
+    (tmp_path / "exports").write_text("a file is in the way")
+    menus.button.click()
+    assert "Nothing could be written" in menus.said.outputs[0]["data"]["text/markdown"]
+    (tmp_path / "exports").unlink()
+    menus.button.click()
+    [said] = menus.said.outputs
+    files = {path.name: path for path in (tmp_path / "exports" / "night").iterdir()}
+    assert {"progress.png", "progress.svg", "overlay.svg", "chosen.png", "constants_3.svg"} <= set(
+        files
+    )
+    assert {"experiments.csv", "outcomes.csv", "curves.csv", "time.csv", "importances.csv"} <= set(
+        files
+    )
+    for name, path in files.items():
+        assert f"[{name}](<{os.path.relpath(path)}>)" in said["data"]["text/markdown"]
         data = path.read_bytes()
         assert {".png": b"\x89PNG" in data[:8], ".svg": b"<svg" in data, ".csv": b"," in data}[
             path.suffix
-        ], path.name
-    if runs[0].records:
-        table = pd.read_csv(tmp_path / "exports" / runs[0].tag / "experiments.csv")
-        assert list(table["experiment"]) == [record.experiment for record in runs[0].records]
-    assert export(runs, tmp_path) == files, "written again"
-    assert f"[progress.png](<{os.path.relpath(files[0])}>)" in links_to(files)
+        ], name
+    assert list(pd.read_csv(files["experiments.csv"])["experiment"]) == list(range(61))
 
 
-def test_the_button_exports_what_is_compared_and_says_where_or_why_not(tmp_path):
-    runs = make_runs(tmp_path, "first", "second")
-    menus = picker.Picker(runs, tmp_path)
-    menus.button.click()
-    [said] = menus.said.outputs
-    assert (
-        "[chosen.svg](" in said["data"]["text/markdown"]
-        and (tmp_path / "exports/first/chosen.svg").exists()
-    )
-    shutil.rmtree(tmp_path / "exports")
-    (tmp_path / "exports").write_text("a file is in the way")
-    menus.button.click()
-    [said] = menus.said.outputs
-    assert "Nothing could be written" in said["data"]["text/markdown"]
+def test_a_run_without_experiments_is_exported_too(tmp_path):
+    journals.write_run(tmp_path, journals.opened_only(), journals.make_settings("empty"))
+    names = {path.name for path in export([load_run(tmp_path, "empty")], tmp_path)}
+    assert {"progress.png", "progress.svg", "outcomes.csv"} <= names and "curves.csv" not in names
