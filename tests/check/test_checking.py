@@ -218,7 +218,7 @@ WEIGHTS, LOSSES = "runs/00/weights.safetensors", "runs/00/losses.npy"
          ["notebooks/03_0003.ipynb is missing"]),
         (remove("notebooks/index.md"), ["notebooks/index.md does not list experiment"]),
         (replace("notebooks/index.md", "| 0003 |", "| 0099 |"), ["list experiment 3", "lists experiment 99"]),
-        (replace("notebooks/index.md", "| kept |", "| discarded |"), ["index.md has", "where the journal has"]),
+        (replace("notebooks/index.md", "| kept as better |", "| discarded |"), ["index.md has", "where the journal has"]),
         (write(f"{LOST}/runs/00/work/x"), [f"{LOST}/runs/00/work was left behind"]),
         (write(f"{LOST}/runs/00/server_val_weights/x"), [f"{LOST}/runs/00/server_val_weights was left behind"]),
         (write("best/.weights.safetensors.123-x.tmp"), ["best/.weights.safetensors.123-x.tmp was left behind"]),

@@ -57,7 +57,7 @@ def words(figure: Figure) -> str:
 
 
 def test_the_title_is_the_finding(runs):
-    assert "125 experiments: branch at 0.9697, baseline 0.9979, not measured yet" in plots.plot_progress(runs["original"]).title_text
+    assert "125 experiments: the branch stands at 0.9697, baseline 0.9979, not measured yet" in plots.plot_progress(runs["original"]).title_text
     assert "all 8 experiments crashed" in plots.plot_progress(runs["crashes"]).title_text
     assert "No experiment decided yet" in plots.plot_progress(runs["empty"]).title_text
     assert "6 of 6" not in plots.plot_progress(runs["ruins"]).title_text
