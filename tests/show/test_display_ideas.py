@@ -125,7 +125,7 @@ def test_terminal_index_report_and_commit_have_nothing_of_it_but_text(tmp_path, 
         Record(3, "crashed", proposer="llm"),
     ]
     text = report._whose_ideas([entry, entry | {"proposer": "tpe"}], tried, Usage(**USAGE))
-    assert "llm (`wider" in text and ": 2 ideas, 1 kept, 1 crashed" in text and "- tpe: 1 idea, 0 kept" in text
+    assert "llm (`wider" in text and ": 2 ideas, 1 kept as better, 1 crashed" in text and "- tpe: 1 idea, 1 crashed" in text
     assert "2 requests" in text and not [
         line for line in text.splitlines() if "http://evil" in line and "`" not in line
     ]
