@@ -54,7 +54,8 @@ STYLE = f"""
 body {{ margin: 0 auto; padding: 2rem 1.5rem 5rem; max-width: 62rem; color: CanvasText;
   background: Canvas;
   font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }}
-h1 {{ font-size: 1.7rem; line-height: 1.25; }} h2 {{ margin-top: 2.2rem; font-size: 1.25rem; }}
+h1 {{ font-size: 1.7rem; line-height: 1.25; }} h1 code {{ font-size: inherit; }}
+h2 {{ margin-top: 2.2rem; font-size: 1.25rem; }}
 nav {{ display: flex; gap: 1.2rem; font-size: .9rem; }} .muted, small {{ color: var(--muted); }}
 table {{ border-collapse: collapse; font-size: .9rem; }}
 th {{ text-align: left; color: var(--muted); font-weight: 600; }}

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 import ipywidgets as widgets
 
 from harness.run.records import Record
-from harness.show.markup import bold
+from harness.show.markup import Html, bold
 from harness.show.panel_words import ORDERS, SHOWN, line_of
 
 WIDE = {"width": "100%"}
+# Lines closer than a widget's. What is too wide, such as a diff, scrolls and widens nothing else.
+FITTED = Html(
+    '<div style="line-height:1.5;display:grid;grid-template-columns:minmax(0,1fr)">{}</div>'
+)
+BESIDE = {"width": "auto", "min_width": "0"}
 
 
 class PanelWidgets:
@@ -24,7 +29,7 @@ class PanelWidgets:
         self.view = widgets.VBox(
             [
                 _row(self.tag, self.new_tag),
-                *(self.machine, self.state, self.figures),
+                *(self.state, self.figures, self.machine),
                 _row(self.begin, self.hours, self.proposer, self.model, self.budget),
                 _row(self.one, self.demo, self.stop, self.stop_now, self.sure, self.said),
                 *(self.now, self.chart),
@@ -52,9 +57,10 @@ class PanelWidgets:
         self.demo = _button("Demo (12 minutes)", "flask")
         self.stop = _button("Stop after this one", "stop")
         self.stop_now = _button("Stop now", "times", "warning")
-        self.sure = widgets.Checkbox(description="yes", indent=False, layout={"width": "60px"})
+        self.sure = widgets.Checkbox(description="sure", indent=False, layout={"width": "70px"})
         self.said = widgets.HTML()
-        self.now, self.chart = widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
+        self.now = widgets.HTML(layout=WIDE)
+        self.chart = widgets.HTML(layout=WIDE | {"max_width": "960px"})
 
     def _make_experiments(self) -> None:
         """The list of experiments, and the one that is chosen."""
@@ -62,8 +68,8 @@ class PanelWidgets:
         self.order = _dropdown(list(ORDERS), "sort", 240)
         self.find = _text("find in titles", width=200)
         # Side by side where there is room, else one below the other, as on a phone.
-        self.list = widgets.Select(rows=14, layout={"flex": "1 1 320px", "width": "auto"})
-        self.experiment = widgets.VBox(layout={"flex": "2 1 320px", "min_width": "0"})
+        self.list = widgets.Select(rows=14, layout=BESIDE | {"flex": "1 1 320px"})
+        self.experiment = widgets.VBox(layout=BESIDE | {"flex": "2 1 320px"})
         self.accept, self.refuse = _button("Accept", "check"), _button("Refuse", "ban")
         self.quarantine = _row(self.accept, self.refuse)
         self.page = widgets.Output()
@@ -71,8 +77,8 @@ class PanelWidgets:
         self.experiment.children = (self.quarantine, self.page, self.detail)
 
     def _make_own_idea(self) -> None:
-        self.idea = _text("what it changes, in a few words", "idea", "100%")
-        self.why = _text("why that should help", "why", "100%")
+        self.idea = _text("what it changes, in a few words", "idea", "auto")
+        self.why = _text("why that should help", "why", "auto")
         self.copy, self.try_it = _button("Make a copy", "edit"), _button("Run it", "play")
 
     def allow(self, alive: bool) -> None:
@@ -90,6 +96,10 @@ class PanelWidgets:
             self.list.options = options
             if chosen in [record.experiment for record in records]:
                 self.list.value = chosen
+
+
+def put(part: widgets.HTML, body: Html) -> None:
+    part.value = FITTED.format(body) if body else ""
 
 
 def show_markdown(output: widgets.Output, text: str) -> None:

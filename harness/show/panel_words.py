@@ -62,7 +62,9 @@ def chosen(records: Sequence[Record], shown: str, order: str, words: str) -> lis
 def line_of(record: Record) -> str:
     """An experiment in the list, its figures first since only they have a known width."""
     score = NO_SCORE if record.val_bpb is None else f"{record.val_bpb:.4f}"
-    gain = "+" + NO_SCORE if record.gain is None else signed(record.gain).replace("-", "\u2212")
+    gain = (
+        "\u2007" + NO_SCORE if record.gain is None else signed(record.gain).replace("-", "\u2212")
+    )
     title = f"{record.outcome}: {one_line(record.title)[:80]}"
     return "\u2003".join([f"{record.experiment:04d}", score, gain, title])
 

@@ -11,7 +11,7 @@ import html
 from collections.abc import Callable, Sequence
 
 from harness.run.records import KEPT, Record, incumbent_of
-from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, Html
+from harness.show.markup import AMBER, BLUE, GREEN, GREY, MOST_CHARACTERS, RED, Html
 
 COLOURS = {
     "baseline": BLUE,
@@ -128,7 +128,7 @@ def _dot(
         else f'<path d="M{x - 5:.1f} {y + 4:.1f}h10l-5 -8z" fill="{colour}">'
     )
     end = "</circle>" if inside else "</path>"
-    dot = f"{shape}<title>{Html.escape(words)}</title>{end}"
+    dot = f"{shape}<title>{html.escape(words[:MOST_CHARACTERS])}</title>{end}"
     return f'<a href="{html.escape(link(record.experiment))}">{dot}</a>' if link else dot
 
 
