@@ -30,9 +30,9 @@ from harness.show.panel_widgets import PanelWidgets, put, show_markdown
 from harness.show.report_page import idea_html
 from harness.show.status import look_at
 
-REFRESH_SECONDS, SIZES_SECONDS = 2.0, 60.0
+REFRESH_SECONDS, CARD_SECONDS, SIZES_SECONDS = 2.0, 10.0, 60.0
 ALIVE = ("running", "paused", "slow")
-CHART = Html('<div style="overflow-x:auto"><div style="min-width:560px">{}</div></div>')
+CHART = Html('<div style="min-width:560px">{}</div>')
 LOG = Html('<div style="max-height:260px;overflow:auto">{}</div>')
 OPEN: list[Panel] = []  # the one of this kernel
 
@@ -63,7 +63,7 @@ class Panel(PanelWidgets):
         self.records: list[Record] = []
         self._drawn: dict[str, object] = {}  # what each part was drawn from
         self._facts: dict = {}
-        self._bytes = 0
+        self._bytes, self._card = 0, ""
         self._lock = threading.RLock()  # the thread and a click may both draw
         self._connect()
         self.refresh()
@@ -123,6 +123,7 @@ class Panel(PanelWidgets):
     def _show_only(self, words: Html) -> None:
         """A sentence in place of all that is known of a run, which is then read anew."""
         put(self.state, words)
+        self.of_a_run.layout.display = "none"
         self.run, self.records, self._facts, self._drawn = None, [], {}, {}
         for part in (self.figures, self.now, self.chart, self.log):
             put(part, Html())
@@ -132,11 +133,12 @@ class Panel(PanelWidgets):
 
     def _draw(self) -> None:
         self._list_tags()
-        put(self.machine, soft(panel_words.machine_words(self.run)))
+        put(self.machine, soft(panel_words.machine_words(self.run, self._card_words())))
         if self.run is None:
             self._show_only(box("no run yet: start the demo, or a night", GREY))
             return
         self._facts = facts = look_at(self.run, self._run_bytes())
+        self.of_a_run.layout.display = ""
         put(self.state, panel_words.state_line(facts))
         put(self.figures, divs([panel_words.figures(facts)]))
         alive = facts["state"] in ALIVE
@@ -151,6 +153,11 @@ class Panel(PanelWidgets):
         log = preformatted(read_tail(self.run.folder / "night.log"))
         put(self.log, LOG.format(log))
         self._draw_links()
+
+    def _card_words(self) -> str:
+        if self._changed("card", int(time.monotonic() / CARD_SECONDS)):
+            self._card = panel_words.card_words()
+        return self._card
 
     def _run_bytes(self) -> int:
         """What the run takes on disk, counted once a minute: a walk over all its files."""

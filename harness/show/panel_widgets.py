@@ -13,7 +13,8 @@ from harness.show.panel_words import ORDERS, SHOWN, line_of
 WIDE = {"width": "100%"}
 # Lines closer than a widget's. What is too wide, such as a diff, scrolls and widens nothing else.
 FITTED = Html(
-    '<div style="line-height:1.5;display:grid;grid-template-columns:minmax(0,1fr)">{}</div>'
+    '<div style="line-height:1.5;display:grid;grid-template-columns:minmax(0,1fr);overflow-x:auto">'
+    "{}</div>"
 )
 BESIDE = {"width": "auto", "min_width": "0"}
 
@@ -26,17 +27,22 @@ class PanelWidgets:
         self._make_experiments()
         self._make_own_idea()
         self.places, self.log = widgets.Output(), widgets.HTML()
+        self.of_a_run = widgets.VBox(
+            [
+                *(self.now, self.chart),
+                _row(self.shown, self.order, self.find),
+                _row(self.list, self.experiment),
+                *(_heading("your idea now"), self.idea, self.why, _row(self.copy, self.try_it)),
+                *(_heading("files to open"), self.places, _heading("the night's log"), self.log),
+            ]
+        )
         self.view = widgets.VBox(
             [
                 _row(self.tag, self.new_tag),
                 *(self.state, self.figures, self.machine),
                 _row(self.begin, self.hours, self.proposer, self.model, self.budget),
                 _row(self.one, self.demo, self.stop, self.stop_now, self.sure, self.said),
-                *(self.now, self.chart),
-                _row(self.shown, self.order, self.find),
-                _row(self.list, self.experiment),
-                *(_heading("your idea now"), self.idea, self.why, _row(self.copy, self.try_it)),
-                *(_heading("files to open"), self.places, _heading("the night's log"), self.log),
+                self.of_a_run,
             ]
         )
 
@@ -122,7 +128,8 @@ def _button(words: str, icon: str, style: str = "") -> widgets.Button:
 
 
 def _text(hint: str, name: str = "", width: int | str = 300) -> widgets.Text:
-    return widgets.Text(placeholder=hint, description=name, layout={"width": _pixels(width)})
+    layout = {"width": _pixels(width), "max_width": "100%"}
+    return widgets.Text(placeholder=hint, description=name, layout=layout)
 
 
 def _dropdown(options: list, name: str, width: int) -> widgets.Dropdown:
