@@ -31,6 +31,7 @@ from harness.show.markup import (
     box,
     curve,
     divs,
+    folded,
     soft,
     table,
 )
@@ -138,13 +139,10 @@ def show(page: Html) -> None:
 
 
 def state_page(lab: Lab, last: int = 6) -> Html:
-    """Where the run stands: settings, incumbent, noise, the last experiments."""
+    """Where the run stands: incumbent, noise, the last experiments; folded, what it runs on."""
     state, wall = lab.state, find_wall()
     incumbent = state.incumbent
-    lines = [
-        bold(f"run {lab.settings.tag}") + f": {environment_words(lab.settings)}",
-        f"wall: {wall.words}" + (f" ({wall.why})" if wall.why else ""),
-    ]
+    lines = [bold(f"run {lab.settings.tag}")]
     if incumbent:
         name = f"incumbent: experiment {incumbent.number}, {incumbent.decided['title']}, "
         runs = f" ({len(incumbent.attempt.scores)} runs)"
@@ -152,6 +150,9 @@ def state_page(lab: Lab, last: int = 6) -> Html:
         lines.append(f"noise: {state.noise.words}")
     if cost := usage_words(run_usage(lab.folder)):
         lines.append(f"language model so far: {cost}")
+    because = f" ({wall.why})" if wall.why else ""
+    same = [environment_words(lab.settings), f"wall: {wall.words}{because}"]
+    lines.append(folded("settings and wall", divs(same)))
     decided = [each for each in state.experiments if each.decided][-last:]
     rows = [
         (each.number, each.decided["decision"], score_text(each), each.decided["title"])

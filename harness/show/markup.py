@@ -73,6 +73,11 @@ def soft(text: object) -> Html:
     return divs([small(text)])
 
 
+def folded(title: object, body: object) -> Html:
+    """What is there for whoever asks."""
+    return Html("<details><summary>{}</summary>{}</details>").format(title, body)
+
+
 def link(address: str, words: object) -> Html:
     return Html('<a href="{}">{}</a>').format(address, words)
 

@@ -24,6 +24,7 @@ from harness.show.report_page import idea_of
 from harness.show.sentences import plural, quoted, signed
 
 HEAD, LINKS = "page-head", "page-links"  # cells that are put first on an experiment's page
+WIDGET = "application/vnd.jupyter.widget-view+json"
 POLICY = (
     "default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
@@ -54,7 +55,8 @@ STYLE = f"""
 body {{ margin: 0 auto; padding: 2rem 1.5rem 5rem; max-width: 62rem; color: CanvasText;
   background: Canvas;
   font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }}
-h1 {{ font-size: 1.7rem; line-height: 1.25; }} h2 {{ margin-top: 2.2rem; font-size: 1.25rem; }}
+h1 {{ font-size: 1.7rem; line-height: 1.25; }} h1 code {{ font-size: inherit; }}
+h2 {{ margin-top: 2.2rem; font-size: 1.25rem; }}
 nav {{ display: flex; gap: 1.2rem; font-size: .9rem; }} .muted, small {{ color: var(--muted); }}
 table {{ border-collapse: collapse; font-size: .9rem; }}
 th {{ text-align: left; color: var(--muted); font-weight: 600; }}
@@ -102,6 +104,9 @@ def export_notebook(ipynb_path: str | Path) -> Path:
         raise PageError(f"{path} cannot be read as a notebook: {error}") from error
     number = experiment_of_page(path)
     notebook.cells = [cell for cell in notebook.cells if cell.get("id") != LINKS]  # of notebooks
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):
+            output["data"].pop(WIDGET, None)  # without a kernel its picture is what there is
     exporter, code_style = _converter(number is not None)
     body = without_active_parts(exporter.from_notebook_node(notebook)[0])
     links = [link(path.name, "this notebook")]

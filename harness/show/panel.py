@@ -26,12 +26,13 @@ from harness.show import panel_words
 from harness.show.charts.svg import progress_svg
 from harness.show.commands import Commands, copy_of_best, end_night, own_file, read_tail
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
-from harness.show.panel_widgets import PanelWidgets, show_markdown
+from harness.show.panel_widgets import PanelWidgets, put, show_markdown
 from harness.show.report_page import idea_html
 from harness.show.status import look_at
 
-REFRESH_SECONDS, SIZES_SECONDS = 2.0, 60.0
+REFRESH_SECONDS, CARD_SECONDS, SIZES_SECONDS = 2.0, 10.0, 60.0
 ALIVE = ("running", "paused", "slow")
+CHART = Html('<div style="min-width:560px">{}</div>')
 LOG = Html('<div style="max-height:260px;overflow:auto">{}</div>')
 OPEN: list[Panel] = []  # the one of this kernel
 
@@ -62,7 +63,7 @@ class Panel(PanelWidgets):
         self.records: list[Record] = []
         self._drawn: dict[str, object] = {}  # what each part was drawn from
         self._facts: dict = {}
-        self._bytes = 0
+        self._bytes, self._card = 0, ""
         self._lock = threading.RLock()  # the thread and a click may both draw
         self._connect()
         self.refresh()
@@ -84,7 +85,7 @@ class Panel(PanelWidgets):
         night.
         """
         if words := self.commands.ended():
-            self.said.value = soft(words)
+            put(self.said, soft(words))
         self._draw_safely(self._draw)
 
     def _draw_safely(self, draw: Callable[[], None]) -> None:
@@ -121,33 +122,42 @@ class Panel(PanelWidgets):
 
     def _show_only(self, words: Html) -> None:
         """A sentence in place of all that is known of a run, which is then read anew."""
-        self.state.value = words
+        put(self.state, words)
+        self.of_a_run.layout.display = "none"
         self.run, self.records, self._facts, self._drawn = None, [], {}, {}
         for part in (self.figures, self.now, self.chart, self.log):
-            part.value = ""
+            put(part, Html())
         show_markdown(self.places, "")
         self.allow(alive=False)
         self._draw_list()
 
     def _draw(self) -> None:
         self._list_tags()
-        self.machine.value = soft(panel_words.machine_words(self.run))
+        put(self.machine, soft(panel_words.machine_words(self.run, self._card_words())))
         if self.run is None:
             self._show_only(box("no run yet: start the demo, or a night", GREY))
             return
         self._facts = facts = look_at(self.run, self._run_bytes())
-        self.state.value = panel_words.state_line(facts)
-        self.figures.value = divs([panel_words.figures(facts)])
+        self.of_a_run.layout.display = ""
+        put(self.state, panel_words.state_line(facts))
+        put(self.figures, divs([panel_words.figures(facts)]))
         alive = facts["state"] in ALIVE
         self.allow(alive)
         works = alive or facts["state"] == "by hand"
-        self.now.value = panel_words.work_box(self.run, facts) if works else ""
+        put(self.now, panel_words.work_box(self.run, facts) if works else Html())
         if self._changed("entries", len(self.run.entries)):
             self.records = records_from_journal(self.run.entries)
-            self.chart.value = progress_svg(self.records)
+            chart = progress_svg(self.records)
+            put(self.chart, CHART.format(chart) if chart else chart)
             self._draw_list()
-        self.log.value = LOG.format(preformatted(read_tail(self.run.folder / "night.log")))
+        log = preformatted(read_tail(self.run.folder / "night.log"))
+        put(self.log, LOG.format(log))
         self._draw_links()
+
+    def _card_words(self) -> str:
+        if self._changed("card", int(time.monotonic() / CARD_SECONDS)):
+            self._card = panel_words.card_words()
+        return self._card
 
     def _run_bytes(self) -> int:
         """What the run takes on disk, counted once a minute: a walk over all its files."""
@@ -167,7 +177,7 @@ class Panel(PanelWidgets):
         waits = record is not None and record.outcome == "quarantined"
         self.quarantine.layout.display = "" if waits else "none"
         if self._changed("experiment", (number, record and (record.outcome, record.verdict))):
-            self.detail.value = self._experiment_html(record) if record else ""
+            put(self.detail, self._experiment_html(record) if record else Html())
             self._draw_links()
 
     def _experiment_html(self, record: Record) -> Html:
@@ -223,7 +233,7 @@ class Panel(PanelWidgets):
             said = action()
         except (LabError, OSError) as error:
             said = str(error)
-        self.said.value = soft(said)
+        put(self.said, soft(said))
         self.refresh()
 
     def _start_night(self, *words: str) -> str:

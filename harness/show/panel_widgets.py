@@ -7,10 +7,16 @@ from collections.abc import Sequence
 import ipywidgets as widgets
 
 from harness.run.records import Record
-from harness.show.markup import bold
+from harness.show.markup import Html, bold
 from harness.show.panel_words import ORDERS, SHOWN, line_of
 
 WIDE = {"width": "100%"}
+# Lines closer than a widget's. What is too wide, such as a diff, scrolls and widens nothing else.
+FITTED = Html(
+    '<div style="line-height:1.5;display:grid;grid-template-columns:minmax(0,1fr);overflow-x:auto">'
+    "{}</div>"
+)
+BESIDE = {"width": "auto", "min_width": "0"}
 
 
 class PanelWidgets:
@@ -21,17 +27,22 @@ class PanelWidgets:
         self._make_experiments()
         self._make_own_idea()
         self.places, self.log = widgets.Output(), widgets.HTML()
-        self.view = widgets.VBox(
+        self.of_a_run = widgets.VBox(
             [
-                _row(self.tag, self.new_tag),
-                *(self.machine, self.state, self.figures),
-                _row(self.begin, self.hours, self.proposer, self.model, self.budget),
-                _row(self.one, self.demo, self.stop, self.stop_now, self.sure, self.said),
                 *(self.now, self.chart),
                 _row(self.shown, self.order, self.find),
                 _row(self.list, self.experiment),
                 *(_heading("your idea now"), self.idea, self.why, _row(self.copy, self.try_it)),
                 *(_heading("files to open"), self.places, _heading("the night's log"), self.log),
+            ]
+        )
+        self.view = widgets.VBox(
+            [
+                _row(self.tag, self.new_tag),
+                *(self.state, self.figures, self.machine),
+                _row(self.begin, self.hours, self.proposer, self.model, self.budget),
+                _row(self.one, self.demo, self.stop, self.stop_now, self.sure, self.said),
+                self.of_a_run,
             ]
         )
 
@@ -52,9 +63,10 @@ class PanelWidgets:
         self.demo = _button("Demo (12 minutes)", "flask")
         self.stop = _button("Stop after this one", "stop")
         self.stop_now = _button("Stop now", "times", "warning")
-        self.sure = widgets.Checkbox(description="yes", indent=False, layout={"width": "60px"})
+        self.sure = widgets.Checkbox(description="sure", indent=False, layout={"width": "70px"})
         self.said = widgets.HTML()
-        self.now, self.chart = widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
+        self.now = widgets.HTML(layout=WIDE)
+        self.chart = widgets.HTML(layout=WIDE | {"max_width": "960px"})
 
     def _make_experiments(self) -> None:
         """The list of experiments, and the one that is chosen."""
@@ -62,8 +74,8 @@ class PanelWidgets:
         self.order = _dropdown(list(ORDERS), "sort", 240)
         self.find = _text("find in titles", width=200)
         # Side by side where there is room, else one below the other, as on a phone.
-        self.list = widgets.Select(rows=14, layout={"flex": "1 1 320px", "width": "auto"})
-        self.experiment = widgets.VBox(layout={"flex": "2 1 320px", "min_width": "0"})
+        self.list = widgets.Select(rows=14, layout=BESIDE | {"flex": "1 1 320px"})
+        self.experiment = widgets.VBox(layout=BESIDE | {"flex": "2 1 320px"})
         self.accept, self.refuse = _button("Accept", "check"), _button("Refuse", "ban")
         self.quarantine = _row(self.accept, self.refuse)
         self.page = widgets.Output()
@@ -71,8 +83,8 @@ class PanelWidgets:
         self.experiment.children = (self.quarantine, self.page, self.detail)
 
     def _make_own_idea(self) -> None:
-        self.idea = _text("what it changes, in a few words", "idea", "100%")
-        self.why = _text("why that should help", "why", "100%")
+        self.idea = _text("what it changes, in a few words", "idea", "auto")
+        self.why = _text("why that should help", "why", "auto")
         self.copy, self.try_it = _button("Make a copy", "edit"), _button("Run it", "play")
 
     def allow(self, alive: bool) -> None:
@@ -90,6 +102,10 @@ class PanelWidgets:
             self.list.options = options
             if chosen in [record.experiment for record in records]:
                 self.list.value = chosen
+
+
+def put(part: widgets.HTML, body: Html) -> None:
+    part.value = FITTED.format(body) if body else ""
 
 
 def show_markdown(output: widgets.Output, text: str) -> None:
@@ -112,7 +128,8 @@ def _button(words: str, icon: str, style: str = "") -> widgets.Button:
 
 
 def _text(hint: str, name: str = "", width: int | str = 300) -> widgets.Text:
-    return widgets.Text(placeholder=hint, description=name, layout={"width": _pixels(width)})
+    layout = {"width": _pixels(width), "max_width": "100%"}
+    return widgets.Text(placeholder=hint, description=name, layout=layout)
 
 
 def _dropdown(options: list, name: str, width: int) -> widgets.Dropdown:

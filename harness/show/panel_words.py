@@ -6,6 +6,7 @@ In: a run, the facts of `status.look_at`, records. Out: words. What others wrote
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def chosen(records: Sequence[Record], shown: str, order: str, words: str) -> lis
 def line_of(record: Record) -> str:
     """An experiment in the list, its figures first since only they have a known width."""
     score = NO_SCORE if record.val_bpb is None else f"{record.val_bpb:.4f}"
-    gain = "+" + NO_SCORE if record.gain is None else signed(record.gain).replace("-", "\u2212")
+    gain = (
+        "\u2007" + NO_SCORE if record.gain is None else signed(record.gain).replace("-", "\u2212")
+    )
     title = f"{OUTCOME_WORDS[record.outcome]}: {one_line(record.title)[:80]}"
     return "\u2003".join([f"{record.experiment:04d}", score, gain, title])
 
@@ -92,13 +95,24 @@ def figures(facts: dict) -> str:
     return " · ".join(word for word in words if word)
 
 
-def machine_words(run: Run | None) -> str:
+def card_words() -> str:
+    """Clock, power and memory in use of each NVIDIA card, as its driver tells; "" without one."""
+    fields = "clocks.sm,power.draw,memory.used"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return "".join(f"; card at {line.strip()}" for line in done.stdout.splitlines())
+
+
+def machine_words(run: Run | None, card: str) -> str:
     """How busy this machine is, whether a key is here, and what the run is trained on."""
     cores = psutil.cpu_count() or 1
     used = psutil.cpu_percent() / 100 * cores
     about = "quiet" if used < 0.3 else f"{used:.1f} of {cores} cores in use"
     key = "a language model is named" if has_endpoint() else "no key here: ideas by tpe"
-    return f"machine: {about}; {key}{settings_words(run)}"
+    return f"machine: {about}{card}; {key}{settings_words(run)}"
 
 
 def settings_words(run: Run | None) -> str:

@@ -16,6 +16,7 @@ from labs import copy_with_harness
 
 from harness.run.journal import read_journal
 from harness.run.run import page_name
+from harness.show.panel_words import NO_SCORE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PANEL = "notebooks/00_lab.ipynb"
@@ -147,6 +148,19 @@ def test_every_link_is_followed_in_jupyterlab(lab_page, checkout, path, factory)
         in_front.locator(f"{A_LINK}:visible").nth(number).click()
         wait_in_front(page, target)
         assert not page.locator(".jp-Dialog").count() and len(page.context.pages) == 1
+
+
+def test_the_list_has_the_font_of_the_other_controls_and_its_figures_stand_below_one_another(lab_page):
+    open_panel(lab_page)
+    found = lab_page.evaluate("""(texts) => {
+      const list = document.querySelector('select[size]'), other = document.querySelector('.widget-dropdown select');
+      const context = document.createElement('canvas').getContext('2d');
+      context.font = getComputedStyle(list).font;
+      return [getComputedStyle(list).fontFamily === getComputedStyle(other).fontFamily,
+              ...texts.map(text => context.measureText(text).width)];
+    }""", ["1.7882", NO_SCORE, "+0.1111", "\u22120.8888"])  # fmt: skip
+    same_font, score, blank, more, less = found
+    assert same_font and abs(score - blank) < 1 and abs(more - less) < 1, found
 
 
 def test_every_link_of_the_exported_pages_and_of_the_report_is_followed_in_a_browser(browser, checkout):

@@ -71,8 +71,8 @@ ELSEWHERE = {
     "python -m harness port": ("search/test_port.py", '["port"'),
     "python -m harness try": ("project/test_documented_commands.py", "harness try"),
     "python3 scripts/lab.py": ("scripts/test_setup.py", '"lab.py"'),
-    ".venv/bin/jupyter lab": ("night/test_browser.py", '"jupyterlab"'),
-    ".venv/bin/jupyter lab --no-browser --ip 127.0.0.1": ("night/test_browser.py", '"--ip=127.0.0.1"'),
+    ".venv/bin/jupyter lab": ("support/browsing.py", '"jupyterlab"'),
+    ".venv/bin/jupyter lab --no-browser --ip 127.0.0.1": ("support/browsing.py", '"--ip=127.0.0.1"'),
     "AUTORESEARCH_KEY_FILE=~/openai.key .venv/bin/jupyter lab": ("sandbox/test_keys.py", "keys.KEY_FILE"),
     "python3 scripts/overnight.py --tag nov24 --model NAME --llm budget_tokens=2000000": (
         "night/test_model_night.py",

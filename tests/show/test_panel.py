@@ -245,6 +245,18 @@ def test_one_experiment_is_the_next_of_a_run_and_the_first_of_a_new_one(results,
     assert shown.tag.value == "second"  # what was started here is shown as soon as it is there
 
 
+def test_a_cards_clock_and_power_are_told_where_its_driver_tells_them(results, monkeypatch):
+    assert "card at" not in Panel("sample", str(results)).machine.value  # of a machine without one
+    driver = results / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text('#!/bin/sh\n[ "$2" = --format=csv,noheader ] && echo "1980 MHz, 512.30 W, 21345 MiB"\n')
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
+    assert "; card at 1980 MHz, 512.30 W, 21345 MiB; " in Panel("sample", str(results)).machine.value
+    driver.write_text("#!/bin/sh\nexit 9\n")
+    assert "card at" not in Panel("sample", str(results)).machine.value
+
+
 def test_the_idea_in_the_panel_links_to_nothing_of_the_reports_folder(results):
     (results / "sample" / "notebooks").mkdir()
     (results / "sample" / "notebooks" / "03_0004.html").write_text("")
