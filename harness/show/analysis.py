@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.run.facts import FACTS, plain_settings
 from harness.run.noise import KNOWN_DF
-from harness.run.records import OUTCOMES
+from harness.run.records import OUTCOME_WORDS, OUTCOMES
 from harness.run.records import time_use as seconds_of
 from harness.show.frame import RunData, run_folders
 from harness.show.frame import choose_run as choose_run
@@ -165,6 +165,8 @@ def _cell(name: str, value: object) -> object:
     shapes = {"share": "{:.0%}", "gain_in_sigma": "{:.1f}"}
     if pd.isna(value):
         return ""
+    if name == "outcome":
+        return OUTCOME_WORDS[value]
     if name == "title":
         return Html("<code>{}</code>").format(value)
     return shapes.get(name, "{:.4f}").format(value) if isinstance(value, float) else value

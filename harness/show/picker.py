@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.ground.text import one_line
-from harness.run.records import Record
+from harness.run.records import OUTCOME_WORDS, Record
 from harness.run.settings import results_folder
 from harness.show.charts.process import MOST_COMPARED, compare_curves
 from harness.show.exports import export, links_to
@@ -111,7 +111,7 @@ class Picker:
 def line_of(record: Record) -> str:
     """An experiment on one line of the list."""
     score = "no score" if record.val_bpb is None else f"{record.val_bpb:.4f}"
-    facts = [f"{record.experiment:04d}", record.outcome, score, signed(record.gain)]
+    facts = [f"{record.experiment:04d}", OUTCOME_WORDS[record.outcome], score, signed(record.gain)]
     return "  ".join([*filter(None, facts), one_line(record.title)[:70]])
 
 
@@ -139,7 +139,7 @@ def chosen_html(chosen: Sequence[Choice]) -> Html:
 
 def _row(run: RunData, record: Record) -> list[object]:
     return [
-        *(run.tag, f"{record.experiment:04d}", record.outcome),
+        *(run.tag, f"{record.experiment:04d}", OUTCOME_WORDS[record.outcome]),
         "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
         signed(record.gain),
         "" if record.pace.steps is None else f"{record.pace.steps:,.0f}",
@@ -151,7 +151,7 @@ def _row(run: RunData, record: Record) -> list[object]:
 def experiment_html(run: RunData, record: Record, is_open: bool = True) -> Html:
     """What one experiment was, its diff and its log; folded unless is_open."""
     facts = [
-        record.outcome,
+        OUTCOME_WORDS[record.outcome],
         "no score" if record.val_bpb is None else f"{record.val_bpb:.6f} bits per byte",
         plural(record.n_runs, "run") if record.n_runs else "",
         f"gain {record.gain:+.6f}" if record.gain is not None else "",
