@@ -25,6 +25,7 @@ TIME_KINDS = ("training", "startup", "scoring", "overhead", "waiting")
 # A gap this long that no run explains is waiting: a stopped or paused night, a very slow proposer.
 IDLE_SECONDS = 120
 TITLE_CHARACTERS = 160
+MOST_CHARACTERS = 2000  # of any words, whoever wrote the journal
 # What a record has as the `decided` entry has it.
 AS_DECIDED = (
     *("decision", "status", "kind", "category", "proposer", "title", "n_runs", "gain"),
@@ -102,6 +103,11 @@ def make_record(
     ruled = word_on(experiment)
     decided = experiment.decided | ruled
     fields = {name: decided[name] for name in AS_DECIDED if decided.get(name) not in (None, "")}
+    fields |= {
+        name: one_line(words)[:MOST_CHARACTERS]
+        for name, words in fields.items()
+        if isinstance(words, str)
+    }
     result, time = outcome(decided), parse_time(decided.get("time"))
     is_kept = result in KEPT
     minutes = None

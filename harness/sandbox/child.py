@@ -1,7 +1,8 @@
 """How every process begins and ends that runs, or might run, edited code.
 
 It begins with this harness and an allow-listed environment. The child is given the package harness
-itself; the folder that it lies in is on no path, so that no module there takes the place of
+itself, from its sources alone: compiled files beside them may say something else, and are not
+hashed. The folder that it lies in is on no path, so that no module there takes the place of
 another. What Python would run from there before all else, `scoring.integrity` sees.
 """
 
@@ -51,13 +52,20 @@ def child_environment(**extra: str) -> dict[str, str]:
 
 
 START = """
-import importlib.util, os, runpy, sys
+import importlib.machinery, importlib.util, os, runpy, sys
 folder, module = sys.argv[1:3]
 del sys.argv[1:3]
-ours = os.path.realpath(os.path.dirname(folder))
-sys.path[:] = [path for path in sys.path if os.path.realpath(path) != ours]
-init = folder + "/__init__.py"
-spec = importlib.util.spec_from_file_location("harness", init, submodule_search_locations=[folder])
+parent = os.path.realpath(os.path.dirname(folder))
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != parent]
+class Source(importlib.machinery.SourceFileLoader):
+    def get_code(self, name):
+        return self.source_to_code(self.get_data(self.path), self.path)
+def sources(place):
+    if place != parent and not (place + "/").startswith(folder + "/"):
+        raise ImportError
+    return importlib.machinery.FileFinder(place, (Source, [".py"]))
+sys.path_hooks.insert(0, sources)
+spec = sources(parent).find_spec("harness")
 sys.modules["harness"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["harness"])
 runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -66,7 +74,15 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 def child_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module of this harness as a program."""
-    return [sys.executable, "-P", "-c", START, str(REPOSITORY / "harness"), module, *arguments]
+    return [
+        sys.executable,
+        "-P",
+        "-c",
+        START,
+        os.path.realpath(REPOSITORY / "harness"),
+        module,
+        *arguments,
+    ]
 
 
 def kill_child(process: subprocess.Popen, walled: bool) -> None:

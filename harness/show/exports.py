@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.run.results import as_cell, clean_description
 from harness.show import analysis
 from harness.show.charts import plots
 from harness.show.charts.figure import LabFigure
@@ -37,8 +38,18 @@ def export(
     for name, table in tables_of(runs[0]).items():
         if len(table):
             written.append(folder / f"{name}.csv")
-            table.to_csv(written[-1])
+            harmless(table).to_csv(written[-1])
     return written
+
+
+def harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose words are lines of printable text, which no spreadsheet takes for formulas."""
+    words = table.select_dtypes(exclude="number").columns
+    return table.assign(**{name: table[name].map(word_cell) for name in words})
+
+
+def word_cell(value: object) -> object:
+    return as_cell(clean_description(value)) if value and isinstance(value, str) else value
 
 
 def charts_of(runs: Sequence[RunData]) -> dict[str, LabFigure]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.machinery import EXTENSION_SUFFIXES
 
 import pytest
 
@@ -28,7 +29,13 @@ def test_a_changed_harness_is_named(watched):
     assert watched.changed() == ["harness/"]
 
 
-@pytest.mark.parametrize("name", ["sitecustomize.py", "scoring/profiles.toml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sitecustomize.py", "scoring/profiles.toml", "scoring/scorer.pyc"),
+        *(f"scoring/scorer{suffix}" for suffix in EXTENSION_SUFFIXES),
+    ],
+)
 def test_a_file_added_to_the_harness_is_noticed(watched, name):
     (watched.package / name).write_text("")
     assert watched.changed() == ["harness/"]
@@ -55,8 +62,23 @@ def test_rows_that_were_only_touched_are_the_same(watched):
     assert watched.changed() == []
 
 
-@pytest.mark.parametrize("name", ["sitecustomize.py", "usercustomize"])
+@pytest.mark.parametrize(
+    "name", ["sitecustomize.py", "usercustomize", "sitecustomize.pyc", "usercustomize.abi3.so"]
+)
 def test_what_python_would_run_before_all_else_is_named(watched, name):
     place = watched.package.parent / name
-    place.write_text("") if name.endswith(".py") else place.mkdir()
+    place.write_text("") if "." in name else place.mkdir()
     assert watched.changed() == [f"{name} beside harness/"]
+
+
+@pytest.mark.parametrize("name", ["new.pth", "old.pth", "sitecustomize.py", "usercustomize.pyc"])
+def test_what_python_would_run_from_among_the_packages_is_named(tiny_data, tmp_path, name):
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    (packages / "old.pth").write_text("/somewhere\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("site.getsitepackages", lambda: [str(packages)])
+        watched = Integrity(open_prepared(tiny_data.folder), harness_hash())
+        assert watched.changed() == []
+        (packages / name).write_text("import os\n")
+        assert watched.changed() == [str(packages / name)]

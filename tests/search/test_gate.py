@@ -401,10 +401,7 @@ HONEST = [
         "    words = 'step {} loss {:.3f}'\n"
         "    return words.format(n, x), f'{x:>{n}.2f}|{x!r}|{n=}'"
     ),
-    (
-        "def f(n):\n    match n:\n        case 0 | 1:\n            n = 1\n"
-        "        case int(k):\n            n = k"
-    ),
+    "def f(n):\n    match n:\n        case 0 | 1 | int():\n            return n",
     (
         "class A(nn.Module):\n    __constants__ = ['eps']\n    __hash__ = None\n"
         "    def __repr__(self):\n        return getattr(self, 'name')"

@@ -2,7 +2,9 @@
 in it can run.
 """
 
+import csv
 import html.parser
+import io
 import re
 from pathlib import Path
 
@@ -10,8 +12,14 @@ import journals
 import pytest
 from checkout import ROOT
 
+from harness.ground.text import without_escapes
 from harness.run.records import TITLE_CHARACTERS, records_from_journal
+from harness.run.results import FORMULA, format_results, results_from_journal
+from harness.run.run import Run
+from harness.show.exports import harmless, tables_of
+from harness.show.frame import load_run
 from harness.show.report import write_page
+from harness.show.status import status_screen
 
 MARKUP = "</title></summary><script>alert(1)</script><img src=x onerror=alert(2)>\u202e`| "
 DIFF = (ROOT / "results/sample/experiments/0001/attempts/00/train.diff").read_text()
@@ -82,6 +90,46 @@ def test_titles_of_100_kilobytes_of_markup_are_short_words(tmp_path):
     )
     titles = re.findall(r'<td class="title">(?:<a [^>]*>)?(.*?)(?:</a>)?</td>', text)
     assert all(len(title) < 6 * TITLE_CHARACTERS for title in titles) and "&lt;script&gt;" in text
+
+
+HOSTILE = {
+    "markup": MARKUP,
+    "escapes": "\x1b]0;owned\x07\x1b[2J\x9b31m a\x00b \x0b\x0c",
+    "direction": "a\u202egnp.exe\u2066\u2069\u200f",
+    "separators": '\t=1\r\nb\tc\u2028d\x85e,"f";g',
+    "formula": "=HYPERLINK(1)",
+    "wide formula": "＝1+1",
+    "cells": '{"cells":[{"cell_type":"code"}]}"},{',
+    "svg": "</text></svg><svg onload=alert(1)>]]><!--",
+}
+
+
+@pytest.mark.parametrize("words", HOSTILE.values(), ids=HOSTILE)
+def test_no_words_break_a_table_a_page_or_a_terminal(tmp_path, words):
+    entries = journals.make_journal(6, unfinished=False)
+    for entry in entries:
+        for name in {"title", "hypothesis", "cause"} & entry.keys():
+            entry[name] = words
+    page = page_of(tmp_path, entries)
+    assert len(page.named("script")) == 1 and not page.named("img")
+    assert not any(name.startswith("on") for _, found in page.elements for name in found)
+    run = load_run(tmp_path, "nov23")
+    table = tables_of(run)["experiments"]
+    written = harmless(table).to_csv()
+    read = list(csv.reader(io.StringIO(written)))
+    assert len(read) == len(table) + 1 and {len(row) for row in read} == {len(read[0])}
+    title = [row[read[0].index("title")] for row in read[2:]]
+    assert not any(cell.startswith(FORMULA) for cell in title)
+    rows = results_from_journal(entries)
+    text = format_results(rows)
+    assert text.count("\n") == len(rows) + 1 and text.count("\t") == 4 * (len(rows) + 1)
+    for shown in (
+        text.replace("\t", ""),
+        written,
+        page.path.read_text(),
+        status_screen(Run(run.folder)),
+    ):
+        assert without_escapes(shown) == shown
 
 
 @pytest.mark.parametrize(

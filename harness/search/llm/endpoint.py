@@ -50,6 +50,9 @@ SHOWN_MODELS = 40
 REMOVED = "[key removed]"
 # Characters; a shorter "key", as local servers take, is no secret and may be a word of an answer.
 SECRET_LENGTH = 8
+# What may stand between the characters of a key that was broken over lines, or of its bytes in hex.
+GAP = r"(?:\s|\\{1,8}[nr]|[\u200b-\u200d\ufeff]){0,4}"
+HEX_GAP = r"(?:[\s:,]|0x|\\{1,8}[xnr]){0,4}"
 
 
 class Endpoint:
@@ -82,8 +85,8 @@ class Endpoint:
             self._key,
             *(part for part in (self._key[:half], self._key[half:]) if len(part) >= SECRET_LENGTH),
         ]
-        written = ["".join(map(_forms_of, part)) for part in parts]
-        coded = [re.escape(text) for part in parts for text in _coded(part.encode())]
+        written = [GAP.join(map(_forms_of, word)) for part in parts for word in (part, part[::-1])]
+        coded = [text for part in parts for text in _coded(part.encode())]
         return re.compile("|".join([*written, *coded]))
 
     def open_client(
@@ -129,24 +132,26 @@ class Endpoint:
 
 
 def _forms_of(character: str) -> str:
-    """The pattern of a character of a key: raw, as \\u00XX or %XX; JSON inside JSON has more
+    """The pattern of a character of a key: raw, as \\u00XX, %XX or &#N;; JSON inside JSON has more
     backslashes, a URL in a URL %25XX.
     """
     code, before = f"{ord(character):02x}", "" if character.isalnum() else r"\\{0,8}"
-    return rf"(?:{before}{re.escape(character)}|(?i:\\{{1,8}}u00{code}|%(?:25){{0,4}}{code}))"
+    html = rf"&\#0{{0,4}}(?:{ord(character)}|x0{{0,4}}{code});"
+    coded = rf"(?i:\\{{1,8}}u00{code}|%(?:25){{0,4}}{code}|{html})"
+    return rf"(?:{before}{re.escape(character)}|{coded})"
 
 
 def _coded(part: bytes) -> set[str]:
-    """How hex, and base64 at any place in a longer text, write these bytes; the characters that
-    others share are left out.
+    """Patterns of how hex, and base64 at any place in a longer text, write these bytes; the
+    characters that others share are left out.
     """
-    hexes = {part.hex(), part.hex().upper()}
+    hexes = {f"(?i:{HEX_GAP.join(f'{byte:02x}' for byte in part)})"}
     found = set()
     for before in range(3):
         text = base64.b64encode(b"\0" * before + part).decode().rstrip("=")
         core = text[math.ceil(before * 8 / 6) :][: len(part) * 8 // 6 - 1]
         found |= {core, core.replace("+", "-").replace("/", "_")}
-    return hexes | found
+    return hexes | {GAP.join(map(re.escape, text)) for text in found}
 
 
 @functools.cache

@@ -158,6 +158,30 @@ def test_a_key_is_redacted_in_base64_and_hex_and_by_halves(before):
         assert endpoint.redact(f"...{half}") == "...[key removed]"
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda key: key[::-1],
+        lambda key: "\n".join(key),
+        lambda key: "\r\n".join([key[:7], key[7:20], key[20:]]),
+        lambda key: key[:9] + "\\\\n" + key[9:],
+        lambda key: "\u200b".join(key),
+        lambda key: "".join(f"%{ord(c):02X}" for c in key),
+        lambda key: "".join(f"&#{ord(c)};" for c in key),
+        lambda key: "".join(f"&#x{ord(c):X};" for c in key),
+        lambda key: key.encode().hex(":").upper(),
+        lambda key: key.encode().hex()[:21].upper() + "\n" + key.encode().hex()[21:],
+        lambda key: ", ".join(f"0x{ord(c):02x}" for c in key),
+        lambda key: "".join(f"\\x{ord(c):02x}" for c in key),
+        lambda key: base64.encodebytes(key.encode() * 3).decode(),
+    ],
+)
+def test_a_key_is_redacted_however_it_is_broken_or_turned(write):
+    key = "sk-proj-4f6c0d6bA9-_xYz/+q"
+    cleaned = Endpoint("http://x/v1", key).redact(f"you sent {write(key)}.")
+    assert "[key removed]" in cleaned and len(cleaned) < len("you sent [key removed].") * 4
+
+
 def test_what_looks_like_a_key_is_redacted_though_nobody_knows_it():
     told = redact(
         "Incorrect API key provided: sk-abcd****wxyz."
