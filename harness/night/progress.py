@@ -93,8 +93,10 @@ def standing_words(wishes: Wishes) -> str:
         return "preparing"
     stage = stage_of(wishes.run)
     if stage.experiment == 0:
-        runs = len(state.experiments[0].attempt.runs) if state.experiments else 0
-        return f"baseline, run {max(1, runs)} of {baseline_runs(state)} · {stage.words}"
+        most = baseline_runs(state)
+        # Of those that count: a training that is repeated is the same one again.
+        done = state.experiments[0].attempt.times_scored if state.experiments else 0
+        return f"baseline, run {min(done + 1, most)} of {most} · {stage.words}"
     if claim := claim_in_flight(wishes):
         return claim
     most = wishes.experiments
