@@ -10,7 +10,7 @@ from pathlib import Path
 import journals
 import nbformat
 import pytest
-from browsing import RUN_ALL, open_browser, open_lab, serve_jupyter
+from browsing import COMMAND, RUN_ALL, open_browser, open_lab, serve_jupyter
 from checkout import ROOT, copy_checkout, environment
 
 from harness.run.results import read_results
@@ -104,18 +104,16 @@ def run_notebook(page, name: str, screenshots: Path) -> None:
         time.sleep(0.5)
     else:
         raise AssertionError(f"{name} did not finish: {state}")
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate(COMMAND, ["docmanager:save", {}])
     time.sleep(1)
     page.screenshot(path=screenshots / f"{name}.png")
 
 
 def contrasts_of(page, name: str, theme: str) -> list:
     """[ratio, text] of each text in a notebook's outputs."""
-    page.evaluate(
-        "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
-    )
+    page.evaluate(COMMAND, ["apputils:change-theme", {"theme": theme}])
     path = f"notebooks/{name}.ipynb"
-    page.evaluate("(path) => window.jupyterapp.commands.execute('docmanager:open', {path})", path)
+    page.evaluate(COMMAND, ["docmanager:open", {"path": path}])
     time.sleep(2)
     return page.evaluate(OUTPUTS)
 
@@ -193,7 +191,7 @@ def test_experiments_are_compared_by_keyboard_and_by_mouse_and_exported(browser,
     page.locator(".jupyter-widgets a", has_text="chosen.svg").click(timeout=120_000)
     page.locator(".lm-TabBar-tab", has_text="chosen.svg").wait_for(timeout=60_000)
     page.locator(".lm-TabBar-tab", has_text="04_analysis.ipynb").first.click()
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate(COMMAND, ["docmanager:save", {}])
     time.sleep(2)
     saved = (checkout / "notebooks/04_analysis.ipynb").read_text()
     assert "children=" not in saved and "0005" in saved, (

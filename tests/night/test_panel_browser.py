@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
 import pytest
-from browsing import RUN_ALL, open_browser, open_lab, serve_jupyter, wait_for_lab
+from browsing import COMMAND, RUN_ALL, open_browser, open_lab, serve_jupyter, wait_for_lab
 from checkout import overnight, warm_environment
 from labs import copy_with_harness
 
@@ -118,7 +118,7 @@ def test_a_night_from_the_panel_through_a_reload_to_the_page_of_its_experiment(l
     )
     wait_for_text(page, "a night is running", "experiment 3")
     assert page.get_by_role("button", name="Start night").is_disabled()
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate(COMMAND, ["docmanager:save", {}])
     page.reload()
     wait_for_lab(page)
     wait_for_text(page, "a night is running", title[:40])
@@ -256,7 +256,7 @@ def test_the_first_screen_of_a_page_tells_what_was_tried_and_what_came_of_it(
         words = [page.locator("h1").first, page.get_by_text(decided[number]["verdict"][:40]).first]
         if decided[number]["val_bpb"] is not None:
             words += [
-                page.get_by_text(f"{decided[number]['val_bpb']:.6f}").first,
+                page.get_by_text(f"{decided[number]['val_bpb']:.4f}").first,
                 page.locator("img").first,
             ]
         for each in words:
@@ -276,7 +276,7 @@ def test_the_first_screen_in_jupyterlab_is_the_same(lab_page, checkout, number):
     )
     title = lab_page.locator(".lm-TabBar-tab.jp-mod-current .lm-TabBar-tabLabel").first.inner_text()
     assert title == f"{page_name(number)}.ipynb"
-    for words in (f"{number:04d} ", f"val_bpb {score:.6f}" if score else "crashed"):
+    for words in (f"{number:04d} ", f"val_bpb {score:.4f}" if score else "crashed"):
         shown = (
             lab_page.locator(".jp-Notebook:visible .jp-RenderedMarkdown").get_by_text(words).first
         )

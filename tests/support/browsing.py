@@ -15,6 +15,10 @@ FLAGS = [
     "--disable-background-networking",
     "--no-first-run",
 ]
+# A command of JupyterLab, carried out; what it gives is a widget, which cannot be brought over.
+COMMAND = """async ([name, options]) => {
+  await window.jupyterapp.commands.execute(name, options);
+}"""
 RUN_ALL = """async (path) => {
   const app = window.jupyterapp;
   await app.restored;
