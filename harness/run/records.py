@@ -103,11 +103,7 @@ def make_record(
     ruled = word_on(experiment)
     decided = experiment.decided | ruled
     fields = {name: decided[name] for name in AS_DECIDED if decided.get(name) not in (None, "")}
-    fields |= {
-        name: one_line(words)[:MOST_CHARACTERS]
-        for name, words in fields.items()
-        if isinstance(words, str)
-    }
+    fields |= {k: one_line(v)[:MOST_CHARACTERS] for k, v in fields.items() if isinstance(v, str)}
     result, time = outcome(decided), parse_time(decided.get("time"))
     is_kept = result in KEPT
     minutes = None

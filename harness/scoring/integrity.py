@@ -40,8 +40,7 @@ class Integrity:
         """Names of what is no longer as it was, [] when all is."""
         found = [] if harness_hash(self.package) == self.expected_harness else ["harness/"]
         found += startup_modules(self.package.parent)
-        files = startup_files()
-        found += [path for path in files if files[path] != self._startup.get(path)]
+        found += [path for path, now in startup_files().items() if now != self._startup.get(path)]
         for name, entry in self.data.manifest["files"].items():
             path = self.data.folder / name
             untouched = name == LARGE and stamp(path) == self._stamp

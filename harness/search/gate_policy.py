@@ -70,10 +70,7 @@ BUILTINS = _refused(
     OUTSIDE, "open input breakpoint exit quit help license credits copyright"
 ) | _refused(
     WRITTEN_OUT,
-    """
-    exec eval compile __import__ globals locals vars __builtins__ __loader__ __spec__
-    __build_class__
-    """,
+    "exec eval compile __import__ globals locals vars __builtins__ __loader__ __spec__",
 )
 BY_NAME = {"getattr", "setattr", "delattr"}
 

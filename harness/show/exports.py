@@ -44,8 +44,7 @@ def export(
 
 def harmless(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose words are lines of printable text, which no spreadsheet takes for formulas."""
-    words = table.select_dtypes(exclude="number").columns
-    return table.assign(**{name: table[name].map(word_cell) for name in words})
+    return table.map(word_cell)
 
 
 def word_cell(value: object) -> object:

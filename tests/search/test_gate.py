@@ -267,7 +267,6 @@ REFUSED = {
     "class open:\n    pass\ndel open\nopen('x')": "uses open",
     "X = [open('x') for _ in [0] if False and (open := 1)]": "uses open",
     "license._Printer__filenames": "uses license",
-    "__build_class__(print, 'x')": "uses __build_class__",
     "ｏｐｅｎ('x')": "uses open",
     "torch.ｌｏａｄ('x')": r"uses torch\.load",
     # what others call, or evaluate
