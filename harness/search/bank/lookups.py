@@ -20,9 +20,11 @@ REPEATS = Idea(
     category="architecture",
     evidence=(
         "n-gram heads wired by hand took 6.7% off the perplexity of 340M weights (Akyurek et al., "
-        "2024); unmeasured on the clock; at equal steps (160 of 1024 tokens, one seed) 3.785 "
-        "against 4.361 nats a token, without convolution and tables 3.919 against 4.586"
+        "2024); 0.32 bpb here from a plain GPT after 60 s of training (three seeds), and nothing "
+        "(a loss of 0.02, three seeds) where the short convolution and the token tables are in "
+        "(results/benchmarks/bank.md)"
     ),
+    known_gain=0.32,
     constants="""\
 REPEAT_TABLES = 2          # tables, {1, 2, 3, 4}: embeddings of what followed the last 1, 2, .. \
 tokens earlier in the row
