@@ -162,7 +162,7 @@ class Golden:
         words = ("--tag", "t", "--idea", "reach 15", "--category", "architecture", "--by", "golden")
         self.call("try", "idea.py", *words, as_json=True)
         self.call("try", "idea.py", *words, as_json=True)
-        self.call("overnight", "--close-out", "--hours", "0.01", "--tag", "t")
+        self.call("overnight", "--close-out", "--tag", "t")
         for command in ("--status", "--check", "--report"):
             self.call("overnight", command, "--tag", "t")
         self.call("overnight", "--status", "--json", "--tag", "t", as_json=True)
