@@ -159,10 +159,9 @@ def test_experiments_are_compared_by_keyboard_and_by_mouse_and_exported(browser,
     page.wait_for_function("() => window.jupyterapp !== undefined", timeout=60_000)
     run_notebook(page, "04_analysis", tmp_path)
     headings = page.locator(".jp-OutputArea-output h4")
-    find, lines = (
-        page.locator(".jupyter-widgets input[type=text]").first,
-        page.locator(".jupyter-widgets option"),
-    )
+    shown = page.locator(".jp-NotebookPanel:visible")  # other tests left theirs open
+    find = shown.locator(".jupyter-widgets input[type=text]").first
+    lines = shown.locator(".jupyter-widgets option")
     find.click()
     page.keyboard.type("sample 0003, sample baseline")
     page.keyboard.press("Enter")
@@ -187,8 +186,8 @@ def test_experiments_are_compared_by_keyboard_and_by_mouse_and_exported(browser,
     page.wait_for_function(
         "() => document.querySelectorAll('.jp-OutputArea-output h4').length === 2", timeout=60_000
     )
-    page.locator(".jupyter-widgets button", has_text="Export").click()
-    page.locator(".jupyter-widgets a", has_text="chosen.svg").click(timeout=120_000)
+    shown.locator(".jupyter-widgets button", has_text="Export").click()
+    shown.locator(".jupyter-widgets a", has_text="chosen.svg").click(timeout=120_000)
     page.locator(".lm-TabBar-tab", has_text="chosen.svg").wait_for(timeout=60_000)
     page.locator(".lm-TabBar-tab", has_text="04_analysis.ipynb").first.click()
     page.evaluate(COMMAND, ["docmanager:save", {}])
