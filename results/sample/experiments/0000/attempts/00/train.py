@@ -69,14 +69,14 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def rotary_tables(max_seq_len: int, head_dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cos and sin, each (1, 1, max_seq_len, head_dim / 2), of the rotary position embedding (Su et al., 2021)."""
+    """Return cos and sin, each (1, max_seq_len, 1, head_dim / 2), of the rotary position embedding (Su et al., 2021)."""
     frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angles = torch.outer(torch.arange(max_seq_len, dtype=torch.float32), frequencies)
-    return angles.cos()[None, None], angles.sin()[None, None]
+    return angles.cos()[None, :, None], angles.sin()[None, :, None]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn the two halves of each head of x (B, H, T, D) by its position's angles."""
+    """Turn the two halves of each head of x (B, T, H, D) by its position's angles."""
     a, b = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
@@ -113,15 +113,15 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, value_embedding: torch.Tensor | None, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         B, T, _ = x.shape
-        q = self.query(x).view(B, T, N_HEAD, HEAD_DIM).transpose(1, 2)
-        k = self.key(x).view(B, T, self.n_kv_head, HEAD_DIM).transpose(1, 2)
+        q = self.query(x).view(B, T, N_HEAD, HEAD_DIM)
+        k = self.key(x).view(B, T, self.n_kv_head, HEAD_DIM)
         v = self.value(x).view(B, T, self.n_kv_head, HEAD_DIM)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.GATE_CHANNELS]))  # 1 at the start, in [0, 2]
             v = v + gate.unsqueeze(-1) * value_embedding.view(B, T, self.n_kv_head, HEAD_DIM).to(v.dtype)
         q = norm(rotate(q, cos, sin)) * QK_SCALE
         k = norm(rotate(k, cos, sin))
-        y = attend(q, k, v.transpose(1, 2), self.window)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -225,7 +225,7 @@ class GPT(nn.Module):
     def features(self, idx: torch.Tensor) -> torch.Tensor:
         """Return the last layer's normalised output, (B, T, width). What the last tokens say together enters first and last."""
         T = idx.size(1)
-        cos, sin = self.cos[:, :, :T], self.sin[:, :, :T]
+        cos, sin = self.cos[:, :T], self.sin[:, :T]
         x = norm(self.token_embedding(idx))
         x0, ngrams = x, self.ngrams(idx)
         x = x + ngrams
