@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from harness.ground.files import read_json
+from harness.ground.files import read_json, walk
 from harness.rules.next_step import Step, step_after
 from harness.run.run import Run
 from harness.run.settings import Settings
@@ -183,7 +183,7 @@ def check_left_behind(look: Look) -> Iterator[str]:
         for name in set(names_in(look.folder)) & set(BETWEEN):
             yield left_behind(name)
     working = None if look.at_rest else f"{look.step.experiment:04d}"
-    for parent, folders, files in os.walk(look.folder):
+    for parent, folders, files in walk(look.folder):
         place = Path(parent)
         inside = place.relative_to(look.folder).parts
         left = [name for name in files if name.startswith(".") and name.endswith(".tmp")]

@@ -119,6 +119,25 @@ def read_json(path: AnyPath) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
+def walk(folder: AnyPath) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder below with the names of its folders and of its files, links among these.
+
+    What may still be gone into are the folders that the caller leaves in the list. os.walk calls
+    itself for every level, and a training may leave thousands.
+    """
+    waiting = [os.fspath(folder)]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(place) as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except OSError:  # gone, not ours to read, or a path too long
+            continue
+        folders = [name for name, is_folder in found if is_folder]
+        yield place, folders, [name for name, is_folder in found if not is_folder]
+        waiting += [os.path.join(place, name) for name in reversed(folders)]
+
+
 def sha256_file(path: AnyPath) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces so that memory stays small."""
     with open(path, "rb") as file:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from harness.ground.files import read_json, write_json_atomic
+from harness.lab.close_out import STOP_FILE
 from harness.lab.open_run import OpenRun
 from harness.lab.proposal_request import Asking, proposal_request
 from harness.rules.next_step import Step
@@ -28,6 +30,7 @@ from harness.search.proposal import read_proposal
 from harness.search.turns import choose_turn
 
 NIGHT_VARIABLE = "AUTORESEARCH_NIGHT"  # set for kernels that a night starts
+LOOK_SECONDS = 0.2
 
 
 class Ahead:
@@ -65,13 +68,13 @@ class Ahead:
         )
 
     def finish(self) -> None:
-        """Wait for the answer, as the next experiment would have to."""
-        if self._process:
-            try:
-                self._process.wait(timeout=self._deadline)
-            except subprocess.TimeoutExpired:
+        """Wait for the answer, as the next experiment would; not where none is to follow."""
+        until, stop = time.monotonic() + self._deadline, self.run.folder / STOP_FILE
+        while self._process and self._process.poll() is None:
+            if stop.exists() or time.monotonic() > until:
                 self.drop()
-            self._process = None
+            time.sleep(LOOK_SECONDS)
+        self._process = None
 
     def drop(self) -> None:
         """End the process; what it was to answer is worth nothing now."""

@@ -17,6 +17,8 @@ import os
 import shutil
 from pathlib import Path
 
+from harness.ground.files import walk
+
 # What a run takes besides weights, losses and compile cache: logs, pages, git objects, everybody's
 # temporary files.
 SPARE_BYTES = 300 * 10**6
@@ -97,7 +99,7 @@ def on_disk(folder: Path) -> dict[str, int]:
     """The bytes on disk of each file below a folder; one with two names is there once."""
     found: dict[str, int] = {}
     seen: set[tuple[int, int]] = set()
-    for place, _, names in os.walk(folder):
+    for place, _, names in walk(folder):
         for path in (os.path.join(place, name) for name in names):
             with contextlib.suppress(FileNotFoundError):  # gone since it was listed
                 status = os.lstat(path)

@@ -25,19 +25,22 @@ BLOCK_BYTES = 512  # the unit of st_blocks
 
 
 class DiskShare:
-    """What one training has on disk. folders: where it may write, all on one disk."""
+    """What one training has on disk. Made before it starts, since it may remove the folders.
 
-    def __init__(self, folders: list[Path], pid: int) -> None:
-        self._folders, self._pid, self._looked = folders, pid, time.monotonic()
+    folders: where it may write, all on one disk.
+    """
+
+    def __init__(self, folders: list[Path]) -> None:
+        self._folders, self._looked = folders, time.monotonic()
         self._disk = os.stat(folders[0]).st_dev
         self.most_bytes = min(MOST_BYTES, shutil.disk_usage(folders[0]).free // 2)
 
-    def exceeded(self) -> str:
+    def exceeded(self, pid: int) -> str:
         """Why the training must end, "" while it need not."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return ""
         used, files = disk_use(self._folders)
-        used += removed_bytes(self._pid, self._disk)
+        used += removed_bytes(pid, self._disk)
         self._looked = time.monotonic()
         if used <= self.most_bytes and files <= MOST_FILES:
             return ""

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.ground.cgroup import memory_limit_words
-from harness.ground.files import write_json_atomic
+from harness.ground.files import walk, write_json_atomic
 from harness.ground.text import without_escapes
 from harness.sandbox.child import child_command, child_environment, kill_child
 from harness.sandbox.child_log import CappedLog, EventLog, number
@@ -88,6 +88,7 @@ class WatchedTraining:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             environment, kills_before = self._environment(theirs.fileno()), memory_kills()
+            share = DiskShare([self.work, self.cache])
             try:
                 process = subprocess.Popen(
                     self._command(),
@@ -105,7 +106,7 @@ class WatchedTraining:
                 theirs.close()  # the child's alone now: when it ends, so does the channel
                 note_process(self.folder, process.pid)
                 self.keeper.attend(process.pid, ours)
-                status, cause = self._watch(process, ours.fileno())
+                status, cause = self._watch(process, ours.fileno(), share)
             finally:
                 kill_child(process, self.wall.walled)
                 kill_escaped(self.work)
@@ -150,7 +151,7 @@ class WatchedTraining:
             device=request.device,
         )
 
-    def _watch(self, process: subprocess.Popen, channel: int) -> tuple[str, str]:
+    def _watch(self, process: subprocess.Popen, channel: int, share: DiskShare) -> tuple[str, str]:
         """Pass output on until the weights are there, or the child ends or must be stopped.
 
         Return ("", "") or (status, why it was stopped). Never blocks past a limit. What a training
@@ -158,7 +159,6 @@ class WatchedTraining:
         not waited for, and one that we did not look at for a while is not blamed for being late:
         its clock is not to be trusted.
         """
-        share = DiskShare([self.work, self.cache], process.pid)
         heard = looked = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ, self.log)
@@ -181,7 +181,7 @@ class WatchedTraining:
                     heard = now
                 if left <= 0:
                     return status, overdue
-                if too_much := share.exceeded():
+                if too_much := share.exceeded(process.pid):
                     return "crash", too_much
                 if not selector.get_map():  # it closed its pipes and lives on
                     time.sleep(min(left, 0.05))
@@ -270,7 +270,7 @@ def run_training(
 
 def files_in(folder: Path) -> int:
     """How many files lie in a folder and below."""
-    return sum(len(files) for _, _, files in os.walk(folder))
+    return sum(len(files) for _, _, files in walk(folder))
 
 
 def drain(descriptor: int, sink: CappedLog | EventLog) -> None:

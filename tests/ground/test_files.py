@@ -9,9 +9,11 @@ from harness.ground.files import (
     open_atomic,
     read_json,
     sha256_file,
+    walk,
     write_json_atomic,
     write_text_atomic,
 )
+from harness.sandbox.left_files import remove_tree
 
 
 def test_json_round_trip_keeps_characters_and_ends_with_a_newline(tmp_path):
@@ -67,3 +69,21 @@ def test_broken_json_names_the_file(tmp_path):
     path.write_bytes(b'{"a": 1')
     with pytest.raises(ValueError, match=r"broken\.json"):
         read_json(path)
+
+
+def test_folders_of_any_depth_are_gone_through_without_following_links(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/file").touch()
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    found = [(folders, files) for _, folders, files in walk(tmp_path)]
+    assert found == [(["b"], ["a"]), ([], ["file"])]
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path / "b")
+        for _ in range(3000):
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+    assert 1000 < sum(1 for _ in walk(tmp_path)) <= 3002
+    remove_tree(tmp_path / "b")

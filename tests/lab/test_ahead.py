@@ -13,6 +13,7 @@ import harness
 from harness.check.check import check_run
 from harness.lab import ahead
 from harness.lab.ahead import may_ask_ahead, take_ahead
+from harness.lab.close_out import STOP_FILE
 from harness.lab.proposal_request import Asking
 from harness.rules.next_step import Step
 
@@ -83,6 +84,18 @@ def test_what_was_made_for_another_state_is_not_taken(asked, change, tmp_path):
     assert take_ahead(lab, step, program, tmp_path / "attempt") is None
     path.write_text(json.dumps(request))
     assert take_ahead(lab, step, program, tmp_path / "attempt")["title"] == "idea 2"
+
+
+def test_a_night_that_is_to_stop_waits_for_no_answer(asked):
+    lab = asked.lab
+    asked.server.answer = lambda body, number: time.sleep(60)
+    lab.begin()
+    asking = Asking("llm", "scripted", f"base_url={asked.server.url}")
+    lab.ahead.begin(asking, incumbent_source(lab), lab.program_text())
+    process = psutil.Process(lab.ahead._process.pid)
+    (lab.folder / STOP_FILE).write_text("")
+    lab.ahead.finish()
+    assert not process.is_running() and lab.ahead._process is None
 
 
 def test_a_run_that_is_given_back_leaves_no_process(asked):

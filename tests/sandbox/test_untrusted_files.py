@@ -169,11 +169,11 @@ def test_what_lies_too_deep_to_be_counted_is_too_much(work):
 def test_files_without_number_are_too_many(work, monkeypatch):
     monkeypatch.setattr(disk_share, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(disk_share, "MOST_FILES", 20)
-    share = DiskShare([work], os.getpid())
-    assert share.exceeded() == ""
+    share = DiskShare([work])
+    assert share.exceeded(os.getpid()) == ""
     for number in range(21):
         (work / str(number)).touch()
-    assert "files on disk" in share.exceeded()
+    assert "files on disk" in share.exceeded(os.getpid())
 
 
 @pytest.mark.skipif(

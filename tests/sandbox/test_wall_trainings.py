@@ -267,6 +267,7 @@ def test_a_model_server_that_leaves_a_folder_without_end_is_a_crash_that_leaves_
         device={"kind": "cpu"},
         dtype="float32",
         threads=1,
+        attention=None,
         profile={"source": "", "startup_limit_seconds": 60},
         budget_seconds=1,
     )
