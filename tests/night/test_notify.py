@@ -27,7 +27,7 @@ def test_the_command_gets_the_status_on_its_standard_input(run, tmp_path, monkey
     notify(f"cat > '{tmp_path}/told'; env > '{tmp_path}/env'", run, "ended", "done", said.append)
     told = json.loads((tmp_path / "told").read_text())
     assert told["event"] == "ended" and told["words"] == "sample ended: done"
-    assert told["tag"] == "sample" and told["best_experiment"] == 4 and not said
+    assert told["tag"] == "sample" and told["best_experiment"] == 5 and not said
     assert "planted" not in (tmp_path / "env").read_text()
 
 
@@ -111,7 +111,7 @@ def test_the_documented_line_for_a_mailbox_mails_the_status(run, tmp_path, monke
         "you@example.org",
     ]
     told = json.loads((tmp_path / "body").read_text())
-    assert told["words"] == "sample paused: no room" and told["best_experiment"] == 4
+    assert told["words"] == "sample paused: no room" and told["best_experiment"] == 5
 
 
 def test_a_night_that_cannot_begin_tells_of_its_end(tmp_path):

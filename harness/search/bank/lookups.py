@@ -24,7 +24,6 @@ REPEATS = Idea(
         "(a loss of 0.02, three seeds) where the short convolution and the token tables are in "
         "(results/benchmarks/bank.md)"
     ),
-    known_gain=0.32,
     constants="""\
 REPEAT_TABLES = 2          # tables, {1, 2, 3, 4}: embeddings of what followed the last 1, 2, .. \
 tokens earlier in the row
