@@ -65,7 +65,9 @@ def with_change(source: str, before: str, after: str) -> str:
     try:
         here, old, new = (constant_values(text) for text in (source, before, after))
         moved = {name: new[name] for name in new if name in old and old[name] != new[name]}
-        if twice := [name for name in moved if here.get(name) != old[name]]:
+        # One that stands at its new value already is no conflict.
+        twice = [name for name in moved if here.get(name) not in (old[name], new[name])]
+        if twice:
             raise NotAlone(f"another change moved {', '.join(twice)}, too")
         # numbers that others changed are no difference between the three texts
         sides = [
