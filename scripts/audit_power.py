@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import json
 import math
 import os
 import statistics
@@ -32,6 +31,7 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
+from benches.rows import append_row, read_rows
 from benches.runs import evaluate_here
 from benches.setup import Bench, make_bench
 from models_for_audit import DISHONEST, HONEST, UNSTEADY, Honest, bigrams, load, made, save
@@ -184,14 +184,12 @@ def audits_so_far(
     made now and added to it.
     """
     known = [name, counts.seeds, counts.steps, scoring_hash()]
-    rows = ROWS.read_text(encoding="utf-8").splitlines() if ROWS.exists() else []
-    for row in map(json.loads, rows):
+    for row in read_rows(ROWS):
         if row["known"] == known:
             return row["found"]
     with tempfile.TemporaryDirectory() as folder:
         found = list(audits(model, data, counts, Path(folder)))
-    with ROWS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"known": known, "found": found}) + "\n")
+    append_row(ROWS, {"known": known, "found": found})
     return found
 
 

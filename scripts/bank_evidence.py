@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import statistics
 import sys
@@ -27,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 from benches.markdown import table
+from benches.rows import append_row, read_rows
 from benches.setup import train_and_score
 
 from harness.lab.start import find_profile, prepare_profile
@@ -66,20 +66,12 @@ def sha256(source: str) -> str:
     return hashlib.sha256(source.encode()).hexdigest()
 
 
-def read_rows() -> list[dict]:
-    return (
-        [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
-        if ROWS.exists()
-        else []
-    )
-
-
 def run(seeds: int, only: list[str]) -> None:
     """Train what has no row yet, and append a row for each."""
     profile, device = find_profile("demo", overrides=f"budget_seconds={SECONDS}")
     data = prepare_profile(profile)
     settings = make_settings("bank", profile, data, device)
-    done = {(row["sha256"], row["seed"], row["machine"]) for row in read_rows()}
+    done = {(row["sha256"], row["seed"], row["machine"]) for row in read_rows(ROWS)}
     jobs = [
         (seed, base, idea, source)
         for seed in range(1, seeds + 1)
@@ -96,9 +88,7 @@ def run(seeds: int, only: list[str]) -> None:
             found = train_and_score(settings, data, train_py, Path(work) / "run", seed)
         row = {"base": base, "idea": idea, "seed": seed, "sha256": sha256(source)} | found
         row |= {"machine": device["name"], "data": data.data_id, "date": time.strftime("%Y-%m-%d")}
-        with ROWS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
+        append_row(ROWS, row)
 
 
 def gains_of(base: str, rows: list[dict]) -> Iterator[tuple[str, float, float, int, float]]:
@@ -139,7 +129,7 @@ def _applies(idea_id: str, base: str) -> bool:
 
 def page() -> str:
     """Return the table of all ideas, by their gain in the plain file."""
-    rows, bases = read_rows(), {}
+    rows, bases = read_rows(ROWS), {}
     for base in BASES:
         bases[base] = {idea: facts for idea, *facts in gains_of(base, rows)}
     bare = {base: [r for r in rows if r["base"] == base and not r["idea"]] for base in BASES}

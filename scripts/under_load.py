@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import math
 import re
 import statistics
@@ -38,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
 from benches.markdown import table
+from benches.rows import append_row, read_rows
 from benches.setup import Bench, train_and_score
 from checkout import command_of, copy_checkout, environment
 
@@ -116,17 +116,13 @@ class Load:
 
 def rows_of(part: str) -> list[dict]:
     """The rows there are of a part."""
-    lines = ROWS.read_text(encoding="utf-8").splitlines() if ROWS.exists() else []
-    return [row for row in map(json.loads, lines) if row["part"] == part]
+    return [row for row in read_rows(ROWS) if row["part"] == part]
 
 
 def note(row: dict) -> None:
     """Append a row, and say it."""
-    ROWS.parent.mkdir(parents=True, exist_ok=True)
-    row |= {"commit": (head_commit(ROOT) or "")[:10], "date": time.strftime("%Y-%m-%d")}
-    with ROWS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-    print(json.dumps(row), flush=True)
+    commit = (head_commit(ROOT) or "")[:10]
+    append_row(ROWS, row | {"commit": commit, "date": time.strftime("%Y-%m-%d")})
 
 
 # --- One training while others come and go --------------------------------------------------------

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
 from benches.markdown import table
+from benches.rows import append_row, read_rows
 from checkout import command_of, copy_checkout, environment
 from fake_openai import FakeOpenAI
 from scripted_researcher import Mediocre
@@ -52,22 +53,15 @@ CATEGORIES = {
 RESEARCHER = "random changes of numbers and code, every fourth answer unusable"
 
 
-def read_rows() -> list[dict]:
-    lines = ROWS.read_text(encoding="utf-8").splitlines() if ROWS.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def run(nights: int, experiments: int, only: list[str], cache: str) -> None:
     """Run the nights that have no row yet; proposers take turns, to share the machine's hours."""
-    done = {(row["proposer"], row["night"], row["wanted"]) for row in read_rows()}
+    done = {(row["proposer"], row["night"], row["wanted"]) for row in read_rows(ROWS)}
     for night in range(1, nights + 1):
         for proposer in only or CATEGORIES:
             if (proposer, night, experiments) not in done:
                 row = {"proposer": proposer, "night": night, "wanted": experiments}
                 row |= run_night(proposer, night, experiments, Path(cache))
-                with ROWS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(json.dumps(row), flush=True)
+                append_row(ROWS, row)
 
 
 def run_night(proposer: str, night: int, experiments: int, cache: Path) -> dict:
@@ -149,7 +143,7 @@ def facts_of(run: Path) -> dict:
 
 def page() -> str:
     """Return the table: a line a proposer, beside random."""
-    rows = read_rows()
+    rows = read_rows(ROWS)
     means = {
         proposer: [row["gain"] for row in rows if row["proposer"] == proposer]
         for proposer in CATEGORIES

@@ -108,9 +108,7 @@ class Count:
 def keep_some(landscape: Callable[[Rng], np.ndarray], rng: Rng) -> list[float]:
     """True gains of what the keep rule keeps of a night's candidates."""
     gains = [
-        float(gain)
-        for gain in landscape(rng)
-        if kept(gain, CARD.seeds, CARD.prior, True, rng)
+        float(gain) for gain in landscape(rng) if kept(gain, CARD.seeds, CARD.prior, True, rng)
     ]
     return gains[:MOST_KEPT]
 
