@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from harness.check.files import Look
 from harness.ground.files import read_json
 from harness.lab.model_text import MOST_CHARACTERS, NAME
-from harness.scoring.writing import TEXTS
+from harness.scoring.text_sampling import TEXTS
 
 
 def check_model_text(look: Look) -> Iterator[str]:

@@ -28,10 +28,10 @@ from harness.lab.close_out import (
     is_wanted,
     trial_of,
 )
+from harness.lab.close_out_questions import next_question, plan_claim, seconds_of, within
 from harness.lab.executor import Listener, ignore
 from harness.lab.kept_files import drop_weights_of_run, note_claim
 from harness.lab.loop import Lab
-from harness.lab.questions import next_question, plan_claim, seconds_of, within
 from harness.lab.trainings import Job
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.journal import Journal

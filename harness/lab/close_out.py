@@ -5,9 +5,9 @@ In: entries of results/<tag>/close_out.jsonl, which is append-only. Out: where i
 next and what may be said. It is made of comparisons: the best and other files are trained in turn
 on fresh seeds, as often each, and scored on validation and holdout rows (by `claimant`); each other
 file then gets a claim, by how much the best is better. The first comparison is with the baseline
-and gives *the* claim; what is compared afterwards, `questions` says. What comes next within one is
-a pure function of its entries, so a kill costs at most the training in flight. A run that found a
-better file afterwards begins anew.
+and gives *the* claim; what is compared afterwards, `close_out_questions` says. What comes next
+within one is a pure function of its entries, so a kill costs at most the training in flight. A run
+that found a better file afterwards begins anew.
 
     claim_begun -> run_started -> trained -> scored -> run_started ... -> claimed, for each file
 """

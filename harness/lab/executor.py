@@ -126,7 +126,7 @@ class Executor:
         return " ".join(filter(None, (device["kind"], device["name"], device.get("uuid"))))
 
     def _why_device_is_gone(self) -> str:
-        """"" where a card still answers as it did when the run began."""
+        """Return "" where a card still answers as it did when the run began."""
         device = self.settings.device
         if device["kind"] == "cpu":
             return ""

@@ -18,11 +18,11 @@ import harness
 from harness.ground.cgroup import memory_limit_mb
 from harness.ground.errors import LoopError, Paused
 from harness.ground.parent import die_with_parent
-from harness.lab.ahead import NIGHT_VARIABLE, Ahead
 from harness.lab.executor import Listener, ignore
 from harness.lab.kept_files import drop_unneeded, remove_leftovers, update_best
 from harness.lab.open_run import OpenRun
 from harness.lab.proposal_request import Asking
+from harness.lab.propose_ahead import NIGHT_VARIABLE, Ahead
 from harness.lab.proposing import make_asking, program_in_force, propose_attempt, source_of
 from harness.lab.ruling import apply_ruling
 from harness.lab.trainings import Runs

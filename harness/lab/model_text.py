@@ -16,7 +16,7 @@ from harness.lab.open_run import OpenRun
 from harness.run.run import Run
 from harness.run.state import Experiment, State
 from harness.scoring.channel import ScoreError
-from harness.scoring.writing import beginnings, write_on
+from harness.scoring.text_sampling import beginnings, write_on
 
 NAME = "model_text.json"
 MOST_CHARACTERS = 1000  # of one text: a token may be a long run of blanks

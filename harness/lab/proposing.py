@@ -26,9 +26,9 @@ from harness.ground.errors import (
     ProposerGone,
 )
 from harness.ground.files import write_json_atomic, write_text_atomic
-from harness.lab.ahead import take_ahead
 from harness.lab.open_run import OpenRun
 from harness.lab.proposal_request import Asking, proposal_request
+from harness.lab.propose_ahead import take_ahead
 from harness.rules.keep import count_code_lines
 from harness.rules.next_step import Step
 from harness.run.settings import Settings

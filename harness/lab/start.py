@@ -15,7 +15,7 @@ import harness
 from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
 from harness.ground.errors import ProfileError, SettingsError
-from harness.lab.fit import Fit, find_fit
+from harness.lab.card_fit import Fit, find_fit
 from harness.lab.loop import Lab
 from harness.lab.proposing import baseline_source
 from harness.run import git_history

@@ -14,7 +14,7 @@ import harness
 from harness.ground.clock import wall_seconds
 from harness.ground.errors import GaveUp, LoopError, Paused, kinds_of
 from harness.lab import close_out
-from harness.lab.questions import BUDGETS
+from harness.lab.close_out_questions import BUDGETS
 from harness.night.endpoint_check import deadline_seconds
 from harness.night.notebook_process import NotebookProcess, make_context
 from harness.night.notify import notify

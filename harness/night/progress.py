@@ -15,8 +15,8 @@ from harness.lab.close_out import (
     words_of_claim,
     words_of_close_out,
 )
-from harness.lab.findings import sentences
-from harness.lab.questions import plan_claim, words_left
+from harness.lab.close_out_findings import sentences
+from harness.lab.close_out_questions import plan_claim, words_left
 from harness.night.wishes import Wishes
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after

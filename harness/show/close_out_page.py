@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Sequence
 
 from harness.lab.close_out import BEST, TEMPLATE, CloseOut, Comparison, words_of_claim
-from harness.lab.findings import changes_of, sentences
-from harness.lab.questions import asked_words, words_left
+from harness.lab.close_out_findings import changes_of, sentences
+from harness.lab.close_out_questions import asked_words, words_left
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.run import Run
 from harness.run.settings import command_on, environment_words

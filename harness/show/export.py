@@ -19,7 +19,7 @@ from harness.ground.files import write_text_atomic
 from harness.ground.text import one_line
 from harness.lab.changes import NotAlone, baseline_with
 from harness.lab.close_out import NAME, CloseOut, read_close_out, words_of_claim
-from harness.lab.findings import CONFIRMED, Finding, findings_of, sentences
+from harness.lab.close_out_findings import CONFIRMED, Finding, findings_of, sentences
 from harness.run.git_history import CommitPlan, commit_message, git, make_commit, set_ref
 from harness.run.run import Run, claim_command
 from harness.run.settings import environment_words

@@ -11,8 +11,8 @@ from pathlib import Path
 from harness.ground.text import one_line
 from harness.run.records import OUTCOME_WORDS, Record
 from harness.run.settings import results_folder
+from harness.show.chart_files import export, links_to
 from harness.show.charts.process import MOST_COMPARED, compare_curves
-from harness.show.exports import export, links_to
 from harness.show.frame import RunData, attempt_folder, run_folders
 from harness.show.markup import Html, as_text, diff, picture, preformatted, soft, table
 from harness.show.sentences import plural, signed

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
 from harness.lab.close_out import CloseOut, read_close_out
-from harness.lab.findings import sentences
+from harness.lab.close_out_findings import sentences
 from harness.run.machine import trial_words
 from harness.run.pace import cells_of_pace, say_speed
 from harness.run.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
@@ -24,6 +24,7 @@ from harness.search.llm.exchanges import Usage
 from harness.show.costs import run_usage, usage_words
 from harness.show.doubts import doubts
 from harness.show.learnt import say_learnt
+from harness.show.model_text import say_texts
 from harness.show.report_page import Report, is_near_miss, report_html
 from harness.show.sentences import (
     as_judged,
@@ -41,7 +42,6 @@ from harness.show.sentences import (
     say_time,
     signed,
 )
-from harness.show.texts import say_texts
 
 NEAR_MISSES = 5
 CAUSES = 3  # of each kind of failure

@@ -26,7 +26,7 @@ from proposals import leave_proposal
 
 from harness.check.check import check_run
 from harness.lab import close_out
-from harness.lab.questions import next_question, plan_claim, seconds_of
+from harness.lab.close_out_questions import next_question, plan_claim, seconds_of
 from harness.run.journal import JournalReader, read_journal
 from harness.run.results import read_results
 from harness.run.run import Run

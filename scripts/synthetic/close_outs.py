@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from simulate_keep import markdown
 
 from harness.lab.close_out import BASELINE, CloseOut, Comparison, is_improvement
-from harness.lab.findings import CONFIRMED, findings_of, removable
+from harness.lab.close_out_findings import CONFIRMED, findings_of, removable
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.state import Experiment, State, Training
 from synthetic.gains import NOTHING, REPORT_LANDSCAPES

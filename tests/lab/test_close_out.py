@@ -19,7 +19,7 @@ from harness.ground.errors import LoopError, Paused
 from harness.lab import close_out, executor
 from harness.lab.claimant import Claimant
 from harness.lab.close_out import fold_close_out, words_of_claim
-from harness.lab.findings import sentences
+from harness.lab.close_out_findings import sentences
 from harness.rules import decision
 from harness.rules.keep import claim
 from harness.scoring import measure

@@ -12,9 +12,9 @@ from harness.check.model_text import check_model_text
 from harness.data.tokenizer import load_tokenizer
 from harness.lab import model_text
 from harness.lab.model_text import NAME, is_wanted, read_model_text, write_model_text
-from harness.scoring.writing import BEGINNING, TEXTS, beginnings
+from harness.scoring.text_sampling import BEGINNING, TEXTS, beginnings
+from harness.show.model_text import block, say_texts
 from harness.show.report import write_report
-from harness.show.texts import block, say_texts
 
 
 def keep_another(lab) -> None:

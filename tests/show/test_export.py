@@ -12,8 +12,8 @@ from kept_runs import COMMENTED, MORE_DEPTH, MORE_HEADS, Kept
 import harness
 from harness.__main__ import main
 from harness.ground.errors import LoopError, ParameterError
+from harness.lab.close_out_questions import next_question
 from harness.lab.kept_files import note_claim
-from harness.lab.questions import next_question
 from harness.run.run import Run
 from harness.search.constants import constant_values
 from harness.show.export import export

@@ -9,7 +9,7 @@ import pandas as pd
 from checkout import ROOT
 
 from harness.show import picker
-from harness.show.exports import export
+from harness.show.chart_files import export
 from harness.show.frame import load_results_tsv, load_run
 
 UPSTREAM = ROOT / "tests/support/data" / "upstream-mar8-results.tsv"

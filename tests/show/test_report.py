@@ -10,7 +10,7 @@ from checkout import ROOT
 from kept_runs import MORE_DEPTH, MORE_HEADS, Kept
 
 from harness.lab.close_out import CloseOut, Comparison, read_close_out
-from harness.lab.questions import next_question
+from harness.lab.close_out_questions import next_question
 from harness.run.records import incumbent_of, records_from_journal
 from harness.run.state import Training
 from harness.show import sentences, status

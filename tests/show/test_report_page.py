@@ -16,7 +16,7 @@ from harness.ground.text import without_escapes
 from harness.run.records import TITLE_CHARACTERS, records_from_journal
 from harness.run.results import FORMULA, format_results, results_from_journal
 from harness.run.run import Run
-from harness.show.exports import harmless, tables_of
+from harness.show.chart_files import harmless, tables_of
 from harness.show.frame import load_run
 from harness.show.report import write_page
 from harness.show.status import status_screen

@@ -9,8 +9,8 @@ from checkout import ROOT
 from simulated_runs import Simulated
 
 from harness.lab.close_out import NAME, fold_close_out
+from harness.lab.close_out_questions import plan
 from harness.lab.kept_files import update_best
-from harness.lab.questions import plan
 from harness.run import git_history
 from harness.run.run import Run
 from harness.search.gate import source_hash

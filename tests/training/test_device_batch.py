@@ -10,9 +10,9 @@ import pytest
 import torch
 from checkout import TEMPLATE
 
-from harness.lab import device_batch, executor, fit
+from harness.lab import card_fit, device_batch, executor
+from harness.lab.card_fit import PLAIN, Fit, find_fit, ladder
 from harness.lab.device_batch import HEADROOM, search_rows
-from harness.lab.fit import PLAIN, Fit, find_fit, ladder
 from harness.run import profiles
 from harness.run.settings import make_settings
 from harness.sandbox.request import TrainingRequest
@@ -257,7 +257,7 @@ def test_what_the_machine_did_is_no_reason_to_step_down(
         "memory_mb": None,
         "attention": None,
     }
-    monkeypatch.setattr(fit, "try_rows", lambda *arguments: ended)
+    monkeypatch.setattr(card_fit, "try_rows", lambda *arguments: ended)
     compiled = dataclasses.replace(settings, compile=True)
     assert find_fit(
         trainer(compiled, tiny_data, tmp_path / "run"), EAGER, lambda line: None
@@ -276,7 +276,7 @@ def test_a_run_that_stepped_down_leaves_the_next_one_to_try_again(
         }
         return ended | {"status": "crash" if how["compile"] else "ok"}
 
-    monkeypatch.setattr(fit, "try_rows", trained)
+    monkeypatch.setattr(card_fit, "try_rows", trained)
     compiled = dataclasses.replace(settings, compile=True)
     found = find_fit(trainer(compiled, tiny_data, tmp_path / "run"), EAGER, lambda line: None)
     assert (found.compile, found.attention) == (
@@ -317,7 +317,7 @@ def test_what_cannot_be_told_is_not_kept(settings, tiny_data, tmp_path, monkeypa
         "memory_mb": None,
         "attention": None,
     }
-    monkeypatch.setattr(fit, "try_rows", lambda *arguments: ended)
+    monkeypatch.setattr(card_fit, "try_rows", lambda *arguments: ended)
     assert find_fit(
         trainer(settings, tiny_data, tmp_path / "run"), EAGER, lambda line: None
     ) == Fit(compile=False)

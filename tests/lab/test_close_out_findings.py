@@ -5,8 +5,8 @@ from kept_runs import COMMENTED, MORE_DEPTH, MORE_HEADS, Kept
 
 from harness.check.close_out import check_close_out
 from harness.check.files import Look
-from harness.lab.findings import CONFIRMED, HURTS, PART, UNKNOWN, findings_of, sentences
-from harness.lab.questions import next_question, seconds_of, within, words_left
+from harness.lab.close_out_findings import CONFIRMED, HURTS, PART, UNKNOWN, findings_of, sentences
+from harness.lab.close_out_questions import next_question, seconds_of, within, words_left
 
 WORSE, SAME, BETTER = [1.20, 1.21, 1.22], [1.00, 1.01, 1.02], [0.90, 0.91, 0.92]
 A_LITTLE = [1.001, 1.016, 1.016]

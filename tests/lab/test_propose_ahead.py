@@ -11,10 +11,10 @@ from labs import incumbent_source, run_experiment, without_keys
 
 import harness
 from harness.check.check import check_run
-from harness.lab import ahead
-from harness.lab.ahead import may_ask_ahead, take_ahead
+from harness.lab import propose_ahead
 from harness.lab.close_out import STOP_FILE
 from harness.lab.proposal_request import Asking
+from harness.lab.propose_ahead import may_ask_ahead, take_ahead
 from harness.rules.next_step import Step
 
 FAR = "base_url=https://models.example.org/v1"
@@ -38,7 +38,7 @@ def answer_with(source: str):
 def asked(lab, monkeypatch, tmp_path):
     """A run whose model answers at once, on this machine, and may be asked ahead all the same."""
     without_keys(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(ahead, "may_ask_ahead", lambda asking: asking.proposer != "tpe")
+    monkeypatch.setattr(propose_ahead, "may_ask_ahead", lambda asking: asking.proposer != "tpe")
     text = "```settings\nallowed_categories = ['tune']\n```\n"
     monkeypatch.setattr(lab, "program_text", lambda: text)
     with FakeOpenAI(answer_with(incumbent_source(lab))) as server:
@@ -124,6 +124,6 @@ def test_where_a_model_may_be_asked_ahead(
     proposer, options, night, walled, may, monkeypatch, tmp_path
 ):
     without_keys(monkeypatch, tmp_path)
-    monkeypatch.setenv(ahead.NIGHT_VARIABLE, night)
-    monkeypatch.setattr(ahead, "find_wall", lambda: SimpleNamespace(walled=walled))
+    monkeypatch.setenv(propose_ahead.NIGHT_VARIABLE, night)
+    monkeypatch.setattr(propose_ahead, "find_wall", lambda: SimpleNamespace(walled=walled))
     assert may_ask_ahead(Asking(proposer, "m", options)) == may

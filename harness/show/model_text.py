@@ -9,7 +9,7 @@ from __future__ import annotations
 from harness.ground.text import without_escapes
 from harness.lab.model_text import is_of_branch, read_model_text
 from harness.run.run import Run
-from harness.scoring.writing import TEMPERATURE
+from harness.scoring.text_sampling import TEMPERATURE
 
 
 def say_texts(run: Run) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from harness.lab.changes import NotAlone, best_without
 from harness.lab.close_out import BASELINE, CloseOut, Comparison
-from harness.lab.findings import changes_of, removable
+from harness.lab.close_out_findings import changes_of, removable
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.pace import seconds_of_trainings
 from harness.run.run import Run
