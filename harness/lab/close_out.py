@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def kind(self) -> str:
-        """The question it answers: claim, ablation, simplified or longer."""
+        """The question it answers: claim, ablation, simplified, longer or elsewhere."""
         return self.begun.get("kind", "claim")
 
     @property
@@ -67,6 +67,11 @@ class Comparison:
     def budgets(self) -> float:
         """The budget of its trainings, in budgets of the night."""
         return self.begun.get("budgets", 1)
+
+    @property
+    def text(self) -> dict:
+        """Facts of the text that it trains and scores on (`other_text`); {} for the run's own."""
+        return self.begun.get("text", {})
 
     @property
     def in_flight(self) -> Training | None:

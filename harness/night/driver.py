@@ -17,7 +17,7 @@ from pathlib import Path
 import harness
 from harness.data.manifest import PreparedData, open_prepared
 from harness.ground.errors import BusyError, DataError, DeviceRefused, LabError, SettingsError
-from harness.lab import model_text, start
+from harness.lab import model_text, other_text, start
 from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
 from harness.lab.proposal_request import SINCE_VARIABLE
 from harness.lab.proposing import check_program, kept_program
@@ -159,7 +159,9 @@ class Driver:
         wishes, run = self.wishes, self.run
         find_wall()
         if run.is_there:
-            start.check_same_wishes(run.settings, wishes.profile, wishes.source, wishes.overrides)
+            asked = (wishes.profile, wishes.source, wishes.overrides)
+            free = other_text.FIELDS if wishes.close_out else ()
+            start.check_same_wishes(run.settings, *asked, free)
             check_same_harness(run.settings)
             check_same_text(run.settings)
         elif wishes.close_out:
@@ -219,13 +221,16 @@ class Driver:
             self.say(words)
 
     def prepare(self) -> None:
-        """The text, unless the run has it."""
+        """The text, unless the run has it, and another one that its close-out is asked for."""
         if data := data_of_run(self.wishes):
             self.say(f"1 of 5, data {data.data_id} is as the run began with it")
-            return
-        parameters = what_to_prepare(self.wishes)
-        self.say(f"1 of 5, prepare data (profile {parameters['profile']})")
-        self.execute("01_prepare", parameters)
+        else:
+            parameters = what_to_prepare(self.wishes)
+            self.say(f"1 of 5, prepare data (profile {parameters['profile']})")
+            self.execute("01_prepare", parameters)
+        if text := text_asked_for(self.wishes):
+            self.say("1 of 5, prepare the other text that was asked for")
+            self.execute("01_prepare", what_to_prepare(self.wishes, text))
 
     def make_baseline(self) -> bool:
         """The baseline, unless the run has it; False where the night was asked to stop before."""
@@ -264,7 +269,10 @@ class Driver:
             plan = close_out_plan_words(self.wishes)
         self.say(f"4 of 5, {plan}")
         hours = self.wishes.seconds_left / 3600 if after else 0.0
-        self.execute("05_close_out", self.common | {"hours": round(hours, 4)})
+        asked = {"hours": round(hours, 4)}
+        if text_asked_for(self.wishes):
+            asked |= {"source": self.wishes.source, "overrides": self.wishes.overrides}
+        self.execute("05_close_out", self.common | asked)
 
     def execute(self, name: str, parameters: dict, page: str = "") -> None:
         """Execute a notebook until its work is done or the night is to stop. page: as it is called
@@ -323,15 +331,22 @@ def what_was_asked(wishes: Wishes) -> dict:
     return {name: getattr(wishes, name) for name in names}
 
 
-def what_to_prepare(wishes: Wishes) -> dict:
+def text_asked_for(wishes: Wishes) -> dict[str, object]:
+    """What a close-out is asked to compare on besides the run's own text, by a profile's fields."""
+    if not (wishes.close_out and wishes.run.is_there):
+        return {}
+    return other_text.changes_of_text(wishes.run.settings, wishes.source, wishes.overrides)
+
+
+def what_to_prepare(wishes: Wishes, other: dict[str, object] | None = None) -> dict:
     """Parameters of the prepare notebook: the run's own when there is one, else what was asked
-    for."""
+    for. other: fields of its profile that are to be otherwise."""
     asked = what_was_asked(wishes)
     if not wishes.run.is_there:
         return asked
     settings = wishes.run.settings
-    began = settings.profile
-    sizes = [f"{name}={began[name]}" for name in ("vocab_size", "max_seq_len", "eval_tokens")]
+    began = settings.profile | (other or {})
+    sizes = [f"{name}={began[name]}" for name in other_text.SIZES]
     return asked | {
         "profile": began["name"],
         "source": began["source"],

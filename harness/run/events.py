@@ -166,9 +166,10 @@ EVENTS: dict[str, dict[str, str]] = {
     "note": {"text": "what was mended"},
     "claim_begun": {
         "best": "experiment to be claimed",
-        "kind": "claim, ablation, simplified or longer: what is asked",
+        "kind": "claim, ablation, simplified, elsewhere or longer: what is asked",
         "against": "other files; of each what it lacks, and why it cannot be made",
         "budgets": "of the night, that each training gets",
+        "text": "another text: its source, sizes, data id, hash and folder",
         "seeds": "trainings of each file",
         "first_seed": "of them",
         "template": "whether the template is trained, too",
