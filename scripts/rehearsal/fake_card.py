@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,14 +92,15 @@ def build_guard(folder: Path) -> Path:
     return made
 
 
-def child_variables(guard: Path) -> dict[str, str]:
-    """What a process is started with that is to believe in a card."""
-    return {"LD_PRELOAD": str(guard), "PYTHONPATH": os.pathsep.join(map(str, (ROOT, SCRIPTS)))}
+def ask_child(
+    module: str, jobs: list[dict], guard: Path, packages: Sequence[Path] = ()
+) -> list[dict]:
+    """Have a module do jobs in a process that can believe in a card; return its answers.
 
-
-def ask_child(module: str, jobs: list[dict], guard: Path) -> list[dict]:
-    """Have a module do jobs in a process that can believe in a card; return its answers."""
-    environment = os.environ | child_variables(guard)
+    packages: folders of packages that it needs and that are not installed.
+    """
+    path = os.pathsep.join(map(str, (ROOT, SCRIPTS, *packages)))
+    environment = os.environ | {"LD_PRELOAD": str(guard), "PYTHONPATH": path}
     command = [sys.executable, "-m", module]
     done = subprocess.run(
         command, env=environment, input=json.dumps(jobs), capture_output=True, text=True

@@ -2,7 +2,7 @@
 
     python -m rehearsal.training < JOBS.json > FACTS.json
 
-In: a list of jobs, the arguments of `rehearse`; the variables of `fake_card`. Out: a list of
+In: a list of jobs, the arguments of `rehearse`; the guard of `fake_card`. Out: a list of
 facts, one a job, see `rehearse`. Session, loader, attention and the file itself are the real
 ones; a tensor has no numbers, so a loss reads as 1 and the weights stay unwritten. A process of its
 own: it cannot be made to see what is there again.
@@ -44,11 +44,11 @@ def rehearse(source: str, profile: str, card: str, backend: str = "eager", steps
     """Run train.py once as a session would, and return what was seen.
 
     backend: eager; aot (through dynamo and AOTAutograd); memory (as aot, partitioned as Inductor
-    would). steps: on the clock. In the facts: `events`, as the runner would read them; `failed`, ""
-    where it ran; `weights`, dtypes of what was handed in. Of eager `products` and `attention`, what
-    reached those operators, and `strangers`, operators that met a tensor elsewhere than on the
-    card. Of others `graphs`, `late` ones that were compiled on the clock, `breaks`; of memory
-    `saved_bytes`, what forward passes keep.
+    would); inductor (see `machine_code`). steps: on the clock. In the facts: `events`, as the
+    runner would read them; `failed`, "" where it ran; `weights`, dtypes of what was handed in. Of
+    eager `products` and `attention`, what reached those operators, and `strangers`, operators that
+    met a tensor elsewhere than on the card. Of others `graphs`, `late` ones that were compiled on
+    the clock, `breaks`; of memory `saved_bytes`, what forward passes keep.
     """
     torch._dynamo.reset()
     counters.clear()
@@ -190,7 +190,7 @@ def scaled_dot_product_attention(
 def backend_of(name: str, facts: dict):
     """What torch.compile hands graphs to."""
     if name != "memory":
-        return "aot_eager"
+        return "inductor" if name == "inductor" else "aot_eager"
     from torch._dynamo.backends.common import aot_autograd
     from torch._functorch.partitioners import min_cut_rematerialization_partition
     from torch._inductor.decomposition import select_decomp_table
