@@ -201,7 +201,7 @@ class Claimant:
         for folder in self.folder.glob("[0-9]*"):
             if folder != waiting:
                 drop_weights_of_run(folder)
-            for left in (folder / "work", folder / "compile_cache", *folder.glob("server_*")):
+            for left in (folder / "work", *folder.glob("server_*")):
                 remove_tree(left)
 
     def _claim(self, found: CloseOut) -> None:

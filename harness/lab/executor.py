@@ -24,6 +24,7 @@ from harness.run.settings import (
     training_request,
     wall_of,
 )
+from harness.sandbox.compile_cache import local_folder
 from harness.sandbox.device import detect_device
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import run_training
@@ -41,11 +42,12 @@ def ignore(event: object) -> None:
 class Executor:
     """Trains and scores under the settings of one run.
 
-    folder: the run's, whose compile cache trainings begin with; results: the folder of all runs.
+    folder: the run's; compiled: its compiled code; results: the folder of all runs.
     """
 
     def __init__(self, settings: Settings, data: PreparedData, folder: Path, results: Path) -> None:
         self.settings, self.data, self.folder, self.results = settings, data, folder, results
+        self.compiled = local_folder(folder)
         self.integrity = Integrity(data, settings.harness_hash)
         self._waiting = contextlib.ExitStack()
         self._server: ServerJob | None = None
@@ -55,8 +57,8 @@ class Executor:
     ) -> TrainingRequest:
         """A training of train_py in a folder of its own. limits: what is not as in every run."""
         request = training_request(self.settings, self.data, folder, train_py, seed, self.results)
-        cache = str(self.folder / "compile_cache")
-        return dataclasses.replace(request, compile_cache=cache, **limits)
+        cache = str(self.compiled) if self.settings.compile else None
+        return dataclasses.replace(request, **{"compile_cache": cache} | limits)
 
     def train(
         self, request: TrainingRequest, listen: Listener = ignore, score_follows: bool = True

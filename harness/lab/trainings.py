@@ -15,16 +15,13 @@ from pathlib import Path
 from harness.ground.errors import Paused
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.executor import Executor, Listener
-from harness.lab.kept_files import (
-    append_summary,
-    drop_weights_of_run,
-    promote_compile_cache,
-)
+from harness.lab.kept_files import append_summary, drop_weights_of_run
 from harness.lab.open_run import OpenRun
 from harness.rules.fault import failed_alike
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.state import Experiment, State, Training
+from harness.sandbox.compile_cache import promote
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS
 from harness.scoring.measure import Measurement
@@ -93,7 +90,7 @@ class Runs:
         result = self.train(job, facts, limits)
         compiles = self.run.settings.compile
         if compiles and step.experiment == 0 and result["status"] == "ok":  # the next ones are warm
-            promote_compile_cache(self.run.folder, job.folder / "compile_cache")
+            promote(self.run.executor.compiled, job.train_py)
 
     def train(self, job: Job, facts: dict, limits: dict) -> dict:
         """Train once, and note when it began and how it ended; return the fields of `trained`.

@@ -214,20 +214,14 @@ def homes() -> list[str]:
 
 
 def python_paths() -> list[str]:
-    """This Python, its packages, what the environment names of libraries and compilers, and
-    attention kernels that were downloaded before.
-    """
+    """This Python, its packages, and what the environment names of libraries and compilers."""
     packages = [
         path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")
     ]
     prefixes = [sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
     named = [os.environ.get(name, "") for name in PATHS]
     libraries = [path for value in named for path in value.split(os.pathsep) if path]
-    home = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
-    # Behind the wall there is no network to fetch them from.
-    hubs = [home / "hub", *map(Path, filter(None, [os.environ.get("KERNELS_CACHE")]))]
-    kernels = sorted(str(path) for hub in hubs for path in hub.glob("*s--kernels-community--*"))
-    return [*prefixes, *site.getsitepackages(), *packages, *libraries, *kernels]
+    return [*prefixes, *site.getsitepackages(), *packages, *libraries]
 
 
 @functools.cache
