@@ -65,8 +65,9 @@ def prepare(
 
     vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of
     validation, as many of holdout, and at most splits.UNSEEN_TOKENS more of `unseen`.
-    workers: processes, by default one per CPU that memory goes for. progress: is given one line of text at a time.
-    download_workers: files downloaded at a time. Raises DataError with what to do.
+    workers: processes, by default one per CPU, as far as memory goes. progress: is given one line
+    of text at a time. download_workers: files downloaded at a time. Raises DataError with what to
+    do.
     """
     job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
     workers = process_count(WORKER_MB) if workers is None else workers

@@ -94,7 +94,9 @@ def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
     advice = f"See it with: {command_on(wishes.folder, '--status')}; or choose another tag"
     with hold(wishes.folder, "night", "a night", advice):
         (wishes.folder / STOP_FILE).unlink(missing_ok=True)
-        os.environ[SINCE_VARIABLE] = str(step_after(wishes.run.state).experiment)
+        step = step_after(wishes.run.state)
+        begun = (step.kind, step.attempt) != ("propose", 0)  # before this start
+        os.environ[SINCE_VARIABLE] = str(step.experiment + begun)
         terminal = Terminal(wishes.folder / "night.log")
         try:
             with Stopper(wishes, terminal) as stopper:
@@ -246,7 +248,8 @@ class Driver:
         """One after the other, as many as were asked for."""
         wishes = self.wishes
         self.say(f"3 of 5, experiments: {plan_words(wishes)}")
-        who = {"proposer": proposers.proposer, "model": proposers.model, "llm": wishes.llm}
+        # A model that nobody named is looked for each time: another may be served meanwhile.
+        who = {"proposer": proposers.proposer, "model": wishes.model, "llm": wishes.llm}
         while not (self.stopper.is_wanted() or wishes.close_out or wishes.is_enough()):
             number = step_after(self.run.state).experiment
             self.execute("03_agent_loop", self.common | who, page=page_name(number))

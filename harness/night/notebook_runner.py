@@ -178,8 +178,8 @@ class NotebookRunner:
     def tell(self, told: int) -> int:
         """Say what has happened since so many entries; return how many there are."""
         entries = self.run.entries
-        for entry in entries[told:]:
-            words = line_of_entry(entry)
+        for number, entry in enumerate(entries[told:], told):
+            words = line_of_entry(entry, entries[:number])
             if words:
                 self.terminal.say(words)
             if self.wishes.notify_keeps and entry.get("decision") == "keep":
