@@ -66,7 +66,7 @@ def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
         raise BusyError(f"run {folder.name} is in use by {who}. {advice}") from None
     except OSError as error:  # some network disks
         raise SettingsError(
-            f"the disk of {folder} has no locks for files ({error.strerror}), and a run needs them: "
+            f"the disk of {folder} has no locks for files ({error.strerror}), which a run needs: "
             "choose a folder on another with --results"
         ) from error
     try:
