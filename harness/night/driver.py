@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
 from harness.lab.proposal_request import SINCE_VARIABLE
 from harness.lab.proposing import check_program, kept_program
 from harness.night.endpoint_check import Proposers, choose_proposers
-from harness.night.notebook_runner import NotebookRunner, first_line
+from harness.night.notebook_runner import NotebookRunner
 from harness.night.notify import notify
 from harness.night.progress import close_out_plan_words, close_out_words, result_words
 from harness.night.requests import StopNow, Stopper
@@ -45,7 +45,7 @@ from harness.run.settings import (
 from harness.sandbox.device import detect_device
 from harness.sandbox.wall import find_wall
 from harness.search.program import has_settings, read_program
-from harness.show import epochs, index, report
+from harness.show import epochs, report
 from harness.show.sentences import claim_on_branch, headline
 
 
@@ -94,7 +94,9 @@ def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
     advice = f"See it with: {command_on(wishes.folder, '--status')}; or choose another tag"
     with hold(wishes.folder, "night", "a night", advice):
         (wishes.folder / STOP_FILE).unlink(missing_ok=True)
-        os.environ[SINCE_VARIABLE] = str(step_after(wishes.run.state).experiment)
+        step = step_after(wishes.run.state)
+        begun = (step.kind, step.attempt) != ("propose", 0)  # before this start
+        os.environ[SINCE_VARIABLE] = str(step.experiment + begun)
         terminal = Terminal(wishes.folder / "night.log")
         try:
             with Stopper(wishes, terminal) as stopper:
@@ -134,7 +136,6 @@ class Driver:
         self.wishes, self.stopper, self.say = wishes, stopper, terminal.say
         self.run, self.folder = wishes.run, wishes.folder
         self.runner = NotebookRunner(wishes, terminal, stopper)
-        self.said: set[str] = set()
         self.common = {"tag": wishes.tag, "results_dir": wishes.results}
 
     def drive(self) -> None:
@@ -251,7 +252,8 @@ class Driver:
         """One after the other, as many as were asked for."""
         wishes = self.wishes
         self.say(f"3 of 5, experiments: {plan_words(wishes)}")
-        who = {"proposer": proposers.proposer, "model": proposers.model, "llm": wishes.llm}
+        # A model that nobody named is looked for each time: another may be served meanwhile.
+        who = {"proposer": proposers.proposer, "model": wishes.model, "llm": wishes.llm}
         while not (self.stopper.is_wanted() or wishes.close_out or wishes.is_enough()):
             number = step_after(self.run.state).experiment
             self.execute("03_agent_loop", self.common | who, page=page_name(number))
@@ -279,30 +281,12 @@ class Driver:
         in the run's notebooks/, where that is another name."""
         self.runner.execute(name, page or name, parameters)
         if self.run.entries:
-            self.runner.wait_for(partial(self.derive, "the index of pages", index.write_index))
-            self.runner.wait_for(partial(self.derive, "the report", self.write_page))
-
-    def write_page(self, folder: Path) -> None:
-        report.write_page(folder, live=True)
-
-    def derive(self, what: str, write: Callable[[Path], object]) -> None:
-        """Write what is made of the journal and can be made again: where that fails it is said,
-        once a cause, and the night goes on."""
-        try:
-            write(self.folder)
-        except Exception as error:
-            if disk_space.is_full(error):
-                raise
-            cause = f"{type(error).__name__}: {first_line(str(error))}"
-            words = f"{what} cannot be written ({cause}); nothing else is lost"
-            if words not in self.said:
-                self.say(words)
-            self.said.add(words)
+            self.runner.wait_for(partial(self.runner.derive_pages, live=True))
 
     def say_where(self) -> None:
         """The end: the figures, and where to look."""
         folder = self.folder
-        self.derive("the report", report.write_report)
+        self.runner.derive("the report", report.write_report)
         self.say(result_words(self.run))
         for words in close_out_words(self.wishes):
             self.say(words)

@@ -163,7 +163,10 @@ EVENTS: dict[str, dict[str, str]] = {
         "suspects": "experiments that failed alike",
         "suspected": "their words",
     },
-    "note": {"text": "what was mended"},
+    "note": {
+        "text": "what was mended",
+        "about": "program.md, where that does not hold as it stands",
+    },
     "claim_begun": {
         "best": "experiment to be claimed",
         "kind": "claim, ablation, simplified, elsewhere or longer: what is asked",

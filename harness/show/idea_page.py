@@ -12,6 +12,7 @@ import urllib.parse
 from pathlib import Path
 
 from harness.lab.loop import NIGHT_VARIABLE, Lab
+from harness.lab.proposing import program_words
 from harness.run.noise import KNOWN_DF
 from harness.run.records import noise_of_gain
 from harness.run.settings import wall_of
@@ -38,8 +39,8 @@ def idea_page(lab: Lab, experiment: Experiment) -> Html:
     if skipped := proposed.get("not_applicable"):
         page += soft(f"not applicable to this file: {', '.join(map(str, skipped))}")
     page += exchange_line(lab, experiment, len(experiment.attempts) - 1)
-    if warning := keys.exposure(wall_of(lab.settings).walled):
-        page += box(warning, RED)
+    warnings = (program_words(lab.entries), keys.exposure(wall_of(lab.settings).walled))
+    page += Html().join(box(warning, RED) for warning in warnings if warning)
     changed = (proposed.get("constants_changed") or {}).items()
     rows = [(name, old, new) for name, (old, new) in changed]
     return box(page, BLUE) + (table(("constant", "was", "now"), rows) if rows else "")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from harness.ground.errors import PageError
+from harness.ground.errors import PageError, SettingsError
 from harness.ground.files import write_text_atomic
 from harness.ground.text import one_line
 from harness.run.journal import read_journal
@@ -131,11 +131,19 @@ def export_notebook(ipynb_path: str | Path) -> Path:
 @lru_cache(maxsize=2)
 def _converter(without_code: bool):
     """What makes a notebook's cells into HTML, and the style sheet of its code."""
-    from nbconvert import HTMLExporter
+    import nbconvert
     from pygments.formatters import HtmlFormatter
 
     formatter = HtmlFormatter(style="default", nobackground=True)
-    exporter = HTMLExporter(template_name="basic", exclude_input=without_code)
+    # Of the environment that nbconvert is installed in, which may be another one than is running.
+    templates = Path(nbconvert.__file__).parents[4] / "share/jupyter/nbconvert/templates"
+    options = {"template_name": "basic", "extra_template_basedirs": [str(templates)]}
+    try:
+        exporter = nbconvert.HTMLExporter(exclude_input=without_code, **options)
+    except ValueError as error:
+        raise SettingsError(
+            "nbconvert lacks its templates: pip install --force-reinstall nbconvert"
+        ) from error
     return exporter, formatter.get_style_defs(".highlight")
 
 

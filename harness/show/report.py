@@ -21,7 +21,7 @@ from harness.run.results import clean_description
 from harness.run.run import Run, again_command, claim_command
 from harness.run.state import fold
 from harness.search.llm.exchanges import Usage
-from harness.show.costs import run_usage, usage_words
+from harness.show.costs import failure_words, run_usage, usage_words
 from harness.show.doubts import doubts
 from harness.show.learnt import say_learnt
 from harness.show.model_text import say_texts
@@ -45,6 +45,7 @@ from harness.show.sentences import (
 
 NEAR_MISSES = 5
 CAUSES = 3  # of each kind of failure
+REASON = 800  # characters: what to do about it comes last
 PICTURE = "![every experiment and what was on the branch](progress.png)"
 BRANCH_TABLE = """\
 | experiment | idea | val_bpb | gain | runs | steps | tokens/s | cores held by others | why |
@@ -257,7 +258,7 @@ def _failures(records: Sequence[Record]) -> str:
 def _whose_ideas(entries: Sequence[dict], records: Sequence[Record], usage: Usage) -> str:
     """Whose ideas came to what, and the language model's cost; "" where none was asked."""
     proposed = [entry for entry in entries if entry.get("event") == "proposed"]
-    failed = [entry for entry in proposed if entry.get("llm_failed")]
+    failed = failure_words(entries, partial(quoted, limit=REASON))
     models: dict[str, list[str]] = defaultdict(list)
     for entry in proposed:
         model = quoted(model_words(entry), 120) if entry.get("model") else ""
@@ -275,11 +276,7 @@ def _whose_ideas(entries: Sequence[dict], records: Sequence[Record], usage: Usag
     if repairs := sum(bool(entry.get("attempt")) for entry in proposed):
         lines.append(f"- {plural(repairs, 'failed idea')} went back to it for repair.")
     if failed:
-        last = quoted(failed[-1]["llm_failed"], 120)
-        times = plural(len(failed), "time")
-        lines.append(
-            f"- {times} it could not be asked, and tpe proposed instead; the last time: {last}."
-        )
+        lines.append(f"- {failed}.")
     return "\n".join(lines)
 
 
