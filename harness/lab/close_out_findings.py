@@ -114,8 +114,8 @@ def words_of_longer(budgets: float, claimed: dict, at_first: dict) -> str:
     if claimed["status"] != "ok":
         return f"{at} {claimed['cause']}"
     gain, first = claimed["holdout"], at_first["holdout"]["difference"]
-    interval = f"95% interval {gain['low']:+.4f} to {gain['high']:+.4f}"
-    size = f"a gain of {gain['difference']:+.4f} bpb on the holdout ({interval})"
+    interval = f"95% interval {gain['low']:+z.4f} to {gain['high']:+z.4f}"
+    size = f"a gain of {gain['difference']:+z.4f} bpb on the holdout ({interval})"
     if gain["low"] > 0:
         share = f", {gain['difference'] / first:.0%} of that at 1x" if first > 0 else ""
         return f"the gain lasts {at}: {size}{share}"

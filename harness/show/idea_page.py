@@ -50,7 +50,7 @@ def origin_words(proposed: dict) -> list[str]:
     by = proposed["proposer"] + (f" ({proposed['model']})" if proposed.get("model") else "")
     operator = f", asked to {proposed['operator']}" if proposed.get("operator") else ""
     expected = proposed.get("expected_delta")
-    says = f"; expects val_bpb to change by {expected:+.4f}" if expected is not None else ""
+    says = f"; expects val_bpb to change by {expected:+z.4f}" if expected is not None else ""
     origin = f"proposed by {by}{operator}, from experiment {proposed['parent']}{says}"
     failed = proposed.get("llm_failed")
     told = f"the language model could not: {failed}" if failed else ""

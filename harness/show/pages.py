@@ -19,8 +19,9 @@ from harness.ground.text import one_line
 from harness.run.journal import read_journal
 from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import Run, experiment_of_page, page_name
+from harness.show.charts.svg import curves_svg
 from harness.show.markup import GROUND, LINE, Html, link, picture
-from harness.show.report_page import idea_of
+from harness.show.report_page import curves_over_parent
 from harness.show.sentences import plural, quoted, signed
 
 HEAD, LINKS = "page-head", "page-links"  # cells that are put first on an experiment's page
@@ -32,6 +33,9 @@ POLICY = (
 ACTIVE = re.compile(
     r"<(/?)(script|meta|base|link|iframe|frame|object|embed|form|portal)\b", re.IGNORECASE
 )
+# Of a drawing: the picture for pages that take drawings out, which these are not.
+PICTURES = re.compile(r"<desc>.*?</desc>", re.DOTALL)
+WORDS = re.compile(r"<text.*?</text>")
 SCRIPTS = re.compile(r"<script\b.*?</script\s*>", re.IGNORECASE | re.DOTALL)
 REMOTE = re.compile(
     r"""(<[^<>]*\s)(src|srcset|poster|background)(\s*=\s*["']?\s*(?:https?:)?//)""", re.IGNORECASE
@@ -108,7 +112,7 @@ def export_notebook(ipynb_path: str | Path) -> Path:
         if "text/html" in output.get("data", {}):
             output["data"].pop(WIDGET, None)  # without a kernel its picture is what there is
     exporter, code_style = _converter(number is not None)
-    body = without_active_parts(exporter.from_notebook_node(notebook)[0])
+    body = without_active_parts(PICTURES.sub("", exporter.from_notebook_node(notebook)[0]))
     links = [link(path.name, "this notebook")]
     if (path.parents[1] / "journal.jsonl").exists():
         links.insert(0, link("../report/report.html", "all experiments"))
@@ -220,13 +224,15 @@ def head_of_page(run: Run, record: Record) -> str:
 
 def _curve(run: Run, record: Record) -> str:
     """Its training loss over that of the file which it changes; "" where there is none."""
-    curve = idea_of(run, record, run.state.experiments)["curve"]
-    if not curve:
+    experiments = run.state.experiments
+    curves = curves_over_parent(run, experiments[record.experiment], experiments)
+    # No grey is 4.5:1 on white and on JupyterLab's black: the picture's words stand below it.
+    svg = WORDS.sub("", curves_svg(curves))
+    if not svg:
         return ""
-    # As a picture it has no text colour around it; this grey is as far from white as from black.
-    svg = curve.replace("currentColor", "#7a7a7a").encode()
-    words = "training loss in nats; grey: of the file that it changes"
-    return f"{picture(svg, 'svg+xml', words, 420)}\n\n{words}"
+    ends = [f"{name}, {points[-1][1]:.3f} at its end" for name, points in curves if points]
+    words = f"training loss in nats; blue: {'; grey: '.join(ends)}"
+    return f"{picture(svg.encode(), 'svg+xml', words, 420)}\n\n{words}"
 
 
 def _neighbours(path: Path, number: int) -> list[tuple[str, str]]:

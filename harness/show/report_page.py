@@ -43,6 +43,7 @@ from harness.show.sentences import (
     latest_sigma,
     name_of,
     plural,
+    signed,
 )
 from harness.show.stage import read_curve
 
@@ -173,8 +174,8 @@ def _cards(run: Run, records: Sequence[Record], claimed: dict | None) -> list[tu
     ]
     if claimed and claimed.get("val"):
         val = claimed["val"]
-        interval = f"95%: {val['low']:+.4f} to {val['high']:+.4f}"
-        found.insert(0, ("claim, fresh seeds", f"{val['difference']:+.4f}", interval))
+        interval = f"95%: {val['low']:+z.4f} to {val['high']:+z.4f}"
+        found.insert(0, ("claim, fresh seeds", f"{val['difference']:+z.4f}", interval))
     if usage.requests:
         cost = f"{usage.cost_usd:.2f} USD" if usage.cost_usd is not None else "price unknown"
         found.append(("language model", plural(usage.requests, "request"), cost))
@@ -227,8 +228,8 @@ def _row(run: Run, record: Record, folded: bool) -> dict:
         "title": short_title(record),
         "folded": folded,
         "score": "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
-        "gain": "" if record.gain is None else f"{record.gain:+.4f}",
-        "sigmas": f"{record.gain / noise:+.1f}" if noise and record.gain is not None else "",
+        "gain": signed(record.gain),
+        "sigmas": f"{record.gain / noise:+z.1f}" if noise and record.gain is not None else "",
         "runs": str(record.n_runs or ""),
         "steps": cells_of_pace(record.pace)[0],
         "page": _page(run, record.experiment),
@@ -261,7 +262,7 @@ def idea_of(run: Run, record: Record, experiments: Sequence[Experiment]) -> dict
         "outcome": OUTCOME_WORDS[record.outcome],
         "title": short_title(record),
         "lines": [line for line in lines if line],
-        "curve": curves_svg(_curves(run, experiment, experiments)),
+        "curve": curves_svg(curves_over_parent(run, experiment, experiments)),
         "runs": _runs(attempt),
         "diff": _diff(folder),
         "log": _log(folder, attempt) if record.outcome in ("crashed", "no result") else "",
@@ -270,10 +271,10 @@ def idea_of(run: Run, record: Record, experiments: Sequence[Experiment]) -> dict
     }
 
 
-def _curves(
+def curves_over_parent(
     run: Run, experiment: Experiment, experiments: Sequence[Experiment]
 ) -> list[tuple[str, Points]]:
-    """The experiment's own first run that has a curve, and its parent's behind it."""
+    """(name, points) of the experiment's own first run, and of its parent's behind it."""
     parent = experiment.attempt.proposed.get("parent")
     ways = [("this experiment", experiment)]
     if parent is not None and parent < len(experiments):

@@ -34,12 +34,16 @@ CONTRASTS = """(root) => {
   const light = ([r, g, b]) =>
     [0.2126 * linear(r / 255), 0.7152 * linear(g / 255), 0.0722 * linear(b / 255)]
       .reduce((sum, v) => sum + v, 0);
-  const found = [];
+  const found = [], words = [];
   const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+  while (walker.nextNode())
+    words.push([walker.currentNode.textContent.trim(), walker.currentNode.parentElement]);
+  // Of a chart, whose letters are shapes.
+  for (const word of root.querySelectorAll('g[id^="text_"] > g'))
+    words.push([word.closest('svg').getAttribute('aria-label'), word]);
+  for (const [text, element] of words) {
     if (!text || !element.getClientRects().length) continue;
-    if (element.closest('[disabled], option, script, style')) continue;
+    if (element.closest('[disabled], option, script, style, desc')) continue;
     const style = getComputedStyle(element), grounds = [];
     for (let each = element; each; each = each.parentElement)
       grounds.push(parts(getComputedStyle(each).backgroundColor));

@@ -119,7 +119,7 @@ def _dot(
     record: Record, x: float, y: float, inside: bool, link: Callable[[int], str] | None
 ) -> str:
     colour = COLOURS.get(record.outcome, GREY)
-    gain = f", gain {record.gain:+.4f}" if record.gain is not None else ""
+    gain = f", gain {record.gain:+z.4f}" if record.gain is not None else ""
     head = f"{record.experiment:04d} {OUTCOME_WORDS[record.outcome]}"
     words = f"{head}: {short_title(record)}\n{record.val_bpb:.4f}{gain}"
     size = 6 if record.outcome in KEPT else 4.5
