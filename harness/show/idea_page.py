@@ -7,11 +7,10 @@ exchanges with the language model.
 
 from __future__ import annotations
 
-import os
 import urllib.parse
 from pathlib import Path
 
-from harness.lab.loop import NIGHT_VARIABLE, Lab
+from harness.lab.loop import Lab
 from harness.run.noise import KNOWN_DF
 from harness.run.records import noise_of_gain
 from harness.run.settings import wall_of
@@ -19,6 +18,7 @@ from harness.run.state import Attempt, Experiment
 from harness.sandbox import keys
 from harness.search.patch import make_diff
 from harness.show import markup
+from harness.show.addresses import address
 from harness.show.costs import usage_of, usage_words
 from harness.show.markup import BLUE, GREEN, GREY, RED, Html, bold, box, diff, divs, soft, table
 from harness.show.sentences import hypothesis_words
@@ -87,10 +87,8 @@ def answer_link(lab: Lab, exchange: Path) -> Html | str:
 
 
 def link(lab: Lab, path: Path, words: str) -> Html:
-    """A link to a file of ours, from where a night's pages lie, or from a notebook by hand."""
-    page = lab.folder / "notebooks" if os.environ.get(NIGHT_VARIABLE) else Path.cwd()
-    target = Path(os.path.relpath(path, page)).as_posix()
-    return markup.link(urllib.parse.quote(target), words)
+    """A link to a file of ours."""
+    return markup.link(urllib.parse.quote(address(path, lab.folder)), words)
 
 
 def check_page(experiment: Experiment) -> Html:

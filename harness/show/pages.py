@@ -19,8 +19,8 @@ from harness.ground.text import one_line
 from harness.run.journal import read_journal
 from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import Run, experiment_of_page, page_name
-from harness.show.charts.svg import curves_svg
-from harness.show.markup import GROUND, LINE, Html, link, picture
+from harness.show.charts.svg import as_pictures, curves_svg
+from harness.show.markup import GROUND, LINE, Html, link
 from harness.show.report_page import curves_over_parent
 from harness.show.sentences import plural, quoted, signed
 
@@ -35,7 +35,6 @@ ACTIVE = re.compile(
 )
 # Of a drawing: the picture for pages that take drawings out, which these are not.
 PICTURES = re.compile(r"<desc>.*?</desc>", re.DOTALL)
-WORDS = re.compile(r"<text.*?</text>")
 SCRIPTS = re.compile(r"<script\b.*?</script\s*>", re.IGNORECASE | re.DOTALL)
 REMOTE = re.compile(
     r"""(<[^<>]*\s)(src|srcset|poster|background)(\s*=\s*["']?\s*(?:https?:)?//)""", re.IGNORECASE
@@ -226,13 +225,9 @@ def _curve(run: Run, record: Record) -> str:
     """Its training loss over that of the file which it changes; "" where there is none."""
     experiments = run.state.experiments
     curves = curves_over_parent(run, experiments[record.experiment], experiments)
-    # No grey is 4.5:1 on white and on JupyterLab's black: the picture's words stand below it.
-    svg = WORDS.sub("", curves_svg(curves))
-    if not svg:
-        return ""
+    shown = as_pictures(curves_svg(curves))
     ends = [f"{name}, {points[-1][1]:.3f} at its end" for name, points in curves if points]
-    words = f"training loss in nats; blue: {'; grey: '.join(ends)}"
-    return f"{picture(svg.encode(), 'svg+xml', words, 420)}\n\n{words}"
+    return f"{shown}\n\ntraining loss in nats; blue: {'; grey: '.join(ends)}" if shown else ""
 
 
 def _neighbours(path: Path, number: int) -> list[tuple[str, str]]:

@@ -48,8 +48,8 @@ CONTRASTS = """(root) => {
     for (let each = element; each; each = each.parentElement)
       grounds.push(parts(getComputedStyle(each).backgroundColor));
     const ground = grounds.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
-    const filled = style.fill !== 'rgb(0, 0, 0)' && element instanceof SVGElement;
-    const ink = over(parts(filled ? style.fill : style.color), ground);
+    const drawn = element instanceof SVGElement;
+    const ink = over(parts(drawn ? style.fill : style.color), ground);
     const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
     found.push([(a + 0.05) / (b + 0.05), text.slice(0, 60)]);
   }
