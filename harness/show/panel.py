@@ -24,7 +24,7 @@ from harness.run.run import SAMPLE_TAG, Run, list_runs, page_name
 from harness.run.settings import results_folder
 from harness.show import panel_words
 from harness.show.addresses import markdown_links
-from harness.show.charts.svg import as_pictures, progress_svg
+from harness.show.charts.svg import as_pictures, legend_of, progress_svg
 from harness.show.commands import Commands, copy_of_best, end_night, own_file, read_tail
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
 from harness.show.panel_widgets import PanelWidgets, put, show_markdown
@@ -149,7 +149,8 @@ class Panel(PanelWidgets):
         if self._changed("entries", len(self.run.entries)):
             self.records = records_from_journal(self.run.entries)
             chart = progress_svg(self.records)
-            put(self.chart, CHART.format(chart) if chart else chart)
+            legend = legend_of(self.records)
+            put(self.chart, CHART.format(chart + legend) if chart else chart)
             self._draw_list()
         log = preformatted(read_tail(self.run.folder / "night.log"))
         put(self.log, LOG.format(log))

@@ -33,7 +33,7 @@ from harness.run.records import (
 )
 from harness.run.run import Run, experiment_of_page, page_name
 from harness.run.state import Attempt, Experiment
-from harness.show.charts.svg import COLOURS, Points, curves_svg, progress_svg
+from harness.show.charts.svg import COLOURS, Points, curves_svg, legend_of, progress_svg
 from harness.show.costs import run_usage
 from harness.show.markup import GREY, RED, Html, diff, preformatted
 from harness.show.sentences import (
@@ -54,10 +54,11 @@ DIFF_LINES, LOG_CHARACTERS = 160, 3000
 
 
 class Report(NamedTuple):
-    """What a report says. sections: title -> Markdown; speed: what the machine did, "" for
-    nothing.
+    """What a report says of run `tag`. sections: title -> Markdown; speed: what the machine did,
+    "" for nothing.
     """
 
+    tag: str
     headline: str
     speed: str
     sections: dict[str, str]
@@ -84,6 +85,7 @@ def report_html(run: Run, said: Report, live: bool) -> str:
         alarm=said.speed,
         chart=progress_svg(records, address),
         small_chart=progress_svg(records, address, width=420, height=240),
+        legend=legend_of(records),
         pages=_pages(run),
         filters=_filters(),
         rows=[_row(run, record, record.experiment in folded) for record in reversed(records)],
@@ -175,7 +177,7 @@ def _cards(run: Run, records: Sequence[Record], claimed: dict | None) -> list[tu
     if claimed and claimed.get("val"):
         val = claimed["val"]
         interval = f"95%: {val['low']:+z.4f} to {val['high']:+z.4f}"
-        found.insert(0, ("claim, fresh seeds", f"{val['difference']:+z.4f}", interval))
+        found.insert(0, ("gain on fresh seeds", f"{val['difference']:+z.4f}", interval))
     if usage.requests:
         cost = f"{usage.cost_usd:.2f} USD" if usage.cost_usd is not None else "price unknown"
         found.append(("language model", plural(usage.requests, "request"), cost))

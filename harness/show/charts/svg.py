@@ -21,6 +21,7 @@ from harness.show.markup import (
     RED,
     Html,
     picture,
+    soft,
 )
 
 COLOURS = {
@@ -34,6 +35,10 @@ COLOURS = {
 LEFT, RIGHT, TOP, BOTTOM = 52, 78, 12, 26
 MOST_POINTS = 50  # of a curve
 DRAWING = re.compile(r'<svg [^>]*viewBox="0 0 (\d+) [^>]*aria-label="([^"]*)".*?</svg>', re.DOTALL)
+DOT = Html(
+    '<span style="display:inline-block;width:.7em;height:.7em;border-radius:50%;background:{}">'
+    "</span>"
+)
 WORDS = re.compile(r"<text.*?</text>")
 
 Points = Sequence[tuple[float, float]]
@@ -101,6 +106,18 @@ def progress_svg(
         ' aria-label="val_bpb by experiment, and what was on the branch" font-size="12"'
         f' style="width:100%;height:auto">{"".join(drawn)}</svg>'
     )
+
+
+def legend_of(records: Sequence[Record]) -> Html:
+    """What the colours of the chart's dots mean, of those outcomes that it has."""
+    scored = {record.outcome for record in records if record.val_bpb is not None}
+    words = [
+        Html("{} {}").format(DOT.format(COLOURS.get(name, GREY)), word)
+        for name, word in OUTCOME_WORDS.items()
+        if name in scored
+    ]
+    axes = "val_bpb by experiment, lower is better; the line is the branch"
+    return soft(Html(" &ensp; ").join([axes, *words])) if words else Html()
 
 
 def _limits(records: Sequence[Record], need: float | None) -> tuple[float, float]:
