@@ -159,9 +159,8 @@ def _measured(entries: Sequence[dict], settings: dict) -> str:
     span = "The journal is empty."
     if entries:
         ends = (parse_time(entry.get("time")) for entry in (entries[0], entries[-1]))
-        span = "From {} to {}.".format(
-            *(f"{end:%Y-%m-%d %H:%M} UTC" if end else "?" for end in ends)
-        )
+        times = (f"{end:%Y-%m-%d %H:%M} UTC" if end else "?" for end in ends)
+        span = f"From {' to '.join(times)}."
     return f"{span} Measured with {words}." + "".join(f" On this machine {each}." for each in tried)
 
 

@@ -284,7 +284,7 @@ def test_what_the_machine_did_to_a_night_is_said():
     )
     text = doubts_of(entries)
     assert (
-        "1 training shared the device with `'other'`" in text
+        "1 training shared the device with run `'other'`" in text
         and "1 training ended for reasons outside" in text
     )
     assert "Experiments 0002, 0003 failed alike (`no kernel`)" in text
