@@ -20,7 +20,7 @@ from harness.run.journal import read_journal
 from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import Run, experiment_of_page, page_name
 from harness.show.charts.svg import as_pictures, curves_svg
-from harness.show.markup import GROUND, LINE, Html, link
+from harness.show.markup import GROUND, LINE, VIEWER_NOTE, VIEWER_STYLE, Html, link
 from harness.show.report_page import curves_over_parent
 from harness.show.sentences import plural, quoted, signed
 
@@ -112,9 +112,9 @@ def export_notebook(ipynb_path: str | Path) -> Path:
             output["data"].pop(WIDGET, None)  # without a kernel its picture is what there is
     exporter, code_style = _converter(number is not None)
     body = without_active_parts(PICTURES.sub("", exporter.from_notebook_node(notebook)[0]))
-    links = [link(path.name, "this notebook")]
+    links = []
     if (path.parents[1] / "journal.jsonl").exists():
-        links.insert(0, link("../report/report.html", "all experiments"))
+        links.append(link("../report/report.html", "all experiments"))
     if number is not None:
         links[:0] = [link(f"{name}.html", words) for words, name in _neighbours(path, number)]
     record = _record_of(path)
@@ -123,8 +123,8 @@ def export_notebook(ipynb_path: str | Path) -> Path:
         Html(POLICY),
         title,
         Html(STYLE),
-        Html(NOTEBOOK_STYLE + code_style),
-        Html("<nav>{}</nav>\n").format(Html(" ").join(links)) + Html(body),
+        Html(NOTEBOOK_STYLE + VIEWER_STYLE + code_style),
+        VIEWER_NOTE + Html("<nav>{}</nav>\n").format(Html(" ").join(links)) + Html(body),
     )
     target = path.with_suffix(".html")
     write_text_atomic(target, page)

@@ -35,7 +35,7 @@ from harness.run.run import Run, experiment_of_page, page_name
 from harness.run.state import Attempt, Experiment
 from harness.show.charts.svg import COLOURS, Points, curves_svg, legend_of, progress_svg
 from harness.show.costs import run_usage
-from harness.show.markup import GREY, RED, Html, diff, preformatted
+from harness.show.markup import GREY, RED, VIEWER_NOTE, VIEWER_STYLE, Html, diff, preformatted
 from harness.show.sentences import (
     candidates_of,
     duration,
@@ -76,7 +76,7 @@ def report_html(run: Run, said: Report, live: bool) -> str:
     def address(number: int) -> str:
         return f"#e{number:04d}" if number in folded else _page(run, number) or "#experiments"
 
-    return template.render(
+    page = template.render(
         tag=run.folder.name,
         headline=said.headline,
         live=live,
@@ -97,9 +97,13 @@ def report_html(run: Run, said: Report, live: bool) -> str:
         ideas=folded.values(),
         left_out=_left_out(len(records) - len(folded)),
         colours={"red": RED},
+        viewer_style=Html(VIEWER_STYLE),
+        viewer_note=VIEWER_NOTE,
         script=Html(script),
         script_hash=digest,
     )
+    # In a tab of their own: see VIEWER_STYLE, which a link within the page ends.
+    return page.replace('<a href="../', '<a target="_blank" href="../')
 
 
 def _folded(run: Run, records: Sequence[Record]) -> dict[int, Html]:
@@ -269,7 +273,6 @@ def idea_of(run: Run, record: Record, experiments: Sequence[Experiment]) -> dict
         "diff": _diff(folder),
         "log": _log(folder, attempt) if record.outcome in ("crashed", "no result") else "",
         "page": _page(run, record.experiment),
-        "notebook": f"../notebooks/{page_name(record.experiment)}.ipynb",
     }
 
 
