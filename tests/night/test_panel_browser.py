@@ -37,8 +37,11 @@ OPEN = """async ([path, factory]) => {
 }"""
 IN_FRONT = "() => window.jupyterapp.shell.currentWidget?.context?.path"
 CLOSE_THE_OTHERS = """async () => {
-  for (const widget of [...window.jupyterapp.shell.widgets('main')])
-    if (widget !== window.jupyterapp.shell.currentWidget) widget.close();
+  for (const widget of [...window.jupyterapp.shell.widgets('main')]) {
+    if (widget === window.jupyterapp.shell.currentWidget) continue;
+    if (widget.context) widget.context.model.dirty = false;  // or it asks whether to save
+    widget.close();
+  }
 }"""
 
 
