@@ -122,8 +122,8 @@ def words_of_gain(where: str, holds: str, first: str, claimed: dict, at_first: d
     if claimed["status"] != "ok":
         return f"{where} {claimed['cause']}"
     gain, claims = claimed["holdout"], at_first["holdout"]["difference"]
-    interval = f"95% interval {gain['low']:+.4f} to {gain['high']:+.4f}"
-    size = f"a gain of {gain['difference']:+.4f} bpb on the holdout ({interval})"
+    interval = f"95% interval {gain['low']:+z.4f} to {gain['high']:+z.4f}"
+    size = f"a gain of {gain['difference']:+z.4f} bpb on the holdout ({interval})"
     if gain["low"] > 0:
         share = f", {gain['difference'] / claims:.0%} of that {first}" if claims > 0 else ""
         return f"the gain {holds} {where}: {size}{share}"

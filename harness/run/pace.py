@@ -161,4 +161,4 @@ def what_was_done(files: Sequence[Sequence[Training]]) -> str:
     if not disturbed:
         return f"{again[0].upper()}{again[1:]}."
     runs = f"{disturbed} run{'s' * (disturbed != 1)} off by more than {SPEED_TOLERANCE:.0%}"
-    return f"{runs} did not count for the noise, nor as a score to beat and {again}."
+    return f"{runs} did not count for the noise, nor as a score to beat, and {again}."

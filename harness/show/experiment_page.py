@@ -224,12 +224,12 @@ def gain_words(lab: Lab, experiment: Experiment) -> str:
         sigma, df = state.noise.sigma, state.noise.df
     of = f" in {plural(runs, 'run')} that count" if runs else ""
     against = f"{experiment.mean + gain:.6f} of experiment {number}{of}"
-    words = f"mean {experiment.mean:.6f} against {against}: gain {gain:+.6f} bpb"
+    words = f"mean {experiment.mean:.6f} against {against}: gain {gain:+z.6f} bpb"
     noise = noise_of_gain(sigma, len(experiment.attempt.scores), runs or 0)
     if not noise:
         return words
     if df >= KNOWN_DF:
-        return f"{words}, {gain / noise:+.1f} sigma of that difference"
+        return f"{words}, {gain / noise:+z.1f} sigma of that difference"
     return f"{words}; too few trainings for saying how many sigma that is"
 
 
@@ -270,7 +270,7 @@ def learnt_page(lab: Lab, experiment: Experiment) -> Html:
         )
     else:
         gain = decided["gain"]
-        size = f"{gain:+.4f} bpb" if gain is not None else "no measurable difference"
+        size = f"{gain:+z.4f} bpb" if gain is not None else "no measurable difference"
         words = (
             f"{title} changed val_bpb by a gain of {size}, which is {decided['kind']}. It stays in "
             "the history, reachable by its ref."

@@ -16,7 +16,14 @@ from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.close_out_findings import sentences
 from harness.run.machine import trial_words
 from harness.run.pace import cells_of_pace, say_speed
-from harness.run.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
+from harness.run.records import (
+    Record,
+    baseline_of,
+    best_of,
+    incumbent_of,
+    parse_time,
+    records_from_journal,
+)
 from harness.run.results import clean_description
 from harness.run.run import Run, again_command, claim_command
 from harness.run.state import fold
@@ -116,7 +123,7 @@ def morning_report(entries: Sequence[dict], settings: dict, **beside: object) ->
 
 
 def as_markdown(said: Report) -> str:
-    parts = [f"# {said.headline}", *([said.speed] if said.speed else [])]
+    parts = [f"# Run {said.tag}: {said.headline}", *([said.speed] if said.speed else [])]
     parts += [f"## {title}\n\n{text}" for title, text in said.sections.items() if text]
     return "\n\n".join(parts) + "\n"
 
@@ -136,15 +143,15 @@ def report_of(entries: Sequence[dict], beside: Beside) -> Report:
         "Near misses": _near_misses(entries, records, beside.again_command),
         "What the night learnt": say_learnt(entries, records),
         "Failures": _failures(records),
+        "What stands in doubt": _doubts(entries, records),
         "What the models write": beside.texts,
         "Whose ideas": _whose_ideas(entries, records, beside.usage),
         "Time": say_time(entries),
-        "What stands in doubt": _doubts(entries, records),
         "How it was measured": _measured(entries, settings),
         "Look further": _look_further(records, tag, beside.has_pages),
     }
-    first = f"Run {tag}: {headline(records, measured.claimed)}"
-    return Report(first, say_speed(state, measured.runs), sections, measured.claimed)
+    first, speed = headline(records, measured.claimed), say_speed(state, measured.runs)
+    return Report(tag, first, speed, sections, measured.claimed)
 
 
 def _measured(entries: Sequence[dict], settings: dict) -> str:
@@ -152,7 +159,9 @@ def _measured(entries: Sequence[dict], settings: dict) -> str:
     tried = trial_words(settings.get("device") or {})
     span = "The journal is empty."
     if entries:
-        span = f"From {entries[0].get('time', '')} to {entries[-1].get('time', '')}."
+        ends = (parse_time(entry.get("time")) for entry in (entries[0], entries[-1]))
+        times = (f"{end:%Y-%m-%d %H:%M} UTC" if end else "?" for end in ends)
+        span = f"From {' to '.join(times)}."
     return f"{span} Measured with {words}." + "".join(f" On this machine {each}." for each in tried)
 
 

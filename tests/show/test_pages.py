@@ -233,7 +233,7 @@ def test_a_finished_page_says_first_what_came_of_it(tmp_path):
         and "lab.propose" not in page
     )
     tags = Tags(page)
-    addresses = ["03_0001.html", "../report/report.html", "03_0002.ipynb"]
+    addresses = ["03_0001.html", "../report/report.html"]
     assert [
         each["href"] for each in tags.named("a") if "anchor-link" not in each.get("class", "")
     ] == addresses

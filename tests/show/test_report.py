@@ -284,7 +284,7 @@ def test_what_the_machine_did_to_a_night_is_said():
     )
     text = doubts_of(entries)
     assert (
-        "1 training shared the device with `'other'`" in text
+        "1 training shared the device with run `'other'`" in text
         and "1 training ended for reasons outside" in text
     )
     assert "Experiments 0002, 0003 failed alike (`no kernel`)" in text
@@ -337,7 +337,10 @@ def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
         cwd=str(NOTEBOOK.parent),
     )
     cells = nbformat.read(out, 4).cells
-    images = [o for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    shown = [
+        o["data"].get("text/html", "") for c in cells for o in c.get("outputs", []) if "data" in o
+    ]
+    images = [html for html in shown if html.startswith("<svg")]
     texts = [o for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
     assert len(images) == 7 and len(texts) == 9, "seven charts, and a sentence for each step"
     picked = next(c for c in cells if c["cell_type"] == "code" and "show_picker" in c["source"])[
