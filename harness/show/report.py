@@ -15,7 +15,7 @@ from harness.ground.files import read_json, write_bytes_atomic, write_text_atomi
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.close_out_findings import sentences
 from harness.run.machine import trial_words
-from harness.run.pace import cells_of_pace, say_speed
+from harness.run.pace import cells_of_pace, say_speed, words_of_card
 from harness.run.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
 from harness.run.results import clean_description
 from harness.run.run import Run, again_command, claim_command
@@ -152,7 +152,10 @@ def _measured(entries: Sequence[dict], settings: dict) -> str:
     span = "The journal is empty."
     if entries:
         span = f"From {entries[0].get('time', '')} to {entries[-1].get('time', '')}."
-    return f"{span} Measured with {words}." + "".join(f" On this machine {each}." for each in tried)
+    card = words_of_card(entry for entry in entries if entry["event"] == "trained")
+    told = [f"On this machine {each}." for each in tried]
+    told += [f"The card in a training, by the median: {card}."] * bool(card)
+    return " ".join([f"{span} Measured with {words}.", *told])
 
 
 def _template(records: Sequence[Record], settings: dict, measured: CloseOut) -> str:
