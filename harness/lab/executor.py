@@ -24,6 +24,7 @@ from harness.run.settings import (
     training_request,
     wall_of,
 )
+from harness.sandbox.card_watch import CardWatch, why_disturbed
 from harness.sandbox.compile_cache import local_folder
 from harness.sandbox.device import detect_device
 from harness.sandbox.request import TrainingRequest
@@ -37,6 +38,11 @@ Listener = Callable[[dict], None]
 
 def ignore(event: object) -> None:
     """A listener for whom nothing is of interest."""
+
+
+def clock_name(device: dict) -> str:
+    """Whose clock a training has: of two cards of one name each has its own."""
+    return " ".join(filter(None, (device["kind"], device["name"], device.get("uuid"))))
 
 
 class Executor:
@@ -71,18 +77,34 @@ class Executor:
             if score_follows:
                 measurement = self.measurement(Path(request.train_py), Path(request.folder))
                 self._server = self._waiting.enter_context(measurement.started_early("val"))
-            with OnTheClock(self._clock_name(), self.folder) as clock:
-                result = run_training(request, listen)
+            result = self._run(request, listen)
         except BaseException:
             self.end_waiting()
             raise
-        result |= {"shared_with": clock.others}
         if result["status"] in ("crash", "timeout") and (gone := self._why_device_is_gone()):
             said = f"{gone}; the training said: {result['cause']}"
             result |= {"status": "infrastructure", "cause": said, "sure": True}
         result |= self._blame_the_disk(result)
         if result["status"] != "ok":
             self.end_waiting()
+        return result
+
+    def _run(self, request: TrainingRequest, listen: Listener) -> dict:
+        """Train on the clock, with an eye on the card: one that was disturbed says nothing."""
+        device, folder = self._device_now(), Path(request.folder)
+        uuid = device.get("uuid", "") if device["kind"] == "cuda" else ""
+        with OnTheClock(clock_name(device), self.folder) as clock, CardWatch(uuid, folder) as watch:
+
+            def hear(event: dict) -> None:
+                watch.hear(event)
+                listen(event)
+
+            result = run_training(request, hear) | {"shared_with": clock.others}
+        if watch.facts:
+            result |= {"card": watch.facts}
+        if result["status"] == "ok" and (why := why_disturbed(watch.facts)):
+            (folder / "weights.safetensors").unlink(missing_ok=True)
+            result |= {"status": "infrastructure", "cause": f"disturbed: {why}", "sure": True}
         return result
 
     def measurement(
@@ -120,12 +142,12 @@ class Executor:
         cause = f"{words}; what failed said: {result['cause']}"
         return {"status": "infrastructure", "cause": cause, "sure": True}
 
-    def _clock_name(self) -> str:
-        """Whose clock a training has: of two cards of one name each has its own."""
+    def _device_now(self) -> dict:
+        """What trainings run on: of two cards of one name the one that is ours now."""
         device = self.settings.device
-        if device["kind"] != "cpu":
-            device = detect_device(device_to_ask_for(self.settings))
-        return " ".join(filter(None, (device["kind"], device["name"], device.get("uuid"))))
+        return (
+            device if device["kind"] == "cpu" else detect_device(device_to_ask_for(self.settings))
+        )
 
     def _why_device_is_gone(self) -> str:
         """Return "" where a card still answers as it did when the run began."""

@@ -95,6 +95,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "num_params": "parameters",
         "depth": "layers",
         "mfu_percent": "share of the card's peak",
+        "card": "what an NVIDIA card did meanwhile, and who else used it",
         "wall": "bubblewrap or limits",
         "shared_with": "other runs on the device",
         "log_bytes": "of run.log when the training ended",

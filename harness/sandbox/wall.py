@@ -41,6 +41,7 @@ EMPTIED = ("/var/tmp", "/run", "/home", "/root")
 # Emptied as well, but a child may write here, in memory, while it lives.
 SCRATCH = ("/tmp", "/dev/shm")
 SYSTEM = "/usr"  # what holds it cannot be emptied: a home of / in some containers
+DEV = Path("/dev")
 NODES = ("nvidia*", "kfd", "dri", "dxg")  # of /dev: cards of NVIDIA and AMD, and WSL's
 # Where NixOS has its drivers and its compiler.
 DRIVERS = ("/run/opengl-driver", "/run/current-system")
@@ -234,11 +235,8 @@ def evaluation_folders() -> tuple[str, ...]:
 
 def device_nodes(device: str) -> list[str]:
     """The card's nodes under /dev."""
-    return (
-        []
-        if device == "cpu"
-        else [str(path) for name in NODES for path in sorted(Path("/dev").glob(name))]
-    )
+    wanted = () if device == "cpu" else NODES
+    return [str(path) for name in wanted for path in sorted(DEV.glob(name))]
 
 
 def find_wall(wanted: str = "", unfit: str = "") -> Wall:

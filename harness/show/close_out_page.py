@@ -16,7 +16,7 @@ from harness.lab.close_out_questions import asked_words, words_left
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.run import Run
 from harness.run.settings import command_on, environment_words
-from harness.show.experiment_page import PACE, outside_lines
+from harness.show.experiment_page import PACE, training_lines
 from harness.show.markup import (
     AMBER,
     BLUE,
@@ -53,7 +53,7 @@ def close_out_page(run: Run, found: CloseOut) -> Html:
     elif left := words_left(run, found):
         page += box(f"{left}: {command_on(run.folder, '--close-out')} --hours HOURS")
     named = [(f"{run.started['role']}, seed {run.started['seed']}", run) for run in found.runs]
-    page += outside_lines([(name, run.trained) for name, run in named])
+    page += training_lines([(name, run.trained) for name, run in named])
     return page + soft(environment_words(run.settings))
 
 

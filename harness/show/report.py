@@ -15,7 +15,7 @@ from harness.ground.files import read_json, write_bytes_atomic, write_text_atomi
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.close_out_findings import sentences
 from harness.run.machine import trial_words
-from harness.run.pace import cells_of_pace, say_speed
+from harness.run.pace import cells_of_pace, say_speed, words_of_card
 from harness.run.records import (
     Record,
     baseline_of,
@@ -162,7 +162,10 @@ def _measured(entries: Sequence[dict], settings: dict) -> str:
         ends = (parse_time(entry.get("time")) for entry in (entries[0], entries[-1]))
         times = (f"{end:%Y-%m-%d %H:%M} UTC" if end else "?" for end in ends)
         span = f"From {' to '.join(times)}."
-    return f"{span} Measured with {words}." + "".join(f" On this machine {each}." for each in tried)
+    card = words_of_card(entry for entry in entries if entry["event"] == "trained")
+    told = [f"On this machine {each}." for each in tried]
+    told += [f"The card in a training, by the median: {card}."] * bool(card)
+    return " ".join([f"{span} Measured with {words}.", *told])
 
 
 def _template(records: Sequence[Record], settings: dict, measured: CloseOut) -> str:

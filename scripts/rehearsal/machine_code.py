@@ -103,7 +103,9 @@ def generate(job: dict) -> list[dict]:
             return tuple(map(like, values))
 
         self.cache_key, self.cache_linemap = "", []
-        self.cache_path = str(Path(tempfile.gettempdir()) / "graph.py")
+        path = Path(tempfile.gettempdir()) / f"graph_{len(graphs)}.py"
+        path.write_text(code, encoding="utf-8")
+        self.cache_path = str(path)
         return SimpleNamespace(call=call, runner=None, __file__=self.cache_path)
 
     real, GraphLowering._compile_to_module = GraphLowering._compile_to_module, keep_code

@@ -226,6 +226,47 @@ def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas
     assert len(read_results(lab.folder / "results.tsv")) == 1
 
 
+class Disturbed:
+    """A watch whose card is slowed down in the first few trainings."""
+
+    left = 0
+
+    def __init__(self, uuid: str, folder: Path) -> None:
+        Disturbed.left -= 1
+        slowed = 0.4 if Disturbed.left >= 0 else 0.0
+        self.facts = {"seconds": 300.0, "slowed_share": slowed}
+        self.facts |= {"others_share": None, "waited_share": 0.0}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def hear(self, event):
+        pass
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_training_on_a_disturbed_card_is_repeated_and_three_in_a_row_pause_the_night(
+    lab, monkeypatch, times
+):
+    monkeypatch.setattr(executor, "CardWatch", Disturbed)
+    monkeypatch.setattr(Disturbed, "left", times)
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    if times == 3:
+        with pytest.raises(Paused, match="3 runs in a row .* disturbed: the card was slowed down"):
+            run_experiment(lab)
+    else:
+        run_experiment(lab)
+    runs = lab.state.experiments[1].attempt.runs
+    assert [run.status for run in runs[:times]] == ["infrastructure"] * times
+    assert all(run.excused and run.val_bpb is None for run in runs[:times])
+    if times == 1:
+        assert runs[1].status == "ok" and runs[1].trained["card"]["slowed_share"] == 0.0
+        assert lab.experiment.decided
+
+
 @pytest.mark.parametrize(
     "change, status",
     [

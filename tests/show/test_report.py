@@ -196,6 +196,21 @@ def test_a_machine_that_changed_its_speed_is_said_in_the_first_sentence():
     assert "by up to 100%" in text and "scores suffered little" in text
 
 
+def test_what_the_card_did_is_told_where_it_was_watched():
+    entries = disturbed([10.0, 10.0, 10.0])
+    assert "The card" not in morning_report(entries, {})
+    card = {"sm_clock_mhz": 1755.0, "temperature_c": 62.0, "energy_joules": 195_000.0}
+    card |= {"slowed_share": 0.0, "others_share": None, "waited_share": 0.02}
+    for entry in entries:
+        if entry["event"] == "trained":
+            entry.update(card=card, total_tokens=500_000_000)
+    said = (
+        "The card in a training, by the median: 1,755 MHz, 62 °C at most, its process waited for a "
+        "core 2% of the time, 195,000 J, 0.39 mJ a token."
+    )
+    assert said in morning_report(entries, {})
+
+
 def test_a_machine_that_changed_its_speed_in_the_claim_is_said_too():
     entries = journals.make_journal(30)
     for entry in entries:
