@@ -51,7 +51,7 @@ MODES = {
     "--report": "write and print the report of a run so far, and exit",
     "--close-out": "measure what the run's best is worth, and no more experiments: best and "
     "baseline in turn on fresh seeds, then the best without each change, then longer trainings, "
-    "as far as --hours allow",
+    "as far as --hours allow; another --source or vocabulary (--set) is compared on as well",
 }
 RULINGS = {"--accept": "keep it if it beats the best", "--refuse": "leave it a discard"}
 RESULTS = "where runs are kept (default: results/)"

@@ -188,11 +188,7 @@ class Golden:
         )
         for path in sorted((folder / "notebooks").glob("*.ipynb")):
             self.texts[f"page_{path.stem}.txt"] = masked(outputs_of(path), *self.folders)
-        names = sorted(
-            str(path.relative_to(folder))
-            for path in folder.rglob("*")
-            if "compile_cache" not in path.parts
-        )
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
         self.texts["names.txt"] = "\n".join(names) + "\n"
         refs = git(
             self.checkout,

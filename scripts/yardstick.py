@@ -6,7 +6,8 @@
 
 In: this checkout; every night runs in a copy of it, from the demo's plain GPT, 10 s of the CPU
 clock a training, and ends with a claim. Out: a row a night in results/benchmarks/yardstick.jsonl,
-as it ends; a night that has its row is not run again. `random` takes the best file, draws one to
+as it ends, and a row for each of its trainings, with its curve, in yardstick_curves.jsonl; a night
+that has its row is not run again. `random` takes the best file, draws one to
 three constants anew and hands the file in by `harness try`, so that gate, score and keep rule are
 the same for all.
 """
@@ -38,10 +39,13 @@ from synthetic.random_search import random_steps
 
 from harness.lab.close_out import read_close_out
 from harness.run.journal import read_journal
+from harness.run.run import Run
 from harness.run.state import fold
 
 ROWS, PAGE = ROOT / "results/benchmarks/yardstick.jsonl", ROOT / "results/benchmarks/yardstick.md"
+CURVES = ROOT / "results/benchmarks/yardstick_curves.jsonl"
 NIGHTS, EXPERIMENTS, SECONDS = 5, 30, 10
+POINTS = 20  # of a curve: means of the training loss over equal shares of the budget
 NIGHT = ["--profile", "demo", "--set", f"budget_seconds={SECONDS}"]
 CATEGORIES = {
     "random": ("tune",),
@@ -84,10 +88,12 @@ def run_night(proposer: str, night: int, experiments: int, cache: Path) -> dict:
             subprocess.run(command_of(*words, "--experiments", str(of_its_own)), **where)
             if proposer == "random":
                 hand_in(checkout, tag, night, experiments, where)
-            subprocess.run(command_of(*words, "--close-out"), **where)
+                subprocess.run(command_of(*words, "--experiments", "1"), **where)  # the claim
         facts = facts_of(checkout / "results" / tag)
         if not facts:
             raise SystemExit((Path(work) / "night.log").read_text()[-2000:])
+        for row in curves_of(Run(checkout / "results" / tag)):
+            append_row(CURVES, {"proposer": proposer, "night": night} | row)
     return facts | {"minutes": round((time.monotonic() - began) / 60, 1)}
 
 
@@ -120,6 +126,35 @@ def hand_in(checkout: Path, tag: str, night: int, experiments: int, where: dict)
             "random",
         ]
         subprocess.run([sys.executable, "-m", "harness", *words], **where)
+
+
+def curves_of(run: Run) -> Iterator[dict]:
+    """Of each training that has a score: what was tried, on what, and its curve."""
+    for experiment in run.state.experiments:
+        for number, attempt in enumerate(experiment.attempts):
+            for training in attempt.own:
+                folder = run.training_folder(experiment.number, number, training.number)
+                if training.val_bpb is not None:
+                    yield {
+                        "experiment": experiment.number,
+                        "parent": attempt.proposed["parent"],
+                        "title": attempt.proposed["title"],
+                        "category": attempt.proposed["category"],
+                        "constants_changed": attempt.proposed["constants_changed"],
+                        "run": training.number,
+                        "val_bpb": training.val_bpb,
+                        "curve": curve_of(folder / "events.jsonl"),
+                    }
+
+
+def curve_of(path: Path) -> list[float | None]:
+    """Mean training loss, nats, in each of POINTS shares of the budget; None where no step fell."""
+    losses: list[list[float]] = [[] for _ in range(POINTS)]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        if event["event"] == "step":
+            losses[min(POINTS - 1, int(POINTS * event["progress"]))].append(event["train_loss"])
+    return [round(statistics.mean(each), 4) if each else None for each in losses]
 
 
 def facts_of(run: Path) -> dict:

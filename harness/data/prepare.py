@@ -28,12 +28,13 @@ from harness.data.splits import MIN_EVAL_ROWS
 from harness.data.stages import Job, Ticker
 from harness.data.tokenizer import check_vocab_size
 from harness.data.workers import peak_rss_mb
-from harness.ground.cgroup import cpu_count
+from harness.ground.cgroup import process_count
 from harness.ground.errors import DataError
 from harness.ground.files import read_json, sync_folder, write_json_atomic
 from harness.ground.locks import wait_for_lock
 
 DOWNLOAD_WORKERS = 8  # files at a time, as the original loads them
+WORKER_MB = 256  # of a worker process: 100 to 250 were seen
 NAMED_RATE = 12.5e6  # bytes per second: 100 Mbit/s, what minutes are stated at in advance
 
 Cache = str | os.PathLike[str] | None  # None: `default_cache`
@@ -64,11 +65,12 @@ def prepare(
 
     vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of
     validation, as many of holdout, and at most splits.UNSEEN_TOKENS more of `unseen`.
-    workers: processes, by default one per CPU. progress: is given one line of text at a time.
-    download_workers: files downloaded at a time. Raises DataError with what to do.
+    workers: processes, by default one per CPU, as far as memory goes. progress: is given one line
+    of text at a time. download_workers: files downloaded at a time. Raises DataError with what to
+    do.
     """
     job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
-    workers = cpu_count() if workers is None else workers
+    workers = process_count(WORKER_MB) if workers is None else workers
     _check_int("workers", workers, 1)
     _check_int("download_workers", download_workers, 1)
     lock = job.work.with_name(f"{job.data_id}.lock")

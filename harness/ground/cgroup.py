@@ -18,7 +18,19 @@ def cpu_count() -> int:
     """The CPUs of this process's affinity, and no more than its quota in CPUs, rounded up."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on a Mac
     allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min([allowed, *map(math.ceil, _limits("cpu", _cpus))]))
+    return max(1, math.ceil(min(allowed, cpu_quota())))
+
+
+def cpu_quota() -> float:
+    """The CPUs that the process's cgroups allow, such as 1.5; infinite where none limits it."""
+    return min(_limits("cpu", _cpus), default=math.inf)
+
+
+def process_count(each_mb: int) -> int:
+    """How many processes of so many MiB may work at a time: one for each CPU, as far as memory
+    goes, which a container may limit without limiting CPUs."""
+    memory = memory_limit_mb() or physical_memory_mb() or math.inf
+    return max(1, int(min(cpu_count(), memory / each_mb)))
 
 
 def memory_limit_mb() -> int | None:

@@ -29,9 +29,10 @@ from harness.lab.close_out import (
     trial_of,
 )
 from harness.lab.close_out_questions import next_question, plan_claim, seconds_of, within
-from harness.lab.executor import Listener, ignore
+from harness.lab.executor import Executor, Listener, ignore
 from harness.lab.kept_files import drop_weights_of_run, note_claim
 from harness.lab.loop import Lab
+from harness.lab.other_text import on_text
 from harness.lab.trainings import Job
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.journal import Journal
@@ -47,6 +48,7 @@ class Claimant:
     """Carries a close-out out, step by step, while the run's lock is held.
 
     hours: for what is compared after the claim; 0: the claim alone. What has begun is finished.
+    text: facts of another text (`other_text`) on which best and baseline are compared, too.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class Claimant:
         listen: Listener = ignore,
         seeds: int = CLAIM_SEEDS,
         hours: float = 0.0,
+        text: dict | None = None,
     ) -> None:
         self.lab, self.runs, self.listen, self.seeds = lab, lab.runs, listen, seeds
         self.folder, self.journal = lab.folder / "close_out", Journal(lab.folder / NAME)
-        self.hours, self.until = hours, time.monotonic() + 3600 * hours
+        self.hours, self.until, self.text = hours, time.monotonic() + 3600 * hours, text
+        self.executors = {lab.data.data_id: lab.executor}
 
     @property
     def found(self) -> CloseOut:
@@ -84,14 +88,18 @@ class Claimant:
             "score": self._score,
             "claim": self._claim,
         }
-        while not (self.lab.folder / STOP_FILE).exists():
-            found = self.found
-            if carry_out := steps.get(found.current.step):
-                carry_out(found)
-            elif question := self._next_question(found):
-                self._begin(question)
-            else:
-                break
+        try:
+            while not (self.lab.folder / STOP_FILE).exists():
+                found = self.found
+                if carry_out := steps.get(found.current.step):
+                    carry_out(found)
+                elif question := self._next_question(found):
+                    self._begin(question)
+                else:
+                    break
+        finally:
+            for executor in self.executors.values():
+                executor.end_waiting()
         return self.found
 
     def _begin_claim(self) -> None:
@@ -107,7 +115,7 @@ class Claimant:
 
     def _next_question(self, found: CloseOut) -> Comparison | None:
         """What can still be asked in the time that is left."""
-        question = next_question(self.lab, found) if self.hours else None
+        question = next_question(self.lab, found, self.text) if self.hours else None
         return within(self.lab, question, self.until - time.monotonic()) if question else None
 
     def _begin(self, planned: Comparison) -> None:
@@ -153,7 +161,7 @@ class Claimant:
     def _score(self, found: CloseOut) -> None:
         run = found.current.in_flight
         job = self._job(trial_of(run), run.number, found)
-        measurement = self.lab.executor.measurement(job.train_py, job.folder)
+        measurement = job.executor.measurement(job.train_py, job.folder)
         fields = self.runs.score(job, measurement)
         if fields["status"] == "ok":
             fields |= measurement.score_holdout(ignore)
@@ -164,7 +172,18 @@ class Claimant:
     def _job(self, trial: Trial, number: int, found: CloseOut) -> Job:
         train_py, folder = self.train_py(trial, found), self.folder_of(number)
         context = {"experiment": trial.experiment, "run": number, "run_kind": trial.role}
-        return Job(train_py, folder, trial.seed, context, self.listen, self.journal.append)
+        executor = self._executor_on(found.current.text)
+        told = (context, self.listen, self.journal.append)
+        return Job(train_py, folder, trial.seed, *told, executor)
+
+    def _executor_on(self, text: dict) -> Executor:
+        """Who trains and scores on the text of these facts, the run's own where there are none."""
+        lab = self.lab
+        data_id = text.get("data_id", lab.data.data_id)
+        if data_id not in self.executors:
+            on = on_text(lab.settings, text)
+            self.executors[data_id] = Executor(*on, lab.folder, lab.folder.parent)
+        return self.executors[data_id]
 
     def _over(self, result: dict) -> None:
         """A training is over."""
@@ -182,7 +201,7 @@ class Claimant:
         for folder in self.folder.glob("[0-9]*"):
             if folder != waiting:
                 drop_weights_of_run(folder)
-            for left in (folder / "work", folder / "compile_cache", *folder.glob("server_*")):
+            for left in (folder / "work", *folder.glob("server_*")):
                 remove_tree(left)
 
     def _claim(self, found: CloseOut) -> None:

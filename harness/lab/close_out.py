@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def kind(self) -> str:
-        """The question it answers: claim, ablation, simplified or longer."""
+        """The question it answers: claim, ablation, simplified, longer or elsewhere."""
         return self.begun.get("kind", "claim")
 
     @property
@@ -67,6 +67,11 @@ class Comparison:
     def budgets(self) -> float:
         """The budget of its trainings, in budgets of the night."""
         return self.begun.get("budgets", 1)
+
+    @property
+    def text(self) -> dict:
+        """Facts of the text that it trains and scores on (`other_text`); {} for the run's own."""
+        return self.begun.get("text", {})
 
     @property
     def in_flight(self) -> Training | None:
@@ -246,9 +251,9 @@ def words_of_claim(claimed: dict) -> str:
 def words_of_interval(claimed: dict) -> str:
     """How sure a difference is, on both texts."""
     val, holdout = claimed["val"], claimed["holdout"]
-    on_val = f"95% interval {val['low']:+.4f} to {val['high']:+.4f}"
-    interval = f"{holdout['low']:+.4f} to {holdout['high']:+.4f}"
-    on_holdout = f"on the holdout {holdout['difference']:+.4f}, {interval}"
+    on_val = f"95% interval {val['low']:+z.4f} to {val['high']:+z.4f}"
+    interval = f"{holdout['low']:+z.4f} to {holdout['high']:+z.4f}"
+    on_holdout = f"on the holdout {holdout['difference']:+z.4f}, {interval}"
     return f"{on_val}; {on_holdout}; {val['n_best']} and {val['n_baseline']} fresh runs"
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from harness.ground.text import one_line
 from harness.lab.close_out import CloseOut, is_improvement, words_of_interval
+from harness.lab.other_text import text_words
 from harness.run.state import Experiment, State
 
+AFTER_CLAIM = ("ablation", "simplified", "elsewhere", "longer")  # kinds, in the order of telling
 CONFIRMED, PART, HURTS, UNKNOWN = "confirmed", "part of the best", "takes away", "not measured"
 
 
@@ -88,7 +90,7 @@ def sentences(
 ) -> Iterator[str]:
     """All that the comparisons after the claim allow to say. quote: makes titles, which are
     others' words, fit for the page."""
-    after = [each for kind in ("ablation", "simplified", "longer") for each in found.of_kind(kind)]
+    after = [each for kind in AFTER_CLAIM for each in found.of_kind(kind)]
     for each in findings_of(state, found) if after else ():
         yield f"experiment {each.experiment} ({quote(each.title)}) {each.words}"
     for each in after:
@@ -96,7 +98,11 @@ def sentences(
             if each.kind == "simplified":
                 yield words_of_simplified(role, claimed)
             elif each.kind == "longer":
-                yield words_of_longer(each.budgets, claimed, found.claimed)
+                words = (f"at {each.budgets:g}x the budget", "lasts", "at 1x")
+                yield words_of_gain(*words, claimed, found.claimed)
+            elif each.kind == "elsewhere":
+                words = (f"on {quote(text_words(each.text))}", "holds", "on the run's text")
+                yield words_of_gain(*words, claimed, found.claimed)
 
 
 def words_of_simplified(role: str, claimed: dict) -> str:
@@ -108,17 +114,19 @@ def words_of_simplified(role: str, claimed: dict) -> str:
     return f"beside the best the simplified {role} is {words_of_loss(claimed)}: {end}"
 
 
-def words_of_longer(budgets: float, claimed: dict, at_first: dict) -> str:
-    """Whether the gain lasts, on the holdout."""
-    at = f"at {budgets:g}x the budget"
+def words_of_gain(where: str, holds: str, first: str, claimed: dict, at_first: dict) -> str:
+    """Whether the gain is there under other conditions, on the holdout.
+
+    where, first: these conditions, and those of the claim; holds: the verb.
+    """
     if claimed["status"] != "ok":
-        return f"{at} {claimed['cause']}"
-    gain, first = claimed["holdout"], at_first["holdout"]["difference"]
-    interval = f"95% interval {gain['low']:+.4f} to {gain['high']:+.4f}"
-    size = f"a gain of {gain['difference']:+.4f} bpb on the holdout ({interval})"
+        return f"{where} {claimed['cause']}"
+    gain, claims = claimed["holdout"], at_first["holdout"]["difference"]
+    interval = f"95% interval {gain['low']:+z.4f} to {gain['high']:+z.4f}"
+    size = f"a gain of {gain['difference']:+z.4f} bpb on the holdout ({interval})"
     if gain["low"] > 0:
-        share = f", {gain['difference'] / first:.0%} of that at 1x" if first > 0 else ""
-        return f"the gain lasts {at}: {size}{share}"
+        share = f", {gain['difference'] / claims:.0%} of that {first}" if claims > 0 else ""
+        return f"the gain {holds} {where}: {size}{share}"
     if gain["high"] < 0:
-        return f"the gain does not last: {at} the baseline is ahead, {size}"
-    return f"whether the gain lasts {at} is not clear: {size}"
+        return f"the gain does not {holds.removesuffix('s')}: {where} the baseline is ahead, {size}"
+    return f"whether the gain {holds} {where} is not clear: {size}"

@@ -7,6 +7,7 @@ Writes nothing.
     ablation     the best beside itself without one change, for each change: cheapest first
     simplified   the best beside itself without all changes that it was no worse without
     longer       best and baseline with twice the budget, then with four times
+    elsewhere    best and baseline on another text or vocabulary, where one was asked for
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from harness.lab.changes import NotAlone, best_without
 from harness.lab.close_out import BASELINE, CloseOut, Comparison
 from harness.lab.close_out_findings import changes_of, removable
+from harness.lab.other_text import text_words
 from harness.rules.keep import CLAIM_SEEDS
 from harness.run.pace import seconds_of_trainings
 from harness.run.run import Run
@@ -27,6 +29,7 @@ ASKED = {
     "ablation": "what the best loses without each change",
     "simplified": "whether it is as good without what costs nothing",
     "longer": "whether the gain lasts at {budgets:g}x the budget",
+    "elsewhere": "whether the gain holds on {text}",
 }
 BUDGETS = (2, 4)  # of the night's budget, that best and baseline are trained with at last
 
@@ -62,11 +65,18 @@ def within(run: Run, planned: Comparison, seconds: float) -> Comparison | None:
     return planned
 
 
-def next_question(run: Run, found: CloseOut) -> Comparison | None:
-    """What has not been asked yet of a best that has its claim; None when all has."""
+def next_question(run: Run, found: CloseOut, text: dict | None = None) -> Comparison | None:
+    """What has not been asked yet of a best that has its claim; None when all has.
+
+    text: facts of another text that was asked for: that comes first.
+    """
     state, found = run.state, found.about(run.state.incumbent.number)
     if not found.claimed or found.claimed["status"] != "ok":
         return None
+    asked_of = [each.text["data_id"] for each in found.of_kind("elsewhere")]
+    if text and text["data_id"] not in asked_of:
+        planned = plan(run, "elsewhere", {BASELINE: {}})
+        return Comparison(planned.begun | {"text": text})
     changes = changes_of(state)
     asked = [facts["lacks"] for c in found.of_kind("ablation") for facts in c.others.values()]
     left = [change for change in changes if [change.number] not in asked]
@@ -91,7 +101,8 @@ def words_left(run: Run, found: CloseOut) -> str:
 
 
 def asked_words(comparison: Comparison) -> str:
-    return ASKED[comparison.kind].format(budgets=comparison.budgets)
+    text = text_words(comparison.text) if comparison.text else ""
+    return ASKED[comparison.kind].format(budgets=comparison.budgets, text=text)
 
 
 def without(run: Run, kind: str, groups: Sequence[list[int]]) -> Comparison:

@@ -24,6 +24,8 @@ from harness.run.settings import (
     training_request,
     wall_of,
 )
+from harness.sandbox.card_watch import CardWatch, why_disturbed
+from harness.sandbox.compile_cache import local_folder
 from harness.sandbox.device import detect_device
 from harness.sandbox.request import TrainingRequest
 from harness.sandbox.runner import run_training
@@ -38,14 +40,20 @@ def ignore(event: object) -> None:
     """A listener for whom nothing is of interest."""
 
 
+def clock_name(device: dict) -> str:
+    """Whose clock a training has: of two cards of one name each has its own."""
+    return " ".join(filter(None, (device["kind"], device["name"], device.get("uuid"))))
+
+
 class Executor:
     """Trains and scores under the settings of one run.
 
-    folder: the run's, whose compile cache trainings begin with; results: the folder of all runs.
+    folder: the run's; compiled: its compiled code; results: the folder of all runs.
     """
 
     def __init__(self, settings: Settings, data: PreparedData, folder: Path, results: Path) -> None:
         self.settings, self.data, self.folder, self.results = settings, data, folder, results
+        self.compiled = local_folder(folder)
         self.integrity = Integrity(data, settings.harness_hash)
         self._waiting = contextlib.ExitStack()
         self._server: ServerJob | None = None
@@ -55,8 +63,8 @@ class Executor:
     ) -> TrainingRequest:
         """A training of train_py in a folder of its own. limits: what is not as in every run."""
         request = training_request(self.settings, self.data, folder, train_py, seed, self.results)
-        cache = str(self.folder / "compile_cache")
-        return dataclasses.replace(request, compile_cache=cache, **limits)
+        cache = str(self.compiled) if self.settings.compile else None
+        return dataclasses.replace(request, **{"compile_cache": cache} | limits)
 
     def train(
         self, request: TrainingRequest, listen: Listener = ignore, score_follows: bool = True
@@ -69,18 +77,34 @@ class Executor:
             if score_follows:
                 measurement = self.measurement(Path(request.train_py), Path(request.folder))
                 self._server = self._waiting.enter_context(measurement.started_early("val"))
-            with OnTheClock(self._clock_name(), self.folder) as clock:
-                result = run_training(request, listen)
+            result = self._run(request, listen)
         except BaseException:
             self.end_waiting()
             raise
-        result |= {"shared_with": clock.others}
         if result["status"] in ("crash", "timeout") and (gone := self._why_device_is_gone()):
             said = f"{gone}; the training said: {result['cause']}"
             result |= {"status": "infrastructure", "cause": said, "sure": True}
         result |= self._blame_the_disk(result)
         if result["status"] != "ok":
             self.end_waiting()
+        return result
+
+    def _run(self, request: TrainingRequest, listen: Listener) -> dict:
+        """Train on the clock, with an eye on the card: one that was disturbed says nothing."""
+        device, folder = self._device_now(), Path(request.folder)
+        uuid = device.get("uuid", "") if device["kind"] == "cuda" else ""
+        with OnTheClock(clock_name(device), self.folder) as clock, CardWatch(uuid, folder) as watch:
+
+            def hear(event: dict) -> None:
+                watch.hear(event)
+                listen(event)
+
+            result = run_training(request, hear) | {"shared_with": clock.others}
+        if watch.facts:
+            result |= {"card": watch.facts}
+        if result["status"] == "ok" and (why := why_disturbed(watch.facts)):
+            (folder / "weights.safetensors").unlink(missing_ok=True)
+            result |= {"status": "infrastructure", "cause": f"disturbed: {why}", "sure": True}
         return result
 
     def measurement(
@@ -118,12 +142,12 @@ class Executor:
         cause = f"{words}; what failed said: {result['cause']}"
         return {"status": "infrastructure", "cause": cause, "sure": True}
 
-    def _clock_name(self) -> str:
-        """Whose clock a training has: of two cards of one name each has its own."""
+    def _device_now(self) -> dict:
+        """What trainings run on: of two cards of one name the one that is ours now."""
         device = self.settings.device
-        if device["kind"] != "cpu":
-            device = detect_device(device_to_ask_for(self.settings))
-        return " ".join(filter(None, (device["kind"], device["name"], device.get("uuid"))))
+        return (
+            device if device["kind"] == "cpu" else detect_device(device_to_ask_for(self.settings))
+        )
 
     def _why_device_is_gone(self) -> str:
         """Return "" where a card still answers as it did when the run began."""

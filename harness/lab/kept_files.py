@@ -7,7 +7,6 @@ kill.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from harness.ground.files import (
@@ -23,13 +22,12 @@ from harness.run.disk_space import PAGES_BYTES, on_disk
 from harness.run.run import experiment_of_page
 from harness.run.settings import Settings, clock_words
 from harness.run.state import Experiment, State
+from harness.sandbox.compile_cache import local_folder, promote
 from harness.sandbox.left_files import remove_tree, sync_file
 from harness.sandbox.runner import summary_block
 
 # Experiments that wait for a person with their weights; of older ones the train.py stays.
 MOST_IN_QUARANTINE = 5
-# Of the promoted compile cache, to which each keep adds its own.
-MOST_CACHE_BYTES = 4 * 10**9
 
 
 def append_summary(log: Path, log_bytes: int, result: dict) -> None:
@@ -89,7 +87,7 @@ def update_best(
     remove_tree(old)
     sync_folder(folder)
     if settings.compile:
-        promote_compile_cache(folder, weights.parent / "compile_cache")
+        promote(local_folder(folder), attempt_folder / "train.py")
 
 
 def note_claim(folder: Path, claimed: dict) -> None:
@@ -98,17 +96,6 @@ def note_claim(folder: Path, claimed: dict) -> None:
     provenance = read_json(path) if path.exists() else {}
     if provenance.get("experiment") == claimed["best"]:
         write_json_atomic(path, provenance | {"claim": claimed})
-
-
-def promote_compile_cache(folder: Path, cache: Path) -> None:
-    """Make a run's private compile cache the one that others begin with.
-
-    One that has grown too large is begun anew.
-    """
-    if cache.is_dir():
-        remove_tree(folder / "compile_cache")
-        if sum(on_disk(cache).values()) <= MOST_CACHE_BYTES:
-            shutil.copytree(cache, folder / "compile_cache")
 
 
 # --- what may go -----------------------------------------------------------------------------
@@ -124,16 +111,12 @@ def weights_wanted(state: State) -> set[int]:
 def drop_unneeded(run: OpenRun, experiment: Experiment, kept: bool) -> None:
     """Remove what nobody needs once an experiment is decided. kept: whether it was.
 
-    Weights and losses that are not wanted, compile caches, and pages beyond their share; of the
-    incumbent's runs beside the experiment also the weights that a kill saved.
+    Weights and losses that are not wanted, and pages beyond their share; of the incumbent's runs
+    beside the experiment also the weights that a kill saved.
     """
     state, wanted = run.state, weights_wanted(run.state)
     incumbent = state.experiments[experiment.decided["incumbent"] or 0]
     its_last = run.train_py(incumbent).parent
-    attempts = range(len(experiment.attempts))
-    for attempt in (*(run.attempt_folder(experiment.number, each) for each in attempts), its_last):
-        for training in attempt.glob("runs/*"):
-            remove_tree(training / "compile_cache")
     for training in incumbent.attempt.runs:
         if training.started["kind"] == "refresh":
             drop_weights_of_run(its_last / "runs" / f"{training.number:02d}")

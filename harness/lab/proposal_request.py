@@ -16,6 +16,7 @@ from harness.lab.earlier_runs import earlier_rows
 from harness.lab.open_run import OpenRun
 from harness.rules.decision import history_row
 from harness.rules.next_step import Step
+from harness.run.state import State
 
 # The environment variable that names the first experiment of the night that a kernel works for.
 SINCE_VARIABLE = "AUTORESEARCH_NIGHT_SINCE"
@@ -47,6 +48,7 @@ def proposal_request(
         "options": asking.options,
         "key_file": asking.key_file,
         "ledger": str(run.folder / "llm.jsonl"),  # where a run's requests are counted
+        "before": model_before(state),
     }
     noise, device = state.noise, settings.device
     return {
@@ -79,6 +81,13 @@ def proposal_request(
             "memory_mb": device["memory_mb"] or None,
         },
     }
+
+
+def model_before(state: State) -> str:
+    """The language model that a run asked last, "" for none."""
+    proposed = [each.proposed for e in state.experiments for each in e.attempts]
+    asked = (each for each in reversed(proposed) if each["proposer"] != "external")
+    return next((each["model"] for each in asked if each.get("model")), "")
 
 
 def history(run: OpenRun) -> list[dict]:

@@ -45,6 +45,8 @@ from harness.search.proposal import JOURNALED, Proposal, read_proposal, write_fi
 
 PROPOSERS = ("tpe", "llm", "hybrid")
 PROPOSE_SECONDS = 120.0  # for what needs no language model
+PROGRAM = "program.md"
+OBEYED = "program.md is mended, and holds as it stands"
 # Proposers whose code is new to everybody: a few steps come before the whole training.
 SMOKED = ("llm", "external")
 
@@ -87,9 +89,8 @@ def propose_attempt(run: OpenRun, step: Step, asking: Asking) -> None:
     incumbent = run.state.incumbent
     before = source_of(run, incumbent)
     program, why = program_in_force(run, before)
-    notes = [entry["text"] for entry in run.journal.entries if entry["event"] == "note"]
-    if why and notes[-1:] != [why]:
-        run.journal.append("note", text=why)
+    if why != program_words(run.journal.entries):
+        run.journal.append("note", text=why or OBEYED, about=PROGRAM)
     proposal = read_proposal(folder)
     if proposal is None and incumbent:
         proposal = take_ahead(run, step, program, folder)
@@ -220,6 +221,13 @@ def kept_program(folder: Path) -> str | None:
     """The program.md that held last in a run, None where none did yet."""
     kept = folder / "program.md"
     return kept.read_text(encoding="utf-8") if kept.exists() else None
+
+
+def program_words(entries: Sequence[dict]) -> str:
+    """Why the program.md of the person does not hold in a run, as it was told last; "" where it
+    does."""
+    notes = [entry["text"] for entry in entries if entry.get("about") == PROGRAM]
+    return "" if notes[-1:] == [OBEYED] else "".join(notes[-1:])
 
 
 def program_in_force(run: OpenRun, source: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ Refuses a tag that was used before for something else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import date
 from pathlib import Path
 
@@ -124,13 +124,25 @@ def start_run(
     return lab
 
 
-def check_same_wishes(settings: Settings, profile: str, source: str, overrides: str) -> None:
-    """Refuse to continue a run under another profile, source or override than it began with."""
-    began = settings.profile
+def wishes_by_name(source: str, overrides: str) -> dict[str, object]:
+    """What was asked for, by the names of a profile's fields and of the template's constants."""
     wishes = parse_overrides(overrides) | ({"source": source} if source else {})
+    return wishes | ({"source": full_spec(wishes["source"])} if "source" in wishes else {})
+
+
+def check_same_wishes(
+    settings: Settings, profile: str, source: str, overrides: str, free: Container[str] = ()
+) -> None:
+    """Refuse to continue a run under another profile, source or override than it began with.
+
+    free: names of what may differ.
+    """
+    began = settings.profile
+    wishes = wishes_by_name(source, overrides)
     wishes |= {"name": profile} if profile not in ("", "auto") else {}
-    wishes |= {"source": full_spec(wishes["source"])} if "source" in wishes else {}
     for name, wish in wishes.items():
+        if name in free:
+            continue
         found = began["constants"].get(name) if name.isupper() else began.get(name)
         if found != wish:
             what = "profile" if name == "name" else name

@@ -14,17 +14,14 @@ from pathlib import Path
 
 from harness.ground.errors import Paused
 from harness.ground.files import read_json, write_json_atomic
-from harness.lab.executor import Listener
-from harness.lab.kept_files import (
-    append_summary,
-    drop_weights_of_run,
-    promote_compile_cache,
-)
+from harness.lab.executor import Executor, Listener
+from harness.lab.kept_files import append_summary, drop_weights_of_run
 from harness.lab.open_run import OpenRun
 from harness.rules.fault import failed_alike
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.state import Experiment, State, Training
+from harness.sandbox.compile_cache import promote
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS
 from harness.scoring.measure import Measurement
@@ -42,7 +39,7 @@ FAULTS = 3
 @dataclass(frozen=True)
 class Job:
     """One training of one file. context: what is told of it besides what happens; listen: who is
-    told; note: writes an entry of its journal."""
+    told; note: writes an entry of its journal; executor: who trains and scores it."""
 
     train_py: Path
     folder: Path
@@ -50,6 +47,7 @@ class Job:
     context: dict
     listen: Listener
     note: Callable[..., object]
+    executor: Executor
 
     def tell(self, stage: str, /, **facts: object) -> None:
         """Tell the listener what happens in a stage: training, scoring or auditing. Names of facts
@@ -92,7 +90,7 @@ class Runs:
         result = self.train(job, facts, limits)
         compiles = self.run.settings.compile
         if compiles and step.experiment == 0 and result["status"] == "ok":  # the next ones are warm
-            promote_compile_cache(self.run.folder, job.folder / "compile_cache")
+            promote(self.run.executor.compiled, job.train_py)
 
     def train(self, job: Job, facts: dict, limits: dict) -> dict:
         """Train once, and note when it began and how it ended; return the fields of `trained`.
@@ -102,12 +100,12 @@ class Runs:
         if words := disk_space.lacking(self.run.folder):
             raise Paused(words)
         limits = limits | {"weights_limit_seconds": weights_limit(self.run.state)}
-        request = self.run.executor.request(job.train_py, job.folder, job.seed, **limits)
+        request = job.executor.request(job.train_py, job.folder, job.seed, **limits)
         tell = partial(job.tell, "training", budget_seconds=request.budget_seconds)
         job.note("run_started", **facts)
         tell()
         try:
-            result = self.run.executor.train(request, lambda event: tell(**event))
+            result = job.executor.train(request, lambda event: tell(**event))
         except KeyboardInterrupt:
             job.note("trained", status="interrupted", cause="stopped by hand", log_bytes=0)
             raise
@@ -137,7 +135,7 @@ class Runs:
         def progress(share: float) -> None:
             job.tell("scoring", share=share)
 
-        return self.run.executor.score(measurement, progress, smoke)
+        return job.executor.score(measurement, progress, smoke)
 
     def _audit(self, step: Step, job: Job) -> None:
         """Look closely at a run of an idea that may be kept, and ask the private holdout."""
@@ -163,6 +161,7 @@ class Runs:
             context={"experiment": step.experiment, "run": step.run, "run_kind": kind},
             listen=listen,
             note=partial(self.run.note_run, step=step),
+            executor=self.run.executor,
         )
 
     def _training_of(self, step: Step) -> Training:
@@ -175,8 +174,8 @@ class Runs:
         if rival:
             theirs = self.run.train_py(rival)
             folders = [theirs.parent / "runs" / f"{run.number:02d}" for run in rival.attempt.scored]
-            rivals = [self.run.executor.measurement(theirs, folder) for folder in folders]
-        return self.run.executor.measurement(job.train_py, job.folder, rivals)
+            rivals = [job.executor.measurement(theirs, folder) for folder in folders]
+        return job.executor.measurement(job.train_py, job.folder, rivals)
 
     # --- whose fault it was -----------------------------------------------------------------------
 

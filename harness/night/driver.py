@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import harness
 from harness.data.manifest import PreparedData, open_prepared
 from harness.ground.errors import BusyError, DataError, DeviceRefused, LabError, SettingsError
-from harness.lab import model_text, start
+from harness.lab import model_text, other_text, start
 from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
 from harness.lab.proposal_request import SINCE_VARIABLE
 from harness.lab.proposing import check_program, kept_program
 from harness.night.endpoint_check import Proposers, choose_proposers
-from harness.night.notebook_runner import NotebookRunner, first_line
+from harness.night.notebook_runner import NotebookRunner
 from harness.night.notify import notify
 from harness.night.progress import close_out_plan_words, close_out_words, result_words
 from harness.night.requests import StopNow, Stopper
@@ -45,7 +45,7 @@ from harness.run.settings import (
 from harness.sandbox.device import detect_device
 from harness.sandbox.wall import find_wall
 from harness.search.program import has_settings, read_program
-from harness.show import epochs, index, report
+from harness.show import epochs, report
 from harness.show.sentences import claim_on_branch, headline
 
 
@@ -94,7 +94,9 @@ def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
     advice = f"See it with: {command_on(wishes.folder, '--status')}; or choose another tag"
     with hold(wishes.folder, "night", "a night", advice):
         (wishes.folder / STOP_FILE).unlink(missing_ok=True)
-        os.environ[SINCE_VARIABLE] = str(step_after(wishes.run.state).experiment)
+        step = step_after(wishes.run.state)
+        begun = (step.kind, step.attempt) != ("propose", 0)  # before this start
+        os.environ[SINCE_VARIABLE] = str(step.experiment + begun)
         terminal = Terminal(wishes.folder / "night.log")
         try:
             with Stopper(wishes, terminal) as stopper:
@@ -134,7 +136,6 @@ class Driver:
         self.wishes, self.stopper, self.say = wishes, stopper, terminal.say
         self.run, self.folder = wishes.run, wishes.folder
         self.runner = NotebookRunner(wishes, terminal, stopper)
-        self.said: set[str] = set()
         self.common = {"tag": wishes.tag, "results_dir": wishes.results}
 
     def drive(self) -> None:
@@ -159,7 +160,9 @@ class Driver:
         wishes, run = self.wishes, self.run
         find_wall()
         if run.is_there:
-            start.check_same_wishes(run.settings, wishes.profile, wishes.source, wishes.overrides)
+            asked = (wishes.profile, wishes.source, wishes.overrides)
+            free = other_text.FIELDS if wishes.close_out else ()
+            start.check_same_wishes(run.settings, *asked, free)
             check_same_harness(run.settings)
             check_same_text(run.settings)
         elif wishes.close_out:
@@ -219,13 +222,16 @@ class Driver:
             self.say(words)
 
     def prepare(self) -> None:
-        """The text, unless the run has it."""
+        """The text, unless the run has it, and another one that its close-out is asked for."""
         if data := data_of_run(self.wishes):
             self.say(f"1 of 5, data {data.data_id} is as the run began with it")
-            return
-        parameters = what_to_prepare(self.wishes)
-        self.say(f"1 of 5, prepare data (profile {parameters['profile']})")
-        self.execute("01_prepare", parameters)
+        else:
+            parameters = what_to_prepare(self.wishes)
+            self.say(f"1 of 5, prepare data (profile {parameters['profile']})")
+            self.execute("01_prepare", parameters)
+        if text := text_asked_for(self.wishes):
+            self.say("1 of 5, prepare the other text that was asked for")
+            self.execute("01_prepare", what_to_prepare(self.wishes, text))
 
     def make_baseline(self) -> bool:
         """The baseline, unless the run has it; False where the night was asked to stop before."""
@@ -246,7 +252,8 @@ class Driver:
         """One after the other, as many as were asked for."""
         wishes = self.wishes
         self.say(f"3 of 5, experiments: {plan_words(wishes)}")
-        who = {"proposer": proposers.proposer, "model": proposers.model, "llm": wishes.llm}
+        # A model that nobody named is looked for each time: another may be served meanwhile.
+        who = {"proposer": proposers.proposer, "model": wishes.model, "llm": wishes.llm}
         while not (self.stopper.is_wanted() or wishes.close_out or wishes.is_enough()):
             number = step_after(self.run.state).experiment
             self.execute("03_agent_loop", self.common | who, page=page_name(number))
@@ -264,37 +271,22 @@ class Driver:
             plan = close_out_plan_words(self.wishes)
         self.say(f"4 of 5, {plan}")
         hours = self.wishes.seconds_left / 3600 if after else 0.0
-        self.execute("05_close_out", self.common | {"hours": round(hours, 4)})
+        asked = {"hours": round(hours, 4)}
+        if text_asked_for(self.wishes):
+            asked |= {"source": self.wishes.source, "overrides": self.wishes.overrides}
+        self.execute("05_close_out", self.common | asked)
 
     def execute(self, name: str, parameters: dict, page: str = "") -> None:
         """Execute a notebook until its work is done or the night is to stop. page: as it is called
         in the run's notebooks/, where that is another name."""
         self.runner.execute(name, page or name, parameters)
         if self.run.entries:
-            self.runner.wait_for(partial(self.derive, "the index of pages", index.write_index))
-            self.runner.wait_for(partial(self.derive, "the report", self.write_page))
-
-    def write_page(self, folder: Path) -> None:
-        report.write_page(folder, live=True)
-
-    def derive(self, what: str, write: Callable[[Path], object]) -> None:
-        """Write what is made of the journal and can be made again: where that fails it is said,
-        once a cause, and the night goes on."""
-        try:
-            write(self.folder)
-        except Exception as error:
-            if disk_space.is_full(error):
-                raise
-            cause = f"{type(error).__name__}: {first_line(str(error))}"
-            words = f"{what} cannot be written ({cause}); nothing else is lost"
-            if words not in self.said:
-                self.say(words)
-            self.said.add(words)
+            self.runner.wait_for(partial(self.runner.derive_pages, live=True))
 
     def say_where(self) -> None:
         """The end: the figures, and where to look."""
         folder = self.folder
-        self.derive("the report", report.write_report)
+        self.runner.derive("the report", report.write_report)
         self.say(result_words(self.run))
         for words in close_out_words(self.wishes):
             self.say(words)
@@ -323,15 +315,22 @@ def what_was_asked(wishes: Wishes) -> dict:
     return {name: getattr(wishes, name) for name in names}
 
 
-def what_to_prepare(wishes: Wishes) -> dict:
+def text_asked_for(wishes: Wishes) -> dict[str, object]:
+    """What a close-out is asked to compare on besides the run's own text, by a profile's fields."""
+    if not (wishes.close_out and wishes.run.is_there):
+        return {}
+    return other_text.changes_of_text(wishes.run.settings, wishes.source, wishes.overrides)
+
+
+def what_to_prepare(wishes: Wishes, other: dict[str, object] | None = None) -> dict:
     """Parameters of the prepare notebook: the run's own when there is one, else what was asked
-    for."""
+    for. other: fields of its profile that are to be otherwise."""
     asked = what_was_asked(wishes)
     if not wishes.run.is_there:
         return asked
     settings = wishes.run.settings
-    began = settings.profile
-    sizes = [f"{name}={began[name]}" for name in ("vocab_size", "max_seq_len", "eval_tokens")]
+    began = settings.profile | (other or {})
+    sizes = [f"{name}={began[name]}" for name in other_text.SIZES]
     return asked | {
         "profile": began["name"],
         "source": began["source"],

@@ -19,6 +19,7 @@ import harness
 from harness.ground.errors import LoopError
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
+from harness.lab.proposal_request import model_before
 from harness.lab.proposing import default_proposer
 from harness.night.wishes import Wishes
 from harness.sandbox import keys
@@ -116,6 +117,7 @@ def ask_endpoint(wishes: Wishes) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder) / "request.json"
         llm = {"model": wishes.model, "options": wishes.llm, "key_file": key_file}
+        llm |= {"before": model_before(wishes.run.state)}
         write_json_atomic(request, {"llm": llm})
         command = child_command("harness.search.llm.endpoint", str(request))
         run = {"env": child_environment(**extra), "capture_output": True, "text": True}

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import harness
 from harness.ground.clock import wall_seconds
-from harness.ground.errors import GaveUp, LoopError, Paused, kinds_of
+from harness.ground.errors import GaveUp, LabError, LoopError, Paused, kinds_of
 from harness.lab import close_out
 from harness.lab.close_out_questions import BUDGETS
 from harness.night.endpoint_check import deadline_seconds
@@ -26,6 +28,7 @@ from harness.rules.next_step import step_after
 from harness.run import disk_space, heartbeat
 from harness.run.journal import read_journal
 from harness.run.settings import score_limit_seconds
+from harness.show import index, report
 from harness.show.sentences import duration
 from harness.show.stage import PREPARE_SECONDS, stage_limit, training_limit
 
@@ -48,6 +51,7 @@ class NotebookRunner:
     def __init__(self, wishes: Wishes, terminal: Terminal, stopper: Stopper) -> None:
         self.wishes, self.terminal, self.stopper = wishes, terminal, stopper
         self.run, self.folder, self.context = wishes.run, wishes.folder, make_context()
+        self.said: set[str] = set()
         self.paused = False  # and a person was told, once until it goes on
 
     def execute(self, name: str, page: str, parameters: dict) -> None:
@@ -178,8 +182,8 @@ class NotebookRunner:
     def tell(self, told: int) -> int:
         """Say what has happened since so many entries; return how many there are."""
         entries = self.run.entries
-        for entry in entries[told:]:
-            words = line_of_entry(entry)
+        for number, entry in enumerate(entries[told:], told):
+            words = line_of_entry(entry, entries[:number])
             if words:
                 self.terminal.say(words)
             if self.wishes.notify_keeps and entry.get("decision") == "keep":
@@ -198,6 +202,26 @@ class NotebookRunner:
             settings, budgets = self.run.settings, max(BUDGETS) if self.wishes.close_out else 1
             return training_limit(settings, budgets) + 2 * score_limit_seconds(settings)
         return PREPARE_SECONDS if notebook in NO_JOURNAL else None
+
+    def derive_pages(self, live: bool) -> None:
+        """Write the pages, their index and the report, as `derive` does."""
+        self.derive("the pages", index.write_index)
+        self.derive("the report", partial(report.write_page, live=live))
+
+    def derive(self, what: str, write: Callable[[Path], object]) -> None:
+        """Write what is made of the journal and can be made again: where that fails it is said,
+        once a cause, and the night goes on."""
+        try:
+            write(self.folder)
+        except Exception as error:
+            if disk_space.is_full(error):
+                raise
+            kind = "" if isinstance(error, LabError) else f"{type(error).__name__}: "
+            why = kind + first_line(str(error))
+            words = f"{what} cannot be written ({why}); nothing else is lost"
+            if words not in self.said:
+                self.terminal.say(words)
+            self.said.add(words)
 
 
 def first_line(text: str) -> str:

@@ -6,7 +6,7 @@ work the journal tells of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.lab.close_out import (
@@ -24,19 +24,21 @@ from harness.run.records import records_from_journal
 from harness.run.run import Run
 from harness.run.settings import command_on
 from harness.run.state import NOT_HELD_AGAINST
+from harness.show.costs import asked_of
 from harness.show.sentences import model_words, say_counts, say_standing
 from harness.show.stage import stage_of
 
 
-def line_of_entry(entry: dict) -> str:
-    """A journal entry as a line for the terminal; "" for what needs no line."""
+def line_of_entry(entry: dict, before: Sequence[dict] = ()) -> str:
+    """A journal entry as a line for the terminal; "" for what needs no line. before: the entries
+    before it, of which none is told twice."""
     number = entry.get("experiment")
     idea, run = f"experiment {number}", f"experiment {number}, run {entry.get('run')}"
     match entry:
         case {"event": "note", "text": text}:
             return text
         case {"event": "proposed"} if number:
-            return proposed_words(entry)
+            return proposed_words(entry, before)
         case {"event": "unrepaired", "why": why}:
             return f"{idea}: not repaired: {why}"
         case {"event": "checked", "ok": False, "reasons": reasons}:
@@ -70,16 +72,17 @@ def line_of_entry(entry: dict) -> str:
     return ""
 
 
-def proposed_words(entry: dict) -> str:
+def proposed_words(entry: dict, before: Sequence[dict] = ()) -> str:
     """A proposal: its idea and who had it; that the language model could not be asked, where that
-    is so."""
+    is so, and why, unless that was the reason the last time as well."""
     repair = f", repair {entry['attempt']}" if entry.get("attempt") else ""
     by = f", {model_words(entry)}" if entry.get("model") else ""
     idea = f"{entry['title']} ({entry['category']}{by})"
     words = f"experiment {entry['experiment']}{repair}: {idea}"
     if failed := entry.get("llm_failed"):
         who = f"it is {entry['proposer']}'s, since the language model could not"
-        return f"{words}; {who}: {failed}"
+        last = next((each.get("llm_failed") for each in reversed(asked_of(before))), "")
+        return f"{words}; {who}{', as before' if failed == last else f': {failed}'}"
     note = entry.get("note") or ""
     if note.startswith("the model failed"):
         return f"{words}; {';'.join(note.split(';')[:2])}"

@@ -43,7 +43,6 @@ from harness.search.patch import PatchError
 from harness.search.port import port
 from harness.search.program import parse_program
 from harness.search.proposal import Proposal, constants_changed, write_files
-from harness.show import index, report
 
 PROPOSER = "external"
 TITLE, HYPOTHESIS, BY = 120, 1000, 60  # characters
@@ -238,13 +237,12 @@ def carry_out(wishes: Wishes, number: int, stream: TextIO) -> None:
         with Stopper(wishes, terminal) as stopper:
             runner = NotebookRunner(wishes, terminal, stopper)
             runner.execute_now("03_agent_loop", page_name(number), parameters)
+            runner.derive_pages(live=False)
     except Paused as error:
         terminal.say(f"paused: {error}")
         raise
     finally:
         terminal.close()
-    index.write_index(wishes.folder)
-    report.write_page(wishes.folder, live=False)
 
 
 # --- what came of it ------------------------------------------------------------------------------

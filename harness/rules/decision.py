@@ -12,7 +12,7 @@ from harness.run.state import MOST_CUT_OFF, NOT_HELD_AGAINST, Attempt, Experimen
 # What a proposer may know of an experiment: of its proposal, its decision and its last training.
 PROPOSED = (
     *("title", "hypothesis", "category", "operator", "proposer", "expected_delta", "constants"),
-    *("sha256", "structure", "bank_id", "parent", "sources", "llm_failed"),
+    *("sha256", "structure", "bank_id", "parent", "sources", "model", "llm_failed"),
 )
 DECIDED = ("status", "decision", "kind", "val_bpb", "gain", "sigma", "n_runs")
 MEASURED = ("memory_mb", "tok_per_sec", "num_steps", "losses")

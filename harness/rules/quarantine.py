@@ -53,6 +53,8 @@ def quarantine_reasons(
         reasons += floor_reason(run, gain)
         reasons += other_processes_reason(run)
         reasons += beyond_reason(run, baseline, budget_seconds)
+    # The smoke run's too: the others begin with what its start-up left in the compile cache.
+    for run in (each for each in experiment.attempt.own if each.status == "ok"):
         if text_is_within_reach(state, run):
             reasons += startup_reason(state, experiment.attempt, run, budget_seconds)
     reasons += forgiven_reason(experiment.attempt, budget_seconds)

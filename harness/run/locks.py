@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.ground.clock import utc_now
-from harness.ground.errors import BusyError
+from harness.ground.errors import BusyError, SettingsError
 from harness.ground.files import read_json, write_json_atomic
 from harness.sandbox.processes import find_process, identity, may_live
 
@@ -56,13 +56,19 @@ def is_held(folder: Path, name: str) -> bool:
 
 @contextlib.contextmanager
 def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
-    """Hold the run's lock `name`, "night" or "experiment". Raises BusyError, naming the holder."""
+    """Hold the run's lock `name`, "night" or "experiment". Raises BusyError, naming the holder, or
+    SettingsError."""
     lock = lock_of(folder, name)
     try:
         lock.acquire(timeout=LOOK_SECONDS, poll_interval=0.02)
     except Timeout:
         who = holder(folder, name)
         raise BusyError(f"run {folder.name} is in use by {who}. {advice}") from None
+    except OSError as error:  # some network disks
+        raise SettingsError(
+            f"the disk of {folder} has no locks for files ({error.strerror}), which a run needs: "
+            "choose a folder on another with --results"
+        ) from error
     try:
         note = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()}
         write_json_atomic(folder / f".{name}.holder.json", note)

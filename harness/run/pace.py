@@ -14,6 +14,16 @@ from dataclasses import dataclass
 from harness.run.noise import SPEED_TOLERANCE
 from harness.run.state import State, Training, standing_runs
 
+# Of a training's `card`, in the order of a line.
+CARD_WORDS = {
+    "sm_clock_mhz": "{:,.0f} MHz",
+    "temperature_c": "{:.0f} °C at most",
+    "slowed_share": "slowed down by heat or hardware {:.0%} of the time",
+    "others_share": "others had {:.0%} of it",
+    "waited_share": "its process waited for a core {:.0%} of the time",
+    "energy_joules": "{:,.0f} J",
+}
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -94,6 +104,21 @@ def words_outside(trained: dict) -> str:
     )
 
 
+def words_of_card(trainings: Iterable[dict]) -> str:
+    """What the card did, by the medians of `trained` entries; "" where nobody watched one."""
+    watched = [trained for trained in trainings if trained.get("card")]
+    tokens = known_median(trained.get("total_tokens") for trained in watched)
+    seen = {
+        name: known_median(trained["card"].get(name) for trained in watched) for name in CARD_WORDS
+    }
+    words = [
+        CARD_WORDS[name].format(value) for name, value in seen.items() if (value or 0) >= 0.005
+    ]
+    if tokens and (joules := seen["energy_joules"]):
+        words.append(f"{1000 * joules / tokens:.3g} mJ a token")
+    return ", ".join(words)
+
+
 def say_speed(state: State, claim: Sequence[Training] = ()) -> str:
     """How much the machine changed its speed in this run, and what was done; "" while it did not.
 
@@ -161,4 +186,4 @@ def what_was_done(files: Sequence[Sequence[Training]]) -> str:
     if not disturbed:
         return f"{again[0].upper()}{again[1:]}."
     runs = f"{disturbed} run{'s' * (disturbed != 1)} off by more than {SPEED_TOLERANCE:.0%}"
-    return f"{runs} did not count for the noise, nor as a score to beat and {again}."
+    return f"{runs} did not count for the noise, nor as a score to beat, and {again}."

@@ -19,7 +19,7 @@ from pathlib import Path
 import harness
 from harness.data.manifest import PreparedData, open_prepared, without_format
 from harness.data.prepare import name_data
-from harness.ground.cgroup import cpu_count
+from harness.ground.cgroup import cpu_quota
 from harness.ground.clock import utc_now
 from harness.ground.errors import ParameterError, SettingsError
 from harness.ground.files import read_json, write_json_atomic
@@ -156,9 +156,9 @@ def choose_core_rate(profile: Profile, device: dict) -> float:
 def why_wall_time() -> str:
     """Why a CPU's budget cannot be counted in work of its cores here; "" where it can."""
     cpus = own_cpus()
-    if cpu_count() < len(cpus):
+    if cpu_quota() < len(cpus):
         return (
-            f"a quota allows {cpu_count()} of {len(cpus)} cores, "
+            f"a quota allows {cpu_quota():g} of {len(cpus)} cores, "
             "under which waiting cannot be told from others' work"
         )
     try:

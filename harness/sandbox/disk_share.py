@@ -27,20 +27,20 @@ BLOCK_BYTES = 512  # the unit of st_blocks
 class DiskShare:
     """What one training has on disk. Made before it starts, since it may remove the folders.
 
-    folders: where it may write, all on one disk.
+    folders: where it may write.
     """
 
     def __init__(self, folders: list[Path]) -> None:
         self._folders, self._looked = folders, time.monotonic()
-        self._disk = os.stat(folders[0]).st_dev
-        self.most_bytes = min(MOST_BYTES, shutil.disk_usage(folders[0]).free // 2)
+        self._disks = {os.stat(folder).st_dev for folder in folders}
+        self.most_bytes = min(MOST_BYTES, *(shutil.disk_usage(each).free // 2 for each in folders))
 
     def exceeded(self, pid: int) -> str:
         """Why the training must end, "" while it need not."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return ""
         used, files = disk_use(self._folders)
-        used += removed_bytes(pid, self._disk)
+        used += removed_bytes(pid, self._disks)
         self._looked = time.monotonic()
         if used <= self.most_bytes and files <= MOST_FILES:
             return ""
@@ -65,8 +65,8 @@ def disk_use(folders: list[Path]) -> tuple[int, int]:
     return used, files
 
 
-def removed_bytes(pid: int, disk: int) -> int:
-    """Bytes on a disk that a process and its descendants hold open without a name (Linux)."""
+def removed_bytes(pid: int, disks: set[int]) -> int:
+    """Bytes on the disks that a process and its descendants hold open without a name (Linux)."""
     held: dict[int, int] = {}
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
@@ -76,6 +76,6 @@ def removed_bytes(pid: int, disk: int) -> int:
                     with contextlib.suppress(OSError):  # closed since listed
                         status = os.stat(f"/proc/{each.pid}/fd/{descriptor}")
                         nameless = stat.S_ISREG(status.st_mode) and status.st_nlink == 0
-                        if nameless and status.st_dev == disk:
+                        if nameless and status.st_dev in disks:
                             held[status.st_ino] = BLOCK_BYTES * status.st_blocks
     return sum(held.values())

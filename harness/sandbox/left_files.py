@@ -21,6 +21,7 @@ REMOVE_SECONDS = 60.0  # what is still being written by somebody who got away do
 # Folders below one another that are kept, and again that are walked down: with the longest names, a
 # path that the system still takes.
 DEEPEST = 5
+COPIED_BYTES = 2**20  # at a time
 
 
 def take_file(folder: Path, name: str, target: Path, most_bytes: int) -> str:
@@ -68,19 +69,39 @@ def keep_ours(file: BinaryIO, path: Path) -> None:
     path.write_bytes(file.read())
 
 
-def keep_plain_files(folder: Path, depth: int = DEEPEST) -> None:
-    """Remove from a folder all but plain files and folders, so that it can be copied."""
-    if folder.is_symlink() or not folder.is_dir():
-        remove_tree(folder)
-        return
-    for entry in entries_of(folder):
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode) and depth:
-            keep_plain_files(Path(entry.path), depth - 1)
-        elif is_plain(status):
-            os.chmod(entry.path, 0o600)
-        else:
-            remove_tree(Path(entry.path))
+def copy_plain_files(folder: Path, target: Path, most_bytes: int, most_files: int) -> bool:
+    """Copy the plain files of a folder in which somebody may still write; False for too much.
+
+    Nothing is followed out of it, and nothing is waited for: what is no plain file is left out.
+    """
+    for place, folders, names, opened in os.fwalk(folder):
+        inside = Path(place).relative_to(folder)
+        (target / inside).mkdir(parents=True, exist_ok=True)
+        if len(inside.parts) >= DEEPEST:
+            folders.clear()
+        for name in names:
+            if (file := open_plain(name, opened)) is None:
+                continue
+            most_files -= 1
+            with file, (target / inside / name).open("wb") as copy:
+                while most_bytes >= 0 and (chunk := file.read(COPIED_BYTES)):
+                    most_bytes -= copy.write(chunk)
+            if most_bytes < 0 or most_files < 0:
+                return False
+    return True
+
+
+def open_plain(name: str, folder: int) -> BinaryIO | None:
+    """Open a plain file in an opened folder; None for anything else."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        file = os.fdopen(os.open(name, flags, dir_fd=folder), "rb")
+    except OSError:  # a link, gone, or closed to us
+        return None
+    if is_plain(os.fstat(file.fileno())):
+        return file
+    file.close()
+    return None
 
 
 def remove_tree(path: Path) -> None:

@@ -13,11 +13,11 @@ class TrainingRequest:
     """One training. folder: the run's, made here. train_dir: all of the data it may see.
 
     device_batch_limit: rows that it may hold at once, None for as many as it likes. compile_cache:
-    of which it gets a copy. hidden: folders that a wall empties for it. wall_error: why bubblewrap
-    is no wall for its device. attention: the kernels to use, {} to choose. core_rate: the rate of
-    `harness.training.clock`, 0 where the budget is wall time. clock_step_seconds: what each
-    optimizer step counts for on its clock, 0 for the real clock; the runner's own limits are of
-    real time always. Times in seconds.
+    the run's folder of compiled code, None to keep none. hidden: folders that a wall empties for
+    it. wall_error: why bubblewrap is no wall for its device. attention: the kernels to use, {} to
+    choose. core_rate: the rate of `harness.training.clock`, 0 where the budget is wall time.
+    clock_step_seconds: what each optimizer step counts for on its clock, 0 for the real clock; the
+    runner's own limits are of real time always. Times in seconds.
     """
 
     folder: str

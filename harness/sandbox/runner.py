@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,12 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.ground.cgroup import memory_limit_words
-from harness.ground.files import walk, write_json_atomic
+from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
 from harness.sandbox.child import child_command, child_environment, kill_child
 from harness.sandbox.child_log import CappedLog, EventLog, number
+from harness.sandbox.compile_cache import CompileCache
 from harness.sandbox.disk_share import DiskShare
-from harness.sandbox.left_files import keep_plain_files, remove_tree, take_file
+from harness.sandbox.left_files import remove_tree, take_file
 from harness.sandbox.memory_killer import KILLED_FROM_OUTSIDE, memory_kills, memory_was_there
 from harness.sandbox.processes import MARK, is_stopped, kill_escaped, note_process
 from harness.sandbox.request import TrainingRequest
@@ -49,11 +49,13 @@ REPORTED = (
 
 
 class WatchedTraining:
-    """One training, from its start to its result. work, cache: the folders that it may write in."""
+    """One training, from its start to its result. own: the folders that it may write in."""
 
     def __init__(self, request: TrainingRequest, on_event: Callable[[dict], None]) -> None:
         self.request, self.folder = request, Path(request.folder)
-        self.work, self.cache = self.folder / "work", self.folder / "compile_cache"
+        self.work = self.folder / "work"
+        self.cache = CompileCache(request.compile_cache, Path(request.train_py), self.work)
+        self.own = [self.work, *[self.cache.path] * bool(request.compile_cache)]
         remove_tree(self.work)
         self.work.mkdir(parents=True)
         write_json_atomic(self.folder / "run.json", asdict(request))
@@ -62,7 +64,6 @@ class WatchedTraining:
         self.started = time.monotonic()
         self.log = CappedLog(self.folder / "run.log")
         self.events = EventLog(self.folder / "events.jsonl", self.started, self._hear)
-        self.compiled: bool | None = None  # whether its start-up compiled anything anew
 
     def run(self) -> dict:
         """Train once and return the result."""
@@ -75,7 +76,7 @@ class WatchedTraining:
                     cause = take_file(self.work, weights.name, weights, MOST_WEIGHTS_BYTES)
                     status = "crash" if cause else "ok"
             finally:
-                keep_plain_files(self.cache)  # it may be copied for others
+                self.cache.close()
                 remove_tree(self.work)
         result = self._result(status, cause, total_seconds)
         if slept := self._slept():
@@ -88,7 +89,7 @@ class WatchedTraining:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             environment, kills_before = self._environment(theirs.fileno()), memory_kills()
-            share = DiskShare([self.work, self.cache])
+            share = DiskShare(self.own)
             try:
                 process = subprocess.Popen(
                     self._command(),
@@ -119,25 +120,21 @@ class WatchedTraining:
         return outcome(returncode, self.log, self.events, self.keeper, kills_before)
 
     def _environment(self, events_fd: int) -> dict[str, str]:
-        """The child's environment, its folders made, with a copy of the promoted compile cache."""
-        promoted = self.request.compile_cache
+        """The child's environment, its folders made, with compiled code that it may find."""
         (self.work / "tmp").mkdir()
-        self.cache.mkdir(exist_ok=True)
-        if promoted and Path(promoted).is_dir():
-            shutil.copytree(promoted, self.cache, dirs_exist_ok=True)
-        self.cached = files_in(self.cache)
+        self.cache.lend()
         return child_environment(
             AUTORESEARCH_RUN=str(self.folder / "run.json"),
             AUTORESEARCH_EVENTS_FD=str(events_fd),
             TMPDIR=str(self.work / "tmp"),
-            TORCHINDUCTOR_CACHE_DIR=str(self.cache),
-            TRITON_CACHE_DIR=str(self.cache / "triton"),
+            TORCHINDUCTOR_CACHE_DIR=str(self.cache.path),
+            TRITON_CACHE_DIR=str(self.cache.path / "triton"),
             **{MARK: str(self.work)},
         )
 
     def _hear(self, event: dict) -> None:
-        if event["event"] == "ready":  # before the clock starts
-            self.compiled = files_in(self.cache) > self.cached
+        if event["event"] == "ready":  # the only one; before the clock starts
+            self.cache.keep_ready()
         self.keeper.hear(event)
 
     def _command(self) -> list[str]:
@@ -145,7 +142,7 @@ class WatchedTraining:
         request, parent = self.request, 0 if self.wall.walled else os.getpid()
         return self.wall.enclose(
             child_command("harness.training.launch", request.train_py, str(parent)),
-            own=[self.work, self.cache],
+            own=self.own,
             readable=[Path(request.train_py), self.folder / "run.json"],
             hidden=[Path(path) for path in request.hidden],
             device=request.device,
@@ -234,7 +231,7 @@ class WatchedTraining:
             "cause": cause,
             "sure": self._is_sure(status),
             "startup_seconds": self.events.at("ready"),
-            "compiled": self.compiled,
+            "compiled": self.cache.compiled,
             "training_seconds": training_seconds,
             "overshoot_seconds": stopped and round(stopped.charged - request.budget_seconds, 3),
             "weights_seconds": stopped and round(now.charged - stopped.charged, 3),
@@ -266,11 +263,6 @@ def run_training(
     up.
     """
     return WatchedTraining(request, on_event).run()
-
-
-def files_in(folder: Path) -> int:
-    """How many files lie in a folder and below."""
-    return sum(len(files) for _, _, files in walk(folder))
 
 
 def drain(descriptor: int, sink: CappedLog | EventLog) -> None:

@@ -41,6 +41,7 @@ EMPTIED = ("/var/tmp", "/run", "/home", "/root")
 # Emptied as well, but a child may write here, in memory, while it lives.
 SCRATCH = ("/tmp", "/dev/shm")
 SYSTEM = "/usr"  # what holds it cannot be emptied: a home of / in some containers
+DEV = Path("/dev")
 NODES = ("nvidia*", "kfd", "dri", "dxg")  # of /dev: cards of NVIDIA and AMD, and WSL's
 # Where NixOS has its drivers and its compiler.
 DRIVERS = ("/run/opengl-driver", "/run/current-system")
@@ -214,20 +215,14 @@ def homes() -> list[str]:
 
 
 def python_paths() -> list[str]:
-    """This Python, its packages, what the environment names of libraries and compilers, and
-    attention kernels that were downloaded before.
-    """
+    """This Python, its packages, and what the environment names of libraries and compilers."""
     packages = [
         path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")
     ]
     prefixes = [sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
     named = [os.environ.get(name, "") for name in PATHS]
     libraries = [path for value in named for path in value.split(os.pathsep) if path]
-    home = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
-    # Behind the wall there is no network to fetch them from.
-    hubs = [home / "hub", *map(Path, filter(None, [os.environ.get("KERNELS_CACHE")]))]
-    kernels = sorted(str(path) for hub in hubs for path in hub.glob("*s--kernels-community--*"))
-    return [*prefixes, *site.getsitepackages(), *packages, *libraries, *kernels]
+    return [*prefixes, *site.getsitepackages(), *packages, *libraries]
 
 
 @functools.cache
@@ -240,11 +235,8 @@ def evaluation_folders() -> tuple[str, ...]:
 
 def device_nodes(device: str) -> list[str]:
     """The card's nodes under /dev."""
-    return (
-        []
-        if device == "cpu"
-        else [str(path) for name in NODES for path in sorted(Path("/dev").glob(name))]
-    )
+    wanted = () if device == "cpu" else NODES
+    return [str(path) for name in wanted for path in sorted(DEV.glob(name))]
 
 
 def find_wall(wanted: str = "", unfit: str = "") -> Wall:

@@ -59,5 +59,5 @@ def lines_of(rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row) -> str:
-    gain = f"{row['gain']:+.4f} ± {row['error']:.4f}"
+    gain = f"{row['gain']:+z.4f} ± {row['error']:.4f}"
     return f"{gain} | {row['category']} | {one_line(row['title'], 100)}"

@@ -11,8 +11,10 @@ Who
   There the model has every second experiment, and half as many after each SHARE_AFTER ideas without
   a keep, down to every eighth, so that a mediocre model does not hold a night back; a keep gives it
   half again.
-- After a failure of the model (`llm_failed` in a row) the next 1, 2, 4, 8 experiments are tpe's. A
-  spent budget is looked at on every turn: that costs no call.
+- After a failure of the model (`llm_failed` in a row) the next 1, 2, 4, 8 experiments are tpe's. No
+  wait follows AT_ONCE, which cost a moment and which a person may mend in the middle of a night.
+- What failed before this start of the night, and what another model than the present one did, does
+  not count: who starts it again may have mended that.
 
 What the model is asked for
 - The operator that was asked for least, one that brought k keeps counting 1 + k times less; ties by
@@ -29,6 +31,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from harness.search.llm.failures import LASTING
 from harness.search.program import ProgramSettings
 
 OPERATORS = ("architecture", "tune", "optimizer", "combine", "schedule", "restart", "simplify")
@@ -36,6 +39,7 @@ BANK_EVERY = 3  # experiments of the keyless proposer
 SHARE_AFTER = 6  # ideas of the model without a keep
 LEAST_SHARE = 8  # the model has at least one experiment in so many
 MOST_WAIT = 8  # experiments after a failure of the model
+AT_ONCE = (*LASTING, "unreachable")  # kinds of failures that no wait follows
 FLAT = 5  # results without a keep and without structure
 RESTART_AFTER = 10  # results without a keep
 NEAR_MISS_SIGMA = 1.0  # a loss up to this is a near miss
@@ -67,9 +71,10 @@ def choose_turn(request: Mapping[str, Any], settings: ProgramSettings) -> Turn:
     proposer = request["proposer"]
     if proposer == "tpe":
         return keyless_turn(request, "no language model was asked for")
-    # Who starts a night again may have mended what failed.
-    recent = [row for row in rows if row["experiment"] >= request.get("asked_since", 0)]
-    since, wait = _since_asked(rows), _failure_wait(recent)
+    turns = [_had_its_turn(row, request) for row in rows]
+    since = turns[::-1].index(True) if True in turns else len(rows) + LEAST_SHARE
+    theirs = [row for row, had in zip(rows, turns, strict=True) if had]
+    wait = _failure_wait(theirs)
     if since < wait:
         left = f"{wait - since} experiment{'s' * (wait - since != 1)}"
         return keyless_turn(request, f"the model failed; it is asked again in {left}")
@@ -79,7 +84,7 @@ def choose_turn(request: Mapping[str, Any], settings: ProgramSettings) -> Turn:
     structural = [name for name in operators if name != "tune"]
     numbers_only = not any(is_structural(row) for row in rows[-FLAT:])
     forced = _is_flat(rows, FLAT) and numbers_only and bool(structural)
-    period = _period(rows)
+    period = _period(theirs)
     if proposer == "hybrid" and not forced and since < period - 1:
         return keyless_turn(request, f"the model has one experiment in {period}")
     operator = _next_operator(structural if forced else list(operators), rows)
@@ -186,35 +191,29 @@ def _is_flat(rows: Sequence[Row], count: int) -> bool:
     return len(rows) >= count and not any(row["decision"] == "keep" for row in rows[-count:])
 
 
-def _period(rows: Sequence[Row]) -> int:
-    """Return how many experiments the model shares one of."""
+def _period(theirs: Sequence[Row]) -> int:
+    """Return how many experiments the model shares one of. theirs: those that had its turn."""
     without = 0
-    for row in rows:
+    for row in theirs:
         if row["proposer"] == "llm":
             without = 0 if row["decision"] == "keep" else without + 1
     return min(2 * 2 ** (without // SHARE_AFTER), LEAST_SHARE)
 
 
-def _was_asked(row: Row) -> bool:
-    return row["proposer"] == "llm" or bool(row["llm_failed"])
+def _had_its_turn(row: Row, request: Mapping[str, Any]) -> bool:
+    """Return whether the model that is asked now was asked for an experiment, in this start of the
+    night where that failed."""
+    if row["llm_failed"]:
+        return row["experiment"] >= request.get("asked_since", 0)
+    named = (request.get("llm") or {}).get("model")
+    return row["proposer"] == "llm" and (not named or row.get("model") in (named, None))
 
 
-def _since_asked(rows: Sequence[Row]) -> int:
-    """Return the number of experiments since the model's last turn, many before its first."""
-    for since, row in enumerate(reversed(rows)):
-        if _was_asked(row):
-            return since
-    return len(rows) + LEAST_SHARE
-
-
-def _failure_wait(rows: Sequence[Row]) -> int:
-    """Return how many experiments to wait after the model's failures in a row: 1, 2, 4, 8.
-
-    None for a spent budget.
-    """
+def _failure_wait(theirs: Sequence[Row]) -> int:
+    """Return how many experiments to wait after the model's failures in a row: 1, 2, 4, 8."""
     failures = 0
-    for row in reversed([row for row in rows if _was_asked(row)]):
-        if not row["llm_failed"] or row["llm_failed"].startswith("budget"):
+    for row in reversed(theirs):
+        if not row["llm_failed"] or row["llm_failed"].startswith(AT_ONCE):
             break
         failures += 1
     return min(2 ** (failures - 1), MOST_WAIT) if failures else 0

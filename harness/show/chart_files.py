@@ -4,7 +4,6 @@ In: runs as read. Out: files in exports/<tag>/ of the results folder, which git 
 again each time. Nothing else is touched.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from harness.run.results import as_cell, clean_description
 from harness.show import analysis
+from harness.show.addresses import markdown_links
 from harness.show.charts import plots
 from harness.show.charts.figure import LabFigure
 from harness.show.frame import RunData
@@ -81,6 +81,5 @@ def tables_of(run: RunData) -> dict[str, pd.DataFrame]:
 
 def links_to(files: Sequence[Path]) -> str:
     """Where they are, as Markdown whose links JupyterLab opens as tabs."""
-    addresses = {path.name: Path(os.path.relpath(path, Path.cwd())).as_posix() for path in files}
-    links = [f"[{name}](<{address}>)" for name, address in addresses.items()]
-    return f"{plural(len(files), 'file')} in `{files[0].parent}`: {', '.join(links)}"
+    links = markdown_links((path.name, path) for path in files)
+    return f"{plural(len(files), 'file')} in `{files[0].parent}`: {links}"

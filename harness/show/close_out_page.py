@@ -16,7 +16,7 @@ from harness.lab.close_out_questions import asked_words, words_left
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.run import Run
 from harness.run.settings import command_on, environment_words
-from harness.show.experiment_page import PACE, outside_lines
+from harness.show.experiment_page import PACE, training_lines
 from harness.show.markup import (
     AMBER,
     BLUE,
@@ -53,7 +53,7 @@ def close_out_page(run: Run, found: CloseOut) -> Html:
     elif left := words_left(run, found):
         page += box(f"{left}: {command_on(run.folder, '--close-out')} --hours HOURS")
     named = [(f"{run.started['role']}, seed {run.started['seed']}", run) for run in found.runs]
-    page += outside_lines([(name, run.trained) for name, run in named])
+    page += training_lines([(name, run.trained) for name, run in named])
     return page + soft(environment_words(run.settings))
 
 
@@ -93,7 +93,7 @@ def difference_cells(claimed: dict, reach: float) -> tuple[object, object, objec
     if "val" not in claimed:
         return "", "", ""
     figures = [
-        f"{each['difference']:+.4f} ({each['low']:+.4f} to {each['high']:+.4f})"
+        f"{each['difference']:+z.4f} ({each['low']:+z.4f} to {each['high']:+z.4f})"
         for each in (claimed["val"], claimed["holdout"])
     ]
     return figures[0], interval_picture(claimed["val"], reach), figures[1]
@@ -120,7 +120,7 @@ def interval_picture(val: dict, reach: float) -> Html:
     zero = f'<path d="M{WIDTH / 2} 0V{HEIGHT}" stroke="{GREY}" stroke-dasharray="3 3"/>'
     bar = f'<path d="M{low:.1f} {HEIGHT / 2}H{high:.1f}" stroke="{colour}" stroke-width="3"/>'
     dot = f'<circle cx="{middle:.1f}" cy="{HEIGHT / 2}" r="4.5" fill="{colour}"/>'
-    return drawing(zero + bar + dot, f"{val['low']:+.4f} to {val['high']:+.4f}")
+    return drawing(zero + bar + dot, f"{val['low']:+z.4f} to {val['high']:+z.4f}")
 
 
 def drawing(drawn: str, words: str) -> Html:

@@ -1,15 +1,16 @@
 """What the language model of a run took: requests, tokens, dollars, in words.
 
-In: usage as a proposal notes it, and the ledger llm.jsonl, which counts every request, those of
-killed proposals too. Out: figures and sentences. A cost without prices is unknown, and said to be;
-tokens that no server counted are our estimate, and said to be.
+In: usage as a proposal notes it, the ledger llm.jsonl, which counts every request, those of killed
+proposals too, and the journal's entries. Out: figures and sentences. A cost without prices is
+unknown, and said to be; tokens that no server counted are our estimate, and said to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from harness.ground.text import one_line
 from harness.search.llm.exchanges import Usage, read_ledger
 from harness.show.sentences import plural
 
@@ -22,6 +23,25 @@ def run_usage(folder: Path) -> Usage:
 def usage_of(noted: Mapping | None) -> Usage:
     """The usage that a proposal noted."""
     return Usage(**noted) if noted else Usage()
+
+
+def asked_of(entries: Sequence[Mapping]) -> list[Mapping]:
+    """The proposals for which a language model was asked, whatever it came to."""
+    proposed = (entry for entry in entries if entry["event"] == "proposed")
+    return [each for each in proposed if each.get("llm_failed") or each["proposer"] == "llm"]
+
+
+def failure_words(entries: Sequence[Mapping], quote: Callable[[str], str] = one_line) -> str:
+    """How often the model could not be asked, why the last time, and whether it has answered since;
+    "" where that never was."""
+    asked = asked_of(entries)
+    failed = [number for number, each in enumerate(asked) if each.get("llm_failed")]
+    if not failed:
+        return ""
+    why, since = quote(asked[failed[-1]]["llm_failed"]), len(asked) - 1 - failed[-1]
+    answered = f"it has answered {plural(since, 'time')} since; " * bool(since)
+    times = f"{plural(len(failed), 'time')} it could not be asked, and tpe proposed instead"
+    return f"{times}; {answered}the last time: {why}"
 
 
 def usage_words(usage: Usage) -> str:

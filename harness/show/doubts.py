@@ -8,7 +8,7 @@ its speed. Standard library only.
 from collections.abc import Sequence
 
 from harness.run.records import Record, baseline_of
-from harness.run.state import NOT_HELD_AGAINST
+from harness.run.state import NOT_HELD_AGAINST, fold
 from harness.show.sentences import candidates_of, latest_sigma, plural, quoted
 from harness.show.stage import in_flight
 
@@ -33,10 +33,10 @@ def _doubts_of_noise(entries: Sequence[dict], records: Sequence[Record]) -> list
     base, found = baseline_of(records), []
     opened = next((entry for entry in entries if entry.get("event") == "opened"), {})
     if opened.get("prior"):
-        prior = quoted(opened["prior"].get("note") or "source not stated")
+        prior = quoted(opened["prior"].get("note") or "source not stated", 160)
         found.append(
-            f"Sigma was estimated with a prior from elsewhere ({prior}), unless the seeds "
-            "contradicted it."
+            f"The noise of a run: {fold(entries).noise.words}. The prior was measured elsewhere "
+            f"({prior})."
         )
     if base and base.n_runs < 3:
         seeds = plural(base.n_runs, "seed")
@@ -74,7 +74,7 @@ def _doubts_of_the_machine(trained: Sequence[dict], entries: Sequence[dict]) -> 
         worked = ", which a budget of work does not mind"
         less = ": less was learnt in the same budget" if by_wall else worked
         count = plural(len(shared), "training")
-        found.append(f"{count} shared the device with {named}{less}.")
+        found.append(f"{count} shared the device with run {named}{less}.")
     repeated = sum(entry.get("status") in NOT_HELD_AGAINST for entry in trained)
     if repeated:
         found.append(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from harness.lab.loop import Lab
 from harness.run.git_history import experiment_ref
 from harness.run.noise import KNOWN_DF
-from harness.run.pace import cells_of_pace, pace_of, words_outside
+from harness.run.pace import cells_of_pace, pace_of, words_of_card, words_outside
 from harness.run.records import noise_of_gain, records_from_journal
 from harness.run.settings import environment_words, wall_of
 from harness.run.state import Experiment, Training
@@ -176,7 +176,7 @@ def score_page(lab: Lab, experiment: Experiment) -> Html:
     head = ("of", "run", "kind", "seed", "val_bpb", "charged", "wall time", "audit")
     page = table(head, [run_cells(name, run) for name, run in named])
     page += pace_table(lab, experiment)
-    page += outside_lines([(f"{name}, run {run.number}", run.trained) for name, run in named])
+    page += training_lines([(f"{name}, run {run.number}", run.trained) for name, run in named])
     if experiment.mean is not None and experiment.number:
         page += box(gain_words(lab, experiment))
     return page
@@ -204,11 +204,19 @@ def pace_table(lab: Lab, experiment: Experiment) -> Html:
     return table(("one training", *PACE), rows) if any(rows[0][1:]) else Html()
 
 
-def outside_lines(named: Sequence[tuple[str, dict | None]]) -> Html:
-    """A line for each training: what it took that the budget does not cover."""
-    found = [(name, words_outside(trained)) for name, trained in named if trained]
+def training_lines(named: Sequence[tuple[str, dict | None]]) -> Html:
+    """A line for each training: what it took that the budget does not cover; and its card's."""
+    return lines_of(named, "outside the clock", words_outside) + lines_of(
+        named, "the card", lambda trained: words_of_card([trained])
+    )
+
+
+def lines_of(
+    named: Sequence[tuple[str, dict | None]], title: str, words_of: Callable[[dict], str]
+) -> Html:
+    found = [(name, words_of(trained)) for name, trained in named if trained]
     lines = [f"{name}: {words}" for name, words in found if words]
-    return box(soft("outside the clock") + divs(lines)) if lines else Html()
+    return box(soft(title) + divs(lines)) if lines else Html()
 
 
 def gain_words(lab: Lab, experiment: Experiment) -> str:
@@ -224,12 +232,12 @@ def gain_words(lab: Lab, experiment: Experiment) -> str:
         sigma, df = state.noise.sigma, state.noise.df
     of = f" in {plural(runs, 'run')} that count" if runs else ""
     against = f"{experiment.mean + gain:.6f} of experiment {number}{of}"
-    words = f"mean {experiment.mean:.6f} against {against}: gain {gain:+.6f} bpb"
+    words = f"mean {experiment.mean:.6f} against {against}: gain {gain:+z.6f} bpb"
     noise = noise_of_gain(sigma, len(experiment.attempt.scores), runs or 0)
     if not noise:
         return words
     if df >= KNOWN_DF:
-        return f"{words}, {gain / noise:+.1f} sigma of that difference"
+        return f"{words}, {gain / noise:+z.1f} sigma of that difference"
     return f"{words}; too few trainings for saying how many sigma that is"
 
 
@@ -270,7 +278,7 @@ def learnt_page(lab: Lab, experiment: Experiment) -> Html:
         )
     else:
         gain = decided["gain"]
-        size = f"{gain:+.4f} bpb" if gain is not None else "no measurable difference"
+        size = f"{gain:+z.4f} bpb" if gain is not None else "no measurable difference"
         words = (
             f"{title} changed val_bpb by a gain of {size}, which is {decided['kind']}. It stays in "
             "the history, reachable by its ref."

@@ -7,11 +7,11 @@ exchanges with the language model.
 
 from __future__ import annotations
 
-import os
 import urllib.parse
 from pathlib import Path
 
-from harness.lab.loop import NIGHT_VARIABLE, Lab
+from harness.lab.loop import Lab
+from harness.lab.proposing import program_words
 from harness.run.noise import KNOWN_DF
 from harness.run.records import noise_of_gain
 from harness.run.settings import wall_of
@@ -19,6 +19,7 @@ from harness.run.state import Attempt, Experiment
 from harness.sandbox import keys
 from harness.search.patch import make_diff
 from harness.show import markup
+from harness.show.addresses import address
 from harness.show.costs import usage_of, usage_words
 from harness.show.markup import BLUE, GREEN, GREY, RED, Html, bold, box, diff, divs, soft, table
 from harness.show.sentences import hypothesis_words
@@ -38,8 +39,8 @@ def idea_page(lab: Lab, experiment: Experiment) -> Html:
     if skipped := proposed.get("not_applicable"):
         page += soft(f"not applicable to this file: {', '.join(map(str, skipped))}")
     page += exchange_line(lab, experiment, len(experiment.attempts) - 1)
-    if warning := keys.exposure(wall_of(lab.settings).walled):
-        page += box(warning, RED)
+    warnings = (program_words(lab.entries), keys.exposure(wall_of(lab.settings).walled))
+    page += Html().join(box(warning, RED) for warning in warnings if warning)
     changed = (proposed.get("constants_changed") or {}).items()
     rows = [(name, old, new) for name, (old, new) in changed]
     return box(page, BLUE) + (table(("constant", "was", "now"), rows) if rows else "")
@@ -50,7 +51,7 @@ def origin_words(proposed: dict) -> list[str]:
     by = proposed["proposer"] + (f" ({proposed['model']})" if proposed.get("model") else "")
     operator = f", asked to {proposed['operator']}" if proposed.get("operator") else ""
     expected = proposed.get("expected_delta")
-    says = f"; expects val_bpb to change by {expected:+.4f}" if expected is not None else ""
+    says = f"; expects val_bpb to change by {expected:+z.4f}" if expected is not None else ""
     origin = f"proposed by {by}{operator}, from experiment {proposed['parent']}{says}"
     failed = proposed.get("llm_failed")
     told = f"the language model could not: {failed}" if failed else ""
@@ -87,10 +88,8 @@ def answer_link(lab: Lab, exchange: Path) -> Html | str:
 
 
 def link(lab: Lab, path: Path, words: str) -> Html:
-    """A link to a file of ours, from where a night's pages lie, or from a notebook by hand."""
-    page = lab.folder / "notebooks" if os.environ.get(NIGHT_VARIABLE) else Path.cwd()
-    target = Path(os.path.relpath(path, page)).as_posix()
-    return markup.link(urllib.parse.quote(target), words)
+    """A link to a file of ours."""
+    return markup.link(urllib.parse.quote(address(path, lab.folder)), words)
 
 
 def check_page(experiment: Experiment) -> Html:

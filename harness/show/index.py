@@ -45,9 +45,11 @@ def write_index(run_dir: str | Path) -> Path:
     entries = read_journal(run_dir / "journal.jsonl")
     folder = run_dir / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    export_missing(folder, records_from_journal(entries))
     target = folder / "index.md"
-    write_text_atomic(target, index_text(run_dir, entries))
+    try:
+        export_missing(folder, records_from_journal(entries))
+    finally:
+        write_text_atomic(target, index_text(run_dir, entries))
     return target
 
 

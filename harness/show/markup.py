@@ -30,6 +30,11 @@ COLOURS = {"keep": GREEN, "baseline": BLUE, "discard": GREY, "quarantine": AMBER
 CELL = f"padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid {LINE}"
 MONO = "font-family:monospace;font-size:12px;line-height:1.45"
 MOST_CHARACTERS = 2000
+# JupyterLab's viewer of HTML files shows a copy, to which it appends a style. Its server refuses
+# what links in it lead to, as browsers name no referrer there: a 403 would take the page's place.
+VIEWER_STYLE = """.viewer { display: none; } body:has(> style) .viewer { display: block; }
+body:has(> style) a:not([href^="#"]) { pointer-events: none; color: inherit; text-decoration: none }
+"""
 
 
 class Html(markupsafe.Markup):
@@ -43,6 +48,12 @@ class Html(markupsafe.Markup):
         if not hasattr(text, "__html__"):
             text = without_escapes(str(text)[:MOST_CHARACTERS])
         return super().escape(text)
+
+
+VIEWER_NOTE = Html(
+    '<p class="viewer"><small>JupyterLab follows no links from here to other files: its own list of'
+    " pages is notebooks/index.md, in this run's folder.</small></p>"
+)
 
 
 def as_text(page: Html) -> Html:

@@ -61,9 +61,9 @@ def _night(run: RunData) -> list[str]:
         str(trainings),
         _share(len(kept), len(candidates)),
         _claim_words(run),
-        f"{sum(judged):+.4f}" if judged else "",
-        f"{gain / hours:+.4f}" if gain is not None and hours else "",
-        f"{100 * gain / trainings:+.4f}" if gain is not None and trainings else "",
+        f"{sum(judged):+z.4f}" if judged else "",
+        f"{gain / hours:+z.4f}" if gain is not None and hours else "",
+        f"{100 * gain / trainings:+z.4f}" if gain is not None and trainings else "",
         _cost(run, gain),
     ]
 
@@ -85,7 +85,7 @@ def claimed_gain(run: RunData) -> float | None:
 def _claim_words(run: RunData) -> str:
     if not run.claimed or run.claimed["status"] != "ok":
         return ""
-    return "{difference:+.4f} ({low:+.4f} to {high:+.4f})".format(**run.claimed["val"])
+    return "{difference:+z.4f} ({low:+z.4f} to {high:+z.4f})".format(**run.claimed["val"])
 
 
 def _cost(run: RunData, gain: float | None) -> str:
@@ -114,7 +114,7 @@ def _groups(runs: Iterable[RunData], name: Callable[[Record], str]) -> Iterable[
                 _share(sum(record.outcome == "crashed" for record in own), len(own)),
                 _share(len(again), len(own)),
                 _share(len(kept_of(again)), len(again)),
-                f"{sum(gains) / len(gains):+.4f}" if gains else "",
+                f"{sum(gains) / len(gains):+z.4f}" if gains else "",
             ]
 
 

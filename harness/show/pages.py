@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from harness.ground.errors import PageError
+from harness.ground.errors import PageError, SettingsError
 from harness.ground.files import write_text_atomic
 from harness.ground.text import one_line
 from harness.run.journal import read_journal
 from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import Run, experiment_of_page, page_name
-from harness.show.markup import GROUND, LINE, Html, link, picture
-from harness.show.report_page import idea_of
+from harness.show.charts.svg import as_pictures, curves_svg
+from harness.show.markup import GROUND, LINE, VIEWER_NOTE, VIEWER_STYLE, Html, link
+from harness.show.report_page import curves_over_parent
 from harness.show.sentences import plural, quoted, signed
 
 HEAD, LINKS = "page-head", "page-links"  # cells that are put first on an experiment's page
@@ -32,6 +33,8 @@ POLICY = (
 ACTIVE = re.compile(
     r"<(/?)(script|meta|base|link|iframe|frame|object|embed|form|portal)\b", re.IGNORECASE
 )
+# Of a drawing: the picture for pages that take drawings out, which these are not.
+PICTURES = re.compile(r"<desc>.*?</desc>", re.DOTALL)
 SCRIPTS = re.compile(r"<script\b.*?</script\s*>", re.IGNORECASE | re.DOTALL)
 REMOTE = re.compile(
     r"""(<[^<>]*\s)(src|srcset|poster|background)(\s*=\s*["']?\s*(?:https?:)?//)""", re.IGNORECASE
@@ -108,10 +111,10 @@ def export_notebook(ipynb_path: str | Path) -> Path:
         if "text/html" in output.get("data", {}):
             output["data"].pop(WIDGET, None)  # without a kernel its picture is what there is
     exporter, code_style = _converter(number is not None)
-    body = without_active_parts(exporter.from_notebook_node(notebook)[0])
-    links = [link(path.name, "this notebook")]
+    body = without_active_parts(PICTURES.sub("", exporter.from_notebook_node(notebook)[0]))
+    links = []
     if (path.parents[1] / "journal.jsonl").exists():
-        links.insert(0, link("../report/report.html", "all experiments"))
+        links.append(link("../report/report.html", "all experiments"))
     if number is not None:
         links[:0] = [link(f"{name}.html", words) for words, name in _neighbours(path, number)]
     record = _record_of(path)
@@ -120,8 +123,8 @@ def export_notebook(ipynb_path: str | Path) -> Path:
         Html(POLICY),
         title,
         Html(STYLE),
-        Html(NOTEBOOK_STYLE + code_style),
-        Html("<nav>{}</nav>\n").format(Html(" ").join(links)) + Html(body),
+        Html(NOTEBOOK_STYLE + VIEWER_STYLE + code_style),
+        VIEWER_NOTE + Html("<nav>{}</nav>\n").format(Html(" ").join(links)) + Html(body),
     )
     target = path.with_suffix(".html")
     write_text_atomic(target, page)
@@ -131,11 +134,19 @@ def export_notebook(ipynb_path: str | Path) -> Path:
 @lru_cache(maxsize=2)
 def _converter(without_code: bool):
     """What makes a notebook's cells into HTML, and the style sheet of its code."""
-    from nbconvert import HTMLExporter
+    import nbconvert
     from pygments.formatters import HtmlFormatter
 
     formatter = HtmlFormatter(style="default", nobackground=True)
-    exporter = HTMLExporter(template_name="basic", exclude_input=without_code)
+    # Of the environment that nbconvert is installed in, which may be another one than is running.
+    templates = Path(nbconvert.__file__).parents[4] / "share/jupyter/nbconvert/templates"
+    options = {"template_name": "basic", "extra_template_basedirs": [str(templates)]}
+    try:
+        exporter = nbconvert.HTMLExporter(exclude_input=without_code, **options)
+    except ValueError as error:
+        raise SettingsError(
+            "nbconvert lacks its templates: pip install --force-reinstall nbconvert"
+        ) from error
     return exporter, formatter.get_style_defs(".highlight")
 
 
@@ -220,13 +231,11 @@ def head_of_page(run: Run, record: Record) -> str:
 
 def _curve(run: Run, record: Record) -> str:
     """Its training loss over that of the file which it changes; "" where there is none."""
-    curve = idea_of(run, record, run.state.experiments)["curve"]
-    if not curve:
-        return ""
-    # As a picture it has no text colour around it; this grey is as far from white as from black.
-    svg = curve.replace("currentColor", "#7a7a7a").encode()
-    words = "training loss in nats; grey: of the file that it changes"
-    return f"{picture(svg, 'svg+xml', words, 420)}\n\n{words}"
+    experiments = run.state.experiments
+    curves = curves_over_parent(run, experiments[record.experiment], experiments)
+    shown = as_pictures(curves_svg(curves))
+    ends = [f"{name}, {points[-1][1]:.3f} at its end" for name, points in curves if points]
+    return f"{shown}\n\ntraining loss in nats; blue: {'; grey: '.join(ends)}" if shown else ""
 
 
 def _neighbours(path: Path, number: int) -> list[tuple[str, str]]:

@@ -23,7 +23,8 @@ from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import SAMPLE_TAG, Run, list_runs, page_name
 from harness.run.settings import results_folder
 from harness.show import panel_words
-from harness.show.charts.svg import progress_svg
+from harness.show.addresses import markdown_links
+from harness.show.charts.svg import as_pictures, legend_of, progress_svg
 from harness.show.commands import Commands, copy_of_best, end_night, own_file, read_tail
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
 from harness.show.panel_widgets import PanelWidgets, put, show_markdown
@@ -148,7 +149,8 @@ class Panel(PanelWidgets):
         if self._changed("entries", len(self.run.entries)):
             self.records = records_from_journal(self.run.entries)
             chart = progress_svg(self.records)
-            put(self.chart, CHART.format(chart) if chart else chart)
+            legend = legend_of(self.records)
+            put(self.chart, CHART.format(chart + legend) if chart else chart)
             self._draw_list()
         log = preformatted(read_tail(self.run.folder / "night.log"))
         put(self.log, LOG.format(log))
@@ -199,13 +201,13 @@ class Panel(PanelWidgets):
             ("the best train.py", folder / "best" / "train.py"),
             ("your copy of it", own_file(folder)),
         ]
-        show_markdown(self.page, panel_words.links([("its page", page)]))
-        show_markdown(self.places, panel_words.links(files))
+        show_markdown(self.page, markdown_links([("its page", page)]))
+        show_markdown(self.places, markdown_links(files))
 
     def picture(self) -> Html:
         """What the panel shows now, as HTML without anything to press."""
         parts = (self.machine, self.state, self.figures, self.now, self.chart)
-        return divs(Html(part.value) for part in parts if part.value)
+        return as_pictures(divs(Html(part.value) for part in parts if part.value))
 
     # --- acting -----------------------------------------------------------------------------------
 

@@ -5,10 +5,8 @@ In: a run, the facts of `status.look_at`, records. Out: words. What others wrote
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import psutil
 
@@ -159,16 +157,3 @@ def curves_of(run: Run, number: int) -> list[tuple[str, Points]]:
         name = f"experiment {tip.number}, on the branch"
         found.append((name, curve_of(run, tip)))
     return found
-
-
-def links(files: Sequence[tuple[str, Path]]) -> str:
-    """Those that exist as Markdown links from where the kernel works, which JupyterLab opens as
-    tabs.
-    """
-    here = Path.cwd()
-    shown = [
-        f"[{name}](<{Path(os.path.relpath(path, here)).as_posix()}>)"
-        for name, path in files
-        if path.exists()
-    ]
-    return " · ".join(shown)

@@ -14,7 +14,7 @@ from harness.run.settings import results_folder
 from harness.show.chart_files import export, links_to
 from harness.show.charts.process import MOST_COMPARED, compare_curves
 from harness.show.frame import RunData, attempt_folder, run_folders
-from harness.show.markup import Html, as_text, diff, picture, preformatted, soft, table
+from harness.show.markup import Html, as_text, diff, preformatted, soft, table
 from harness.show.sentences import plural, signed
 
 LOG_LINES = 25
@@ -154,7 +154,7 @@ def experiment_html(run: RunData, record: Record, is_open: bool = True) -> Html:
         OUTCOME_WORDS[record.outcome],
         "no score" if record.val_bpb is None else f"{record.val_bpb:.6f} bits per byte",
         plural(record.n_runs, "run") if record.n_runs else "",
-        f"gain {record.gain:+.6f}" if record.gain is not None else "",
+        f"gain {record.gain:+z.6f}" if record.gain is not None else "",
         f"{record.memory_gb:.1f} GB" if record.memory_gb is not None else "",
     ]
     words = [", ".join(filter(None, facts)), one_line(record.cause or record.verdict)]
@@ -198,5 +198,4 @@ def _details(title: str, body: Html | str, is_open: bool) -> Html:
 def _curves(chosen: Sequence[Choice]) -> Html:
     if not any(run_folders(run, record.experiment) for run, record in chosen):
         return Html()
-    figure = compare_curves(with_baseline(chosen))
-    return picture(figure.png(dpi=96), "png", figure.title_text, 720)
+    return compare_curves(with_baseline(chosen)).html()

@@ -15,13 +15,20 @@ from harness.ground.files import read_json, write_bytes_atomic, write_text_atomi
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.close_out_findings import sentences
 from harness.run.machine import trial_words
-from harness.run.pace import cells_of_pace, say_speed
-from harness.run.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
+from harness.run.pace import cells_of_pace, say_speed, words_of_card
+from harness.run.records import (
+    Record,
+    baseline_of,
+    best_of,
+    incumbent_of,
+    parse_time,
+    records_from_journal,
+)
 from harness.run.results import clean_description
 from harness.run.run import Run, again_command, claim_command
 from harness.run.state import fold
 from harness.search.llm.exchanges import Usage
-from harness.show.costs import run_usage, usage_words
+from harness.show.costs import failure_words, run_usage, usage_words
 from harness.show.doubts import doubts
 from harness.show.learnt import say_learnt
 from harness.show.model_text import say_texts
@@ -45,6 +52,7 @@ from harness.show.sentences import (
 
 NEAR_MISSES = 5
 CAUSES = 3  # of each kind of failure
+REASON = 800  # characters: what to do about it comes last
 PICTURE = "![every experiment and what was on the branch](progress.png)"
 BRANCH_TABLE = """\
 | experiment | idea | val_bpb | gain | runs | steps | tokens/s | cores held by others | why |
@@ -115,7 +123,7 @@ def morning_report(entries: Sequence[dict], settings: dict, **beside: object) ->
 
 
 def as_markdown(said: Report) -> str:
-    parts = [f"# {said.headline}", *([said.speed] if said.speed else [])]
+    parts = [f"# Run {said.tag}: {said.headline}", *([said.speed] if said.speed else [])]
     parts += [f"## {title}\n\n{text}" for title, text in said.sections.items() if text]
     return "\n\n".join(parts) + "\n"
 
@@ -135,15 +143,15 @@ def report_of(entries: Sequence[dict], beside: Beside) -> Report:
         "Near misses": _near_misses(entries, records, beside.again_command),
         "What the night learnt": say_learnt(entries, records),
         "Failures": _failures(records),
+        "What stands in doubt": _doubts(entries, records),
         "What the models write": beside.texts,
         "Whose ideas": _whose_ideas(entries, records, beside.usage),
         "Time": say_time(entries),
-        "What stands in doubt": _doubts(entries, records),
         "How it was measured": _measured(entries, settings),
         "Look further": _look_further(records, tag, beside.has_pages),
     }
-    first = f"Run {tag}: {headline(records, measured.claimed)}"
-    return Report(first, say_speed(state, measured.runs), sections, measured.claimed)
+    first, speed = headline(records, measured.claimed), say_speed(state, measured.runs)
+    return Report(tag, first, speed, sections, measured.claimed)
 
 
 def _measured(entries: Sequence[dict], settings: dict) -> str:
@@ -151,8 +159,13 @@ def _measured(entries: Sequence[dict], settings: dict) -> str:
     tried = trial_words(settings.get("device") or {})
     span = "The journal is empty."
     if entries:
-        span = f"From {entries[0].get('time', '')} to {entries[-1].get('time', '')}."
-    return f"{span} Measured with {words}." + "".join(f" On this machine {each}." for each in tried)
+        ends = (parse_time(entry.get("time")) for entry in (entries[0], entries[-1]))
+        times = (f"{end:%Y-%m-%d %H:%M} UTC" if end else "?" for end in ends)
+        span = f"From {' to '.join(times)}."
+    card = words_of_card(entry for entry in entries if entry["event"] == "trained")
+    told = [f"On this machine {each}." for each in tried]
+    told += [f"The card in a training, by the median: {card}."] * bool(card)
+    return " ".join([f"{span} Measured with {words}.", *told])
 
 
 def _template(records: Sequence[Record], settings: dict, measured: CloseOut) -> str:
@@ -257,7 +270,7 @@ def _failures(records: Sequence[Record]) -> str:
 def _whose_ideas(entries: Sequence[dict], records: Sequence[Record], usage: Usage) -> str:
     """Whose ideas came to what, and the language model's cost; "" where none was asked."""
     proposed = [entry for entry in entries if entry.get("event") == "proposed"]
-    failed = [entry for entry in proposed if entry.get("llm_failed")]
+    failed = failure_words(entries, partial(quoted, limit=REASON))
     models: dict[str, list[str]] = defaultdict(list)
     for entry in proposed:
         model = quoted(model_words(entry), 120) if entry.get("model") else ""
@@ -275,11 +288,7 @@ def _whose_ideas(entries: Sequence[dict], records: Sequence[Record], usage: Usag
     if repairs := sum(bool(entry.get("attempt")) for entry in proposed):
         lines.append(f"- {plural(repairs, 'failed idea')} went back to it for repair.")
     if failed:
-        last = quoted(failed[-1]["llm_failed"], 120)
-        times = plural(len(failed), "time")
-        lines.append(
-            f"- {times} it could not be asked, and tpe proposed instead; the last time: {last}."
-        )
+        lines.append(f"- {failed}.")
     return "\n".join(lines)
 
 

@@ -33,9 +33,9 @@ from harness.run.records import (
 )
 from harness.run.run import Run, experiment_of_page, page_name
 from harness.run.state import Attempt, Experiment
-from harness.show.charts.svg import COLOURS, Points, curves_svg, progress_svg
+from harness.show.charts.svg import COLOURS, Points, curves_svg, legend_of, progress_svg
 from harness.show.costs import run_usage
-from harness.show.markup import GREY, RED, Html, diff, preformatted
+from harness.show.markup import GREY, RED, VIEWER_NOTE, VIEWER_STYLE, Html, diff, preformatted
 from harness.show.sentences import (
     candidates_of,
     duration,
@@ -43,6 +43,7 @@ from harness.show.sentences import (
     latest_sigma,
     name_of,
     plural,
+    signed,
 )
 from harness.show.stage import read_curve
 
@@ -53,10 +54,11 @@ DIFF_LINES, LOG_CHARACTERS = 160, 3000
 
 
 class Report(NamedTuple):
-    """What a report says. sections: title -> Markdown; speed: what the machine did, "" for
-    nothing.
+    """What a report says of run `tag`. sections: title -> Markdown; speed: what the machine did,
+    "" for nothing.
     """
 
+    tag: str
     headline: str
     speed: str
     sections: dict[str, str]
@@ -74,7 +76,7 @@ def report_html(run: Run, said: Report, live: bool) -> str:
     def address(number: int) -> str:
         return f"#e{number:04d}" if number in folded else _page(run, number) or "#experiments"
 
-    return template.render(
+    page = template.render(
         tag=run.folder.name,
         headline=said.headline,
         live=live,
@@ -83,6 +85,7 @@ def report_html(run: Run, said: Report, live: bool) -> str:
         alarm=said.speed,
         chart=progress_svg(records, address),
         small_chart=progress_svg(records, address, width=420, height=240),
+        legend=legend_of(records),
         pages=_pages(run),
         filters=_filters(),
         rows=[_row(run, record, record.experiment in folded) for record in reversed(records)],
@@ -94,9 +97,13 @@ def report_html(run: Run, said: Report, live: bool) -> str:
         ideas=folded.values(),
         left_out=_left_out(len(records) - len(folded)),
         colours={"red": RED},
+        viewer_style=Html(VIEWER_STYLE),
+        viewer_note=VIEWER_NOTE,
         script=Html(script),
         script_hash=digest,
     )
+    # In a tab of their own: see VIEWER_STYLE, which a link within the page ends.
+    return page.replace('<a href="../', '<a target="_blank" href="../')
 
 
 def _folded(run: Run, records: Sequence[Record]) -> dict[int, Html]:
@@ -173,8 +180,8 @@ def _cards(run: Run, records: Sequence[Record], claimed: dict | None) -> list[tu
     ]
     if claimed and claimed.get("val"):
         val = claimed["val"]
-        interval = f"95%: {val['low']:+.4f} to {val['high']:+.4f}"
-        found.insert(0, ("claim, fresh seeds", f"{val['difference']:+.4f}", interval))
+        interval = f"95%: {val['low']:+z.4f} to {val['high']:+z.4f}"
+        found.insert(0, ("gain on fresh seeds", f"{val['difference']:+z.4f}", interval))
     if usage.requests:
         cost = f"{usage.cost_usd:.2f} USD" if usage.cost_usd is not None else "price unknown"
         found.append(("language model", plural(usage.requests, "request"), cost))
@@ -227,8 +234,8 @@ def _row(run: Run, record: Record, folded: bool) -> dict:
         "title": short_title(record),
         "folded": folded,
         "score": "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
-        "gain": "" if record.gain is None else f"{record.gain:+.4f}",
-        "sigmas": f"{record.gain / noise:+.1f}" if noise and record.gain is not None else "",
+        "gain": signed(record.gain),
+        "sigmas": f"{record.gain / noise:+z.1f}" if noise and record.gain is not None else "",
         "runs": str(record.n_runs or ""),
         "steps": cells_of_pace(record.pace)[0],
         "page": _page(run, record.experiment),
@@ -261,19 +268,18 @@ def idea_of(run: Run, record: Record, experiments: Sequence[Experiment]) -> dict
         "outcome": OUTCOME_WORDS[record.outcome],
         "title": short_title(record),
         "lines": [line for line in lines if line],
-        "curve": curves_svg(_curves(run, experiment, experiments)),
+        "curve": curves_svg(curves_over_parent(run, experiment, experiments)),
         "runs": _runs(attempt),
         "diff": _diff(folder),
         "log": _log(folder, attempt) if record.outcome in ("crashed", "no result") else "",
         "page": _page(run, record.experiment),
-        "notebook": f"../notebooks/{page_name(record.experiment)}.ipynb",
     }
 
 
-def _curves(
+def curves_over_parent(
     run: Run, experiment: Experiment, experiments: Sequence[Experiment]
 ) -> list[tuple[str, Points]]:
-    """The experiment's own first run that has a curve, and its parent's behind it."""
+    """(name, points) of the experiment's own first run, and of its parent's behind it."""
     parent = experiment.attempt.proposed.get("parent")
     ways = [("this experiment", experiment)]
     if parent is not None and parent < len(experiments):

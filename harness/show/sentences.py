@@ -59,7 +59,7 @@ def plural(count: int, word: str) -> str:
 
 def signed(value: float | None) -> str:
     """A gain with its sign; empty when there is none."""
-    return "" if value is None else f"{value:+.4f}"
+    return "" if value is None else f"{value:+z.4f}"
 
 
 def duration(seconds: float) -> str:
@@ -166,7 +166,7 @@ def _short_claim(claimed: dict) -> str:
     val = claimed["val"]
     side = "better" if val["difference"] >= 0 else "worse"
     size = f"{abs(val['difference']):.4f} bpb {side} than the baseline on fresh seeds"
-    interval = f"95% interval {val['low']:+.4f} to {val['high']:+.4f}"
+    interval = f"95% interval {val['low']:+z.4f} to {val['high']:+z.4f}"
     return f"{size} ({interval}): {verdict_of_claim(claimed)}"
 
 
@@ -202,8 +202,8 @@ def hypothesis_words(
     within SURE of those, and no change at all would not be.
     """
     if gain is None:
-        return "not tested", f"expected {expected_delta:+.4f} bpb, and nothing was measured"
-    figures = f"expected {expected_delta:+.4f} bpb, measured {-gain:+.4f}"
+        return "not tested", f"expected {expected_delta:+z.4f} bpb, and nothing was measured"
+    figures = f"expected {expected_delta:+z.4f} bpb, measured {-gain:+z.4f}"
     if noise is None:
         return "cannot be told", f"{figures}; too little is known of the noise of a run"
     figures += f" ± {SURE * noise:.4f} ({SURE} standard deviations)"
@@ -344,7 +344,7 @@ def say_memory(run: RunData) -> str:
     change = best.memory_gb / base.memory_gb - 1
     return (
         f"The file on the branch uses {best.memory_gb:.1f} GB at its peak, the baseline "
-        f"{base.memory_gb:.1f} GB ({change:+.0%}). One figure each, not a mean over seeds: read "
+        f"{base.memory_gb:.1f} GB ({change:+z.0%}). One figure each, not a mean over seeds: read "
         "nothing into a few percent."
     )
 

@@ -22,6 +22,7 @@ import psutil
 from harness.ground.files import read_json
 from harness.ground.text import one_line
 from harness.lab.close_out import CloseOut, read_close_out, words_of_claim, words_of_close_out
+from harness.lab.proposing import program_words
 from harness.rules.next_step import step_after
 from harness.run import disk_space
 from harness.run.heartbeat import age_seconds, read_heartbeat, writer
@@ -40,7 +41,7 @@ from harness.run.results import clean_description
 from harness.run.run import Run
 from harness.run.settings import command_on
 from harness.run.state import State
-from harness.show.costs import run_usage, usage_words
+from harness.show.costs import failure_words, run_usage, usage_words
 from harness.show.sentences import (
     candidates_of,
     counts_in_words,
@@ -103,6 +104,8 @@ KEYS = {
     "llm_completion_tokens": "of these",
     "llm_cost_usd": "of these, by the prices that were given",
     "llm_estimated": "whether part of that is our own count",
+    "llm_failed": "how often it could not be asked, and why; null where that never was",
+    "program": "why program.md does not hold as it stands; null where it does",
     "run_bytes": "on disk, of this run",
     "free_bytes": "on its disk",
     "needed_bytes": "that a next training needs",
@@ -149,6 +152,8 @@ def look_at(run: Run, run_bytes: int | None = None) -> dict:
         "llm_completion_tokens": usage.completion_tokens,
         "llm_cost_usd": usage.cost_usd,
         "llm_estimated": usage.estimated,
+        "llm_failed": failure_words(run.entries) or None,
+        "program": program_words(run.entries) or None,
         "run_bytes": run_bytes,
         "free_bytes": disk_space.free_bytes(folder),
         "needed_bytes": disk_space.needed_bytes(folder),
@@ -383,10 +388,10 @@ def night_rows(run: Run, found: dict, records: Sequence[Record]) -> list[tuple[s
     rows.append(("disk", disk_space.disk_use_in_words(run.folder)))
     if used := usage_words(run_usage(run.folder)):
         rows.append(("model", used))
-    if failed := [entry for entry in run.entries if entry.get("llm_failed")]:
-        last = one_line(failed[-1]["llm_failed"])
-        times = plural(len(failed), "time")
-        rows.append(("", f"{times} it could not be asked; the last time: {last}"))
+    if failed := failure_words(run.entries):
+        rows.append(("", failed))
+    if found["program"]:
+        rows.append(("program", found["program"]))
     if found["drift"] is not None:
         rate, drift = found["tokens_per_second"], drift_words(found["drift"])
         rows.append(("drift", f"{rate:,.0f} tokens/s of late, {drift}"))

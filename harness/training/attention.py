@@ -19,6 +19,9 @@ import torch
 
 from harness.training.rungs import RUNGS, Attention, causal, chunked
 
+# Which FlashAttention a generation of cards can run besides PyTorch's, and what has it.
+NEWER = {9: ("fa3", "fa4"), 10: ("fa4",)}
+PACKAGES = {"fa3": "flash_attn_interface", "fa4": "flash_attn"}
 _full: Attention = causal
 _windowed: Attention = chunked
 
@@ -102,19 +105,20 @@ def agrees(attention: Attention, device: torch.device, dtype: torch.dtype, case:
 
 
 def ladder(device: torch.device) -> dict[str, list[str]]:
-    """Names of the rungs worth trying, best first, for `full` and for `windowed` layers.
+    """Names of the rungs worth trying, best first, for `windowed` and for `full` layers.
 
     Forward at head_dim 128 and T 2048 on Hopper, published: cuDNN 617 TFLOP/s, FA3 560, flex 389,
     FA2 (varlen) 362. varlen stands before flex all the same: it compiles nothing, which every start
-    of a training and of a server would pay for.
+    of a training and of a server would pay for. Windows come first: where they take a newer
+    FlashAttention, so does all else that goes by PyTorch's.
     """
     full, windowed = ["causal", "masked"], ["chunked", "masked"]
     if device.type == "cuda" and torch.version.hip is None:
         major = torch.cuda.get_device_capability(device)[0]
-        fa3 = ["fa3"] if major == 9 and importlib.util.find_spec("kernels") else []
-        full = (["cudnn"] if major >= 9 else []) + fa3 + full
-        windowed = fa3 + (["varlen", "flex"] if major >= 8 else []) + windowed
-    return {"full": full, "windowed": windowed}
+        newer = [name for name in NEWER.get(major, ()) if importlib.util.find_spec(PACKAGES[name])]
+        full = (["cudnn"] if major >= 9 else []) + full
+        windowed = newer + (["varlen", "flex"] if major >= 8 else []) + windowed
+    return {"windowed": windowed, "full": full}
 
 
 def select(
@@ -129,7 +133,7 @@ def select(
     began with, on a card: then nothing is tested. Elsewhere the same machine chooses the same.
     """
     if frozen:
-        kinds = ("full", "windowed")
+        kinds = ("windowed", "full")
         use(**{kind: RUNGS[frozen[kind]].make(device, max_seq_len) for kind in kinds})
         return frozen | {"rejected": ""}
     windows = {"full": max_seq_len, "windowed": max(1, max_seq_len // 8)}

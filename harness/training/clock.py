@@ -79,9 +79,9 @@ def idle_seconds(cpus: frozenset[int]) -> float:
     for line in lines:
         name, *fields = line.split()
         core = name.removeprefix("cpu")
-        if core != name and core.isdigit() and int(core) in cpus:
-            seen.add(int(core))
-            total += int(fields[IDLE]) + int(fields[IO_WAIT])
+        if core != name and core.isdigit() and int(core) in cpus and any(map(int, fields)):
+            seen.add(int(core))  # some containers (gVisor) count nothing
+            total += sum(map(int, fields[IDLE : IO_WAIT + 1]))
     if seen != cpus:
         raise ClockError(f"{STAT} says nothing of cores {sorted(cpus - seen)}")
     return total / TICKS

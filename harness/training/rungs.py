@@ -7,14 +7,19 @@ before a rung's maker is called.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import (
+    SDPBackend,
+    activate_flash_attention_impl,
+    current_flash_attention_impl,
+    restore_flash_attention_impl,
+    sdpa_kernel,
+)
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
@@ -73,16 +78,26 @@ def with_previous(blocks: Tensor) -> Tensor:
     return torch.cat((F.pad(blocks, (0, 0, 0, 0, 1, 0))[:, :, : blocks.size(2)], blocks), dim=3)
 
 
-def make_varlen() -> Attention:
-    """Windowed attention through PyTorch's FlashAttention-2, whose packed rows take a window."""
+def make_varlen(implementation: str = "") -> Attention:
+    """Attention through PyTorch's FlashAttention-2, whose packed rows take a window.
+
+    implementation: FA3 or FA4, installed beside PyTorch, in its place: for all of this process,
+    until the next of these rungs is made.
+    """
     from torch.nn.attention.varlen import varlen_attn
+
+    if implementation:
+        activate_flash_attention_impl(implementation)
+    elif current_flash_attention_impl():
+        restore_flash_attention_impl()
 
     def varlen(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         B, H, T, D = q.shape
+        reach = (window - 1, 0) if window < T else (-1, 0)
         starts = torch.arange(0, (B + 1) * T, T, device=q.device, dtype=torch.int32)
         rows = (x.transpose(1, 2).reshape(B * T, x.size(1), D) for x in (q, k, v))
         grouped = {"enable_gqa": True} if k.size(1) != H else {}
-        out = varlen_attn(*rows, starts, starts, T, T, window_size=(window - 1, 0), **grouped)
+        out = varlen_attn(*rows, starts, starts, T, T, window_size=reach, **grouped)
         return out.view(B, T, H, D).transpose(1, 2)
 
     return varlen
@@ -117,19 +132,6 @@ def make_flex(device: torch.device, max_seq_len: int) -> Attention:
     return flex
 
 
-def make_fa3() -> Attention:
-    """FlashAttention-3 for Hopper, as packaged for the `kernels` library; windowed and full."""
-    kernel = importlib.import_module("kernels").get_kernel("kernels-community/flash-attn3")
-    compute = kernel.flash_attn_interface.flash_attn_func
-
-    def fa3(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        reach = (window - 1, 0) if window < q.size(2) else (-1, -1)
-        out = compute(*(x.transpose(1, 2) for x in (q, k, v)), causal=True, window_size=reach)
-        return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
-
-    return fa3
-
-
 @dataclass(frozen=True)
 class Rung:
     """One way to compute attention, and the layers it can take.
@@ -148,7 +150,8 @@ RUNGS = {
     "flash": Rung(lambda device, T: make_causal(SDPBackend.FLASH_ATTENTION), full=True),
     "efficient": Rung(lambda device, T: make_causal(SDPBackend.EFFICIENT_ATTENTION), full=True),
     "causal": Rung(lambda device, T: causal, full=True),
-    "fa3": Rung(lambda device, T: make_fa3(), full=True, windowed=True),
+    "fa3": Rung(lambda device, T: make_varlen("FA3"), full=True, windowed=True),
+    "fa4": Rung(lambda device, T: make_varlen("FA4"), full=True, windowed=True),
     "varlen": Rung(lambda device, T: make_varlen(), windowed=True),
     "flex": Rung(make_flex, windowed=True),
     "chunked": Rung(lambda device, T: chunked, windowed=True),

@@ -46,15 +46,12 @@ def train_and_score(bench: Bench, seed: int) -> dict:
     The pace is measured just before.
     """
     name, pace = f"seed{seed}", measure_pace(bench.quick)
-    cache = bench.work / "compile_cache"  # of the first seed, as a night promotes its baseline's
+    cache = bench.work / "compiled"  # by the first seed, as in a night
     began = time.monotonic()
-    result = bench.train(name, seed, bench.seconds, str(cache) if cache.is_dir() else None)
+    result = bench.train(name, seed, bench.seconds, str(cache))
     trained = time.monotonic()
     score = bench.score(name)
     ended = time.monotonic()
-    promoted = bench.work / name / "compile_cache"
-    if bench.settings.compile and not cache.is_dir() and promoted.is_dir():
-        promoted.rename(cache)
     times = {
         "train_seconds": trained - began,
         "score_seconds": ended - trained,

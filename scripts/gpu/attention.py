@@ -7,8 +7,6 @@ another shows both.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 from gpu.settings import Settings
@@ -36,10 +34,10 @@ def cases(kind: str, T: int) -> list[Case]:
 def list_tasks(settings: Settings) -> list[str]:
     """All of it, cheap rungs first.
 
-    fa3 may wait for a network, and flex compiles for every shape anew.
+    flex compiles for every shape anew.
     """
     tasks = []
-    for name in sorted(RUNGS, key=lambda name: {"fa3": 1, "flex": 2}.get(name, 0)):
+    for name in sorted(RUNGS, key=lambda name: name == "flex"):
         for kind in ("full", "windowed"):
             if getattr(RUNGS[name], kind):
                 checks = [str(number) for number in range(len(cases(kind, settings.max_seq_len)))]
@@ -52,17 +50,13 @@ def list_tasks(settings: Settings) -> list[str]:
     return tasks
 
 
-@functools.cache
-def made(name: str, device: str, max_seq_len: int) -> Attention:
-    return RUNGS[name].make(torch.device(device), max_seq_len)
-
-
 def run(task: str, settings: Settings) -> dict:
     """Errors of one case, or milliseconds."""
     kind, name, check = task.split("/")
     device = detect_device(settings.device)
     torch._dynamo.reset()  # flex would stop compiling after some shapes
-    attention = made(name, settings.device, settings.max_seq_len)
+    # Anew each time: it also says which FlashAttention this process has.
+    attention = RUNGS[name].make(device.torch_device, settings.max_seq_len)
     if check.startswith("time"):
         window = int(check.partition("-")[2] or settings.max_seq_len)
         return time_rung(attention, device.torch_device, device.torch_dtype, window, settings)

@@ -1,11 +1,10 @@
-"""Part `machine`: what the device is, whether it compiles, how fast it multiplies and copies."""
+"""Part `machine`: what the device is, how fast it multiplies and copies."""
 
 from __future__ import annotations
 
 import platform
 import shutil
 import subprocess
-import time
 from dataclasses import asdict
 
 import torch
@@ -13,14 +12,13 @@ import torch
 from gpu.settings import Settings
 from gpu.timing import milliseconds
 from harness.training.devices import detect_device
-from harness.training.trial import try_compile
 
-TASKS = ("versions", "matmul", "copy", "compile")
+TASKS = ("versions", "matmul", "copy")
 
 
 def run(task: str, settings: Settings) -> dict:
     """One of TASKS."""
-    measure = {"versions": versions, "compile": compile_once, "matmul": matmul, "copy": copy}[task]
+    measure = {"versions": versions, "matmul": matmul, "copy": copy}[task]
     return measure(settings)
 
 
@@ -57,13 +55,6 @@ def driver_version() -> str:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     return (done.stdout.strip().splitlines() or ["unknown"])[0]
-
-
-def compile_once(settings: Settings) -> dict:
-    """Seconds to compile one small function, and why not where that fails."""
-    started = time.monotonic()
-    error = try_compile(settings.device)
-    return {"failed": error} if error else {"compile_seconds": round(time.monotonic() - started, 1)}
 
 
 def matmul(settings: Settings) -> dict:

@@ -59,7 +59,10 @@ class Settings:
     short_windows: tuple[int, ...]  # for the timings
     timing_seconds: float  # of one kernel
     train_seconds: float  # of one row of the training table, after compilation
+    long_seconds: float  # of the first such row
     startup_seconds: float  # training budget of the start-up runs
+    loop_options: tuple[str, ...]  # of the whole loop: what it trains, and `--set` last
+    loop_seconds: float  # for the whole loop
     patience: float = 1.0
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -114,7 +117,13 @@ def card_settings(work: str, compile: bool) -> Settings:
         short_windows=(256, 1024),
         timing_seconds=0.2,
         train_seconds=8.0,
+        long_seconds=20.0,
         startup_seconds=5.0,
+        loop_options=(
+            *("--profile", "auto", "--source", "python-stdlib", "--device", "cuda"),
+            *("--set", "budget_seconds=20 baseline_seeds=2 eval_tokens=65536"),
+        ),
+        loop_seconds=230.0,
     )
 
 
@@ -134,7 +143,10 @@ def dry_settings(work: str, compile: bool) -> Settings:
         short_windows=(16, 64),
         timing_seconds=0.01,
         train_seconds=0.5,
+        long_seconds=1.0,
         startup_seconds=1.0,
+        loop_options=("--profile", "tiny", "--device", "cpu", "--set", "budget_seconds=1"),
+        loop_seconds=240.0,
         patience=10.0,
         environment={"TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1", "OMP_NUM_THREADS": "1"},
     )

@@ -52,6 +52,32 @@ def machine(rows: Rows) -> str:
     return "## Machine\n\n" + table(["what", "value"], pairs)
 
 
+def first(rows: Rows) -> str:
+    lines = [
+        (
+            task,
+            row.get("works")
+            or row.get("failed")
+            or f"full {row['full']}, windowed {row['windowed']}"
+            + f"; rejected: {row['rejected']}" * bool(row["rejected"]),
+            row.get("seconds"),
+        )
+        for task, row in rows.items()
+    ]
+    return "## First of all\n\n" + table(["tried", "found", "seconds"], lines)
+
+
+def experiment(rows: Rows) -> str:
+    """A line an entry of the journal."""
+    text = ["## One experiment through the whole loop"]
+    for row in rows.values():
+        ended = row.get("failed") or f"{row['whole_seconds']:.0f} s in all"
+        text += [f"{row.get('way', '')}: {ended}".strip(": ")]
+        head = ["second", "experiment/run", "event", "what came of it"]
+        text += [table(head, row["events"])] if row.get("events") else []
+    return "\n\n".join(text)
+
+
 def corpus(rows: Rows) -> str:
     return "## Corpus\n\n" + table(
         ["what", "value"], [pair for row in rows.values() for pair in row.items() if pair[1] != ""]
@@ -118,7 +144,11 @@ def ranking_sentence(ranked: dict[str, list[str]]) -> str:
     )
 
 
-def training(rows: Rows) -> str:
+def large(rows: Rows) -> str:
+    return training(rows, "The profile for large cards, first of all")
+
+
+def training(rows: Rows, title: str = "Training") -> str:
     head = {
         "full": "full",
         "windowed": "windowed",
@@ -159,7 +189,7 @@ def training(rows: Rows) -> str:
         " On the clock: graphs compiled after the clock had started,"
         f" which cost training time; none should be. {TARGET}."
     )
-    return f"## Training\n\n{note}\n\n" + table(
+    return f"## {title}\n\n{note}\n\n" + table(
         ["shape and attention", *head, "M tokens in 300 s", "notes"], lines
     )
 
@@ -234,7 +264,10 @@ def evaluation(rows: Rows) -> str:
 
 SECTIONS: dict[str, Callable[[Rows], str]] = {
     "machine": machine,
+    "first": first,
     "corpus": corpus,
+    "large": large,
+    "experiment": experiment,
     "attention": attention,
     "training": training,
     "profile": split,

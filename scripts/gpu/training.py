@@ -1,8 +1,9 @@
 """Part `training`: the real template at a named shape, driven through the session it asks for.
 
-A task is `<shape>/ladder` (attention as a run would choose it) or `<shape>/<full rung>+<windowed
-rung>`. The session below is the harness's, except that it stops after some seconds, measures
-between synchronised points after the first steps, and writes no weights.
+A task is `<shape>/ladder` (attention as a run would choose it), `<shape>/ladder/long`, or
+`<shape>/<full rung>+<windowed rung>`. The session below is the harness's, except that it stops
+after some seconds, measures between synchronised points after the first steps, and writes no
+weights.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import resource
 import runpy
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,7 +37,9 @@ def run(task: str, settings: Settings) -> dict:
 
     The device batch is halved while memory runs out.
     """
-    shape, choice = task.split("/")
+    shape, choice, *long = task.split("/")
+    if long:
+        settings = replace(settings, train_seconds=settings.long_seconds)
     constants = dict(settings.shapes[shape])
     while True:
         row = train_once(shape, constants, choice, settings, MeasuredSession)

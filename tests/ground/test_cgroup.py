@@ -14,9 +14,9 @@ import pytest
 from checkout import ROOT
 
 from harness.ground import cgroup
-from harness.run import profiles
+from harness.run import profiles, settings
 from harness.sandbox.runner import outcome
-from harness.training import devices
+from harness.training import clock, devices
 
 V2, V1 = Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/cpu")
 
@@ -125,6 +125,45 @@ def test_a_container_that_is_too_small_is_named(monkeypatch):
     status, cause = outcome(-signal.SIGKILL, log, events, SimpleNamespace(finished=False), None)
     assert (status, "this container may use 512 MB of memory" in cause) == ("oom", True)
     assert devices.detect_device("cpu", "float32").memory_mb == 512
+
+
+@pytest.mark.parametrize(
+    ("cpus", "limit", "physical", "expected"),
+    [(64, 2048, 500_000, 8), (64, None, 500_000, 64), (2, 100, 8000, 1), (4, None, 0, 4)],
+)
+def test_a_container_with_much_cpu_and_little_memory_gets_few_workers(
+    monkeypatch, cpus, limit, physical, expected
+):
+    """A pod often limits memory and not CPUs: on a large node it sees them all."""
+    monkeypatch.setattr(cgroup, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(cgroup, "memory_limit_mb", lambda: limit)
+    monkeypatch.setattr(cgroup, "physical_memory_mb", lambda: physical)
+    assert cgroup.process_count(256) == expected
+
+
+@pytest.mark.parametrize(("quota", "why"), [("150000", "1.5 of 2 cores"), ("200000", "")])
+def test_part_of_a_core_means_wall_time(count, monkeypatch, quota, why):
+    """Its training is held up as one under half the quota is, though both threads may run."""
+    monkeypatch.setattr(settings, "own_cpus", lambda: frozenset({0, 1}))
+    monkeypatch.setattr(settings, "idle_seconds", lambda cpus: 1.0)
+    count("0::/\n", **{"cpu.max": f"{quota} 100000"})
+    assert why in settings.why_wall_time() and bool(why) == bool(settings.why_wall_time())
+
+
+@pytest.mark.parametrize(
+    "stat",
+    [
+        "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\n",
+        "cpu  9 0 9 9 0\ncpu0 9 0 9 9 0\n",
+        "cpu0 9 0 9 9 0\ncpu1\n",
+        "",
+    ],
+)
+def test_a_system_that_does_not_count_idle_cores_means_wall_time(tmp_path, monkeypatch, stat):
+    monkeypatch.setattr(clock, "STAT", tmp_path / "stat")
+    (tmp_path / "stat").write_text(stat)
+    with pytest.raises(clock.ClockError, match="says nothing of cores"):
+        clock.idle_seconds(frozenset({0, 1}))
 
 
 def test_workers_and_threads_ask_the_same(monkeypatch):

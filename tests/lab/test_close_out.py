@@ -16,12 +16,14 @@ from labs import (
 import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
-from harness.lab import close_out, executor
+from harness.lab import close_out, close_out_questions, executor, start
 from harness.lab.claimant import Claimant
 from harness.lab.close_out import fold_close_out, words_of_claim
 from harness.lab.close_out_findings import sentences
+from harness.lab.other_text import find_text
 from harness.rules import decision
 from harness.rules.keep import claim
+from harness.run.profiles import PROFILES
 from harness.scoring import measure
 from harness.show.close_out_page import close_out_page
 
@@ -231,6 +233,33 @@ def test_with_hours_it_goes_on_to_what_each_change_is_worth_and_whether_it_lasts
         page.count("<img") == files + intervals
         and "whether the gain lasts at 4x the budget" in page
     )
+    assert check_run(kept.folder, harness.REPOSITORY) == []
+
+
+@pytest.mark.slow
+def test_best_and_baseline_are_compared_on_another_vocabulary_too(kept, monkeypatch):
+    monkeypatch.setattr(close_out_questions, "BUDGETS", ())
+    profile = start.with_wishes(PROFILES["tiny"], "", "vocab_size=300")
+    data = start.prepare_profile(profile, str(kept.data.folder.parent), lambda line: None)
+    text = find_text(kept.settings, "", "vocab_size=300 DEPTH=1")
+    assert text["data_id"] == data.data_id and find_text(kept.settings, "", "DEPTH=1") == {}
+    train, vocabularies = executor.run_training, []
+
+    def noted(request, listen):
+        vocabularies.append(request.n_vocab)
+        if len(vocabularies) == 6:
+            raise KeyboardInterrupt
+        return train(request, listen)
+
+    monkeypatch.setattr(executor, "run_training", noted)
+    with pytest.raises(KeyboardInterrupt):
+        Claimant(kept, seeds=2, hours=9.0, text=text).run()
+    found = Claimant(kept, seeds=2, hours=9.0).run()  # what has begun knows its text
+    assert vocabularies == [kept.data.n_vocab] * 4 + [data.n_vocab] * 5
+    assert [each.kind for each in found.comparisons] == ["claim", "elsewhere"]
+    said = "\n".join(sentences(kept.state, found))
+    assert "the gain holds on python-stdlib with a vocabulary of 300: a gain of" in said
+    assert "with a vocabulary of 300" in close_out_page(kept, found)
     assert check_run(kept.folder, harness.REPOSITORY) == []
 
 

@@ -6,7 +6,13 @@ from kept_runs import COMMENTED, MORE_DEPTH, MORE_HEADS, Kept
 from harness.check.close_out import check_close_out
 from harness.check.files import Look
 from harness.lab.close_out_findings import CONFIRMED, HURTS, PART, UNKNOWN, findings_of, sentences
-from harness.lab.close_out_questions import next_question, seconds_of, within, words_left
+from harness.lab.close_out_questions import (
+    asked_words,
+    next_question,
+    seconds_of,
+    within,
+    words_left,
+)
 
 WORSE, SAME, BETTER = [1.20, 1.21, 1.22], [1.00, 1.01, 1.02], [0.90, 0.91, 0.92]
 A_LITTLE = [1.001, 1.016, 1.016]
@@ -51,6 +57,25 @@ def test_each_change_is_left_out_once_cheapest_first_then_the_simplified_file_th
     assert said[3].endswith("it may take the best's place")
     assert said[4].startswith("the gain lasts at 2x the budget: a gain of +0.2000 bpb on the hold")
     assert said[4].endswith("100% of that at 1x") and "4x the budget is not clear" in said[5]
+
+
+def test_another_text_comes_first_and_is_asked_about_once(kept):
+    text = {"data_id": "notes-v512", "source": "folder:/notes", "vocab_size": 512}
+    question = next_question(kept.run, kept.found, text)
+    assert (question.kind, question.text) == ("elsewhere", text)
+    assert asked_words(question) == (
+        "whether the gain holds on folder:/notes with a vocabulary of 512"
+    )
+    kept.compare(question, baseline=WORSE)
+    assert next_question(kept.run, kept.found, text).kind == "ablation"
+    other = text | {"data_id": "notes-v1024"}
+    assert next_question(kept.run, kept.found, other).text == other
+    assert list(sentences(kept.run.state, kept.found))[-1].startswith(
+        "the gain holds on folder:/notes with a vocabulary of 512: a gain of +0.2000 bpb on the"
+    )
+    assert check(kept) == []
+    kept.compare(next_question(kept.run, kept.found, other), baseline=BETTER)
+    assert "does not hold: on folder:/notes" in list(sentences(kept.run.state, kept.found))[-1]
 
 
 def test_the_best_and_all_others_take_turns_on_seeds_of_their_own(kept):

@@ -34,7 +34,7 @@ from harness.ground.errors import LoopError, Paused
 from harness.lab import executor, trainings
 from harness.lab.loop import Lab
 from harness.lab.proposal_request import Asking, proposal_request
-from harness.lab.proposing import program_in_force
+from harness.lab.proposing import OBEYED, program_in_force
 from harness.night import progress
 from harness.rules import decision, fault
 from harness.run import disk_space, git_history, locks
@@ -44,6 +44,8 @@ from harness.run.results import read_results
 from harness.run.state import MOST_CUT_OFF
 from harness.scoring import measure
 from harness.search.program import read_program
+from harness.show import status
+from harness.show.idea_page import idea_page
 
 
 def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):
@@ -222,6 +224,47 @@ def test_an_incumbent_that_no_longer_trains_pauses_the_loop_and_is_not_the_ideas
         and lab.state.experiments[0].attempt.failure is None
     )
     assert len(read_results(lab.folder / "results.tsv")) == 1
+
+
+class Disturbed:
+    """A watch whose card is slowed down in the first few trainings."""
+
+    left = 0
+
+    def __init__(self, uuid: str, folder: Path) -> None:
+        Disturbed.left -= 1
+        slowed = 0.4 if Disturbed.left >= 0 else 0.0
+        self.facts = {"seconds": 300.0, "slowed_share": slowed}
+        self.facts |= {"others_share": None, "waited_share": 0.0}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def hear(self, event):
+        pass
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_training_on_a_disturbed_card_is_repeated_and_three_in_a_row_pause_the_night(
+    lab, monkeypatch, times
+):
+    monkeypatch.setattr(executor, "CardWatch", Disturbed)
+    monkeypatch.setattr(Disturbed, "left", times)
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    if times == 3:
+        with pytest.raises(Paused, match="3 runs in a row .* disturbed: the card was slowed down"):
+            run_experiment(lab)
+    else:
+        run_experiment(lab)
+    runs = lab.state.experiments[1].attempt.runs
+    assert [run.status for run in runs[:times]] == ["infrastructure"] * times
+    assert all(run.excused and run.val_bpb is None for run in runs[:times])
+    if times == 1:
+        assert runs[1].status == "ok" and runs[1].trained["card"]["slowed_share"] == 0.0
+        assert lab.experiment.decided
 
 
 @pytest.mark.parametrize(
@@ -675,8 +718,9 @@ def test_a_program_that_breaks_in_mid_night_holds_as_it_was_and_that_is_said_onc
     ):
         text, why = in_force(raw)
         assert text == good and said in why
-    for number in (1, 2):
+    for number, text in enumerate((broken, broken, good, good, broken), 1):
         put_candidate(lab, incumbent_source(lab) + f"x = {number}\n")
+        program.write_text(text)
         lab.number = None
         lab.begin()
         lab.propose()
@@ -684,9 +728,15 @@ def test_a_program_that_breaks_in_mid_night_holds_as_it_was_and_that_is_said_onc
             lab.experiment.attempt.proposed["program_sha256"]
             == hashlib.sha256(good.encode()).hexdigest()
         )
-        run_experiment(lab) if number == 1 else None
+        is_broken = text == broken
+        assert ("program.md holds as it was before" in status.status_screen(lab)) is is_broken
+        assert ("program.md holds as it was" in idea_page(lab, lab.experiment)) is is_broken
+        assert bool(status.look_at(lab)["program"]) is is_broken
+        lab.journal.append("checked", experiment=number, attempt=0, ok=False, reasons=["no"])
+        lab.decide()
+        lab.commit()
     notes = [entry["text"] for entry in lab.journal.entries if entry["event"] == "note"]
-    assert len(notes) == 1 and "Until that is mended, program.md holds as it was before" in notes[0]
+    assert [note == OBEYED for note in notes] == [False, True, False]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

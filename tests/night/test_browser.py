@@ -34,18 +34,22 @@ CONTRASTS = """(root) => {
   const light = ([r, g, b]) =>
     [0.2126 * linear(r / 255), 0.7152 * linear(g / 255), 0.0722 * linear(b / 255)]
       .reduce((sum, v) => sum + v, 0);
-  const found = [];
+  const found = [], words = [];
   const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+  while (walker.nextNode())
+    words.push([walker.currentNode.textContent.trim(), walker.currentNode.parentElement]);
+  // Of a chart, whose letters are shapes.
+  for (const word of root.querySelectorAll('g[id^="text_"] > g'))
+    words.push([word.closest('svg').getAttribute('aria-label'), word]);
+  for (const [text, element] of words) {
     if (!text || !element.getClientRects().length) continue;
-    if (element.closest('[disabled], option, script, style')) continue;
+    if (element.closest('[disabled], option, script, style, desc')) continue;
     const style = getComputedStyle(element), grounds = [];
     for (let each = element; each; each = each.parentElement)
       grounds.push(parts(getComputedStyle(each).backgroundColor));
     const ground = grounds.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
-    const filled = style.fill !== 'rgb(0, 0, 0)' && element instanceof SVGElement;
-    const ink = over(parts(filled ? style.fill : style.color), ground);
+    const drawn = element instanceof SVGElement;
+    const ink = over(parts(drawn ? style.fill : style.color), ground);
     const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
     found.push([(a + 0.05) / (b + 0.05), text.slice(0, 60)]);
   }

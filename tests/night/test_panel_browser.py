@@ -37,8 +37,11 @@ OPEN = """async ([path, factory]) => {
 }"""
 IN_FRONT = "() => window.jupyterapp.shell.currentWidget?.context?.path"
 CLOSE_THE_OTHERS = """async () => {
-  for (const widget of [...window.jupyterapp.shell.widgets('main')])
-    if (widget !== window.jupyterapp.shell.currentWidget) widget.close();
+  for (const widget of [...window.jupyterapp.shell.widgets('main')]) {
+    if (widget === window.jupyterapp.shell.currentWidget) continue;
+    if (widget.context) widget.context.model.dirty = false;  // or it asks whether to save
+    widget.close();
+  }
 }"""
 
 
@@ -207,14 +210,41 @@ def test_every_link_of_the_exported_pages_and_of_the_report_is_followed_in_a_bro
                 continue
             target = urljoin(document.as_uri(), href)
             assert (run / url2pathname(urlsplit(target).path)).exists(), (document, href)
-            link.click()
-            wait_for_address(page, target, downloads)
-            if href.startswith("#"):
-                assert page.locator(href).is_visible()
-            page.goto(document.as_uri())
+            if link.get_attribute("target"):
+                with page.expect_popup() as opened:
+                    link.click()
+                wait_for_address(opened.value, target, downloads)
+                opened.value.close()
+            else:
+                link.click()
+                wait_for_address(page, target, downloads)
+                if href.startswith("#"):
+                    assert page.locator(href).is_visible()
+                page.goto(document.as_uri())
             clicked += 1
     assert clicked > 20
     page.close()
+
+
+@pytest.mark.parametrize("name", ["report/report.html", "notebooks/03_0001.html"])
+def test_jupyterlabs_viewer_of_html_follows_links_within_a_page_and_loses_no_page_to_others(
+    lab_page, checkout, name
+):
+    """Its server refuses other files there, trusted or not; see VIEWER_STYLE."""
+    lab_page.evaluate(OPEN, [f"results/t/{name}", "HTML Viewer"])
+    lab_page.evaluate(CLOSE_THE_OTHERS)
+    shown = lab_page.frame_locator(".jp-HTMLViewer iframe")
+    shown.get_by_text("its own list of pages is notebooks/index.md").wait_for()
+    assert (checkout / "results/t/notebooks/index.md").exists()
+    title = shown.locator("h1").first.inner_text()
+    links = shown.locator("a[href]:visible")
+    hrefs = links.evaluate_all("all => all.map(a => a.getAttribute('href'))")
+    assert len(hrefs) > 1
+    for number, href in sorted(enumerate(hrefs), key=lambda each: each[1].startswith("#")):
+        links.nth(number).click(force=True)
+        if href.startswith("#"):
+            shown.locator(href).wait_for()
+        assert shown.locator("h1").first.inner_text() == title, href
 
 
 def test_links_in_markdown_lead_to_files_as_a_git_host_reads_them(checkout):

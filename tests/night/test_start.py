@@ -5,6 +5,9 @@ Each refusal names both sides and what to do.
 
 import argparse
 import dataclasses
+import errno
+import fcntl
+import os
 import re
 import shlex
 import shutil
@@ -246,6 +249,18 @@ def test_what_can_be_no_run_is_refused_before_anything_is_made(tmp_path, asked, 
     with pytest.raises(LabError, match=re.escape(said)):
         hold_and_drive(Wishes(**{"tag": "x", "results": str(tmp_path)} | asked))
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch, number):
+    """As NFS without its lock daemon, and some cloud drives, answer."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(SettingsError, match="has no locks for files .* with --results"):
+        hold_and_drive(Wishes(tag="x", results=str(tmp_path)))
 
 
 def test_every_folder_of_results_that_is_committed_is_no_tag():

@@ -4,8 +4,10 @@ The whole of it goes through the command line.
 """
 
 import contextlib
+import fnmatch
 import io
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -353,6 +355,18 @@ def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, ba
     status, found, said = try_it(checkout, cache, file, "--idea", "larger steps")
     assert status == 0 and found["experiment"] == 1 and events().count("proposed") == 1, said
     assert check_run(run) == []
+
+
+def test_an_agent_may_do_all_that_program_md_tells_it_to_without_asking():
+    page = (ROOT / "docs" / "agents.md").read_text()
+    allowed = json.loads(page.split("```json\n")[1].split("```")[0])["permissions"]["allow"]
+    rules = [rule.removeprefix("Bash(").removesuffix(")").replace(":*", "*") for rule in allowed]
+    steps = (ROOT / "program.md").read_text().split("coding agent with a shell")[1]
+    commands = re.findall(r"`((?:python3|PYTHON|git) [^`]*)`", steps.split("## Settings")[0])
+    assert len(commands) == 4
+    for command in [*commands, "cp results/TAG/best/train.py idea.py"]:
+        typed = command.replace("PYTHON", ".venv/bin/python").replace("TAG", "nov25")
+        assert any(fnmatch.fnmatch(typed, rule) for rule in rules), typed
 
 
 def test_the_docs_list_the_exit_statuses():

@@ -122,6 +122,7 @@ NOT_HERE = {
     "conda env create -f environment.yml": (
         "conda downloads packages; test_packaging compares the file with the locks"
     ),
+    "python3 scripts/card_rehearsal.py": "needs triton, which is no package of the lab's",
     "ssh box": "another machine",
     "ssh -L 8888:localhost:8888 box": "another machine",
     "git clone <your fork> lab && cd lab": "a repository of the reader's own",

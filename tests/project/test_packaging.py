@@ -192,6 +192,8 @@ def test_every_import_is_declared():
     dev = runtime | {canonicalize_name(need.name) for need in DEV}
     used = packages_of(third_party_imports("harness", "notebooks", "scripts"))
     used_by_tests = packages_of(third_party_imports("tests"))
+    # It comes with torch's builds for cards, and scripts/card_rehearsal.py says how else.
+    assert str(used.pop("triton")).endswith("rehearsal/machine_code.py")
     assert {name: file for name, file in used.items() if name not in runtime} == {}
     assert {name: file for name, file in used_by_tests.items() if name not in dev} == {}
 

@@ -189,6 +189,30 @@ def test_cold_and_warm_start_ups_are_told_apart_and_a_deep_model_may_compile_lon
     assert decision(night.state, BUDGET)["decision"] == decided
 
 
+@pytest.mark.parametrize("startup, decided", [(15.0, "keep"), (100.0, "quarantine")])
+def test_the_smoke_runs_start_up_is_judged_too(startup, decided):
+    """What it leaves in the compile cache, the scored run begins with."""
+    night = Night()
+    night.idea(1, [0.99], decide=False)
+    smoke = {"kind": "smoke", "seed": 0, "device_batch_limit": None}
+    scored = next(
+        place
+        for place, entry in enumerate(night.entries)
+        if entry["event"] == "run_started" and entry["experiment"] == 1
+    )
+    for entry in night.entries[scored:]:
+        if "run" in entry:
+            entry["run"] += 1
+    told = trained(BUDGET) | {"startup_seconds": startup}
+    ended = {"status": "ok", "cause": "", "val_bpb": None, "doubts": []}
+    night.entries[scored:scored] = [
+        {"event": "run_started", "experiment": 1, "run": 0} | smoke,
+        {"event": "trained", "experiment": 1, "run": 0} | told,
+        {"event": "scored", "experiment": 1, "run": 0} | ended,
+    ]
+    assert decision(night.state, BUDGET)["decision"] == decided
+
+
 @pytest.mark.parametrize(
     "budget, over, weights, decided",
     [

@@ -14,7 +14,7 @@ from harness.__main__ import main
 from harness.data.manifest import without_format
 from harness.data.sources import open_source
 from harness.ground.errors import DataError, ProfileError, SettingsError
-from harness.lab import start
+from harness.lab import other_text, start
 from harness.lab.loop import Lab
 from harness.night import driver
 from harness.night.wishes import Wishes
@@ -65,6 +65,32 @@ def test_a_run_on_a_folder_goes_on_from_another_working_directory(run, tmp_path,
         SettingsError, match="asked for folder:.*/elsewhere/corpus: choose another tag"
     ):
         start.check_same_wishes(frozen, "tiny", "folder:corpus", "")
+
+
+def test_a_close_out_may_be_asked_for_another_text_and_prepares_that(run, tmp_path):
+    frozen = settings.read_settings(run)
+    (tmp_path / "my notes").mkdir()
+    for number, text in enumerate(make_texts(300)):
+        (tmp_path / "my notes" / f"{number}.txt").write_text(text[::-1], encoding="utf-8")
+    asked = {"source": "folder:my notes", "overrides": "vocab_size=300 DEPTH=2"}
+    with pytest.raises(SettingsError, match="choose another tag"):
+        start.check_same_wishes(frozen, "tiny", *asked.values())
+    start.check_same_wishes(frozen, "tiny", *asked.values(), other_text.FIELDS)
+    with pytest.raises(SettingsError, match="has DEPTH 2, asked for 3"):
+        start.check_same_wishes(frozen, "tiny", "", "DEPTH=3", other_text.FIELDS)
+    results = str(run.parent)
+    text = {"source": f"folder:{tmp_path}/my notes", "vocab_size": 300}
+    assert driver.text_asked_for(Wishes("f", results=results, **asked)) == {}
+    wishes = Wishes("f", results=results, close_out=True, **asked)
+    assert driver.text_asked_for(wishes) == text
+    parameters = driver.what_to_prepare(wishes, text)
+    assert (parameters["profile"], parameters["source"]) == ("tiny", text["source"])
+    profile = start.with_wishes(PROFILES["tiny"], parameters["source"], parameters["overrides"])
+    data = start.prepare_profile(profile, parameters["cache"], progress=lambda line: None)
+    found = other_text.find_text(frozen, *asked.values())
+    assert found["data_id"] == data.data_id and text.items() <= found.items()
+    changed, prepared = other_text.on_text(frozen, found)
+    assert settings.hidden_folders(changed, prepared, run.parent)[-1] == f"{tmp_path}/my notes"
 
 
 def test_a_changed_corpus_is_refused_with_both_names(run, tmp_path, capsys):

@@ -206,8 +206,5 @@ def test_what_a_card_needs_reaches_a_child_and_nothing_that_could_be_a_key(monke
 
 
 def test_what_those_variables_name_can_be_read_behind_the_wall(monkeypatch, tmp_path):
-    kernels = tmp_path / "kernels" / "models--kernels-community--flash-attn3"
-    kernels.mkdir(parents=True)
-    monkeypatch.setenv("KERNELS_CACHE", str(kernels.parent))
     monkeypatch.setenv("TRITON_PTXAS_PATH", str(tmp_path / "ptxas"))
-    assert {str(kernels), str(tmp_path / "ptxas")} <= set(wall.python_paths())
+    assert str(tmp_path / "ptxas") in wall.python_paths()

@@ -1,16 +1,15 @@
 """What edited code left on disk: taken, kept, removed and counted, whatever it is."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 
 import pytest
 
-from harness.sandbox import disk_share
+from harness.sandbox import disk_share, left_files
 from harness.sandbox.disk_share import DiskShare, disk_use, removed_bytes
-from harness.sandbox.left_files import keep_plain_files, remove_tree, take_file
+from harness.sandbox.left_files import copy_plain_files, remove_tree, take_file
 
 
 def make_socket(path):
@@ -87,17 +86,48 @@ def test_what_is_missing_too_large_or_in_a_linked_folder_is_not_taken(work, tmp_
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
-def test_only_plain_files_and_folders_are_kept(work, tmp_path, kind):
+def test_only_plain_files_and_folders_are_copied(work, tmp_path, kind):
     (work / "inner").mkdir()
     (work / "inner" / "kernel").write_text("good")
     if kind != "folder":
         NO_FILES[kind](work / "odd")
-    keep_plain_files(work)
-    assert [path.relative_to(work).as_posix() for path in sorted(work.rglob("*"))] == [
-        "inner",
-        "inner/kernel",
-    ]
+    copy = tmp_path / "copy"
+    assert copy_plain_files(work, copy, 4, 1)
+    found = [path.relative_to(copy).as_posix() for path in sorted(copy.rglob("*"))]
+    assert found == ["inner", "inner/kernel"]
+    assert (copy / "inner" / "kernel").read_text() == "good"
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("most", [(3, 9), (9, 0)])
+def test_no_more_is_copied_than_is_allowed(work, tmp_path, most):
+    (work / "kernel").write_text("good")
+    assert not copy_plain_files(work, tmp_path / "copy", *most)
+
+
+def test_a_file_that_grows_while_it_is_copied_ends_the_copy(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(left_files, "COPIED_BYTES", 4)
+    (work / "kernel").write_text("good")
+    real = left_files.open_plain
+
+    def open_growing(name, folder):
+        file = real(name, folder)
+        read = file.read
+
+        class Growing:
+            __enter__ = lambda self: self  # noqa: E731
+            __exit__ = lambda self, *error: file.close()  # noqa: E731
+
+            def read(self, size):
+                with (work / "kernel").open("a") as more:
+                    more.write("good")
+                return read(size)
+
+        return Growing()
+
+    monkeypatch.setattr(left_files, "open_plain", open_growing)
+    assert not copy_plain_files(work, tmp_path / "copy", 1000, 9)
+    assert (work / "kernel").stat().st_size < 2000
 
 
 def make_deep(folder, depth, name="d" * 255):
@@ -113,26 +143,26 @@ def make_deep(folder, depth, name="d" * 255):
 
 def test_a_cache_without_end_is_cut(work, tmp_path):
     make_deep(work, 1500)
-    keep_plain_files(work)
-    shutil.copytree(work, tmp_path / "copy")
+    assert copy_plain_files(work, tmp_path / "copy", 10, 10)
+    remove_tree(tmp_path / "copy")
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="nothing is closed to root")
-def test_what_is_closed_to_us_is_opened_before_it_is_copied(work, tmp_path):
+def test_what_is_closed_to_us_is_left_out(work, tmp_path):
     (work / "closed").mkdir()
     (work / "closed" / "kernel").write_text("1")
-    (work / "closed" / "kernel").chmod(0)
+    (work / "kernel").write_text("1")
+    (work / "kernel").chmod(0)
     (work / "closed").chmod(0)
-    keep_plain_files(work)
-    assert (shutil.copytree(work, tmp_path / "copy") / "closed" / "kernel").read_text() == "1"
+    assert copy_plain_files(work, tmp_path / "copy", 10, 10)
+    assert not [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
 
 
 def test_a_link_in_the_place_of_a_folder_goes_and_what_it_led_to_stays(work, tmp_path):
     (tmp_path / "cache").symlink_to(work)
     (work / "file").write_text("1")
-    keep_plain_files(tmp_path / "cache")
-    assert not os.path.lexists(tmp_path / "cache") and (work / "file").exists()
-    (tmp_path / "cache").symlink_to(work)
+    copy_plain_files(tmp_path / "cache", tmp_path / "copy", 10, 10)
+    assert not (tmp_path / "copy" / "file").exists()
     remove_tree(tmp_path / "cache")
     assert not os.path.lexists(tmp_path / "cache") and (work / "file").exists()
 
@@ -191,8 +221,8 @@ def test_a_removed_file_that_is_held_open_counts(work):
     )
     try:
         assert holder.stdout.readline() == b"written\n"
-        assert removed_bytes(holder.pid, os.stat(work).st_dev) >= 1 << 20
-        assert removed_bytes(holder.pid, -1) == 0  # another disk's
+        assert removed_bytes(holder.pid, {os.stat(work).st_dev}) >= 1 << 20
+        assert removed_bytes(holder.pid, {-1}) == 0  # another disk's
     finally:
         holder.communicate()
-    assert removed_bytes(holder.pid, os.stat(work).st_dev) == 0
+    assert removed_bytes(holder.pid, {os.stat(work).st_dev}) == 0

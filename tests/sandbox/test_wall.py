@@ -280,6 +280,30 @@ def test_nodes_of_a_card_are_there_for_a_card_only(bubblewrap, places, monkeypat
     assert node in said(inside(bubblewrap, code, places, device="cuda")).split()
 
 
+CARD_NODES = [
+    *("nvidia-caps/nvidia-cap1", "nvidia-uvm", "nvidia-uvm-tools", "nvidia0", "nvidiactl"),
+    *("kfd", "dri/card0", "dri/renderD128", "dxg"),
+]
+OTHER_NODES = ["sda", "mem", "fuse", "input/event0"]
+
+
+def test_of_stand_in_nodes_those_of_cards_can_be_written_and_no_others(
+    bubblewrap, places, monkeypatch, tmp_path
+):
+    for name in CARD_NODES + OTHER_NODES:
+        node = tmp_path / "dev" / name
+        node.parent.mkdir(parents=True, exist_ok=True)
+        node.touch()
+    monkeypatch.setattr(wall, "DEV", tmp_path / "dev")
+    code = (
+        f"dev = {str(tmp_path / 'dev')!r}\n"
+        f"for name in {CARD_NODES + OTHER_NODES!r}:\n"
+        "    print(name * os.access(os.path.join(dev, name), os.W_OK), end=' ')\n"
+    )
+    for device, expected in (("cuda", CARD_NODES), ("cpu", [])):
+        assert said(inside(bubblewrap, code, places, device=device)).split() == expected
+
+
 def test_a_folder_that_holds_the_system_is_not_said_to_be_hidden(bubblewrap, places):
     with pytest.raises(WallError, match="cannot hide /"):
         inside(bubblewrap, "", places, hidden=[Path("/")])

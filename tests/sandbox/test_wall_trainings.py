@@ -5,7 +5,6 @@ Nothing outlives them.
 
 import json
 import os
-import shutil
 import sys
 import uuid
 from types import SimpleNamespace
@@ -167,11 +166,11 @@ def test_nothing_that_a_child_leaves_trips_the_runner(tmp_path, each_wall, reque
         "leave('.')\n"
         "leave(cache)\n"
     )
-    result, log = train(tmp_path, leave + HONEST)
+    root = tmp_path / "compiled"
+    result, log = train(tmp_path, leave + HONEST, compile_cache=str(root))
     assert result["status"] == "ok", (result, log)
-    run = tmp_path / "run"
-    assert not (run / "work").exists()
-    copy = shutil.copytree(run / "compile_cache", tmp_path / "promoted")
+    assert not (tmp_path / "run" / "work").exists() and not (root / "private").exists()
+    (copy,) = (root / "ready").iterdir()
     assert (copy / "kernel").read_text() == "good"
     assert not [name for name in ("pipe", "link", "dead link") if os.path.lexists(copy / name)]
 

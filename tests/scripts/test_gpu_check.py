@@ -14,7 +14,7 @@ from pathlib import Path
 import gpu_check
 import pytest
 import torch
-from gpu import attention, tables, training
+from gpu import attention, first, loop, tables, training
 from gpu.parts import run_part
 from gpu.settings import ORIGINAL, ROOT, TOKENIZER, card_settings, dry_settings, template_text
 from gpu.split import split_trace
@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 
 from harness.data.tokenizer import load_tokenizer
 from harness.run.profiles import PROFILES
+from harness.sandbox.wall import Wall
 from harness.search.constants import constant_values
 
 # A stand-in for an environment that lacks these modules: the finder of installed packages does not
@@ -167,6 +168,59 @@ def test_each_part_ends_by_its_share_and_leaves_its_rest_to_the_next(monkeypatch
     assert deadlines == sorted(deadlines) and deadlines[-1] == pytest.approx(
         540 - gpu_check.SPARE_SECONDS, abs=1
     )
+
+
+def test_what_only_a_card_can_tell_comes_before_how_fast_it_is(monkeypatch, tmp_path):
+    """And each part's result is written before the next begins."""
+    written = {}
+
+    def note(module, tasks, settings, deadline, task_seconds):
+        out = tmp_path / "out.json"
+        written[module] = list(json.loads(out.read_text())) if out.exists() else []
+        return {task: {"failed": "not tried"} for task in tasks}
+
+    monkeypatch.setattr(gpu_check, "run_part", note)
+    gpu_check.main(["--dry-run", "--output", str(tmp_path / "out.md")])
+    parts = list(gpu_check.PARTS)
+    assert parts[:5] == ["machine", "first", "corpus", "large", "experiment"]
+    assert written["gpu.loop"] == parts[:4] and written["gpu.attention"] == parts[:5]
+    text = (tmp_path / "out.md").read_text()
+    assert text.index("## First of all") < text.index("## One experiment") < text.index("## Att")
+
+
+def test_the_wall_and_the_compiler_are_tried_outside_and_behind_it(monkeypatch, tmp_path):
+    asked = []
+
+    def attempt(kind, compiles, wall):
+        asked.append((kind, compiles, wall and wall.kind))
+        return "", "no libcuda" if wall else ""
+
+    walls = {"kind": "bubblewrap", "words": ""}
+    monkeypatch.setattr(first, "attempt", attempt)
+    monkeypatch.setattr(first, "find_wall", lambda: Wall(**walls))
+    settings = card_settings(str(tmp_path), True)
+    assert first.run("outside", settings) == {"works": "compiled"}
+    assert first.run("behind the wall", settings) == {"failed": "no libcuda"}
+    assert asked == [("cuda", True, None), ("cuda", True, "bubblewrap")]
+    walls |= {"kind": "limits", "why": "not installed"}
+    assert "not installed" in first.run("behind the wall", settings)["failed"]
+
+
+@pytest.mark.slow
+def test_one_experiment_goes_through_the_whole_loop_and_is_told_of(tmp_path, monkeypatch):
+    row = loop.run("whole", dry_settings(str(tmp_path), False))
+    assert "failed" not in row, row
+    told = [(place, event) for _, place, event, _ in row["events"]]
+    assert told[0] == ("", "opened") and told[-1][1] == "committed"
+    assert ("1/0", "trained") in told and ("1", "decided") in told
+    seconds = [each[0] for each in row["events"]]
+    assert seconds == sorted(seconds) and row["whole_seconds"] > seconds[-1] - 1
+    text = tables.experiment({"whole": row})
+    assert "whole loop" in text and "decision" in text and "val_bpb" in text
+    # Nothing of it is in this checkout, nor goes on.
+    assert not (ROOT / "results" / loop.TAG).exists()
+    journal = tmp_path / "loop" / "results" / loop.TAG / "journal.jsonl"
+    assert loop.entries_of(journal)[-1]["event"] in ("committed", "interrupted")
 
 
 def test_memory_that_runs_out_halves_the_device_batch(monkeypatch, tmp_path):

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from harness.search.program import ProgramSettings
 from harness.search.turns import (
     FLAT,
@@ -111,16 +113,42 @@ def test_the_bank_keeps_its_turns_in_a_hybrid():
 
 
 def test_failures_wait_longer_and_longer_and_an_answer_ends_the_wait():
-    down = failing("unreachable: nobody answers")
+    down = failing("server: it answers 524")
     assert asked(play(40, "llm", fate=down)[0]) == [1, 3, 6, 11, 20, 29, 38]
     back = lambda turn, number: down(turn, number) if number < 7 else {}  # noqa: E731
     assert asked(play(20, "llm", fate=back)[0]) == [1, 3, 6, *range(11, 21)]
 
 
-def test_a_spent_budget_is_looked_at_on_every_turn():
-    spent = failing("budget: all requests are made")
+@pytest.mark.parametrize(
+    "why",
+    [
+        "budget: all requests are made",
+        "unreachable: nobody answers",
+        "unauthorised: the key is refused",
+        "unknown_model: there is no m",
+        "context_too_long: 9000 tokens",
+        "setup: no key",
+    ],
+)
+def test_what_a_person_may_mend_at_any_time_is_looked_at_on_every_turn(why):
+    spent = failing(why)
     assert asked(play(12, "llm", fate=spent)[0]) == list(range(1, 13))
     assert {1, 3, 5, 7, 9} <= set(asked(play(12, "hybrid", fate=spent)[0]))
+
+
+@pytest.mark.parametrize("proposer", ["hybrid", "llm"])
+@pytest.mark.parametrize("experiments", range(1, 14))
+def test_a_night_that_is_started_again_asks_at_once(proposer, experiments):
+    _, history = play(experiments, proposer, fate=failing("server: it answers 524"))
+    again = request(history, proposer, asked_since=experiments + 1)
+    assert choose_turn(again, ALL).who == "llm"
+
+
+def test_another_model_begins_with_its_whole_share():
+    _, history = play(50, fate=lambda turn, number: {"model": "poor" * (turn.who == "llm")})
+    history = history[:49]
+    assert choose_turn(request(history, llm={"model": "poor"}), ALL).who == "tpe"
+    assert choose_turn(request(history, llm={"model": "other"}), ALL).who == "llm"
 
 
 def test_a_reply_that_could_not_be_used_counts_as_a_failure():

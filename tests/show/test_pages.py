@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from harness.ground.errors import PageError
+from harness.ground.errors import PageError, SettingsError
 from harness.run.run import page_name
+from harness.show import pages
 from harness.show.index import write_index
 from harness.show.pages import export_notebook, finish_page, without_active_parts
 
@@ -119,6 +120,27 @@ def test_scripts_in_any_spelling_are_taken_out():
     )
 
 
+def test_templates_are_those_of_the_environment_that_nbconvert_is_in(notebook, monkeypatch):
+    """Python may run from another one, whose folders Jupyter looks at."""
+    monkeypatch.setattr("nbconvert.exporters.templateexporter.jupyter_path", lambda *names: [])
+    pages._converter.cache_clear()
+    assert "Experiment 7" in export_notebook(notebook).read_text()
+
+
+def test_without_templates_the_index_is_written_and_what_is_missing_is_said(tmp_path, monkeypatch):
+    entries = journals.make_journal(2)
+    folder = journals.write_run(tmp_path, entries)
+    (folder / "notebooks").mkdir()
+    nbformat.write(new_notebook(), folder / "notebooks" / "03_0001.ipynb")
+    monkeypatch.setattr("nbconvert.exporters.templateexporter.jupyter_path", lambda *names: [])
+    monkeypatch.setattr("nbconvert.__file__", str(tmp_path / "a/b/c/d/nbconvert/__init__.py"))
+    pages._converter.cache_clear()
+    with pytest.raises(SettingsError, match="pip install --force-reinstall nbconvert"):
+        write_index(folder)
+    assert "[notebook](03_0001.ipynb)" in (folder / "notebooks" / "index.md").read_text()
+    pages._converter.cache_clear()
+
+
 def test_what_is_no_notebook_is_refused(tmp_path):
     for content in ("", "{", "[]", '{"cells": 3}'):
         (tmp_path / "x.ipynb").write_text(content)
@@ -211,7 +233,7 @@ def test_a_finished_page_says_first_what_came_of_it(tmp_path):
         and "lab.propose" not in page
     )
     tags = Tags(page)
-    addresses = ["03_0001.html", "../report/report.html", "03_0002.ipynb"]
+    addresses = ["03_0001.html", "../report/report.html"]
     assert [
         each["href"] for each in tags.named("a") if "anchor-link" not in each.get("class", "")
     ] == addresses

@@ -226,7 +226,7 @@ def test_without_a_kernel_the_panel_is_a_picture(tmp_path):
         ROOT / "notebooks/00_lab.ipynb", output, asked, cwd=ROOT, progress_bar=False
     )
     text = export_notebook(output).read_text()
-    assert "<svg" in text and "1.5961 (experiment 5)" in text and "VBox(" not in text
+    assert "data:image/svg+xml" in text and "1.5961 (experiment 5)" in text and "VBox(" not in text
 
 
 def test_an_error_in_the_thread_is_shown_and_the_next_look_works(results, monkeypatch):

@@ -1,6 +1,8 @@
 """Charts: drawn for every kind of run, stating what the numbers say, hiding nothing silently."""
 
+import html
 import math
+import re
 import subprocess
 import sys
 
@@ -19,6 +21,7 @@ from harness.show.frame import load_results_tsv, load_run
 from harness.show.importances import constant_importances, say_constants, tuned_experiments
 
 UPSTREAM = ROOT / "tests/support/data" / "upstream-mar8-results.tsv"
+GROUNDS = ("#ffffff", "#111111")  # of JupyterLab's themes
 OF_ONE_RUN = [
     plots.plot_progress,
     plots.plot_outcomes,
@@ -27,6 +30,16 @@ OF_ONE_RUN = [
     plots.plot_time_use,
     lambda run: plots.plot_overlay([run]),
 ]
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours such as #1fa37a, as WCAG defines it."""
+    lights = []
+    for colour in (one, other):
+        parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+        linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        lights.append(sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
 def draws_of_one_run(run) -> list[Figure]:
@@ -263,12 +276,30 @@ def test_a_crashed_training_is_not_compared_at_its_end(runs):
     )
 
 
-def test_charts_show_themselves_and_save_as_svg(runs, tmp_path):
-    figure = plots.plot_progress(runs["night"])
-    data, shape = figure._repr_png_()
-    assert data.startswith(b"\x89PNG") and shape["alt"] == figure.title_text
-    figure.savefig(tmp_path / "chart.svg")
-    assert "<svg" in (tmp_path / "chart.svg").read_text()
+def test_a_chart_has_the_ink_of_its_page_and_leaves_a_picture_where_no_drawing_stays(runs):
+    for figure in draws_of_one_run(runs["tuned"]):
+        shown = figure._repr_html_()
+        parts = re.fullmatch(r"<svg.*?<desc>(.*?)</desc>(.*)</svg>", shown, re.DOTALL)
+        picture, drawn = parts.groups()
+        assert picture.startswith("<img ") and "data:image/png;base64," in picture
+        assert figure.title_text in html.unescape(picture)
+        words = re.findall(r'<g id="text_\d+">\s*<g style="fill: (.*?)[";]', drawn)
+        assert words and set(words) == {"currentColor"}
+        seen = drawn.replace("stroke: #000000; stroke-opacity: 0", "")
+        inks = set(re.findall(r"#[0-9a-f]{6}", re.sub(r'xlink:href="[^"]*"', "", seen)))
+        faint = [ink for ink in inks for ground in GROUNDS if contrast(ink, ground) < 3]
+        assert not faint, "lines and marks are at least 3:1 on white and on JupyterLab's black"
+        assert "<style" not in drawn and "<!--" not in drawn
+
+
+def test_words_of_others_in_a_drawing_are_no_markup(tmp_path):
+    entries = journals.make_journal(8, seed=2, crash_rate=0)
+    for entry in entries:
+        if entry["event"] == "decided" and entry["experiment"]:
+            entry["title"] = "--><script>alert(1)</script> $x$"
+    journals.write_run(tmp_path, entries, journals.make_settings("run"))
+    shown = plots.plot_progress(load_run(tmp_path, "run"))._repr_html_()
+    assert "<script" not in shown and "alert(1)" not in re.sub(r"&lt;.*?&gt;", "", shown)
 
 
 def test_a_thousand_experiments_are_drawn(runs):

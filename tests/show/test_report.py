@@ -196,6 +196,21 @@ def test_a_machine_that_changed_its_speed_is_said_in_the_first_sentence():
     assert "by up to 100%" in text and "scores suffered little" in text
 
 
+def test_what_the_card_did_is_told_where_it_was_watched():
+    entries = disturbed([10.0, 10.0, 10.0])
+    assert "The card" not in morning_report(entries, {})
+    card = {"sm_clock_mhz": 1755.0, "temperature_c": 62.0, "energy_joules": 195_000.0}
+    card |= {"slowed_share": 0.0, "others_share": None, "waited_share": 0.02}
+    for entry in entries:
+        if entry["event"] == "trained":
+            entry.update(card=card, total_tokens=500_000_000)
+    said = (
+        "The card in a training, by the median: 1,755 MHz, 62 °C at most, its process waited for a "
+        "core 2% of the time, 195,000 J, 0.39 mJ a token."
+    )
+    assert said in morning_report(entries, {})
+
+
 def test_a_machine_that_changed_its_speed_in_the_claim_is_said_too():
     entries = journals.make_journal(30)
     for entry in entries:
@@ -284,7 +299,7 @@ def test_what_the_machine_did_to_a_night_is_said():
     )
     text = doubts_of(entries)
     assert (
-        "1 training shared the device with `'other'`" in text
+        "1 training shared the device with run `'other'`" in text
         and "1 training ended for reasons outside" in text
     )
     assert "Experiments 0002, 0003 failed alike (`no kernel`)" in text
@@ -337,7 +352,10 @@ def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
         cwd=str(NOTEBOOK.parent),
     )
     cells = nbformat.read(out, 4).cells
-    images = [o for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    shown = [
+        o["data"].get("text/html", "") for c in cells for o in c.get("outputs", []) if "data" in o
+    ]
+    images = [html for html in shown if html.startswith("<svg")]
     texts = [o for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
     assert len(images) == 7 and len(texts) == 9, "seven charts, and a sentence for each step"
     picked = next(c for c in cells if c["cell_type"] == "code" and "show_picker" in c["source"])[

@@ -21,11 +21,12 @@ from labs import copy_with_harness
 from simulated_runs import Simulated
 
 from harness.__main__ import main
+from harness.night.progress import line_of_entry
 from harness.run import heartbeat
 from harness.run.heartbeat import age_seconds, beat, read_heartbeat, writer
 from harness.run.journal import read_journal
 from harness.run.run import Run
-from harness.show import status
+from harness.show import costs, report, status
 
 DRIVER = """
 import os, sys
@@ -384,8 +385,37 @@ def test_why_a_language_model_could_not_be_asked_is_on_the_screen(tmp_path):
     settings = json.loads((ROOT / "results" / "sample" / "run.json").read_text())
     folder = journals.write_run(tmp_path, entries, settings | {"tag": "nov23"})
     screen = status.status_screen(Run(folder))
-    assert "2 times it could not be asked; the last time: it wrote 16,000 tokens" in screen
-    assert "raise max_output_tokens" in screen
+    assert "2 times it could not be asked" in screen
+    assert "raise max_output_tokens" in screen and "since" not in screen
+    assert "raise max_output_tokens" in status.look_at(Run(folder))["llm_failed"]
+    said = report.morning_report(entries, settings)
+    assert "raise max_output_tokens" in said
+
+
+def test_a_language_model_that_answers_again_is_said_to():
+    def proposed(number, **more):
+        return {"event": "proposed", "experiment": number, "proposer": "tpe", "title": "x"} | more
+
+    failed = {"llm_failed": "unreachable: nobody answers"}
+    entries = [proposed(1, **failed), proposed(2), proposed(3, **failed)]
+    entries += [proposed(4, proposer="llm"), proposed(5), proposed(6, proposer="llm")]
+    words = costs.failure_words(entries)
+    assert words.startswith("2 times it could not be asked")
+    assert "it has answered 2 times since; the last time: unreachable" in words
+    assert costs.failure_words(entries[3:]) == ""
+
+
+def test_the_terminal_says_once_why_a_language_model_could_not_be_asked():
+    def proposed(number, why):
+        entry = {"event": "proposed", "experiment": number, "title": "x", "category": "tune"}
+        return entry | {"llm_failed": why, "proposer": "tpe" if why else "llm"}
+
+    gone, refused = "unreachable: nobody answers", "unauthorised: the key is refused"
+    entries = [proposed(n, why) for n, why in enumerate((gone, gone, refused, "", refused), 1)]
+    lines = [line_of_entry(entry, entries[:n]) for n, entry in enumerate(entries)]
+    assert [gone in line for line in lines] == [True, False, False, False, False]
+    assert "could not, as before" in lines[1]
+    assert [refused in line for line in lines] == [False, False, True, False, True]
 
 
 def test_a_look_at_no_run_is_one_sentence_and_a_closed_stdout_is_no_error(tmp_path, capsys):

@@ -43,8 +43,9 @@ class Machine:
 
     pci: vendor, device and class of each device; kfd: AMD's name and version of each node. torch:
     its version. sees: name, architecture and GB of the first card that torch sees, None for none;
-    says: what it says then. speed: TFLOP/s and GB/s that would be measured. busy: MB and percent
-    that others hold. lacks: gcc or Python.h. behind_the_wall: what of the card is seen there.
+    says: what it says then. integrated: whether it shares the processor's memory. speed: TFLOP/s
+    and GB/s that would be measured. busy: MB and percent that others hold. lacks: gcc or Python.h.
+    behind_the_wall: what of the card is seen there.
     """
 
     what: str
@@ -57,6 +58,7 @@ class Machine:
     speed: tuple[float, float] = (0.0, 0.0)
     count: int = 1
     busy: tuple[int, int] = (400, 0)
+    integrated: bool = False
     lacks: str = ""
     behind_the_wall: bool = True
     container: bool = False
@@ -190,6 +192,8 @@ MACHINES = [
         ["NVIDIA GB10, 580.95.05, 12.1, [N/A]"],
         sees=("NVIDIA GB10", (12, 1), 121),
         speed=(95, 220),
+        busy=(97_000, 0),
+        integrated=True,
     ),
     Machine("large card, no compiler", [ON_H200], sees=H200, speed=(690, 4200), lacks="gcc"),
     Machine(
@@ -320,7 +324,7 @@ def simulate_torch(machine: Machine, folder: Path, patch: pytest.MonkeyPatch) ->
             "total_memory": memory_gb * 2**30,
             "uuid": "0a1b",
         }
-        facts |= {"gcnArchName": architecture}
+        facts |= {"gcnArchName": architecture, "is_integrated": machine.integrated}
         total = memory_gb * 2**30
         patch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(**facts))
         patch.setattr(torch.cuda, "device_count", lambda: machine.count)

@@ -3,13 +3,12 @@
 The oracle is the formula.
 """
 
-import sys
-import types
+from functools import partial
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, _registry
 
 from harness.training import attention, rungs
 from harness.training.attention import Case
@@ -87,17 +86,51 @@ def test_packed_rows_keep_heads_positions_and_rows_apart(monkeypatch, window):
         )
 
 
-def test_flash_attention_3_is_handed_rows_by_position_and_the_reach_of_a_window(monkeypatch):
-    def kernel(q, k, v, causal, window_size):
-        reach = 10**6 if window_size == (-1, -1) else window_size[0]
-        assert causal and q.shape[1] == 32
-        return (plain(*(x.transpose(1, 2) for x in (q, k, v)), reach + 1).transpose(1, 2), None)
+@pytest.fixture
+def newer(monkeypatch):
+    """Stand-ins for FlashAttention 3 and 4, as installed beside PyTorch; which is there now."""
+    active = set()
 
-    hub = types.SimpleNamespace(flash_attn_interface=types.SimpleNamespace(flash_attn_func=kernel))
-    monkeypatch.setitem(sys.modules, "kernels", types.SimpleNamespace(get_kernel=lambda name: hub))
-    q, k, v = random_heads(4, 2)
-    for window in (5, 32):
-        assert torch.allclose(rungs.make_fa3()(q, k, v, window), plain(q, k, v, window), atol=1e-5)
+    class Handle:
+        def __init__(self, name):
+            self.name = name
+            active.add(name)
+
+        def remove(self):
+            active.remove(self.name)
+
+    there = {name: partial(Handle, name) for name in ("FA3", "FA4")}
+    monkeypatch.setattr(_registry, "_FLASH_ATTENTION_IMPLS", there)
+    yield active
+    rungs.make_varlen()
+
+
+def test_a_rung_has_the_flash_attention_that_it_is_named_after(newer, monkeypatch):
+    for name, expected in (("fa3", {"FA3"}), ("fa4", {"FA4"}), ("varlen", set())):
+        rungs.RUNGS[name].make(CPU, 32)
+        assert newer == expected
+    attention.select(CPU, torch.float32, 64, {"full": "causal", "windowed": "fa3"})
+    assert newer == {"FA3"}
+    monkeypatch.delitem(_registry._FLASH_ATTENTION_IMPLS, "FA4")
+    assert "Unknown flash attention" in attention.try_rung("fa4", CPU, torch.float32, 64, 8)[1]
+    assert newer == set()
+
+
+def test_a_newer_flash_attention_that_is_wrong_is_gone_when_the_next_rung_is_tried(
+    newer, monkeypatch
+):
+    seen = []
+
+    def kernel(q, k, v, starts_q, starts_k, max_q, max_k, *, window_size, enable_gqa=False):
+        seen.append((set(newer), window_size))
+        raise RuntimeError("not on this card")
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    order = {"windowed": ["fa3", "fa4", "varlen", "chunked"], "full": ["causal"]}
+    monkeypatch.setattr(attention, "ladder", lambda device: order)
+    chosen = attention.select(CPU, torch.float32, 64)
+    assert (chosen["windowed"], chosen["full"]) == ("chunked", "causal")
+    assert seen == [({"FA3"}, (7, 0)), ({"FA4"}, (7, 0)), (set(), (7, 0))] and newer == set()
 
 
 def test_a_named_kernel_compiles_without_a_graph_break():
@@ -192,9 +225,14 @@ def test_a_card_is_offered_only_what_its_generation_can_run(monkeypatch):
     }
     assert orders[9] == {"full": ["cudnn", *orders[8]["full"]], "windowed": orders[8]["windowed"]}
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object())
-    assert (
-        attention.ladder(card)["windowed"][0] == "fa3" and "fa3" in attention.ladder(card)["full"]
-    )
+    newer = {}
+    for major in (8, 9, 10, 12):
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device, major=major: (major, 0)
+        )
+        newer[major] = [name for name in attention.ladder(card)["windowed"] if name[:2] == "fa"]
+    assert newer == {8: [], 9: ["fa3", "fa4"], 10: ["fa4"], 12: []}
+    assert list(attention.ladder(card)) == ["windowed", "full"]
     monkeypatch.setattr(torch.version, "hip", "6.2")
     assert attention.ladder(card) == attention.ladder(CPU)
 

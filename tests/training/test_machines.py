@@ -9,7 +9,7 @@ from machines import MACHINES, simulated, told
 
 from harness.ground.errors import DeviceRefused
 from harness.lab import executor as executor_module
-from harness.lab.executor import Executor
+from harness.lab.executor import Executor, clock_name
 from harness.night.driver import Driver
 from harness.night.wishes import Wishes
 from harness.run.locks import OnTheClock
@@ -114,7 +114,7 @@ def test_two_cards_of_one_name_do_not_share_a_clock(tmp_path, monkeypatch):
             "detect_device",
             lambda kind, uuid=uuid: settings.device | {"uuid": uuid},
         )
-        names.append(Executor._clock_name(SimpleNamespace(settings=settings)))
+        names.append(clock_name(Executor._device_now(SimpleNamespace(settings=settings))))
     assert names == ["cuda NVIDIA L4 0a1b", "cuda NVIDIA L4 2c3d"]
     with (
         OnTheClock(names[0], tmp_path / "a") as first,

@@ -7,8 +7,8 @@ One retry policy, here; the SDK has none of its own. Tried again while the deadl
 (after its Retry-After), 5xx, broken connections, replies that are no reply; never what took the
 request and fell silent. Answers are streamed where the server can, so that nothing between here and
 there takes a slow one for a dead one. A parameter that a server does not take is left out once and
-remembered for the run. Nothing is sent that a budget has no room for, nothing is read before it is
-saved, and a reply that was saved before a kill is not asked for again.
+remembered until the night is started again. Nothing is sent that a budget has no room for, nothing
+is read before it is saved, and a reply that was saved before a kill is not asked for again.
 """
 
 import contextlib

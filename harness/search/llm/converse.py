@@ -171,8 +171,10 @@ def open_chat(request: Mapping[str, Any]) -> Chat:
     place = {"experiment": request["experiment"], "attempt": request["attempt"]}
     folder = Path(request["out_dir"])
     ledger = llm.get("ledger") or folder / "llm.jsonl"
-    exchanges = Exchanges(folder / "exchange", ledger, options, place)
-    return Chat(endpoint, options, choose_model(endpoint, options), exchanges)
+    since = request.get("asked_since", 0)
+    exchanges = Exchanges(folder / "exchange", ledger, options, place, since)
+    model = choose_model(endpoint, options, llm.get("before", ""))
+    return Chat(endpoint, options, model, exchanges)
 
 
 def ask_model(

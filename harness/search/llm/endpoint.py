@@ -221,13 +221,16 @@ def _seconds_left(seconds: float) -> Callable[[], float]:
     return lambda: ends - time.monotonic()
 
 
-def choose_model(endpoint: Endpoint, options: LlmOptions) -> str:
-    """The model that was named, else the only one there is. Raises EndpointError, which lists what
-    is served; LlmError when nobody answers.
+def choose_model(endpoint: Endpoint, options: LlmOptions, before: str = "") -> str:
+    """The model that was named, else the one that the run asked before, while it is served, else
+    the only one there is. Raises EndpointError, which lists what is served; LlmError when nobody
+    answers.
     """
     if options.model:
         return options.model
     models = list_models(endpoint)
+    if before and (models is None or before in models):
+        return before
     if models and len(models) == 1:
         return next(iter(models))
     how = (
@@ -309,7 +312,7 @@ def main(arguments: Sequence[str]) -> int:
         llm = read_json(arguments[0])["llm"]
         options = parse_options(llm.get("options", ""), llm.get("model", ""))
         endpoint = open_endpoint(options, llm.get("key_file", ""))
-        model = choose_model(endpoint, options)
+        model = choose_model(endpoint, options, llm.get("before", ""))
         context = check_model(endpoint, model)
     except LlmError as error:
         print(" ".join(str(error).split()), file=sys.stderr)

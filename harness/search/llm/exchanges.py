@@ -63,11 +63,11 @@ COUNTED = {each.name for each in dataclasses.fields(Usage)}  # what each line of
 class Ledger:
     """A run's calls, the last word on each.
 
-    dropped: (base_url, model, parameter) that a server does not take.
+    dropped: {(base_url, model, parameter) that a server did not take: the experiment of that}.
     """
 
     calls: dict[int, dict] = field(default_factory=dict)
-    dropped: set[tuple[str, str, str]] = field(default_factory=set)
+    dropped: dict[tuple[str, str, str], int] = field(default_factory=dict)
     began: datetime | None = None
 
     def usage(self, **place: int) -> Usage:
@@ -91,7 +91,8 @@ def read_ledger(path: str | os.PathLike[str]) -> Ledger:
         try:
             entry = json.loads(line)
             if entry["event"] == "dropped":
-                ledger.dropped.add((entry["base_url"], entry["model"], entry["parameter"]))
+                where = (entry["base_url"], entry["model"], entry["parameter"])
+                ledger.dropped[where] = entry["experiment"]
                 continue
             ledger.began = ledger.began or datetime.fromisoformat(entry["time"])
             if entry.keys() >= COUNTED:
@@ -108,7 +109,10 @@ def estimate_tokens(value: str | list[Mapping[str, str]]) -> int:
 
 
 class Exchanges:
-    """The exchanges of one proposal. place: {"experiment": n, "attempt": n}."""
+    """The exchanges of one proposal. place: {"experiment": n, "attempt": n}.
+
+    since: the first experiment of this start of the night.
+    """
 
     def __init__(
         self,
@@ -116,9 +120,10 @@ class Exchanges:
         ledger: str | os.PathLike[str],
         options: LlmOptions,
         place: Mapping[str, int],
+        since: int = 0,
     ) -> None:
         self.folder, self.ledger_path = Path(folder), Path(ledger)
-        self.options, self.place = options, dict(place)
+        self.options, self.place, self.since = options, dict(place), since
 
     def saved_replies(self, body: Mapping[str, Any]) -> list[tuple[int, str]]:
         """(number, reply) of each earlier exchange with this very request that was answered."""
@@ -193,15 +198,15 @@ class Exchanges:
             self._append("failed", entry["call"], nothing, kind=error.kind)
 
     def drop(self, model: str, parameter: str) -> None:
-        """Remember for the whole run that a model does not take a parameter."""
-        where = {"base_url": self.options.base_url, "model": model}
+        """Remember that a model does not take a parameter."""
+        where = {"base_url": self.options.base_url, "model": model, **self.place}
         self._append_line({"event": "dropped", "time": utc_now(), **where, "parameter": parameter})
 
     def dropped(self, model: str) -> set[str]:
-        """The parameters that a model is known not to take."""
-        known = read_ledger(self.ledger_path).dropped
-        here = (self.options.base_url, model)
-        return {parameter for url, name, parameter in known if (url, name) == here}
+        """The parameters that a model did not take since the night was started: whoever starts it
+        again may have another server there."""
+        known, here = read_ledger(self.ledger_path).dropped.items(), (self.options.base_url, model)
+        return {where[2] for where, when in known if where[:2] == here and when >= self.since}
 
     def usage(self) -> dict[str, Any]:
         """What this proposal took so far, as it goes into proposal.json."""

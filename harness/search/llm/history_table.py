@@ -171,12 +171,12 @@ def _outcome(row: Row) -> str:
 
 def _delta(row: Row) -> str:
     gain = row.get("gain")
-    return "-" if gain is None else f"{-gain:+.5f}"
+    return "-" if gain is None else f"{-gain:+z.5f}"
 
 
 def _sigmas(row: Row) -> str:
     gain, sigma = row.get("gain"), row.get("sigma")
-    return "-" if gain is None or not sigma else f"{-gain / sigma:+.1f}"
+    return "-" if gain is None or not sigma else f"{-gain / sigma:+z.1f}"
 
 
 def _whole(number: float | None) -> str:

@@ -23,7 +23,7 @@ from harness.show.sentences import SURE, plural
 BARS, PANELS, AXES = 12, 8, 8  # constants in a chart
 PANELS_IN_ROW = 4
 WIDE = 8.0  # a constant whose largest value is so many times its smallest is drawn on a log scale
-WORSE_TO_BETTER = LinearSegmentedColormap.from_list("", [draw.GRID, draw.SKY, draw.BLUE])
+WORSE_TO_BETTER = LinearSegmentedColormap.from_list("", [draw.GRID, draw.BLUE])
 
 
 def plot_constants(run: RunData) -> list[LabFigure]:
@@ -74,7 +74,7 @@ def _slices(tuned: Sequence[Tuned], names: Sequence[str], run: RunData) -> LabFi
     axes[0].set_ylim(-high, -low)
     for ax, name in zip(axes, names, strict=False):
         if math.isfinite(noise):
-            ax.axhspan(-SURE * noise, SURE * noise, color=draw.SKY, alpha=0.18, lw=0)
+            ax.axhspan(-SURE * noise, SURE * noise, color=draw.BLUE, alpha=0.15, lw=0)
         ax.axhline(0, color=draw.INK, lw=0.8)
         _draw_slice(ax, name, [each for each in tuned if name in each.moved])
     for ax in axes[len(names) :]:
@@ -110,7 +110,7 @@ def _draw_slice(ax: Axes, name: str, tuned: Sequence[Tuned]) -> None:
         colour = draw.BLUE if each.outcome in KEPT else draw.MUTED
         end, marker = max(each.gain, floor), "v" if each.gain < floor else "o"
         ax.plot([old, new], [0, end], color=colour, lw=0.8, alpha=0.6)
-        fill = colour if len(each.moved) == 1 else "white"
+        fill = colour if len(each.moved) == 1 else "none"
         ax.plot(new, end, marker, color=colour, mfc=fill, ms=5, zorder=3)
     ax.set_title(draw.safe(name), fontsize=9.5, color=draw.INK)
     ax.set_xticks(*zip(*scale.ticks, strict=True))
@@ -121,7 +121,7 @@ def _parallel(tuned: Sequence[Tuned], names: Sequence[str]) -> LabFigure:
     """A line per tuned file through the values of its constants to its score."""
     ranked = sorted(tuned, key=lambda each: -each.val_bpb)
     title = f"The best tuned file, {ranked[-1].experiment:04d} at {ranked[-1].val_bpb:.4f}"
-    subtitle = "each line is the file of one tuned experiment; the darker, the better it scored"
+    subtitle = "each line is the file of one tuned experiment; the stronger, the better it scored"
     figure, (ax,) = draw.new_figure(title, subtitle, height=4.4)
     ax.set_axis_off()
     lines = []

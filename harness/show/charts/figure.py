@@ -1,15 +1,16 @@
 """What all charts share: one palette, one layout with title and subtitle, limits, and labels.
 
 In: numbers and words. Out: Figures that belong to no global state (pyplot is never imported), show
-themselves in a notebook, and save as PNG or SVG. Colours are Okabe and Ito's, which the common
-kinds of colour blindness tell apart; shape repeats what colour says. No outlier can flatten what
-matters.
+themselves in a notebook in the colour of its text, and save as PNG or SVG. Colours are the pages'
+own, as lines and marks at least 3:1 on white and on black; all words are in ink. Shape repeats what
+colour says. No outlier can flatten what matters.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,14 +19,16 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-INK, MUTED, FAINT, GRID = "#22262E", "#5E6673", "#B4BAC4", "#E8EAEE"
-BLUE, GREEN, ORANGE, RED = "#0072B2", "#009E73", "#E69F00", "#D55E00"
-PURPLE, SKY = "#AA4499", "#56B4E9"
-WARNING = "#A84300"  # RED, darker: text needs 4.5:1
+from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, Html, picture
+
+INK, MUTED = "#22262E", "#5E6673"  # in a notebook both are the colour of its text
+GRID = (0.5, 0.5, 0.5, 0.25)
+PURPLE = "#AA4499"
+SVG_FACTS = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # none of them
+NOT_DRAWN = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
 
 
 class Look(NamedTuple):
@@ -38,26 +41,26 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "discarded": Look(FAINT, "o", 0.8, "discarded"),
+    "discarded": Look(GREY, "o", 0.8, "discarded"),
     "kept": Look(BLUE, "o", 1.5, "kept as better"),
     "simplified": Look(GREEN, "D", 1.2, "kept as simpler"),
     "baseline": Look(INK, "s", 1.3, "baseline"),
-    "quarantined": Look(ORANGE, "^", 1.1, "quarantined"),
+    "quarantined": Look(AMBER, "^", 1.1, "quarantined"),
     "crashed": Look(RED, "x", 1.0, "crashed"),
     "no result": Look(MUTED, "+", 1.0, "no result"),
 }
 TIME_COLOURS = {
     "training": BLUE,
-    "startup": SKY,
+    "startup": PURPLE,
     "scoring": GREEN,
-    "overhead": ORANGE,
-    "waiting": "#D9DCE2",
+    "overhead": AMBER,
+    "waiting": GREY,
 }
-RUN_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, INK)
+RUN_COLOURS = (BLUE, RED, GREEN, PURPLE, AMBER, INK, GREY)
 # fmt: off
 STYLE = {
     "font.size": 10, "text.color": INK, "figure.facecolor": "white", "axes.facecolor": "white",
-    "axes.edgecolor": FAINT, "axes.labelcolor": MUTED, "axes.labelsize": 10,
+    "axes.edgecolor": GREY, "axes.labelcolor": MUTED, "axes.labelsize": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID, "grid.linewidth": 0.8,
     "xtick.color": MUTED, "xtick.labelsize": 9, "xtick.major.size": 3,
@@ -69,13 +72,37 @@ STYLE = {
 
 
 class LabFigure(Figure):
-    """A Figure that notebooks show as it is, sharp, and with its title for screen readers."""
+    """A Figure that notebooks draw on their own ground, with its title for screen readers."""
 
     title_text = ""
 
-    def _repr_png_(self) -> tuple[bytes, dict]:
+    def html(self) -> Html:
+        """The drawing. JupyterLab takes drawings out of what nobody trusts and leaves their
+        pictures: what stays then is a picture on white, in the description that no browser shows.
+        """
         width, height = (int(inches * 88) for inches in self.get_size_inches())
-        return self.png(), {"width": width, "height": height, "alt": self.title_text}
+        return Html(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" role="img" aria-label="{}"'
+            ' stroke-linejoin="round" style="width:{}px;max-width:100%"><desc>{}</desc>{}</svg>'
+        ).format(
+            *(72 * inches for inches in self.get_size_inches()),
+            self.title_text,
+            width,
+            picture(self.png(), "png", self.title_text, width),
+            self._drawn(),
+        )
+
+    _repr_html_ = html
+
+    def _drawn(self) -> Html:
+        """What an SVG of it draws, without a ground, and its ink as the colour of text."""
+        buffer = io.StringIO()
+        with matplotlib.rc_context({"svg.hashsalt": self.title_text}):
+            self.savefig(buffer, format="svg", transparent=True, metadata=SVG_FACTS)
+        drawn = NOT_DRAWN.sub("", buffer.getvalue())
+        for ink in (INK, MUTED):
+            drawn = drawn.replace(ink.lower(), "currentColor")
+        return Html(drawn[drawn.index(">", drawn.index("<svg")) + 1 : drawn.rindex("</svg>")])
 
     def png(self, dpi: int = 144) -> bytes:
         """The figure as a PNG file's bytes."""
@@ -88,7 +115,9 @@ class LabFigure(Figure):
 def new_figure(
     title: str, subtitle: str = "", height: float = 5.0, warn: bool = False, **subplots
 ) -> tuple[LabFigure, np.ndarray]:
-    """A figure with its finding as title, and its axes. warn: red subtitle. subplots: of Figure."""
+    """A figure with its finding as title, and its axes. warn: bold subtitle. subplots: of
+    Figure.
+    """
     width = 10.0
     with matplotlib.rc_context(STYLE):
         figure = LabFigure(figsize=(width, height), layout="constrained")
@@ -99,8 +128,8 @@ def new_figure(
         figure.text(left, top, title, fontsize=13, fontweight="bold", va="top", linespacing=1.25)
         inches = 0.14 + 0.26 * (title.count("\n") + 1)
         if subtitle:
-            top, colour = 1 - inches / height, WARNING if warn else MUTED
-            look = {"fontsize": 9.5, "color": colour, "va": "top", "linespacing": 1.3}
+            top, weight = 1 - inches / height, "bold" if warn else "normal"
+            look = {"fontsize": 9.5, "fontweight": weight, "va": "top", "linespacing": 1.3}
             figure.text(left, top, subtitle, **look)
             inches += 0.1 + 0.19 * (subtitle.count("\n") + 1)
         rect = (0, 0, 1, 1 - inches / height)
@@ -213,7 +242,6 @@ def label_points(
     dots, lines = to_pixels(dots), np.vstack([np.empty((0, 2)), *dense])
     taken: list[Place] = []
     look = {"fontsize": 8.5, "color": INK, "zorder": 6, "textcoords": "offset points"}
-    look["path_effects"] = [withStroke(linewidth=2.5, foreground="white")]
     for point, word in zip(points, words, strict=True):
         probe = ax.annotate(short(word), point, xytext=(0, 0), **look)
         anchor, size = to_pixels(point), probe.get_window_extent()

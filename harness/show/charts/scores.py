@@ -17,7 +17,7 @@ from harness.run.noise import KNOWN_DF, Noise
 from harness.run.records import KEPT, OUTCOMES
 from harness.show.analysis import compare_runs
 from harness.show.charts import figure as draw
-from harness.show.charts.figure import BLUE, GREEN, INK, LOOKS, SKY, LabFigure
+from harness.show.charts.figure import BLUE, GREEN, INK, LOOKS, LabFigure
 from harness.show.frame import RunData
 from harness.show.sentences import facts_in_words, headline, plural
 
@@ -87,28 +87,28 @@ def _draw_branch(ax: Axes, frame: pd.DataFrame, run: RunData) -> list[np.ndarray
     known = steps["sigma"].where(steps["df"] >= KNOWN_DF).ffill()
     width = 2 * np.append(known, known.iloc[-1])
     if np.isfinite(width).any():
-        look = {"color": SKY, "alpha": 0.18, "lw": 0, "label": "±2 sigma of one run"}
+        look = {"color": BLUE, "alpha": 0.15, "lw": 0, "label": "±2 sigma of one run"}
         ax.fill_between(x, best - width, best + width, step="post", **look)
     label = "on the branch, as judged"
     ax.step(x, best, where="post", color=BLUE, lw=1.7, label=label, zorder=2.5)
     lines = [np.column_stack([np.repeat(x, 2)[1:], np.repeat(best, 2)[:-1]])]
-    ends, base = [(best[-1], BLUE)], run.baseline
+    ends, base = [best[-1]], run.baseline
     if base and base.val_bpb != best[-1]:
         lines.append(np.array([[x[0], base.val_bpb], [end, base.val_bpb]]))
         ax.plot(*lines[-1].T, color=INK, lw=0.9, ls=(0, (5, 4)), zorder=1.5)
-        ends.append((base.val_bpb, INK))
+        ends.append(base.val_bpb)
     _write_ends(ax, end, ends)
     return lines
 
 
-def _write_ends(ax: Axes, x: float, ends: Sequence[tuple[float, str]]) -> None:
-    """The values at the ends of lines, in their colours; apart where they would overlap."""
-    heights = ax.transData.transform([(x, value) for value, _ in ends])[:, 1] * 72 / ax.figure.dpi
+def _write_ends(ax: Axes, x: float, ends: Sequence[float]) -> None:
+    """The values at the ends of lines; apart where they would overlap."""
+    heights = ax.transData.transform([(x, value) for value in ends])[:, 1] * 72 / ax.figure.dpi
     are_close = len(ends) > 1 and np.ptp(heights) < 12  # points
     beside = {"textcoords": "offset points", "xytext": (5, 0), "fontsize": 9, "fontweight": "bold"}
-    for (value, colour), side in zip(ends, ("top", "bottom"), strict=False):
+    for value, side in zip(ends, ("top", "bottom"), strict=False):
         side = side if are_close else "center"
-        ax.annotate(f"{value:.4f}", (x, value), color=colour, va=side, **beside)
+        ax.annotate(f"{value:.4f}", (x, value), color=INK, va=side, **beside)
 
 
 def _draw_outcomes(ax: Axes, frame: pd.DataFrame, x: str) -> None:
@@ -124,8 +124,8 @@ def _draw_outcomes(ax: Axes, frame: pd.DataFrame, x: str) -> None:
             dots |= {"transform": transform, "lw": 1.2, "clip_on": False, "zorder": 4}
             ax.scatter(rows[x], edge, **dots)
         elif len(scored):
-            back = {"zorder": 3, "alpha": 0.75} if name == "discarded" else {"zorder": 5}
-            ax.scatter(scored[x], scored["val_bpb"], lw=0, **dots, **back)
+            layer = 3 if name == "discarded" else 5
+            ax.scatter(scored[x], scored["val_bpb"], lw=0, zorder=layer, **dots)
 
 
 def plot_memory_against_score(run: RunData) -> LabFigure:
@@ -207,7 +207,7 @@ def plot_noise(values: Sequence[float], noise: Noise) -> LabFigure:
     title = f"Baseline {mean:.4f} bits per byte; {moves if is_known else 'its noise is unknown'}"
     figure, (ax,) = draw.new_figure(title, noise.words, height=3.4)
     if noise.df >= KNOWN_DF:
-        look = {"color": SKY, "alpha": 0.18, "lw": 0, "label": "±2 sigma of one run"}
+        look = {"color": BLUE, "alpha": 0.15, "lw": 0, "label": "±2 sigma of one run"}
         ax.axvspan(mean - 2 * sigma, mean + 2 * sigma, **look)
     ax.axvline(mean, color=INK, lw=1.2, label=f"mean of {plural(len(scores), 'seed')}")
     seeds = np.arange(len(scores)) + 1

@@ -8,10 +8,21 @@ colour of the text around it (`currentColor`), so that it reads in light and dar
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Sequence
 
 from harness.run.records import KEPT, OUTCOME_WORDS, Record, incumbent_of, short_title
-from harness.show.markup import AMBER, BLUE, GREEN, GREY, MOST_CHARACTERS, RED, Html
+from harness.show.markup import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    MOST_CHARACTERS,
+    RED,
+    Html,
+    picture,
+    soft,
+)
 
 COLOURS = {
     "baseline": BLUE,
@@ -23,8 +34,26 @@ COLOURS = {
 }
 LEFT, RIGHT, TOP, BOTTOM = 52, 78, 12, 26
 MOST_POINTS = 50  # of a curve
+DRAWING = re.compile(r'<svg [^>]*viewBox="0 0 (\d+) [^>]*aria-label="([^"]*)".*?</svg>', re.DOTALL)
+DOT = Html(
+    '<span style="display:inline-block;width:.7em;height:.7em;border-radius:50%;background:{}">'
+    "</span>"
+)
+WORDS = re.compile(r"<text.*?</text>")
 
 Points = Sequence[tuple[float, float]]
+
+
+def as_pictures(page: str) -> Html:
+    """A page whose drawings are pictures without words. JupyterLab takes drawings out of what
+    nobody trusts, and leaves their words; and no grey is 4.5:1 on white and on its black.
+    """
+
+    def as_picture(drawing: re.Match) -> Html:
+        svg = WORDS.sub("", drawing[0]).encode()
+        return picture(svg, "svg+xml", drawing[2], int(drawing[1]))
+
+    return Html(DRAWING.sub(as_picture, page))
 
 
 def progress_svg(
@@ -79,6 +108,18 @@ def progress_svg(
     )
 
 
+def legend_of(records: Sequence[Record]) -> Html:
+    """What the colours of the chart's dots mean, of those outcomes that it has."""
+    scored = {record.outcome for record in records if record.val_bpb is not None}
+    words = [
+        Html("{} {}").format(DOT.format(COLOURS.get(name, GREY)), word)
+        for name, word in OUTCOME_WORDS.items()
+        if name in scored
+    ]
+    axes = "val_bpb by experiment, lower is better; the line is the branch"
+    return soft(Html(" &ensp; ").join([axes, *words])) if words else Html()
+
+
 def _limits(records: Sequence[Record], need: float | None) -> tuple[float, float]:
     """The scale: all that was on the branch, what is asked for, and scores not far from these."""
     scores = sorted(record.val_bpb for record in records if record.val_bpb is not None)
@@ -119,7 +160,7 @@ def _dot(
     record: Record, x: float, y: float, inside: bool, link: Callable[[int], str] | None
 ) -> str:
     colour = COLOURS.get(record.outcome, GREY)
-    gain = f", gain {record.gain:+.4f}" if record.gain is not None else ""
+    gain = f", gain {record.gain:+z.4f}" if record.gain is not None else ""
     head = f"{record.experiment:04d} {OUTCOME_WORDS[record.outcome]}"
     words = f"{head}: {short_title(record)}\n{record.val_bpb:.4f}{gain}"
     size = 6 if record.outcome in KEPT else 4.5

@@ -226,6 +226,18 @@ def test_a_named_model_is_taken_without_asking():
         assert not server.paths
 
 
+def test_a_model_that_nobody_named_stays_while_it_is_served_and_is_looked_for_when_it_is_not():
+    server, options = served(["a", "b"])
+    with server:
+        endpoint = Endpoint(server.url)
+        assert choose_model(endpoint, options(), before="b") == "b"  # one more was loaded
+        server.models = ["c"]
+        assert choose_model(endpoint, options(), before="b") == "c"  # it was swapped
+        server.models = ["c", "d"]
+        with pytest.raises(EndpointError, match="Served: c, d"):
+            choose_model(endpoint, options(), before="b")
+
+
 def test_several_models_and_no_name_list_what_is_served():
     server, options = served([f"model-{n:02d}" for n in range(50)])
     with server, pytest.raises(EndpointError) as error:

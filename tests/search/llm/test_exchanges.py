@@ -126,6 +126,18 @@ def test_only_an_answered_request_is_found_again(tmp_path):
     assert open_exchanges(tmp_path).saved_replies(BODY | {"temperature": 1.0}) == []
 
 
+def test_what_a_server_did_not_take_is_forgotten_when_the_night_is_started_again(tmp_path):
+    """By then another server, or a newer one, may be there under the same name."""
+    open_exchanges(tmp_path, experiment=3).drop("m", "stream")
+    open_exchanges(tmp_path, experiment=5).drop("m", "temperature")
+    later = open_exchanges(tmp_path, experiment=6)
+    assert later.dropped("m") == {"stream", "temperature"} and later.dropped("n") == set()
+    later.since = 4
+    assert later.dropped("m") == {"temperature"}
+    later.since = 6
+    assert later.dropped("m") == set()
+
+
 def test_no_ledger_is_an_empty_one(tmp_path):
     ledger = read_ledger(tmp_path / "llm.jsonl")
     usage = ledger.usage()

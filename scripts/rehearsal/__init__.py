@@ -1,0 +1,1 @@
+"""The card path without a card: the parts of card_rehearsal.py, and of the tests that use them."""

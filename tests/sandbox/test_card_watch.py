@@ -1,0 +1,128 @@
+"""What a card does meanwhile: a stand-in for nvidia-smi, real processes, and what comes of it."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from waiting import wait_until
+
+from harness.ground.files import write_json_atomic
+from harness.sandbox import card_watch
+from harness.sandbox.card_watch import CardWatch, read_others, read_samples, why_disturbed
+
+# Says what the files beside it hold, over and over where it is asked to watch.
+SMI = f"""#!{sys.executable}
+import pathlib, sys, time
+here = pathlib.Path(__file__).parent
+arguments = " ".join(sys.argv[1:])
+assert "--id=GPU-0a1b" in sys.argv
+if "clocks_event_reasons" in arguments and (here / "old driver").exists():
+    sys.exit("Field clocks_event_reasons.active is not a valid field to query.")
+name = "pmon" if "pmon" in arguments else "samples"
+while True:
+    print((here / name).read_text(), end="", flush=True)
+    if "--loop-ms" not in arguments and name == "samples":
+        break
+    time.sleep(0.02)
+"""
+QUIET, HOT = "0x0000000000000004", "0x0000000000000024"
+SAMPLE = "1755, 62, 650.5, 31000, {}\n"
+HEAD = "# gpu         pid   type     sm    mem    enc    dec    command\n"
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch):
+    """The folder of a stand-in for nvidia-smi that is first in PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text(SMI)
+    (folder / "nvidia-smi").chmod(0o755)
+    (folder / "samples").write_text(SAMPLE.format(QUIET))
+    (folder / "pmon").write_text(HEAD)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A process that stands for a training, and the folder where it is noted."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    write_json_atomic(tmp_path / "process.json", {"pid": process.pid})
+    yield process
+    process.kill()
+    process.wait()
+
+
+def watched(folder) -> dict | None:
+    """The facts of a training that is watched for a moment."""
+    with CardWatch("0a1b", folder) as watch:
+        watch.hear({"event": "ready"})
+        wait_until(lambda: all(len(card_watch.lines_so_far(f)) > 5 for f in watch._said))
+        watchers = [p for p in psutil.Process().children() if "nvidia-smi" in " ".join(p.cmdline())]
+        watch.hear({"event": "stop"})
+    assert len(watchers) == 2 and not any(map(psutil.Process.is_running, watchers))
+    return watch.facts
+
+
+@pytest.mark.parametrize("driver", ["new driver", "old driver"])
+def test_clock_heat_energy_and_memory_are_noted(smi, training, tmp_path, driver):
+    (smi / driver).touch()
+    (smi / "pmon").write_text(f"{HEAD}    0  {training.pid}     C     97     40      -      -  x\n")
+    facts = watched(tmp_path)
+    expected = {"sm_clock_mhz": 1755.0, "temperature_c": 62.0, "memory_mb": 31000.0}
+    expected |= {"slowed_share": 0.0, "others_share": 0.0}
+    assert facts.items() >= expected.items()
+    assert facts["energy_joules"] == pytest.approx(650.5 * facts["seconds"], rel=0.5)
+    assert why_disturbed(facts) == ""
+
+
+def test_without_the_tool_or_a_card_nothing_is_known_and_nothing_started(smi, training, tmp_path):
+    for uuid, there in (("", True), ("0a1b", False)):
+        if not there:
+            (smi / "samples").write_text("")
+        with CardWatch(uuid, tmp_path) as watch:
+            watch.hear({"event": "ready"})
+            assert not [p for p in psutil.Process().children() if p.name() == "nvidia-smi"]
+            watch.hear({"event": "stop"})
+        assert watch.facts is None and why_disturbed(None) == ""
+
+
+def test_only_slowdown_by_heat_and_hardware_counts():
+    lines = [SAMPLE.format(QUIET), SAMPLE.format(HOT), "1755, [N/A], [N/A], 31000, 0x88", "175"]
+    assert [sample[-1] for sample in read_samples([line.strip() for line in lines])] == [0, 1, 1]
+    assert read_samples(["[N/A], 62, 1.0, 5, [N/A]", ""]) == []
+
+
+@pytest.mark.parametrize(
+    "others, share",
+    [([], 0.0), (["    0   77   G   -   -   -   -  desktop"], 0.0), ([" 0 78 C 30 9 - - y"], 0.3)],
+)
+def test_others_are_those_that_the_training_did_not_start(others, share):
+    lines = [HEAD, "    0   7   C   60   40   -   -   x", *others] * 3
+    assert read_others(lines, {7, 8}) == share
+    assert read_others(lines, {5}) is None  # numbers of another namespace say nothing
+
+
+def test_a_training_is_disturbed_by_each_of_three_and_a_short_one_by_none():
+    calm = {"seconds": 300.0, "slowed_share": 0.05, "others_share": None, "waited_share": 0.01}
+    assert why_disturbed(calm) == ""
+    for name in ("slowed_share", "others_share", "waited_share"):
+        assert "30%" in why_disturbed(calm | {name: 0.3})
+        assert why_disturbed(calm | {name: 0.3, "seconds": 20.0}) == ""
+
+
+def test_time_without_a_core_is_counted(training):
+    before = card_watch.waited_seconds({training.pid, os.getpid()})
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            pass
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert card_watch.waited_seconds({training.pid, os.getpid()}) > before
