@@ -91,6 +91,10 @@ class Session:
         """The function compiled, where that was found to work here; else the function itself."""
         return torch.compile(function, dynamic=False) if self.request["compile"] else function
 
+    def leave_eager(self, function: Callable) -> Callable:
+        """The function, left out of what is compiled around it."""
+        return torch.compiler.disable(function) if self.request["compile"] else function
+
     def device_batch_size(self, wanted: int, total_batch_tokens: int) -> int:
         """Return rows per forward pass: `wanted` at most, and no more than fit this device.
 

@@ -21,6 +21,7 @@ from harness.search.constants import rewrite_constants
 from harness.training.devices import Device
 from harness.training.launch import classify
 from harness.training.session import Session
+from harness.training.trial import lacking_for_compiling
 
 # --- What a train.py is told ----------------------------------------------------------------------
 
@@ -308,6 +309,21 @@ def test_a_compiled_baseline_that_fails_steps_down_and_says_so(settings, tiny_da
     )
     nothing = find_fit(trainer(compiled, tiny_data, tmp_path / "none"), NOTHING, said.append)
     assert nothing == Fit(compile=True)  # the baseline will say what is wrong
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(lacking_for_compiling("cpu")), reason="nothing compiles here")
+def test_the_template_trains_compiled_on_a_cpu_its_tables_aside(settings, tiny_data, tmp_path):
+    sizes = {"TOTAL_BATCH_SIZE": 512, "NGRAM_ROWS": 1024, "N_HEAD": 1}
+    (tmp_path / "train.py").write_text(rewrite_constants(TEMPLATE, sizes))
+    on_cpu = {"kind": "cpu", "name": "a CPU", "memory_mb": 0, "dtype": "float32"}
+    how = {"device": on_cpu, "compile": True}
+    executor = trainer(dataclasses.replace(settings, **how), tiny_data, tmp_path / "run")
+    result = executor.train(
+        executor.request(tmp_path / "train.py", tmp_path / "run/training", 1), score_follows=False
+    )
+    assert (result["status"], result["compiled"]) == ("ok", True), result["cause"]
+    assert result["num_steps"] > 1
 
 
 def test_what_cannot_be_told_is_not_kept(settings, tiny_data, tmp_path, monkeypatch):
