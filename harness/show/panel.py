@@ -35,6 +35,7 @@ REFRESH_SECONDS, CARD_SECONDS, SIZES_SECONDS = 2.0, 10.0, 60.0
 ALIVE = ("running", "paused", "slow")
 CHART = Html('<div style="min-width:560px">{}</div>')
 LOG = Html('<div style="max-height:260px;overflow:auto">{}</div>')
+CHOOSE = soft("choose one in the list: what it changed, and what came of it")
 OPEN: list[Panel] = []  # the one of this kernel
 
 
@@ -152,7 +153,7 @@ class Panel(PanelWidgets):
             legend = legend_of(self.records)
             put(self.chart, CHART.format(chart + legend) if chart else chart)
             self._draw_list()
-        log = preformatted(read_tail(self.run.folder / "night.log"))
+        log = preformatted(read_tail(self.run.folder / "night.log") or "no night has run here")
         put(self.log, LOG.format(log))
         self._draw_links()
 
@@ -179,7 +180,7 @@ class Panel(PanelWidgets):
         waits = record is not None and record.outcome == "quarantined"
         self.quarantine.layout.display = "" if waits else "none"
         if self._changed("experiment", (number, record and (record.outcome, record.verdict))):
-            put(self.detail, self._experiment_html(record) if record else Html())
+            put(self.detail, self._experiment_html(record) if record else CHOOSE)
             self._draw_links()
 
     def _experiment_html(self, record: Record) -> Html:

@@ -119,8 +119,8 @@ def settings_words(run: Run | None) -> str:
         return ""
     try:
         return f"; {environment_words(run.settings)}"
-    except (LabError, KeyError, TypeError):
-        return "; its settings are of another version"
+    except (LabError, OSError, KeyError, TypeError):
+        return "; its settings cannot be read"
 
 
 def work_box(run: Run, facts: dict) -> Html:

@@ -92,11 +92,12 @@ def progress_svg(
             f" {need:.4f}</title></line>"
             + _label(width - RIGHT + 6, y(need) + 4, "to be kept", anchor="start")
         )
-    drawn.append(_branch(records, x, y))
-    ordered = sorted(scored, key=lambda record: record.outcome in KEPT)
-    drawn += [
-        _dot(r, x(r.experiment), y(r.val_bpb), low <= r.val_bpb <= high, link) for r in ordered
+    dots = [
+        (r, _dot(r, x(r.experiment), y(r.val_bpb), low <= r.val_bpb <= high, link)) for r in scored
     ]
+    drawn += [dot for record, dot in dots if record.outcome not in KEPT]
+    drawn.append(_branch(records, x, y))
+    drawn += [dot for record, dot in dots if record.outcome in KEPT]
     drawn.append(
         f'<text x="{width - RIGHT + 8}" y="{y(tip.val_bpb) - 5:.1f}" font-weight="700"'
         f' fill="currentColor">{tip.val_bpb:.4f}</text>'
@@ -111,10 +112,12 @@ def progress_svg(
 def legend_of(records: Sequence[Record]) -> Html:
     """What the colours of the chart's dots mean, of those outcomes that it has."""
     scored = {record.outcome for record in records if record.val_bpb is not None}
+    named: dict[str, list[str]] = {}
+    for name, word in OUTCOME_WORDS.items():
+        if name in scored:
+            named.setdefault(COLOURS.get(name, GREY), []).append(word)
     words = [
-        Html("{} {}").format(DOT.format(COLOURS.get(name, GREY)), word)
-        for name, word in OUTCOME_WORDS.items()
-        if name in scored
+        Html("{} {}").format(DOT.format(colour), ", ".join(them)) for colour, them in named.items()
     ]
     axes = "val_bpb by experiment, lower is better; the line is the branch"
     return soft(Html(" &ensp; ").join([axes, *words])) if words else Html()
