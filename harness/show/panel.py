@@ -179,8 +179,10 @@ class Panel(PanelWidgets):
         record = next((each for each in self.records if each.experiment == number), None)
         waits = record is not None and record.outcome == "quarantined"
         self.quarantine.layout.display = "" if waits else "none"
-        if self._changed("experiment", (number, record and (record.outcome, record.verdict))):
-            put(self.detail, self._experiment_html(record) if record else CHOOSE)
+        shown = number, record and (record.outcome, record.verdict), bool(self.list.options)
+        if self._changed("experiment", shown):
+            nothing = CHOOSE if self.list.options else Html()
+            put(self.detail, self._experiment_html(record) if record else nothing)
             self._draw_links()
 
     def _experiment_html(self, record: Record) -> Html:
