@@ -156,6 +156,35 @@ def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
         shutil.copytree(checkout / "results", screenshots / "results", dirs_exist_ok=True)
 
 
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_charts_that_nobody_trusts_are_pictures_without_stray_words(browser, jupyter, theme):
+    from harness.show.charts import plots
+    from harness.show.frame import load_run
+    from harness.show.panel import Panel
+
+    checkout, url = jupyter
+    figure = plots.plot_progress(load_run(ROOT / "results", "sample"))
+    shown = Panel("sample", str(ROOT / "results")).picture()
+    outputs = [
+        nbformat.v4.new_output("display_data", data={"text/html": html})
+        for html in (figure.html(), shown)
+    ]
+    cells = [nbformat.v4.new_code_cell("", outputs=[output]) for output in outputs]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), checkout / "untrusted.ipynb")
+    page = open_lab(browser, url)
+    page.evaluate(COMMAND, ["apputils:change-theme", {"theme": theme}])
+    page.evaluate(COMMAND, ["docmanager:open", {"path": "untrusted.ipynb"}])
+    page.locator(".jp-OutputArea-output img").nth(1).wait_for()
+    chart, panel = page.locator(".jp-OutputArea-output").all()
+    for each in (chart, panel):
+        assert each.locator("img").evaluate_all("all => all.every(img => img.naturalWidth > 0)")
+        assert not each.locator("svg").count()
+    assert chart.inner_text().strip() == ""
+    assert "the branch stands at 1.5961" in panel.inner_text()
+    assert "to be kept" not in panel.inner_text()
+    page.close()
+
+
 @pytest.mark.timeout(600)
 def test_experiments_are_compared_by_keyboard_and_by_mouse_and_exported(browser, jupyter, tmp_path):
     checkout, url = jupyter

@@ -10,6 +10,7 @@ import time
 from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
+import nbformat
 import pytest
 from browsing import COMMAND, RUN_ALL, open_browser, open_lab, serve_jupyter, wait_for_lab
 from checkout import overnight, warm_environment
@@ -266,6 +267,22 @@ def test_links_in_markdown_lead_to_files_as_a_git_host_reads_them(checkout):
         assert len(links) > 1 and all(
             (run / name).parent.joinpath(link).exists() for link in links
         ), (name, links)
+
+
+def test_pages_are_notebooks_that_other_programs_show_too(checkout):
+    """Valid, and with outputs that editors draw without JupyterLab."""
+    pages = sorted((checkout / "results" / "t" / "notebooks").glob("*.ipynb"))
+    assert len(pages) > 4
+    for path in pages:
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        kinds = [set(output["data"]) for output in outputs if "data" in output]
+        widgets = "application/vnd.jupyter.widget-view+json"
+        plain = {"text/plain", "text/html", "text/markdown", widgets}
+        assert all(kind <= plain and kind != {widgets} for kind in kinds), (path, kinds)
+        html = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+        assert not re.findall(r'(?:href|src)="(?:https?:|/|file:)', html), path
 
 
 @pytest.mark.parametrize(("width", "height"), [(1200, 900), (390, 844)])
