@@ -23,7 +23,7 @@ from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import SAMPLE_TAG, Run, list_runs, page_name
 from harness.run.settings import results_folder
 from harness.show import panel_words
-from harness.show.addresses import markdown_links
+from harness.show.addresses import files_of_run, markdown_links
 from harness.show.charts.svg import as_pictures, legend_of, progress_svg
 from harness.show.commands import Commands, copy_of_best, end_night, own_file, read_tail
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
@@ -196,12 +196,8 @@ class Panel(PanelWidgets):
         folder, number = self.run.folder, self.list.value
         page = folder / "notebooks" / f"{page_name(number or 0)}.ipynb"
         files = [
-            ("the report", folder / "report" / "report.html"),
-            ("the report as text", folder / "report" / "report.md"),
-            ("the list of pages", folder / "notebooks" / "index.md"),
-            ("results.tsv", folder / "results.tsv"),
+            *files_of_run(folder),
             ("program.md", REPOSITORY / "program.md"),
-            ("the best train.py", folder / "best" / "train.py"),
             ("your copy of it", own_file(folder)),
         ]
         show_markdown(self.page, markdown_links([("its page", page)]))

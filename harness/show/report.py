@@ -16,14 +16,7 @@ from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.close_out_findings import sentences
 from harness.run.machine import trial_words
 from harness.run.pace import cells_of_pace, say_speed
-from harness.run.records import (
-    Record,
-    baseline_of,
-    best_of,
-    incumbent_of,
-    parse_time,
-    records_from_journal,
-)
+from harness.run.records import Record, baseline_of, best_of, incumbent_of, records_from_journal
 from harness.run.results import clean_description
 from harness.run.run import Run, again_command, claim_command
 from harness.run.state import fold
@@ -158,9 +151,8 @@ def _measured(entries: Sequence[dict], settings: dict) -> str:
     tried = trial_words(settings.get("device") or {})
     span = "The journal is empty."
     if entries:
-        ends = (parse_time(entry.get("time")) for entry in (entries[0], entries[-1]))
-        times = (f"{end:%Y-%m-%d %H:%M} UTC" if end else "?" for end in ends)
-        span = f"From {' to '.join(times)}."
+        times = (str(each.get("time"))[:16].replace("T", " ") for each in (entries[0], entries[-1]))
+        span = f"From {' to '.join(times)} UTC."
     return f"{span} Measured with {words}." + "".join(f" On this machine {each}." for each in tried)
 
 

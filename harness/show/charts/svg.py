@@ -15,6 +15,7 @@ from harness.run.records import KEPT, OUTCOME_WORDS, Record, incumbent_of, short
 from harness.show.markup import (
     AMBER,
     BLUE,
+    DOT,
     GREEN,
     GREY,
     MOST_CHARACTERS,
@@ -35,10 +36,6 @@ COLOURS = {
 LEFT, RIGHT, TOP, BOTTOM = 52, 78, 12, 26
 MOST_POINTS = 50  # of a curve
 DRAWING = re.compile(r'<svg [^>]*viewBox="0 0 (\d+) [^>]*aria-label="([^"]*)".*?</svg>', re.DOTALL)
-DOT = Html(
-    '<span style="display:inline-block;width:.7em;height:.7em;border-radius:50%;background:{}">'
-    "</span>"
-)
 WORDS = re.compile(r"<text.*?</text>")
 
 Points = Sequence[tuple[float, float]]
@@ -112,14 +109,12 @@ def progress_svg(
 def legend_of(records: Sequence[Record]) -> Html:
     """What the colours of the chart's dots mean, of those outcomes that it has."""
     scored = {record.outcome for record in records if record.val_bpb is not None}
-    named: dict[str, list[str]] = {}
-    for name, word in OUTCOME_WORDS.items():
-        if name in scored:
-            named.setdefault(COLOURS.get(name, GREY), []).append(word)
     words = [
-        Html("{} {}").format(DOT.format(colour), ", ".join(them)) for colour, them in named.items()
+        Html("{} {}").format(DOT.format(COLOURS.get(name, GREY)), word)
+        for name, word in OUTCOME_WORDS.items()
+        if name in scored - {"baseline"}
     ]
-    axes = "val_bpb by experiment, lower is better; the line is the branch"
+    axes = "val_bpb by experiment, lower is better; the line is the branch, from the baseline on"
     return soft(Html(" &ensp; ").join([axes, *words])) if words else Html()
 
 
