@@ -1,7 +1,5 @@
-"""Addresses of files as notebooks link to them: relative, so that JupyterLab opens them as tabs.
-
-In: paths. Out: addresses from where a notebook is read, which for those that a night executes is
-the folder of the run's pages.
+"""Addresses of files from where a notebook is read, which for those that a night executes is the
+folder of the run's pages: relative, so that JupyterLab opens them as tabs.
 """
 
 from __future__ import annotations
