@@ -12,7 +12,15 @@ from urllib.request import url2pathname
 
 import nbformat
 import pytest
-from browsing import COMMAND, RUN_ALL, open_browser, open_lab, serve_jupyter, wait_for_lab
+from browsing import (
+    COMMAND,
+    RUN_ALL,
+    faint_texts,
+    open_browser,
+    open_lab,
+    serve_jupyter,
+    wait_for_lab,
+)
 from checkout import overnight, warm_environment
 from labs import copy_with_harness
 
@@ -310,6 +318,7 @@ def test_the_first_screen_of_a_page_tells_what_was_tried_and_what_came_of_it(
             place = each.bounding_box()
             assert place["y"] + place["height"] <= height, (number, each, place)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not faint_texts(page)
     page.close()
 
 
