@@ -87,7 +87,7 @@ class LabFigure(Figure):
             *(72 * inches for inches in self.get_size_inches()),
             self.title_text,
             width,
-            picture(self.png(), "png", self.title_text, width),
+            picture(self.png(dpi=100), "png", self.title_text, width),
             self._drawn(),
         )
 
