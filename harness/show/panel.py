@@ -151,7 +151,7 @@ class Panel(PanelWidgets):
             self.records = records_from_journal(self.run.entries)
             chart = progress_svg(self.records)
             legend = legend_of(self.records)
-            put(self.chart, CHART.format(chart + legend) if chart else chart)
+            put(self.chart, CHART.format(chart) + legend if chart else chart)
             self._draw_list()
         log = preformatted(read_tail(self.run.folder / "night.log") or "no night has run here")
         put(self.log, LOG.format(log))
