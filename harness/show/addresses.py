@@ -1,7 +1,5 @@
-"""Addresses of files as notebooks link to them: relative, so that JupyterLab opens them as tabs.
-
-In: paths. Out: addresses from where a notebook is read, which for those that a night executes is
-the folder of the run's pages.
+"""Addresses of files from where a notebook is read, which for those that a night executes is the
+folder of the run's pages: relative, so that JupyterLab opens them as tabs.
 """
 
 from __future__ import annotations
@@ -25,14 +23,12 @@ def markdown_links(files: Iterable[tuple[str, Path]], run: Path | None = None) -
     return " · ".join(f"[{name}](<{address(path, run)}>)" for name, path in there)
 
 
-def links_of_run(folder: Path | None) -> str:
-    """To what a run has for people, in Markdown; "" for a bare table."""
-    if folder is None:
-        return ""
-    files = [
+def files_of_run(folder: Path) -> list[tuple[str, Path]]:
+    """What a run has for people."""
+    return [
         ("the report", folder / "report" / "report.html"),
         ("the report as text", folder / "report" / "report.md"),
         ("every experiment as a page", folder / "notebooks" / "index.md"),
+        ("results.tsv", folder / "results.tsv"),
         ("the best train.py", folder / "best" / "train.py"),
     ]
-    return markdown_links(files, folder)

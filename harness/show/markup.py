@@ -50,6 +50,10 @@ class Html(markupsafe.Markup):
         return super().escape(text)
 
 
+DOT = Html(
+    '<span style="display:inline-block;width:.7em;height:.7em;border-radius:50%;background:{}">'
+    "</span>"
+)
 VIEWER_NOTE = Html(
     '<p class="viewer"><small>JupyterLab follows no links from here to other files: its own list of'
     " pages is notebooks/index.md, in this run's folder.</small></p>"

@@ -23,7 +23,7 @@ from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import SAMPLE_TAG, Run, list_runs, page_name
 from harness.run.settings import results_folder
 from harness.show import panel_words
-from harness.show.addresses import markdown_links
+from harness.show.addresses import files_of_run, markdown_links
 from harness.show.charts.svg import as_pictures, legend_of, progress_svg
 from harness.show.commands import Commands, copy_of_best, end_night, own_file, read_tail
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
@@ -35,6 +35,7 @@ REFRESH_SECONDS, CARD_SECONDS, SIZES_SECONDS = 2.0, 10.0, 60.0
 ALIVE = ("running", "paused", "slow")
 CHART = Html('<div style="min-width:560px">{}</div>')
 LOG = Html('<div style="max-height:260px;overflow:auto">{}</div>')
+CHOOSE = soft("choose one in the list: what it changed, and what came of it")
 OPEN: list[Panel] = []  # the one of this kernel
 
 
@@ -150,9 +151,9 @@ class Panel(PanelWidgets):
             self.records = records_from_journal(self.run.entries)
             chart = progress_svg(self.records)
             legend = legend_of(self.records)
-            put(self.chart, CHART.format(chart + legend) if chart else chart)
+            put(self.chart, CHART.format(chart) + legend if chart else chart)
             self._draw_list()
-        log = preformatted(read_tail(self.run.folder / "night.log"))
+        log = preformatted(read_tail(self.run.folder / "night.log") or "no night has run here")
         put(self.log, LOG.format(log))
         self._draw_links()
 
@@ -178,8 +179,10 @@ class Panel(PanelWidgets):
         record = next((each for each in self.records if each.experiment == number), None)
         waits = record is not None and record.outcome == "quarantined"
         self.quarantine.layout.display = "" if waits else "none"
-        if self._changed("experiment", (number, record and (record.outcome, record.verdict))):
-            put(self.detail, self._experiment_html(record) if record else Html())
+        shown = number, record and (record.outcome, record.verdict), bool(self.list.options)
+        if self._changed("experiment", shown):
+            nothing = CHOOSE if self.list.options else Html()
+            put(self.detail, self._experiment_html(record) if record else nothing)
             self._draw_links()
 
     def _experiment_html(self, record: Record) -> Html:
@@ -193,12 +196,8 @@ class Panel(PanelWidgets):
         folder, number = self.run.folder, self.list.value
         page = folder / "notebooks" / f"{page_name(number or 0)}.ipynb"
         files = [
-            ("the report", folder / "report" / "report.html"),
-            ("the report as text", folder / "report" / "report.md"),
-            ("the list of pages", folder / "notebooks" / "index.md"),
-            ("results.tsv", folder / "results.tsv"),
+            *files_of_run(folder),
             ("program.md", REPOSITORY / "program.md"),
-            ("the best train.py", folder / "best" / "train.py"),
             ("your copy of it", own_file(folder)),
         ]
         show_markdown(self.page, markdown_links([("its page", page)]))

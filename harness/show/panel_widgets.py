@@ -55,10 +55,10 @@ class PanelWidgets:
         self.hours = widgets.BoundedFloatText(
             8.0, min=0.1, max=1000.0, description="hours", layout={"width": "150px"}
         )
-        names = [("as the key says", ""), *((name, name) for name in ("tpe", "llm", "hybrid"))]
+        names = [("default", ""), *((name, name) for name in ("tpe", "llm", "hybrid"))]
         self.proposer = _dropdown(names, "ideas by", 230)
         self.model = _text("the only one served", "model")
-        self.budget = _text("budget_tokens=2000000 ...", "its limits")
+        self.budget = _text("budget_tokens=2000000 ...", "model limits")
         self.one = _button("One experiment", "step-forward")
         self.demo = _button("Demo (12 minutes)", "flask")
         self.stop = _button("Stop after this one", "stop")

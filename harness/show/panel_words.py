@@ -19,15 +19,12 @@ from harness.run.run import Run
 from harness.run.settings import environment_words
 from harness.sandbox.keys import has_endpoint
 from harness.show.charts.svg import Points, curves_svg
-from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, Html, bold, box, divs
+from harness.show.markup import AMBER, BLUE, DOT, GREEN, GREY, RED, Html, bold, box, divs
 from harness.show.report_page import curve_of, is_near_miss
 from harness.show.sentences import duration, signed
 from harness.show.stage import last_event, stage_of
 
-LIGHT = Html(
-    '<div><span style="display:inline-block;width:.8em;height:.8em;border-radius:50%;'
-    'background:{}"></span> <b>{}</b>: {}</div>'
-)
+LIGHT = Html("<div>{} <b>{}</b>: {}</div>")
 BAR = Html('<progress value="{:.3f}" max="1" style="width:420px;max-width:100%"></progress>')
 LIGHTS = {"running": GREEN, "finished": BLUE, "paused": AMBER, "slow": AMBER, "died": RED}
 # Spaces as wide as a digit and as a point, so that figures stand below one another in any font.
@@ -70,7 +67,7 @@ def line_of(record: Record) -> str:
 
 def state_line(facts: dict) -> Html:
     """A light, the run's name, and whether a night is at work on it."""
-    return LIGHT.format(LIGHTS.get(facts["state"], GREY), facts["tag"], facts["why"])
+    return LIGHT.format(DOT.format(LIGHTS.get(facts["state"], GREY)), facts["tag"], facts["why"])
 
 
 def figures(facts: dict) -> str:
@@ -119,8 +116,8 @@ def settings_words(run: Run | None) -> str:
         return ""
     try:
         return f"; {environment_words(run.settings)}"
-    except (LabError, KeyError, TypeError):
-        return "; its settings are of another version"
+    except (LabError, OSError, KeyError, TypeError):
+        return "; its settings cannot be read"
 
 
 def work_box(run: Run, facts: dict) -> Html:

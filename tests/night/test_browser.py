@@ -10,51 +10,22 @@ from pathlib import Path
 import journals
 import nbformat
 import pytest
-from browsing import COMMAND, RUN_ALL, open_browser, open_lab, serve_jupyter
+from browsing import (
+    COMMAND,
+    CONTRASTS,
+    LEAST_CONTRAST,
+    RUN_ALL,
+    faint_texts,
+    open_browser,
+    open_lab,
+    serve_jupyter,
+)
 from checkout import ROOT, copy_checkout, environment
 
 from harness.run.results import read_results
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NOTEBOOKS = ("01_prepare", "02_baseline", "03_agent_loop", "05_close_out", "04_analysis", "00_lab")
-LEAST_CONTRAST = 4.5  # of text on its ground, as WCAG asks
-# Contrast of each text that can be seen below `root`, on the grounds of all that it lies on:
-# [[ratio, text], ...].
-CONTRASTS = """(root) => {
-  const parts = (colour) => {
-    const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
-    const context = canvas.getContext('2d');
-    context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  };
-  const over = ([r, g, b, a], below) =>
-    [r, g, b].map((value, i) => value * a + below[i] * (1 - a)).concat(1);
-  const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) =>
-    [0.2126 * linear(r / 255), 0.7152 * linear(g / 255), 0.0722 * linear(b / 255)]
-      .reduce((sum, v) => sum + v, 0);
-  const found = [], words = [];
-  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode())
-    words.push([walker.currentNode.textContent.trim(), walker.currentNode.parentElement]);
-  // Of a chart, whose letters are shapes.
-  for (const word of root.querySelectorAll('g[id^="text_"] > g'))
-    words.push([word.closest('svg').getAttribute('aria-label'), word]);
-  for (const [text, element] of words) {
-    if (!text || !element.getClientRects().length) continue;
-    if (element.closest('[disabled], option, script, style, desc')) continue;
-    const style = getComputedStyle(element), grounds = [];
-    for (let each = element; each; each = each.parentElement)
-      grounds.push(parts(getComputedStyle(each).backgroundColor));
-    const ground = grounds.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
-    const drawn = element instanceof SVGElement;
-    const ink = over(parts(drawn ? style.fill : style.color), ground);
-    const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
-    found.push([(a + 0.05) / (b + 0.05), text.slice(0, 60)]);
-  }
-  return found;
-}"""
 OUTPUTS = f"() => [...document.querySelectorAll('.jp-OutputArea-output')].flatMap({CONTRASTS})"
 STATE = """() => {
   const panel = window.panelUnderTest;
@@ -156,6 +127,35 @@ def test_the_notebooks_run_from_top_to_bottom(browser, jupyter, tmp_path):
         shutil.copytree(checkout / "results", screenshots / "results", dirs_exist_ok=True)
 
 
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_charts_that_nobody_trusts_are_pictures_without_stray_words(browser, jupyter, theme):
+    from harness.show.charts import plots
+    from harness.show.frame import load_run
+    from harness.show.panel import Panel
+
+    checkout, url = jupyter
+    figure = plots.plot_progress(load_run(ROOT / "results", "sample"))
+    shown = Panel("sample", str(ROOT / "results")).picture()
+    outputs = [
+        nbformat.v4.new_output("display_data", data={"text/html": html})
+        for html in (figure.html(), shown)
+    ]
+    cells = [nbformat.v4.new_code_cell("", outputs=[output]) for output in outputs]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), checkout / "untrusted.ipynb")
+    page = open_lab(browser, url)
+    page.evaluate(COMMAND, ["apputils:change-theme", {"theme": theme}])
+    page.evaluate(COMMAND, ["docmanager:open", {"path": "untrusted.ipynb"}])
+    page.locator(".jp-OutputArea-output img").nth(1).wait_for()
+    chart, panel = page.locator(".jp-OutputArea-output").all()
+    for each in (chart, panel):
+        assert each.locator("img").evaluate_all("all => all.every(img => img.naturalWidth > 0)")
+        assert not each.locator("svg").count()
+    assert chart.inner_text().strip() == ""
+    assert "the branch stands at 1.5961" in panel.inner_text()
+    assert "to be kept" not in panel.inner_text()
+    page.close()
+
+
 @pytest.mark.timeout(600)
 def test_experiments_are_compared_by_keyboard_and_by_mouse_and_exported(browser, jupyter, tmp_path):
     checkout, url = jupyter
@@ -224,12 +224,7 @@ def test_the_report_reads_in_light_and_dark_on_a_phone_and_asks_for_nothing(
     page.on("console", lambda message: said.append(message.text))
     page.goto(write_page(run, live=False).as_uri())
     page.evaluate("() => document.querySelectorAll('details').forEach(each => each.open = true)")
-    faint = [
-        each
-        for each in page.evaluate(f"() => ({CONTRASTS})(document.body)")
-        if each[0] < LEAST_CONTRAST
-    ]
-    assert not faint, faint[:10]
+    assert not faint_texts(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert len(asked) == 1 and not said
     page.locator("th", has_text="val_bpb").first.click()
@@ -277,12 +272,7 @@ def test_the_report_of_a_night_with_everything_in_it_reads_at_both_widths(
         and page.locator("h2", has_text="Near misses").is_visible()
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    faint = [
-        each
-        for each in page.evaluate(f"() => ({CONTRASTS})(document.body)")
-        if each[0] < LEAST_CONTRAST
-    ]
-    assert not faint, faint[:10]
+    assert not faint_texts(page)
     context.close()
 
 

@@ -6,6 +6,7 @@ Real papermill, real kernels, real trainings.
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -269,3 +270,10 @@ def test_by_hand_papermill_says_what_to_run_first_and_names_parameters(tmp_path,
     done = papermill("03_agent_loop", "-p", "tag", "t")
     assert done.returncode == 0, done.stderr
     assert len(read_results(checkout / "results" / "t" / "results.tsv")) == 2
+    pages = checkout / "results" / "t" / "notebooks"
+    page = (pages / "03_0001.html").read_text()
+    assert "<title>0001 " in page and "What was learnt" in page
+    assert "[notebook](03_0001.ipynb)" in (pages / "index.md").read_text()
+    assert (pages.parent / "report" / "report.html").exists()
+    links = re.findall(r'href="([^"#]+)"', page)
+    assert links and all((pages / link).exists() for link in links), links

@@ -10,8 +10,17 @@ import time
 from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
+import nbformat
 import pytest
-from browsing import COMMAND, RUN_ALL, open_browser, open_lab, serve_jupyter, wait_for_lab
+from browsing import (
+    COMMAND,
+    RUN_ALL,
+    faint_texts,
+    open_browser,
+    open_lab,
+    serve_jupyter,
+    wait_for_lab,
+)
 from checkout import overnight, warm_environment
 from labs import copy_with_harness
 
@@ -151,6 +160,7 @@ def test_a_night_from_the_panel_through_a_reload_to_the_page_of_its_experiment(l
         ("results/t/notebooks/index.md", "Markdown Preview"),
         ("results/t/report/report.md", "Markdown Preview"),
         ("results/t/notebooks/03_0001.ipynb", "Notebook"),
+        ("results/t/notebooks/04_analysis.ipynb", "Notebook"),
         (PANEL, "Notebook"),
     ],
 )
@@ -268,6 +278,22 @@ def test_links_in_markdown_lead_to_files_as_a_git_host_reads_them(checkout):
         ), (name, links)
 
 
+def test_pages_are_notebooks_that_other_programs_show_too(checkout):
+    """Valid, and with outputs that editors draw without JupyterLab."""
+    pages = sorted((checkout / "results" / "t" / "notebooks").glob("*.ipynb"))
+    assert len(pages) >= 3
+    for path in pages:
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        kinds = [set(output["data"]) for output in outputs if "data" in output]
+        widgets = "application/vnd.jupyter.widget-view+json"
+        plain = {"text/plain", "text/html", "text/markdown", widgets}
+        assert all(kind <= plain and kind != {widgets} for kind in kinds), (path, kinds)
+        html = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+        assert not re.findall(r'(?:href|src)="(?:https?:|/|file:)', html), path
+
+
 @pytest.mark.parametrize(("width", "height"), [(1200, 900), (390, 844)])
 def test_the_first_screen_of_a_page_tells_what_was_tried_and_what_came_of_it(
     browser, checkout, width, height
@@ -293,6 +319,7 @@ def test_the_first_screen_of_a_page_tells_what_was_tried_and_what_came_of_it(
             place = each.bounding_box()
             assert place["y"] + place["height"] <= height, (number, each, place)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not faint_texts(page)
     page.close()
 
 

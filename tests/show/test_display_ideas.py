@@ -21,7 +21,7 @@ from harness.run.settings import environment_words
 from harness.run.state import Attempt, Experiment, Training
 from harness.sandbox import keys
 from harness.search.llm.exchanges import Usage
-from harness.show import experiment_page, idea_page, index, markup, report, status
+from harness.show import addresses, experiment_page, idea_page, index, markup, report, status
 from harness.show.costs import usage_of, usage_words
 from harness.show.sentences import hypothesis_words
 
@@ -135,10 +135,10 @@ def test_words_of_others_are_text_everywhere_and_links_lead_only_to_saved_exchan
 
 def test_links_work_from_a_nights_page_and_from_a_notebook_by_hand(lab, monkeypatch):
     path = lab.attempt_folder(3) / "exchange" / "02.json"
-    monkeypatch.setenv(idea_page.NIGHT_VARIABLE, "1")
+    monkeypatch.setenv(addresses.NIGHT_VARIABLE, "1")
     page = idea_page.link(lab, path, "02")
     assert page == '<a href="../experiments/0003/attempts/00/exchange/02.json">02</a>'
-    monkeypatch.delenv(idea_page.NIGHT_VARIABLE)
+    monkeypatch.delenv(addresses.NIGHT_VARIABLE)
     monkeypatch.chdir(lab.folder.parent)
     assert 'href="t/experiments/0003/attempts/00/exchange/02.json"' in idea_page.link(
         lab, path, "02"

@@ -357,7 +357,7 @@ def test_the_analysis_notebook_runs_from_top_to_bottom(tmp_path):
     ]
     images = [html for html in shown if html.startswith("<svg")]
     texts = [o for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
-    assert len(images) == 7 and len(texts) == 9, "seven charts, and a sentence for each step"
+    assert len(images) == 7 and len(texts) == 10, "seven charts, words for each step, and links"
     picked = next(c for c in cells if c["cell_type"] == "code" and "show_picker" in c["source"])[
         "outputs"
     ]

@@ -19,6 +19,44 @@ FLAGS = [
 COMMAND = """async ([name, options]) => {
   await window.jupyterapp.commands.execute(name, options);
 }"""
+LEAST_CONTRAST = 4.5  # of text on its ground, as WCAG asks
+# Contrast of each text that can be seen below `root`, on the grounds of all that it lies on:
+# [[ratio, text], ...].
+CONTRASTS = """(root) => {
+  const parts = (colour) => {
+    const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
+    const context = canvas.getContext('2d');
+    context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = ([r, g, b, a], below) =>
+    [r, g, b].map((value, i) => value * a + below[i] * (1 - a)).concat(1);
+  const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) =>
+    [0.2126 * linear(r / 255), 0.7152 * linear(g / 255), 0.0722 * linear(b / 255)]
+      .reduce((sum, v) => sum + v, 0);
+  const found = [], words = [];
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode())
+    words.push([walker.currentNode.textContent.trim(), walker.currentNode.parentElement]);
+  // Of a chart, whose letters are shapes.
+  for (const word of root.querySelectorAll('g[id^="text_"] > g'))
+    words.push([word.closest('svg').getAttribute('aria-label'), word]);
+  for (const [text, element] of words) {
+    if (!text || !element.getClientRects().length) continue;
+    if (element.closest('[disabled], option, script, style, desc')) continue;
+    const style = getComputedStyle(element), grounds = [];
+    for (let each = element; each; each = each.parentElement)
+      grounds.push(parts(getComputedStyle(each).backgroundColor));
+    const ground = grounds.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+    const drawn = element instanceof SVGElement;
+    const ink = over(parts(drawn ? style.fill : style.color), ground);
+    const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), text.slice(0, 60)]);
+  }
+  return found;
+}"""
 RUN_ALL = """async (path) => {
   const app = window.jupyterapp;
   await app.restored;
@@ -100,3 +138,9 @@ def open_lab(browser, url: str, width: int = 1400, height: int = 900):
 def wait_for_lab(page) -> None:
     page.wait_for_function("() => window.jupyterapp !== undefined", timeout=60_000)
     page.evaluate("async () => { await window.jupyterapp.restored; }")
+
+
+def faint_texts(page) -> list:
+    """[contrast, text] of each text that can be seen and has too little of it."""
+    found = page.evaluate(f"() => ({CONTRASTS})(document.body)")
+    return [each for each in found if each[0] < LEAST_CONTRAST]

@@ -27,7 +27,6 @@ from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, Html, picture
 INK, MUTED = "#22262E", "#5E6673"  # in a notebook both are the colour of its text
 GRID = (0.5, 0.5, 0.5, 0.25)
 PURPLE = "#AA4499"
-SVG_FACTS = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # none of them
 NOT_DRAWN = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
 
 
@@ -88,7 +87,7 @@ class LabFigure(Figure):
             *(72 * inches for inches in self.get_size_inches()),
             self.title_text,
             width,
-            picture(self.png(), "png", self.title_text, width),
+            picture(self.png(dpi=100), "png", self.title_text, width),
             self._drawn(),
         )
 
@@ -98,7 +97,7 @@ class LabFigure(Figure):
         """What an SVG of it draws, without a ground, and its ink as the colour of text."""
         buffer = io.StringIO()
         with matplotlib.rc_context({"svg.hashsalt": self.title_text}):
-            self.savefig(buffer, format="svg", transparent=True, metadata=SVG_FACTS)
+            self.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
         drawn = NOT_DRAWN.sub("", buffer.getvalue())
         for ink in (INK, MUTED):
             drawn = drawn.replace(ink.lower(), "currentColor")

@@ -15,6 +15,7 @@ from harness.run.records import KEPT, OUTCOME_WORDS, Record, incumbent_of, short
 from harness.show.markup import (
     AMBER,
     BLUE,
+    DOT,
     GREEN,
     GREY,
     MOST_CHARACTERS,
@@ -35,10 +36,6 @@ COLOURS = {
 LEFT, RIGHT, TOP, BOTTOM = 52, 78, 12, 26
 MOST_POINTS = 50  # of a curve
 DRAWING = re.compile(r'<svg [^>]*viewBox="0 0 (\d+) [^>]*aria-label="([^"]*)".*?</svg>', re.DOTALL)
-DOT = Html(
-    '<span style="display:inline-block;width:.7em;height:.7em;border-radius:50%;background:{}">'
-    "</span>"
-)
 WORDS = re.compile(r"<text.*?</text>")
 
 Points = Sequence[tuple[float, float]]
@@ -92,11 +89,12 @@ def progress_svg(
             f" {need:.4f}</title></line>"
             + _label(width - RIGHT + 6, y(need) + 4, "to be kept", anchor="start")
         )
-    drawn.append(_branch(records, x, y))
-    ordered = sorted(scored, key=lambda record: record.outcome in KEPT)
-    drawn += [
-        _dot(r, x(r.experiment), y(r.val_bpb), low <= r.val_bpb <= high, link) for r in ordered
+    dots = [
+        (r, _dot(r, x(r.experiment), y(r.val_bpb), low <= r.val_bpb <= high, link)) for r in scored
     ]
+    drawn += [dot for record, dot in dots if record.outcome not in KEPT]
+    drawn.append(_branch(records, x, y))
+    drawn += [dot for record, dot in dots if record.outcome in KEPT]
     drawn.append(
         f'<text x="{width - RIGHT + 8}" y="{y(tip.val_bpb) - 5:.1f}" font-weight="700"'
         f' fill="currentColor">{tip.val_bpb:.4f}</text>'
@@ -114,9 +112,9 @@ def legend_of(records: Sequence[Record]) -> Html:
     words = [
         Html("{} {}").format(DOT.format(COLOURS.get(name, GREY)), word)
         for name, word in OUTCOME_WORDS.items()
-        if name in scored
+        if name in scored - {"baseline"}
     ]
-    axes = "val_bpb by experiment, lower is better; the line is the branch"
+    axes = "val_bpb by experiment, lower is better; the line is the branch, from the baseline on"
     return soft(Html(" &ensp; ").join([axes, *words])) if words else Html()
 
 
