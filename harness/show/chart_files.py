@@ -38,7 +38,7 @@ def export(
     for name, table in tables_of(runs[0]).items():
         if len(table):
             written.append(folder / f"{name}.csv")
-            harmless(table).to_csv(written[-1])
+            harmless(table.reset_index()).to_csv(written[-1], index=False)
     return written
 
 

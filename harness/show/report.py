@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
+from harness.ground.text import plain_words
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.close_out_findings import sentences
 from harness.run.machine import trial_words
@@ -123,7 +124,7 @@ def as_markdown(said: Report) -> str:
 def report_of(entries: Sequence[dict], beside: Beside) -> Report:
     """What there is to say of a run. A close-out of another file than the branch's is none."""
     settings, measured = beside.settings, beside.measured
-    records, tag = records_from_journal(entries), settings.get("tag", "(no tag)")
+    records, tag = records_from_journal(entries), plain_words(settings.get("tag", "(no tag)"))
     tip = incumbent_of(records)
     measured = measured.about(tip.experiment) if tip else CloseOut()
     claim = say_claim(records, measured.claimed, beside.claim_command)
@@ -151,8 +152,9 @@ def _measured(entries: Sequence[dict], settings: dict) -> str:
     tried = trial_words(settings.get("device") or {})
     span = "The journal is empty."
     if entries:
-        span = f"From {entries[0].get('time', '')} to {entries[-1].get('time', '')}."
-    return f"{span} Measured with {words}." + "".join(f" On this machine {each}." for each in tried)
+        span = plain_words(f"From {entries[0].get('time', '')} to {entries[-1].get('time', '')}.")
+    tried = "".join(f" On this machine {plain_words(each)}." for each in tried)
+    return f"{span} Measured with {words}.{tried}"
 
 
 def _template(records: Sequence[Record], settings: dict, measured: CloseOut) -> str:
@@ -203,7 +205,7 @@ def _on_the_branch(records: Sequence[Record]) -> str:
             signed(record.gain),
             str(record.n_runs),
             *cells_of_pace(record.pace),
-            clean_description(record.verdict).replace("|", "/"),
+            record.verdict,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

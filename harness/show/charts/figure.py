@@ -22,6 +22,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
+from harness.ground.text import one_line
+
 INK, MUTED, FAINT, GRID = "#22262E", "#5E6673", "#B4BAC4", "#E8EAEE"
 BLUE, GREEN, ORANGE, RED = "#0072B2", "#009E73", "#E69F00", "#D55E00"
 PURPLE, SKY = "#AA4499", "#56B4E9"
@@ -120,7 +122,7 @@ def empty_figure(title: str, message: str) -> LabFigure:
 
 def safe(text: str) -> str:
     """Untrusted words for matplotlib, where a dollar sign would start mathematics, or fail to."""
-    return str(text).replace("$", r"\$")
+    return one_line(text).replace("$", r"\$")
 
 
 def short(text: str, limit: int = 34) -> str:
