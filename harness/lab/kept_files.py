@@ -28,8 +28,7 @@ from harness.sandbox.runner import summary_block
 
 # Experiments that wait for a person with their weights; of older ones the train.py stays.
 MOST_IN_QUARANTINE = 5
-# Of the promoted compile cache, to which each keep adds its own.
-MOST_CACHE_BYTES = 4 * 10**9
+MOST_CACHE_BYTES = 4 * 10**9  # of the promoted compile cache
 
 
 def append_summary(log: Path, log_bytes: int, result: dict) -> None:
@@ -88,8 +87,6 @@ def update_best(
     os.rename(made, best)
     remove_tree(old)
     sync_folder(folder)
-    if settings.compile:
-        promote_compile_cache(folder, weights.parent / "compile_cache")
 
 
 def note_claim(folder: Path, claimed: dict) -> None:
@@ -101,9 +98,11 @@ def note_claim(folder: Path, claimed: dict) -> None:
 
 
 def promote_compile_cache(folder: Path, cache: Path) -> None:
-    """Make a run's private compile cache the one that others begin with.
+    """Make a baseline's private compile cache the one that all others begin with, unless it is too
+    large.
 
-    One that has grown too large is begun anew.
+    Never edited code's: what it leaves there would be run by the trainings that it is compared
+    with, the baseline's own included, and could be the weights that it goes on from.
     """
     if cache.is_dir():
         remove_tree(folder / "compile_cache")

@@ -25,6 +25,7 @@ from harness.rules.fault import failed_alike
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.state import Experiment, State, Training
+from harness.sandbox.child_log import STEP_NUMBERS
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS
 from harness.scoring.measure import Measurement
@@ -52,8 +53,7 @@ class Job:
     note: Callable[..., object]
 
     def tell(self, stage: str, /, **facts: object) -> None:
-        """Tell the listener what happens in a stage: training, scoring or auditing. Names of facts
-        may be a train.py's own."""
+        """Tell the listener what happens in a stage: training, scoring or auditing."""
         self.listen({"stage": stage, "seed": self.seed} | self.context | facts)
 
     def tell_score(self, fields: dict) -> None:
@@ -107,7 +107,7 @@ class Runs:
         job.note("run_started", **facts)
         tell()
         try:
-            result = self.run.executor.train(request, lambda event: tell(**event))
+            result = self.run.executor.train(request, lambda event: tell(**told_of(event)))
         except KeyboardInterrupt:
             job.note("trained", status="interrupted", cause="stopped by hand", log_bytes=0)
             raise
@@ -171,12 +171,18 @@ class Runs:
 
     def _measurement_of(self, job: Job) -> Measurement:
         """A training, and those of the incumbent that it is compared with."""
-        rival, rivals = self.run.state.incumbent, []
+        return self.measurement_beside(job.train_py, job.folder, self.run.state.incumbent)
+
+    def measurement_beside(
+        self, train_py: Path, folder: Path, rival: Experiment | None
+    ) -> Measurement:
+        """What measures a training beside the scored runs of an experiment."""
+        rivals = []
         if rival:
             theirs = self.run.train_py(rival)
             folders = [theirs.parent / "runs" / f"{run.number:02d}" for run in rival.attempt.scored]
-            rivals = [self.run.executor.measurement(theirs, folder) for folder in folders]
-        return self.run.executor.measurement(job.train_py, job.folder, rivals)
+            rivals = [self.run.executor.measurement(theirs, each) for each in folders]
+        return self.run.executor.measurement(train_py, folder, rivals)
 
     # --- whose fault it was -----------------------------------------------------------------------
 
@@ -247,6 +253,11 @@ class Runs:
             result = self.run.executor.score(self.run.executor.measurement(train_py, folder))
         remove_tree(folder)
         return result
+
+
+def told_of(event: dict) -> dict:
+    """What a listener gets of a training's event: what is known of it, and no name of its own."""
+    return {name: event[name] for name in ("event", *STEP_NUMBERS) if name in event}
 
 
 def weights_limit(state: State) -> float:
