@@ -115,7 +115,7 @@ def test_no_words_break_a_table_a_page_or_a_terminal(tmp_path, words):
     assert not any(name.startswith("on") for _, found in page.elements for name in found)
     run = load_run(tmp_path, "nov23")
     table = tables_of(run)["experiments"]
-    written = harmless(table).to_csv()
+    written = harmless(table).to_csv(index=False)
     read = list(csv.reader(io.StringIO(written)))
     assert len(read) == len(table) + 1 and {len(row) for row in read} == {len(read[0])}
     title = [row[read[0].index("title")] for row in read[2:]]
