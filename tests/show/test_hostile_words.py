@@ -209,6 +209,7 @@ def test_no_cell_of_an_exported_table_is_a_formula(tmp_path):
         written = chart_files.harmless(table).to_csv(index=False)
         words = [cell for row in csv.reader(io.StringIO(written)) for cell in row]
         assert not [each for each in words if re.match(r"[=@+-](?![\d.])", each)]
+    assert "'=cmd|A0" in chart_files.harmless(tables["importances"]).to_csv(index=False)
 
 
 # --- after the night -----------------------------------------------------------------------------
