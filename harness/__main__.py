@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.ground.errors import BusyError, LabError
-from harness.ground.text import one_line
+from harness.ground.text import one_line, without_escapes
 from harness.options import DEMO_EXPERIMENTS, make_parser
 
 if TYPE_CHECKING:
@@ -62,9 +62,14 @@ def say_error(options: argparse.Namespace, error: object, status: int) -> int:
         found = {"tag": options.tag, "outcome": "error", "reason": words}
         if isinstance(error, BusyError):
             found |= {"outcome": "busy", "retry_after_seconds": BUSY_SECONDS}
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found))
     print(f"error: {words}", file=sys.stderr)
     return status
+
+
+def say(words: str) -> None:
+    """Print what may hold others' words, such as a results folder's that was handed over."""
+    print(without_escapes(words).rstrip("\n"))
 
 
 # --- overnight -----------------------------------------------------------------------------------
@@ -80,7 +85,7 @@ def run_overnight(options: argparse.Namespace) -> int:
     asked = (options.status, options.check, options.stop, options.report)
     if any(asked) or options.accept is not None or options.refuse is not None:
         words, status = answer(run_folder(options), options)
-        print(words)
+        say(words)
         return status
     begin_without_key(options, keep=options.proposer != "tpe")
     try:
@@ -102,11 +107,11 @@ def answer(folder: Path, options: argparse.Namespace) -> tuple[str, int]:
         there = ", ".join(list_runs(folder.parent)) or "none"
         raise LoopError(f"there is no run {folder.name} in {folder.parent} (there: {there})")
     if options.status and options.json:
-        return json.dumps(look_at(Run(folder)), ensure_ascii=False, indent=1), 0
+        return json.dumps(look_at(Run(folder)), indent=1), 0
     if options.status:
         return status_screen(Run(folder)), 0
     if options.check:
-        findings = "\n".join(check_run(folder))
+        findings = "\n".join(map(one_line, check_run(folder)))
         return findings or f"{folder.name}: everything agrees with the journal", int(bool(findings))
     if options.stop:
         return ask_to_stop(folder), 0
@@ -194,7 +199,7 @@ def run_try(options: argparse.Namespace) -> int:
     except StopNow:
         reason = "stopped at once: the same command goes on"
         found, status = {"tag": folder.name, "outcome": "stopped", "reason": reason}, 130
-    print(json.dumps(found, ensure_ascii=False, indent=1))
+    print(json.dumps(found, indent=1))
     return status
 
 
@@ -228,7 +233,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     begin_without_key(options)
     changes = " ".join(options.set)
-    print(train_by_hand(options.train_py, options.profile, options.device, changes), end="")
+    say(train_by_hand(options.train_py, options.profile, options.device, changes))
     return 0
 
 
@@ -247,7 +252,7 @@ def run_port(options: argparse.Namespace) -> int:
         words = f"{options.train_py} is no Python that can be read: {error}"
         raise ParameterError(words) from error
     options.out.write_text(found.source, encoding="utf-8")
-    print("\n".join([f"written: {options.out}", *found.words]))
+    say("\n".join([f"written: {options.out}", *found.words]))
     return 0
 
 
@@ -259,7 +264,7 @@ def run_compare(options: argparse.Namespace) -> int:
     from harness.show.nights import compare_nights
 
     tags = options.tags or list_runs(results_folder(options.results))
-    print(compare_nights([choose_run(tag, options.results) for tag in tags]), end="")
+    say(compare_nights([choose_run(tag, options.results) for tag in tags]))
     return 0
 
 
@@ -270,7 +275,7 @@ def run_export(options: argparse.Namespace) -> int:
     from harness.show.export import export
 
     check_tag(options.tag)
-    print("\n".join(export(Run(run_folder(options)), options.folder)))
+    say("\n".join(export(Run(run_folder(options)), options.folder)))
     return 0
 
 

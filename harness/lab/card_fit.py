@@ -53,8 +53,8 @@ def find_fit(executor: Executor, source: str, say: Callable[[str], None] = print
     path = machine / f"fit-{key}.json"
     try:
         return Fit(**read_json(path)["fit"])
-    except (FileNotFoundError, ValueError, KeyError):
-        pass  # not tried yet, or half a file
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass  # not tried yet, half a file, or another's
     say(
         f"trying how the baseline trains on the {settings.device['name']}, and how many rows at a "
         "time fit into its memory: once, then it is known"

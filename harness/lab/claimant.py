@@ -16,6 +16,7 @@ from harness.ground.errors import LoopError
 from harness.ground.files import remove_temporaries, write_text_atomic
 from harness.lab.changes import best_without
 from harness.lab.close_out import (
+    BASELINE,
     BEST,
     MOST_FAILURES,
     NAME,
@@ -35,10 +36,12 @@ from harness.lab.loop import Lab
 from harness.lab.other_text import on_text
 from harness.lab.trainings import Job
 from harness.rules.keep import CLAIM_SEEDS
+from harness.rules.quarantine import private_text_reason, time_reasons
 from harness.run.journal import Journal
-from harness.run.state import NOT_HELD_AGAINST
+from harness.run.state import NOT_HELD_AGAINST, Training
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_leftover
+from harness.scoring.measure import Measurement
 
 # Above the seeds of the night's own runs; each comparison takes the next thousand.
 FIRST_SEED = 1_000_000_000
@@ -161,13 +164,36 @@ class Claimant:
     def _score(self, found: CloseOut) -> None:
         run = found.current.in_flight
         job = self._job(trial_of(run), run.number, found)
-        measurement = job.executor.measurement(job.train_py, job.folder)
+        state = self.lab.state
+        # the night's trainings of the baseline saw its own text alone
+        rival = None if found.current.text else state.experiments[0]
+        measurement = self.runs.measurement_beside(job, rival)
         fields = self.runs.score(job, measurement)
         if fields["status"] == "ok":
             fields |= measurement.score_holdout(ignore)
+        is_edited = run.started["role"] not in (BASELINE, TEMPLATE)
+        accepted = any(kept.ruled for kept in state.kept)  # a person has looked at its doubts
+        if fields["status"] == "ok" and is_edited and not accepted:
+            fields |= self._look_closely(run, found.current, fields, measurement)
         job.note("scored", **fields)
         job.tell_score(fields)
         self._over(fields)
+
+    def _look_closely(
+        self, run: Training, current: Comparison, scored: dict, measurement: Measurement
+    ) -> dict:
+        """What changes of `scored` where a training would have been kept from the branch: edited
+        code can tell by its seed, or by its folder, that it is one of the close-out."""
+        state, budget = self.lab.state, current.budgets * self.lab.settings.budget_seconds
+        attempt = state.experiments[current.begun["best"]].attempt
+        looked = measurement.audit(ignore)
+        if looked["status"] != "ok":
+            return {"status": looked["status"], "cause": looked["cause"], "val_bpb": None}
+        seen = Training(run.started, trained=run.trained, scored=scored, audited=looked)
+        why = [*seen.doubts, *private_text_reason(seen)]
+        beside = [run for run in current.runs if run.started["role"] == BASELINE and run.scored]
+        why += time_reasons(state, attempt, seen, budget, beside)
+        return {"status": "doubt", "cause": "; ".join(why), "val_bpb": None} if why else {}
 
     def _job(self, trial: Trial, number: int, found: CloseOut) -> Job:
         train_py, folder = self.train_py(trial, found), self.folder_of(number)

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.ground.text import plain_words
 from harness.rules.keep import Claim, claim
 from harness.run.journal import read_journal
-from harness.run.state import NOT_HELD_AGAINST, State, Training
+from harness.run.state import State, Training
 
 NAME = "close_out.jsonl"
 STOP_FILE = "STOP"  # in a run's folder: its night was asked to stop
@@ -123,11 +124,8 @@ class Comparison:
 
     def failed(self, role: str) -> Training | None:
         """The last of so many failed trainings of a file that it cannot be measured."""
-        held = [
-            run
-            for run in self.runs
-            if run.started["role"] == role and run.status not in (None, "ok", *NOT_HELD_AGAINST)
-        ]
+        own = [run for run in self.runs if run.started["role"] == role]
+        held = [run for run in own if run.status not in (None, "ok") and not run.excused]
         return held[-1] if len(held) >= MOST_FAILURES else None
 
     @property
@@ -206,7 +204,9 @@ def fold_close_out(entries: Sequence[dict]) -> CloseOut:
         elif event in ("trained", "scored"):
             setattr(found.current.runs[-1], event, entry)
         elif event == "claimed":
-            found.current.claims[entry.get("against", BASELINE)] = entry
+            # The cause may end with words of edited code, and is part of our sentences.
+            plain = {"cause": plain_words(entry["cause"])}
+            found.current.claims[entry.get("against", BASELINE)] = entry | plain
     return found
 
 

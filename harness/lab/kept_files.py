@@ -22,7 +22,6 @@ from harness.run.disk_space import PAGES_BYTES, on_disk
 from harness.run.run import experiment_of_page
 from harness.run.settings import Settings, clock_words
 from harness.run.state import Experiment, State
-from harness.sandbox.compile_cache import local_folder, promote
 from harness.sandbox.left_files import remove_tree, sync_file
 from harness.sandbox.runner import summary_block
 
@@ -86,8 +85,6 @@ def update_best(
     os.rename(made, best)
     remove_tree(old)
     sync_folder(folder)
-    if settings.compile:
-        promote(local_folder(folder), attempt_folder / "train.py")
 
 
 def note_claim(folder: Path, claimed: dict) -> None:

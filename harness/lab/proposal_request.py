@@ -20,6 +20,8 @@ from harness.run.state import State
 
 # The environment variable that names the first experiment of the night that a kernel works for.
 SINCE_VARIABLE = "AUTORESEARCH_NIGHT_SINCE"
+# The folders of a path, in a list of paths or a file:// address too, but not a web address's.
+FOLDERS = r"(?:(?<=file://)|(?<![\w./]))/(?!/)(?:[^\s/'\":]+/)+"
 LOG_BYTES = 20_000  # of either end of a failed run's log that a repair is told of
 
 
@@ -122,8 +124,8 @@ def repair_facts(run: OpenRun) -> dict:
 def without_paths(text: str) -> str:
     """Text of which a path keeps its file's name alone, or what of it is a package's: where things
     lie here is no language model's business."""
-    text = re.sub(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+(?:site|dist)-packages/", "", text)
-    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+(?=[^\s/'\":])", "", text)
+    text = re.sub(FOLDERS + r"(?:site|dist)-packages/", "", text)
+    return re.sub(FOLDERS + r"(?=[^\s/'\":])", "", text)
 
 
 def both_ends(path: Path, most: int = LOG_BYTES) -> str:

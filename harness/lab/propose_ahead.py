@@ -20,9 +20,9 @@ from harness.lab.close_out import STOP_FILE
 from harness.lab.open_run import OpenRun
 from harness.lab.proposal_request import Asking, proposal_request
 from harness.rules.next_step import Step
+from harness.run.settings import wall_of
 from harness.sandbox.child import child_command, child_environment
 from harness.sandbox.left_files import remove_tree
-from harness.sandbox.wall import find_wall
 from harness.search.llm.endpoint import Endpoint
 from harness.search.llm.options import parse_options
 from harness.search.program import parse_program
@@ -47,7 +47,8 @@ class Ahead:
 
     def begin(self, asking: Asking, parent_source: str, program: str) -> None:
         """Start asking, where it is the model's turn and asking costs the training nothing."""
-        if self._process or not may_ask_ahead(asking):
+        walled = wall_of(self.run.settings).walled
+        if self._process or not may_ask_ahead(asking, walled):
             return
         step = Step("propose", self.run.step.experiment + 1)
         request = proposal_request(self.run, step, parent_source, program, asking)
@@ -84,12 +85,13 @@ class Ahead:
             self._process = None
 
 
-def may_ask_ahead(asking: Asking) -> bool:
-    """Whether a proposer may work beside a training here."""
+def may_ask_ahead(asking: Asking, walled: bool) -> bool:
+    """Whether a proposer may work beside a training. walled: whether that is behind a wall; some
+    devices do not work behind the one that there is."""
     if asking.proposer == "tpe" or not os.environ.get(NIGHT_VARIABLE):
         return False
     url = parse_options(asking.options, asking.model, os.environ | asking.environment).base_url
-    return find_wall().walled and not Endpoint(url).is_local
+    return walled and not Endpoint(url).is_local
 
 
 def take_ahead(run: OpenRun, step: Step, program: str, folder: Path) -> dict | None:

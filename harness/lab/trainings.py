@@ -21,6 +21,7 @@ from harness.rules.fault import failed_alike
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.state import Experiment, State, Training
+from harness.sandbox.child_log import STEP_NUMBERS
 from harness.sandbox.compile_cache import promote
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS
@@ -50,8 +51,7 @@ class Job:
     executor: Executor
 
     def tell(self, stage: str, /, **facts: object) -> None:
-        """Tell the listener what happens in a stage: training, scoring or auditing. Names of facts
-        may be a train.py's own."""
+        """Tell the listener what happens in a stage: training, scoring or auditing."""
         self.listen({"stage": stage, "seed": self.seed} | self.context | facts)
 
     def tell_score(self, fields: dict) -> None:
@@ -105,7 +105,7 @@ class Runs:
         job.note("run_started", **facts)
         tell()
         try:
-            result = job.executor.train(request, lambda event: tell(**event))
+            result = job.executor.train(request, lambda event: tell(**told_of(event)))
         except KeyboardInterrupt:
             job.note("trained", status="interrupted", cause="stopped by hand", log_bytes=0)
             raise
@@ -170,11 +170,15 @@ class Runs:
 
     def _measurement_of(self, job: Job) -> Measurement:
         """A training, and those of the incumbent that it is compared with."""
-        rival, rivals = self.run.state.incumbent, []
+        return self.measurement_beside(job, self.run.state.incumbent)
+
+    def measurement_beside(self, job: Job, rival: Experiment | None) -> Measurement:
+        """What measures a training beside the scored runs of an experiment."""
+        rivals = []
         if rival:
             theirs = self.run.train_py(rival)
             folders = [theirs.parent / "runs" / f"{run.number:02d}" for run in rival.attempt.scored]
-            rivals = [job.executor.measurement(theirs, folder) for folder in folders]
+            rivals = [job.executor.measurement(theirs, each) for each in folders]
         return job.executor.measurement(job.train_py, job.folder, rivals)
 
     # --- whose fault it was -----------------------------------------------------------------------
@@ -246,6 +250,11 @@ class Runs:
             result = self.run.executor.score(self.run.executor.measurement(train_py, folder))
         remove_tree(folder)
         return result
+
+
+def told_of(event: dict) -> dict:
+    """What a listener gets of a training's event: what is known of it, and no name of its own."""
+    return {name: event[name] for name in ("event", *STEP_NUMBERS) if name in event}
 
 
 def weights_limit(state: State) -> float:

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable
 
 from harness.ground.errors import LabError
-from harness.ground.text import last_line
+from harness.ground.text import last_line, one_line
 from harness.run.run import Run
 from harness.sandbox.keys import KEY, KEY_FILE
 from harness.show.status import look_at
@@ -30,13 +30,13 @@ def notify(command: str, run: Run, event: str, words: str, say: Callable[[str], 
         facts = look_at(run)
     except LabError:  # it ended before the run had its settings
         facts = {"tag": run.folder.name, "folder": str(run.folder)}
-    facts |= {"event": event, "words": f"{run.folder.name} {event}: {words}"}
+    facts |= {"event": event, "words": one_line(f"{run.folder.name} {event}: {words}")}
     environment = {name: value for name, value in os.environ.items() if name not in (KEY, KEY_FILE)}
     try:
         done = subprocess.run(
             command,
             shell=True,
-            input=json.dumps(facts, ensure_ascii=False) + "\n",
+            input=json.dumps(facts) + "\n",
             env=environment,
             capture_output=True,
             text=True,

@@ -9,7 +9,7 @@ N` or `--refuse N` says what it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.run.state import Attempt, Experiment, State, Training
 from harness.scoring.audit import SMALLEST_GAP, STANDARD_ERRORS
@@ -46,20 +46,37 @@ def quarantine_reasons(
     gain: bits per byte, of the keep rule.
     """
     runs = experiment.attempt.scored
-    baseline = state.experiments[0].attempt.scored
     reasons = [doubt for run in runs for doubt in run.doubts]
     for run in runs:
         reasons += private_text_reason(run)
         reasons += floor_reason(run, gain)
-        reasons += other_processes_reason(run)
-        reasons += beyond_reason(run, baseline, budget_seconds)
-    # The smoke run's too: the others begin with what its start-up left in the compile cache.
-    for run in (each for each in experiment.attempt.own if each.status == "ok"):
-        if text_is_within_reach(state, run):
-            reasons += startup_reason(state, experiment.attempt, run, budget_seconds)
+        reasons += time_reasons(state, experiment.attempt, run, budget_seconds)
+    # The smoke run's start-up, too: the others begin with what it left in the compile cache.
+    for run in (each for each in experiment.attempt.own if each.started["kind"] == "smoke"):
+        if run.status == "ok" and text_is_within_reach(state, run):
+            limit = startup_limit(state, experiment.attempt, run, budget_seconds)
+            reasons += startup_reason(run, limit)
     reasons += forgiven_reason(experiment.attempt, budget_seconds)
     reasons += gain_reason(state, gain)
     return list(dict.fromkeys(reasons))
+
+
+def time_reasons(
+    state: State,
+    attempt: Attempt,
+    run: Training,
+    budget_seconds: float,
+    beside: Sequence[Training] = (),
+) -> Iterator[str]:
+    """What a training took that no clock charged, be it of the night or of its close-out.
+
+    beside: trainings of the baseline after the night, of a machine that may be busier now.
+    """
+    baseline = [*state.experiments[0].attempt.scored, *beside]
+    yield from other_processes_reason(run)
+    yield from beyond_reason(run, baseline, budget_seconds)
+    if text_is_within_reach(state, run):
+        yield from startup_reason(run, startup_limit(state, attempt, run, budget_seconds, beside))
 
 
 def text_is_within_reach(state: State, run: Training) -> bool:
@@ -71,13 +88,19 @@ def text_is_within_reach(state: State, run: Training) -> bool:
     return source == ON_EVERY_DISK or run.trained.get("wall", "limits") == "limits"
 
 
-def startup_limit(state: State, attempt: Attempt, run: Training, budget_seconds: float) -> float:
+def startup_limit(
+    state: State,
+    attempt: Attempt,
+    run: Training,
+    budget_seconds: float,
+    beside: Sequence[Training] = (),
+) -> float:
     """The longest start-up, in seconds, that is taken for building and compiling alone.
 
     One that found all in its cache is compared with such ones, where the baseline has any.
     """
     baseline = state.experiments[0].attempt
-    trained = [each.trained for each in baseline.scored]
+    trained = [each.trained for each in (*baseline.scored, *beside)]
     anew = bool(run.trained.get("compiled"))
     alike = [each for each in trained if bool(each.get("compiled")) == anew] or trained
     longest = max((each.get("startup_seconds") or 0.0 for each in alike), default=0.0)
@@ -94,11 +117,8 @@ def compile_ratio(attempt: Attempt, baseline: Attempt) -> float:
     return max(1.0, own / theirs)
 
 
-def startup_reason(
-    state: State, attempt: Attempt, run: Training, budget_seconds: float
-) -> Iterator[str]:
+def startup_reason(run: Training, limit: float) -> Iterator[str]:
     """A long start-up may be training that the clock does not see."""
-    limit = startup_limit(state, attempt, run, budget_seconds)
     took = run.trained.get("startup_seconds") or 0.0
     if took > limit:
         yield (

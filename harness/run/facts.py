@@ -1,7 +1,12 @@
-"""Settings in, the few facts out that decide whether two scores may be compared. Stdlib only."""
+"""Settings in, the few facts out that decide whether two scores may be compared. Stdlib only.
+
+Their words may be another's, of a run.json that was handed over, so they are made plain.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+
+from harness.ground.text import plain_words
 
 FACTS = {  # name: in words
     "data_id": "data",
@@ -23,7 +28,8 @@ def plain_settings(settings: object) -> dict[str, object]:
     profile, versions = fields.get("profile") or {}, fields.get("versions") or {}
     facts = {name: fields.get(name, profile.get(name)) for name in FACTS}
     facts |= {"profile": profile.get("name"), "torch": versions.get("torch")}
-    return facts | {"device": device_words(fields.get("device") or {})}
+    facts |= {"device": device_words(fields.get("device") or {})}
+    return {k: v if isinstance(v, int | float | None) else plain_words(v) for k, v in facts.items()}
 
 
 def device_words(device: Mapping[str, object]) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from harness.ground.text import one_line
+from harness.ground.text import one_line, plain_words
 from harness.run.pace import Pace, pace_of
 from harness.run.state import NOT_HELD_AGAINST, Attempt, Experiment, fold
 
@@ -103,7 +103,9 @@ def make_record(
     ruled = word_on(experiment)
     decided = experiment.decided | ruled
     fields = {name: decided[name] for name in AS_DECIDED if decided.get(name) not in (None, "")}
-    fields |= {k: one_line(v)[:MOST_CHARACTERS] for k, v in fields.items() if isinstance(v, str)}
+    words = {k: str(v)[:MOST_CHARACTERS] for k, v in fields.items() if isinstance(v, str)}
+    # A title is shown as it is, and quoted wherever that matters.
+    fields |= {k: one_line(v) if k == "title" else plain_words(v) for k, v in words.items()}
     result, time = outcome(decided), parse_time(decided.get("time"))
     is_kept = result in KEPT
     minutes = None

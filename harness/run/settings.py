@@ -23,6 +23,7 @@ from harness.ground.cgroup import cpu_quota
 from harness.ground.clock import utc_now
 from harness.ground.errors import ParameterError, SettingsError
 from harness.ground.files import read_json, write_json_atomic
+from harness.ground.text import plain_words
 from harness.run import git_history
 from harness.run.profiles import NEVER_RUN, Profile, worker_threads
 from harness.sandbox.child import OPENMP
@@ -356,11 +357,11 @@ def eager_words(settings: Settings) -> str:
 
 
 def environment_words(settings: Settings) -> str:
-    """One line: what the run trains on and with, and what its clock counts."""
+    """One line of plain words: what the run trains on and with, and what its clock counts."""
     profile, device = settings.profile, settings.device
     label = f" ({NEVER_RUN})" if profile["tested"] == NEVER_RUN else ""
     mode = eager_words(settings) or "compiled"
-    return (
+    return plain_words(
         f"profile {profile['name']}{label}, {settings.budget_seconds:g} s a training, "
         f"{device['kind']} ({device['name']}), {settings.dtype}, {mode}, "
         f"torch {settings.versions['torch']}, Python {sys.version.split()[0]}, "

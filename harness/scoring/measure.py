@@ -131,7 +131,9 @@ class Measurement:
         """Further fields of `scored` for a run of the claim, which no proposer is told of."""
         fields: dict = {}
         with self._judged(fields, "holdout_seconds"):
-            fields["holdout_bpb"] = round(self._run("holdout", progress).val_bpb, 6)
+            found = self._run("holdout", progress)
+            save_losses(self.losses_path("holdout"), found.losses)
+            fields["holdout_bpb"] = round(found.val_bpb, 6)
         return fields
 
     def measure_unseen(self) -> None:

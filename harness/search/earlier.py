@@ -60,4 +60,4 @@ def lines_of(rows: Sequence[Row]) -> str:
 
 def _line(row: Row) -> str:
     gain = f"{row['gain']:+z.4f} ± {row['error']:.4f}"
-    return f"{gain} | {row['category']} | {one_line(row['title'], 100)}"
+    return f"{gain} | {one_line(row['category'], 24)} | {one_line(row['title'], 100)}"

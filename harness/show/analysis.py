@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from harness.ground.text import plain_words
 from harness.run.facts import FACTS, plain_settings
 from harness.run.noise import KNOWN_DF
 from harness.run.records import OUTCOME_WORDS, OUTCOMES
@@ -18,7 +19,7 @@ from harness.run.records import time_use as seconds_of
 from harness.show.frame import RunData, run_folders
 from harness.show.frame import choose_run as choose_run
 from harness.show.frame import choose_runs as choose_runs
-from harness.show.markup import Html, table
+from harness.show.markup import Html, as_text, table
 from harness.show.stage import read_curve
 
 KEPT_LATER = ("kept", "simplified")
@@ -73,11 +74,11 @@ def compare_runs(runs: Sequence[RunData]) -> list[str]:
     one if a baseline of the same file says that the machine was not; [] where they compare.
     """
     warnings = []
-    unknown = [run.tag for run in runs if not run.settings]
+    unknown = [plain_words(run.tag) for run in runs if not run.settings]
     if unknown and len(runs) > 1:
         names = ", ".join(unknown)
         warnings.append(f"nothing is known of the data, budget and hardware of {names}")
-    facts = {run.tag: plain_settings(run.settings) for run in runs if run.settings}
+    facts = {plain_words(run.tag): plain_settings(run.settings) for run in runs if run.settings}
     other_data = len({fact["data_id"] for fact in facts.values()}) > 1
     for name, word in FACTS.items():
         if other_data and name in ("data_hash", "eval_tokens"):
@@ -116,7 +117,7 @@ def _baselines_apart(runs: Sequence[RunData]) -> list[str]:
     if not gaps:
         return []
     gap, noise, *pair = max(gaps, key=lambda gap: gap[0] / max(gap[1], 1e-9))
-    scores = [f"{run.baseline.val_bpb:.4f} in {run.tag}" for run in pair]
+    scores = [f"{run.baseline.val_bpb:.4f} in {plain_words(run.tag)}" for run in pair]
     steps = [run.baseline.pace.steps for run in pair]
     pace = f", after {steps[0]:.0f} and {steps[1]:.0f} steps" if all(steps) else ""
     return [
@@ -153,15 +154,11 @@ def table_html(frame: pd.DataFrame) -> Html:
     """A table of this module as HTML, without columns that hold nothing; empty when it is."""
     frame = frame.reset_index().replace("", math.nan).dropna(axis="columns", how="all")
     rows = [[_cell(*cell) for cell in row.items()] for row in frame.to_dict("records")]
-    return table(list(frame), rows) if rows else Html()
+    return as_text(table(list(frame), rows)) if rows else Html()
 
 
 def _cell(name: str, value: object) -> object:
-    """Shares in percent, scores to four places.
-
-    Titles stand as code, because a notebook would typeset one with two dollar signs in it as
-    mathematics.
-    """
+    """Shares in percent, scores to four places, titles as code."""
     shapes = {"share": "{:.0%}", "gain_in_sigma": "{:.1f}"}
     if pd.isna(value):
         return ""

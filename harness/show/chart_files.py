@@ -38,13 +38,13 @@ def export(
     for name, table in tables_of(runs[0]).items():
         if len(table):
             written.append(folder / f"{name}.csv")
-            harmless(table).to_csv(written[-1])
+            harmless(table).to_csv(written[-1], index=False)
     return written
 
 
 def harmless(table: pd.DataFrame) -> pd.DataFrame:
-    """A table whose words are lines of printable text, which no spreadsheet takes for formulas."""
-    return table.map(word_cell)
+    """A table with its index, whose words are lines that no spreadsheet takes for formulas."""
+    return table.reset_index().map(word_cell)
 
 
 def word_cell(value: object) -> object:

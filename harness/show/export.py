@@ -69,9 +69,10 @@ def export(run: Run, target: Path) -> list[str]:
         files = []
         for name, what in FILES.items():
             path = run.folder / name
-            if path.exists():
+            there = path.exists() and path.resolve() == run.folder.resolve() / name  # no link
+            if there:
                 shutil.copy(path, made)
-            files.append(f"{path.name}: {what if path.exists() else 'gone, or never made'}")
+            files.append(f"{path.name}: {what if there else 'gone, or never made'}")
         files += export_changes(run, findings_of(run.state, found), made)
         write_text_atomic(made / "README.md", card(run, found, files))
         made.rename(target)

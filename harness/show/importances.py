@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from harness.ground.text import plain_words
 from harness.run.records import records_from_journal
 from harness.show.sentences import plural
 
@@ -87,7 +88,7 @@ def say_constants(entries: Sequence[dict]) -> str:
             f"{plural(len(tuned), 'tuned experiment')} with a score. Importances are told from "
             f"{LEAST_TUNED} on: each moves only a few of about twenty constants."
         )
-    first = ", ".join(f"{name} {share:.0%}" for name, share in shares[:5])
+    first = ", ".join(f"{plain_words(name)} {share:.0%}" for name, share in shares[:5])
     return (
         f"What mattered in {len(tuned)} tuned experiments: {first}. That is rough: on made-up "
         "nights four of five constants that mattered were among the first five. Which way to move "

@@ -81,7 +81,7 @@ def _constants(moves: dict[tuple[str, str], list[tuple[Change, Record]]]) -> lis
         tries = sorted(tries, key=lambda each: -abs(each[1].gain or 0.0))
         told = "; ".join(_try_words(*each) for each in tries[:MOST_TRIES])
         more = f"; and {len(tries) - MOST_TRIES} more" if len(tries) > MOST_TRIES else ""
-        lines.append(f"- `{name}` {way}: {told}{more}")
+        lines.append(f"- {quoted(name)} {way}: {told}{more}")
     return lines
 
 
@@ -150,7 +150,7 @@ def _importance(entries: Sequence[dict]) -> str:
     shares = constant_importances(tuned)
     if not shares:
         return f"told from {LEAST_TUNED} tuned experiments on; there are {len(tuned)}."
-    told = ", ".join(f"`{name}` {share:.0%}" for name, share in shares[:MOST_CONSTANTS])
+    told = ", ".join(f"{quoted(name)} {share:.0%}" for name, share in shares[:MOST_CONSTANTS])
     return (
         f"of {len(tuned)} tuned experiments, those whose score moved most, up or down, had moved"
         f" these (shares of 100%): {told}. The shares add up whether or not any constant matters:"

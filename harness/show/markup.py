@@ -116,7 +116,7 @@ def preformatted(text: str) -> Html:
 
 def diff(text: str, most: int = 200) -> Html:
     """A unified diff on coloured grounds, cut after `most` lines."""
-    shown, lines = Html(), text.splitlines()
+    shown, lines = Html(), text.removesuffix("\n").split("\n")  # other marks break no line of code
     for ground, alike in itertools.groupby(lines[:most], lambda line: DIFF_GROUNDS.get(line[:1])):
         whole = Html('<div style="background:{}">{}</div>' if ground else "<div>{1}</div>")
         shown += whole.format(ground, Html("\n").join(line or " " for line in alike))

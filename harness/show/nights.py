@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from harness.ground.text import plain_words
 from harness.run.records import Record
 from harness.show.analysis import compare_runs
 from harness.show.costs import run_usage
@@ -124,4 +125,4 @@ def _share(part: int, whole: int) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(map(plain_words, row))} |" for row in lines)

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 import ipywidgets as widgets
 
+from harness.ground.text import NO_MATHS
 from harness.run.records import Record
 from harness.show.markup import Html, bold
 from harness.show.panel_words import ORDERS, SHOWN, line_of
 
 WIDE = {"width": "100%"}
 # Lines closer than a widget's. What is too wide, such as a diff, scrolls and widens nothing else.
+# Where a picture of it is shown, no dollar signs of others begin mathematics.
 FITTED = Html(
-    '<div style="line-height:1.5;display:grid;grid-template-columns:minmax(0,1fr);overflow-x:auto">'
-    "{}</div>"
+    f'<div class="{NO_MATHS}" style="line-height:1.5;display:grid;'
+    'grid-template-columns:minmax(0,1fr);overflow-x:auto">{}</div>'
 )
 BESIDE = {"width": "auto", "min_width": "0"}
 

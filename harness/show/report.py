@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.ground.files import read_json, write_bytes_atomic, write_text_atomic
+from harness.ground.text import plain_words
 from harness.lab.close_out import CloseOut, read_close_out
 from harness.lab.close_out_findings import sentences
 from harness.run.machine import trial_words
@@ -131,7 +132,7 @@ def as_markdown(said: Report) -> str:
 def report_of(entries: Sequence[dict], beside: Beside) -> Report:
     """What there is to say of a run. A close-out of another file than the branch's is none."""
     settings, measured = beside.settings, beside.measured
-    records, tag = records_from_journal(entries), settings.get("tag", "(no tag)")
+    records, tag = records_from_journal(entries), plain_words(settings.get("tag", "(no tag)"))
     tip = incumbent_of(records)
     measured = measured.about(tip.experiment) if tip else CloseOut()
     claim = say_claim(records, measured.claimed, beside.claim_command)
@@ -163,7 +164,7 @@ def _measured(entries: Sequence[dict], settings: dict) -> str:
         times = (f"{end:%Y-%m-%d %H:%M} UTC" if end else "?" for end in ends)
         span = f"From {' to '.join(times)}."
     card = words_of_card(entry for entry in entries if entry["event"] == "trained")
-    told = [f"On this machine {each}." for each in tried]
+    told = [f"On this machine {plain_words(each)}." for each in tried]
     told += [f"The card in a training, by the median: {card}."] * bool(card)
     return " ".join([f"{span} Measured with {words}.", *told])
 
@@ -216,7 +217,7 @@ def _on_the_branch(records: Sequence[Record]) -> str:
             signed(record.gain),
             str(record.n_runs),
             *cells_of_pace(record.pace),
-            clean_description(record.verdict).replace("|", "/"),
+            record.verdict,
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

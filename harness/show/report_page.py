@@ -326,7 +326,7 @@ def _diff(folder: Path) -> Html | str:
     except OSError:
         return ""
     # Its first two lines name the files.
-    return diff("\n".join(text.splitlines()[2:]), DIFF_LINES) if text.strip() else ""
+    return diff(text.split("\n", 2)[-1], DIFF_LINES) if text.strip() else ""
 
 
 def _log(folder: Path, attempt: Attempt) -> Html | str:

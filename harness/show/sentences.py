@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.ground.text import one_line
 from harness.lab.close_out import claim_of, verdict_of_claim, words_of_claim
 from harness.run.facts import plain_settings
 from harness.run.noise import KNOWN_DF
@@ -46,8 +47,7 @@ FACT_WORDS = {
 
 def quoted(text: object, limit: int = 80) -> str:
     """Untrusted words as Markdown code: one line without back-quotes or bars, cut to limit."""
-    words = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
-    words = words.replace("`", "'").replace("|", "/")
+    words = one_line(text).replace("`", "'").replace("|", "/")
     if not words:
         return "(no title)"
     return f"`{words if len(words) <= limit else words[: limit - 3] + '...'}`"

@@ -339,9 +339,9 @@ def status_screen(run: Run) -> str:
         records = records_from_journal(run.entries)
         rows += branch_rows(run.folder, found, records) + night_rows(run, found, records)
         recent = [recent_line(record) for record in records[-RECENT:]]
-    lines = [f"{name:10} {words}" for name, words in rows]
+    lines = [f"{name:10} {one_line(words)}" for name, words in rows]
     lines += ["last five", *recent] if recent else []
-    return "\n".join([*lines, f"next       {found['next_command']}"])
+    return "\n".join([*lines, f"next       {one_line(found['next_command'])}"])
 
 
 def state_words(found: dict) -> str:

@@ -91,6 +91,15 @@ def test_two_failures_of_one_file_end_it_without_a_claim():
     assert found.step == "claim" and found.failed("baseline") and not found.failed("best")
 
 
+@pytest.mark.parametrize("sure, held", [(True, False), (False, True)])
+def test_an_excuse_that_only_the_training_itself_gives_is_held_against_its_file(sure, held):
+    """Else one that goes on where it likes its losses would be measured by its best runs."""
+    run = {"event": "run_started", "run": 0, "role": "best", "experiment": 3, "seed": 101}
+    ended = {"event": "trained", "status": "infrastructure", "cause": "no room", "sure": sure}
+    found = fold_close_out([BEGUN, run, ended, run | {"run": 1}, ended]).current
+    assert bool(found.failed("best")) is held
+
+
 def test_the_claim_is_the_difference_of_its_runs_alone():
     claims = fold_close_out(entries_of(RUNS)).current.claims_on("baseline")
     assert claims["val"] == claim([1.40, 1.42, 1.41], [1.50, 1.51, 1.49])

@@ -31,7 +31,7 @@ from labs import (
 import harness
 from harness.check.check import check_run
 from harness.ground.errors import LoopError, Paused
-from harness.lab import executor, trainings
+from harness.lab import executor, loop, trainings
 from harness.lab.loop import Lab
 from harness.lab.proposal_request import Asking, proposal_request
 from harness.lab.proposing import OBEYED, program_in_force
@@ -45,7 +45,33 @@ from harness.run.state import MOST_CUT_OFF
 from harness.scoring import measure
 from harness.search.program import read_program
 from harness.show import status
+from harness.show.experiment_page import LiveTraining
 from harness.show.idea_page import idea_page
+
+LIES = (
+    '    lies = {"share": "x", "stage": ["training"], "run": {}, "seed": "</div>", "status": 1}\n'
+    '    lies |= {"budget_seconds": "x", "run_kind": None, "experiment": -1, "cause": []}\n'
+    "    session._send('batch', device_batch_size='x', progress='x', train_loss=[], **lies)\n"
+    "    session._send('step', step=0, progress=0.0, train_loss=1.0, tok_per_sec=1.0, **lies)\n"
+)
+
+
+def test_names_that_a_training_gives_its_events_are_none_of_ours(lab, monkeypatch):
+    monkeypatch.setattr(loop, "check_candidate", lambda source, tried: [])
+    source = incumbent_source(lab).replace("    session.start()\n", f"{LIES}    session.start()\n")
+    put_candidate(lab, source)
+    live, told = LiveTraining(), []
+
+    def listen(event: dict) -> None:
+        live(event)
+        told.append(event | {"page": live.page(event)})
+
+    for stage in (lab.begin, lab.propose, lab.check):
+        stage()
+    lab.train(listen)
+    assert lab.experiment.attempt.runs[0].status == "ok", lab.experiment.attempt.failure
+    assert {event["experiment"] for event in told} == {1}
+    assert {event["stage"] for event in told} == {"training", "scoring"}
 
 
 def test_the_baseline_is_one_row_one_commit_and_the_first_incumbent(lab):

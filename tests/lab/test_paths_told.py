@@ -18,6 +18,8 @@ from harness.lab.proposal_request import without_paths
             "see https://pytorch.org/docs/stable/x.html",
             "see https://pytorch.org/docs/stable/x.html",
         ),
+        ("at file:///home/me/lab/train.py", "at file://train.py"),
+        ("PATH=/usr/bin:/home/me/bin/python", "PATH=bin:python"),
         ("shape 3/4/5 is not 1/2, nor a/b/c", "shape 3/4/5 is not 1/2, nor a/b/c"),
         ("", ""),
     ],

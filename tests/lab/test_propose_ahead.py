@@ -1,5 +1,6 @@
 """The next proposal is asked for while a training runs, and taken only where it still holds."""
 
+import dataclasses
 import json
 import time
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from harness.lab.close_out import STOP_FILE
 from harness.lab.proposal_request import Asking
 from harness.lab.propose_ahead import may_ask_ahead, take_ahead
 from harness.rules.next_step import Step
+from harness.sandbox import wall
 
 FAR = "base_url=https://models.example.org/v1"
 
@@ -38,7 +40,9 @@ def answer_with(source: str):
 def asked(lab, monkeypatch, tmp_path):
     """A run whose model answers at once, on this machine, and may be asked ahead all the same."""
     without_keys(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(propose_ahead, "may_ask_ahead", lambda asking: asking.proposer != "tpe")
+    monkeypatch.setattr(
+        propose_ahead, "may_ask_ahead", lambda asking, walled: asking.proposer != "tpe"
+    )
     text = "```settings\nallowed_categories = ['tune']\n```\n"
     monkeypatch.setattr(lab, "program_text", lambda: text)
     with FakeOpenAI(answer_with(incumbent_source(lab))) as server:
@@ -125,5 +129,21 @@ def test_where_a_model_may_be_asked_ahead(
 ):
     without_keys(monkeypatch, tmp_path)
     monkeypatch.setenv(propose_ahead.NIGHT_VARIABLE, night)
-    monkeypatch.setattr(propose_ahead, "find_wall", lambda: SimpleNamespace(walled=walled))
-    assert may_ask_ahead(Asking(proposer, "m", options)) == may
+    assert may_ask_ahead(Asking(proposer, "m", options), walled) == may
+
+
+@pytest.mark.parametrize("why", ["", "this card does not work behind bubblewrap"])
+def test_nobody_holds_a_key_beside_code_that_no_wall_holds(lab, why, monkeypatch, tmp_path):
+    without_keys(monkeypatch, tmp_path)
+    monkeypatch.setenv(propose_ahead.NIGHT_VARIABLE, "1")
+    monkeypatch.delenv(wall.VARIABLE, raising=False)
+    monkeypatch.setattr(
+        wall, "try_bubblewrap", lambda: wall.Wall("bubblewrap", "", program="bwrap")
+    )
+    lab.settings = dataclasses.replace(
+        lab.settings, device=lab.settings.device | {"wall_error": why}
+    )
+    lab.begin()
+    lab.ahead.begin(Asking("llm", "m", FAR), incumbent_source(lab), lab.program_text())
+    assert (lab.ahead._process is None) is bool(why)
+    lab.ahead.drop()

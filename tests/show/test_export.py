@@ -107,6 +107,16 @@ def test_a_claim_that_is_not_made_is_not_made_up(tmp_path):
     assert "- experiment 1: `idea 1`" in card
 
 
+def test_a_link_in_a_folder_that_was_handed_over_takes_no_file_along(tmp_path):
+    night = Kept(tmp_path / "t", (MORE_DEPTH,))
+    (tmp_path / "secret").write_text("a key")
+    (night.run.folder / "best/weights.safetensors").symlink_to(tmp_path / "secret")
+    assert "weights.safetensors: gone, or never made" in export(night.run, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        *("README.md", "provenance.json", "train.py")
+    ]
+
+
 def test_what_cannot_be_exported_is_said_and_nothing_is_left(tmp_path, capsys):
     nothing = Kept(tmp_path / "t")
     with pytest.raises(LoopError, match="kept nothing"):

@@ -243,9 +243,10 @@ def test_how_the_baseline_trains_is_found_by_training_and_kept_for_the_machine(
     ]:
         with pytest.raises(AssertionError, match="tried again"):  # whatever the answer depends on
             find_fit(trainer(other, tiny_data, tmp_path / "run"), source, said.append)
-    kept.write_text('{"fit": {"com')
-    with pytest.raises(AssertionError, match="tried again"):  # half a file is none
-        find_fit(trainer(settings, tiny_data, tmp_path / "run"), EAGER, said.append)
+    for text in ('{"fit": {"com', '{"fit": {"rows": 4}}', '{"fit": null}'):
+        kept.write_text(text)
+        with pytest.raises(AssertionError, match="tried again"):  # half a file is none
+            find_fit(trainer(settings, tiny_data, tmp_path / "run"), EAGER, said.append)
 
 
 @pytest.mark.parametrize("status", ["infrastructure", "interrupted"])

@@ -33,6 +33,7 @@ from harness.search.llm.failures import (
     page_text,
     quoted_line,
 )
+from harness.search.llm.quoting import without_chat_marks
 from harness.search.llm.reasoning import message_parts
 from harness.search.llm.response_limits import parse_json
 from harness.search.llm.stream import BrokenStream, whole_reply
@@ -134,7 +135,11 @@ class Chat:
         """
         if self._ends is None:
             self._ends = time.monotonic() + self.options.deadline_seconds
-        messages = [{"role": m["role"], "content": self._clean(m["content"])} for m in messages]
+        messages = [
+            # train.py stands in them to the letter, comments of edited code included
+            {"role": m["role"], "content": self._clean(without_chat_marks(m["content"]))}
+            for m in messages
+        ]
         known = self.exchanges.dropped(self.model)
         left_out: dict[str, bool] = {}  # what is left out, and whether for the whole run
         while True:

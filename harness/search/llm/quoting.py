@@ -26,7 +26,13 @@ _CHAT_MARKS = re.compile(
 def clean(text: str) -> str:
     """Return a text as it would be read: no escapes, nothing invisible, progress as it ended."""
     text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    text = without_invisible(without_escapes(text))
+    return without_chat_marks(without_escapes(text))
+
+
+def without_chat_marks(text: str) -> str:
+    """Return a text, a whole message perhaps, without what only a model or its server would read:
+    the markers of chat templates, and characters that nobody sees."""
+    text = without_invisible(text)
     return _CHAT_MARKS.sub(lambda match: match[0] + " " if match[0] != ">" else " >", text)
 
 

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
+from harness.ground.text import one_line
 from harness.show.markup import AMBER, BLUE, GREEN, GREY, RED, Html, picture
 
 INK, MUTED = "#22262E", "#5E6673"  # in a notebook both are the colour of its text
@@ -148,7 +149,7 @@ def empty_figure(title: str, message: str) -> LabFigure:
 
 def safe(text: str) -> str:
     """Untrusted words for matplotlib, where a dollar sign would start mathematics, or fail to."""
-    return str(text).replace("$", r"\$")
+    return one_line(text).replace("$", r"\$")
 
 
 def short(text: str, limit: int = 34) -> str:
