@@ -158,7 +158,7 @@ _MEANINGS = (
     ((429,), _TOO_LARGE, "context_too_long", _SMALLER),
     ((429,), _ANY_WORDS, "rate_limited", ""),
     (UNANSWERED, _ANY_WORDS, "server", _SILENCE),
-    (LATE, _ANY_WORDS, "server", _PATIENCE),
+    (LATE, _ANY_WORDS, "stalled", _PATIENCE),
     ((409, 425, *range(500, 1000)), _ANY_WORDS, "server", ""),
     ((413,), _ANY_WORDS, "context_too_long", _SMALLER),
     (_ANY_STATUS, _CONTEXT, "context_too_long", _SMALLER),
