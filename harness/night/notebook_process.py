@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -33,8 +34,6 @@ PRELOAD = [
     "papermill.clientwrap",
     "nbconvert.exporters.html",
 ]
-
-
 STARTS = 10  # times that the server is asked for a process
 # Before the next time: one that was killed refuses connections for a moment before it counts as
 # dead.
@@ -43,7 +42,16 @@ MOST_CUT = 3
 
 
 def make_context() -> BaseContext:
-    """A forkserver with papermill loaded; where there is none (Windows), plain spawn."""
+    """A forkserver with papermill loaded; where there is none (Windows), plain spawn. Raises
+    LoopError where no notebook could talk to its kernel."""
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+    except OSError as error:
+        raise LoopError(
+            f"no socket can be opened here ({error.strerror}), and notebooks need some: let this "
+            "command run outside of the sandbox of a coding agent (docs/agents.md), or the like"
+        ) from error
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

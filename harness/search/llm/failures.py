@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 # The kinds of failure: those that may go away by themselves, and those that a person must mend.
 PASSING = ("rate_limited", "server", "stalled", "unreachable", "deadline")
 LASTING = ("setup", "unauthorised", "unknown_model", "context_too_long", "bad_request", "budget")
-RETRIED = (
-    "rate_limited",
-    "server",
-    "unreachable",
-)  # not what took the request and is at work on it
+RETRIED = ("rate_limited", "server", "unreachable")  # not what may still be at work on it
 BASE_URL = "(is it the base URL? It usually ends in /v1)"
 SHOWN_CHARACTERS = 300  # of a server's own message
 READ_CHARACTERS = 4000  # of it, to find out what it is about
