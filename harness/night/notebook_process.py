@@ -43,7 +43,9 @@ MOST_CUT = 3
 
 def make_context() -> BaseContext:
     """A forkserver with papermill loaded; where there is none (Windows), plain spawn. Raises
-    LoopError where no notebook could talk to its kernel."""
+    LoopError where no notebook could run."""
+    if os.path.expanduser("~") == "~":
+        raise LoopError("this user has no home folder: set HOME to one that you can write")
     try:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

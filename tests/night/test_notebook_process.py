@@ -71,3 +71,11 @@ def test_where_no_socket_can_be_opened_it_is_said_at_once_and_not_by_the_kernel(
     monkeypatch.setattr(notebook_process.socket, "socket", refused)
     with pytest.raises(LoopError, match="no socket can be opened .* outside of the sandbox"):
         notebook_process.make_context()
+
+
+def test_a_user_without_a_home_is_told_to_set_one(monkeypatch):
+    """As under a number that no file of users knows, in some containers."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    with pytest.raises(LoopError, match="no home folder: set HOME"):
+        notebook_process.make_context()
