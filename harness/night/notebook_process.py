@@ -47,11 +47,11 @@ def make_context() -> BaseContext:
     if os.path.expanduser("~") == "~":
         raise LoopError("this user has no home folder: set HOME to one that you can write")
     try:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            socket.create_connection(probe.getsockname(), timeout=5).close()
     except OSError as error:
         raise LoopError(
-            f"no socket can be opened here ({error.strerror}), and notebooks need some: let this "
+            f"no socket can be opened here ({error}), and notebooks need some: let this "
             "command run outside of the sandbox of a coding agent (docs/agents.md), or the like"
         ) from error
     if "forkserver" not in multiprocessing.get_all_start_methods():
