@@ -18,7 +18,7 @@ import harness
 from harness.data.manifest import PreparedData, open_prepared
 from harness.ground.errors import BusyError, DataError, DeviceRefused, LabError, SettingsError
 from harness.lab import model_text, other_text, start
-from harness.lab.close_out import STOP_FILE, is_wanted, read_close_out
+from harness.lab.close_out import is_wanted, read_close_out
 from harness.lab.proposal_request import SINCE_VARIABLE
 from harness.lab.proposing import check_program, kept_program
 from harness.night.endpoint_check import Proposers, choose_proposers
@@ -93,7 +93,6 @@ def hold_and_drive(wishes: Wishes) -> tuple[int, str]:
     make_folder(wishes.folder)
     advice = f"See it with: {command_on(wishes.folder, '--status')}; or choose another tag"
     with hold(wishes.folder, "night", "a night", advice):
-        (wishes.folder / STOP_FILE).unlink(missing_ok=True)
         step = step_after(wishes.run.state)
         begun = (step.kind, step.attempt) != ("propose", 0)  # before this start
         os.environ[SINCE_VARIABLE] = str(step.experiment + begun)

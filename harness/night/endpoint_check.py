@@ -1,7 +1,7 @@
 """Who has the ideas of a night: settled before any work is done, so that a mistyped model costs a
 minute and not the night.
 
-In: what was asked for, and what a person exported. Out: proposer, model, and sentences on them.
+In: what was asked for, and what a person exported. Out: proposer, and sentences on it.
 Refuses a proposer without an endpoint, options that cannot be read, a key that is not taken, a
 model that is not served, and several served where none was named. An endpoint that cannot be
 reached now is no reason: the night begins with `tpe`, says so, and asks again later.
@@ -39,10 +39,9 @@ LIMITS = ("budget_tokens", "budget_usd", "budget_requests", "budget_hours")
 
 @dataclass(frozen=True)
 class Proposers:
-    """proposer: tpe, llm or hybrid. model: "" until it is known. words: what a person is told."""
+    """proposer: tpe, llm or hybrid. words: what a person is told."""
 
     proposer: str
-    model: str
     words: str
 
 
@@ -54,13 +53,13 @@ def choose_proposers(wishes: Wishes) -> Proposers:
             if wishes.proposer:
                 raise LoopError(f"{asked} cannot be obeyed: --proposer tpe asks no language model")
             raise LoopError(f"{asked} needs a language model, and none is known here: {HOW}")
-        return Proposers("tpe", "", "ideas by tpe and the bank, which need no key")
+        return Proposers("tpe", "ideas by tpe and the bank, which need no key")
     if not keys.has_endpoint(wishes.llm):
         raise LoopError(f"--proposer {wanted} needs a language model: {HOW}")
     status, answer = ask_endpoint(wishes)
     if status == UNREACHABLE:
         later = "Until it answers, ideas are by tpe; it is asked again later"
-        return Proposers(wanted, wishes.model, f"{answer}. {later}")
+        return Proposers(wanted, f"{answer}. {later}")
     if status:
         raise LoopError(answer)
     found = json.loads(answer)
@@ -72,7 +71,7 @@ def choose_proposers(wishes: Wishes) -> Proposers:
     if limits:
         budget = f"at most {', '.join(limits)}"
     ideas = f"ideas by {found['model']} at {found['base_url']}"
-    return Proposers(wanted, found["model"], f"{ideas}, {turns}; {budget}")
+    return Proposers(wanted, f"{ideas}, {turns}; {budget}")
 
 
 def proposer_of(wishes: Wishes) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -33,8 +34,6 @@ PRELOAD = [
     "papermill.clientwrap",
     "nbconvert.exporters.html",
 ]
-
-
 STARTS = 10  # times that the server is asked for a process
 # Before the next time: one that was killed refuses connections for a moment before it counts as
 # dead.
@@ -43,7 +42,18 @@ MOST_CUT = 3
 
 
 def make_context() -> BaseContext:
-    """A forkserver with papermill loaded; where there is none (Windows), plain spawn."""
+    """A forkserver with papermill loaded; where there is none (Windows), plain spawn. Raises
+    LoopError where no notebook could run."""
+    if os.path.expanduser("~") == "~":
+        raise LoopError("this user has no home folder: set HOME to one that you can write")
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            socket.create_connection(probe.getsockname(), timeout=5).close()
+    except OSError as error:
+        raise LoopError(
+            f"no socket can be opened here ({error}), and notebooks need some: let this "
+            "command run outside of the sandbox of a coding agent (docs/agents.md), or the like"
+        ) from error
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

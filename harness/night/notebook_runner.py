@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import harness
+from harness.ground.cgroup import memory_limit_words
 from harness.ground.clock import wall_seconds
 from harness.ground.errors import GaveUp, LabError, LoopError, Paused, kinds_of
 from harness.lab import close_out
@@ -128,6 +129,7 @@ class NotebookRunner:
             failures, reached = (failures + 1 if made <= reached else 1), made
             said = first_line(message)
             if failures >= TRIES:
+                said += memory_limit_words() * kind.startswith("Dead")
                 words = f"notebook {name} failed {TRIES} times in a row with {kind}: {said}"
                 raise (Paused if kind in DIED else LoopError)(f"{words}. See {output}")
             ended = f"the notebook of {page} ended with {kind} ({said})"

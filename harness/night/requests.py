@@ -34,6 +34,7 @@ class Stopper:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Stopper:
+        self.file.unlink(missing_ok=True)  # of another night, or of a `try`
         handlers = {signal.SIGINT: self._interrupt, signal.SIGTERM: self._terminate}
         if hasattr(signal, "SIGHUP"):  # a closed SSH window does not end the night
             handlers[signal.SIGHUP] = signal.SIG_IGN

@@ -56,8 +56,7 @@ def is_held(folder: Path, name: str) -> bool:
 
 @contextlib.contextmanager
 def hold(folder: Path, name: str, what: str, advice: str) -> Iterator[None]:
-    """Hold the run's lock `name`, "night" or "experiment". Raises BusyError, naming the holder, or
-    SettingsError."""
+    """Hold the run's lock `name`, "night" or "experiment". Raises BusyError or SettingsError."""
     lock = lock_of(folder, name)
     try:
         lock.acquire(timeout=LOOK_SECONDS, poll_interval=0.02)

@@ -1,10 +1,10 @@
 """Compiled code that trainings begin with, so that each idea is compiled once.
 
 In: a run's folder of it, on a local disk, and the train.py. Out: a private copy for one training:
-what an earlier training of the same file had compiled, else what the incumbent's had. Of a training
-is kept what was there when its start-up was over: nothing of its own had been trained by then,
-since the rows come later. What it writes after that goes with it, and another file never gets it.
-The folder may go at any time: then things are compiled anew.
+what an earlier training of the same file had compiled, else what the baseline's had, which nobody
+edited. Of a training is kept what was there when its start-up was over: nothing of its own had been
+trained by then, since the rows come later. What it writes after that goes with it, and another file
+never gets it. The folder may go at any time: then things are compiled anew.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class CompileCache:
         """Make the copy: whole, or empty."""
         remove_tree(self.path)
         if self.root:
-            own, best = ready_of(self.root, self._train_py), self.root / "promoted"
+            own, promoted = ready_of(self.root, self._train_py), self.root / "promoted"
             try:
-                shutil.copytree(own if own.is_dir() else best, self.path)
+                shutil.copytree(own if own.is_dir() else promoted, self.path)
             except OSError:  # there is none, or no room
                 remove_tree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)

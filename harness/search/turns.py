@@ -201,8 +201,7 @@ def _period(theirs: Sequence[Row]) -> int:
 
 
 def _had_its_turn(row: Row, request: Mapping[str, Any]) -> bool:
-    """Return whether the model that is asked now was asked for an experiment, in this start of the
-    night where that failed."""
+    """Return whether the present model was asked, in this start of the night where that failed."""
     if row["llm_failed"]:
         return row["experiment"] >= request.get("asked_since", 0)
     named = (request.get("llm") or {}).get("model")

@@ -28,7 +28,7 @@ def usage_of(noted: Mapping | None) -> Usage:
 def asked_of(entries: Sequence[Mapping]) -> list[Mapping]:
     """The proposals for which a language model was asked, whatever it came to."""
     proposed = (entry for entry in entries if entry["event"] == "proposed")
-    return [each for each in proposed if each.get("llm_failed") or each["proposer"] == "llm"]
+    return [each for each in proposed if each.get("llm_failed") or each.get("proposer") == "llm"]
 
 
 def failure_words(entries: Sequence[Mapping], quote: Callable[[str], str] = one_line) -> str:

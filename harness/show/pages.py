@@ -139,10 +139,12 @@ def _converter(without_code: bool):
 
     formatter = HtmlFormatter(style="default", nobackground=True)
     # Of the environment that nbconvert is installed in, which may be another one than is running.
-    templates = Path(nbconvert.__file__).parents[4] / "share/jupyter/nbconvert/templates"
-    options = {"template_name": "basic", "extra_template_basedirs": [str(templates)]}
+    templates = [str(Path(nbconvert.__file__).parents[4] / "share/jupyter/nbconvert/templates")]
+    extra = {"extra_template_basedirs": templates, "extra_template_paths": templates}
     try:
-        exporter = nbconvert.HTMLExporter(exclude_input=without_code, **options)
+        exporter = nbconvert.HTMLExporter(
+            template_name="basic", exclude_input=without_code, **extra
+        )
     except ValueError as error:
         raise SettingsError(
             "nbconvert lacks its templates: pip install --force-reinstall nbconvert"

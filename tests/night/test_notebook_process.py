@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import pytest
 
 import harness
 from harness.ground.errors import LoopError, kinds_of
+from harness.night import notebook_process
 from harness.night.notebook_process import run_papermill
 
 
@@ -58,3 +60,22 @@ def test_a_folder_of_temporary_files_with_too_long_a_name_is_named(tmp_path):
     if not done.returncode:
         pytest.skip("this Python takes a shorter folder by itself")
     assert "LoopError" in done.stderr and "set TMPDIR to a shorter one" in done.stderr
+
+
+def test_where_no_socket_can_be_opened_it_is_said_at_once_and_not_by_the_kernel(monkeypatch):
+    """As in the sandbox of some coding agents."""
+
+    def refused(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(notebook_process.socket, "socket", refused)
+    with pytest.raises(LoopError, match="no socket can be opened .* outside of the sandbox"):
+        notebook_process.make_context()
+
+
+def test_a_user_without_a_home_is_told_to_set_one(monkeypatch):
+    """As under a number that no file of users knows, in some containers."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    with pytest.raises(LoopError, match="no home folder: set HOME"):
+        notebook_process.make_context()

@@ -24,10 +24,14 @@ from harness.check.check import check_run
 from harness.ground.errors import LoopError
 from harness.lab.loop import Lab
 from harness.night import try_idea
+from harness.night.requests import Stopper, ask_to_stop
+from harness.night.terminal import Terminal
 from harness.night.try_again import idea_again
 from harness.night.try_idea import Idea, Refused, check_idea, place_idea, refusal
+from harness.night.wishes import Wishes
 from harness.options import TRY_STATUSES, make_parser
 from harness.run.journal import read_journal
+from harness.run.locks import hold
 from harness.run.run import again_command
 from harness.run.state import fold
 from harness.sandbox import keys
@@ -355,6 +359,20 @@ def test_an_idea_that_is_killed_goes_on_and_two_at_once_are_refused(tmp_path, ba
     status, found, said = try_it(checkout, cache, file, "--idea", "larger steps")
     assert status == 0 and found["experiment"] == 1 and events().count("proposed") == 1, said
     assert check_run(run) == []
+
+
+def test_a_wish_to_stop_ends_with_what_it_was_said_to(tmp_path):
+    """`--stop` while somebody's `try` is at work must not end the next one."""
+    wishes = Wishes(tag="t", results=str(tmp_path))
+    wishes.folder.mkdir()
+    with hold(wishes.folder, "night", "an idea of somebody", ""):
+        assert "stops after" in ask_to_stop(wishes.folder)
+    terminal = Terminal(wishes.folder / "night.log", io.StringIO())
+    with Stopper(wishes, terminal) as stopper:
+        assert not stopper.is_wanted()
+        (wishes.folder / "STOP").touch()
+        assert stopper.is_wanted()
+    terminal.close()
 
 
 def test_an_agent_may_do_all_that_program_md_tells_it_to_without_asking():

@@ -2,10 +2,13 @@
 
 import html.parser
 import re
+import subprocess
+import sys
 
 import journals
 import nbformat
 import pytest
+from checkout import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from harness.ground.errors import PageError, SettingsError
@@ -120,11 +123,15 @@ def test_scripts_in_any_spelling_are_taken_out():
     )
 
 
-def test_templates_are_those_of_the_environment_that_nbconvert_is_in(notebook, monkeypatch):
-    """Python may run from another one, whose folders Jupyter looks at."""
-    monkeypatch.setattr("nbconvert.exporters.templateexporter.jupyter_path", lambda *names: [])
-    pages._converter.cache_clear()
-    assert "Experiment 7" in export_notebook(notebook).read_text()
+def test_templates_are_those_of_the_environment_that_nbconvert_is_in(notebook):
+    """Python may run from another one, whose folders are all that Jupyter looks at."""
+    code = (
+        "import sys, jupyter_core.paths; jupyter_core.paths.jupyter_path = lambda *names: [];"
+        "from harness.show.pages import export_notebook; export_notebook(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(notebook)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=250)
+    assert "Experiment 7" in notebook.with_suffix(".html").read_text()
 
 
 def test_without_templates_the_index_is_written_and_what_is_missing_is_said(tmp_path, monkeypatch):

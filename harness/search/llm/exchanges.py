@@ -203,8 +203,7 @@ class Exchanges:
         self._append_line({"event": "dropped", "time": utc_now(), **where, "parameter": parameter})
 
     def dropped(self, model: str) -> set[str]:
-        """The parameters that a model did not take since the night was started: whoever starts it
-        again may have another server there."""
+        """The parameters that a model did not take since the night was started."""
         known, here = read_ledger(self.ledger_path).dropped.items(), (self.options.base_url, model)
         return {where[2] for where, when in known if where[:2] == here and when >= self.since}
 

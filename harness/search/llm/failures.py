@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 # The kinds of failure: those that may go away by themselves, and those that a person must mend.
 PASSING = ("rate_limited", "server", "stalled", "unreachable", "deadline")
 LASTING = ("setup", "unauthorised", "unknown_model", "context_too_long", "bad_request", "budget")
-RETRIED = (
-    "rate_limited",
-    "server",
-    "unreachable",
-)  # not what took the request and is at work on it
+RETRIED = ("rate_limited", "server", "unreachable")  # not what may still be at work on it
 BASE_URL = "(is it the base URL? It usually ends in /v1)"
 SHOWN_CHARACTERS = 300  # of a server's own message
 READ_CHARACTERS = 4000  # of it, to find out what it is about
@@ -158,7 +154,7 @@ _MEANINGS = (
     ((429,), _TOO_LARGE, "context_too_long", _SMALLER),
     ((429,), _ANY_WORDS, "rate_limited", ""),
     (UNANSWERED, _ANY_WORDS, "server", _SILENCE),
-    (LATE, _ANY_WORDS, "server", _PATIENCE),
+    (LATE, _ANY_WORDS, "stalled", _PATIENCE),
     ((409, 425, *range(500, 1000)), _ANY_WORDS, "server", ""),
     ((413,), _ANY_WORDS, "context_too_long", _SMALLER),
     (_ANY_STATUS, _CONTEXT, "context_too_long", _SMALLER),
