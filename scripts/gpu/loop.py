@@ -38,9 +38,8 @@ def run(task: str, settings: Settings) -> dict:
     whole = importlib.util.find_spec("papermill") is not None
     results = ["--results", str(folder / "results"), "--tag", TAG, "--experiments", "1"]
     command = ["overnight", *results] if whole else ["train", "train_template.py"]
-    options = settings.loop_options
-    command += options if whole else ["--set", *options[options.index("--set") + 1 :]]
-    row = watch([sys.executable, "-m", "harness", *command], folder, settings)
+    command = [sys.executable, "-m", "harness", *command, *settings.loop_options]
+    row = watch(command, folder, settings)
     return row | {"way": "whole loop" if whole else "by hand: papermill is not installed"}
 
 
