@@ -46,10 +46,8 @@ def run(task: str, settings: Settings) -> dict:
 def watch(command: list[str], folder: Path, settings: Settings) -> dict:
     """Run the command until the first experiment is decided, it ends, or its time is over."""
     log, began = folder / "loop.log", time.time()
-    environment = os.environ | {
-        "PYTHONPATH": str(folder),
-        "AUTORESEARCH_CACHE": str(folder / "cache"),
-    }
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "AUTORESEARCH_CACHE": str(folder / "cache")}
     with log.open("wb") as said:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
