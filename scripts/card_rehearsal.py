@@ -38,11 +38,12 @@ HEAD = (
 WORDS = """# The card path, rehearsed without a card
 
 `python scripts/card_rehearsal.py` on {torch} and triton {triton}: the template, with all of
-`train()`, compiled for cards that were not there. **Kernels made**: Triton
-kernels of forward, backward and optimizer that became machine code, each counted once; what they
-compute was not looked at. Products and attention are calls to libraries. **GB**: what the graphs of
-one step read and write, by Inductor's count. **At least**: the time that this takes at the
-bandwidth that the card's maker publishes. Nothing in this table was measured on a card.
+`train()`, compiled for cards that were not there; one before sm_80 computes in float32. **Kernels
+made**: Triton kernels of forward, backward and optimizer that became machine code, each counted
+once; what they compute was not looked at. Products and attention are calls to libraries. **GB**:
+what the graphs of one step of one pass read and write, by Inductor's count. **At least**: the time
+that this takes at the bandwidth that the card's maker publishes. Nothing in this table was measured
+on a card.
 
 {rows}
 """

@@ -8,6 +8,7 @@ integrated graphics, WSL2 without NVIDIA, a card that is too old for every build
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -56,6 +57,8 @@ ROCM_BUILT_FOR = (
     *("gfx900", "gfx906", "gfx908", "gfx90a", "gfx942", "gfx950", "gfx1030"),
     *("gfx1100", "gfx1101", "gfx1102", "gfx1150", "gfx1151", "gfx1200", "gfx1201"),
 )
+# Attention kernels beside torch's own, and the modules that have them.
+FLASH_ATTENTION = {"fa3": "flash_attn_interface", "fa4": "flash_attn"}
 # NVIDIA's PCI numbers rise with the architecture; this one is the first Maxwell.
 OLDEST_PCI = 0x1340
 
@@ -97,6 +100,11 @@ def listed_card(cells: list[str]) -> Card:
     name, driver, capability, mig = (*cells, "", "")[:4]
     known = re.fullmatch(r"\d+\.\d", capability)
     return Card(name, f"sm_{capability.replace('.', '')}" * bool(known), driver, mig == "Enabled")
+
+
+def newer_attention() -> list[str]:
+    """Which kernels of FLASH_ATTENTION are installed."""
+    return [name for name, module in FLASH_ATTENTION.items() if importlib.util.find_spec(module)]
 
 
 def lines_of(command: list[str]) -> list[str]:

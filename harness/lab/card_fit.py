@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+from harness.ground.cards import newer_attention
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.device_batch import search_rows, try_rows
 from harness.lab.executor import Executor
@@ -75,7 +76,7 @@ def facts_of(executor: Executor, source: str) -> dict:
     """All that the answer depends on."""
     settings, data = executor.settings, executor.data
     return {
-        "format_version": 2,
+        "format_version": 3,
         "device": settings.device["name"],
         "memory_mb": settings.device["memory_mb"],
         "torch": settings.versions["torch"],
@@ -84,6 +85,7 @@ def facts_of(executor: Executor, source: str) -> dict:
         "n_vocab": data.n_vocab,
         "dtype": settings.dtype,
         "compile": settings.compile,
+        "newer_attention": newer_attention(),
     }
 
 

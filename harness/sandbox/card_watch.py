@@ -10,6 +10,7 @@ the idea's own doing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import shutil
@@ -17,7 +18,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,7 +50,7 @@ class CardWatch:
             f"--id=GPU-{uuid}",
             folder,
         )
-        self._reasons = self._find_reasons() if self._tool and uuid else None
+        self._reasons = find_reasons(self._tool, self._card) if self._tool and uuid else None
         self._open, self._said = contextlib.ExitStack(), []
         self.facts: dict | None = None
 
@@ -59,13 +59,6 @@ class CardWatch:
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
-
-    def _find_reasons(self) -> str | None:
-        """The name of the field that this driver knows."""
-        for name in REASONS:
-            if lines_of([self._tool, self._card, f"--query-gpu={name}", CSV]):
-                return name
-        return None
 
     def hear(self, event: dict) -> None:
         """Watch from `ready` to `stop`: then the training is still there, and off its clock."""
@@ -88,7 +81,7 @@ class CardWatch:
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.DEVNULL,
-            preexec_fn=partial(die_with_parent, os.getpid()),
+            preexec_fn=functools.partial(die_with_parent, os.getpid()),
         )
         self._open.callback(process.wait)
         self._open.callback(process.kill)
@@ -112,6 +105,13 @@ class CardWatch:
             "others_share": read_others(uses, self._family),
             "waited_share": round(waited / seconds, 3),
         }
+
+
+@functools.cache
+def find_reasons(tool: str, card: str) -> str | None:
+    """The name of the field that this driver knows."""
+    known = (name for name in REASONS if lines_of([tool, card, f"--query-gpu={name}", CSV]))
+    return next(known, None)
 
 
 def lines_so_far(file: BinaryIO) -> list[str]:

@@ -140,11 +140,12 @@ class WatchedTraining:
     def _command(self) -> list[str]:
         """What starts train.py, behind the wall."""
         request, parent = self.request, 0 if self.wall.walled else os.getpid()
+        others = [request.compile_cache] * bool(request.compile_cache)  # other files' compiled code
         return self.wall.enclose(
             child_command("harness.training.launch", request.train_py, str(parent)),
             own=self.own,
             readable=[Path(request.train_py), self.folder / "run.json"],
-            hidden=[Path(path) for path in request.hidden],
+            hidden=[Path(path) for path in (*request.hidden, *others)],
             device=request.device,
         )
 

@@ -12,16 +12,15 @@ even a dense mask gives what the formula says.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
 
+from harness.ground.cards import newer_attention
 from harness.training.rungs import RUNGS, Attention, causal, chunked
 
-# Which FlashAttention a generation of cards can run besides PyTorch's, and what has it.
-NEWER = {9: ("fa3", "fa4"), 10: ("fa4",)}
-PACKAGES = {"fa3": "flash_attn_interface", "fa4": "flash_attn"}
+# The generations of cards that run a newer FlashAttention than PyTorch's.
+NEWER = {"fa3": (9,), "fa4": (9, 10)}
 _full: Attention = causal
 _windowed: Attention = chunked
 
@@ -115,7 +114,7 @@ def ladder(device: torch.device) -> dict[str, list[str]]:
     full, windowed = ["causal", "masked"], ["chunked", "masked"]
     if device.type == "cuda" and torch.version.hip is None:
         major = torch.cuda.get_device_capability(device)[0]
-        newer = [name for name in NEWER.get(major, ()) if importlib.util.find_spec(PACKAGES[name])]
+        newer = [name for name in newer_attention() if major in NEWER[name]]
         full = (["cudnn"] if major >= 9 else []) + full
         windowed = newer + (["varlen", "flex"] if major >= 8 else []) + windowed
     return {"windowed": windowed, "full": full}

@@ -38,19 +38,16 @@ def run(task: str, settings: Settings) -> dict:
     whole = importlib.util.find_spec("papermill") is not None
     results = ["--results", str(folder / "results"), "--tag", TAG, "--experiments", "1"]
     command = ["overnight", *results] if whole else ["train", "train_template.py"]
-    options = settings.loop_options
-    command += options if whole else ["--set", *options[options.index("--set") + 1 :]]
-    row = watch([sys.executable, "-m", "harness", *command], folder, settings)
+    command = [sys.executable, "-m", "harness", *command, *settings.loop_options]
+    row = watch(command, folder, settings)
     return row | {"way": "whole loop" if whole else "by hand: papermill is not installed"}
 
 
 def watch(command: list[str], folder: Path, settings: Settings) -> dict:
     """Run the command until the first experiment is decided, it ends, or its time is over."""
     log, began = folder / "loop.log", time.time()
-    environment = os.environ | {
-        "PYTHONPATH": str(folder),
-        "AUTORESEARCH_CACHE": str(folder / "cache"),
-    }
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "AUTORESEARCH_CACHE": str(folder / "cache")}
     with log.open("wb") as said:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said

@@ -61,7 +61,7 @@ class Settings:
     train_seconds: float  # of one row of the training table, after compilation
     long_seconds: float  # of the first such row
     startup_seconds: float  # training budget of the start-up runs
-    loop_options: tuple[str, ...]  # of the whole loop: what it trains, and `--set` last
+    loop_options: tuple[str, ...]  # of the whole loop: what it trains
     loop_seconds: float  # for the whole loop
     patience: float = 1.0
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -120,8 +120,8 @@ def card_settings(work: str, compile: bool) -> Settings:
         long_seconds=20.0,
         startup_seconds=5.0,
         loop_options=(
-            *("--profile", "auto", "--source", "python-stdlib", "--device", "cuda"),
-            *("--set", "budget_seconds=20 baseline_seeds=2 eval_tokens=65536"),
+            *("--profile", "auto", "--device", "cuda", "--set"),
+            "source=python-stdlib budget_seconds=20 baseline_seeds=2 eval_tokens=65536",
         ),
         loop_seconds=230.0,
     )

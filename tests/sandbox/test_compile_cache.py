@@ -126,3 +126,13 @@ def test_compiled_code_is_on_the_local_disk_unless_the_place_is_not_ours(tmp_pat
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     mine.symlink_to(tmp_path / "elsewhere")
     assert local_folder(runs[0]) == runs[0] / "compile_cache"
+
+
+def test_behind_the_wall_other_files_compiled_code_is_not_there(tmp_path, root, bubblewrap):
+    found(tmp_path / "best", FILE, root)
+    looks = FILE.replace(
+        "print('found'", "print('beside', os.listdir(cache + '/..'))\nprint('found'"
+    )
+    result, log = train(tmp_path / "idea", looks, compile_cache=str(root))
+    assert result["status"] == "ok" and "beside ['private']" in log
+    assert (root / "ready").is_dir()

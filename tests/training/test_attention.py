@@ -10,6 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, _registry
 
+from harness.ground import cards
 from harness.training import attention, rungs
 from harness.training.attention import Case
 
@@ -207,7 +208,7 @@ def test_the_ladder_steps_over_rungs_that_cannot_be_built_or_are_wrong(monkeypat
 
 def test_a_card_is_offered_only_what_its_generation_can_run(monkeypatch):
     card = torch.device("cuda")
-    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(attention, "newer_attention", list)
     orders = {}
     for major in (7, 8, 9):
         monkeypatch.setattr(
@@ -224,7 +225,8 @@ def test_a_card_is_offered_only_what_its_generation_can_run(monkeypatch):
         "windowed": ["varlen", "flex", "chunked", "masked"],
     }
     assert orders[9] == {"full": ["cudnn", *orders[8]["full"]], "windowed": orders[8]["windowed"]}
-    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cards.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(attention, "newer_attention", cards.newer_attention)
     newer = {}
     for major in (8, 9, 10, 12):
         monkeypatch.setattr(
