@@ -61,7 +61,7 @@ HARNESS_WORDS = f"of the harness train.py may use {', '.join(sorted(HARNESS))}"
 SESSION = _names(
     """
     seed budget_seconds max_seq_len vocab_size device dtype
-    autocast compile device_batch_size batches start progress log finish
+    autocast compile leave_eager device_batch_size batches start progress log finish
     """
 )
 SESSION_WORDS = f"a session offers {', '.join(sorted(SESSION))}"
