@@ -90,6 +90,10 @@ RUN = {
 # Command -> the test that runs it, and how it says so.
 ELSEWHERE = {
     "python3 scripts/test.py": ("scripts/test_setup.py", '"test.py"'),
+    "python3 scripts/card_rehearsal.py": (
+        "scripts/test_card_rehearsal.py",
+        '"card_rehearsal.py"',
+    ),
     "python3 scripts/gpu_check.py": ("scripts/test_gpu_check.py", '"gpu_check.py"'),
     "python3 scripts/bench.py": ("scripts/test_bench.py", '"bench.py"'),
     "python3 scripts/bench.py template startup loader scoring": (
