@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from labs import baseline, cache, lab, shared  # noqa: F401 - fixtures
 from warm import WarmPopen
@@ -75,6 +76,20 @@ def pytest_collection_modifyitems(items):
             limit = item.get_closest_marker("timeout")
             seconds[item.path] += limit.args[0] if limit else 300
     items.sort(key=lambda item: -seconds[item.path])
+
+
+def pytest_sessionfinish(session):
+    """No night that a test has started goes on after it: it would train for hours."""
+    base = str(session.config._tmp_path_factory.getbasetemp())
+    nights = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "overnight" in (words := process.info["cmdline"] or []) and base in " ".join(words)
+    ]
+    for night in nights:
+        night.kill()
+    if nights:
+        raise AssertionError(f"tests left nights behind: {[each.info for each in nights]}")
 
 
 def pytest_runtest_setup(item):

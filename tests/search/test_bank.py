@@ -96,6 +96,9 @@ class FixedSession:
         self.model = owner if isinstance(owner, torch.nn.Module) else self.model
         return function
 
+    def leave_eager(self, function):
+        return function
+
     def batches(self, device_batch_size: int):
         shape = (device_batch_size, LENGTH + 1)
         idx = torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(2))

@@ -106,11 +106,14 @@ class Elements(html.parser.HTMLParser):
         self.tags.append(f"/{tag}")
 
 
+GLYPHS = ("path", "use")  # a chart's words are drawn, as many shapes as they have letters
+
+
 def elements(page: str) -> list[str]:
     found = Elements()
     found.feed(page)
     assert not found.foreign and not CONTROLS.search(page), (found.foreign, page[:300])
-    return found.tags
+    return [tag for tag in found.tags if tag.strip("/").split()[0] not in GLYPHS]
 
 
 def elements_of_markdown(text: str) -> list[str]:

@@ -155,7 +155,6 @@ shown = Panel(results=sys.argv[1])
 print([*shown.tag.options], shown.state.value, shown.figures.value)
 shown.tag.value = "sample" if "sample" in shown.tag.options else None
 print(shown.figures.value)
-shown.begin.click()
 """
 
 
