@@ -135,24 +135,28 @@ def test_charts_that_nobody_trusts_are_pictures_without_stray_words(browser, jup
 
     checkout, url = jupyter
     figure = plots.plot_progress(load_run(ROOT / "results", "sample"))
-    shown = Panel("sample", str(ROOT / "results")).picture()
+    picture = Panel("sample", str(ROOT / "results")).picture()
     outputs = [
         nbformat.v4.new_output("display_data", data={"text/html": html})
-        for html in (figure.html(), shown)
+        for html in (figure.html(), picture)
     ]
     cells = [nbformat.v4.new_code_cell("", outputs=[output]) for output in outputs]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), checkout / "untrusted.ipynb")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # else it is asked for
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, checkout / "untrusted.ipynb")
     page = open_lab(browser, url)
     page.evaluate(COMMAND, ["apputils:change-theme", {"theme": theme}])
     page.evaluate(COMMAND, ["docmanager:open", {"path": "untrusted.ipynb"}])
-    page.locator(".jp-OutputArea-output img").nth(1).wait_for()
-    chart, panel = page.locator(".jp-OutputArea-output").all()
+    shown = page.locator(".jp-NotebookPanel:visible")  # other tests left theirs open
+    shown.locator(".jp-OutputArea-output img").nth(1).wait_for()
+    chart, panel = shown.locator(".jp-OutputArea-output").all()
     for each in (chart, panel):
         assert each.locator("img").evaluate_all("all => all.every(img => img.naturalWidth > 0)")
         assert not each.locator("svg").count()
     assert chart.inner_text().strip() == ""
     assert "the branch stands at 1.5961" in panel.inner_text()
     assert "to be kept" not in panel.inner_text()
+    page.evaluate(COMMAND, ["application:close-all", {}])
     page.close()
 
 
