@@ -91,9 +91,10 @@ def next_question(run: Run, found: CloseOut, text: dict | None = None) -> Compar
     return plan(run, "longer", {BASELINE: {}}, longer[0]) if longer else None
 
 
-def words_left(run: Run, found: CloseOut) -> str:
-    """What has not been asked yet, and how long that takes; "" when all has been."""
-    question = next_question(run, found)
+def words_left(run: Run, found: CloseOut, text: dict | None = None) -> str:
+    """What has not been asked yet, and how long that takes; "" when all has been. text: as in
+    next_question."""
+    question = next_question(run, found, text)
     if question is None:
         return ""
     minutes, what = seconds_of(run, question) / 60, asked_words(question)

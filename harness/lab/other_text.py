@@ -37,6 +37,8 @@ def find_text(settings: Settings, source: str, overrides: str) -> dict:
     Raises DataError, and ProfileError for sizes that do not fit.
     """
     changes = changes_of_text(settings, source, overrides)
+    if not changes:
+        return {}
     profile = override(Profile(**settings.profile), changes)
     data = find_prepared(*data_of(profile, str(Path(settings.data_folder).parent)))
     if data.data_id == settings.data_id:

@@ -24,7 +24,12 @@ from harness.lab.proposing import check_program, kept_program
 from harness.night.endpoint_check import Proposers, choose_proposers
 from harness.night.notebook_runner import NotebookRunner
 from harness.night.notify import notify
-from harness.night.progress import close_out_plan_words, close_out_words, result_words
+from harness.night.progress import (
+    close_out_plan_words,
+    close_out_words,
+    result_words,
+    text_asked_for,
+)
 from harness.night.requests import StopNow, Stopper
 from harness.night.terminal import Terminal
 from harness.night.wishes import Wishes, duration_words, plan_words
@@ -312,13 +317,6 @@ def what_was_asked(wishes: Wishes) -> dict:
     """Parameters of the notebooks that begin a run."""
     names = ("profile", "device", "cache", "source", "overrides")
     return {name: getattr(wishes, name) for name in names}
-
-
-def text_asked_for(wishes: Wishes) -> dict[str, object]:
-    """What a close-out is asked to compare on besides the run's own text, by a profile's fields."""
-    if not (wishes.close_out and wishes.run.is_there):
-        return {}
-    return other_text.changes_of_text(wishes.run.settings, wishes.source, wishes.overrides)
 
 
 def what_to_prepare(wishes: Wishes, other: dict[str, object] | None = None) -> dict:

@@ -17,6 +17,7 @@ from harness.lab.close_out import (
 )
 from harness.lab.close_out_findings import sentences
 from harness.lab.close_out_questions import plan_claim, words_left
+from harness.lab.other_text import changes_of_text, find_text
 from harness.night.wishes import Wishes
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after
@@ -153,8 +154,11 @@ def close_out_words(wishes: Wishes) -> Iterator[str]:
     if found.claimed:
         yield f"the claim: {words_of_claim(found.claimed)}"
         yield from sentences(state, found)
-        if wishes.close_out and (left := words_left(wishes.run, found)):
-            yield f"{left}: {command} --hours HOURS"
+        asked = (wishes.source, wishes.overrides) if text_asked_for(wishes) else ("", "")
+        text = find_text(wishes.run.settings, *asked)
+        if wishes.close_out and (left := words_left(wishes.run, found, text)):
+            again = f"{command} --hours HOURS"
+            yield f"{left}: {'the same command with more --hours' if text else again}"
     elif is_wanted(state, found):
         plan = claim_plan_words(wishes)
         yield f"whether the best is an improvement is not measured yet ({plan}): {command}"
@@ -170,8 +174,16 @@ def close_out_plan_words(wishes: Wishes) -> str:
         if not wishes.close_out:
             return claim
     hours = f"within {wishes.most_hours:g} hours (--hours)"
-    after = f"which changes matter and whether the gain lasts, {hours}"
+    other = "whether the gain holds on the other text, " * bool(text_asked_for(wishes))
+    after = f"{other}which changes matter and whether the gain lasts, {hours}"
     return f"{claim}; then {after}" if claim else f"after the claim: {after}"
+
+
+def text_asked_for(wishes: Wishes) -> dict[str, object]:
+    """What a close-out is asked to compare on besides the run's own text, by a profile's fields."""
+    if not (wishes.close_out and wishes.run.is_there):
+        return {}
+    return changes_of_text(wishes.run.settings, wishes.source, wishes.overrides)
 
 
 def claim_plan_words(wishes: Wishes) -> str:

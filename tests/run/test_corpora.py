@@ -16,7 +16,7 @@ from harness.data.sources import open_source
 from harness.ground.errors import DataError, ProfileError, SettingsError
 from harness.lab import other_text, start
 from harness.lab.loop import Lab
-from harness.night import driver
+from harness.night import driver, progress
 from harness.night.wishes import Wishes
 from harness.run import profiles, settings
 from harness.run.profiles import PROFILES
@@ -80,9 +80,9 @@ def test_a_close_out_may_be_asked_for_another_text_and_prepares_that(run, tmp_pa
         start.check_same_wishes(frozen, "tiny", "", "DEPTH=3", other_text.FIELDS)
     results = str(run.parent)
     text = {"source": f"folder:{tmp_path}/my notes", "vocab_size": 300}
-    assert driver.text_asked_for(Wishes("f", results=results, **asked)) == {}
+    assert progress.text_asked_for(Wishes("f", results=results, **asked)) == {}
     wishes = Wishes("f", results=results, close_out=True, **asked)
-    assert driver.text_asked_for(wishes) == text
+    assert progress.text_asked_for(wishes) == text
     parameters = driver.what_to_prepare(wishes, text)
     assert (parameters["profile"], parameters["source"]) == ("tiny", text["source"])
     profile = start.with_wishes(PROFILES["tiny"], parameters["source"], parameters["overrides"])
