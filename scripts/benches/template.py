@@ -230,7 +230,10 @@ def profile_steps(bench: Bench, number: int) -> dict:
         short_windows=(),
         timing_seconds=0.0,
         train_seconds=0.3 if bench.quick else 3.0,
+        long_seconds=0.0,
         startup_seconds=0.0,
+        loop_options=(),
+        loop_seconds=0.0,
         environment={"GOMP_SPINCOUNT": SPIN_COUNT, "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1"},
     )
     row = run_part("gpu.profiling", ["template"], settings, time.monotonic() + 600, 300)["template"]
