@@ -20,7 +20,7 @@ from harness.run.records import KEPT, Record, records_from_journal
 COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 HEADER = "\t".join(COLUMNS)
 STATUSES = ("keep", "discard", "crash")
-FORMULA = tuple("=+-@＝＋－＠")  # wide ones, too: spreadsheets of East Asian languages take them
+FORMULA = tuple("=+-@＝＋－＠")  # wide ones, too: East Asian spreadsheets take them
 QUARANTINED = "quarantined: "  # begins the description of what waits for a person
 
 

@@ -1,6 +1,7 @@
 """The notebooks as files: thin, tagged, without outputs; and what they say to bad parameters."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -69,6 +70,23 @@ def test_parameters_are_literals_in_one_tagged_cell(path):
 )
 def test_committed_without_outputs(path):
     assert not [cell for cell in code_cells(path) if cell.outputs or cell.execution_count]
+
+
+def test_links_in_committed_outputs_lead_to_files_of_any_checkout():
+    """Else the notebook was executed beside another checkout's harness."""
+    path = ROOT / "notebooks" / "04_analysis.ipynb"
+    texts = [
+        "".join(text)
+        for cell in code_cells(path)
+        for output in cell.outputs
+        for text in output.get("data", {}).values()
+        if isinstance(text, str)
+    ]
+    links = [target for text in texts for target in re.findall(r"\]\(<([^>]+)>\)", text)]
+    assert links
+    for target in links:
+        assert target.count("../") == 1, f"{target} leaves the checkout"
+        assert (path.parent / target).exists(), target
 
 
 EXPECTED = {"tag": str, "seeds": int, "budget_seconds": float}
