@@ -51,9 +51,10 @@ def quarantine_reasons(
         reasons += private_text_reason(run)
         reasons += floor_reason(run, gain)
         reasons += time_reasons(state, experiment.attempt, run, budget_seconds)
-    # The smoke run's start-up, too: the others begin with what it left in the compile cache.
+    # The smoke run's start-up, too, where the others begin with what it left in the compile cache.
     for run in (each for each in experiment.attempt.own if each.started["kind"] == "smoke"):
-        if run.status == "ok" and text_is_within_reach(state, run):
+        left_something = run.status == "ok" and run.trained.get("compiled")
+        if left_something and text_is_within_reach(state, run):
             limit = startup_limit(state, experiment.attempt, run, budget_seconds)
             reasons += startup_reason(run, limit)
     reasons += forgiven_reason(experiment.attempt, budget_seconds)

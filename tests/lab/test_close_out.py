@@ -164,17 +164,23 @@ def kept(lab, monkeypatch):
     return lab
 
 
-@pytest.mark.slow
-def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeypatch):
-    train, calls = executor.run_training, []
+def note_trainings(monkeypatch, field: str, cut_off: int = 0) -> list:
+    """What each training's request has in that field, as they come; the given one is cut off."""
+    train, noted = executor.run_training, []
 
-    def killed(request, listen):
-        calls.append(request.seed)
-        if len(calls) == 2:
+    def run_training(request, listen):
+        noted.append(getattr(request, field))
+        if len(noted) == cut_off:
             raise KeyboardInterrupt
         return train(request, listen)
 
-    monkeypatch.setattr(executor, "run_training", killed)
+    monkeypatch.setattr(executor, "run_training", run_training)
+    return noted
+
+
+@pytest.mark.slow
+def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeypatch):
+    calls = note_trainings(monkeypatch, "seed", cut_off=2)
     with pytest.raises(KeyboardInterrupt):
         Claimant(kept, seeds=2).run()
     assert len(close_out.read_close_out(kept.folder).current.trials_left) == 3
@@ -216,13 +222,7 @@ def test_with_hours_it_goes_on_to_what_each_change_is_worth_and_whether_it_lasts
     put_candidate(kept, source.replace("import math\n", "import math\nimport itertools\n", 1))
     assert run_experiment(kept)["decision"] == "keep"
     kept.number = None
-    train, budgets = executor.run_training, []
-
-    def noted(request, listen):
-        budgets.append(request.budget_seconds)
-        return train(request, listen)
-
-    monkeypatch.setattr(executor, "run_training", noted)
+    budgets = note_trainings(monkeypatch, "budget_seconds")
     found = Claimant(kept, seeds=2, hours=9.0).run()
     assert [(each.kind, each.budgets) for each in found.comparisons] == [
         ("claim", 1),
@@ -252,15 +252,7 @@ def test_best_and_baseline_are_compared_on_another_vocabulary_too(kept, monkeypa
     data = start.prepare_profile(profile, str(kept.data.folder.parent), lambda line: None)
     text = find_text(kept.settings, "", "vocab_size=300 DEPTH=1")
     assert text["data_id"] == data.data_id and find_text(kept.settings, "", "DEPTH=1") == {}
-    train, vocabularies = executor.run_training, []
-
-    def noted(request, listen):
-        vocabularies.append(request.n_vocab)
-        if len(vocabularies) == 6:
-            raise KeyboardInterrupt
-        return train(request, listen)
-
-    monkeypatch.setattr(executor, "run_training", noted)
+    vocabularies = note_trainings(monkeypatch, "n_vocab", cut_off=6)
     with pytest.raises(KeyboardInterrupt):
         Claimant(kept, seeds=2, hours=9.0, text=text).run()
     found = Claimant(kept, seeds=2, hours=9.0).run()  # what has begun knows its text

@@ -13,6 +13,8 @@ from harness.lab.close_out_questions import (
     within,
     words_left,
 )
+from harness.night import progress
+from harness.night.wishes import Wishes
 
 WORSE, SAME, BETTER = [1.20, 1.21, 1.22], [1.00, 1.01, 1.02], [0.90, 0.91, 0.92]
 A_LITTLE = [1.001, 1.016, 1.016]
@@ -76,6 +78,23 @@ def test_another_text_comes_first_and_is_asked_about_once(kept):
     assert check(kept) == []
     kept.compare(next_question(kept.run, kept.found, other), baseline=BETTER)
     assert "does not hold: on folder:/notes" in list(sentences(kept.run.state, kept.found))[-1]
+
+
+def test_a_night_says_that_it_asks_about_another_text_and_when_it_did_not(kept, monkeypatch):
+    text = {"data_id": "v512", "source": "python-stdlib", "vocab_size": 512}
+    monkeypatch.setattr(progress, "find_text", lambda settings, source, sizes: text if sizes else {})
+    kept.write_close_out()
+    folder = kept.run.folder
+    asked = {"tag": folder.name, "results": str(folder.parent), "close_out": True}
+    wishes = Wishes(**asked, overrides="vocab_size=512")
+    other = "whether the gain holds on the other text"
+    assert other in progress.close_out_plan_words(wishes)
+    assert other not in progress.close_out_plan_words(Wishes(**asked))
+    last = list(progress.close_out_words(wishes))[-1]
+    assert last.startswith("not asked yet: whether the gain holds on python-stdlib with a vocab")
+    assert last.endswith("the same command with more --hours")
+    last = list(progress.close_out_words(Wishes(**asked)))[-1]
+    assert "what the best loses without each change" in last and "--close-out" in last
 
 
 def test_the_best_and_all_others_take_turns_on_seeds_of_their_own(kept):

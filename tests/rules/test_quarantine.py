@@ -189,8 +189,11 @@ def test_cold_and_warm_start_ups_are_told_apart_and_a_deep_model_may_compile_lon
     assert decision(night.state, BUDGET)["decision"] == decided
 
 
-@pytest.mark.parametrize("startup, decided", [(15.0, "keep"), (100.0, "quarantine")])
-def test_the_smoke_runs_start_up_is_judged_too(startup, decided):
+@pytest.mark.parametrize(
+    "startup, compiled, decided",
+    [(15.0, True, "keep"), (100.0, True, "quarantine"), (100.0, False, "keep")],
+)
+def test_the_smoke_runs_start_up_is_judged_where_it_left_compiled_code(startup, compiled, decided):
     """What it leaves in the compile cache, the scored run begins with."""
     night = Night()
     night.idea(1, [0.99], decide=False)
@@ -203,7 +206,7 @@ def test_the_smoke_runs_start_up_is_judged_too(startup, decided):
     for entry in night.entries[scored:]:
         if "run" in entry:
             entry["run"] += 1
-    told = trained(BUDGET) | {"startup_seconds": startup}
+    told = trained(BUDGET) | {"startup_seconds": startup, "compiled": compiled}
     ended = {"status": "ok", "cause": "", "val_bpb": None, "doubts": []}
     night.entries[scored:scored] = [
         {"event": "run_started", "experiment": 1, "run": 0} | smoke,
