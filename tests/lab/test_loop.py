@@ -13,7 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from checkout import ROOT, git
 from labs import (
@@ -27,6 +26,7 @@ from labs import (
     short_of_memory,
     with_prior,
 )
+from living import alive_with
 
 import harness
 from harness.check.check import check_run
@@ -383,22 +383,15 @@ def test_a_model_server_waits_while_a_run_trains_and_ends_with_one_that_fails(
 ):
     waiting = []
 
-    def servers():
-        return [
-            p
-            for p in psutil.Process().children(recursive=True)
-            if "harness.scoring.server" in p.cmdline()
-        ]
-
     def train(request, listen):
-        waiting.extend(servers())
+        waiting.extend(alive_with("harness.scoring.server", mine=True))
         (Path(request.folder) / "run.log").write_text("")
         return {"status": "crash", "cause": "a bad idea", "device_batch_size": 8, "memory_mb": None}
 
     monkeypatch.setattr(executor, "run_training", train)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     assert run_experiment(lab)["status"] == "crash"
-    assert waiting and not servers()
+    assert waiting and not alive_with("harness.scoring.server", mine=True)
     assert sorted(path.name for path in lab.training_folder(1, 0, 0).iterdir()) == [
         "result.json",
         "run.log",

@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+from living import alive_with
 from waiting import wait_until
 
 from harness.ground.files import write_json_atomic
@@ -61,7 +62,7 @@ def watched(folder) -> dict | None:
     with CardWatch("0a1b", folder) as watch:
         watch.hear({"event": "ready"})
         wait_until(lambda: all(len(card_watch.lines_so_far(f)) > 5 for f in watch._said))
-        watchers = [p for p in psutil.Process().children() if "nvidia-smi" in " ".join(p.cmdline())]
+        watchers = alive_with("nvidia-smi", mine=True)
         watch.hear({"event": "stop"})
     assert len(watchers) == 2 and not any(map(psutil.Process.is_running, watchers))
     return watch.facts
@@ -85,7 +86,7 @@ def test_without_the_tool_or_a_card_nothing_is_known_and_nothing_started(smi, tr
             (smi / "samples").write_text("")
         with CardWatch(uuid, tmp_path) as watch:
             watch.hear({"event": "ready"})
-            assert not [p for p in psutil.Process().children() if p.name() == "nvidia-smi"]
+            assert not alive_with("nvidia-smi", mine=True)
             watch.hear({"event": "stop"})
         assert watch.facts is None and why_disturbed(None) == ""
 

@@ -10,8 +10,8 @@ import uuid
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
+from living import alive_with
 from small_trainings import HONEST, OPEN, train
 from test_runner import KILL
 from test_untrusted_files import clear
@@ -63,18 +63,6 @@ def stay(token, **how):
 """
 
 
-def named(token: str) -> list[psutil.Process]:
-    """Living processes with the token in their command."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if token in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 def test_no_process_outlives_a_training_by_leaving_its_group(tmp_path, each_wall):
     tokens = [uuid.uuid4().hex for _ in range(3)]
     leave = (
@@ -82,7 +70,7 @@ def test_no_process_outlives_a_training_by_leaving_its_group(tmp_path, each_wall
     )
     result, _ = train(tmp_path, leave + HONEST)
     assert result["status"] == "ok"
-    assert [token for token in tokens if named(token)] == []
+    assert [token for token in tokens if alive_with(token)] == []
 
 
 @pytest.mark.slow
@@ -91,7 +79,7 @@ def test_only_without_bubblewrap_can_a_process_stay_that_hides_both_its_mark_and
 ):
     token = uuid.uuid4().hex
     train(tmp_path, STAY + f"stay({token!r}, env={{}}, cwd='/')\n" + HONEST)
-    stayed = named(token)
+    stayed = alive_with(token)
     for process in stayed:
         process.kill()
     assert len(stayed) == (1 if each_wall == "limits" else 0)
@@ -103,7 +91,7 @@ def test_a_training_that_is_ended_late_leaves_nothing_alive_behind_each_wall(tmp
     result, _ = train(
         tmp_path, STAY + OPEN + f"stay({token!r})\nsession.start()\nimport time\ntime.sleep(600)"
     )
-    assert result["status"] == "timeout" and named(token) == []
+    assert result["status"] == "timeout" and alive_with(token) == []
 
 
 @pytest.mark.slow
