@@ -67,17 +67,22 @@ class Executor:
         return dataclasses.replace(request, **{"compile_cache": cache} | limits)
 
     def train(
-        self, request: TrainingRequest, listen: Listener = ignore, score_follows: bool = True
+        self,
+        request: TrainingRequest,
+        listen: Listener = ignore,
+        score_follows: bool = True,
+        usual: dict | None = None,
     ) -> dict:
         """Train once and return the result.
 
-        score_follows: a model server starts beside the training, and waits for `score`.
+        score_follows: a model server starts beside the training, and waits for `score`. usual: what
+        the card did in the run's first training.
         """
         try:
             if score_follows:
                 measurement = self.measurement(Path(request.train_py), Path(request.folder))
                 self._server = self._waiting.enter_context(measurement.started_early("val"))
-            result = self._run(request, listen)
+            result = self._run(request, listen, usual)
         except BaseException:
             self.end_waiting()
             raise
@@ -89,7 +94,7 @@ class Executor:
             self.end_waiting()
         return result
 
-    def _run(self, request: TrainingRequest, listen: Listener) -> dict:
+    def _run(self, request: TrainingRequest, listen: Listener, usual: dict | None) -> dict:
         """Train on the clock, with an eye on the card: one that was disturbed says nothing."""
         device, folder = self._device_now(), Path(request.folder)
         uuid = device.get("uuid", "") if device["kind"] == "cuda" else ""
@@ -102,9 +107,10 @@ class Executor:
             result = run_training(request, hear) | {"shared_with": clock.others}
         if watch.facts:
             result |= {"card": watch.facts}
-        if result["status"] == "ok" and (why := why_disturbed(watch.facts)):
+        if result["status"] == "ok" and (why := why_disturbed(watch.facts, usual)):
             (folder / "weights.safetensors").unlink(missing_ok=True)
             result |= {"status": "infrastructure", "cause": f"disturbed: {why}", "sure": True}
+            result |= {"disturbed": True}
         return result
 
     def measurement(

@@ -105,7 +105,9 @@ class Runs:
         job.note("run_started", **facts)
         tell()
         try:
-            result = job.executor.train(request, lambda event: tell(**told_of(event)))
+            result = job.executor.train(
+                request, lambda event: tell(**told_of(event)), usual=usual_card(self.run.state)
+            )
         except KeyboardInterrupt:
             job.note("trained", status="interrupted", cause="stopped by hand", log_bytes=0)
             raise
@@ -185,6 +187,8 @@ class Runs:
 
     def _fault(self, step: Step, training: Training) -> str:
         """What a run that is over says against the machine, "" for nothing."""
+        if training.disturbed and step.experiment and not step.of:
+            return ""  # after a few of them the idea rests
         excused = training.excused or step.experiment == 0
         if training.status == "infrastructure" and excused:
             return training.cause
@@ -217,12 +221,14 @@ class Runs:
         """
         state = self.run.state
         if unwell := state.unwell:
-            numbers, cause = unwell["suspects"], unwell["suspected"]
+            suspects = [state.experiments[number] for number in unwell["suspects"]]
         else:
             suspects = failed_alike(state)
-            numbers = [e.number for e in suspects]
-            cause = suspects[-1].attempt.failure.cause
-        result = self._try_again(state.incumbent)
+        failure, numbers = suspects[-1].attempt.failure, [e.number for e in suspects]
+        cause, budget = failure.cause, self.run.settings.budget_seconds
+        # A card gets hot in minutes.
+        seconds = budget if failure.disturbed else min(CONTROL_SECONDS, budget)
+        result = self._try_again(state.incumbent, seconds)
         status, why = result["status"], result["cause"]
         facts = {"status": status, "cause": why, "suspects": numbers, "suspected": cause}
         self.run.journal.append("controlled", **facts)
@@ -233,18 +239,19 @@ class Runs:
                 "harness, not the ideas, and they are not blamed"
             )
 
-    def _try_again(self, experiment: Experiment) -> dict:
-        """Train an experiment's file for a moment and score it; return how that ended."""
+    def _try_again(self, experiment: Experiment, seconds: float) -> dict:
+        """Train an experiment's file for so long and score it; return how that ended."""
         train_py, folder = self.run.train_py(experiment), self.run.folder / "control"
         remove_tree(folder)
         last = experiment.attempt.own[-1].started
         limits = {
             "device_batch_limit": last.get("device_batch_limit"),
-            "budget_seconds": min(CONTROL_SECONDS, self.run.settings.budget_seconds),
+            "budget_seconds": seconds,
             "weights_limit_seconds": weights_limit(self.run.state),
         }
         result = self.run.executor.train(
-            self.run.executor.request(train_py, folder, last["seed"], **limits)
+            self.run.executor.request(train_py, folder, last["seed"], **limits),
+            usual=usual_card(self.run.state),
         )
         if result["status"] == "ok":
             result = self.run.executor.score(self.run.executor.measurement(train_py, folder))
@@ -255,6 +262,12 @@ class Runs:
 def told_of(event: dict) -> dict:
     """What a listener gets of a training's event: what is known of it, and no name of its own."""
     return {name: event[name] for name in ("event", *STEP_NUMBERS) if name in event}
+
+
+def usual_card(state: State) -> dict | None:
+    """What the card did in the run's first training that ended well; None before there is one."""
+    ended = [run for run in state.experiments[0].attempt.own if run.status == "ok"]
+    return ended[0].trained.get("card") if ended else None
 
 
 def weights_limit(state: State) -> float:

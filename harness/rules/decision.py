@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from harness.rules.next_step import verdict
 from harness.rules.quarantine import quarantine_reasons
-from harness.run.state import MOST_CUT_OFF, NOT_HELD_AGAINST, Attempt, Experiment, State
+from harness.run.state import (
+    MOST_CUT_OFF,
+    MOST_UNSURE,
+    NOT_HELD_AGAINST,
+    Attempt,
+    Experiment,
+    State,
+)
 
 # What a proposer may know of an experiment: of its proposal, its decision and its last training.
 PROPOSED = (
@@ -78,6 +85,9 @@ def failure_in_words(attempt: Attempt) -> tuple[str, str]:
     if run is attempt.fatal:
         words = f"the harness itself died {MOST_CUT_OFF} times while this trained"
         return "crash", f"crash: {words}"
+    if run.disturbed:
+        words = f"inconclusive: {MOST_UNSURE} of its trainings were disturbed, at last: {run.cause}"
+        return run.status, words
     if run.status in NOT_HELD_AGAINST:
         times = f"{len(attempt.unsure)} times it ended for a reason that it says is not its own"
         return "crash", f"crash: {times}, and nobody else saw: {run.cause}"

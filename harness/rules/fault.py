@@ -5,8 +5,9 @@ In: a run's state. Out: the experiments in question. Pure.
 An end that the harness saw itself (no process could be started, the card is gone, the machine
 slept, a kill) is never held against an idea, and its run is repeated. One that only the training
 tells of, or that it could have brought about itself, is repeated too, but not for ever: a file
-could say so each time. Ideas that fail alike, one after another, may have been met by one fault of
-the machine: then the best file so far is tried (`control`).
+could say so each time. Nor is one that was disturbed on a card, whose heat may be the file's own
+doing. Ideas that fail alike, one after another, may have been met by one fault of the machine: then
+the best file so far is tried (`control`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def end_of(experiment: Experiment) -> tuple[str, str] | None:
     Without what differs from run to run: numbers, addresses and paths.
     """
     run = experiment.attempt.failure
+    if run and run.disturbed:
+        return run.status, "disturbed"
     if run is None or run.status not in MACHINE_MAY_DO:
         return None
     words = re.sub(r"0x[0-9a-f]+|/[^\s'\"]+|\d+(\.\d+)?", "#", run.cause.lower())

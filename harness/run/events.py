@@ -96,6 +96,7 @@ EVENTS: dict[str, dict[str, str]] = {
         "depth": "layers",
         "mfu_percent": "share of the card's peak",
         "card": "what an NVIDIA card did meanwhile, and who else used it",
+        "disturbed": "whether that, or a host without free cores, spoilt it",
         "wall": "bubblewrap or limits",
         "shared_with": "other runs on the device",
         "log_bytes": "of run.log when the training ended",

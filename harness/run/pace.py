@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from harness.run.noise import SPEED_TOLERANCE
 from harness.run.state import State, Training, standing_runs
 
+SLOW_CARD = 0.05  # of the baseline's time, from which on it is said
 # Of a training's `card`, in the order of a line.
 CARD_WORDS = {
     "sm_clock_mhz": "{:,.0f} MHz",
@@ -117,6 +118,19 @@ def words_of_card(trainings: Iterable[dict]) -> str:
     if tokens and (joules := seen["energy_joules"]):
         words.append(f"{1000 * joules / tokens:.3g} mJ a token")
     return ", ".join(words)
+
+
+def say_heat(state: State) -> str:
+    """That the card was slowed down in the baseline's trainings already; "" where it was not."""
+    watched = [run.trained.get("card") or {} for run in state.experiments[0].attempt.scored]
+    share = known_median(card.get("slowed_share") for card in watched)
+    if not share or share < SLOW_CARD:
+        return ""
+    return (
+        f"The card was slowed down by heat or its hardware {share:.0%} of the time (nvidia-smi -q "
+        "-d PERFORMANCE says by what). Ideas are compared at that speed; better cooled, a night "
+        "trains more"
+    )
 
 
 def say_speed(state: State, claim: Sequence[Training] = ()) -> str:

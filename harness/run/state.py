@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, standing
 
-# Runs of one attempt that may end so by its own word; the last of them is held against it.
+# Runs of one attempt that may end so by its own word; the last of them is held against it. As many
+# may be disturbed on a card; then nothing is known of the idea.
 MOST_UNSURE = 3
 # Runs of one attempt in which the harness itself was killed: then the attempt is what kills it.
 MOST_CUT_OFF = 10
@@ -63,6 +64,11 @@ class Training:
     def excused(self) -> bool:
         """Ended for a reason that the harness itself saw, and that lies outside of train.py."""
         return self.status in NOT_HELD_AGAINST and self.end.get("sure", True)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether its card or host was disturbed too much for its score to say anything."""
+        return bool(self.trained and self.trained.get("disturbed"))
 
     @property
     def speed(self) -> float | None:
@@ -158,12 +164,18 @@ class Attempt:
 
     @property
     def failure(self) -> Training | None:
-        """The first run whose failure is held against the idea."""
+        """The first run whose failure is held against the idea, or ends its trial."""
         forgiven = [run.number for run in (*self.shrunk, *self.unsure[: MOST_UNSURE - 1])]
         for run in self.own:
             if run.status not in (None, "ok") and not run.excused and run.number not in forgiven:
                 return run
-        return self.fatal
+        return self.fatal or self.inconclusive
+
+    @property
+    def inconclusive(self) -> Training | None:
+        """The run that was disturbed once too often; None while none was."""
+        disturbed = [run for run in self.own if run.disturbed]
+        return disturbed[MOST_UNSURE - 1] if len(disturbed) >= MOST_UNSURE else None
 
     @property
     def fatal(self) -> Training | None:

@@ -4,7 +4,8 @@ In: which card, the training's first process. Out: clock, temperature, energy an
 nvidia-smi once a second, and how long the training waited for a core; or None where nothing can be
 known. Slowdown by heat or hardware, others on the card and a starved host disturb a training: its
 score would say little. The software's power cap does not; it is normal on a loaded card, and partly
-the idea's own doing.
+the idea's own doing. Nor does heat that slowed the run's first training down as much: some laptops
+are never cool, and their trainings compare with one another.
 """
 
 from __future__ import annotations
@@ -178,14 +179,21 @@ def read_others(lines: list[str], family: set[int]) -> float | None:
     return round(others / max(1, ticks), 3) if ours else None
 
 
-def why_disturbed(facts: dict | None) -> str:
-    """Why a training says little, "" where nothing speaks against it."""
+def why_disturbed(facts: dict | None, usual: dict | None) -> str:
+    """Why a training says little, "" where nothing speaks against it.
+
+    usual: facts of the run's first training; None in that one, of which heat is not held against.
+    """
     if facts is None or facts["seconds"] < LEAST_SECONDS:
         return ""
+    allowed = {"slowed_share": MOST + usual["slowed_share"] if usual else 1.0}
     told = {
         "slowed_share": "the card was slowed down by heat or its hardware {:.0%} of the time",
         "others_share": "others had {:.0%} of the card",
         "waited_share": "its process waited for a core {:.0%} of the time",
     }
-    found = (words.format(facts[name]) for name, words in told.items() if (facts[name] or 0) > MOST)
-    return ", ".join(found)
+    return ", ".join(
+        words.format(facts[name])
+        for name, words in told.items()
+        if (facts[name] or 0) > allowed.get(name, MOST)
+    )

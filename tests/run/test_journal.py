@@ -39,6 +39,7 @@ def run(
     limit: int | None = None,
     sure: bool = True,
     beside: int | None = None,
+    **facts: object,
 ) -> list[dict]:
     """The entries of one run.
 
@@ -57,6 +58,7 @@ def run(
             "memory_mb": 1.0,
             "device_batch_size": rows,
             "sure": sure,
+            **facts,
         },
     ]
     return events + [{"event": "scored", **at, "status": "ok", "cause": "", "val_bpb": val_bpb}] * (
@@ -231,6 +233,11 @@ def test_a_fault_that_only_the_training_tells_of_is_forgiven_twice():
     unsure = [run(1, n, status="infrastructure", sure=False) for n in range(3)]
     assert after(*unsure[:2]).kind == "train" and after(*unsure).kind == "decide"
     assert after(*[run(1, n, status="infrastructure", sure=True) for n in range(5)]).kind == "train"
+
+
+def test_a_training_that_is_disturbed_on_a_card_is_repeated_twice_and_then_says_nothing():
+    disturbed = [run(1, n, status="infrastructure", sure=True, disturbed=True) for n in range(3)]
+    assert after(*disturbed[:2]).kind == "train" and after(*disturbed).kind == "decide"
 
 
 def after(*runs: list[dict], opened: dict = OPENED) -> Step:

@@ -77,7 +77,7 @@ def test_clock_heat_energy_and_memory_are_noted(smi, training, tmp_path, driver)
     expected |= {"slowed_share": 0.0, "others_share": 0.0}
     assert facts.items() >= expected.items()
     assert facts["energy_joules"] == pytest.approx(650.5 * facts["seconds"], rel=0.5)
-    assert why_disturbed(facts) == ""
+    assert why_disturbed(facts, None) == ""
 
 
 def test_without_the_tool_or_a_card_nothing_is_known_and_nothing_started(smi, training, tmp_path):
@@ -88,7 +88,7 @@ def test_without_the_tool_or_a_card_nothing_is_known_and_nothing_started(smi, tr
             watch.hear({"event": "ready"})
             assert not alive_with("nvidia-smi", mine=True)
             watch.hear({"event": "stop"})
-        assert watch.facts is None and why_disturbed(None) == ""
+        assert watch.facts is None and why_disturbed(None, None) == ""
 
 
 def test_only_slowdown_by_heat_and_hardware_counts():
@@ -107,12 +107,21 @@ def test_others_are_those_that_the_training_did_not_start(others, share):
     assert read_others(lines, {5}) is None  # numbers of another namespace say nothing
 
 
+CALM = {"seconds": 300.0, "slowed_share": 0.04, "others_share": None, "waited_share": 0.01}
+
+
 def test_a_training_is_disturbed_by_each_of_three_and_a_short_one_by_none():
-    calm = {"seconds": 300.0, "slowed_share": 0.05, "others_share": None, "waited_share": 0.01}
-    assert why_disturbed(calm) == ""
+    assert why_disturbed(CALM, CALM) == ""
     for name in ("slowed_share", "others_share", "waited_share"):
-        assert "30%" in why_disturbed(calm | {name: 0.3})
-        assert why_disturbed(calm | {name: 0.3, "seconds": 20.0}) == ""
+        assert "30%" in why_disturbed(CALM | {name: 0.3}, CALM)
+        assert why_disturbed(CALM | {name: 0.3, "seconds": 20.0}, CALM) == ""
+
+
+def test_a_card_that_is_always_hot_still_has_a_night():
+    hot = CALM | {"slowed_share": 0.8}
+    assert why_disturbed(hot, None) == why_disturbed(hot, hot) == why_disturbed(CALM, hot) == ""
+    assert "90%" in why_disturbed(hot | {"slowed_share": 0.9}, hot)
+    assert "others" in why_disturbed(hot | {"others_share": 0.3}, None)
 
 
 def test_time_without_a_core_is_counted(training):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.run.pace import say_heat
 from harness.show import epochs
 
 
@@ -57,3 +58,13 @@ def test_few_steps_in_a_real_budget_are_said(name, steps, budget, said):
     assert ("TOTAL_BATCH_SIZE" in words) is said and ("--profile" in words) is (
         said and name != "cpu"
     )
+
+
+@pytest.mark.parametrize(
+    "shares, said", [([0.8, 0.7], "75%"), ([0.04], ""), ([None], ""), ([], "")]
+)
+def test_a_card_that_is_slowed_down_from_the_start_is_said(shares, said):
+    runs = [SimpleNamespace(trained={"card": {"slowed_share": share}}) for share in shares]
+    attempt = SimpleNamespace(scored=runs or [SimpleNamespace(trained={})])
+    words = say_heat(SimpleNamespace(experiments=[SimpleNamespace(attempt=attempt)]))
+    assert said in words and bool(words) is bool(said)
