@@ -2,7 +2,8 @@
 
 In a copy of this checkout, without git, and with folders of its own: overnight.py's command, from
 preparing the library's text to the first decision, then it is stopped. Where papermill is missing,
-one training and its score by hand instead. Out: what was done and when, by the run's journal.
+one training and its score by hand instead, which needs BY_HAND besides torch. Out: what was done
+and when, by the run's journal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gpu.settings import ROOT, Settings
 
 TAG = "gpucheck"
 COPIED = ("harness", "notebooks", "train_template.py", "program.md")
+BY_HAND = ("psutil", "filelock")  # what the runner imports
 STOP_SECONDS = 20.0
 # Of a journal's entries, what a table shows.
 TOLD = ("status", "cause", "startup_seconds", "compiled", "val_bpb", "decision", "reason")
@@ -29,6 +31,10 @@ TOLD = ("status", "cause", "startup_seconds", "compiled", "val_bpb", "decision",
 
 def run(task: str, settings: Settings) -> dict:
     """The only task: `whole`."""
+    if lacking := [name for name in BY_HAND if importlib.util.find_spec(name) is None]:
+        names = " ".join(lacking)
+        advice = f"pip install --target FOLDER {names}, then PYTHONPATH=FOLDER"
+        return {"failed": f"{names}: not installed here. Where there is a network: {advice}"}
     folder = settings.folder / "loop"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

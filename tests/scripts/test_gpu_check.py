@@ -438,3 +438,10 @@ def test_the_whole_dry_run_works_bare(tmp_path):
         and "| windowed | chunked | 5 of 5 |" in text
     )
     assert "not available" in text
+
+
+def test_without_what_the_runner_imports_the_experiment_says_what_to_install(tmp_path, monkeypatch):
+    for name in ("psutil", "filelock"):
+        monkeypatch.setitem(sys.modules, name, None)
+    row = loop.run("whole", dry_settings(str(tmp_path), False))
+    assert row.keys() == {"failed"} and "--target FOLDER psutil filelock" in row["failed"]
