@@ -8,20 +8,21 @@ run's files. What is to be done is never decided here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from harness.ground.errors import Paused
+from harness.ground.errors import EndedEarly, Paused
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.executor import Executor, Listener
 from harness.lab.kept_files import append_summary, drop_weights_of_run
 from harness.lab.open_run import OpenRun
 from harness.rules.fault import failed_alike
+from harness.rules.hopeless import hopeless_losses
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.state import Experiment, State, Training
-from harness.sandbox.child_log import STEP_NUMBERS
+from harness.sandbox.child_log import MARK_WIDTH, STEP_NUMBERS
 from harness.sandbox.compile_cache import promote
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS
@@ -60,6 +61,34 @@ class Job:
         self.tell("scoring", event="scored", **facts)
 
 
+class EarlyEnd:
+    """A listener that passes on what it hears, and ends a training that is hopeless.
+
+    losses: by % of the budget what is (see `hopeless_losses`). A training is compared there by its
+    mean loss over the MARK_WIDTH % before, as the best file's was.
+    """
+
+    def __init__(self, listen: Listener, losses: dict[int, float]) -> None:
+        self._listen, self._left, self._near = listen, dict(losses), []
+
+    def __call__(self, told: dict) -> None:
+        self._listen(told)
+        if told.get("event") != "step" or not self._left:
+            return
+        place, percent = min(self._left), 100 * told["progress"]
+        if place - MARK_WIDTH < percent <= place:
+            self._near.append(told["train_loss"])
+        elif percent > place:
+            limit, near = self._left.pop(place), self._near
+            self._near = []
+            if near and (loss := sum(near) / len(near)) > limit:
+                self._left = {}
+                raise EndedEarly(
+                    f"at {place}% of its budget the training loss was {loss:.3f}, above "
+                    f"{limit:.3f}: too far behind the best file's"
+                )
+
+
 class Runs:
     """What is done for one training at a time, and how often in a row the machine has failed."""
 
@@ -87,6 +116,10 @@ class Runs:
         if step.run_kind == "smoke":  # a few steps, by a clock that counts them, however long
             limits |= {"budget_seconds": SMOKE_SECONDS}
             limits |= {"clock_step_seconds": SMOKE_SECONDS / SMOKE_STEPS}
+        if step.experiment and not step.of and step.run_kind != "smoke":
+            nats = self.run.settings.profile.get("hopeless_nats") or 0.0
+            losses = hopeless_losses(self.run.state, nats)
+            job = replace(job, listen=EarlyEnd(job.listen, losses))
         result = self.train(job, facts, limits)
         compiles = self.run.settings.compile
         if compiles and step.experiment == 0 and result["status"] == "ok":  # the next ones are warm

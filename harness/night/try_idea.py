@@ -60,7 +60,7 @@ KEYS = {
     "reason": "why that outcome, in one sentence",
     "reasons": "of a refusal: what to change, one sentence each",
     "earlier": "of a file that was tried before: the object that it got then",
-    "status": "of the last run: ok, crash, oom, nan, timeout, cheating",
+    "status": "of the last run: ok, crash, oom, nan, timeout, hopeless, cheating",
     "val_bpb": "mean of its scored runs, bits per byte, lower is better",
     "scores": "of each run",
     "gain": "below the best that it was measured against; positive is better",

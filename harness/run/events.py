@@ -11,7 +11,7 @@ _RUN = {
 }
 _FILE = {"experiment": _RUN["experiment"], "attempt": _RUN["attempt"]}
 _END = {
-    "status": "ok, crash, oom, nan, timeout, infrastructure, interrupted or cheating",
+    "status": "ok, crash, oom, nan, timeout, hopeless, infrastructure, interrupted or cheating",
     "cause": "why it is not ok, in words",
     "sure": "whether an end that is not held against the idea was beyond its reach",
 }

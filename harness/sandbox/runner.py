@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.ground.cgroup import memory_limit_words
+from harness.ground.errors import EndedEarly
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
 from harness.sandbox.child import child_command, child_environment, kill_child
@@ -108,6 +109,8 @@ class WatchedTraining:
                 note_process(self.folder, process.pid)
                 self.keeper.attend(process.pid, ours)
                 status, cause = self._watch(process, ours.fileno(), share)
+            except EndedEarly as end:
+                status, cause = "hopeless", str(end)
             finally:
                 kill_child(process, self.wall.walled)
                 kill_escaped(self.work)
@@ -260,8 +263,8 @@ def run_training(
 ) -> dict:
     """Train once, behind the wall that works here; never raises for anything that train.py does.
 
-    on_event gets each stamped event as it arrives. A KeyboardInterrupt kills the child and goes on
-    up.
+    on_event gets each stamped event as it arrives; where it raises EndedEarly the training is ended
+    as hopeless. A KeyboardInterrupt kills the child and goes on up.
     """
     return WatchedTraining(request, on_event).run()
 
