@@ -165,8 +165,8 @@ class Lab(OpenRun):
     @stage
     def rule(self) -> None:
         """Let a person's words on experiments in quarantine take effect, where it is time."""
-        if step_after(self.state, words_wait=bool(self.words)).kind == "rule":
-            for path in self.words:
+        if step_after(self.state, rulings_wait=bool(self.rulings)).kind == "rule":
+            for path in self.rulings:
                 apply_ruling(self, path)
 
     @stage

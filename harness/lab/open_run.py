@@ -41,7 +41,7 @@ class OpenRun(Run):
         return step_after(self.state)
 
     @property
-    def words(self) -> list[Path]:
+    def rulings(self) -> list[Path]:
         """Files of a person's words on experiments in quarantine that are yet to take effect."""
         return sorted((self.folder / "rulings").glob("[0-9]*.json"))
 

@@ -190,7 +190,7 @@ class Driver:
         """Room on the disk, and the git history."""
         if full := disk_space.lacking(self.folder):
             self.say(f"as it stands no training can begin: {full}")
-        self.settle_device()
+        self.find_device()
         if why := git_history.why_no_history(harness.REPOSITORY):
             self.say(f"no git history: {why}")
         elif where := git_history.checked_out(harness.REPOSITORY, self.wishes.tag):
@@ -200,7 +200,7 @@ class Driver:
                 "`git reset --hard` there shows the newest"
             )
 
-    def settle_device(self) -> None:
+    def find_device(self) -> None:
         """Each notebook needs to know the device; asked here, it is asked once.
 
         A night on the wrong device is worse than none, and a demo on the CPU better than none.
