@@ -42,7 +42,7 @@ class OpenRun(Run):
 
     @property
     def rulings(self) -> list[Path]:
-        """Files of a person's words on experiments in quarantine that are yet to take effect."""
+        """Files of a person's rulings on experiments in quarantine that are not yet carried out."""
         return sorted((self.folder / "rulings").glob("[0-9]*.json"))
 
     def folder_of(self, step: Step) -> Path:

@@ -78,8 +78,8 @@ def run_night(wishes: Wishes) -> int:
 
 
 def close_night(wishes: Wishes, words: str) -> None:
-    """Let the report wait for nothing more, and tell of the end by the command that was asked for;
-    what fails of that is said."""
+    """Write the report for the last time, and run the `--notify` command; a failure of either is
+    said."""
     say = partial(print, file=sys.stderr)
     try:
         if wishes.run.entries:
@@ -201,9 +201,9 @@ class Driver:
             )
 
     def find_device(self) -> None:
-        """Each notebook needs to know the device; asked here, it is asked once.
+        """Find the device once, here, for all notebooks, and say what it is.
 
-        A night on the wrong device is worse than none, and a demo on the CPU better than none.
+        A real night does not begin where there is a card that cannot be used; a demo takes the CPU.
         """
         run, wishes = self.run, self.wishes
         if run.is_there:

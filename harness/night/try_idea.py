@@ -1,14 +1,14 @@
-"""One idea from outside, run as a night runs its own: `python -m harness try FILE --idea "..."`,
-for coding agents and for people.
+"""One idea of a person or a coding agent, run as in a night: `python -m harness try FILE --idea
+"..."`.
 
 In: a changed train.py, what the idea is, and a run whose baseline is done. Out: one experiment,
-with the same gate, score, keep rule, journal, git and page, and what came of it as plain data (see
-KEYS). Refuses, before anything is written: a file that the gate would not let train, an idea that
-program.md does not allow, one that was tried before (whose result it tells), and a run that
-somebody else works on.
+with the same gate, score, keep rule, journal, git and page, and its result as plain data (see
+KEYS). Refuses, before anything is written: a file that the gate refuses, an idea that program.md
+does not allow, one that was tried before (and returns its result), and a run that another process
+works on.
 
-The idea is put where a proposer would have left it, and a night of one experiment does the rest. So
-a killed one is continued by the same command.
+The file is put where a proposer would have written it, and a night of one experiment does the rest.
+So the same command continues one that was killed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Plays a journal back: could `next_step` have led to each of its entries?
 
-In: entries. Out: the state they add up to, and what is wrong with the first that cannot follow
-those before it. Pure.
+In: entries. Out: the state they lead to, and what is wrong with the first that cannot follow those
+before it. Pure.
 """
 
 from __future__ import annotations
