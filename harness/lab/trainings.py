@@ -1,8 +1,8 @@
-"""The runs of an experiment, carried out: training, scoring, the close look; and the trial of the
-best file after ideas that failed alike.
+"""Carries out the trainings of an experiment: training, scoring, close audit. Also the control: a
+trial of the best file after several ideas failed alike.
 
 In: an open run and the step that its journal asks for. Out: one more entry in the journal, and the
-run's files. What is to be done is never decided here.
+training's files. What is to be done is decided elsewhere (`rules.next_step`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS
 from harness.scoring.measure import Measurement
 
-# What the baseline took to write its weights, times the first: with the second, all may take that.
+# A training may take so many times as long to write its weights as the baseline did, plus seconds.
 WEIGHTS_FACTOR, WEIGHTS_SPARE = 4.0, 10.0
 # Of a smoke run: optimizer steps, and the real time that they may take.
 SMOKE_STEPS, SMOKE_SECONDS = 3, 60.0
-# Of training, at most, to see whether the best file still trains.
+# The longest training, in seconds, with which to see whether the best file still trains.
 CONTROL_SECONDS = 10.0
 # Runs in a row that fail for reasons outside of train.py before a night pauses.
 FAULTS = 3
@@ -40,8 +40,8 @@ FAULTS = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One training of one file. context: what is told of it besides what happens; listen: who is
-    told; note: writes an entry of its journal; executor: who trains and scores it."""
+    """One training of one file. listen: gets what happens, each time with the fields of context;
+    note: writes an entry into the journal; executor: trains and scores."""
 
     train_py: Path
     folder: Path
@@ -90,7 +90,7 @@ class EarlyEnd:
 
 
 class Runs:
-    """What is done for one training at a time, and how often in a row the machine has failed."""
+    """Carries out one training at a time; counts how often in a row the machine has failed."""
 
     def __init__(self, run: OpenRun) -> None:
         self.run = run
@@ -173,7 +173,7 @@ class Runs:
         return job.executor.score(measurement, progress, smoke)
 
     def _audit(self, step: Step, job: Job) -> None:
-        """Look closely at a run of an idea that may be kept, and ask the private holdout."""
+        """The close audit of one training of an idea that may be kept, on private text, too."""
         job.tell("auditing", share=0.0)
         measurement = self._measurement_of(job)
         fields = measurement.audit(lambda share: job.tell("auditing", share=share))
@@ -219,9 +219,9 @@ class Runs:
     # --- whose fault it was -----------------------------------------------------------------------
 
     def _fault(self, step: Step, training: Training) -> str:
-        """What a run that is over says against the machine, "" for nothing."""
+        """Why a training that is over is the machine's fault, "" where it is not."""
         if training.disturbed and step.experiment and not step.of:
-            return ""  # after a few of them the idea rests
+            return ""  # after a few of them the idea is given up
         excused = training.excused or step.experiment == 0
         if training.status == "infrastructure" and excused:
             return training.cause
@@ -234,10 +234,10 @@ class Runs:
         return ""
 
     def pause_after_faults(self, fault: str) -> None:
-        """Raise Paused after several faults of the machine in a row: they are not bad luck.
+        """Raise Paused after several faults of the machine in a row.
 
-        fault: what the run that is over says against the machine, "" for nothing. Counted here and
-        not in the journal, so that who comes back gets as many tries.
+        fault: of the training that is over, see `_fault`. Counted here and not in the journal, so
+        that a night that is started again gets as many tries.
         """
         self._faults = self._faults + 1 if fault else 0
         if self._faults >= FAULTS:
@@ -248,9 +248,9 @@ class Runs:
             )
 
     def control(self) -> None:
-        """The last ideas failed alike: raise Paused where the best file fails too.
+        """After ideas that failed alike, try the best file: raise Paused if it fails, too.
 
-        While it does, nothing else is tried: whoever comes back looks again first.
+        As long as it fails, nothing else is tried; a night that is started again tries it first.
         """
         state = self.run.state
         if unwell := state.unwell:
@@ -259,7 +259,7 @@ class Runs:
             suspects = failed_alike(state)
         failure, numbers = suspects[-1].attempt.failure, [e.number for e in suspects]
         cause, budget = failure.cause, self.run.settings.budget_seconds
-        # A card gets hot in minutes.
+        # a whole budget where heat disturbed them: a card gets hot in minutes
         seconds = budget if failure.disturbed else min(CONTROL_SECONDS, budget)
         result = self._try_again(state.incumbent, seconds)
         status, why = result["status"], result["cause"]
@@ -304,7 +304,8 @@ def usual_card(state: State) -> dict | None:
 
 
 def weights_limit(state: State) -> float:
-    """Seconds from the end of a training to its weights: who takes longer may be training on."""
+    """The longest time, in seconds, from a training's end to its weights: one that takes longer
+    may be training on."""
     baseline = state.experiments[0].attempt.own if state.incumbent else []
     took = [(run.trained or {}).get("weights_seconds") or 0.0 for run in baseline]
     limit = WEIGHTS_SPARE + WEIGHTS_FACTOR * max(took, default=0.0)
