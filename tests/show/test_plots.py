@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 
 from harness.rules.keep import judge
 from harness.run.noise import Noise, Prior, estimate_noise
-from harness.show import sentences
+from harness.show import analysis_words
 from harness.show.charts import plots
 from harness.show.charts.figure import focused_limits
 from harness.show.frame import load_results_tsv, load_run
@@ -205,13 +205,15 @@ def test_one_file_that_scored_differently_says_that_the_machine_changed(runs, tm
         and "SCORES DO NOT COMPARE" in words(figure)
         and len(figure.axes) == 1
     )
-    assert "must not be compared" in sentences.say_overlay([runs["night"], slow])
-    assert "no more than chance gives" in sentences.say_overlay([runs["night"], runs["thousand"]])
+    assert "must not be compared" in analysis_words.say_overlay([runs["night"], slow])
+    assert "no more than chance gives" in analysis_words.say_overlay(
+        [runs["night"], runs["thousand"]]
+    )
     other = [
         entry | {"sha256": "f" * 64} if entry["event"] == "proposed" else entry for entry in entries
     ]
     journals.write_run(tmp_path, other, journals.make_settings("other"), files_of=0)
-    told = sentences.say_overlay([runs["night"], load_run(tmp_path, "other")])
+    told = analysis_words.say_overlay([runs["night"], load_run(tmp_path, "other")])
     assert "cannot be told" in told and "must not" not in told
 
 
