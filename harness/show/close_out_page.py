@@ -27,7 +27,7 @@ from harness.show.markup import (
     bold,
     box,
     divs,
-    picture,
+    drawing,
     small,
     soft,
     table,
@@ -108,7 +108,7 @@ def seeds_picture(scores: Sequence[float], low: float, high: float) -> Html:
     drawn = f'<path d="M{x(statistics.fmean(scores)):.1f} 2V{HEIGHT - 2}" stroke="{GREY}"/>'
     for score in scores:
         drawn += f'<circle cx="{x(score):.1f}" cy="{HEIGHT / 2}" r="4.5" fill="{BLUE}"/>'
-    return drawing(drawn, ", ".join(f"{score:.4f}" for score in scores))
+    return drawing(drawn, ", ".join(f"{score:.4f}" for score in scores), WIDTH, HEIGHT)
 
 
 def interval_picture(val: dict, reach: float) -> Html:
@@ -120,10 +120,5 @@ def interval_picture(val: dict, reach: float) -> Html:
     zero = f'<path d="M{WIDTH / 2} 0V{HEIGHT}" stroke="{GREY}" stroke-dasharray="3 3"/>'
     bar = f'<path d="M{low:.1f} {HEIGHT / 2}H{high:.1f}" stroke="{colour}" stroke-width="3"/>'
     dot = f'<circle cx="{middle:.1f}" cy="{HEIGHT / 2}" r="4.5" fill="{colour}"/>'
-    return drawing(zero + bar + dot, f"{val['low']:+z.4f} to {val['high']:+z.4f}")
-
-
-def drawing(drawn: str, words: str) -> Html:
-    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{drawn}</svg>'
-    return picture(svg.encode(), "svg+xml", words, WIDTH)
+    words = f"{val['low']:+z.4f} to {val['high']:+z.4f}"
+    return drawing(zero + bar + dot, words, WIDTH, HEIGHT)

@@ -79,9 +79,7 @@ FAILED = (
     *("invalid", "abort", "aborted", "killed"),
 )
 UNDER_WAY = ("running", "pending", "queued", "planned", "todo", "in_progress")
-SIGNS = str.maketrans(
-    {**dict.fromkeys("✅✓✔👍", "keep"), **dict.fromkeys("❌✗✘👎", "discard")},
-)
+SIGNS = str.maketrans({**dict.fromkeys("✅✓✔👍", "keep"), **dict.fromkeys("❌✗✘👎", "discard")})
 WITH_COMMAS = re.compile(r"\W*\d{1,3}(,\d{3})+(\.\d+)?\D*|\W*\d+,\d+\D*")
 
 

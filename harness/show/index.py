@@ -36,11 +36,7 @@ HEADS = ("val_bpb", "gain", "runs", "steps", "tokens/s", "others' cores")
 
 
 def write_index(run_dir: str | Path) -> Path:
-    """Write notebooks/index.md of a run, and pages whose making was cut off; return its path.
-
-    Markdown, since JupyterLab and git hosts follow its links: those of an HTML file JupyterLab
-    answers with 403.
-    """
+    """Write notebooks/index.md of a run, and pages whose making was cut off; return its path."""
     run_dir = Path(run_dir)
     entries = read_journal(run_dir / "journal.jsonl")
     folder = run_dir / "notebooks"
@@ -54,9 +50,7 @@ def write_index(run_dir: str | Path) -> Path:
 
 
 def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
-    """The index as Markdown: what came of the night, and a row for each experiment, newest
-    first.
-    """
+    """The index: what came of the night, and a row for each experiment, newest first."""
     records, flight = records_from_journal(entries), in_flight(entries)
     folder = run_dir / "notebooks"
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -12,13 +12,7 @@ from collections.abc import Sequence
 
 from harness.run.records import OUTCOME_WORDS, Record
 from harness.show.importances import LEAST_TUNED, constant_importances, tuned_experiments
-from harness.show.sentences import (
-    candidates_of,
-    counts_in_words,
-    kept_of,
-    quoted,
-    signed,
-)
+from harness.show.sentences import candidates_of, counts_in_words, kept_of, quoted, signed
 
 MOST_TRIES = 3  # of one constant in one direction
 MOST_NAMED = 3  # kept ideas of a kind

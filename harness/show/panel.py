@@ -18,6 +18,7 @@ from IPython.display import display
 
 from harness import REPOSITORY
 from harness.ground.errors import LabError
+from harness.ground.files import read_tail
 from harness.run import disk_space
 from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import SAMPLE_TAG, Run, list_runs, page_name
@@ -25,13 +26,14 @@ from harness.run.settings import results_folder
 from harness.show import panel_words
 from harness.show.addresses import files_of_run, markdown_links
 from harness.show.charts.svg import as_pictures, legend_of, progress_svg
-from harness.show.commands import Commands, copy_of_best, end_night, own_file, read_tail
+from harness.show.commands import Commands, copy_of_best, end_night, own_file
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
 from harness.show.panel_widgets import PanelWidgets, put, show_markdown
 from harness.show.report_page import idea_html
 from harness.show.status import look_at
 
 REFRESH_SECONDS, CARD_SECONDS, SIZES_SECONDS = 2.0, 10.0, 60.0
+LOG_BYTES = 4000
 ALIVE = ("running", "paused", "slow")
 CHART = Html('<div style="min-width:560px">{}</div>')
 LOG = Html('<div style="max-height:260px;overflow:auto">{}</div>')
@@ -153,8 +155,8 @@ class Panel(PanelWidgets):
             legend = legend_of(self.records)
             put(self.chart, CHART.format(chart) + legend if chart else chart)
             self._draw_list()
-        log = preformatted(read_tail(self.run.folder / "night.log") or "no night has run here")
-        put(self.log, LOG.format(log))
+        log = read_tail(self.run.folder / "night.log", LOG_BYTES) or "no night has run here"
+        put(self.log, LOG.format(preformatted(log)))
         self._draw_links()
 
     def _card_words(self) -> str:

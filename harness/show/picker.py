@@ -8,6 +8,7 @@ while a kernel runs and change that same view in place. What proposers and train
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.ground.files import read_tail
 from harness.ground.text import one_line
 from harness.run.records import OUTCOME_WORDS, Record
 from harness.run.settings import results_folder
@@ -177,10 +178,7 @@ def log_tail(run: RunData, experiment: int) -> str:
     for folder in reversed(run_folders(run, experiment)):
         path = folder / "run.log"
         if path.exists():
-            with open(path, "rb") as file:
-                file.seek(max(0, path.stat().st_size - LOG_BYTES))
-                lines = file.read().decode("utf-8", errors="replace").splitlines()
-            return "\n".join(lines[-LOG_LINES:])
+            return "\n".join(read_tail(path, LOG_BYTES).splitlines()[-LOG_LINES:])
     return ""
 
 
