@@ -52,8 +52,9 @@ def close_out_page(run: Run, found: CloseOut) -> Html:
         page += box("stopped before it was complete: run this notebook again, and it goes on")
     elif left := words_left(run, found):
         page += box(f"{left}: {command_on(run.folder, '--close-out')} --hours HOURS")
-    named = [(f"{run.started['role']}, seed {run.started['seed']}", run) for run in found.runs]
-    page += training_lines([(name, run.trained) for name, run in named])
+    page += training_lines(
+        [(f"{run.started['role']}, seed {run.started['seed']}", run.trained) for run in found.runs]
+    )
     return page + soft(environment_words(run.settings))
 
 

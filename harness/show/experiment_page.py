@@ -58,8 +58,8 @@ class LiveTraining:
         kind = event.get("event")
         if event.get("stage") == "training" and kind is None:
             self.points = []
-        if kind == "step" and isinstance(event.get("train_loss"), int | float):
-            self.points.append((float(event.get("progress", 0.0)), float(event["train_loss"])))
+        if kind == "step":
+            self.points.append((event["progress"], event["train_loss"]))
         end = end_words(event)
         self.done += [f"run {event['run']}: {end}"] if end else []
         is_due = time.monotonic() - self._shown >= REFRESH_SECONDS

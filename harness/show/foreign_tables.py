@@ -20,14 +20,7 @@ from harness.show.table_cells import number_in, read_cells
 
 NAMES = {
     "status": (
-        "status",
-        "decision",
-        "result",
-        "outcome",
-        "verdict",
-        "kept",
-        "keep",
-        "accepted",
+        *("status", "decision", "result", "outcome", "verdict", "kept", "keep", "accepted"),
         "action",
     ),
     "title": (
@@ -85,9 +78,7 @@ WITH_COMMAS = re.compile(r"\W*\d{1,3}(,\d{3})+(\.\d+)?\D*|\W*\d+,\d+\D*")
 
 @dataclass(frozen=True)
 class ForeignRow:
-    """One experiment. score: None where there is none; outcome: kept, discarded or crashed;
-    memory: GB or None.
-    """
+    """score: None where there is none; outcome: kept, discarded or crashed; memory: GB."""
 
     score: float | None
     outcome: str

@@ -87,9 +87,10 @@ def soft(text: object) -> Html:
     return divs([small(text)])
 
 
-def folded(title: object, body: object) -> Html:
+def folded(title: object, body: object, is_open: bool = False) -> Html:
     """What is there for whoever asks."""
-    return Html("<details><summary>{}</summary>{}</details>").format(title, body)
+    opened = Html(" open") if is_open else ""
+    return Html("<details{}><summary>{}</summary>{}</details>").format(opened, title, body)
 
 
 def link(address: str, words: object) -> Html:

@@ -42,9 +42,7 @@ OPEN: list[Panel] = []  # the one of this kernel
 
 
 def show(tag: str = "", results: str = "") -> None:
-    """Display the panel; where nothing draws widgets (a saved copy, papermill, nbconvert), its
-    picture of now.
-    """
+    """Display the panel; where nothing draws widgets, as in a saved copy, its picture of now."""
     for earlier in OPEN:
         earlier.is_open = False  # this cell ran before: its panel is seen no more
     panel = Panel(tag, results)
@@ -85,9 +83,7 @@ class Panel(PanelWidgets):
         threading.Thread(target=follow, daemon=True, name="panel").start()
 
     def refresh(self) -> None:
-        """Draw what has changed. Whatever goes wrong is shown: a dead panel would look like a dead
-        night.
-        """
+        """Draw what has changed, or what went wrong: a dead panel would look like a dead night."""
         if words := self.commands.ended():
             put(self.said, soft(words))
         self._draw_safely(self._draw)

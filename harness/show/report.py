@@ -75,9 +75,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def write_page(run_dir: str | Path, live: bool) -> Path:
-    """Write report.html of a run and return its path. live: a night works on it, so that the page
-    loads itself anew.
-    """
+    """Write report.html of a run and return its path. live: the page loads itself anew."""
     return _write_page(Path(run_dir), live)[0] / "report.html"
 
 
@@ -144,7 +142,8 @@ def report_of(entries: Sequence[dict], beside: Beside) -> Report:
         "Near misses": _near_misses(entries, records, beside.again_command),
         "What the night learnt": say_learnt(entries, records),
         "Failures": _failures(records),
-        "What stands in doubt": _doubts(entries, records),
+        "What stands in doubt": "\n".join(f"- {doubt}" for doubt in doubts(entries, records))
+        or "Nothing that the journal shows.",
         "What the models write": beside.texts,
         "Whose ideas": _whose_ideas(entries, records, beside.usage),
         "Time": say_time(entries),
@@ -291,11 +290,6 @@ def _whose_ideas(entries: Sequence[dict], records: Sequence[Record], usage: Usag
     if failed:
         lines.append(f"- {failed}.")
     return "\n".join(lines)
-
-
-def _doubts(entries: Sequence[dict], records: Sequence[Record]) -> str:
-    found = [f"- {doubt}" for doubt in doubts(entries, records)]
-    return "\n".join(found) or "Nothing that the journal shows."
 
 
 def _look_further(records: Sequence[Record], tag: str, has_pages: bool) -> str:

@@ -55,9 +55,7 @@ DIFF_LINES, LOG_CHARACTERS = 160, 3000
 
 
 class Report(NamedTuple):
-    """What a report says of run `tag`. sections: title -> Markdown; speed: what the machine did,
-    "" for nothing.
-    """
+    """What a report says of run `tag`. sections: Markdown by title; speed: "" for a steady one."""
 
     tag: str
     headline: str
@@ -288,9 +286,7 @@ def curves_over_parent(
 
 
 def curve_of(run: Run, experiment: Experiment, which: int = 0) -> Points:
-    """(progress, training loss) of one of an experiment's own trainings: the first, or with -1 the
-    last; [] while there is none.
-    """
+    """(progress, training loss) of one of an experiment's own trainings; [] while there is none."""
     trainings = [each for each in experiment.attempt.own if each.started["kind"] != "smoke"]
     if not trainings:
         return []
@@ -306,9 +302,7 @@ def _noted(trained: dict | None) -> list[tuple[float, float]]:
 
 
 def _runs(attempt: Attempt) -> list[tuple[object, ...]]:
-    """Of each run its number, kind, score or end, steps, tokens/s and the cores that others
-    held.
-    """
+    """Of each run its number, kind, score or end, and pace."""
     return [
         (
             run.number,
