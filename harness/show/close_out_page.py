@@ -63,26 +63,25 @@ def comparison_page(comparison: Comparison, titles: dict[int, str]) -> Html:
 
     titles: of the changes that a file may lack.
     """
-    scores = {role: comparison.scores(role) for role in (*comparison.others, BEST, TEMPLATE)}
+    roles = (*comparison.others, BEST, TEMPLATE)
+    scores = {role: each for role in roles if (each := comparison.scores(role))}
     every = [score for each in scores.values() for score in each]
     claimed = comparison.claims.values()
     ends = [each["val"][end] for each in claimed if "val" in each for end in ("low", "high")]
     rows = []
     for role, each in scores.items():
-        if each:
-            lacks = comparison.others.get(role, {}).get("lacks", [])
-            trained = [run.trained for run in comparison.runs if run.started["role"] == role]
-            rows.append(
-                (
-                    divs([role, *(small(titles[number]) for number in lacks if number in titles)]),
-                    seeds_picture(each, min(every), max(every)),
-                    f"{statistics.fmean(each):.4f}",
-                    *difference_cells(
-                        comparison.claims.get(role, {}), max(map(abs, ends), default=1)
-                    ),
-                    *cells_of_pace(pace_of(trained)),
-                )
+        lacks = comparison.others.get(role, {}).get("lacks", [])
+        trained = [run.trained for run in comparison.runs if run.started["role"] == role]
+        claim, reach = comparison.claims.get(role, {}), max(map(abs, ends), default=1)
+        rows.append(
+            (
+                divs([role, *(small(titles[number]) for number in lacks if number in titles)]),
+                seeds_picture(each, min(every), max(every)),
+                f"{statistics.fmean(each):.4f}",
+                *difference_cells(claim, reach),
+                *cells_of_pace(pace_of(trained)),
             )
+        )
     failed = [each["cause"] for each in claimed if each["status"] != "ok"]
     page = box(bold(asked_words(comparison)), BLUE)
     page += table(("file", "seeds, better is left", "mean val_bpb", *HEAD, *PACE), rows)

@@ -232,10 +232,9 @@ def attempt_folder(run: RunData, experiment: int) -> Path | None:
         return None
     folder = run.folder / "experiments" / f"{experiment:04d}" / "attempts"
     decided = [record.attempt for record in run.records if record.experiment == experiment]
-    for number in decided:
-        if number is not None and (folder / f"{number:02d}").exists():
-            return folder / f"{number:02d}"
-    return max(folder.glob("[0-9]*"), default=None)
+    names = [f"{number:02d}" for number in decided if number is not None]
+    there = [folder / name for name in names if (folder / name).exists()]
+    return there[0] if there else max(folder.glob("[0-9]*"), default=None)
 
 
 def run_folders(run: RunData, experiment: int) -> list[Path]:

@@ -59,7 +59,9 @@ def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
         cells = [f"{flight.experiment:04d}", f"running: {flight.words}", quoted(flight.title)]
         links = _links(flight.experiment, present)
         rows.insert(0, _line([*cells, *[""] * len(HEADS), links]))
-    claimed = claim_on_branch(run_dir, records)
+    claimed, tip, claim = claim_on_branch(run_dir, records), incumbent_of(records), ""
+    if tip and tip.experiment:
+        claim = f"{say_claim(records, claimed)} On the branch: {as_judged(records)}."
     others = [
         f"[{name.removesuffix('.ipynb').replace('_', ' ')}]({name})"
         for name in sorted(present)
@@ -67,7 +69,7 @@ def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
     ]
     parts = [
         f"# {headline(records, claimed)}",
-        _scores(records, claimed),
+        claim,
         _facts(run_dir.name, records),
         " · ".join(["[the report](../report/report.html)", *others]),
         "\n".join([_line(["#", "outcome", "idea", *HEADS, "pages"]), "|---" * 10 + "|", *rows]),
@@ -79,14 +81,6 @@ def rows_of_index(text: str) -> dict[int, str]:
     """The row of each experiment in an index, without its links."""
     rows = [line for line in text.splitlines() if re.match(r"\| \d{4} \|", line)]
     return {int(row[2:6]): row.rpartition("|")[0].rpartition("|")[0] for row in rows}
-
-
-def _scores(records: Sequence[Record], claimed: dict | None) -> str:
-    """The claim, and the scores that the night went by."""
-    tip = incumbent_of(records)
-    if tip is None or tip.experiment == 0:
-        return ""
-    return f"{say_claim(records, claimed)} On the branch: {as_judged(records)}."
 
 
 def _facts(tag: str, records: Sequence[Record]) -> str:
@@ -103,11 +97,10 @@ def _facts(tag: str, records: Sequence[Record]) -> str:
 
 def _row(record: Record, present: set[str]) -> str:
     score = "" if record.val_bpb is None else f"{record.val_bpb:.4f}"
-    gain = signed(record.gain)
     outcome = OUTCOME_WORDS[record.outcome]
     if record.outcome == "crashed" and record.status != "crash":
         outcome = f"crashed ({record.status.replace('_', ' ')})"
-    figures = (score, gain, str(record.n_runs or ""), *cells_of_pace(record.pace))
+    figures = (score, signed(record.gain), str(record.n_runs or ""), *cells_of_pace(record.pace))
     head = (f"{record.experiment:04d}", outcome, quoted(record.title))
     return _line([*head, *figures, _links(record.experiment, present)])
 

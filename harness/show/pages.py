@@ -109,11 +109,10 @@ def export_notebook(ipynb_path: str | Path) -> Path:
             output["data"].pop(WIDGET, None)  # without a kernel its picture is what there is
     exporter, code_style = _converter(number is not None)
     body = without_active_parts(PICTURES.sub("", exporter.from_notebook_node(notebook)[0]))
-    links = []
+    beside = _neighbours(path, number) if number is not None else []
+    links = [link(f"{name}.html", words) for words, name in beside]
     if (path.parents[1] / "journal.jsonl").exists():
         links.append(link("../report/report.html", "all experiments"))
-    if number is not None:
-        links[:0] = [link(f"{name}.html", words) for words, name in _neighbours(path, number)]
     record = _record_of(path)
     title = _title(record) if record else path.stem
     page = PAGE.format(

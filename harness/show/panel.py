@@ -27,6 +27,7 @@ from harness.show import panel_words
 from harness.show.addresses import files_of_run, markdown_links
 from harness.show.charts.svg import as_pictures, legend_of, progress_svg
 from harness.show.commands import Commands, copy_of_best, end_night, own_file
+from harness.show.life import life_of
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
 from harness.show.panel_widgets import PanelWidgets, put, show_markdown
 from harness.show.report_page import idea_html
@@ -64,7 +65,6 @@ class Panel(PanelWidgets):
         self.run: Run | None = None
         self.records: list[Record] = []
         self._drawn: dict[str, object] = {}  # what each part was drawn from
-        self._facts: dict = {}
         self._bytes, self._card = 0, ""
         self._lock = threading.RLock()  # the thread and a click may both draw
         self._connect()
@@ -124,7 +124,7 @@ class Panel(PanelWidgets):
         """A sentence in place of all that is known of a run, which is then read anew."""
         put(self.state, words)
         self.of_a_run.layout.display = "none"
-        self.run, self.records, self._facts, self._drawn = None, [], {}, {}
+        self.run, self.records, self._drawn = None, [], {}
         for part in (self.figures, self.now, self.chart, self.log):
             put(part, Html())
         show_markdown(self.places, "")
@@ -137,7 +137,7 @@ class Panel(PanelWidgets):
         if self.run is None:
             self._show_only(box("no run yet: start the demo, or a night", GREY))
             return
-        self._facts = facts = look_at(self.run, self._run_bytes())
+        facts = look_at(self.run, self._run_bytes())
         self.of_a_run.layout.display = ""
         put(self.state, panel_words.state_line(facts))
         put(self.figures, divs([panel_words.figures(facts)]))
@@ -262,7 +262,7 @@ class Panel(PanelWidgets):
         if not self.sure.value:
             return "the experiment in flight will be repeated later: tick the box, then press again"
         self.sure.value = False
-        return end_night(self._facts.get("pid"))
+        return end_night(life_of(self.run).pid if self.run else None)
 
     def _rule(self, word: str) -> str:
         number = str(self.list.value)

@@ -250,8 +250,7 @@ def branch_rows(folder: Path, found: dict, records: Sequence[Record]) -> list[tu
         return [*rows, ("branch", "stands at the baseline so far")]
     rows.append(("best score", f"{found['best_val_bpb']:.4f}, {name_of(best_of(records))}"))
     stands = f"stands at {found['branch_val_bpb']:.4f}, experiment {number}: {title}"
-    rows.append(("branch", stands))
-    rows.append(("", "as judged during the night, flattered by luck"))
+    rows += [("branch", stands), ("", "as judged during the night, flattered by luck")]
     measuring = words_of_close_out(read_close_out(folder)).removeprefix("claim: ")
     claim = textwrap.wrap(found["claim"] or measuring or "not measured yet", CLAIM_WIDTH)
     return rows + [("" if number else "claim", line) for number, line in enumerate(claim)]
@@ -259,22 +258,21 @@ def branch_rows(folder: Path, found: dict, records: Sequence[Record]) -> list[tu
 
 def night_rows(run: Run, found: dict, records: Sequence[Record]) -> list[tuple[str, str]]:
     """What was tried, what waits for a person, and what the night took."""
-    tried = candidates_of(records)
-    counts = f"{len(tried)}: {counts_in_words(tried)}" if tried else "0"
+    tried, drift = candidates_of(records), found["drift"]
     waiting = ", ".join(f"{number:04d}" for number in found["in_quarantine"])
-    look = [("quarantine", f"{waiting}: look, then --accept N or --refuse N")] if waiting else []
-    rows = [*look, ("tried", counts), ("time", time_words(run.entries, records))]
-    rows.append(("disk", disk_space.disk_use_in_words(run.folder)))
-    if used := usage_words(run_usage(run.folder)):
-        rows.append(("model", used))
-    if failed := failure_words(run.entries):
-        rows.append(("", failed))
-    if found["program"]:
-        rows.append(("program", found["program"]))
-    if found["drift"] is not None:
-        rate, drift = found["tokens_per_second"], drift_words(found["drift"])
-        rows.append(("drift", f"{rate:,.0f} tokens/s of late, {drift}"))
-    return rows
+    rows = [
+        ("quarantine", f"{waiting}: look, then --accept N or --refuse N" if waiting else ""),
+        ("tried", f"{len(tried)}: {counts_in_words(tried)}" if tried else "0"),
+        ("time", time_words(run.entries, records)),
+        ("disk", disk_space.disk_use_in_words(run.folder)),
+        ("model", usage_words(run_usage(run.folder))),
+        ("", found["llm_failed"]),
+        ("program", found["program"]),
+    ]
+    if drift is not None:
+        rate = found["tokens_per_second"]
+        rows.append(("drift", f"{rate:,.0f} tokens/s of late, {drift_words(drift)}"))
+    return [(name, words) for name, words in rows if words]
 
 
 def time_words(entries: Sequence[dict], records: Sequence[Record]) -> str:
