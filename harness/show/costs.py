@@ -1,8 +1,8 @@
 """What the language model of a run took: requests, tokens, dollars, in words.
 
-In: usage, the ledger llm.jsonl, which counts every request, those of killed
-proposals too, and the journal's entries. Out: figures and sentences. A cost without prices is
-unknown, and said to be; tokens that no server counted are our estimate, and said to be.
+In: usage; the ledger llm.jsonl, which counts every request, those of killed proposals too; and the
+journal's entries. Out: figures and sentences. A cost without prices is unknown, and said to be;
+tokens that no server counted are our estimate, and said to be.
 """
 
 from __future__ import annotations

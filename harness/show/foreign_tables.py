@@ -78,7 +78,7 @@ WITH_COMMAS = re.compile(r"\W*\d{1,3}(,\d{3})+(\.\d+)?\D*|\W*\d+,\d+\D*")
 
 @dataclass(frozen=True)
 class ForeignRow:
-    """score: None where there is none; outcome: kept, discarded or crashed; memory: GB."""
+    """One experiment. outcome: kept, discarded or crashed; memory: GB; None where not known."""
 
     score: float | None
     outcome: str

@@ -59,7 +59,8 @@ def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
         cells = [f"{flight.experiment:04d}", f"running: {flight.words}", quoted(flight.title)]
         links = _links(flight.experiment, present)
         rows.insert(0, _line([*cells, *[""] * len(HEADS), links]))
-    claimed, tip, claim = claim_on_branch(run_dir, records), incumbent_of(records), ""
+    claimed, tip = claim_on_branch(run_dir, records), incumbent_of(records)
+    claim = ""
     if tip and tip.experiment:
         claim = f"{say_claim(records, claimed)} On the branch: {as_judged(records)}."
     others = [

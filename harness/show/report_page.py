@@ -55,7 +55,9 @@ DIFF_LINES, LOG_CHARACTERS = 160, 3000
 
 
 class Report(NamedTuple):
-    """What a report says of run `tag`. sections: Markdown by title; speed: "" for a steady one."""
+    """What a report says of run `tag`. sections: title -> Markdown; speed: what the machine did,
+    "" for nothing.
+    """
 
     tag: str
     headline: str
@@ -286,7 +288,7 @@ def curves_over_parent(
 
 
 def curve_of(run: Run, experiment: Experiment, which: int = 0) -> Points:
-    """(progress, training loss) of one of an experiment's own trainings; [] while there is none."""
+    """(progress, loss) of an experiment's own training `which`, -1 for its last; [] without it."""
     trainings = [each for each in experiment.attempt.own if each.started["kind"] != "smoke"]
     if not trainings:
         return []

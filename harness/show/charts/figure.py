@@ -114,7 +114,7 @@ class LabFigure(Figure):
 def new_figure(
     title: str, subtitle: str = "", height: float = 5.0, warn: bool = False, **subplots
 ) -> tuple[LabFigure, np.ndarray]:
-    """A figure with its finding as title, and its axes. warn: the subtitle is bold."""
+    """A figure with its finding as title, and its axes. warn: bold subtitle; subplots: Figure's."""
     width = 10.0
     with matplotlib.rc_context(STYLE):
         figure = LabFigure(figsize=(width, height), layout="constrained")

@@ -80,7 +80,7 @@ def _by_category(frame: pd.DataFrame) -> pd.DataFrame:
 
 def plot_curves(run: RunData) -> LabFigure:
     """Training loss of what is on the branch against the baseline's."""
-    both = [run.best] if run.baseline in (None, run.best) else [run.baseline, run.best]
+    both = [run.best] if run.best is run.baseline else [run.baseline, run.best]
     return compare_curves([(run, record) for record in both if record])
 
 
