@@ -93,7 +93,7 @@ def figures(facts: dict) -> str:
 def card_words() -> str:
     """Clock, power and memory in use of each NVIDIA card, as its driver tells; "" without one."""
     fields = "clocks.sm,power.draw,memory.used"
-    lines = lines_of(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"])
+    lines = lines_of(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], 5.0)
     return "".join(f"; card at {line.strip()}" for line in lines)
 
 
