@@ -25,6 +25,7 @@ from labs import (
     run_experiment,
     short_of_memory,
     with_prior,
+    worse_source,
 )
 from living import alive_with
 
@@ -451,7 +452,7 @@ def test_a_kill_just_before_an_entry_is_written_loses_nothing(lab, monkeypatch, 
     quick = incumbent_source(lab).replace(
         "session.start()", "session.start()\n    raise ValueError('quick')"
     )
-    put_candidate(lab, incumbent_source(lab) + "x = 1\n" if before == "scored" else quick)
+    put_candidate(lab, worse_source(lab) if before == "scored" else quick)
     append = Journal.append
 
     def killed(self, event, **fields):

@@ -23,12 +23,15 @@ FAR = "base_url=https://models.example.org/v1"
 
 
 def answer_with(source: str):
-    """Answers that change a rate, the line of it in a source, more with each request."""
-    line = next(line for line in source.splitlines() if line.startswith("SCALAR_LR = "))
+    """Answers that lower a rate, the line of it in a source, more with each request.
+
+    The output matrix hardly learns then: no luck of a seed makes the ideas look good.
+    """
+    line = next(line for line in source.splitlines() if line.startswith("UNEMBEDDING_LR = "))
     rate = float(line.split()[2])
 
     def answer(body: dict, number: int) -> str:
-        new = line.replace(f"= {rate}", f"= {rate * 0.8**number:.4f}", 1)
+        new = line.replace(f"= {rate}", f"= {rate * 0.3**number:.5f}", 1)
         head = f"Title: idea {number}\nHypothesis: slower\nCategory: tune\nExpected delta: -0.01"
         blocks = f"<<<<<<< SEARCH\n{line}\n=======\n{new}\n>>>>>>> REPLACE\n"
         return f"{head}\n\n{blocks}"

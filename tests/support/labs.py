@@ -186,6 +186,13 @@ def incumbent_source(lab: Lab) -> str:
     return lab.train_py(lab.state.incumbent).read_text()
 
 
+def worse_source(lab: Lab) -> str:
+    """Its train.py with an output matrix that hardly learns: worse on every seed and processor."""
+    source = incumbent_source(lab)
+    assert "UNEMBEDDING_LR = 0.006 " in source
+    return source.replace("UNEMBEDDING_LR = 0.006 ", "UNEMBEDDING_LR = 0.0005 ")
+
+
 def short_of_memory(lab: Lab) -> str:
     """The best file, on a device that has memory for four rows at a time."""
     source = incumbent_source(lab)
