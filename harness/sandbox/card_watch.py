@@ -52,7 +52,8 @@ class CardWatch:
             folder,
         )
         self._reasons = find_reasons(self._tool, self._card) if self._tool and uuid else None
-        self._open, self._said = contextlib.ExitStack(), []
+        self._open = contextlib.ExitStack()
+        self._said: list[BinaryIO] = []
         self.facts: dict | None = None
 
     def __enter__(self) -> CardWatch:
@@ -69,13 +70,16 @@ class CardWatch:
             self.facts = self._look()
 
     def _start(self) -> None:
-        pid = read_json(self._folder / "process.json")["pid"]
-        self._family, self._began = family_of(pid), time.monotonic()
+        self._pid = read_json(self._folder / "process.json")["pid"]
+        self._family, self._began = family_of(self._pid), time.monotonic()
         self._waited = waited_seconds(self._family)
-        self._watch(f"--query-gpu={','.join((*FIELDS, self._reasons))}", CSV, "--loop-ms=1000")
-        self._watch("pmon", "-s", "u", "-d", "1")
+        query = f"--query-gpu={','.join((*FIELDS, self._reasons))}"
+        with contextlib.suppress(OSError):  # no memory for a process: then nothing is known
+            samples = self._watch(query, CSV, "--loop-ms=1000")
+            self._said = [samples, self._watch("pmon", "-s", "u", "-d", "1")]
 
-    def _watch(self, *options: str) -> None:
+    def _watch(self, *options: str) -> BinaryIO:
+        """Start the tool, and return the file that it writes into."""
         said = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         process = subprocess.Popen(
             [self._tool, *options, self._card],
@@ -86,11 +90,13 @@ class CardWatch:
         )
         self._open.callback(process.wait)
         self._open.callback(process.kill)
-        self._said.append(said)
+        return said
 
     def _look(self) -> dict | None:
         seconds = time.monotonic() - self._began
         waited = waited_seconds(self._family) - self._waited
+        # What it has started since is no other's: it could have its run repeated by that.
+        own = self._family | family_of(self._pid)
         samples, uses = map(lines_so_far, self._said)
         self._open.close()
         if not (samples := read_samples(samples)):
@@ -103,7 +109,7 @@ class CardWatch:
             "energy_joules": known(round(statistics.mean(watts) * seconds, 1)),
             "memory_mb": known(max(memory)),
             "slowed_share": round(statistics.mean(slowed), 3),
-            "others_share": read_others(uses, self._family),
+            "others_share": read_others(uses, own),
             "waited_share": round(waited / seconds, 3),
         }
 

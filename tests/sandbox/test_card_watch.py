@@ -1,5 +1,6 @@
 """What a card does meanwhile: a stand-in for nvidia-smi, real processes, and what comes of it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,13 @@ from waiting import wait_until
 
 from harness.ground.files import write_json_atomic
 from harness.sandbox import card_watch
-from harness.sandbox.card_watch import CardWatch, read_others, read_samples, why_disturbed
+from harness.sandbox.card_watch import (
+    CardWatch,
+    lines_so_far,
+    read_others,
+    read_samples,
+    why_disturbed,
+)
 
 # Says what the files beside it hold, over and over where it is asked to watch.
 SMI = f"""#!{sys.executable}
@@ -78,6 +85,46 @@ def test_clock_heat_energy_and_memory_are_noted(smi, training, tmp_path, driver)
     assert facts.items() >= expected.items()
     assert facts["energy_joules"] == pytest.approx(650.5 * facts["seconds"], rel=0.5)
     assert why_disturbed(facts, None) == ""
+
+
+def test_what_a_training_starts_on_its_clock_is_no_other(smi, tmp_path):
+    begins = "import subprocess, sys; input(); "
+    begins += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    training = psutil.Popen([sys.executable, "-c", begins], stdin=subprocess.PIPE)
+    write_json_atomic(tmp_path / "process.json", {"pid": training.pid})
+    with CardWatch("0a1b", tmp_path) as watch:
+        watch.hear({"event": "ready"})
+        training.stdin.write(b"\n")
+        training.stdin.flush()
+        wait_until(training.children)
+        (child,) = training.children()
+        lines = [
+            f"    0  {pid}     C     50     40      -      -  x\n"
+            for pid in (training.pid, child.pid)
+        ]
+        (smi / "pmon").write_text("".join([HEAD, *lines]))
+        wait_until(lambda: any(str(child.pid) in line for line in lines_so_far(watch._said[1])))
+        watch.hear({"event": "stop"})
+    for process in (child, training):
+        process.kill()
+    training.wait()
+    assert watch.facts["others_share"] == 0.0
+
+
+def test_without_memory_for_the_tool_nothing_is_known(smi, training, tmp_path, monkeypatch):
+    with CardWatch("0a1b", tmp_path) as watch:
+        full = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        started = iter([subprocess.Popen, None])
+
+        def start(*arguments, **options):
+            if (begin := next(started)) is None:
+                raise full
+            return begin(*arguments, **options)
+
+        monkeypatch.setattr(card_watch.subprocess, "Popen", start)
+        watch.hear({"event": "ready"})
+        watch.hear({"event": "stop"})
+    assert watch.facts is None and not alive_with("nvidia-smi", mine=True)
 
 
 def test_without_the_tool_or_a_card_nothing_is_known_and_nothing_started(smi, training, tmp_path):
