@@ -5,8 +5,9 @@ device is not begun.
 from types import SimpleNamespace
 
 import pytest
-from machines import MACHINES, simulated, told
+from machines import MACHINES, ON_H200, Machine, simulated, told
 
+from harness.ground import cards
 from harness.ground.errors import DeviceRefused
 from harness.lab import executor as executor_module
 from harness.lab.executor import Executor, clock_name
@@ -102,6 +103,15 @@ def test_without_the_devices_nodes_behind_it_there_is_no_wall(monkeypatch):
     monkeypatch.setenv(VARIABLE, "bubblewrap")
     with pytest.raises(Exception, match="asks for bubblewrap.*no card there"):
         find_wall(unfit="no card there")
+
+
+def test_words_of_nvidia_smi_are_no_card(tmp_path):
+    words = ["No devices were found", "Unable to determine the device handle for GPU0: Not Found"]
+    nothing = Machine("no card behind the tool", words, torch="2.13.0+cpu")
+    with simulated(nothing, tmp_path / "none"):
+        assert cards.find_cards() == []
+    with simulated(Machine("one of two is lost", [*words, ON_H200]), tmp_path / "one"):
+        assert [card.name for card in cards.find_cards()] == ["NVIDIA H200"]
 
 
 def test_two_cards_of_one_name_do_not_share_a_clock(tmp_path, monkeypatch):
