@@ -321,6 +321,7 @@ OUT_OF_ORDER = [
         write("best/.weights.safetensors.123-x.tmp"),
         ["best/.weights.safetensors.123-x.tmp was left behind"],
     ),
+    (write("close_out/.best_0009_x.py.123-x.tmp"), ["123-x.tmp was left behind"]),
     (write("control/run.log"), ["control was left behind"]),
 ]
 
