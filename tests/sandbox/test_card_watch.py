@@ -83,6 +83,7 @@ def test_clock_heat_energy_and_memory_are_noted(smi, training, tmp_path, driver)
     expected = {"sm_clock_mhz": 1755.0, "temperature_c": 62.0, "memory_mb": 31000.0}
     expected |= {"slowed_share": 0.0, "others_share": 0.0}
     assert facts.items() >= expected.items()
+    assert 0 <= facts["own_cores_share"] < card_watch.OWN_CORES
     assert facts["energy_joules"] == pytest.approx(650.5 * facts["seconds"], rel=0.5)
     assert why_disturbed(facts, None) == ""
 
@@ -102,7 +103,8 @@ def test_what_a_training_starts_on_its_clock_is_no_other(smi, tmp_path):
             f"    0  {pid}     C     50     40      -      -  x\n"
             for pid in (training.pid, child.pid)
         ]
-        (smi / "pmon").write_text("".join([HEAD, *lines]))
+        (tmp_path / "new").write_text("".join([HEAD, *lines]))
+        (tmp_path / "new").replace(smi / "pmon")
         wait_until(lambda: any(str(child.pid) in line for line in lines_so_far(watch._said[1])))
         watch.hear({"event": "stop"})
     for process in (child, training):
@@ -154,6 +156,19 @@ def test_others_are_those_that_the_training_did_not_start(others, share):
     assert read_others(lines, {5}) is None  # numbers of another namespace say nothing
 
 
+def test_a_line_that_is_not_whole_yet_is_none(tmp_path):
+    said = tmp_path / "said"
+    said.write_text(f"{HEAD}    0   7   C   60   40   -   -   x\n    0   781   C   9")
+    with said.open("rb") as file:
+        lines = lines_so_far(file)
+        assert len(lines) == 2 and read_others(lines, {7}) == 0.0
+        assert file.tell() == 0
+    said.write_text("    0   781")
+    with said.open("rb") as file:
+        assert lines_so_far(file) == []
+    assert read_others([HEAD, "    0   7   C   60   40   -   -   x", "    0   781   C"], {7}) == 0.0
+
+
 CALM = {"seconds": 300.0, "slowed_share": 0.04, "others_share": None, "waited_share": 0.01}
 
 
@@ -162,6 +177,17 @@ def test_a_training_is_disturbed_by_each_of_three_and_a_short_one_by_none():
     for name in ("slowed_share", "others_share", "waited_share"):
         assert "30%" in why_disturbed(CALM | {name: 0.3}, CALM)
         assert why_disturbed(CALM | {name: 0.3, "seconds": 20.0}, CALM) == ""
+
+
+def test_waiting_for_cores_that_it_keeps_busy_itself_disturbs_no_training(training):
+    waits = CALM | {"waited_share": 0.3}
+    assert "30%" in why_disturbed(waits | {"own_cores_share": 0.1}, CALM)
+    assert why_disturbed(waits | {"own_cores_share": 0.9}, CALM) == ""
+    before = card_watch.cpu_seconds({os.getpid(), training.pid})
+    until = time.process_time() + 0.05
+    while time.process_time() < until:
+        pass
+    assert card_watch.cpu_seconds({os.getpid(), training.pid, 2**22}) >= before + 0.04
 
 
 def test_a_card_that_is_always_hot_still_has_a_night():
