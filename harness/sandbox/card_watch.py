@@ -28,7 +28,7 @@ import psutil
 from harness.ground.cards import lines_of
 from harness.ground.cgroup import cpu_count
 from harness.ground.files import read_json
-from harness.ground.parent import die_with_parent
+from harness.ground.parent import ending_with_me
 
 FIELDS = ("clocks.sm", "temperature.gpu", "power.draw", "memory.used")
 # What newer drivers call it, and what older ones do; and its bits for slowdown by hardware, by heat
@@ -85,11 +85,10 @@ class CardWatch:
         """Start the tool, and return the file that it writes into."""
         said = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         process = subprocess.Popen(
-            [self._tool, *options, self._card],
+            ending_with_me([self._tool, *options, self._card]),
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.DEVNULL,
-            preexec_fn=functools.partial(die_with_parent, os.getpid()),
         )
         self._open.callback(process.wait)
         self._open.callback(process.kill)

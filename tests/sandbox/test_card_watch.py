@@ -106,6 +106,7 @@ def test_what_a_training_starts_on_its_clock_is_no_other(smi, tmp_path):
         (tmp_path / "new").write_text("".join([HEAD, *lines]))
         (tmp_path / "new").replace(smi / "pmon")
         wait_until(lambda: any(str(child.pid) in line for line in lines_so_far(watch._said[1])))
+        wait_until(lambda: lines_so_far(watch._said[0]))
         watch.hear({"event": "stop"})
     for process in (child, training):
         process.kill()
