@@ -146,6 +146,14 @@ def test_a_card_that_is_lost_in_mid_run_is_no_fault_of_the_idea(tmp_path, monkey
         assert Executor._why_device_is_gone(SimpleNamespace(settings=settings)) == ""
 
 
+def test_a_card_that_hangs_is_a_sentence_and_no_fault_of_the_idea(monkeypatch):
+    monkeypatch.setattr(device, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(device, "child_command", lambda *words: ["sleep", "60"])
+    settings = SimpleNamespace(device={"kind": "cuda", "name": "NVIDIA H200"})
+    words = Executor._why_device_is_gone(SimpleNamespace(settings=settings))
+    assert words.startswith("the card is gone: the device gave no answer within 0.2 s")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_real_wall_is_tried_with_a_real_process_and_a_real_compiler(bubblewrap, monkeypatch):
