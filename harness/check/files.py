@@ -179,12 +179,17 @@ def check_left_behind(look: Look) -> Iterator[str]:
     """No half-written file or scratch folder outlives its work. Looks only where nobody works."""
     if look.busy:
         return
+    # The trial of the best file has a folder by its step's name, and is begun anew with that.
+    begun = look.folder / look.step.kind
     if look.at_rest:
-        for name in set(names_in(look.folder)) & set(BETWEEN):
+        for name in sorted(set(names_in(look.folder)) & set(BETWEEN) - {begun.name}):
             yield left_behind(name)
     working = None if look.at_rest else f"{look.step.experiment:04d}"
     for parent, folders, files in walk(look.folder):
         place = Path(parent)
+        if place == begun:
+            folders.clear()
+            continue
         inside = place.relative_to(look.folder).parts
         left = [name for name in files if name.startswith(".") and name.endswith(".tmp")]
         if len(inside) == 6:
