@@ -57,7 +57,9 @@ def main(arguments: list[str]) -> None:
     options, others = parser.parse_known_args(arguments)
     if HELP & set(others):
         return show_help(others)
-    if LOOKING & set(others):  # a look neither makes nor mends an environment
+    if LOOKING & {
+        word.partition("=")[0] for word in others
+    }:  # a look neither makes nor mends an environment
         os.environ["PYTHONPATH"] = str(ROOT)  # of a checkout that was moved, too
         usable = find_environment() or find_usable()
         if usable is None:

@@ -41,7 +41,9 @@ def check_close_out(look: Look) -> Iterator[str]:
         built_name(role, each.begun["best"]) for each in found.comparisons for role in each.others
     }
     known = {built_name(TEMPLATE, 0), *built} | {f"{number:02d}" for number in range(found.numbers)}
-    for name in set(names_in(folder)) - known:
+    for name in sorted(set(names_in(folder)) - known):
+        if name.endswith(".tmp"):  # of `check_left_behind`
+            continue
         yield f"close_out/{name} is no training of {NAME}: move it elsewhere"
     for run in found.current.runs:
         training = folder / f"{run.number:02d}"

@@ -175,12 +175,17 @@ def check_left_behind(look: Look) -> Iterator[str]:
     if look.busy:
         return
     between_two = look.step.kind in ("propose", "control", "open")
+    # The trial of the best file has a folder by its step's name, and is begun anew with that.
+    begun = look.folder / look.step.kind
     if between_two:
-        for name in set(names_in(look.folder)) & set(BETWEEN):
+        for name in sorted(set(names_in(look.folder)) & set(BETWEEN) - {begun.name}):
             yield left_behind(name)
     working = None if between_two else f"{look.step.experiment:04d}"
     for parent, folders, files in walk(look.folder):
         place = Path(parent)
+        if place == begun:
+            folders.clear()
+            continue
         inside = place.relative_to(look.folder).parts
         left = [name for name in files if name.startswith(".") and name.endswith(".tmp")]
         if len(inside) == 6:

@@ -119,6 +119,14 @@ class Folder(Source):
             )
         return sorted(found)
 
+    def places(self) -> list[str]:
+        """Where its text is: the folder, and the folders that linked files of it lie in."""
+        links = [path for file in self.files if (path := self.path / file.name).is_symlink()]
+        targets = [Path(os.path.realpath(link)) for link in links]
+        at_top = Path(self.path.anchor)
+        held = [target if target.parent == at_top else target.parent for target in targets]
+        return [str(self.path), *dict.fromkeys(map(str, held))]
+
     def _groups(self) -> list[list[FoundFile]]:
         """The files in order, in groups of about PART_BYTES."""
         groups: list[list[FoundFile]] = [[]]

@@ -90,8 +90,10 @@ def nvidia_cards() -> list[Card]:
     tool = shutil.which("nvidia-smi") or (WSL_TOOL if os.path.exists(WSL_TOOL) else None)
     # An old driver does not know the last ones.
     for fields in ("name,driver_version,compute_cap,mig.mode.current", "name,driver_version"):
-        if tool and (lines := lines_of([tool, f"--query-gpu={fields}", "--format=csv,noheader"])):
-            return [listed_card(line.split(", ")) for line in lines]
+        lines = lines_of([tool, f"--query-gpu={fields}", "--format=csv,noheader"]) if tool else []
+        # Some drivers say in words that there is no card, or that one is lost, and call it success.
+        if cells := [line.split(", ") for line in lines if ", " in line]:
+            return [listed_card(each) for each in cells]
     return pci_cards()
 
 

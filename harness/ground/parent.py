@@ -1,4 +1,7 @@
-"""Ending with one's parent, for every process of a run. Standard library only."""
+"""Ending with one's parent, for every process of a run. Standard library only.
+
+As a program, `python parent.py PARENT COMMAND ...`, it becomes a command that ends so.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,14 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent and os.getppid() != parent:  # it died before we asked
         os._exit(1)
+
+
+def ending_with_me(command: list[str]) -> list[str]:
+    """A command as a child of this process that ends with it. Nothing of ours runs between fork
+    and exec: where there are threads, that could wait for a lock for ever."""
+    return [sys.executable, "-I", "-S", os.path.abspath(__file__), str(os.getpid()), *command]
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    os.execv(sys.argv[2], sys.argv[2:])

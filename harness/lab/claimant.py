@@ -8,6 +8,7 @@ training, and files that no experiment tried, such as the best without one chang
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,7 @@ from harness.lab.executor import Executor, Listener, ignore
 from harness.lab.kept_files import drop_weights_of_run, note_claim
 from harness.lab.loop import Lab
 from harness.lab.other_text import on_text
+from harness.lab.propose_ahead import NIGHT_VARIABLE
 from harness.lab.trainings import Job
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.quarantine import private_text_reason, time_reasons
@@ -92,7 +94,7 @@ class Claimant:
             "claim": self._claim,
         }
         try:
-            while not (self.lab.folder / STOP_FILE).exists():
+            while not self._is_to_stop():
                 found = self.found
                 if carry_out := steps.get(found.current.step):
                     carry_out(found)
@@ -104,6 +106,11 @@ class Claimant:
             for executor in self.executors.values():
                 executor.end_waiting()
         return self.found
+
+    def _is_to_stop(self) -> bool:
+        """Whether its night was asked to stop. The wish stays when that night is over."""
+        in_a_night = bool(os.environ.get(NIGHT_VARIABLE))
+        return in_a_night and (self.lab.folder / STOP_FILE).exists()
 
     def _begin_claim(self) -> None:
         claim = plan_claim(self.lab)

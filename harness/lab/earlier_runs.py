@@ -26,7 +26,7 @@ def earlier_rows(run: Run) -> list[dict]:
         try:
             if other.settings.created < run.settings.created and likeness(other.settings) == alike:
                 found = rows_of(other) + found
-        except LabError:  # half deleted, or of another version: it teaches nothing
+        except (LabError, OSError):  # half deleted, of another version or not to be read by us
             continue
         if len(found) >= MOST_ROWS:  # older runs are not read for nothing
             break

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.data.manifest import PreparedData
 from harness.ground.errors import ProfileError
+from harness.rules.quarantine import OTHER_PROCESSES_SECONDS
 from harness.run import disk_space
 from harness.run.locks import OnTheClock
 from harness.run.settings import (
@@ -109,8 +110,10 @@ class Executor:
             result |= {"card": watch.facts}
         if result["status"] == "ok" and (why := why_disturbed(watch.facts, usual)):
             (folder / "weights.safetensors").unlink(missing_ok=True)
-            result |= {"status": "infrastructure", "cause": f"disturbed: {why}", "sure": True}
-            result |= {"disturbed": True}
+            result |= {"status": "infrastructure", "cause": f"disturbed: {why}"}
+            # Where other processes of its own were at work, they may have been those others.
+            alone = result["other_processes_seconds"] <= OTHER_PROCESSES_SECONDS
+            result |= {"disturbed": True, "sure": alone}
         return result
 
     def measurement(

@@ -36,6 +36,7 @@ from harness.run.settings import (
     results_folder,
     write_settings,
 )
+from harness.sandbox.compile_cache import forget_earlier_runs
 from harness.sandbox.device import detect_device, try_device
 from harness.search.constants import rewrite_constants
 
@@ -185,6 +186,7 @@ def open_journal(lab: Lab) -> None:
     fit, and how trainings go there is frozen before."""
     if lab.journal.entries:
         return
+    forget_earlier_runs(lab.folder)
     fit = find_fit(lab.executor, baseline_source(lab.template(), lab.settings))
     freeze(lab, fit)
     settings, profile = lab.settings, lab.settings.profile

@@ -126,7 +126,8 @@ def train_and_score(settings: Settings, data: PreparedData, folder: Path) -> dic
     """Train and score the folder's train.py as a night would; what the audit doubts is said."""
     run, train_py = folder / "run", folder / "train.py"
     executor = Executor(settings, data, folder, results=folder.parents[1])
-    request = executor.request(train_py, run, settings.run_seed)
+    # No later training begins with what this one compiled.
+    request = executor.request(train_py, run, settings.run_seed, compile_cache=None)
     result = executor.train(request, print_step())
     if result["status"] != "ok":
         raise ByHandError(

@@ -82,12 +82,12 @@ def close_night(wishes: Wishes, words: str) -> None:
     said."""
     say = partial(print, file=sys.stderr)
     try:
+        if records := records_from_journal(wishes.run.entries):
+            words = f"{words}. {headline(records, claim_on_branch(wishes.folder, records))}"
         if wishes.run.entries:
             report.write_page(wishes.folder, live=False)
     except (OSError, LabError) as error:
         say(f"the report cannot be written ({error}); nothing else is lost")
-    if records := records_from_journal(wishes.run.entries):
-        words = f"{words}. {headline(records, claim_on_branch(wishes.folder, records))}"
     notify(wishes.notify, wishes.run, "ended", words, say)
 
 

@@ -21,6 +21,7 @@ from harness.lab.other_text import changes_of_text, find_text
 from harness.night.wishes import Wishes
 from harness.rules.keep import CLAIM_SEEDS
 from harness.rules.next_step import baseline_runs, step_after
+from harness.run.pace import place_of
 from harness.run.records import records_from_journal
 from harness.run.run import Run
 from harness.run.settings import command_on
@@ -211,8 +212,3 @@ def progress_made(entries: list[dict]) -> int:
         idle = entry["event"] in ("run_started", "controlled")
         made += not idle and entry.get("status") not in NOT_HELD_AGAINST
     return made
-
-
-def place_of(entry: dict) -> tuple[int | None, ...]:
-    """The training that an entry is of."""
-    return tuple(entry.get(name) for name in ("experiment", "attempt", "run"))

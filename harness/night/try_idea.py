@@ -52,15 +52,16 @@ STATUS_SECONDS = 60.0  # between two lines of progress: an agent reads them all
 # Of the object on stdout. Numbers are null where there are none; all text is data.
 KEYS = {
     "tag": "the run",
-    "outcome": "kept, simplified, discarded, quarantined (waits for a person), crashed; "
-    "refused (nothing was run); busy; error",
+    "outcome": "kept, simplified, discarded, quarantined (waits for a person), crashed, no result "
+    "(the machine disturbed it each time: --again N tries it again); refused (nothing was run); "
+    "busy; stopped; error",
     "retry_after_seconds": "busy: when to ask again",
     "experiment": "its number",
     "title": "the idea",
     "reason": "why that outcome, in one sentence",
     "reasons": "refused: what to change, one sentence each",
     "earlier": "of a file that was tried before: the object that it got then",
-    "status": "of the last run: ok, crash, oom, nan, timeout, hopeless, cheating",
+    "status": "of the last run: ok, crash, oom, nan, timeout, hopeless, cheating, infrastructure",
     "val_bpb": "mean of its scored runs, bits per byte, lower is better",
     "scores": "val_bpb of each of its trainings",
     "gain": "val_bpb of the best so far less its own; positive is better",

@@ -83,12 +83,23 @@ def seconds_of_trainings(
     """Wall-clock of so many trainings of a close-out: each as the last ones of the night, scored on
     both texts. budgets: of the night's, that each gets."""
     runs = [entry for entry in entries if entry["event"] in ("trained", "scored")]
-    trained = [entry["total_seconds"] for entry in runs if entry.get("num_steps")]
-    scored = [entry["score_seconds"] for entry in runs if entry.get("val_bpb")]
-    if not (trained and scored):
+    # A run that only tried a file out has no score, and took a few steps.
+    scored = {place_of(entry): entry["score_seconds"] for entry in runs if entry.get("val_bpb")}
+    trained = [
+        entry["total_seconds"]
+        for entry in runs
+        if entry["event"] == "trained" and place_of(entry) in scored
+    ]
+    if not trained:
         return trainings * (1.1 * budgets * budget_seconds + 20)
-    each = budgets * statistics.mean(trained[-6:]) + 2 * statistics.mean(scored[-6:])
+    around = 2 * statistics.mean(list(scored.values())[-6:])
+    each = budgets * statistics.mean(trained[-6:]) + around
     return trainings * each
+
+
+def place_of(entry: dict) -> tuple[int | None, ...]:
+    """The training that an entry is of."""
+    return tuple(entry.get(name) for name in ("experiment", "attempt", "run"))
 
 
 def words_outside(trained: dict) -> str:

@@ -7,6 +7,7 @@ would no longer be comparable: it names both and says what to do.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import re
@@ -17,11 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import harness
+from harness.data.folder import Folder
 from harness.data.manifest import PreparedData, open_prepared, without_format
 from harness.data.prepare import name_data
 from harness.ground.cgroup import cpu_quota
 from harness.ground.clock import utc_now
-from harness.ground.errors import ParameterError, SettingsError
+from harness.ground.errors import DataError, ParameterError, SettingsError
 from harness.ground.files import read_json, write_json_atomic
 from harness.ground.text import plain_words
 from harness.run import git_history
@@ -173,7 +175,17 @@ def hidden_folders(settings: Settings, data: PreparedData, results: Path) -> tup
     """What a wall empties for edited code: prepared data, all results, and the user's own text."""
     hidden = (str(data.folder.parent), str(results))
     kind, _, place = settings.profile["source"].partition(":")
-    return (*hidden, place.split("::")[0]) if kind == "folder" else hidden
+    return (*hidden, *text_places(place)) if kind == "folder" else hidden
+
+
+@functools.cache
+def text_places(place: str) -> tuple[str, ...]:
+    """Where the text of a `folder:` source is; the folder alone where its files are gone."""
+    folder = Folder.open(place)
+    try:
+        return tuple(folder.places())
+    except DataError:
+        return (str(folder.path),)
 
 
 def wall_of(settings: Settings) -> Wall:

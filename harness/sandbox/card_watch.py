@@ -5,7 +5,8 @@ nvidia-smi once a second, and how long the training waited for a core; or None w
 known. Slowdown by heat or hardware, others on the card and a starved host disturb a training: its
 score would say little. The software's power cap does not; it is normal on a loaded card, and partly
 the idea's own doing. Nor does heat that slowed the run's first training down as much: some laptops
-are never cool, and their trainings compare with one another.
+are never cool, and their trainings compare with one another. Nor does waiting for cores that the
+training itself keeps busy: one that could have itself repeated would choose its best run.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from typing import BinaryIO
 import psutil
 
 from harness.ground.cards import lines_of
+from harness.ground.cgroup import cpu_count
 from harness.ground.files import read_json
-from harness.ground.parent import die_with_parent
+from harness.ground.parent import ending_with_me
 
 FIELDS = ("clocks.sm", "temperature.gpu", "power.draw", "memory.used")
 # What newer drivers call it, and what older ones do; and its bits for slowdown by hardware, by heat
@@ -34,6 +36,7 @@ FIELDS = ("clocks.sm", "temperature.gpu", "power.draw", "memory.used")
 REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 SLOWDOWN = 0x08 | 0x20 | 0x40 | 0x80
 MOST = 0.05  # of the time, and of others' use of the card
+OWN_CORES = 0.5  # share of all cores from which on it is the training itself that it waits for
 LEAST_SECONDS = 30.0  # of a training that is judged by it: shorter ones only try something out
 CSV = "--format=csv,noheader,nounits"
 
@@ -52,7 +55,8 @@ class CardWatch:
             folder,
         )
         self._reasons = find_reasons(self._tool, self._card) if self._tool and uuid else None
-        self._open, self._said = contextlib.ExitStack(), []
+        self._open = contextlib.ExitStack()
+        self._said: list[BinaryIO] = []
         self.facts: dict | None = None
 
     def __enter__(self) -> CardWatch:
@@ -69,28 +73,33 @@ class CardWatch:
             self.facts = self._look()
 
     def _start(self) -> None:
-        pid = read_json(self._folder / "process.json")["pid"]
-        self._family, self._began = family_of(pid), time.monotonic()
-        self._waited = waited_seconds(self._family)
-        self._watch(f"--query-gpu={','.join((*FIELDS, self._reasons))}", CSV, "--loop-ms=1000")
-        self._watch("pmon", "-s", "u", "-d", "1")
+        self._pid = read_json(self._folder / "process.json")["pid"]
+        self._family, self._began = family_of(self._pid), time.monotonic()
+        self._waited, self._used = waited_seconds(self._family), cpu_seconds(self._family)
+        query = f"--query-gpu={','.join((*FIELDS, self._reasons))}"
+        with contextlib.suppress(OSError):  # no memory for a process: then nothing is known
+            samples = self._watch(query, CSV, "--loop-ms=1000")
+            self._said = [samples, self._watch("pmon", "-s", "u", "-d", "1")]
 
-    def _watch(self, *options: str) -> None:
+    def _watch(self, *options: str) -> BinaryIO:
+        """Start the tool, and return the file that it writes into."""
         said = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         process = subprocess.Popen(
-            [self._tool, *options, self._card],
+            ending_with_me([self._tool, *options, self._card]),
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.DEVNULL,
-            preexec_fn=functools.partial(die_with_parent, os.getpid()),
         )
         self._open.callback(process.wait)
         self._open.callback(process.kill)
-        self._said.append(said)
+        return said
 
     def _look(self) -> dict | None:
         seconds = time.monotonic() - self._began
         waited = waited_seconds(self._family) - self._waited
+        # What it has started since is no other's: it could have its run repeated by that.
+        own = self._family | family_of(self._pid)
+        used = cpu_seconds(own) - self._used
         samples, uses = map(lines_so_far, self._said)
         self._open.close()
         if not (samples := read_samples(samples)):
@@ -103,8 +112,9 @@ class CardWatch:
             "energy_joules": known(round(statistics.mean(watts) * seconds, 1)),
             "memory_mb": known(max(memory)),
             "slowed_share": round(statistics.mean(slowed), 3),
-            "others_share": read_others(uses, self._family),
+            "others_share": read_others(uses, own),
             "waited_share": round(waited / seconds, 3),
+            "own_cores_share": round(used / (cpu_count() * seconds), 3),
         }
 
 
@@ -116,9 +126,12 @@ def find_reasons(tool: str, card: str) -> str | None:
 
 
 def lines_so_far(file: BinaryIO) -> list[str]:
-    """What another process has written into a file, whose place there stays as it is."""
+    """The whole lines that another process has written into a file, whose place stays as it is.
+
+    It writes a buffer at a time, which may end within a number.
+    """
     text = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
-    return text.decode(errors="replace").splitlines()
+    return text[: text.rfind(b"\n") + 1].decode(errors="replace").splitlines()
 
 
 def known(value: float) -> float | None:
@@ -139,6 +152,16 @@ def waited_seconds(family: set[int]) -> float:
         with contextlib.suppress(OSError, ValueError, IndexError):
             waited.append(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9)
     return max(waited)
+
+
+def cpu_seconds(family: set[int]) -> float:
+    """What the processes of a training have used of all cores so far."""
+    used = 0.0
+    for pid in family:
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            used += times.user + times.system
+    return used
 
 
 def read_samples(lines: list[str]) -> list[tuple[float, ...]]:
@@ -175,7 +198,8 @@ def read_others(lines: list[str], family: set[int]) -> float | None:
             continue
         mine = int(row["pid"]) in family
         ours, ticks = ours or mine, ticks + mine
-        others += 0.0 if mine or not row["sm"].isdigit() else int(row["sm"]) / 100
+        share = row.get("sm", "")
+        others += 0.0 if mine or not share.isdigit() else int(share) / 100
     return round(others / max(1, ticks), 3) if ours else None
 
 
@@ -187,6 +211,8 @@ def why_disturbed(facts: dict | None, usual: dict | None) -> str:
     if facts is None or facts["seconds"] < LEAST_SECONDS:
         return ""
     allowed = {"slowed_share": MOST + usual["slowed_share"] if usual else 1.0}
+    if (facts.get("own_cores_share") or 0.0) >= OWN_CORES:
+        allowed["waited_share"] = math.inf
     told = {
         "slowed_share": "the card was slowed down by heat or its hardware {:.0%} of the time",
         "others_share": "others had {:.0%} of the card",

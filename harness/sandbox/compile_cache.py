@@ -24,6 +24,7 @@ from harness.sandbox.left_files import copy_plain_files, remove_tree
 MOST_BYTES, MOST_FILES = 10**9, 50_000  # of what is kept of one training
 LOCAL_BYTES = 5 * MOST_BYTES  # that must be free
 MOST_KEPT = 3  # files whose compiled code waits for their next training, the newest
+MOST_RUNS = 10  # that have a folder on the local disk, the newest
 
 
 def local_folder(run: Path) -> Path:
@@ -32,14 +33,36 @@ def local_folder(run: Path) -> Path:
     Compilers make thousands of small files, for which a network's volume takes its time. With the
     results, where there is little room, or where that name is somebody else's.
     """
+    if mine := folder_of_runs():
+        return mine / hashlib.sha256(os.fsencode(run.resolve())).hexdigest()[:16]
+    return run / "compile_cache"
+
+
+def folder_of_runs() -> Path | None:
+    """This user's folder on the local disk; None where it cannot be used."""
     mine = Path(tempfile.gettempdir()) / f"autoresearch-{os.getuid()}"
     with contextlib.suppress(OSError):
         mine.mkdir(mode=0o700, exist_ok=True)
         status, free = os.lstat(mine), shutil.disk_usage(mine).free
         ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
         if ours and not status.st_mode & 0o077 and free > LOCAL_BYTES:
-            return mine / hashlib.sha256(os.fsencode(run.resolve())).hexdigest()[:16]
-    return run / "compile_cache"
+            return mine
+    return None
+
+
+def forget_earlier_runs(run: Path) -> None:
+    """A run begins: what a deleted one of its name had compiled goes, since cold start-ups are
+    compared with the baseline's first; and what older runs left, but for the newest."""
+    remove_tree(local_folder(run))
+    if mine := folder_of_runs():
+        remove_oldest(mine, MOST_RUNS)
+
+
+def remove_oldest(folder: Path, most: int) -> None:
+    """Leave the newest of what is in a folder."""
+    with contextlib.suppress(OSError):  # it is gone, or somebody else removes from it as well
+        for oldest in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime)[:-most]:
+            remove_tree(oldest)
 
 
 class CompileCache:
@@ -69,16 +92,15 @@ class CompileCache:
         self.compiled = count_files(self.path) > self._lent
         if not (self.root and self.compiled):
             return
-        own = ready_of(self.root, self._train_py)
-        remove_tree(own)
-        kept = False
+        own, copying = ready_of(self.root, self._train_py), self.root / "copying"
+        for old in (own, copying):
+            remove_tree(old)
         with contextlib.suppress(OSError):  # no room
-            kept = copy_plain_files(self.path, own, MOST_BYTES, MOST_FILES)
-        if not kept:
-            remove_tree(own)
-        others = sorted(own.parent.iterdir(), key=lambda each: each.stat().st_mtime)
-        for oldest in others[:-MOST_KEPT]:
-            remove_tree(oldest)
+            if copy_plain_files(self.path, copying, MOST_BYTES, MOST_FILES):
+                own.parent.mkdir(exist_ok=True)
+                copying.rename(own)  # whole or not at all, whatever is killed meanwhile
+        remove_tree(copying)
+        remove_oldest(own.parent, MOST_KEPT)
 
     def close(self) -> None:
         """Remove the copy, with whatever the training left there."""

@@ -21,6 +21,7 @@ from harness.sandbox.wall import VARIABLE, Wall, find_wall
 # What was found, for this process and those that it starts.
 DEVICE_VARIABLE = "AUTORESEARCH_DEVICE"
 CARD_VARIABLES = ("CUDA_", "HIP_", "ROCR_", "HSA_")
+ANSWER_SECONDS = 600.0  # for torch to start, and to compile something
 # Of harness.training.devices: there is a device and it cannot be used.
 REFUSED_STATUS = 3
 
@@ -108,9 +109,15 @@ def ask_device(kind: str, compiles: bool = False, wall: Wall | None = None) -> d
         if wall:
             own = [Path(cache)]
             command = wall.enclose(command, own=own, readable=[], hidden=[], device=kind)
-        options = {"capture_output": True, "text": True, "timeout": 600}
+        options = {"capture_output": True, "text": True, "timeout": ANSWER_SECONDS}
         environment = child_environment(TMPDIR=cache, **caches)
-        done = subprocess.run(command, env=environment, **options)
+        try:
+            done = subprocess.run(command, env=environment, **options)
+        except subprocess.TimeoutExpired:
+            raise ProfileError(
+                f"the device gave no answer within {ANSWER_SECONDS:g} s: a card that hangs (Xid in "
+                "dmesg) comes back with a restart of the machine"
+            ) from None
     if done.returncode == REFUSED_STATUS:
         raise DeviceRefused(last_line(done.stderr))
     if done.returncode:

@@ -14,11 +14,12 @@ import os
 import shutil
 import stat
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 
-MOST_BYTES = 20 * 10**9  # no more than half of what is free when it starts
+MOST_BYTES = 20 * 10**9  # of each disk, no more than half of what is free when it starts
 MOST_FILES = 50_000
 LOOK_SECONDS = 1.0
 BLOCK_BYTES = 512  # the unit of st_blocks
@@ -31,21 +32,28 @@ class DiskShare:
     """
 
     def __init__(self, folders: list[Path]) -> None:
-        self._folders, self._looked = folders, time.monotonic()
-        self._disks = {os.stat(folder).st_dev for folder in folders}
-        self.most_bytes = min(MOST_BYTES, *(shutil.disk_usage(each).free // 2 for each in folders))
+        self._looked = time.monotonic()
+        self._on: dict[int, list[Path]] = {}  # by disk
+        for folder in folders:
+            self._on.setdefault(os.stat(folder).st_dev, []).append(folder)
+        self._most = {
+            disk: min(MOST_BYTES, shutil.disk_usage(here[0]).free // 2)
+            for disk, here in self._on.items()
+        }
 
     def exceeded(self, pid: int) -> str:
         """Why the training must end, "" while it need not."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return ""
-        used, files = disk_use(self._folders)
-        used += removed_bytes(pid, self._disks)
+        removed, total = removed_bytes(pid, set(self._on)), 0
+        for disk, folders in self._on.items():
+            used, files = disk_use(folders)
+            used, total, most = used + removed[disk], total + files, self._most[disk]
+            if used > most or total > MOST_FILES:
+                allowed = f"{most / 1e9:.2f} GB and {MOST_FILES} files are allowed"
+                return f"it had {used / 1e9:.2f} GB in {total} files on disk; {allowed}"
         self._looked = time.monotonic()
-        if used <= self.most_bytes and files <= MOST_FILES:
-            return ""
-        allowed = f"{self.most_bytes / 1e9:.2f} GB and {MOST_FILES} files are allowed"
-        return f"it had {used / 1e9:.2f} GB in {files} files on disk; {allowed}"
+        return ""
 
 
 def disk_use(folders: list[Path]) -> tuple[int, int]:
@@ -65,9 +73,9 @@ def disk_use(folders: list[Path]) -> tuple[int, int]:
     return used, files
 
 
-def removed_bytes(pid: int, disks: set[int]) -> int:
-    """Bytes on the disks that a process and its descendants hold open without a name (Linux)."""
-    held: dict[int, int] = {}
+def removed_bytes(pid: int, disks: set[int]) -> Counter[int]:
+    """Bytes that a process and its descendants hold open without a name (Linux), by disk."""
+    held: dict[tuple[int, int], int] = {}
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         for each in (process, *process.children(recursive=True)):
@@ -77,5 +85,9 @@ def removed_bytes(pid: int, disks: set[int]) -> int:
                         status = os.stat(f"/proc/{each.pid}/fd/{descriptor}")
                         nameless = stat.S_ISREG(status.st_mode) and status.st_nlink == 0
                         if nameless and status.st_dev in disks:
-                            held[status.st_ino] = BLOCK_BYTES * status.st_blocks
-    return sum(held.values())
+                            file = status.st_dev, status.st_ino
+                            held[file] = BLOCK_BYTES * status.st_blocks
+    sums: Counter[int] = Counter()
+    for (disk, _), size in held.items():
+        sums[disk] += size
+    return sums

@@ -90,9 +90,9 @@ class WatchedTraining:
         """Start the child, watch it, and leave nothing of it alive; return (status, cause)."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            environment, kills_before = self._environment(theirs.fileno()), memory_kills()
-            share = DiskShare(self.own)
             try:
+                environment, kills_before = self._environment(theirs.fileno()), memory_kills()
+                share = DiskShare(self.own)
                 process = subprocess.Popen(
                     self._command(),
                     cwd=self.work,
@@ -103,7 +103,7 @@ class WatchedTraining:
                     start_new_session=True,
                     pass_fds=(theirs.fileno(),),
                 )
-            except OSError as error:  # no memory for a process, no file descriptor left
+            except OSError as error:  # no room on a disk, no memory for a process, no descriptor
                 return "infrastructure", f"the training could not be started: {error}"
             try:
                 theirs.close()  # the child's alone now: when it ends, so does the channel

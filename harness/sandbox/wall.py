@@ -312,12 +312,11 @@ def tested(program: str, users: bool) -> Wall:
     """The wall that this bubblewrap makes, with a user namespace or without. Raises WallError with
     its last word when it makes none.
     """
+    # As a child has it: some clusters' Python finds its own library by LD_LIBRARY_PATH alone.
+    libraries = {name: os.environ[name] for name in PATHS if name in os.environ}
+    environment = libraries | {"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY)}
     say = functools.partial(
-        subprocess.run,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env={"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY)},
+        subprocess.run, capture_output=True, text=True, timeout=30, env=environment
     )
     version = (say([program, "--version"]).stdout.split() or ["?"])[-1]
     sized = "--size" in say([program, "--help"]).stdout

@@ -9,6 +9,7 @@ closed at any time. What a proposer wrote is escaped.
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -83,10 +84,15 @@ class Panel(PanelWidgets):
         threading.Thread(target=follow, daemon=True, name="panel").start()
 
     def refresh(self) -> None:
-        """Draw what has changed, or what went wrong: a dead panel would look like a dead night."""
+        """Draw what has changed. Whatever goes wrong is shown: a dead panel would look like a dead
+        night.
+        """
+        self._draw_safely(self._tell_end)
+        self._draw_safely(self._draw)
+
+    def _tell_end(self) -> None:
         if words := self.commands.ended():
             put(self.said, soft(words))
-        self._draw_safely(self._draw)
 
     def _draw_safely(self, draw: Callable[[], None]) -> None:
         with self._lock:
@@ -230,7 +236,7 @@ class Panel(PanelWidgets):
     def _clicked(self, action: Callable[[], str]) -> None:
         try:
             said = action()
-        except (LabError, OSError) as error:
+        except (LabError, OSError, subprocess.TimeoutExpired) as error:
             said = str(error)
         put(self.said, soft(said))
         self.refresh()
@@ -278,6 +284,6 @@ class Panel(PanelWidgets):
             return "press Make a copy first, and change it"
         if not self.idea.value.strip():
             return "say in a few words what it changes"
-        words = ["--tag", self.run.folder.name, "--idea", self.idea.value]
-        words += ["--hypothesis", self.why.value] if self.why.value.strip() else []
+        words = ["--tag", self.run.folder.name, f"--idea={self.idea.value}"]
+        words += [f"--hypothesis={self.why.value}"] if self.why.value.strip() else []
         return self.commands.launch("try", str(target), *words)

@@ -133,7 +133,7 @@ def headline(records: Sequence[Record], claimed: dict | None = None) -> str:
     if base is None:
         return f"{crashed} of {count} crashed, and no baseline"
     if not tried:
-        return f"Baseline at {base.val_bpb:.4f} bits per byte; no other experiment decided yet"
+        return f"Baseline at {base.val_bpb:.4f} bits per byte; no other experiment has a result yet"
     if tip.experiment == base.experiment:
         what = f"all {count} crashed" if crashed == len(tried) else f"none of {count} was kept"
         return f"The branch stands at the baseline, {base.val_bpb:.4f} bits per byte: {what}"

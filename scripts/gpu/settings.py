@@ -120,8 +120,9 @@ def card_settings(work: str, compile: bool) -> Settings:
         long_seconds=20.0,
         startup_seconds=5.0,
         loop_options=(
-            *("--profile", "auto", "--device", "cuda", "--set"),
-            "source=python-stdlib budget_seconds=20 baseline_seeds=2 eval_tokens=65536",
+            *("--profile", "auto", "--device", "cuda"),
+            *("--set", "source=python-stdlib", "--set", "budget_seconds=20"),
+            *("--set", "baseline_seeds=2", "--set", "eval_tokens=65536"),
         ),
         loop_seconds=230.0,
     )

@@ -321,6 +321,7 @@ OUT_OF_ORDER = [
         write("best/.weights.safetensors.123-x.tmp"),
         ["best/.weights.safetensors.123-x.tmp was left behind"],
     ),
+    (write("close_out/.best_0009_x.py.123-x.tmp"), ["123-x.tmp was left behind"]),
     (write("control/run.log"), ["control was left behind"]),
 ]
 
@@ -337,6 +338,27 @@ def test_a_cut_last_line_and_a_proposal_that_nobody_noted_are_no_findings(copy):
     write("journal.jsonl", '{"seq": 99, "event": "prop', "a")(copy / "results" / "t")
     write(f"experiments/{LAST + 1:04d}/attempts/00/train.py")(copy / "results" / "t")
     assert findings(copy) == []
+
+
+class FailsAlike(Simulated):
+    """Every idea ends with the same words, as on a machine that is broken."""
+
+    def in_flight(self, step) -> None:
+        super().in_flight(step)
+        last = self.journal.entries[-1]
+        if step.experiment:
+            last |= {"status": "crash", "cause": "the disk is gone"}
+            self.journal.path.write_text(
+                "".join(json.dumps(e) + "\n" for e in self.journal.entries)
+            )
+
+
+def test_a_trial_of_the_best_file_that_a_kill_cut_off_is_no_finding(tmp_path):
+    run = FailsAlike(tmp_path / "results" / "b").until("control", 4)
+    write("control/run.log")(run.folder)
+    write("control/.result.json.123-x.tmp")(run.folder)
+    write("control/work/weights.tmp")(run.folder)
+    assert check_run(run.folder, tmp_path) == []
 
 
 def test_a_page_whose_making_was_cut_off_is_made_up_for(copy):

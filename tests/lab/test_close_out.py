@@ -21,6 +21,7 @@ from harness.lab.claimant import Claimant
 from harness.lab.close_out import fold_close_out, words_of_claim
 from harness.lab.close_out_findings import sentences
 from harness.lab.other_text import find_text
+from harness.lab.propose_ahead import NIGHT_VARIABLE
 from harness.rules import decision
 from harness.rules.keep import claim
 from harness.run.profiles import PROFILES
@@ -207,6 +208,20 @@ def test_a_claim_is_measured_goes_on_after_a_kill_and_is_made_once(kept, monkeyp
     lines = text.splitlines(keepends=True)
     path.write_text("".join(lines[:-1]).replace('"role": "best"', '"role": "baseline"', 1))
     assert any("its plan says" in finding for finding in check_run(kept.folder, harness.REPOSITORY))
+
+
+def test_the_wish_to_stop_of_a_night_that_is_over_stops_no_close_out_by_hand(kept, monkeypatch):
+    (kept.folder / close_out.STOP_FILE).write_text("stop\n")
+    monkeypatch.setenv(NIGHT_VARIABLE, "1")
+    assert Claimant(kept).run().current.step == "train"
+    monkeypatch.delenv(NIGHT_VARIABLE)
+
+    def train(*arguments):
+        raise LoopError("it trains")
+
+    monkeypatch.setattr(Claimant, "_train", train)
+    with pytest.raises(LoopError, match="it trains"):
+        Claimant(kept).run()
 
 
 def test_hours_too_few_for_the_claim_are_refused_before_anything_is_trained(kept):

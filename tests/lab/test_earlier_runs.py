@@ -58,3 +58,6 @@ def test_unlike_runs_are_never_looked_at(runs, changes):
 def test_a_run_that_cannot_be_read_teaches_nothing(runs):
     (runs / "nov20/run.json").write_text("{")
     assert earlier_rows(Run(runs / "nov23")) == []
+    (runs / "nov20/run.json").unlink()
+    (runs / "nov20/run.json").mkdir()  # as good as one that may not be read, also to root
+    assert earlier_rows(Run(runs / "nov23")) == []

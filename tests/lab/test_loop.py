@@ -294,6 +294,19 @@ def test_a_training_on_a_disturbed_card_is_repeated_twice_and_then_says_nothing_
         assert records_from_journal(lab.journal.entries)[-1].outcome == "no result"
 
 
+def test_a_disturbance_that_may_be_its_own_doing_is_no_excuse(lab, monkeypatch):
+    monkeypatch.setattr(executor, "CardWatch", Disturbed)
+    monkeypatch.setattr(Disturbed, "left", 3)
+    train = executor.run_training
+    busy = {"other_processes_seconds": 9.0}
+    monkeypatch.setattr(executor, "run_training", lambda *asked: train(*asked) | busy)
+    put_candidate(lab, incumbent_source(lab) + "x = 1\n")
+    decided = run_experiment(lab)
+    attempt = lab.state.experiments[1].attempt
+    assert len(attempt.unsure) == 3 and not any(run.excused for run in attempt.runs)
+    assert "inconclusive: 3 of its trainings were disturbed" in decided["verdict"]
+
+
 @pytest.mark.parametrize(
     "change, status",
     [

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -12,7 +13,7 @@ from checkout import ROOT, TEMPLATE, copy_checkout, environment
 from harness.__main__ import main
 from harness.data.hub import ClimbMix
 from harness.data.source import RemoteFile
-from harness.ground.errors import DataError
+from harness.ground.errors import ByHandError, DataError
 from harness.night import by_hand
 from harness.run.profiles import PROFILES
 from harness.search.constants import constant_values, rewrite_constants
@@ -112,6 +113,26 @@ def test_the_profiles_constants_are_set_as_in_a_baseline_but_for_those_asked_for
     assert "no such constants: NGRAM_ROWS of" in capsys.readouterr().out
     assert by_hand.under_profile("x = 1\n", profile, {}) == "x = 1\n"
     assert "DEPTH, N_HEAD" in capsys.readouterr().out
+
+
+def test_a_training_by_hand_keeps_no_compiled_code(tmp_path, monkeypatch):
+    class Trains:
+        def __init__(self, *arguments, results) -> None:
+            self.settings, self.compiled = None, tmp_path / "compiled"
+            self.limits = {}
+
+        def request(self, train_py, folder, seed, **limits):
+            self.limits = {"compile_cache": str(self.compiled)} | limits
+            return self.limits
+
+        def train(self, request, listen):
+            assert request["compile_cache"] is None  # its folder has a name of its own each time
+            return {"status": "crash", "cause": "enough"}
+
+    monkeypatch.setattr(by_hand, "Executor", Trains)
+    settings = SimpleNamespace(run_seed=1)
+    with pytest.raises(ByHandError, match="enough"):
+        by_hand.train_and_score(settings, None, tmp_path / "by-hand" / "20261130-101112")
 
 
 def test_what_must_be_downloaded_is_not_begun(monkeypatch, tmp_path):

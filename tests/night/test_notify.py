@@ -132,3 +132,13 @@ def test_a_night_that_cannot_begin_tells_of_its_end(tmp_path):
         and found["words"].startswith("t ended: cannot go on: ")
         and "nosuch" in found["words"]
     )
+
+
+def test_a_night_whose_journal_is_damaged_tells_of_its_end(run, tmp_path, capsys):
+    folder, told = run.folder.rename(tmp_path / "results" / "t"), tmp_path / "told"
+    (folder / "journal.jsonl").write_text("cut\nmore\n")
+    arguments = ["overnight", "--tag", "t", "--results", str(folder.parent)]
+    assert main([*arguments, "--notify", f"cat > '{told}'"]) == 1
+    assert "is damaged" in capsys.readouterr().err
+    words = json.loads(told.read_text())["words"]
+    assert words.startswith("t ended: cannot go on: ") and "is damaged" in words

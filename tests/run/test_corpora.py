@@ -93,6 +93,22 @@ def test_a_close_out_may_be_asked_for_another_text_and_prepares_that(run, tmp_pa
     assert settings.hidden_folders(changed, prepared, run.parent)[-1] == f"{tmp_path}/my notes"
 
 
+def test_where_linked_files_of_a_corpus_lie_is_hidden_too(run, tmp_path):
+    """As the hub's own cache has them: names that lead to files elsewhere."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "corpus" / "0.txt").rename(tmp_path / "blobs" / "0a1b")
+    (tmp_path / "corpus" / "0.txt").symlink_to("../blobs/0a1b")
+    settings.text_places.cache_clear()
+    lab = Lab(run)  # the text is the same
+    request = lab.executor.request(run / "train.py", run / "work", 1)
+    assert {f"{tmp_path}/corpus", f"{tmp_path}/blobs"} <= set(request.hidden)
+    how = settings.score_settings(lab.settings, lab.data, run.parent)
+    assert how.hidden == request.hidden
+    shutil.rmtree(tmp_path / "corpus")
+    settings.text_places.cache_clear()
+    assert settings.text_places(f"{tmp_path}/corpus::field") == (f"{tmp_path}/corpus",)
+
+
 def test_a_changed_corpus_is_refused_with_both_names(run, tmp_path, capsys):
     (tmp_path / "corpus" / "more.txt").write_text("more\n")
     with pytest.raises(

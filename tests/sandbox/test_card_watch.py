@@ -1,5 +1,6 @@
 """What a card does meanwhile: a stand-in for nvidia-smi, real processes, and what comes of it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,13 @@ from waiting import wait_until
 
 from harness.ground.files import write_json_atomic
 from harness.sandbox import card_watch
-from harness.sandbox.card_watch import CardWatch, read_others, read_samples, why_disturbed
+from harness.sandbox.card_watch import (
+    CardWatch,
+    lines_so_far,
+    read_others,
+    read_samples,
+    why_disturbed,
+)
 
 # Says what the files beside it hold, over and over where it is asked to watch.
 SMI = f"""#!{sys.executable}
@@ -76,8 +83,51 @@ def test_clock_heat_energy_and_memory_are_noted(smi, training, tmp_path, driver)
     expected = {"sm_clock_mhz": 1755.0, "temperature_c": 62.0, "memory_mb": 31000.0}
     expected |= {"slowed_share": 0.0, "others_share": 0.0}
     assert facts.items() >= expected.items()
+    assert 0 <= facts["own_cores_share"] < card_watch.OWN_CORES
     assert facts["energy_joules"] == pytest.approx(650.5 * facts["seconds"], rel=0.5)
     assert why_disturbed(facts, None) == ""
+
+
+def test_what_a_training_starts_on_its_clock_is_no_other(smi, tmp_path):
+    begins = "import subprocess, sys; input(); "
+    begins += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    training = psutil.Popen([sys.executable, "-c", begins], stdin=subprocess.PIPE)
+    write_json_atomic(tmp_path / "process.json", {"pid": training.pid})
+    with CardWatch("0a1b", tmp_path) as watch:
+        watch.hear({"event": "ready"})
+        training.stdin.write(b"\n")
+        training.stdin.flush()
+        wait_until(training.children)
+        (child,) = training.children()
+        lines = [
+            f"    0  {pid}     C     50     40      -      -  x\n"
+            for pid in (training.pid, child.pid)
+        ]
+        (tmp_path / "new").write_text("".join([HEAD, *lines]))
+        (tmp_path / "new").replace(smi / "pmon")
+        wait_until(lambda: any(str(child.pid) in line for line in lines_so_far(watch._said[1])))
+        wait_until(lambda: lines_so_far(watch._said[0]))
+        watch.hear({"event": "stop"})
+    for process in (child, training):
+        process.kill()
+    training.wait()
+    assert watch.facts["others_share"] == 0.0
+
+
+def test_without_memory_for_the_tool_nothing_is_known(smi, training, tmp_path, monkeypatch):
+    with CardWatch("0a1b", tmp_path) as watch:
+        full = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        started = iter([subprocess.Popen, None])
+
+        def start(*arguments, **options):
+            if (begin := next(started)) is None:
+                raise full
+            return begin(*arguments, **options)
+
+        monkeypatch.setattr(card_watch.subprocess, "Popen", start)
+        watch.hear({"event": "ready"})
+        watch.hear({"event": "stop"})
+    assert watch.facts is None and not alive_with("nvidia-smi", mine=True)
 
 
 def test_without_the_tool_or_a_card_nothing_is_known_and_nothing_started(smi, training, tmp_path):
@@ -107,6 +157,19 @@ def test_others_are_those_that_the_training_did_not_start(others, share):
     assert read_others(lines, {5}) is None  # numbers of another namespace say nothing
 
 
+def test_a_line_that_is_not_whole_yet_is_none(tmp_path):
+    said = tmp_path / "said"
+    said.write_text(f"{HEAD}    0   7   C   60   40   -   -   x\n    0   781   C   9")
+    with said.open("rb") as file:
+        lines = lines_so_far(file)
+        assert len(lines) == 2 and read_others(lines, {7}) == 0.0
+        assert file.tell() == 0
+    said.write_text("    0   781")
+    with said.open("rb") as file:
+        assert lines_so_far(file) == []
+    assert read_others([HEAD, "    0   7   C   60   40   -   -   x", "    0   781   C"], {7}) == 0.0
+
+
 CALM = {"seconds": 300.0, "slowed_share": 0.04, "others_share": None, "waited_share": 0.01}
 
 
@@ -115,6 +178,17 @@ def test_a_training_is_disturbed_by_each_of_three_and_a_short_one_by_none():
     for name in ("slowed_share", "others_share", "waited_share"):
         assert "30%" in why_disturbed(CALM | {name: 0.3}, CALM)
         assert why_disturbed(CALM | {name: 0.3, "seconds": 20.0}, CALM) == ""
+
+
+def test_waiting_for_cores_that_it_keeps_busy_itself_disturbs_no_training(training):
+    waits = CALM | {"waited_share": 0.3}
+    assert "30%" in why_disturbed(waits | {"own_cores_share": 0.1}, CALM)
+    assert why_disturbed(waits | {"own_cores_share": 0.9}, CALM) == ""
+    before = card_watch.cpu_seconds({os.getpid(), training.pid})
+    until = time.process_time() + 0.05
+    while time.process_time() < until:
+        pass
+    assert card_watch.cpu_seconds({os.getpid(), training.pid, 2**22}) >= before + 0.04
 
 
 def test_a_card_that_is_always_hot_still_has_a_night():

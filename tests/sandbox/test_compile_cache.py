@@ -7,7 +7,12 @@ import pytest
 from small_trainings import OPEN, train
 
 from harness.sandbox import compile_cache
-from harness.sandbox.compile_cache import CompileCache, local_folder, promote
+from harness.sandbox.compile_cache import (
+    CompileCache,
+    forget_earlier_runs,
+    local_folder,
+    promote,
+)
 
 # Compiles something, says what it found, and tries to leave more: when it has begun to train, and
 # at a second end of its start-up.
@@ -107,6 +112,62 @@ def test_a_copy_that_fails_is_no_copy(tmp_path, root, monkeypatch):
     cache = CompileCache(str(root), train_py, root / "work")
     cache.lend()
     assert list(cache.path.iterdir()) == []
+
+
+def test_a_kill_while_it_is_kept_leaves_no_half_of_it(tmp_path, root, monkeypatch):
+    train_py = tmp_path / "train.py"
+    train_py.write_text("")
+
+    def killed(folder, target, *bounds):
+        target.mkdir(parents=True)
+        (target / "kernel 0").write_text("com")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compile_cache, "copy_plain_files", killed)
+    with pytest.raises(KeyboardInterrupt):
+        one_training(root, train_py)
+    cache = CompileCache(str(root), train_py, root / "work")
+    cache.lend()
+    assert list(cache.path.iterdir()) == []
+    monkeypatch.undo()
+    one_training(root, train_py)
+    assert (compile_cache.ready_of(root, train_py) / "kernel 0").read_text() == "compiled"
+
+
+def test_without_room_nothing_is_kept_and_the_training_goes_on(tmp_path, root, monkeypatch):
+    train_py = tmp_path / "train.py"
+    train_py.write_text("")
+
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(compile_cache, "copy_plain_files", full)
+    assert one_training(root, train_py).compiled
+    assert [each.name for each in root.iterdir()] == []
+
+
+def test_a_place_that_cannot_be_written_is_the_machines_fault(tmp_path, root):
+    root.write_text("no folder")
+    result, _ = train(tmp_path / "run", FILE, compile_cache=str(root))
+    assert result["status"] == "infrastructure" and result["sure"]
+    assert "could not be started" in result["cause"]
+
+
+def test_a_run_begins_without_what_a_deleted_one_of_its_name_had_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(compile_cache, "LOCAL_BYTES", 0)
+    places = [local_folder(tmp_path / "results" / str(number)) for number in range(13)]
+    for age, place in enumerate(places):
+        (place / "promoted").mkdir(parents=True)
+        os.utime(place, (age, age))
+    forget_earlier_runs(tmp_path / "results" / "12")
+    assert {each for each in places if each.exists()} == set(places[2:12])
+    monkeypatch.setattr(compile_cache, "LOCAL_BYTES", 2**62)
+    run = tmp_path / "results" / "elsewhere"
+    (run / "compile_cache" / "promoted").mkdir(parents=True)
+    (run / "run.json").touch()
+    forget_earlier_runs(run)
+    assert [each.name for each in run.iterdir()] == ["run.json"]
 
 
 def test_compiled_code_is_on_the_local_disk_unless_the_place_is_not_ours(tmp_path, monkeypatch):

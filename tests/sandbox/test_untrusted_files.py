@@ -4,6 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -206,6 +209,21 @@ def test_files_without_number_are_too_many(work, monkeypatch):
     assert "files on disk" in share.exceeded(os.getpid())
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no second disk to test on")
+def test_each_disk_has_a_share_of_its_own(work, monkeypatch):
+    def usage(place):
+        return SimpleNamespace(free=4_000_000 if str(place).startswith("/dev/shm") else 10**12)
+
+    monkeypatch.setattr(disk_share, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(disk_share.shutil, "disk_usage", usage)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as small:
+        share = DiskShare([work, Path(small)])
+        (work / "weights").write_bytes(os.urandom(3_000_000))
+        assert share.exceeded(os.getpid()) == ""
+        Path(small, "compiled").write_bytes(os.urandom(3_000_000))
+        assert "0.00 GB and" in share.exceeded(os.getpid())
+
+
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="/proc shows what a process holds open"
 )
@@ -221,8 +239,9 @@ def test_a_removed_file_that_is_held_open_counts(work):
     )
     try:
         assert holder.stdout.readline() == b"written\n"
-        assert removed_bytes(holder.pid, {os.stat(work).st_dev}) >= 1 << 20
-        assert removed_bytes(holder.pid, {-1}) == 0  # another disk's
+        disk = os.stat(work).st_dev
+        assert removed_bytes(holder.pid, {disk})[disk] >= 1 << 20
+        assert not removed_bytes(holder.pid, {-1})  # another disk's
     finally:
         holder.communicate()
-    assert removed_bytes(holder.pid, {os.stat(work).st_dev}) == 0
+    assert not removed_bytes(holder.pid, {disk})

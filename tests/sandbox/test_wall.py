@@ -341,6 +341,20 @@ def programs(tmp_path, monkeypatch):
     forget()
 
 
+def test_it_is_tried_with_the_libraries_that_a_child_gets(programs, monkeypatch):
+    shutil.copy("/bin/false", programs / "bwrap")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/a/clusters/python/lib")
+    environments = []
+
+    def run(command, env, **options):
+        environments.append(env)
+        return subprocess.CompletedProcess(command, 1, "", "none")
+
+    monkeypatch.setattr(wall.subprocess, "run", run)
+    assert not find_wall().walled
+    assert {each.get("LD_LIBRARY_PATH") for each in environments} == {"/opt/a/clusters/python/lib"}
+
+
 def test_without_bubblewrap_there_are_limits_which_claim_no_more(programs):
     found = find_wall()
     assert found.kind == "limits" and "not installed" in found.why

@@ -20,10 +20,15 @@ from gpu.settings import ORIGINAL, ROOT, TOKENIZER, card_settings, dry_settings,
 from gpu.split import split_trace
 from packaging.requirements import Requirement
 
+from harness.__main__ import wishes_of
 from harness.data.tokenizer import load_tokenizer
+from harness.lab.start import check_wishes
+from harness.options import make_parser
 from harness.run.profiles import PROFILES
 from harness.sandbox.wall import Wall
 from harness.search.constants import constant_values
+
+CHOSEN = ("large", "medium", "small")  # of which --profile auto takes one on a card
 
 # A stand-in for an environment that lacks these modules: the finder of installed packages does not
 # see them. torch brings filelock along, so torch alone may have it.
@@ -221,6 +226,19 @@ def test_one_experiment_goes_through_the_whole_loop_and_is_told_of(tmp_path, mon
     assert not (ROOT / "results" / loop.TAG).exists()
     journal = tmp_path / "loop" / "results" / loop.TAG / "journal.jsonl"
     assert loop.entries_of(journal)[-1]["event"] in ("committed", "interrupted")
+
+
+@pytest.mark.parametrize("settings", [card_settings, dry_settings])
+def test_what_the_experiment_asks_for_can_be_had(tmp_path, settings):
+    options = settings(str(tmp_path), False).loop_options
+    asked = make_parser().parse_args(["overnight", "--tag", loop.TAG, *options])
+    wishes = wishes_of(asked)
+    profiles = CHOSEN if wishes.profile == "auto" else [wishes.profile]
+    for profile in profiles:
+        check_wishes(profile, wishes.source, wishes.overrides)
+    by_hand = make_parser().parse_args(["train", "train_template.py", *options])
+    assert {"source", "budget_seconds"} >= {change.partition("=")[0] for change in by_hand.set[:2]}
+    assert asked.device == by_hand.device == settings(str(tmp_path), False).device
 
 
 def test_memory_that_runs_out_halves_the_device_batch(monkeypatch, tmp_path):

@@ -227,6 +227,19 @@ def test_a_failed_install_says_what_to_do_and_goes_on_later(checkout):
     assert checkout.start()[0] == 0
 
 
+@pytest.mark.parametrize("words", [["--accept=3"], ["--refuse", "3"], ["--status", "--json"]])
+def test_a_look_mends_nothing_under_a_night_however_it_is_written(monkeypatch, words):
+    overnight = importlib.import_module("overnight")
+    became = []
+    monkeypatch.setattr(overnight, "find_environment", lambda: None)
+    monkeypatch.setattr(overnight, "find_usable", lambda: Path("usable"))
+    monkeypatch.setattr(overnight, "become", lambda *arguments: became.append(arguments))
+    monkeypatch.setattr(overnight, "python_or_exit", lambda **options: Path("mended"))
+    monkeypatch.setenv("PYTHONPATH", "")
+    overnight.main(["--tag", "nov23", *words])
+    assert became[0] == (Path("usable"), [*overnight.HARNESS, "--tag", "nov23", *words])
+
+
 def test_help_without_environment_needs_no_setup(checkout, tmp_path):
     shutil.copytree(
         checkout.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".venv")

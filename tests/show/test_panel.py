@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import journals
@@ -14,6 +15,7 @@ from checkout import ROOT
 from labs import copy_with_harness
 
 from harness.check.check import check_run
+from harness.options import make_parser
 from harness.run.run import Run
 from harness.show import commands, panel
 from harness.show.pages import export_notebook
@@ -236,6 +238,46 @@ def test_an_error_in_the_thread_is_shown_and_the_next_look_works(results, monkey
         assert "ZeroDivisionError" in shown.state.value
     shown.refresh()
     assert "no night is running" in shown.state.value
+
+
+def test_the_end_of_a_command_is_told_once_and_ends_no_thread(results, monkeypatch):
+    shown = Panel("sample", str(results))
+    monkeypatch.setattr(shown.commands, "ended", lambda: 1 / 0)
+    shown.refresh()
+    assert "no night is running" in shown.state.value
+    looking = []
+
+    def ended() -> str:
+        looking.append(len(looking))
+        time.sleep(0.05)
+        assert looking.pop() == 0  # two at once would both read and close what it said
+        return ""
+
+    monkeypatch.setattr(shown.commands, "ended", ended)
+    monkeypatch.setattr(shown, "_show_only", pytest.fail)
+    threads = [threading.Thread(target=shown.refresh) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_an_answer_that_does_not_come_is_told(results, monkeypatch):
+    shown = Panel("sample", str(results))
+    monkeypatch.setattr(commands, "ANSWER_SECONDS", 0.01)
+    shown.stop.disabled = False
+    shown.stop.click()
+    assert "timed out after 0.01 seconds" in shown.said.value
+
+
+def test_words_that_begin_like_an_option_are_an_idea(results, monkeypatch, tmp_path):
+    shown, launched = Panel("first", str(results)), []
+    monkeypatch.setattr(panel, "own_file", lambda folder: tmp_path)
+    monkeypatch.setattr(shown.commands, "launch", lambda *words: launched.append(words) or "")
+    shown.idea.value, shown.why.value = "-wd", "--why not"
+    shown.try_it.click()
+    options = make_parser().parse_args(launched[0])
+    assert (options.idea, options.hypothesis, options.tag) == ("-wd", "--why not", "first")
 
 
 def test_the_buttons_fit_the_state(results):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import journals
 import pytest
@@ -11,7 +12,7 @@ from kept_runs import MORE_DEPTH, MORE_HEADS, Kept
 
 from harness.lab.close_out import CloseOut, Comparison, read_close_out
 from harness.lab.close_out_questions import next_question
-from harness.run.records import incumbent_of, records_from_journal
+from harness.run.records import Record, incumbent_of, records_from_journal
 from harness.run.state import Training
 from harness.show import analysis_words, status
 from harness.show.charts.scores import plot_progress
@@ -104,6 +105,13 @@ def test_without_a_claim_nothing_is_called_an_improvement_and_the_command_is_sai
         == f"30 experiments: the branch stands at {tip.val_bpb:.4f}, baseline {base.val_bpb:.4f},"
         " not measured yet"
     )
+
+
+def test_ideas_that_were_only_disturbed_are_no_result_and_not_undecided():
+    baseline, idea = (Record(number, "no result", title="x") for number in range(2))
+    baseline = replace(baseline, outcome="baseline", val_bpb=1.2)
+    words = "Baseline at 1.2000 bits per byte; no other experiment has a result yet"
+    assert headline([baseline]) == headline([baseline, idea]) == words
 
 
 def test_the_claim_comes_first_on_validation_and_holdout_with_its_intervals():

@@ -5,8 +5,9 @@ device is not begun.
 from types import SimpleNamespace
 
 import pytest
-from machines import MACHINES, simulated, told
+from machines import MACHINES, ON_H200, Machine, simulated, told
 
+from harness.ground import cards
 from harness.ground.errors import DeviceRefused
 from harness.lab import executor as executor_module
 from harness.lab.executor import Executor, clock_name
@@ -104,6 +105,15 @@ def test_without_the_devices_nodes_behind_it_there_is_no_wall(monkeypatch):
         find_wall(unfit="no card there")
 
 
+def test_words_of_nvidia_smi_are_no_card(tmp_path):
+    words = ["No devices were found", "Unable to determine the device handle for GPU0: Not Found"]
+    nothing = Machine("no card behind the tool", words, torch="2.13.0+cpu")
+    with simulated(nothing, tmp_path / "none"):
+        assert cards.find_cards() == []
+    with simulated(Machine("one of two is lost", [*words, ON_H200]), tmp_path / "one"):
+        assert [card.name for card in cards.find_cards()] == ["NVIDIA H200"]
+
+
 def test_two_cards_of_one_name_do_not_share_a_clock(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = SimpleNamespace(device={"kind": "cuda", "name": "NVIDIA L4"})
@@ -134,6 +144,14 @@ def test_a_card_that_is_lost_in_mid_run_is_no_fault_of_the_idea(tmp_path, monkey
         assert words.startswith("the card is gone: ") and "a restart of the machine" in words
     with simulated(BY_NAME["an H200, all well"], tmp_path / "well"):
         assert Executor._why_device_is_gone(SimpleNamespace(settings=settings)) == ""
+
+
+def test_a_card_that_hangs_is_a_sentence_and_no_fault_of_the_idea(monkeypatch):
+    monkeypatch.setattr(device, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(device, "child_command", lambda *words: ["sleep", "60"])
+    settings = SimpleNamespace(device={"kind": "cuda", "name": "NVIDIA H200"})
+    words = Executor._why_device_is_gone(SimpleNamespace(settings=settings))
+    assert words.startswith("the card is gone: the device gave no answer within 0.2 s")
 
 
 @pytest.mark.slow

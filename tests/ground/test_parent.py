@@ -1,0 +1,29 @@
+"""A command that ends with the process that started it."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+from waiting import wait_until
+
+BEGINS = """
+import subprocess, sys
+from harness.ground.parent import ending_with_me
+child = subprocess.Popen(ending_with_me([sys.executable, "-c", "import time; time.sleep(600)"]))
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the next start cleans up there")
+def test_a_command_ends_with_a_killed_parent():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", BEGINS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    wait_until(lambda: "parent.py" not in " ".join(child.cmdline()))  # it has become the command
+    assert "time.sleep(600)" in child.cmdline()[-1]
+    parent.kill()
+    parent.communicate()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
