@@ -37,7 +37,7 @@ from harness.rules.next_step import step_after
 from harness.run import disk_space, git_history, heartbeat
 from harness.run.locks import hold
 from harness.run.machine import machine_words
-from harness.run.pace import say_heat
+from harness.run.pace import say_usual
 from harness.run.profiles import PROFILES
 from harness.run.records import records_from_journal
 from harness.run.run import page_name
@@ -250,7 +250,7 @@ class Driver:
         passes = epochs.of_baseline(state, open_prepared(settings.data_folder))
         few = epochs.few_steps(state, settings.profile)
         self.say_all(
-            (epochs.warning(passes), few, say_heat(state), settings.device.get("fell", ""))
+            (epochs.warning(passes), few, say_usual(state), settings.device.get("fell", ""))
         )
         self.say(f"disk: {disk_space.disk_use_in_words(self.folder)}")
         return True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from harness.run.noise import SPEED_TOLERANCE
 from harness.run.state import State, Training, counted_runs
 
-SLOW_CARD = 0.05  # of the baseline's time, from which on it is said
+SLOW = 0.05  # share of the baseline's time, from which on it is said
 # Of a training's `card`, in the order of a line.
 CARD_WORDS = {
     "sm_clock_mhz": "{:,.0f} MHz",
@@ -131,16 +131,22 @@ def words_of_card(trainings: Iterable[dict]) -> str:
     return ", ".join(words)
 
 
-def say_heat(state: State) -> str:
-    """That the card was slowed down in the baseline's trainings already; "" where it was not."""
+def say_usual(state: State) -> str:
+    """What slowed the baseline's trainings down on a card already; "" where nothing did."""
     watched = [run.trained.get("card") or {} for run in state.experiments[0].attempt.scored]
-    share = known_median(card.get("slowed_share") for card in watched)
-    if not share or share < SLOW_CARD:
+    shares = {
+        name: known_median(card.get(name) for card in watched)
+        for name in ("slowed_share", "others_share", "waited_share")
+    }
+    words = [
+        CARD_WORDS[name].format(value) for name, value in shares.items() if (value or 0) > SLOW
+    ]
+    if not words:
         return ""
     return (
-        f"The card was slowed down by heat or its hardware {share:.0%} of the time (nvidia-smi -q "
-        "-d PERFORMANCE says by what). Ideas are compared at that speed; better cooled, a night "
-        "trains more"
+        f"The card in the baseline's trainings: {', '.join(words)}. Ideas are compared at that "
+        "speed; without it a night trains more (nvidia-smi -q -d PERFORMANCE says what slows the "
+        "card down)"
     )
 
 

@@ -4,9 +4,10 @@ In: which card, the training's first process. Out: clock, temperature, energy an
 nvidia-smi once a second, and how long the training waited for a core; or None where nothing can be
 known. Slowdown by heat or hardware, others on the card and a starved host disturb a training: its
 score would say little. The software's power cap does not; it is normal on a loaded card, and partly
-the idea's own doing. Nor does heat that slowed the run's first training down as much: some laptops
-are never cool, and their trainings compare with one another. Nor does waiting for cores that the
-training itself keeps busy: one that could have itself repeated would choose its best run.
+the idea's own doing. Nor does what the run's first training met as much of: some laptops are never
+cool, some cards always draw a desktop, and trainings there compare with one another. Nor does
+waiting for cores that the training itself keeps busy: one that could have itself repeated would
+choose its best run.
 """
 
 from __future__ import annotations
@@ -206,20 +207,19 @@ def read_others(lines: list[str], family: set[int]) -> float | None:
 def why_disturbed(facts: dict | None, usual: dict | None) -> str:
     """Why a training says little, "" where nothing speaks against it.
 
-    usual: facts of the run's first training; None in that one, of which heat is not held against.
+    usual: facts of the run's first training; None in that one, which shows what is usual here.
     """
-    if facts is None or facts["seconds"] < LEAST_SECONDS:
+    if facts is None or usual is None or facts["seconds"] < LEAST_SECONDS:
         return ""
-    allowed = {"slowed_share": MOST + usual["slowed_share"] if usual else 1.0}
-    if (facts.get("own_cores_share") or 0.0) >= OWN_CORES:
-        allowed["waited_share"] = math.inf
     told = {
         "slowed_share": "the card was slowed down by heat or its hardware {:.0%} of the time",
         "others_share": "others had {:.0%} of the card",
         "waited_share": "its process waited for a core {:.0%} of the time",
     }
+    if (facts.get("own_cores_share") or 0.0) >= OWN_CORES:
+        del told["waited_share"]
     return ", ".join(
         words.format(facts[name])
         for name, words in told.items()
-        if (facts[name] or 0) > allowed.get(name, MOST)
+        if (facts[name] or 0.0) > MOST + (usual.get(name) or 0.0)
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from harness.ground.files import read_json
 from harness.lab.loop import Lab
 from harness.rules.keep import judge
-from harness.run.pace import say_heat
+from harness.run.pace import say_usual
 from harness.sandbox.runner import summary_block
 from harness.show import epochs
 from harness.show.charts.plots import plot_noise
@@ -30,7 +30,7 @@ def baseline_summary(lab: Lab) -> str:
         f"mean: {mean:.6f}; {worse}",
         epochs.epochs_in_words(epochs.of_baseline(state, lab.data)),
         epochs.few_steps(state, lab.settings.profile),
-        say_heat(state),
+        say_usual(state),
     ]
     return "\n".join(lines).rstrip()
 

@@ -279,6 +279,7 @@ def test_a_training_on_a_disturbed_card_is_repeated_twice_and_then_says_nothing_
     lab, monkeypatch, times
 ):
     monkeypatch.setattr(executor, "CardWatch", Disturbed)
+    monkeypatch.setattr(trainings, "usual_card", lambda state: {})
     monkeypatch.setattr(Disturbed, "left", times)
     put_candidate(lab, incumbent_source(lab) + "x = 1\n")
     decided = run_experiment(lab)
@@ -296,6 +297,7 @@ def test_a_training_on_a_disturbed_card_is_repeated_twice_and_then_says_nothing_
 
 def test_a_disturbance_that_may_be_its_own_doing_is_no_excuse(lab, monkeypatch):
     monkeypatch.setattr(executor, "CardWatch", Disturbed)
+    monkeypatch.setattr(trainings, "usual_card", lambda state: {})
     monkeypatch.setattr(Disturbed, "left", 3)
     train = executor.run_training
     busy = {"other_processes_seconds": 9.0}

@@ -191,11 +191,12 @@ def test_waiting_for_cores_that_it_keeps_busy_itself_disturbs_no_training(traini
     assert card_watch.cpu_seconds({os.getpid(), training.pid, 2**22}) >= before + 0.04
 
 
-def test_a_card_that_is_always_hot_still_has_a_night():
-    hot = CALM | {"slowed_share": 0.8}
-    assert why_disturbed(hot, None) == why_disturbed(hot, hot) == why_disturbed(CALM, hot) == ""
-    assert "90%" in why_disturbed(hot | {"slowed_share": 0.9}, hot)
-    assert "others" in why_disturbed(hot | {"others_share": 0.3}, None)
+@pytest.mark.parametrize("name", ["slowed_share", "others_share", "waited_share"])
+def test_a_card_that_is_always_hot_or_used_still_has_a_night(name):
+    usual = CALM | {name: 0.8}
+    assert why_disturbed(usual, None) == why_disturbed(usual, usual) == ""
+    assert why_disturbed(CALM, usual) == ""
+    assert "90%" in why_disturbed(usual | {name: 0.9}, usual)
 
 
 def test_time_without_a_core_is_counted(training):

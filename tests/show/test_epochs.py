@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.run.pace import say_heat
+from harness.run.pace import say_usual
 from harness.show import epochs
 
 
@@ -66,5 +66,5 @@ def test_few_steps_in_a_real_budget_are_said(name, steps, budget, said):
 def test_a_card_that_is_slowed_down_from_the_start_is_said(shares, said):
     runs = [SimpleNamespace(trained={"card": {"slowed_share": share}}) for share in shares]
     attempt = SimpleNamespace(scored=runs or [SimpleNamespace(trained={})])
-    words = say_heat(SimpleNamespace(experiments=[SimpleNamespace(attempt=attempt)]))
+    words = say_usual(SimpleNamespace(experiments=[SimpleNamespace(attempt=attempt)]))
     assert said in words and bool(words) is bool(said)
