@@ -1,7 +1,7 @@
-"""SEARCH/REPLACE edits: how a structural idea changes a train.py; and the diff that is shown.
+"""Edits: how a structural idea changes a train.py; and the diff that is shown.
 
-In: a source and edits, the bank's or a model's, each some whole lines to find and the lines to put
-there:
+In: a source and edits, each some whole lines to find and the lines to put there. The bank has them
+as diffs, a model writes them as blocks:
 
     <<<<<<< SEARCH
     lines as they stand
@@ -103,19 +103,8 @@ def join_lines(lines: Iterable[str]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def parse_edits(text: str) -> list[Edit]:
-    """Return the edits in a text; lines outside of blocks are prose and skipped.
-
-    Raises PatchError where there is none, or a malformed block.
-    """
-    blocks = find_blocks(split_lines(text))
-    if not blocks:
-        raise PatchError("no SEARCH/REPLACE block found")
-    return [block.edit for block in blocks]
-
-
 def find_blocks(lines: Sequence[str]) -> list[Block]:
-    """Return the SEARCH/REPLACE blocks among the lines of a text.
+    """Return the SEARCH/REPLACE blocks among the lines of a text; other lines are prose.
 
     Raises PatchError on a block that is cut or that can be read in two ways: to skip it would apply
     the others alone.
