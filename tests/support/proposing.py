@@ -57,7 +57,6 @@ BASELINE = history_row(0, TEMPLATE, decision="baseline", category="baseline", pa
 
 def request(experiment=1, history=(BASELINE,), settings="", source=TEMPLATE, **more):
     return {
-        "format_version": 2,
         "experiment": experiment,
         "attempt": 0,
         "run_seed": 7,
