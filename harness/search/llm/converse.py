@@ -88,7 +88,7 @@ class _Conversation:
                 return self._read(answer, before)
             except (ReplyError, PatchError, ConstantsError) as error:
                 before, why = answer.text, str(error)
-            if not answer.text.strip() and (answer.is_cut_off or answer.reasoning.strip()):
+            if not answer.text.strip() and (answer.end == "cut off" or answer.reasoning.strip()):
                 thought += 1
             if thought == MOST_THOUGHT:
                 raise Ended(self._all_thought(answer))
@@ -122,14 +122,14 @@ class _Conversation:
         last answer, whose title holds where the model sends mended blocks alone.
         """
         refusal = one_line(answer.refusal, 200)
-        if answer.is_cut_off:
+        if answer.end == "cut off":
             cut = f"it was cut off at {self.chat.options.max_output_tokens:,} tokens"
             raise ReplyError(f"{cut}: think and write less, and change fewer lines at a time")
-        if answer.is_filtered:
+        if answer.end == "filtered":
             raise Ended(f"{refusal}: reword program.md, or ask another model")
         if answer.refusal:
             raise ReplyError(f"it is a refusal: {refusal}. Answer in the form described")
-        if not answer.is_finished:
+        if answer.end != "finished":
             end = one_line(answer.finish_reason, 60)
             raise Ended(
                 f"the server ended the answer with {end!r}, which is no end of an answer: ask "
@@ -149,7 +149,7 @@ class _Conversation:
 
     def _all_thought(self, answer: Answer) -> str:
         """What a person can do about a model whose answers are reasoning and nothing else."""
-        if answer.is_cut_off:
+        if answer.end == "cut off":
             return (
                 f"it wrote {self.chat.options.max_output_tokens:,} tokens {MOST_THOUGHT} times and "
                 "no answer: it reasons longer than that. Raise it with --llm max_output_tokens=..."
