@@ -32,7 +32,7 @@ MOST_COMMENT = 1000  # characters of an annotation
 SIGNIFICANT_DIGITS = 4  # of a rewritten float: fine enough for any schedule or rate
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # of ast, on any text
 
-_UNIT, _MEANING = r"#\s*(?P<unit>[^,]*),\s*", r"\s*:\s*(?P<meaning>.*\S)\s*"
+_UNIT, _MEANING = r"#\s*[^,]*,\s*", r"\s*:\s*(?P<meaning>.*\S)\s*"
 _RANGE = re.compile(
     _UNIT + r"(?P<low>\S+?)\.\.(?P<high>\S+)\s+(?P<scale>int|pow2|linear|log)" + _MEANING
 )
@@ -47,7 +47,6 @@ class Constant:
 
     name: str
     value: Any
-    unit: str
     scale: str
     meaning: str
     line: int  # 1-based, in the source it was read from
@@ -328,7 +327,7 @@ def _annotated(name: str, value: Any, comment: str, line: int) -> Constant:
         )
     found = match.groupdict()
     scale = found.get("scale", "choice" if "choices" in found else "fixed")
-    constant = Constant(name, value, found["unit"].strip(), scale, found["meaning"], line)
+    constant = Constant(name, value, scale, found["meaning"], line)
     if scale == "fixed":
         return constant
     if scale == "choice":

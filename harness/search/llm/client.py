@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.search.llm.endpoint import Endpoint, LlmOptions
-from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
+from harness.search.llm.exchanges import Exchanges, estimate_tokens
 from harness.search.llm.failures import (
     BASE_URL,
     RETRIED,
@@ -90,7 +90,6 @@ class Answer:
     end: str
     finish_reason: str
     refusal: str
-    usage: Usage
     warning: str
 
 
@@ -283,7 +282,7 @@ class Chat:
             raise LlmError("server", f"the answer ended with {finish}", billed=True)
         warnings = [_cut_context(body, prompt_tokens), self._other_model(reply)]
         warning = "; ".join(filter(None, warnings))
-        return Answer(said, thought, end, finish, refusal, taken, warning)
+        return Answer(said, thought, end, finish, refusal, warning)
 
     def _reply_in(self, text: str) -> dict[str, Any]:
         """Return the chat completion in a text. Raises LlmError."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.ground.errors import ConstantsError
 from harness.search.constants import parse_constants
-from harness.search.duplicates import near_duplicate
+from harness.search.duplicates import near_duplicate, read_file
 from harness.search.gate import source_hash
 from harness.search.keyless import known_names
 from harness.search.llm.acceptance import against_program, against_turn, category_of
@@ -286,10 +286,7 @@ def _start(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) ->
     history = list(request["history"])
     while turn.parent is not None:
         index = next(i for i, row in enumerate(history) if row["experiment"] == turn.parent)
-        try:
-            source = (Path(history[index]["folder"]) / "train.py").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            source = ""
+        source = read_file(history[index], "train.py")
         if source_hash(source) == history[index].get("sha256"):
             return turn, source
         history[index] = {**history[index], "folder": ""}

@@ -305,11 +305,8 @@ def _has_choice(reply: str) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Choose and check the model of a request; return the exit status."""
-    if len(arguments) != 1:
-        print("usage: python -m harness.search.llm.endpoint REQUEST.json", file=sys.stderr)
-        return 1
+    llm = read_json(arguments[0])["llm"]
     try:
-        llm = read_json(arguments[0])["llm"]
         options = parse_options(llm.get("options", ""), llm.get("model", ""))
         endpoint = open_endpoint(options, llm.get("key_file", ""))
         model = choose_model(endpoint, options, llm.get("before", ""))
@@ -317,9 +314,6 @@ def main(arguments: Sequence[str]) -> int:
     except LlmError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2 if error.passing else 1
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        print(f"{arguments[0]} is no request with an `llm` in it", file=sys.stderr)
-        return 1
     print(json.dumps({"model": model, "base_url": endpoint.base_url, "context": context}))
     return 0
 
