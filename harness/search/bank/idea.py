@@ -38,7 +38,7 @@ class Idea:
     evidence: str
     constants: str = ""
     patch: str = ""
-    least: Mapping[str, int] = field(default_factory=dict)
+    least: Mapping[str, int] = field(default_factory=dict, hash=False)
     values: Callable[[Values], Values] | None = None
     known_gain: float = 0.0
 
