@@ -28,7 +28,7 @@ What the model is asked for
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any
 
 from harness.search.llm.failures import LASTING
@@ -210,9 +210,6 @@ def _had_its_turn(row: Row, request: Mapping[str, Any]) -> bool:
 
 def _failure_wait(theirs: Sequence[Row]) -> int:
     """Return how many experiments to wait after the model's failures in a row: 1, 2, 4, 8."""
-    failures = 0
-    for row in reversed(theirs):
-        if not row["llm_failed"] or row["llm_failed"].startswith(AT_ONCE):
-            break
-        failures += 1
-    return min(2 ** (failures - 1), MOST_WAIT) if failures else 0
+    whys = [row["llm_failed"] for row in reversed(theirs)]
+    failures = list(takewhile(lambda why: why and not why.startswith(AT_ONCE), whys))
+    return min(2 ** (len(failures) - 1), MOST_WAIT) if failures else 0

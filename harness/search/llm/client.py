@@ -23,6 +23,8 @@ from harness.search.llm.endpoint import Endpoint, LlmOptions
 from harness.search.llm.exchanges import Exchanges, estimate_tokens
 from harness.search.llm.failures import (
     BASE_URL,
+    LIMITS,
+    OPTIONAL,
     RETRIED,
     UNREADABLE,
     LlmError,
@@ -42,10 +44,7 @@ FIRST_WAIT_SECONDS = 1.0  # then twice as long each time
 CONNECT_SECONDS = 10.0
 LEAST_SECONDS = 1.0  # with less than this left nothing is begun
 MOST_TOKENS = 10**9  # that a reply may say it took; more is no count
-# The old name first: some servers ignore the new one, none ignores a name that it refuses.
-LIMITS = ("max_tokens", "max_completion_tokens")
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
-OPTIONAL = {"temperature", "reasoning_effort", *LIMITS, *STREAM}
 # Of a deadline that a stream, once begun, may be silent; some models think without a word.
 SILENT_SHARE = 0.5
 # What is left out where a model knows no such role: its message goes into the user's first one.
@@ -186,7 +185,8 @@ class Chat:
         limited = body.keys() & set(LIMITS)
         if error.kind == "context_too_long" and limited and not self._counts_tokens:
             return ROOM  # some add the room for the answer to the prompt: the prompt alone may fit
-        return error.parameter if error.parameter in {SYSTEM} | body.keys() & OPTIONAL else ""
+        known = {SYSTEM} | body.keys() & {*OPTIONAL, *STREAM}
+        return error.parameter if error.parameter in known else ""
 
     def _ask_patiently(self, body: dict[str, Any]) -> Answer:
         for number, text in self.exchanges.saved_replies(body):

@@ -24,7 +24,7 @@ from harness.search.gate import source_hash
 from harness.search.keyless import known_names
 from harness.search.llm.acceptance import against_program, against_turn, category_of
 from harness.search.llm.client import Answer, Chat
-from harness.search.llm.endpoint import choose_model, open_endpoint, parse_options
+from harness.search.llm.endpoint import reach_model
 from harness.search.llm.exchanges import Exchanges
 from harness.search.llm.failures import LlmError
 from harness.search.llm.prompt import (
@@ -165,15 +165,11 @@ class _Conversation:
 
 def open_chat(request: Mapping[str, Any]) -> Chat:
     """Return a chat with the model that a request names. Raises LlmError."""
-    llm = request.get("llm") or {}
-    options = parse_options(llm.get("options", ""), llm.get("model", ""))
-    endpoint = open_endpoint(options, llm.get("key_file", ""))
+    options, endpoint, model = reach_model(request["llm"])
     place = {"experiment": request["experiment"], "attempt": request["attempt"]}
     folder = Path(request["out_dir"])
-    ledger = llm.get("ledger") or folder / "llm.jsonl"
     since = request.get("asked_since", 0)
-    exchanges = Exchanges(folder / "exchange", ledger, options, place, since)
-    model = choose_model(endpoint, options, llm.get("before", ""))
+    exchanges = Exchanges(folder / "exchange", request["llm"]["ledger"], options, place, since)
     return Chat(endpoint, options, model, exchanges)
 
 

@@ -250,6 +250,13 @@ def choose_model(endpoint: Endpoint, options: LlmOptions, before: str = "") -> s
     )
 
 
+def reach_model(llm: Mapping[str, str]) -> tuple[LlmOptions, Endpoint, str]:
+    """The options, the endpoint and the model that a request's `llm` asks for. Raises LlmError."""
+    options = parse_options(llm["options"], llm["model"])
+    endpoint = open_endpoint(options, llm["key_file"])
+    return options, endpoint, choose_model(endpoint, options, llm.get("before", ""))
+
+
 def _listed(models: Mapping[str, int | None]) -> str:
     more = len(models) - SHOWN_MODELS
     return ", ".join(list(models)[:SHOWN_MODELS]) + (f" and {more} more" if more > 0 else "")
@@ -307,9 +314,7 @@ def main(arguments: Sequence[str]) -> int:
     """Choose and check the model of a request; return the exit status."""
     llm = read_json(arguments[0])["llm"]
     try:
-        options = parse_options(llm.get("options", ""), llm.get("model", ""))
-        endpoint = open_endpoint(options, llm.get("key_file", ""))
-        model = choose_model(endpoint, options, llm.get("before", ""))
+        _, endpoint, model = reach_model(llm)
         context = check_model(endpoint, model)
     except LlmError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
