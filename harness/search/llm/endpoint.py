@@ -206,11 +206,9 @@ def list_models(endpoint: Endpoint) -> dict[str, int | None] | None:
         served = models_in(parse_json(raw)).items()
         named = {redact(endpoint.redact(name)): tokens for name, tokens in served}
         return {name: named[name] for name in sorted(named) if name.isprintable()}
-    except openai.APIStatusError as error:
-        if error.status_code in (404, 405, 501):
-            return None
-        raise failure_of(error, endpoint.redact) from None
     except openai.APIError as error:
+        if getattr(error, "status_code", 0) in (404, 405, 501):
+            return None
         raise failure_of(error, endpoint.redact) from None
     except UNREADABLE:
         return None
@@ -289,7 +287,7 @@ def check_model(endpoint: Endpoint, model: str) -> int | None:
         if failure.kind == "unknown_model":
             served = f". Served: {_listed(models)}" if models else ""
             raise EndpointError("unknown_model", f"{failure}{served}") from None
-        nothing_there = isinstance(error, openai.APIStatusError) and error.status_code in NO_PATH
+        nothing_there = getattr(error, "status_code", 0) in NO_PATH
         if failure.kind in ("unauthorised", "unreachable") or nothing_there:
             raise failure from None
     else:
