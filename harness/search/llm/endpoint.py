@@ -36,7 +36,7 @@ from harness.search.llm.failures import (
     redact,
 )
 from harness.search.llm.model_list import models_in
-from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
+from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options
 from harness.search.llm.response_limits import limit_reply, parse_json
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Endpoint:
             )
         except (ImportError, ValueError, OSError, httpx2.InvalidURL):
             # Not quoted: a proxy's URL may hold a password.
-            raise refused(
+            raise EndpointError(
                 "a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE,"
                 " SSL_CERT_DIR) that the environment names cannot be used"
             ) from None
@@ -175,7 +175,7 @@ def open_endpoint(
         try:
             key = Path(key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
-            raise refused(
+            raise EndpointError(
                 "the file that held the key cannot be read: start again with OPENAI_API_KEY in the"
                 " environment"
             ) from None
@@ -183,11 +183,11 @@ def open_endpoint(
         key = environment.get("OPENAI_API_KEY", "").strip()
     # What no header can carry would be quoted in an error far from here.
     if not re.fullmatch(r"[!-~]*", key):
-        raise refused(
+        raise EndpointError(
             "the key in OPENAI_API_KEY has blanks or characters outside of ASCII: copy it again"
         )
     if not key and options.base_url == DEFAULT_BASE_URL:
-        raise refused(
+        raise EndpointError(
             "no key: set OPENAI_API_KEY, or base_url=http://127.0.0.1:8000/v1 for a server that"
             " needs none"
         )
@@ -236,13 +236,13 @@ def choose_model(endpoint: Endpoint, options: LlmOptions, before: str = "") -> s
         " notebook 03"
     )
     if models is None:
-        raise refused(
+        raise EndpointError(
             f"{endpoint.base_url} lists no models: {how} (is it the base URL? It usually ends in"
             " /v1)"
         )
     if not models:
-        raise refused(f"{endpoint.base_url} serves no model yet: load one there, then {how}")
-    raise refused(
+        raise EndpointError(f"{endpoint.base_url} serves no model yet: load one there, then {how}")
+    raise EndpointError(
         f"no model is named, and {endpoint.base_url} serves {len(models)}: {how}. Served:"
         f" {_listed(models)}"
     )
@@ -286,7 +286,7 @@ def check_model(endpoint: Endpoint, model: str) -> int | None:
         failure = failure_of(error, endpoint.redact)
         if failure.kind == "unknown_model":
             served = f". Served: {_listed(models)}" if models else ""
-            raise EndpointError("unknown_model", f"{failure}{served}") from None
+            raise EndpointError(f"{failure}{served}", "unknown_model") from None
         nothing_there = getattr(error, "status_code", 0) in NO_PATH
         if failure.kind in ("unauthorised", "unreachable") or nothing_there:
             raise failure from None
@@ -295,7 +295,7 @@ def check_model(endpoint: Endpoint, model: str) -> int | None:
             shown = quoted_line(
                 error_in(reply).get("message") or reply or "nothing", endpoint.redact
             )
-            raise refused(
+            raise EndpointError(
                 f"{endpoint.base_url} answers a chat with no completion: {shown} {BASE_URL}"
             )
     return None

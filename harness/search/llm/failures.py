@@ -66,6 +66,9 @@ class LlmError(RuntimeError):
 class EndpointError(LlmError):
     """A person must change something before this endpoint can be used; the message says what."""
 
+    def __init__(self, message: str, kind: str = "setup") -> None:
+        super().__init__(kind, message)
+
 
 def failure_of(
     error: "openai.APIError | httpx2.HTTPError", clean: Callable[[str], str]
