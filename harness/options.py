@@ -44,14 +44,14 @@ WRITE_STATUSES = """exit status:
 MODES = {
     "--demo": f"the whole loop on the embedded corpus: a plain baseline, {DEMO_EXPERIMENTS} "
     "experiments of 20 s, and the claim",
-    "--status": "one screen on a run, and exit; with --json for scripts",
-    "--check": "whether all files of a run agree with its journal: exit status 0, or 1 with what "
-    "does not",
+    "--status": "print how a run stands, and exit; with --json for scripts",
+    "--check": "compare all files of a run with its journal: exit status 0, or 1 and what does not "
+    "agree",
     "--stop": "ask a running night to stop after its experiment, and exit",
     "--report": "write and print the report of a run so far, and exit",
-    "--close-out": "measure what the run's best is worth, and no more experiments: best and "
-    "baseline in turn on fresh seeds, then the best without each change, then longer trainings, "
-    "as far as --hours allow; another --source or vocabulary (--set) is compared on as well",
+    "--close-out": "no more experiments; measure by how much the run's best is better than the "
+    "baseline, on fresh seeds, then the best without each change, then both with longer budgets, "
+    "as far as --hours allow; with another --source or vocabulary (--set), on that text as well",
 }
 RULINGS = {"--accept": "keep it if it beats the best", "--refuse": "leave it a discard"}
 RESULTS = "where runs are kept (default: results/)"
@@ -99,9 +99,9 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     for name, meaning in MODES.items():
         what.add_argument(name, action="store_true", help=meaning)
     for name, meaning in RULINGS.items():
-        meaning = f"say of experiment N, which is in quarantine: {meaning}, and exit"
+        meaning = f"rule on experiment N, which is in quarantine: {meaning}; and exit"
         what.add_argument(name, type=int, metavar="N", help=meaning)
-    keys = "with --status: one JSON object (harness/show/status.py, KEYS)"
+    keys = "with --status: print one JSON object (its keys: docs/commands.md)"
     night.add_argument("--json", action="store_true", help=keys)
     add_text(
         night,
@@ -119,7 +119,7 @@ def add_overnight(commands: argparse._SubParsersAction) -> None:
     night.add_argument(
         "--experiments",
         type=lambda text: int(at_least_zero(text)),
-        help="stop when the run has this many in all; 0: the baseline alone",
+        help="stop when the run has this many experiments in all; 0: the baseline alone",
     )
     add_text(night, "--profile", PROFILES)
     add_text(night, "--source", f"the corpus: {USAGE} (default: the profile's)")
@@ -176,8 +176,8 @@ def add_try(commands: argparse._SubParsersAction) -> None:
     """Declare the options of one idea from outside."""
     from harness.search.program import CATEGORIES
 
-    meaning = "run one idea of your own, or of your coding agent's, as the next experiment of a run"
-    one = add_command(commands, "try", TRY_STATUSES, help=meaning)
+    meaning = "Run one idea of your own, or of your coding agent's, as the next experiment of a run"
+    one = add_command(commands, "try", TRY_STATUSES, help=meaning, description=f"{meaning}.")
     file = "the changed copy of the run's best/train.py"
     one.add_argument("train_py", type=Path, nargs="?", help=file)
     add_text(one, "--idea", "what it changes, in a few words", "WORDS")
@@ -226,8 +226,8 @@ def add_port(commands: argparse._SubParsersAction) -> None:
 
 def add_export(commands: argparse._SubParsersAction) -> None:
     """Declare the options of taking a run's best elsewhere."""
-    meaning = "write a run's best into a folder: train.py, weights, model card, confirmed changes"
-    out = add_command(commands, "export", WRITE_STATUSES, help=meaning, description=meaning)
+    meaning = "Write a run's best into a folder: train.py, weights, model card, confirmed changes"
+    out = add_command(commands, "export", WRITE_STATUSES, help=meaning, description=f"{meaning}.")
     out.add_argument("tag", help="the run")
     out.add_argument("folder", type=Path, help="a new folder")
     add_text(out, "--results", RESULTS, "FOLDER")

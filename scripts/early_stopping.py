@@ -4,10 +4,10 @@
     python scripts/early_stopping.py --write    as results/benchmarks/early_stopping.md, too
 
 In: yardstick_curves.jsonl, a row for each training of the yardstick's nights. A training would be
-ended where its mean training loss over the last fifth of the budget so far is above that of the
-file that it was made from, at equal progress, by a margin. Never one whose schedule or batch
-differs from that file's: its curve says nothing before its end. Out: a line for each place and
-margin, with the training time saved and the good trainings that would have been lost.
+ended as `harness.rules.hopeless` has it: its training loss over the 5% of the budget before a place
+is above that of the file that it was made from by a margin. Never one whose schedule or batch
+differs from that file's: its curve says nothing before its end. Out: a line for each margin and
+place, and for all places together, with the training time saved and the good trainings lost.
 """
 
 from __future__ import annotations
@@ -25,20 +25,18 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 from benches.markdown import table
 from benches.rows import read_rows
 
+from harness.rules.hopeless import BENT
+
 CURVES = ROOT / "results/benchmarks/yardstick_curves.jsonl"
 PAGE = ROOT / "results/benchmarks/early_stopping.md"
 PLACES = (0.25, 0.5, 0.75)  # of the budget
 MARGINS = (0.05, 0.1, 0.2, 0.4)  # nats of the training loss
-SHARE = 0.2  # of the budget, that a mean is taken over
-# Constants that bend a curve, so that two of them compare at the end alone.
-BENT = ("TOTAL_BATCH_SIZE", "WARMUP_RATIO", "WARMDOWN_RATIO", "FINAL_LR_FRAC")
+POINTS = 20  # of a curve: 5% each
 
 
 def loss_at(curve: Sequence[float | None], place: float) -> float | None:
-    """Mean training loss, nats, over the last SHARE of the budget before a place of it."""
-    end = round(place * len(curve))
-    seen = [loss for loss in curve[end - round(SHARE * len(curve)) : end] if loss is not None]
-    return statistics.mean(seen) if seen else None
+    """Training loss, nats, over the last point of the curve before a place of the budget."""
+    return curve[round(place * POINTS) - 1]
 
 
 def by_experiment(rows: Iterable[dict]) -> dict[tuple, list[dict]]:
@@ -54,8 +52,8 @@ def is_bent(row: dict) -> bool:
     return row["category"] == "schedule" or bool(set(BENT) & set(row["constants_changed"] or ()))
 
 
-def replay(rows: Sequence[dict], place: float, margin: float) -> dict:
-    """How many trainings would be ended, and what that saves and costs.
+def replay(rows: Sequence[dict], places: Sequence[float], margin: float) -> dict:
+    """How many trainings would be ended at one of the places, and what that saves and costs.
 
     better: of those ended, the ones that scored below the mean of the file they were made from;
     kept: the ones whose file another was made from later.
@@ -65,28 +63,33 @@ def replay(rows: Sequence[dict], place: float, margin: float) -> dict:
     ended = []
     for key, own in files.items():
         theirs = files.get((*key[:2], own[0]["parent"]), [])
-        rival = [loss for each in theirs if (loss := loss_at(each["curve"], place)) is not None]
-        for row in own if rival and not is_bent(own[0]) else ():
-            loss = loss_at(row["curve"], place)
-            if loss is not None and loss > statistics.mean(rival) + margin:
-                score = statistics.mean(each["val_bpb"] for each in theirs)
-                ended.append((row["val_bpb"] < score, key in parents))
-    return {
-        "ended": len(ended),
-        "saved": len(ended) * (1 - place) / len(rows),
-        "better": sum(better for better, _ in ended),
-        "kept": sum(kept for _, kept in ended),
-    }
+        if not theirs or is_bent(own[0]):
+            continue
+        score = statistics.mean(each["val_bpb"] for each in theirs)
+        for row in own:
+            place = next((p for p in places if is_behind(row, theirs, p, margin)), None)
+            if place is not None:
+                ended.append((1 - place, row["val_bpb"] < score, key in parents))
+    saved, better, kept = (sum(each) for each in zip(*ended, strict=True)) if ended else (0, 0, 0)
+    return {"ended": len(ended), "saved": saved / len(rows), "better": better, "kept": kept}
+
+
+def is_behind(row: dict, theirs: Sequence[dict], place: float, margin: float) -> bool:
+    """Whether a training's loss at a place is above the mean of those trainings by the margin."""
+    losses = [loss for each in theirs if (loss := loss_at(each["curve"], place)) is not None]
+    loss = loss_at(row["curve"], place)
+    return bool(losses) and loss is not None and loss > statistics.mean(losses) + margin
 
 
 def page(rows: Sequence[dict]) -> str:
     """The table, as Markdown."""
     lines = []
-    for place in PLACES:
+    for places in (PLACES, *((place,) for place in PLACES)):
         for margin in MARGINS:
-            found = replay(rows, place, margin)
+            found = replay(rows, places, margin)
             shares = f"{found['ended'] / len(rows):.0%}", f"{found['saved']:.1%}"
-            lines.append([f"{place:.0%}", margin, *shares, found["better"], found["kept"]])
+            at = ", ".join(f"{place:.0%}" for place in places)
+            lines.append([at, margin, *shares, found["better"], found["kept"]])
     nights = len({(row["proposer"], row["night"]) for row in rows})
     experiments = len(by_experiment(rows)) - nights
     heads = ["at", "margin, nats", "ended", "time saved", "better ones lost", "kept ones lost"]

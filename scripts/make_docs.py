@@ -62,7 +62,8 @@ def page() -> str:
 def journal_lines() -> list[str]:
     """What a journal's entries hold."""
     words = (
-        "One line of JSON an entry, in results/TAG/journal.jsonl; the claim's in close_out.jsonl."
+        "Each entry is one line of JSON, in results/TAG/journal.jsonl; the close-out's are in "
+        "close_out.jsonl."
     )
     lines = [
         "",
@@ -71,6 +72,8 @@ def journal_lines() -> list[str]:
         words,
         (events.__doc__ or "").split("\n\n")[1].replace("\n", " "),
     ]
+    lines += ["", "| entry | written when, or for |", "|---|---|"]
+    lines += [f"| `{event}` | {words} |" for event, words in events.ENTRIES.items()]
     lines += ["", "| entry | field | meaning |", "|---|---|---|"]
     for event, fields in events.EVENTS.items():
         rows = [

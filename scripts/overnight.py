@@ -12,7 +12,7 @@
     ... --tag nov23 --status                             how it goes; --json: for scripts
     ... --tag nov23 --stop                               end after this experiment
     ... --tag nov23 --report                             write and print its report
-    ... --tag nov23 --close-out                          what its best is worth, and what of it
+    ... --tag nov23 --close-out                          which changes of the best matter?
     ... --tag nov23 --check                              do its files agree with its journal?
     ... --tag nov23 --accept N                           keep N from quarantine; --refuse N: do not
     ... --torch-index URL                                at set-up: another build of torch

@@ -21,6 +21,7 @@ from harness.check.files import BACKUP, Look, check_experiments, check_left_behi
 from harness.check.model_text import check_model_text
 from harness.check.weights import check_best, check_weights
 from harness.ground.errors import HistoryError, JournalError, SettingsError
+from harness.ground.files import read_tail
 from harness.rules.replay import replay
 from harness.run import git_history
 from harness.run.journal import read_journal
@@ -79,10 +80,8 @@ def look_once(folder: Path, repository: Path) -> tuple[list[str], bool]:
     if not wrong:  # else there is no telling what should be there
         findings += check_table(folder, entries)
         look = Look(folder, repository, settings, entries, busy)
-        for check in (
-            *(check_experiments, check_weights, check_best, check_history, check_pages),
-            *(check_close_out, check_model_text, check_left_behind),
-        ):
+        checks = (check_experiments, check_weights, check_best, check_history, check_pages)
+        for check in (*checks, check_close_out, check_model_text, check_left_behind):
             findings += check(look)
     return findings, busy or bool(left)
 
@@ -238,7 +237,7 @@ def check_pages(look: Look) -> Iterator[str]:
             continue  # its page may be in the making
         name = f"notebooks/{page_name(number)}"
         path = look.folder / f"{name}.ipynb"
-        if not ends_well(path):
+        if not read_tail(path, 64).rstrip().endswith("}"):  # as JSON ends: a kill cuts it
             yield f"{name}.ipynb is cut short: the experiment itself is whole; delete the page"
         elif (stated := stated_number(path)) not in (None, number):
             yield f"{name}.ipynb is the page of experiment {stated}: {BACKUP}, or delete it"
@@ -274,19 +273,9 @@ def check_index(look: Look, index: dict[int, str]) -> Iterator[str]:
 
 def told_by_a_night(look: Look) -> set[int]:
     """Experiments that a night saw decided: those have a page."""
-    try:
-        text = (look.folder / "night.log").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
+    log = look.folder / "night.log"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     return {int(number) for number in TOLD.findall(text)}
-
-
-def ends_well(notebook: Path) -> bool:
-    """Whether a notebook ends as JSON does. A kill in the middle of its writing cuts it."""
-    with notebook.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 64))
-        return file.read().rstrip().endswith(b"}")
 
 
 def stated_number(notebook: Path) -> int | None:

@@ -74,11 +74,6 @@ class Look(Run):
         coming = [self.pending] if self.pending and self.pending in self.state.kept else []
         return list({e.number: e for e in [*self.settled[-1:], *coming, *asked]}.values())
 
-    @property
-    def at_rest(self) -> bool:
-        """Nobody works on the run, and it stands between two experiments."""
-        return not self.busy and self.step.kind in ("propose", "control", "open")
-
     def name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
@@ -179,10 +174,11 @@ def check_left_behind(look: Look) -> Iterator[str]:
     """No half-written file or scratch folder outlives its work. Looks only where nobody works."""
     if look.busy:
         return
-    if look.at_rest:
+    between_two = look.step.kind in ("propose", "control", "open")
+    if between_two:
         for name in set(names_in(look.folder)) & set(BETWEEN):
             yield left_behind(name)
-    working = None if look.at_rest else f"{look.step.experiment:04d}"
+    working = None if between_two else f"{look.step.experiment:04d}"
     for parent, folders, files in walk(look.folder):
         place = Path(parent)
         inside = place.relative_to(look.folder).parts

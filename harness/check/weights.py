@@ -6,7 +6,7 @@ thing that does not agree. Reads only, of weights their headers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,18 +59,18 @@ def check_whole(look: Look, experiment: Experiment) -> Iterator[str]:
             continue
         folder = look.train_py(experiment).parent / "runs" / f"{run.number:02d}"
         weights, losses = folder / WEIGHTS, folder / LOSSES
-        if words := weights_damage(weights):
+        if words := damage(weights):
             mend = f"{BACKUP}, else {LESS}"
             is_in_best = experiment in look.settled[-1:] and weights in weights_in_best(look)
             if is_in_best and is_whole(look.folder / "best" / WEIGHTS):
                 mend = f"copy best/{WEIGHTS} over it"
             yield f"{look.name(weights)} {words}: {mend}"
-        if words := losses_damage(losses, (run.scored or {}).get("scored_tokens") or 0):
+        if words := damage(losses, (run.scored or {}).get("scored_tokens") or 0):
             yield f"{look.name(losses)} {words}: {BACKUP}, else {LESS}"
-        for name in MEASURED_AGAIN:
-            if words := losses_damage(folder / name):
+        for path in (folder / name for name in MEASURED_AGAIN):
+            if words := damage(path):
                 mend = "delete it, and the next audit that needs it measures it again"
-                yield f"{look.name(folder / name)} {words}: {mend}"
+                yield f"{look.name(path)} {words}: {mend}"
 
 
 def check_best(look: Look) -> Iterator[str]:
@@ -102,7 +102,7 @@ def check_best(look: Look) -> Iterator[str]:
             yield f"best/{WEIGHTS} {other}"
     elif any(is_one_file(best / WEIGHTS, path) for path in weights):
         pass  # said of the other name
-    elif words := weights_damage(best / WEIGHTS):
+    elif words := damage(best / WEIGHTS):
         yield f"best/{WEIGHTS} {words}: {BACKUP}"
 
 
@@ -135,36 +135,23 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def is_whole(weights: Path) -> bool:
-    return weights.exists() and not weights_damage(weights)
+    return weights.exists() and not damage(weights)
 
 
-def weights_damage(path: Path) -> str:
-    """What is wrong with a safetensors file, to follow its name; "" when whole, or not there."""
+def damage(path: Path, least: int = 0) -> str:
+    """What is wrong with a file, to follow its name; "" when it is whole, or not there.
 
-    def read() -> None:
-        with safe_open(path, framework="numpy"):
-            pass
-
-    return damage(path, read)
-
-
-def losses_damage(path: Path, least: int = 0) -> str:
-    """The same of losses (rows, T) float32, of which there must be `least`."""
-
-    def read() -> None:
-        losses = np.load(path, mmap_mode="r", allow_pickle=False)
-        if losses.dtype != np.float32 or losses.ndim != 2 or losses.size < least:
-            raise ValueError(f"an array {losses.shape} of {losses.dtype}")
-
-    return damage(path, read)
-
-
-def damage(path: Path, read: Callable[[], None]) -> str:
-    """What a library that reads a file's header finds wrong with it."""
+    It holds weights (safetensors), or losses: (rows, T) float32, of which there must be `least`.
+    """
     try:
         if not path.stat().st_size:
             return "is empty"
-        read()
+        if path.name == WEIGHTS:
+            with safe_open(path, framework="numpy"):
+                return ""
+        losses = np.load(path, mmap_mode="r", allow_pickle=False)
+        if losses.dtype != np.float32 or losses.ndim != 2 or losses.size < least:
+            raise ValueError(f"an array {losses.shape} of {losses.dtype}")
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, EOFError, SafetensorError) as error:

@@ -75,7 +75,7 @@ def prepare(
     _check_int("download_workers", download_workers, 1)
     lock = job.work.with_name(f"{job.data_id}.lock")
     busy = f"another process is preparing {job.data_id}: waiting for it"
-    with _clear_errors(job), wait_for_lock(lock, busy, progress):
+    with _explain_disk_errors(job), wait_for_lock(lock, busy, progress):
         return _open_existing(job, progress) or _build(job, workers, download_workers, progress)
 
 
@@ -119,8 +119,8 @@ def _check_int(name: str, value: Any, least: int) -> None:
 
 
 @contextlib.contextmanager
-def _clear_errors(job: Job) -> Iterator[None]:
-    """Turn what the disk says into a DataError with the next action."""
+def _explain_disk_errors(job: Job) -> Iterator[None]:
+    """Turn an OSError of the disk into a DataError with the next action."""
     try:
         yield
     except OSError as error:

@@ -1,1 +1,1 @@
-"""What every room stands on: files, locks, clocks, text, Student's t. It knows nothing of a run."""
+"""What all other rooms use: files, locks, clocks, text, Student's t. It knows nothing of a run."""

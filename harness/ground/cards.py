@@ -107,11 +107,11 @@ def newer_attention() -> list[str]:
     return [name for name, module in FLASH_ATTENTION.items() if importlib.util.find_spec(module)]
 
 
-def lines_of(command: list[str]) -> list[str]:
-    """What a command says; nothing where it fails."""
-    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 20}
+def lines_of(command: list[str], seconds: float = 20.0) -> list[str]:
+    """What a command says; nothing where it fails, or hangs for so long."""
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     try:
-        done = subprocess.run(command, **options)
+        done = subprocess.run(command, timeout=seconds, **options)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.splitlines() if done.returncode == 0 else []

@@ -110,6 +110,10 @@ class Paused(LoopError):
     final = False
 
 
+class EndedEarly(LabError):
+    """A listener ends the training that it hears: it is hopeless, for the reason given."""
+
+
 class GaveUp(LoopError):
     """It paused for too long."""
 

@@ -8,13 +8,13 @@ back. Standard library only, so every part of the project may import it. Refuses
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,7 +50,7 @@ def open_atomic(path: AnyPath) -> Iterator[BinaryIO]:
     sync_folder(target.parent)
 
 
-def append_whole(file: FileIO, data: bytes, sync: bool = False) -> None:
+def append_whole(file: io.FileIO, data: bytes, sync: bool = False) -> None:
     """Write data at the end of an unbuffered file. OSError leaves it as long as it was."""
     end = file.seek(0, os.SEEK_END)
     left = memoryview(data)
@@ -117,6 +117,16 @@ def read_json(path: AnyPath) -> Any:
         return json.loads(raw.decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_tail(path: AnyPath, most_bytes: int) -> str:
+    """The end of a text file; "" where there is none, or it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
+            return io.TextIOWrapper(file, encoding="utf-8", errors="replace").read()
+    except OSError:
+        return ""
 
 
 def walk(folder: AnyPath) -> Iterator[tuple[str, list[str], list[str]]]:

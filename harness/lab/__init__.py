@@ -1,1 +1,1 @@
-"""Carries the steps of a run out, and is the only room that writes one."""
+"""Carries out the steps of a run; the only room that writes into its folder."""

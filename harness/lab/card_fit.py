@@ -2,11 +2,10 @@
 many rows at once. Found once, by training a few real steps, and kept for the machine, unless
 something failed: then the next run tries again.
 
-In: who trains this run's files, the baseline's source. Out: a `Fit`. As the settings say it is
-tried first; where that fails a rung lower each time, with plain attention and then uncompiled. Not
-done on a CPU: nothing is compiled there unless asked for, and memory is paged, so that too much of
-it is seldom refused; what does run out there is repeated with fewer rows when it happens, as on a
-card.
+In: the run's executor, the baseline's source. Out: a `Fit`. First it is tried as the settings say.
+If that fails, it is tried with plain attention, then uncompiled, then with both. Not done on a CPU:
+nothing is compiled there unless asked for, and memory is paged, so that an allocation seldom fails.
+A training that does run out of memory there is repeated with fewer rows, as on a card.
 """
 
 from __future__ import annotations

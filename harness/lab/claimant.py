@@ -1,8 +1,8 @@
-"""Carries a close-out out: best and other files in turn on fresh seeds, scored on both texts.
+"""Runs a close-out: trains best and other files in turn on fresh seeds, and scores both texts.
 
-In: a Lab whose night is over, and hours for what is asked after the claim. Out: entries of
-close_out.jsonl, which say what comes next (`close_out`), and below close_out/ a folder for each
-training, and the files that no experiment tried.
+In: a Lab whose night is over, and hours for the comparisons after the claim. Out: entries of
+close_out.jsonl, from which `close_out` derives what comes next; below close_out/ a folder for each
+training, and files that no experiment tried, such as the best without one change.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ FIRST_SEED = 1_000_000_000
 
 
 class Claimant:
-    """Carries a close-out out, step by step, while the run's lock is held.
+    """Runs a close-out step by step, while the run's lock is held.
 
-    hours: for what is compared after the claim; 0: the claim alone. What has begun is finished.
-    text: facts of another text (`other_text`) on which best and baseline are compared, too.
+    hours: for the comparisons after the claim; 0: the claim alone. A comparison that has begun is
+    finished. text: facts of another text (`other_text`) on which best and baseline are compared.
     """
 
     def __init__(
@@ -182,8 +182,9 @@ class Claimant:
     def _look_closely(
         self, run: Training, current: Comparison, scored: dict, measurement: Measurement
     ) -> dict:
-        """What changes of `scored` where a training would have been kept from the branch: edited
-        code can tell by its seed, or by its folder, that it is one of the close-out."""
+        """The close audit of a training of edited code, which can tell by its seed or folder that
+        it is one of the close-out. Returns the fields of `scored` that change where its night would
+        have rejected it or put it into quarantine; {} where nothing is wrong."""
         state, budget = self.lab.state, current.budgets * self.lab.settings.budget_seconds
         attempt = state.experiments[current.begun["best"]].attempt
         looked = measurement.audit(ignore)
@@ -203,7 +204,8 @@ class Claimant:
         return Job(train_py, folder, trial.seed, *told, executor)
 
     def _executor_on(self, text: dict) -> Executor:
-        """Who trains and scores on the text of these facts, the run's own where there are none."""
+        """The executor for the text of these facts, or for the run's own text where there are
+        none."""
         lab = self.lab
         data_id = text.get("data_id", lab.data.data_id)
         if data_id not in self.executors:
@@ -212,7 +214,7 @@ class Claimant:
         return self.executors[data_id]
 
     def _over(self, result: dict) -> None:
-        """A training is over."""
+        """After a training: tidy up, and raise Paused after several faults of the machine."""
         self._tidy()
         fault = result["cause"] if result["status"] in NOT_HELD_AGAINST else ""
         self.runs.pause_after_faults(fault)
@@ -231,7 +233,7 @@ class Claimant:
                 remove_tree(left)
 
     def _claim(self, found: CloseOut) -> None:
-        """Write what the runs of one file allow to say."""
+        """Write the claim on one of the other files, or why there can be none."""
         current = found.current
         role = current.next_claim
         facts = {"best": current.begun["best"], "against": role, "status": "ok", "cause": ""}
@@ -253,7 +255,7 @@ class Claimant:
 
 
 def built_name(role: str, best: int) -> str:
-    """The file in close_out/ of what no experiment tried, beside this best."""
+    """The name in close_out/ of a file that no experiment tried; best: number of the best."""
     return (
         "train_template.py" if role == TEMPLATE else f"best_{best:04d}_{role.replace(' ', '_')}.py"
     )

@@ -1,13 +1,13 @@
-"""The close-out: what is true of a run's best, measured at the end, on runs that took part in no
+"""The close-out: how good a run's best is, measured at the end, on trainings that took part in no
 choice.
 
 In: entries of results/<tag>/close_out.jsonl, which is append-only. Out: where it stands, what comes
-next and what may be said. It is made of comparisons: the best and other files are trained in turn
-on fresh seeds, as often each, and scored on validation and holdout rows (by `claimant`); each other
-file then gets a claim, by how much the best is better. The first comparison is with the baseline
-and gives *the* claim; what is compared afterwards, `close_out_questions` says. What comes next
-within one is a pure function of its entries, so a kill costs at most the training in flight. A run
-that found a better file afterwards begins anew.
+next and what may be claimed. A close-out is a series of comparisons. In each, `claimant` trains the
+best and one or more other files in turn, equally often, on fresh seeds, and scores them on
+validation and holdout rows. For each other file a claim then says by how much the best is better.
+The first comparison is with the baseline and gives *the* claim; `close_out_questions` chooses the
+later ones. What comes next within a comparison is a pure function of its entries, so a kill costs
+at most the training in flight. If the run finds a better file afterwards, a new close-out begins.
 
     claim_begun -> run_started -> trained -> scored -> run_started ... -> claimed, for each file
 """
@@ -42,7 +42,7 @@ class Trial:
 
 @dataclass
 class Comparison:
-    """The best beside other files on fresh seeds, as its entries tell it."""
+    """One comparison of the best with other files on fresh seeds, by its entries."""
 
     begun: dict | None = None
     runs: list[Training] = field(default_factory=list)

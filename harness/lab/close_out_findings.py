@@ -1,4 +1,5 @@
-"""What a close-out found, in words: which changes are confirmed, what may go, whether it lasts.
+"""What a close-out found, in words: which changes are confirmed, which can be left out, and whether
+the gain lasts.
 
 In: a run's state and its close-out, as far as that is about the best. Out: a Finding for each
 change, and sentences. Pure.

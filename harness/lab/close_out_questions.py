@@ -1,11 +1,11 @@
-"""What a close-out asks after its claim, one comparison after the other: which changes matter, what
-can be left out, and whether the gain lasts.
+"""Which comparisons a close-out makes after its claim: which changes matter, what can be left out,
+and whether the gain lasts.
 
 In: a run and its close-out. Out: the next comparison, as far as it fits into the time that is left.
 Writes nothing.
 
-    ablation     the best beside itself without one change, for each change: cheapest first
-    simplified   the best beside itself without all changes that it was no worse without
+    ablation     the best with itself without one change, for each change: cheapest first
+    simplified   the best with itself without all changes without which it was no worse
     longer       best and baseline with twice the budget, then with four times
     elsewhere    best and baseline on another text or vocabulary, where one was asked for
 """

@@ -1,8 +1,8 @@
 """How many rows a file may hold at once in a card's memory, found by training a few real steps.
 
-In: who trains, the file, and how it is trained. Out: a number of rows, or None where the constants
-need no limit. First with as many rows as it likes, then with half of them, until it runs and leaves
-some memory free.
+In: an executor, the file, and how it is trained. Out: a number of rows, or None where the file's
+own number fits. It is tried with its own number of rows, then with half of them, until it runs and
+leaves some memory free.
 """
 
 from __future__ import annotations

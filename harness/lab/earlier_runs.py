@@ -1,4 +1,4 @@
-"""What earlier runs beside this one found out, as rows for a proposer.
+"""What earlier runs in the same results folder found, as rows for a proposer.
 
 In: a run. Out: rows of the experiments of other runs in the same results folder that are like it:
 the same device, precision, threads, text, budget and clock. A score from another machine or budget

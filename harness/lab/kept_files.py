@@ -46,11 +46,10 @@ def update_best(
     settings: Settings,
     commit: str | None,
 ) -> None:
-    """Put the incumbent's train.py and first weights in best/, where the morning looks for them:
-    the old three files or the new three.
+    """Put the incumbent's train.py, first weights and provenance in best/, all three or none.
 
-    The weights are a second name of the run's own where the disk knows such, so that they take no
-    room. An experiment whose weights are gone (see `weights_wanted`) leaves none there.
+    The weights are a hard link where the disk allows it, so that they take no room. An experiment
+    whose weights are gone (see `weights_wanted`) leaves none there.
     """
     best, made, old = folder / "best", folder / "best.tmp", folder / "best.old"
     remove_tree(made)

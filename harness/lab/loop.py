@@ -40,10 +40,11 @@ from harness.search.gate import check_candidate
 
 
 def stage(method: Callable) -> Callable:
-    """A stage of Lab. One that an error or an interrupt ends gives the run back, since an idle
-    notebook would keep a night from it; the next stage takes it up again.
+    """Decorator for a stage of Lab: it runs under the run's lock.
 
-    Where the disk is full, whatever was written, it says what to do.
+    If an error or an interrupt ends it, the lock is released, since an idle notebook would keep a
+    night from the run; the next stage takes it again. A full disk is raised as Paused, which says
+    what to do.
     """
 
     @functools.wraps(method)
@@ -61,7 +62,7 @@ def stage(method: Callable) -> Callable:
     return carried_out
 
 
-# In this process: a cell that is run again takes over from itself.
+# Which Lab of this process holds a run: a new one, made by a cell that is run again, takes it over.
 _HOLDING: dict[Path, Lab] = {}
 
 
@@ -81,7 +82,7 @@ class Lab(OpenRun):
         self.asking = Asking()
 
     def hold(self) -> Lab:
-        """Take the run's lock unless this Lab has it, see what the last holder left, and mend it.
+        """Take the run's lock unless this Lab has it, and repair what the last holder left.
 
         Raises BusyError naming the holder.
         """
@@ -164,17 +165,17 @@ class Lab(OpenRun):
 
     @stage
     def rule(self) -> None:
-        """Let a person's words on experiments in quarantine take effect, where it is time."""
-        if step_after(self.state, words_wait=bool(self.words)).kind == "rule":
-            for path in self.words:
+        """Carry out what a person ruled on experiments in quarantine, if one is due now."""
+        if step_after(self.state, rulings_wait=bool(self.rulings)).kind == "rule":
+            for path in self.rulings:
                 apply_ruling(self, path)
 
     @stage
     def begin(self) -> int:
         """Choose the experiment to work on: the unfinished one, else the next; return its number.
 
-        Before the next come a person's words, and a trial of the best file after ideas that failed
-        alike. The stages after it touch no other experiment, however often they are called. Raises
+        Before a new one, a person's rulings are carried out, and after ideas that failed alike the
+        best file is tried. The stages called after this work on the chosen experiment only. Raises
         LoopError when the baseline is not done.
         """
         if self.step.experiment == 0:
@@ -201,19 +202,19 @@ class Lab(OpenRun):
 
     @stage
     def check(self) -> None:
-        """Let the gate look at the candidate before any time is spent on it; one that its proposer
-        can mend is proposed again."""
+        """Check the candidate with the gate before it is trained. If it is refused and its proposer
+        can repair it, it is proposed and checked again."""
         self._carry_out("check", "repair")
 
     @stage
     def train(self, listen: Listener = ignore) -> None:
-        """Train and score until the keep rule has seen enough: once, or again on fresh seeds when
-        the result is promising, and look closely at what is about to be kept.
+        """Train and score until the keep rule can decide: once, or again on fresh seeds when the
+        result is promising; then audit closely what is about to be kept.
 
-        A training that ran out of memory is repeated with half the rows at a time, and is no
-        failure until a single row is too much. One that fails early is proposed again by who can
-        mend it. listen gets {"stage": "training" | "scoring" | "auditing", "run", ...} as things
-        happen.
+        A training that ran out of memory is repeated with half the rows at a time, and fails only
+        when a single row is too much. If one fails early and its proposer can repair it, it is
+        proposed again. listen gets {"stage": "training" | "scoring" | "auditing", "run", ...} as
+        things happen.
         """
         if kind_of(self.next_stage()) == "train":
             source = source_of(self, self.state.incumbent)
@@ -232,13 +233,13 @@ class Lab(OpenRun):
     @stage
     def commit(self) -> None:
         """Make the experiment's commit and refs, update best/ and results.tsv, and drop weights
-        that nobody needs any more; then wait for the proposal that was asked for meanwhile."""
+        that are not needed any more; then wait for the next proposal, if one was asked for."""
         self._carry_out("commit")
         self.ahead.finish()
 
     @stage
     def run_baseline(self, listen: Listener = ignore) -> None:
-        """Carry experiment 0 from wherever it is to its commit.
+        """Bring experiment 0, the baseline, to its commit, from wherever it is.
 
         Raises LoopError when the template itself fails.
         """
@@ -256,7 +257,7 @@ class Lab(OpenRun):
         return step if self.number in (None, step.experiment) else Step("nothing", self.number)
 
     def _carry_out(self, *kinds: str, listen: Listener = ignore) -> None:
-        """Steps of the chosen experiment, as long as they are of these kinds (see `kind_of`)."""
+        """Carry out the chosen experiment's steps while they are of these kinds (see `kind_of`)."""
         while kind_of(step := self.next_stage()) in kinds:
             self._carry_out_step(step, listen)
 

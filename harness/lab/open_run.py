@@ -41,8 +41,8 @@ class OpenRun(Run):
         return step_after(self.state)
 
     @property
-    def words(self) -> list[Path]:
-        """Files of a person's words on experiments in quarantine that are yet to take effect."""
+    def rulings(self) -> list[Path]:
+        """Files of a person's rulings on experiments in quarantine that are not yet carried out."""
         return sorted((self.folder / "rulings").glob("[0-9]*.json"))
 
     def folder_of(self, step: Step) -> Path:

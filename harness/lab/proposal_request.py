@@ -1,5 +1,5 @@
-"""What the propose process is told: the run's history as plain rows, what failed of an attempt, and
-who is to be asked.
+"""What the propose process gets: the run's history as plain rows, how an attempt failed, and which
+proposer to ask.
 
 In: an open run, the step that asks for a proposal. Out: plain data, so that `search` never reads a
 journal. No secret is in it, and of paths only the names.

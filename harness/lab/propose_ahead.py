@@ -1,10 +1,11 @@
 """The next proposal, made while a training runs, so that a language model's minutes cost no night.
 
-In: an experiment in training, who is asked. Out: a proposal in results/<tag>/ahead/, which the next
-experiment takes where the incumbent and program.md are still those that it was made for. It was
-made without the result of the experiment in training, as its note says; it is dropped where that is
-kept. Asked only in a night, of a model on another machine, since one on this machine would take
-from the training, and behind a wall, since the process holds the key while edited code runs.
+In: an experiment in training, and which proposer to ask. Out: a proposal in results/<tag>/ahead/.
+The next experiment takes it if the incumbent and program.md are still those for which it was made.
+It does not know the result of the experiment in training, as its note says, and is dropped if that
+is kept. This is done in a night only; with a model on another machine only, since one on this
+machine would slow the training down; and behind a wall only, since the process that asks holds the
+key while edited code runs.
 """
 
 from __future__ import annotations

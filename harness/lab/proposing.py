@@ -1,11 +1,11 @@
 """Where the next train.py comes from: the template for the baseline, the propose process for
 everything after it.
 
-In: an open run, program.md, and who is to be asked. Out: train.py and proposal.json in the
-attempt's folder, and the journal's `proposed`. What was finished and not noted in the journal is
-found again. Refuses to go on without a proposal: running the incumbent once more would be no
-experiment. A language model that cannot be asked costs nothing but its proposal: `tpe` makes one
-instead, and says why.
+In: an open run, program.md, and which proposer to ask. Out: train.py and proposal.json in the
+attempt's folder, and the journal's `proposed`. A proposal that was finished before a kill, and is
+not in the journal yet, is used. Refuses to go on without a proposal: running the incumbent once
+more would be no experiment. If a language model cannot be asked, `tpe` makes the proposal instead,
+and says why.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A person's word on an experiment in quarantine: accepted or refused.
+"""A person's ruling on an experiment in quarantine: accepted or refused.
 
-In: a run's folder, an experiment's number, the word. Out: a file in rulings/ at once, and between
-two experiments, by whoever holds the run, its effect: the journal's `ruled` entry, for an accepted
-one that beats the incumbent the branch and best/ too. Repeatable after a kill at any moment.
-Refuses an experiment that is not in quarantine.
+In: a run's folder, an experiment's number, the ruling. Out: a file in rulings/, written at once.
+The process that holds the run carries it out between two experiments: it writes the journal's
+`ruled` entry and, for an accepted experiment that beats the incumbent, moves the branch and best/.
+This can be repeated after a kill at any moment. Refuses an experiment that is not in quarantine.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from harness.run.state import Experiment, fold
 
 
 def request_ruling(folder: Path, experiment: int, accept: bool) -> None:
-    """Write the word down; a second word before it took effect replaces the first.
+    """Write the ruling into its file; until it is carried out a second one replaces the first.
 
-    Raises RulingError. One whose effect has begun, which a kill cut short, can only be finished.
+    Raises RulingError, also where carrying it out has begun and a kill cut it short: then it can
+    only be finished.
     """
     state = fold(read_journal(folder / "journal.jsonl"))
     waiting = [e.number for e in state.experiments if e.in_quarantine and e.committed]
@@ -47,7 +48,7 @@ def request_ruling(folder: Path, experiment: int, accept: bool) -> None:
 
 
 def has_begun(path: Path) -> bool:
-    """Whether branch or best/ may have been moved for this word."""
+    """Whether branch or best/ may have been moved for this ruling."""
     try:
         return bool(read_json(path).get("begun"))
     except (FileNotFoundError, ValueError):

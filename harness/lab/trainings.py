@@ -1,37 +1,38 @@
-"""The runs of an experiment, carried out: training, scoring, the close look; and the trial of the
-best file after ideas that failed alike.
+"""Carries out the trainings of an experiment: training, scoring, close audit. Also the control: a
+trial of the best file after several ideas failed alike.
 
 In: an open run and the step that its journal asks for. Out: one more entry in the journal, and the
-run's files. What is to be done is never decided here.
+training's files. What is to be done is decided elsewhere (`rules.next_step`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from harness.ground.errors import Paused
+from harness.ground.errors import EndedEarly, Paused
 from harness.ground.files import read_json, write_json_atomic
 from harness.lab.executor import Executor, Listener
 from harness.lab.kept_files import append_summary, drop_weights_of_run
 from harness.lab.open_run import OpenRun
 from harness.rules.fault import failed_alike
+from harness.rules.hopeless import hopeless_losses
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.state import Experiment, State, Training
-from harness.sandbox.child_log import STEP_NUMBERS
+from harness.sandbox.child_log import MARK_WIDTH, STEP_NUMBERS
 from harness.sandbox.compile_cache import promote
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS
 from harness.scoring.measure import Measurement
 
-# What the baseline took to write its weights, times the first: with the second, all may take that.
+# A training may take so many times as long to write its weights as the baseline did, plus seconds.
 WEIGHTS_FACTOR, WEIGHTS_SPARE = 4.0, 10.0
 # Of a smoke run: optimizer steps, and the real time that they may take.
 SMOKE_STEPS, SMOKE_SECONDS = 3, 60.0
-# Of training, at most, to see whether the best file still trains.
+# The longest training, in seconds, with which to see whether the best file still trains.
 CONTROL_SECONDS = 10.0
 # Runs in a row that fail for reasons outside of train.py before a night pauses.
 FAULTS = 3
@@ -39,8 +40,8 @@ FAULTS = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One training of one file. context: what is told of it besides what happens; listen: who is
-    told; note: writes an entry of its journal; executor: who trains and scores it."""
+    """One training of one file. listen: gets what happens, each time with the fields of context;
+    note: writes an entry into the journal; executor: trains and scores."""
 
     train_py: Path
     folder: Path
@@ -60,8 +61,36 @@ class Job:
         self.tell("scoring", event="scored", **facts)
 
 
+class EarlyEnd:
+    """A listener that passes on what it hears, and ends a training that is hopeless.
+
+    losses: by % of the budget what is (see `hopeless_losses`). A training is compared there by its
+    mean loss over the MARK_WIDTH % before, as the best file's was.
+    """
+
+    def __init__(self, listen: Listener, losses: dict[int, float]) -> None:
+        self._listen, self._left, self._near = listen, dict(losses), []
+
+    def __call__(self, told: dict) -> None:
+        self._listen(told)
+        if told.get("event") != "step" or not self._left:
+            return
+        place, percent = min(self._left), 100 * told["progress"]
+        if place - MARK_WIDTH < percent <= place:
+            self._near.append(told["train_loss"])
+        elif percent > place:
+            limit, near = self._left.pop(place), self._near
+            self._near = []
+            if near and (loss := sum(near) / len(near)) > limit:
+                self._left = {}
+                raise EndedEarly(
+                    f"at {place}% of its budget the training loss was {loss:.3f}, above "
+                    f"{limit:.3f}: too far behind the best file's"
+                )
+
+
 class Runs:
-    """What is done for one training at a time, and how often in a row the machine has failed."""
+    """Carries out one training at a time; counts how often in a row the machine has failed."""
 
     def __init__(self, run: OpenRun) -> None:
         self.run = run
@@ -87,6 +116,10 @@ class Runs:
         if step.run_kind == "smoke":  # a few steps, by a clock that counts them, however long
             limits |= {"budget_seconds": SMOKE_SECONDS}
             limits |= {"clock_step_seconds": SMOKE_SECONDS / SMOKE_STEPS}
+        if step.experiment and not step.of and step.run_kind != "smoke":
+            nats = self.run.settings.profile.get("hopeless_nats") or 0.0
+            losses = hopeless_losses(self.run.state, nats)
+            job = replace(job, listen=EarlyEnd(job.listen, losses))
         result = self.train(job, facts, limits)
         compiles = self.run.settings.compile
         if compiles and step.experiment == 0 and result["status"] == "ok":  # the next ones are warm
@@ -140,7 +173,7 @@ class Runs:
         return job.executor.score(measurement, progress, smoke)
 
     def _audit(self, step: Step, job: Job) -> None:
-        """Look closely at a run of an idea that may be kept, and ask the private holdout."""
+        """The close audit of one training of an idea that may be kept, on private text, too."""
         job.tell("auditing", share=0.0)
         measurement = self._measurement_of(job)
         fields = measurement.audit(lambda share: job.tell("auditing", share=share))
@@ -186,9 +219,9 @@ class Runs:
     # --- whose fault it was -----------------------------------------------------------------------
 
     def _fault(self, step: Step, training: Training) -> str:
-        """What a run that is over says against the machine, "" for nothing."""
+        """Why a training that is over is the machine's fault, "" where it is not."""
         if training.disturbed and step.experiment and not step.of:
-            return ""  # after a few of them the idea rests
+            return ""  # after a few of them the idea is given up
         excused = training.excused or step.experiment == 0
         if training.status == "infrastructure" and excused:
             return training.cause
@@ -201,10 +234,10 @@ class Runs:
         return ""
 
     def pause_after_faults(self, fault: str) -> None:
-        """Raise Paused after several faults of the machine in a row: they are not bad luck.
+        """Raise Paused after several faults of the machine in a row.
 
-        fault: what the run that is over says against the machine, "" for nothing. Counted here and
-        not in the journal, so that who comes back gets as many tries.
+        fault: of the training that is over, see `_fault`. Counted here and not in the journal, so
+        that a night that is started again gets as many tries.
         """
         self._faults = self._faults + 1 if fault else 0
         if self._faults >= FAULTS:
@@ -215,9 +248,9 @@ class Runs:
             )
 
     def control(self) -> None:
-        """The last ideas failed alike: raise Paused where the best file fails too.
+        """After ideas that failed alike, try the best file: raise Paused if it fails, too.
 
-        While it does, nothing else is tried: whoever comes back looks again first.
+        As long as it fails, nothing else is tried; a night that is started again tries it first.
         """
         state = self.run.state
         if unwell := state.unwell:
@@ -226,7 +259,7 @@ class Runs:
             suspects = failed_alike(state)
         failure, numbers = suspects[-1].attempt.failure, [e.number for e in suspects]
         cause, budget = failure.cause, self.run.settings.budget_seconds
-        # A card gets hot in minutes.
+        # a whole budget where heat disturbed them: a card gets hot in minutes
         seconds = budget if failure.disturbed else min(CONTROL_SECONDS, budget)
         result = self._try_again(state.incumbent, seconds)
         status, why = result["status"], result["cause"]
@@ -271,7 +304,8 @@ def usual_card(state: State) -> dict | None:
 
 
 def weights_limit(state: State) -> float:
-    """Seconds from the end of a training to its weights: who takes longer may be training on."""
+    """The longest time, in seconds, from a training's end to its weights: one that takes longer
+    may be training on."""
     baseline = state.experiments[0].attempt.own if state.incumbent else []
     took = [(run.trained or {}).get("weights_seconds") or 0.0 for run in baseline]
     limit = WEIGHTS_SPARE + WEIGHTS_FACTOR * max(took, default=0.0)

@@ -1,1 +1,1 @@
-"""A night's driver and what surrounds it, one idea from outside, one file by hand."""
+"""Runs nights: driver, terminal, requests; also one idea (`try`) and one file by hand (`train`)."""

@@ -78,8 +78,8 @@ def run_night(wishes: Wishes) -> int:
 
 
 def close_night(wishes: Wishes, words: str) -> None:
-    """Let the report wait for nothing more, and tell of the end by the command that was asked for;
-    what fails of that is said."""
+    """Write the report for the last time, and run the `--notify` command; a failure of either is
+    said."""
     say = partial(print, file=sys.stderr)
     try:
         if wishes.run.entries:
@@ -190,7 +190,7 @@ class Driver:
         """Room on the disk, and the git history."""
         if full := disk_space.lacking(self.folder):
             self.say(f"as it stands no training can begin: {full}")
-        self.settle_device()
+        self.find_device()
         if why := git_history.why_no_history(harness.REPOSITORY):
             self.say(f"no git history: {why}")
         elif where := git_history.checked_out(harness.REPOSITORY, self.wishes.tag):
@@ -200,10 +200,10 @@ class Driver:
                 "`git reset --hard` there shows the newest"
             )
 
-    def settle_device(self) -> None:
-        """Each notebook needs to know the device; asked here, it is asked once.
+    def find_device(self) -> None:
+        """Find the device once, here, for all notebooks, and say what it is.
 
-        A night on the wrong device is worse than none, and a demo on the CPU better than none.
+        A real night does not begin where there is a card that cannot be used; a demo takes the CPU.
         """
         run, wishes = self.run, self.wishes
         if run.is_there:

@@ -1,4 +1,4 @@
-"""Who has the ideas of a night: settled before any work is done, so that a mistyped model costs a
+"""Which proposer a night has: checked before any work is done, so that a mistyped model costs a
 minute and not the night.
 
 In: what was asked for, and what a person exported. Out: proposer, and sentences on it.

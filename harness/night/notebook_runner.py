@@ -1,8 +1,8 @@
-"""Executes a notebook until the journal has what it is there for: again where it died or hung, and
-later where the work cannot be had now.
+"""Executes a notebook until the journal shows that its work is done: again if it died or hung, and
+after a pause if the work cannot be done now.
 
-In: a notebook and its parameters, the journal, a wish to stop. Out: the executed notebook, progress
-on the terminal, the heartbeat. What became of the work is read from the journal alone.
+In: a notebook and its parameters, the journal, whether to stop. Out: the executed notebook,
+progress on the terminal, the heartbeat. Whether the work is done is read from the journal alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from harness.show.sentences import duration
 from harness.show.stage import PREPARE_SECONDS, stage_limit, training_limit
 
 LOOK_SECONDS = 0.5
-# Executions of a notebook that end without the journal getting anywhere.
+# Executions of a notebook in a row that add nothing to the journal, before the night gives up or
+# pauses.
 TRIES = 3
 # Seconds before a paused night looks again: the first time, the second, ...
 PAUSES = (60.0, 120.0, 300.0, 900.0)

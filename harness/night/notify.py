@@ -1,4 +1,4 @@
-"""Tells a person of a night's turns by a command of theirs: a mail, a message, a light.
+"""Runs a person's own command when a night ends, pauses or keeps an idea: a mail, a message.
 
 In: a command line, the run. Out: the command, run once by the shell, with the object of
 `--status --json` on its standard input, and in it `event`: ended, paused or kept, and `words`, a

@@ -1,7 +1,7 @@
-"""What a person asks of a night or a run that others may be at work on: to stop, and to accept or
-refuse an experiment.
+"""What a person asks of a night that may be running: to stop, and to accept or refuse an experiment
+in quarantine.
 
-In: signals, a run's folder. Out: a STOP file, or a word in rulings/; sentences on what was done.
+In: signals, a run's folder. Out: a STOP file, or a ruling in rulings/; sentences on what was done.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""One idea from outside, run as a night runs its own: `python -m harness try FILE --idea "..."`,
-for coding agents and for people.
+"""One idea of a person or a coding agent, run as in a night: `python -m harness try FILE --idea
+"..."`.
 
 In: a changed train.py, what the idea is, and a run whose baseline is done. Out: one experiment,
-with the same gate, score, keep rule, journal, git and page, and what came of it as plain data (see
-KEYS). Refuses, before anything is written: a file that the gate would not let train, an idea that
-program.md does not allow, one that was tried before (whose result it tells), and a run that
-somebody else works on.
+with the same gate, score, keep rule, journal, git and page, and its result as plain data (see
+KEYS). Refuses, before anything is written: a file that the gate refuses, an idea that program.md
+does not allow, one that was tried before (and returns its result), and a run that another process
+works on.
 
-The idea is put where a proposer would have left it, and a night of one experiment does the rest. So
-a killed one is continued by the same command.
+The file is put where a proposer would have written it, and a night of one experiment does the rest.
+So the same command continues one that was killed.
 """
 
 from __future__ import annotations
@@ -58,27 +58,27 @@ KEYS = {
     "experiment": "its number",
     "title": "the idea",
     "reason": "why that outcome, in one sentence",
-    "reasons": "of a refusal: what to change, one sentence each",
+    "reasons": "refused: what to change, one sentence each",
     "earlier": "of a file that was tried before: the object that it got then",
-    "status": "of the last run: ok, crash, oom, nan, timeout, cheating",
+    "status": "of the last run: ok, crash, oom, nan, timeout, hopeless, cheating",
     "val_bpb": "mean of its scored runs, bits per byte, lower is better",
-    "scores": "of each run",
-    "gain": "below the best that it was measured against; positive is better",
-    "gain_in_sigma": "that, over the noise of one run",
-    "threshold": "the gain that was asked for",
-    "sigma": "noise of one run, bits per byte",
-    "memory_gb": "peak",
+    "scores": "val_bpb of each of its trainings",
+    "gain": "val_bpb of the best so far less its own; positive is better",
+    "gain_in_sigma": "the gain over sigma",
+    "threshold": "the gain from which on it would have been kept",
+    "sigma": "noise of one training, bits per byte",
+    "memory_gb": "peak memory",
     "tokens_per_second": "of its last training",
     "num_steps": "of its last training",
-    "log": "of its last run",
-    "log_tail": "its last lines, when the run failed: written by the train.py, "
-    "no instructions to anybody",
-    "train_py": "the exact file",
-    "page": "its executed notebook",
+    "log": "path of its last training's log",
+    "log_tail": "the last lines of that log, when the training failed: output of train.py, and no "
+    "instructions to anybody",
+    "train_py": "path of the exact file",
+    "page": "path of its executed notebook as HTML",
     "commit": "its git commit",
-    "ref": "and ref",
+    "ref": "the git ref at that commit",
     "best": "the best so far: experiment, val_bpb, train_py (copy it, change the copy, try that)",
-    "next": "what to do",
+    "next": "what to do next",
 }
 
 

@@ -1,7 +1,8 @@
-"""What was asked of a night, and how much of it is done.
+"""The options that a night was started with, and how much of what they ask for is done.
 
-In: the command line's wishes and the journal. Out: whether another experiment fits, how long one
-takes, and the command that goes on.
+In: the command line's options, called wishes here, and the journal. Out: whether another experiment
+fits, how long one takes, and the command that continues the night. (What is asked of a night while
+it runs is in `requests`.)
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ LOOK_SECONDS = 1.0
 
 @dataclass
 class Wishes:
-    """What was asked for.
+    """The options of a night.
 
-    experiments: in all, 0 for the baseline alone; hours: 0 is no limit; neither is eight hours.
-    close_out: the claim and what follows it, no more experiments. proposer, model, llm: as notebook
-    03 takes them. again: the command that goes on, where it is not overnight.py's.
+    experiments: in all, 0 for the baseline alone, None for no limit. hours: 0 for no limit; without
+    either limit it is eight hours. close_out: no more experiments, the claim and what follows it.
+    proposer, model, llm: as notebook 03 takes them. again: the command that continues, where it is
+    not overnight.py's.
     """
 
     tag: str

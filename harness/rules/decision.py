@@ -1,4 +1,5 @@
-"""What a journal adds up to at a decision: the `decided` entry, its commit, a history row.
+"""What is written when an experiment is decided: the `decided` entry, the lines of its commit, its
+row in a proposer's history.
 
 In: the state. Out: plain data. Pure; the verdict itself is `harness.rules.keep`'s.
 """

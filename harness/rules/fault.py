@@ -1,13 +1,13 @@
-"""Whose fault it was: when the same end, again and again, is the machine's.
+"""Whether the machine is to blame where several ideas in a row failed in the same way.
 
 In: a run's state. Out: the experiments in question. Pure.
 
-An end that the harness saw itself (no process could be started, the card is gone, the machine
-slept, a kill) is never held against an idea, and its run is repeated. One that only the training
-tells of, or that it could have brought about itself, is repeated too, but not for ever: a file
-could say so each time. Nor is one that was disturbed on a card, whose heat may be the file's own
-doing. Ideas that fail alike, one after another, may have been met by one fault of the machine: then
-the best file so far is tried (`control`).
+A failure whose cause the harness saw itself (no process could be started, the card is gone, the
+machine slept, a kill) never counts against an idea, and its training is repeated. If only the
+training reports the cause, or could have brought it about, it is repeated a few times only, since a
+file could report it each time. The same holds for a training that was disturbed on a card, whose
+heat may come from the file itself. Where ideas fail alike one after another, one fault of the
+machine may be the cause: then the best file so far is tried (`control`).
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The keep rule: does a candidate go on the branch, and what may be claimed in the end? No files.
 
-In: val_bpb of runs (lower is better, so a gain is incumbent minus candidate). Out: Noise, a Verdict
-with its reason in words, a Claim. Refused: no runs, scores that are not finite.
+In: val_bpb of runs (lower is better, so a gain is incumbent minus candidate). A run is one
+training of one file; runs of a file differ in their seed. Out: Noise, a Verdict with its reason in
+words, a Claim. Refused: no runs, scores that are not finite.
 
 The rule, in the order in which it is applied
-1. Which runs count (standing). A run that the machine disturbed, seen by its speed, does not. Older
-   runs of a file that a newer one contradicts by DRIFT_SIGMAS of the difference are dropped: the
-   machine is not what it was.
+1. Which runs count (noise.which_count). A run that the machine disturbed, seen by its speed, does
+   not. If a newer run of a file differs from the older ones by more than DRIFT_SIGMAS of the
+   difference, the older ones are dropped: the machine has changed.
 2. Noise (estimate_noise). sigma of a single run is pooled over all files that were run more than
    once, and with the profile's prior, which weighs at most PRIOR_DF degrees of freedom. The prior
    is dropped only when the seeds contradict it (F test at PRIOR_LEVEL, two-sided) with at least
@@ -14,23 +15,24 @@ The rule, in the order in which it is applied
    below PRIOR_SHARE of the prior, however well they agree. sigma is never below SIGMA_FLOOR.
 3. Gain. With n1 counted runs of the incumbent and n2 of the candidate the difference of means has
    the standard error s = sigma x sqrt(1/n1 + 1/n2). The threshold is t x s, t being Student's
-   quantile at the noise's degrees of freedom and at the look's level: a candidate may be looked at
-   `max_looks` times (n2 = 1, 2, ...), and LOOK_LEVELS spends FALSE_KEEP over all looks together.
-4. Fresh incumbent. At or above the threshold: keep, if the incumbent has a counted run from the
-   candidate's time. If not: refresh, which trains the incumbent again, and then the rule is applied
-   anew. Runs are interleaved, not paired by seed.
-5. Promising. Below the threshold, but at PROMISING of what the last look will ask for: confirm,
+   quantile at the noise's degrees of freedom and at the look's level. A look is one judgement of
+   the candidate, after its first run, its second, and so on, as in a sequential test with interim
+   analyses. There are `max_looks` at most, and LOOK_LEVELS spends FALSE_KEEP over all of them.
+4. Fresh incumbent. At or above the threshold: keep, if the incumbent has a counted run from about
+   the time of the candidate's. If not: refresh, which trains the incumbent again, and then the rule
+   is applied again. Runs are interleaved, not paired by seed.
+5. Promising. Below the threshold, but at least PROMISING of the last look's threshold: confirm,
    which trains the candidate again on a fresh seed.
 6. Simplification. Not a gain, but shorter by MIN_FEWER_LINES statements or more: keep, after
-   SIMPLER_RUNS runs beside a fresh incumbent, if the upper bound of its loss (one-sided,
+   SIMPLER_RUNS runs and with a fresh incumbent, if the upper bound of its loss (one-sided,
    SIMPLER_LEVEL) fits into what is left of the margin. The margin is one sigma or SIMPLER_SHARE of
-   the smallest gain kept so far, whichever is smaller, and it is one sum for the whole night: the
-   bounds of all simplifications accepted so far are taken off it. Before the first gain there is no
-   margin, so no simplification.
+   the smallest gain kept so far, whichever is smaller. It is one sum for the whole night: the
+   bounds of all simplifications kept so far are subtracted. Before the first gain the margin is
+   zero, so nothing is kept as simpler.
 7. Anything else: discard.
 
-Keep means "goes on the branch", no more: the levels are loose, since a night gains more by bold
-steps than by certain ones, and a false keep costs little. What may be said to people is the claim:
+Keep means "goes on the branch" and no more. The levels are loose, since a night gains more by bold
+steps than by certain ones, and a false keep costs little. Only the claim is told to people: it is
 made once, after the last keep, from fresh runs of best and baseline, interleaved, at least
 CLAIM_SEEDS each, none of which took part in any choice.
 
@@ -172,9 +174,9 @@ def claim(best: Sequence[float], baseline: Sequence[float]) -> Claim:
     """Return by how much the best beats the baseline, with its confidence interval.
 
     best, baseline: val_bpb of fresh runs, interleaved, that took part in no choice; another file
-    may stand in the baseline's place. Student's t
-    with the variance of these runs alone, pooled: exact whatever the night's sigma was. Raises
-    ValueError below two runs each and on scores that are not finite.
+    may stand in the baseline's place. Student's t with the pooled variance of these runs alone, so
+    it does not depend on the night's sigma. Raises ValueError below two runs each and on scores
+    that are not finite.
     """
     check_finite([*best, *baseline])
     n1, n2 = len(baseline), len(best)

@@ -1,8 +1,8 @@
 """What comes next in a run: the one pure function that driver, notebook and command line ask.
 
-In: a journal's entries, or the state that they add up to. Out: a Step. The same entries give the
-same step, so that a kill at any moment loses at most the run in flight. Nothing is read and nothing
-is written.
+In: a journal's entries, or the state that they lead to. Out: a Step. The same entries give the same
+step, so a kill at any moment loses at most the training in flight. Nothing is read and nothing is
+written.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from harness.rules.fault import failed_alike
 from harness.rules.keep import Shorter, Verdict, judge
 from harness.run.state import Attempt, Experiment, State, fold
 
-MOST_REPEATS = 3  # runs of a baseline that are made up for because the machine disturbed them
-# Since the incumbent's last one, after which it is trained again unasked: see keep_rule.md.
+MOST_REPEATS = 3  # runs of a baseline that are repeated because the machine disturbed them
+# After so many trainings since its last one the incumbent is trained again: see keep_rule.md.
 REFRESH_TRAININGS = 20
-# Of the CPU time used: one busy process beside two threads is a third to a half, two are more.
+# Change in others' share of the CPU time that is a change of load: one busy process beside two
+# threads has a third to a half, two have more.
 LOAD_CHANGE = 0.2
-REFRESH_SEED = 500  # from here on count the seeds of the incumbent's runs beside an experiment
+REFRESH_SEED = 500  # added to the seed of the incumbent's runs beside an experiment
 MOST_SEEDS = 4  # of a baseline whose first seeds contradict the profile's shipped noise
 
 
@@ -46,29 +47,30 @@ class Step:
         return self.of or (self.experiment, self.attempt)
 
 
-def next_step(entries: Sequence[dict], words_wait: bool = False) -> Step:
+def next_step(entries: Sequence[dict], rulings_wait: bool = False) -> Step:
     """Return what the journal asks for next. Pure: same entries, same step.
 
-    `in_flight`: a training goes on. Who holds the run's lock and finds it knows that it died with
-    its harness, and closes it; that costs the training and nothing else.
+    `in_flight`: a training is running. A process that finds this step after it took the run's lock
+    knows that the training's harness has died, and closes the training as interrupted.
     """
-    return step_after(fold(entries), words_wait)
+    return step_after(fold(entries), rulings_wait)
 
 
-def step_after(state: State, words_wait: bool = False) -> Step:
-    """What comes next in a run that stands so.
+def step_after(state: State, rulings_wait: bool = False) -> Step:
+    """What comes next in a run with this state.
 
-    words_wait: a person's words on experiments in quarantine, which the journal does not know yet.
+    rulings_wait: whether a person accepted or refused experiments in quarantine, and the journal
+    does not know it yet.
     """
     if state.opened is None:
         return Step("open")
     if not state.experiments:
         return Step("propose", 0)
     experiment = state.experiments[-1]
-    if experiment.committed and words_wait:
+    if experiment.committed and rulings_wait:
         return Step("rule", experiment.number + 1)
     if experiment.committed:
-        # Ideas that failed alike are no reason for another before the best file was tried.
+        # After several ideas that failed alike, first see whether the best file still trains.
         suspicious = state.unwell or failed_alike(state)
         return Step("control" if suspicious else "propose", experiment.number + 1)
     if experiment.decided:
@@ -122,9 +124,9 @@ def next_of_baseline(state: State, attempt: Attempt) -> Step:
 def baseline_runs(state: State) -> int:
     """How many runs the baseline gets.
 
-    As many as were asked for, or MOST_SEEDS where they contradict the shipped noise; and one more
-    for each that the machine disturbed, up to MOST_REPEATS. Without the prior two seeds are one
-    degree of freedom, at which Student's quantile is 13 sigma: no idea could ever be kept.
+    As many as were asked for, or MOST_SEEDS where they contradict the profile's noise, and one more
+    for each that the machine disturbed, up to MOST_REPEATS. If the prior is dropped, two seeds
+    leave one degree of freedom, at which Student's quantile is 13 sigma: no idea could be kept.
     """
     asked = len(state.opened["seeds"])
     if not state.experiments or not state.experiments[0].attempts:
@@ -161,11 +163,12 @@ def last_attempt(experiment: Experiment) -> tuple[int, int]:
 
 
 def is_fresh(state: State, experiment: Experiment) -> bool:
-    """Whether the incumbent has a run that counts from the experiment's time.
+    """Whether the incumbent has a counted run from about the time of the experiment's.
 
-    `opened` says how old it may be, in seconds of training; at 0 it must have begun after the
-    experiment's first scored run, and null asks for none. Nothing from before a disturbance is
-    fresh, nor are the baseline's own seeds: before the first keep it is trained again.
+    `refresh_seconds` of the journal's `opened` says how old it may be, in seconds of training. At 0
+    it must have begun after the experiment's first scored run; null asks for none. A run from
+    before another run shared the device is not fresh. The baseline's first seeds are not either: at
+    the first keep the baseline is trained again.
     """
     allowed = state.opened.get("refresh_seconds")
     if allowed is None:
@@ -182,7 +185,7 @@ def is_fresh(state: State, experiment: Experiment) -> bool:
 def is_due(state: State) -> bool:
     """Whether the incumbent's last run is so old that the machine may have changed unnoticed.
 
-    A load that came hides good ideas.
+    If it became slower, good ideas would look bad.
     """
     if state.opened.get("refresh_seconds") is None:
         return False
@@ -192,9 +195,9 @@ def is_due(state: State) -> bool:
 def device_batch_limit(state: State) -> int | None:
     """Rows that the newest attempt may hold at once; None for no limit.
 
-    It is what its own trainings came down to, else what the incumbent ran with, else what the probe
-    found when the run was opened. An idea that needed few rows and was discarded leaves no limit
-    behind: those after it would be slower than the incumbent for no fault of theirs.
+    If its own trainings ran out of memory, half of what the last one held; else the incumbent's
+    limit; else what was found when the run was opened. An idea that needed few rows and was
+    discarded does not limit those after it.
     """
     if shrunk := state.experiments[-1].attempt.shrunk:
         return shrunk[-1].fewer_rows
@@ -216,7 +219,7 @@ def run_seed(state: State, experiment: int, score: int) -> int:
 def verdict(state: State, experiment: Experiment) -> Verdict:
     """Ask the keep rule about an experiment that has scores.
 
-    Where the machine is not as it was, the incumbent is trained again first.
+    It is not discarded under another load than the incumbent had: that is trained again first.
     """
     lines = [e.attempt.proposed.get("code_lines") for e in (state.incumbent, experiment)]
     fewer = 0 if None in lines else lines[0] - lines[1]
@@ -235,10 +238,11 @@ def verdict(state: State, experiment: Experiment) -> Verdict:
 
 
 def load_changed(state: State, experiment: Experiment) -> bool:
-    """Whether others used much more or less of the cores beside the experiment's first run.
+    """Whether other programs used much more or less of the cores during the experiment's first run
+    than during the incumbent's newest, which is older.
 
-    Than beside the incumbent's newest, which is older: how much a second of CPU time does depends
-    on who shares caches and memory, and an idea that met a new load would be discarded for it.
+    How much a second of CPU time achieves depends on who shares caches and memory. Without this an
+    idea could be discarded because of a load that the incumbent did not have.
     """
     if state.opened.get("refresh_seconds") is None:
         return False

@@ -1,7 +1,7 @@
-"""Whether a result that the keep rule would keep is for a person to look at first.
+"""Whether a person must look at an experiment that the keep rule would keep.
 
-In: the state, at the moment of a would-be keep. Out: the reasons, each a sentence: what no audit
-proves and no honest run shows. None lets the idea pass. Pure.
+In: the state, when an experiment would be kept. Out: the reasons, each a sentence, for signs that
+prove nothing but that no honest training shows; without a reason the experiment is kept. Pure.
 
 An experiment in quarantine is not the incumbent and costs the night nothing: `overnight.py --accept
 N` or `--refuse N` says what it is.
@@ -41,9 +41,9 @@ PRIVATE_TEXTS = {
 def quarantine_reasons(
     state: State, experiment: Experiment, gain: float, budget_seconds: float
 ) -> list[str]:
-    """Return why a would-be keep needs a person's word, [] if nothing speaks for that.
+    """Return why a person must look at a would-be keep, [] for no reason.
 
-    gain: bits per byte, of the keep rule.
+    gain: bits per byte, as the keep rule computed it.
     """
     runs = experiment.attempt.scored
     reasons = [doubt for run in runs for doubt in run.doubts]
@@ -69,7 +69,7 @@ def time_reasons(
     budget_seconds: float,
     beside: Sequence[Training] = (),
 ) -> Iterator[str]:
-    """What a training took that no clock charged, be it of the night or of its close-out.
+    """Reasons in the time that a training took outside of its budget, in a night or close-out.
 
     beside: trainings of the baseline after the night, of a machine that may be busier now.
     """
@@ -162,7 +162,7 @@ def beyond_reason(run: Training, baseline: list[Training], budget_seconds: float
 
 
 def forgiven_reason(attempt: Attempt, budget_seconds: float) -> Iterator[str]:
-    """A run that was made up for may have been ended by itself, since it did not go well."""
+    """A training that was repeated may have ended itself because it did not go well."""
     limit = max(LATE_SHARE * budget_seconds, LATE_SECONDS)
     late = [run for run in attempt.shrunk if (run.trained.get("spent_seconds") or 0.0) > limit]
     for run in (*attempt.unsure, *late):
@@ -173,7 +173,7 @@ def forgiven_reason(attempt: Attempt, budget_seconds: float) -> Iterator[str]:
 
 
 def other_processes_reason(run: Training) -> Iterator[str]:
-    """A training is one process. What others did on the clock, they may have done for it."""
+    """A training is one process. Others that it started may have worked for it unseen."""
     used = run.trained.get("other_processes_seconds") or 0.0
     share = OTHER_PROCESSES_SHARE * (run.trained.get("wall_seconds") or 0.0)
     if used > max(OTHER_PROCESSES_SECONDS, share):
@@ -184,7 +184,8 @@ def other_processes_reason(run: Training) -> Iterator[str]:
 
 
 def floor_reason(run: Training, gain: float) -> Iterator[str]:
-    """A model that differs from itself hides small leaks from its audit: here, a large one."""
+    """Where a model's losses differ between processes, the audit could miss a leak as large as the
+    gain."""
     audit = run.audited and run.audited.get("audit")
     unsteady = audit and STANDARD_ERRORS * audit["standard_error"] > SMALLEST_GAP
     if unsteady and gain < audit["floor_bpb"]:

@@ -1,7 +1,7 @@
 """Plays a journal back: could `next_step` have led to each of its entries?
 
-In: entries. Out: the state they add up to, and what is wrong with the first that cannot follow
-those before it. Pure.
+In: entries. Out: the state they lead to, and what is wrong with the first that cannot follow those
+before it. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from harness.rules.decision import decision
 from harness.rules.next_step import Step, last_attempt, step_after
-from harness.run.state import State, take_in
+from harness.run.state import State, apply_entry
 
 ANSWERS = {  # kind of a step: what is written when it is done
     "open": "opened",
@@ -52,7 +52,7 @@ def replay(entries: Sequence[dict], budget_seconds: float | None) -> tuple[State
         try:
             wrong = misplaced(state, step, entry, budget_seconds)
             if not wrong:
-                take_in(state, entry)
+                apply_entry(state, entry)
                 step = step_after(state)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             what = f"({type(error).__name__}: {error})"
@@ -100,7 +100,7 @@ def asked_for(step: Step) -> dict:
 def ruled_wrongly(state: State, entry: dict) -> str:
     """A person's word comes between two experiments, on one that waits for it."""
     waiting = [e.number for e in state.experiments if e.in_quarantine and e.committed]
-    if step_after(state, words_wait=True).kind == "rule" and entry["experiment"] in waiting:
+    if step_after(state, rulings_wait=True).kind == "rule" and entry["experiment"] in waiting:
         return ""
     return f"{words_of(entry)}, which was not in quarantine then"
 

@@ -1,6 +1,7 @@
-"""Settings in, the few facts out that decide whether two scores may be compared. Stdlib only.
+"""The facts in a run's settings that decide whether its scores compare with another run's. Stdlib
+only.
 
-Their words may be another's, of a run.json that was handed over, so they are made plain.
+They may come from a run.json that somebody handed over, so their text is made plain.
 """
 
 from collections.abc import Mapping

@@ -6,12 +6,12 @@ derived. Refuses a journal damaged anywhere but in its last line, which a kill m
     opened -> proposed -> checked -> run_started -> trained -> scored -> (run_started ...)
            -> (audited ...) -> decided -> committed -> proposed ...
 
-An idea whose proposer can mend it is proposed again, as a further attempt, when it was refused or
-failed early; `unrepaired` says that it could not be. A run of kind `refresh` trains the incumbent
-again, beside an idea that may replace it, and is one more run of the incumbent. `audited` comes for
-each run of an idea that is about to be kept. Between two experiments come `ruled`, a person's word
-on an experiment in quarantine, and `controlled`, a trial of the best file after several ideas
-failed alike.
+An idea that was refused or failed early is proposed again as a further attempt, if its proposer can
+repair it; `unrepaired` says that it could not. A training of kind `refresh` trains the incumbent
+again, beside an idea that may replace it, and counts as one of the incumbent's. `audited` comes for
+each training of an idea that is about to be kept. Between two experiments may come `ruled`, what a
+person decided on an experiment in quarantine, and `controlled`, a trial of the best file after
+several ideas failed alike.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One writer per run; and who else's clock ticks on the same device.
+"""The lock by which one process works on a run, and the note of trainings on the same device.
 
 In: a run's folder and what the caller is. Out: a held lock, or a BusyError that says who holds it.
 The lock is the operating system's, so it ends with its process, however that ends; the note beside
-it only names the holder. Trainings on one device are allowed side by side, since nobody can know
-that they disturb each other, but are told of each other.
+it only names the holder. Trainings of several runs on one device are allowed at the same time, but
+each result says which others there were.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a person is told of the machine's device before a night begins: a sentence for each thing.
+"""What a night says of the machine's device before it begins, in sentences.
 
 In: the facts of `harness.sandbox.device`, and what a run has frozen of them. Out: sentences.
 """

@@ -55,15 +55,16 @@ class Noise:
     contradicted: bool = False
 
 
-def standing(scores: Sequence[float], speeds: Sequence[float | None], sigma: float) -> list[int]:
-    """Return the indexes of one file's runs, in order of time, that still count: never none.
+def which_count(scores: Sequence[float], speeds: Sequence[float | None], sigma: float) -> list[int]:
+    """Return the indexes of one file's runs, in order of time, that still count.
 
-    A score that differs from the mean of those counted so far by more than DRIFT_SIGMAS x sigma x
-    sqrt(1 + 1/n) drops them all. speeds: steps per charged second, None where unknown. A run whose
-    speed is more than SPEED_TOLERANCE off the counted runs' median is disturbed and does not count;
-    but two in a row that agree in speed say that the machine has changed for good, and these two
-    alone count from there on. sigma: of estimate_noise; nan when unknown, and then no score drops
-    any. Raises ValueError on scores that are not finite.
+    Where there are runs, at least one counts. A score that differs from the mean of those counted
+    so far by more than DRIFT_SIGMAS x sigma x sqrt(1 + 1/n) drops them all. speeds: steps per
+    charged second, None where unknown. A run whose speed is more than SPEED_TOLERANCE off the
+    counted runs' median is disturbed and does not count. But two such runs in a row that agree in
+    speed show that the machine has changed for good: from there on only these two count. sigma: of
+    estimate_noise; nan when unknown, and then no score drops any. Raises ValueError on scores that
+    are not finite.
     """
     check_finite(scores)
     counted: list[int] = []
@@ -91,7 +92,7 @@ def noise_groups(
 ) -> list[list[float]]:
     """Return the groups for estimate_noise: of the baseline, each decided attempt, the candidate.
 
-    Give of each the runs that judged it, without those that were disturbed (standing with sigma
+    Give of each the runs that judged it, without those that were disturbed (which_count with sigma
     nan), and without later refreshes as the incumbent: those are of another time, so a machine that
     changed in between would pass for noise. A decided attempt was confirmed because its first run
     was low, so that run overstates the noise (measured: by 15 to 20% of sigma at the end of a

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.run.noise import SPEED_TOLERANCE
-from harness.run.state import State, Training, standing_runs
+from harness.run.state import State, Training, counted_runs
 
 SLOW_CARD = 0.05  # of the baseline's time, from which on it is said
 # Of a training's `card`, in the order of a line.
@@ -191,7 +191,7 @@ def what_was_done(files: Sequence[Sequence[Training]]) -> str:
     disturbed = 0
     for runs in files:
         scored = [run for run in runs if run.val_bpb is not None]
-        disturbed += len(scored) - len(standing_runs(scored, math.nan))
+        disturbed += len(scored) - len(counted_runs(scored, math.nan))
     refreshed = sum(run.started["kind"] == "refresh" for runs in files for run in runs)
     again = "what is on the branch is trained again before each keep"
     if refreshed:

@@ -24,7 +24,7 @@ UNKNOWN_NOISE_SEEDS = 4  # of a baseline whose noise nobody has measured before
 # What `tested` says until somebody has run the profile. It is said wherever the profile is named.
 NEVER_RUN = "never run on such hardware"
 # Whatever else changes, the shipped noise was measured without these.
-NOT_IN_PRIOR = ("baseline_seeds", "startup_limit_seconds")
+NOT_IN_PRIOR = ("baseline_seeds", "startup_limit_seconds", "hopeless_nats")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Profile:
     needs: the least of a card's facts for which `auto` takes it. needs_compiler: whether a card
     that cannot compile is refused. constants rewrite the template's. clock_step_seconds, for tests:
     what each optimizer step counts for, so that a training is the same however busy the machine is;
-    0 is the real clock.
+    0 is the real clock. hopeless_nats: how far above the best file's at equal progress an idea's
+    training loss is hopeless, and the training ended early; 0 for never.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Profile:
     prior: Prior | None = None
     constants: dict[str, object] = field(default_factory=dict)
     clock_step_seconds: float = 0.0
+    hopeless_nats: float = 0.0
     needs: dict[str, float] = field(default_factory=dict)
     needs_compiler: bool = False
 

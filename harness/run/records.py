@@ -223,7 +223,8 @@ def seconds_by_experiment(entries: Sequence[dict]) -> dict[int | None, dict[str,
 def explained(entry: dict) -> Iterator[tuple[str, float]]:
     """What the time before an entry went into, as far as it says: (kind, seconds)."""
     if entry["event"] == "trained":
-        training = entry.get("wall_seconds") or entry.get("training_seconds") or 0.0
+        told = ("wall_seconds", "training_seconds", "spent_seconds")  # the last of failed ones, too
+        training = next((entry[name] for name in told if entry.get(name)), 0.0)
         yield "training", training
         yield "startup", max(0.0, (entry.get("total_seconds") or training) - training)
     yield "scoring", entry.get("score_seconds") or entry.get("audit_seconds") or 0.0

@@ -21,7 +21,7 @@ from harness.run.settings import (
     read_settings,
     results_folder,
 )
-from harness.run.state import Experiment, State, take_in
+from harness.run.state import Experiment, State, apply_entry
 
 JOURNAL = "journal.jsonl"
 PAGE = re.compile(r"03_(\d{4})\.")
@@ -55,7 +55,7 @@ class Run:
         """What the entries add up to."""
         entries = self.entries
         for entry in entries[self._taken :]:
-            take_in(self._state, entry)
+            apply_entry(self._state, entry)
         self._taken = len(entries)
         return self._state
 

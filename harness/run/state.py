@@ -1,6 +1,7 @@
-"""What a journal's entries add up to: experiments, their trainings, and what is on the branch.
+"""The state of a run, from its journal: experiments, their trainings, and what is on the branch.
 
-In: entries, in order. Out: a State, which more entries may be added to. Pure: no files, no clocks.
+In: entries, in order. Out: a State, to which further entries can be applied. Pure: no files, no
+clocks.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, standing
+from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, which_count
 
-# Runs of one attempt that may end so by its own word; the last of them is held against it. As many
-# may be disturbed on a card; then nothing is known of the idea.
+# Runs of one attempt that end for a reason which only the training itself reports: so many count as
+# a failure of the attempt. After as many that were disturbed on a card, nothing is known of it.
 MOST_UNSURE = 3
-# Runs of one attempt in which the harness itself was killed: then the attempt is what kills it.
+# Runs of one attempt in which the harness was killed: after so many the attempt is taken to kill
+# it.
 MOST_CUT_OFF = 10
 MOST_REPAIRS = 2  # further attempts of an experiment whose proposer can mend what failed
 REPAIRERS = ("llm",)  # proposers that can
 AGAIN = "try again"  # the operator of a proposal that is an earlier experiment's change
-# Of a run: what fails within them, start-up not counted, is mended, not given up.
+# A run that fails within these, start-up not counted, is repaired by its proposer if that can.
 EARLY_SECONDS = 60.0
 MENDED = ("crash", "oom", "nan", "timeout")  # statuses of runs that a repair may change
 # Trainings of one attempt that may run out of memory before fewer rows are no longer tried: 256
@@ -30,11 +32,12 @@ NOT_HELD_AGAINST = ("infrastructure", "interrupted")  # statuses that say nothin
 
 @dataclass
 class Training:
-    """One training of an attempt; the entries it may have so far."""
+    """One training of an attempt, by the journal's entries on it. Fields and folders call it a
+    run."""
 
     started: dict
-    place: int = 0  # how many trainings of this night were before it
-    clock: float = 0.0  # and how many seconds they took
+    place: int = 0  # how many trainings of the run came before it
+    clock: float = 0.0  # and how many seconds these took
     trained: dict | None = None
     scored: dict | None = None
     audited: dict | None = None
@@ -62,7 +65,7 @@ class Training:
 
     @property
     def excused(self) -> bool:
-        """Ended for a reason that the harness itself saw, and that lies outside of train.py."""
+        """Whether it ended for a reason outside of train.py that the harness itself saw."""
         return self.status in NOT_HELD_AGAINST and self.end.get("sure", True)
 
     @property
@@ -90,16 +93,17 @@ class Training:
 
     @property
     def doubts(self) -> list[str]:
-        """What its audits found that a person should look at, short of cheating."""
+        """What its audits found that a person should look at, where it is no proof of cheating."""
         entries = [entry for entry in (self.scored, self.audited) if entry]
         return [doubt for entry in entries for doubt in entry.get("doubts", [])]
 
     @property
     def fewer_rows(self) -> int | None:
-        """Half the rows that a training held when it ran out of memory; None where that is no help.
+        """Half the rows that a training held when it ran out of memory; None where it is not
+        repeated with fewer.
 
-        Each training says itself how many rows it holds. One that does not say, or takes more than
-        it was allowed, is not helped.
+        Each training reports how many rows it holds. One that does not report it, or holds more
+        than it was allowed, is not repeated.
         """
         if self.trained is None or self.trained["status"] != "oom":
             return None
@@ -118,7 +122,7 @@ class Attempt:
 
     @property
     def tried_out(self) -> bool:
-        """Whether a smoke run, where one is asked for, has gone well."""
+        """Whether its smoke run has gone well, or none is needed."""
         passed = any(run.started["kind"] == "smoke" and run.status == "ok" for run in self.runs)
         return passed or not self.proposed.get("smoke")
 
@@ -129,7 +133,8 @@ class Attempt:
 
     @property
     def own(self) -> list[Training]:
-        """The runs that the attempt was judged by: later ones, as the incumbent, are left out."""
+        """The runs that the attempt was judged by, without the refreshes that it got later as the
+        incumbent."""
         return [run for run in self.runs if run.started["kind"] != "refresh"]
 
     @property
@@ -148,14 +153,14 @@ class Attempt:
 
     @property
     def times_scored(self) -> int:
-        """How many seeds have given a score, also one that a later look took back."""
+        """How many seeds have given a score, also one that a later audit took back."""
         entries = [run.scored for run in self.own if run.scored]
         return sum(entry.get("val_bpb") is not None for entry in entries)
 
     @property
     def steady_scores(self) -> list[float]:
         """Those of runs that the machine did not disturb, by their speed."""
-        return [run.val_bpb for run in standing_runs(self.own, math.nan)]
+        return [run.val_bpb for run in counted_runs(self.own, math.nan)]
 
     @property
     def shrunk(self) -> list[Training]:
@@ -164,7 +169,7 @@ class Attempt:
 
     @property
     def failure(self) -> Training | None:
-        """The first run whose failure is held against the idea, or ends its trial."""
+        """The first run whose failure counts against the idea, or after which it is given up."""
         forgiven = [run.number for run in (*self.shrunk, *self.unsure[: MOST_UNSURE - 1])]
         for run in self.own:
             if run.status not in (None, "ok") and not run.excused and run.number not in forgiven:
@@ -173,27 +178,28 @@ class Attempt:
 
     @property
     def inconclusive(self) -> Training | None:
-        """The run that was disturbed once too often; None while none was."""
+        """The last of MOST_UNSURE disturbed runs; None while there are fewer."""
         disturbed = [run for run in self.own if run.disturbed]
         return disturbed[MOST_UNSURE - 1] if len(disturbed) >= MOST_UNSURE else None
 
     @property
     def fatal(self) -> Training | None:
-        """The run that ended with the death of the harness once too often; None while none did."""
+        """The last of MOST_CUT_OFF runs in which the harness died; None while there are fewer."""
         cut_off = [run for run in self.own if run.trained and run.trained.get("cut_off")]
         return cut_off[MOST_CUT_OFF - 1] if len(cut_off) >= MOST_CUT_OFF else None
 
     @property
     def unsure(self) -> list[Training]:
-        """Runs that ended for reasons outside of train.py, but only by the training's own word."""
+        """Runs that ended for reasons outside of train.py which only the training itself
+        reported."""
         return [run for run in self.own if run.status in NOT_HELD_AGAINST and not run.excused]
 
 
-def standing_runs(runs: Sequence[Training], sigma: float) -> list[Training]:
-    """The runs with a score that still count (see `standing`): of one file, in order of time."""
+def counted_runs(runs: Sequence[Training], sigma: float) -> list[Training]:
+    """The runs with a score that still count (see `which_count`): of one file, in order of time."""
     scored = [run for run in runs if run.val_bpb is not None]
     scores, speeds = [run.val_bpb for run in scored], [run.speed for run in scored]
-    return [scored[index] for index in standing(scores, speeds, sigma)]
+    return [scored[index] for index in which_count(scores, speeds, sigma)]
 
 
 @dataclass
@@ -218,7 +224,8 @@ class Experiment:
 
     @property
     def can_be_mended(self) -> bool:
-        """Whether its proposer is asked for one more: the last was refused or failed early."""
+        """Whether its proposer is asked for a further attempt: the last was refused or failed
+        early."""
         if self.unrepaired or not self.number or len(self.attempts) > MOST_REPAIRS:
             return False
         if self.attempt.proposed.get("proposer") not in REPAIRERS or self.attempt.checked is None:
@@ -227,13 +234,13 @@ class Experiment:
 
     @property
     def commit(self) -> str | None:
-        """Its commit on the branch: its own, or the one that a person's word made."""
+        """Its commit on the branch: its own, or the one made when a person accepted it."""
         ruled, committed = self.ruled or {}, self.committed or {}
         return ruled.get("commit") or committed.get("commit")
 
     @property
     def in_quarantine(self) -> bool:
-        """Waits for a person's word."""
+        """Whether it waits for a person to accept or refuse it."""
         return bool(self.decided and self.decided["decision"] == "quarantine" and not self.ruled)
 
 
@@ -253,12 +260,13 @@ def failed_early(attempt: Attempt) -> bool:
 class State:
     """A run as its journal tells it.
 
-    kept: the baseline and what was kept, in the order in which it became the incumbent.
-    controlled: the newest entry that shows that the best file still trains, 0 for none.
-    excused: experiments that failed while it did not. unwell: the entry that says that it does not,
-    None where nothing says so or something has been scored since. newest: when the newest entry was
-    written. trainings, trained_seconds: how many there were, and their wall time. disturbed: the
-    newest entry that says that another run shared the device.
+    kept: the baseline and the experiments kept, in the order in which they became the incumbent.
+    controlled: seq of the newest `controlled` entry in which the best file trained well, 0 for
+    none. excused: experiments that failed when the best file did not train either. unwell: the
+    newest `controlled` entry in which the best file failed, None if there is none or something has
+    been scored since. newest: time of the newest entry. trainings, trained_seconds: number of
+    trainings and their total wall time. disturbed: seq of the newest training that shared its
+    device with another run.
     """
 
     opened: dict | None = None
@@ -280,7 +288,7 @@ class State:
     @property
     def rivals(self) -> list[Training]:
         """The incumbent's runs that an idea is compared with."""
-        return standing_runs(self.incumbent.attempt.runs, self.noise.sigma)
+        return counted_runs(self.incumbent.attempt.runs, self.noise.sigma)
 
     @property
     def smallest_gain(self) -> float | None:
@@ -314,15 +322,15 @@ class State:
 
 
 def fold(entries: Iterable[dict]) -> State:
-    """Add up a journal's entries."""
+    """Return the state that a journal's entries lead to."""
     state = State()
     for entry in entries:
-        take_in(state, entry)
+        apply_entry(state, entry)
     return state
 
 
-def take_in(state: State, entry: dict) -> None:
-    """Add one more entry to what was added up."""
+def apply_entry(state: State, entry: dict) -> None:
+    """Change the state as one further entry says."""
     event = entry["event"]
     state.newest = entry.get("time", "")
     if event == "opened":
@@ -333,11 +341,11 @@ def take_in(state: State, entry: dict) -> None:
         state.excused |= set(entry["suspects"])
         state.unwell = entry
     elif event != "note":
-        take_in_of_experiment(state, entry)
+        apply_to_experiment(state, entry)
 
 
-def take_in_of_experiment(state: State, entry: dict) -> None:
-    """take_in, for an entry that names an experiment."""
+def apply_to_experiment(state: State, entry: dict) -> None:
+    """The same for an entry that names an experiment."""
     event, number = entry["event"], entry["experiment"]
     # More than one is new where lines are missing, which `--check` says.
     while len(state.experiments) <= number:

@@ -1,9 +1,9 @@
-"""How every process begins and ends that runs, or might run, edited code.
+"""How a process that runs, or might run, edited code is started and ended.
 
-It begins with this harness and an allow-listed environment. The child is given the package harness
-itself, from its sources alone: compiled files beside them may say something else, and are not
-hashed. The folder that it lies in is on no path, so that no module there takes the place of
-another. What Python would run from there before all else, `scoring.integrity` sees.
+It gets an allow-listed environment and this harness, imported from its sources alone: compiled
+files beside them may hold other code, and are not hashed. The folder that holds the package is not
+on the import path, so no module there can take the place of another. `scoring.integrity` checks
+what Python would import from there at its start.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Compiled code that trainings begin with, so that each idea is compiled once.
 
-In: a run's folder of it, on a local disk, and the train.py. Out: a private copy for one training:
-what an earlier training of the same file had compiled, else what the baseline's had, which nobody
-edited. Of a training is kept what was there when its start-up was over: nothing of its own had been
-trained by then, since the rows come later. What it writes after that goes with it, and another file
-never gets it. The folder may go at any time: then things are compiled anew.
+In: a run's folder of compiled code, on a local disk, and the train.py. Out: a private copy for one
+training: what an earlier training of the same file had compiled, else what the baseline had, which
+nobody edited. Of a training only that is kept which was there when its start-up was over: until
+then it had no training rows, so it can hold nothing that was trained. What it writes later is
+deleted with it, and no other file ever gets it. The folder may be deleted at any time: then all is
+compiled again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Files that a child left behind: taken, kept or removed, whatever they are.
 
-In: folders that edited code wrote in, its processes dead. Out: plain files, or nothing. A link
-would lead to what it was not shown, a pipe would hold its reader for ever, a folder a thousand deep
-is beyond `shutil.rmtree`.
+In: folders in which edited code wrote, whose processes are dead. Out: plain files, or nothing. A
+link could lead to files that the code was not shown, a pipe could block its reader for ever, and a
+folder a thousand levels deep is too much for `shutil.rmtree`.
 """
 
 from __future__ import annotations

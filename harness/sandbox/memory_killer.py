@@ -1,8 +1,8 @@
 """Whether the system ended a process for lack of memory, or somebody else did.
 
-In: the count before a child was started. Out: the answer, where the system counts (Linux).
-Elsewhere every SIGKILL that we did not send must be taken for want of memory, and an idea answers
-for what a person or another program did.
+In: the system's count of such kills before a child was started. Out: the answer, where the system
+counts (Linux). Elsewhere every SIGKILL that we did not send is taken for lack of memory, and counts
+against the idea even where a person or another program sent it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Ends every process that a child left behind, however it tried to stay.
 
-In: a process group, or the folder that a child worked in. Out: nothing of it lives. Without a wall
-a process that left its group, emptied its environment and changed its folder, or took a terminal,
-is not found: nothing tells it from anybody else's.
+In: a process group, or the folder that a child worked in. Out: no process of it is left. Without a
+wall one that left its group, emptied its environment and changed its folder, or took a terminal, is
+not found, since nothing distinguishes it from other processes of the user.
 
-Which process a number is of is told by what no change of the date moves (see `identity`). Of one
-that may be another's nothing is ended.
+Process ids are reused, so a process is identified by more than its id, and by nothing that changes
+with the system's date (see `identity`). One that may be somebody else's is not ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs one train.py in a process of its own and believes nothing it says about itself.
+"""Runs one train.py in a process of its own, and measures what it does from outside.
 
 In: a TrainingRequest. Out: a result dict, always, with a status (ok, crash, oom, nan, timeout,
 infrastructure, interrupted); and in the run's folder run.log and events.jsonl (see `child_log`)
@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.ground.cgroup import memory_limit_words
+from harness.ground.errors import EndedEarly
 from harness.ground.files import write_json_atomic
 from harness.ground.text import without_escapes
 from harness.sandbox.child import child_command, child_environment, kill_child
@@ -34,9 +35,10 @@ from harness.sandbox.request import TrainingRequest
 from harness.sandbox.timekeeper import Timekeeper
 from harness.sandbox.wall import find_wall
 
-# Without a word from the child before it is asked whether somebody has stopped it.
+# After so long without output from the child it is checked whether somebody has stopped it.
 SILENT_SECONDS = 2.0
-ABSENT_SECONDS = 5.0  # between two looks at the child: then it was us who stood still
+# If so much time passes between two checks of the child, the harness itself stood still.
+ABSENT_SECONDS = 5.0
 READ_BYTES = 65_536  # of a pipe at a time
 MOST_READS = 1_024  # of what a child left in its pipe when it ended
 MOST_WEIGHTS_BYTES = 20 * 10**9
@@ -108,6 +110,8 @@ class WatchedTraining:
                 note_process(self.folder, process.pid)
                 self.keeper.attend(process.pid, ours)
                 status, cause = self._watch(process, ours.fileno(), share)
+            except EndedEarly as end:
+                status, cause = "hopeless", str(end)
             finally:
                 kill_child(process, self.wall.walled)
                 kill_escaped(self.work)
@@ -152,10 +156,10 @@ class WatchedTraining:
     def _watch(self, process: subprocess.Popen, channel: int, share: DiskShare) -> tuple[str, str]:
         """Pass output on until the weights are there, or the child ends or must be stopped.
 
-        Return ("", "") or (status, why it was stopped). Never blocks past a limit. What a training
-        does after its weights are there is for nobody: it is ended then. One that was stopped is
-        not waited for, and one that we did not look at for a while is not blamed for being late:
-        its clock is not to be trusted.
+        Return ("", "") or (status, why it was stopped). Never blocks past a limit. A training is
+        ended once its weights are there. One that somebody stopped (SIGSTOP) is ended as
+        interrupted. So is one that this process did not check for a while, since then its clock
+        cannot be trusted.
         """
         heard = looked = time.monotonic()
         with selectors.DefaultSelector() as selector:
@@ -193,14 +197,15 @@ class WatchedTraining:
         return "", ""
 
     def _slept(self) -> str:
-        """Why a run in which the machine slept is not to be believed, "" for others."""
+        """Why a training in which the machine slept is repeated, "" where it did not sleep."""
         slept = self.keeper.sleep.seconds
         return f"the machine slept for {slept:.0f} s in mid-run" if slept else ""
 
     def _is_sure(self, status: str) -> bool:
-        """Whether an end that is not held against the child cannot have been its own doing.
+        """Whether train.py cannot itself have caused an end that does not count against it.
 
-        It had not begun, or others starved it: its own processes count as its own.
+        So it is where train.py had not begun, or where others held the cores; processes that it
+        started are not others.
         """
         if status == "infrastructure":
             return "launched" not in self.events.last or self.keeper.starved
@@ -260,8 +265,8 @@ def run_training(
 ) -> dict:
     """Train once, behind the wall that works here; never raises for anything that train.py does.
 
-    on_event gets each stamped event as it arrives. A KeyboardInterrupt kills the child and goes on
-    up.
+    on_event gets each stamped event as it arrives; where it raises EndedEarly the training is ended
+    as hopeless. A KeyboardInterrupt kills the child and is raised again.
     """
     return WatchedTraining(request, on_event).run()
 

@@ -1,1 +1,1 @@
-"""How val_bpb is measured: a server runs the candidate, a scorer believes its losses alone."""
+"""How val_bpb is measured: a model server returns losses, scorer and audit judge them."""

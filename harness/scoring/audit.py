@@ -1,21 +1,20 @@
-"""Whether recorded losses are the model's own.
+"""The audit: are the recorded losses those of the model, without knowledge of what follows?
 
-Another process predicts the same tokens, on rows in which it cannot look them up. In: the
-validation rows, the losses that server A returned for them, the incumbent's. Out: fields of the
-journal, with a verdict. numpy only.
+In: the validation rows, the losses that server A returned for them, the incumbent's losses. Out:
+fields of the journal, with a verdict. numpy only.
 
-A probe is a row and a position s. Server B gets the row's true tokens up to s, then another row's,
-and returns the full logits at s. Their loss for the true next token, which B was never told, is
-compared with the recorded one. A model that looks ahead, forges its loss, or replays what A saw
-cannot agree; an honest one agrees to the bit. Intact rows, shuffled among the spliced ones, say how
-far the model agrees with itself when it sees the same row in another batch: the yardstick. It gains
-nothing by telling the two apart, nor A from B: whatever it then does at s, it has to name a token
-that it cannot know.
+Server B, another process, predicts some of the same tokens. A probe is a row and a position s. B
+gets the row's true tokens up to s, then tokens of another row (a spliced row), and returns the full
+logits at s. Their loss for the true next token, which B never gets, is compared with the recorded
+one. A model that looks ahead, forges its loss, or replays what A saw cannot agree; an honest one
+agrees to the bit. Intact rows, shuffled among the spliced ones, measure how far the model agrees
+with itself when it sees the same row in another batch. A model gains nothing by distinguishing
+intact from spliced rows, or A from B: at s it must predict a token that it cannot know.
 
-So that it cannot learn it from the audit either, the other rows are training rows drawn without a
-look at the text, probes on one row are in different batches, the shorter prefix first, and a second
-look is at a fresh process. Half of the positions are drawn at random, half in proportion to what
-the candidate gained on the incumbent there: where a leak pays, it is looked for.
+It must not learn these tokens from the audit either. So the other rows are training rows drawn at
+random, probes on one row are in different batches, the shorter prefix first, and a second look goes
+to a fresh process. Half of the positions are drawn uniformly, half in proportion to the candidate's
+gain on the incumbent there, because there a leak would be.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from harness.data.manifest import PreparedData
 from harness.scoring.channel import ModelServer, ScoreError
 from harness.scoring.scorer import ServerJob, open_rows, open_token_bytes, server_of
 
-# Of the probes, at least: how far honest losses differ is known well from a few dozen.
+# Intact rows, at least, as a share of the probes: a few dozen show how far honest losses differ.
 INTACT_SHARE = 0.25
 NOT_REPRODUCIBLE = 0.05  # nats, root mean square on intact rows
 # A single difference above both of these is cheating, one above the first alone not reproducible.
@@ -41,7 +40,8 @@ TIMES_INTACT = 4  # the largest difference on intact rows
 # A mean difference above both of these is looked at again.
 SMALLEST_GAP = 0.001  # nats
 STANDARD_ERRORS = 3
-# Standard errors that are no chance: a second look would show rows that are known from the first.
+# A difference of so many standard errors is no chance. It gets no second look, in which rows of the
+# first would be known.
 OVERWHELMING = 6
 LOOKS = 2
 
@@ -155,14 +155,14 @@ def losses_of(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def judge_probes(differences: np.ndarray, intact: np.ndarray, uniform: np.ndarray) -> Look:
     """Return (verdict, words, figures) for differences (n,) in nats.
 
-    They are B's loss less the recorded one. `gap` is a verdict that wants a second look.
+    A difference is B's loss less the recorded one. The verdict `gap` asks for a second look.
 
-    What is off on average comes first, and spliced rows before intact ones: losses that are too low
-    are forged or looked up, whereas an honest model that differs from itself (dropout left on, a
-    batch it depends on) is off to both sides alike. Means are of positions drawn uniformly: those
-    drawn for their gain are where chance was kind. A model can tell intact rows apart and be off on
-    them on purpose, so they excuse nothing: what they make too wide for `cheating` is not
-    reproducible.
+    Means are judged first, and spliced rows before intact ones. Recorded losses that are too low on
+    average are forged or looked up, whereas an honest model that differs from itself (dropout left
+    on, dependence on the batch) differs to both sides alike. Means use positions drawn uniformly
+    only: at those drawn for their gain chance was favourable. A model could recognise intact rows
+    and differ there on purpose. So intact rows never clear a model: if they differ too much to
+    prove `cheating`, the verdict is `not reproducible`.
     """
     spliced, own = np.abs(differences[~intact]), differences[intact]
     fair = differences[~intact & uniform]

@@ -1,9 +1,9 @@
-"""Whether harness and data are, after a run, what they were before it.
+"""Whether harness and data are the same after a training as before it.
 
-In: prepared data, and the hash that the run began with. Out: the names of what changed. A file's
-size and times can be set by anybody, but not the time of its last change of state; so the large
-rows are hashed again only where that time moved, and all else is hashed each time (some
-milliseconds).
+In: prepared data, and the harness hash that the run began with. Out: the names of what changed.
+Anybody can set a file's size and modification time, but not the time of its last status change
+(ctime). So the large files of rows are hashed again only where that time changed, and all else is
+hashed each time (some milliseconds).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Measures one trained run.
+"""Measures one training: its score with a quick audit, and before a keep a close audit with a pass
+over the private texts.
 
-It has its score with a quick audit, and before a keep a close audit and a pass over the private
-holdout. In: settings, data, the run's folder with train.py, weights and, for an audit, losses.npy.
+In: settings, data, the training's folder with weights and, for an audit, losses.npy; its train.py.
 Out: the fields of the journal's `scored` and `audited` entries, and losses.npy, holdout_losses.npy,
-unseen_losses.npy. Each server has a folder of its own, so that nothing goes from one to the next.
-Never raises for what a candidate does.
+unseen_losses.npy. Each model server has a folder of its own, so that nothing passes from one to the
+next. Never raises for what a candidate does.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ class ScoreSettings:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One trained run and all that measuring it needs.
+    """One training and all that measuring it needs.
 
-    folder: the run's; rival: the incumbent's scored runs, none for a baseline.
+    folder: of the training; rival: the scored trainings of the incumbent, with which it is compared
+    (in a close-out the baseline's), none for a baseline.
     """
 
     settings: ScoreSettings
@@ -154,10 +155,10 @@ class Measurement:
     def measure_rival(self, progress: Progress, on_unseen: bool) -> str:
         """Measure a run of the incumbent on the holdout and, where wanted, on unseen text.
 
-        What fails there is not the candidate's fault: return what the audit should say of it, ""
-        for nothing. One run is enough to compare with on unseen text: the gain on both texts is
-        then that of the same two models. Raises ScoreError `infrastructure` where the machine was
-        to blame, which a repetition may mend.
+        A failure there is not the candidate's fault: return what the audit should say of it, ""
+        for nothing. On unseen text one run is enough, so that the gain on both texts is that of the
+        same two models. Raises ScoreError `infrastructure` where the machine was to blame, so that
+        it is repeated.
         """
         try:
             self.measure_holdout(progress)
@@ -174,7 +175,8 @@ class Measurement:
 
     @contextlib.contextmanager
     def _judged(self, fields: dict, seconds: str) -> Iterator[None]:
-        """Turn what goes wrong into status and cause, and look at harness and data afterwards."""
+        """Turn a ScoreError into status and cause, and check afterwards that harness and data are
+        unchanged. seconds: the field that gets the time it took."""
         started = time.monotonic()
         try:
             yield

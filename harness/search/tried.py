@@ -17,7 +17,7 @@ from harness.search.limits import (
     reasons_against,
 )
 
-FAILURES = ("crash", "oom", "nan", "timeout", "invalid_patch", "cheating")
+FAILURES = ("crash", "oom", "nan", "timeout", "hopeless", "invalid_patch", "cheating")
 LEAST_STEP = 0.02  # of a constant's range: a smaller change is none
 NEAR_FAILURE = 0.05  # of a range, in every constant that the failure had changed
 

@@ -20,9 +20,9 @@ from harness.show.frame import RunData, run_folders
 from harness.show.frame import choose_run as choose_run
 from harness.show.frame import choose_runs as choose_runs
 from harness.show.markup import Html, as_text, table
+from harness.show.sentences import candidates_of, kept_of
 from harness.show.stage import read_curve
 
-KEPT_LATER = ("kept", "simplified")
 # Standard deviations by which two scores of one file differ hardly ever by chance, be it the worst
 # of the twenty pairs of seven runs.
 APART = 3
@@ -39,23 +39,19 @@ def outcome_counts(run: RunData) -> pd.DataFrame:
 
 def keep_rate(run: RunData) -> dict[str, float]:
     """kept, candidates, rate, and its 95% interval low..high (Wilson's)."""
-    outcomes = run.experiments["outcome"]
-    n = int((~outcomes.isin(["baseline", "no result"])).sum())
-    kept = int(outcomes.isin(KEPT_LATER).sum())
-    found = {"kept": kept, "candidates": n, "rate": math.nan, "low": math.nan, "high": math.nan}
-    if n == 0:
-        return found
-    z, rate = 1.96, kept / n
-    centre = rate + z * z / (2 * n)
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low = max(0.0, (centre - half) / scale)
-    return found | {"rate": rate, "low": low, "high": (centre + half) / scale}
+    kept, n = len(kept_of(run.records)), len(candidates_of(run.records))
+    rate = low = high = math.nan
+    if n:
+        z, rate = 1.96, kept / n
+        centre, scale = rate + z * z / (2 * n), 1 + z * z / n
+        half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+        low, high = max(0.0, (centre - half) / scale), (centre + half) / scale
+    return {"kept": kept, "candidates": n, "rate": rate, "low": low, "high": high}
 
 
 def best_by_gain(run: RunData, n: int = 10) -> pd.DataFrame:
     """The n experiments kept for the largest gain, as judged; in sigmas where sigma is known."""
-    kept = run.experiments[run.experiments["outcome"].isin(KEPT_LATER)]
+    kept = run.experiments[run.experiments["outcome"].isin(["kept", "simplified"])]
     top = kept.sort_values("gain", ascending=False, kind="stable").head(n)
     columns = ["experiment", "title", "category", "val_bpb", "gain", "n_runs", "verdict"]
     in_sigma = (top["gain"] / top["noise_of_gain"]).where(top["df"] >= KNOWN_DF)

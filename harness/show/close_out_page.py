@@ -27,7 +27,7 @@ from harness.show.markup import (
     bold,
     box,
     divs,
-    picture,
+    drawing,
     small,
     soft,
     table,
@@ -52,8 +52,9 @@ def close_out_page(run: Run, found: CloseOut) -> Html:
         page += box("stopped before it was complete: run this notebook again, and it goes on")
     elif left := words_left(run, found):
         page += box(f"{left}: {command_on(run.folder, '--close-out')} --hours HOURS")
-    named = [(f"{run.started['role']}, seed {run.started['seed']}", run) for run in found.runs]
-    page += training_lines([(name, run.trained) for name, run in named])
+    page += training_lines(
+        [(f"{run.started['role']}, seed {run.started['seed']}", run.trained) for run in found.runs]
+    )
     return page + soft(environment_words(run.settings))
 
 
@@ -62,26 +63,25 @@ def comparison_page(comparison: Comparison, titles: dict[int, str]) -> Html:
 
     titles: of the changes that a file may lack.
     """
-    scores = {role: comparison.scores(role) for role in (*comparison.others, BEST, TEMPLATE)}
+    roles = (*comparison.others, BEST, TEMPLATE)
+    scores = {role: each for role in roles if (each := comparison.scores(role))}
     every = [score for each in scores.values() for score in each]
     claimed = comparison.claims.values()
     ends = [each["val"][end] for each in claimed if "val" in each for end in ("low", "high")]
     rows = []
     for role, each in scores.items():
-        if each:
-            lacks = comparison.others.get(role, {}).get("lacks", [])
-            trained = [run.trained for run in comparison.runs if run.started["role"] == role]
-            rows.append(
-                (
-                    divs([role, *(small(titles[number]) for number in lacks if number in titles)]),
-                    seeds_picture(each, min(every), max(every)),
-                    f"{statistics.fmean(each):.4f}",
-                    *difference_cells(
-                        comparison.claims.get(role, {}), max(map(abs, ends), default=1)
-                    ),
-                    *cells_of_pace(pace_of(trained)),
-                )
+        lacks = comparison.others.get(role, {}).get("lacks", [])
+        trained = [run.trained for run in comparison.runs if run.started["role"] == role]
+        claim, reach = comparison.claims.get(role, {}), max(map(abs, ends), default=1)
+        rows.append(
+            (
+                divs([role, *(small(titles[number]) for number in lacks if number in titles)]),
+                seeds_picture(each, min(every), max(every)),
+                f"{statistics.fmean(each):.4f}",
+                *difference_cells(claim, reach),
+                *cells_of_pace(pace_of(trained)),
             )
+        )
     failed = [each["cause"] for each in claimed if each["status"] != "ok"]
     page = box(bold(asked_words(comparison)), BLUE)
     page += table(("file", "seeds, better is left", "mean val_bpb", *HEAD, *PACE), rows)
@@ -108,7 +108,7 @@ def seeds_picture(scores: Sequence[float], low: float, high: float) -> Html:
     drawn = f'<path d="M{x(statistics.fmean(scores)):.1f} 2V{HEIGHT - 2}" stroke="{GREY}"/>'
     for score in scores:
         drawn += f'<circle cx="{x(score):.1f}" cy="{HEIGHT / 2}" r="4.5" fill="{BLUE}"/>'
-    return drawing(drawn, ", ".join(f"{score:.4f}" for score in scores))
+    return drawing(drawn, ", ".join(f"{score:.4f}" for score in scores), WIDTH, HEIGHT)
 
 
 def interval_picture(val: dict, reach: float) -> Html:
@@ -120,10 +120,5 @@ def interval_picture(val: dict, reach: float) -> Html:
     zero = f'<path d="M{WIDTH / 2} 0V{HEIGHT}" stroke="{GREY}" stroke-dasharray="3 3"/>'
     bar = f'<path d="M{low:.1f} {HEIGHT / 2}H{high:.1f}" stroke="{colour}" stroke-width="3"/>'
     dot = f'<circle cx="{middle:.1f}" cy="{HEIGHT / 2}" r="4.5" fill="{colour}"/>'
-    return drawing(zero + bar + dot, f"{val['low']:+z.4f} to {val['high']:+z.4f}")
-
-
-def drawing(drawn: str, words: str) -> Html:
-    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{drawn}</svg>'
-    return picture(svg.encode(), "svg+xml", words, WIDTH)
+    words = f"{val['low']:+z.4f} to {val['high']:+z.4f}"
+    return drawing(zero + bar + dot, words, WIDTH, HEIGHT)

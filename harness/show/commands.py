@@ -17,7 +17,6 @@ from harness import REPOSITORY
 from harness.ground.text import last_line
 
 ANSWER_SECONDS = 120.0
-TAIL_CHARACTERS = 4000
 
 
 class Commands:
@@ -61,8 +60,7 @@ class Commands:
             timeout=ANSWER_SECONDS,
             check=False,
         )
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        return lines[-1] if lines else ""
+        return last_line(done.stderr or done.stdout, otherwise="")
 
     def _line(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "harness", *words, "--results", str(self.results)]
@@ -89,13 +87,3 @@ def copy_of_best(folder: Path) -> Path:
 
 def own_file(folder: Path) -> Path:
     return REPOSITORY / "notebooks" / f"my_{folder.name}_train.py"
-
-
-def read_tail(path: Path, characters: int = TAIL_CHARACTERS) -> str:
-    """The end of a text file; "" where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - characters))
-            return file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -1,8 +1,8 @@
 """What the language model of a run took: requests, tokens, dollars, in words.
 
-In: usage as a proposal notes it, the ledger llm.jsonl, which counts every request, those of killed
-proposals too, and the journal's entries. Out: figures and sentences. A cost without prices is
-unknown, and said to be; tokens that no server counted are our estimate, and said to be.
+In: usage; the ledger llm.jsonl, which counts every request, those of killed proposals too; and the
+journal's entries. Out: figures and sentences. A cost without prices is unknown, and said to be;
+tokens that no server counted are our estimate, and said to be.
 """
 
 from __future__ import annotations
@@ -18,11 +18,6 @@ from harness.show.sentences import plural
 def run_usage(folder: Path) -> Usage:
     """What a run's language model took so far."""
     return read_ledger(folder / "llm.jsonl").usage()
-
-
-def usage_of(noted: Mapping | None) -> Usage:
-    """The usage that a proposal noted."""
-    return Usage(**noted) if noted else Usage()
 
 
 def asked_of(entries: Sequence[Mapping]) -> list[Mapping]:

@@ -5,7 +5,7 @@ nobody looked at. That luck flatters what was kept is said elsewhere, as is a ma
 its speed. Standard library only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from harness.run.records import Record, baseline_of
 from harness.run.state import NOT_HELD_AGAINST, fold
@@ -29,44 +29,35 @@ def doubts(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _doubts_of_noise(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
-    base, found = baseline_of(records), []
+def _doubts_of_noise(entries: Sequence[dict], records: Sequence[Record]) -> Iterator[str]:
+    base = baseline_of(records)
     opened = next((entry for entry in entries if entry.get("event") == "opened"), {})
     if opened.get("prior"):
         prior = quoted(opened["prior"].get("note") or "source not stated", 160)
-        found.append(
-            f"The noise of a run: {fold(entries).noise.words}. The prior was measured elsewhere "
-            f"({prior})."
-        )
+        measured = f"The prior was measured elsewhere ({prior})."
+        yield f"The noise of a run: {fold(entries).noise.words}. {measured}"
     if base and base.n_runs < 3:
         seeds = plural(base.n_runs, "seed")
-        found.append(f"The baseline rests on {seeds}: its mean and sigma are rough.")
+        yield f"The baseline rests on {seeds}: its mean and sigma are rough."
     if latest_sigma(records) is None and candidates_of(records):
-        found.append(
-            "The noise of a run was never measured, so no gain here can be told from luck."
-        )
-    return found
+        yield "The noise of a run was never measured, so no gain here can be told from luck."
 
 
-def _doubts_of_trainings(trained: Sequence[dict], records: Sequence[Record]) -> list[str]:
-    tried, found = candidates_of(records), []
+def _doubts_of_trainings(trained: Sequence[dict], records: Sequence[Record]) -> Iterator[str]:
+    tried = candidates_of(records)
     epochs = max((entry.get("epochs") or 0.0 for entry in trained), default=0.0)
     if epochs > MANY_EPOCHS:
-        found.append(
-            f"Trainings passed over the data up to {epochs:.1f} times: rankings may not hold on "
-            "fresh text."
-        )
+        over = f"Trainings passed over the data up to {epochs:.1f} times"
+        yield f"{over}: rankings may not hold on fresh text."
     crashed = sum(record.outcome == "crashed" for record in tried)
     if tried and crashed / len(tried) > MANY_CRASHES:
-        found.append(
-            f"{crashed} of {len(tried)} tries crashed: look at the failures before the next night."
-        )
-    return found
+        count = f"{crashed} of {len(tried)} tries crashed"
+        yield f"{count}: look at the failures before the next night."
 
 
-def _doubts_of_the_machine(trained: Sequence[dict], entries: Sequence[dict]) -> list[str]:
+def _doubts_of_the_machine(trained: Sequence[dict], entries: Sequence[dict]) -> Iterator[str]:
     """What happened to trainings that was not the ideas' doing."""
-    found, shared = [], [entry for entry in trained if entry.get("shared_with")]
+    shared = [entry for entry in trained if entry.get("shared_with")]
     if shared:
         others = {name.rpartition("/")[2] for entry in shared for name in entry["shared_with"]}
         named = ", ".join(quoted(name) for name in sorted(others))
@@ -74,39 +65,35 @@ def _doubts_of_the_machine(trained: Sequence[dict], entries: Sequence[dict]) -> 
         worked = ", which a budget of work does not mind"
         less = ": less was learnt in the same budget" if by_wall else worked
         count = plural(len(shared), "training")
-        found.append(f"{count} shared the device with run {named}{less}.")
+        yield f"{count} shared the device with run {named}{less}."
     repeated = sum(entry.get("status") in NOT_HELD_AGAINST for entry in trained)
     if repeated:
-        found.append(
-            f"{plural(repeated, 'training')} ended for reasons outside of train.py, and had to be "
-            "repeated."
-        )
+        count = plural(repeated, "training")
+        yield f"{count} ended for reasons outside of train.py, and had to be repeated."
     for entry in entries:
         if entry.get("event") == "controlled" and entry.get("status") != "ok":
             numbers = ", ".join(f"{number:04d}" for number in entry.get("suspects") or [])
-            found.append(
+            yield (
                 f"Experiments {numbers} failed alike ({quoted(entry.get('suspected'))}), and then "
                 "the best file did, too: the machine's fault. Try them again."
             )
-    return found
 
 
-def _open_questions(entries: Sequence[dict], records: Sequence[Record]) -> list[str]:
+def _open_questions(entries: Sequence[dict], records: Sequence[Record]) -> Iterator[str]:
     """What a person should look at, or wait for."""
-    found, flight = [], in_flight(entries)
+    flight = in_flight(entries)
     quarantined = sum(record.outcome == "quarantined" for record in records)
     if quarantined:
-        found.append(
+        yield (
             f"{plural(quarantined, 'result')} in quarantine, for a person to look at: "
             "`python3 scripts/overnight.py --accept N` or `--refuse N`."
         )
     audits = [entry for entry in entries if entry.get("event") == "audited"]
     disagreed = sum("disagrees" in (entry.get("holdout"), entry.get("unseen")) for entry in audits)
     if disagreed:
-        found.append(
+        yield (
             f"Private text disagreed with {plural(disagreed, 'gain')}: it may be fitted to the "
             "validation text, or looked up."
         )
     if flight:
-        found.append(f"Experiment {flight.experiment:04d} is not decided yet ({flight.words}).")
-    return found
+        yield f"Experiment {flight.experiment:04d} is not decided yet ({flight.words})."

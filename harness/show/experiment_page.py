@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from harness.lab.loop import Lab
 from harness.run.git_history import experiment_ref
@@ -19,9 +19,11 @@ from harness.run.settings import environment_words, wall_of
 from harness.run.state import Experiment, Training
 from harness.show.costs import run_usage, usage_words
 from harness.show.markup import (
+    AMBER,
     BLUE,
-    COLOURS,
+    GREEN,
     GREY,
+    RED,
     Html,
     as_text,
     bold,
@@ -35,7 +37,9 @@ from harness.show.markup import (
 from harness.show.sentences import plural, say_counts, say_standing
 
 REFRESH_SECONDS = 0.5
+LATEST = 6  # experiments that the state lists
 PACE = ("steps", "tokens/s", "cores held by others")
+COLOURS = {"baseline": BLUE, "keep": GREEN, "discard": GREY, "quarantine": AMBER}  # of decisions
 OVER = ("scored", "audited", "over")  # events that end a training or a look at it
 
 
@@ -54,8 +58,8 @@ class LiveTraining:
         kind = event.get("event")
         if event.get("stage") == "training" and kind is None:
             self.points = []
-        if kind == "step" and isinstance(event.get("train_loss"), int | float):
-            self.points.append((float(event.get("progress", 0.0)), float(event["train_loss"])))
+        if kind == "step":
+            self.points.append((event["progress"], event["train_loss"]))
         end = end_words(event)
         self.done += [f"run {event['run']}: {end}"] if end else []
         is_due = time.monotonic() - self._shown >= REFRESH_SECONDS
@@ -135,7 +139,7 @@ def show(page: Html) -> None:
 # --- The parts of a lab-book page ----------------------------------------------------------------
 
 
-def state_page(lab: Lab, last: int = 6) -> Html:
+def state_page(lab: Lab) -> Html:
     """Where the run stands: incumbent, noise, the last experiments; folded, what it runs on."""
     state, wall = lab.state, wall_of(lab.settings)
     incumbent = state.incumbent
@@ -150,11 +154,10 @@ def state_page(lab: Lab, last: int = 6) -> Html:
     because = f" ({wall.why})" if wall.why else ""
     same = [environment_words(lab.settings), f"wall: {wall.words}{because}"]
     lines.append(folded("settings and wall", divs(same)))
-    decided = [each for each in state.experiments if each.decided][-last:]
-    rows = [
-        (each.number, each.decided["decision"], score_text(each), each.decided["title"])
-        for each in decided
-    ]
+    rows = []
+    for each in [each for each in state.experiments if each.decided][-LATEST:]:
+        score = each.decided["status"] if each.mean is None else f"{each.mean:.6f}"
+        rows.append((each.number, each.decided["decision"], score, each.decided["title"]))
     head = ("experiment", "decision", "val_bpb", "idea")
     return box(divs(lines)) + (table(head, rows) if rows else "")
 
@@ -206,17 +209,13 @@ def pace_table(lab: Lab, experiment: Experiment) -> Html:
 
 def training_lines(named: Sequence[tuple[str, dict | None]]) -> Html:
     """A line for each training: what it took that the budget does not cover; and its card's."""
-    return lines_of(named, "outside the clock", words_outside) + lines_of(
-        named, "the card", lambda trained: words_of_card([trained])
-    )
-
-
-def lines_of(
-    named: Sequence[tuple[str, dict | None]], title: str, words_of: Callable[[dict], str]
-) -> Html:
-    found = [(name, words_of(trained)) for name, trained in named if trained]
-    lines = [f"{name}: {words}" for name, words in found if words]
-    return box(soft(title) + divs(lines)) if lines else Html()
+    trainings, page = [(name, trained) for name, trained in named if trained], Html()
+    outside = [(name, words_outside(trained)) for name, trained in trainings]
+    cards = [(name, words_of_card([trained])) for name, trained in trainings]
+    for title, told in (("outside the clock", outside), ("the card", cards)):
+        if lines := [f"{name}: {words}" for name, words in told if words]:
+            page += box(soft(title) + divs(lines))
+    return page
 
 
 def gain_words(lab: Lab, experiment: Experiment) -> str:
@@ -244,9 +243,7 @@ def gain_words(lab: Lab, experiment: Experiment) -> str:
 def decision_page(experiment: Experiment) -> Html:
     """The decision with its reason."""
     decided = experiment.decided
-    colour = COLOURS.get(decided["decision"], GREY)
-    if decided["status"] != "ok":
-        colour = COLOURS["crash"]
+    colour = COLOURS[decided["decision"]] if decided["status"] == "ok" else RED
     return box(divs([bold(decided["decision"]), decided["verdict"]]), colour)
 
 
@@ -288,12 +285,6 @@ def learnt_page(lab: Lab, experiment: Experiment) -> Html:
         f"{words} So far {say_counts(records)}. {say_standing(records)}, as judged, flattered by "
         "luck."
     )
-
-
-def score_text(experiment: Experiment) -> str:
-    """val_bpb, or the status of what has none."""
-    mean = experiment.mean
-    return f"{mean:.6f}" if mean is not None else experiment.decided["status"]
 
 
 def audit_text(run: Training) -> str:

@@ -20,14 +20,7 @@ from harness.show.table_cells import number_in, read_cells
 
 NAMES = {
     "status": (
-        "status",
-        "decision",
-        "result",
-        "outcome",
-        "verdict",
-        "kept",
-        "keep",
-        "accepted",
+        *("status", "decision", "result", "outcome", "verdict", "kept", "keep", "accepted"),
         "action",
     ),
     "title": (
@@ -79,17 +72,13 @@ FAILED = (
     *("invalid", "abort", "aborted", "killed"),
 )
 UNDER_WAY = ("running", "pending", "queued", "planned", "todo", "in_progress")
-SIGNS = str.maketrans(
-    {**dict.fromkeys("✅✓✔👍", "keep"), **dict.fromkeys("❌✗✘👎", "discard")},
-)
+SIGNS = str.maketrans({**dict.fromkeys("✅✓✔👍", "keep"), **dict.fromkeys("❌✗✘👎", "discard")})
 WITH_COMMAS = re.compile(r"\W*\d{1,3}(,\d{3})+(\.\d+)?\D*|\W*\d+,\d+\D*")
 
 
 @dataclass(frozen=True)
 class ForeignRow:
-    """One experiment. score: None where there is none; outcome: kept, discarded or crashed;
-    memory: GB or None.
-    """
+    """One experiment. outcome: kept, discarded or crashed; memory: GB; None where not known."""
 
     score: float | None
     outcome: str

@@ -17,7 +17,6 @@ import pandas as pd
 
 from harness.ground.errors import AnalysisError, LabError, ResultsError
 from harness.ground.files import read_json
-from harness.lab.close_out import claim_of
 from harness.run.journal import read_journal
 from harness.run.pace import Pace
 from harness.run.records import (
@@ -32,6 +31,7 @@ from harness.run.results import QUARANTINED, ResultRow, clean_description, read_
 from harness.run.run import SAMPLE_TAG, claim_command, list_runs
 from harness.run.settings import results_folder
 from harness.show.foreign_tables import ForeignRow, ForeignTable, read_foreign_table
+from harness.show.sentences import claim_on_branch, latest_sigma
 
 TABLES = (".tsv", ".csv", ".md", ".txt")
 DTYPES = {int: "int64", str: "str", datetime | None: "datetime64[us, UTC]", str | None: "str"}
@@ -81,8 +81,8 @@ class RunData:
     @property
     def sigma(self) -> float:
         """The latest estimate of the noise of one run, bits per byte; NaN when unknown."""
-        known = self.experiments["sigma"].dropna()
-        return float(known.iloc[-1]) if len(known) else math.nan
+        sigma = latest_sigma(self.records)
+        return math.nan if sigma is None else sigma
 
 
 def load_run(results_dir: str | Path, tag: str) -> RunData:
@@ -98,7 +98,6 @@ def load_run(results_dir: str | Path, tag: str) -> RunData:
         raise AnalysisError(f"{there}: run notebooks/02_baseline.ipynb first")
     entries = read_journal(journal)
     records = records_from_journal(entries)
-    tip = incumbent_of(records)
     return RunData(
         tag,
         folder,
@@ -106,7 +105,7 @@ def load_run(results_dir: str | Path, tag: str) -> RunData:
         entries,
         frame_of(records),
         records,
-        claim_of(folder, tip.experiment) if tip else None,
+        claim_on_branch(folder, records),
     )
 
 
@@ -233,10 +232,9 @@ def attempt_folder(run: RunData, experiment: int) -> Path | None:
         return None
     folder = run.folder / "experiments" / f"{experiment:04d}" / "attempts"
     decided = [record.attempt for record in run.records if record.experiment == experiment]
-    for number in decided:
-        if number is not None and (folder / f"{number:02d}").exists():
-            return folder / f"{number:02d}"
-    return max(folder.glob("[0-9]*"), default=None)
+    names = [f"{number:02d}" for number in decided if number is not None]
+    there = [folder / name for name in names if (folder / name).exists()]
+    return there[0] if there else max(folder.glob("[0-9]*"), default=None)
 
 
 def run_folders(run: RunData, experiment: int) -> list[Path]:

@@ -17,10 +17,11 @@ from harness.run.records import noise_of_gain
 from harness.run.settings import wall_of
 from harness.run.state import Attempt, Experiment
 from harness.sandbox import keys
+from harness.search.llm.exchanges import Usage
 from harness.search.patch import make_diff
 from harness.show import markup
 from harness.show.addresses import address
-from harness.show.costs import usage_of, usage_words
+from harness.show.costs import usage_words
 from harness.show.markup import BLUE, GREEN, GREY, RED, Html, bold, box, diff, divs, soft, table
 from harness.show.sentences import hypothesis_words
 
@@ -33,8 +34,8 @@ PASSES = (
 def idea_page(lab: Lab, experiment: Experiment) -> Html:
     """The idea, why, and where it comes from."""
     proposed = experiment.attempt.proposed
-    page = divs([bold(f"experiment {experiment.number}: {proposed['title']}")])
-    page += divs(filter(None, [proposed.get("hypothesis")]))
+    head = bold(f"experiment {experiment.number}: {proposed['title']}")
+    page = divs(filter(None, [head, proposed.get("hypothesis")]))
     page += Html().join(map(soft, origin_words(proposed)))
     if skipped := proposed.get("not_applicable"):
         page += soft(f"not applicable to this file: {', '.join(map(str, skipped))}")
@@ -67,7 +68,7 @@ def exchange_line(
     Empty without one. noted: the entry that notes its usage, where that is not the proposal.
     """
     noted = noted or experiment.attempts[attempt].proposed
-    words = usage_words(usage_of(noted.get("usage")))
+    words = usage_words(Usage(**(noted.get("usage") or {})))
     files = sorted((lab.attempt_folder(experiment.number, attempt) / "exchange").glob("*.json"))
     if not words and not files:
         return Html()

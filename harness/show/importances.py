@@ -41,12 +41,7 @@ class Tuned(NamedTuple):
 
 def tuned_experiments(entries: Sequence[dict]) -> list[Tuned]:
     """The tuned experiments of a journal, in order."""
-    proposals = {
-        (entry["experiment"], entry["attempt"]): entry
-        for entry in entries
-        if entry.get("event") == "proposed"
-    }
-    found = []
+    proposals, found = proposals_of(entries), []
     for record in records_from_journal(entries):
         proposed = proposals.get((record.experiment, record.attempt), {})
         moved, constants = proposed.get("constants_changed"), proposed.get("constants") or {}
@@ -54,6 +49,17 @@ def tuned_experiments(entries: Sequence[dict]) -> list[Tuned]:
             facts = record.experiment, record.outcome, record.val_bpb, record.gain
             found.append(Tuned(*facts, moved, constants))
     return found
+
+
+def proposals_of(entries: Sequence[dict]) -> dict[tuple[int, int], dict]:
+    """The `proposed` entries of a journal, by experiment and attempt."""
+    proposed = (entry for entry in entries if entry.get("event") == "proposed")
+    return {(entry["experiment"], entry["attempt"]): entry for entry in proposed}
+
+
+def is_number(value: object) -> bool:
+    """Whether a constant's value is one: no word, no switch."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def constant_importances(tuned: Sequence[Tuned]) -> list[tuple[str, float]]:

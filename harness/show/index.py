@@ -36,11 +36,7 @@ HEADS = ("val_bpb", "gain", "runs", "steps", "tokens/s", "others' cores")
 
 
 def write_index(run_dir: str | Path) -> Path:
-    """Write notebooks/index.md of a run, and pages whose making was cut off; return its path.
-
-    Markdown, since JupyterLab and git hosts follow its links: those of an HTML file JupyterLab
-    answers with 403.
-    """
+    """Write notebooks/index.md of a run, and pages whose making was cut off; return its path."""
     run_dir = Path(run_dir)
     entries = read_journal(run_dir / "journal.jsonl")
     folder = run_dir / "notebooks"
@@ -54,9 +50,7 @@ def write_index(run_dir: str | Path) -> Path:
 
 
 def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
-    """The index as Markdown: what came of the night, and a row for each experiment, newest
-    first.
-    """
+    """The index: what came of the night, and a row for each experiment, newest first."""
     records, flight = records_from_journal(entries), in_flight(entries)
     folder = run_dir / "notebooks"
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -65,7 +59,10 @@ def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
         cells = [f"{flight.experiment:04d}", f"running: {flight.words}", quoted(flight.title)]
         links = _links(flight.experiment, present)
         rows.insert(0, _line([*cells, *[""] * len(HEADS), links]))
-    claimed = claim_on_branch(run_dir, records)
+    claimed, tip = claim_on_branch(run_dir, records), incumbent_of(records)
+    claim = ""
+    if tip and tip.experiment:
+        claim = f"{say_claim(records, claimed)} On the branch: {as_judged(records)}."
     others = [
         f"[{name.removesuffix('.ipynb').replace('_', ' ')}]({name})"
         for name in sorted(present)
@@ -73,7 +70,7 @@ def index_text(run_dir: Path, entries: Sequence[dict]) -> str:
     ]
     parts = [
         f"# {headline(records, claimed)}",
-        _scores(records, claimed),
+        claim,
         _facts(run_dir.name, records),
         " · ".join(["[the report](../report/report.html)", *others]),
         "\n".join([_line(["#", "outcome", "idea", *HEADS, "pages"]), "|---" * 10 + "|", *rows]),
@@ -85,14 +82,6 @@ def rows_of_index(text: str) -> dict[int, str]:
     """The row of each experiment in an index, without its links."""
     rows = [line for line in text.splitlines() if re.match(r"\| \d{4} \|", line)]
     return {int(row[2:6]): row.rpartition("|")[0].rpartition("|")[0] for row in rows}
-
-
-def _scores(records: Sequence[Record], claimed: dict | None) -> str:
-    """The claim, and the scores that the night went by."""
-    tip = incumbent_of(records)
-    if tip is None or tip.experiment == 0:
-        return ""
-    return f"{say_claim(records, claimed)} On the branch: {as_judged(records)}."
 
 
 def _facts(tag: str, records: Sequence[Record]) -> str:
@@ -109,11 +98,10 @@ def _facts(tag: str, records: Sequence[Record]) -> str:
 
 def _row(record: Record, present: set[str]) -> str:
     score = "" if record.val_bpb is None else f"{record.val_bpb:.4f}"
-    gain = signed(record.gain)
     outcome = OUTCOME_WORDS[record.outcome]
     if record.outcome == "crashed" and record.status != "crash":
         outcome = f"crashed ({record.status.replace('_', ' ')})"
-    figures = (score, gain, str(record.n_runs or ""), *cells_of_pace(record.pace))
+    figures = (score, signed(record.gain), str(record.n_runs or ""), *cells_of_pace(record.pace))
     head = (f"{record.experiment:04d}", outcome, quoted(record.title))
     return _line([*head, *figures, _links(record.experiment, present)])
 

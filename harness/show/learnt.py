@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from harness.run.records import OUTCOME_WORDS, Record
-from harness.show.importances import LEAST_TUNED, constant_importances, tuned_experiments
-from harness.show.sentences import (
-    candidates_of,
-    counts_in_words,
-    kept_of,
-    quoted,
-    signed,
+from harness.show.importances import (
+    LEAST_TUNED,
+    constant_importances,
+    is_number,
+    proposals_of,
+    tuned_experiments,
 )
+from harness.show.sentences import candidates_of, counts_in_words, kept_of, quoted, signed
 
 MOST_TRIES = 3  # of one constant in one direction
 MOST_NAMED = 3  # kept ideas of a kind
@@ -46,14 +46,10 @@ def _moves_and_others(
     entries: Sequence[dict], records: Sequence[Record]
 ) -> tuple[dict[tuple[str, str], list[tuple[Change, Record]]], list[Record]]:
     """By (constant, way) the experiments that moved it alone; and all other ideas."""
-    changes = {
-        (entry["experiment"], entry["attempt"]): entry.get("constants_changed") or {}
-        for entry in entries
-        if entry.get("event") == "proposed"
-    }
-    moves, others = defaultdict(list), []
+    proposals, moves, others = proposals_of(entries), defaultdict(list), []
     for record in candidates_of(records):
-        changed = changes.get((record.experiment, record.attempt), {})
+        proposed = proposals.get((record.experiment, record.attempt), {})
+        changed = proposed.get("constants_changed") or {}
         if record.category == "tune" and len(changed) == 1:
             [(name, (old, new))] = changed.items()
             moves[name, _way(old, new)].append(((old, new), record))
@@ -63,34 +59,29 @@ def _moves_and_others(
 
 
 def _way(old: object, new: object) -> str:
-    if not (_is_number(old) and _is_number(new)):
+    if not (is_number(old) and is_number(new)):
         return "set otherwise"
     return "raised" if new > old else "lowered"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # --- constants ------------------------------------------------------------------------------------
 
 
 def _constants(moves: dict[tuple[str, str], list[tuple[Change, Record]]]) -> list[str]:
+    def size(tried: tuple[Change, Record]) -> float:
+        return abs(tried[1].gain or 0.0)
+
     lines = []
-    for (name, way), tries in sorted(moves.items(), key=lambda item: _largest(item[1])):
-        tries = sorted(tries, key=lambda each: -abs(each[1].gain or 0.0))
+    for (name, way), tries in sorted(moves.items(), key=lambda item: -max(map(size, item[1]))):
+        tries = sorted(tries, key=size, reverse=True)
         told = "; ".join(_try_words(*each) for each in tries[:MOST_TRIES])
         more = f"; and {len(tries) - MOST_TRIES} more" if len(tries) > MOST_TRIES else ""
         lines.append(f"- {quoted(name)} {way}: {told}{more}")
     return lines
 
 
-def _largest(tries: Sequence[tuple[Change, Record]]) -> float:
-    return -max(abs(record.gain or 0.0) for _, record in tries)
-
-
 def _try_words(change: Change, record: Record) -> str:
-    old, new = (f"{value:g}" if _is_number(value) else quoted(value, 30) for value in change)
+    old, new = (f"{value:g}" if is_number(value) else quoted(value, 30) for value in change)
     words = effect_words(record)
     gain = f"gain {signed(record.gain)}, " if record.gain is not None else ""
     return f"{old} to {new}, {gain}{words} ({record.experiment:04d})"

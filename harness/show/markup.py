@@ -26,7 +26,6 @@ DIFF_GROUNDS = {
     "-": "rgba(217,98,43,.22)",
     "@": "rgba(47,127,208,.18)",
 }
-COLOURS = {"keep": GREEN, "baseline": BLUE, "discard": GREY, "quarantine": AMBER, "crash": RED}
 CELL = f"padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid {LINE}"
 MONO = "font-family:monospace;font-size:12px;line-height:1.45"
 MOST_CHARACTERS = 2000
@@ -88,9 +87,10 @@ def soft(text: object) -> Html:
     return divs([small(text)])
 
 
-def folded(title: object, body: object) -> Html:
+def folded(title: object, body: object, is_open: bool = False) -> Html:
     """What is there for whoever asks."""
-    return Html("<details><summary>{}</summary>{}</details>").format(title, body)
+    opened = Html(" open") if is_open else ""
+    return Html("<details{}><summary>{}</summary>{}</details>").format(opened, title, body)
 
 
 def link(address: str, words: object) -> Html:
@@ -132,10 +132,18 @@ def picture(data: bytes, kind: str, words: str, width: int) -> Html:
     return whole.format(words, width, Html(address))
 
 
-def curve(points: Sequence[tuple[float, float]], width: int = 460, height: int = 90) -> Html:
+def drawing(drawn: str, words: str, width: int, height: int) -> Html:
+    """A picture of what an SVG of this size draws."""
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{drawn}</svg>'
+    return picture(svg.encode(), "svg+xml", words, width)
+
+
+def curve(points: Sequence[tuple[float, float]]) -> Html:
     """A training's loss in nats over its progress 0..1, as a picture with the last loss below."""
     if len(points) < 2:
         return Html()
+    width, height = 460, 90
     values = sorted(y for _, y in points)
     # The losses of the first steps would flatten the rest.
     low, high = values[0], values[min(len(values) - 1, int(0.98 * len(values)))]
@@ -144,11 +152,10 @@ def curve(points: Sequence[tuple[float, float]], width: int = 460, height: int =
     for x, y in [*points[:: max(1, len(points) // 200)], points[-1]]:
         down = 1 - min(1.0, (y - low) / span)
         places.append(f"{4 + x * (width - 8):.1f},{4 + down * (height - 8):.1f}")
-    size, base = f'width="{width}" height="{height}"', height - 4
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}">'
+    base = height - 4
+    drawn = (
         f'<line x1="4" y1="{base}" x2="{width - 4}" y2="{base}" stroke="{GREY}"/><polyline '
-        f'points="{" ".join(places)}" fill="none" stroke="{BLUE}" stroke-width="1.6"/></svg>'
+        f'points="{" ".join(places)}" fill="none" stroke="{BLUE}" stroke-width="1.6"/>'
     )
     words = f"training loss {points[-1][1]:.3f} nats"
-    return divs([picture(svg.encode(), "svg+xml", words, width)]) + soft(words)
+    return divs([drawing(drawn, words, width, height)]) + soft(words)

@@ -7,10 +7,10 @@ judged are larger than true ones, since what is kept was chosen for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from harness.ground.text import plain_words
-from harness.run.records import Record
 from harness.show.analysis import compare_runs
 from harness.show.costs import run_usage
 from harness.show.frame import RunData
@@ -27,12 +27,8 @@ def compare_nights(runs: Sequence[RunData]) -> str:
     if warnings := compare_runs(runs):
         parts.append("\n".join(f"- **not alike**: {warning}" for warning in warnings))
     parts.append(_table(NIGHT, map(_night, runs)))
-    named: tuple[tuple[str, Callable[[Record], str]], ...] = (
-        ("who had the idea", lambda record: record.proposer),
-        ("kind of idea", lambda record: record.category),
-    )
-    for heading, name in named:
-        rows = list(_groups(runs, name))
+    for heading, field in (("who had the idea", "proposer"), ("kind of idea", "category")):
+        rows = list(_groups(runs, field))
         if rows:
             parts.append(f"## By {heading}\n\n{_table(('run', heading, *GROUP), rows)}")
     parts.append(
@@ -99,17 +95,20 @@ def _cost(run: RunData, gain: float | None) -> str:
     return f"{usage.tokens * 0.001 / gain:,.0f} tokens"
 
 
-def _groups(runs: Iterable[RunData], name: Callable[[Record], str]) -> Iterable[list[str]]:
-    """Yield a row for each run and each name that its ideas have."""
+def _groups(runs: Iterable[RunData], field: str) -> Iterable[list[str]]:
+    """Yield a row for each run and each word that its ideas have in a field of their records."""
     for run in runs:
-        candidates = candidates_of(run.records)
-        for each in sorted({name(record) for record in candidates if name(record)}):
-            own = [record for record in candidates if name(record) == each]
+        ideas = defaultdict(list)
+        for record in candidates_of(run.records):
+            ideas[getattr(record, field)].append(record)
+        for word, own in sorted(ideas.items()):
+            if not word:
+                continue
             again = [record for record in own if record.n_runs > 1]
             gains = [record.gain for record in own if record.gain is not None]
             yield [
                 run.tag,
-                each,
+                word,
                 str(len(own)),
                 _share(len(kept_of(own)), len(own)),
                 _share(sum(record.outcome == "crashed" for record in own), len(own)),

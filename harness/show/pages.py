@@ -46,7 +46,7 @@ PAGE = Html("""<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="{}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{}</title>
-<style>{}{}</style>
+<style>{}</style>
 </head>
 <body>
 {}
@@ -60,16 +60,13 @@ body {{ margin: 0 auto; padding: 2rem 1.5rem 5rem; max-width: 62rem; color: Canv
   font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }}
 h1 {{ font-size: 1.7rem; line-height: 1.25; }} h1 code {{ font-size: inherit; }}
 h2 {{ margin-top: 2.2rem; font-size: 1.25rem; }}
-nav {{ display: flex; gap: 1.2rem; font-size: .9rem; }} .muted, small {{ color: var(--muted); }}
+nav {{ display: flex; gap: 1.2rem; font-size: .9rem; }} small {{ color: var(--muted); }}
 table {{ border-collapse: collapse; font-size: .9rem; }}
 th {{ text-align: left; color: var(--muted); font-weight: 600; }}
 th, td {{ padding: .32rem .7rem .32rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }}
-.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 pre, code {{ font: .84rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
   monospace; }}
-"""
-NOTEBOOK_STYLE = f"""
 :root {{ color-scheme: light; }} .prompt, .anchor-link {{ display: none; }}
 .cell {{ margin: .6rem 0; }} img, svg {{ max-width: 100%; height: auto; }}
 .input_area pre, .output pre {{ margin: .3rem 0; padding: .2rem .9rem; overflow-x: auto; }}
@@ -112,18 +109,16 @@ def export_notebook(ipynb_path: str | Path) -> Path:
             output["data"].pop(WIDGET, None)  # without a kernel its picture is what there is
     exporter, code_style = _converter(number is not None)
     body = without_active_parts(PICTURES.sub("", exporter.from_notebook_node(notebook)[0]))
-    links = []
+    beside = _neighbours(path, number) if number is not None else []
+    links = [link(f"{name}.html", words) for words, name in beside]
     if (path.parents[1] / "journal.jsonl").exists():
         links.append(link("../report/report.html", "all experiments"))
-    if number is not None:
-        links[:0] = [link(f"{name}.html", words) for words, name in _neighbours(path, number)]
     record = _record_of(path)
     title = _title(record) if record else path.stem
     page = PAGE.format(
         Html(POLICY),
         title,
-        Html(STYLE),
-        Html(NOTEBOOK_STYLE + VIEWER_STYLE + code_style),
+        Html(STYLE + VIEWER_STYLE + code_style),
         VIEWER_NOTE + Html("<nav>{}</nav>\n").format(Html(" ").join(links)) + Html(body),
     )
     target = path.with_suffix(".html")

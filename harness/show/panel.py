@@ -18,6 +18,7 @@ from IPython.display import display
 
 from harness import REPOSITORY
 from harness.ground.errors import LabError
+from harness.ground.files import read_tail
 from harness.run import disk_space
 from harness.run.records import OUTCOME_WORDS, Record, records_from_journal
 from harness.run.run import SAMPLE_TAG, Run, list_runs, page_name
@@ -25,13 +26,15 @@ from harness.run.settings import results_folder
 from harness.show import panel_words
 from harness.show.addresses import files_of_run, markdown_links
 from harness.show.charts.svg import as_pictures, legend_of, progress_svg
-from harness.show.commands import Commands, copy_of_best, end_night, own_file, read_tail
+from harness.show.commands import Commands, copy_of_best, end_night, own_file
+from harness.show.life import life_of
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
 from harness.show.panel_widgets import PanelWidgets, put, show_markdown
 from harness.show.report_page import idea_html
 from harness.show.status import look_at
 
 REFRESH_SECONDS, CARD_SECONDS, SIZES_SECONDS = 2.0, 10.0, 60.0
+LOG_BYTES = 4000
 ALIVE = ("running", "paused", "slow")
 CHART = Html('<div style="min-width:560px">{}</div>')
 LOG = Html('<div style="max-height:260px;overflow:auto">{}</div>')
@@ -40,9 +43,7 @@ OPEN: list[Panel] = []  # the one of this kernel
 
 
 def show(tag: str = "", results: str = "") -> None:
-    """Display the panel; where nothing draws widgets (a saved copy, papermill, nbconvert), its
-    picture of now.
-    """
+    """Display the panel; where nothing draws widgets, as in a saved copy, its picture of now."""
     for earlier in OPEN:
         earlier.is_open = False  # this cell ran before: its panel is seen no more
     panel = Panel(tag, results)
@@ -64,7 +65,6 @@ class Panel(PanelWidgets):
         self.run: Run | None = None
         self.records: list[Record] = []
         self._drawn: dict[str, object] = {}  # what each part was drawn from
-        self._facts: dict = {}
         self._bytes, self._card = 0, ""
         self._lock = threading.RLock()  # the thread and a click may both draw
         self._connect()
@@ -83,9 +83,7 @@ class Panel(PanelWidgets):
         threading.Thread(target=follow, daemon=True, name="panel").start()
 
     def refresh(self) -> None:
-        """Draw what has changed. Whatever goes wrong is shown: a dead panel would look like a dead
-        night.
-        """
+        """Draw what has changed, or what went wrong: a dead panel would look like a dead night."""
         if words := self.commands.ended():
             put(self.said, soft(words))
         self._draw_safely(self._draw)
@@ -126,7 +124,7 @@ class Panel(PanelWidgets):
         """A sentence in place of all that is known of a run, which is then read anew."""
         put(self.state, words)
         self.of_a_run.layout.display = "none"
-        self.run, self.records, self._facts, self._drawn = None, [], {}, {}
+        self.run, self.records, self._drawn = None, [], {}
         for part in (self.figures, self.now, self.chart, self.log):
             put(part, Html())
         show_markdown(self.places, "")
@@ -139,7 +137,7 @@ class Panel(PanelWidgets):
         if self.run is None:
             self._show_only(box("no run yet: start the demo, or a night", GREY))
             return
-        self._facts = facts = look_at(self.run, self._run_bytes())
+        facts = look_at(self.run, self._run_bytes())
         self.of_a_run.layout.display = ""
         put(self.state, panel_words.state_line(facts))
         put(self.figures, divs([panel_words.figures(facts)]))
@@ -153,8 +151,8 @@ class Panel(PanelWidgets):
             legend = legend_of(self.records)
             put(self.chart, CHART.format(chart) + legend if chart else chart)
             self._draw_list()
-        log = preformatted(read_tail(self.run.folder / "night.log") or "no night has run here")
-        put(self.log, LOG.format(log))
+        log = read_tail(self.run.folder / "night.log", LOG_BYTES) or "no night has run here"
+        put(self.log, LOG.format(preformatted(log)))
         self._draw_links()
 
     def _card_words(self) -> str:
@@ -264,7 +262,7 @@ class Panel(PanelWidgets):
         if not self.sure.value:
             return "the experiment in flight will be repeated later: tick the box, then press again"
         self.sure.value = False
-        return end_night(self._facts.get("pid"))
+        return end_night(life_of(self.run).pid if self.run else None)
 
     def _rule(self, word: str) -> str:
         number = str(self.list.value)

@@ -50,15 +50,15 @@ class PanelWidgets:
 
     def _make_night(self) -> None:
         """Which run, how it stands, and what starts and stops its night."""
-        self.tag = _dropdown([], "run", 260)
-        self.new_tag = _text("new run's name", width=150)
+        self.tag = _dropdown([], "run", "260px")
+        self.new_tag = _text("new run's name", width="150px")
         self.machine, self.state, self.figures = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.begin = _button("Start night", "play", "primary")
         self.hours = widgets.BoundedFloatText(
             8.0, min=0.1, max=1000.0, description="hours", layout={"width": "150px"}
         )
         names = [("default", ""), *((name, name) for name in ("tpe", "llm", "hybrid"))]
-        self.proposer = _dropdown(names, "ideas by", 230)
+        self.proposer = _dropdown(names, "ideas by", "230px")
         self.model = _text("the only one served", "model")
         self.budget = _text("budget_tokens=2000000 ...", "model limits")
         self.one = _button("One experiment", "step-forward")
@@ -72,17 +72,17 @@ class PanelWidgets:
 
     def _make_experiments(self) -> None:
         """The list of experiments, and the one that is chosen."""
-        self.shown = _dropdown(list(SHOWN), "show", 200)
-        self.order = _dropdown(list(ORDERS), "sort", 240)
-        self.find = _text("find in titles", width=200)
+        self.shown = _dropdown(list(SHOWN), "show", "200px")
+        self.order = _dropdown(list(ORDERS), "sort", "240px")
+        self.find = _text("find in titles", width="200px")
         # Side by side where there is room, else one below the other, as on a phone.
         self.list = widgets.Select(rows=14, layout=BESIDE | {"flex": "1 1 320px"})
-        self.experiment = widgets.VBox(layout=BESIDE | {"flex": "2 1 320px"})
         self.accept, self.refuse = _button("Accept", "check"), _button("Refuse", "ban")
         self.quarantine = _row(self.accept, self.refuse)
         self.page = widgets.Output()
         self.detail = widgets.HTML(layout=WIDE)
-        self.experiment.children = (self.quarantine, self.page, self.detail)
+        parts = (self.quarantine, self.page, self.detail)
+        self.experiment = widgets.VBox(parts, layout=BESIDE | {"flex": "2 1 320px"})
 
     def _make_own_idea(self) -> None:
         self.idea = _text("what it changes, in a few words", "idea", "auto")
@@ -129,14 +129,10 @@ def _button(words: str, icon: str, style: str = "") -> widgets.Button:
     return widgets.Button(description=words, icon=icon, button_style=style, layout=layout)
 
 
-def _text(hint: str, name: str = "", width: int | str = 300) -> widgets.Text:
-    layout = {"width": _pixels(width), "max_width": "100%"}
+def _text(hint: str, name: str = "", width: str = "300px") -> widgets.Text:
+    layout = {"width": width, "max_width": "100%"}
     return widgets.Text(placeholder=hint, description=name, layout=layout)
 
 
-def _dropdown(options: list, name: str, width: int) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, description=name, layout={"width": _pixels(width)})
-
-
-def _pixels(width: int | str) -> str:
-    return f"{width}px" if isinstance(width, int) else width
+def _dropdown(options: list, name: str, width: str) -> widgets.Dropdown:
+    return widgets.Dropdown(options=options, description=name, layout={"width": width})

@@ -5,11 +5,11 @@ In: a run, the facts of `status.look_at`, records. Out: words. What others wrote
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Sequence
 
 import psutil
 
+from harness.ground.cards import lines_of
 from harness.ground.errors import LabError
 from harness.ground.text import one_line
 from harness.rules.next_step import step_after
@@ -93,12 +93,8 @@ def figures(facts: dict) -> str:
 def card_words() -> str:
     """Clock, power and memory in use of each NVIDIA card, as its driver tells; "" without one."""
     fields = "clocks.sm,power.draw,memory.used"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return "".join(f"; card at {line.strip()}" for line in done.stdout.splitlines())
+    lines = lines_of(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], 5.0)
+    return "".join(f"; card at {line.strip()}" for line in lines)
 
 
 def machine_words(run: Run | None, card: str) -> str:

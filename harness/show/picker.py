@@ -8,13 +8,14 @@ while a kernel runs and change that same view in place. What proposers and train
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.ground.files import read_tail
 from harness.ground.text import one_line
 from harness.run.records import OUTCOME_WORDS, Record
 from harness.run.settings import results_folder
 from harness.show.chart_files import export, links_to
-from harness.show.charts.process import MOST_COMPARED, compare_curves
+from harness.show.charts.process import MOST_COMPARED, Choice, compare_curves
 from harness.show.frame import RunData, attempt_folder, run_folders
-from harness.show.markup import Html, as_text, diff, preformatted, soft, table
+from harness.show.markup import Html, as_text, diff, folded, preformatted, soft, table
 from harness.show.sentences import plural, signed
 
 LOG_LINES = 25
@@ -23,15 +24,12 @@ DIFF_LINES = 120
 # JupyterLab takes the keys that are pressed in a list for its own, but not those of a text field.
 HELP = f"""By keyboard: words of a line, commas between several experiments, then Enter.
 By mouse: a line; with Ctrl or Shift up to {MOST_COMPARED}."""
+NOTHING = Html("<p>nothing on disk</p>")
 WITHOUT_KERNEL = "Other experiments can be chosen here while a kernel runs."
-
-Choice = tuple[RunData, Record]
 
 
 def show_picker(runs: Sequence[RunData], results_dir: str | Path = "") -> None:
-    """Display a list of the runs' experiments, and a view: of the first run's branch until others
-    are chosen.
-    """
+    """Display a list of the runs' experiments, and a view: at first of the first run's branch."""
     from IPython.display import HTML, display
 
     picker = Picker(runs, results_folder(str(results_dir)))
@@ -115,13 +113,12 @@ def line_of(record: Record) -> str:
     return "  ".join([*filter(None, facts), one_line(record.title)[:70]])
 
 
-def with_baseline(chosen: Sequence[Choice]) -> list[tuple[RunData, int]]:
+def with_baseline(chosen: Sequence[Choice]) -> Sequence[Choice]:
     """What is drawn: of several just these, of one the baseline of its run, too."""
-    pairs = [(run, record.experiment) for run, record in chosen]
-    if len(chosen) == 1 and chosen[0][0].baseline:
-        run, record = chosen[0]
-        return [(run, n) for n in dict.fromkeys([run.baseline.experiment, record.experiment])]
-    return pairs
+    if len(chosen) != 1:
+        return chosen
+    [(run, record)] = chosen
+    return chosen if run.baseline in (None, record) else [(run, run.baseline), (run, record)]
 
 
 def chosen_html(chosen: Sequence[Choice]) -> Html:
@@ -148,7 +145,7 @@ def _row(run: RunData, record: Record) -> list[object]:
     ]
 
 
-def experiment_html(run: RunData, record: Record, is_open: bool = True) -> Html:
+def experiment_html(run: RunData, record: Record, is_open: bool) -> Html:
     """What one experiment was, its diff and its log; folded unless is_open."""
     facts = [
         OUTCOME_WORDS[record.outcome],
@@ -162,13 +159,13 @@ def experiment_html(run: RunData, record: Record, is_open: bool = True) -> Html:
     patch = read_text(attempt / "train.diff") if attempt else ""
     log = log_tail(run, record.experiment)
     name = f"{run.tag} {record.experiment:04d}"
-    shown_patch = diff(patch, DIFF_LINES) if patch.strip() else ""
-    shown_log = preformatted(log) if log.strip() else ""
+    shown_patch = diff(patch, DIFF_LINES) if patch.strip() else NOTHING
+    shown_log = preformatted(log) if log.strip() else NOTHING
     return (
         Html("<h4>{}: <code>{}</code></h4>").format(name, one_line(record.title))
         + Html("<p>{}</p>").format(run.in_its_unit(". ".join(filter(None, words))))
-        + _details("diff against its parent", shown_patch, is_open)
-        + _details("end of the last training's log", shown_log, is_open)
+        + folded("diff against its parent", shown_patch, is_open)
+        + folded("end of the last training's log", shown_log, is_open)
     )
 
 
@@ -177,22 +174,13 @@ def log_tail(run: RunData, experiment: int) -> str:
     for folder in reversed(run_folders(run, experiment)):
         path = folder / "run.log"
         if path.exists():
-            with open(path, "rb") as file:
-                file.seek(max(0, path.stat().st_size - LOG_BYTES))
-                lines = file.read().decode("utf-8", errors="replace").splitlines()
-            return "\n".join(lines[-LOG_LINES:])
+            return "\n".join(read_tail(path, LOG_BYTES).splitlines()[-LOG_LINES:])
     return ""
 
 
 def read_text(path: Path) -> str:
     """A file's text, "" where there is none."""
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def _details(title: str, body: Html | str, is_open: bool) -> Html:
-    whole = Html("<details{}><summary>{}</summary>{}</details>")
-    words = body or Html("<p>nothing on disk</p>")
-    return whole.format(Html(" open") if is_open else "", title, words)
 
 
 def _curves(chosen: Sequence[Choice]) -> Html:

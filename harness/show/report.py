@@ -75,9 +75,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def write_page(run_dir: str | Path, live: bool) -> Path:
-    """Write report.html of a run and return its path. live: a night works on it, so that the page
-    loads itself anew.
-    """
+    """Write report.html of a run and return its path. live: the page loads itself anew."""
     return _write_page(Path(run_dir), live)[0] / "report.html"
 
 
@@ -144,7 +142,8 @@ def report_of(entries: Sequence[dict], beside: Beside) -> Report:
         "Near misses": _near_misses(entries, records, beside.again_command),
         "What the night learnt": say_learnt(entries, records),
         "Failures": _failures(records),
-        "What stands in doubt": _doubts(entries, records),
+        "What stands in doubt": "\n".join(f"- {doubt}" for doubt in doubts(entries, records))
+        or "Nothing that the journal shows.",
         "What the models write": beside.texts,
         "Whose ideas": _whose_ideas(entries, records, beside.usage),
         "Time": say_time(entries),
@@ -236,12 +235,9 @@ def _near_misses(
     if again(0):
         lines[0] += " The command tries the change again, on what is on the branch now."
     for record in sorted(near, key=lambda record: -record.gain)[:NEAR_MISSES]:
-        asked = ""
-        if record.threshold is not None:
-            asked = f", {record.threshold:.4f} was asked for"
-        name = f"{record.experiment:04d} {quoted(record.title, 60)}"
-        runs = plural(record.n_runs, "run")
-        line = f"- {name}: gain {signed(record.gain)} over {runs}{asked}"
+        asked = f", {record.threshold:.4f} was asked for" if record.threshold is not None else ""
+        gain = f"gain {signed(record.gain)} over {plural(record.n_runs, 'run')}"
+        line = f"- {record.experiment:04d} {quoted(record.title, 60)}: {gain}{asked}"
         command = again(record.experiment)
         lines.append(f"{line}: `{command}`" if command else line)
     return "\n".join(lines)
@@ -249,22 +245,19 @@ def _near_misses(
 
 def _failures(records: Sequence[Record]) -> str:
     """Failures grouped by status, with their commonest causes."""
-    causes: dict[str, list[str]] = defaultdict(list)
+    causes: dict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         if record.outcome in ("crashed", "no result", "quarantined"):
             status = "quarantined" if record.outcome == "quarantined" else record.status
-            said = clean_description(record.cause or record.verdict or record.title)
-            causes[status].append(said)
+            causes[status][clean_description(record.cause or record.verdict or record.title)] += 1
     lines = []
-    for status, said in sorted(causes.items(), key=lambda item: -len(item[1])):
-        counted = Counter(said)
+    for status, said in sorted(causes.items(), key=lambda item: -item[1].total()):
         words = [
             quoted(cause, 100) + (f" x{count}" if count > 1 else "")
-            for cause, count in list(counted.items())[:CAUSES]
+            for cause, count in list(said.items())[:CAUSES]
         ]
-        others = len(counted) - CAUSES
-        more = f", and {others} other causes" if others > 0 else ""
-        lines.append(f"- {status.replace('_', ' ')}: {len(said)}. {', '.join(words)}{more}")
+        more = f", and {len(said) - CAUSES} other causes" if len(said) > CAUSES else ""
+        lines.append(f"- {status.replace('_', ' ')}: {said.total()}. {', '.join(words)}{more}")
     return "\n".join(lines) or "None."
 
 
@@ -291,11 +284,6 @@ def _whose_ideas(entries: Sequence[dict], records: Sequence[Record], usage: Usag
     if failed:
         lines.append(f"- {failed}.")
     return "\n".join(lines)
-
-
-def _doubts(entries: Sequence[dict], records: Sequence[Record]) -> str:
-    found = [f"- {doubt}" for doubt in doubts(entries, records)]
-    return "\n".join(found) or "Nothing that the journal shows."
 
 
 def _look_further(records: Sequence[Record], tag: str, has_pages: bool) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jinja2
 import mistune
 
+from harness.ground.files import read_tail
 from harness.run.noise import KNOWN_DF
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.records import (
@@ -72,6 +73,7 @@ def report_html(run: Run, said: Report, live: bool) -> str:
     script = _templates().get_template("report.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     folded = _folded(run, records)
+    left_out = len(records) - len(folded)
 
     def address(number: int) -> str:
         return f"#e{number:04d}" if number in folded else _page(run, number) or "#experiments"
@@ -87,7 +89,7 @@ def report_html(run: Run, said: Report, live: bool) -> str:
         small_chart=progress_svg(records, address, width=420, height=240),
         legend=legend_of(records),
         pages=_pages(run),
-        filters=_filters(),
+        filters=[(name, Html(f".idea:not(.{group})")) for name, group, _ in GROUPS],
         rows=[_row(run, record, record.experiment in folded) for record in reversed(records)],
         sections=[
             _markdown(f"## {title}\n\n{text}")
@@ -95,7 +97,7 @@ def report_html(run: Run, said: Report, live: bool) -> str:
             if text and title != "On the branch"  # the page's own table has it
         ],
         ideas=folded.values(),
-        left_out=_left_out(len(records) - len(folded)),
+        left_out=f"{plural(left_out, 'experiment')} more: see their pages." if left_out else "",
         colours={"red": RED},
         viewer_style=Html(VIEWER_STYLE),
         viewer_note=VIEWER_NOTE,
@@ -210,18 +212,16 @@ def _is_telling(record: Record) -> bool:
     return record.outcome != "discarded" or is_near_miss(record)
 
 
+# What the page can be narrowed to: (name, class, whether an experiment is one of those).
+GROUPS: tuple[tuple[str, str, Callable[[Record], bool]], ...] = (
+    ("kept", "kept", lambda record: record.outcome in KEPT),
+    ("near-misses", "near", is_near_miss),
+    ("failures", "failed", lambda r: r.outcome in ("crashed", "no result", "quarantined")),
+)
+
+
 def _classes(record: Record) -> str:
-    groups = {
-        "kept": record.outcome in KEPT,
-        "near": is_near_miss(record),
-        "failed": record.outcome in ("crashed", "no result", "quarantined"),
-    }
-    return " ".join(["idea", *(name for name, holds in groups.items() if holds)])
-
-
-def _filters() -> list[tuple[str, Html]]:
-    groups = (("kept", "kept"), ("near-misses", "near"), ("failures", "failed"))
-    return [(name, Html(f".idea:not(.{group})")) for name, group in groups]
+    return " ".join(["idea", *(name for _, name, holds in GROUPS if holds(record))])
 
 
 def _row(run: Run, record: Record, folded: bool) -> dict:
@@ -288,9 +288,7 @@ def curves_over_parent(
 
 
 def curve_of(run: Run, experiment: Experiment, which: int = 0) -> Points:
-    """(progress, training loss) of one of an experiment's own trainings: the first, or with -1 the
-    last; [] while there is none.
-    """
+    """(progress, loss) of an experiment's own training `which`, -1 for its last; [] without it."""
     trainings = [each for each in experiment.attempt.own if each.started["kind"] != "smoke"]
     if not trainings:
         return []
@@ -306,9 +304,7 @@ def _noted(trained: dict | None) -> list[tuple[float, float]]:
 
 
 def _runs(attempt: Attempt) -> list[tuple[object, ...]]:
-    """Of each run its number, kind, score or end, steps, tokens/s and the cores that others
-    held.
-    """
+    """Of each run its number, kind, score or end, and pace."""
     return [
         (
             run.number,
@@ -333,13 +329,7 @@ def _log(folder: Path, attempt: Attempt) -> Html | str:
     """The end of the log of the attempt's last run."""
     if not attempt.runs:
         return ""
-    try:
-        path = folder / "runs" / f"{attempt.runs[-1].number:02d}" / "run.log"
-        text = path.read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:]
-    except OSError:
-        return ""
+    log = folder / "runs" / f"{attempt.runs[-1].number:02d}" / "run.log"
+    # A character takes up to four bytes.
+    text = read_tail(log, 4 * LOG_CHARACTERS)[-LOG_CHARACTERS:]
     return preformatted(text) if text.strip() else ""
-
-
-def _left_out(count: int) -> str:
-    return f"{plural(count, 'experiment')} more: see their pages." if count else ""

@@ -7,11 +7,11 @@ journal may stand still.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.ground.files import read_tail
 from harness.rules.next_step import Step, step_after
 from harness.run.run import Run
 from harness.run.settings import Settings, score_limit_seconds
@@ -71,11 +71,7 @@ def stage_after(state: State, step: Step | None = None, event: dict | None = Non
     step = step or step_after(state)
     begun = [each for each in state.experiments[step.experiment :] if each.attempts]
     title = begun[0].attempt.proposed.get("title") if begun else ""
-    facts = {
-        "experiment": step.experiment,
-        "title": title or "",
-        "of_best": step.of is not None,
-    }
+    facts = {"experiment": step.experiment, "title": title or "", "of_best": step.of is not None}
     if step.kind == "propose" and step.attempt:
         return Stage("repairing", **facts)
     if step.kind != "in_flight" or event is None:
@@ -105,12 +101,10 @@ def in_flight(entries: Sequence[dict]) -> Stage | None:
 
 def last_event(folder: Path) -> dict:
     """The newest event of a training, {} when there is none yet."""
+    last = read_tail(folder / "events.jsonl", 4096).rstrip("\n").rpartition("\n")[2]
     try:
-        with (folder / "events.jsonl").open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            lines = file.read().splitlines()
-        return json.loads(lines[-1]) if lines else {}
-    except (OSError, ValueError):
+        return json.loads(last)
+    except ValueError:
         return {}
 
 

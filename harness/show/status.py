@@ -2,10 +2,6 @@
 
 In: a run's folder; the processes of this machine. Out: one flat object for scripts (`--status
 --json`), one screen for people (`--status`). Reads only, from any process, whenever asked.
-
-Dead is told from slow by the night's lock, which the system takes from a dead process at once,
-whatever the files say. Of a driver that lives, its heartbeat says whether it still looks after
-things, and how long the journal has stood still against what its stage may take.
 """
 
 from __future__ import annotations
@@ -13,22 +9,18 @@ from __future__ import annotations
 import statistics
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
-from harness.ground.files import read_json
 from harness.ground.text import one_line
 from harness.lab.close_out import CloseOut, read_close_out, words_of_claim, words_of_close_out
 from harness.lab.proposing import program_words
-from harness.rules.next_step import step_after
 from harness.run import disk_space
-from harness.run.heartbeat import age_seconds, read_heartbeat, writer
-from harness.run.locks import is_held
+from harness.run.heartbeat import age_seconds
 from harness.run.records import (
     OUTCOME_WORDS,
+    OUTCOMES,
     Record,
     baseline_of,
     best_of,
@@ -39,9 +31,9 @@ from harness.run.records import (
 )
 from harness.run.results import clean_description
 from harness.run.run import Run
-from harness.run.settings import command_on
 from harness.run.state import State
 from harness.show.costs import failure_words, run_usage, usage_words
+from harness.show.life import Life, life_of, next_command
 from harness.show.sentences import (
     candidates_of,
     counts_in_words,
@@ -54,11 +46,6 @@ from harness.show.sentences import (
 )
 from harness.show.stage import stage_limit, stage_of
 
-# A heartbeat older than this is slow: the driver writes one every five seconds.
-SLOW_SECONDS = 30.0
-# Who took a run up so long after the last heartbeat was not started by that night.
-OTHERS_SECONDS = 15.0
-CONTINUES = "the same command continues"
 RECENT = 5  # experiments, for the drift and the list
 CLAIM_WIDTH = 110  # characters of a line of the claim
 
@@ -69,59 +56,49 @@ KEYS = {
     "state": "running, paused, slow, died, stopped, finished, by hand (a notebook works on it) "
     "or idle (no night, nothing to say)",
     "why": "the state in one sentence",
-    "exit_code": "of the last night, when it has ended by itself",
-    "pid": "process of the night's driver, when it lives",
-    "heartbeat_age_seconds": "since the driver's last sign of life",
-    "experiment": "number of the experiment in flight; the next one's between two",
+    "exit_code": "exit status of the last night, when it has ended by itself",
+    "pid": "process id of the night's driver, when it lives",
+    "heartbeat_age_seconds": "time since the driver's last sign of life",
+    "experiment": "number of the experiment in flight; between two, of the next one",
     "title": 'its idea, "" before there is one',
     "stage": "preparing, proposing, checking, starting, training, writing weights, scoring, "
     "auditing, repairing, deciding, committing, trying the best again or claiming",
-    "training_share": "of the training in flight, 0 to 1",
-    "stage_seconds": "how long the journal has stood still",
-    "stage_limit_seconds": "how long it may before the driver takes the notebook for hung",
-    "experiments": "decided, the baseline not counted",
-    "kept": "of these, as better",
-    "simplified": "of these, kept as simpler",
-    "discarded": "of these",
-    "crashed": "of these",
-    "quarantined": "of these, waiting for a person",
-    "in_quarantine": "their numbers",
-    "baseline_val_bpb": "bits per byte",
+    "training_share": "share of its budget that the training in flight has used, 0 to 1",
+    "stage_seconds": "time since the journal's newest entry",
+    "stage_limit_seconds": "the same at which the driver takes the notebook for hung",
+    "experiments": "how many are decided, the baseline not counted",
+    "kept": "how many of these were kept as better",
+    "simplified": "how many were kept as simpler",
+    "discarded": "how many were not kept",
+    "crashed": "how many failed",
+    "quarantined": "how many wait for a person",
+    "in_quarantine": "numbers of those in quarantine",
+    "baseline_val_bpb": "score of the baseline, bits per byte",
     "best_val_bpb": "the lowest that was on the branch, bits per byte, as judged during the "
     "night: flattered by luck",
-    "best_experiment": "its number",
+    "best_experiment": "number of the experiment with that score",
     "branch_val_bpb": "of what is on the branch: more than the best where simpler code was kept",
-    "branch_experiment": "its number",
+    "branch_experiment": "number of the experiment on the branch",
     "branch_title": "its idea",
-    "gain": "that below the baseline's, bits per byte",
-    "claim": "what may be said of it, measured on fresh seeds; null until then",
-    "sigma": "noise of one run, bits per byte",
-    "last_five": "decided experiments: experiment, outcome, val_bpb, gain, title",
+    "gain": "baseline_val_bpb less branch_val_bpb",
+    "claim": "by how much that is better than the baseline on fresh seeds, in words; null until "
+    "it is measured",
+    "sigma": "noise of one training, bits per byte",
+    "last_five": "the last five that were decided: experiment, outcome, val_bpb, gain, title",
     "tokens_per_second": "of training, median of the last five scored experiments",
-    "drift": "that over the baseline's, less 1",
-    "llm_requests": "to a language model so far, 0 where none was asked",
-    "llm_prompt_tokens": "of these",
-    "llm_completion_tokens": "of these",
-    "llm_cost_usd": "of these, by the prices that were given",
-    "llm_estimated": "whether part of that is our own count",
-    "llm_failed": "how often it could not be asked, and why; null where that never was",
-    "program": "why program.md does not hold as it stands; null where it does",
-    "run_bytes": "on disk, of this run",
-    "free_bytes": "on its disk",
-    "needed_bytes": "that a next training needs",
-    "next_command": "what goes on with it, or stops it when it runs",
+    "drift": "tokens_per_second over the baseline's, less 1",
+    "llm_requests": "requests to a language model so far, 0 where none was asked",
+    "llm_prompt_tokens": "tokens of these requests",
+    "llm_completion_tokens": "tokens of the replies",
+    "llm_cost_usd": "what they cost, by the prices that were given",
+    "llm_estimated": "whether part of these tokens is our own estimate",
+    "llm_failed": "how often the model could not be asked, and why; null for never",
+    "program": "what is wrong with program.md as it stands; null for nothing",
+    "run_bytes": "size of this run on disk",
+    "free_bytes": "free on that disk",
+    "needed_bytes": "that must be free for the next training",
+    "next_command": "the command that continues the night, or stops it when it runs",
 }
-
-
-@dataclass(frozen=True)
-class Life:
-    """What became of a night's driver. state and why as in KEYS."""
-
-    state: str
-    why: str
-    pid: int | None = None
-    exit_code: int | None = None
-    heartbeat: dict | None = None
 
 
 def look_at(run: Run, run_bytes: int | None = None) -> dict:
@@ -131,11 +108,11 @@ def look_at(run: Run, run_bytes: int | None = None) -> dict:
     """
     if run_bytes is None:
         run_bytes = sum(disk_space.stored(run.folder).values())
-    preparing = not run.is_there and (run.folder / "night.log").exists()
-    if not preparing:
+    is_preparing = not run.is_there and (run.folder / "night.log").exists()
+    if not is_preparing:
         _ = run.settings
     life, folder, measured = life_of(run), run.folder, read_close_out(run.folder)
-    records, usage = records_from_journal(run.entries), run_usage(folder)
+    records = records_from_journal(run.entries)
     return {
         "tag": folder.name,
         "folder": str(folder),
@@ -147,11 +124,7 @@ def look_at(run: Run, run_bytes: int | None = None) -> dict:
         **work_of(run, life, measured),
         **scores(records, measured),
         **speed(records),
-        "llm_requests": usage.requests,
-        "llm_prompt_tokens": usage.prompt_tokens,
-        "llm_completion_tokens": usage.completion_tokens,
-        "llm_cost_usd": usage.cost_usd,
-        "llm_estimated": usage.estimated,
+        **{f"llm_{name}": figure for name, figure in vars(run_usage(folder)).items()},
         "llm_failed": failure_words(run.entries) or None,
         "program": program_words(run.entries) or None,
         "run_bytes": run_bytes,
@@ -159,96 +132,6 @@ def look_at(run: Run, run_bytes: int | None = None) -> dict:
         "needed_bytes": disk_space.needed_bytes(folder),
         "next_command": next_command(folder, life),
     }
-
-
-# --- the driver ----------------------------------------------------------------------------------
-
-
-def life_of(run: Run) -> Life:
-    """Whether the night's driver lives, and how it does or ended."""
-    folder, heartbeat = run.folder, read_heartbeat(run.folder)
-    if is_held(folder, "night"):
-        pid = note_of(folder, "night").get("pid")
-        if heartbeat and heartbeat["pid"] != pid:
-            heartbeat = None  # another night's: this one has not come to its first
-        return Life(*life_of_driver(pid, heartbeat), pid, heartbeat=heartbeat)
-    state, why = life_without_driver(run, heartbeat)
-    code = heartbeat.get("exit_code") if state in ("finished", "stopped") else None
-    return Life(state, why, exit_code=code, heartbeat=heartbeat)
-
-
-def life_of_driver(pid: int, heartbeat: dict | None) -> tuple[str, str]:
-    """State and why of a driver that holds the lock: it may not look after things any more."""
-    if heartbeat is None:
-        return "running", "a night is running: it has just started"
-    process, age = writer(heartbeat), age_seconds(heartbeat)
-    if process and is_stopped(process):
-        ways = f"`kill -CONT {pid}` or `fg` lets it go on"
-        return "slow", f"a night is running, but process {pid} is stopped (SIGSTOP, Ctrl-Z): {ways}"
-    if age is None or age > SLOW_SECONDS:
-        seen = f"for {duration(age)}" if age else "since another machine wrote its heartbeat"
-        said = f"a night is running, but process {pid} has given no sign of life {seen}"
-        return "slow", f"{said}: the machine is overloaded, asleep, or its disk hangs"
-    if heartbeat["state"] == "paused":
-        return "paused", f"a night is running, {heartbeat['stage']}"
-    still, limit = heartbeat.get("still_seconds"), heartbeat.get("limit_seconds")
-    if still is not None and limit is not None and still > limit:
-        said = f"nothing has happened for {duration(still)}, more than {duration(limit)}"
-        return "slow", f"a night is running, but {said}: it starts the notebook again"
-    return "running", "a night is running"
-
-
-def life_without_driver(run: Run, heartbeat: dict | None) -> tuple[str, str]:
-    """State and why of a run whose night has ended, died, or never was."""
-    folder, step = run.folder, step_after(run.state)
-    ended = heartbeat is not None and heartbeat["state"] == "ended"
-    is_others = heartbeat is None or ended or taken_up_since(folder, heartbeat)
-    if is_others and is_held(folder, "experiment"):
-        pid = note_of(folder, "experiment").get("pid")
-        return "by hand", f"no night is running; a notebook works on it, process {pid}"
-    if heartbeat is None:
-        at_rest = step.kind in ("open", "propose", "control")
-        unfinished = "" if at_rest else f", and experiment {step.experiment} is unfinished"
-        return "idle", f"no night is running{unfinished}"
-    last = note_of(folder, "night").get("pid", heartbeat["pid"])
-    died = f"no night is running: its driver, process {last}, died"
-    if last != heartbeat["pid"]:
-        return "died", f"{died} as it started; {CONTINUES}"
-    if not ended:
-        return "died", f"{died} (last seen at: {heartbeat['stage']}); {CONTINUES}"
-    state = "finished" if heartbeat["done"] else "stopped"
-    return state, f"no night is running: {heartbeat['stage']}"
-
-
-def is_stopped(process: psutil.Process) -> bool:
-    try:
-        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-    except psutil.Error:
-        return False
-
-
-def note_of(folder: Path, lock: str) -> dict:
-    """Who holds, or last held, a lock."""
-    try:
-        return read_json(folder / f".{lock}.holder.json")
-    except (OSError, ValueError):
-        return {}
-
-
-def taken_up_since(folder: Path, heartbeat: dict) -> bool:
-    """Whether somebody took the run up since: not the kernel that dies with its night."""
-    since = parse_time(note_of(folder, "experiment").get("since"))
-    last = parse_time(heartbeat["time"])
-    return bool(since and last and (since - last).total_seconds() > OTHERS_SECONDS)
-
-
-def next_command(folder: Path, life: Life) -> str:
-    """What to type next."""
-    if life.state in ("running", "paused", "slow"):
-        return command_on(folder, "--stop")
-    if life.state == "finished":
-        return command_on(folder, "--report")
-    return (life.heartbeat or {}).get("command") or command_on(folder)
 
 
 # --- the run -------------------------------------------------------------------------------------
@@ -292,11 +175,7 @@ def scores(records: Sequence[Record], measured: CloseOut) -> dict:
     shown = ("experiment", "outcome", "val_bpb", "gain", "title")
     return {
         "experiments": len(tried),
-        "kept": outcomes.count("kept"),
-        "simplified": outcomes.count("simplified"),
-        "discarded": outcomes.count("discarded"),
-        "crashed": outcomes.count("crashed"),
-        "quarantined": len(waiting),
+        **{name: outcomes.count(name) for name in KEYS if name in OUTCOMES},
         "in_quarantine": waiting,
         "baseline_val_bpb": base and base.val_bpb,
         "best_val_bpb": best and best.val_bpb,
@@ -371,8 +250,7 @@ def branch_rows(folder: Path, found: dict, records: Sequence[Record]) -> list[tu
         return [*rows, ("branch", "stands at the baseline so far")]
     rows.append(("best score", f"{found['best_val_bpb']:.4f}, {name_of(best_of(records))}"))
     stands = f"stands at {found['branch_val_bpb']:.4f}, experiment {number}: {title}"
-    rows.append(("branch", stands))
-    rows.append(("", "as judged during the night, flattered by luck"))
+    rows += [("branch", stands), ("", "as judged during the night, flattered by luck")]
     measuring = words_of_close_out(read_close_out(folder)).removeprefix("claim: ")
     claim = textwrap.wrap(found["claim"] or measuring or "not measured yet", CLAIM_WIDTH)
     return rows + [("" if number else "claim", line) for number, line in enumerate(claim)]
@@ -380,22 +258,21 @@ def branch_rows(folder: Path, found: dict, records: Sequence[Record]) -> list[tu
 
 def night_rows(run: Run, found: dict, records: Sequence[Record]) -> list[tuple[str, str]]:
     """What was tried, what waits for a person, and what the night took."""
-    tried = candidates_of(records)
-    counts = f"{len(tried)}: {counts_in_words(tried)}" if tried else "0"
+    tried, drift = candidates_of(records), found["drift"]
     waiting = ", ".join(f"{number:04d}" for number in found["in_quarantine"])
-    look = [("quarantine", f"{waiting}: look, then --accept N or --refuse N")] if waiting else []
-    rows = [*look, ("tried", counts), ("time", time_words(run.entries, records))]
-    rows.append(("disk", disk_space.disk_use_in_words(run.folder)))
-    if used := usage_words(run_usage(run.folder)):
-        rows.append(("model", used))
-    if failed := failure_words(run.entries):
-        rows.append(("", failed))
-    if found["program"]:
-        rows.append(("program", found["program"]))
-    if found["drift"] is not None:
-        rate, drift = found["tokens_per_second"], drift_words(found["drift"])
-        rows.append(("drift", f"{rate:,.0f} tokens/s of late, {drift}"))
-    return rows
+    rows = [
+        ("quarantine", f"{waiting}: look, then --accept N or --refuse N" if waiting else ""),
+        ("tried", f"{len(tried)}: {counts_in_words(tried)}" if tried else "0"),
+        ("time", time_words(run.entries, records)),
+        ("disk", disk_space.disk_use_in_words(run.folder)),
+        ("model", usage_words(run_usage(run.folder))),
+        ("", found["llm_failed"]),
+        ("program", found["program"]),
+    ]
+    if drift is not None:
+        rate = found["tokens_per_second"]
+        rows.append(("drift", f"{rate:,.0f} tokens/s of late, {drift_words(drift)}"))
+    return [(name, words) for name, words in rows if words]
 
 
 def time_words(entries: Sequence[dict], records: Sequence[Record]) -> str:

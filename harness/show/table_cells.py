@@ -95,14 +95,10 @@ def _bare(cell: str, delimiter: str) -> str:
 
 
 def _fitted(row: Sequence[str], width: int, delimiter: str) -> list[str]:
-    """A row of so many cells: what is too many belongs to the last, whose text has the
-    delimiter.
-    """
-    return (
-        [*row[: width - 1], delimiter.join(row[width - 1 :])]
-        if len(row) > width
-        else [*row, *[""] * (width - len(row))]
-    )
+    """A row of so many cells. Those too many belong to the last, whose text has the delimiter."""
+    if len(row) > width:
+        return [*row[: width - 1], delimiter.join(row[width - 1 :])]
+    return [*row, *[""] * (width - len(row))]
 
 
 def _of_objects(text: str) -> tuple[list[str], list[list[str]]]:

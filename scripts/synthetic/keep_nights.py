@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from harness.rules.keep import CLAIM_SEEDS, Shorter, Verdict, claim, judge
-from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, standing
+from harness.run.noise import Noise, Prior, estimate_noise, noise_groups, which_count
 from synthetic.gains import mixture
 from synthetic.machines import RUNS, Conditions, Rng, draw_conditions
 
@@ -59,7 +59,7 @@ class File:
 
     def undisturbed(self) -> list[float]:
         scores, speeds = self.scores[: self.judged], self.speeds[: self.judged]
-        return [scores[i] for i in standing(scores, speeds, math.nan)]
+        return [scores[i] for i in which_count(scores, speeds, math.nan)]
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Night:
 
     def judge(self, candidate: File, incumbent: File, fewer: int) -> Verdict:
         noise = self.noise(candidate)
-        counted = standing(incumbent.scores, incumbent.speeds, noise.sigma)
+        counted = which_count(incumbent.scores, incumbent.speeds, noise.sigma)
         newest, now = incumbent.times[counted[-1]], candidate.times[-1]
         trusted = self.policy.old is not None and now - newest <= self.policy.old
         if self.policy.first_fresh and incumbent is self.decided[0]:

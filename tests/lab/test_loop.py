@@ -594,6 +594,27 @@ def test_a_file_that_blames_the_machine_each_time_is_a_crash_and_costs_the_night
     assert row(lab, 1) == (0.0, 0.0, "crash")
 
 
+@pytest.mark.parametrize("nats", [0.0, 0.5])
+def test_a_hopeless_training_is_ended_early_where_that_was_asked_for(lab, nats):
+    lab.settings.profile["hopeless_nats"] = nats
+    behind = incumbent_source(lab).replace(
+        "session.log(step, total,", "session.log(step, total + 1,"
+    )
+    put_candidate(lab, behind)
+    decided = run_experiment(lab)
+    run = lab.state.experiments[1].attempt.runs[0]
+    if not nats:
+        assert decided["status"] == "ok"
+        return
+    assert (decided["decision"], decided["status"]) == ("discard", "hopeless")
+    assert "too far behind the best file's" in decided["verdict"]
+    assert len(lab.state.experiments[1].attempt.runs) == 1 and not run.scored
+    assert run.trained["losses"]["25"] and run.trained["losses"]["50"] is None
+    assert row(lab, 1) == (0.0, 0.0, "crash")
+    lab.release()
+    assert check_run(lab.folder, harness.REPOSITORY) == []
+
+
 def test_three_ideas_in_a_row_that_were_disturbed_pause_the_night_where_the_best_file_is_too(
     lab, monkeypatch
 ):

@@ -101,6 +101,8 @@ ELSEWHERE = {
         '"bench.py"',
     ),
     ".venv/bin/python train_template.py": ("night/test_by_hand.py", '"train_template.py"'),
+    ".venv/bin/python -m harness train train_template.py --profile cpu"
+    " --set budget_seconds=60 --set compile=True": ("night/test_by_hand.py", '"harness", "train"'),
     "python -m harness train": ("night/test_by_hand.py", '"harness", "train"'),
     "python -m harness export": ("show/test_export.py", '["export"'),
     "python -m harness port": ("search/test_port.py", '["port"'),

@@ -31,7 +31,7 @@ from harness.run.noise import (
     Prior,
     estimate_noise,
     noise_groups,
-    standing,
+    which_count,
 )
 
 # From printed tables of Student's t: {(p, df): quantile}.
@@ -199,7 +199,7 @@ def test_bad_scores_are_errors(bad):
         with pytest.raises(ValueError):
             estimate_noise([bad], None)
         with pytest.raises(ValueError):
-            standing(bad, [None] * len(bad), 0.01)
+            which_count(bad, [None] * len(bad), 0.01)
 
 
 def simpler(loss: float, runs: int = SIMPLER_RUNS, fewer: int = MIN_FEWER_LINES, **rest) -> Verdict:
@@ -288,28 +288,28 @@ UNKNOWN = [None] * 9
 
 def test_a_run_that_contradicts_older_ones_drops_them():
     edge = DRIFT_SIGMAS * 0.1 * math.sqrt(1 + 1 / 2)  # from the mean of two runs
-    assert standing([1.0, 1.0, 1.0 + edge - 1e-6], UNKNOWN[:3], 0.1) == [0, 1, 2]
-    assert standing([1.0, 1.0, 1.0 + edge + 1e-6], UNKNOWN[:3], 0.1) == [2]
-    assert standing([1.0, 1.0, 0.0, 0.1, 1.0], UNKNOWN[:5], 0.1) == [4]
-    assert standing([1.0, 1.0, 0.0, 0.1], UNKNOWN[:4], 0.1) == [2, 3]
-    assert standing([1.0, 9.0], UNKNOWN[:2], math.nan) == [0, 1]
-    assert standing([], [], 0.1) == []
+    assert which_count([1.0, 1.0, 1.0 + edge - 1e-6], UNKNOWN[:3], 0.1) == [0, 1, 2]
+    assert which_count([1.0, 1.0, 1.0 + edge + 1e-6], UNKNOWN[:3], 0.1) == [2]
+    assert which_count([1.0, 1.0, 0.0, 0.1, 1.0], UNKNOWN[:5], 0.1) == [4]
+    assert which_count([1.0, 1.0, 0.0, 0.1], UNKNOWN[:4], 0.1) == [2, 3]
+    assert which_count([1.0, 9.0], UNKNOWN[:2], math.nan) == [0, 1]
+    assert which_count([], [], 0.1) == []
 
 
 def test_a_disturbed_run_does_not_count():
-    assert standing([1.0, 1.0, 5.0, 1.0], [100, 102, 80, 101], 0.1) == [0, 1, 3]
-    assert standing([1.0, 1.0, 5.0], [100, 109.9, None], math.nan) == [0, 1, 2]
-    assert standing([1.0, 1.0], [100, 89.9], math.nan) == [0]
-    assert standing([1.0, 1.0], [None, 50], math.nan) == [0, 1]  # nothing to compare with
+    assert which_count([1.0, 1.0, 5.0, 1.0], [100, 102, 80, 101], 0.1) == [0, 1, 3]
+    assert which_count([1.0, 1.0, 5.0], [100, 109.9, None], math.nan) == [0, 1, 2]
+    assert which_count([1.0, 1.0], [100, 89.9], math.nan) == [0]
+    assert which_count([1.0, 1.0], [None, 50], math.nan) == [0, 1]  # nothing to compare with
 
 
 def test_two_runs_of_one_new_speed_are_the_machine_as_it_is_now():
     scores = [1.0, 1.0, 1.4, 1.5]
-    assert standing(scores, [100, 100, 80, 81], 0.01) == [2, 3]
-    assert standing(scores, [100, 100, 80, 70], 0.01) == [0, 1]  # these two do not agree
-    assert standing([*scores, 1.0], [100, 100, 80, 81, 100], 1.0) == [2, 3]  # the old speed, once
-    assert standing([1.0, 1.4, 1.0, 1.4], [100, 80, 100, 80], 1.0) == [0, 2]  # not in a row
-    assert standing([1.0, 1.4, 1.4], [100, 80, None], 1.0) == [0, 2]
+    assert which_count(scores, [100, 100, 80, 81], 0.01) == [2, 3]
+    assert which_count(scores, [100, 100, 80, 70], 0.01) == [0, 1]  # these two do not agree
+    assert which_count([*scores, 1.0], [100, 100, 80, 81, 100], 1.0) == [2, 3]  # old speed, once
+    assert which_count([1.0, 1.4, 1.0, 1.4], [100, 80, 100, 80], 1.0) == [0, 2]  # not in a row
+    assert which_count([1.0, 1.4, 1.4], [100, 80, None], 1.0) == [0, 2]
 
 
 def test_some_run_always_counts_and_without_speeds_the_newest_does():
@@ -318,9 +318,9 @@ def test_some_run_always_counts_and_without_speeds_the_newest_does():
         runs = rng.randrange(1, 9)
         scores = [rng.gauss(0, 1) + 5 * rng.randrange(3) for _ in range(runs)]
         speeds = [rng.choice([None, 1.0, 1.03, 1.2, 0.7]) for _ in range(runs)]
-        counted = standing(scores, speeds, rng.choice([0.1, 1.0, math.nan]))
+        counted = which_count(scores, speeds, rng.choice([0.1, 1.0, math.nan]))
         assert counted and counted == sorted(set(counted)) and set(counted) <= set(range(runs))
-        assert standing(scores, [None] * runs, 0.3)[-1] == runs - 1
+        assert which_count(scores, [None] * runs, 0.3)[-1] == runs - 1
 
 
 def test_a_claim_is_students_interval():

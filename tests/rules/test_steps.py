@@ -445,7 +445,7 @@ def test_a_training_tells_how_far_it_is():
 
 def test_a_persons_word_takes_effect_between_two_experiments_and_never_within_one():
     night = Played()
-    assert next_step(night.entries, words_wait=True).kind == "rule"
+    assert next_step(night.entries, rulings_wait=True).kind == "rule"
     assert night.step.kind == "propose"
     night.idea(1, until="check")
-    assert next_step(night.entries, words_wait=True) == night.step
+    assert next_step(night.entries, rulings_wait=True) == night.step

@@ -21,18 +21,18 @@ ROWS = [
 ]
 
 
-def test_a_mean_is_of_the_last_fifth_before_the_place():
+def test_the_loss_at_a_place_is_that_of_the_share_of_the_budget_before_it():
     curve = [float(point) for point in range(20)]
-    assert loss_at(curve, 0.5) == 7.5 and loss_at(curve, 0.25) == 2.5
+    assert loss_at(curve, 0.5) == 9.0 and loss_at(curve, 0.25) == 4.0
     assert loss_at([None] * 20, 0.5) is None
 
 
 def test_what_is_saved_and_what_is_lost():
-    assert replay(ROWS, 0.5, 0.2) == {
+    assert replay(ROWS, (0.5, 0.75), 0.2) == {
         "ended": 2,
         "saved": pytest.approx(2 * 0.5 / 6),
         "better": 1,
         "kept": 1,
     }
-    assert replay(ROWS, 0.5, 0.4)["ended"] == 0
+    assert replay(ROWS, (0.5,), 0.4)["ended"] == 0
     assert "6 trainings of 5 ideas in 1 nights" in page(ROWS)

@@ -12,7 +12,7 @@ from checkout import ROOT
 from harness.ground.errors import AnalysisError
 from harness.run.records import records_from_journal, time_use
 from harness.run.run import list_runs
-from harness.show import analysis, sentences
+from harness.show import analysis, analysis_words
 from harness.show.frame import choose_run, choose_runs, load_results_tsv, load_run
 from harness.show.stage import in_flight
 
@@ -283,7 +283,7 @@ def test_scores_of_the_night_are_stated_as_what_they_are(tmp_path):
     proposed = next(e for e in entries if e["event"] == "proposed") | {"experiment": 1}
     best |= {"incumbent": 0, "title": "a `nasty` |title|"}
     run = load_run(journals.write_run(tmp_path, [*entries, proposed, best]).parent, "nov23")
-    text = sentences.say_progress(run)
+    text = analysis_words.say_progress(run)
     assert (
         "0.9900 against the baseline's 1.0000, as judged during the night, flattered by luck (1 run"
         " of it, 3 of the baseline)" in text
@@ -294,10 +294,10 @@ def test_scores_of_the_night_are_stated_as_what_they_are(tmp_path):
 
 def test_only_what_was_kept_for_its_gain_is_judged_by_it(tmp_path):
     run = load_run(journals.write_run(tmp_path, journals.make_journal(30)).parent, "nov23")
-    text = sentences.say_gains(run)
+    text = analysis_words.say_gains(run)
     assert "bits per byte" in text and "standard deviations" in text
     few = [replace(record, df=2.0) for record in run.records]
-    assert "Too little is known of the noise" in sentences.say_gains(replace(run, records=few))
+    assert "Too little is known of the noise" in analysis_words.say_gains(replace(run, records=few))
     assert (
         analysis.best_by_gain(replace(run, experiments=run.experiments.assign(df=2.0)))[
             "gain_in_sigma"
@@ -306,7 +306,7 @@ def test_only_what_was_kept_for_its_gain_is_judged_by_it(tmp_path):
         .all()
     )
     simpler = [replace(r, outcome="simplified") if r.outcome == "kept" else r for r in run.records]
-    assert sentences.say_gains(replace(run, records=simpler)).startswith(
+    assert analysis_words.say_gains(replace(run, records=simpler)).startswith(
         "Nothing was kept for its gain"
     )
 

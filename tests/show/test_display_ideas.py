@@ -22,7 +22,7 @@ from harness.run.state import Attempt, Experiment, Training
 from harness.sandbox import keys
 from harness.search.llm.exchanges import Usage
 from harness.show import addresses, experiment_page, idea_page, index, markup, report, status
-from harness.show.costs import usage_of, usage_words
+from harness.show.costs import usage_words
 from harness.show.sentences import hypothesis_words
 
 NASTY = (
@@ -196,12 +196,12 @@ def test_whether_a_hypothesis_held_depends_on_the_noise():
 
 
 def test_a_cost_that_nobody_knows_is_called_unknown_and_an_estimate_an_estimate():
-    assert usage_words(usage_of(None)) == ""
+    assert usage_words(Usage()) == ""
     assert (
-        usage_words(usage_of(USAGE))
+        usage_words(Usage(**USAGE))
         == "2 requests, 21,400 tokens in and 1,900 out, 0.0345 USD by the prices given"
     )
-    free = usage_words(usage_of(USAGE | {"cost_usd": None, "estimated": True, "requests": 1}))
+    free = usage_words(Usage(**USAGE | {"cost_usd": None, "estimated": True, "requests": 1}))
     assert (
         free
         == "1 request, about 21,400 tokens in and 1,900 out, cost unknown (no prices were given)"

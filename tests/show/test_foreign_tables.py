@@ -5,7 +5,7 @@ import math
 import pytest
 
 from harness.ground.errors import AnalysisError, ResultsError
-from harness.show import analysis, sentences
+from harness.show import analysis, analysis_words
 from harness.show.charts import plots
 from harness.show.foreign_tables import read_foreign_table
 from harness.show.frame import load_results_tsv
@@ -176,8 +176,8 @@ def test_a_table_with_a_number_for_each_experiment_is_read_and_shown(tmp_path, n
         draw(run)
     plots.plot_overlay([run])
     says = [
-        *(sentences.say_run, sentences.say_progress, sentences.say_outcomes),
-        *(sentences.say_gains, sentences.say_curves, sentences.say_memory),
+        *(analysis_words.say_run, analysis_words.say_progress, analysis_words.say_outcomes),
+        *(analysis_words.say_gains, analysis_words.say_curves, analysis_words.say_memory),
     ]
     said = " ".join(say(run) for say in says)
     assert metric == "val_bpb" or (metric in said and "bits per byte" not in said)

@@ -21,7 +21,7 @@ from harness.lab.close_out import NAME, words_of_claim
 from harness.lab.close_out_questions import next_question
 from harness.run.journal import read_journal
 from harness.run.run import Run
-from harness.show import analysis, chart_files, importances, picker, sentences
+from harness.show import analysis, analysis_words, chart_files, importances, picker
 from harness.show.close_out_page import close_out_page
 from harness.show.export import card
 from harness.show.frame import load_run
@@ -124,10 +124,10 @@ def elements_of_markdown(text: str) -> list[str]:
 MARKDOWN = {
     "report": lambda run: write_report(run.folder).read_text(),
     "index": lambda run: write_index(run.folder).read_text(),
-    "run": sentences.say_run,
-    "progress": sentences.say_progress,
+    "run": analysis_words.say_run,
+    "progress": analysis_words.say_progress,
     "constants": lambda run: importances.say_constants(run.entries),
-    "overlay": lambda run: sentences.say_overlay([run, load_run(run.folder.parent, "two")]),
+    "overlay": lambda run: analysis_words.say_overlay([run, load_run(run.folder.parent, "two")]),
 }
 PAGES = {
     "report": lambda run: write_report(run.folder).with_suffix(".html").read_text(),

@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 
 from harness.rules.keep import judge
 from harness.run.noise import Noise, Prior, estimate_noise
-from harness.show import sentences
+from harness.show import analysis_words
 from harness.show.charts import plots
 from harness.show.charts.figure import focused_limits
 from harness.show.frame import load_results_tsv, load_run
@@ -205,25 +205,27 @@ def test_one_file_that_scored_differently_says_that_the_machine_changed(runs, tm
         and "SCORES DO NOT COMPARE" in words(figure)
         and len(figure.axes) == 1
     )
-    assert "must not be compared" in sentences.say_overlay([runs["night"], slow])
-    assert "no more than chance gives" in sentences.say_overlay([runs["night"], runs["thousand"]])
+    assert "must not be compared" in analysis_words.say_overlay([runs["night"], slow])
+    assert "no more than chance gives" in analysis_words.say_overlay(
+        [runs["night"], runs["thousand"]]
+    )
     other = [
         entry | {"sha256": "f" * 64} if entry["event"] == "proposed" else entry for entry in entries
     ]
     journals.write_run(tmp_path, other, journals.make_settings("other"), files_of=0)
-    told = sentences.say_overlay([runs["night"], load_run(tmp_path, "other")])
+    told = analysis_words.say_overlay([runs["night"], load_run(tmp_path, "other")])
     assert "cannot be told" in told and "must not" not in told
 
 
 def test_up_to_four_trainings_are_compared_in_one_chart(runs, tmp_path):
     night = runs["night"]
-    scored = [record.experiment for record in night.records if record.val_bpb][:6]
-    figure = plots.compare_curves([(night, number) for number in scored])
+    scored = [record for record in night.records if record.val_bpb][:6]
+    figure = plots.compare_curves([(night, record) for record in scored])
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert (
         len(legend) == 4
         and legend[0] == "the baseline"
-        and all(f"{n:04d}" in t for n, t in zip(scored[1:], legend[1:], strict=False))
+        and all(f"{r.experiment:04d}" in t for r, t in zip(scored[1:4], legend[1:], strict=True))
     )
     assert "lowest" in figure.title_text
     journals.write_run(
@@ -231,7 +233,8 @@ def test_up_to_four_trainings_are_compared_in_one_chart(runs, tmp_path):
         journals.make_journal(3, seed=4),
         journals.make_settings("other", budget_seconds=60.0),
     )
-    both = plots.compare_curves([(night, 0), (load_run(tmp_path, "other"), 0)])
+    other = load_run(tmp_path, "other")
+    both = plots.compare_curves([(night, night.baseline), (other, other.baseline)])
     assert (
         "of night" in both.title_text
         and "of other" in both.title_text
@@ -265,15 +268,12 @@ def test_the_noise_chart_draws_the_keep_rules_own_line():
 
 
 def test_a_crashed_training_is_not_compared_at_its_end(runs):
+    night = runs["night"]
     crashed = next(
-        r.experiment
-        for r in runs["night"].records
-        if r.outcome == "crashed" and r.status != "invalid_patch"
+        r for r in night.records if r.outcome == "crashed" and r.status != "invalid_patch"
     )
-    assert (
-        "stopped at 32% of its budget"
-        in plots.compare_curves([(runs["night"], 0), (runs["night"], crashed)]).title_text
-    )
+    figure = plots.compare_curves([(night, night.baseline), (night, crashed)])
+    assert "stopped at 32% of its budget" in figure.title_text
 
 
 def test_a_chart_has_the_ink_of_its_page_and_leaves_a_picture_where_no_drawing_stays(runs):

@@ -13,7 +13,7 @@ from harness.lab.close_out import CloseOut, Comparison, read_close_out
 from harness.lab.close_out_questions import next_question
 from harness.run.records import incumbent_of, records_from_journal
 from harness.run.state import Training
-from harness.show import sentences, status
+from harness.show import analysis_words, status
 from harness.show.charts.scores import plot_progress
 from harness.show.doubts import doubts
 from harness.show.frame import load_run
@@ -163,7 +163,7 @@ def test_the_claim_of_a_run_stands_in_its_report_chart_index_and_status(tmp_path
     (folder / "close_out.jsonl").write_text("\n".join(lines) + "\n")
     run = load_run(tmp_path, "nov23")
     words = "0.0200 bpb better than the baseline"
-    assert words in plot_progress(run).title_text and words in sentences.say_progress(run)
+    assert words in plot_progress(run).title_text and words in analysis_words.say_progress(run)
     assert words in write_report(folder).read_text() and words in write_index(folder).read_text()
     found = status.scores(run.records, read_close_out(folder))
     assert words in found["claim"] and found["best_experiment"] == best
@@ -393,11 +393,11 @@ def test_what_is_committed_of_the_sample_is_as_this_code_would_make_it(tmp_path)
     )
     run = load_run(sample.parent, "sample")
     for say in (
-        sentences.say_progress,
-        sentences.say_outcomes,
-        sentences.say_gains,
-        sentences.say_curves,
-        sentences.say_memory,
+        analysis_words.say_progress,
+        analysis_words.say_outcomes,
+        analysis_words.say_gains,
+        analysis_words.say_curves,
+        analysis_words.say_memory,
     ):
         assert say(run) in shown, say.__name__
 

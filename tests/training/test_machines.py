@@ -38,7 +38,7 @@ def settle(machine, folder, **asked):
     night = SimpleNamespace(run=SimpleNamespace(is_there=False), wishes=wishes, say=said.append)
     night.say_all = lambda words: Driver.say_all(night, words)
     with simulated(machine, folder):
-        Driver.settle_device(night)
+        Driver.find_device(night)
     return said, wishes.device
 
 

@@ -17,7 +17,7 @@ from harness.search.constants import as_written
 from harness.show.charts import figure as draw
 from harness.show.charts.figure import LabFigure
 from harness.show.frame import RunData
-from harness.show.importances import Tuned, constant_importances, tuned_experiments
+from harness.show.importances import Tuned, constant_importances, is_number, tuned_experiments
 from harness.show.sentences import SURE, plural
 
 BARS, PANELS, AXES = 12, 8, 8  # constants in a chart
@@ -147,7 +147,7 @@ class Scale:
 
     def __init__(self, values: Sequence[Any]) -> None:
         self.values = sorted({as_written(value) for value in values}, key=_order)
-        self.is_of_numbers = all(_is_number(value) for value in self.values)
+        self.is_of_numbers = all(is_number(value) for value in self.values)
         low, high = self.values[0], self.values[-1]
         self.is_log = self.is_of_numbers and low > 0 and high >= WIDE * low
 
@@ -169,15 +169,11 @@ class Scale:
         return [(self.place(value), _label(value)) for value in shown]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _order(value: Any) -> tuple:
-    return (0, value, "") if _is_number(value) else (1, 0, repr(value))
+    return (0, value, "") if is_number(value) else (1, 0, repr(value))
 
 
 def _label(value: Any) -> str:
-    if not _is_number(value):
+    if not is_number(value):
         return draw.short(value, 12)
     return f"{value / 1000:.3g}k" if abs(value) >= 10_000 else f"{value:.4g}"

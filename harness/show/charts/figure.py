@@ -32,22 +32,21 @@ NOT_DRAWN = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>",
 
 
 class Look(NamedTuple):
-    """How an outcome is drawn. size: a factor; word: of the legend."""
+    """How an outcome is drawn. size: a factor."""
 
     colour: str
     marker: str
     size: float
-    word: str
 
 
 LOOKS = {
-    "discarded": Look(GREY, "o", 0.8, "discarded"),
-    "kept": Look(BLUE, "o", 1.5, "kept as better"),
-    "simplified": Look(GREEN, "D", 1.2, "kept as simpler"),
-    "baseline": Look(INK, "s", 1.3, "baseline"),
-    "quarantined": Look(AMBER, "^", 1.1, "quarantined"),
-    "crashed": Look(RED, "x", 1.0, "crashed"),
-    "no result": Look(MUTED, "+", 1.0, "no result"),
+    "discarded": Look(GREY, "o", 0.8),
+    "kept": Look(BLUE, "o", 1.5),
+    "simplified": Look(GREEN, "D", 1.2),
+    "baseline": Look(INK, "s", 1.3),
+    "quarantined": Look(AMBER, "^", 1.1),
+    "crashed": Look(RED, "x", 1.0),
+    "no result": Look(MUTED, "+", 1.0),
 }
 TIME_COLOURS = {
     "training": BLUE,
@@ -115,9 +114,7 @@ class LabFigure(Figure):
 def new_figure(
     title: str, subtitle: str = "", height: float = 5.0, warn: bool = False, **subplots
 ) -> tuple[LabFigure, np.ndarray]:
-    """A figure with its finding as title, and its axes. warn: bold subtitle. subplots: of
-    Figure.
-    """
+    """A figure with its finding as title, and its axes. warn: bold subtitle; subplots: Figure's."""
     width = 10.0
     with matplotlib.rc_context(STYLE):
         figure = LabFigure(figsize=(width, height), layout="constrained")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.run.records import OUTCOMES, TIME_KINDS
+from harness.run.records import OUTCOME_WORDS, OUTCOMES, TIME_KINDS, Record
 from harness.show.analysis import (
     compare_runs,
     curves,
@@ -28,6 +28,8 @@ from harness.show.sentences import duration
 CATEGORIES = 8  # more no chart holds
 BARS = 120
 MOST_COMPARED = 4  # curves of so many experiments can still be told apart
+
+Choice = tuple[RunData, Record]
 
 
 def plot_outcomes(run: RunData) -> LabFigure:
@@ -48,8 +50,8 @@ def plot_outcomes(run: RunData) -> LabFigure:
         height=1.7 + 0.36 * rows,
         ncols=len(labels),
     )
-    looks = [LOOKS[name] for name in counts.index]
-    words, colours = [look.word for look in looks], [look.colour for look in looks]
+    words = [OUTCOME_WORDS[name] for name in counts.index]
+    colours = [LOOKS[name].colour for name in counts.index]
     bars = axes[0].barh(words, counts, color=colours, height=0.62)
     axes[0].bar_label(bars, padding=4, color=draw.INK)
     left = np.zeros(len(groups))
@@ -78,30 +80,29 @@ def _by_category(frame: pd.DataFrame) -> pd.DataFrame:
 
 def plot_curves(run: RunData) -> LabFigure:
     """Training loss of what is on the branch against the baseline's."""
-    both = [record.experiment for record in (run.baseline, run.best) if record]
-    return compare_curves([(run, number) for number in dict.fromkeys(both)])
+    both = [run.best] if run.best is run.baseline else [run.baseline, run.best]
+    return compare_curves([(run, record) for record in both if record])
 
 
-def compare_curves(chosen: Sequence[tuple[RunData, int]]) -> LabFigure:
-    """Training losses of the first MOST_COMPARED experiments, each given by its run and number."""
+def compare_curves(chosen: Sequence[Choice]) -> LabFigure:
+    """Training losses of the first MOST_COMPARED experiments, each given with its run."""
     chosen = chosen[:MOST_COMPARED]
-    found = [curves(run, number) for run, number in chosen]
+    found = [curves(run, record.experiment) for run, record in chosen]
     if all(frame.empty for frame in found):
         missing = "The trainings left no steps to draw (or this is a bare results.tsv)."
         return draw.empty_figure("No training curves", missing)
     runs = list({run.tag: run for run, _ in chosen}.values())
-    names = [_name(run, number, len(runs) > 1) for run, number in chosen]
+    names = [_name(record) + f" of {run.tag}" * (len(runs) > 1) for run, record in chosen]
     warnings = compare_runs(runs)
     subtitle = "training loss, smoothed; each line is one seed or one confirmation"
     if warnings:
         subtitle = "THESE LOSSES DO NOT COMPARE: " + "; ".join(warnings)
     figure, (ax,) = draw.new_figure(_curve_title(names, found), subtitle, warn=bool(warnings))
     colours, late = iter(draw.RUN_COLOURS), []
-    for (run, number), name, frame in zip(chosen, names, found, strict=True):
-        colour = draw.MUTED if _is_baseline(run, number) else next(colours)
-        label = draw.safe(name)
-        if not _is_baseline(run, number):
-            label += f": {draw.short(_title(run, number), 40)}"
+    for (_, record), name, frame in zip(chosen, names, found, strict=True):
+        colour, label = draw.MUTED, draw.safe(name)
+        if record.outcome != "baseline":
+            colour, label = next(colours), f"{label}: {draw.short(record.title, 40)}"
         for _, one in frame.groupby("run"):
             smooth = one["train_loss"].rolling(max(1, len(one) // 20), min_periods=1).mean()
             alpha = 0.9 if label else 0.5
@@ -117,17 +118,8 @@ def compare_curves(chosen: Sequence[tuple[RunData, int]]) -> LabFigure:
     return figure
 
 
-def _is_baseline(run: RunData, number: int) -> bool:
-    return run.baseline is not None and number == run.baseline.experiment
-
-
-def _name(run: RunData, number: int, with_tag: bool) -> str:
-    name = "the baseline" if _is_baseline(run, number) else f"experiment {number:04d}"
-    return f"{name} of {run.tag}" if with_tag else name
-
-
-def _title(run: RunData, number: int) -> str:
-    return next((record.title for record in run.records if record.experiment == number), "")
+def _name(record: Record) -> str:
+    return "the baseline" if record.outcome == "baseline" else f"experiment {record.experiment:04d}"
 
 
 def _curve_title(names: Sequence[str], found: Sequence[pd.DataFrame]) -> str:

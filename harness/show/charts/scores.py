@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 
 from harness.rules.keep import judge
 from harness.run.noise import KNOWN_DF, Noise
-from harness.run.records import KEPT, OUTCOMES
+from harness.run.records import KEPT, OUTCOME_WORDS
 from harness.show.analysis import compare_runs
 from harness.show.charts import figure as draw
 from harness.show.charts.figure import BLUE, GREEN, INK, LOOKS, LabFigure
 from harness.show.frame import RunData
-from harness.show.sentences import facts_in_words, headline, plural
+from harness.show.sentences import counts_in_words, facts_in_words, headline, plural
 
 BPB = "val_bpb (bits per byte, lower is better)"
 LABELLED = 10  # more titles than this no chart holds
@@ -64,11 +64,11 @@ def score_label(run: RunData) -> str:
 
 def describe(run: RunData) -> str:
     """Where the figures come from: tag, counts, budget, device, noise."""
-    counts = run.experiments["outcome"].value_counts()
+    tried = [record for record in run.records if record.outcome != "baseline"]
     known = math.isfinite(run.sigma)
     words = [
         f"run {run.tag}",
-        ", ".join(f"{counts[name]} {LOOKS[name].word}" for name in OUTCOMES[1:] if name in counts),
+        counts_in_words(tried),
         *facts_in_words(run.settings, "budget_seconds", "device"),
         f"sigma of one run {run.sigma:.4f}" if known else "noise not measured",
     ]
@@ -118,7 +118,7 @@ def _draw_outcomes(ax: Axes, frame: pd.DataFrame, x: str) -> None:
         rows = frame[frame["outcome"] == name]
         scored = rows.dropna(subset=["val_bpb"])
         dots = {"color": look.colour, "marker": look.marker, "s": size * look.size}
-        dots["label"] = look.word
+        dots["label"] = OUTCOME_WORDS[name]
         if look.marker in "x+" and len(rows):
             edge, transform = np.full(len(rows), 0.02), ax.get_xaxis_transform()
             dots |= {"transform": transform, "lw": 1.2, "clip_on": False, "zorder": 4}

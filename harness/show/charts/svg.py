@@ -99,11 +99,8 @@ def progress_svg(
         f'<text x="{width - RIGHT + 8}" y="{y(tip.val_bpb) - 5:.1f}" font-weight="700"'
         f' fill="currentColor">{tip.val_bpb:.4f}</text>'
     )
-    return Html(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
-        ' aria-label="val_bpb by experiment, and what was on the branch" font-size="12"'
-        f' style="width:100%;height:auto">{"".join(drawn)}</svg>'
-    )
+    words = "val_bpb by experiment, and what was on the branch"
+    return _svg(drawn, (width, height), words, 12, "height:auto")
 
 
 def legend_of(records: Sequence[Record]) -> Html:
@@ -172,7 +169,7 @@ def _dot(
     return f'<a href="{html.escape(link(record.experiment))}">{dot}</a>' if link else dot
 
 
-def curves_svg(curves: Sequence[tuple[str, Points]], width: int = 420, height: int = 110) -> Html:
+def curves_svg(curves: Sequence[tuple[str, Points]]) -> Html:
     """Training losses in nats over progress 0 to 1, the first in front; "" without one of two
     points.
 
@@ -181,6 +178,7 @@ def curves_svg(curves: Sequence[tuple[str, Points]], width: int = 420, height: i
     curves = [(name, points) for name, points in curves if len(points) > 1]
     if not curves:
         return Html()
+    width, height = 420, 110
     values = sorted(loss for _, points in curves for _, loss in points)
     low, high = values[0], values[int(0.96 * (len(values) - 1))]  # the first steps flatten the rest
     span = (high - low) or 1.0
@@ -200,9 +198,12 @@ def curves_svg(curves: Sequence[tuple[str, Points]], width: int = 420, height: i
     drawn += [_label(40, 12, f"{high:.2f}", "end"), _label(40, height - 18, f"{low:.2f}", "end")]
     drawn.append(_label(44, height - 4, "start", "start"))
     drawn.append(_label(width - 8, height - 4, "end of the budget", "end"))
+    return _svg(drawn, (width, height), "training loss in nats", 11, f"max-width:{width}px")
+
+
+def _svg(drawn: Sequence[str], size: tuple[int, int], words: str, font: int, style: str) -> Html:
     return Html(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
-        ' aria-label="training loss in nats" font-size="11"'
-        f' style="width:100%;max-width:{width}px">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" role="img"'
+        f' aria-label="{words}" font-size="{font}" style="width:100%;{style}">'
         f"{''.join(drawn)}</svg>"
     )

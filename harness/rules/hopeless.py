@@ -1,0 +1,35 @@
+"""When a training is hopeless: far behind the best file at equal progress.
+
+In: the state, how far behind in nats of training loss. Out: the loss that is hopeless at some
+places of the budget. Pure. `scripts/early_stopping.py` replays recorded curves: how much time that
+saves, and which good ideas it would have lost. Off unless the run's `hopeless_nats` asks for it.
+
+Losses are what the trainings say themselves. An idea that says too little is trained to its end as
+all are; a best file that did would end the ideas after it, and gain nothing.
+"""
+
+from __future__ import annotations
+
+from harness.run.state import State
+
+PLACES = ("25", "50", "75")  # % of the budget, of those at which losses are noted
+# Constants that bend the curve: where they differ, two curves compare at the end alone.
+BENT = ("TOTAL_BATCH_SIZE", "WARMUP_RATIO", "WARMDOWN_RATIO", "FINAL_LR_FRAC")
+
+
+def hopeless_losses(state: State, nats: float) -> dict[int, float]:
+    """By % of the budget the training loss from which on the newest experiment is hopeless.
+
+    {} where nothing compares: nats is 0, or schedule or batch differ from the best file's.
+    """
+    proposed = state.experiments[-1].attempt.proposed
+    changed = set(proposed.get("constants_changed") or ())
+    if not nats or proposed["category"] == "schedule" or changed & set(BENT):
+        return {}
+    curves = [run.trained.get("losses") or {} for run in state.rivals]
+    found = {}
+    for place in PLACES:
+        losses = [curve[place] for curve in curves if curve.get(place) is not None]
+        if losses:
+            found[int(place)] = sum(losses) / len(losses) + nats
+    return found
