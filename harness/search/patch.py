@@ -85,12 +85,16 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Block:
-    """An edit and the lines of a text, from `start` to `stop` (0-based, exclusive), that say it."""
+class Piece:
+    """A part of a change, an edit or a whole file, and the lines of a text that say it.
+
+    They are those from `start` to `stop` (0-based, exclusive). form: that of the change, in words.
+    """
 
     start: int
     stop: int
-    edit: Edit
+    form: str
+    change: Edit | str
 
 
 def split_lines(text: str) -> list[str]:
@@ -103,13 +107,13 @@ def join_lines(lines: Iterable[str]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def find_blocks(lines: Sequence[str]) -> list[Block]:
+def find_blocks(lines: Sequence[str]) -> list[Piece]:
     """Return the SEARCH/REPLACE blocks among the lines of a text; other lines are prose.
 
     Raises PatchError on a block that is cut or that can be read in two ways: to skip it would apply
     the others alone.
     """
-    blocks: list[Block] = []
+    blocks: list[Piece] = []
     part, start, texts = "", 0, {}
     for number, line in enumerate(lines):
         marker = _marker(line, number)
@@ -118,7 +122,8 @@ def find_blocks(lines: Sequence[str]) -> list[Block]:
         elif marker == "middle" and part == "search":
             part = "replace"
         elif marker == "tail" and part == "replace":
-            blocks.append(Block(start, number + 1, _edit(lines[start], **texts)))
+            edit = _edit(lines[start], **texts)
+            blocks.append(Piece(start, number + 1, "SEARCH/REPLACE blocks", edit))
             part = ""
         elif marker and (part or marker == "tail" and "REPLACE" in line.upper()):
             raise PatchError(f"line {number + 1} of the reply: {_MISPLACED[marker, part]}")

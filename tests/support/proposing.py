@@ -17,7 +17,7 @@ def block(search: str, replace: str) -> str:
 
 def edits_in(text: str) -> list[Edit]:
     """The edits of the blocks in a text."""
-    return [block.edit for block in find_blocks(split_lines(text))]
+    return [piece.change for piece in find_blocks(split_lines(text))]
 
 
 def history_row(
