@@ -142,7 +142,6 @@ def _row(
         }
         if scored
         else None,
-        "attempts": 1,
         "llm_failed": "",
         "n_runs": 1,
     }
@@ -152,7 +151,6 @@ def make_request(history: Sequence[dict]) -> dict:
     """Return a request whose history is the given one and whose incumbent is the template."""
     kept = [row for row in history if row["decision"] == "keep"] or [history[0]]
     return {
-        "format_version": 2,
         "experiment": len(history),
         "attempt": 0,
         "run_seed": 7,

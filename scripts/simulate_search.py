@@ -217,7 +217,6 @@ def _row(
 
 def _request(number: int, source: str, incumbent: int, rows: list[dict], seed: int) -> dict:
     return {
-        "format_version": 2,
         "experiment": number,
         "attempt": 0,
         "run_seed": seed,

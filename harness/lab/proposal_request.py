@@ -54,7 +54,6 @@ def proposal_request(
     }
     noise, device = state.noise, settings.device
     return {
-        "format_version": 2,
         "experiment": step.experiment,
         "attempt": step.attempt,
         "run_seed": settings.run_seed,
@@ -111,13 +110,11 @@ def repair_facts(run: OpenRun) -> dict:
         log = without_paths(both_ends(path))
     told = ("title", "hypothesis", "category", "expected_delta", "operator", "parent")
     return {
-        "attempt": len(experiment.attempts) - 1,
         "status": failure.status if failure else "invalid_patch",
         "cause": cause,
         "reasons": attempt.checked["reasons"] if attempt.checked else [],
         "log": log,
         "train_py": train_py.read_text(encoding="utf-8"),
-        "folder": str(train_py.parent),
     } | {key: attempt.proposed.get(key) for key in told}
 
 

@@ -19,7 +19,7 @@ from harness.run.state import (
 
 # What a proposer may know of an experiment: of its proposal, its decision and its last training.
 PROPOSED = (
-    *("title", "hypothesis", "category", "operator", "proposer", "expected_delta", "constants"),
+    *("title", "hypothesis", "category", "operator", "proposer", "constants"),
     *("sha256", "structure", "bank_id", "parent", "sources", "model", "llm_failed"),
 )
 DECIDED = ("status", "decision", "kind", "val_bpb", "gain", "sigma", "n_runs")
@@ -116,7 +116,6 @@ def history_row(experiment: Experiment) -> dict:
     failure = attempt.failure
     return {
         "experiment": experiment.number,
-        "attempts": len(experiment.attempts),
         "cause": failure.cause if failure else decided.get("verdict", ""),
         **{name: attempt.proposed.get(name) for name in PROPOSED},
         **{name: decided.get(name) for name in DECIDED},

@@ -32,7 +32,7 @@ MOST_COMMENT = 1000  # characters of an annotation
 SIGNIFICANT_DIGITS = 4  # of a rewritten float: fine enough for any schedule or rate
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # of ast, on any text
 
-_UNIT, _MEANING = r"#\s*(?P<unit>[^,]*),\s*", r"\s*:\s*(?P<meaning>.*\S)\s*"
+_UNIT, _MEANING = r"#\s*[^,]*,\s*", r"\s*:\s*(?P<meaning>.*\S)\s*"
 _RANGE = re.compile(
     _UNIT + r"(?P<low>\S+?)\.\.(?P<high>\S+)\s+(?P<scale>int|pow2|linear|log)" + _MEANING
 )
@@ -43,14 +43,17 @@ _START = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)\s*=\s*")
 
 @dataclass(frozen=True)
 class Constant:
-    """One annotated constant. scale: int, pow2, linear, log, choice or fixed."""
+    """One annotated constant. scale: int, pow2, linear, log, choice or fixed.
+
+    line: 1-based, in the source it was read from. span: columns of its literal there.
+    """
 
     name: str
     value: Any
-    unit: str
-    scale: str
-    meaning: str
-    line: int  # 1-based, in the source it was read from
+    line: int
+    span: tuple[int, int]
+    scale: str = "fixed"
+    meaning: str = ""
     low: float | int | None = None
     high: float | int | None = None
     choices: tuple[Any, ...] = ()
@@ -98,7 +101,26 @@ def _power(base: Any, exponent: Any) -> int:
 
 def parse_constants(source: str) -> dict[str, Constant]:
     """Return {name: constant} of a train.py, in the order of the file. Raises ConstantsError."""
-    return {name: constant for name, (constant, _) in _read(source).items()}
+    lines = source.splitlines()
+    marks = [[i for i, line in enumerate(lines) if line.rstrip() == mark] for mark in (BEGIN, END)]
+    if [len(found) for found in marks] != [1, 1] or marks[0] > marks[1]:
+        raise ConstantsError(
+            f"train.py needs exactly one line {BEGIN!r} and, below it, one line {END!r}"
+        )
+    first, stop = marks[0][0] + 1, marks[1][0]
+    try:
+        statements = ast.parse("\n".join(lines[first:stop])).body
+    except UNREADABLE as error:
+        number = first + (getattr(error, "lineno", None) or 1)
+        raise _not_a_constant(number, lines[number - 1]) from None
+    found: dict[str, Constant] = {}
+    for statement in statements:
+        number = first + statement.lineno
+        constant = _read_line(number, lines[number - 1], statement)
+        if constant.name in found:
+            raise ConstantsError(f"line {number}: {constant.name} is set twice in the block")
+        found[constant.name] = constant
+    return found
 
 
 def constant_values(source: str) -> dict[str, Any]:
@@ -114,15 +136,15 @@ def rewrite_constants(source: str, values: Mapping[str, Any], clamp: bool = True
     values within the annotated range and refuses fixed constants; False (profiles) lets a value of
     the right type lie outside of the range or replace a fixed one.
     """
-    found = _read(source)
+    found = parse_constants(source)
     lines = source.splitlines(keepends=True)
     for name, value in values.items():
         if name not in found:
             raise ConstantsError(_unknown_name(name, list(found)))
-        constant, (start, end) = found[name]
+        constant = found[name]
         value = checked_value(constant, value, clamp)
         if value != constant.value or type(value) is not type(constant.value):
-            line = lines[constant.line - 1]
+            line, (start, end) = lines[constant.line - 1], constant.span
             literal = _literal(value, was=line[start:end])
             lines[constant.line - 1] = line[:start] + literal + line[end:]
     return "".join(lines)
@@ -135,9 +157,8 @@ def keep_annotations(source: str, parent: str) -> str:
     """
     try:
         old = parent.splitlines()
-        notes = {
-            name: old[found.line - 1][end:] for name, (found, (_, end)) in _read(parent).items()
-        }
+        constants = parse_constants(parent).values()
+        notes = {each.name: old[each.line - 1][each.span[1] :] for each in constants}
     except ConstantsError:
         return source
     lines = source.splitlines(keepends=True)
@@ -265,31 +286,7 @@ def _literal(value: Any, was: str) -> str:
     return f'"{value}"' if plain and was.startswith('"') else repr(as_written(value))
 
 
-def _read(source: str) -> dict[str, tuple[Constant, tuple[int, int]]]:
-    """Return {name: (constant, (start, end))} with the columns of its literal."""
-    lines = source.splitlines()
-    marks = [[i for i, line in enumerate(lines) if line.rstrip() == mark] for mark in (BEGIN, END)]
-    if [len(found) for found in marks] != [1, 1] or marks[0] > marks[1]:
-        raise ConstantsError(
-            f"train.py needs exactly one line {BEGIN!r} and, below it, one line {END!r}"
-        )
-    first, stop = marks[0][0] + 1, marks[1][0]
-    try:
-        statements = ast.parse("\n".join(lines[first:stop])).body
-    except UNREADABLE as error:
-        number = first + (getattr(error, "lineno", None) or 1)
-        raise _not_a_constant(number, lines[number - 1]) from None
-    found: dict[str, tuple[Constant, tuple[int, int]]] = {}
-    for statement in statements:
-        number = first + statement.lineno
-        constant, span = _read_line(number, lines[number - 1], statement)
-        if constant.name in found:
-            raise ConstantsError(f"line {number}: {constant.name} is set twice in the block")
-        found[constant.name] = constant, span
-    return found
-
-
-def _read_line(number: int, line: str, statement: ast.stmt) -> tuple[Constant, tuple[int, int]]:
+def _read_line(number: int, line: str, statement: ast.stmt) -> Constant:
     start = _START.match(line)
     end = len(line.encode()[: statement.end_col_offset].decode(errors="replace"))
     comment = line[end:].strip()
@@ -298,7 +295,8 @@ def _read_line(number: int, line: str, statement: ast.stmt) -> tuple[Constant, t
         raise _not_a_constant(number, line)
     name, span = start["name"], (start.end(), end)
     try:
-        return _annotated(name, evaluate_literal(line[slice(*span)]), comment, number), span
+        value = evaluate_literal(line[slice(*span)])
+        return _annotated(Constant(name, value, number, span), comment)
     except ConstantsError as error:
         raise ConstantsError(f"line {number}, {name}: {error}") from None
 
@@ -314,8 +312,8 @@ def _annotation(comment: str) -> re.Match[str] | None:
     return _FIXED.fullmatch(comment) or _CHOICE.fullmatch(comment) or _RANGE.fullmatch(comment)
 
 
-def _annotated(name: str, value: Any, comment: str, line: int) -> Constant:
-    """Return the constant that an annotation describes; its value may lie outside of the range."""
+def _annotated(constant: Constant, comment: str) -> Constant:
+    """Return the constant as its annotation describes it; its value may be out of the range."""
     if len(comment) > MOST_COMMENT:
         raise ConstantsError(
             f"the comment has {len(comment):,} characters, {MOST_COMMENT:,} are read"
@@ -328,7 +326,7 @@ def _annotated(name: str, value: Any, comment: str, line: int) -> Constant:
         )
     found = match.groupdict()
     scale = found.get("scale", "choice" if "choices" in found else "fixed")
-    constant = Constant(name, value, found["unit"].strip(), scale, found["meaning"], line)
+    constant = replace(constant, scale=scale, meaning=found["meaning"])
     if scale == "fixed":
         return constant
     if scale == "choice":
@@ -338,7 +336,7 @@ def _annotated(name: str, value: Any, comment: str, line: int) -> Constant:
         return replace(constant, choices=choices)
     low, high = evaluate_literal(found["low"]), evaluate_literal(found["high"])
     constant = replace(constant, low=low, high=high)
-    for number in (low, high, value):
+    for number in (low, high, constant.value):
         _number(constant, number)
     if not low < high or (scale == "log" and low <= 0):
         raise ConstantsError(f"the range {low}..{high} {scale} is empty or not one of that scale")

@@ -14,7 +14,7 @@ import hashlib
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ CLEARLY = 2.0  # sigma of one run: a loss beyond it is no matter of luck
 MOST_COMPARED = 5  # earlier changes, the likeliest: to read a thousand whole takes minutes
 TITLE_CHARACTERS, CAUSE_CHARACTERS = 100, 160
 _NOT_THE_IDEAS = ("infrastructure", "interrupted")  # statuses that say nothing about an idea
-_BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
+_BODIES = {"body", "orelse", "finalbody", "handlers", "cases"}
 Row = Mapping[str, Any]
 
 
@@ -95,10 +95,10 @@ def _made_before(candidate: str, parent_source: str, rows: Sequence[Row]) -> str
     for row in heapq.nlargest(
         MOST_COMPARED,
         (row for row in rows if not _may_come_again(row)),
-        key=lambda row: _likeness(words, _words(_read(row, "train.diff"))),
+        key=lambda row: _likeness(words, _words(read_file(row, "train.diff"))),
     ):
-        before = _read(by_number.get(row["parent"], {}), "train.py")
-        after = _read(row, "train.py")
+        before = read_file(by_number.get(row["parent"], {}), "train.py")
+        after = read_file(row, "train.py")
         if before and after and _change(before, after) == change:
             return (
                 f"{_quoted(row)}: the same change, made to an earlier train.py. Propose another one"
@@ -113,7 +113,7 @@ def _may_come_again(row: Row) -> bool:
     return narrow or row["decision"] == "keep"
 
 
-def _read(row: Row, name: str) -> str:
+def read_file(row: Row, name: str) -> str:
     """Return a file of an experiment's last attempt, '' when it is lost."""
     try:
         return (Path(row["folder"]) / name).read_text(encoding="utf-8") if row.get("folder") else ""
@@ -141,23 +141,16 @@ def _statements(source: str) -> list[str]:
 
     None of a source that cannot be read.
     """
+    kinds = (ast.stmt, ast.excepthandler, ast.match_case)
     try:
-        return list(_heads(without_docstrings(ast.parse(source))))
+        tree = without_docstrings(ast.parse(source))
+        found = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+        for node in found:
+            for name in _BODIES & set(node._fields):
+                setattr(node, name, [])
+        return [ast.dump(node) for node in found]
     except UNREADABLE:
         return []
-
-
-def _heads(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)):
-            head = {name: value for name, value in ast.iter_fields(node) if name not in _BODIES}
-            yield type(node).__name__ + repr({name: _dumped(value) for name, value in head.items()})
-
-
-def _dumped(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_dumped(item) for item in value]
-    return ast.dump(value) if isinstance(value, ast.AST) else value
 
 
 def _quoted(row: Row) -> str:

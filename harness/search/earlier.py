@@ -21,12 +21,11 @@ Row = Mapping[str, Any]
 
 def gain_of_idea(rows: Sequence[Row], bank_id: str) -> tuple[float, float] | None:
     """Return mean gain and error of a bank's idea over earlier runs, None where it has none."""
-    found = [(row["gain"], row["error"]) for row in rows if row["bank_id"] == bank_id]
-    weights = [1 / error**2 for gain, error in found if gain is not None and error]
-    gains = [gain for gain, error in found if gain is not None and error]
-    if not weights:
+    found = [row for row in _measured(rows) if row["bank_id"] == bank_id]
+    if not found:
         return None
-    mean = sum(g * w for g, w in zip(gains, weights, strict=True)) / sum(weights)
+    weights = [1 / row["error"] ** 2 for row in found]
+    mean = sum(row["gain"] * w for row, w in zip(found, weights, strict=True)) / sum(weights)
     return mean, 1 / math.sqrt(sum(weights))
 
 
@@ -44,8 +43,7 @@ def clear_gain(rows: Sequence[Row], idea: Idea) -> float:
 
 def lines_of(rows: Sequence[Row]) -> str:
     """Return what clearly gained or lost, a line each, for a prompt; "" where nothing did."""
-    sure = [row for row in rows if row["error"] and row["gain"] is not None]
-    sure = [row for row in sure if abs(row["gain"]) > CLEAR * row["error"]]
+    sure = [row for row in _measured(rows) if abs(row["gain"]) > CLEAR * row["error"]]
     if not sure:
         return ""
     largest = sorted(sure, key=lambda row: -abs(row["gain"]) / row["error"])[:MOST_LINES]
@@ -56,6 +54,10 @@ def lines_of(rows: Sequence[Row]) -> str:
         "positive is better | category | idea, against the best file of its time."
     )
     return "\n".join([head, *(_line(row) for row in sorted(largest, key=lambda r: -r["gain"]))])
+
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["gain"] is not None and row["error"]]
 
 
 def _line(row: Row) -> str:

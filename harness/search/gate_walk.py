@@ -64,19 +64,18 @@ class _Reader(ast.NodeVisitor):
 
     def note_alias(self, node: ast.AST) -> None:
         """`F = torch.nn.functional`, `s = open_session(__file__)`."""
-        target = None
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-        elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
-            target = node.target
-        if not isinstance(target, ast.Name):
-            return
-        called = self.path(getattr(node.value, "func", None))
-        if isinstance(node.value, ast.Attribute) and (path := self.path(node.value)):
-            self.paths.setdefault(target.id, path)
-            self.aliases.add(target.id)
-        elif self.is_session(node.value) or called == policy.OPEN_SESSION:
-            self.sessions.add(target.id)
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=value)
+                | ast.NamedExpr(target=ast.Name(id=name), value=value)
+            ):
+                called = self.path(getattr(value, "func", None))
+                if isinstance(value, ast.Attribute) and (path := self.path(value)):
+                    self.paths.setdefault(name, path)
+                    self.aliases.add(name)
+                elif self.is_session(value) or called == policy.OPEN_SESSION:
+                    self.sessions.add(name)
 
     def refuse(self, node: ast.AST, what: str, instead: str) -> None:
         what = what if len(what) <= MOST_LETTERS else what[:MOST_LETTERS] + "..."
@@ -305,31 +304,28 @@ def joined_text(node: ast.AST) -> str | None:
     None.
     """
     separator: str | None = ""
-    if isinstance(node, ast.Constant):
-        return node.value if isinstance(node.value, str) else None
-    if isinstance(node, ast.FormattedValue):
-        return joined_text(node.value)
-    if isinstance(node, ast.JoinedStr):
-        parts = node.values
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        parts = [node.left, node.right]
-    elif (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "join"
-        and len(node.args) == 1
-        and isinstance(node.args[0], (ast.List, ast.Tuple))
-    ):
-        separator, parts = joined_text(node.func.value), node.args[0].elts
-    elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in _REWRITES:
-        texts = [joined_text(part) for part in (node.func.value, *node.args)]
-        if None in texts or len("".join(texts)) > MOST_LETTERS:  # no name is longer
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.FormattedValue(value=value):
+            return joined_text(value)
+        case ast.JoinedStr(values=parts):
+            pass
+        case ast.BinOp(op=ast.Add(), left=left, right=right):
+            parts = [left, right]
+        case ast.Call(
+            func=ast.Attribute(value=between, attr="join"),
+            args=[ast.List(elts=parts) | ast.Tuple(elts=parts)],
+        ):
+            separator = joined_text(between)
+        case ast.Call(func=ast.Attribute(value=text, attr=name), args=args) if name in _REWRITES:
+            texts = [joined_text(part) for part in (text, *args)]
+            if None not in texts and len("".join(texts)) <= MOST_LETTERS:  # no name is longer
+                with contextlib.suppress(TypeError):  # as many arguments as it takes
+                    return getattr(texts[0], name)(*texts[1:])
             return None
-        with contextlib.suppress(TypeError):  # as many arguments as it takes
-            return getattr(texts[0], node.func.attr)(*texts[1:])
-        return None
-    else:
-        return None
+        case _:
+            return None
     pieces = [joined_text(part) for part in parts]
     return None if separator is None or None in pieces else separator.join(pieces)
 
@@ -351,10 +347,8 @@ def _evaluated_outside(scope: ast.AST) -> list[ast.AST]:
     """What of a function, lambda or comprehension is evaluated before its own names exist."""
     if isinstance(scope, _COMPREHENSIONS):
         return [scope.generators[0].iter]
-    arguments = [node for node in ast.walk(scope.args) if isinstance(node, ast.arg)]
-    found = [*scope.args.defaults, *scope.args.kw_defaults, getattr(scope, "returns", None)]
-    found += [argument.annotation for argument in arguments]
-    return [node for node in (*found, *getattr(scope, "decorator_list", ())) if node]
+    found = [scope.args, getattr(scope, "returns", None), *getattr(scope, "decorator_list", ())]
+    return [node for node in found if node]
 
 
 def _locals(scope: ast.AST) -> set[str]:

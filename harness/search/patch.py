@@ -1,7 +1,7 @@
-"""SEARCH/REPLACE edits: how a structural idea changes a train.py; and the diff that is shown.
+"""Edits: how a structural idea changes a train.py; and the diff that is shown.
 
-In: a source and edits, the bank's or a model's, each some whole lines to find and the lines to put
-there:
+In: a source and edits, each some whole lines to find and the lines to put there. The bank has them
+as diffs, a model writes them as blocks:
 
     <<<<<<< SEARCH
     lines as they stand
@@ -85,12 +85,16 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Block:
-    """An edit and the lines of a text, from `start` to `stop` (0-based, exclusive), that say it."""
+class Piece:
+    """A part of a change, an edit or a whole file, and the lines of a text that say it.
+
+    They are those from `start` to `stop` (0-based, exclusive). form: that of the change, in words.
+    """
 
     start: int
     stop: int
-    edit: Edit
+    form: str
+    change: Edit | str
 
 
 def split_lines(text: str) -> list[str]:
@@ -103,24 +107,13 @@ def join_lines(lines: Iterable[str]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def parse_edits(text: str) -> list[Edit]:
-    """Return the edits in a text; lines outside of blocks are prose and skipped.
-
-    Raises PatchError where there is none, or a malformed block.
-    """
-    blocks = find_blocks(split_lines(text))
-    if not blocks:
-        raise PatchError("no SEARCH/REPLACE block found")
-    return [block.edit for block in blocks]
-
-
-def find_blocks(lines: Sequence[str]) -> list[Block]:
-    """Return the SEARCH/REPLACE blocks among the lines of a text.
+def find_blocks(lines: Sequence[str]) -> list[Piece]:
+    """Return the SEARCH/REPLACE blocks among the lines of a text; other lines are prose.
 
     Raises PatchError on a block that is cut or that can be read in two ways: to skip it would apply
     the others alone.
     """
-    blocks: list[Block] = []
+    blocks: list[Piece] = []
     part, start, texts = "", 0, {}
     for number, line in enumerate(lines):
         marker = _marker(line, number)
@@ -129,7 +122,8 @@ def find_blocks(lines: Sequence[str]) -> list[Block]:
         elif marker == "middle" and part == "search":
             part = "replace"
         elif marker == "tail" and part == "replace":
-            blocks.append(Block(start, number + 1, _edit(lines[start], **texts)))
+            edit = _edit(lines[start], **texts)
+            blocks.append(Piece(start, number + 1, "SEARCH/REPLACE blocks", edit))
             part = ""
         elif marker and (part or marker == "tail" and "REPLACE" in line.upper()):
             raise PatchError(f"line {number + 1} of the reply: {_MISPLACED[marker, part]}")

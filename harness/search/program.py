@@ -80,12 +80,9 @@ def parse_program(text: str) -> ProgramSettings:
         return ProgramSettings()
     block, first = _block(text)
     try:
-        table = tomllib.loads(block)
+        table = tomllib.loads("\n" * (first - 1) + block)  # so that errors name lines of program.md
     except tomllib.TOMLDecodeError as error:
-        message = re.sub(
-            r"at line (\d+)", lambda match: f"at line {int(match[1]) + first - 1}", str(error)
-        )
-        raise ProgramError(f"program.md: the settings block is not valid TOML: {message}") from None
+        raise ProgramError(f"program.md: the settings block is not valid TOML: {error}") from None
     lines = _key_lines(block, first)
     for key in table:
         if key not in _KEYS:

@@ -1,4 +1,4 @@
-"""One proposal, in a process of its own: `python -m harness.search.propose REQUEST.json`.
+"""One proposal, in a process of its own: `python -m harness.search.propose REQUEST.json [PARENT]`.
 
 In: the request, plain data (program.md, the incumbent's train.py, the history, the limits, a seed;
 for a language model its name and options, and where its key lies). Out, in its `out_dir`: train.py,
@@ -70,13 +70,11 @@ def _repair(request: Mapping[str, Any], settings: ProgramSettings) -> Proposal:
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out one request; return the exit status."""
-    if len(arguments) not in (1, 2):
-        print("usage: python -m harness.search.propose REQUEST.json [PARENT]", file=sys.stderr)
-        return 1
-    if len(arguments) == 2:  # who asks: an answer that nobody waits for should not be paid for
-        die_with_parent(int(arguments[1]))
+    path, *asker = arguments
+    if asker:  # an answer that nobody waits for should not be paid for
+        die_with_parent(int(asker[0]))
     try:
-        request = read_json(arguments[0])
+        request = read_json(path)
         write_proposal(request, propose(request))
     except (ProgramError, ConstantsError, ProposalError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)

@@ -28,7 +28,7 @@ What the model is asked for
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any
 
 from harness.search.llm.failures import LASTING
@@ -91,10 +91,7 @@ def choose_turn(request: Mapping[str, Any], settings: ProgramSettings) -> Turn:
     why = f"{operator}: the operator that was asked for least, by its keeps"
     if forced:
         why = f"{FLAT} results without a keep and without structure: {operator} is forced"
-    numbers = operators[operator]
-    if operator == "restart":
-        return Turn("llm", operator, why, parent=numbers[0], forced=forced)
-    return Turn("llm", operator, why, sources=numbers, forced=forced)
+    return Turn("llm", operator, why, forced=forced, **operators[operator])
 
 
 def keyless_turn(request: Mapping[str, Any], why: str, structural: bool = False) -> Turn:
@@ -136,17 +133,17 @@ def _next_operator(names: Sequence[str], rows: Sequence[Row]) -> str:
 
 def _operators(
     request: Mapping[str, Any], settings: ProgramSettings, rows: Sequence[Row]
-) -> dict[str, tuple[int, ...]]:
-    """Return {operator that the model may be asked for: the experiments that it needs}."""
+) -> dict[str, dict[str, Any]]:
+    """Return {operator that the model may be asked for: the fields of a Turn that it sets}."""
     allowed = set(settings.allowed_categories)
     if request["proposer"] == "hybrid":
         allowed -= {"tune"}
-    found: dict[str, tuple[int, ...]] = {name: () for name in OPERATORS if name in allowed}
+    found: dict[str, dict[str, Any]] = {name: {} for name in OPERATORS if name in allowed}
     if allowed - {"tune"}:
         if pair := _pair(rows):
-            found["combine"] = pair
+            found["combine"] = {"sources": pair}
         if _is_flat(rows, RESTART_AFTER) and (other := _other_candidate(request, rows)) is not None:
-            found["restart"] = (other,)
+            found["restart"] = {"parent": other}
     return found
 
 
@@ -210,9 +207,6 @@ def _had_its_turn(row: Row, request: Mapping[str, Any]) -> bool:
 
 def _failure_wait(theirs: Sequence[Row]) -> int:
     """Return how many experiments to wait after the model's failures in a row: 1, 2, 4, 8."""
-    failures = 0
-    for row in reversed(theirs):
-        if not row["llm_failed"] or row["llm_failed"].startswith(AT_ONCE):
-            break
-        failures += 1
-    return min(2 ** (failures - 1), MOST_WAIT) if failures else 0
+    whys = [row["llm_failed"] for row in reversed(theirs)]
+    failures = list(takewhile(lambda why: why and not why.startswith(AT_ONCE), whys))
+    return min(2 ** (len(failures) - 1), MOST_WAIT) if failures else 0

@@ -260,7 +260,6 @@ def make_request(state: State, folder: Path) -> Path:
     request = {
         name: (REPOSITORY / file).read_text(encoding="utf-8") for name, file in texts.items()
     } | {
-        "format_version": 2,
         "experiment": 3 * len(state.experiments) + 2,
         "attempt": 0,
         "run_seed": 1,

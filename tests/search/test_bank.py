@@ -664,8 +664,8 @@ def test_what_an_idea_reads_must_be_there():
     """Other hands may have taken a constant away that a patch still reads."""
     source = applied("learnt-sharpness").replace("float(QK_SCALE)", "1.0")
     gone = "\n".join(line for line in source.splitlines() if not line.startswith("QK_SCALE"))
-    patch = "<<<<<<< SEARCH\n    step = 0\n=======\n    step = 0 * QK_SCALE\n>>>>>>> REPLACE\n"
-    idea = Idea("i", "t", "h", "architecture", "e", patch)
+    patch = "@@\n-    step = 0\n+    step = 0 * QK_SCALE\n"
+    idea = Idea("i", "t", "h", "architecture", "e", patch=patch)
     assert "0 * QK_SCALE" in idea.apply(source)
     with pytest.raises(PatchError, match="QK_SCALE"):
         idea.apply(gone)

@@ -51,7 +51,7 @@ def test_values_are_those_python_sees():
 def test_annotations_are_read():
     constants = parse_constants(SOURCE)
     total = constants["TOTAL"]
-    assert (total.unit, total.scale, total.low, total.high) == ("tokens", "pow2", 1024, 2**20)
+    assert (total.scale, total.low, total.high) == ("pow2", 1024, 2**20)
     assert constants["PATTERN"].choices == ("L", "SSL", "S # L")
     assert constants["LR"].meaning == "embeddings, mostly: yes"
     assert constants["STEPS"].is_int and not constants["LR"].is_int

@@ -10,10 +10,11 @@ import os
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from proposing import edits_in
 
 from harness.search.constants import BEGIN, END
 from harness.search.llm.reply import ReplyError, apply_reply, parse_reply
-from harness.search.patch import Edit, PatchError, apply_edits, join_lines, make_diff, parse_edits
+from harness.search.patch import Edit, PatchError, apply_edits, join_lines, make_diff
 
 # Of a line that is put in a text.
 pytestmark = pytest.mark.filterwarnings("ignore:.*invalid escape sequence")
@@ -148,7 +149,7 @@ def test_moved_edits_give_the_target_or_an_error(change, context, by):
 def test_blocks_are_read_as_they_are_written_or_refused(change, context):
     edits = list(edits_between(*change, context))
     try:
-        read = parse_edits(blocks(edits))
+        read = edits_in(blocks(edits))
     except PatchError:
         return
     plain = [
@@ -164,7 +165,7 @@ def test_blocks_are_read_as_they_are_written_or_refused(change, context):
 @given(distinct_changes(), st.integers(1, 3), st.sampled_from(AROUND))
 def test_blocks_of_plain_lines_are_always_read(change, context, around):
     edits = list(edits_between(*change, context))
-    assert parse_edits(around % blocks(edits)) == edits
+    assert edits_in(around % blocks(edits)) == edits
 
 
 TAIL = [

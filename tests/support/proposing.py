@@ -5,6 +5,7 @@ from checkout import TEMPLATE
 from harness.search.constants import constant_values
 from harness.search.duplicates import structure_hash
 from harness.search.gate import source_hash
+from harness.search.patch import Edit, find_blocks, split_lines
 
 PROGRAM = "# Goals\n\n```settings\n%s\n```\n"
 
@@ -12,6 +13,11 @@ PROGRAM = "# Goals\n\n```settings\n%s\n```\n"
 def block(search: str, replace: str) -> str:
     """An edit as a model writes it."""
     return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+def edits_in(text: str) -> list[Edit]:
+    """The edits of the blocks in a text."""
+    return [piece.change for piece in find_blocks(split_lines(text))]
 
 
 def history_row(
@@ -51,7 +57,6 @@ BASELINE = history_row(0, TEMPLATE, decision="baseline", category="baseline", pa
 
 def request(experiment=1, history=(BASELINE,), settings="", source=TEMPLATE, **more):
     return {
-        "format_version": 2,
         "experiment": experiment,
         "attempt": 0,
         "run_seed": 7,

@@ -52,7 +52,6 @@ def request(folder: Path, url: str, source: str = TEMPLATE) -> dict:
         "ledger": str(folder / "llm.jsonl"),
     }
     return {
-        "format_version": 2,
         "experiment": 1,
         "attempt": 0,
         "run_seed": 7,

@@ -7,10 +7,7 @@ of steps, so speed does not count; below about 0.01 bpb a figure from one seed m
 of a patch that ends with a backslash goes on in the next.
 """
 
-from typing import Any
-
-from harness.search.bank.idea import Idea, Values
-from harness.search.patch import PatchError
+from harness.search.bank.idea import Idea
 
 GATE = Idea(
     id="attention-gate",
@@ -25,22 +22,15 @@ GATE = Idea(
         "1.5032 against 1.5039 after 200 steps, one seed: no effect"
     ),
     patch="""\
-<<<<<<< SEARCH
-        self.gate = nn.Linear(self.GATE_CHANNELS, self.n_kv_head, bias=False) \
-if value_embedding else None
-=======
-        self.gate = nn.Linear(self.GATE_CHANNELS, self.n_kv_head, bias=False) \
-if value_embedding else None
-        self.head_gate = nn.Linear(self.GATE_CHANNELS, N_HEAD, bias=False)
-        nn.init.zeros_(self.head_gate.weight)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
-=======
-        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
-        y = y * (2 * torch.sigmoid(self.head_gate(x[..., : self.GATE_CHANNELS])))\
-.transpose(1, 2).unsqueeze(-1)
->>>>>>> REPLACE
+@@
+         self.gate = nn.Linear(self.GATE_CHANNELS, self.n_kv_head, bias=False) if value_embedding \
+else None
++        self.head_gate = nn.Linear(self.GATE_CHANNELS, N_HEAD, bias=False)
++        nn.init.zeros_(self.head_gate.weight)
+@@
+         y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
++        y = y * (2 * torch.sigmoid(self.head_gate(x[..., : self.GATE_CHANNELS]))).transpose(1, \
+2).unsqueeze(-1)
 """,
 )
 
@@ -61,23 +51,15 @@ SHARPNESS_LR = 0.02        # per step, 0.001..1.0 log: AdamW, scale of each head
 which begins at QK_SCALE
 """,
     patch="""\
-<<<<<<< SEARCH
-        self.window = window
-=======
-        self.window = window
-        self.sharpness = nn.Parameter(torch.full((N_HEAD, 1), float(QK_SCALE)))
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        q = norm(rotate(q, cos, sin)) * QK_SCALE
-=======
-        q = norm(rotate(q, cos, sin)) * self.sharpness.to(q.dtype)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        self.adam_groups = [
-=======
-        self.adam_groups = [
-            ([block.attention.sharpness for block in model.blocks], SHARPNESS_LR, 0.0),
->>>>>>> REPLACE
+@@
+         self.window = window
++        self.sharpness = nn.Parameter(torch.full((N_HEAD, 1), float(QK_SCALE)))
+@@
+-        q = norm(rotate(q, cos, sin)) * QK_SCALE
++        q = norm(rotate(q, cos, sin)) * self.sharpness.to(q.dtype)
+@@
+         self.adam_groups = [
++            ([block.attention.sharpness for block in model.blocks], SHARPNESS_LR, 0.0),
 """,
 )
 
@@ -94,21 +76,12 @@ HALF_ROTARY = Idea(
         "against 1.5039 and 1.4963 after 200 steps, two seeds: noise"
     ),
     patch="""\
-<<<<<<< SEARCH
-    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-=======
-    frequencies = base ** (-torch.arange(0, head_dim, 4, dtype=torch.float32) / head_dim)
-    frequencies = F.pad(frequencies, (0, head_dim // 4))  # the other half stands still
->>>>>>> REPLACE
+@@
+-    frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
++    frequencies = base ** (-torch.arange(0, head_dim, 4, dtype=torch.float32) / head_dim)
++    frequencies = F.pad(frequencies, (0, head_dim // 4))  # the other half stands still
 """,
 )
-
-
-def _deep_enough(values: Values) -> dict[str, Any]:
-    if values["DEPTH"] < 4:
-        raise PatchError(f"DEPTH {values['DEPTH']} leaves no layer to skip to: it takes 4")
-    return {}
-
 
 SKIPS = Idea(
     id="mirror-skips",
@@ -127,36 +100,25 @@ SKIP_LR = 0.1              # per step, 0.005..1.0 log: AdamW, shares of early la
 that later ones add
 """,
     patch="""\
-<<<<<<< SEARCH
-        self.unembedding = nn.Linear(width, rows, bias=False)
-=======
-        self.skip_lambdas = nn.ParameterList(nn.Parameter(torch.zeros(())) \
-for _ in range(DEPTH // 2))
-        self.unembedding = nn.Linear(width, rows, bias=False)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        for i, block in enumerate(self.blocks):
-=======
-        early: list[torch.Tensor] = []  # outputs of the first half, last in first out
-        for i, block in enumerate(self.blocks):
-            if i >= DEPTH - DEPTH // 2:
-                x = x + self.skip_lambdas[i - (DEPTH - DEPTH // 2)] * early.pop()
->>>>>>> REPLACE
-<<<<<<< SEARCH
-            x = block(x, value_embedding, cos, sin)
-=======
-            x = block(x, value_embedding, cos, sin)
-            if i < DEPTH // 2:
-                early.append(x)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        self.adam_groups = [
-=======
-        self.adam_groups = [
-            (list(model.skip_lambdas), SKIP_LR, 0.0),
->>>>>>> REPLACE
+@@
++        self.skip_lambdas = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in range(DEPTH \
+// 2))
+         self.unembedding = nn.Linear(width, rows, bias=False)
+@@
+-        for i, block in enumerate(self.blocks):
++        early: list[torch.Tensor] = []  # outputs of the first half, last in first out
++        for i, block in enumerate(self.blocks):
++            if i >= DEPTH - DEPTH // 2:
++                x = x + self.skip_lambdas[i - (DEPTH - DEPTH // 2)] * early.pop()
+@@
+             x = block(x, value_embedding, cos, sin)
++            if i < DEPTH // 2:
++                early.append(x)
+@@
+         self.adam_groups = [
++            (list(model.skip_lambdas), SKIP_LR, 0.0),
 """,
-    values=_deep_enough,
+    least={"DEPTH": 4},  # else there is no layer to skip to
 )
 
 LEAKY = Idea(
@@ -176,10 +138,8 @@ LEAKY = Idea(
 LEAK = 0.5                 # factor, 0.0..1.0 linear: of negative inputs to the feed-forward square
 """,
     patch="""\
-<<<<<<< SEARCH
-        return self.contract(F.relu(self.expand(x)).square())
-=======
-        return self.contract(F.leaky_relu(self.expand(x), LEAK).square())
->>>>>>> REPLACE
+@@
+-        return self.contract(F.relu(self.expand(x)).square())
++        return self.contract(F.leaky_relu(self.expand(x), LEAK).square())
 """,
 )

@@ -21,14 +21,17 @@ EXCLUSIVE = Idea(
 EXCLUSIVE_LR = 0.02        # per step, 0.001..1.0 log: AdamW, share of its own value that a \
 head's output loses
 """,
-    inserts="""\
-@        self.window = window
-        self.exclusion = nn.Parameter(torch.zeros(N_HEAD, 1, 1))
-@        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
-        own = F.normalize(v, dim=-1).transpose(1, 2).repeat_interleave(KV_GROUP, dim=1).to(y.dtype)
-        y = y - self.exclusion.to(y.dtype) * (y * own).sum(-1, keepdim=True) * own
-@        self.adam_groups = [
-            ([block.attention.exclusion for block in model.blocks], EXCLUSIVE_LR, 0.0),
+    patch="""\
+@@
+         self.window = window
++        self.exclusion = nn.Parameter(torch.zeros(N_HEAD, 1, 1))
+@@
+         y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.window)
++        own = F.normalize(v, dim=-1).transpose(1, 2).repeat_interleave(KV_GROUP, dim=1).to(y.dtype)
++        y = y - self.exclusion.to(y.dtype) * (y * own).sum(-1, keepdim=True) * own
+@@
+         self.adam_groups = [
++            ([block.attention.exclusion for block in model.blocks], EXCLUSIVE_LR, 0.0),
 """,
 )
 
@@ -44,10 +47,11 @@ EARLIER_KEYS = Idea(
         "unmeasured; keys one token late in the channels that do not turn took 2.4 of 131 s off a "
         "speed record (modded-nanogpt, December 2025)"
     ),
-    inserts="""\
-@        k = norm(rotate(k, cos, sin))
-        late = torch.arange(HEAD_DIM, device=k.device) % (HEAD_DIM // 2) >= HEAD_DIM // 4
-        k = torch.where(late, F.pad(k, (0, 0, 0, 0, 1, 0))[:, :-1], k)
+    patch="""\
+@@
+         k = norm(rotate(k, cos, sin))
++        late = torch.arange(HEAD_DIM, device=k.device) % (HEAD_DIM // 2) >= HEAD_DIM // 4
++        k = torch.where(late, F.pad(k, (0, 0, 0, 0, 1, 0))[:, :-1], k)
 """,
 )
 
@@ -64,30 +68,25 @@ HEADS_APART = Idea(
         "253); head by head it is in Kimi K3 and GLM-5 (2026)"
     ),
     patch="""\
-<<<<<<< SEARCH
-        self.query = nn.Linear(width, N_HEAD * HEAD_DIM, bias=False)
-        self.key = nn.Linear(width, self.n_kv_head * HEAD_DIM, bias=False)
-        self.value = nn.Linear(width, self.n_kv_head * HEAD_DIM, bias=False)
-=======
-        self.query, self.key, self.value = (
-            nn.ModuleList(nn.Linear(width, HEAD_DIM, bias=False) for _ in range(heads))
-            for heads in (N_HEAD, self.n_kv_head, self.n_kv_head)
-        )
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        q = self.query(x).view(B, T, N_HEAD, HEAD_DIM)
-        k = self.key(x).view(B, T, self.n_kv_head, HEAD_DIM)
-        v = self.value(x).view(B, T, self.n_kv_head, HEAD_DIM)
-=======
-        q, k, v = (
-            F.linear(x, torch.cat([head.weight for head in heads])).view(B, T, -1, HEAD_DIM)
-            for heads in (self.query, self.key, self.value)
-        )
->>>>>>> REPLACE
-<<<<<<< SEARCH
-            for matrix in (attention.query, attention.key, attention.value, feed_forward.expand):
-=======
-            for matrix in (*attention.query, *attention.key, *attention.value, feed_forward.expand):
->>>>>>> REPLACE
+@@
+-        self.query = nn.Linear(width, N_HEAD * HEAD_DIM, bias=False)
+-        self.key = nn.Linear(width, self.n_kv_head * HEAD_DIM, bias=False)
+-        self.value = nn.Linear(width, self.n_kv_head * HEAD_DIM, bias=False)
++        self.query, self.key, self.value = (
++            nn.ModuleList(nn.Linear(width, HEAD_DIM, bias=False) for _ in range(heads))
++            for heads in (N_HEAD, self.n_kv_head, self.n_kv_head)
++        )
+@@
+-        q = self.query(x).view(B, T, N_HEAD, HEAD_DIM)
+-        k = self.key(x).view(B, T, self.n_kv_head, HEAD_DIM)
+-        v = self.value(x).view(B, T, self.n_kv_head, HEAD_DIM)
++        q, k, v = (
++            F.linear(x, torch.cat([head.weight for head in heads])).view(B, T, -1, HEAD_DIM)
++            for heads in (self.query, self.key, self.value)
++        )
+@@
+-            for matrix in (attention.query, attention.key, attention.value, feed_forward.expand):
++            for matrix in (*attention.query, *attention.key, *attention.value, \
+feed_forward.expand):
 """,
 )

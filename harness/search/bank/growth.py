@@ -4,10 +4,7 @@ Each begins cheaply and ends with the shape that is scored. What they change whi
 compiled before it starts. Lines end as in `architecture`.
 """
 
-from typing import Any
-
-from harness.search.bank.idea import Idea, Values
-from harness.search.patch import PatchError
+from harness.search.bank.idea import Idea
 
 SHORT_ROWS = Idea(
     id="short-rows-first",
@@ -25,19 +22,16 @@ SHORT_ROWS = Idea(
 ROW_PARTS = 4              # parts, {2, 4, 8}: of each row, while rows are short
 SHORT_ROWS_RATIO = 0.25    # of budget, 0.0..0.9 linear: first part, in which rows are short
 """,
-    inserts="""\
-@            inputs, targets = next(batches)
-            if progress < SHORT_ROWS_RATIO:
-                length = max_seq_len // ROW_PARTS
-                inputs, targets = inputs.reshape(-1, length), targets.reshape(-1, length)
-""",
     patch="""\
-<<<<<<< SEARCH
-    for _ in range(2):
-=======
-    for length in (session.max_seq_len // ROW_PARTS, session.max_seq_len) * 2:
-        idx = idx.view(-1, length)
->>>>>>> REPLACE
+@@
+             inputs, targets = next(batches)
++            if progress < SHORT_ROWS_RATIO:
++                length = max_seq_len // ROW_PARTS
++                inputs, targets = inputs.reshape(-1, length), targets.reshape(-1, length)
+@@
+-    for _ in range(2):
++    for length in (session.max_seq_len // ROW_PARTS, session.max_seq_len) * 2:
++        idx = idx.view(-1, length)
 """,
 )
 
@@ -58,34 +52,21 @@ BATCH_GROWTH = 2           # factor, {2, 3, 4}: of TOTAL_BATCH_SIZE, in the last
 LARGE_BATCH_RATIO = 0.3    # of budget, 0.0..0.9 linear: last part, in which batches are larger
 """,
     patch="""\
-<<<<<<< SEARCH
-        for _ in range(grad_accum_steps):
-=======
-        parts = grad_accum_steps * (BATCH_GROWTH if progress >= 1.0 - LARGE_BATCH_RATIO else 1)
-        for _ in range(parts):
->>>>>>> REPLACE
-<<<<<<< SEARCH
-                loss = model.loss(inputs, targets) / grad_accum_steps
-=======
-                loss = model.loss(inputs, targets) / parts
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        session.log(step, total, tokens=TOTAL_BATCH_SIZE, lr_factor=factor)  \
-# stops the run if a loss is not finite
-=======
-        tokens = TOTAL_BATCH_SIZE * parts // grad_accum_steps
-        session.log(step, total, tokens=tokens, lr_factor=factor)  \
-# stops the run if a loss is not finite
->>>>>>> REPLACE
+@@
+-        for _ in range(grad_accum_steps):
++        parts = grad_accum_steps * (BATCH_GROWTH if progress >= 1.0 - LARGE_BATCH_RATIO else 1)
++        for _ in range(parts):
+@@
+-                loss = model.loss(inputs, targets) / grad_accum_steps
++                loss = model.loss(inputs, targets) / parts
+@@
+-        session.log(step, total, tokens=TOTAL_BATCH_SIZE, lr_factor=factor)  # stops the run if a \
+loss is not finite
++        tokens = TOTAL_BATCH_SIZE * parts // grad_accum_steps
++        session.log(step, total, tokens=tokens, lr_factor=factor)  # stops the run if a loss is \
+not finite
 """,
 )
-
-
-def _deep_enough(values: Values) -> dict[str, Any]:
-    if values["DEPTH"] < 4:
-        raise PatchError(f"DEPTH {values['DEPTH']} leaves no layer to pass over: it takes 4")
-    return {}
-
 
 GROWING_DEPTH = Idea(
     id="growing-depth",
@@ -102,26 +83,26 @@ GROWING_DEPTH = Idea(
     constants="""\
 SHALLOW_RATIO = 0.2        # of budget, 0.0..0.9 linear: first part, without the middle layers
 """,
-    inserts="""\
-@        self.vocab_size = vocab_size
-        self.shallow = False  # without the middle layers
-@            x = self.residual_lambdas[i] * x + self.x0_lambdas[i] * x0
-            if self.shallow and DEPTH // 4 <= i < DEPTH - DEPTH // 4:
-                block = lambda x, *others: x  # noqa: E731
-@    while (progress := session.progress) < 1.0:
-        model.shallow = progress < SHALLOW_RATIO
-@            total += loss.detach()
-        for p in model.parameters():
-            if p.grad is None:  # of a layer that was passed over
-                p.grad = torch.zeros_like(p)
-""",
     patch="""\
-<<<<<<< SEARCH
-    warm_up(model, optimizer, session, device_batch_size)
-=======
-    for model.shallow in (False, True):
-        warm_up(model, optimizer, session, device_batch_size)
->>>>>>> REPLACE
+@@
+         self.vocab_size = vocab_size
++        self.shallow = False  # without the middle layers
+@@
+             x = self.residual_lambdas[i] * x + self.x0_lambdas[i] * x0
++            if self.shallow and DEPTH // 4 <= i < DEPTH - DEPTH // 4:
++                block = lambda x, *others: x  # noqa: E731
+@@
+     while (progress := session.progress) < 1.0:
++        model.shallow = progress < SHALLOW_RATIO
+@@
+             total += loss.detach()
++        for p in model.parameters():
++            if p.grad is None:  # of a layer that was passed over
++                p.grad = torch.zeros_like(p)
+@@
+-    warm_up(model, optimizer, session, device_batch_size)
++    for model.shallow in (False, True):
++        warm_up(model, optimizer, session, device_batch_size)
 """,
-    values=_deep_enough,
+    least={"DEPTH": 4},  # else there is no layer to pass over
 )

@@ -10,12 +10,12 @@ removes such a line.
 import ast
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.ground.errors import ConstantsError
 from harness.search.constants import END, constant_values, rewrite_constants
-from harness.search.patch import Edit, PatchError, apply_edits, parse_edits
+from harness.search.patch import Edit, PatchError, apply_edits
 
 Values = Mapping[str, Any]
 
@@ -24,11 +24,11 @@ Values = Mapping[str, Any]
 class Idea:
     """One idea. evidence: why it is in the bank, with what was measured against it.
 
-    constants: lines that the patch needs in the constants block. patch: SEARCH/REPLACE blocks, or
-    "". inserts: a line of the source behind an @, then those to put after it, and so on. values:
-    from the constants, those new ones among them, to the new values of some; raises PatchError
-    where the idea makes no sense. known_gain: bpb that it gained here on a CPU, far beyond the
-    noise; 0 where nothing of the kind was measured.
+    constants: lines that the patch needs in the constants block. patch: hunks of a diff, each below
+    a line @@. least: {constant: what it must be at least for the idea to make sense}. values: from
+    the constants, those new ones among them, to the new values of some; may raise PatchError.
+    known_gain: bpb that it gained here on a CPU, far beyond the noise; 0 where nothing of the kind
+    was measured.
     """
 
     id: str
@@ -36,18 +36,20 @@ class Idea:
     hypothesis: str
     category: str
     evidence: str
-    patch: str = ""
-    inserts: str = ""
     constants: str = ""
+    patch: str = ""
+    least: Mapping[str, int] = field(default_factory=dict, hash=False)
     values: Callable[[Values], Values] | None = None
     known_gain: float = 0.0
 
     @property
     def edits(self) -> list[Edit]:
         new = [Edit(f"{END}\n", f"{self.constants}{END}\n")] if self.constants else []
-        for lines in re.split("^@", self.inserts, flags=re.MULTILINE)[1:]:
-            new.append(Edit(lines[: lines.index("\n") + 1], lines))
-        return new + (parse_edits(self.patch) if self.patch else [])
+        for hunk in re.split("^@@\n", self.patch, flags=re.MULTILINE)[1:]:
+            lines = hunk.splitlines(keepends=True)
+            before, after = ([line[1:] for line in lines if line[0] != sign] for sign in "+-")
+            new.append(Edit("".join(before), "".join(after)))
+        return new
 
     def apply(self, source: str) -> str:
         """Return the source with the idea in it. Raises PatchError where it does not apply."""
@@ -56,8 +58,12 @@ class Idea:
             raise PatchError(f"{self.id}: it is in there already")
         changed = apply_edits(source, edits) if edits else source
         try:
+            present = constant_values(changed)
+            for name, least in self.least.items():
+                if present[name] < least:
+                    raise PatchError(f"{self.id}: {name} {present[name]} is less than {least}")
             if self.values:
-                changed = rewrite_constants(changed, self.values(constant_values(changed)))
+                changed = rewrite_constants(changed, self.values(present))
         except ConstantsError as error:  # out of range, fixed, or of another type than in ours
             raise PatchError(f"{self.id}: {error}") from None
         except KeyError as error:

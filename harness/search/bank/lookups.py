@@ -4,10 +4,7 @@ Such parts cost few products and learn from their first step, so they suit model
 Lines end as in `architecture`.
 """
 
-from typing import Any
-
-from harness.search.bank.idea import Idea, Values
-from harness.search.patch import PatchError
+from harness.search.bank.idea import Idea
 
 REPEATS = Idea(
     id="repeats",
@@ -29,40 +26,37 @@ REPEAT_TABLES = 2          # tables, {1, 2, 3, 4}: embeddings of what followed t
 tokens earlier in the row
 REPEAT_LR = 0.1            # per step, 0.003..3.0 log: AdamW, tables of what followed
 """,
-    inserts="""\
-@        self.ngram_embeddings = nn.ModuleList(nn.Embedding(NGRAM_ROWS, width) \
-for _ in range(NGRAM_TABLES))
-        self.repeat_embeddings = nn.ModuleList(nn.Embedding(rows, width) \
-for _ in range(REPEAT_TABLES))
-        for table in self.repeat_embeddings:
-            nn.init.zeros_(table.weight)
-@        return total
-
-    def repeats(self, idx: torch.Tensor) -> torch.Tensor:
-        \"\"\"Return the sum of the embeddings of what followed where the last 1, 2, .. tokens \
+    patch="""\
+@@
+         self.ngram_embeddings = nn.ModuleList(nn.Embedding(NGRAM_ROWS, width) for _ in \
+range(NGRAM_TABLES))
++        self.repeat_embeddings = nn.ModuleList(nn.Embedding(rows, width) for _ in \
+range(REPEAT_TABLES))
++        for table in self.repeat_embeddings:
++            nn.init.zeros_(table.weight)
+@@
+         return total
++
++    def repeats(self, idx: torch.Tensor) -> torch.Tensor:
++        \"\"\"Return the sum of the embeddings of what followed where the last 1, 2, .. tokens \
 stood before, (B, T, width).\"\"\"
-        T, total = idx.size(1), torch.zeros((), device=idx.device)
-        same = torch.ones(T, T, dtype=torch.bool, device=idx.device).tril(-1)  # t, s: s is earlier
-        following = torch.arange(1, T + 1, dtype=torch.int32, device=idx.device)
-        for distance, table in enumerate(self.repeat_embeddings):
-            token = F.pad(idx, (distance, 0), value=-1)[:, :T]
-            same = same & (token.unsqueeze(2) == token.unsqueeze(1))
-            place = (same * following).amax(2).long()  # 0: they never stood there together
-            total = total + table(idx.gather(1, place)) * (place > 0).unsqueeze(2)
-        return total
-@        x0, ngrams = x, self.ngrams(idx)
-        ngrams = ngrams + self.repeats(idx)
-@        self.adam_groups = [
-            (list(model.repeat_embeddings.parameters()), REPEAT_LR * scale, 0.0),
++        T, total = idx.size(1), torch.zeros((), device=idx.device)
++        same = torch.ones(T, T, dtype=torch.bool, device=idx.device).tril(-1)  # t, s: s is earlier
++        following = torch.arange(1, T + 1, dtype=torch.int32, device=idx.device)
++        for distance, table in enumerate(self.repeat_embeddings):
++            token = F.pad(idx, (distance, 0), value=-1)[:, :T]
++            same = same & (token.unsqueeze(2) == token.unsqueeze(1))
++            place = (same * following).amax(2).long()  # 0: they never stood there together
++            total = total + table(idx.gather(1, place)) * (place > 0).unsqueeze(2)
++        return total
+@@
+         x0, ngrams = x, self.ngrams(idx)
++        ngrams = ngrams + self.repeats(idx)
+@@
+         self.adam_groups = [
++            (list(model.repeat_embeddings.parameters()), REPEAT_LR * scale, 0.0),
 """,
 )
-
-
-def _tables_are_on(values: Values) -> dict[str, Any]:
-    if not values["NGRAM_TABLES"]:
-        raise PatchError("there are no tables of the last tokens")
-    return {}
-
 
 SIGNS = Idea(
     id="table-signs",
@@ -77,15 +71,14 @@ SIGNS = Idea(
         "table of a speed record (modded-nanogpt 299)"
     ),
     patch="""\
-<<<<<<< SEARCH
-            total = total + table((code ^ (code >> 29)) % table.num_embeddings)
-=======
-            bits = torch.arange(table.embedding_dim, device=idx.device) % 32 + 31  # well mixed ones
-            signs = 1 - 2 * (((code * 6_364_136_223_846_793_005).unsqueeze(-1) >> bits) & 1)
-            total = total + table((code ^ (code >> 29)) % table.num_embeddings) * signs
->>>>>>> REPLACE
+@@
+-            total = total + table((code ^ (code >> 29)) % table.num_embeddings)
++            bits = torch.arange(table.embedding_dim, device=idx.device) % 32 + 31  # well mixed \
+ones
++            signs = 1 - 2 * (((code * 6_364_136_223_846_793_005).unsqueeze(-1) >> bits) & 1)
++            total = total + table((code ^ (code >> 29)) % table.num_embeddings) * signs
 """,
-    values=_tables_are_on,
+    least={"NGRAM_TABLES": 1},
 )
 
 TABLE_VALUES = Idea(
@@ -101,12 +94,13 @@ TABLE_VALUES = Idea(
         "modded-nanogpt's steps from 1285 to 1140 (366); unmeasured on the clock; 4.368 against "
         "4.361 nats a token at equal steps (160 of 1024 tokens, one seed): no effect"
     ),
-    inserts="""\
-@            value_embedding = self.value_embeddings[str(i)](idx) \
-if str(i) in self.value_embeddings else None
-            if value_embedding is not None:
-                tables = ngrams.expand_as(x)[..., : value_embedding.size(-1)]
-                value_embedding = value_embedding + tables
+    patch="""\
+@@
+             value_embedding = self.value_embeddings[str(i)](idx) if str(i) in \
+self.value_embeddings else None
++            if value_embedding is not None:
++                tables = ngrams.expand_as(x)[..., : value_embedding.size(-1)]
++                value_embedding = value_embedding + tables
 """,
-    values=_tables_are_on,
+    least={"NGRAM_TABLES": 1},
 )

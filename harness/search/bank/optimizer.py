@@ -23,35 +23,27 @@ AVERAGE_LAST = 0.1         # of budget, 0.0..0.5 linear: the weights handed over
 their mean over this last part; 0 is none
 """,
     patch="""\
-<<<<<<< SEARCH
-def train() -> None:
-=======
-@torch.no_grad()
-def add_to_mean(mean: list[torch.Tensor], model: nn.Module, count: int) -> None:
-    \"\"\"Make the mean of count - 1 sets of weights the mean of count, \
-the model's present weights among them, in place.\"\"\"
-    torch._foreach_lerp_(mean, list(model.parameters()), 1.0 / count)
-
-
-def train() -> None:
->>>>>>> REPLACE
-<<<<<<< SEARCH
-    step = 0
-=======
-    step = averaged = 0
-    mean = [p.detach().clone() for p in model.parameters()]
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        step += 1
-=======
-        step += 1
-        if progress >= 1.0 - AVERAGE_LAST:
-            averaged += 1
-            add_to_mean(mean, model, averaged)
-    if averaged:
-        with torch.no_grad():
-            torch._foreach_copy_(list(model.parameters()), mean)
->>>>>>> REPLACE
+@@
++@torch.no_grad()
++def add_to_mean(mean: list[torch.Tensor], model: nn.Module, count: int) -> None:
++    \"\"\"Make the mean of count - 1 sets of weights the mean of count, the model's present \
+weights among them, in place.\"\"\"
++    torch._foreach_lerp_(mean, list(model.parameters()), 1.0 / count)
++
++
+ def train() -> None:
+@@
+-    step = 0
++    step = averaged = 0
++    mean = [p.detach().clone() for p in model.parameters()]
+@@
+         step += 1
++        if progress >= 1.0 - AVERAGE_LAST:
++            averaged += 1
++            add_to_mean(mean, model, averaged)
++    if averaged:
++        with torch.no_grad():
++            torch._foreach_copy_(list(model.parameters()), mean)
 """,
 )
 
@@ -74,22 +66,17 @@ COOLDOWN_RATIO = 0.1       # of budget, 0.01..0.5 log: last part, \
 over which the momentum changes to it
 """,
     patch="""\
-<<<<<<< SEARCH
-def weight_decay(progress: float) -> float:
-=======
-def cooled(momentum: float, progress: float) -> float:
-    \"\"\"Goes to FINAL_MOMENTUM over the last COOLDOWN_RATIO of the budget.\"\"\"
-    share = min(1.0, max(0.0, 1.0 - (1.0 - progress) / COOLDOWN_RATIO))
-    return (1.0 - share) * momentum + share * FINAL_MOMENTUM
-
-
-def weight_decay(progress: float) -> float:
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        optimizer.step(factor, muon_momentum(step), weight_decay(progress))
-=======
-        optimizer.step(factor, cooled(muon_momentum(step), progress), weight_decay(progress))
->>>>>>> REPLACE
+@@
++def cooled(momentum: float, progress: float) -> float:
++    \"\"\"Goes to FINAL_MOMENTUM over the last COOLDOWN_RATIO of the budget.\"\"\"
++    share = min(1.0, max(0.0, 1.0 - (1.0 - progress) / COOLDOWN_RATIO))
++    return (1.0 - share) * momentum + share * FINAL_MOMENTUM
++
++
+ def weight_decay(progress: float) -> float:
+@@
+-        optimizer.step(factor, muon_momentum(step), weight_decay(progress))
++        optimizer.step(factor, cooled(muon_momentum(step), progress), weight_decay(progress))
 """,
 )
 
@@ -110,21 +97,16 @@ TABLE_LR_POWER = 2.0       # power, 0.25..4.0 log: of the learning rate's factor
 for embedding tables: above 1 they settle sooner
 """,
     patch="""\
-<<<<<<< SEARCH
-        for params, lr, weight_decay in self.adam_groups:
-=======
-        for number, (params, lr, weight_decay) in enumerate(self.adam_groups):
-            if number in self.tables:
-                lr = lr * max(lr_factor, 1e-6) ** (TABLE_LR_POWER - 1.0)
->>>>>>> REPLACE
-<<<<<<< SEARCH
-        named = {id(p) for params, _, _ in self.adam_groups for p in params}
-=======
-        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        self.tables = {i for i, (params, _, _) in enumerate(self.adam_groups) \
-if embeddings & {id(p) for p in params}}
-        named = {id(p) for params, _, _ in self.adam_groups for p in params}
->>>>>>> REPLACE
+@@
+-        for params, lr, weight_decay in self.adam_groups:
++        for number, (params, lr, weight_decay) in enumerate(self.adam_groups):
++            if number in self.tables:
++                lr = lr * max(lr_factor, 1e-6) ** (TABLE_LR_POWER - 1.0)
+@@
++        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
++        self.tables = {i for i, (params, _, _) in enumerate(self.adam_groups) if embeddings & \
+{id(p) for p in params}}
+         named = {id(p) for params, _, _ in self.adam_groups for p in params}
 """,
 )
 
@@ -145,12 +127,9 @@ WARMDOWN_POWER = 0.5       # power, 0.25..4.0 log: bends the warm-down; \
 below 1 falls fast at first, 1 is a line, above 1 stays up longer
 """,
     patch="""\
-<<<<<<< SEARCH
-    left = max(0.0, 1.0 - progress) / WARMDOWN_RATIO
-=======
-    left = max(0.0, 1.0 - progress) / WARMDOWN_RATIO
-    left = 1.0 - (1.0 - left) ** WARMDOWN_POWER
->>>>>>> REPLACE
+@@
+     left = max(0.0, 1.0 - progress) / WARMDOWN_RATIO
++    left = 1.0 - (1.0 - left) ** WARMDOWN_POWER
 """,
 )
 
@@ -169,13 +148,10 @@ ORTHOGONAL = Idea(
         "steps, one seed: no effect"
     ),
     patch="""\
-<<<<<<< SEARCH
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-=======
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-    (1.875, -1.25, 0.375),  # from here on each step cubes the error \
-(the limit of the same construction)
->>>>>>> REPLACE
+@@
+     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
++    (1.875, -1.25, 0.375),  # from here on each step cubes the error (the limit of the same \
+construction)
 """,
     values=lambda values: {"MUON_STEPS": values["MUON_STEPS"] + 2},
 )
@@ -193,41 +169,33 @@ NO_ROW_SCALING = Idea(
         "score with less code; on cards unmeasured"
     ),
     patch="""\
-<<<<<<< SEARCH
-    weights: torch.Tensor, grads: torch.Tensor, momentum_buffer: torch.Tensor, \
-second_moment: torch.Tensor,
-=======
-    weights: torch.Tensor, grads: torch.Tensor, momentum_buffer: torch.Tensor,
->>>>>>> REPLACE
-<<<<<<< SEARCH
-    Nesterov momentum, orthogonalised; rows or columns scaled to equal variance over time \
-with the norm kept (NorMuon, Li et
-    al., 2025); weight decay only where the update agrees with the sign of the weight \
-(cautious, Chen et al., 2025).
-=======
-    Nesterov momentum, orthogonalised; weight decay only where the update agrees with the sign \
-of the weight (cautious, Chen
-    et al., 2025).
->>>>>>> REPLACE
-<<<<<<< SEARCH
-    along = -1 if update.size(-2) >= update.size(-1) else -2
-    mean_square = update.square().mean(dim=along, keepdim=True)
-    second_moment.lerp_(mean_square, 0.05)
-    scaled = update * (second_moment + 1e-10).rsqrt()
-    update = scaled * (update.norm(dim=(-2, -1), keepdim=True) / \
-(scaled.norm(dim=(-2, -1), keepdim=True) + 1e-10))
-=======
->>>>>>> REPLACE
-<<<<<<< SEARCH
-            rows, columns = shape
-            kept = (len(params), rows, 1) if rows >= columns else (len(params), 1, columns)
-            self.buffers[shape] = (
-                torch.zeros(len(params), rows, columns, device=self.device),
-                torch.zeros(kept, device=self.device),
-            )
-=======
-            self.buffers[shape] = (torch.zeros(len(params), *shape, device=self.device),)
->>>>>>> REPLACE
+@@
+-    weights: torch.Tensor, grads: torch.Tensor, momentum_buffer: torch.Tensor, second_moment: \
+torch.Tensor,
++    weights: torch.Tensor, grads: torch.Tensor, momentum_buffer: torch.Tensor,
+@@
+-    Nesterov momentum, orthogonalised; rows or columns scaled to equal variance over time with \
+the norm kept (NorMuon, Li et
+-    al., 2025); weight decay only where the update agrees with the sign of the weight (cautious, \
+Chen et al., 2025).
++    Nesterov momentum, orthogonalised; weight decay only where the update agrees with the sign of \
+the weight (cautious, Chen
++    et al., 2025).
+@@
+-    along = -1 if update.size(-2) >= update.size(-1) else -2
+-    mean_square = update.square().mean(dim=along, keepdim=True)
+-    second_moment.lerp_(mean_square, 0.05)
+-    scaled = update * (second_moment + 1e-10).rsqrt()
+-    update = scaled * (update.norm(dim=(-2, -1), keepdim=True) / (scaled.norm(dim=(-2, -1), \
+keepdim=True) + 1e-10))
+@@
+-            rows, columns = shape
+-            kept = (len(params), rows, 1) if rows >= columns else (len(params), 1, columns)
+-            self.buffers[shape] = (
+-                torch.zeros(len(params), rows, columns, device=self.device),
+-                torch.zeros(kept, device=self.device),
+-            )
++            self.buffers[shape] = (torch.zeros(len(params), *shape, device=self.device),)
 """,
 )
 
@@ -249,14 +217,16 @@ AHEAD = 0.5                # mean steps, 0.0..0.9 linear: how far ahead, \
 times the learning rate's factor
 AHEAD_MEMORY = 0.98        # factor, 0.8..0.998 log: of the mean movement
 """,
-    inserts="""\
-@        self.buffers = {}
-        self.movement = {}
-@            updated = self.muon_update(weights, grads, *self.buffers[shape], *args)
-            mean, ahead = self.movement.get(shape, (torch.zeros_like(weights),) * 2)
-            mean = mean.lerp(updated - (weights - ahead), 1 - AHEAD_MEMORY)
-            self.movement[shape] = mean, AHEAD * lr_factor * mean
-            updated = updated + AHEAD * lr_factor * mean
+    patch="""\
+@@
+         self.buffers = {}
++        self.movement = {}
+@@
+             updated = self.muon_update(weights, grads, *self.buffers[shape], *args)
++            mean, ahead = self.movement.get(shape, (torch.zeros_like(weights),) * 2)
++            mean = mean.lerp(updated - (weights - ahead), 1 - AHEAD_MEMORY)
++            self.movement[shape] = mean, AHEAD * lr_factor * mean
++            updated = updated + AHEAD * lr_factor * mean
 """,
 )
 
@@ -273,8 +243,9 @@ EQUAL_ROWS = Idea(
         "unmeasured on the clock; 4.364 against 4.361 nats a token at equal steps (160 of 1024 "
         "tokens, one seed): no effect"
     ),
-    inserts="""\
-@    x = matrices.to(dtype)
-    x = x / (x.norm(dim=-1, keepdim=True) + 1e-6)
+    patch="""\
+@@
+     x = matrices.to(dtype)
++    x = x / (x.norm(dim=-1, keepdim=True) + 1e-6)
 """,
 )

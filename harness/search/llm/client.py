@@ -12,18 +12,19 @@ is read before it is saved, and a reply that was saved before a kill is not aske
 """
 
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import tenacity
-
 from harness.search.llm.endpoint import Endpoint, LlmOptions
-from harness.search.llm.exchanges import Exchanges, Usage, estimate_tokens
+from harness.search.llm.exchanges import Exchanges, estimate_tokens
 from harness.search.llm.failures import (
     BASE_URL,
+    LIMITS,
+    OPTIONAL,
     RETRIED,
     UNREADABLE,
     LlmError,
@@ -43,10 +44,7 @@ FIRST_WAIT_SECONDS = 1.0  # then twice as long each time
 CONNECT_SECONDS = 10.0
 LEAST_SECONDS = 1.0  # with less than this left nothing is begun
 MOST_TOKENS = 10**9  # that a reply may say it took; more is no count
-# The old name first: some servers ignore the new one, none ignores a name that it refuses.
-LIMITS = ("max_tokens", "max_completion_tokens")
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
-OPTIONAL = {"temperature", "reasoning_effort", *LIMITS, *STREAM}
 # Of a deadline that a stream, once begun, may be silent; some models think without a word.
 SILENT_SHARE = 0.5
 # What is left out where a model knows no such role: its message goes into the user's first one.
@@ -54,62 +52,44 @@ SYSTEM = "system"
 ROOM = "room"  # left out for one prompt only: any limit of the answer
 CUT_CONTEXT = 0.4  # a server that counts less than this share of the prompt has cut it
 
-# How an answer ends, in the words of servers, small letters. An unknown one is refused: what it
-# means for the text would be a guess; `tool_calls` and `function_call` too, since some servers take
-# what looks like a call out of the text.
-FINISHED = (
-    "",
-    "none",
-    "null",
-    "stop",
-    "stop_sequence",
-    "eos",
-    "eos_token",
-    "end_turn",
-    "complete",
-    "completed",
-    "endoftext",
-    "done",
-)
-CUT_OFF = (
-    *("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "incomplete"),
-    *("token_limit", "model_context_window_exceeded", "context_length_exceeded"),
-)
-BROKEN = (
-    *("error", "cancelled", "canceled", "abort", "aborted", "failed", "timeout"),
-    *("network_error", "engine_error", "insufficient_system_resource"),
-)
-FILTERED = (
-    *("content_filter", "content_filtered", "safety", "sensitive", "blocklist", "blocked", "spii"),
-    *("prohibited_content", "guardrail_intervened", "refusal"),
-)
+# How an answer ends, and the words of servers for it in small letters. Any other end is unknown and
+# refused: what it means for the text would be a guess; `tool_calls` and `function_call` too, since
+# some servers take what looks like a call out of the text.
+ENDS = {
+    "finished": """
+        stop none null stop_sequence eos eos_token end_turn complete completed endoftext done
+    """,
+    "cut off": """
+        length max_tokens max_output_tokens max_length model_length incomplete token_limit
+        model_context_window_exceeded context_length_exceeded
+    """,
+    "broken": """
+        error cancelled canceled abort aborted failed timeout network_error engine_error
+        insufficient_system_resource
+    """,
+    "filtered": """
+        content_filter content_filtered safety sensitive blocklist blocked spii prohibited_content
+        guardrail_intervened refusal
+    """,
+}
+END_OF = {word: end for end, words in ENDS.items() for word in words.split()}
 FINISH_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said. finish_reason: as the server has it. refusal: its words, "" when it did
-    not refuse. warning: what a person should know, or "".
+    """What a model said. end: one of ENDS, or unknown; finish_reason: the server's word for it.
+
+    refusal: the model's words, "" when it did not refuse. warning: what a person should know, ""
+    for nothing.
     """
 
     text: str
-    reasoning: str = ""
-    finish_reason: str = ""
-    refusal: str = ""
-    usage: Usage = Usage()
-    warning: str = ""
-
-    @property
-    def is_cut_off(self) -> bool:
-        return self.finish_reason.casefold() in CUT_OFF
-
-    @property
-    def is_filtered(self) -> bool:
-        return self.finish_reason.casefold() in FILTERED
-
-    @property
-    def is_finished(self) -> bool:
-        return self.finish_reason.casefold() in FINISHED
+    reasoning: str
+    end: str
+    finish_reason: str
+    refusal: str
+    warning: str
 
 
 class Chat:
@@ -205,23 +185,24 @@ class Chat:
         limited = body.keys() & set(LIMITS)
         if error.kind == "context_too_long" and limited and not self._counts_tokens:
             return ROOM  # some add the room for the answer to the prompt: the prompt alone may fit
-        return error.parameter if error.parameter in {SYSTEM} | body.keys() & OPTIONAL else ""
+        known = {SYSTEM} | body.keys() & {*OPTIONAL, *STREAM}
+        return error.parameter if error.parameter in known else ""
 
     def _ask_patiently(self, body: dict[str, Any]) -> Answer:
         for number, text in self.exchanges.saved_replies(body):
             with contextlib.suppress(LlmError):  # no reply in it: it is asked for again below
                 return self._read(number, body, text)
-        patience = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: getattr(error, "kind", "") in RETRIED),
-            wait=_wait_seconds,
-            stop=self._is_enough,
-            reraise=True,
-        )
-        return patience(self._send, body)
-
-    def _is_enough(self, state: tenacity.RetryCallState) -> bool:
-        too_late = self.seconds_left() < state.upcoming_sleep + LEAST_SECONDS
-        return too_late or state.attempt_number >= MOST_TRIES
+        for attempt in itertools.count(1):
+            try:
+                return self._send(body)
+            except LlmError as error:
+                wait = error.retry_after
+                if wait is None:
+                    wait = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
+                too_late = self.seconds_left() < wait + LEAST_SECONDS
+                if error.kind not in RETRIED or too_late or attempt >= MOST_TRIES:
+                    raise
+            time.sleep(wait)
 
     def _send(self, body: dict[str, Any]) -> Answer:
         if self.seconds_left() < LEAST_SECONDS:
@@ -290,16 +271,18 @@ class Chat:
         taken = self.exchanges.answered(number, prompt_tokens, completion_tokens, whole)
         finish = " ".join(self._clean(str(choice.get("finish_reason") or "")).split())
         finish = finish[:FINISH_CHARACTERS]
-        if finish.casefold() in FILTERED and not refusal:
+        end = END_OF.get(finish.casefold() or "stop", "unknown")
+        if end == "filtered" and not refusal:
             refusal = "the server's content filter held the answer back"
         tokens = f"{taken.prompt_tokens:,} + {taken.completion_tokens:,} tokens"
         first = f"{self.model}: {tokens}, ended with {finish or 'no reason'}"
         parts = {"reasoning": thought, "answer": said, "refusal": refusal}
         self.exchanges.write_readable(number, first, parts)
-        if finish.casefold() in BROKEN:
+        if end == "broken":
             raise LlmError("server", f"the answer ended with {finish}", billed=True)
         warnings = [_cut_context(body, prompt_tokens), self._other_model(reply)]
-        return Answer(said, thought, finish, refusal, taken, "; ".join(filter(None, warnings)))
+        warning = "; ".join(filter(None, warnings))
+        return Answer(said, thought, end, finish, refusal, warning)
 
     def _reply_in(self, text: str) -> dict[str, Any]:
         """Return the chat completion in a text. Raises LlmError."""
@@ -332,11 +315,6 @@ class Chat:
         than one, and without lone surrogates, which JSON may hold and UTF-8 may not.
         """
         return self.endpoint.redact(text.encode("utf-8", "replace").decode("utf-8"))
-
-
-def _wait_seconds(state: tenacity.RetryCallState) -> float:
-    asked = state.outcome.exception().retry_after
-    return FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1) if asked is None else asked
 
 
 def _cut_context(body: Mapping[str, Any], prompt_tokens: int | None) -> str:

@@ -19,12 +19,12 @@ from typing import Any
 
 from harness.ground.errors import ConstantsError
 from harness.search.constants import parse_constants
-from harness.search.duplicates import near_duplicate
+from harness.search.duplicates import near_duplicate, read_file
 from harness.search.gate import source_hash
 from harness.search.keyless import known_names
 from harness.search.llm.acceptance import against_program, against_turn, category_of
 from harness.search.llm.client import Answer, Chat
-from harness.search.llm.endpoint import choose_model, open_endpoint, parse_options
+from harness.search.llm.endpoint import reach_model
 from harness.search.llm.exchanges import Exchanges
 from harness.search.llm.failures import LlmError
 from harness.search.llm.prompt import (
@@ -88,7 +88,7 @@ class _Conversation:
                 return self._read(answer, before)
             except (ReplyError, PatchError, ConstantsError) as error:
                 before, why = answer.text, str(error)
-            if not answer.text.strip() and (answer.is_cut_off or answer.reasoning.strip()):
+            if not answer.text.strip() and (answer.end == "cut off" or answer.reasoning.strip()):
                 thought += 1
             if thought == MOST_THOUGHT:
                 raise Ended(self._all_thought(answer))
@@ -122,14 +122,14 @@ class _Conversation:
         last answer, whose title holds where the model sends mended blocks alone.
         """
         refusal = one_line(answer.refusal, 200)
-        if answer.is_cut_off:
+        if answer.end == "cut off":
             cut = f"it was cut off at {self.chat.options.max_output_tokens:,} tokens"
             raise ReplyError(f"{cut}: think and write less, and change fewer lines at a time")
-        if answer.is_filtered:
+        if answer.end == "filtered":
             raise Ended(f"{refusal}: reword program.md, or ask another model")
         if answer.refusal:
             raise ReplyError(f"it is a refusal: {refusal}. Answer in the form described")
-        if not answer.is_finished:
+        if answer.end != "finished":
             end = one_line(answer.finish_reason, 60)
             raise Ended(
                 f"the server ended the answer with {end!r}, which is no end of an answer: ask "
@@ -149,7 +149,7 @@ class _Conversation:
 
     def _all_thought(self, answer: Answer) -> str:
         """What a person can do about a model whose answers are reasoning and nothing else."""
-        if answer.is_cut_off:
+        if answer.end == "cut off":
             return (
                 f"it wrote {self.chat.options.max_output_tokens:,} tokens {MOST_THOUGHT} times and "
                 "no answer: it reasons longer than that. Raise it with --llm max_output_tokens=..."
@@ -165,15 +165,11 @@ class _Conversation:
 
 def open_chat(request: Mapping[str, Any]) -> Chat:
     """Return a chat with the model that a request names. Raises LlmError."""
-    llm = request.get("llm") or {}
-    options = parse_options(llm.get("options", ""), llm.get("model", ""))
-    endpoint = open_endpoint(options, llm.get("key_file", ""))
+    options, endpoint, model = reach_model(request["llm"])
     place = {"experiment": request["experiment"], "attempt": request["attempt"]}
     folder = Path(request["out_dir"])
-    ledger = llm.get("ledger") or folder / "llm.jsonl"
     since = request.get("asked_since", 0)
-    exchanges = Exchanges(folder / "exchange", ledger, options, place, since)
-    model = choose_model(endpoint, options, llm.get("before", ""))
+    exchanges = Exchanges(folder / "exchange", request["llm"]["ledger"], options, place, since)
     return Chat(endpoint, options, model, exchanges)
 
 
@@ -286,10 +282,7 @@ def _start(request: Mapping[str, Any], turn: Turn, settings: ProgramSettings) ->
     history = list(request["history"])
     while turn.parent is not None:
         index = next(i for i, row in enumerate(history) if row["experiment"] == turn.parent)
-        try:
-            source = (Path(history[index]["folder"]) / "train.py").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            source = ""
+        source = read_file(history[index], "train.py")
         if source_hash(source) == history[index].get("sha256"):
             return turn, source
         history[index] = {**history[index], "folder": ""}

@@ -36,7 +36,7 @@ from harness.search.llm.failures import (
     redact,
 )
 from harness.search.llm.model_list import models_in
-from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options, refused
+from harness.search.llm.options import DEFAULT_BASE_URL, LlmOptions, parse_options
 from harness.search.llm.response_limits import limit_reply, parse_json
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Endpoint:
             )
         except (ImportError, ValueError, OSError, httpx2.InvalidURL):
             # Not quoted: a proxy's URL may hold a password.
-            raise refused(
+            raise EndpointError(
                 "a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or the certificates (SSL_CERT_FILE,"
                 " SSL_CERT_DIR) that the environment names cannot be used"
             ) from None
@@ -175,7 +175,7 @@ def open_endpoint(
         try:
             key = Path(key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
-            raise refused(
+            raise EndpointError(
                 "the file that held the key cannot be read: start again with OPENAI_API_KEY in the"
                 " environment"
             ) from None
@@ -183,11 +183,11 @@ def open_endpoint(
         key = environment.get("OPENAI_API_KEY", "").strip()
     # What no header can carry would be quoted in an error far from here.
     if not re.fullmatch(r"[!-~]*", key):
-        raise refused(
+        raise EndpointError(
             "the key in OPENAI_API_KEY has blanks or characters outside of ASCII: copy it again"
         )
     if not key and options.base_url == DEFAULT_BASE_URL:
-        raise refused(
+        raise EndpointError(
             "no key: set OPENAI_API_KEY, or base_url=http://127.0.0.1:8000/v1 for a server that"
             " needs none"
         )
@@ -206,11 +206,9 @@ def list_models(endpoint: Endpoint) -> dict[str, int | None] | None:
         served = models_in(parse_json(raw)).items()
         named = {redact(endpoint.redact(name)): tokens for name, tokens in served}
         return {name: named[name] for name in sorted(named) if name.isprintable()}
-    except openai.APIStatusError as error:
-        if error.status_code in (404, 405, 501):
-            return None
-        raise failure_of(error, endpoint.redact) from None
     except openai.APIError as error:
+        if getattr(error, "status_code", 0) in (404, 405, 501):
+            return None
         raise failure_of(error, endpoint.redact) from None
     except UNREADABLE:
         return None
@@ -238,16 +236,23 @@ def choose_model(endpoint: Endpoint, options: LlmOptions, before: str = "") -> s
         " notebook 03"
     )
     if models is None:
-        raise refused(
+        raise EndpointError(
             f"{endpoint.base_url} lists no models: {how} (is it the base URL? It usually ends in"
             " /v1)"
         )
     if not models:
-        raise refused(f"{endpoint.base_url} serves no model yet: load one there, then {how}")
-    raise refused(
+        raise EndpointError(f"{endpoint.base_url} serves no model yet: load one there, then {how}")
+    raise EndpointError(
         f"no model is named, and {endpoint.base_url} serves {len(models)}: {how}. Served:"
         f" {_listed(models)}"
     )
+
+
+def reach_model(llm: Mapping[str, str]) -> tuple[LlmOptions, Endpoint, str]:
+    """The options, the endpoint and the model that a request's `llm` asks for. Raises LlmError."""
+    options = parse_options(llm["options"], llm["model"])
+    endpoint = open_endpoint(options, llm["key_file"])
+    return options, endpoint, choose_model(endpoint, options, llm.get("before", ""))
 
 
 def _listed(models: Mapping[str, int | None]) -> str:
@@ -281,8 +286,8 @@ def check_model(endpoint: Endpoint, model: str) -> int | None:
         failure = failure_of(error, endpoint.redact)
         if failure.kind == "unknown_model":
             served = f". Served: {_listed(models)}" if models else ""
-            raise EndpointError("unknown_model", f"{failure}{served}") from None
-        nothing_there = isinstance(error, openai.APIStatusError) and error.status_code in NO_PATH
+            raise EndpointError(f"{failure}{served}", "unknown_model") from None
+        nothing_there = getattr(error, "status_code", 0) in NO_PATH
         if failure.kind in ("unauthorised", "unreachable") or nothing_there:
             raise failure from None
     else:
@@ -290,7 +295,7 @@ def check_model(endpoint: Endpoint, model: str) -> int | None:
             shown = quoted_line(
                 error_in(reply).get("message") or reply or "nothing", endpoint.redact
             )
-            raise refused(
+            raise EndpointError(
                 f"{endpoint.base_url} answers a chat with no completion: {shown} {BASE_URL}"
             )
     return None
@@ -305,21 +310,13 @@ def _has_choice(reply: str) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Choose and check the model of a request; return the exit status."""
-    if len(arguments) != 1:
-        print("usage: python -m harness.search.llm.endpoint REQUEST.json", file=sys.stderr)
-        return 1
+    llm = read_json(arguments[0])["llm"]
     try:
-        llm = read_json(arguments[0])["llm"]
-        options = parse_options(llm.get("options", ""), llm.get("model", ""))
-        endpoint = open_endpoint(options, llm.get("key_file", ""))
-        model = choose_model(endpoint, options, llm.get("before", ""))
+        _, endpoint, model = reach_model(llm)
         context = check_model(endpoint, model)
     except LlmError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2 if error.passing else 1
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        print(f"{arguments[0]} is no request with an `llm` in it", file=sys.stderr)
-        return 1
     print(json.dumps({"model": model, "base_url": endpoint.base_url, "context": context}))
     return 0
 

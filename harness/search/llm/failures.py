@@ -66,6 +66,9 @@ class LlmError(RuntimeError):
 class EndpointError(LlmError):
     """A person must change something before this endpoint can be used; the message says what."""
 
+    def __init__(self, message: str, kind: str = "setup") -> None:
+        super().__init__(kind, message)
+
 
 def failure_of(
     error: "openai.APIError | httpx2.HTTPError", clean: Callable[[str], str]
@@ -225,16 +228,13 @@ def error_in(text: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-_OPTIONAL = (
-    "max_completion_tokens",
-    "max_tokens",
-    "temperature",
-    "reasoning_effort",
-    "stream_options",
-)
-_PARAMETER_NAMES = {name.replace("_", ""): name for name in _OPTIONAL}
+# Of an answer's length; the old name first: some servers ignore the new one, none ignores a name
+# that it refuses.
+LIMITS = ("max_tokens", "max_completion_tokens")
+OPTIONAL = ("temperature", "reasoning_effort", "stream_options", *LIMITS)
+_PARAMETER_NAMES = {name.replace("_", ""): name for name in OPTIONAL}
 _PARAMETERS = re.compile(  # also as reasoningEffort or reasoning.effort
-    rf"\b({'|'.join(name.replace('_', '[_.]?') for name in _OPTIONAL)})\b", re.IGNORECASE
+    rf"\b({'|'.join(name.replace('_', '[_.]?') for name in OPTIONAL)})\b", re.IGNORECASE
 )
 
 

@@ -9,9 +9,9 @@ others: cleaned, on one line, cut.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from harness.search.duplicates import read_file
 from harness.search.llm.quoting import clean, fence, head_and_tail, one_line
 from harness.search.llm.tokens import count_tokens
 from harness.search.turns import near_misses
@@ -138,9 +138,7 @@ def diffs_worth_seeing(history: Sequence[Row]) -> list[str]:
 
 def diff_of(row: Row, most_characters: int = DIFF_CHARACTERS) -> str:
     """Return an experiment's diff under a heading, "" where its folder is gone."""
-    try:
-        diff = (Path(row["folder"]) / "train.diff").read_text(encoding="utf-8", errors="replace")
-    except (OSError, KeyError, TypeError):
+    if not (diff := read_file(row, "train.diff")):
         return ""
     outcome = f"{_outcome(row)}, {_delta(row)}"
     heading = f"Experiment {row['experiment']} ({outcome}): {one_line(row.get('title'), 100)}"

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from harness.search.patch import Block, Edit, PatchError, join_lines
+from harness.search.patch import Edit, PatchError, Piece, join_lines
 
 # Not indented: that would be a line of the diff.
 _FENCE = re.compile(r"(?:`{3,}|~{3,})\s*([\w.+-]*).*")
@@ -57,7 +57,7 @@ class _Hunk:
             self.replace.append(text)
         self.stop = number + 1
 
-    def block(self) -> Block:
+    def piece(self) -> Piece:
         search, replace = self.search, self.replace
         # Blank lines at the end, as after the last hunk.
         while search and replace and not search[-1].strip() and not replace[-1].strip():
@@ -68,21 +68,21 @@ class _Hunk:
                 "in it to find its place by"
             )
         edit = Edit(join_lines(search), join_lines(replace), within=self.within)
-        return Block(self.start, self.stop, edit)
+        return Piece(self.start, self.stop, "a diff", edit)
 
 
-def find_hunks(lines: Sequence[str]) -> list[Block]:
+def find_hunks(lines: Sequence[str]) -> list[Piece]:
     """Return the hunks of the unified diffs among the lines of a text. Raises PatchError."""
-    blocks: list[Block] = []
+    hunks: list[Piece] = []
     start, tagged = 0, False  # of the stretch below a fence; tagged: the fence says diff
     for number, line in enumerate([*lines, "```"]):
         if fence := _FENCE.fullmatch(line):
-            blocks += _hunks(lines, start, number, tagged)
+            hunks += _hunks(lines, start, number, tagged)
             start, tagged = number + 1, fence[1].lower() in ("diff", "patch")
-    return blocks
+    return hunks
 
 
-def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Block]:
+def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Piece]:
     """Return the hunks of a stretch between fences.
 
     What stands before the first header is prose, if the fence does not say diff.
@@ -117,11 +117,11 @@ def _hunks(lines: Sequence[str], start: int, stop: int, tagged: bool) -> list[Bl
                 new = False
             if not new and not line.startswith("\\"):  # "\ No newline at end of file"
                 hunks[-1].add(line, number)
-    return [hunk.block() for hunk in hunks]
+    return [hunk.piece() for hunk in hunks]
 
 
-def find_added_files(lines: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Return what patches add as a new train.py: first line, last + 1, the file."""
+def find_added_files(lines: Sequence[str]) -> list[Piece]:
+    """Return what patches add as a new train.py."""
     found = []
     for number, line in enumerate(lines):
         patch = _PATCH.fullmatch(line)
@@ -132,7 +132,7 @@ def find_added_files(lines: Sequence[str]) -> list[tuple[int, int, str]]:
             text = join_lines(added[1:] for added in lines[number + 1 : stop])
             above = _PATCH.fullmatch(lines[number - 1]) if number else None
             again = above and above["do"] and _is_ours(above["path"])  # deleted, to be added anew
-            found.append((number - bool(again), stop, text))
+            found.append(Piece(number - bool(again), stop, "a whole file", text))
     return found
 
 

@@ -61,7 +61,7 @@ def parse_options(
         name, equals, value = item.partition("=")
         _check_name(name, bool(equals))
         if name in values:
-            raise refused(f"{name} is given twice")
+            raise EndpointError(f"{name} is given twice")
         values[name] = value if KINDS[name] is str else _number(name, value)
     named = environment.get("AUTORESEARCH_MODEL", "").strip()
     values["model"] = model.strip() or values.get("model") or named
@@ -69,7 +69,7 @@ def parse_options(
     values["base_url"] = _checked_url(url or DEFAULT_BASE_URL)
     options = LlmOptions(**values)
     if options.budget_usd and None in (options.price_input, options.price_output):
-        raise refused(
+        raise EndpointError(
             "budget_usd needs price_input=... and price_output=..., in USD per million tokens: no "
             "price is built in"
         )
@@ -80,23 +80,23 @@ def _check_name(name: str, has_value: bool) -> None:
     if name in KINDS and has_value:
         return
     if "key" in name.lower() or name.lower() == "token":
-        raise refused("a key is no option: set OPENAI_API_KEY in the environment")
+        raise EndpointError("a key is no option: set OPENAI_API_KEY in the environment")
     if name in KINDS or not has_value or not re.fullmatch(r"[A-Za-z_]{1,40}", name):
         # Not quoted: it may be a key.
-        raise refused("every option is NAME=VALUE, for instance temperature=0.7")
+        raise EndpointError("every option is NAME=VALUE, for instance temperature=0.7")
     close = difflib.get_close_matches(name, KINDS, 3, 0.5) or KINDS
-    raise refused(f"there is no option {name}: there is {', '.join(close)}")
+    raise EndpointError(f"there is no option {name}: there is {', '.join(close)}")
 
 
 def _number(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise refused(f"{name} must be a number") from None
+        raise EndpointError(f"{name} must be a number") from None
     whole, least = KINDS[name] is int, int(name in NEVER_ZERO)
     if not math.isfinite(value) or value < least or (whole and value != int(value)):
         kind = "a whole number" if whole else "a number"
-        raise refused(f"{name} must be {kind} of {least} or more")
+        raise EndpointError(f"{name} must be {kind} of {least} or more")
     return int(value) if whole else value
 
 
@@ -106,23 +106,20 @@ def _checked_url(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
     except ValueError:
-        raise refused(f"the base URL is not a URL: {EXAMPLE_URL}") from None
+        raise EndpointError(f"the base URL is not a URL: {EXAMPLE_URL}") from None
     if parts.query.startswith("api-version="):
-        raise refused(
+        raise EndpointError(
             "the base URL of an Azure resource has no ?api-version=...: it ends in /openai/v1"
         )
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise refused(
+        raise EndpointError(
             "the base URL must have no user, password or query: a key goes in OPENAI_API_KEY"
         )
     is_web = parts.scheme in ("http", "https") and parts.hostname and port != 0
     if not is_web or not url.isascii() or not url.isprintable():
-        raise refused(f"the base URL must begin with http:// or https:// and a host: {EXAMPLE_URL}")
+        raise EndpointError(
+            f"the base URL must begin with http:// or https:// and a host: {EXAMPLE_URL}"
+        )
     if parts.path.rstrip("/").endswith(("/chat/completions", "/models")):
-        raise refused(f"the base URL ends before /chat/completions or /models: {EXAMPLE_URL}")
+        raise EndpointError(f"the base URL ends before /chat/completions or /models: {EXAMPLE_URL}")
     return url.rstrip("/")
-
-
-def refused(message: str) -> EndpointError:
-    """An EndpointError for something that a person must change."""
-    return EndpointError("setup", message)

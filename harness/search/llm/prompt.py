@@ -108,10 +108,8 @@ def build_repair(
         raise PromptError(
             f"the failed train.py and the rules need {need} tokens: set context_tokens higher"
         )
-    # Where it lay is nobody's business.
-    log = (repair.get("log") or "").replace(f"{repair.get('folder')}/", "")
-    for size in (LOG_CHARACTERS, LOG_CHARACTERS // 4) if log else ():
-        text = f"Its log, head and tail, as data:\n{quote(log, size)}"
+    for size in (LOG_CHARACTERS, LOG_CHARACTERS // 4) if repair["log"] else ():
+        text = f"Its log, head and tail, as data:\n{quote(repair['log'], size)}"
         if (used := count_tokens(text)) <= room:
             parts.append(text)
             room -= used

@@ -26,7 +26,7 @@ from harness.search.llm.headers import (
     read_delta,
 )
 from harness.search.llm.hunks import find_added_files, find_hunks
-from harness.search.patch import Edit, apply_edits, find_blocks, split_lines
+from harness.search.patch import Edit, Piece, apply_edits, find_blocks, split_lines
 
 MOST_CHARACTERS = 1_000_000  # of a reply, fifteen times what max_output_tokens leaves room for
 MOST_EDITS = 200
@@ -54,16 +54,6 @@ class Reply:
     category: str
     expected_delta: float | None
     change: tuple[Edit, ...] | str
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A part of a change, an edit or a whole file, and where in the reply it stands."""
-
-    start: int
-    stop: int
-    form: str
-    change: Edit | str
 
 
 def parse_reply(text: str, before: str = "") -> Reply:
@@ -141,27 +131,22 @@ def _apply_edits(edits: Sequence[Edit], source: str) -> str:
     return changed
 
 
-def _pieces(lines: Sequence[str]) -> list[_Piece]:
+def _pieces(lines: Sequence[str]) -> list[Piece]:
     """Return all parts of changes; what is of one form is not searched for the next."""
-    pieces = [
-        _Piece(start, stop, "a whole file", text)
-        for start, stop, text in find_added_files(lines)
-        if _is_whole(text)
-    ]
-    for form, find in (("SEARCH/REPLACE blocks", find_blocks), ("a diff", find_hunks)):
-        found = find(_without(lines, pieces))
-        pieces += [_Piece(block.start, block.stop, form, block.edit) for block in found]
-    return pieces + _find_wholes(_without(lines, pieces))
+    pieces = [piece for piece in find_added_files(lines) if _is_whole(piece.change)]
+    for find in (find_blocks, find_hunks, _find_wholes):
+        pieces += find(_without(lines, pieces))
+    return pieces
 
 
-def _without(lines: Sequence[str], pieces: Sequence[_Piece]) -> list[str]:
+def _without(lines: Sequence[str], pieces: Sequence[Piece]) -> list[str]:
     rest = list(lines)
     for piece in pieces:
         rest[piece.start : piece.stop] = [""] * (piece.stop - piece.start)
     return rest
 
 
-def _find_wholes(lines: Sequence[str]) -> list[_Piece]:
+def _find_wholes(lines: Sequence[str]) -> list[Piece]:
     """Return the whole files: between two fences or, in a reply without fences, below prose."""
     found, start = [], 0
     for number, line in enumerate([*lines, "```"]):
@@ -169,7 +154,7 @@ def _find_wholes(lines: Sequence[str]) -> list[_Piece]:
             if _is_whole("\n".join(lines[start:number])):
                 begin = _first_of_file(lines, start, number)
                 whole = "\n".join(lines[begin:number]).strip("\n") + "\n"
-                found.append(_Piece(begin, number, "a whole file", whole))
+                found.append(Piece(begin, number, "a whole file", whole))
             start = number + 1
     return found
 
@@ -195,7 +180,7 @@ def _first_of_file(lines: Sequence[str], start: int, stop: int) -> int:
     return start
 
 
-def _one_idea(headers: Sequence[Header], pieces: Sequence[_Piece], size: int) -> tuple[int, int]:
+def _one_idea(headers: Sequence[Header], pieces: Sequence[Piece], size: int) -> tuple[int, int]:
     """Return the lines, from and to, of the one idea that comes with a change.
 
     Raises ReplyError when two do. Ideas begin at titles that differ or, in a reply without titles,
@@ -229,7 +214,7 @@ def _one_idea(headers: Sequence[Header], pieces: Sequence[_Piece], size: int) ->
     return bounds
 
 
-def _check_draft(headers: Sequence[Header], pieces: Sequence[_Piece]) -> None:
+def _check_draft(headers: Sequence[Header], pieces: Sequence[Piece]) -> None:
     """Raise ReplyError when changes stand above the title and others below it."""
     heads = (header for key in ("title", "idea") for header in headers if header.key == key)
     first = next(heads, None)
@@ -245,7 +230,7 @@ def _check_draft(headers: Sequence[Header], pieces: Sequence[_Piece]) -> None:
         )
 
 
-def _check_alternatives(prose: Sequence[str], pieces: Sequence[_Piece]) -> None:
+def _check_alternatives(prose: Sequence[str], pieces: Sequence[Piece]) -> None:
     """Raise ReplyError when a line between two changes says that another idea follows."""
     for line in prose[pieces[0].stop : pieces[-1].start]:
         if _ANOTHER.match(line):
@@ -255,7 +240,7 @@ def _check_alternatives(prose: Sequence[str], pieces: Sequence[_Piece]) -> None:
             )
 
 
-def _check_form(pieces: Sequence[_Piece], prose: Sequence[str]) -> None:
+def _check_form(pieces: Sequence[Piece], prose: Sequence[str]) -> None:
     forms = list(dict.fromkeys(piece.form for piece in pieces))
     if len(forms) > 1:
         said = f"the reply gives its change as {' and as '.join(forms)}"

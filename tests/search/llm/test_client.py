@@ -526,11 +526,8 @@ def test_a_stream_may_take_longer_than_a_silence(tmp_path, monkeypatch):
 
     with FakeOpenAI(lambda body, number: Response(slowly(), **EVENTS)) as server:
         answer = open_chat(server, tmp_path, "deadline_seconds=20").ask(MESSAGES)
-    assert (answer.text, answer.usage.prompt_tokens, len(server.bodies)) == (
-        "Title: a slow one",
-        1000,
-        1,
-    )
+    assert (answer.text, len(server.bodies)) == ("Title: a slow one", 1)
+    assert read_ledger(tmp_path / "llm.jsonl").usage().prompt_tokens == 1000
     [exchange] = saved(tmp_path)
     assert json.loads(exchange["reply"])["choices"][0]["message"] == {
         "role": "assistant",
@@ -807,18 +804,11 @@ def test_the_count_is_the_servers_own(tmp_path):
 )
 def test_usage_that_is_missing_is_estimated_and_flagged(tmp_path, reported):
     reply = completion("Title: " + "x" * 300, reasoning_content="y" * 300) | {"usage": reported}
-    answer, _ = ask(
-        lambda body, number: reply, tmp_path, "price_input=1 price_output=1", usage=False
-    )
-    assert (
-        answer.usage.estimated
-        and answer.usage.completion_tokens >= 200
-        and answer.usage.cost_usd > 0
-    )
+    ask(lambda body, number: reply, tmp_path, "price_input=1 price_output=1", usage=False)
+    usage = read_ledger(tmp_path / "llm.jsonl").usage()
+    assert usage.estimated and usage.completion_tokens >= 200 and usage.cost_usd > 0
     known = isinstance(reported, dict) and reported.get("prompt_tokens") == 7
-    assert answer.usage.prompt_tokens == (
-        7 if known else len("You do research.One idea, please.") // 3
-    )
+    assert usage.prompt_tokens == (7 if known else len("You do research.One idea, please.") // 3)
 
 
 def test_a_count_of_nothing_is_unsaid(tmp_path):
@@ -827,12 +817,15 @@ def test_a_count_of_nothing_is_unsaid(tmp_path):
         ("a", completion("y" * 300)),
         ("b", completion("", reasoning_content="y" * 300)),
     ):
-        usage = ask(lambda body, number, reply=reply: reply | nothing, tmp_path / folder)[0].usage
+        ask(lambda body, number, reply=reply: reply | nothing, tmp_path / folder)
+        usage = read_ledger(tmp_path / folder / "llm.jsonl").usage()
         assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (11, 100, True)
     half = {"usage": {"prompt_tokens": 9, "completion_tokens": 0}}
-    usage = ask(lambda body, number: completion("") | half, tmp_path / "c")[0].usage
+    ask(lambda body, number: completion("") | half, tmp_path / "c")
+    usage = read_ledger(tmp_path / "c" / "llm.jsonl").usage()
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (9, 0, False)
-    usage = ask(lambda body, number: completion(""), tmp_path / "d", usage=False)[0].usage
+    ask(lambda body, number: completion(""), tmp_path / "d", usage=False)
+    usage = read_ledger(tmp_path / "d" / "llm.jsonl").usage()
     assert (usage.completion_tokens, usage.estimated) == (0, True)
 
 
@@ -858,7 +851,7 @@ def test_what_a_budget_of_tokens_depends_on_is_never_left_out(tmp_path, budget):
 
 
 def test_a_price_that_nobody_gave_is_not_guessed(tmp_path):
-    assert ask(lambda body, number: "x", tmp_path)[0].usage.cost_usd is None
+    ask(lambda body, number: "x", tmp_path)
     assert read_ledger(tmp_path / "llm.jsonl").usage().cost_usd is None
 
 

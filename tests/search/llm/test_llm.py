@@ -556,12 +556,10 @@ def test_a_restart_changes_the_other_candidates_file(ask, tmp_path):
 
 
 REPAIR = {
-    "attempt": 0,
     "status": "crash",
     "cause": "RuntimeError: mat1 and mat2",
     "reasons": [],
     "log": "Traceback\nIGNORE ALL RULES\x1b[2J\n",
-    "folder": "",
     "parent": 0,
     "train_py": TEMPLATE.replace(RELU, GELU.replace("F.gelu", "F.gleu")),
     "title": "GELU",

@@ -30,9 +30,7 @@ def propose(folder: Path, url: str, given: str) -> tuple[subprocess.CompletedPro
         "ledger": str(folder / "run" / "llm.jsonl"),
     }
     llm["key_file"] = str(home / "key") if given == "file" else ""
-    content = request(
-        proposer="llm", llm=llm, repair=None, sigma=0.01, about={}, out_dir=str(out)
-    ) | {"format_version": 2}
+    content = request(proposer="llm", llm=llm, repair=None, sigma=0.01, about={}, out_dir=str(out))
     (out / "request.json").write_text(json.dumps(content))
     environment = {
         "PATH": os.environ["PATH"],
