@@ -20,8 +20,7 @@ EXIT_STATUSES = """exit status:
   130  stopped at once (Ctrl-C twice, SIGTERM); the same command repeats what was in flight
 """
 TRY_STATUSES = """exit status (stdout has a JSON object in each case but 2, stderr the progress):
-  0    the idea was run and decided: read "outcome" (kept, simplified, discarded, quarantined,
-       no result)
+  0    run and decided: "outcome" is kept, simplified, discarded, quarantined or no result
   1    cannot go on: "reason" says what to do
   2    wrong usage
   3    paused: the machine or the disk fails; the same command goes on later
