@@ -1,7 +1,7 @@
 """Does a CPU's budget mean the same beside others? Trainings and whole demos under named loads.
 
-    python scripts/under_load.py pace                      one training while others come and go:
-                                                           steps per CPU second of its main thread
+    python scripts/under_load.py pace                      trainings while others come and go:
+                                                           steps per second that is charged
     python scripts/under_load.py seeds                     ten seeds of the demo's training under
                                                            each load
     python scripts/under_load.py seeds --load two --runs 3 three of them, beside two busy processes
@@ -129,24 +129,25 @@ def note(row: dict) -> None:
 
 STEP_OF_TEMPLATE = "        step += 1\n"
 TELL = (
-    "        print('PACE', step, __import__('time').monotonic(),"
+    "        print('PACE', step, __import__('time').monotonic(), session.progress,"
     " __import__('time').thread_time())\n"
 )
-PACE_SECONDS, TOGGLE_SECONDS, SETTLE_SECONDS = 60.0, 4.0, 0.3
+PACE_RUNS, PACE_SECONDS, TOGGLE_SECONDS, SETTLE_SECONDS = 4, 60.0, 4.0, 0.3
 LEAST_STEPS = 8  # in an interval that is to count
 
 
-def run_pace(cache: str) -> None:
-    """For one and for three busy processes: the pace of the demo's file with and without them.
-
-    They come and go in turn.
+def run_pace(loads: list[str], runs: int, cache: str) -> None:
+    """The pace of the demo's file with and without busy processes, which come and go in turn.
 
     Within one training the machine's own drift, which is larger than the effect, meets both alike.
     """
     profile, device = find_profile("demo")
     data = prepare_profile(profile, cache)
-    done = {row["load"] for row in rows_of("pace")}
-    for load in {"one", "three"} - done:
+    done = {(row["load"], row["seed"]) for row in rows_of("pace")}
+    asked = [(load, seed) for seed in range(1, runs + 1) for load in loads if BUSY.get(load)]
+    for load, seed in asked:
+        if (load, seed) in done:
+            continue
         with tempfile.TemporaryDirectory() as work:
             bench = Bench(Path(work), profile, device, data)
             source = bench.train_py.read_text(encoding="utf-8")
@@ -154,25 +155,32 @@ def run_pace(cache: str) -> None:
             bench.train_py.write_text(
                 source.replace(STEP_OF_TEMPLATE, STEP_OF_TEMPLATE + TELL), encoding="utf-8"
             )
-            request = training_request(bench.settings, data, bench.work / "run", bench.train_py, 1)
+            folder = bench.work / "run"
+            request = training_request(bench.settings, data, folder, bench.train_py, seed)
             with Toggled(load) as toggled:
                 run_training(dataclasses.replace(request, budget_seconds=PACE_SECONDS))
-            lines = (bench.work / "run/run.log").read_text(encoding="utf-8").splitlines()
+            lines = (folder / "run.log").read_text(encoding="utf-8").splitlines()
         steps = [tuple(map(float, line.split()[1:])) for line in lines if line.startswith("PACE ")]
-        note({"part": "pace", "load": load} | paces(steps, toggled.changes))
+        note({"part": "pace", "load": load, "seed": seed} | paces(steps, toggled.changes))
 
 
-def paces(steps: list[tuple[float, float, float]], changes: list[tuple[float, bool]]) -> dict:
-    """Steps per CPU second of the main thread, a figure an interval, alone and beside others.
+def paces(steps: list[tuple[float, ...]], changes: list[tuple[float, bool]]) -> dict:
+    """Steps per charged second, a figure an interval, alone and beside others.
 
-    steps: (number, wall, main thread's CPU time).
+    And the same per CPU second of the main thread: by the clock without what it takes off for idle
+    cores. steps: (number, wall time, share of the budget that is spent, CPU seconds).
     """
-    found: dict[str, list[float]] = {"alone": [], "beside": []}
+    names = ("alone", "beside", "alone_cpu", "beside_cpu")
+    found: dict[str, list[float]] = {name: [] for name in names}
     for (began, busy), (ended, _) in zip(changes, changes[1:], strict=False):
         inside = [step for step in steps if began + SETTLE_SECONDS < step[1] < ended]
         if len(inside) > LEAST_STEPS:
-            (first, _, before), (last, _, after) = inside[0], inside[-1]
-            found["beside" if busy else "alone"].append(round((last - first) / (after - before), 3))
+            count, _, share, seconds = (
+                last - first for first, last in zip(inside[0], inside[-1], strict=True)
+            )
+            name = "beside" if busy else "alone"
+            found[name].append(round(count / (PACE_SECONDS * share), 3))
+            found[f"{name}_cpu"].append(round(count / seconds, 3))
     return found
 
 
@@ -198,35 +206,63 @@ class Toggled(Load):
 
 
 def pace_table() -> Iterator[str]:
-    rows = rows_of("pace")
-    if not rows:
+    """A line a load: the mean over its trainings of how their pace differs beside others."""
+    groups = {load: [row for row in rows_of("pace") if row["load"] == load] for load in BUSY}
+    seeds = [row for row in rows_of("seeds") if row["val_bpb"]]
+    lines = []
+    for load, rows in groups.items():
+        if len(rows) < 2:
+            continue
+        charged, cpu = pace_changes(rows), pace_changes(rows, "_cpu")
+        shift = ""
+        if seeds:
+            one = steps_slope(seeds) / idle_sigma(seeds)
+            shift = f"{one * charged[0]:+.2f} ± {abs(one) * charged[1]:.2f}"
+        pairs = zip(*map(both, rows), strict=True)
+        means = (statistics.mean(map(statistics.mean, each)) for each in pairs)
+        cells = [f"{mean:+.1%} ± {error:.1%}" for mean, error in (charged, cpu)]
+        lines.append([load, len(rows), *(f"{mean:.2f}" for mean in means), *cells, shift])
+    if not lines:
         return
     yield (
-        "## One training while others come and go\n\n"
-        "Steps per CPU second of the training's main thread, a mean over intervals with its"
+        "## Trainings while others come and go\n\n"
+        "Steps per charged second while busy processes are away and while they are there, a few\n"
+        "seconds each, in turn, within one training: drift of the machine meets both alike. The\n"
+        "difference has its standard error over trainings. *By CPU time* is the same per CPU\n"
+        "second of the main thread: the clock without what it takes off for idle cores. *Shift*:\n"
+        "of val_bpb, in standard deviations of idle seeds, by the slope of val_bpb over the\n"
+        "logarithm of the steps in the next table's trainings.\n"
     )
-    yield (
-        "standard error. Alone, some of it goes to waking idle cores; the clock takes that off (see"
-        " `harness.training.clock`).\n"
-    )
-    lines = []
-    for row in rows:
-        means = [statistics.mean(row[name]) for name in ("alone", "beside")]
-        errors = [
-            statistics.stdev(row[name]) / math.sqrt(len(row[name])) for name in ("alone", "beside")
-        ]
-        cells = [f"{mean:.2f} ± {error:.2f}" for mean, error in zip(means, errors, strict=True)]
-        lines.append(
-            [
-                row["load"],
-                *cells,
-                (
-                    f"{means[1] / means[0] - 1:+.1%} ±"
-                    f" {math.hypot(errors[0] / means[0], errors[1] / means[1]):.1%}"
-                ),
-            ]
-        )
-    yield table(["busy processes", "alone", "beside them", "difference"], lines)
+    heads = ["busy processes", "trainings", "alone", "beside them", "difference", "by CPU time"]
+    yield table([*heads, "shift, sigma"], lines)
+
+
+def both(row: dict, unit: str = "") -> tuple[list[float], list[float]]:
+    """A training's paces alone and beside others. unit: "_cpu" for those per CPU second."""
+    return row[f"alone{unit}"], row[f"beside{unit}"]
+
+
+def pace_changes(rows: list[dict], unit: str = "") -> tuple[float, float]:
+    """Mean and standard error over trainings of ln(pace beside others / pace alone)."""
+    changes = [
+        math.log(statistics.mean(beside) / statistics.mean(alone))
+        for alone, beside in (both(row, unit) for row in rows)
+    ]
+    return statistics.mean(changes), standard_error(changes)
+
+
+def standard_error(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def steps_slope(rows: list[dict]) -> float:
+    """Of val_bpb over ln(steps), by least squares: one file, trained at other speeds."""
+    steps = [math.log(row["num_steps"]) for row in rows]
+    return statistics.linear_regression(steps, [row["val_bpb"] for row in rows]).slope
+
+
+def idle_sigma(rows: list[dict]) -> float:
+    return statistics.stdev(row["val_bpb"] for row in rows if row["load"] == "nobody")
 
 
 # --- Trainings of one file ------------------------------------------------------------------------
@@ -517,7 +553,7 @@ def main() -> None:
     options = parser.parse_args()
     loads = options.load or list(LOADS)
     parts: dict[str, Callable[[], None]] = {
-        "pace": lambda: run_pace(options.cache),
+        "pace": lambda: run_pace(loads, options.runs or PACE_RUNS, options.cache),
         "seeds": lambda: run_seeds(
             [load for load in loads if load != "leaves"], options.runs or SEEDS, options.cache
         ),

@@ -24,9 +24,10 @@ others no core is idle. At most 10% of what the training does is taken off (the 
 sleeping beside others would be paid for. With a rate of 0.86 and nothing taken off, the demo's file
 did 5 to 12% more steps in its budget beside others than alone (ten seeds each, interleaved, on two
 cores); as it is, 10% more beside one busy process and 1 to 6% fewer beside two, three or bursts,
-where the same file alone did 112 to 159 (results/benchmarks/under_load.md). A training on one
-thread does more steps per core-second than one on two, and fewer per second: it gains nothing, with
-or without others.
+where the same file alone did 112 to 159. On a faster machine of two cores it was 8 to 10% fewer as
+it is, and 4 to 7% fewer with nothing taken off: no one constant suits both (of both, see
+results/benchmarks/under_load.md). A training on one thread does more steps per core-second than one
+on two, and fewer per second: it gains nothing, with or without others.
 """
 
 from __future__ import annotations

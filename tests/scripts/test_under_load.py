@@ -59,15 +59,24 @@ def test_the_page_gives_the_shift_from_idle_in_standard_deviations_of_idle(tmp_p
 
 
 def test_the_pace_is_taken_from_whole_intervals_alone_and_beside_others(tmp_path, monkeypatch):
-    steps = [(n, 0.1 * n, 0.05 * n if n < 100 else 5 + 0.04 * (n - 100)) for n in range(300)]
+    spent = [0.05 * n if n < 100 else 5 + 0.04 * (n - 100) for n in range(300)]
+    budget = under_load.PACE_SECONDS
+    steps = [(n, 0.1 * n, seconds / budget, 2 * seconds) for n, seconds in enumerate(spent)]
     changes = [(0.0, False), (10.0, True), (20.0, False), (20.5, True)]
     found = under_load.paces(steps, changes)
-    assert found == {"alone": [pytest.approx(20.0)], "beside": [pytest.approx(25.0)]}
+    expected = {"alone": [20.0], "beside": [25.0], "alone_cpu": [10.0], "beside_cpu": [12.5]}
+    assert found == {name: pytest.approx(values) for name, values in expected.items()}
     monkeypatch.setattr(under_load, "ROWS", tmp_path / "rows.jsonl")
-    under_load.note({"part": "pace", "load": "one", "alone": [20.0, 20.2], "beside": [20.5, 20.7]})
-    assert "| one | 20.10 ± 0.10 | 20.60 ± 0.10 | +2.5% ± 0.7% |" in "\n".join(
-        under_load.pace_table()
-    )
+    for seed, beside in ((1, [18.0, 18.2]), (2, [19.0, 19.2])):
+        row = {"load": "one", "seed": seed, "alone": [20.0, 20.2], "beside": beside}
+        row |= {f"{name}_cpu": row[name] for name in ("alone", "beside")}
+        under_load.note({"part": "pace"} | row)
+    page = "\n".join(under_load.pace_table())
+    assert "| one | 2 | 20.10 | 18.60 | -7.8% ± 2.7% | -7.8% ± 2.7% |  |" in page
+    for seed, steps in ((1, 100), (2, 110)):  # 0.1 bpb and one idle sigma are ln(1.1) of steps
+        row = {"load": "nobody", "seed": seed, "num_steps": steps, "val_bpb": 2.1 - seed / 10}
+        under_load.note({"part": "seeds"} | row)
+    assert "| -7.8% ± 2.7% | +1.16 ± 0.40 |" in "\n".join(under_load.pace_table())
 
 
 def test_a_toggled_load_comes_and_goes_and_says_when(monkeypatch):
