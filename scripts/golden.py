@@ -7,7 +7,9 @@ In: this checkout, copied. The run, under the step clock: a baseline, two ideas 
 idea that is repaired after the gate, a crash, one that is quarantined and accepted, one by `try`,
 one that `try` refuses, the claim. Out: the journal, tables, refs, names of files, pages and what
 commands print, one text file each. About four minutes, on a machine with nothing else to do: a
-start-up that others slow down is a doubt, and a doubt is told.
+start-up that others slow down is a doubt, and a doubt is told. Scores, and so what is kept, depend
+on how a processor rounds: before a change is compared on another kind of processor than
+best_provenance.json names, make the files there from the tree as it was.
 """
 
 from __future__ import annotations
