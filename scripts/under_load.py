@@ -122,7 +122,8 @@ def rows_of(part: str) -> list[dict]:
 def note(row: dict) -> None:
     """Append a row, and say it."""
     commit = (head_commit(ROOT) or "")[:10]
-    append_row(ROWS, row | {"commit": commit, "date": time.strftime("%Y-%m-%d")})
+    where = {"machine": cpu_name(), "commit": commit, "date": time.strftime("%Y-%m-%d")}
+    append_row(ROWS, row | where)
 
 
 # --- One training while others come and go --------------------------------------------------------

@@ -22,7 +22,7 @@ from harness.rules.hopeless import hopeless_losses
 from harness.rules.next_step import Step
 from harness.run import disk_space
 from harness.run.state import Experiment, State, Training
-from harness.sandbox.child_log import MARK_WIDTH, STEP_NUMBERS
+from harness.sandbox.child_log import STEP_NUMBERS, LossCurve
 from harness.sandbox.compile_cache import promote
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.request import WEIGHTS_SECONDS
@@ -64,27 +64,23 @@ class Job:
 class EarlyEnd:
     """A listener that passes on what it hears, and ends a training that is hopeless.
 
-    losses: by % of the budget what is (see `hopeless_losses`). A training is compared there by its
-    mean loss over the MARK_WIDTH % before, as the best file's was.
+    losses: by % of the budget what is (see `hopeless_losses`).
     """
 
     def __init__(self, listen: Listener, losses: dict[int, float]) -> None:
-        self._listen, self._left, self._near = listen, dict(losses), []
+        self._listen, self._left, self._curve = listen, dict(losses), LossCurve()
 
     def __call__(self, told: dict) -> None:
         self._listen(told)
-        if told.get("event") != "step" or not self._left:
+        if told.get("event") != "step":
             return
-        place, percent = min(self._left), 100 * told["progress"]
-        if place - MARK_WIDTH < percent <= place:
-            self._near.append(told["train_loss"])
-        elif percent > place:
-            limit, near = self._left.pop(place), self._near
-            self._near = []
-            if near and (loss := sum(near) / len(near)) > limit:
-                self._left = {}
+        self._curve.add(told)
+        for mark in [mark for mark in self._left if 100 * told["progress"] > mark]:
+            limit, loss = self._left.pop(mark), self._curve.at(mark)
+            if loss is not None and loss > limit:
+                self._left.clear()
                 raise EndedEarly(
-                    f"at {place}% of its budget the training loss was {loss:.3f}, above "
+                    f"at {mark}% of its budget the training loss was {loss:.3f}, above "
                     f"{limit:.3f}: too far behind the best file's"
                 )
 

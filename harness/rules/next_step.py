@@ -177,7 +177,7 @@ def is_fresh(state: State, experiment: Experiment) -> bool:
     if newest.started["seq"] > first.started["seq"]:
         return True
     too_old = state.trained_seconds - newest.clock > allowed
-    if not allowed or too_old or newest.started["seq"] < state.disturbed:
+    if not allowed or too_old or newest.started["seq"] < state.shared:
         return False
     return state.incumbent.number > 0 or newest.started["kind"] == "refresh"
 

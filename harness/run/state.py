@@ -265,7 +265,7 @@ class State:
     none. excused: experiments that failed when the best file did not train either. unwell: the
     newest `controlled` entry in which the best file failed, None if there is none or something has
     been scored since. newest: time of the newest entry. trainings, trained_seconds: number of
-    trainings and their total wall time. disturbed: seq of the newest training that shared its
+    trainings and their total wall time. shared: seq of the newest training that shared its
     device with another run.
     """
 
@@ -278,7 +278,7 @@ class State:
     newest: str = ""
     trainings: int = 0
     trained_seconds: float = 0.0
-    disturbed: int = 0
+    shared: int = 0
 
     @property
     def incumbent(self) -> Experiment | None:
@@ -366,7 +366,7 @@ def apply_to_experiment(state: State, entry: dict) -> None:
         state.trainings += 1
         state.trained_seconds += entry.get("total_seconds") or 0.0
         if entry.get("shared_with"):
-            state.disturbed = entry["seq"]
+            state.shared = entry["seq"]
     if event == "scored" and entry["status"] == "ok":
         state.unwell = None
     if entry.get("decision") in ("baseline", "keep") or entry.get("becomes_incumbent"):

@@ -109,6 +109,24 @@ class CappedLog(KeptLines):
         super().close()
 
 
+class LossCurve:
+    """A training's loss at MARKS, each the mean over the MARK_WIDTH % of the budget before it."""
+
+    def __init__(self) -> None:
+        self._near: dict[int, list[float]] = {mark: [] for mark in MARKS}
+
+    def add(self, step: dict) -> None:
+        """Count an event of a step in."""
+        for mark, losses in self._near.items():
+            if mark - MARK_WIDTH < 100 * step["progress"] <= mark:
+                losses.append(step["train_loss"])
+
+    def at(self, mark: int) -> float | None:
+        """The loss, nats; None while no step was reported near the mark."""
+        losses = self._near[mark]
+        return sum(losses) / len(losses) if losses else None
+
+
 class EventLog(KeptLines):
     """events.jsonl: the session's events, each stamped with seconds since launch by our clock."""
 
@@ -117,7 +135,7 @@ class EventLog(KeptLines):
         self._started, self._on_event = started, on_event
         self._steps = 0
         self.last: dict[str, dict] = {}  # by event name
-        self._curve: dict[int, list[float]] = {mark: [] for mark in MARKS}
+        self._curve = LossCurve()
 
     def feed(self, chunk: bytes) -> None:
         now = time.monotonic() - self._started
@@ -150,18 +168,14 @@ class EventLog(KeptLines):
         if flooded:
             return None
         self._steps += 1
-        for mark, losses in self._curve.items():
-            if mark - MARK_WIDTH < 100 * event["progress"] <= mark:
-                losses.append(event["train_loss"])
+        self._curve.add(event)
         return event
 
     @property
     def losses(self) -> dict[str, float | None]:
         """The training loss, nats, at each of MARKS; None where no step was reported near it."""
-        return {
-            str(mark): round(sum(near) / len(near), 4) if near else None
-            for mark, near in self._curve.items()
-        }
+        found = {mark: self._curve.at(mark) for mark in MARKS}
+        return {str(mark): loss and round(loss, 4) for mark, loss in found.items()}
 
     def at(self, name: str) -> float | None:
         """Seconds since launch at which the event arrived, None if it has not."""

@@ -72,7 +72,8 @@ FAILED = (
     *("invalid", "abort", "aborted", "killed"),
 )
 UNDER_WAY = ("running", "pending", "queued", "planned", "todo", "in_progress")
-SIGNS = str.maketrans({**dict.fromkeys("✅✓✔👍", "keep"), **dict.fromkeys("❌✗✘👎", "discard")})
+KEPT_SIGNS, DISCARDED_SIGNS = "✅✓✔👍", "❌✗✘👎"
+SIGNS = str.maketrans(dict.fromkeys(KEPT_SIGNS, "keep") | dict.fromkeys(DISCARDED_SIGNS, "discard"))
 WITH_COMMAS = re.compile(r"\W*\d{1,3}(,\d{3})+(\.\d+)?\D*|\W*\d+,\d+\D*")
 
 

@@ -28,8 +28,8 @@ from harness.show import panel_words
 from harness.show.addresses import files_of_run, markdown_links
 from harness.show.charts.svg import as_pictures, legend_of, progress_svg
 from harness.show.commands import Commands, copy_of_best, end_night, own_file
-from harness.show.life import life_of
 from harness.show.markup import AMBER, GREY, RED, Html, bold, box, divs, preformatted, soft
+from harness.show.night_state import night_state_of
 from harness.show.panel_widgets import PanelWidgets, put, show_markdown
 from harness.show.report_page import idea_html
 from harness.show.status import look_at
@@ -268,7 +268,7 @@ class Panel(PanelWidgets):
         if not self.sure.value:
             return "the experiment in flight will be repeated later: tick the box, then press again"
         self.sure.value = False
-        return end_night(life_of(self.run).pid if self.run else None)
+        return end_night(night_state_of(self.run).pid if self.run else None)
 
     def _rule(self, word: str) -> str:
         number = str(self.list.value)

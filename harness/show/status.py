@@ -33,7 +33,7 @@ from harness.run.results import clean_description
 from harness.run.run import Run
 from harness.run.state import State
 from harness.show.costs import failure_words, run_usage, usage_words
-from harness.show.life import Life, life_of, next_command
+from harness.show.night_state import NightState, next_command, night_state_of
 from harness.show.sentences import (
     candidates_of,
     counts_in_words,
@@ -111,17 +111,17 @@ def look_at(run: Run, run_bytes: int | None = None) -> dict:
     is_preparing = not run.is_there and (run.folder / "night.log").exists()
     if not is_preparing:
         _ = run.settings
-    life, folder, measured = life_of(run), run.folder, read_close_out(run.folder)
+    night, folder, measured = night_state_of(run), run.folder, read_close_out(run.folder)
     records = records_from_journal(run.entries)
     return {
         "tag": folder.name,
         "folder": str(folder),
-        "state": life.state,
-        "why": life.why,
-        "exit_code": life.exit_code,
-        "pid": life.pid,
-        "heartbeat_age_seconds": rounded(life.heartbeat and age_seconds(life.heartbeat)),
-        **work_of(run, life, measured),
+        "state": night.state,
+        "why": night.why,
+        "exit_code": night.exit_code,
+        "pid": night.pid,
+        "heartbeat_age_seconds": rounded(night.heartbeat and age_seconds(night.heartbeat)),
+        **work_of(run, night, measured),
         **scores(records, measured),
         **speed(records),
         **{f"llm_{name}": figure for name, figure in vars(run_usage(folder)).items()},
@@ -130,20 +130,20 @@ def look_at(run: Run, run_bytes: int | None = None) -> dict:
         "run_bytes": run_bytes,
         "free_bytes": disk_space.free_bytes(folder),
         "needed_bytes": disk_space.needed_bytes(folder),
-        "next_command": next_command(folder, life),
+        "next_command": next_command(folder, night),
     }
 
 
 # --- the run -------------------------------------------------------------------------------------
 
 
-def work_of(run: Run, life: Life, measured: CloseOut) -> dict:
+def work_of(run: Run, night: NightState, measured: CloseOut) -> dict:
     """The experiment in work: which, what of it, how far, for how long."""
-    stage, state, heartbeat = stage_of(run), run.state, life.heartbeat or {}
-    if stage.name == "proposing" and life.state == "running" and is_claiming(measured, state):
+    stage, state, heartbeat = stage_of(run), run.state, night.heartbeat or {}
+    if stage.name == "proposing" and night.state == "running" and is_claiming(measured, state):
         stage = replace(stage, name="claiming")
     last, still = parse_time(state.newest), None
-    if life.state == "running" and heartbeat.get("still_seconds") is not None:
+    if night.state == "running" and heartbeat.get("still_seconds") is not None:
         # By a clock that nobody sets.
         still = heartbeat["still_seconds"] + (age_seconds(heartbeat) or 0.0)
     elif last:

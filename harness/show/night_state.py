@@ -1,6 +1,6 @@
 """Whether a run's night is running, paused, slow, dead or over.
 
-In: a run's folder; the processes of this machine. Out: a Life. Reads only.
+In: a run's folder; the processes of this machine. Out: a NightState. Reads only.
 
 Dead is told from slow by the night's lock, which the system takes from a dead process at once,
 whatever the files say. Of a driver that lives, its heartbeat says whether it still looks after
@@ -31,7 +31,7 @@ CONTINUES = "the same command continues"
 
 
 @dataclass(frozen=True)
-class Life:
+class NightState:
     """What became of a night's driver. state and why as in `status.KEYS`."""
 
     state: str
@@ -41,20 +41,20 @@ class Life:
     heartbeat: dict | None = None
 
 
-def life_of(run: Run) -> Life:
+def night_state_of(run: Run) -> NightState:
     """Whether the night's driver lives, and how it does or ended."""
     folder, heartbeat = run.folder, read_heartbeat(run.folder)
     if is_held(folder, "night"):
         pid = note_of(folder, "night").get("pid")
         if heartbeat and heartbeat["pid"] != pid:
             heartbeat = None  # another night's: this one has not come to its first
-        return Life(*life_of_driver(pid, heartbeat), pid, heartbeat=heartbeat)
+        return NightState(*night_state_of_driver(pid, heartbeat), pid, heartbeat=heartbeat)
     state, why = life_without_driver(run, heartbeat)
     code = heartbeat.get("exit_code") if state in ("finished", "stopped") else None
-    return Life(state, why, exit_code=code, heartbeat=heartbeat)
+    return NightState(state, why, exit_code=code, heartbeat=heartbeat)
 
 
-def life_of_driver(pid: int, heartbeat: dict | None) -> tuple[str, str]:
+def night_state_of_driver(pid: int, heartbeat: dict | None) -> tuple[str, str]:
     """State and why of a driver that holds the lock: it may not look after things any more."""
     if heartbeat is None:
         return "running", "a night is running: it has just started"
@@ -119,10 +119,10 @@ def taken_up_since(folder: Path, heartbeat: dict) -> bool:
     return bool(since and last and (since - last).total_seconds() > OTHERS_SECONDS)
 
 
-def next_command(folder: Path, life: Life) -> str:
+def next_command(folder: Path, night: NightState) -> str:
     """What to type next."""
-    if life.state in ("running", "paused", "slow"):
+    if night.state in ("running", "paused", "slow"):
         return command_on(folder, "--stop")
-    if life.state == "finished":
+    if night.state == "finished":
         return command_on(folder, "--report")
-    return (life.heartbeat or {}).get("command") or command_on(folder)
+    return (night.heartbeat or {}).get("command") or command_on(folder)
