@@ -52,6 +52,7 @@ from harness.sandbox.runner import run_training
 from harness.scoring.integrity import harness_hash
 from harness.search.bank.order import ideas_for
 from harness.search.constants import rewrite_constants
+from harness.training.devices import cpu_name
 
 ROWS, PAGE = ROOT / "results/benchmarks/under_load.jsonl", ROOT / "results/benchmarks/under_load.md"
 BUSY = {"nobody": 0, "one": 1, "two": 2, "three": 3}
@@ -144,7 +145,8 @@ def run_pace(loads: list[str], runs: int, cache: str) -> None:
     """
     profile, device = find_profile("demo")
     data = prepare_profile(profile, cache)
-    done = {(row["load"], row["seed"]) for row in rows_of("pace")}
+    here = [row for row in rows_of("pace") if row["machine"] == cpu_name()]
+    done = {(row["load"], row["seed"]) for row in here}
     asked = [(load, seed) for seed in range(1, runs + 1) for load in loads if BUSY.get(load)]
     for load, seed in asked:
         if (load, seed) in done:
@@ -208,10 +210,12 @@ class Toggled(Load):
 
 def pace_table() -> Iterator[str]:
     """A line a load: the mean over its trainings of how their pace differs beside others."""
-    groups = {load: [row for row in rows_of("pace") if row["load"] == load] for load in BUSY}
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows_of("pace"):
+        groups.setdefault((row["machine"], row["load"]), []).append(row)
     seeds = [row for row in rows_of("seeds") if row["val_bpb"]]
     lines = []
-    for load, rows in groups.items():
+    for place, rows in groups.items():
         if len(rows) < 2:
             continue
         charged, cpu = pace_changes(rows), pace_changes(rows, "_cpu")
@@ -222,7 +226,7 @@ def pace_table() -> Iterator[str]:
         pairs = zip(*map(both, rows), strict=True)
         means = (statistics.mean(map(statistics.mean, each)) for each in pairs)
         cells = [f"{mean:+.1%} ± {error:.1%}" for mean, error in (charged, cpu)]
-        lines.append([load, len(rows), *(f"{mean:.2f}" for mean in means), *cells, shift])
+        lines.append([*place, len(rows), *(f"{mean:.2f}" for mean in means), *cells, shift])
     if not lines:
         return
     yield (
@@ -232,9 +236,17 @@ def pace_table() -> Iterator[str]:
         "difference has its standard error over trainings. *By CPU time* is the same per CPU\n"
         "second of the main thread: the clock without what it takes off for idle cores. *Shift*:\n"
         "of val_bpb, in standard deviations of idle seeds, by the slope of val_bpb over the\n"
-        "logarithm of the steps in the next table's trainings.\n"
+        "logarithm of the steps in the next table's trainings, on whatever machine those ran.\n"
     )
-    heads = ["busy processes", "trainings", "alone", "beside them", "difference", "by CPU time"]
+    heads = [
+        "machine",
+        "busy processes",
+        "trainings",
+        "alone",
+        "beside them",
+        "difference",
+        "by CPU time",
+    ]
     yield table([*heads, "shift, sigma"], lines)
 
 

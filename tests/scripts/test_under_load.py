@@ -9,6 +9,8 @@ import pytest
 import under_load
 from checkout import ROOT
 
+from harness.training.devices import cpu_name
+
 
 def running(load: under_load.Load) -> list[int]:
     return [burner.pid for burner in load._burners if burner.poll() is None]
@@ -72,7 +74,7 @@ def test_the_pace_is_taken_from_whole_intervals_alone_and_beside_others(tmp_path
         row |= {f"{name}_cpu": row[name] for name in ("alone", "beside")}
         under_load.note({"part": "pace"} | row)
     page = "\n".join(under_load.pace_table())
-    assert "| one | 2 | 20.10 | 18.60 | -7.8% ± 2.7% | -7.8% ± 2.7% |  |" in page
+    assert f"| {cpu_name()} | one | 2 | 20.10 | 18.60 | -7.8% ± 2.7% | -7.8% ± 2.7% |  |" in page
     for seed, steps in ((1, 100), (2, 110)):  # 0.1 bpb and one idle sigma are ln(1.1) of steps
         row = {"load": "nobody", "seed": seed, "num_steps": steps, "val_bpb": 2.1 - seed / 10}
         under_load.note({"part": "seeds"} | row)
