@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -139,7 +140,9 @@ def test_a_run_in_which_the_machine_slept_is_interrupted_whatever_it_says(tmp_pa
     result, _ = train(tmp_path, HONEST)
     assert (
         result["status"] == "interrupted"
-        and "slept for 3600 s" in result["cause"]
+        and re.search(
+            r"slept for 36\d\d s", result["cause"]
+        )  # two clocks, read one after the other
         and result["sure"]
     )
     assert not (tmp_path / "run" / "weights.safetensors").exists()
@@ -157,7 +160,9 @@ def test_a_run_in_which_the_machine_slept_is_ended_as_soon_as_it_wakes(tmp_path,
     result, _ = train(tmp_path, endless, listen=sleep, budget_seconds=600)
     assert (
         result["status"] == "interrupted"
-        and "slept for 3600 s" in result["cause"]
+        and re.search(
+            r"slept for 36\d\d s", result["cause"]
+        )  # two clocks, read one after the other
         and result["sure"]
     )
     assert not processes_below(tmp_path)
