@@ -142,7 +142,7 @@ def test_a_run_in_which_the_machine_slept_is_interrupted_whatever_it_says(tmp_pa
         result["status"] == "interrupted"
         and re.search(
             r"slept for 36\d\d s", result["cause"]
-        )  # two clocks, read one after the other
+        )  # two clocks, read in turn
         and result["sure"]
     )
     assert not (tmp_path / "run" / "weights.safetensors").exists()
@@ -162,7 +162,7 @@ def test_a_run_in_which_the_machine_slept_is_ended_as_soon_as_it_wakes(tmp_path,
         result["status"] == "interrupted"
         and re.search(
             r"slept for 36\d\d s", result["cause"]
-        )  # two clocks, read one after the other
+        )  # two clocks, read in turn
         and result["sure"]
     )
     assert not processes_below(tmp_path)
