@@ -140,9 +140,7 @@ def test_a_run_in_which_the_machine_slept_is_interrupted_whatever_it_says(tmp_pa
     result, _ = train(tmp_path, HONEST)
     assert (
         result["status"] == "interrupted"
-        and re.search(
-            r"slept for 36\d\d s", result["cause"]
-        )  # two clocks, read in turn
+        and re.search(r"slept for 36\d\d s", result["cause"])  # two clocks, read in turn
         and result["sure"]
     )
     assert not (tmp_path / "run" / "weights.safetensors").exists()
@@ -160,9 +158,7 @@ def test_a_run_in_which_the_machine_slept_is_ended_as_soon_as_it_wakes(tmp_path,
     result, _ = train(tmp_path, endless, listen=sleep, budget_seconds=600)
     assert (
         result["status"] == "interrupted"
-        and re.search(
-            r"slept for 36\d\d s", result["cause"]
-        )  # two clocks, read in turn
+        and re.search(r"slept for 36\d\d s", result["cause"])  # two clocks, read in turn
         and result["sure"]
     )
     assert not processes_below(tmp_path)
