@@ -42,11 +42,13 @@ from benches.setup import Bench, train_and_score
 from checkout import command_of, copy_checkout, environment
 
 from harness.data.manifest import open_prepared
+from harness.lab.clock_fit import find_worth
 from harness.lab.close_out import read_close_out, words_of_claim
+from harness.lab.executor import Executor
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.git_history import head_commit
 from harness.run.journal import read_journal
-from harness.run.settings import read_settings, training_request
+from harness.run.settings import Settings, read_settings, training_request
 from harness.run.state import fold
 from harness.sandbox.runner import run_training
 from harness.scoring.integrity import harness_hash
@@ -127,6 +129,13 @@ def note(row: dict) -> None:
     append_row(ROWS, row | where)
 
 
+def measured(bench: Bench) -> Settings:
+    """The bench's settings, with what a CPU second beside others is worth on this machine."""
+    executor = Executor(bench.settings, bench.data, bench.work, bench.work)
+    worth = find_worth(executor, bench.train_py.read_text(encoding="utf-8"))
+    return dataclasses.replace(bench.settings, worth_beside=worth)
+
+
 # --- One training while others come and go --------------------------------------------------------
 
 STEP_OF_TEMPLATE = "        step += 1\n"
@@ -159,7 +168,7 @@ def run_pace(loads: list[str], runs: int, cache: str) -> None:
                 source.replace(STEP_OF_TEMPLATE, STEP_OF_TEMPLATE + TELL), encoding="utf-8"
             )
             folder = bench.work / "run"
-            request = training_request(bench.settings, data, folder, bench.train_py, seed)
+            request = training_request(measured(bench), data, folder, bench.train_py, seed)
             with Toggled(load) as toggled:
                 run_training(dataclasses.replace(request, budget_seconds=PACE_SECONDS))
             lines = (folder / "run.log").read_text(encoding="utf-8").splitlines()
@@ -170,8 +179,7 @@ def run_pace(loads: list[str], runs: int, cache: str) -> None:
 def paces(steps: list[tuple[float, ...]], changes: list[tuple[float, bool]]) -> dict:
     """Steps per charged second, a figure an interval, alone and beside others.
 
-    And the same per CPU second of the main thread: by the clock without what it takes off for idle
-    cores. steps: (number, wall time, share of the budget that is spent, CPU seconds).
+    And the same per CPU second of the main thread, worth the same to everybody. steps: (number, wall time, share of the budget that is spent, CPU seconds).
     """
     names = ("alone", "beside", "alone_cpu", "beside_cpu")
     found: dict[str, list[float]] = {name: [] for name in names}
@@ -234,7 +242,7 @@ def pace_table() -> Iterator[str]:
         "Steps per charged second while busy processes are away and while they are there, a few\n"
         "seconds each, in turn, within one training: drift of the machine meets both alike. The\n"
         "difference has its standard error over trainings. *By CPU time* is the same per CPU\n"
-        "second of the main thread: the clock without what it takes off for idle cores. *Shift*:\n"
+        "second of the main thread: a clock that takes every CPU second as worth the same. *Shift*:\n"
         "of val_bpb, in standard deviations of idle seeds, by the slope of val_bpb over the\n"
         "logarithm of the steps in the next table's trainings, on whatever machine those ran.\n"
     )
@@ -290,14 +298,14 @@ def run_seeds(loads: list[str], runs: int, cache: str) -> None:
     data = prepare_profile(profile, cache)
     with tempfile.TemporaryDirectory() as work:
         bench = Bench(Path(work), profile, device, data)
+        settings = measured(bench)
         done = {(row["load"], row["seed"]) for row in rows_of("seeds")}
         for seed in range(1, runs + 1):
             for load in loads:
                 if (load, seed) not in done:
                     with Load(load):
-                        found = train_and_score(
-                            bench.settings, data, bench.train_py, bench.work / f"run{seed}", seed
-                        )
+                        folder = bench.work / f"run{seed}"
+                        found = train_and_score(settings, data, bench.train_py, folder, seed)
                         note({"part": "seeds", "load": load, "seed": seed} | found)
 
 

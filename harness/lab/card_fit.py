@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 from harness.ground.cards import newer_attention
-from harness.ground.files import read_json, write_json_atomic
 from harness.lab.device_batch import search_rows, try_rows
 from harness.lab.executor import Executor
+from harness.lab.machine_facts import MachineFact
 from harness.run.state import NOT_HELD_AGAINST
 
 # Attention that runs wherever PyTorch does.
@@ -47,14 +46,9 @@ def find_fit(executor: Executor, source: str, say: Callable[[str], None] = print
     wanted = Fit(settings.compile)
     if settings.device["kind"] == "cpu":
         return wanted
-    facts = facts_of(executor, source)
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    machine = Path(settings.data_folder).parent / "machine"  # beside the machine's data
-    path = machine / f"fit-{key}.json"
-    try:
-        return Fit(**read_json(path)["fit"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass  # not tried yet, half a file, or another's
+    fact = MachineFact(settings, "fit", facts_of(executor, source))
+    with contextlib.suppress(TypeError):  # not tried yet, or another's
+        return Fit(**fact.read())
     say(
         f"trying how the baseline trains on the {settings.device['name']}, and how many rows at a "
         "time fit into its memory: once, then it is known"
@@ -65,9 +59,7 @@ def find_fit(executor: Executor, source: str, say: Callable[[str], None] = print
     fit, trials = descend(executor, train_py, say)
     if fit is None or fit.fell:
         return fit or wanted
-    with contextlib.suppress(OSError):  # a cache only lent for reading: the next run tries again
-        machine.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, facts | {"fit": asdict(fit), "trials": trials})
+    fact.keep(asdict(fit), trials=trials)
     return fit
 
 

@@ -16,6 +16,7 @@ from harness.data.manifest import PreparedData
 from harness.data.prepare import find_prepared, prepare
 from harness.ground.errors import ProfileError, SettingsError
 from harness.lab.card_fit import Fit, find_fit
+from harness.lab.clock_fit import find_worth
 from harness.lab.loop import Lab
 from harness.lab.proposing import baseline_source
 from harness.run import git_history
@@ -183,12 +184,13 @@ def for_this_device(profile: Profile, device: dict) -> Profile:
 
 def open_journal(lab: Lab) -> None:
     """Write the journal's first line, unless it is there; on a card it says how many rows at a time
-    fit, and how trainings go there is frozen before."""
+    fit. How trainings go on this machine is found out and frozen before."""
     if lab.journal.entries:
         return
     forget_earlier_runs(lab.folder)
-    fit = find_fit(lab.executor, baseline_source(lab.template(), lab.settings))
-    freeze(lab, fit)
+    source = baseline_source(lab.template(), lab.settings)
+    fit = find_fit(lab.executor, source)
+    freeze(lab, fit, find_worth(lab.executor, source))
     settings, profile = lab.settings, lab.settings.profile
     kind = settings.device["kind"]
     lab.journal.append(
@@ -205,10 +207,11 @@ def open_journal(lab: Lab) -> None:
     )
 
 
-def freeze(lab: Lab, fit: Fit) -> None:
-    """Write into run.json how trainings go on this card, before anything is measured."""
+def freeze(lab: Lab, fit: Fit, worth_beside: float) -> None:
+    """Write into run.json how trainings go on this machine, before anything is scored."""
     device = lab.settings.device | ({"fell": fit.fell} if fit.fell else {})
     changes = {"compile": fit.compile, "attention": fit.attention, "device": device}
+    changes |= {"worth_beside": worth_beside}
     settings = dataclasses.replace(lab.settings, **changes)
     if settings != lab.settings:
         write_settings(lab.folder, settings)

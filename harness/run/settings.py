@@ -46,8 +46,8 @@ RESERVED = {
     "benchmarks": "the folder of the project's own measurements",
 }
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# The rate of a CPU's clock: the share of wall time for which the template's main thread works on a
-# quiet machine of two cores, what waking costs taken off. See `harness.training.clock`.
+# The rate of a CPU's clock: less than the share of wall time for which the template's main thread
+# works on a quiet machine of two cores, 0.89 to 0.96. See `harness.training.clock`.
 CORE_RATE = 0.82
 SLOWER = ", so that trainings take two to three times as long"  # on a card, uncompiled
 # What a score depends on.
@@ -58,8 +58,8 @@ PACKAGES = ("torch", "numpy", "tiktoken", "rustbpe", "safetensors", "optuna", "p
 class Settings:
     """run.json. profile: the Profile's fields as data. device: of `harness.training.devices`.
 
-    base_commit: the repository's, None without git. core_rate: of `harness.training.clock`, 0 where
-    the budget is wall time. openmp: what every training finds set. attention: kernels of full and
+    base_commit: the repository's, None without git. core_rate and worth_beside: of
+    `harness.training.clock`, the rate 0 where the budget is wall time. openmp: what every training finds set. attention: kernels of full and
     of windowed layers, {} where each process chooses.
     """
 
@@ -80,6 +80,7 @@ class Settings:
     versions: dict
     base_commit: str | None
     core_rate: float = 0.0
+    worth_beside: float = 1.0
     openmp: dict = field(default_factory=dict)
     attention: dict = field(default_factory=dict)
 
@@ -237,6 +238,7 @@ def training_request(
         compile=settings.compile,
         threads=settings.threads,
         core_rate=settings.core_rate,
+        worth_beside=settings.worth_beside,
         clock_step_seconds=settings.profile["clock_step_seconds"],
         hidden=hidden_folders(settings, data, results or results_folder()),
         wall_error=settings.device.get("wall_error", ""),

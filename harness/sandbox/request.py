@@ -15,7 +15,7 @@ class TrainingRequest:
     device_batch_limit: rows that it may hold at once, None for as many as it likes. compile_cache:
     the run's folder of compiled code, None to keep none. hidden: folders that a wall empties for
     it. wall_error: why bubblewrap is no wall for its device. attention: the kernels to use, {} to
-    choose. core_rate: the rate of `harness.training.clock`, 0 where the budget is wall time.
+    choose. core_rate and worth_beside: of `harness.training.clock`, the rate 0 for wall time.
     clock_step_seconds: what each optimizer step counts for on its clock, 0 for the real clock; the
     runner's own limits are of real time always. Times in seconds.
     """
@@ -39,6 +39,7 @@ class TrainingRequest:
     wall_error: str = ""
     attention: dict[str, str] = field(default_factory=dict)
     core_rate: float = 0.0
+    worth_beside: float = 1.0
     clock_step_seconds: float = 0.0
 
     @property

@@ -13,13 +13,14 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 
 from harness.ground.clock import Sleep
 from harness.sandbox.request import TrainingRequest
-from harness.training.clock import CoreClock, Reading, WallClock
+from harness.training.clock import CoreClock, Reading, WallClock, make_clock
 
 FAMILY_SECONDS = 2.0  # between two looks for processes that the training has started
 # Times its budget of wall time in which a training that got so little is ended, and repeated later.
@@ -154,7 +155,7 @@ class Timekeeper:
             cpu = self._family.seconds
             cpu()
             self._others_before = self._family.of_others()
-            self._clock = CoreClock(rate, self.request.threads, cpu) if rate else WallClock()
+            self._clock = make_clock(asdict(self.request), cpu)
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 socket.send_fds(self._channel, [b"r"], [rows.fileno()])
 

@@ -8,26 +8,25 @@ On a card, and on Apple's GPU, a second of the budget is a second of wall time. 
 work that the template's training does in a second on a quiet machine. Who else uses the machine
 then changes how long a training takes, and not how much it learns:
 
-    busy = max(main, total / threads)
-    work = busy - min(WAKING x idle / cores, 10% of busy)
-    charged = max(work / rate, wall - others)
+    work = max(main, total / threads)
+    worth = 1 + (worth_beside - 1) x min(1, 2 x others / cores)
+    charged = max(sum of work x worth / rate, wall - others)
 
 main is CPU time of the training's main thread, which works or waits for the other threads in every
-step; total is that of all its threads and processes; idle are core-seconds in which nobody used a
-core. rate is the share of wall time for which the template's main thread works so on a quiet
-machine. The last term is the floor on idling: a training that does not use its cores is charged for
+step; total is that of all its threads and processes; others are core-seconds that somebody else
+used. rate is the share of wall time for which the template's main thread works on a quiet machine,
+or less. The last term is the floor on idling: a training that does not use its cores is charged for
 wall time, less the core-seconds that others used of them, since a core that others hold for a
 second is lost to all threads for a second.
 
-Why idle is taken off: a thread that wakes another one on an idle core pays for that, and beside
-others no core is idle. At most 10% of what the training does is taken off (the template: 8%), or
-sleeping beside others would be paid for. With a rate of 0.86 and nothing taken off, the demo's file
-did 5 to 12% more steps in its budget beside others than alone (ten seeds each, interleaved, on two
-cores); as it is, 10% more beside one busy process and 1 to 6% fewer beside two, three or bursts,
-where the same file alone did 112 to 159. On a faster machine of two cores it was 8 to 10% fewer as
-it is, and 4 to 7% fewer with nothing taken off: no one constant suits both (of both, see
-results/benchmarks/under_load.md). A training on one thread does more steps per core-second than one
-on two, and fewer per second: it gains nothing, with or without others.
+A CPU second beside others is not worth the same as one alone: others share caches and power, and a
+thread that waits for another one costs more or less. worth_beside is what it is worth: steps per
+CPU second while others hold half of the cores or more, over those alone. It depends on the machine
+(1.08 on one of two cores, 0.93 on another), so it is measured there, by a training of the run's
+first file while busy processes come and go (`harness.lab.clock_fit`), and frozen in run.json. How
+much a budget differs with it is in results/benchmarks/under_load.md. A training on one thread does
+more steps per core-second than one on two, and fewer per second: it gains nothing, with or without
+others.
 """
 
 from __future__ import annotations
@@ -42,10 +41,8 @@ from pathlib import Path
 STAT = Path("/proc/stat")
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 IDLE, IO_WAIT = 3, 4  # places in a line of /proc/stat of the time when nobody used that core
-WAKING = 0.4  # CPU seconds of the main thread that it costs when all cores are idle for a second
-MOST_WAKING = 0.1  # of the work
-# Between two looks at what others use, which changes little and takes time to read
-LOOK_SECONDS = 0.2
+# Between two looks at what others use, which takes time to read, and is counted in ticks of 10 ms.
+LOOK_SECONDS = 0.5
 
 
 class ClockError(RuntimeError):
@@ -106,26 +103,47 @@ class CoreClock:
     ClockError where others cannot be seen.
     """
 
-    def __init__(self, rate: float, threads: int, cpu: Callable[[], tuple[float, float]]) -> None:
-        self.rate, self.threads, self._cpu, self.cpus = rate, threads, cpu, own_cpus()
+    def __init__(
+        self, rate: float, worth_beside: float, threads: int, cpu: Callable[[], tuple[float, float]]
+    ) -> None:
+        self.rate, self.worth_beside, self.threads = rate, worth_beside, threads
+        self._cpu, self.cpus = cpu, own_cpus()
         self._wall0, (self._main0, self._total0) = time.monotonic(), cpu()
         self._idle0 = idle_seconds(self.cpus)
-        self._looked = self._idle = self._others = self._charged = 0.0
+        # At the last look, and what work was worth in the span before it.
+        self._looked = self._others = self._work = self._worked = 0.0
+        self._worth, self._charged = 1.0, 0.0
 
     def read(self) -> Reading:
         """What is charged by now; it never falls."""
         wall, (main, total) = time.monotonic() - self._wall0, self._cpu()
         main, total = main - self._main0, total - self._total0
-        if wall - self._looked >= LOOK_SECONDS:
-            self._looked, self._idle = wall, idle_seconds(self.cpus) - self._idle0
-            self._others = max(0.0, len(self.cpus) * wall - self._idle - total)
         work = max(main, total / self.threads)
-        work -= min(WAKING * self._idle / len(self.cpus), MOST_WAKING * work)
-        self._charged = max(self._charged, work / self.rate, self._looked - self._others)
+        if wall - self._looked >= LOOK_SECONDS:
+            self._look(wall, work, total)
+        worked = self._worked + (work - self._work) * self._worth
+        self._charged = max(self._charged, worked / self.rate, self._looked - self._others)
         return Reading(wall, main, total, self._others, self._charged)
+
+    def _look(self, wall: float, work: float, total: float) -> None:
+        """See what others used since the last look."""
+        cores, before = len(self.cpus), self._others
+        idle = idle_seconds(self.cpus) - self._idle0
+        self._others = max(before, cores * wall - idle - total)
+        held = (self._others - before) / (cores * (wall - self._looked))
+        self._worth = 1 + (self.worth_beside - 1) * min(1.0, 2 * held)
+        self._worked += (work - self._work) * self._worth
+        self._looked, self._work = wall, work
 
 
 def own_cpu_seconds() -> tuple[float, float]:
     """CPU seconds of this process: of its main thread, and in all."""
     main = time.clock_gettime(time.pthread_getcpuclockid(threading.main_thread().ident))
     return main, time.process_time()
+
+
+def make_clock(request: dict, cpu: Callable[[], tuple[float, float]]) -> WallClock | CoreClock:
+    """The clock that a training's request asks for, started now. cpu: as of CoreClock."""
+    if not (rate := request.get("core_rate")):
+        return WallClock()
+    return CoreClock(rate, request.get("worth_beside") or 1.0, request["threads"], cpu)

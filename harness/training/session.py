@@ -26,7 +26,7 @@ from safetensors.torch import save_model
 
 from harness.data.loader import TrainRows
 from harness.training import attention
-from harness.training.clock import CoreClock, WallClock, own_cpu_seconds
+from harness.training.clock import CoreClock, WallClock, make_clock, own_cpu_seconds
 from harness.training.devices import Device, detect_device
 
 RUN_VARIABLE = "AUTORESEARCH_RUN"
@@ -138,8 +138,7 @@ class Session:
         self._synchronize()
         self._send("ready", startup_seconds=time.monotonic() - self._opened)
         self._rows = self._receive_rows()
-        rate, threads = self.request.get("core_rate"), self.request.get("threads")
-        self._clock = CoreClock(rate, threads, own_cpu_seconds) if rate else WallClock()
+        self._clock = make_clock(self.request, own_cpu_seconds)
 
     def _receive_rows(self) -> TrainRows:
         """The training rows, an open file that the runner sends when it has heard "ready"."""
