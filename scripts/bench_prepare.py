@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from synthetic.texts import SyntheticSource
 
-from harness.data.prepare import prepare
+from harness.data.prepare import DataSpec, prepare
 from harness.data.rows import PartTask, RowsFile, iter_tokenizer_text, make_train_part
 from harness.data.shards import make_group_tasks, read_shard, write_group
 from harness.data.tokenizer import PLAIN_RUNS, Tokenizer, train_tokenizer
@@ -83,7 +83,9 @@ def prepare_child(size: int, workers: int, folder: str) -> None:
     """What the watched process does: its result is one line of JSON."""
     lines = []
     manifest = prepare(
-        SyntheticSource(size), VOCAB_SIZE, MAX_SEQ_LEN, 2**18, folder, workers, lines.append
+        DataSpec(SyntheticSource(size), VOCAB_SIZE, MAX_SEQ_LEN, 2**18, folder),
+        workers,
+        lines.append,
     ).manifest
     stages = {
         line.split()[0]: float(line.rsplit("(", 1)[1].split()[0])

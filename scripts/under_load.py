@@ -179,7 +179,8 @@ def run_pace(loads: list[str], runs: int, cache: str) -> None:
 def paces(steps: list[tuple[float, ...]], changes: list[tuple[float, bool]]) -> dict:
     """Steps per charged second, a figure an interval, alone and beside others.
 
-    And the same per CPU second of the main thread, worth the same to everybody. steps: (number, wall time, share of the budget that is spent, CPU seconds).
+    And the same per CPU second of the main thread, as if each were worth the same to everybody.
+    steps: (number, wall time, share of the budget that is spent, CPU seconds).
     """
     names = ("alone", "beside", "alone_cpu", "beside_cpu")
     found: dict[str, list[float]] = {name: [] for name in names}
@@ -242,7 +243,7 @@ def pace_table() -> Iterator[str]:
         "Steps per charged second while busy processes are away and while they are there, a few\n"
         "seconds each, in turn, within one training: drift of the machine meets both alike. The\n"
         "difference has its standard error over trainings. *By CPU time* is the same per CPU\n"
-        "second of the main thread: a clock that takes every CPU second as worth the same. *Shift*:\n"
+        "second of the main thread, as if each were worth the same to everybody. *Shift*:\n"
         "of val_bpb, in standard deviations of idle seeds, by the slope of val_bpb over the\n"
         "logarithm of the steps in the next table's trainings, on whatever machine those ran.\n"
     )

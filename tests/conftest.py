@@ -40,15 +40,11 @@ def tiny_data(tmp_path_factory):
     """A made-up corpus, prepared: bytes as vocabulary, T = 64, 4,096 evaluation tokens."""
     from fake_source import FakeSource, make_texts
 
-    from harness.data.prepare import prepare
+    from harness.data.prepare import DataSpec, prepare
 
     folder = tmp_path_factory.mktemp("data")
     return prepare(
-        FakeSource(make_texts(400)),
-        256,
-        64,
-        4096,
-        cache=folder,
+        DataSpec(FakeSource(make_texts(400)), 256, 64, 4096, folder),
         workers=1,
         progress=lambda line: None,
     )

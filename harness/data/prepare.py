@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,6 @@ DOWNLOAD_WORKERS = 8  # files at a time, as the original loads them
 WORKER_MB = 256  # of a worker process: 100 to 250 were seen
 NAMED_RATE = 12.5e6  # bytes per second: 100 Mbit/s, what minutes are stated at in advance
 
-Cache = str | os.PathLike[str] | None  # None: `default_cache`
-
 
 def default_cache() -> Path:
     """$AUTORESEARCH_CACHE, or ~/.cache/autoresearch-lab."""
@@ -51,25 +50,35 @@ def default_cache() -> Path:
         ) from None
 
 
+@dataclass(frozen=True)
+class DataSpec:
+    """What names prepared data.
+
+    vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of
+    validation, as many of holdout, and at most splits.UNSEEN_TOKENS more of `unseen`. cache: the
+    folder of all prepared data, None for `default_cache`.
+    """
+
+    source: str | Source
+    vocab_size: int
+    max_seq_len: int
+    eval_tokens: int
+    cache: str | os.PathLike[str] | None = None
+
+
 def prepare(
-    source: str | Source,
-    vocab_size: int,
-    max_seq_len: int,
-    eval_tokens: int,
-    cache: Cache = None,
+    spec: DataSpec,
     workers: int | None = None,
     progress: Progress = print,
     download_workers: int = DOWNLOAD_WORKERS,
 ) -> PreparedData:
-    """Prepare `source` unless that is done, going on where an interrupted prepare stopped.
+    """Prepare the data unless that is done, going on where an interrupted prepare stopped.
 
-    vocab_size: ordinary tokens, 256 to 65535. max_seq_len: tokens per row. eval_tokens: of
-    validation, as many of holdout, and at most splits.UNSEEN_TOKENS more of `unseen`.
     workers: processes, by default one per CPU, as far as memory goes. progress: is given one line
     of text at a time. download_workers: files downloaded at a time. Raises DataError with what to
     do.
     """
-    job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
+    job = _make_job(spec)
     workers = process_count(WORKER_MB) if workers is None else workers
     _check_int("workers", workers, 1)
     _check_int("download_workers", download_workers, 1)
@@ -79,38 +88,34 @@ def prepare(
         return _open_existing(job, progress) or _build(job, workers, download_workers, progress)
 
 
-def find_prepared(
-    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache = None
-) -> PreparedData:
-    """The data that `prepare` made with the same arguments. DataError says how to make it."""
-    job = _make_job(source, vocab_size, max_seq_len, eval_tokens, cache)
+def find_prepared(spec: DataSpec) -> PreparedData:
+    """The data that `prepare` made of the same spec. DataError says how to make it."""
+    job = _make_job(spec)
     if not job.folder.exists():
         raise DataError(
             f"no prepared data {job.data_id} in {job.cache}: run notebooks/01_prepare.ipynb, or "
             f"python -m harness.data.prepare --source {shlex.quote(job.source.spec)} "
-            f"--vocab-size {vocab_size} --max-seq-len {max_seq_len} --eval-tokens {eval_tokens}"
+            f"--vocab-size {spec.vocab_size} --max-seq-len {spec.max_seq_len} "
+            f"--eval-tokens {spec.eval_tokens}"
         )
     return open_prepared(job.folder)
 
 
-def name_data(
-    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache = None
-) -> str:
-    """The id of the data of these arguments, prepared or not. DataError when the text is gone."""
-    return _make_job(source, vocab_size, max_seq_len, eval_tokens, cache).data_id
+def name_data(spec: DataSpec) -> str:
+    """The id of this data, prepared or not. DataError when the text is gone."""
+    return _make_job(spec).data_id
 
 
-def _make_job(
-    source: str | Source, vocab_size: int, max_seq_len: int, eval_tokens: int, cache: Cache
-) -> Job:
-    check_vocab_size(vocab_size)
-    _check_int("max_seq_len", max_seq_len, 2)
-    _check_int("eval_tokens", eval_tokens, MIN_EVAL_ROWS * max_seq_len)
-    folder = default_cache() if cache is None else Path(cache).expanduser()
-    opened = open_source(source, folder.absolute())
+def _make_job(spec: DataSpec) -> Job:
+    sizes = spec.vocab_size, spec.max_seq_len, spec.eval_tokens
+    check_vocab_size(spec.vocab_size)
+    _check_int("max_seq_len", spec.max_seq_len, 2)
+    _check_int("eval_tokens", spec.eval_tokens, MIN_EVAL_ROWS * spec.max_seq_len)
+    folder = default_cache() if spec.cache is None else Path(spec.cache).expanduser()
+    opened = open_source(spec.source, folder.absolute())
     source_id = opened.source_id()
     assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*", source_id), f"{source_id!r} cannot name a folder"
-    return Job(opened, source_id, vocab_size, max_seq_len, eval_tokens, folder.absolute())
+    return Job(opened, source_id, *sizes, folder.absolute())
 
 
 def _check_int(name: str, value: Any, least: int) -> None:
@@ -259,8 +264,9 @@ def main(arguments: list[str] | None = None) -> int:
     files = f"files at a time {default}"
     add("--download-workers", type=int, default=DOWNLOAD_WORKERS, help=files)
     options = vars(parser.parse_args(arguments))
+    how = {name: options.pop(name) for name in ("workers", "download_workers")}
     try:
-        prepare(**options, progress=lambda line: print(line, flush=True))
+        prepare(DataSpec(**options), **how, progress=lambda line: print(line, flush=True))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

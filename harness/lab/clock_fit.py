@@ -1,5 +1,5 @@
-"""What a CPU second beside others is worth on this machine, for the clock of its trainings. Measured
-once, and kept for the machine.
+"""What a CPU second beside others is worth on this machine, for the clock of its trainings.
+Measured once, and kept for the machine.
 
 In: the run's executor, the baseline's source. Out: `worth_beside` of `harness.training.clock`. The
 baseline trains for about a minute, while processes that compute for ever come and go in turn:

@@ -40,7 +40,7 @@ def find_text(settings: Settings, source: str, overrides: str) -> dict:
     if not changes:
         return {}
     profile = override(Profile(**settings.profile), changes)
-    data = find_prepared(*data_of(profile, str(Path(settings.data_folder).parent)))
+    data = find_prepared(data_of(profile, str(Path(settings.data_folder).parent)))
     if data.data_id == settings.data_id:
         return {}
     prepared = {"data_id": data.data_id, "data_hash": data.data_hash}

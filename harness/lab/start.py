@@ -13,7 +13,7 @@ from pathlib import Path
 
 import harness
 from harness.data.manifest import PreparedData
-from harness.data.prepare import find_prepared, prepare
+from harness.data.prepare import DataSpec, find_prepared, prepare
 from harness.ground.errors import ProfileError, SettingsError
 from harness.lab.card_fit import Fit, find_fit
 from harness.lab.clock_fit import find_worth
@@ -86,35 +86,39 @@ def prepare_profile(
     profile: Profile, cache: str = "", progress: Callable[[str], None] = print
 ) -> PreparedData:
     """Prepare the profile's data, or find it prepared."""
-    return prepare(*data_of(profile, cache), progress=progress)
+    return prepare(data_of(profile, cache), progress=progress)
 
 
-def data_of(profile: Profile, cache: str) -> tuple[str, int, int, int, Path | None]:
-    """What names prepared data: the text, its sizes, and the folder that it is kept in."""
+def data_of(profile: Profile, cache: str = "") -> DataSpec:
+    """The data of a profile. cache: the folder of all prepared data, "" for the usual one."""
     sizes = (profile.vocab_size, profile.max_seq_len, profile.eval_tokens)
-    return profile.source, *sizes, Path(cache) if cache else None
+    return DataSpec(profile.source, *sizes, cache or None)
+
+
+def run_folder(tag: str = "", results: str = "") -> Path:
+    """The folder of a run, there or not. tag: "" for today, such as nov23; results: as
+    results_folder. Raises ParameterError."""
+    return results_folder(results) / check_tag(tag or date.today().strftime("%b%d").lower())
 
 
 def start_run(
-    tag: str = "",
+    folder: Path,
     profile: str = "auto",
     device: str = "auto",
     cache: str = "",
     source: str = "",
     overrides: str = "",
-    results: str = "",
 ) -> Lab:
-    """Begin a run, or open it if the tag has one.
+    """Begin a run in this folder, which is called as its tag, or open the one that it has.
 
-    tag: "" for today, such as nov23; overrides: as in find_profile. Raises SettingsError,
-    ProfileError, DataError or LoopError, each with what to do.
+    overrides: as in find_profile. Raises SettingsError, ProfileError, DataError or LoopError, each
+    with what to do.
     """
-    tag = check_tag(tag or date.today().strftime("%b%d").lower())
-    folder = results_folder(results) / tag
+    tag = folder.name
     if not (folder / "run.json").exists():
         check_tag_unused(tag, folder)
         chosen, facts = find_profile(profile, device, source, overrides)
-        data = find_prepared(*data_of(chosen, cache))
+        data = find_prepared(data_of(chosen, cache))
         folder.mkdir(parents=True, exist_ok=True)
         write_settings(folder, make_settings(tag, for_this_device(chosen, facts), data, facts))
     settings = read_settings(folder)

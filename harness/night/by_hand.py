@@ -21,7 +21,7 @@ from harness.data.sources import open_source
 from harness.ground.errors import ByHandError, ConstantsError, DataError
 from harness.lab.executor import Executor
 from harness.lab.kept_files import append_summary
-from harness.lab.start import find_profile, prepare_profile
+from harness.lab.start import data_of, find_profile, prepare_profile
 from harness.run.profiles import Profile, parse_overrides
 from harness.run.settings import BY_HAND, Settings, make_settings, results_folder
 from harness.sandbox.runner import summary_block
@@ -106,7 +106,7 @@ def find_or_prepare(profile: Profile) -> PreparedData:
     """The profile's data, prepared now where that needs no download, else a DataError."""
     sizes = (profile.vocab_size, profile.max_seq_len, profile.eval_tokens)
     try:
-        return find_prepared(profile.source, *sizes)
+        return find_prepared(data_of(profile))
     except DataError:
         pass
     if plan := open_source(profile.source, default_cache()).plan_download(DOWNLOAD_WORKERS):

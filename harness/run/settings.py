@@ -20,7 +20,7 @@ from pathlib import Path
 import harness
 from harness.data.folder import Folder
 from harness.data.manifest import PreparedData, open_prepared, without_format
-from harness.data.prepare import name_data
+from harness.data.prepare import DataSpec, name_data
 from harness.ground.cgroup import cpu_quota
 from harness.ground.clock import utc_now
 from harness.ground.errors import DataError, ParameterError, SettingsError
@@ -59,8 +59,8 @@ class Settings:
     """run.json. profile: the Profile's fields as data. device: of `harness.training.devices`.
 
     base_commit: the repository's, None without git. core_rate and worth_beside: of
-    `harness.training.clock`, the rate 0 where the budget is wall time. openmp: what every training finds set. attention: kernels of full and
-    of windowed layers, {} where each process chooses.
+    `harness.training.clock`, the rate 0 where the budget is wall time. openmp: what every training
+    finds set. attention: kernels of full and of windowed layers, {} where each process chooses.
     """
 
     format_version: int
@@ -338,7 +338,7 @@ def check_same_text(settings: Settings) -> None:
     """Raise SettingsError unless the run's source gives the text and splits it began with."""
     profile, began = settings.profile, settings.data_id
     sizes = (profile[name] for name in ("vocab_size", "max_seq_len", "eval_tokens"))
-    now = name_data(profile["source"], *sizes, Path(settings.data_folder).parent)
+    now = name_data(DataSpec(profile["source"], *sizes, Path(settings.data_folder).parent))
     if now == began:
         return
     advice = f"The text of {profile['source']} has changed: put it back as it was"

@@ -19,7 +19,7 @@ from fake_source import make_texts
 
 from harness.data import folder, textfiles
 from harness.data.folder import Folder
-from harness.data.prepare import find_prepared, prepare
+from harness.data.prepare import DataSpec, find_prepared, prepare
 from harness.data.sources import open_source
 from harness.ground.errors import DataError
 
@@ -189,7 +189,7 @@ def test_the_id_follows_names_and_content_and_its_memory_keeps_it_cheap(tmp_path
 def test_a_path_that_gives_no_text_says_what_is_wanted(tmp_path, make, words):
     make(tmp_path / "here")
     with pytest.raises(DataError, match=words) as error:
-        find_prepared(f"folder:{tmp_path / 'here'}", **SIZES, cache=tmp_path / "cache")
+        find_prepared(DataSpec(f"folder:{tmp_path / 'here'}", **SIZES, cache=tmp_path / "cache"))
     assert ".txt, .md, .py, .jsonl, .parquet" in str(error.value)
 
 
@@ -198,9 +198,7 @@ def test_files_that_are_all_unusable_are_an_error_with_the_reasons(tmp_path):
     write(tmp_path / "here" / "b.txt", "")
     with pytest.raises(DataError, match="no usable document; skipped: 1 badly encoded, 1 empty"):
         prepare(
-            f"folder:{tmp_path / 'here'}",
-            **SIZES,
-            cache=tmp_path / "cache",
+            DataSpec(f"folder:{tmp_path / 'here'}", **SIZES, cache=tmp_path / "cache"),
             progress=lambda line: None,
         )
 
@@ -226,12 +224,17 @@ def make_corpus(path: Path) -> Path:
 
 def test_a_folder_is_prepared_and_found_and_a_change_is_another_corpus(tmp_path):
     corpus, cache = make_corpus(tmp_path / "corpus"), tmp_path / "cache"
-    data = prepare(f"folder:{corpus}", **SIZES, cache=cache, workers=2, progress=lambda line: None)
+    data = prepare(
+        DataSpec(f"folder:{corpus}", **SIZES, cache=cache), workers=2, progress=lambda line: None
+    )
     assert data.manifest["documents"]["read"] == 200
-    assert find_prepared(f"folder:{corpus}", **SIZES, cache=cache).data_hash == data.data_hash
+    assert (
+        find_prepared(DataSpec(f"folder:{corpus}", **SIZES, cache=cache)).data_hash
+        == data.data_hash
+    )
     write(corpus / "more.txt", "more text\n")
     with pytest.raises(DataError, match=f"--source folder:{corpus} --vocab-size 256"):
-        find_prepared(f"folder:{corpus}", **SIZES, cache=cache)
+        find_prepared(DataSpec(f"folder:{corpus}", **SIZES, cache=cache))
 
 
 def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
@@ -246,14 +249,14 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch
         patch.setattr(Folder, "iter_part", read_and_change)
         with pytest.raises(DataError, match="changed while it was read"):
             prepare(
-                f"folder:{corpus}",
-                **SIZES,
-                cache=tmp_path / "cache",
+                DataSpec(f"folder:{corpus}", **SIZES, cache=tmp_path / "cache"),
                 workers=1,
                 progress=lambda line: None,
             )
     data = prepare(
-        f"folder:{corpus}", **SIZES, cache=tmp_path / "cache", workers=1, progress=lambda line: None
+        DataSpec(f"folder:{corpus}", **SIZES, cache=tmp_path / "cache"),
+        workers=1,
+        progress=lambda line: None,
     )
     assert data.manifest["documents"]["read"] == 201 and not data.manifest["prepare"]["resumed"]
 

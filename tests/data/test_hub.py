@@ -18,7 +18,7 @@ from fake_source import make_texts
 
 from harness.data.hub import ClimbMix, TinyStories
 from harness.data.manifest import FORMAT_VERSION, open_prepared
-from harness.data.prepare import find_prepared, name_data
+from harness.data.prepare import DataSpec, find_prepared, name_data
 from harness.data.rows import open_rows
 from harness.data.source import Part
 from harness.data.sources import open_source
@@ -117,7 +117,7 @@ def test_climbmix_is_downloaded_prepared_and_found_without_a_network(tmp_path):
         assert run(hub.url, tmp_path, cache, "climbmix:2").returncode == 0
         # The others are there.
         assert {name for _, name, *_ in hub.requests} == {"shard_00001.parquet"}
-    data = find_prepared("climbmix:2", **KINDS, cache=cache)
+    data = find_prepared(DataSpec("climbmix:2", **KINDS, cache=cache))
     assert data.data_id == f"climbmix-2-{ClimbMix.revision[:8]}-v320-t32-e1600-f{FORMAT_VERSION}"
     check_splits(data, TEXTS[:100], TEXTS[100:])
     shutil.rmtree(cache / "downloads")
@@ -129,7 +129,7 @@ def test_tinystories_keeps_its_first_rows_private(tmp_path):
     with serve({TinyStories.file: table(TEXTS)}) as hub:
         done = run(hub.url, tmp_path, tmp_path / "cache", "tinystories")
         assert done.returncode == 0, done.stderr
-    data = open_prepared(tmp_path / "cache" / name_data("tinystories", **KINDS))
+    data = open_prepared(tmp_path / "cache" / name_data(DataSpec("tinystories", **KINDS)))
     assert data.manifest["documents"]["read"] == len(TEXTS)
     check_splits(data, TEXTS[:100], TEXTS[100:])
 

@@ -10,7 +10,7 @@ from fake_source import FakeSource, make_texts
 
 from harness.data import loader
 from harness.data.loader import SHUFFLE_ROUNDS, TrainRows, shuffle
-from harness.data.prepare import prepare
+from harness.data.prepare import DataSpec, prepare
 from harness.data.rows import open_rows
 from harness.ground.errors import DataError
 
@@ -20,7 +20,9 @@ def train_dir(tmp_path_factory):
     """The train folder alone, moved away from everything private."""
     cache = tmp_path_factory.mktemp("cache")
     data = prepare(
-        FakeSource(make_texts(200)), 300, 64, 1024, cache, workers=1, progress=lambda _: None
+        DataSpec(FakeSource(make_texts(200)), 300, 64, 1024, cache),
+        workers=1,
+        progress=lambda _: None,
     )
     alone = tmp_path_factory.mktemp("alone") / "train"
     shutil.copytree(data.train_dir, alone)

@@ -23,7 +23,7 @@ from harness.data import prepare as prepare_module
 from harness.data import rows, stages
 from harness.data.manifest import FILES, FORMAT_VERSION, open_prepared, without_format
 from harness.data.packing import pack_rows
-from harness.data.prepare import default_cache, find_prepared, prepare
+from harness.data.prepare import DataSpec, default_cache, find_prepared, prepare
 from harness.data.rows import open_rows
 from harness.data.splits import EVAL_SPLITS, content_key
 from harness.data.tokenizer import load_tokenizer
@@ -42,7 +42,9 @@ def quiet(_):
 
 def prepare_small(cache, texts=TEXTS + COPIES, workers=1, progress=quiet, **sizes):
     return prepare(
-        FakeSource(texts), **{**SIZES, **sizes}, cache=cache, workers=workers, progress=progress
+        DataSpec(FakeSource(texts), **{**SIZES, **sizes}, cache=cache),
+        workers=workers,
+        progress=progress,
     )
 
 
@@ -158,7 +160,9 @@ def test_preparing_twice_does_nothing_twice(data, monkeypatch):
     assert again.manifest == data.manifest
     assert len(lines) == 1 and "nothing to do" in lines[0]
     assert (
-        find_prepared(FakeSource(TEXTS + COPIES), **SIZES, cache=data.folder.parent).data_hash
+        find_prepared(
+            DataSpec(FakeSource(TEXTS + COPIES), **SIZES, cache=data.folder.parent)
+        ).data_hash
         == data.data_hash
     )
 
@@ -167,7 +171,7 @@ def test_absent_data_names_the_notebook_and_the_command(tmp_path):
     with pytest.raises(
         DataError, match=r"01_prepare\.ipynb.*--vocab-size 320 --max-seq-len 32 --eval-tokens 3200"
     ):
-        find_prepared(FakeSource(TEXTS), **SIZES, cache=tmp_path)
+        find_prepared(DataSpec(FakeSource(TEXTS), **SIZES, cache=tmp_path))
     with pytest.raises(DataError, match="01_prepare"):
         open_prepared(tmp_path)
 
@@ -426,9 +430,10 @@ def test_a_call_from_a_script_without_a_main_guard_and_from_stdin(tmp_path):
     script = (
         "from fake_source import FakeSource, make_texts\n"
         "from harness.data import stages\n"
-        "from harness.data.prepare import prepare\n"
+        "from harness.data.prepare import DataSpec, prepare\n"
         "stages.SHARD_BYTES = 50_000\n"
-        "print(prepare(FakeSource(make_texts(200)), 256, 32, 3200, 'cache', workers=2).data_hash)\n"
+        "spec = DataSpec(FakeSource(make_texts(200)), 256, 32, 3200, 'cache')\n"
+        "print(prepare(spec, workers=2).data_hash)\n"
     )
     environment = {
         **os.environ,

@@ -12,7 +12,7 @@ from fake_source import make_texts
 from test_prepare import read_pieces
 
 from harness.data import stdlib
-from harness.data.prepare import prepare
+from harness.data.prepare import DataSpec, prepare
 from harness.data.sources import open_source
 from harness.data.splits import EVAL_SPLITS
 from harness.data.stdlib import PythonStdlib
@@ -130,7 +130,9 @@ def test_what_evaluation_of_the_library_holds_is_text_that_nothing_imports(tmp_p
         (folder / f"{number}.py").write_text(text, encoding="utf-8")
     monkeypatch.setattr(stdlib, "NOT_IMPORTED_BYTES", 10_000)
     source, lines = PythonStdlib(tmp_path / "library"), []
-    data = prepare(source, 320, 32, 800, cache=tmp_path / "cache", workers=1, progress=lines.append)
+    data = prepare(
+        DataSpec(source, 320, 32, 800, tmp_path / "cache"), workers=1, progress=lines.append
+    )
     own = b"\0".join(text.encode() for text in texts[:200])
     taken = [piece for split in EVAL_SPLITS for piece in read_pieces(data, data.rows_path(split))]
     assert taken and all(piece in own for piece in taken)

@@ -13,7 +13,7 @@ from fake_source import FakeSource, PartedSource, make_texts
 from test_prepare import SIZES, prepare_small, quiet, read_pieces
 
 from harness.data import stages
-from harness.data.prepare import prepare
+from harness.data.prepare import DataSpec, prepare
 from harness.data.splits import EVAL_SPLITS, content_key
 
 TEXTS = make_texts(400)
@@ -26,7 +26,7 @@ def small_shards(monkeypatch):
 
 
 def prepare_parts(cache, source, workers=1):
-    return prepare(source, **SIZES, cache=cache, workers=workers, progress=quiet)
+    return prepare(DataSpec(source, **SIZES, cache=cache), workers=workers, progress=quiet)
 
 
 def test_parts_and_processes_change_nothing_in_the_data(tmp_path):
@@ -155,10 +155,11 @@ def test_rows_go_on_from_the_last_checkpoint(tmp_path, monkeypatch):
 def test_a_source_of_a_script_is_read_by_the_script_itself(tmp_path):
     script = (
         "from fake_source import PartedSource, make_texts\n"
-        "from harness.data.prepare import prepare\n"
+        "from harness.data.prepare import DataSpec, prepare\n"
         "class Own(PartedSource): pass\n"
         "texts, silent = make_texts(200), lambda line: None\n"
-        "data = prepare(Own(texts, 50), 256, 32, 3200, 'cache', workers=2, progress=silent)\n"
+        "spec = DataSpec(Own(texts, 50), 256, 32, 3200, 'cache')\n"
+        "data = prepare(spec, workers=2, progress=silent)\n"
         "print(data.manifest['documents']['read'])\n"
     )
     environment = {
@@ -174,7 +175,7 @@ def test_a_source_of_a_script_is_read_by_the_script_itself(tmp_path):
 
 def test_documents_are_counted_by_their_length(tmp_path):
     # Bytes are tokens.
-    data = prepare(FakeSource(TEXTS), 256, 256, 3200, cache=tmp_path, workers=1, progress=quiet)
+    data = prepare(DataSpec(FakeSource(TEXTS), 256, 256, 3200, tmp_path), workers=1, progress=quiet)
     taken = sum(data.manifest["documents"][split] for split in EVAL_SPLITS)
     sizes = [len(text.encode()) for text in sorted(TEXTS, key=content_key)[taken:]]
     lengths = data.manifest["train_lengths"]

@@ -112,17 +112,17 @@ def test_what_is_missing_is_said_with_what_to_run(tmp_path, cache, monkeypatch):
     with pytest.raises(SettingsError, match="02_baseline"):
         open_lab("nov1", str(tmp_path))
     with pytest.raises(Exception, match="01_prepare"):
-        start.start_run("nov1", "tiny", cache=str(tmp_path / "no cache"), results=str(tmp_path))
+        start.start_run(tmp_path / "nov1", "tiny", cache=str(tmp_path / "no cache"))
     with pytest.raises(ParameterError, match="letters, digits"):
-        start.start_run("a tag/with slashes", "tiny", results=str(tmp_path))
+        start.run_folder("a tag/with slashes", str(tmp_path))
 
 
 def test_a_tag_of_an_earlier_run_or_another_profile_is_refused(lab, cache, tmp_path):
     lab.release()
     with pytest.raises(SettingsError, match="has profile tiny, asked for demo"):
-        start.start_run("t", "demo", cache=str(cache), results=str(lab.folder.parent))
+        start.start_run(lab.folder, "demo", cache=str(cache))
     with pytest.raises(SettingsError, match="refs/heads/autoresearch/t from an earlier run"):
-        start.start_run("t", "tiny", cache=str(cache), results=str(tmp_path / "elsewhere"))
+        start.start_run(tmp_path / "elsewhere" / "t", "tiny", cache=str(cache))
 
 
 def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
@@ -137,17 +137,9 @@ def test_overrides_reach_the_run_and_are_kept_to(lab, cache, tmp_path):
         profile.constants["N_HEAD"],
     ) == (2.0, 300, 3, 1)
     with pytest.raises(SettingsError, match="vocab_size 256, asked for 300"):
-        start.start_run(
-            "t",
-            "tiny",
-            cache=str(cache),
-            overrides="vocab_size=300",
-            results=str(lab.folder.parent),
-        )
+        start.start_run(lab.folder, "tiny", cache=str(cache), overrides="vocab_size=300")
     with pytest.raises(SettingsError, match="DEPTH 2, asked for 3"):
-        start.start_run(
-            "t", "tiny", cache=str(cache), overrides="DEPTH=3", results=str(lab.folder.parent)
-        )
+        start.start_run(lab.folder, "tiny", cache=str(cache), overrides="DEPTH=3")
     for wrong, words in (
         ("vocab=3", "Did you mean vocab_size"),
         ("vocab_size=many", "positive int"),

@@ -43,14 +43,9 @@ def run(tmp_path, monkeypatch):
         (tmp_path / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
     profile, _ = start.find_profile("tiny", source="folder:corpus")
     start.prepare_profile(profile, str(tmp_path / "cache"), progress=lambda line: None)
-    start.start_run(
-        "f",
-        "tiny",
-        cache=str(tmp_path / "cache"),
-        source="folder:corpus",
-        results=str(tmp_path / "results"),
-    )
-    return tmp_path / "results" / "f"
+    folder = tmp_path / "results" / "f"
+    start.start_run(folder, "tiny", cache=str(tmp_path / "cache"), source="folder:corpus")
+    return folder
 
 
 def test_a_run_on_a_folder_goes_on_from_another_working_directory(run, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from fake_source import PartedSource, make_texts
 
-from harness.data.prepare import prepare
+from harness.data.prepare import DataSpec, prepare
 from harness.data.splits import EVAL_SPLITS
 from harness.show import data_page
 
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
     source = PartedSource([*private, *own, own[0] + "\n", private[0]], 50, private=3)
     leaky = PartedSource([*source.texts, *private], 50, private=3)
     cache = tmp_path_factory.mktemp("cache")
-    return prepare(leaky, 300, 64, 1024, cache=cache, workers=1, progress=lambda line: None)
+    return prepare(DataSpec(leaky, 300, 64, 1024, cache), workers=1, progress=lambda line: None)
 
 
 def cells(page):

@@ -75,10 +75,10 @@ def baseline(shared, cache) -> Path:
         for name in ("train_template.py", "program.md"):
             shutil.copy(ROOT / name, repository / name)
         make_repository(repository)
-        given = {"cache": str(cache), "results": str(folder / "results"), "overrides": STEPS}
+        given = {"cache": str(cache), "overrides": STEPS}
         with pytest.MonkeyPatch.context() as patch:
             point_at(patch, repository)
-            with start.start_run("t", "tiny", **given) as lab:
+            with start.start_run(folder / "results" / "t", "tiny", **given) as lab:
                 lab.run_baseline()
 
     return make_once(shared / "baseline", train)

@@ -20,8 +20,10 @@ class Machine:
         patch.setattr(clock, "idle_seconds", lambda cpus: self.idle)
         patch.setattr(clock, "own_cpus", lambda: frozenset({0, 1}))
 
-    def start(self, rate: float = 0.9, threads: int = 2) -> clock.CoreClock:
-        return clock.CoreClock(rate, threads, lambda: (self.main, self.total))
+    def start(
+        self, rate: float = 0.9, threads: int = 2, worth_beside: float = 1.0
+    ) -> clock.CoreClock:
+        return clock.CoreClock(rate, worth_beside, threads, lambda: (self.main, self.total))
 
     def run(self, seconds: float, main: float, total: float, others: float) -> None:
         """Let time pass; the rest in cores."""
@@ -38,25 +40,40 @@ def machine(monkeypatch):
 
 def test_the_template_on_a_quiet_machine_is_charged_wall_time(machine):
     watch = machine.start(rate=0.82)
-    machine.run(20, main=0.89, total=1.65, others=0.0)  # a core is idle for 0.35 of each second
+    machine.run(20, main=0.82, total=1.65, others=0.0)  # a core is idle for 0.35 of each second
     found = watch.read()
-    assert found.charged == pytest.approx(20) and found.others == pytest.approx(0)
-    assert (found.wall, found.main, found.total) == pytest.approx((20, 17.8, 33))
+    assert found.charged == pytest.approx(20.12) and found.others == pytest.approx(0)
+    assert (found.wall, found.main, found.total) == pytest.approx((20, 16.4, 33))
 
 
-def test_waking_idle_cores_is_taken_off_so_that_a_second_is_worth_as_much_alone_as_beside_others(
-    machine,
-):
-    watch, taken = machine.start(rate=0.8), clock.WAKING * 0.36 / 2
-    machine.run(10, main=0.95, total=1.64, others=0.0)
-    alone = watch.read().charged
-    machine.run(20, main=(0.95 - taken) / 2, total=0.78, others=1.22)
-    assert alone == pytest.approx(
-        10 * (0.95 - taken) / 0.8
-    ) and watch.read().charged == pytest.approx(2 * alone)
+@pytest.mark.parametrize("worth", [0.93, 1.0, 1.08])
+def test_a_cpu_second_beside_others_counts_for_what_it_is_worth(machine, worth):
+    watch = machine.start(rate=0.8, worth_beside=worth)
+    for _ in range(10):  # as often as anybody looks; others come and go
+        machine.run(1, main=0.96, total=1.8, others=0.0)
+        watch.read()
+        machine.run(2, main=0.4, total=0.8, others=1.2)
+        watch.read()
+    assert watch.read().charged == pytest.approx(10 * (0.96 + 0.8 * worth) / 0.8)
 
 
-def test_a_credit_for_idle_cores_never_makes_a_quiet_second_cheaper_than_wall_time(machine):
+def test_who_holds_less_than_half_of_the_cores_counts_in_proportion(machine):
+    watch = machine.start(rate=0.8, worth_beside=0.9)
+    machine.run(10, main=0.9, total=1.5, others=0.5)  # a quarter
+    assert watch.read().charged == pytest.approx(10 * 0.9 * 0.95 / 0.8)
+
+
+def test_what_is_read_between_two_looks_is_made_good_at_the_next(machine):
+    watch = machine.start(rate=0.8, worth_beside=0.9)
+    machine.run(clock.LOOK_SECONDS / 2, main=1.0, total=1.0, others=1.0)
+    assert watch.read().charged == pytest.approx(clock.LOOK_SECONDS / 2 / 0.8)
+    machine.run(clock.LOOK_SECONDS / 2, main=1.0, total=1.0, others=1.0)
+    assert watch.read().charged == pytest.approx(
+        max(clock.LOOK_SECONDS * 0.9, clock.LOOK_SECONDS / 2) / 0.8
+    )
+
+
+def test_a_quiet_second_is_never_cheaper_than_wall_time(machine):
     watch = machine.start(rate=0.8)
     machine.run(20, main=0.5, total=0.5, others=0.0)
     assert watch.read().charged == pytest.approx(20)
@@ -65,7 +82,7 @@ def test_a_credit_for_idle_cores_never_makes_a_quiet_second_cheaper_than_wall_ti
 def test_sleeping_beside_others_is_not_paid_for(machine):
     watch = machine.start(rate=0.8)
     machine.run(20, main=0.2, total=0.2, others=1.0)
-    assert watch.read().charged == pytest.approx(20 * 0.2 * 0.9 / 0.8)
+    assert watch.read().charged == pytest.approx(20 * 0.2 / 0.8)
 
 
 def test_beside_others_the_main_threads_work_is_charged_whatever_the_wall_time(machine):
@@ -123,7 +140,7 @@ def test_where_the_kernel_does_not_say_who_uses_the_cores_that_is_an_error(tmp_p
 
 @pytest.mark.skipif(not clock.STAT.exists(), reason="no /proc/stat")
 def test_this_machines_counters_move():
-    cpus, watch = clock.own_cpus(), clock.CoreClock(1.0, 1, clock.own_cpu_seconds)
+    cpus, watch = clock.own_cpus(), clock.CoreClock(1.0, 1.0, 1, clock.own_cpu_seconds)
     began = time.process_time()
     while time.process_time() - began < 0.3:
         os.getpid()
