@@ -20,6 +20,7 @@ from harness.ground.errors import EndedEarly
 from harness.lab.executor import Executor
 from harness.lab.machine_facts import MachineFact
 from harness.sandbox.left_files import remove_tree
+from harness.sandbox.processes import kill_leftover
 from harness.training.clock import idle_seconds, own_cpus
 
 ALONE_SECONDS, BESIDE_SECONDS, SETTLE_SECONDS = 2.0, 4.0, 0.3
@@ -141,6 +142,7 @@ def facts_of(executor: Executor) -> dict:
 def train_beside_others(executor: Executor, source: str) -> list[Span]:
     """The spans of one training of the file, which is ended then; nothing of it is kept."""
     folder = executor.folder / "probe"
+    kill_leftover(folder / "beside")
     remove_tree(folder)
     folder.mkdir(parents=True)
     train_py = folder / "train.py"
