@@ -380,7 +380,9 @@ stages.train_tokenizer = stopping(stages.train_tokenizer, "tokenizer")
 stages.make_eval_rows = stopping(stages.make_eval_rows, "private")
 stages.make_train_part = stopping(stages.make_train_part, "rows")
 prepare_module.describe_files = stopping(prepare_module.describe_files, "files")
-prepare(Stopping(TEXTS + COPIES), **SIZES, cache=cache, workers=1)
+prepare_module.prepare(
+    prepare_module.DataSpec(Stopping(TEXTS + COPIES), **SIZES, cache=cache), workers=1
+)
 """
 
 

@@ -17,14 +17,17 @@ EAGER = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
 
 
 def spans_of(worth, cycles=9, others=0.0, noise=0.0, drift=0.0):
-    """A machine of two cores whose pace drifts; a training that makes 20 steps a CPU second."""
+    """On two cores: 2 s alone, 4 s beside others, and so on; 20,000 steps a CPU second, alone.
+
+    others: cores that somebody else uses all the time; noise and drift: of the machine's pace.
+    """
     spans = []
     for number in range(cycles):
-        pace = 20 * (1 + drift * number) * (1 + noise * (-1) ** number)
-        idle = 2 * 2 - 2 * 1.9 - 2 * others
-        spans.append(Span(0, round(1e4 * pace * 1.9), 1.9e4, 2.0, max(0.0, idle)))
-        spans.append(Span(2, round(1e4 * 20 * (1 + drift * number) * worth), 1e4, 4.0, 0.0))
-    return [dataclasses.replace(s, work=s.work / 1e4, steps=s.steps) for s in spans]
+        pace, work = 20_000 * (1 + drift * number), 1.9 - others
+        noisy = pace * (1 + noise * (-1) ** number)
+        spans.append(Span(0, round(work * noisy), work, 2.0, 4.0 - 2 * work - 2 * others))
+        spans.append(Span(2, round(pace * worth), 1.0, 4.0, 0.0))
+    return spans
 
 
 @pytest.mark.parametrize("worth", [0.93, 1.0, 1.08])
@@ -36,7 +39,7 @@ def test_it_is_steps_per_cpu_second_beside_others_over_alone_whatever_the_drift(
 @pytest.mark.parametrize(
     ("spans", "words"),
     [
-        (spans_of(0.93, others=0.5), "others use 0.6 cores now"),
+        (spans_of(0.93, others=0.5), "others use 0.5 cores now"),
         (spans_of(0.93, cycles=2), "too few steps"),
         ([], "too few steps"),
         (spans_of(0.93, noise=0.2), "says nothing"),

@@ -40,9 +40,11 @@ def machine(monkeypatch):
 
 def test_the_template_on_a_quiet_machine_is_charged_wall_time(machine):
     watch = machine.start(rate=0.82)
-    machine.run(20, main=0.82, total=1.65, others=0.0)  # a core is idle for 0.35 of each second
+    machine.run(
+        20, main=0.82, total=1.65, others=0.0
+    )  # 0.825 a thread; a core is idle for 0.35 of each second
     found = watch.read()
-    assert found.charged == pytest.approx(20.12) and found.others == pytest.approx(0)
+    assert found.charged == pytest.approx(20 * 0.825 / 0.82) and found.others == pytest.approx(0)
     assert (found.wall, found.main, found.total) == pytest.approx((20, 16.4, 33))
 
 
