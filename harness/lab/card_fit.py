@@ -20,7 +20,7 @@ from pathlib import Path
 from harness.ground.cards import newer_attention
 from harness.lab.device_batch import search_rows, try_rows
 from harness.lab.executor import Executor
-from harness.lab.machine_facts import MachineFact
+from harness.lab.machine_facts import PROBE, MachineFact
 from harness.run.state import NOT_HELD_AGAINST
 
 # Attention that runs wherever PyTorch does.
@@ -53,7 +53,7 @@ def find_fit(executor: Executor, source: str, say: Callable[[str], None] = print
         f"trying how the baseline trains on the {settings.device['name']}, and how many rows at a "
         "time fit into its memory: once, then it is known"
     )
-    train_py = executor.folder / "probe" / "train.py"
+    train_py = executor.folder / PROBE / "train.py"
     train_py.parent.mkdir(parents=True, exist_ok=True)
     train_py.write_text(source, encoding="utf-8")
     fit, trials = descend(executor, train_py, say)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from harness.ground.errors import EndedEarly
 from harness.lab.executor import Executor
-from harness.lab.machine_facts import MachineFact
+from harness.lab.machine_facts import PROBE, MachineFact
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_leftover
 from harness.training.clock import idle_seconds, own_cpus
@@ -141,7 +141,7 @@ def facts_of(executor: Executor) -> dict:
 
 def train_beside_others(executor: Executor, source: str) -> list[Span]:
     """The spans of one training of the file, which is ended then; nothing of it is kept."""
-    folder = executor.folder / "probe"
+    folder = executor.folder / PROBE
     kill_leftover(folder / "beside")
     remove_tree(folder)
     folder.mkdir(parents=True)

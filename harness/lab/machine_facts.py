@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.ground.files import read_json, write_json_atomic
 from harness.run.settings import Settings
 
+PROBE = "probe"  # in a run's folder: trainings with which something is found out
 
 class MachineFact:
     """One answer, in a file that is named by what it depends on. name: such as "fit"."""

@@ -17,6 +17,7 @@ from harness.lab.close_out import (
 )
 from harness.lab.close_out_findings import sentences
 from harness.lab.close_out_questions import plan_claim, words_left
+from harness.lab.machine_facts import PROBE
 from harness.lab.other_text import changes_of_text, find_text
 from harness.night.wishes import Wishes
 from harness.rules.keep import CLAIM_SEEDS
@@ -95,7 +96,8 @@ def standing_words(wishes: Wishes) -> str:
     """Where a night stands, as one line: stage, experiment, best so far, time left."""
     state = wishes.run.state
     if state.opened is None:
-        return "preparing"
+        is_measuring = (wishes.folder / PROBE).exists()
+        return "measuring this machine, once" if is_measuring else "preparing"
     stage = stage_of(wishes.run)
     if stage.experiment == 0:
         most = baseline_runs(state)

@@ -353,7 +353,10 @@ def clock_words(settings: Settings) -> str:
     if settings.profile["clock_step_seconds"]:
         return "the step clock of tests, which compares with nothing else"
     if settings.core_rate:
-        return "a second of the budget is a second of a quiet machine's work (CPU time)"
+        words = "a second of the budget is a second of a quiet machine's work (CPU time)"
+        if (worth := settings.worth_beside) == 1:
+            return words
+        return f"{words}; work beside other programs counts {worth:g} times, as measured here"
     why = why_wall_time() if settings.device["kind"] == "cpu" else ""
     because = f", since CPU time cannot be counted here: {why}" if why else ""
     return f"the budget is wall time{because}"

@@ -9,6 +9,9 @@ from living import alive_with
 import harness
 from harness.lab import clock_fit, executor
 from harness.lab.clock_fit import Span, find_worth, worth_of
+from harness.lab.machine_facts import PROBE
+from harness.night.progress import standing_words
+from harness.night.wishes import Wishes
 from harness.run import profiles
 from harness.run.settings import make_settings, why_wall_time
 from harness.training.devices import cpu_name
@@ -100,3 +103,10 @@ def test_where_it_does_not_matter_nothing_is_measured(trainer, monkeypatch):
     short = trainer().settings.profile | {"budget_seconds": 5.0}
     for changes in ({"core_rate": 0.0}, {"profile": short}):
         assert find_worth(trainer(**changes), EAGER, None) == 1.0
+
+
+def test_meanwhile_the_night_says_what_it_does(tmp_path):
+    night = Wishes("t", results=str(tmp_path))
+    assert standing_words(night) == "preparing"
+    (tmp_path / "t" / PROBE).mkdir(parents=True)
+    assert standing_words(night) == "measuring this machine, once"

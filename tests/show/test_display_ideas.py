@@ -318,6 +318,10 @@ def test_the_page_says_what_a_second_of_the_budget_is(lab):
     assert environment_words(real).endswith(
         "a second of the budget is a second of a quiet machine's work (CPU time)"
     )
+    measured = dataclasses.replace(real, worth_beside=0.93)
+    assert environment_words(measured).endswith(
+        "work beside other programs counts 0.93 times, as measured here"
+    )
     card = dataclasses.replace(real, core_rate=0.0, device=real.device | {"kind": "cuda"})
     assert environment_words(card).endswith("the budget is wall time")
 
