@@ -118,7 +118,9 @@ def standing_words(wishes: Wishes) -> str:
 def claim_in_flight(wishes: Wishes) -> str:
     """Where the claim stands, in words; "" while there are other things to do."""
     claim = words_of_close_out(read_close_out(wishes.folder))
-    return claim if claim and (wishes.close_out or wishes.is_enough()) else ""
+    if wishes.close_out:
+        return claim or "close-out"
+    return claim if wishes.is_enough() else ""
 
 
 def time_left(wishes: Wishes) -> str:

@@ -1,5 +1,6 @@
 """The control panel without a browser: what it shows of runs, and what its buttons start."""
 
+import html
 import json
 import os
 import shutil
@@ -21,7 +22,9 @@ from harness.show import commands, panel
 from harness.show.pages import export_notebook
 from harness.show.panel import Panel
 
-SETTINGS = json.loads((ROOT / "results" / "sample" / "run.json").read_text())
+SAMPLE = Run(ROOT / "results" / "sample")
+SETTINGS = json.loads((SAMPLE.folder / "run.json").read_text())
+TIP = f"{SAMPLE.state.incumbent.mean:.4f}"  # the sample's, which is another after each new sample
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -54,25 +57,32 @@ def test_the_newest_run_is_shown_and_another_can_be_chosen(results):
     assert shown.tag.value == "first" and list(shown.tag.options) == ["first", "sample"]
     assert len(shown.list.options) == 13 and "<svg" in shown.chart.value
     shown.tag.value = "sample"
-    assert "1.5961 (experiment 5)" in shown.figures.value and len(shown.list.options) == 7
+    assert f"{TIP} (experiment {SAMPLE.state.incumbent.number})" in shown.figures.value
+    assert len(shown.list.options) == 7
 
 
 def test_an_experiment_is_shown_with_its_reason_and_diff(results):
     shown = Panel("sample", str(results))
-    shown.list.value = 3
-    assert "Look up what followed the last time" in shown.detail.value
+    kept = SAMPLE.state.incumbent
+    shown.list.value = kept.number
+    assert kept.decided["title"] in html.unescape(shown.detail.value)
     assert "holdout agrees" in shown.detail.value and "<svg" in shown.detail.value
-    assert "repeat_embeddings" in shown.detail.value  # a line of its diff
+    diff = SAMPLE.folder / f"experiments/{kept.number:04}/attempts/00/train.diff"
+    added = [x[1:] for x in diff.read_text().splitlines() if x[:1] == "+" and x[:3] != "+++"]
+    assert added and all(line.split()[0] in shown.detail.value for line in added if line.strip())
 
 
 def test_the_list_can_be_filtered_sorted_and_searched(results):
-    shown = Panel("sample", str(results))
+    shown = Panel("first", str(results))
     shown.shown.value = "kept"
-    assert [number for _, number in shown.list.options] == [5, 3, 1, 0]
+    kept = [experiment.number for experiment in shown.run.state.kept]
+    assert len(kept) > 2 and [number for _, number in shown.list.options] == kept[::-1]
     shown.order.value = "largest gain first"
-    assert [number for _, number in shown.list.options] == [1, 3, 5, 0]
-    shown.find.value = "LOOK UP"
-    assert [number for _, number in shown.list.options] == [3]
+    gains = {record.experiment: record.gain for record in shown.records}
+    by_gain = sorted(kept[1:], key=gains.get, reverse=True)
+    assert by_gain != kept[:0:-1] and [number for _, number in shown.list.options] == [*by_gain, 0]
+    shown.find.value = shown.run.state.kept[1].decided["title"].upper()
+    assert [number for _, number in shown.list.options] == kept[1:2]
     shown.find.value = "nothing has this title"
     assert not shown.list.options and not shown.detail.value
 
@@ -124,7 +134,7 @@ def test_a_run_begun_elsewhere_appears_and_grows(results):
             "was written by another version of this code: start a new tag",
         ),
         (lambda run: shutil.rmtree(run / "experiments"), "no night is running"),
-        (lambda run: shutil.rmtree(run), "1.5961"),  # the next one is shown
+        (lambda run: shutil.rmtree(run), TIP),  # the next one is shown
     ],
 )
 def test_a_damaged_run_is_a_sentence_and_the_others_are_shown(results, damage, said):
@@ -142,7 +152,7 @@ def test_a_damaged_run_is_a_sentence_and_the_others_are_shown(results, damage, s
         else:
             assert not each.chart.value and not each.list.options and each.stop.disabled
         each.tag.value = "sample"
-        assert "sample" in each.state.value and "1.5961" in each.figures.value
+        assert "sample" in each.state.value and TIP in each.figures.value
 
 
 def append(path, text: str) -> None:
@@ -177,7 +187,7 @@ def test_a_folder_without_rights_is_a_sentence(results, locked, tags, said):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     (results / locked).chmod(0o755)
     assert tags in done.stdout and said in done.stdout, done.stdout
-    assert ("1.5961" in done.stdout) == (locked == "first")
+    assert (TIP in done.stdout) == (locked == "first")
 
 
 @pytest.mark.slow
@@ -227,7 +237,7 @@ def test_without_a_kernel_the_panel_is_a_picture(tmp_path):
         ROOT / "notebooks/00_lab.ipynb", output, asked, cwd=ROOT, progress_bar=False
     )
     text = export_notebook(output).read_text()
-    assert "data:image/svg+xml" in text and "1.5961 (experiment 5)" in text and "VBox(" not in text
+    assert "data:image/svg+xml" in text and f"{TIP} (experiment " in text and "VBox(" not in text
 
 
 def test_an_error_in_the_thread_is_shown_and_the_next_look_works(results, monkeypatch):

@@ -440,7 +440,9 @@ def train() -> None:
     session = open_session(__file__)
     max_seq_len = session.max_seq_len
     model = build_model(session.vocab_size, max_seq_len).to(session.device)
-    optimizer = Optimizer(model, session.dtype, session.compile)
+    on_cpu = session.device.type == "cpu"  # sparse gradients go through no compiled graph there, and a compiled optimizer gains nothing
+    optimizer = Optimizer(model, session.dtype, session.leave_eager if on_cpu else session.compile)
+    model.ngrams = session.leave_eager(model.ngrams) if on_cpu else model.ngrams
     model.loss = session.compile(model.loss)
 
     device_batch_size = session.device_batch_size(DEVICE_BATCH_SIZE, TOTAL_BATCH_SIZE)  # fewer rows where they would not fit

@@ -59,7 +59,6 @@ WARMDOWN_RATIO = 0.5       # of budget, 0.2..1.0 linear: learning rates fall lin
 FINAL_LR_FRAC = 0.0       # of peak, 0.0..0.3 linear: where the learning rates end
 REPEAT_TABLES = 2          # tables, {1, 2, 3, 4}: embeddings of what followed the last 1, 2, .. tokens earlier in the row
 REPEAT_LR = 0.1            # per step, 0.003..3.0 log: AdamW, tables of what followed
-LEAK = 0.5                 # factor, 0.0..1.0 linear: of negative inputs to the feed-forward square
 # === end of constants ===
 
 
@@ -155,7 +154,7 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(MLP_RATIO * width, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.contract(F.leaky_relu(self.expand(x), LEAK).square())
+        return self.contract(F.relu(self.expand(x)).square())
 
 
 class Block(nn.Module):
@@ -460,7 +459,9 @@ def train() -> None:
     session = open_session(__file__)
     max_seq_len = session.max_seq_len
     model = build_model(session.vocab_size, max_seq_len).to(session.device)
-    optimizer = Optimizer(model, session.dtype, session.compile)
+    on_cpu = session.device.type == "cpu"  # sparse gradients go through no compiled graph there, and a compiled optimizer gains nothing
+    optimizer = Optimizer(model, session.dtype, session.leave_eager if on_cpu else session.compile)
+    model.ngrams = session.leave_eager(model.ngrams) if on_cpu else model.ngrams
     model.loss = session.compile(model.loss)
 
     device_batch_size = session.device_batch_size(DEVICE_BATCH_SIZE, TOTAL_BATCH_SIZE)  # fewer rows where they would not fit
