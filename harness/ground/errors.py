@@ -111,7 +111,8 @@ class Paused(LoopError):
 
 
 class EndedEarly(LabError):
-    """A listener ends the training that it hears: it is hopeless, for the reason given."""
+    """A listener ends the training that it hears, for the reason given, such as that it is
+    hopeless."""
 
 
 class GaveUp(LoopError):

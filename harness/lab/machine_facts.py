@@ -15,6 +15,7 @@ from harness.run.settings import Settings
 
 PROBE = "probe"  # in a run's folder: trainings with which something is found out
 
+
 class MachineFact:
     """One answer, in a file that is named by what it depends on. name: such as "fit"."""
 
@@ -27,7 +28,7 @@ class MachineFact:
         """The answer; None where it was not found out yet, or the file is half or another's."""
         try:
             return read_json(self.path)[self.name]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def keep(self, answer: object, **evidence: object) -> None:

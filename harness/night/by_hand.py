@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from harness.data.manifest import PreparedData
 from harness.data.prepare import DOWNLOAD_WORKERS, default_cache, find_prepared
 from harness.data.sources import open_source
 from harness.ground.errors import ByHandError, ConstantsError, DataError
+from harness.lab.clock_fit import known_worth
 from harness.lab.executor import Executor
 from harness.lab.kept_files import append_summary
 from harness.lab.start import data_of, find_profile, prepare_profile
@@ -53,6 +55,7 @@ def train_by_hand(
     source = under_profile(source, profile, asked)
     data = find_or_prepare(profile)
     settings = make_settings(SEED_TAG, profile, data, facts)
+    settings = replace(settings, worth_beside=known_worth(settings, data) or 1.0)
     folder = results_folder() / BY_HAND / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     (folder / "original.py").write_bytes(train_py.read_bytes())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shlex
 import statistics
-import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -24,7 +23,7 @@ from harness.run.profiles import Profile
 from harness.run.records import parse_time
 from harness.run.run import Run
 from harness.run.settings import results_folder
-from harness.training.clock import ClockError, idle_seconds, own_cpus
+from harness.training.clock import busy_share
 
 DEFAULT_HOURS = 8.0
 CLOSE_OUT_HOURS = 2.0  # of --close-out, the claim included where it is not made yet
@@ -34,7 +33,6 @@ CLOSE_OUT_HOURS = 2.0  # of --close-out, the claim included where it is not made
 TRAININGS_EACH, SECONDS_AROUND = 1.5, 10.0
 BUSY_CORES = 0.1  # of those at hand, held by others: from here on it is said
 SHARE_LOST = 0.7  # of what others hold: the system gives a training some of that, too
-LOOK_SECONDS = 1.0
 
 
 @dataclass
@@ -186,16 +184,3 @@ def duration_words(profile: Profile, experiments: int) -> str:
         return words
     slower = quiet / (1 - SHARE_LOST * share)
     return f"{words}; others hold {share:.0%} of them now, so it will rather be {slower:.0f}"
-
-
-def busy_share() -> float | None:
-    """Share of the cores that is in use now, in one second; None where the kernel does not say."""
-    try:
-        cpus = own_cpus()
-        before, began = idle_seconds(cpus), time.monotonic()
-        time.sleep(LOOK_SECONDS)
-        return max(
-            0.0, 1 - (idle_seconds(cpus) - before) / (len(cpus) * (time.monotonic() - began))
-        )
-    except ClockError:
-        return None

@@ -13,8 +13,13 @@ from __future__ import annotations
 from harness.run.state import State
 
 PLACES = ("25", "50", "75")  # % of the budget, of those at which losses are noted
-# Constants that bend the curve: where they differ, two curves compare at the end alone.
-BENT = ("TOTAL_BATCH_SIZE", "WARMUP_RATIO", "WARMDOWN_RATIO", "FINAL_LR_FRAC")
+# Constants that bend the curve: where they differ, two curves compare at the end alone. The
+# template's, and those that the bank's schedules bring.
+BENT = (
+    *("TOTAL_BATCH_SIZE", "WARMUP_RATIO", "WARMDOWN_RATIO", "FINAL_LR_FRAC"),
+    *("ROW_PARTS", "SHORT_ROWS_RATIO", "BATCH_GROWTH", "LARGE_BATCH_RATIO"),
+    *("SHALLOW_RATIO", "COOLDOWN_RATIO", "WARMDOWN_POWER"),
+)
 
 
 def hopeless_losses(state: State, nats: float) -> dict[int, float]:

@@ -355,7 +355,7 @@ def clock_words(settings: Settings) -> str:
     if settings.core_rate:
         words = "a second of the budget is a second of a quiet machine's work (CPU time)"
         if (worth := settings.worth_beside) == 1:
-            return words
+            return f"{words}; what work beside other programs is worth was not measured"
         return f"{words}; work beside other programs counts {worth:g} times, as measured here"
     why = why_wall_time() if settings.device["kind"] == "cpu" else ""
     because = f", since CPU time cannot be counted here: {why}" if why else ""

@@ -116,7 +116,8 @@ class WatchedTraining:
                 kill_child(process, self.wall.walled)
                 kill_escaped(self.work)
                 drain(process.stdout.fileno(), self.log)
-                drain(ours.fileno(), self.events)
+                with contextlib.suppress(EndedEarly):  # it is ended already
+                    drain(ours.fileno(), self.events)
                 process.stdout.close()
         if status:
             return status, cause

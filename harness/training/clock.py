@@ -85,6 +85,19 @@ def idle_seconds(cpus: frozenset[int]) -> float:
     return total / TICKS
 
 
+def busy_share(seconds: float = 1.0) -> float | None:
+    """Share of the cores that is in use now, in so many seconds; None where the kernel does not
+    say."""
+    try:
+        cpus = own_cpus()
+        before, began = idle_seconds(cpus), time.monotonic()
+        time.sleep(seconds)
+        idle = idle_seconds(cpus) - before
+    except ClockError:
+        return None
+    return max(0.0, 1 - idle / (len(cpus) * (time.monotonic() - began)))
+
+
 class WallClock:
     """Charges wall time."""
 
@@ -112,12 +125,14 @@ class CoreClock:
         self._idle0 = idle_seconds(self.cpus)
         # At the last look, and what work was worth in the span before it.
         self._looked = self._others = self._work = self._worked = 0.0
-        self._worth, self._charged = 1.0, 0.0
+        self._worth, self._total, self._charged = 1.0, 0.0, 0.0
 
     def read(self) -> Reading:
         """What is charged by now; it never falls."""
         wall, (main, total) = time.monotonic() - self._wall0, self._cpu()
-        main, total = main - self._main0, total - self._total0
+        main = main - self._main0
+        # Processes that have ended may be missing from it: what they did was no work of others.
+        total = self._total = max(self._total, total - self._total0)
         work = max(main, total / self.threads)
         if wall - self._looked >= LOOK_SECONDS:
             self._look(wall, work, total)

@@ -7,8 +7,9 @@ import pytest
 from living import alive_with
 
 import harness
+from harness.ground.errors import EndedEarly
 from harness.lab import clock_fit, executor
-from harness.lab.clock_fit import Span, find_worth, worth_of
+from harness.lab.clock_fit import MEASURED, Span, find_worth, worth_of
 from harness.lab.machine_facts import PROBE
 from harness.night.progress import standing_words
 from harness.night.wishes import Wishes
@@ -19,46 +20,56 @@ from harness.training.devices import cpu_name
 EAGER = (harness.REPOSITORY / "train_template.py").read_text(encoding="utf-8")
 
 
-def spans_of(worth, cycles=9, others=0.0, noise=0.0, drift=0.0):
-    """On two cores: 2 s alone, 4 s beside others, and so on; 20,000 steps a CPU second, alone.
-
-    others: cores that somebody else uses all the time; noise and drift: of the machine's pace.
-    """
+def spans_of(worth, cycles=9, noise=0.0, drift=0.0):
+    """Alone, beside others, and so on; 20,000 steps a CPU second, alone. noise and drift: of the
+    machine's pace."""
     spans = []
     for number in range(cycles):
-        pace, work = 20_000 * (1 + drift * number), 1.9 - others
+        pace = 20_000 * (1 + drift * number)
         noisy = pace * (1 + noise * (-1) ** number)
-        spans.append(Span(0, round(work * noisy), work, 2.0, 4.0 - 2 * work - 2 * others))
-        spans.append(Span(2, round(pace * worth), 1.0, 4.0, 0.0))
+        spans += [Span(0, round(1.9 * noisy), 1.9), Span(2, round(pace * worth), 1.0)]
     return spans
 
 
 @pytest.mark.parametrize("worth", [0.93, 1.0, 1.08])
 def test_it_is_steps_per_cpu_second_beside_others_over_alone_whatever_the_drift(worth):
-    found, words = worth_of(spans_of(worth, drift=0.05), cores=2, threads=2)
+    found, words = worth_of(spans_of(worth, drift=0.05))
     assert found == pytest.approx(worth, abs=0.002) and f"{worth - 1:+.1%}" in words
 
 
 @pytest.mark.parametrize(
-    ("spans", "words"),
+    ("spans", "ended", "words"),
     [
-        (spans_of(0.93, others=0.5), "others use 0.5 cores now"),
-        (spans_of(0.93, cycles=2), "too few steps"),
-        ([], "too few steps"),
-        (spans_of(0.93, noise=0.2), "says nothing"),
-        (spans_of(0.5), "says nothing"),
+        (spans_of(0.93, cycles=2), MEASURED, "too few steps"),
+        ([Span(0, 0, 0.0)] * 18, MEASURED, "too few steps"),
+        (spans_of(0.93, noise=0.2), MEASURED, "too uncertain"),
+        (spans_of(0.5), MEASURED, "too far off"),
+        (spans_of(0.93), "train.py ended with exit status 1", "otherwise: train.py ended with"),
     ],
 )
-def test_what_cannot_be_measured_is_not_known_and_said(spans, words):
-    found, said = worth_of(spans, cores=2, threads=2)
-    assert found is None and words in said and "may differ by 10%" in said
+def test_what_cannot_be_measured_is_not_known_and_said(spans, ended, words):
+    found, said = worth_of(spans, ended)
+    assert found is None and words in said
+
+
+def test_what_is_heard_once_it_is_measured_changes_nothing(monkeypatch):
+    """The runner reads what was left in the training's channel when it has ended it."""
+    for name in ("ALONE_SECONDS", "BESIDE_SECONDS", "SETTLE_SECONDS"):
+        monkeypatch.setattr(clock_fit, name, -1.0)
+    with clock_fit.ComeAndGo(cores=1, charged_seconds=10.0) as listen:
+        listen({"event": "ready"})
+        with pytest.raises(EndedEarly, match="measured"):
+            for step in range(99):
+                listen({"event": "step", "step": step, "progress": step / 100})
+        listen({"event": "step", "step": 99, "progress": 0.99})
+    assert len(listen.spans) == 2 * clock_fit.CYCLES
 
 
 @pytest.fixture
 def trainer(tiny_data, tmp_path, monkeypatch):
     """An executor of a CPU's clock, with a short measurement that believes whatever it finds."""
-    short = {"ALONE_SECONDS": 0.5, "BESIDE_SECONDS": 0.5, "SETTLE_SECONDS": 0.05, "CYCLES": 3}
-    trusting = {"MOST_ERROR": 9.0, "LEAST": 0.01, "MOST": 99.0, "BUSY_CORES": 99.0}
+    short = {"ALONE_SECONDS": 0.7, "BESIDE_SECONDS": 1.3, "SETTLE_SECONDS": 0.05, "CYCLES": 5}
+    trusting = {"MOST_ERROR": 9.0, "LEAST": 0.01, "MOST": 99.0, "BUSY": 9.0}
     for name, value in (short | trusting | {"LEAST_STEPS": 1}).items():
         monkeypatch.setattr(clock_fit, name, value)
     profile = dataclasses.replace(
@@ -76,14 +87,12 @@ def trainer(tiny_data, tmp_path, monkeypatch):
 def test_it_is_measured_by_training_and_kept_for_the_machine(trainer, tmp_path, monkeypatch):
     said: list[str] = []
     found = find_worth(trainer(), EAGER, said.append)
-    assert "once, for about a minute" in said[0] and "steps per CPU second here" in said[1], said
+    assert "for about a minute" in said[0] and "steps per CPU second here" in said[1], said
     [kept] = (tmp_path / "cache" / "machine").iterdir()
     entry = json.loads(kept.read_text())
     assert entry["worth"] == found and entry["device"] == cpu_name()
-    assert [bool(span["burners"]) for span in entry["spans"]] == 3 * [False, True]
-    assert not alive_with("os.getppid() == parent", mine=True) and not list(
-        tmp_path.rglob("weights.safetensors")
-    )
+    assert [bool(span["burners"]) for span in entry["spans"]] == 5 * [False, True]
+    assert not alive_with("os.getppid() ==", mine=True) and not (tmp_path / "run" / PROBE).exists()
 
     def trained(*arguments):
         raise AssertionError("it was measured again")
@@ -92,10 +101,19 @@ def test_it_is_measured_by_training_and_kept_for_the_machine(trainer, tmp_path, 
     assert find_worth(trainer(), EAGER, said.append) == found and len(said) == 2
     with pytest.raises(AssertionError, match="measured again"):
         find_worth(trainer(threads=1), EAGER, said.append)
-    kept.write_text('{"worth": 0.9')
-    with pytest.raises(AssertionError, match="measured again"):  # half a file is none
-        find_worth(trainer(), EAGER, said.append)
-    assert not alive_with("os.getppid() == parent", mine=True)
+    for text in ('{"worth": 0.9', '{"worth": null}', '{"worth": 1e-9}', '{"worth": NaN}'):
+        kept.write_text(text)
+        with pytest.raises(AssertionError, match="measured again"):  # none, or not to be believed
+            find_worth(trainer(), EAGER, said.append)
+    assert not alive_with("os.getppid() ==", mine=True)
+
+
+def test_on_a_busy_machine_nothing_is_measured_and_that_is_said(trainer, tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(clock_fit, "busy_share", lambda: 9.5)
+    monkeypatch.setattr(executor, "run_training", None)
+    assert find_worth(trainer(), EAGER, said.append) == 1.0 and "next run measures" in said[0]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_where_it_does_not_matter_nothing_is_measured(trainer, monkeypatch):

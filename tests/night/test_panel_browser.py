@@ -106,7 +106,7 @@ def wait_in_front(page, path: str) -> None:
 
 def wait_for_address(page, address: str, downloads: list) -> None:
     wait_until(
-        lambda: page.url == address or address in downloads, 10, f"{address} opens, not {page.url}"
+        lambda: page.url == address or address in downloads, 60, f"{address} opens, not {page.url}"
     )
 
 

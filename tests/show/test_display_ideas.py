@@ -316,7 +316,8 @@ def test_the_page_says_what_a_second_of_the_budget_is(lab):
         lab.settings, profile=lab.settings.profile | {"clock_step_seconds": 0.0}, core_rate=0.92
     )
     assert environment_words(real).endswith(
-        "a second of the budget is a second of a quiet machine's work (CPU time)"
+        "a second of the budget is a second of a quiet machine's work (CPU time); what work beside "
+        "other programs is worth was not measured"
     )
     measured = dataclasses.replace(real, worth_beside=0.93)
     assert environment_words(measured).endswith(
