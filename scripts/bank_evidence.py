@@ -18,7 +18,6 @@ import math
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 from benches.markdown import table
-from benches.rows import append_row, read_rows
+from benches.rows import append_row, machine_of, read_rows
 from benches.setup import train_and_score
 
 from harness.lab.start import find_profile, prepare_profile
@@ -87,8 +86,7 @@ def run(seeds: int, only: list[str]) -> None:
             train_py.write_text(source, encoding="utf-8")
             found = train_and_score(settings, data, train_py, Path(work) / "run", seed)
         row = {"base": base, "idea": idea, "seed": seed, "sha256": sha256(source)} | found
-        row |= {"machine": device["name"], "data": data.data_id, "date": time.strftime("%Y-%m-%d")}
-        append_row(ROWS, row)
+        append_row(ROWS, row | {"data": data.data_id})
 
 
 def gains_of(base: str, rows: list[dict]) -> Iterator[tuple[str, float, float, int, float]]:
@@ -128,16 +126,25 @@ def _applies(idea_id: str, base: str) -> bool:
 
 
 def page() -> str:
-    """Return the table of all ideas, by their gain in the plain file."""
-    rows, bases = read_rows(ROWS), {}
-    for base in BASES:
-        bases[base] = {idea: facts for idea, *facts in gains_of(base, rows)}
-    bare = {base: [r for r in rows if r["base"] == base and not r["idea"]] for base in BASES}
+    """Return a table a machine."""
     text = (
         "# What the bank's ideas are worth\n\nMade by `python scripts/bank_evidence.py`, which has"
     )
     text += f" every training in bank.jsonl: {SECONDS:.0f} s of the CPU clock, two cores, "
     text += "python-stdlib, vocabulary 2048, T 256. Gains are in bpb, with one standard error.\n\n"
+    rows = read_rows(ROWS)
+    machines = dict.fromkeys(map(machine_of, rows))
+    return text + "\n".join(
+        table_of(machine, [row for row in rows if machine_of(row) == machine])
+        for machine in machines
+    )
+
+
+def table_of(machine: str, rows: list[dict]) -> str:
+    """Return the table of all ideas, by their gain in the plain file, from rows of one machine."""
+    bases = {base: {idea: facts for idea, *facts in gains_of(base, rows)} for base in BASES}
+    bare = {base: [r for r in rows if r["base"] == base and not r["idea"]] for base in BASES}
+    text = f"## {machine}\n\n"
     for base, group in bare.items():
         if group:
             scores = ", ".join(f"{row['val_bpb']:.4f}" for row in group)

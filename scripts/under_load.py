@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
 from benches.markdown import table
-from benches.rows import append_row, read_rows
+from benches.rows import append_row, machine_of, read_rows
 from benches.setup import Bench, train_and_score
 from checkout import command_of, copy_checkout, environment
 
@@ -46,7 +46,6 @@ from harness.lab.clock_fit import find_worth
 from harness.lab.close_out import read_close_out, words_of_claim
 from harness.lab.executor import Executor
 from harness.lab.start import find_profile, prepare_profile
-from harness.run.git_history import head_commit
 from harness.run.journal import read_journal
 from harness.run.settings import Settings, read_settings, training_request
 from harness.run.state import fold
@@ -122,13 +121,6 @@ def rows_of(part: str) -> list[dict]:
     return [row for row in read_rows(ROWS) if row["part"] == part]
 
 
-def note(row: dict) -> None:
-    """Append a row, and say it."""
-    commit = (head_commit(ROOT) or "")[:10]
-    where = {"machine": cpu_name(), "commit": commit, "date": time.strftime("%Y-%m-%d")}
-    append_row(ROWS, row | where)
-
-
 def measured(bench: Bench) -> Settings:
     """The bench's settings, with what a CPU second beside others is worth on this machine."""
     executor = Executor(bench.settings, bench.data, bench.work, bench.work)
@@ -156,7 +148,7 @@ def run_pace(loads: list[str], runs: int, cache: str) -> None:
     """
     profile, device = find_profile("demo")
     data = prepare_profile(profile, cache)
-    here = [row for row in rows_of("pace") if row["machine"] == cpu_name()]
+    here = [row for row in rows_of("pace") if machine_of(row) == cpu_name()]
     done = {(row["load"], row["seed"]) for row in here}
     asked = [(load, seed) for seed in range(1, runs + 1) for load in loads if BUSY.get(load)]
     with tempfile.TemporaryDirectory() as work:
@@ -178,7 +170,7 @@ def run_pace(loads: list[str], runs: int, cache: str) -> None:
             lines = (folder / "run.log").read_text(encoding="utf-8").splitlines()
         steps = [tuple(map(float, line.split()[1:])) for line in lines if line.startswith("PACE ")]
         row = {"part": "pace", "load": load, "seed": seed, "worth_beside": settings.worth_beside}
-        note(row | paces(steps, toggled.changes))
+        append_row(ROWS, row | paces(steps, toggled.changes))
 
 
 def paces(steps: list[tuple[float, ...]], changes: list[tuple[float, bool]]) -> dict:
@@ -226,7 +218,7 @@ def pace_table() -> Iterator[str]:
     """A line a load: the mean over its trainings of how their pace differs beside others."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows_of("pace"):
-        groups.setdefault((row["machine"], row["load"]), []).append(row)
+        groups.setdefault((machine_of(row), row["load"]), []).append(row)
     seeds = [row for row in rows_of("seeds") if row["val_bpb"]]
     lines = []
     for place, rows in groups.items():
@@ -313,7 +305,7 @@ def run_seeds(loads: list[str], runs: int, cache: str) -> None:
                         folder = bench.work / f"run{seed}"
                         found = train_and_score(settings, data, bench.train_py, folder, seed)
                         found["worth_beside"] = settings.worth_beside
-                        note({"part": "seeds", "load": load, "seed": seed} | found)
+                        append_row(ROWS, {"part": "seeds", "load": load, "seed": seed} | found)
 
 
 # --- Keeps that fresh seeds doubted ---------------------------------------------------------------
@@ -341,7 +333,7 @@ def run_keeps(runs: int, cache: str) -> None:
                     encoding="utf-8",
                 )
                 found = train_and_score(bench.settings, data, train_py, folder / "run", seed)
-                note({"part": "keeps", "changes": changes, "seed": seed} | found)
+                append_row(ROWS, {"part": "keeps", "changes": changes, "seed": seed} | found)
 
 
 def changed_source(source: str, changes: tuple[str, ...]) -> str:
@@ -368,7 +360,7 @@ def run_demos(loads: list[str], runs: int, cache: str, without_first: bool) -> N
                     "number": number,
                     "without_first": without_first,
                 }
-                note(row | run_demo(load, number, cache, without_first))
+                append_row(ROWS, row | run_demo(load, number, cache, without_first))
 
 
 def run_demo(load: str, number: int, cache: str, without_first: bool) -> dict:

@@ -31,16 +31,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/support"), str(ROOT)]
 
 from benches.markdown import table
-from benches.rows import append_row, read_rows
+from benches.rows import append_row, machine_of, read_rows
 from checkout import command_of, copy_checkout, environment
 from fake_openai import FakeOpenAI
 from scripted_researcher import Mediocre
 from synthetic.random_search import random_steps
 
+from harness.ground.student_t import t_quantile
 from harness.lab.close_out import read_close_out
 from harness.run.journal import read_journal
 from harness.run.run import Run
 from harness.run.state import fold
+from harness.training.devices import cpu_name
 
 ROWS, PAGE = ROOT / "results/benchmarks/yardstick.jsonl", ROOT / "results/benchmarks/yardstick.md"
 CURVES = ROOT / "results/benchmarks/yardstick_curves.jsonl"
@@ -59,7 +61,8 @@ RESEARCHER = "random changes of numbers and code, every fourth answer unusable"
 
 def run(nights: int, experiments: int, only: list[str], cache: str) -> None:
     """Run the nights that have no row yet; proposers take turns, to share the machine's hours."""
-    done = {(row["proposer"], row["night"], row["wanted"]) for row in read_rows(ROWS)}
+    here = [row for row in read_rows(ROWS) if machine_of(row) == cpu_name()]
+    done = {(row["proposer"], row["night"], row["wanted"]) for row in here}
     for night in range(1, nights + 1):
         for proposer in only or CATEGORIES:
             if (proposer, night, experiments) not in done:
@@ -177,37 +180,62 @@ def facts_of(run: Path) -> dict:
 
 
 def page() -> str:
-    """Return the table: a line a proposer, beside random."""
-    rows = read_rows(ROWS)
-    means = {
-        proposer: [row["gain"] for row in rows if row["proposer"] == proposer]
-        for proposer in CATEGORIES
-    }
+    """Return the table: a line a machine and proposer, beside random."""
+    nights: dict[tuple[str, str], list[dict]] = {}
+    for row in sorted(read_rows(ROWS), key=lambda row: list(CATEGORIES).index(row["proposer"])):
+        nights.setdefault((machine_of(row), row["proposer"]), []).append(row)
     lines = []
-    for proposer, gains in means.items():
-        if not gains:
-            continue
-        own = [row for row in rows if row["proposer"] == proposer]
-        each = [1000 * row["gain"] / row["trainings"] for row in own]
+    for (machine, proposer), own in nights.items():
+        each, randoms = gains_a_training(own), gains_a_training(nights.get((machine, "random"), []))
         lines.append(
             [
-                *(proposer, len(own), with_error(gains), with_error(each)),
+                *(machine, proposer, len(own), with_error([row["gain"] for row in own])),
+                *(with_error(each), "" if proposer == "random" else ratio_words(each, randoms)),
                 f"{statistics.mean(row['trainings'] for row in own):.0f}",
                 f"{statistics.mean(row['keeps'] for row in own):.1f}",
                 f"{sum(bool(row['low'] and row['low'] > 0) for row in own)} of {len(own)}",
                 f"{statistics.mean(row['minutes'] for row in own):.0f}",
             ]
         )
-    heads = ["proposer", "nights", "gain, bpb", "gain a training, 0.001 bpb", "trainings"]
+    heads = ["machine", "proposer", "nights", "gain, bpb", "gain a training, 0.001 bpb"]
+    heads += ["of random's", "trainings"]
     heads += ["keeps", "claims above zero", "minutes"]
     text = (
         "# Proposers on real trainings\n\nMade by `python scripts/yardstick.py`, which has a row "
     )
     text += f"a night in yardstick.jsonl. A night: {EXPERIMENTS} experiments of {SECONDS} s of the "
     text += "CPU clock from the demo's plain GPT; its gain is that of its claim, on fresh seeds, 0 "
-    text += "where nothing was kept. Means over nights with their standard error.\n\n"
+    text += (
+        "where nothing was kept. Means over nights with their standard error. *Of random's*: the "
+    )
+    text += "gain a training over random's on the same machine, with its 95% interval where both "
+    text += "have two nights.\n\n"
     text += f"*hybrid* asks a scripted researcher: {RESEARCHER}. No real model was asked.\n\n"
     return text + table(heads, lines) + "\n"
+
+
+def gains_a_training(nights: list[dict]) -> list[float]:
+    """In 0.001 bpb, a night each."""
+    return [1000 * night["gain"] / night["trainings"] for night in nights]
+
+
+def ratio_words(own: list[float], others: list[float]) -> str:
+    """The ratio of two means with its 95% interval, by the errors of their logarithms."""
+    means = [statistics.mean(each) if each else 0.0 for each in (own, others)]
+    if min(means) <= 0:
+        return ""
+    ratio = means[0] / means[1]
+    if min(len(own), len(others)) < 2:
+        return f"{ratio:.2f}"
+    relative = [
+        statistics.variance(each) / len(each) / mean**2
+        for each, mean in zip((own, others), means, strict=True)
+    ]
+    freedom = sum(relative) ** 2 / sum(
+        part**2 / (len(each) - 1) for part, each in zip(relative, (own, others), strict=True)
+    )
+    width = t_quantile(0.975, freedom) * math.sqrt(sum(relative))
+    return f"{ratio:.2f} ({ratio * math.exp(-width):.2f} to {ratio * math.exp(width):.2f})"
 
 
 def with_error(values: list[float]) -> str:

@@ -14,8 +14,9 @@ then changes how long a training takes, and not how much it learns:
 
 main is CPU time of the training's main thread, which works or waits for the other threads in every
 step; total is that of all its threads and processes; others are core-seconds that somebody else
-used. rate is the share of wall time for which the template's main thread works on a quiet machine,
-or less. The last term is the floor on idling: a training that does not use its cores is charged for
+used. rate is somewhat less than the share of wall time for which the template's main thread works
+on a quiet machine (0.82, of 0.89 to 0.96), so that a quiet training does not meet the last term: 20
+charged seconds took 17 there. The last term is the floor on idling: a training that does not use its cores is charged for
 wall time, less the core-seconds that others used of them, since a core that others hold for a
 second is lost to all threads for a second.
 
@@ -25,8 +26,8 @@ CPU second while others hold half of the cores or more, over those alone. It dep
 (1.08 on one of two cores, 0.93 on another), so it is measured there, by a training of the run's
 first file while busy processes come and go (`harness.lab.clock_fit`), and frozen in run.json. How
 much a budget differs with it is in results/benchmarks/under_load.md. A training on one thread does
-more steps per core-second than one on two, and fewer per second: it gains nothing, with or without
-others.
+more steps per core-second than one on two, and fewer per second of its main thread, which is what
+is charged.
 """
 
 from __future__ import annotations

@@ -42,13 +42,16 @@ def test_the_page_gives_the_shift_from_idle_in_standard_deviations_of_idle(tmp_p
     scores = {"nobody": (1.9, 2.0, 2.1), "two": (2.0, 2.1, 2.2)}
     for load, group in scores.items():
         for seed, score in enumerate(group, start=1):
-            under_load.note(facts | {"load": load, "seed": seed, "val_bpb": score})
+            under_load.append_row(
+                under_load.ROWS, facts | {"load": load, "seed": seed, "val_bpb": score}
+            )
     claim = {"val": [0.3, 0.2, 0.4], "holdout": [0.2, -0.1, 0.5]}
     demo = {"part": "demos", "load": "two", "number": 1, "without_first": True, "minutes": 20.0}
-    under_load.note(
+    under_load.append_row(
+        under_load.ROWS,
         demo
         | {"baseline": 1.9, "kept": ["a | b"], "true_gains": [0.31], "template_bpb": None}
-        | claim
+        | claim,
     )
     page = "\n".join([*under_load.seeds_table(), *under_load.demos_table()])
     assert "| two | 3 | 2.1000 | 0.1000 | +1.00 ± 0.82 |" in page
@@ -72,12 +75,12 @@ def test_the_pace_is_taken_from_whole_intervals_alone_and_beside_others(tmp_path
     for seed, beside in ((1, [18.0, 18.2]), (2, [19.0, 19.2])):
         row = {"load": "one", "seed": seed, "alone": [20.0, 20.2], "beside": beside}
         row |= {f"{name}_cpu": row[name] for name in ("alone", "beside")}
-        under_load.note({"part": "pace"} | row)
+        under_load.append_row(under_load.ROWS, {"part": "pace"} | row)
     page = "\n".join(under_load.pace_table())
     assert f"| {cpu_name()} | one | 2 | 20.10 | 18.60 | -7.8% ± 2.7% | -7.8% ± 2.7% |  |" in page
     for seed, steps in ((1, 100), (2, 110)):  # 0.1 bpb and one idle sigma are ln(1.1) of steps
         row = {"load": "nobody", "seed": seed, "num_steps": steps, "val_bpb": 2.1 - seed / 10}
-        under_load.note({"part": "seeds"} | row)
+        under_load.append_row(under_load.ROWS, {"part": "seeds"} | row)
     assert "| -7.8% ± 2.7% | +1.16 ± 0.40 |" in "\n".join(under_load.pace_table())
 
 
