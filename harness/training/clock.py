@@ -16,9 +16,9 @@ main is CPU time of the training's main thread, which works or waits for the oth
 step; total is that of all its threads and processes; others are core-seconds that somebody else
 used. rate is somewhat less than the share of wall time for which the template's main thread works
 on a quiet machine (0.82, of 0.89 to 0.96), so that a quiet training does not meet the last term: 20
-charged seconds took 17 there. The last term is the floor on idling: a training that does not use its cores is charged for
-wall time, less the core-seconds that others used of them, since a core that others hold for a
-second is lost to all threads for a second.
+charged seconds took 17 there. The last term is the floor on idling: a training that does not use
+its cores is charged for wall time, less the core-seconds that others used of them, since a core
+that others hold for a second is lost to all threads for a second.
 
 A CPU second beside others is not worth the same as one alone: others share caches and power, and a
 thread that waits for another one costs more or less. worth_beside is what it is worth: steps per
