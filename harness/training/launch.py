@@ -12,6 +12,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import resource
 import runpy
 import sys
@@ -40,11 +41,22 @@ def classify(error: BaseException) -> str:
     """Return the run's status for an exception that ended train.py."""
     if isinstance(error, NonFiniteLoss):
         return "nan"
-    if isinstance(error, DataError) or isinstance(error, OSError) and error.errno in NOT_THE_IDEA:
+    if isinstance(error, DataError) or _os_error(error) in NOT_THE_IDEA:
         return "infrastructure"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "oom"
     return "oom" if any(words in str(error) for words in OUT_OF_MEMORY) else "crash"
+
+
+def _os_error(error: BaseException) -> int | None:
+    """The errno of an error of the system, also where a library in Rust (safetensors) passes it on.
+
+    Such a library raises an exception of its own and ends its text in "(os error N)".
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def limit_process() -> None:

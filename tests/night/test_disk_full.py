@@ -14,8 +14,11 @@ import time
 
 import nbformat
 import pytest
+import torch
 from checkout import ROOT, command_of, git, make_repository, warm_environment
 from labs import copy_of, copy_with_harness, incumbent_source, put_candidate, with_prior
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from small_disk import mounted
 
 import harness
@@ -31,8 +34,11 @@ from harness.run import disk_space, git_history
 from harness.run.journal import Journal, read_journal
 from harness.run.results import read_results
 from harness.run.state import fold
+from harness.sandbox.child_log import LOG_CAP_BYTES
 from harness.scoring import measure
+from harness.training.launch import classify
 
+PAGES = 30  # 150 kB a step, where a pipe holds 64
 INSIDE = "AUTORESEARCH_TEST_MAY_MOUNT"  # set where these tests run in a namespace of their own
 
 
@@ -194,6 +200,15 @@ def test_a_notebook_that_cannot_be_saved_is_told_from_a_broken_one(disk):
     ]
 
 
+def test_weights_that_find_no_room_say_so_through_the_library_that_writes_them(disk):
+    disk.fill()
+    weights = {"wte.weight": torch.zeros(100_000)}
+    with pytest.raises(SafetensorError) as raised:
+        save_file(weights, disk.path / "weights.tmp")
+    assert classify(raised.value) == "infrastructure"
+    assert classify(RuntimeError("bad header (os error 2)")) == "crash"
+
+
 # --- an experiment whose disk fills up ------------------------------------------------------------
 
 
@@ -215,10 +230,11 @@ def begin(lab: Lab, source: str | None = None) -> None:
 
 
 def talkative(lab: Lab) -> str:
-    """The incumbent, which prints a page at each step."""
+    """The incumbent, which prints more at each step than a pipe holds: we hear of each in time."""
     line = next(line for line in incumbent_source(lab).splitlines() if "session.log(" in line)
     indent = line[: len(line) - len(line.lstrip())]
-    return incumbent_source(lab).replace(line, f"{indent}print('x' * 5_000)\n{line}")
+    pages = f"{indent}print(('x' * 5_000 + '\\n') * {PAGES}, end='')\n"
+    return incumbent_source(lab).replace(line, pages + line)
 
 
 @pytest.mark.slow
@@ -234,6 +250,7 @@ def test_a_log_that_finds_no_room_costs_its_lines_and_not_the_training(full_lab)
     assert {run.status for run in lab.experiment.attempt.runs} == {"ok"}
     log = (lab.training_folder(1, 0, 0) / "run.log").read_text()
     assert "more bytes of output were not kept]\n" in log
+    assert len(log) < LOG_CAP_BYTES / 2  # for want of room, long before its cap
     assert {len(line) for line in log.splitlines() if line.startswith("x")} == {5_000}
     for line in (lab.training_folder(1, 0, 0) / "events.jsonl").read_text().splitlines():
         json.loads(line)
