@@ -10,8 +10,15 @@ from dataclasses import asdict
 
 from harness.check.files import BACKUP, Look, missing_of, names_in
 from harness.ground.errors import JournalError
-from harness.lab.claimant import built_name
-from harness.lab.close_out import BASELINE, NAME, OVER, TEMPLATE, CloseOut, fold_close_out
+from harness.lab.close_out import (
+    BASELINE,
+    NAME,
+    OVER,
+    TEMPLATE,
+    CloseOut,
+    built_name,
+    fold_close_out,
+)
 from harness.run.journal import read_journal
 
 FOLLOWS = {
@@ -45,7 +52,7 @@ def check_close_out(look: Look) -> Iterator[str]:
         if name.endswith(".tmp"):  # of `check_left_behind`
             continue
         yield f"close_out/{name} is no training of {NAME}: move it elsewhere"
-    for run in found.current.runs:
+    for run in (run for each in found.comparisons for run in each.runs):
         training = folder / f"{run.number:02d}"
         if run.status == "ok" and (missing := missing_of(training)):
             yield f"{look.name(training)} has no {missing}: {BACKUP} if you need its log"

@@ -26,6 +26,7 @@ from harness.lab.close_out import (
     CloseOut,
     Comparison,
     Trial,
+    built_name,
     fold_close_out,
     is_wanted,
     trial_of,
@@ -259,10 +260,3 @@ class Claimant:
         if current.kind == "claim":
             note_claim(self.lab.folder, facts)
         self.journal.append("claimed", **facts)
-
-
-def built_name(role: str, best: int) -> str:
-    """The name in close_out/ of a file that no experiment tried; best: number of the best."""
-    return (
-        "train_template.py" if role == TEMPLATE else f"best_{best:04d}_{role.replace(' ', '_')}.py"
-    )

@@ -190,6 +190,13 @@ def trial_of(run: Training) -> Trial:
     return Trial(run.started["role"], run.started["experiment"], run.started["seed"])
 
 
+def built_name(role: str, best: int) -> str:
+    """The name in close_out/ of a file that no experiment tried; best: number of the best."""
+    return (
+        "train_template.py" if role == TEMPLATE else f"best_{best:04d}_{role.replace(' ', '_')}.py"
+    )
+
+
 def fold_close_out(entries: Sequence[dict]) -> CloseOut:
     """Add up the entries."""
     found = CloseOut()

@@ -7,15 +7,21 @@ change, and sentences. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.ground.text import one_line
-from harness.lab.close_out import CloseOut, is_improvement, words_of_interval
+from harness.lab.close_out import (
+    BASELINE,
+    CloseOut,
+    Comparison,
+    built_name,
+    is_improvement,
+    words_of_interval,
+)
 from harness.lab.other_text import text_words
 from harness.run.state import Experiment, State
 
-AFTER_CLAIM = ("ablation", "simplified", "elsewhere", "longer")  # kinds, in the order of telling
 CONFIRMED, PART, HURTS, UNKNOWN = "confirmed", "part of the best", "takes away", "not measured"
 
 
@@ -91,43 +97,75 @@ def sentences(
 ) -> Iterator[str]:
     """All that the comparisons after the claim allow to say. quote: makes titles, which are
     others' words, fit for the page."""
-    after = [each for kind in AFTER_CLAIM for each in found.of_kind(kind)]
-    for each in findings_of(state, found) if after else ():
+    after_claim = [each for each in found.comparisons if each.kind != "claim"]
+    for each in findings_of(state, found) if after_claim else ():
         yield f"experiment {each.experiment} ({quote(each.title)}) {each.words}"
-    for each in after:
+    for each in found.of_kind("simplified"):
         for role, claimed in each.claims.items():
-            if each.kind == "simplified":
-                yield words_of_simplified(role, claimed)
-            elif each.kind == "longer":
-                words = (f"at {each.budgets:g}x the budget", "lasts", "at 1x")
-                yield words_of_gain(*words, claimed, found.claimed)
-            elif each.kind == "elsewhere":
-                words = (f"on {quote(text_words(each.text))}", "holds", "on the run's text")
-                yield words_of_gain(*words, claimed, found.claimed)
+            yield words_of_simplified(role, claimed)
+    for each in found.of_kind("elsewhere"):
+        for claimed in each.claims.values():
+            yield words_of_gain(quote(text_words(each.text)), claimed, found.claimed)
+    if longer := [each for each in found.of_kind("longer") if each.claims]:
+        yield words_of_longer(longer, found.claimed)
 
 
 def words_of_simplified(role: str, claimed: dict) -> str:
     """Whether the file without what costs nothing can take the best's place."""
     if claimed["status"] != "ok":
         return f"the {role} was to be simpler: {claimed['cause']}"
-    loses = claimed["val"]["low"] > 0
-    end = "it loses, so the best stays as it is" if loses else "it may take the best's place"
+    texts = claimed["val"], claimed["holdout"]
+    end = "it loses, so the best stays as it is"
+    if all(text["low"] <= 0 for text in texts):
+        most = max(0.0, *(text["high"] for text in texts))
+        where = f"close_out/{built_name(role, claimed['best'])}"
+        end = f"it may take the best's place where a loss of up to {most:.4f} does not matter "
+        end += f"({where})"
     return f"beside the best the simplified {role} is {words_of_loss(claimed)}: {end}"
 
 
-def words_of_gain(where: str, holds: str, first: str, claimed: dict, at_first: dict) -> str:
-    """Whether the gain is there under other conditions, on the holdout.
+def words_of_longer(longer: Sequence[Comparison], at_first: dict) -> str:
+    """What larger budgets leave of the gain, on the holdout. longer: at least one, each with its
+    claim."""
+    first = last = at_first["holdout"]
+    where, parts = "", [f"{words_of_figures(first)} at 1x"]
+    for each in longer:
+        claimed, budgets = each.claims[BASELINE], f"{each.budgets:g}x"
+        if claimed["status"] != "ok":
+            parts.append(f"at {budgets} {claimed['cause']}")
+            continue
+        last, where = claimed["holdout"], f" at {budgets} the budget"
+        parts.append(f"{words_of_figures(last)} at {budgets}{words_of_share(last, first, 'it')}")
+    verdict = f"whether the gain lasts{where} is not clear"
+    if where and last["low"] > 0:
+        verdict = f"the gain lasts{where}"
+        verdict += ", though it shrinks" if last["high"] < first["low"] else ""
+    elif where and last["high"] < 0:
+        verdict = f"the gain does not last:{where} the baseline is ahead"
+    return f"{verdict}; on the holdout it is {', '.join(parts)}"
 
-    where, first: these conditions, and those of the claim; holds: the verb.
-    """
+
+def words_of_gain(where: str, claimed: dict, at_first: dict) -> str:
+    """Whether the gain is there on another text too."""
     if claimed["status"] != "ok":
-        return f"{where} {claimed['cause']}"
-    gain, claims = claimed["holdout"], at_first["holdout"]["difference"]
-    interval = f"95% interval {gain['low']:+z.4f} to {gain['high']:+z.4f}"
-    size = f"a gain of {gain['difference']:+z.4f} bpb on the holdout ({interval})"
+        return f"on {where} {claimed['cause']}"
+    gain, first = claimed["holdout"], at_first["holdout"]
+    size = f"on its holdout it is {words_of_figures(gain)}"
     if gain["low"] > 0:
-        share = f", {gain['difference'] / claims:.0%} of that {first}" if claims > 0 else ""
-        return f"the gain {holds} {where}: {size}{share}"
+        share = words_of_share(gain, first, "that on the run's text")
+        return f"the gain holds on {where}; {size}{share}"
     if gain["high"] < 0:
-        return f"the gain does not {holds.removesuffix('s')}: {where} the baseline is ahead, {size}"
-    return f"whether the gain {holds} {where} is not clear: {size}"
+        return f"the gain does not hold: on {where} the baseline is ahead; {size}"
+    return f"whether the gain holds on {where} is not clear; {size}"
+
+
+def words_of_figures(gain: dict) -> str:
+    """A gain in bpb, and how sure it is."""
+    return f"{gain['difference']:+z.4f} (95% interval {gain['low']:+z.4f} to {gain['high']:+z.4f})"
+
+
+def words_of_share(gain: dict, first: dict, what: str) -> str:
+    """How much of the claim's gain that is; "" where there is none. what: names that gain."""
+    if gain["low"] <= 0 or first["difference"] <= 0:
+        return ""
+    return f", {gain['difference'] / first['difference']:.0%} of {what}"

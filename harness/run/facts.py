@@ -9,7 +9,8 @@ from dataclasses import asdict, is_dataclass
 
 from harness.ground.text import plain_words
 
-FACTS = {  # name: in words
+# name: in words. worth_beside is none: it is of the device, and measured anew it differs by chance.
+FACTS = {
     "data_id": "data",
     "data_hash": "prepared data",
     "budget_seconds": "training budget in seconds",
@@ -17,6 +18,8 @@ FACTS = {  # name: in words
     "device": "hardware",
     "dtype": "number format",
     "compile": "compilation",
+    "threads": "threads",
+    "core_rate": "clock of the budget (0: wall time)",
     "torch": "torch",
     "eval_tokens": "evaluation tokens",
     "harness_hash": "harness",

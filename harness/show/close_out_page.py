@@ -16,6 +16,7 @@ from harness.lab.close_out_questions import asked_words, words_left
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.run import Run
 from harness.run.settings import command_on, environment_words
+from harness.run.state import State
 from harness.show.experiment_page import PACE, training_lines
 from harness.show.markup import (
     AMBER,
@@ -45,9 +46,7 @@ def close_out_page(run: Run, found: CloseOut) -> Html:
     page = box(bold(words_of_claim(found.claimed)), GREEN) if found.claimed else Html()
     if said := list(sentences(run.state, found)):
         page += box(divs(said))
-    titles = {change.number: change.decided["title"] for change in changes_of(run.state)}
-    for comparison in found.comparisons:
-        page += comparison_page(comparison, titles)
+    page += comparison_pages(run.state, found)
     if found.current.step != "nothing":
         page += box("stopped before it was complete: run this notebook again, and it goes on")
     elif left := words_left(run, found):
@@ -56,6 +55,12 @@ def close_out_page(run: Run, found: CloseOut) -> Html:
         [(f"{run.started['role']}, seed {run.started['seed']}", run.trained) for run in found.runs]
     )
     return page + soft(environment_words(run.settings))
+
+
+def comparison_pages(state: State, found: CloseOut) -> Html:
+    """Every comparison, in order."""
+    titles = {change.number: change.decided["title"] for change in changes_of(state)}
+    return Html().join(comparison_page(each, titles) for each in found.comparisons)
 
 
 def comparison_page(comparison: Comparison, titles: dict[int, str]) -> Html:

@@ -7,22 +7,32 @@ nothing, and a folder that is there already.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import harness
-from harness.ground.errors import LoopError, ParameterError
+from harness.data.manifest import open_prepared
+from harness.ground.errors import DataError, LoopError, ParameterError
 from harness.ground.files import write_text_atomic
 from harness.ground.text import one_line
 from harness.lab.changes import NotAlone, baseline_with
 from harness.lab.close_out import NAME, CloseOut, read_close_out, words_of_claim
 from harness.lab.close_out_findings import CONFIRMED, Finding, findings_of, sentences
-from harness.run.git_history import CommitPlan, commit_message, git, make_commit, set_ref
+from harness.run.git_history import (
+    CommitPlan,
+    commit_message,
+    git,
+    make_commit,
+    read_ref,
+    set_ref,
+)
+from harness.run.profiles import OVERRIDABLE, PROFILES
 from harness.run.run import Run, claim_command
-from harness.run.settings import environment_words
+from harness.run.settings import Settings, environment_words
 from harness.show.sentences import quoted
 
 CARD = """# {tag}: {title}
@@ -42,7 +52,7 @@ chose it, a figure that luck flatters.
 
 {files}
 
-`python -m harness train train.py --profile {profile}` trains it again, in a checkout of the lab.
+`{again}` trains it again, in a checkout of the lab.
 All figures hold for this machine, this budget and this text.
 """
 FILES = {
@@ -73,6 +83,10 @@ def export(run: Run, target: Path) -> list[str]:
             if there:
                 shutil.copy(path, made)
             files.append(f"{path.name}: {what if there else 'gone, or never made'}")
+        if tokenizer := tokenizer_of(run):
+            shutil.copy(tokenizer, made)
+        what = "its vocabulary" if tokenizer else "gone, with the prepared data"
+        files.append(f"tokenizer.json: {what}")
         files += export_changes(run, findings_of(run.state, found), made)
         write_text_atomic(made / "README.md", card(run, found, files))
         made.rename(target)
@@ -104,8 +118,26 @@ def card(run: Run, found: CloseOut, files: Sequence[str]) -> str:
         environment=environment_words(run.settings),
         changes="\n".join(f"- {one_line(words)}" for words in changes),
         files="\n".join(f"- {words}" for words in files),
-        profile=run.settings.profile["name"],
+        again=" ".join(["python -m harness train train.py", *profile_options(run.settings)]),
     )
+
+
+def profile_options(settings: Settings) -> list[str]:
+    """Options with which a training has the run's profile; constants are in train.py."""
+    name, fields = settings.profile["name"], settings.profile
+    shipped = asdict(PROFILES[name]) if name in PROFILES else {}
+    changed = [f for f in OVERRIDABLE if f in shipped and fields.get(f, shipped[f]) != shipped[f]]
+    return [f"--profile {name}", *(shlex.quote(f"--set={f}={fields[f]}") for f in changed)]
+
+
+def tokenizer_of(run: Run) -> Path | None:
+    """The tokenizer of the run's data; None where these are gone or others."""
+    try:
+        data = open_prepared(run.settings.data_folder)
+    except DataError:
+        return None
+    is_its_own = data.data_hash == run.settings.data_hash
+    return data.folder / "train/tokenizer.json" if is_its_own else None
 
 
 def export_changes(run: Run, findings: Sequence[Finding], target: Path) -> list[str]:
@@ -113,8 +145,15 @@ def export_changes(run: Run, findings: Sequence[Finding], target: Path) -> list[
     thrown away, as a bundle and as patches; return sentences on them."""
     confirmed = [finding for finding in findings if finding.verdict == CONFIRMED]
     base, parent = run.settings.base_commit, run.state.kept[0].commit
-    if not (confirmed and parent):
-        return [f"no commits: {'no git history' if confirmed else 'no change is confirmed alone'}"]
+    if not confirmed:
+        return ["no commits: no change is confirmed alone"]
+    if not parent:
+        return ["no commits: no git history"]
+    if read_ref(harness.REPOSITORY, f"{parent}^{{commit}}") is None:
+        return [
+            "no commits: this checkout lacks those of the run, which clones do not bring: export "
+            "where the run was made"
+        ]
     branch, left_out, numbers = f"autoresearch/{run.settings.tag}-confirmed", [], []
     with tempfile.TemporaryDirectory() as folder:
         copy, train_py, repository = Path(folder, "copy.git"), Path(folder, "x"), harness.REPOSITORY

@@ -7,18 +7,29 @@ judged are larger than true ones, since what is kept was chosen for them.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from harness.ground.student_t import t_quantile
 from harness.ground.text import plain_words
+from harness.lab.close_out import read_close_out
+from harness.lab.close_out_findings import CONFIRMED, findings_of
+from harness.run.records import Record, time_use
+from harness.run.state import fold
 from harness.show.analysis import compare_runs
 from harness.show.costs import run_usage
 from harness.show.frame import RunData
 from harness.show.sentences import candidates_of, kept_of
 
-NIGHT = ("run", "machine", "budget", "ideas by", "hours", "experiments", "trainings", "kept")
-NIGHT += ("claim (95%)", "as judged", "an hour", "100 trainings", "cost of 0.001 bpb")
-GROUP = ("experiments", "kept", "crashed", "looked at again", "kept of these", "mean gain")
+NIGHT = ("run", "machine", "budget", "ideas by", "hours", "at work", "experiments", "trainings")
+NIGHT += ("kept", "confirmed", "claim (95%)", "as judged", "an hour", "100 trainings")
+NIGHT += ("cost of 0.001 bpb", "of a confirmed change")
+GROUP = ("experiments", "kept", "crashed", "looked at again", "kept of these", "confirmed")
+GROUP += ("mean gain (95%)",)
+ALL = "all"  # runs together
+LEVEL = 0.95
 
 
 def compare_nights(runs: Sequence[RunData]) -> str:
@@ -27,14 +38,16 @@ def compare_nights(runs: Sequence[RunData]) -> str:
     if warnings := compare_runs(runs):
         parts.append("\n".join(f"- **not alike**: {warning}" for warning in warnings))
     parts.append(_table(NIGHT, map(_night, runs)))
-    for heading, field in (("who had the idea", "proposer"), ("kind of idea", "category")):
-        rows = list(_groups(runs, field))
+    for heading, name_of in (("who had the idea", whose_ideas), ("kind of idea", _kinds)):
+        rows = list(_groups(runs, name_of))
         if rows:
             parts.append(f"## By {heading}\n\n{_table(('run', heading, *GROUP), rows)}")
     parts.append(
         "The claim is measured on fresh seeds; *as judged* adds up what keeps gained when they "
-        "were decided, which overstates. *An hour* and *100 trainings* are of the claim, 0 where "
-        "nothing was kept."
+        "were decided, which overstates. *At work* leaves out the hours in which a night stood "
+        "still; *an hour* is of these, as *100 trainings* of the claim, 0 where nothing was kept. "
+        "*Confirmed* are keeps without which the best is worse on fresh seeds, of those that were "
+        "measured. A mean gain is of all ideas that got a score, as judged."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -44,25 +57,60 @@ def _night(run: RunData) -> list[str]:
     gain = claimed_gain(run)
     minutes = [record.minutes for record in run.records if record.minutes is not None]
     hours = max(minutes, default=0.0) / 60
+    at_work = max(0.0, hours - time_use(run.entries)["waiting"] / 3600)
     trainings = trainings_of(run)
     device = run.settings.get("device", {}).get("name", "")
     budget = run.settings.get("profile", {}).get("budget_seconds")
     judged = [record.gain for record in kept if record.gain is not None]
+    verdicts = verdicts_of(run).values()
+    confirmed = sum(verdicts)
     return [
         run.tag,
         device,
         f"{budget:g} s" if budget else "",
-        ", ".join(sorted({record.proposer for record in candidates if record.proposer})),
+        ", ".join(sorted(set(whose_ideas(run).values()))),
         f"{hours:.1f}" if hours else "",
+        f"{at_work:.1f}" if at_work else "",
         str(len(candidates)),
         str(trainings),
         _share(len(kept), len(candidates)),
+        _share(confirmed, len(verdicts)),
         _claim_words(run),
         f"{sum(judged):+z.4f}" if judged else "",
-        f"{gain / hours:+z.4f}" if gain is not None and hours else "",
+        f"{gain / at_work:+z.4f}" if gain is not None and at_work else "",
         f"{100 * gain / trainings:+z.4f}" if gain is not None and trainings else "",
-        _cost(run, gain),
+        _cost(run, 0.001 / gain) if gain and gain > 0 else "",
+        _cost(run, 1 / confirmed) if confirmed else "",
     ]
+
+
+def whose_ideas(run: RunData) -> dict[int, str]:
+    """Who had each idea, by experiment: the proposer, and which language model it was."""
+    models = {}
+    for entry in run.entries:
+        if entry["event"] == "proposed" and entry.get("proposer") == "llm":
+            place = entry["experiment"], entry.get("attempt")
+            models[place] = entry.get("answered_by") or entry.get("model")
+    whose = {}
+    for record in candidates_of(run.records):
+        model = models.get((record.experiment, record.attempt))
+        whose[record.experiment] = f"{record.proposer} ({model})" if model else record.proposer
+    return {experiment: name for experiment, name in whose.items() if name}
+
+
+def _kinds(run: RunData) -> dict[int, str]:
+    return {record.experiment: record.category for record in candidates_of(run.records)}
+
+
+def verdicts_of(run: RunData) -> dict[int, bool]:
+    """Whether each kept change that a close-out measured is confirmed, by experiment."""
+    if run.folder is None or run.best is None or not run.entries:
+        return {}
+    found = read_close_out(run.folder).about(run.best.experiment)
+    findings = findings_of(fold(run.entries), found)
+    return {
+        each.experiment: each.verdict == CONFIRMED for each in findings if each.loss is not None
+    }
 
 
 def trainings_of(run: RunData) -> int:
@@ -85,37 +133,59 @@ def _claim_words(run: RunData) -> str:
     return "{difference:+z.4f} ({low:+z.4f} to {high:+z.4f})".format(**run.claimed["val"])
 
 
-def _cost(run: RunData, gain: float | None) -> str:
-    """Dollars, else tokens, that the language model took for each thousandth of the claim."""
+def _cost(run: RunData, share: float) -> str:
+    """Dollars, else tokens, that this share of what the language model took is."""
     usage = run_usage(run.folder) if run.folder else None
-    if usage is None or not usage.requests or not gain or gain <= 0:
+    if usage is None or not usage.requests:
         return ""
     if usage.cost_usd is not None:
-        return f"{usage.cost_usd * 0.001 / gain:.4f} USD"
-    return f"{usage.tokens * 0.001 / gain:,.0f} tokens"
+        return f"{usage.cost_usd * share:.4f} USD"
+    return f"{usage.tokens * share:,.0f} tokens"
 
 
-def _groups(runs: Iterable[RunData], field: str) -> Iterable[list[str]]:
-    """Yield a row for each run and each word that its ideas have in a field of their records."""
+def _groups(
+    runs: Sequence[RunData], name_of: Callable[[RunData], dict[int, str]]
+) -> Iterator[list[str]]:
+    """Yield a row for each run and name that its ideas have, then one for each name in all runs."""
+    everywhere = defaultdict(list)
     for run in runs:
-        ideas = defaultdict(list)
+        names, verdicts, ideas = name_of(run), verdicts_of(run), defaultdict(list)
         for record in candidates_of(run.records):
-            ideas[getattr(record, field)].append(record)
-        for word, own in sorted(ideas.items()):
-            if not word:
-                continue
-            again = [record for record in own if record.n_runs > 1]
-            gains = [record.gain for record in own if record.gain is not None]
-            yield [
-                run.tag,
-                word,
-                str(len(own)),
-                _share(len(kept_of(own)), len(own)),
-                _share(sum(record.outcome == "crashed" for record in own), len(own)),
-                _share(len(again), len(own)),
-                _share(len(kept_of(again)), len(again)),
-                f"{sum(gains) / len(gains):+z.4f}" if gains else "",
-            ]
+            if name := names.get(record.experiment):
+                ideas[name].append((record, verdicts.get(record.experiment)))
+        for name, own in sorted(ideas.items()):
+            everywhere[name] += own
+            yield [run.tag, name, *_group(own)]
+    for name, own in sorted(everywhere.items()) if len(runs) > 1 else ():
+        yield [ALL, name, *_group(own)]
+
+
+def _group(ideas: Sequence[tuple[Record, bool | None]]) -> list[str]:
+    """The cells of some ideas. Each with whether it is confirmed, None where that is not known."""
+    records = [record for record, _ in ideas]
+    verdicts = [verdict for _, verdict in ideas if verdict is not None]
+    again = [record for record in records if record.n_runs > 1]
+    gains = [record.gain for record in records if record.gain is not None]
+    return [
+        str(len(records)),
+        _share(len(kept_of(records)), len(records)),
+        _share(sum(record.outcome == "crashed" for record in records), len(records)),
+        _share(len(again), len(records)),
+        _share(len(kept_of(again)), len(again)),
+        _share(sum(verdicts), len(verdicts)),
+        _mean_words(gains),
+    ]
+
+
+def _mean_words(gains: Sequence[float]) -> str:
+    """Their mean, and how sure it is where there are two or more."""
+    if not gains:
+        return ""
+    words, df = f"{statistics.fmean(gains):+z.4f}", len(gains) - 1
+    if not df:
+        return words
+    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    return f"{words} ± {t_quantile((1 + LEVEL) / 2, df) * error:.4f}"
 
 
 def _share(part: int, whole: int) -> str:

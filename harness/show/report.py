@@ -151,7 +151,7 @@ def report_of(entries: Sequence[dict], beside: Beside) -> Report:
         "Look further": _look_further(records, tag, beside.has_pages),
     }
     first, speed = headline(records, measured.claimed), say_speed(state, measured.runs)
-    return Report(tag, first, speed, sections, measured.claimed)
+    return Report(tag, first, speed, sections, measured)
 
 
 def _measured(entries: Sequence[dict], settings: dict) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import jinja2
 import mistune
 
 from harness.ground.files import read_tail
+from harness.lab.close_out import CloseOut
 from harness.run.noise import KNOWN_DF
 from harness.run.pace import cells_of_pace, pace_of
 from harness.run.records import (
@@ -35,8 +36,18 @@ from harness.run.records import (
 from harness.run.run import Run, experiment_of_page, page_name
 from harness.run.state import Attempt, Experiment
 from harness.show.charts.svg import COLOURS, Points, curves_svg, legend_of, progress_svg
+from harness.show.close_out_page import comparison_pages
 from harness.show.costs import run_usage
-from harness.show.markup import GREY, RED, VIEWER_NOTE, VIEWER_STYLE, Html, diff, preformatted
+from harness.show.markup import (
+    GREY,
+    RED,
+    VIEWER_NOTE,
+    VIEWER_STYLE,
+    Html,
+    diff,
+    folded,
+    preformatted,
+)
 from harness.show.sentences import (
     candidates_of,
     duration,
@@ -56,14 +67,14 @@ DIFF_LINES, LOG_CHARACTERS = 160, 3000
 
 class Report(NamedTuple):
     """What a report says of run `tag`. sections: title -> Markdown; speed: what the machine did,
-    "" for nothing.
+    "" for nothing; measured: the close-out of the file on the branch.
     """
 
     tag: str
     headline: str
     speed: str
     sections: dict[str, str]
-    claimed: dict | None
+    measured: CloseOut
 
 
 def report_html(run: Run, said: Report, live: bool) -> str:
@@ -72,31 +83,27 @@ def report_html(run: Run, said: Report, live: bool) -> str:
     template = _templates().get_template("report.html")
     script = _templates().get_template("report.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    folded = _folded(run, records)
-    left_out = len(records) - len(folded)
+    ideas = _folded(run, records)
+    left_out = len(records) - len(ideas)
 
     def address(number: int) -> str:
-        return f"#e{number:04d}" if number in folded else _page(run, number) or "#experiments"
+        return f"#e{number:04d}" if number in ideas else _page(run, number) or "#experiments"
 
     page = template.render(
         tag=run.folder.name,
         headline=said.headline,
         live=live,
         span=_span(records),
-        cards=_cards(run, records, said.claimed),
+        cards=_cards(run, records, said.measured.claimed),
         alarm=said.speed,
         chart=progress_svg(records, address),
         small_chart=progress_svg(records, address, width=420, height=240),
         legend=legend_of(records),
         pages=_pages(run),
         filters=[(name, Html(f".idea:not(.{group})")) for name, group, _ in GROUPS],
-        rows=[_row(run, record, record.experiment in folded) for record in reversed(records)],
-        sections=[
-            _markdown(f"## {title}\n\n{text}")
-            for title, text in said.sections.items()
-            if text and title != "On the branch"  # the page's own table has it
-        ],
-        ideas=folded.values(),
+        rows=[_row(run, record, record.experiment in ideas) for record in reversed(records)],
+        sections=_sections(run, said),
+        ideas=ideas.values(),
         left_out=f"{plural(left_out, 'experiment')} more: see their pages." if left_out else "",
         colours={"red": RED},
         viewer_style=Html(VIEWER_STYLE),
@@ -108,19 +115,31 @@ def report_html(run: Run, said: Report, live: bool) -> str:
     return page.replace('<a href="../', '<a target="_blank" href="../')
 
 
+def _sections(run: Run, said: Report) -> Iterator[Html]:
+    """What report.md says, and after the claim the seeds of the close-out."""
+    for title, text in said.sections.items():
+        if text and title != "On the branch":  # the page's own table has it
+            yield _markdown(f"## {title}\n\n{text}")
+        if title == "Change by change" and said.measured.runs:
+            seeds = Html('<div class="wide">{}</div>').format(
+                comparison_pages(run.state, said.measured)
+            )
+            yield folded("Every training of the close-out", seeds)
+
+
 def _folded(run: Run, records: Sequence[Record]) -> dict[int, Html]:
     """The ideas that there is room for, by number: keeps, near misses and failures come before the
     others, and newer ones before older.
     """
-    template, folded = _templates().get_template("details.html"), {}
+    template, ideas = _templates().get_template("details.html"), {}
     room, experiments = ROOM_BYTES + ROOM_EACH_BYTES * len(records), run.state.experiments
     for record in sorted(records, key=lambda r: (not _is_telling(r), -r.experiment)):
         idea = template.render(idea=idea_of(run, record, experiments))
         room -= len(idea.encode())
         if room < 0:
             break
-        folded[record.experiment] = Html(idea)
-    return dict(sorted(folded.items()))
+        ideas[record.experiment] = Html(idea)
+    return dict(sorted(ideas.items()))
 
 
 def idea_html(run: Run, record: Record) -> Html:
@@ -224,7 +243,7 @@ def _classes(record: Record) -> str:
     return " ".join(["idea", *(name for _, name, holds in GROUPS if holds(record))])
 
 
-def _row(run: Run, record: Record, folded: bool) -> dict:
+def _row(run: Run, record: Record, is_folded: bool) -> dict:
     noise = _known_noise(record)
     return {
         "number": f"{record.experiment:04d}",
@@ -232,7 +251,7 @@ def _row(run: Run, record: Record, folded: bool) -> dict:
         "colour": COLOURS.get(record.outcome, GREY),
         "outcome": OUTCOME_WORDS[record.outcome],
         "title": short_title(record),
-        "folded": folded,
+        "folded": is_folded,
         "score": "" if record.val_bpb is None else f"{record.val_bpb:.4f}",
         "gain": signed(record.gain),
         "sigmas": f"{record.gain / noise:+z.1f}" if noise and record.gain is not None else "",

@@ -250,7 +250,7 @@ def test_with_hours_it_goes_on_to_what_each_change_is_worth_and_whether_it_lasts
     said = "\n".join(sentences(kept.state, found))
     assert "experiment 1 (an idea) is confirmed: without it the best is" in said
     assert "experiment 2 (an idea) is confirmed" in said
-    assert "the gain lasts at 2x the budget" in said and "the gain lasts at 4x the budget" in said
+    assert "the gain lasts at 4x the budget" in said and " at 2x, " in said
     page = close_out_page(kept, found)
     files, intervals = 2 + 3 + 2 + 2, 1 + 2 + 1 + 1
     assert (

@@ -5,7 +5,15 @@ from kept_runs import COMMENTED, MORE_DEPTH, MORE_HEADS, Kept
 
 from harness.check.close_out import check_close_out
 from harness.check.files import Look
-from harness.lab.close_out_findings import CONFIRMED, HURTS, PART, UNKNOWN, findings_of, sentences
+from harness.lab.close_out_findings import (
+    CONFIRMED,
+    HURTS,
+    PART,
+    UNKNOWN,
+    findings_of,
+    sentences,
+    words_of_simplified,
+)
 from harness.lab.close_out_questions import (
     asked_words,
     next_question,
@@ -56,9 +64,45 @@ def test_each_change_is_left_out_once_cheapest_first_then_the_simplified_file_th
     said = list(sentences(kept.run.state, kept.found))
     assert "experiment 1 (idea 1) is confirmed: without it the best is 0.2000 bpb worse" in said[0]
     assert "is part of a confirmed best" in said[1] and "is part of a confirmed" in said[2]
-    assert said[3].endswith("it may take the best's place")
-    assert said[4].startswith("the gain lasts at 2x the budget: a gain of +0.2000 bpb on the hold")
-    assert said[4].endswith("100% of that at 1x") and "4x the budget is not clear" in said[5]
+    assert said[3].endswith(
+        "it may take the best's place where a loss of up to 0.0227 does not matter "
+        "(close_out/best_0003_file_without_2.py)"
+    )
+    assert said[4:] == [
+        "whether the gain lasts at 4x the budget is not clear; on the holdout it is "
+        "+0.2000 (95% interval +0.1773 to +0.2227) at 1x, "
+        "+0.2000 (95% interval +0.1773 to +0.2227) at 2x, 100% of it, "
+        "+0.0010 (95% interval -0.0202 to +0.0222) at 4x"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("at_4x", "verdict"),
+    [
+        (WORSE, "the gain lasts at 4x the budget; on"),
+        ([1.10, 1.11, 1.12], "the gain lasts at 4x the budget, though it shrinks; on"),
+        (SAME, "whether the gain lasts at 4x the budget is not clear; on"),
+        (BETTER, "the gain does not last: at 4x the budget the baseline is ahead; on"),
+        ("crash", "the gain lasts at 2x the budget; on"),
+    ],
+)
+def test_one_sentence_says_what_larger_budgets_leave_of_the_gain(tmp_path, at_4x, verdict):
+    night = Kept(tmp_path / "t", (MORE_DEPTH,))
+    night.claim(baseline=WORSE)
+    for scores in (WORSE, at_4x):
+        ask(night, baseline=scores)
+    *_, said = sentences(night.run.state, night.found)
+    assert said.startswith(verdict)
+    assert ("at 4x ended with KeyError" in said) == (at_4x == "crash")
+
+
+def test_a_simplified_file_that_loses_on_one_text_stays_out(kept):
+    ask(kept, file_without_1=WORSE, file_without_2=SAME, file_without_3=WORSE)
+    ask(kept)
+    claimed = kept.found.current.claims["file without 2"]
+    loss = {"difference": 0.01, "low": 0.001, "high": 0.02}
+    words = words_of_simplified("file without 2", claimed | {"holdout": claimed["holdout"] | loss})
+    assert words.endswith("it loses, so the best stays as it is")
 
 
 def test_another_text_comes_first_and_is_asked_about_once(kept):
@@ -73,7 +117,7 @@ def test_another_text_comes_first_and_is_asked_about_once(kept):
     other = text | {"data_id": "notes-v1024"}
     assert next_question(kept.run, kept.found, other).text == other
     assert list(sentences(kept.run.state, kept.found))[-1].startswith(
-        "the gain holds on folder:/notes with a vocabulary of 512: a gain of +0.2000 bpb on the"
+        "the gain holds on folder:/notes with a vocabulary of 512; on its holdout it is +0.2000"
     )
     assert check(kept) == []
     kept.compare(next_question(kept.run, kept.found, other), baseline=BETTER)
@@ -178,10 +222,31 @@ def test_a_question_shrinks_to_the_hours_that_are_left(kept):
     assert words_left(kept.run, kept.found).startswith("not asked yet: what the best loses")
 
 
+def test_files_that_cannot_be_made_are_told_in_the_first_hours(tmp_path):
+    """They cost nothing, so they are not what is cut."""
+    other = ("import itertools\n", "import itertools as its\n")
+    night = Kept(tmp_path / "t", (COMMENTED,), (other,), (MORE_DEPTH,))
+    night.claim(baseline=WORSE)
+    question = next_question(night.run, night.found)
+    assert question.made == ["file without 2", "file without 3"]
+    each = seconds_of(night.run, question) / len(question.trials)
+    first = within(night.run, question, 6 * each)
+    assert list(first.others) == ["file without 1", "file without 2"]
+
+
 def check(night) -> list[str]:
     night.write_close_out()
     look = Look(night.run.folder, None, None, list(night.run.entries), busy=False)
     return [finding for finding in check_close_out(look) if "has no result.json" not in finding]
+
+
+def test_check_looks_at_the_trainings_of_every_comparison(kept):
+    ask(kept, file_without_2=WORSE)
+    kept.write_close_out()
+    look = Look(kept.run.folder, None, None, list(kept.run.entries), busy=False)
+    missing = [finding for finding in check_close_out(look) if "has no result.json" in finding]
+    trained = sum(run.status == "ok" for each in kept.found.comparisons for run in each.runs)
+    assert len(missing) == trained > len(kept.found.current.runs)
 
 
 def test_check_knows_every_comparison(kept):

@@ -4,6 +4,7 @@ something is missing.
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from checkout import ROOT, git, make_repository
@@ -15,8 +16,9 @@ from harness.ground.errors import LoopError, ParameterError
 from harness.lab.close_out_questions import next_question
 from harness.lab.kept_files import note_claim
 from harness.run.run import Run
+from harness.run.settings import write_settings
 from harness.search.constants import constant_values
-from harness.show.export import export
+from harness.show.export import export, profile_options
 
 WORSE = [1.20, 1.21, 1.22]
 
@@ -87,6 +89,41 @@ def test_without_history_there_are_no_commits_and_weights_that_are_gone_are_said
     said = export(night.run, tmp_path / "out")
     assert "no commits: no git history" in said
     assert "weights.safetensors: gone, or never made" in said
+
+
+def test_from_a_clone_which_lacks_the_runs_commits_all_the_rest_is_exported(
+    tmp_path, repository, monkeypatch
+):
+    night = closed_out(tmp_path / "t", *CHANGES, repository=repository, **FIRST_AND_LAST)
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--single-branch", repository.as_uri(), str(clone))
+    monkeypatch.setattr(harness, "REPOSITORY", clone)
+    said = export(night.run, tmp_path / "out")
+    assert "no commits: this checkout lacks those of the run" in "\n".join(said)
+    assert (tmp_path / "out/train.py").exists() and (tmp_path / "out/README.md").exists()
+
+
+def test_the_command_that_trains_it_again_has_what_the_run_set_otherwise(tmp_path):
+    night = closed_out(tmp_path / "t", *CHANGES, **FIRST_AND_LAST)
+    settings = night.run.settings
+    assert profile_options(settings) == ["--profile tiny"]
+    changed = settings.profile | {"budget_seconds": 7.0, "source": "folder:/notes"}
+    assert profile_options(replace(settings, profile=changed)) == [
+        "--profile tiny",
+        "--set=source=folder:/notes",
+        "--set=budget_seconds=7.0",
+    ]
+
+
+def test_the_tokenizer_is_that_of_the_runs_own_data(tmp_path, tiny_data):
+    night = closed_out(tmp_path / "t", *CHANGES, **FIRST_AND_LAST)
+    assert "tokenizer.json: gone, with the prepared data" in export(night.run, tmp_path / "out")
+    for data_hash in (tiny_data.data_hash, "d" * 64):
+        settings = replace(night.settings, data_folder=str(tiny_data.folder), data_hash=data_hash)
+        write_settings(night.run.folder, settings)
+        out = tmp_path / data_hash[:8]
+        export(Run(night.run.folder), out)
+        assert (out / "tokenizer.json").exists() == (data_hash != "d" * 64)
 
 
 def test_a_confirmed_change_that_needs_another_is_said(tmp_path, repository):

@@ -6,6 +6,7 @@ import csv
 import html.parser
 import io
 import re
+import shutil
 from pathlib import Path
 
 import journals
@@ -13,6 +14,7 @@ import pytest
 from checkout import ROOT
 
 from harness.ground.text import without_escapes
+from harness.lab.close_out import read_close_out
 from harness.run.records import TITLE_CHARACTERS, records_from_journal
 from harness.run.results import FORMULA, format_results, results_from_journal
 from harness.run.run import Run
@@ -90,6 +92,19 @@ def test_titles_of_100_kilobytes_of_markup_are_short_words(tmp_path):
     )
     titles = re.findall(r'<td class="title">(?:<a [^>]*>)?(.*?)(?:</a>)?</td>', text)
     assert all(len(title) < 6 * TITLE_CHARACTERS for title in titles) and "&lt;script&gt;" in text
+
+
+def test_every_training_of_the_close_out_is_drawn(tmp_path):
+    shutil.copytree(ROOT / "results/sample", tmp_path / "sample")
+    page = Page(write_page(tmp_path / "sample", live=False))
+    found = read_close_out(tmp_path / "sample")
+    files = sum(len(each.made) + 1 for each in found.comparisons)
+    intervals = sum(len(each.claims) for each in found.comparisons)
+    drawn = page.named("img")
+    assert len(drawn) == files + intervals + 1  # the template's one training
+    assert all(each["src"].startswith("data:image/svg+xml") for each in drawn)
+    scores = found.scores("best")
+    assert any(each["alt"] == ", ".join(f"{x:.4f}" for x in scores) for each in drawn)
 
 
 HOSTILE = {
