@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 from benches.markdown import table
 from benches.rows import read_rows
 
-from harness.rules.hopeless import BENT
+from harness.rules.hopeless import is_bent
 
 CURVES = ROOT / "results/benchmarks/yardstick_curves.jsonl"
 PAGE = ROOT / "results/benchmarks/early_stopping.md"
@@ -45,11 +45,6 @@ def by_experiment(rows: Iterable[dict]) -> dict[tuple, list[dict]]:
     for row in rows:
         files[row["proposer"], row["night"], row["experiment"]].append(row)
     return files
-
-
-def is_bent(row: dict) -> bool:
-    """Whether a file's schedule or batch is not that of the file it was made from."""
-    return row["category"] == "schedule" or bool(set(BENT) & set(row["constants_changed"] or ()))
 
 
 def replay(rows: Sequence[dict], places: Sequence[float], margin: float) -> dict:

@@ -10,6 +10,8 @@ all are; a best file that did would end the ideas after it, and gain nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from harness.run.state import State
 
 PLACES = ("25", "50", "75")  # % of the budget, of those at which losses are noted
@@ -22,14 +24,22 @@ BENT = (
 )
 
 
+def is_bent(proposed: Mapping) -> bool:
+    """Whether schedule or batch of a file differ from those of the file it was made from.
+
+    proposed: its category, and the constants_changed where that is known.
+    """
+    changed = set(proposed.get("constants_changed") or ())
+    return proposed["category"] == "schedule" or bool(changed & set(BENT))
+
+
 def hopeless_losses(state: State, nats: float) -> dict[int, float]:
     """By % of the budget the training loss from which on the newest experiment is hopeless.
 
     {} where nothing compares: nats is 0, or schedule or batch differ from the best file's.
     """
     proposed = state.experiments[-1].attempt.proposed
-    changed = set(proposed.get("constants_changed") or ())
-    if not nats or proposed["category"] == "schedule" or changed & set(BENT):
+    if not nats or is_bent(proposed):
         return {}
     curves = [run.trained.get("losses") or {} for run in state.rivals]
     found = {}
