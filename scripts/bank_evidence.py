@@ -2,18 +2,23 @@
 
     python scripts/bank_evidence.py run              three seeds of each file: hours
     python scripts/bank_evidence.py run --only gate  one idea and what it is compared with
-    python scripts/bank_evidence.py table --write    the table, as results/benchmarks/bank.md
+    python scripts/bank_evidence.py table --write    the table, as results/benchmarks/bank.md, and
+                                                     what proposers go by
 
 In: the bank of this checkout; 60 s of the CPU clock a training, the demo's text. Out: a row a
-training in results/benchmarks/bank.jsonl, as it ends. What has a row is not done again, so the
+training in results/benchmarks/bank.jsonl, as it ends, and the gains over all machines in
+harness/search/bank/measured.json. What has a row is not done again, so the
 script may be stopped and called again, on other days too: rows are compared by machine. Seeds take
-turns. An idea that a file has already is measured by taking it out.
+turns. An idea that a file has already is measured by taking it out. A training beside which other
+programs used more than a tenth of the cores does not count, and is made again: most ideas are worth
+less than what such company can change.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 import statistics
 import sys
@@ -31,12 +36,15 @@ from benches.setup import train_and_score
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.profiles import choose_profile
 from harness.run.settings import make_settings
-from harness.search.bank.order import ideas_for
+from harness.search.bank.measured import FILE
+from harness.search.bank.order import ON_CARDS
 from harness.search.constants import rewrite_constants
 from harness.search.patch import PatchError
+from harness.training.clock import own_cpus
 
 ROWS, PAGE = ROOT / "results/benchmarks/bank.jsonl", ROOT / "results/benchmarks/bank.md"
 SECONDS, SEEDS = 60.0, 3
+MOST_HELD = 0.1  # share of the cores that others may use beside a training that counts
 BASES = ("plain", "strong")
 TAKEN_OUT = {"short-convolution": {"SHIFT_TAPS": 0}, "token-tables": {"NGRAM_TABLES": 0}}
 
@@ -48,16 +56,17 @@ def base_source(base: str) -> str:
     return rewrite_constants(template, profile.constants, clamp=False)
 
 
-def files_of(base: str) -> dict[str, str]:
-    """Return the sources to train, by idea; "" is the file that they are compared with."""
+def files_of(base: str) -> dict[str, tuple[str, bool]]:
+    """Return the sources to train, by idea, and whether the idea was taken out; "" is the file that
+    they are compared with."""
     source = base_source(base)
-    files = {"": source}
-    for idea in ideas_for("cpu"):
+    files = {"": (source, False)}
+    for idea in ON_CARDS:
         try:
-            files[idea.id] = idea.apply(source)
+            files[idea.id] = idea.apply(source), False
         except PatchError:
             if idea.id in TAKEN_OUT:
-                files[idea.id] = rewrite_constants(source, TAKEN_OUT[idea.id])
+                files[idea.id] = rewrite_constants(source, TAKEN_OUT[idea.id]), True
     return files
 
 
@@ -70,36 +79,48 @@ def run(seeds: int, only: list[str]) -> None:
     profile, device = find_profile("demo", overrides=f"budget_seconds={SECONDS}")
     data = prepare_profile(profile)
     settings = make_settings("bank", profile, data, device)
-    done = {(row["sha256"], row["seed"], row["machine"]) for row in read_rows(ROWS)}
+    done = {(row["sha256"], row["seed"], row["machine"]) for row in quiet(read_rows(ROWS))}
     jobs = [
-        (seed, base, idea, source)
+        (seed, base, idea, source, taken_out)
         for seed in range(1, seeds + 1)
         for base in BASES
-        for idea, source in files_of(base).items()
+        for idea, (source, taken_out) in files_of(base).items()
         if not only or not idea or idea in only
     ]
-    for seed, base, idea, source in jobs:
+    for seed, base, idea, source, taken_out in jobs:
         if (sha256(source), seed, device["name"]) in done:
             continue
         with tempfile.TemporaryDirectory() as work:
             train_py = Path(work) / "train.py"
             train_py.write_text(source, encoding="utf-8")
             found = train_and_score(settings, data, train_py, Path(work) / "run", seed)
-        row = {"base": base, "idea": idea, "seed": seed, "sha256": sha256(source)} | found
-        append_row(ROWS, row | {"data": data.data_id})
+        row = {"base": base, "idea": idea, "taken_out": taken_out, "seed": seed}
+        row |= {"sha256": sha256(source), "of": sha256(base_source(base)), "data": data.data_id}
+        append_row(ROWS, row | found)
+
+
+def quiet(rows: list[dict]) -> list[dict]:
+    """Those of trainings that had the cores for themselves."""
+    cores = len(own_cpus())
+    return [
+        row
+        for row in rows
+        if row["others_core_seconds"] <= MOST_HELD * cores * (row["wall_seconds"] or 0.0)
+    ]
 
 
 def gains_of(base: str, rows: list[dict]) -> Iterator[tuple[str, float, float, int, float]]:
     """Yield idea, gain in bpb, its standard error, seeds, and steps relative to the base's.
 
-    The gain is paired by nothing: seeds differ by more than two files under one seed share. The
-    error is of the seeds of all files of the base together.
+    rows: of one machine. Only trainings of one version of the base compare; the newest that was
+    measured counts. The gain is paired by nothing: seeds differ by more than two files under one
+    seed share. The error is of the seeds of all files of the base together.
     """
-    sources = {sha256(source): idea for idea, source in files_of(base).items()}
+    newest = [row["of"] for row in rows if row["base"] == base and not row["idea"]][-1:]
     groups: dict[str, list[dict]] = {}
     for row in rows:
-        if row["sha256"] in sources and row["val_bpb"]:
-            groups.setdefault(sources[row["sha256"]], []).append(row)
+        if row["base"] == base and row["of"] in newest and row["val_bpb"]:
+            groups.setdefault(row["idea"], []).append(row)
     many = [[row["val_bpb"] for row in group] for group in groups.values() if len(group) > 1]
     if not many or "" not in groups:
         return
@@ -109,20 +130,11 @@ def gains_of(base: str, rows: list[dict]) -> Iterator[tuple[str, float, float, i
         idea: statistics.mean(row["val_bpb"] for row in group) for idea, group in groups.items()
     }
     steps = {i: statistics.mean(row["num_steps"] for row in g) for i, g in groups.items()}
-    taken = {idea for idea in TAKEN_OUT if not _applies(idea, base)}
     for idea, group in groups.items():
         if idea:
-            gain = (mean[idea] - mean[""]) * (1 if idea in taken else -1)
+            gain = (mean[idea] - mean[""]) * (1 if group[0]["taken_out"] else -1)
             error = sigma * math.sqrt(1 / len(group) + 1 / len(groups[""]))
             yield idea, gain, error, len(group), steps[idea] / steps[""]
-
-
-def _applies(idea_id: str, base: str) -> bool:
-    idea = next(idea for idea in ideas_for("cpu") if idea.id == idea_id)
-    try:
-        return bool(idea.apply(base_source(base)))
-    except PatchError:
-        return False
 
 
 def page() -> str:
@@ -132,12 +144,31 @@ def page() -> str:
     )
     text += f" every training in bank.jsonl: {SECONDS:.0f} s of the CPU clock, two cores, "
     text += "python-stdlib, vocabulary 2048, T 256. Gains are in bpb, with one standard error.\n\n"
-    rows = read_rows(ROWS)
+    rows = quiet(read_rows(ROWS))
     machines = dict.fromkeys(map(machine_of, rows))
     return text + "\n".join(
         table_of(machine, [row for row in rows if machine_of(row) == machine])
         for machine in machines
     )
+
+
+def gains_of_all(rows: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what `harness.search.bank.measured` reads: machines weighted by their errors."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for machine in dict.fromkeys(map(machine_of, rows)):
+        own = [row for row in rows if machine_of(row) == machine]
+        for base in BASES:
+            for idea, gain, error, *_ in gains_of(base, own):
+                found.setdefault(idea, {}).setdefault(base, []).append((gain, error))
+    return {idea: {base: pooled(each) for base, each in of.items()} for idea, of in found.items()}
+
+
+def pooled(gains: list[tuple[float, float]]) -> dict[str, float]:
+    """Return their mean, weighted by their errors, and its error."""
+    weights = [error**-2 for _, error in gains]
+    mean = sum(gain * weight for (gain, _), weight in zip(gains, weights, strict=True))
+    mean /= sum(weights)
+    return {"gain": round(mean, 4), "error": round(sum(weights) ** -0.5, 4)}
 
 
 def table_of(machine: str, rows: list[dict]) -> str:
@@ -150,7 +181,7 @@ def table_of(machine: str, rows: list[dict]) -> str:
             scores = ", ".join(f"{row['val_bpb']:.4f}" for row in group)
             text += f"- the {base} file itself: {scores}\n"
     lines = []
-    for idea in ideas_for("cpu"):
+    for idea in ON_CARDS:
         cells = []
         for base in BASES:
             gain, error, seeds, steps = bases[base].get(idea.id, [None] * 4)
@@ -185,6 +216,8 @@ def main() -> None:
         run(options.seeds, options.only)
     elif options.write:
         PAGE.write_text(page(), encoding="utf-8")
+        gains = gains_of_all(quiet(read_rows(ROWS)))
+        FILE.write_text(json.dumps(gains, indent=1) + "\n", encoding="utf-8")
     else:
         print(page())
 

@@ -211,7 +211,32 @@ def page() -> str:
     text += "gain a training over random's on the same machine, with its 95% interval where both "
     text += "have two nights.\n\n"
     text += f"*hybrid* asks a scripted researcher: {RESEARCHER}. No real model was asked.\n\n"
-    return text + table(heads, lines) + "\n"
+    return text + table(heads, lines) + "\n" + noise_words(read_rows(CURVES))
+
+
+def noise_words(rows: list[dict]) -> str:
+    """Return how the noise of one training compares with what ideas of the bank are worth there."""
+    files: dict[tuple, list[dict]] = {}
+    for row in rows:
+        files.setdefault((row["proposer"], row["night"], row["experiment"]), []).append(row)
+    scores = {key: [row["val_bpb"] for row in own] for key, own in files.items()}
+    freedom = sum(len(own) - 1 for own in scores.values())
+    squares = (statistics.variance(own) * (len(own) - 1) for own in scores.values() if own[1:])
+    changes = [
+        abs(statistics.mean(scores[parent]) - statistics.mean(scores[key]))
+        for key, (first, *_) in files.items()
+        if first["category"] not in ("baseline", "tune")
+        and (parent := (*key[:2], first["parent"])) in scores
+    ]
+    if not freedom or not changes:
+        return ""
+    sigma, change = math.sqrt(sum(squares) / freedom), statistics.median(changes)
+    return (
+        f"\nNoise: one file's trainings differ by {sigma:.4f} bpb (standard deviation, {freedom} "
+        f"degrees of freedom), {sigma / change:.0%} of the {change:.4f} bpb by which an idea of "
+        f"the bank changed the score (median of {len(changes)}). A third was aimed at; more than "
+        "that blurs which idea a night keeps, and its claim rests on fresh seeds all the same.\n"
+    )
 
 
 def gains_a_training(nights: list[dict]) -> list[float]:

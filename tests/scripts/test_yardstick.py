@@ -36,3 +36,17 @@ def test_a_ratio_has_an_interval_once_both_have_two_nights():
     assert yardstick.ratio_words([8.0, 8.2], [0.0, 0.0]) == yardstick.ratio_words([8.0], []) == ""
     low, high = yardstick.ratio_words([7.0, 9.0, 8.0], [3.0, 5.0, 4.0])[6:-1].split(" to ")
     assert 1.0 < float(low) < 2.0 < float(high) < 4.0
+
+
+def test_the_page_says_how_large_the_noise_is_beside_what_ideas_are_worth():
+    def row(experiment, parent, category, val_bpb):
+        names = ("proposer", "night", "experiment", "parent", "category", "val_bpb")
+        values = ("random", 1, experiment, parent, category, val_bpb)
+        return dict(zip(names, values, strict=True))
+
+    rows = [row(0, None, "baseline", 1.0), row(0, None, "baseline", 1.02)]
+    assert yardstick.noise_words(rows) == ""
+    rows += [row(1, 0, "schedule", 0.95), row(2, 0, "tune", 0.5), row(3, 0, "optimizer", 1.03)]
+    words = yardstick.noise_words(rows)
+    assert "differ by 0.0141 bpb (standard deviation, 1 degrees" in words
+    assert "35% of the 0.0400 bpb" in words and "(median of 2)" in words

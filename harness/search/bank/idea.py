@@ -27,8 +27,6 @@ class Idea:
     constants: lines that the patch needs in the constants block. patch: hunks of a diff, each below
     a line @@. least: {constant: what it must be at least for the idea to make sense}. values: from
     the constants, those new ones among them, to the new values of some; may raise PatchError.
-    known_gain: bpb that it gained here on a CPU, far beyond the noise; 0 where nothing of the kind
-    was measured.
     """
 
     id: str
@@ -40,7 +38,6 @@ class Idea:
     patch: str = ""
     least: Mapping[str, int] = field(default_factory=dict, hash=False)
     values: Callable[[Values], Values] | None = None
-    known_gain: float = 0.0
 
     @property
     def edits(self) -> list[Edit]:

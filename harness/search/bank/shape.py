@@ -24,7 +24,6 @@ SHORT_CONVOLUTION = Idea(
         "1.332 after 300 steps, DEPTH 2, one seed), so it is before attention only"
     ),
     values=lambda values: {"SHIFT_TAPS": values["SHIFT_TAPS"] or 3},
-    known_gain=0.35,
 )
 
 
@@ -50,7 +49,6 @@ TOKEN_TABLES = Idea(
         "loss; on cards unmeasured"
     ),
     values=_token_tables,
-    known_gain=0.08,
 )
 
 LONGER_RUNS = Idea(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.search import earlier
+from harness.search.bank.order import measured_lines
 from harness.search.constants import constant_values
 from harness.search.llm import history_table
 from harness.search.llm.instructions import ASKED, MEND, REPLY, RULES, TASK
@@ -214,6 +215,10 @@ def _details(request: Mapping[str, Any], turn: Turn, source: str, most_tokens: i
     tried = history_table.constants_tried(history, constant_values(source))
     sections = [
         ("What earlier runs found", earlier.lines_of(request.get("earlier", ()))),
+        (
+            "Ideas that were measured before this run",
+            measured_lines(request["limits"].get("device_kind", "")),
+        ),
         ("Training loss in nats at 10, 25, 50, 75 and 100% of the budget", curves),
         ("Near misses", history_table.near_miss_lines(history)),
         ("Constants tried: value and delta", tried),
