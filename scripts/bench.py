@@ -12,9 +12,10 @@
 Out: Markdown tables. Parts: prepare (MB/s, memory, share of text kept, against the original's
 method), loader (against what training consumes), startup (part by part, from launch to `ready`),
 scoring (server, evaluation, pipe), loop (what an experiment costs besides training), template
-(seeds, FLOP/s, split of a step). Machines and hours differ, so read the ratios: before the first
-part and after each one the machine multiplies and copies for a second, and what it gave stands
-above the part's table. A part that fails says so, and the exit status is 1.
+(seeds, FLOP/s, split of a step), compiled (the template eager and compiled, in turn). Machines and
+hours differ, so read the ratios: before the first part and after each one the machine multiplies
+and copies for a second, and what it gave stands above the part's table. A part that fails says so,
+and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 from environment.setup import become, python_or_exit
 
-PARTS = ("prepare", "loader", "startup", "scoring", "loop", "template")
+PARTS = ("prepare", "loader", "startup", "scoring", "loop", "template", "compiled")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -75,13 +76,14 @@ def say(line: str) -> None:
 
 def section_of(part: str) -> Callable:
     """The function that measures a part: (Bench, Rates) -> Markdown."""
+    from benches.compiled import compiled_section
     from benches.loop import loop_section
     from benches.runs import loader_section, prepare_section, scoring_section, startup_section
     from benches.template import template_section
 
     sections = (
         *(prepare_section, loader_section, startup_section),
-        *(scoring_section, loop_section, template_section),
+        *(scoring_section, loop_section, template_section, compiled_section),
     )
     return dict(zip(PARTS, sections, strict=True))[part]
 

@@ -10,6 +10,7 @@ makes one. It measures no score: the runner does, from the weights, after this p
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -135,6 +136,8 @@ class Session:
         """
         if self._clock is not None:
             raise RuntimeError("the clock runs already: call session.start() once")
+        gc.collect()
+        gc.freeze()  # what building and compiling left is not looked through again on the clock
         self._synchronize()
         self._send("ready", startup_seconds=time.monotonic() - self._opened)
         self._rows = self._receive_rows()

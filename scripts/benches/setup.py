@@ -81,15 +81,14 @@ class Bench:
         """The result of one short training, whose weights several parts use."""
         return self.train("short", seed=1, seconds=0.5 if self.quick else 10.0)
 
-    def request(
-        self, name: str, seed: int, seconds: float, compile_cache: str | None = None
-    ) -> TrainingRequest:
+    def request(self, name: str, seed: int, seconds: float, **how: object) -> TrainingRequest:
+        """how: other fields of the request."""
         request = training_request(self.settings, self.data, self.work / name, self.train_py, seed)
-        return dataclasses.replace(request, budget_seconds=seconds, compile_cache=compile_cache)
+        return dataclasses.replace(request, budget_seconds=seconds, **how)
 
-    def train(self, name: str, seed: int, seconds: float, compile_cache: str | None = None) -> dict:
+    def train(self, name: str, seed: int, seconds: float, **how: object) -> dict:
         """Train once in work/<name>/ and return the runner's result."""
-        result = run_training(self.request(name, seed, seconds, compile_cache))
+        result = run_training(self.request(name, seed, seconds, **how))
         if result["status"] != "ok":
             log = self.work / name / "run.log"
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]

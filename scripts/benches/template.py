@@ -48,7 +48,7 @@ def train_and_score(bench: Bench, seed: int) -> dict:
     name, pace = f"seed{seed}", measure_pace(bench.quick)
     cache = bench.work / "compiled"  # by the first seed, as in a night
     began = time.monotonic()
-    result = bench.train(name, seed, bench.seconds, str(cache))
+    result = bench.train(name, seed, bench.seconds, compile_cache=str(cache))
     trained = time.monotonic()
     score = bench.score(name)
     ended = time.monotonic()

@@ -8,10 +8,13 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from bench import PARTS, measure, parse
+from benches.compiled import compiled_section
 from benches.loop import GAPS, gap_seconds, loop_section, synthetic_entries
 from benches.machine import list_products, measure_rates
 from benches.markdown import table
@@ -285,6 +288,35 @@ def test_a_table_keeps_its_cells_apart():
         "| 12,346 | x/y |",
         "|  | 12,345 |",
     ]
+
+
+def test_compiled_and_eager_trainings_take_turns_and_share_seeds():
+    asked = []
+
+    def train(name, seed, seconds, **how):
+        asked.append((name, seed, how["compile"], how["compile_cache"]))
+        compiled, warm = how["compile"], len(asked) > 2
+        return {
+            "num_steps": 120 if compiled else 100,
+            "startup_seconds": (12.0 if warm else 60.0) if compiled else 3.0,
+            "wall_seconds": seconds,
+            "memory_mb": 500.0,
+        }
+
+    bench = SimpleNamespace(
+        **{"work": Path("work"), "seeds": 2, "seconds": 60.0, "train": train},
+        profile=SimpleNamespace(name="cpu"),
+        score=lambda name: SimpleNamespace(val_bpb=1.2 if name.startswith("eager") else 1.17),
+    )
+    text = compiled_section(bench, None)
+    code = str(Path("work/compiled_code"))
+    assert asked == [
+        *(("eager1", 1, False, None), ("compiled1", 1, True, code)),
+        *(("eager2", 2, False, None), ("compiled2", 2, True, code)),
+    ]
+    assert text.count("\n| compiled | ") == text.count("\n| eager | ") == 2
+    assert "does 1.20 times the steps for the same charge (1.20 to 1.20)" in text
+    assert "gains +0.0300 bpb" in text and "60 s cold and 12 s warm, eager in 3 s" in text
 
 
 @pytest.mark.slow
