@@ -5,24 +5,27 @@
     python scripts/bank_evidence.py table --write    the table, as results/benchmarks/bank.md, and
                                                      what proposers go by
 
-In: the bank of this checkout; 60 s of the CPU clock a training, the demo's text. Out: a row a
+In: the bank of this checkout; 60 s of the CPU clock a training, the demo's text. A rented core is
+faster in one minute than in the next, by more than most ideas are worth: so every few trainings the
+file without an idea trains again, and an idea is compared with those next to it. Out: a row a
 training in results/benchmarks/bank.jsonl, as it ends, and the gains over all machines in
-harness/search/bank/measured.json. What has a row is not done again, so the
-script may be stopped and called again, on other days too: rows are compared by machine. Seeds take
-turns. An idea that a file has already is measured by taking it out. A training beside which other
-programs used more than a tenth of the cores does not count, and is made again: most ideas are worth
-less than what such company can change.
+harness/search/bank/measured.json. What has a row is not done again, so the script may be stopped
+and called again, on other days too. An idea that a file has already is measured by taking it out. A
+training beside which other programs used more than a tenth of the cores does not count, and is made
+again: most ideas are worth less than what such company can change.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +47,7 @@ from harness.training.clock import own_cpus
 
 ROWS, PAGE = ROOT / "results/benchmarks/bank.jsonl", ROOT / "results/benchmarks/bank.md"
 SECONDS, SEEDS = 60.0, 3
+EVERY = 4  # trainings of ideas between two of their base
 MOST_HELD = 0.1  # share of the cores that others may use beside a training that counts
 BASES = ("plain", "strong")
 TAKEN_OUT = {"short-convolution": {"SHIFT_TAPS": 0}, "token-tables": {"NGRAM_TABLES": 0}}
@@ -74,29 +78,42 @@ def sha256(source: str) -> str:
     return hashlib.sha256(source.encode()).hexdigest()
 
 
-def run(seeds: int, only: list[str]) -> None:
-    """Train what has no row yet, and append a row for each."""
+def run(seeds: int, bases: list[str], only: list[str]) -> None:
+    """Train what has no row yet, each few with their base before and after, and append the rows."""
     profile, device = find_profile("demo", overrides=f"budget_seconds={SECONDS}")
     data = prepare_profile(profile)
     settings = make_settings("bank", profile, data, device)
-    done = {(row["sha256"], row["seed"], row["machine"]) for row in quiet(read_rows(ROWS))}
-    jobs = [
-        (seed, base, idea, source, taken_out)
-        for seed in range(1, seeds + 1)
-        for base in BASES
-        for idea, (source, taken_out) in files_of(base).items()
-        if not only or not idea or idea in only
-    ]
-    for seed, base, idea, source, taken_out in jobs:
-        if (sha256(source), seed, device["name"]) in done:
-            continue
+    session = time.strftime("%Y-%m-%dT%H:%M:%S")
+
+    def train(base: str, idea: str, seed: int) -> dict:
+        source, taken_out = files_of(base)[idea]
         with tempfile.TemporaryDirectory() as work:
             train_py = Path(work) / "train.py"
             train_py.write_text(source, encoding="utf-8")
             found = train_and_score(settings, data, train_py, Path(work) / "run", seed)
         row = {"base": base, "idea": idea, "taken_out": taken_out, "seed": seed}
-        row |= {"sha256": sha256(source), "of": sha256(base_source(base)), "data": data.data_id}
-        append_row(ROWS, row | found)
+        row |= {"sha256": sha256(source), "of": sha256(base_source(base)), "session": session}
+        append_row(ROWS, row | found | {"data": data.data_id})
+        return row | found
+
+    for seed, base in itertools.product(range(1, seeds + 1), bases or BASES):
+        rows = [row for row in quiet(read_rows(ROWS)) if machine_of(row) == device["name"]]
+        done = {(row["sha256"], row["seed"]) for row in rows if row["idea"]}
+        left = [
+            idea
+            for idea, (source, _) in files_of(base).items()
+            if idea and (not only or idea in only) and (sha256(source), seed) not in done
+        ]
+        again = set()
+        while left:
+            train(base, "", seed)
+            for _ in range(min(EVERY, len(left))):
+                idea = left.pop(0)
+                if not quiet([train(base, idea, seed)]) and idea not in again:
+                    again.add(idea)
+                    left.append(idea)
+            if not left:
+                train(base, "", seed)
 
 
 def quiet(rows: list[dict]) -> list[dict]:
@@ -110,31 +127,38 @@ def quiet(rows: list[dict]) -> list[dict]:
 
 
 def gains_of(base: str, rows: list[dict]) -> Iterator[tuple[str, float, float, int, float]]:
-    """Yield idea, gain in bpb, its standard error, seeds, and steps relative to the base's.
+    """Yield idea, gain in bpb, its standard error, trainings, and steps relative to the base's.
 
-    rows: of one machine. Only trainings of one version of the base compare; the newest that was
-    measured counts. The gain is paired by nothing: seeds differ by more than two files under one
-    seed share. The error is of the seeds of all files of the base together.
+    rows: of one machine, as they were made. A training is compared with the mean of its base's last
+    training before and first one after, in which a machine that gets faster or slower meanwhile
+    meets both alike. The error is that of the differences between one training of a base and the
+    next.
     """
-    newest = [row["of"] for row in rows if row["base"] == base and not row["idea"]][-1:]
-    groups: dict[str, list[dict]] = {}
-    for row in rows:
-        if row["base"] == base and row["of"] in newest and row["val_bpb"]:
-            groups.setdefault(row["idea"], []).append(row)
-    many = [[row["val_bpb"] for row in group] for group in groups.values() if len(group) > 1]
-    if not many or "" not in groups:
+    own = [row for row in rows if row["base"] == base and row["val_bpb"]]
+    newest = [row["of"] for row in own if not row["idea"]][-1:]
+    own = [row for row in own if row["of"] in newest]
+    pairs, found = [], {}
+    for session in dict.fromkeys(row["session"] for row in own):
+        of_it = [row for row in own if row["session"] == session]
+        places = [place for place, row in enumerate(of_it) if not row["idea"]]
+        pairs += [(of_it[a]["val_bpb"], of_it[b]["val_bpb"]) for a, b in itertools.pairwise(places)]
+        for place, row in enumerate(of_it):
+            before = [of_it[p] for p in places if p < place][-1:]
+            after = [of_it[p] for p in places if p > place][:1]
+            if row["idea"] and (beside := before + after):
+                level, steps = (
+                    statistics.mean(each[name] for each in beside)
+                    for name in ("val_bpb", "num_steps")
+                )
+                gain = (row["val_bpb"] - level) * (1 if row["taken_out"] else -1)
+                found.setdefault(row["idea"], []).append((gain, row["num_steps"] / steps))
+    if not pairs:
         return
-    freedom = sum(len(group) - 1 for group in many)
-    sigma = math.sqrt(sum(statistics.variance(g) * (len(g) - 1) for g in many) / freedom)
-    mean = {
-        idea: statistics.mean(row["val_bpb"] for row in group) for idea, group in groups.items()
-    }
-    steps = {i: statistics.mean(row["num_steps"] for row in g) for i, g in groups.items()}
-    for idea, group in groups.items():
-        if idea:
-            gain = (mean[idea] - mean[""]) * (1 if group[0]["taken_out"] else -1)
-            error = sigma * math.sqrt(1 / len(group) + 1 / len(groups[""]))
-            yield idea, gain, error, len(group), steps[idea] / steps[""]
+    sigma = math.sqrt(statistics.mean((a - b) ** 2 for a, b in pairs) / 2)
+    for idea, each in found.items():
+        gains, steps = zip(*each, strict=True)
+        error = sigma * math.sqrt(1.5 / len(gains))
+        yield idea, statistics.mean(gains), error, len(gains), statistics.mean(steps)
 
 
 def page() -> str:
@@ -191,10 +215,10 @@ def table_of(machine: str, rows: list[dict]) -> str:
     heads = [
         "idea",
         "alone in the plain file",
-        "seeds",
+        "trainings",
         "steps",
         "in the strong file",
-        "seeds",
+        "trainings",
         "steps",
     ]
     return (
@@ -209,11 +233,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("part", choices=("run", "table"))
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--base", action="append", default=[], choices=BASES)
     parser.add_argument("--only", action="append", default=[], metavar="IDEA")
     parser.add_argument("--write", action="store_true", help="table: write the page too")
     options = parser.parse_args()
     if options.part == "run":
-        run(options.seeds, options.only)
+        run(options.seeds, options.base, options.only)
     elif options.write:
         PAGE.write_text(page(), encoding="utf-8")
         gains = gains_of_all(quiet(read_rows(ROWS)))
