@@ -15,6 +15,7 @@ from harness.lab.executor import Executor
 from harness.lab.trainings import Runs
 from harness.run import profiles
 from harness.run.settings import make_settings
+from harness.training.launch import cause_of
 
 CARD = {"kind": "cuda", "name": "a card", "memory_mb": 8_000, "dtype": "float32"}
 CARD |= {"compile_error": ""}
@@ -36,6 +37,20 @@ while session.progress < 1:
     step += 1
     IN_MID_RUN
 session.finish(torch.nn.Linear(2, 2), depth=1)
+"""
+# As torch's own compiler passes on what a kernel's compilation meets.
+AS_DYNAMO_SAYS_IT = """
+from torch._dynamo.exc import BackendCompilerFailed
+def inductor(): pass
+if rows > 4:
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    raise BackendCompilerFailed(inductor, full, None)
+"""
+AS_INDUCTOR_SAYS_IT = """
+from torch._inductor.exc import InductorError
+if rows > 4:
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    raise InductorError(full, None)
 """
 
 
@@ -154,3 +169,24 @@ def test_a_card_that_is_lost_in_what_a_claim_measures_is_no_end_of_the_claim(
     claimant._score(SimpleNamespace(current=current))
     assert noted[0]["status"] == "infrastructure" and noted[0].get("sure", True)
     assert noted[0]["cause"].startswith("the card is gone: ")
+
+
+@pytest.mark.parametrize("said", [AS_DYNAMO_SAYS_IT, AS_INDUCTOR_SAYS_IT])
+def test_memory_that_runs_out_while_compiling_is_told_and_answered_with_fewer_rows(
+    executor, card, said
+):
+    result = train(executor, at_start=said)
+    assert (result["status"], result["device_batch_size"]) == ("oom", 8)
+    assert "OutOfMemoryError: CUDA out of memory. Tried to allocate" in result["cause"]
+    # Half the rows, as the loop goes on.
+    result = train(executor, at_start=said, device_batch_limit=4)
+    assert (result["status"], result["device_batch_size"]) == ("ok", 4), result["cause"]
+    assert card.asked_again == 0
+
+
+def test_a_cause_is_one_line_that_says_something():
+    assert cause_of(ValueError("no\nmore of it")) == "ValueError: no"
+    assert cause_of(ValueError("")) == "ValueError:"
+    assert (
+        cause_of(RuntimeError("who raised:\n  what\nand more")) == "RuntimeError: who raised: what"
+    )
