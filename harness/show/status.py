@@ -293,7 +293,7 @@ def night_rows(run: Run, found: dict, records: Sequence[Record]) -> list[tuple[s
 
 def card_words(found: dict) -> str:
     """The card's name, and what it did of late; "" without a card."""
-    use = found["card_use"] or "not watched so far"
+    use = found["card_use"] or "no training was watched"
     return f"{found['card']}: {use}" if found["card"] else ""
 
 

@@ -248,7 +248,7 @@ def test_a_card_is_named_with_what_it_did_of_late_and_a_cpu_is_not(folder, made)
     write_settings(folder, dataclasses.replace(made.settings, device=card))
     found = status.look_at(Run(folder))
     assert (found["card"], found["card_use"]) == ("NVIDIA H200", None)
-    assert "card       NVIDIA H200: not watched so far" in status.status_screen(Run(folder))
+    assert "card       NVIDIA H200: no training was watched" in status.status_screen(Run(folder))
     watched = {"sm_clock_mhz": 1755.0, "memory_mb": 31_000.0, "slowed_share": 0.3}
     watched |= {"others_share": 0.2, "waited_share": 0.1, "energy_joules": 195_000.0}
     lines = []
