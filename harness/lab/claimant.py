@@ -44,7 +44,6 @@ from harness.run.journal import Journal
 from harness.run.state import NOT_HELD_AGAINST, Training
 from harness.sandbox.left_files import remove_tree
 from harness.sandbox.processes import kill_leftover
-from harness.scoring.measure import Measurement
 
 # Above the seeds of the night's own runs; each comparison takes the next thousand.
 FIRST_SEED = 1_000_000_000
@@ -178,24 +177,22 @@ class Claimant:
         measurement = self.runs.measurement_beside(job, rival)
         fields = self.runs.score(job, measurement)
         if fields["status"] == "ok":
-            fields |= measurement.score_holdout(ignore)
+            fields |= job.executor.judged(measurement.score_holdout(ignore))
         is_edited = run.started["role"] not in (BASELINE, TEMPLATE)
         accepted = any(kept.ruled for kept in state.kept)  # a person has looked at its doubts
         if fields["status"] == "ok" and is_edited and not accepted:
-            fields |= self._look_closely(run, found.current, fields, measurement)
+            looked = job.executor.judged(measurement.audit(ignore))
+            fields |= self._look_closely(run, found.current, fields, looked)
         job.note("scored", **fields)
         job.tell_score(fields)
         self._over(fields)
 
-    def _look_closely(
-        self, run: Training, current: Comparison, scored: dict, measurement: Measurement
-    ) -> dict:
-        """The close audit of a training of edited code, which can tell by its seed or folder that
-        it is one of the close-out. Returns the fields of `scored` that change where its night would
-        have rejected it or put it into quarantine; {} where nothing is wrong."""
+    def _look_closely(self, run: Training, current: Comparison, scored: dict, looked: dict) -> dict:
+        """What the close audit of a training of edited code found, which can tell by its seed or
+        folder that it is one of the close-out. Returns the fields of `scored` that change where its
+        night would have rejected it or put it into quarantine; {} where nothing is wrong."""
         state, budget = self.lab.state, current.budgets * self.lab.settings.budget_seconds
         attempt = state.experiments[current.begun["best"]].attempt
-        looked = measurement.audit(ignore)
         if looked["status"] != "ok":
             return {"status": looked["status"], "cause": looked["cause"], "val_bpb": None}
         seen = Training(run.started, trained=run.trained, scored=scored, audited=looked)

@@ -87,10 +87,7 @@ class Executor:
         except BaseException:
             self.end_waiting()
             raise
-        if result["status"] in ("crash", "timeout") and (gone := self._why_device_is_gone()):
-            said = f"{gone}; the training said: {result['cause']}"
-            result |= {"status": "infrastructure", "cause": said, "sure": True}
-        result |= self._blame_the_disk(result)
+        result = self.judged(result)
         if result["status"] != "ok":
             self.end_waiting()
         return result
@@ -133,23 +130,25 @@ class Executor:
             fields = measure(self._server)
         finally:
             self.end_waiting()
-        return fields | self._blame_the_disk(fields)
+        return self.judged(fields)
 
     def end_waiting(self) -> None:
         """End the model server that was started with a training, if there is one."""
         self._waiting.close()
         self._server = None
 
-    def _blame_the_disk(self, result: dict) -> dict:
-        """What changes of a failure where the disk has no room now.
+    def judged(self, fields: dict) -> dict:
+        """How a training or measurement ended: a failure is the machine's where the card does not
+        answer now, or the disk has no room.
 
-        It had room before, and what the failed run itself took is gone again.
+        The disk had room before, and what the failed run itself took is gone again.
         """
-        failed = result["status"] in ("crash", "timeout")
-        if not failed or not (words := disk_space.lacking(self.folder)):
-            return {}
-        cause = f"{words}; what failed said: {result['cause']}"
-        return {"status": "infrastructure", "cause": cause, "sure": True}
+        if fields.get("status") not in ("crash", "timeout"):
+            return fields
+        if not (words := self._why_device_is_gone() or disk_space.lacking(self.folder)):
+            return fields
+        cause = f"{words}; what failed said: {fields['cause']}"
+        return fields | {"status": "infrastructure", "cause": cause, "sure": True}
 
     def _device_now(self) -> dict:
         """What trainings run on: of two cards of one name the one that is ours now."""

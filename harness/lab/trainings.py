@@ -172,7 +172,8 @@ class Runs:
         """The close audit of one training of an idea that may be kept, on private text, too."""
         job.tell("auditing", share=0.0)
         measurement = self._measurement_of(job)
-        fields = measurement.audit(lambda share: job.tell("auditing", share=share))
+        looked = measurement.audit(lambda share: job.tell("auditing", share=share))
+        fields = job.executor.judged(looked)
         path = job.folder / "result.json"
         write_json_atomic(path, read_json(path) | {"audited": fields})
         job.note("audited", **fields)

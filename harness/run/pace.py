@@ -19,6 +19,7 @@ SLOW = 0.05  # share of the baseline's time, from which on it is said
 CARD_WORDS = {
     "sm_clock_mhz": "{:,.0f} MHz",
     "temperature_c": "{:.0f} °C at most",
+    "memory_mb": "{:,.0f} MB in use",
     "slowed_share": "slowed down by heat or hardware {:.0%} of the time",
     "others_share": "others had {:.0%} of it",
     "waited_share": "its process waited for a core {:.0%} of the time",

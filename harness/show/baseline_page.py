@@ -8,6 +8,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from harness.ground.files import read_json
+from harness.ground.text import plain_words
 from harness.lab.loop import Lab
 from harness.rules.keep import judge
 from harness.run.pace import say_usual
@@ -17,7 +18,8 @@ from harness.show.charts.plots import plot_noise
 
 
 def baseline_summary(lab: Lab) -> str:
-    """The summary of the baseline's last run, the mean over its seeds, and passes over its text."""
+    """The summary of the baseline's last run, the mean over its seeds, and passes over its text;
+    on a card, too, why it trains in another way than it was meant to."""
     baseline, state = lab.state.experiments[0], lab.state
     last = baseline.attempt.scored[-1]
     result = read_json(lab.training_folder(0, 0, last.number) / "result.json")
@@ -31,8 +33,15 @@ def baseline_summary(lab: Lab) -> str:
         epochs.epochs_in_words(epochs.of_baseline(state, lab.data)),
         epochs.few_steps(state, lab.settings.profile),
         say_usual(state),
+        stepped_down(lab.settings.device),
     ]
-    return "\n".join(lines).rstrip()
+    return "\n".join(filter(None, lines)).rstrip()
+
+
+def stepped_down(device: dict) -> str:
+    """Which ways of training failed on a card before one worked; "" where the first one did."""
+    fell = plain_words(device.get("fell", ""))
+    return f"On this card {fell}. All trainings of this run do so." if fell else ""
 
 
 def noise_words(lab: Lab) -> str:

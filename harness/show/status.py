@@ -18,6 +18,7 @@ from harness.lab.close_out import CloseOut, read_close_out, words_of_claim, word
 from harness.lab.proposing import program_words
 from harness.run import disk_space
 from harness.run.heartbeat import age_seconds
+from harness.run.pace import words_of_card
 from harness.run.records import (
     OUTCOME_WORDS,
     OUTCOMES,
@@ -47,7 +48,7 @@ from harness.show.sentences import (
 from harness.show.stage import stage_limit, stage_of
 
 RECENT = 5  # experiments, for the drift and the list
-CLAIM_WIDTH = 110  # characters of a line of the claim
+WIDTH = 110  # characters of a line of a long row
 
 # Of `--status --json`: name and meaning. Numbers are null where there are none.
 KEYS = {
@@ -87,6 +88,9 @@ KEYS = {
     "last_five": "the last five that were decided: experiment, outcome, val_bpb, gain, title",
     "tokens_per_second": "of training, median of the last five scored experiments",
     "drift": "tokens_per_second over the baseline's, less 1",
+    "card": "name of the card that trains, null where there is none",
+    "card_use": "what it did in the last five trainings that were watched, by the median, in "
+    "words: clock, temperature, memory in use, slowdown, others, energy; null where none was",
     "llm_requests": "requests to a language model so far, 0 where none was asked",
     "llm_prompt_tokens": "tokens of these requests",
     "llm_completion_tokens": "tokens of the replies",
@@ -124,6 +128,7 @@ def look_at(run: Run, run_bytes: int | None = None) -> dict:
         **work_of(run, night, measured),
         **scores(records, measured),
         **speed(records),
+        **card_facts(run),
         **{f"llm_{name}": figure for name, figure in vars(run_usage(folder)).items()},
         "llm_failed": failure_words(run.entries) or None,
         "program": program_words(run.entries) or None,
@@ -201,6 +206,15 @@ def speed(records: Sequence[Record]) -> dict:
     return {"tokens_per_second": rounded(median), "drift": round(median / usual - 1, 4)}
 
 
+def card_facts(run: Run) -> dict:
+    """The card, and what it did of late; null where trainings run on something else."""
+    device = run.settings.device if run.is_there else {}
+    if device.get("kind") != "cuda":
+        return {"card": None, "card_use": None}
+    watched = [each for each in run.entries if each["event"] == "trained" and each.get("card")]
+    return {"card": device["name"], "card_use": words_of_card(watched[-RECENT:]) or None}
+
+
 def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
 
@@ -252,7 +266,7 @@ def branch_rows(folder: Path, found: dict, records: Sequence[Record]) -> list[tu
     stands = f"stands at {found['branch_val_bpb']:.4f}, experiment {number}: {title}"
     rows += [("branch", stands), ("", "as judged during the night, flattered by luck")]
     measuring = words_of_close_out(read_close_out(folder)).removeprefix("claim: ")
-    claim = textwrap.wrap(found["claim"] or measuring or "not measured yet", CLAIM_WIDTH)
+    claim = textwrap.wrap(found["claim"] or measuring or "not measured yet", WIDTH)
     return rows + [("" if number else "claim", line) for number, line in enumerate(claim)]
 
 
@@ -272,7 +286,15 @@ def night_rows(run: Run, found: dict, records: Sequence[Record]) -> list[tuple[s
     if drift is not None:
         rate = found["tokens_per_second"]
         rows.append(("drift", f"{rate:,.0f} tokens/s of late, {drift_words(drift)}"))
+    card = textwrap.wrap(card_words(found), WIDTH)
+    rows += [("" if number else "card", line) for number, line in enumerate(card)]
     return [(name, words) for name, words in rows if words]
+
+
+def card_words(found: dict) -> str:
+    """The card's name, and what it did of late; "" without a card."""
+    use = found["card_use"] or "no training was watched"
+    return f"{found['card']}: {use}" if found["card"] else ""
 
 
 def time_words(entries: Sequence[dict], records: Sequence[Record]) -> str:

@@ -59,6 +59,12 @@ def _os_error(error: BaseException) -> int | None:
     return int(found[1]) if found else None
 
 
+def cause_of(error: BaseException) -> str:
+    """The first line; with the next where the first only says who raised it, as a compiler's do."""
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return " ".join(map(str.strip, lines[: 1 + lines[0].rstrip().endswith(":")]))[:500]
+
+
 def limit_process() -> None:
     """Bound what this process and all it starts may do: LIMITS, and no programs that gain rights.
 
@@ -93,8 +99,7 @@ def main() -> None:
         runpy.run_path(train_py, run_name="__main__")
     except Exception as error:
         traceback.print_exc()
-        cause = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-        send({"event": "failed", "status": classify(error), "cause": cause})
+        send({"event": "failed", "status": classify(error), "cause": cause_of(error)})
         sys.exit(1)
 
 

@@ -95,6 +95,24 @@ ELSEWHERE = {
         '"card_rehearsal.py"',
     ),
     "python3 scripts/gpu_check.py": ("scripts/test_gpu_check.py", '"gpu_check.py"'),
+    "python3 scripts/gpu_check.py --only training": (
+        "scripts/test_gpu_check.py",
+        "documented_parts",
+    ),
+    "python3 scripts/gpu_check.py --only start-up,evaluation": (
+        "scripts/test_gpu_check.py",
+        "documented_parts",
+    ),
+    "python3 scripts/gpu_check.py --only experiment": (
+        "scripts/test_gpu_check.py",
+        "documented_parts",
+    ),
+    "python3 scripts/bench.py loop": ("scripts/test_bench.py", '"bench.py"'),
+    "python3 scripts/bench.py template": ("scripts/test_bench.py", '"bench.py"'),
+    ".venv/bin/python -m harness train train_template.py --profile large": (
+        "night/test_by_hand.py",
+        '"harness", "train"',
+    ),
     "python3 scripts/bench.py": ("scripts/test_bench.py", '"bench.py"'),
     "python3 scripts/bench.py template startup loader scoring": (
         "scripts/test_bench.py",

@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from checkout import ROOT
 from living import alive_with
 from waiting import wait_until
 
 from harness.ground.files import write_json_atomic
+from harness.run.pace import words_of_card
 from harness.sandbox import card_watch
 from harness.sandbox.card_watch import (
     CardWatch,
@@ -20,6 +23,7 @@ from harness.sandbox.card_watch import (
     read_samples,
     why_disturbed,
 )
+from harness.show import status
 
 # Says what the files beside it hold, over and over where it is asked to watch.
 SMI = f"""#!{sys.executable}
@@ -139,6 +143,22 @@ def test_without_the_tool_or_a_card_nothing_is_known_and_nothing_started(smi, tr
             assert not alive_with("nvidia-smi", mine=True)
             watch.hear({"event": "stop"})
         assert watch.facts is None and why_disturbed(None, None) == ""
+
+
+def test_on_amd_nothing_is_watched_and_the_docs_and_the_status_say_so(
+    smi, training, tmp_path, monkeypatch
+):
+    """Also where amdsmi is installed, and where an NVIDIA card is in the same machine."""
+    monkeypatch.setitem(sys.modules, "amdsmi", SimpleNamespace())
+    with CardWatch("another-vendors", tmp_path) as watch:
+        watch.hear({"event": "ready"})
+        watch.hear({"event": "stop"})
+    assert watch.facts is None and why_disturbed(watch.facts, {"slowed_share": 0.0}) == ""
+    assert words_of_card([{"card": watch.facts}]) == ""
+    unseen = "no training was watched"
+    assert unseen in status.card_words({"card": "AMD Instinct MI300X", "card_use": None})
+    page = " ".join((ROOT / "docs" / "data-and-hardware.md").read_text().split())
+    assert "On AMD nothing is watched" in page and f"`--status` says that {unseen}" in page
 
 
 def test_only_slowdown_by_heat_and_hardware_counts():

@@ -5,6 +5,7 @@ It tells a step's work apart.
 
 import importlib.metadata
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -173,6 +174,29 @@ def test_each_part_ends_by_its_share_and_leaves_its_rest_to_the_next(monkeypatch
     assert deadlines == sorted(deadlines) and deadlines[-1] == pytest.approx(
         540 - gpu_check.SPARE_SECONDS, abs=1
     )
+
+
+def test_documented_parts_run_what_the_table_of_targets_says(monkeypatch, tmp_path):
+    page = (ROOT / "docs" / "data-and-hardware.md").read_text()
+    documented = re.findall(r"gpu_check\.py --only ([a-z,-]+)`", page)
+    assert sorted(documented) == ["experiment", "start-up,evaluation", "training"]
+    asked = {}
+
+    def note(module, tasks, settings, deadline, task_seconds):
+        asked.setdefault(module, []).extend(tasks)
+        return {task: {"failed": "not tried"} for task in tasks}
+
+    monkeypatch.setattr(gpu_check, "run_part", note)
+    for only in documented:
+        gpu_check.main(["--dry-run", "--only", only, "--output", str(tmp_path / "out.md")])
+    assert "original/ladder" in asked["gpu.training"] and "whole" in asked["gpu.loop"]
+    assert {"cold", "warm", *card_settings("", True).eval_tokens} == set(asked["gpu.runs"])
+    for row in ("row original/ladder", "row warm", "row cold"):
+        assert row in page
+    # What it calls the original's rates and shape is there.
+    assert "DEPTH" in ORIGINAL and "MATRIX_LR" in PROFILES["demo"].constants
+    targets = [line for line in page.splitlines() if "one H200" in line]
+    assert len(targets) == 4 and all("| unmeasured |" in line for line in targets)
 
 
 def test_what_only_a_card_can_tell_comes_before_how_fast_it_is(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 Real processes hold its lock, stop, die and end.
 """
 
+import dataclasses
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ from harness.run import heartbeat
 from harness.run.heartbeat import age_seconds, beat, read_heartbeat, writer
 from harness.run.journal import read_journal
 from harness.run.run import Run
+from harness.run.settings import write_settings
 from harness.show import costs, report, status
 
 DRIVER = """
@@ -236,6 +238,37 @@ def test_the_object_for_scripts_has_the_documented_keys_at_every_moment(tmp_path
         == 0
     )
     assert list(json.loads(capsys.readouterr().out)) == list(status.KEYS)
+
+
+def test_a_card_is_named_with_what_it_did_of_late_and_a_cpu_is_not(folder, made):
+    found = status.look_at(Run(folder))
+    assert (found["card"], found["card_use"]) == (None, None)
+    assert "\ncard " not in status.status_screen(Run(folder))
+    card = {"kind": "cuda", "name": "NVIDIA H200", "memory_mb": 143_771}
+    write_settings(folder, dataclasses.replace(made.settings, device=card))
+    found = status.look_at(Run(folder))
+    assert (found["card"], found["card_use"]) == ("NVIDIA H200", None)
+    assert "card       NVIDIA H200: no training was watched" in status.status_screen(Run(folder))
+    watched = {"sm_clock_mhz": 1755.0, "memory_mb": 31_000.0, "slowed_share": 0.3}
+    watched |= {"others_share": 0.2, "waited_share": 0.1, "energy_joules": 195_000.0}
+    lines = []
+    for line in (folder / "journal.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if entry["event"] == "trained":
+            # The baseline's were cold; only the last five count.
+            heat = 40.0 if entry["experiment"] == 0 else 81.0
+            entry |= {"card": watched | {"temperature_c": heat}}
+        lines.append(json.dumps(entry))
+    (folder / "journal.jsonl").write_text("\n".join(lines) + "\n")
+    found = status.look_at(Run(folder))
+    assert list(found) == list(status.KEYS)
+    assert found["card_use"].startswith("1,755 MHz, 81 °C at most, 31,000 MB in use, slowed down")
+    assert "195,000 J" in found["card_use"]
+    screen = status.status_screen(Run(folder)).splitlines()
+    first = next(n for n, line in enumerate(screen) if line.startswith("card "))
+    assert screen[first].startswith("card       NVIDIA H200: 1,755 MHz, 81 °C at most")
+    assert "195,000 J" in " ".join(screen[first : first + 3]) and max(map(len, screen)) <= 160
+    assert len(screen) <= 22
 
 
 def test_figures_are_those_of_the_journal(folder, made):
