@@ -93,8 +93,9 @@ def run(seeds: int, bases: list[str], only: list[str]) -> None:
             found = train_and_score(settings, data, train_py, Path(work) / "run", seed)
         row = {"base": base, "idea": idea, "taken_out": taken_out, "seed": seed}
         row |= {"sha256": sha256(source), "of": sha256(base_source(base)), "session": session}
-        append_row(ROWS, row | found | {"data": data.data_id})
-        return row | found
+        row |= found | {"data": data.data_id, "cores": len(own_cpus())}
+        append_row(ROWS, row)
+        return row
 
     for seed, base in itertools.product(range(1, seeds + 1), bases or BASES):
         rows = [row for row in quiet(read_rows(ROWS)) if machine_of(row) == device["name"]]
@@ -118,12 +119,13 @@ def run(seeds: int, bases: list[str], only: list[str]) -> None:
 
 def quiet(rows: list[dict]) -> list[dict]:
     """Those of trainings that had the cores for themselves."""
-    cores = len(own_cpus())
-    return [
-        row
-        for row in rows
-        if row["others_core_seconds"] <= MOST_HELD * cores * (row["wall_seconds"] or 0.0)
-    ]
+    most = [MOST_HELD * row["cores"] * (row["wall_seconds"] or 0.0) for row in rows]
+    return [row for row, seconds in zip(rows, most, strict=True) if held(row) <= seconds]
+
+
+def held(row: dict) -> float:
+    """Core-seconds that others used beside a training."""
+    return row["others_core_seconds"] or 0.0
 
 
 def gains_of(base: str, rows: list[dict]) -> Iterator[tuple[str, float, float, int, float]]:
@@ -161,16 +163,26 @@ def gains_of(base: str, rows: list[dict]) -> Iterator[tuple[str, float, float, i
         yield idea, statistics.mean(gains), error, len(gains), statistics.mean(steps)
 
 
+INTRODUCTION = """\
+# What the bank's ideas are worth
+
+Made by `python scripts/bank_evidence.py`, which has every training in bank.jsonl: {seconds:.0f} s
+of the CPU clock, two cores, python-stdlib, vocabulary 2048, T 256. Gains are in bpb, with one
+standard error.
+
+Each training is compared with those of the file without the idea just before and after it, since
+the machine's speed drifts by more than most ideas are worth; *steps* are relative to these. Of what
+the strong file has already, the gain is what it loses without. Ideas without figures do not apply
+to one layer, or were not measured yet.
+
+"""
+
+
 def page() -> str:
     """Return a table a machine."""
-    text = (
-        "# What the bank's ideas are worth\n\nMade by `python scripts/bank_evidence.py`, which has"
-    )
-    text += f" every training in bank.jsonl: {SECONDS:.0f} s of the CPU clock, two cores, "
-    text += "python-stdlib, vocabulary 2048, T 256. Gains are in bpb, with one standard error.\n\n"
     rows = quiet(read_rows(ROWS))
     machines = dict.fromkeys(map(machine_of, rows))
-    return text + "\n".join(
+    return INTRODUCTION.format(seconds=SECONDS) + "\n".join(
         table_of(machine, [row for row in rows if machine_of(row) == machine])
         for machine in machines
     )
@@ -196,7 +208,8 @@ def pooled(gains: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def table_of(machine: str, rows: list[dict]) -> str:
-    """Return the table of all ideas, by their gain in the plain file, from rows of one machine."""
+    """Return the table of all ideas, by what they are worth in the strong file, from rows of one
+    machine."""
     bases = {base: {idea: facts for idea, *facts in gains_of(base, rows)} for base in BASES}
     bare = {base: [r for r in rows if r["base"] == base and not r["idea"]] for base in BASES}
     text = f"## {machine}\n\n"
@@ -211,7 +224,8 @@ def table_of(machine: str, rows: list[dict]) -> str:
             gain, error, seeds, steps = bases[base].get(idea.id, [None] * 4)
             known = gain is not None
             cells += [f"{gain:+.4f} ± {error:.4f}", seeds, f"{steps:.2f}"] if known else [""] * 3
-        lines.append((-(bases["plain"].get(idea.id) or [-9])[0], [idea.id, *cells]))
+        worth = next((bases[b][idea.id][0] for b in reversed(BASES) if idea.id in bases[b]), -9)
+        lines.append((-worth, [idea.id, *cells]))
     heads = [
         "idea",
         "alone in the plain file",

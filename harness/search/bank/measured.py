@@ -53,8 +53,3 @@ def worth(idea_id: str) -> Gain:
 def largest_clear_gain(idea_id: str) -> float:
     """Its largest gain beyond chance, 0 where there is none."""
     return max((gain.clear for gain in measured().get(idea_id, {}).values()), default=0.0)
-
-
-def only_loses(idea_id: str) -> bool:
-    """Whether an idea clearly loses, and clearly gains nowhere."""
-    return worth(idea_id).clear < 0 and largest_clear_gain(idea_id) <= 0

@@ -2,8 +2,8 @@
 
 In: the kind of device. Out: ideas. What helps a card that takes a thousand large steps need not
 help a CPU that takes as many small ones. On cards nothing was measured: best expected gain first,
-and cheap before expensive. On a CPU the order is that of what was measured (see `measured`), and
-what only loses there is left out.
+and cheap before expensive. On a CPU the order is that of what was measured (see `measured`). What
+lost there comes last and is not left out: with five times the budget, larger models may gain.
 """
 
 from harness.search.bank.architecture import GATE, HALF_ROTARY, LEAKY, LEARNT_SHARPNESS, SKIPS
@@ -11,7 +11,7 @@ from harness.search.bank.attention import EARLIER_KEYS, EXCLUSIVE, HEADS_APART
 from harness.search.bank.growth import GROWING_BATCH, GROWING_DEPTH, SHORT_ROWS
 from harness.search.bank.idea import Idea
 from harness.search.bank.lookups import REPEATS, SIGNS, TABLE_VALUES
-from harness.search.bank.measured import FILES, largest_clear_gain, measured, only_loses, worth
+from harness.search.bank.measured import FILES, largest_clear_gain, measured, worth
 from harness.search.bank.optimizer import (
     AVERAGE,
     COOLDOWN,
@@ -40,11 +40,7 @@ ON_CARDS = (
     AVERAGE, DEEPER, NO_ROW_SCALING, TABLE_SCHEDULE, WARMDOWN_SHAPE, WIDER,
 )
 # fmt: on
-ON_A_CPU = tuple(
-    idea
-    for idea in sorted(ON_CARDS, key=lambda each: -worth(each.id).gain)
-    if not only_loses(idea.id)
-)
+ON_A_CPU = tuple(sorted(ON_CARDS, key=lambda idea: -worth(idea.id).gain))
 
 
 def ideas_for(device_kind: str) -> tuple[Idea, ...]:
