@@ -18,7 +18,6 @@ from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError
 from harness.search.propose import main, propose
 
-
 ON_A_CARD = request()["limits"] | {"device_kind": "cuda"}
 
 
