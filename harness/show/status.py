@@ -286,15 +286,16 @@ def night_rows(run: Run, found: dict, records: Sequence[Record]) -> list[tuple[s
     if drift is not None:
         rate = found["tokens_per_second"]
         rows.append(("drift", f"{rate:,.0f} tokens/s of late, {drift_words(drift)}"))
-    card = textwrap.wrap(card_words(found), WIDTH)
-    rows += [("" if number else "card", line) for number, line in enumerate(card)]
+    rows += card_rows(found)
     return [(name, words) for name, words in rows if words]
 
 
-def card_words(found: dict) -> str:
-    """The card's name, and what it did of late; "" without a card."""
-    use = found["card_use"] or "no training was watched"
-    return f"{found['card']}: {use}" if found["card"] else ""
+def card_rows(found: dict) -> list[tuple[str, str]]:
+    """The card's name, and what it did of late; none without a card."""
+    if not found["card"]:
+        return []
+    first, *rest = textwrap.wrap(found["card_use"] or "no training was watched", WIDTH)
+    return [("card", f"{found['card']}: {first}"), *(("", line) for line in rest)]
 
 
 def time_words(entries: Sequence[dict], records: Sequence[Record]) -> str:

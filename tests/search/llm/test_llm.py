@@ -49,6 +49,9 @@ def reply(
     )
 
 
+ON_A_CARD = request()["limits"] | {"device_kind": "cuda"}  # where nothing of the bank is measured
+
+
 def line_of(name):
     return TEMPLATE.splitlines(keepends=True)[parse_constants(TEMPLATE)[name].line - 1]
 
@@ -449,7 +452,7 @@ def test_a_context_that_is_too_long_is_halved(ask):
 
 def test_a_prompt_that_cannot_be_shorter_is_not_sent_again(ask):
     said = "This model's maximum context length is 8192 tokens"
-    proposal, server = ask(refusal(400, said))
+    proposal, server = ask(refusal(400, said), limits=ON_A_CARD)
     assert proposal.proposer == "tpe" and said in proposal.note and "deadline" not in proposal.note
     assert "give the server a larger context" in proposal.note
     # One without a limit for the answer, which some servers add to the prompt.
@@ -517,7 +520,9 @@ def test_a_constant_that_an_edit_adds_joins_tpes_space(ask):
     rows = [BASELINE, history_row(1, kept, decision="keep", score=1.5, category="architecture")]
     settings = parse_program(f"```settings\n[fixed]\nnames = {json.dumps(others)}\n```")
     tuned = propose_keyless(
-        request(2, rows, source=kept, parent_experiment=1), settings, structural=False
+        request(2, rows, source=kept, parent_experiment=1, limits=ON_A_CARD),
+        settings,
+        structural=False,
     )
     assert constant_values(tuned.source)["GATE_POWER"] != 2.0 and "GATE_POWER" in tuned.title
 
