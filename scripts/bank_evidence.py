@@ -180,11 +180,30 @@ to one layer, or were not measured yet.
 
 def page() -> str:
     """Return a table a machine."""
-    rows = quiet(read_rows(ROWS))
+    rows = read_rows(ROWS)
     machines = dict.fromkeys(map(machine_of, rows))
     return INTRODUCTION.format(seconds=SECONDS) + "\n".join(
         table_of(machine, [row for row in rows if machine_of(row) == machine])
         for machine in machines
+    )
+
+
+def words_of_company(rows: list[dict]) -> str:
+    """Return what other programs did to trainings that were made again without them; "" for none.
+
+    rows: of one machine, all of them.
+    """
+    alone = {(row["sha256"], row["seed"]): row for row in quiet(rows) if row["idea"]}
+    beside = [row for row in rows if row["idea"] and row not in alone.values()]
+    pairs = [(row, alone[key]) for row in beside if (key := (row["sha256"], row["seed"])) in alone]
+    shares = [
+        (held(row) / (row["cores"] * row["wall_seconds"]), row["num_steps"] / again["num_steps"])
+        for row, again in pairs
+    ]
+    told = ", ".join(f"{steps:.2f} ({share:.0%})" for share, steps in sorted(shares))
+    return (
+        "- steps of trainings beside other programs, over those of the same file made again alone; "
+        f"in brackets the share of the cores that the others held: {told}\n" * bool(told)
     )
 
 
@@ -210,6 +229,7 @@ def pooled(gains: list[tuple[float, float]]) -> dict[str, float]:
 def table_of(machine: str, rows: list[dict]) -> str:
     """Return the table of all ideas, by what they are worth in the strong file, from rows of one
     machine."""
+    company, rows = words_of_company(rows), quiet(rows)
     bases = {base: {idea: facts for idea, *facts in gains_of(base, rows)} for base in BASES}
     bare = {base: [r for r in rows if r["base"] == base and not r["idea"]] for base in BASES}
     text = f"## {machine}\n\n"
@@ -217,6 +237,7 @@ def table_of(machine: str, rows: list[dict]) -> str:
         if group:
             scores = ", ".join(f"{row['val_bpb']:.4f}" for row in group)
             text += f"- the {base} file itself: {scores}\n"
+    text += company
     lines = []
     for idea in ON_CARDS:
         cells = []
