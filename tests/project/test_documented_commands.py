@@ -109,7 +109,6 @@ ELSEWHERE = {
     ),
     "python scripts/bank_evidence.py table": ("search/test_bank.py", "bank_evidence.page()"),
     "python3 scripts/bench.py loop": ("scripts/test_bench.py", '"bench.py"'),
-    "python3 scripts/bench.py template": ("scripts/test_bench.py", '"bench.py"'),
     ".venv/bin/python -m harness train train_template.py --profile large": (
         "night/test_by_hand.py",
         '"harness", "train"',
