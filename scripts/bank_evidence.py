@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,9 +40,10 @@ from benches.setup import train_and_score
 from harness.lab.start import find_profile, prepare_profile
 from harness.run.profiles import choose_profile
 from harness.run.settings import make_settings
-from harness.search.bank.measured import FILE
+from harness.search.bank.measured import FILE, FILES
 from harness.search.bank.order import ON_CARDS
 from harness.search.constants import rewrite_constants
+from harness.search.gain import Gain, pool
 from harness.search.patch import PatchError
 from harness.training.clock import own_cpus
 
@@ -49,7 +51,7 @@ ROWS, PAGE = ROOT / "results/benchmarks/bank.jsonl", ROOT / "results/benchmarks/
 SECONDS, SEEDS = 60.0, 3
 EVERY = 4  # trainings of ideas between two of their base
 MOST_HELD = 0.1  # share of the cores that others may use beside a training that counts
-BASES = ("plain", "strong")
+BASES = FILES
 TAKEN_OUT = {"short-convolution": {"SHIFT_TAPS": 0}, "token-tables": {"NGRAM_TABLES": 0}}
 
 
@@ -209,21 +211,19 @@ def words_of_company(rows: list[dict]) -> str:
 
 def gains_of_all(rows: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
     """Return what `harness.search.bank.measured` reads: machines weighted by their errors."""
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    found: dict[str, dict[str, list[Gain]]] = {}
     for machine in dict.fromkeys(map(machine_of, rows)):
         own = [row for row in rows if machine_of(row) == machine]
         for base in BASES:
             for idea, gain, error, *_ in gains_of(base, own):
-                found.setdefault(idea, {}).setdefault(base, []).append((gain, error))
-    return {idea: {base: pooled(each) for base, each in of.items()} for idea, of in found.items()}
+                found.setdefault(idea, {}).setdefault(base, []).append(Gain(gain, error))
+    return {
+        idea: {base: rounded(pool(each)) for base, each in of.items()} for idea, of in found.items()
+    }
 
 
-def pooled(gains: list[tuple[float, float]]) -> dict[str, float]:
-    """Return their mean, weighted by their errors, and its error."""
-    weights = [error**-2 for _, error in gains]
-    mean = sum(gain * weight for (gain, _), weight in zip(gains, weights, strict=True))
-    mean /= sum(weights)
-    return {"gain": round(mean, 4), "error": round(sum(weights) ** -0.5, 4)}
+def rounded(gain: Gain) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in asdict(gain).items()}
 
 
 def table_of(machine: str, rows: list[dict]) -> str:

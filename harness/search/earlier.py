@@ -6,44 +6,32 @@ for a prompt. It only says what to try first: nothing is kept for what an earlie
 nothing is left out. Gains are bpb, positive is better; an error is one standard deviation.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.search.bank.idea import Idea
+from harness.search.gain import Gain, pool
 from harness.search.llm.quoting import one_line
 
-CLEAR = 2.0  # errors that a gain or a loss is away from 0
 MOST_LINES = 24  # of a prompt
 
 Row = Mapping[str, Any]
 
 
-def gain_of_idea(rows: Sequence[Row], bank_id: str) -> tuple[float, float] | None:
-    """Return mean gain and error of a bank's idea over earlier runs, None where it has none."""
-    found = [row for row in _measured(rows) if row["bank_id"] == bank_id]
-    if not found:
-        return None
-    weights = [1 / row["error"] ** 2 for row in found]
-    mean = sum(row["gain"] * w for row, w in zip(found, weights, strict=True)) / sum(weights)
-    return mean, 1 / math.sqrt(sum(weights))
+def gain_of_idea(rows: Sequence[Row], bank_id: str) -> Gain:
+    """Return the mean gain of a bank's idea over earlier runs."""
+    return pool([_gain(row) for row in _measured(rows) if row["bank_id"] == bank_id])
 
 
 def order_ideas(ideas: Sequence[Idea], rows: Sequence[Row]) -> list[Idea]:
     """Return the ideas, those first that clearly gained, most first, and last what clearly lost."""
     # sorted() is stable: among equals the bank's own order stays.
-    return sorted(ideas, key=lambda idea: -clear_gain(rows, idea))
-
-
-def clear_gain(rows: Sequence[Row], idea: Idea) -> float:
-    """Return an idea's gain in earlier runs, 0 where that may be chance or nothing is known."""
-    gain, error = gain_of_idea(rows, idea.id) or (0.0, 1.0)
-    return gain if abs(gain) > CLEAR * error else 0.0
+    return sorted(ideas, key=lambda idea: -gain_of_idea(rows, idea.id).clear)
 
 
 def lines_of(rows: Sequence[Row]) -> str:
     """Return what clearly gained or lost, a line each, for a prompt; "" where nothing did."""
-    sure = [row for row in _measured(rows) if abs(row["gain"]) > CLEAR * row["error"]]
+    sure = [row for row in _measured(rows) if _gain(row).clear]
     if not sure:
         return ""
     largest = sorted(sure, key=lambda row: -abs(row["gain"]) / row["error"])[:MOST_LINES]
@@ -58,6 +46,10 @@ def lines_of(rows: Sequence[Row]) -> str:
 
 def _measured(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["gain"] is not None and row["error"]]
+
+
+def _gain(row: Row) -> Gain:
+    return Gain(row["gain"], row["error"])
 
 
 def _line(row: Row) -> str:

@@ -24,7 +24,7 @@ from harness.search.constants import (
     parse_constants,
     rewrite_constants,
 )
-from harness.search.earlier import clear_gain, order_ideas
+from harness.search.earlier import gain_of_idea, order_ideas
 from harness.search.gate import check_candidate, source_hash
 from harness.search.limits import Limits, reasons_against
 from harness.search.patch import PatchError
@@ -47,7 +47,7 @@ def propose_keyless(request: Request, settings: ProgramSettings, structural: boo
         proposal = _structural(request, settings, ideas, not_applicable)
     else:
         tried = {row["bank_id"] for row in request["history"]}
-        found = [idea for idea in ideas if clear_gain(earlier, idea) > 0]
+        found = [idea for idea in ideas if gain_of_idea(earlier, idea.id).clear > 0]
         known = [idea for idea in [*found, *known_ideas(kind)] if idea.id not in tried]
         proposal = _structural(request, settings, known, [])
     if proposal is None and "tune" in settings.allowed_categories:

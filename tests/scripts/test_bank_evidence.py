@@ -50,10 +50,6 @@ def test_what_trained_beside_others_does_not_count_and_says_what_they_did():
 
 
 def test_machines_count_by_their_errors():
-    assert bank_evidence.pooled([(0.10, 0.01), (0.04, 0.02)]) == {
-        "gain": pytest.approx(0.088, abs=1e-3),
-        "error": pytest.approx(0.0089, abs=1e-4),
-    }
     other = [row | {"machine": "n"} for row in DRIFT]
     found = bank_evidence.gains_of_all([*DRIFT, *other])
     assert found["gate"]["plain"]["gain"] == 0.10

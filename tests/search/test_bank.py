@@ -22,7 +22,6 @@ from harness.search.bank import measured as bank_measured
 from harness.search.bank.idea import Idea
 from harness.search.bank.measured import (
     FILE,
-    Gain,
     largest_clear_gain,
     measured,
     worth,
@@ -37,6 +36,7 @@ from harness.search.bank.order import (
     new_constants,
 )
 from harness.search.constants import constant_values, parse_constants, rewrite_constants
+from harness.search.gain import Gain
 from harness.search.gate import check_candidate, source_hash
 from harness.search.patch import PatchError
 

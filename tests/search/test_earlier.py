@@ -5,7 +5,8 @@ from proposing import BASELINE, TEMPLATE, history_row, request
 
 from harness.search.bank.order import ON_A_CPU
 from harness.search.constants import constant_values, parse_constants, rewrite_constants
-from harness.search.earlier import clear_gain, gain_of_idea, lines_of, order_ideas
+from harness.search.earlier import gain_of_idea, lines_of, order_ideas
+from harness.search.gain import UNKNOWN
 from harness.search.limits import Limits
 from harness.search.llm.prompt import build_messages
 from harness.search.program import parse_program
@@ -26,16 +27,17 @@ def earlier_row(bank_id, gain, error=0.01, title="an idea", tag="nov22", source=
 
 def test_gains_of_several_runs_are_weighed_by_their_errors():
     rows = [earlier_row("gate", 0.04, 0.01), earlier_row("gate", 0.01, 0.02, tag="nov21")]
-    gain, error = gain_of_idea([*rows, earlier_row("other", -1.0)], "gate")
-    assert gain == pytest.approx((0.04 * 4 + 0.01) / 5) and error == pytest.approx(0.01 / 1.25**0.5)
-    assert gain_of_idea([earlier_row("gate", None, None)], "gate") is None
+    found = gain_of_idea([*rows, earlier_row("other", -1.0)], "gate")
+    assert found.gain == pytest.approx((0.04 * 4 + 0.01) / 5)
+    assert found.error == pytest.approx(0.01 / 1.25**0.5)
+    assert gain_of_idea([earlier_row("gate", None, None)], "gate") == UNKNOWN
 
 
 def test_the_bank_begins_with_what_clearly_gained_and_ends_with_what_clearly_lost():
     first, *others, last = [idea.id for idea in ON_A_CPU]
     rows = [earlier_row(last, 0.05), earlier_row(first, -0.05), earlier_row(others[3], 0.015)]
     assert [idea.id for idea in order_ideas(ON_A_CPU, rows)] == [last, *others, first]
-    assert clear_gain(rows, ON_A_CPU[4]) == 0  # 1.5 errors may be chance
+    assert gain_of_idea(rows, ON_A_CPU[4].id).clear == 0  # 1.5 errors may be chance
 
 
 @pytest.mark.parametrize("settings", ["", OFF])

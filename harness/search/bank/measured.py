@@ -11,27 +11,14 @@ gains in bpb, positive is better, with one standard error. On cards nothing was 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from harness.search.gain import UNKNOWN, Gain
+
 FILE = Path(__file__).with_name("measured.json")
 FILES = ("plain", "strong")
-CLEAR = 2.0  # errors that a gain or a loss is away from 0
-
-
-@dataclass(frozen=True)
-class Gain:
-    """bpb of one idea in one file. clear: 0 where it may be chance."""
-
-    gain: float
-    error: float
-
-    @property
-    def clear(self) -> float:
-        return self.gain if abs(self.gain) > CLEAR * self.error else 0.0
 
 
 @cache
@@ -44,10 +31,9 @@ def measured() -> Mapping[str, Mapping[str, Gain]]:
 
 
 def worth(idea_id: str) -> Gain:
-    """What an idea is worth beside all that the template has; alone, where only that is known.
-    Where nothing is, 0 with an error without end."""
+    """What an idea is worth beside all that the template has; alone, where only that is known."""
     files = measured().get(idea_id, {})
-    return next((files[file] for file in reversed(FILES) if file in files), Gain(0.0, math.inf))
+    return next((files[file] for file in reversed(FILES) if file in files), UNKNOWN)
 
 
 def largest_clear_gain(idea_id: str) -> float:

@@ -73,7 +73,8 @@ def measured_lines(device_kind: str) -> str:
 
 def _line(idea: Idea) -> str:
     found = measured()[idea.id]
-    cells = (f"{found[f].gain:+.3f} ± {found[f].error:.3f}" if f in found else "" for f in FILES)
+    gains = [found.get(file) for file in FILES]
+    cells = [f"{each.gain:+.3f} ± {each.error:.3f}" if each else "" for each in gains]
     return f"{' | '.join(cells)} | {idea.title}"
 
 
