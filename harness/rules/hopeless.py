@@ -13,15 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.run.state import State
+from harness.search.bank.order import new_constants
 
 PLACES = ("25", "50", "75")  # % of the budget, of those at which losses are noted
 # Constants that bend the curve: where they differ, two curves compare at the end alone. The
 # template's, and those that the bank's schedules bring.
-BENT = (
-    *("TOTAL_BATCH_SIZE", "WARMUP_RATIO", "WARMDOWN_RATIO", "FINAL_LR_FRAC"),
-    *("ROW_PARTS", "SHORT_ROWS_RATIO", "BATCH_GROWTH", "LARGE_BATCH_RATIO"),
-    *("SHALLOW_RATIO", "COOLDOWN_RATIO", "WARMDOWN_POWER"),
-)
+OF_THE_TEMPLATE = {"TOTAL_BATCH_SIZE", "WARMUP_RATIO", "WARMDOWN_RATIO", "FINAL_LR_FRAC"}
+BENT = OF_THE_TEMPLATE | new_constants("schedule")
 
 
 def is_bent(proposed: Mapping) -> bool:
@@ -30,7 +28,7 @@ def is_bent(proposed: Mapping) -> bool:
     proposed: its category, and the constants_changed where that is known.
     """
     changed = set(proposed.get("constants_changed") or ())
-    return proposed["category"] == "schedule" or bool(changed & set(BENT))
+    return proposed["category"] == "schedule" or bool(changed & BENT)
 
 
 def hopeless_losses(state: State, nats: float) -> dict[int, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.ground.student_t import t_quantile
 from harness.ground.text import plain_words
@@ -37,9 +37,10 @@ def compare_nights(runs: Sequence[RunData]) -> str:
     parts = ["# Nights side by side"]
     if warnings := compare_runs(runs):
         parts.append("\n".join(f"- **not alike**: {warning}" for warning in warnings))
-    parts.append(_table(NIGHT, map(_night, runs)))
+    verdicts = [verdicts_of(run) for run in runs]
+    parts.append(_table(NIGHT, map(_night, runs, verdicts)))
     for heading, name_of in (("who had the idea", whose_ideas), ("kind of idea", _kinds)):
-        rows = list(_groups(runs, name_of))
+        rows = list(_groups([*zip(runs, map(name_of, runs), verdicts, strict=True)]))
         if rows:
             parts.append(f"## By {heading}\n\n{_table(('run', heading, *GROUP), rows)}")
     parts.append(
@@ -52,7 +53,7 @@ def compare_nights(runs: Sequence[RunData]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _night(run: RunData) -> list[str]:
+def _night(run: RunData, verdicts: dict[int, bool]) -> list[str]:
     candidates, kept = candidates_of(run.records), kept_of(run.records)
     gain = claimed_gain(run)
     minutes = [record.minutes for record in run.records if record.minutes is not None]
@@ -62,8 +63,7 @@ def _night(run: RunData) -> list[str]:
     device = run.settings.get("device", {}).get("name", "")
     budget = run.settings.get("profile", {}).get("budget_seconds")
     judged = [record.gain for record in kept if record.gain is not None]
-    verdicts = verdicts_of(run).values()
-    confirmed = sum(verdicts)
+    confirmed = sum(verdicts.values())
     return [
         run.tag,
         device,
@@ -144,19 +144,22 @@ def _cost(run: RunData, share: float) -> str:
 
 
 def _groups(
-    runs: Sequence[RunData], name_of: Callable[[RunData], dict[int, str]]
+    told: Sequence[tuple[RunData, dict[int, str], dict[int, bool]]],
 ) -> Iterator[list[str]]:
-    """Yield a row for each run and name that its ideas have, then one for each name in all runs."""
+    """Yield a row for each run and name that its ideas have, then one for each name in all runs.
+
+    told: runs, each with the names and verdicts of its experiments.
+    """
     everywhere = defaultdict(list)
-    for run in runs:
-        names, verdicts, ideas = name_of(run), verdicts_of(run), defaultdict(list)
+    for run, names, verdicts in told:
+        ideas = defaultdict(list)
         for record in candidates_of(run.records):
             if name := names.get(record.experiment):
                 ideas[name].append((record, verdicts.get(record.experiment)))
         for name, own in sorted(ideas.items()):
             everywhere[name] += own
             yield [run.tag, name, *_group(own)]
-    for name, own in sorted(everywhere.items()) if len(runs) > 1 else ():
+    for name, own in sorted(everywhere.items()) if len(told) > 1 else ():
         yield [ALL, name, *_group(own)]
 
 

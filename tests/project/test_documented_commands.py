@@ -95,18 +95,13 @@ ELSEWHERE = {
         '"card_rehearsal.py"',
     ),
     "python3 scripts/gpu_check.py": ("scripts/test_gpu_check.py", '"gpu_check.py"'),
-    "python3 scripts/gpu_check.py --only training": (
-        "scripts/test_gpu_check.py",
-        "documented_parts",
-    ),
-    "python3 scripts/gpu_check.py --only start-up,evaluation": (
-        "scripts/test_gpu_check.py",
-        "documented_parts",
-    ),
-    "python3 scripts/gpu_check.py --only experiment": (
-        "scripts/test_gpu_check.py",
-        "documented_parts",
-    ),
+    **{
+        f"python3 scripts/gpu_check.py --only {parts}": (
+            "scripts/test_gpu_check.py",
+            "documented_parts",
+        )
+        for parts in ("training", "start-up,evaluation", "experiment")
+    },
     "python scripts/bank_evidence.py table": ("search/test_bank.py", "bank_evidence.page()"),
     "python3 scripts/bench.py loop": ("scripts/test_bench.py", '"bench.py"'),
     ".venv/bin/python -m harness train train_template.py --profile large": (

@@ -25,7 +25,11 @@ def test_what_is_hopeless_lies_above_the_best_files_mean_by_what_was_asked_for()
 
 
 @pytest.mark.parametrize(
-    "idea", [("schedule",), ("tune", ("TOTAL_BATCH_SIZE",)), ("tune", ("DEPTH", "WARMDOWN_RATIO"))]
+    "idea",
+    [
+        *(("schedule",), ("tune", ("TOTAL_BATCH_SIZE",)), ("tune", ("DEPTH", "WARMDOWN_RATIO"))),
+        ("tune", ("FINAL_MOMENTUM",)),  # a constant that one of the bank's schedules brings
+    ],
 )
 def test_where_schedule_or_batch_differ_nothing_is(idea):
     assert hopeless_losses(state_of(*idea), 0.2) == {}

@@ -78,6 +78,8 @@ def _line(idea: Idea) -> str:
     return f"{' | '.join(cells)} | {idea.title}"
 
 
-def new_constants() -> set[str]:
-    """Return the names that the ideas bring, so that a program may speak of them beforehand."""
-    return set().union(*(idea.new_constants() for idea in ON_CARDS))
+def new_constants(*categories: str) -> set[str]:
+    """Return the names that the ideas bring, those of some categories or all, so that a program may
+    speak of them beforehand."""
+    ideas = (idea for idea in ON_CARDS if not categories or idea.category in categories)
+    return set().union(*(idea.new_constants() for idea in ideas))
